@@ -1,0 +1,397 @@
+"""Every error that hotslot raises on purpose, as one tree.
+
+HotslotError
+├── InvalidRequestError           the caller's message is wrong; lists the fields
+│   ├── InvalidReferenceError
+│   ├── InvalidPageTokenError
+│   ├── EmptyPromptError
+│   └── PromptTooLongError
+├── InvalidAdapterError           a checkpoint is broken; lists every violation
+│   ├── UnsupportedAdapterError   sound, but cannot be served exactly
+│   ├── BaseModelMismatchError    made for another base model
+│   └── RankTooLargeError
+├── NotFoundError
+│   ├── AdapterNotFoundError      (also: another tenant's)
+│   ├── TagNotFoundError
+│   ├── VersionNotFoundError
+│   ├── BlobNotFoundError
+│   ├── BaseModelNotFoundError
+│   ├── SourceNotFoundError
+│   └── AdapterNotLoadedError
+├── ConflictError                 try again from the current state
+│   ├── EtagMismatchError
+│   ├── StaleEpochError
+│   └── UploadBusyError
+├── PreconditionError             the state does not allow it
+│   ├── VersionInUseError
+│   ├── NotDeletedError
+│   └── AdapterPinnedError
+├── ForbiddenError
+│   └── SourceForbiddenError
+├── DigestMismatchError           bytes are not what their digest says
+├── RangeError
+│   ├── BadOffsetError
+│   └── RevisionCompactedError
+├── ExhaustedError                a bound is reached; carries when to retry
+│   ├── QuotaExceededError
+│   ├── SlotsFullError
+│   └── QueueFullError
+├── UnavailableError
+│   ├── DrainingError
+│   ├── StoreUnavailableError
+│   ├── SourceUnavailableError
+│   ├── CoordinationUnavailableError
+│   └── NoWorkersError
+├── RequestDeadlineError
+├── RequestCancelledError
+├── NotImplementedYetError
+└── InternalError                 our own fault; details are in the log
+
+Messages say what failed, which id, what was found against what was expected, and what to do.
+`shared.rpc.status` maps every class to a gRPC status.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One field of a request that is wrong."""
+
+    field: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that is wrong with a checkpoint."""
+
+    code: str
+    """Stable and machine-readable, for example `SHAPE_MISMATCH`."""
+    subject: str
+    """The tensor, the config field or the file."""
+    found: str
+    expected: str
+    message: str
+    """One sentence for people, complete by itself."""
+
+
+class HotslotError(Exception):
+    """Base of all errors that hotslot raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class InvalidRequestError(HotslotError):
+    """The caller's message is wrong."""
+
+    def __init__(self, fields: Sequence[FieldViolation], message: str | None = None) -> None:
+        super().__init__(
+            message or "invalid request: " + "; ".join(f"{f.field}: {f.description}" for f in fields)
+        )
+        self.fields = tuple(fields)
+
+
+class InvalidReferenceError(InvalidRequestError):
+    """Text that is not a reference, a name or a tag."""
+
+    def __init__(self, text: str, problem: str) -> None:
+        shown = text if len(text) <= 120 else text[:117] + "…"
+        super().__init__([FieldViolation("reference", problem)], f"invalid reference {shown!r}: {problem}")
+
+
+class InvalidPageTokenError(InvalidRequestError):
+    """A page token that this server did not issue."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                FieldViolation(
+                    "page_token",
+                    "not a token from a previous page of the same listing; start again without it",
+                )
+            ]
+        )
+
+
+class EmptyPromptError(InvalidRequestError):
+    """A prompt without a single token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [FieldViolation("prompt", "the prompt has no tokens; give text, chat messages or token ids")]
+        )
+
+
+class PromptTooLongError(InvalidRequestError):
+    """A prompt that leaves no room for an answer."""
+
+    def __init__(self, num_tokens: int, max_tokens: int) -> None:
+        super().__init__(
+            [
+                FieldViolation(
+                    "prompt", f"found {num_tokens} tokens, at most {max_tokens} fit; shorten the prompt"
+                )
+            ],
+        )
+
+
+class InvalidAdapterError(HotslotError):
+    """A checkpoint that admission refuses, with all of its violations."""
+
+    def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
+        count = f"{len(violations)} violation" + ("s" if len(violations) != 1 else "")
+        super().__init__(
+            message or f"the adapter is invalid ({count}): " + "; ".join(v.message for v in violations)
+        )
+        self.violations = tuple(violations)
+
+
+class UnsupportedAdapterError(InvalidAdapterError):
+    """A sound checkpoint that cannot be served exactly."""
+
+
+class BaseModelMismatchError(InvalidAdapterError):
+    """An adapter for another base model."""
+
+
+class RankTooLargeError(InvalidAdapterError):
+    """An adapter of a larger rank than the receiver takes."""
+
+
+class NotFoundError(HotslotError):
+    """Something that does not exist, for this tenant."""
+
+    def __init__(self, message: str, resource: str) -> None:
+        super().__init__(message)
+        self.resource = resource
+
+
+class AdapterNotFoundError(NotFoundError):
+    """No adapter of that name for this tenant."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"adapter {name!r} not found; `hotslot ls` lists the adapters that exist", name)
+
+
+class TagNotFoundError(NotFoundError):
+    """An adapter without that tag."""
+
+    def __init__(self, name: str, tag: str) -> None:
+        super().__init__(
+            f"adapter {name!r} has no tag {tag!r}; `hotslot show {name}` lists its tags", f"{name}:{tag}"
+        )
+
+
+class VersionNotFoundError(NotFoundError):
+    """An adapter without that version."""
+
+    def __init__(self, name: str, digest: str) -> None:
+        super().__init__(
+            f"adapter {name!r} has no version {digest}; `hotslot show {name}` lists its versions",
+            f"{name}@{digest}",
+        )
+
+
+class BlobNotFoundError(NotFoundError):
+    """Bytes that are not stored, or not for this tenant."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"blob {digest} not found", digest)
+
+
+class BaseModelNotFoundError(NotFoundError):
+    """A base model that nobody registered."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"base model {name!r} is not registered; start a worker that serves it, or name another with --base",
+            name,
+        )
+
+
+class SourceNotFoundError(NotFoundError):
+    """A source that has no such checkpoint."""
+
+
+class AdapterNotLoadedError(NotFoundError):
+    """An adapter that this worker does not hold."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"adapter {reference!r} is not loaded on this worker", reference)
+
+
+class ConflictError(HotslotError):
+    """Somebody else was first: read the current state and try again."""
+
+
+class EtagMismatchError(ConflictError):
+    """The resource changed since the etag was read."""
+
+    def __init__(self, resource: str, found: str, expected: str) -> None:
+        super().__init__(
+            f"{resource} changed since: its etag is {found!r}, the call expected {expected!r}; read it again"
+        )
+
+
+class StaleEpochError(ConflictError):
+    """A newer holder of the same lease exists."""
+
+    def __init__(self, resource: str, found: int, expected: int) -> None:
+        super().__init__(
+            f"{resource} has moved on to epoch {found}; this caller holds epoch {expected} and must restart"
+        )
+
+
+class UploadBusyError(ConflictError):
+    """Another stream is writing the same blob."""
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(f"another stream is uploading {digest}; wait for it, then ask GetWriteStatus")
+
+
+class PreconditionError(HotslotError):
+    """The state does not allow the operation."""
+
+    def __init__(self, message: str, subject: str) -> None:
+        super().__init__(message)
+        self.subject = subject
+
+
+class VersionInUseError(PreconditionError):
+    """A version that tags point at."""
+
+    def __init__(self, name: str, digest: str, tags: Sequence[str]) -> None:
+        super().__init__(
+            f"version {digest} of {name!r} is tagged {', '.join(tags)}; move the tags first, or force the deletion",
+            f"{name}@{digest}",
+        )
+
+
+class NotDeletedError(PreconditionError):
+    """An undelete of something that is there."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"adapter {name!r} is not deleted", name)
+
+
+class AdapterPinnedError(PreconditionError):
+    """An unload of something pinned."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"adapter {reference!r} is pinned on this worker; unpin it first", reference)
+
+
+class ForbiddenError(HotslotError):
+    """Something that this caller may not do."""
+
+
+class SourceForbiddenError(ForbiddenError):
+    """A source outside of what the store may read."""
+
+
+class DigestMismatchError(HotslotError):
+    """Bytes that are not what their digest says."""
+
+    def __init__(self, what: str, found: str, expected: str) -> None:
+        super().__init__(
+            f"{what}: the bytes have digest {found}, expected {expected}; they were discarded, fetch them again"
+        )
+        self.found = found
+        self.expected = expected
+
+
+class RangeError(HotslotError):
+    """A position outside of what exists."""
+
+
+class BadOffsetError(RangeError):
+    """An offset that does not continue what is there."""
+
+    def __init__(self, what: str, found: int, expected: int) -> None:
+        super().__init__(f"{what}: offset {found} does not fit, expected {expected}")
+        self.found = found
+        self.expected = expected
+
+
+class RevisionCompactedError(RangeError):
+    """A revision too old to watch from."""
+
+    def __init__(self, found: int, oldest: int) -> None:
+        super().__init__(
+            f"revision {found} is gone, the oldest is {oldest}; list everything and watch from there"
+        )
+
+
+class ExhaustedError(HotslotError):
+    """A bound is reached."""
+
+    def __init__(self, message: str, *, subject: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.retry_after_s = retry_after_s
+
+
+class QuotaExceededError(ExhaustedError):
+    """A size, count or rate limit."""
+
+
+class SlotsFullError(ExhaustedError):
+    """All slots hold adapters that are in use or pinned."""
+
+
+class QueueFullError(ExhaustedError):
+    """Too many requests wait already."""
+
+
+class UnavailableError(HotslotError):
+    """Something that should be there again soon."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DrainingError(UnavailableError):
+    """A worker that is on its way out."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"worker {worker_id} is draining; call another worker")
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store, or its catalogue, cannot be reached."""
+
+
+class SourceUnavailableError(UnavailableError):
+    """A source that does not answer."""
+
+
+class CoordinationUnavailableError(UnavailableError):
+    """Redis cannot be reached."""
+
+
+class NoWorkersError(UnavailableError):
+    """A pool without a worker that takes requests."""
+
+
+class RequestDeadlineError(HotslotError):
+    """The caller's deadline passed, or cannot be met."""
+
+
+class RequestCancelledError(HotslotError):
+    """The caller went away."""
+
+
+class NotImplementedYetError(HotslotError):
+    """Something that the protocol has and this version does not serve."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not implemented in this version")
+
+
+class InternalError(HotslotError):
+    """Our own fault."""

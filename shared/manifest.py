@@ -1,0 +1,107 @@
+"""Manifests: the validated description of a version, and the names inside its weights blob.
+
+A version's digest is the SHA-256 of its manifest's canonical JSON, which names the weights blob by digest: equal
+content has equal digests on any machine. The weights blob is a safetensors file whose tensors stand in the
+manifest's module order, `<path>.lora_A` `[rank, in_features]` before `<path>.lora_B` `[out_features, rank]`, so
+that a receiver can decode layer by layer while it downloads.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import DigestMismatchError, InvalidAdapterError, Violation
+from shared.ids import Digest, digest_of
+
+MANIFEST_FORMAT = "hotslot.manifest/1"
+WEIGHTS_FORMAT = "hotslot.weights/1"
+LORA_A = ".lora_A"
+LORA_B = ".lora_B"
+DTYPE_SIZES_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterModule:
+    """One targeted module: `y += scaling * B (A x)` with `A [rank, in]` and `B [out, rank]`."""
+
+    path: str
+    rank: int
+    scaling: float
+    """alpha / rank, or alpha / sqrt(rank) for rsLoRA (PEFT, tuners/lora/layer.py, `update_layer`)."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A version's immutable description."""
+
+    base_model_digest: Digest
+    weights_digest: Digest
+    weights_size_bytes: int
+    dtype: str
+    """Element type of all tensors in the weights blob, as safetensors writes it: F32, F16 or BF16."""
+    modules: tuple[AdapterModule, ...]
+    """In the base model's layer order."""
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of any module."""
+        return max(module.rank for module in self.modules)
+
+    def canonical_json(self) -> bytes:
+        """The bytes whose SHA-256 is the version's digest. Floats are written as their shortest exact form."""
+        document: dict[str, Any] = {
+            "base_model_digest": self.base_model_digest,
+            "dtype": self.dtype,
+            "format": MANIFEST_FORMAT,
+            "modules": [[m.path, m.rank, float(m.scaling)] for m in self.modules],
+            "weights_digest": self.weights_digest,
+            "weights_size_bytes": self.weights_size_bytes,
+        }
+        return json.dumps(
+            document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+        ).encode()
+
+    @property
+    def digest(self) -> Digest:
+        """Identity of the version."""
+        return digest_of(self.canonical_json())
+
+
+def parse_manifest(data: bytes, expected: Digest) -> Manifest:
+    """Read canonical bytes, verified against the digest they came under.
+
+    Raises DigestMismatchError when the bytes are not those of the digest, and InvalidAdapterError when they are no
+    manifest that this version of hotslot understands.
+    """
+    found = digest_of(data)
+    if found != expected:
+        raise DigestMismatchError("manifest", found, expected)
+    try:
+        document = json.loads(data)
+        if document["format"] != MANIFEST_FORMAT:
+            raise ValueError(f"format {document['format']!r}, expected {MANIFEST_FORMAT!r}")
+        manifest = Manifest(
+            base_model_digest=Digest(document["base_model_digest"]),
+            weights_digest=Digest(document["weights_digest"]),
+            weights_size_bytes=int(document["weights_size_bytes"]),
+            dtype=str(document["dtype"]),
+            modules=tuple(AdapterModule(str(p), int(r), float(s)) for p, r, s in document["modules"]),
+        )
+        if manifest.dtype not in DTYPE_SIZES_BYTES or not manifest.modules:
+            raise ValueError(f"dtype {manifest.dtype!r} with {len(manifest.modules)} modules")
+        if any(m.rank < 1 or not math.isfinite(m.scaling) for m in manifest.modules):
+            raise ValueError("a module's rank is below 1 or its scaling is not finite")
+    except (KeyError, TypeError, ValueError) as exc:
+        raise InvalidAdapterError(
+            [
+                Violation(
+                    code="MANIFEST_UNREADABLE",
+                    subject=str(expected),
+                    found=str(exc),
+                    expected=MANIFEST_FORMAT,
+                    message=f"manifest {expected} cannot be read: {exc}; store and worker are of different versions",
+                )
+            ]
+        ) from exc
+    return manifest
