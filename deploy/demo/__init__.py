@@ -1,0 +1,1 @@
+"""Demo assets: one small base model and LoRA adapters trained on it."""
