@@ -1,0 +1,99 @@
+# Every target sets up what it needs; `make help` lists them.
+
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CONSTRAINTS := requirements/constraints.txt
+
+# What to install as torch, and more arguments for pip; CONTRIBUTING.md shows how to choose the CPU build.
+TORCH_SPEC ?= torch
+PIP_ARGS ?=
+# More arguments for pytest: make test PYTEST_ARGS="-k slots -x"
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## Create .venv with everything pinned (the other targets do it by themselves)
+
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+	@test -n "$(PYTHON)" || { echo "error: hotslot needs Python 3.11 or newer, and none was found on PATH;" \
+		"install it or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
+		f"error: hotslot needs Python 3.11 or newer, {sys.executable} is {v.major}.{v.minor}")'
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot create virtual" \
+		"environments; install its venv package (on Debian and Ubuntu: python3-venv)" >&2; exit 1; }
+	@test -x $(BIN)/pip || { echo "Creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "Installing torch (its default build for Linux brings CUDA; CONTRIBUTING.md shows the small CPU build)"
+	$(BIN)/pip install --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) '$(TORCH_SPEC)'
+	@echo "Installing hotslot and its tools"
+	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+
+.PHONY: demo
+demo: $(INSTALLED) ## Serve real adapters on a real model, mixed in one batch and hot-swapped under load
+	@$(BIN)/python -m deploy.demo.run
+
+.PHONY: test
+test: $(INSTALLED) model ## Run the tests
+	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+.PHONY: test-long
+test-long: $(INSTALLED) model ## Run all tests, the slow ones too
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: $(INSTALLED) model ## Run the tests that kill processes in the middle of their work
+	$(BIN)/pytest -m chaos $(PYTEST_ARGS)
+
+.PHONY: gpu-test
+gpu-test: $(INSTALLED) model ## Run the tests that need a CUDA device
+	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+
+.PHONY: model
+model: $(INSTALLED)
+	@$(BIN)/python -m deploy.demo.model
+
+.PHONY: bench
+bench: $(INSTALLED) model ## Measure, and write build/bench.json and BENCHMARKS.md
+	$(BIN)/python -m tests.bench
+
+.PHONY: lint
+lint: $(INSTALLED) ## Check style, types, directions of imports, protos, stubs and manifests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m deploy.check_manifests
+
+.PHONY: format
+format: $(INSTALLED) ## Format the code and the protos, and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/buf format --write
+
+.PHONY: protos
+protos: $(INSTALLED) ## Generate shared/pb from protos/
+	$(BIN)/python protos/generate.py
+
+.PHONY: compose-test
+compose-test: $(INSTALLED) model ## Build the images, bring up the compose file, push, generate, tear down
+	$(BIN)/python -m deploy.compose_test
+
+.PHONY: clean
+clean: ## Remove what was built and cached, but not .venv
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean ## Remove .venv too
+	rm -rf $(VENV)
