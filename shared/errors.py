@@ -76,6 +76,16 @@ class Violation:
     message: str
     """One sentence for people, complete by itself."""
 
+    @classmethod
+    def of(cls, code: str, subject: str, found: str, expected: str, problem: str) -> "Violation":
+        """Compose the sentence from its parts; long or unprintable text is shortened and escaped."""
+        subject, found, expected = (
+            text.encode("unicode_escape").decode()[:240] for text in (subject, found, expected)
+        )
+        return cls(
+            code, subject, found, expected, f"{subject}: {problem}: found {found}, expected {expected}"
+        )
+
 
 class HotslotError(Exception):
     """Base of all errors that hotslot raises on purpose."""

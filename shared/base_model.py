@@ -1,0 +1,152 @@
+"""The spec of a base model, computed from its folder alone: config.json and safetensors, without torch.
+
+Workers and people get the same digest from the same folder. The weights fingerprint is the SHA-256 over
+all parameters in order of their names: one line of JSON `[name, dtype, shape]`, then the first and the last
+2 KiB of its bytes (all of them where there are no more than 4 KiB).
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
+from shared.errors import FieldViolation, InvalidAdapterError, InvalidRequestError
+from shared.safetensors_header import HeaderLimits, TensorEntry, read_header_of
+
+SAMPLE_BYTES = 2048
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_LIMITS = HeaderLimits(max_header_bytes=100_000_000, max_tensors=1_000_000)
+_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
+_EMBEDDING = re.compile(
+    r"(?:^|\.)(?:embed_tokens|embed_tokens_per_layer|embed_in|embed_positions|embeddings?|wte|wpe|tok_embeddings"
+    r"|word_embeddings)$"
+)
+_NORM = re.compile(r"(?:norm|ln_\w+|layernorm)$", re.IGNORECASE)
+_INPUT_FIRST_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Models whose layers are transformers' Conv1D, which stores `[in_features, out_features]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    file: Path
+    entry: TensorEntry
+
+
+def spec_from_folder(folder: Path, name: str) -> BaseSpec:
+    """Compute the spec of the model in `folder`, to be known as `name`.
+
+    Modules are the 2-D `<path>.weight` tensors: embeddings by name, everything else linear; the order is
+    embeddings, layers by number, the rest. Names and shapes are those of the checkpoint, so fused
+    projections stay fused, and parameters of another rank (3-D expert weights) are not targets. Raises
+    InvalidRequestError when the folder is not a model with safetensors.
+    """
+    config = _read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise _bad_folder(folder, "config.json has no model_type")
+    parameters = _read_parameters(folder)
+    modules = [
+        module
+        for parameter in parameters.values()
+        if (module := _module(parameter.entry, model_type)) is not None
+    ]
+    modules.sort(key=_layer_order)
+    if not any(module.kind is ModuleKind.LINEAR for module in modules):
+        raise _bad_folder(folder, "it has no linear layers that an adapter could target (is it quantised?)")
+    spec = BaseSpec(name, model_type, _fingerprint(parameters), tuple(modules))
+    check_spec(spec)
+    return spec
+
+
+def _read_parameters(folder: Path) -> dict[str, _Parameter]:
+    """All tensors of all files, by name."""
+    if (folder / SINGLE_FILE).is_file():
+        files = [folder / SINGLE_FILE]
+    elif (folder / INDEX_FILE).is_file():
+        weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+            raise _bad_folder(folder, f"{INDEX_FILE} has no weight_map")
+        files = [folder / file_name for file_name in sorted(set(weight_map.values()))]
+        outside = [file.name for file in files if file.parent != folder]
+        if outside:
+            raise _bad_folder(folder, f"{INDEX_FILE} names files outside of the folder: {outside[:3]}")
+    else:
+        raise _bad_folder(folder, f"neither {SINGLE_FILE} nor {INDEX_FILE} is there")
+    parameters: dict[str, _Parameter] = {}
+    for file in files:
+        try:
+            header = read_header_of(file, _LIMITS)
+        except OSError as exc:
+            raise _bad_folder(folder, f"{file.name}: {exc.strerror}") from exc
+        except InvalidAdapterError as exc:
+            raise _bad_folder(folder, exc.violations[0].message) from exc
+        for entry in header.tensors:
+            if entry.name in parameters:
+                raise _bad_folder(
+                    folder, f"{entry.name!r} is in {file.name} and {parameters[entry.name].file.name}"
+                )
+            parameters[entry.name] = _Parameter(file, entry)
+    return parameters
+
+
+def _module(entry: TensorEntry, model_type: str) -> BaseModule | None:
+    if not entry.name.endswith(".weight") or len(entry.shape) != 2:
+        return None
+    path = entry.name.removesuffix(".weight")
+    rows, columns = entry.shape
+    if _NORM.search(path):
+        return None
+    if _EMBEDDING.search(path):
+        return BaseModule(path, ModuleKind.EMBEDDING, rows, columns)
+    if model_type in _INPUT_FIRST_MODELS and _IN_LAYER.search(path):
+        rows, columns = columns, rows
+    return BaseModule(path, ModuleKind.LINEAR, columns, rows)
+
+
+def _layer_order(module: BaseModule) -> tuple[int, tuple[tuple[int, str], ...]]:
+    outside = 0 if module.kind is ModuleKind.EMBEDDING else 2
+    group = 1 if _IN_LAYER.search(module.path) else outside
+    parts = re.split(r"(\d+)", module.path)
+    return group, tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def _fingerprint(parameters: dict[str, _Parameter]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        parameter = parameters[name]
+        entry = parameter.entry
+        line = json.dumps([name, entry.dtype, list(entry.shape)], separators=(",", ":"), ensure_ascii=True)
+        digest.update(line.encode() + b"\n")
+        with parameter.file.open("rb") as file:
+            file.seek(entry.begin)
+            if entry.size_bytes <= 2 * SAMPLE_BYTES:
+                digest.update(file.read(entry.size_bytes))
+            else:
+                digest.update(file.read(SAMPLE_BYTES))
+                file.seek(entry.end - SAMPLE_BYTES)
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise _bad_folder(path.parent, f"{path.name} cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise _bad_folder(path.parent, f"{path.name} is not JSON: {exc}") from exc
+    if not isinstance(document, dict):
+        raise _bad_folder(path.parent, f"{path.name} is not a JSON object")
+    return document
+
+
+def _bad_folder(folder: Path, problem: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        [FieldViolation("base", problem)],
+        f"{folder} is not a base model: {problem}; give a folder with config.json and safetensors weights",
+    )
