@@ -1,0 +1,1 @@
+"""A worker: one compiled base model that serves rows with different adapters in one batch."""

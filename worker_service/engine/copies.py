@@ -1,0 +1,64 @@
+"""Copies of adapters into slots, taken forward a slice at a time so that no step waits for a whole adapter."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from shared.errors import HotslotError
+from shared.ids import Digest
+from worker_service.engine.messages import Activated, AdapterWeights, ModelRunner
+from worker_service.engine.slots import Holder
+
+
+@dataclass(slots=True, eq=False)
+class Copy:
+    """One adapter on its way into its slots."""
+
+    holder: Holder
+    slices: Iterator[None]
+    requested_s: float
+    copy_s: float = 0.0
+    waiters: list[tuple[float, Callable[[Activated | HotslotError], None]]] = field(default_factory=list)
+    """Who wants to hear about it, with the time of asking."""
+
+
+@dataclass
+class CopyQueue:
+    """Copies under way, first come first served."""
+
+    runner: ModelRunner
+    clock: Callable[[], float]
+    _copies: list[Copy] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def get(self, digest: Digest) -> Copy | None:
+        """The copy of this adapter, if one is under way."""
+        return next((copy for copy in self._copies if copy.holder.digest == digest), None)
+
+    def add(self, holder: Holder, weights: AdapterWeights) -> Copy:
+        """Begin a copy; nothing is written before `advance`."""
+        copy = Copy(holder, self.runner.write_slots(holder.slots, weights), requested_s=self.clock())
+        self._copies.append(copy)
+        return copy
+
+    def advance(self) -> Copy | None:
+        """Write one slice of the oldest copy; returns the copy if that completed it.
+
+        Whatever the runner raises is raised here, with the copy taken off the queue as `failed`.
+        """
+        copy = self._copies[0]
+        began_s = self.clock()
+        try:
+            next(copy.slices)
+        except StopIteration:
+            self._copies.pop(0)
+            copy.copy_s += self.clock() - began_s
+            copy.holder.ready = True
+            return copy
+        copy.copy_s += self.clock() - began_s
+        return None
+
+    def drop_first(self) -> Copy:
+        """Take off the copy that `advance` failed on."""
+        return self._copies.pop(0)

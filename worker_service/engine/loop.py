@@ -1,0 +1,64 @@
+"""The engine's thread: hands commands to the core, lets it take its turns, and reports what happened."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from worker_service.engine.core import EngineCore
+from worker_service.engine.limits import EngineLimits
+from worker_service.engine.messages import Command, Event, ModelRunner
+
+
+class Engine:
+    """An engine core on a thread of its own; everybody else sends it commands.
+
+    **Invariant**: only this thread touches the core, so nothing in it needs a lock.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        limits: EngineLimits,
+        on_events: Callable[[list[Event]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_events` is called on the engine's thread and must not block it."""
+        self.limits = limits
+        self.clock = clock
+        self._on_events = on_events
+        self._core = EngineCore(runner, limits, clock)
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        """Hand over a command; never blocks, from any thread."""
+        self._inbox.put(command)
+
+    def stop(self) -> None:
+        """End the thread after the current step; what is under way is dropped without events."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._take_commands():
+            events = self._core.turn()
+            if events:
+                self._on_events(events)
+
+    def _take_commands(self) -> bool:
+        """Pass on what is in the inbox, waiting for something when there is nothing to do; False at the end."""
+        block = self._core.idle
+        while True:
+            try:
+                command = self._inbox.get(block=block)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            self._core.handle(command)
+            block = False

@@ -1,0 +1,295 @@
+"""What the front and the engine say to each other, and what the engine asks of a model."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NewType, Protocol
+
+from shared.errors import HotslotError
+from shared.ids import Digest
+
+SequenceId = NewType("SequenceId", int)
+"""One sequence within one engine; never used twice."""
+
+
+class AdapterWeights(Protocol):
+    """A version in host memory, checked and ready to be copied into slots."""
+
+    @property
+    def digest(self) -> Digest:
+        """The version's digest."""
+        ...
+
+    @property
+    def max_rank(self) -> int:
+        """The largest rank of any module."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it takes in host memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How a sequence's next token is chosen; the defaults are greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    """Each position draws from its own generator, seeded with this and the position."""
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: bool = False
+    num_alternatives: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopRules:
+    """When a sequence ends. Stop strings are the front's concern: it cancels the sequence."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    stop_token_ids: frozenset[int] = frozenset()
+    """End-of-sequence tokens included, unless the request ignores them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """One adapter of a sequence's mix."""
+
+    weights: AdapterWeights
+    weight: float
+
+
+class FinishReason(enum.Enum):
+    """Why a sequence ended by itself."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+# front → engine:
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Compute this sequence."""
+
+    sequence_id: SequenceId
+    prompt_token_ids: tuple[int, ...]
+    adapters: tuple[AdapterUse, ...]
+    sampling: SamplingOptions
+    stop: StopRules
+    arrival_s: float
+    """On the engine's monotonic clock."""
+    deadline_s: float | None = None
+    """On the engine's monotonic clock; past it the sequence fails."""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Forget this sequence at once and free what it held; unknown ids are ignored."""
+
+    sequence_id: SequenceId
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    """Bring an adapter into slots; `done` gets the outcome on the engine's thread."""
+
+    weights: AdapterWeights
+    pin: bool
+    done: Callable[[Activated | HotslotError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Unpin:
+    """Let an adapter be evicted again; unknown digests are ignored."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    """Free an adapter's slots once its last user ended; `done` is called on the engine's thread.
+
+    With `give_up` set before that, the adapter stays.
+    """
+
+    digest: Digest
+    done: Callable[[HotslotError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpDeactivate:
+    """Withdraw a Deactivate that has not happened yet."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Report a snapshot."""
+
+    done: Callable[[EngineSnapshot], None]
+
+
+Command = Submit | Cancel | Activate | Unpin | Deactivate | GiveUpDeactivate | Inspect
+
+
+# engine → front:
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token that might have been chosen."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """One token of one sequence."""
+
+    token_id: int
+    logprob: float | None = None
+    """Natural logarithm, after penalties and before temperature; only if asked for."""
+    alternatives: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenReady:
+    """A sequence has one more token. The first one carries when work on the sequence began."""
+
+    sequence_id: SequenceId
+    token: SampledToken
+    time_s: float
+    started_s: float
+    """When the first step that worked on it began."""
+    adapters_ready_s: float
+    """When all of its adapters were in slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFinished:
+    """A sequence ended by itself; its last TokenReady came before."""
+
+    sequence_id: SequenceId
+    reason: FinishReason
+    stop_token_id: int | None
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFailed:
+    """A sequence cannot go on."""
+
+    sequence_id: SequenceId
+    error: HotslotError
+
+
+Event = TokenReady | SequenceFinished | SequenceFailed
+"""What happens to sequences; every event's order is that of the steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """An adapter is in slots."""
+
+    digest: Digest
+    slots: tuple[int, ...]
+    already: bool
+    """It was there before."""
+    wait_s: float
+    """Waiting for free slots."""
+    copy_s: float
+    """Spent on copying."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotHolder:
+    """One adapter in slots."""
+
+    digest: Digest
+    slots: tuple[int, ...]
+    users: int
+    pinned: bool
+    last_used_s: float
+    ready: bool
+    """False while it is being copied."""
+
+
+@dataclass(frozen=True)
+class EngineSnapshot:
+    """The engine's state at one moment."""
+
+    running: int
+    waiting: int
+    max_running: int
+    max_waiting: int
+    num_slots: int
+    slot_rank: int
+    free_slots: int
+    holders: tuple[SlotHolder, ...]
+    users: dict[Digest, int]
+    """Running and waiting sequences by adapter, in slots or not."""
+    num_blocks: int
+    free_blocks: int
+    block_tokens: int
+    steps: int
+    generated_tokens: int
+    activations: int
+    recompiles: int
+
+
+# engine → model:
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Consecutive tokens of one sequence that a step computes."""
+
+    token_ids: tuple[int, ...]
+    start: int
+    """Position of the first of them."""
+    block_table: tuple[int, ...]
+    """KV blocks of the sequence in order; they reach at least to the segment's end."""
+    gates: tuple[tuple[int, float], ...]
+    """The slots that are on, with their weights."""
+    sampling: SamplingOptions | None
+    """Set when the token after the segment is wanted."""
+    history: Sequence[int] = field(default=())
+    """All tokens of the sequence so far, for penalties; read only while the step runs."""
+    num_prompt_tokens: int = 0
+    banned_token_ids: frozenset[int] = frozenset()
+    """Tokens that may not be chosen: the stop tokens, while fewer than `min_tokens` were generated."""
+
+
+class ModelRunner(Protocol):
+    """A model with slots and a KV cache; used by the engine's thread alone."""
+
+    @property
+    def recompiles(self) -> int:
+        """Graphs compiled since the warm-up ended."""
+        ...
+
+    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
+        """Copy an adapter into slots, one bounded slice for each item taken; done when exhausted.
+
+        Nobody's gate may be on for these slots meanwhile.
+        """
+        ...
+
+    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
+        """Compute one step; one result for each segment, None where none was wanted."""
+        ...
