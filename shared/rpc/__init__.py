@@ -1,0 +1,1 @@
+"""gRPC as hotslot uses it: errors on the wire, server and channel set-up, tenants."""

@@ -1,0 +1,181 @@
+"""How the attributes of errors travel as `google.rpc` details, and back.
+
+| attribute                                   | detail                                                          |
+|---------------------------------------------|-----------------------------------------------------------------|
+| InvalidRequestError.fields                  | BadRequest: field, description                                  |
+| InvalidAdapterError.violations              | BadRequest: subject as field, code as reason, message as        |
+|                                             | description; ErrorInfo.metadata: found_<i>, expected_<i>        |
+| NotFoundError.resource                      | ResourceInfo: resource_name                                     |
+| PreconditionError.subject                   | PreconditionFailure: reason as type, subject                    |
+| ExhaustedError.subject                      | QuotaFailure: subject                                           |
+| retry_after_s                               | RetryInfo: retry_delay                                          |
+| found, expected (BadOffset, DigestMismatch) | ErrorInfo.metadata: found, expected                             |
+
+Details travel in HTTP/2 trailers, which peers limit to 8 KiB by default. Entries that do not fit are left out from
+the end; ErrorInfo.metadata `omitted` counts them and the message says so. An error that fits is carried exactly.
+"""
+
+import urllib.parse
+
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2 as pb  # type: ignore[import-untyped]
+from google.rpc import status_pb2
+
+from shared import errors
+from shared.errors import FieldViolation, HotslotError, Violation
+
+DOMAIN = "hotslot"
+MAX_STATUS_BYTES = 7_000
+"""Of the trailers on the wire: 8 KiB less room for other metadata."""
+MAX_MESSAGE_BYTES = 1_200
+"""Of the message, percent-encoded as it is in `grpc-message`."""
+MAX_TEXT_LENGTH = 500
+"""Characters of one text inside a detail."""
+
+
+def encode(error: HotslotError, *, code: int, reason: str) -> status_pb2.Status:
+    """A status with every attribute of the error, as far as it fits."""
+    info = pb.ErrorInfo(reason=reason, domain=DOMAIN)
+    others = _small_details(error, reason)
+    if isinstance(error, errors.BadOffsetError | errors.DigestMismatchError):
+        info.metadata["found"] = _clip(str(error.found))
+        info.metadata["expected"] = _clip(str(error.expected))
+
+    entries: list[pb.BadRequest.FieldViolation] = []
+    violations: tuple[Violation, ...] = ()
+    if isinstance(error, errors.InvalidRequestError):
+        entries = [_entry(f.field, f.description) for f in error.fields]
+    elif isinstance(error, errors.InvalidAdapterError):
+        violations = error.violations
+        entries = [_entry(v.subject, v.message, v.code) for v in violations]
+
+    bad_request = pb.BadRequest()
+    for index, entry in enumerate(entries):
+        bad_request.field_violations.append(entry)
+        if violations:
+            info.metadata[f"found_{index}"] = _clip(violations[index].found)
+            info.metadata[f"expected_{index}"] = _clip(violations[index].expected)
+        # Measured with the longest possible note about what was left out.
+        if _wire_bytes(_status(code, error.message, len(entries), [info, bad_request, *others])) > MAX_STATUS_BYTES:
+            del bad_request.field_violations[-1]
+            info.metadata.pop(f"found_{index}", None)
+            info.metadata.pop(f"expected_{index}", None)
+            break
+    omitted = len(entries) - len(bad_request.field_violations)
+    if omitted:
+        info.metadata["omitted"] = str(omitted)
+    if entries:
+        others.insert(0, bad_request)
+    return _status(code, error.message, omitted, [info, *others])
+
+
+def error_info(status: status_pb2.Status) -> pb.ErrorInfo | None:
+    """The ErrorInfo of our domain, if there is one."""
+    info = pb.ErrorInfo()
+    for detail in status.details:
+        if detail.Unpack(info) and info.domain == DOMAIN:
+            return info
+    return None
+
+
+def clear_attributes(error: HotslotError) -> None:
+    """Give every attribute of the error's class its empty value."""
+    if isinstance(error, errors.InvalidRequestError):
+        error.fields = ()
+    if isinstance(error, errors.InvalidAdapterError):
+        error.violations = ()
+    if isinstance(error, errors.NotFoundError):
+        error.resource = ""
+    if isinstance(error, errors.PreconditionError | errors.ExhaustedError):
+        error.subject = ""
+    if isinstance(error, errors.ExhaustedError | errors.UnavailableError):
+        error.retry_after_s = None
+    if isinstance(error, errors.BadOffsetError):
+        error.found = error.expected = 0
+    if isinstance(error, errors.DigestMismatchError):
+        error.found = error.expected = ""
+
+
+def decode_into(error: HotslotError, status: status_pb2.Status, info: pb.ErrorInfo) -> None:
+    """Set the attributes that the details carry; what is missing keeps its empty value."""
+    bad_request, resource, retry = pb.BadRequest(), pb.ResourceInfo(), pb.RetryInfo()
+    precondition, quota = pb.PreconditionFailure(), pb.QuotaFailure()
+    for detail in status.details:
+        if detail.Unpack(bad_request):
+            entries = bad_request.field_violations
+            if isinstance(error, errors.InvalidRequestError):
+                error.fields = tuple(FieldViolation(e.field, e.description) for e in entries)
+            elif isinstance(error, errors.InvalidAdapterError):
+                error.violations = tuple(
+                    Violation(
+                        code=e.reason,
+                        subject=e.field,
+                        found=info.metadata.get(f"found_{index}", ""),
+                        expected=info.metadata.get(f"expected_{index}", ""),
+                        message=e.description,
+                    )
+                    for index, e in enumerate(entries)
+                )
+        elif detail.Unpack(resource) and isinstance(error, errors.NotFoundError):
+            error.resource = resource.resource_name
+        elif detail.Unpack(precondition) and isinstance(error, errors.PreconditionError):
+            error.subject = "".join(v.subject for v in precondition.violations[:1])
+        elif detail.Unpack(quota) and isinstance(error, errors.ExhaustedError):
+            error.subject = "".join(v.subject for v in quota.violations[:1])
+        elif detail.Unpack(retry) and isinstance(error, errors.ExhaustedError | errors.UnavailableError):
+            error.retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
+    found, expected = info.metadata.get("found", ""), info.metadata.get("expected", "")
+    if isinstance(error, errors.DigestMismatchError):
+        error.found, error.expected = found, expected
+    if isinstance(error, errors.BadOffsetError) and found.isdecimal() and expected.isdecimal():
+        error.found, error.expected = int(found), int(expected)
+
+
+def _small_details(error: HotslotError, reason: str) -> list[Message]:
+    small: list[Message] = []
+    if isinstance(error, errors.NotFoundError):
+        small.append(pb.ResourceInfo(resource_name=_clip(error.resource)))
+    if isinstance(error, errors.PreconditionError):
+        failure = pb.PreconditionFailure.Violation(type=reason, subject=_clip(error.subject))
+        small.append(pb.PreconditionFailure(violations=[failure]))
+    if isinstance(error, errors.ExhaustedError):
+        small.append(pb.QuotaFailure(violations=[pb.QuotaFailure.Violation(subject=_clip(error.subject))]))
+    if isinstance(error, errors.ExhaustedError | errors.UnavailableError) and error.retry_after_s is not None:
+        retry = pb.RetryInfo()
+        retry.retry_delay.FromMicroseconds(max(0, round(error.retry_after_s * 1e6)))
+        small.append(retry)
+    return small
+
+
+def _entry(field: str, description: str, reason: str = "") -> pb.BadRequest.FieldViolation:
+    return pb.BadRequest.FieldViolation(field=_clip(field), description=_clip(description), reason=_clip(reason))
+
+
+def _status(code: int, message: str, omitted: int, details: list[Message]) -> status_pb2.Status:
+    note = f" (and {omitted} more)" if omitted else ""
+    status = status_pb2.Status(code=code, message=_fit(message, MAX_MESSAGE_BYTES - len(note) - 9) + note)
+    for detail in details:
+        status.details.add().Pack(detail)
+    return status
+
+
+def _fit(text: str, limit_bytes: int) -> str:
+    """The text, or as much of its beginning as fits when percent-encoded, with an ellipsis."""
+    if len(urllib.parse.quote(text)) <= limit_bytes:
+        return text
+    used = 0
+    for position, character in enumerate(text):
+        used += len(urllib.parse.quote(character))
+        if used > limit_bytes:
+            return text[:position] + "…"
+    return text
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"
+
+
+def _wire_bytes(status: status_pb2.Status) -> int:
+    """Bytes in the trailers: the message percent-encoded, and the status in base64 (which holds it again)."""
+    size_bytes: int = status.ByteSize()
+    return len(urllib.parse.quote(status.message)) + (size_bytes + 2) // 3 * 4

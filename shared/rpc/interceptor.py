@@ -1,0 +1,153 @@
+"""The server interceptor that turns raised errors into statuses and logs every call.
+
+Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
+INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks.
+"""
+
+import asyncio
+import inspect
+import secrets
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import structlog
+
+from shared.errors import HotslotError, InternalError, NotImplementedYetError
+from shared.rpc.status import DETAILS_KEY, row_for, to_status
+from shared.rpc.tenant import tenant_of
+
+log = structlog.get_logger(__name__)
+
+# Health and reflection: called all the time, and not ours.
+_STANDARD_SERVICES = "/grpc."
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One finished call."""
+
+    method: str
+    """`/package.Service/Method`."""
+    tenant: str
+    code: grpc.StatusCode
+    reason: str
+    """Of the error; empty when there was none."""
+    duration_s: float
+
+
+CallObserver = Callable[[CallRecord], None]
+"""Told about every finished call, for example to count it; must not block or raise."""
+
+
+def log_call(record: CallRecord) -> None:
+    """The observer that every server has."""
+    log.info(
+        "rpc",
+        method=record.method,
+        tenant=record.tenant,
+        code=record.code.name,
+        duration_ms=round(record.duration_s * 1e3, 3),
+        **({"reason": record.reason} if record.reason else {}),
+    )
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all four call shapes."""
+
+    def __init__(self, observers: Sequence[CallObserver] = (log_call,)) -> None:
+        self._observers = tuple(observers)
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[grpc.RpcMethodHandler[Any, Any] | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Called by grpc for every call."""
+        handler: Any = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_STANDARD_SERVICES):
+            return handler  # type: ignore[no-any-return]
+        if handler.response_streaming:
+            behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+        else:
+            behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+
+        async def call(request: Any, context: Any) -> Any:
+            return await self._run(method, behavior, request, context)
+
+        return make(
+            call,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    async def _run(self, method: str, behavior: Callable[..., Any], request: Any, context: Any) -> Any:
+        started = time.perf_counter()
+        tenant, code, reason = "", grpc.StatusCode.OK, ""
+        try:
+            tenant = tenant_of(context)
+            structlog.contextvars.bind_contextvars(tenant=tenant)
+            return await _drive(behavior(request, context), context)
+        except asyncio.CancelledError:
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except grpc.aio.AbortError:
+            code = context.code() or grpc.StatusCode.UNKNOWN
+            raise
+        except Exception as exc:  # noqa: BLE001 (no bug of a handler may reach the wire)
+            error = _as_error(exc, method, context)
+            row = row_for(error)
+            code, reason = row.code, row.reason
+            await _abort(context, error)
+        finally:
+            record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
+            for observe in self._observers:
+                observe(record)
+
+
+async def _drive(result: Any, context: Any) -> Any:
+    """Finish a handler's result, whichever way the handler is written.
+
+    A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
+    once and in the same task: what its `finally` frees is free when the call is over.
+    """
+    if isinstance(result, AsyncGenerator):
+        async with aclosing(result):
+            async for message in result:
+                await context.write(message)
+        return None
+    if inspect.isawaitable(result):
+        return await result
+    raise TypeError("a handler must be `async def`")
+
+
+def _as_error(exc: Exception, method: str, context: Any) -> HotslotError:
+    if isinstance(exc, HotslotError):
+        return exc
+    if isinstance(exc, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
+        # What the generated base class does for a method that the servicer does not define.
+        return NotImplementedYetError(method.removeprefix("/"))
+    incident = secrets.token_hex(6)
+    log.error("incident", incident=incident, method=method, exc_info=exc)
+    return InternalError(f"internal error; the server's log has the details under incident {incident}")
+
+
+async def _abort(context: Any, error: HotslotError) -> None:
+    """End the call with the error's rich status; raises."""
+    status = to_status(error)
+    trailing = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
+    await context.abort(row_for(error).code, status.message, trailing)

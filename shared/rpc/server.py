@@ -1,0 +1,181 @@
+"""Setting up a gRPC server: health, reflection, limits, and an end that loses no call.
+
+async with serve([service(placement_pb2, "PlacementService", add_..._to_server, servicer)], options) as server:
+    await server.set_ready(True)
+    await stop_signal()
+"""
+
+import asyncio
+import errno
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from shared.rpc.interceptor import CallObserver, ErrorInterceptor, log_call
+
+log = structlog.get_logger(__name__)
+
+LIVENESS = "liveness"
+READINESS = "readiness"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a server listens and within which limits."""
+
+    address: str = "127.0.0.1:0"
+    """host:port; port 0 takes a free one."""
+    max_message_bytes: int = 16 * 2**20
+    """Largest message in either direction."""
+    max_connection_age_s: float | None = None
+    """After this long a connection is closed gracefully, so that long-lived clients see new servers."""
+    max_connection_age_grace_s: float = 600.0
+    """How long calls on such a connection may still run."""
+    keepalive_s: float = 20.0
+    """How often an idle connection is probed, at the least, in both directions."""
+    max_concurrent_calls: int | None = None
+    """More are refused with RESOURCE_EXHAUSTED by grpc itself."""
+    drain_delay_s: float = 0.0
+    """Between not being ready and refusing calls: time for load balancers to notice."""
+    grace_s: float = 30.0
+    """How long running calls may take to finish when the server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service to serve."""
+
+    full_name: str
+    add_to_server: Callable[[Any, Any], None]
+    servicer: object
+
+
+def service(pb2: ModuleType, name: str, add_to_server: Callable[[Any, Any], None], servicer: object) -> Service:
+    """A service by its generated module, for example `service(placement_pb2, "PlacementService", …)`."""
+    return Service(pb2.DESCRIPTOR.services_by_name[name].full_name, add_to_server, servicer)
+
+
+class RpcServer:
+    """A server that listens. Made by `serve`."""
+
+    def __init__(self, server: grpc.aio.Server, port: int, names: Sequence[str], options: ServerOptions) -> None:
+        self.port = port
+        """The port it listens on, also when 0 was asked for."""
+        self._server = server
+        self._health = health.aio.HealthServicer()
+        self._names = ("", READINESS, *names)
+        self._options = options
+        self._stopping = False
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+
+    async def start(self) -> None:
+        """Begin to answer: alive, and not ready."""
+        await self._server.start()
+        await self._set(LIVENESS, True)
+        await self.set_ready(False)
+
+    async def set_ready(self, ready: bool) -> None:
+        """Say over the health service whether to send calls here; a server that stops stays not ready."""
+        for name in self._names:
+            await self._set(name, ready and not self._stopping)
+
+    async def stop(self) -> None:
+        """Stop being ready, wait for load balancers, let running calls finish within the grace, then end."""
+        self._stopping = True
+        await self.set_ready(False)
+        await asyncio.sleep(self._options.drain_delay_s)
+        await self._server.stop(self._options.grace_s)
+
+    async def _set(self, name: str, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        await self._health.set(name, status)
+
+
+@asynccontextmanager
+async def serve(
+    services: Sequence[Service],
+    options: ServerOptions,
+    *,
+    observers: Sequence[CallObserver] = (log_call,),
+    credentials: grpc.ServerCredentials | None = None,
+) -> AsyncIterator[RpcServer]:
+    """Serve until the block is left, then stop gracefully.
+
+    Raises OSError (EADDRINUSE) when the address cannot be listened on.
+    """
+    grpc_server = grpc.aio.server(
+        interceptors=[ErrorInterceptor(observers)],
+        options=_grpc_options(options),
+        maximum_concurrent_rpcs=options.max_concurrent_calls,
+    )
+    try:
+        if credentials is None:
+            port = grpc_server.add_insecure_port(options.address)
+        else:
+            port = grpc_server.add_secure_port(options.address, credentials)
+    except RuntimeError as exc:
+        raise OSError(
+            errno.EADDRINUSE,
+            f"cannot listen on {options.address}: the port is taken or the address is not this machine's; "
+            f"choose another address, or port 0 for a free one",
+        ) from exc
+    names = [entry.full_name for entry in services]
+    for entry in services:
+        entry.add_to_server(entry.servicer, grpc_server)
+    server = RpcServer(grpc_server, port, names, options)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], grpc_server)
+    await server.start()
+    log.info("listening", address=options.address, port=port, services=names)
+    try:
+        yield server
+    finally:
+        await server.stop()
+        log.info("stopped", port=port)
+
+
+async def stop_signal() -> signal.Signals:
+    """Wait for SIGTERM or SIGINT. A second one, while the server stops, ends the process at once."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Future[signal.Signals] = loop.create_future()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, _resolve, received, number)
+    try:
+        return await received
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _resolve(received: asyncio.Future[signal.Signals], number: signal.Signals) -> None:
+    if not received.done():
+        received.set_result(number)
+
+
+def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
+    keepalive_ms = round(options.keepalive_s * 1e3)
+    settings = [
+        # Two servers on one port would share its connections at random.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients may probe twice as often as we do before they count as abusive.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", keepalive_ms // 2),
+    ]
+    if options.max_connection_age_s is not None:
+        settings += [
+            ("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1e3)),
+            ("grpc.max_connection_age_grace_ms", round(options.max_connection_age_grace_s * 1e3)),
+        ]
+    return settings

@@ -1,0 +1,11 @@
+"""Waiting for a condition, for tests: never a sleep of a guessed length."""
+
+import asyncio
+from collections.abc import Callable
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Return when the condition holds; TimeoutError when it does not become true."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,184 @@
+"""The error table: complete, and the same error comes out as went in."""
+
+import inspect
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import status_pb2  # type: ignore[import-untyped]
+
+from shared import errors
+from shared.errors import FieldViolation, HotslotError, Violation
+from shared.rpc import details
+from shared.rpc.status import DETAILS_KEY, STATUS_TABLE, from_rpc_error, from_status, row_for, to_status
+
+
+def all_error_classes() -> list[type[HotslotError]]:
+    return [
+        cls
+        for _, cls in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(cls, HotslotError) and cls.__module__ == errors.__name__
+    ]
+
+
+VIOLATION = Violation("SHAPE_MISMATCH", "layers.0.q.lora_A", "[8, 63]", "[8, 64]", "layers.0.q.lora_A is too narrow")
+EXAMPLES: list[HotslotError] = [
+    errors.HotslotError("something"),
+    errors.InvalidRequestError([FieldViolation("top_p", "found 2, at most 1"), FieldViolation("seed", "negative")]),
+    errors.InvalidReferenceError("A B", "no blanks"),
+    errors.InvalidPageTokenError(),
+    errors.EmptyPromptError(),
+    errors.PromptTooLongError(9000, 2048),
+    errors.InvalidAdapterError([VIOLATION, Violation("NOT_FINITE", "b", "NaN", "finite", "b holds a NaN")]),
+    errors.UnsupportedAdapterError([VIOLATION]),
+    errors.BaseModelMismatchError([VIOLATION], "for another base"),
+    errors.RankTooLargeError([VIOLATION]),
+    errors.NotFoundError("no thing", "thing"),
+    errors.AdapterNotFoundError("acme/bot"),
+    errors.TagNotFoundError("acme/bot", "v2"),
+    errors.VersionNotFoundError("acme/bot", "sha256:" + "0" * 64),
+    errors.BlobNotFoundError("sha256:" + "1" * 64),
+    errors.BaseModelNotFoundError("org/model"),
+    errors.SourceNotFoundError("no such folder", "dir:/x"),
+    errors.AdapterNotLoadedError("acme/bot"),
+    errors.ConflictError("conflict"),
+    errors.EtagMismatchError("adapter 'x'", "a", "b"),
+    errors.StaleEpochError("worker w", 3, 2),
+    errors.UploadBusyError("sha256:" + "2" * 64),
+    errors.PreconditionError("not now", "thing"),
+    errors.VersionInUseError("x", "sha256:" + "3" * 64, ["latest", "v1"]),
+    errors.NotDeletedError("x"),
+    errors.AdapterPinnedError("x"),
+    errors.ForbiddenError("no"),
+    errors.SourceForbiddenError("outside of the allowed roots"),
+    errors.DigestMismatchError("blob", "sha256:aa", "sha256:bb"),
+    errors.RangeError("outside"),
+    errors.BadOffsetError("upload", 10, 5),
+    errors.RevisionCompactedError(3, 9),
+    errors.ExhaustedError("full", subject="disk"),
+    errors.QuotaExceededError("too big", subject="bytes", retry_after_s=1.5),
+    errors.SlotsFullError("slots", subject="slots", retry_after_s=0.25),
+    errors.QueueFullError("queue", subject="queue"),
+    errors.UnavailableError("away", retry_after_s=2.0),
+    errors.DrainingError("w-1"),
+    errors.StoreUnavailableError("store away: ünïcode is kept"),
+    errors.SourceUnavailableError("hub away"),
+    errors.CoordinationUnavailableError("redis away", retry_after_s=0.5),
+    errors.NoWorkersError("none"),
+    errors.RequestDeadlineError("too late"),
+    errors.RequestCancelledError("gone"),
+    errors.NotImplementedYetError("dora"),
+    errors.InternalError("incident 1"),
+]
+
+
+class FailedCall(grpc.RpcError):
+    """A failed call as both of grpc's flavours present it."""
+
+    def __init__(self, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, bytes], ...] = ()) -> None:
+        super().__init__()
+        self._parts = code, text, trailers
+
+    def code(self) -> grpc.StatusCode:
+        return self._parts[0]
+
+    def details(self) -> str:
+        return self._parts[1]
+
+    def trailing_metadata(self) -> Any:
+        return self._parts[2]
+
+
+def test_every_error_class_has_exactly_one_row() -> None:
+    assert sorted(row.error.__name__ for row in STATUS_TABLE) == sorted(c.__name__ for c in all_error_classes())
+
+
+def test_every_reason_stands_for_one_class() -> None:
+    assert len({row.reason for row in STATUS_TABLE}) == len(STATUS_TABLE)
+
+
+def test_every_error_class_is_in_the_drawn_tree() -> None:
+    drawn = errors.__doc__ or ""
+    assert [c.__name__ for c in all_error_classes() if c.__name__ not in drawn] == []
+
+
+def test_every_error_class_has_an_example_here() -> None:
+    assert {type(example) for example in EXAMPLES} == set(all_error_classes())
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: type(e).__name__)
+def test_an_error_comes_back_as_the_same_class_with_message_and_attributes(error: HotslotError) -> None:
+    status = to_status(error)
+    failure = FailedCall(row_for(error).code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+    back = from_rpc_error(failure)
+    assert type(back) is type(error)
+    assert str(back) == str(error)
+    assert vars(back) == vars(error)
+
+
+@pytest.mark.parametrize("row", STATUS_TABLE, ids=lambda r: r.reason)
+def test_attributes_missing_on_the_wire_have_empty_values(row: object) -> None:
+    error = next(e for e in EXAMPLES if row_for(e) is row)
+    status = to_status(error)
+    info = details.error_info(status)
+    assert info is not None
+    info.metadata.clear()
+    bare = status_pb2.Status(code=status.code, message="bare")
+    bare.details.add().Pack(info)
+    back = from_status(bare)
+    assert back is not None
+    assert vars(back).keys() == vars(error).keys()
+
+
+def test_a_subclass_without_a_row_travels_as_its_ancestor() -> None:
+    class Special(errors.SlotsFullError):
+        pass
+
+    assert row_for(Special("x", subject="y")).reason == "SLOTS_FULL"
+
+
+def test_a_thousand_violations_fit_into_the_trailers_and_the_rest_is_counted() -> None:
+    error = errors.InvalidAdapterError(
+        [
+            Violation("SHAPE_MISMATCH", f"layer.{i}.é", "[1]", "[2]", f"layer.{i} has the wrong shape")
+            for i in range(1000)
+        ]
+    )
+    status = to_status(error)
+    back = from_status(status)
+    assert isinstance(back, errors.InvalidAdapterError)
+    assert len(status.SerializeToString()) * 4 / 3 < 8192 - 1024
+    assert 5 < len(back.violations) < 1000
+    assert back.violations == error.violations[: len(back.violations)]
+    assert str(back).endswith(f"(and {1000 - len(back.violations)} more)")
+
+
+def test_one_enormous_text_still_fits() -> None:
+    for error in (
+        errors.InternalError("é" * 100_000),
+        errors.AdapterNotFoundError("x" * 100_000),
+        errors.InvalidAdapterError([Violation("C", "é" * 9999, "f" * 9999, "e" * 9999, "m" * 9999)] * 3),
+        errors.InvalidRequestError([FieldViolation("f", "d" * 100_000)] * 100),
+    ):
+        status = to_status(error)
+        assert len(status.SerializeToString()) * 4 / 3 < details.MAX_STATUS_BYTES
+        assert type(from_status(status)) is type(error)
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda c: c.name)
+def test_a_status_of_another_origin_becomes_an_error_of_its_kind(code: grpc.StatusCode) -> None:
+    error = from_rpc_error(FailedCall(code, "said so"))
+    assert str(error).endswith("said so")
+    if code not in (grpc.StatusCode.OK, grpc.StatusCode.UNKNOWN):
+        assert isinstance(error, HotslotError)
+
+
+def test_the_caller_says_what_an_unreachable_server_means() -> None:
+    failure = FailedCall(grpc.StatusCode.UNAVAILABLE, "connection refused")
+    assert type(from_rpc_error(failure, unavailable=errors.StoreUnavailableError)) is errors.StoreUnavailableError
+
+
+@pytest.mark.parametrize("trailer", [b"", b"\xff\xff", b"\x08\x05"])
+def test_broken_or_foreign_details_fall_back_to_the_code(trailer: bytes) -> None:
+    error = from_rpc_error(FailedCall(grpc.StatusCode.NOT_FOUND, "no", ((DETAILS_KEY, trailer),)))
+    assert type(error) is errors.NotFoundError
