@@ -1,6 +1,7 @@
 """Generate `shared/pb` from the protos, or with `--check` report where the committed stubs have drifted."""
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ def generate(output: Path) -> None:
             *map(str, sources),
         ],
         cwd=ROOT,
+        # protoc finds its plugins on PATH, and .venv need not be active.
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"},
         check=True,
         stderr=subprocess.PIPE,
         text=True,
@@ -53,11 +56,11 @@ def drift(fresh: dict[Path, bytes], committed: dict[Path, bytes]) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the command; 1 when `--check` finds drift, 2 when protoc refuses a proto."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail when stubs have drifted")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         try:
             generate(Path(folder))

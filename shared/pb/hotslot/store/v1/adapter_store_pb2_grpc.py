@@ -169,7 +169,9 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAdapter(self, request, context):
-        """Errors: NOT_FOUND ADAPTER_NOT_FOUND.
+        """Says which tags an adapter has, how many versions, and which is the newest.
+
+        Errors: NOT_FOUND ADAPTER_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,7 +272,9 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListBaseModels(self, request, context):
-        """Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """Lists the base models that adapters can be admitted for, by name, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,7 +67,10 @@ class AdapterStoreServiceStub:
     ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]
-    """Errors: NOT_FOUND ADAPTER_NOT_FOUND."""
+    """Says which tags an adapter has, how many versions, and which is the newest.
+
+    Errors: NOT_FOUND ADAPTER_NOT_FOUND.
+    """
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListAdaptersRequest, _adapter_store_pb2.ListAdaptersResponse]
     """Lists the calling tenant's adapters by name, page by page.
 
@@ -123,7 +126,10 @@ class AdapterStoreServiceStub:
     Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match).
     """
     ListBaseModels: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListBaseModelsRequest, _adapter_store_pb2.ListBaseModelsResponse]
-    """Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN."""
+    """Lists the base models that adapters can be admitted for, by name, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
 
 @_typing.type_check_only
 class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
@@ -164,7 +170,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]  # type: ignore[assignment]
-    """Errors: NOT_FOUND ADAPTER_NOT_FOUND."""
+    """Says which tags an adapter has, how many versions, and which is the newest.
+
+    Errors: NOT_FOUND ADAPTER_NOT_FOUND.
+    """
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListAdaptersRequest, _adapter_store_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Lists the calling tenant's adapters by name, page by page.
 
@@ -220,7 +229,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match).
     """
     ListBaseModels: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListBaseModelsRequest, _adapter_store_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
-    """Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN."""
+    """Lists the base models that adapters can be admitted for, by name, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
 
 class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     """The catalogue of adapters: what exists, under which names, and what exactly each version is.
@@ -282,7 +294,10 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.GetAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.GetAdapterResponse, _abc.Awaitable[_adapter_store_pb2.GetAdapterResponse]]:
-        """Errors: NOT_FOUND ADAPTER_NOT_FOUND."""
+        """Says which tags an adapter has, how many versions, and which is the newest.
+
+        Errors: NOT_FOUND ADAPTER_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ListAdapters(
@@ -404,6 +419,9 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.ListBaseModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.ListBaseModelsResponse, _abc.Awaitable[_adapter_store_pb2.ListBaseModelsResponse]]:
-        """Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN."""
+        """Lists the base models that adapters can be admitted for, by name, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
 
 def add_AdapterStoreServiceServicer_to_server(servicer: AdapterStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -127,7 +127,9 @@ class AdapterControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UnpinAdapter(self, request, context):
-        """Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED.
+        """Makes an adapter evictable again. Unpinning one that is not pinned changes nothing.
+
+        Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

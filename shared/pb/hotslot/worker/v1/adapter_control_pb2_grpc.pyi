@@ -57,7 +57,10 @@ class AdapterControlServiceStub:
     Errors: as LoadAdapter.
     """
     UnpinAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.UnpinAdapterRequest, _adapter_control_pb2.UnpinAdapterResponse]
-    """Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED."""
+    """Makes an adapter evictable again. Unpinning one that is not pinned changes nothing.
+
+    Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED.
+    """
     ListAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.ListAdaptersRequest, _adapter_control_pb2.ListAdaptersResponse]
     """Lists every adapter that the worker holds in any tier."""
     SetDefaultAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.SetDefaultAdaptersRequest, _adapter_control_pb2.SetDefaultAdaptersResponse]
@@ -106,7 +109,10 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     Errors: as LoadAdapter.
     """
     UnpinAdapter: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.UnpinAdapterRequest, _adapter_control_pb2.UnpinAdapterResponse]  # type: ignore[assignment]
-    """Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED."""
+    """Makes an adapter evictable again. Unpinning one that is not pinned changes nothing.
+
+    Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED.
+    """
     ListAdapters: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.ListAdaptersRequest, _adapter_control_pb2.ListAdaptersResponse]  # type: ignore[assignment]
     """Lists every adapter that the worker holds in any tier."""
     SetDefaultAdapters: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.SetDefaultAdaptersRequest, _adapter_control_pb2.SetDefaultAdaptersResponse]  # type: ignore[assignment]
@@ -176,7 +182,10 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_control_pb2.UnpinAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_control_pb2.UnpinAdapterResponse, _abc.Awaitable[_adapter_control_pb2.UnpinAdapterResponse]]:
-        """Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED."""
+        """Makes an adapter evictable again. Unpinning one that is not pinned changes nothing.
+
+        Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED.
+        """
 
     @_abc_1.abstractmethod
     def ListAdapters(

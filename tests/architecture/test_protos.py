@@ -1,0 +1,61 @@
+"""The contracts say what they mean: every RPC has its meaning and only errors that exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from shared.rpc.status import STATUS_TABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTOS = sorted((ROOT / "protos").rglob("*.proto"))
+STATUSES = {(row.code.name, row.reason) for row in STATUS_TABLE}
+CODES = {code for code, _ in STATUSES}
+
+
+class Rpc(NamedTuple):
+    """One RPC as its file describes it."""
+
+    name: str
+    meaning: str
+    errors: str
+
+
+def rpcs() -> list[Rpc]:
+    """Every RPC with the comment above it."""
+    found = []
+    pattern = re.compile(r"((?:^ *//.*\n)*)^ *rpc (\w+)", re.MULTILINE)
+    for path in PROTOS:
+        for comment, name in pattern.findall(path.read_text(encoding="utf-8")):
+            text = " ".join(line.strip().removeprefix("//").strip() for line in comment.splitlines())
+            meaning, _, errors = text.partition("Errors:")
+            found.append(Rpc(f"{path.stem}.{name}", meaning.strip(), errors.strip()))
+    return found
+
+
+def test_there_are_rpcs_to_check() -> None:
+    assert len(rpcs()) > 30
+
+
+@pytest.mark.parametrize("rpc", rpcs(), ids=lambda rpc: rpc.name)
+def test_an_rpc_says_what_it_does(rpc: Rpc) -> None:
+    assert rpc.meaning.endswith("."), f"{rpc.name}: say in a sentence above it what it does"
+
+
+@pytest.mark.parametrize("rpc", rpcs(), ids=lambda rpc: rpc.name)
+def test_an_rpc_names_only_errors_that_the_table_knows(rpc: Rpc) -> None:
+    code = ""
+    for token in re.findall(r"\b[A-Z][A-Z_]{4,}\b", re.sub(r"\([^)]*\)", "", rpc.errors)):
+        if code and (code, token) in STATUSES:
+            continue
+        assert token in CODES, f"{rpc.name}: {code} {token} is not a row of STATUS_TABLE"
+        code = token
+
+
+def test_generated_stubs_are_current() -> None:
+    command = [sys.executable, str(ROOT / "protos" / "generate.py"), "--check"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
