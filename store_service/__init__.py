@@ -1,0 +1,1 @@
+"""The adapter store: imports, validates, normalises and serves adapters, addressed by content."""

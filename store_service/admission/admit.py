@@ -1,0 +1,165 @@
+"""Admission of one checkpoint: config, header, tensors and values in, a manifest or every violation out."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from shared.base_spec import BaseSpec
+from shared.errors import (
+    BaseModelMismatchError,
+    InvalidAdapterError,
+    RankTooLargeError,
+    UnsupportedAdapterError,
+    Violation,
+)
+from shared.ids import Digest
+from shared.manifest import AdapterModule, Manifest
+from shared.safetensors_header import Header, read_header
+from store_service.admission.checks import check_tensors
+from store_service.admission.config import CONFIG_FILE, parse_config
+from store_service.admission.lora_settings import LoraSettings
+from store_service.admission.normalise import WeightsPlan, plan_weights, values_violations, write_weights
+from store_service.admission.settings import AdmissionLimits
+
+WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
+PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of one checkpoint, which nobody changes any more."""
+
+    files: dict[str, Path]
+    """By their name in the checkpoint's folder; only names that admission knows are opened."""
+
+    @property
+    def weights_name(self) -> str | None:
+        """The file with the tensors."""
+        return next((name for name in WEIGHTS_FILES if name in self.files), None)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What admission found: a manifest when there are no violations."""
+
+    violations: tuple[Violation, ...]
+    manifest: Manifest | None
+
+    def require(self) -> Manifest:
+        """The manifest; raises the most telling kind of InvalidAdapterError, with all violations."""
+        if self.manifest is None:
+            raise error_class_of(self.violations)(self.violations)
+        return self.manifest
+
+
+def admit(
+    checkpoint: Checkpoint,
+    base: BaseSpec,
+    limits: AdmissionLimits,
+    write: Callable[[bytes | memoryview], object] | None = None,
+) -> Verdict:
+    """Check a checkpoint against a base model, writing its normalised weights on the way.
+
+    What was passed to `write` is to be thrown away when the verdict has violations.
+    """
+    violations: list[Violation] = []
+    settings = _read_config(checkpoint, limits, violations)
+    with ExitStack() as stack:
+        opened = _open_weights(checkpoint, limits, violations, stack)
+        if opened is None:
+            return _verdict(violations, limits)
+        file, header = opened
+        plan: WeightsPlan | None = None
+        if settings is not None:
+            modules, problems = check_tensors(header, settings, base, limits)
+            violations.extend(problems)
+            plan = plan_weights(modules) if not violations else None
+        if plan is None:
+            small = (entry for entry in header.tensors if entry.size_bytes <= limits.max_tensor_bytes)
+            violations.extend(values_violations(small, file))
+            return _verdict(violations, limits)
+        digest = hashlib.sha256()
+
+        def write_and_hash(data: bytes | memoryview) -> None:
+            digest.update(data)
+            if write is not None:
+                write(data)
+
+        violations.extend(write_weights(plan, file, write_and_hash))
+    manifest = Manifest(
+        base_model_digest=base.digest,
+        weights_digest=Digest("sha256:" + digest.hexdigest()),
+        weights_size_bytes=plan.size_bytes,
+        dtype=plan.dtype,
+        modules=tuple(AdapterModule(module.path, module.rank, module.scaling) for module in plan.modules),
+    )
+    return _verdict(violations, limits) if violations else Verdict((), manifest)
+
+
+def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
+    """The base model that the config names, or an empty text where it names none or cannot be read."""
+    settings = _read_config(checkpoint, limits, [])
+    return settings.base_model_name if settings is not None else ""
+
+
+def error_class_of(violations: tuple[Violation, ...]) -> type[InvalidAdapterError]:
+    """The kind of error that tells most about a set of violations."""
+    codes = {violation.code for violation in violations}
+    if "BASE_MODEL_MISMATCH" in codes:
+        return BaseModelMismatchError
+    if all(code.startswith("UNSUPPORTED_") for code in codes):
+        return UnsupportedAdapterError
+    return RankTooLargeError if codes == {"RANK_TOO_LARGE"} else InvalidAdapterError
+
+
+def _read_config(checkpoint: Checkpoint, limits: AdmissionLimits, violations: list[Violation]) -> LoraSettings | None:
+    path = checkpoint.files.get(CONFIG_FILE)
+    if path is None:
+        problem = "the checkpoint has no config"
+        violations.append(Violation.of("MISSING_FILE", CONFIG_FILE, "no such file", CONFIG_FILE, problem))
+        return None
+    size_bytes = path.stat().st_size
+    if size_bytes > limits.max_config_bytes:
+        expected = f"at most {limits.max_config_bytes} bytes"
+        violations.append(
+            Violation.of("FILE_TOO_LARGE", CONFIG_FILE, f"{size_bytes} bytes", expected, "it is too large")
+        )
+        return None
+    return parse_config(path.read_bytes(), violations)
+
+
+def _open_weights(
+    checkpoint: Checkpoint, limits: AdmissionLimits, violations: list[Violation], stack: ExitStack
+) -> tuple[BinaryIO, Header] | None:
+    name = checkpoint.weights_name
+    if name is None:
+        pickles = [pickle for pickle in PICKLE_FILES if pickle in checkpoint.files]
+        problem = "pickles run code when they are read, so none is; save as safetensors" if pickles else "no weights"
+        code = "UNSUPPORTED_PICKLE" if pickles else "MISSING_FILE"
+        found = ", ".join(pickles) or "no such file"
+        violations.append(Violation.of(code, WEIGHTS_FILES[0], found, WEIGHTS_FILES[0], problem))
+        return None
+    path = checkpoint.files[name]
+    size_bytes = path.stat().st_size
+    if size_bytes > limits.max_weights_bytes:
+        expected = f"at most {limits.max_weights_bytes} bytes"
+        violations.append(Violation.of("FILE_TOO_LARGE", name, f"{size_bytes} bytes", expected, "it is too large"))
+        return None
+    file = stack.enter_context(path.open("rb"))
+    try:
+        return file, read_header(file, size_bytes, name, limits.header)
+    except InvalidAdapterError as exc:
+        violations.extend(exc.violations)
+        return None
+
+
+def _verdict(violations: list[Violation], limits: AdmissionLimits) -> Verdict:
+    num_more = len(violations) - limits.max_violations
+    if num_more > 0:
+        expected = f"at most {limits.max_violations} are listed"
+        summary = Violation.of("TOO_MANY_VIOLATIONS", "the checkpoint", f"{num_more} more", expected, "the list is cut")
+        violations = [*violations[: limits.max_violations], summary]
+    return Verdict(tuple(violations), None)

@@ -1,0 +1,176 @@
+"""Reads adapter_config.json through a typed allow-list; PEFT is never asked, nothing in it is executed."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shared.errors import Violation
+from shared.strict_json import DuplicateKeyError, StrictJsonError, parse_object
+from store_service.admission.config_fields import FIELDS, Decision, is_unset
+from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets
+from store_service.admission.mlx_config import is_mlx_config, parse_mlx_config
+from store_service.admission.patterns import Pattern, PatternError
+
+CONFIG_FILE = "adapter_config.json"
+MAX_LIST_ITEMS = 20_000
+
+
+def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | None:
+    """The settings in the bytes of adapter_config.json; None, with the reasons in `violations`, when unusable.
+
+    Violations may be added although settings are returned: what can still be checked is.
+    """
+    try:
+        document = parse_object(data)
+    except StrictJsonError as exc:
+        code = "DUPLICATE_KEY" if isinstance(exc, DuplicateKeyError) else "CONFIG_NOT_JSON"
+        violations.append(Violation.of(code, CONFIG_FILE, str(exc), "a JSON object", "it cannot be read"))
+        return None
+    if is_mlx_config(document):
+        return parse_mlx_config(document, violations)
+    _apply_decisions(document, violations)
+    return _Reader(document, violations).settings()
+
+
+def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -> None:
+    for name, value in document.items():
+        rule = FIELDS.get(name)
+        if rule is None:
+            if not is_unset(value):
+                violations.append(
+                    Violation.of(
+                        "UNKNOWN_CONFIG_FIELD",
+                        name,
+                        repr(value),
+                        "a field of PEFT 0.21's LoraConfig",
+                        "what it does is not known, so the adapter cannot be served exactly",
+                    )
+                )
+        elif rule.decision is Decision.REFUSE_WHEN_SET and not is_unset(value):
+            violations.append(Violation.of("UNSUPPORTED_CONFIG", name, repr(value), "unset", rule.reason))
+        elif rule.check is not None and not rule.check(value):
+            code = "UNSUPPORTED_CONFIG" if rule.decision is Decision.REFUSE_OTHER else "BAD_CONFIG_VALUE"
+            violations.append(Violation.of(code, name, repr(value), rule.expected, rule.reason))
+
+
+class _Reader:
+    """Reads the supported fields; a value of the wrong form becomes a violation and its default."""
+
+    def __init__(self, document: Mapping[str, Any], violations: list[Violation]) -> None:
+        self._document = document
+        self._violations = violations
+        self._usable = True
+
+    def settings(self) -> LoraSettings | None:
+        rank = self._value("r", 8, is_rank, "a positive integer")
+        alpha = self._value("lora_alpha", 8, is_finite, "a finite number")
+        use_rslora = self._value("use_rslora", False, is_bool, "true or false")
+        rank_patterns = self._patterns("rank_pattern", is_rank, "a positive integer")
+        alpha_patterns = self._patterns("alpha_pattern", is_finite, "a finite number")
+        targets = self._targets()
+        name = self._value("base_model_name_or_path", "", lambda value: isinstance(value, str), "text")
+        if not self._usable:
+            return None
+        return LoraSettings(
+            rank=rank,
+            alpha=float(alpha),
+            use_rslora=use_rslora,
+            rank_patterns=tuple((pattern, int(value)) for pattern, value in rank_patterns),
+            alpha_patterns=tuple((pattern, float(value)) for pattern, value in alpha_patterns),
+            targets=targets,
+            base_model_name=name,
+        )
+
+    def _targets(self) -> Targets:
+        wanted = self._document.get("target_modules")
+        excluded = self._document.get("exclude_modules")
+        layers = self._document.get("layers_to_transform")
+        layer_names = self._document.get("layers_pattern")
+        layer_list = [layers] if type(layers) is int else layers
+        if not is_unset(layers) or layers == 0:
+            if not isinstance(layer_list, list) or not all(type(index) is int for index in layer_list):
+                self._bad("layers_to_transform", layers, "an integer or a list of integers")
+                layer_list = None
+            elif isinstance(wanted, str):
+                self._bad("layers_to_transform", layers, "unset where target_modules is text")
+        else:
+            layer_list = None
+        names = [layer_names] if isinstance(layer_names, str) else layer_names
+        is_all_linear = isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
+        return Targets(
+            suffixes=None if isinstance(wanted, str) else self._texts("target_modules", wanted),
+            regex=self._regex("target_modules", wanted) if not is_all_linear else None,
+            all_linear=is_all_linear,
+            exclude_suffixes=() if isinstance(excluded, str) else self._texts("exclude_modules", excluded) or (),
+            exclude_regex=self._regex("exclude_modules", excluded),
+            layers=None if layer_list is None else frozenset(layer_list),
+            layer_patterns=tuple(
+                pattern
+                for text in self._texts("layers_pattern", names) or ()
+                if text and (pattern := self._regex("layers_pattern", text)) is not None
+            ),
+        )
+
+    def _value(self, name: str, default: Any, check: Callable[[Any], bool], expected: str) -> Any:
+        value = self._document.get(name)
+        if value is None:
+            return default
+        if not check(value):
+            self._bad(name, value, expected)
+            return default
+        return value
+
+    def _texts(self, name: str, value: Any) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._bad(name, value, "a list of texts")
+            return None
+        if len(value) > MAX_LIST_ITEMS:
+            self._bad(name, f"{len(value)} items", f"at most {MAX_LIST_ITEMS}")
+            return None
+        return tuple(value)
+
+    def _regex(self, name: str, value: Any) -> Pattern | None:
+        if not isinstance(value, str):
+            return None
+        try:
+            return Pattern(value)
+        except PatternError as exc:
+            self._bad(name, value, f"a regular expression in the safe subset ({exc})", "UNSUPPORTED_PATTERN")
+            return None
+
+    def _patterns(self, name: str, check: Callable[[Any], bool], expected: str) -> list[tuple[Pattern, Any]]:
+        value = self._document.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, dict) or len(value) > MAX_LIST_ITEMS:
+            self._bad(name, value, f"an object of at most {MAX_LIST_ITEMS} fields")
+            return []
+        found: list[tuple[Pattern, Any]] = []
+        for text, number in value.items():
+            pattern = self._regex(f"{name}[{text!r}]", text)
+            if not check(number):
+                self._bad(f"{name}[{text!r}]", number, expected)
+            elif pattern is not None:
+                found.append((pattern, number))
+        return found
+
+    def _bad(self, name: str, value: Any, expected: str, code: str = "BAD_CONFIG_VALUE") -> None:
+        self._usable = False
+        self._violations.append(Violation.of(code, name, repr(value), expected, "its value cannot be used"))
+
+
+def is_rank(value: Any) -> bool:
+    """Whether a JSON value is a rank."""
+    return type(value) is int and 0 < value < 2**31
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a number that arithmetic survives."""
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
+
+
+def is_bool(value: Any) -> bool:
+    """Whether a JSON value is a truth value."""
+    return isinstance(value, bool)

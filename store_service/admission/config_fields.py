@@ -1,0 +1,112 @@
+"""What is done with every field of PEFT 0.21's LoraConfig, and why.
+
+A field is supported (it shapes the result), ignored (it only mattered in training), or refused (the adapter could
+not be served exactly). A test holds this table against the installed PEFT.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Decision(StrEnum):
+    """What is done with a field."""
+
+    SUPPORT = "support"
+    IGNORE = "ignore"
+    REFUSE_OTHER = "refuse other values"
+    REFUSE_WHEN_SET = "refuse when set"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldRule:
+    """The decision for one field, with its reason for people."""
+
+    decision: Decision
+    reason: str
+    check: Callable[[Any], bool] | None = None
+    """Refuses the values for which it is false."""
+    expected: str = ""
+
+
+def is_unset(value: Any) -> bool:
+    """Whether a value says nothing: null, false, zero or empty."""
+    return value is None or value is False or value == 0 or value in ("", [], {})
+
+
+def _is_harmless_init(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or value in ("gaussian", "eva", "orthogonal", "mica")
+
+
+_BASE_CHANGED = (
+    "this initialisation changed the base weights in training, so the tensors alone are wrong on the base model; "
+    "save it again with path_initial_model_for_weight_conversion, which converts it to a plain LoRA"
+)
+
+
+def _support(reason: str) -> FieldRule:
+    return FieldRule(Decision.SUPPORT, reason)
+
+
+def _ignore(reason: str) -> FieldRule:
+    return FieldRule(Decision.IGNORE, reason)
+
+
+def _refuse(reason: str) -> FieldRule:
+    return FieldRule(Decision.REFUSE_WHEN_SET, reason)
+
+
+def _only(*values: Any, reason: str) -> FieldRule:
+    return FieldRule(Decision.REFUSE_OTHER, reason, lambda value: value in values, " or ".join(repr(v) for v in values))
+
+
+FIELDS: Mapping[str, FieldRule] = {
+    "peft_type": _only("LORA", reason="only LoRA adapters are served"),
+    "task_type": _only(None, "CAUSAL_LM", "", reason="only adapters of causal language models are served"),
+    "r": _support("the rank"),
+    "lora_alpha": _support("the scaling"),
+    "use_rslora": _support("the scaling"),
+    "rank_pattern": _support("ranks by module"),
+    "alpha_pattern": _support("alphas by module"),
+    "target_modules": _support("which modules; the tensors must agree"),
+    "exclude_modules": _support("which modules not"),
+    "layers_to_transform": _support("which layers"),
+    "layers_pattern": _support("what the list of layers is called"),
+    "base_model_name_or_path": _support("the base model, where the caller names none"),
+    "init_lora_weights": FieldRule(
+        Decision.REFUSE_OTHER,
+        _BASE_CHANGED,
+        _is_harmless_init,
+        "true, false, 'gaussian', 'eva', 'orthogonal' or 'mica'",
+    ),
+    "bias": _only("none", None, reason="the biases of the base would have to change with the adapter"),
+    "auto_mapping": _ignore("names Python classes to import; hotslot imports nothing that a config names"),
+    "peft_version": _ignore("says who wrote it"),
+    "revision": _ignore("a revision of the base; the base's digest decides"),
+    "inference_mode": _ignore("freezes parameters in training"),
+    "lora_dropout": _ignore("only in training"),
+    "fan_in_fan_out": _ignore("how the base stores its weights; A and B are the same either way"),
+    "megatron_config": _ignore("how training was spread over devices"),
+    "megatron_core": _ignore("a Python module to import; hotslot imports nothing that a config names"),
+    "loftq_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
+    "eva_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
+    "corda_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
+    "lora_ga_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
+    "velora_config": _ignore("changes the backward pass only"),
+    "qalora_group_size": _ignore("only with use_qalora"),
+    "runtime_config": _ignore("where weights are kept while training"),
+    "use_dora": _refuse("DoRA rescales the base's weights by module, which slots cannot do yet"),
+    "use_qalora": _refuse("QALoRA pools its inputs, which slots cannot do"),
+    "use_bdlora": _refuse("block-diagonal factors are not served yet"),
+    "lora_bias": _refuse("a bias on B is not served yet"),
+    "modules_to_save": _refuse("whole modules of the base would have to change with the adapter"),
+    "trainable_token_indices": _refuse("rows of the base's embedding would have to change with the adapter"),
+    "target_parameters": _refuse("adapters on bare parameters (experts) are not served yet"),
+    "alora_invocation_tokens": _refuse("an adapter that begins in the middle of a prompt is not served yet"),
+    "layer_replication": _refuse("the base would need other layers than it has"),
+    "monteclora_config": _refuse("sampled adapters have no single output"),
+    "arrow_config": _refuse("routing between adapters by token is not served"),
+    "kasa_config": _refuse("KaSA truncates the base's weights"),
+    "ensure_weight_tying": _refuse("adapters on tied weights are not served yet"),
+}
