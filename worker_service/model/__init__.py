@@ -1,0 +1,1 @@
+"""The model: torch lives here, and only here."""

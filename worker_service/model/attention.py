@@ -1,0 +1,159 @@
+"""Attention over a paged KV cache, as one operator that the compiler does not look into.
+
+Sequences of any length share a step; their lengths are data, not shapes, so they compile nothing.
+Shapes: T tokens, H query heads, G key/value heads, D head size, N cache positions (blocks * block_tokens), R segments.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from worker_service.model.step_state import StepState
+
+ATTENTION_NAME = "hotslot"
+
+
+@torch.library.custom_op("hotslot::attend", mutates_args=("k_cache_NGD", "v_cache_NGD"))
+def attend(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    k_cache_NGD: torch.Tensor,
+    v_cache_NGD: torch.Tensor,
+    cache_positions_T: torch.Tensor,
+    segments_R4: torch.Tensor,
+    block_tables_RB: torch.Tensor,
+    block_tokens: int,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """Write the step's keys and values to the cache and attend, segment by segment; returns `[T, H, D]`.
+
+    `window` is how many keys a token sees, itself included; 0 means all before it. Padding tokens get zeros.
+    """
+    k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
+    v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
+    out_THD = torch.zeros_like(q_THD)
+    for row, (first, count, num_keys, start) in enumerate(segments_R4.tolist()):
+        if count == 0:
+            break
+        if start >= 0:
+            k_LGD, v_LGD = k_cache_NGD[start : start + num_keys], v_cache_NGD[start : start + num_keys]
+        else:
+            k_LGD = _gather(k_cache_NGD, block_tables_RB[row], block_tokens, num_keys)
+            v_LGD = _gather(v_cache_NGD, block_tables_RB[row], block_tokens, num_keys)
+        out_THD[first : first + count] = _attend_one(q_THD[first : first + count], k_LGD, v_LGD, scale, window)
+    return out_THD
+
+
+@attend.register_fake
+def _(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    k_cache_NGD: torch.Tensor,
+    v_cache_NGD: torch.Tensor,
+    cache_positions_T: torch.Tensor,
+    segments_R4: torch.Tensor,
+    block_tables_RB: torch.Tensor,
+    block_tokens: int,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    return torch.empty_like(q_THD)
+
+
+def _gather(cache_NGD: torch.Tensor, blocks_B: torch.Tensor, block_tokens: int, num_keys: int) -> torch.Tensor:
+    """The first `num_keys` positions of scattered blocks, copied side by side."""
+    used_B = blocks_B[: -(-num_keys // block_tokens)]
+    paged = cache_NGD.view(-1, block_tokens, *cache_NGD.shape[1:])
+    return paged.index_select(0, used_B).flatten(0, 1)[:num_keys]
+
+
+def _attend_one(
+    q_THD: torch.Tensor, k_LGD: torch.Tensor, v_LGD: torch.Tensor, scale: float, window: int
+) -> torch.Tensor:
+    """One segment: its T tokens are the last T of the L that have keys."""
+    num_tokens, num_heads, head_size = q_THD.shape
+    num_keys, num_kv_heads, _ = k_LGD.shape
+    if num_tokens == 1:
+        if window and num_keys > window:
+            k_LGD, v_LGD = k_LGD[-window:], v_LGD[-window:]
+        # The query heads of one key head stand as its query positions: one product for each key head.
+        q = q_THD.view(1, num_kv_heads, num_heads // num_kv_heads, head_size)
+        k, v = k_LGD.transpose(0, 1)[None], v_LGD.transpose(0, 1)[None]
+        return functional.scaled_dot_product_attention(q, k, v, scale=scale).reshape(1, num_heads, head_size)
+    positions_T1 = torch.arange(num_keys - num_tokens, num_keys, device=q_THD.device)[:, None]
+    keys_L = torch.arange(num_keys, device=q_THD.device)
+    mask_TL = keys_L <= positions_T1
+    if window:
+        mask_TL &= keys_L > positions_T1 - window
+    q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_LGD, v_LGD))
+    out = functional.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask_TL, scale=scale, enable_gqa=num_heads != num_kv_heads
+    )
+    return out[0].transpose(0, 1)
+
+
+class KvCache(nn.Module):
+    """Keys and values of one layer, `[N, G, D]` each; the last block is where padding writes."""
+
+    def __init__(
+        self, num_positions: int, num_kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        super().__init__()
+        shape = (num_positions, num_kv_heads, head_size)
+        self.k_NGD: torch.Tensor
+        self.v_NGD: torch.Tensor
+        self.register_buffer("k_NGD", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
+        self.register_buffer("v_NGD", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
+
+
+class PagedAttention(nn.Module):
+    """What an attention module of the model carries: its cache, and the step that says who reads what."""
+
+    def __init__(self, cache: KvCache, step: StepState, block_tokens: int) -> None:
+        super().__init__()
+        self.cache = cache
+        self.step = step
+        self.block_tokens = block_tokens
+
+    def forward(
+        self, q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, scale: float, window: int
+    ) -> torch.Tensor:
+        """Attend for the step's tokens; `[T, H, D]`."""
+        out: torch.Tensor = torch.ops.hotslot.attend(
+            q_THD.contiguous(),
+            k_TGD,
+            v_TGD,
+            self.cache.k_NGD,
+            self.cache.v_NGD,
+            self.step.cache_positions_T[: q_THD.shape[0]],
+            self.step.segments_R4,
+            self.step.block_tables_RB,
+            self.block_tokens,
+            scale,
+            window,
+        )
+        return out
+
+
+def attention_interface(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: `[1, heads, T, D]` in, `[1, T, H, D]` out, with the tokens of all rows in T."""
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    q_THD, k_TGD, v_TGD = (x[0].transpose(0, 1) for x in (query, key, value))
+    paged = module.hotslot_attention
+    assert isinstance(paged, PagedAttention), "every attention module of the model was given its cache"
+    out_THD = paged(q_THD, k_TGD, v_TGD, scale, sliding_window or 0)
+    return out_THD[None], None

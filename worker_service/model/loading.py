@@ -1,0 +1,181 @@
+"""From a folder or a hub id to a model that is ready to serve."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from shared.base_model import spec_from_folder
+from shared.errors import FieldViolation, InvalidRequestError
+from worker_service.engine.limits import EngineLimits
+from worker_service.model import self_test
+from worker_service.model.adapt import add_caches, add_slots, compile_layers, target_paths
+from worker_service.model.options import Bucket, LoadedModel, ModelOptions, StartupStage
+from worker_service.model.runner import TorchRunner
+from worker_service.model.step_state import StepState
+from worker_service.model.warm_up import warm_up
+from worker_service.model.weights import SlotLayout, WeightsDecoder
+
+log = structlog.get_logger(__name__)
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+"""What a model repository is asked for; never pickles, never code."""
+MAX_GRAPHS = 256
+
+
+@dataclass
+class _Stages:
+    """Times the parts of the start and tells somebody which one is on."""
+
+    on_stage: Callable[[str], None]
+    done: list[StartupStage] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.on_stage(name)
+        began_s = time.monotonic()
+        yield
+        self.done.append(StartupStage(name, time.monotonic() - began_s))
+        log.info("startup_stage", stage=name, duration_s=round(self.done[-1].duration_s, 2))
+
+
+def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _: None) -> LoadedModel:
+    """Load, adapt, compile, warm up and check a model; minutes the first time, seconds with a warm cache.
+
+    `on_stage` hears what is going on. Raises InvalidRequestError for options that do not fit the model and
+    InternalError for a model that cannot be served exactly.
+    """
+    _configure_torch(options)
+    stages = _Stages(on_stage)
+    dtype, device = DTYPES[options.dtype], torch.device(options.device)
+    with stages.stage("fetch"):
+        folder = _fetch(options.model)
+        spec = spec_from_folder(folder, options.model_name or options.model)
+        config = AutoConfig.from_pretrained(folder)
+        limits = _limits(options, config)
+    with stages.stage("load"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        model.requires_grad_(False)
+    with stages.stage("expect"):
+        expectation = self_test.expect(model, num_prompts=min(limits.max_running, len(self_test.PROMPT_LENGTHS)))
+    with stages.stage("adapt"):
+        paths = target_paths(model, options.target_modules)
+        if not paths:
+            raise _bad("target_modules", f"none of {list(options.target_modules)} is a linear in the model's layers")
+        runner = _adapt(model, paths, limits, options, device)
+        shapes = {path: (linear.in_features, linear.out_features) for path, linear in runner.slot_linears.items()}
+        layout = SlotLayout(spec.digest, shapes, options.max_rank, dtype, pin_memory=device.type == "cuda")
+    buckets: tuple[Bucket, ...] = ()
+    with stages.stage("compile"):
+        buckets = warm_up(runner, limits, on_stage)
+    with stages.stage("self_test"):
+        error = self_test.check(runner, limits, expectation, dtype)
+        log.info("self_test_passed", relative_error=error)
+    runner.arm()
+    return LoadedModel(
+        runner=runner,
+        limits=limits,
+        decoder=WeightsDecoder(layout),
+        tokenizer=tokenizer,
+        spec=spec,
+        model_type=spec.model_type,
+        dtype=options.dtype,
+        vocab_size=config.get_text_config().vocab_size,
+        eos_token_ids=_eos_token_ids(model),
+        target_paths=tuple(paths),
+        max_rank=options.max_rank,
+        buckets=buckets,
+        startup_stages=tuple(stages.done),
+    )
+
+
+def _configure_torch(options: ModelOptions) -> None:
+    """Process-wide settings of torch and its compiler; a process serves one model."""
+    if options.cache_dir is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / "inductor")
+    if options.num_threads:
+        torch.set_num_threads(options.num_threads)
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
+    torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
+
+
+def _fetch(model: str) -> Path:
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    return Path(snapshot_download(model, allow_patterns=MODEL_FILES))
+
+
+def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
+    """The engine's bounds; checks the options against each other and against the model."""
+    context = config.get_text_config().max_position_embeddings
+    max_sequence_tokens = options.max_sequence_tokens or min(context, options.kv_tokens)
+    if max_sequence_tokens > context:
+        raise _bad("max_sequence_tokens", f"found {max_sequence_tokens}, the model's context has {context}")
+    if max_sequence_tokens > options.kv_tokens:
+        raise _bad("kv_tokens", f"found {options.kv_tokens}, one sequence may take {max_sequence_tokens}")
+    buckets = options.token_buckets
+    if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
+        raise _bad("token_buckets", f"found {list(buckets)}, expected positive numbers that ascend")
+    if buckets[-1] < options.max_sequences:
+        raise _bad("token_buckets", f"the last is {buckets[-1]}, at least max_sequences = {options.max_sequences}")
+    if buckets[-1] > max_sequence_tokens:
+        raise _bad("token_buckets", f"the last is {buckets[-1]}, at most max_sequence_tokens = {max_sequence_tokens}")
+    if options.max_rank > options.num_slots * options.slot_rank:
+        total = options.num_slots * options.slot_rank
+        raise _bad("max_rank", f"found {options.max_rank}, all slots together have {total} ranks")
+    return EngineLimits(
+        num_slots=options.num_slots,
+        slot_rank=options.slot_rank,
+        max_running=options.max_sequences,
+        max_waiting=options.max_waiting,
+        num_blocks=-(-options.kv_tokens // options.block_tokens),
+        block_tokens=options.block_tokens,
+        max_step_tokens=buckets[-1],
+        max_sequence_tokens=max_sequence_tokens,
+    )
+
+
+def _adapt(
+    model: PreTrainedModel, paths: list[str], limits: EngineLimits, options: ModelOptions, device: torch.device
+) -> TorchRunner:
+    step = StepState.allocate(
+        max_tokens=limits.max_step_tokens,
+        num_slots=limits.num_slots,
+        max_segments=limits.max_running + 1,
+        max_blocks=limits.blocks_for(limits.max_sequence_tokens),
+        device=device,
+    )
+    slot_linears = add_slots(model, paths, limits, step)
+    caches = add_caches(model, limits, step)
+
+    def compile_module(module: nn.Module) -> None:
+        if options.compile:
+            module.compile(fullgraph=True, dynamic=False)
+
+    compile_layers(model, compile_module)
+    return TorchRunner(model, step, slot_linears, caches, limits, options.token_buckets, device)
+
+
+def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    generation_config = model.generation_config
+    found = generation_config.eos_token_id if generation_config is not None else None
+    if found is None:
+        found = model.config.get_text_config().eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (found,)
+
+
+def _bad(field_name: str, problem: str) -> InvalidRequestError:
+    return InvalidRequestError([FieldViolation(field_name, problem)])

@@ -1,0 +1,79 @@
+"""What a worker is told about its model, and what comes of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from shared.base_spec import BaseSpec
+from worker_service.engine.limits import EngineLimits
+from worker_service.model.runner import TorchRunner
+from worker_service.model.weights import WeightsDecoder
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How to load and compile a model."""
+
+    model: str
+    """A folder, or `org/name` on the Hugging Face Hub."""
+    model_name: str
+    """Public name, under which adapters refer to it; empty means what `model` says."""
+    dtype: str = "bfloat16"
+    device: str = "cpu"
+    num_slots: int = 8
+    slot_rank: int = 16
+    max_rank: int = 64
+    max_sequences: int = 8
+    max_waiting: int = 256
+    kv_tokens: int = 16384
+    """Tokens that the KV cache holds over all sequences."""
+    block_tokens: int = 16
+    max_sequence_tokens: int = 0
+    """0 means the model's own context length, as far as the KV cache holds it."""
+    token_buckets: tuple[int, ...] = (1, 4, 8, 32, 128)
+    """Numbers of tokens of a step to compile for, ascending; the last is the most that one step computes."""
+    target_modules: tuple[str, ...] = ()
+    """Last names of the linears that get slots; empty means every linear in the layers."""
+    cache_dir: Path | None = None
+    """Where compiled code is kept between starts; None means the compiler's own default."""
+    compile: bool = True
+    """False runs the same code uncompiled, for short-lived tests."""
+    num_threads: int = 0
+    """Threads of one operation on CPU; 0 means one for each core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One compiled shape of a decoder layer."""
+
+    num_tokens: int
+    with_adapters: bool
+    compile_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartupStage:
+    """A part of the start and how long it took."""
+
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is warmed up, checked against plain transformers, and ready to serve."""
+
+    runner: TorchRunner
+    limits: EngineLimits
+    decoder: WeightsDecoder
+    tokenizer: PreTrainedTokenizerBase
+    spec: BaseSpec
+    model_type: str
+    dtype: str
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    target_paths: tuple[str, ...]
+    max_rank: int
+    buckets: tuple[Bucket, ...]
+    startup_stages: tuple[StartupStage, ...]

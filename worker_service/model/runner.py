@@ -1,0 +1,173 @@
+"""The runner: turns the engine's segments into one call of a compiled bucket, and logits into tokens."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from worker_service.engine.limits import EngineLimits
+from worker_service.engine.messages import AdapterWeights, SampledToken, Segment
+from worker_service.model.attention import KvCache
+from worker_service.model.sampling import sample
+from worker_service.model.slot_linear import SlotLinear
+from worker_service.model.step_state import StepState
+from worker_service.model.weights import HostAdapter
+
+SLICE_BYTES = 8 << 20
+"""How much of an adapter one slice copies: below a millisecond or two, which is less than a step."""
+
+
+def bucket_for(buckets: Sequence[int], count: int) -> int:
+    """The smallest bucket that holds `count`; `buckets` ascend and the last one is large enough."""
+    return next(bucket for bucket in buckets if bucket >= count)
+
+
+class TorchRunner:
+    """A causal language model with slots and a paged cache; a ModelRunner.
+
+    `model` is a transformers model whose linears and attention modules share `step`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        step: StepState,
+        slot_linears: dict[str, SlotLinear],
+        caches: Sequence[KvCache],
+        limits: EngineLimits,
+        token_buckets: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        assert token_buckets[-1] >= limits.max_step_tokens
+        self._model = model
+        self._step = step
+        self.slot_linears = slot_linears
+        self._caches = tuple(caches)
+        self._limits = limits
+        self._token_buckets = tuple(sorted(token_buckets))
+        self._row_buckets = tuple(
+            sorted({bucket_for(self._token_buckets, n) for n in range(1, limits.max_running + 1)})
+        )
+        self._device = device
+        max_tokens = self._token_buckets[-1]
+        self._input_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
+        self._position_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
+        self._last_tokens_R = torch.zeros(self._row_buckets[-1], dtype=torch.int64, device=device)
+        self._spare_position = limits.num_blocks * limits.block_tokens
+        self._graphs_after_warm_up: int | None = None
+
+    @property
+    def token_buckets(self) -> tuple[int, ...]:
+        """Numbers of tokens for which the model is compiled."""
+        return self._token_buckets
+
+    @property
+    def row_buckets(self) -> tuple[int, ...]:
+        """Numbers of rows for which the head is compiled."""
+        return self._row_buckets
+
+    @property
+    def recompiles(self) -> int:
+        """Graphs compiled since the warm-up ended."""
+        if self._graphs_after_warm_up is None:
+            return 0
+        return _unique_graphs() - self._graphs_after_warm_up
+
+    def addresses(self) -> dict[str, int]:
+        """Where every slot, gate and cache tensor lies; a compiled graph holds these, so they never change."""
+        tensors = {"gates": self._step.gates_TS, "cache_positions": self._step.cache_positions_T}
+        for path, linear in self.slot_linears.items():
+            tensors |= {f"{path}.a": linear.a_CI, f"{path}.b": linear.b_OC, f"{path}.scale": linear.scale_S}
+        for index, cache in enumerate(self._caches):
+            tensors |= {f"cache.{index}.k": cache.k_NGD, f"cache.{index}.v": cache.v_NGD}
+        return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+
+    def arm(self) -> None:
+        """End the warm-up: from now on a recompilation is an error, not a pause."""
+        self._graphs_after_warm_up = _unique_graphs()
+        torch.compiler.set_stance("fail_on_recompile")
+
+    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
+        """Copy an adapter into slots, module by module; modules that it does not target become zero."""
+        assert isinstance(weights, HostAdapter)
+        slot_rank = self._limits.slot_rank
+        pending_bytes = 0
+        for path, linear in self.slot_linears.items():
+            module = weights.modules.get(path)
+            for index, slot in enumerate(slots):
+                columns = slice(slot * slot_rank, (slot + 1) * slot_rank)
+                ranks = slice(index * slot_rank, (index + 1) * slot_rank)
+                if module is None:
+                    linear.clear(columns)
+                    linear.scale_S[slot] = 0.0
+                else:
+                    linear.write(columns, module.a_RI[ranks], module.b_OR[:, ranks])
+                    linear.scale_S[slot] = module.scaling
+            pending_bytes += linear.slot_bytes * len(slots)
+            if pending_bytes >= SLICE_BYTES:
+                pending_bytes = 0
+                yield
+
+    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
+        """Compute one step."""
+        wanted = [segment for segment in segments if segment.sampling is not None]
+        logits_RV = self.logits(segments)
+        tokens = iter(sample(logits_RV[: len(wanted)], wanted) if wanted else [])
+        return [next(tokens) if segment.sampling is not None else None for segment in segments]
+
+    @torch.no_grad()
+    def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
+        """Logits after the last token of each segment that wants one, `[R, V]`; rows beyond those are padding."""
+        num_tokens = bucket_for(self._token_buckets, sum(len(s.token_ids) for s in segments))
+        last_tokens = self._fill(segments, num_tokens)
+        num_rows = bucket_for(self._row_buckets, max(len(last_tokens), 1))
+        self._last_tokens_R[: len(last_tokens)] = torch.tensor(last_tokens, dtype=torch.int64)
+        output = self._model(
+            input_ids=self._input_ids_T[None, :num_tokens],
+            position_ids=self._position_ids_T[None, :num_tokens],
+            use_cache=False,
+            logits_to_keep=self._last_tokens_R[:num_rows],
+        )
+        logits_RV: torch.Tensor = output.logits[0]
+        return logits_RV
+
+    def _fill(self, segments: Sequence[Segment], num_tokens: int) -> list[int]:
+        """Write the step's tensors; returns the last token of each segment that wants logits."""
+        step, block_tokens = self._step, self._limits.block_tokens
+        input_ids: list[int] = []
+        position_ids: list[int] = []
+        cache_positions: list[int] = []
+        rows: list[tuple[int, int, int, int]] = []
+        last_tokens: list[int] = []
+        step.gates_TS[:num_tokens].zero_()
+        for row, segment in enumerate(segments):
+            first, count = len(input_ids), len(segment.token_ids)
+            positions = range(segment.start, segment.start + count)
+            table = segment.block_table
+            input_ids.extend(segment.token_ids)
+            position_ids.extend(positions)
+            cache_positions.extend(table[p // block_tokens] * block_tokens + p % block_tokens for p in positions)
+            for slot, weight in segment.gates:
+                step.gates_TS[first : first + count, slot] = weight
+            contiguous = all(b == a + 1 for a, b in itertools.pairwise(table))
+            rows.append((first, count, segment.start + count, table[0] * block_tokens if contiguous else -1))
+            step.block_tables_RB[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
+            if segment.sampling is not None:
+                last_tokens.append(first + count - 1)
+        padding = num_tokens - len(input_ids)
+        input_ids.extend([0] * padding)
+        position_ids.extend([0] * padding)
+        cache_positions.extend([self._spare_position] * padding)
+        rows.append((0, 0, 0, 0))
+        self._input_ids_T[:num_tokens] = torch.tensor(input_ids)
+        self._position_ids_T[:num_tokens] = torch.tensor(position_ids)
+        step.cache_positions_T[:num_tokens] = torch.tensor(cache_positions)
+        step.segments_R4[: len(rows)] = torch.tensor(rows)
+        step.with_adapters = any(segment.gates for segment in segments)
+        return last_tokens
+
+
+def _unique_graphs() -> int:
+    return int(counters["stats"]["unique_graphs"])

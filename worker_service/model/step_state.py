@@ -1,0 +1,42 @@
+"""What a step tells the compiled model: tensors at fixed addresses, overwritten before every step.
+
+Shapes: T tokens of the step's bucket, S slots, R segments, B KV blocks of one sequence.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+SEGMENT_COLUMNS = 4
+"""First token, number of tokens, number of keys, first cache position or -1 when its blocks are scattered."""
+
+
+@dataclass(eq=False)
+class StepState:
+    """One object, shared by every slot linear and every attention module.
+
+    **Invariant**: no tensor in here is ever replaced, only written to; a compiled graph holds their addresses.
+    """
+
+    gates_TS: torch.Tensor
+    """Weight of each slot for each token, fp32; 0 is off."""
+    cache_positions_T: torch.Tensor
+    """Where each token's key and value go in the flattened cache, int64; padding goes to the spare block."""
+    segments_R4: torch.Tensor
+    """One row for each segment (SEGMENT_COLUMNS), int64, in host memory; the first row without tokens ends the list."""
+    block_tables_RB: torch.Tensor
+    """KV blocks of each segment's sequence, int32."""
+    with_adapters: bool = True
+    """Which variant of a bucket runs; the base-only one computes no adapters. Guarded by the compiler."""
+
+    @classmethod
+    def allocate(
+        cls, *, max_tokens: int, num_slots: int, max_segments: int, max_blocks: int, device: torch.device
+    ) -> "StepState":
+        """All tensors, once."""
+        return cls(
+            gates_TS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
+            cache_positions_T=torch.zeros(max_tokens, dtype=torch.int64, device=device),
+            segments_R4=torch.zeros(max_segments, SEGMENT_COLUMNS, dtype=torch.int64),
+            block_tables_RB=torch.zeros(max_segments, max_blocks, dtype=torch.int32, device=device),
+        )
