@@ -1,0 +1,140 @@
+"""Getting a checkpoint into the store: upload and admit, dry run, import from a source."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
+from client.checkpoint import CheckpointFile, checkpoint_files, file_digest
+from client.convert import catalogue as convert
+from client.rpc import Connection
+from client.types.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
+from shared.errors import HotslotError, InternalError, InvalidAdapterError
+from shared.ids import Digest
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
+from shared.references import parse_reference
+
+OnProgress = Callable[[TransferProgress], None]
+
+ADMISSION_TIMEOUT_S = 300.0
+IMPORT_TIMEOUT_S = 3600.0
+
+
+class Admission:
+    """The parts of the store's client that move whole checkpoints."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stub: "pb_grpc.AdapterStoreServiceAsyncStub",
+        blobs: BlobTransfer,
+        retry: RetryPolicy,
+    ) -> None:
+        self._connection = connection
+        self._stub = stub
+        self._blobs = blobs
+        self._retry = retry
+
+    async def push(
+        self,
+        folder: Path,
+        reference: str,
+        base_model: str,
+        labels: Mapping[str, str],
+        tag_etag: str,
+        on_progress: OnProgress,
+    ) -> PushResult:
+        """Upload a folder and admit it; see `StoreClient.push`."""
+        parse_reference(reference)
+        files = await asyncio.to_thread(checkpoint_files, folder)
+        uploaded, uploaded_bytes = await self._upload(files, on_progress)
+        on_progress(TransferProgress(TransferStage.PUBLISHING))
+        request = pb.CreateVersionRequest(
+            reference=reference, files=uploaded, base_model=base_model, labels=labels, tag_etag=tag_etag
+        )
+        try:
+            response = await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
+        except InvalidAdapterError as exc:
+            await self._complete_violations(exc, uploaded, base_model)
+            raise
+        return PushResult(
+            version=convert.version_from(response.version),
+            created=response.created,
+            uploaded_bytes=uploaded_bytes,
+            total_bytes=sum(file.size_bytes for file in files),
+        )
+
+    async def _complete_violations(
+        self, refused: InvalidAdapterError, files: list[pb.UploadedFile], base_model: str
+    ) -> None:
+        """An error holds the violations that fit into its trailers; a dry run's answer holds all of them."""
+        request = pb.ValidateAdapterRequest(files=files, base_model=base_model)
+        try:
+            response = await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
+        except HotslotError:
+            return  # The caller has the refusal already; this call could only have made it longer.
+        report = convert.report_from(response)
+        if len(report.violations) > len(refused.violations):
+            refused.violations = report.violations
+
+    async def validate(self, folder: Path, base_model: str, on_progress: OnProgress) -> ValidationReport:
+        """Upload a folder and have it checked; see `StoreClient.validate`."""
+        files = await asyncio.to_thread(checkpoint_files, folder)
+        uploaded, _ = await self._upload(files, on_progress)
+        on_progress(TransferProgress(TransferStage.VALIDATING))
+        request = pb.ValidateAdapterRequest(files=uploaded, base_model=base_model)
+        return convert.report_from(
+            await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
+        )
+
+    async def _upload(
+        self, files: tuple[CheckpointFile, ...], on_progress: OnProgress
+    ) -> tuple[list[pb.UploadedFile], int]:
+        """Send what the store lacks; returns the files by digest and the bytes that had to be sent."""
+        digests = await asyncio.to_thread(_digests, files, on_progress)
+        missing = await self._blobs.missing(list(digests.values()))
+        to_send = [file for file in files if digests[file] in missing]
+        to_send_bytes = sum(file.size_bytes for file in to_send)
+        sent_bytes = 0
+        for file in to_send:
+
+            def on_position(position: int, before: int = sent_bytes) -> None:
+                on_progress(TransferProgress(TransferStage.UPLOADING, before + position, to_send_bytes))
+
+            await self._blobs.upload(file, digests[file], on_position)
+            sent_bytes += file.size_bytes
+        return [pb.UploadedFile(path=file.path, digest=digests[file]) for file in files], sent_bytes
+
+    async def import_from_source(self, request: pb.ImportAdapterRequest, on_progress: OnProgress) -> Version:
+        """Follow an import to its end; a broken stream re-attaches to it by the same request."""
+        stalls = 0
+        while True:
+            try:
+                async with aclosing(
+                    self._connection.stream(self._stub.ImportAdapter, request, IMPORT_TIMEOUT_S)
+                ) as stream:
+                    async for message in stream:
+                        stalls = 0
+                        if message.WhichOneof("event") == "version":
+                            return convert.version_from(message.version)
+                        on_progress(convert.progress_from(message.progress))
+                raise InternalError("the import ended without a version; the store's log says why")
+            except BROKEN_STREAM:
+                stalls += 1
+                if stalls > self._retry.max_stalls:
+                    raise
+                await asyncio.sleep(self._retry.delay_s(stalls))
+
+
+def _digests(files: tuple[CheckpointFile, ...], on_progress: OnProgress) -> dict[CheckpointFile, Digest]:
+    total_bytes = sum(file.size_bytes for file in files)
+    done_bytes = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal done_bytes
+        done_bytes += count
+        on_progress(TransferProgress(TransferStage.HASHING, done_bytes, total_bytes))
+
+    return {file: file_digest(file, on_bytes) for file in files}

@@ -1,0 +1,190 @@
+"""Moving blobs to and from the store: resumed where a broken stream ended, verified by digest."""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+
+from client.checkpoint import CheckpointFile
+from client.rpc import Connection
+from shared.errors import (
+    BadOffsetError,
+    DigestMismatchError,
+    InternalError,
+    InvalidRequestError,
+    RequestCancelledError,
+    RequestDeadlineError,
+    UnavailableError,
+    UploadBusyError,
+)
+from shared.ids import Digest
+from shared.pb.hotslot.store.v1 import blob_pb2 as pb
+from shared.pb.hotslot.store.v1 import blob_pb2_grpc as pb_grpc
+
+CHUNK_BYTES = 256 * 1024
+MAX_DIGESTS_PER_CALL = 1000
+REFUSAL_S = 0.3
+# A server that goes away ends streams with any of these; what is wrong for good is none of them.
+BROKEN_STREAM = (UnavailableError, RequestDeadlineError, RequestCancelledError)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How a transfer that makes no progress is tried again."""
+
+    max_stalls: int = 6
+    """Attempts in a row without a single new byte."""
+    first_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+    stream_timeout_s: float = 300.0
+    """Deadline of one stream; a transfer that needs longer goes on with the next."""
+
+    def delay_s(self, stalls: int) -> float:
+        """How long to wait after `stalls` attempts without progress, with jitter."""
+        return min(self.max_delay_s, self.first_delay_s * 2.0**stalls) * random.uniform(0.5, 1.0)
+
+
+class BlobTransfer:
+    """Uploads files and reads blobs."""
+
+    def __init__(self, connection: Connection, retry: RetryPolicy) -> None:
+        self._connection = connection
+        self._stub = pb_grpc.BlobServiceStub(connection.channel)
+        self._retry = retry
+
+    async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Which of these the store does not have yet."""
+        found: set[Digest] = set()
+        for start in range(0, len(digests), MAX_DIGESTS_PER_CALL):
+            request = pb.FindMissingBlobsRequest(digests=digests[start : start + MAX_DIGESTS_PER_CALL])
+            response = await self._connection.unary(self._stub.FindMissingBlobs, request)
+            found.update(Digest(digest) for digest in response.missing_digests)
+        return found
+
+    async def upload(
+        self, file: CheckpointFile, digest: Digest, on_position: Callable[[int], None] | None = None
+    ) -> None:
+        """Send a file until the store has committed it; `on_position` hears how far it is.
+
+        Raises DigestMismatchError when the file is not (any more) what its digest says, and what the store or the
+        network failed with when several attempts in a row got nowhere.
+        """
+        committed, stalls = -1, 0
+        while True:
+            try:
+                status = await self._connection.unary(
+                    self._stub.GetWriteStatus, pb.GetWriteStatusRequest(digest=digest)
+                )
+                if status.committed_size > committed:
+                    committed, stalls = status.committed_size, 0
+                if status.complete or await self._write(file, digest, committed, on_position, slow_start=stalls > 0):
+                    return
+                raise InternalError(f"the store took all of {file.path} and did not complete {digest}")
+            except (*BROKEN_STREAM, BadOffsetError, UploadBusyError):
+                stalls += 1
+                if stalls > self._retry.max_stalls:
+                    raise
+                await asyncio.sleep(self._retry.delay_s(stalls))
+
+    async def _write(
+        self,
+        file: CheckpointFile,
+        digest: Digest,
+        offset: int,
+        on_position: Callable[[int], None] | None,
+        *,
+        slow_start: bool,
+    ) -> bool:
+        """One stream. With `slow_start` the server gets time to refuse it before a second write fails on that."""
+        call = self._stub.WriteBlob(timeout=self._retry.stream_timeout_s)
+        try:
+            async with aclosing(_requests(file, digest, offset)) as requests:
+                async for request in requests:
+                    await call.write(request)
+                    if slow_start and request.offset == offset and not request.finish:
+                        await asyncio.wait([asyncio.ensure_future(call.code())], timeout=REFUSAL_S)
+                    if on_position is not None:
+                        on_position(request.offset + len(request.data))
+            await call.done_writing()
+            return (await call).complete
+        except asyncio.InvalidStateError:
+            # The server ended the call while we were writing: its status says why.
+            return await self._outcome(call)
+        except grpc.aio.AioRpcError as exc:
+            raise self._connection.error_from(exc) from exc
+        finally:
+            call.cancel()
+
+    async def _outcome(self, call: grpc.aio.StreamUnaryCall[pb.WriteBlobRequest, pb.WriteBlobResponse]) -> bool:
+        try:
+            return (await call).complete
+        except grpc.aio.AioRpcError as exc:
+            raise self._connection.error_from(exc) from exc
+
+    async def read(self, digest: Digest) -> AsyncGenerator[bytes, None]:
+        """Stream a blob. Use nothing of it before the iterator has ended: only then is the digest known to be right.
+
+        Raises DigestMismatchError after the last chunk when the bytes are not those of the digest.
+        """
+        sha = hashlib.sha256()
+        position, size_bytes, stalls = 0, -1, 0
+        while position != size_bytes:
+            request = pb.ReadBlobRequest(digest=digest, offset=position)
+            timeout_s = self._retry.stream_timeout_s
+            try:
+                async with aclosing(self._connection.stream(self._stub.ReadBlob, request, timeout_s)) as stream:
+                    async for message in stream:
+                        if message.offset != position:
+                            raise BadOffsetError(f"blob {digest}", message.offset, position)
+                        size_bytes = message.size_bytes
+                        sha.update(message.data)
+                        position, stalls = position + len(message.data), 0
+                        yield message.data
+            except BROKEN_STREAM:
+                stalls += 1
+                if stalls > self._retry.max_stalls:
+                    raise
+                await asyncio.sleep(self._retry.delay_s(stalls))
+            else:
+                if position != size_bytes:
+                    raise InternalError(
+                        f"blob {digest}: the stream ended at {position} of {size_bytes} bytes; read it again"
+                    )
+        found = Digest("sha256:" + sha.hexdigest())
+        if found != digest:
+            raise DigestMismatchError(f"blob {digest}", found, digest)
+
+    async def download(self, digest: Digest, path: Path) -> int:
+        """Write a blob to a file, which appears only once it is complete and verified; returns its size."""
+        part = path.with_name(f".{path.name}.part")
+        size_bytes = 0
+        try:
+            with part.open("wb") as stream:
+                async with aclosing(self.read(digest)) as chunks:
+                    async for chunk in chunks:
+                        size_bytes += await asyncio.to_thread(stream.write, chunk)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return size_bytes
+
+
+async def _requests(file: CheckpointFile, digest: Digest, offset: int) -> AsyncGenerator[pb.WriteBlobRequest, None]:
+    """The messages of one upload stream, from `offset` on; the first names the blob, the last finishes it."""
+    with file.local.open("rb") as stream:
+        stream.seek(offset)
+        position, finish = offset, False
+        while not finish:
+            data = await asyncio.to_thread(stream.read, CHUNK_BYTES)
+            finish = position + len(data) >= file.size_bytes
+            if not data and not finish:
+                raise InvalidRequestError([], f"{file.local} became shorter while it was pushed; push it again")
+            yield pb.WriteBlobRequest(
+                digest=digest, size_bytes=file.size_bytes, offset=position, data=data, finish=finish
+            )
+            position += len(data)

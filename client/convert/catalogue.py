@@ -1,0 +1,133 @@
+"""Catalogue messages to and from the client's types."""
+
+from client.convert.scalars import enum_field, time_or_none
+from client.types.catalogue import (
+    Adapter,
+    AdapterEvent,
+    AdapterEventKind,
+    BaseModel,
+    Tag,
+    TransferProgress,
+    TransferStage,
+    ValidationReport,
+    Version,
+)
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.errors import Violation
+from shared.ids import Digest
+from shared.manifest import AdapterModule, parse_manifest
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+
+
+def tag_from(message: pb.Tag) -> Tag:
+    """Decode a tag."""
+    return Tag(message.name, Digest(message.digest), message.etag, time_or_none(message, "update_time"))
+
+
+def version_from(message: pb.Version) -> Version:
+    """Decode a version; raises DigestMismatchError when its manifest is not what its digest says."""
+    manifest = message.manifest
+    modules = tuple(AdapterModule(m.path, m.rank, m.scaling) for m in manifest.modules)
+    if message.manifest_json:
+        modules = parse_manifest(message.manifest_json, Digest(message.digest)).modules
+    return Version(
+        adapter=message.adapter,
+        digest=Digest(message.digest),
+        base_model=message.base_model,
+        base_model_digest=Digest(manifest.base_model_digest),
+        max_rank=manifest.max_rank,
+        dtype=manifest.dtype,
+        weights_digest=Digest(manifest.weights_digest),
+        weights_size_bytes=manifest.weights_size_bytes,
+        modules=modules,
+        source=message.source,
+        create_time=time_or_none(message, "create_time"),
+        tags=tuple(message.tags),
+        config_json=message.config_json,
+    )
+
+
+def adapter_from(message: pb.Adapter) -> Adapter:
+    """Decode an adapter."""
+    return Adapter(
+        name=message.name,
+        tags=tuple(tag_from(tag) for tag in message.tags),
+        num_versions=message.num_versions,
+        labels=dict(message.labels),
+        create_time=time_or_none(message, "create_time"),
+        update_time=time_or_none(message, "update_time"),
+        etag=message.etag,
+        delete_time=time_or_none(message, "delete_time"),
+        purge_time=time_or_none(message, "purge_time"),
+        latest_version=version_from(message.latest_version) if message.HasField("latest_version") else None,
+    )
+
+
+def report_from(message: pb.ValidateAdapterResponse) -> ValidationReport:
+    """Decode what admission said."""
+    manifest = message.manifest
+    return ValidationReport(
+        valid=message.valid,
+        violations=tuple(Violation(v.code, v.subject, v.found, v.expected, v.message) for v in message.violations),
+        digest=Digest(message.digest) if message.digest else None,
+        base_model_digest=Digest(manifest.base_model_digest) if manifest.base_model_digest else None,
+        max_rank=manifest.max_rank,
+        dtype=manifest.dtype,
+        num_modules=len(manifest.modules),
+        weights_size_bytes=manifest.weights_size_bytes,
+    )
+
+
+def event_from(message: pb.WatchAdaptersResponse) -> AdapterEvent:
+    """Decode a change of the catalogue."""
+    return AdapterEvent(
+        revision=message.revision,
+        kind=enum_field(message, "kind", AdapterEventKind),
+        adapter=message.adapter,
+        tag=message.tag,
+        digest=message.digest,
+        event_time=time_or_none(message, "event_time"),
+    )
+
+
+def progress_from(message: pb.ImportProgress) -> TransferProgress:
+    """Decode an import's progress; a stage that this client does not know shows as queued."""
+    stage = enum_field(message, "stage", TransferStage, unknown=TransferStage.QUEUED)
+    return TransferProgress(stage, message.done_bytes, message.total_bytes)
+
+
+def base_model_from(message: pb.BaseModel) -> BaseModel:
+    """Decode a base model."""
+    spec = BaseSpec(
+        name=message.name,
+        model_type=message.model_type,
+        weights_fingerprint=message.weights_fingerprint,
+        modules=tuple(
+            BaseModule(
+                m.path,
+                ModuleKind.EMBEDDING if m.kind == pb.BASE_MODULE_KIND_EMBEDDING else ModuleKind.LINEAR,
+                m.in_features,
+                m.out_features,
+            )
+            for m in message.modules
+        ),
+    )
+    return BaseModel(spec, Digest(message.digest), time_or_none(message, "create_time"))
+
+
+def base_model_to(spec: BaseSpec) -> pb.BaseModel:
+    """Encode a base model's spec."""
+    kinds = {
+        ModuleKind.LINEAR: pb.BASE_MODULE_KIND_LINEAR,
+        ModuleKind.EMBEDDING: pb.BASE_MODULE_KIND_EMBEDDING,
+    }
+    return pb.BaseModel(
+        name=spec.name,
+        digest=spec.digest,
+        model_type=spec.model_type,
+        weights_fingerprint=spec.weights_fingerprint,
+        modules=[
+            pb.BaseModule(path=m.path, kind=kinds[m.kind], in_features=m.in_features, out_features=m.out_features)
+            for m in spec.modules
+        ],
+    )

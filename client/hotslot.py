@@ -1,0 +1,130 @@
+"""The asyncio client of a whole deployment: picks the best worker, dials it, and fails over while that is safe."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from client.placement import PlacementClient
+from client.routing import PickCache, RouteKey, WorkerPool
+from client.store import DEFAULT_STORE, StoreClient
+from client.types.generation import Completion, GenerationEvent, GenerationRequest
+from client.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
+from shared.errors import (
+    HotslotError,
+    NotImplementedYetError,
+    NoWorkersError,
+    QueueFullError,
+    RequestCancelledError,
+    RequestDeadlineError,
+    SlotsFullError,
+    UnavailableError,
+)
+from shared.rpc.channel import ChannelOptions
+
+CONNECT_TIMEOUT_S = 2.0
+# Before the first event nothing was generated, and another worker may well be able to.
+TRY_ANOTHER_WORKER = (UnavailableError, RequestCancelledError, QueueFullError, SlotsFullError)
+# Placement is a hint: without it, any worker does.
+NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
+
+
+class HotslotClient:
+    """Store, placement and workers of one deployment. Create it in the event loop that uses it.
+
+    `worker_endpoint` is called when placement cannot say which worker to call; None means that there is no such
+    worker. With `route=False` every request goes there.
+    """
+
+    def __init__(
+        self,
+        store_endpoint: str = DEFAULT_STORE,
+        worker_endpoint: str | None = DEFAULT_WORKER,
+        *,
+        route: bool = True,
+        base_model: str = "",
+        options: ChannelOptions | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        options = options or ChannelOptions()
+        self.store = StoreClient(store_endpoint, options)
+        self.placement = PlacementClient(store_endpoint, options)
+        self._fallback = worker_endpoint
+        self._route = route
+        self._base_model = base_model
+        self._connect_timeout_s = connect_timeout_s
+        self._picks = PickCache()
+        # Failing over is this client's work: a channel that retries would only delay it.
+        once = replace(options, max_attempts=1)
+        self._pool = WorkerPool(lambda endpoint: WorkerClient(endpoint, once))
+        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options)
+
+    async def __aenter__(self) -> "HotslotClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; calls that are under way are cancelled."""
+        await asyncio.gather(self.store.close(), self.placement.close(), self.worker.close(), self._pool.close())
+
+    async def generate(
+        self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Stream a generation from the best worker.
+
+        A worker that fails before its first event is passed over for the next; after that, failures are the
+        caller's to see, since a second run could answer something else. Closing the iterator cancels the request.
+        """
+        if isinstance(request, str):
+            request = GenerationRequest(request)
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        failure: HotslotError = NoWorkersError(
+            "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
+        )
+        for endpoint in await self._endpoints(request):
+            remaining_s = deadline_s - loop.time()
+            if remaining_s <= 0:
+                raise RequestDeadlineError(f"no worker answered within {timeout_s:g} s") from failure
+            begun = False
+            try:
+                async with self._pool.use(endpoint) as worker:
+                    await worker.connect(min(self._connect_timeout_s, remaining_s))
+                    async with aclosing(worker.generate(request, timeout_s=remaining_s)) as events:
+                        async for event in events:
+                            begun = True
+                            yield event
+                return
+            except TRY_ANOTHER_WORKER as exc:
+                if isinstance(exc, UnavailableError):
+                    self._picks.forget_endpoint(endpoint)
+                if begun:
+                    raise
+                failure = exc
+        raise failure
+
+    async def complete(self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> Completion:
+        """Generate to the end and collect it."""
+        return await collect(self.generate(request, timeout_s=timeout_s))
+
+    async def _endpoints(self, request: GenerationRequest) -> list[str]:
+        """Whom to call, best first; the fallback comes last."""
+        fallback = [] if self._fallback is None else [self._fallback]
+        adapters = () if request.base_only else tuple(selection.reference for selection in request.adapters)
+        key = RouteKey(adapters, self._base_model)
+        # Without adapters and without a base model there is nothing to choose by.
+        if not self._route or (fallback and not (key.adapters or key.base_model)):
+            return fallback
+        now_s = asyncio.get_running_loop().time()
+        pick = self._picks.get(key, now_s)
+        if pick is None:
+            try:
+                pick = await self.placement.pick_workers(key.adapters, base_model=key.base_model)
+            except NO_PLACEMENT:
+                if not fallback:
+                    raise
+                return fallback
+            self._picks.put(key, pick, now_s)
+        return list(dict.fromkeys([*(c.worker.endpoint for c in pick.candidates), *fallback]))

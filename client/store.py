@@ -1,0 +1,261 @@
+"""The asyncio client of the adapter store."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+
+from client.admission import Admission, OnProgress
+from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
+from client.convert import catalogue as convert
+from client.rpc import Connection
+from client.types.catalogue import (
+    Adapter,
+    AdapterEvent,
+    BaseModel,
+    PushResult,
+    ResolvedAdapter,
+    Tag,
+    TransferProgress,
+    ValidationReport,
+    Version,
+)
+from shared.base_spec import BaseSpec
+from shared.errors import StoreUnavailableError
+from shared.ids import Digest
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
+from shared.rpc.channel import ChannelOptions
+
+DEFAULT_STORE = "127.0.0.1:7400"
+WATCH_TIMEOUT_S = 3600.0
+PAGE_SIZE = 200
+
+
+class StoreClient:
+    """Calls one store. Create it in the event loop that uses it; use it with `async with`, or close it.
+
+    Every method raises the classes of `shared.errors` that the RPC of the same name documents, and
+    StoreUnavailableError when the store cannot be reached.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_STORE,
+        options: ChannelOptions | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._connection = Connection("store", endpoint, options or ChannelOptions(), StoreUnavailableError)
+        self._stub = pb_grpc.AdapterStoreServiceStub(self._connection.channel)
+        self._retry = retry or RetryPolicy()
+        self._blobs = BlobTransfer(self._connection, self._retry)
+        self._admission = Admission(self._connection, self._stub, self._blobs, self._retry)
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of the store."""
+        return self._connection.endpoint
+
+    async def __aenter__(self) -> "StoreClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls that are under way are cancelled."""
+        await self._connection.close()
+
+    async def push(
+        self,
+        folder: Path,
+        reference: str,
+        *,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        tag_etag: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> PushResult:
+        """Upload a PEFT folder and admit it as `name[:tag]`.
+
+        Only what the store lacks is sent, and a broken stream goes on where it ended. `base_model` is a name or
+        digest; empty means the one that the adapter's configuration names. With `tag_etag` the tag must be
+        unchanged since. `on_progress` may be called from another thread.
+
+        Raises SourceNotFoundError when `folder` is not a folder, and InvalidAdapterError with every violation when
+        the checkpoint is refused.
+        """
+        return await self._admission.push(folder, reference, base_model, labels or {}, tag_etag, on_progress or _ignore)
+
+    async def validate(
+        self, folder: Path, *, base_model: str = "", on_progress: OnProgress | None = None
+    ) -> ValidationReport:
+        """Run admission on a PEFT folder without publishing it; a checkpoint that is refused is no error here.
+
+        Raises InvalidAdapterError only for a folder that holds no checkpoint at all.
+        """
+        return await self._admission.validate(folder, base_model, on_progress or _ignore)
+
+    async def import_hub(
+        self,
+        repo_id: str,
+        reference: str,
+        *,
+        revision: str = "",
+        subfolder: str = "",
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Version:
+        """Have the store fetch a Hugging Face repository and admit it as `name[:tag]`."""
+        request = pb.ImportAdapterRequest(
+            reference=reference,
+            hub=pb.HubSource(repo_id=repo_id, revision=revision, subfolder=subfolder),
+            base_model=base_model,
+            labels=labels or {},
+        )
+        return await self._admission.import_from_source(request, on_progress or _ignore)
+
+    async def import_directory(
+        self,
+        path: str,
+        reference: str,
+        *,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Version:
+        """Have the store admit a folder of its own machine, inside one of its allowed roots."""
+        request = pb.ImportAdapterRequest(
+            reference=reference,
+            directory=pb.DirectorySource(path=path),
+            base_model=base_model,
+            labels=labels or {},
+        )
+        return await self._admission.import_from_source(request, on_progress or _ignore)
+
+    async def get(self, name: str) -> Adapter:
+        """An adapter with its tags."""
+        response = await self._connection.unary(self._stub.GetAdapter, pb.GetAdapterRequest(name=name))
+        return convert.adapter_from(response.adapter)
+
+    async def resolve(self, reference: str, *, base_model_digest: str = "") -> ResolvedAdapter:
+        """The version that a reference stands for now."""
+        request = pb.ResolveAdapterRequest(reference=reference, base_model_digest=base_model_digest)
+        response = await self._connection.unary(self._stub.ResolveAdapter, request)
+        return ResolvedAdapter(convert.version_from(response.version), response.revision)
+
+    async def list_adapters(
+        self,
+        *,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        name_prefix: str = "",
+        show_deleted: bool = False,
+    ) -> AsyncGenerator[Adapter, None]:
+        """All adapters by name; pages are fetched as they are needed."""
+        request = pb.ListAdaptersRequest(
+            page_size=PAGE_SIZE,
+            base_model=base_model,
+            labels=labels or {},
+            name_prefix=name_prefix,
+            show_deleted=show_deleted,
+        )
+        while True:
+            response = await self._connection.unary(self._stub.ListAdapters, request)
+            for adapter in response.adapters:
+                yield convert.adapter_from(adapter)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def list_versions(self, name: str) -> AsyncGenerator[Version, None]:
+        """An adapter's versions, newest first."""
+        request = pb.ListVersionsRequest(adapter=name, page_size=PAGE_SIZE)
+        while True:
+            response = await self._connection.unary(self._stub.ListVersions, request)
+            for version in response.versions:
+                yield convert.version_from(version)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def list_base_models(self) -> AsyncGenerator[BaseModel, None]:
+        """All base models that the store knows."""
+        request = pb.ListBaseModelsRequest(page_size=PAGE_SIZE)
+        while True:
+            response = await self._connection.unary(self._stub.ListBaseModels, request)
+            for base_model in response.base_models:
+                yield convert.base_model_from(base_model)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def register_base_model(self, spec: BaseSpec) -> BaseModel:
+        """Make a base model known; a spec that is known already changes nothing."""
+        request = pb.RegisterBaseModelRequest(base_model=convert.base_model_to(spec))
+        response = await self._connection.unary(self._stub.RegisterBaseModel, request)
+        return convert.base_model_from(response.base_model)
+
+    async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
+        """Point a tag at a version; with an etag, only if the tag is unchanged since."""
+        request = pb.SetTagRequest(adapter=name, tag=tag, digest=digest, etag=etag)
+        return convert.tag_from((await self._connection.unary(self._stub.SetTag, request)).tag)
+
+    async def delete_tag(self, name: str, tag: str, *, etag: str = "") -> None:
+        """Remove a tag; the version stays."""
+        request = pb.DeleteTagRequest(adapter=name, tag=tag, etag=etag)
+        await self._connection.unary(self._stub.DeleteTag, request)
+
+    async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
+        """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""
+        request = pb.DeleteAdapterRequest(name=name, etag=etag)
+        return convert.adapter_from((await self._connection.unary(self._stub.DeleteAdapter, request)).adapter)
+
+    async def undelete_adapter(self, name: str) -> Adapter:
+        """Bring a deleted adapter back as it was."""
+        request = pb.UndeleteAdapterRequest(name=name)
+        return convert.adapter_from((await self._connection.unary(self._stub.UndeleteAdapter, request)).adapter)
+
+    async def delete_version(self, name: str, digest: str, *, force: bool = False) -> None:
+        """Remove one version; one that is tagged only with `force`, which removes its tags too."""
+        request = pb.DeleteVersionRequest(adapter=name, digest=digest, force=force)
+        await self._connection.unary(self._stub.DeleteVersion, request)
+
+    async def watch(self, from_revision: int = 0) -> AsyncGenerator[AdapterEvent, None]:
+        """Every change after a revision (0: from now on), without gaps and without end.
+
+        A broken stream goes on after the last revision that was seen. Raises RevisionCompactedError when that is
+        too old, and StoreUnavailableError when the store stays away.
+        """
+        stalls = 0
+        while True:
+            request = pb.WatchAdaptersRequest(from_revision=from_revision)
+            try:
+                async with aclosing(
+                    self._connection.stream(self._stub.WatchAdapters, request, WATCH_TIMEOUT_S)
+                ) as stream:
+                    async for message in stream:
+                        from_revision, stalls = message.revision, 0
+                        yield convert.event_from(message)
+            except BROKEN_STREAM:
+                stalls += 1
+                if stalls > self._retry.max_stalls:
+                    raise
+            await asyncio.sleep(self._retry.delay_s(stalls))
+
+    def read_blob(self, digest: str) -> AsyncGenerator[bytes, None]:
+        """Stream a weights blob, resumed when a stream breaks.
+
+        Use nothing of it before the iterator has ended: it raises DigestMismatchError after the last chunk when
+        the bytes are not those of the digest.
+        """
+        return self._blobs.read(Digest(digest))
+
+    async def download_blob(self, digest: str, path: Path) -> int:
+        """Write a weights blob to a file, which appears only once it is verified; returns its size in bytes."""
+        return await self._blobs.download(Digest(digest), path)
+
+
+def _ignore(progress: TransferProgress) -> None:
+    """For callers that do not want to know."""

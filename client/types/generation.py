@@ -1,0 +1,183 @@
+"""A generation: what is asked, what streams back."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSelection:
+    """An adapter by reference, with a factor on its own scaling."""
+
+    reference: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; the defaults are greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    """0 means no limit."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When a generation ends, besides the model's own end-of-sequence tokens."""
+
+    max_tokens: int = 0
+    """0 means up to the worker's limit."""
+    min_tokens: int = 0
+    strings: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Which log-probabilities come back."""
+
+    num_alternatives: int = 0
+    prompt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One request to generate.
+
+    `prompt` is text (tokenised as it is), chat messages (rendered with the model's template) or token ids.
+    No adapters means the worker's defaults; `base_only` means the base model alone.
+    """
+
+    prompt: str | tuple[ChatMessage, ...] | tuple[int, ...]
+    adapters: tuple[AdapterSelection, ...] = ()
+    base_only: bool = False
+    sampling: Sampling = Sampling()
+    stop: Stop = Stop()
+    logprobs: Logprobs | None = None
+    request_id: str = ""
+    priority: int = 0
+    num_choices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """What a reference stood for when the request was accepted."""
+
+    reference: str
+    digest: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's natural log-probability, with the most likely alternatives."""
+
+    token_id: int
+    logprob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first event: what serves the request."""
+
+    request_id: str
+    worker_id: str
+    base_model_digest: str
+    adapters: tuple[ServedAdapter, ...]
+    """Empty: the base model alone."""
+    num_prompt_tokens: int
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Text and tokens as they come."""
+
+    choice: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class FinishReason(StrEnum):
+    """Why a choice ended."""
+
+    UNSPECIFIED = "unspecified"
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that a request took."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time went, counted from acceptance."""
+
+    queue_s: float
+    adapter_load_s: float
+    time_to_first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a choice."""
+
+    choice: int
+    reason: FinishReason
+    stop_string: str
+    stop_token_id: int | None
+    usage: Usage
+    timings: Timings
+
+
+GenerationEvent = Started | Chunk | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One finished answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...]
+    finished: Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A generation collected to its end."""
+
+    started: Started
+    choices: tuple[Choice, ...]
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].text

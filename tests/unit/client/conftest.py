@@ -1,0 +1,64 @@
+"""A fake store and a fake worker on real sockets, and an adapter folder to push."""
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from client import ChannelOptions, RetryPolicy, StoreClient
+from shared.rpc.server import ServerOptions, serve
+from tests.support.fake_store import FakeStore
+from tests.support.fake_worker import FakeWorker
+
+FAST_RETRIES = RetryPolicy(max_stalls=3, first_delay_s=0.001, max_delay_s=0.01, stream_timeout_s=20.0)
+# So that a stream's own retries are seen, and not the channel's.
+NO_CHANNEL_RETRIES = ChannelOptions(max_attempts=1)
+
+
+@asynccontextmanager
+async def served(fake: FakeStore | FakeWorker) -> AsyncIterator[str]:
+    """The endpoint of a fake for as long as the block."""
+    async with serve(fake.services(), ServerOptions(grace_s=0.1), observers=()) as server:
+        await server.set_ready(True)
+        yield f"127.0.0.1:{server.port}"
+
+
+@pytest.fixture
+def fake_store() -> FakeStore:
+    return FakeStore.create()
+
+
+@pytest.fixture
+async def store_endpoint(fake_store: FakeStore) -> AsyncIterator[str]:
+    async with served(fake_store) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+async def store(store_endpoint: str) -> AsyncIterator[StoreClient]:
+    async with StoreClient(store_endpoint, NO_CHANNEL_RETRIES, FAST_RETRIES) as client:
+        yield client
+
+
+@pytest.fixture
+def fake_worker() -> FakeWorker:
+    return FakeWorker()
+
+
+@pytest.fixture
+async def worker_endpoint(fake_worker: FakeWorker) -> AsyncIterator[str]:
+    async with served(fake_worker) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def adapter_folder(tmp_path: Path) -> Path:
+    """1.5 MB of weights: several messages of an upload."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16}))
+    (folder / "adapter_model.safetensors").write_bytes(random.Random(0).randbytes(1_500_000))
+    return folder

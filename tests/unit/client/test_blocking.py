@@ -1,0 +1,142 @@
+"""The clients without an event loop: the same surface, and interrupts that leave nothing running."""
+
+import asyncio
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from client import (
+    BlockingHotslotClient,
+    BlockingPlacementClient,
+    BlockingStoreClient,
+    BlockingWorkerClient,
+    Chunk,
+    GenerationRequest,
+    HotslotClient,
+    PlacementClient,
+    Started,
+    StoreClient,
+    WorkerClient,
+)
+from shared.errors import AdapterNotFoundError, RequestDeadlineError
+from shared.rpc.server import ServerOptions, serve
+from tests.support.fake_store import FakeStore
+from tests.support.fake_worker import FakeWorker
+
+
+class Served:
+    """A store and a worker whose loop runs in another thread, as servers do."""
+
+    def __init__(self) -> None:
+        self.store, self.worker = FakeStore.create(), FakeWorker()
+        self.endpoints: list[str] = []
+        self.loop = asyncio.new_event_loop()
+        self._stop: asyncio.Event
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        options = ServerOptions(grace_s=0.1)
+        async with (
+            serve(self.store.services(), options, observers=()) as store,
+            serve(self.worker.services(), options, observers=()) as worker,
+        ):
+            self.endpoints = [f"127.0.0.1:{store.port}", f"127.0.0.1:{worker.port}"]
+            self._ready.set()
+            await self._stop.wait()
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def wait_for(self, event: Callable[[], asyncio.Event]) -> None:
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(event().wait(), 5), self.loop).result(6)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as servers:
+        yield servers
+
+
+@pytest.fixture
+def hotslot(served: Served) -> Iterator[BlockingHotslotClient]:
+    with BlockingHotslotClient(*served.endpoints) as client:
+        yield client
+
+
+def surface(cls: type[Any]) -> set[str]:
+    return {name for name, member in inspect.getmembers(cls) if callable(member) and not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("blocking", "original"),
+    [
+        (BlockingStoreClient, StoreClient),
+        (BlockingPlacementClient, PlacementClient),
+        (BlockingWorkerClient, WorkerClient),
+        (BlockingHotslotClient, HotslotClient),
+    ],
+)
+def test_both_kinds_of_client_have_the_same_methods(blocking: type[Any], original: type[Any]) -> None:
+    assert surface(blocking) == surface(original)
+    for name in surface(original):
+        assert inspect.signature(getattr(blocking, name)).parameters.keys() == (
+            inspect.signature(getattr(original, name)).parameters.keys()
+        )
+
+
+def test_calls_and_listings_work_without_a_loop(hotslot: BlockingHotslotClient) -> None:
+    assert len(list(hotslot.store.list_adapters())) == 5
+    assert hotslot.store.resolve("pirate").revision == 7
+    assert hotslot.complete("Hi").text == "Hello, sailor"
+    assert hotslot.worker.complete(GenerationRequest("Hi")).text == "Hello, sailor"
+    with pytest.raises(AdapterNotFoundError):
+        hotslot.store.get("nobody")
+
+
+def test_leaving_a_stream_early_cancels_the_request(served: Served, hotslot: BlockingHotslotClient) -> None:
+    served.worker.inference.hang_after_pieces = 1
+    events = hotslot.generate("Hi")
+    assert isinstance(next(events), Started)
+    assert isinstance(next(events), Chunk)
+    del events
+    served.wait_for(lambda: served.worker.inference.cancelled)
+
+
+def test_an_interrupt_while_waiting_cancels_the_request(served: Served, hotslot: BlockingHotslotClient) -> None:
+    inference = served.worker.inference
+    inference.hang_after_pieces = 0
+
+    def interrupt() -> None:
+        served.wait_for(lambda: inference.hanging)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(hotslot.generate("Hi"))
+    served.wait_for(lambda: inference.cancelled)
+
+
+def test_a_deadline_reaches_the_caller(served: Served, hotslot: BlockingHotslotClient) -> None:
+    served.worker.inference.hang_after_pieces = 1
+    with pytest.raises(RequestDeadlineError):
+        hotslot.worker.complete("Hi", timeout_s=0.2)
+
+
+async def test_a_blocking_client_may_be_used_beside_a_running_loop(served: Served) -> None:
+    def work() -> str:
+        with BlockingWorkerClient(served.endpoints[1]) as worker:
+            return worker.complete("Hi").text
+
+    assert await asyncio.to_thread(work) == "Hello, sailor"
