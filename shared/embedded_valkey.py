@@ -59,7 +59,8 @@ def embedded_valkey(
         # Refuse writes when full: keys that vanish silently are harder to find.
         command += ["--maxmemory-policy", "noeviction"]
         if cluster:
-            command += ["--cluster-enabled", "yes"]
+            # The bus would listen on port + 10000, which may be no port at all.
+            command += ["--cluster-enabled", "yes", "--cluster-port", str(_free_port())]
         # A Ctrl-C in the terminal is for us; the server ends after what uses it.
         log_path = Path(folder, "log")
         with (

@@ -1,7 +1,7 @@
 """Waiting for a condition, for tests: never a sleep of a guessed length."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
@@ -9,3 +9,10 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (conditions that no event announces)
             await asyncio.sleep(0.005)
+
+
+async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
+    """The same for a condition that has to ask somebody."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():  # noqa: ASYNC110 (conditions that no event announces)
+            await asyncio.sleep(0.01)

@@ -1,0 +1,115 @@
+"""The connection to Redis: one node or a cluster, bounded, and safe under cancellation.
+
+A command that is cancelled half-way leaves its reply in the socket for whoever asks next; gRPC cancels handlers all
+the time. So every command runs in a task of its own, which goes on to the end when the caller goes away.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from shared.coordination.scripts import Script
+from shared.errors import CoordinationUnavailableError
+from shared.settings import masked_url
+
+T = TypeVar("T")
+
+_CLUSTER = "+cluster://"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisOptions:
+    """How Redis is talked to."""
+
+    url: str
+    """redis://, rediss://, unix://, or redis+cluster:// and rediss+cluster:// for a Redis Cluster."""
+    command_timeout_s: float = 2.0
+    """Of one command, waiting for a connection included."""
+    connect_timeout_s: float = 1.0
+    max_connections: int = 16
+
+
+class RedisConnection:
+    """A pool of connections; raises CoordinationUnavailableError for everything that can go wrong with them."""
+
+    def __init__(self, options: RedisOptions) -> None:
+        self._shown_url = masked_url(options.url)
+        self._timeout_s = options.command_timeout_s
+        self._running: set[asyncio.Task[Any]] = set()
+        self._client = _open(options)
+
+    async def __aenter__(self) -> "RedisConnection":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let running commands end, then disconnect."""
+        if self._running:
+            await asyncio.wait(self._running)
+        await self._client.aclose()
+
+    async def ping(self) -> None:
+        """Return when Redis answers; raises CoordinationUnavailableError when it does not."""
+        # A read that any node of a cluster routes alike, where PING would go to one node only.
+        await self.run(lambda client: client.exists("{hotslot}:ping"))
+
+    async def evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+        """Run a script by its hash, sending its text only to a server that does not know it yet."""
+
+        async def call(client: Any) -> Any:
+            try:
+                return await client.evalsha(script.sha, len(keys), *keys, *arguments)
+            except exceptions.NoScriptError:
+                return await client.eval(script.text, len(keys), *keys, *arguments)
+
+        return await self.run(call)
+
+    async def run(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        """Run a command to its end, even if the caller is cancelled meanwhile."""
+        task = asyncio.create_task(self._bounded(command))
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    async def _bounded(self, command: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await command(self._client)
+        except (exceptions.RedisError, OSError, TimeoutError) as exc:
+            reason = str(exc) or type(exc).__name__
+            raise CoordinationUnavailableError(
+                f"Redis at {self._shown_url} cannot be used: {reason}", retry_after_s=1.0
+            ) from exc
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            # An abandoned command's failure is nobody's business any more.
+            task.exception()
+
+
+def _open(options: RedisOptions) -> Any:
+    # One more try on a fresh connection: the pool's may have died while idle. All commands here can be repeated.
+    retry = Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,))
+    common: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": options.command_timeout_s,
+        "socket_connect_timeout": options.connect_timeout_s,
+        "retry": retry,
+    }
+    if _CLUSTER in options.url:
+        return RedisCluster.from_url(
+            options.url.replace(_CLUSTER, "://"), max_connections=options.max_connections, **common
+        )
+    pool = BlockingConnectionPool.from_url(
+        options.url, max_connections=options.max_connections, timeout=options.command_timeout_s, **common
+    )
+    return Redis(connection_pool=pool)

@@ -1,0 +1,121 @@
+"""The read side: which workers there are, and who holds a version."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.coordination.connection import RedisConnection
+from shared.coordination.keys import POOLS, PoolKeys
+from shared.coordination.records import (
+    Placement,
+    PlacementChange,
+    WorkerRecord,
+    decode_changes,
+    decode_resident,
+    decode_worker,
+)
+from shared.coordination.scripts import CHANGES, PLACEMENTS, REVISION_SEQUENCES, TAIL, WORKERS
+from shared.errors import RevisionCompactedError
+from shared.ids import Digest, WorkerId
+
+_WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
+_WATCH_RETENTION_MS = 60_000
+_CHANGES_PER_READ = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool's workers at one moment."""
+
+    workers: tuple[WorkerRecord, ...]
+    """Those whose lease runs, by worker_id."""
+    time_s: float
+    """The moment, on Redis's clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesRead:
+    """What a watcher got in one read."""
+
+    changes: tuple[PlacementChange, ...]
+    next_revision: int
+    """To read from next time."""
+    settled_revision: int
+    """No change that is still unread will have a revision up to this one."""
+    more: bool
+    """Whether there is more to read at once."""
+
+
+class Directory:
+    """Reads only; every method raises CoordinationUnavailableError."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    async def pools(self) -> list[Digest]:
+        """The base model digests that workers serve or served lately."""
+        found: list[str] = await self._connection.run(lambda client: client.zrange(POOLS, 0, -1))
+        return sorted(Digest(digest) for digest in found)
+
+    async def workers(self, pool: Digest) -> PoolView:
+        """All workers of a pool in one call; for a decision per request keep the answer a while."""
+        keys = PoolKeys.of(pool)
+        now_ms, *flat = await self._connection.evaluate(WORKERS, [keys.leases], [keys.prefix])
+        width = len(_WORKER_FIELDS)
+        rows = (flat[start : start + width] for start in range(0, len(flat), width))
+        records = [decode_worker(dict(zip(_WORKER_FIELDS, row, strict=True))) for row in rows]
+        return PoolView(tuple(sorted(records, key=lambda r: r.info.worker_id)), int(now_ms) / 1e3)
+
+    async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[Placement, ...]]:
+        """Who holds these versions: one call, and work by the number of holders, not by the size of the fleet."""
+        if not digests:
+            return {}
+        keys = PoolKeys.of(pool)
+        unique = list(dict.fromkeys(digests))
+        answer = await self._connection.evaluate(PLACEMENTS, [keys.placements(d) for d in unique], [keys.prefix])
+        return {
+            digest: tuple(
+                Placement(WorkerId(worker_id), decode_resident(digest, value))
+                for worker_id, value in zip(flat[::2], flat[1::2], strict=True)
+            )
+            for digest, flat in zip(unique, answer, strict=True)
+        }
+
+    async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
+        """Everything that a worker reported, by digest."""
+        key = PoolKeys.of(pool).residency(worker_id)
+        stored: dict[str, str] = await self._connection.run(lambda client: client.hgetall(key))
+        return tuple(Placement(worker_id, decode_resident(d, value)) for d, value in sorted(stored.items()))
+
+    async def revision(self, pool: Digest) -> int:
+        """Where the changes of a pool end now: read this, then the state, then the changes from here."""
+        keys = PoolKeys.of(pool)
+        newest = await self._connection.evaluate(TAIL, [keys.changes], [keys.prefix, _WATCH_RETENTION_MS])
+        return _revision(newest)
+
+    async def changes(self, pool: Digest, after: int) -> ChangesRead:
+        """What happened after a revision, in order.
+
+        Raises RevisionCompactedError when that is not known any more: trimmed, flushed or expired.
+        """
+        keys = PoolKeys.of(pool)
+        start = f"{after // REVISION_SEQUENCES}-{after % REVISION_SEQUENCES}"
+        now_ms, oldest, entries = await self._connection.evaluate(
+            CHANGES, [keys.changes], [keys.prefix, start, _CHANGES_PER_READ, _WATCH_RETENTION_MS]
+        )
+        # The entry that the watcher saw last must still be there: else something after it may be gone as well.
+        if not oldest or _revision(oldest) > after:
+            raise RevisionCompactedError(after, _revision(oldest) if oldest else 0)
+        changes: list[PlacementChange] = []
+        for entry_id, flat in entries:
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            changes += decode_changes(_revision(entry_id), fields["worker"], fields["changes"])
+        newest = _revision(entries[-1][0]) if entries else after
+        more = len(entries) == _CHANGES_PER_READ
+        # Something may still happen in the millisecond of the read.
+        settled = newest if more else max(newest, int(now_ms) * REVISION_SEQUENCES - 1)
+        return ChangesRead(tuple(changes), newest, settled, more)
+
+
+def _revision(entry_id: str) -> int:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds) * REVISION_SEQUENCES + int(sequence)

@@ -1,0 +1,69 @@
+"""Every Redis key: its one builder, what it is for, and how long it lives.
+
+All keys of a pool carry the same hash tag, `{hotslot:<pool>}`, so that a script may touch any of them on a cluster.
+Every key expires. Times are multiples of the lease that the writing worker holds:
+
+| key                         | holds                                             | lives                         |
+|-----------------------------|---------------------------------------------------|-------------------------------|
+| {pool}:worker:<worker_id>   | hash: info, state, load, token, epoch, …          | one lease: it is the lease    |
+| {pool}:endpoint:<endpoint>  | hash: epoch and worker_id of who is there         | one lease                     |
+| {pool}:leases               | sorted set: worker_id by end of lease, ms         | RETENTION_LEASES              |
+| {pool}:residency:<id>       | hash: digest to resident, one worker's report     | RETENTION_LEASES              |
+| {pool}:placements:<digest>  | hash: worker_id to resident, the same by version  | RETENTION_LEASES              |
+| {pool}:changes              | stream of placement changes                       | RETENTION_LEASES, MAX_CHANGES |
+| {hotslot}:pools             | sorted set: base model digest by last sign, ms    | RETENTION_LEASES              |
+
+What a crashed worker leaves behind is removed by whichever worker next renews its lease; the retention is for when
+nobody is left to do so. Live workers report everything again several times within it.
+"""
+
+from dataclasses import dataclass
+
+from shared.ids import Digest, WorkerId
+
+RETENTION_LEASES = 8
+"""How long, in leases, bookkeeping outlives the last worker that wrote it."""
+REPORT_LEASES = 2
+"""How often, in leases, an unchanged residency is reported again."""
+MAX_CHANGES = 2_000
+"""Entries in the stream of changes; who watches from before the oldest must list everything again."""
+
+POOLS = "{hotslot}:pools"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolKeys:
+    """The keys of one pool."""
+
+    prefix: str
+
+    @staticmethod
+    def of(base_model_digest: Digest) -> "PoolKeys":
+        """Keys for a base model; the digest is shortened to 128 bits."""
+        return PoolKeys("{hotslot:" + base_model_digest.removeprefix("sha256:")[:32] + "}")
+
+    def worker(self, worker_id: WorkerId) -> str:
+        """Exists exactly as long as the worker's lease."""
+        return f"{self.prefix}:worker:{worker_id}"
+
+    def endpoint(self, endpoint: str) -> str:
+        """Fences out an older start at the same endpoint."""
+        return f"{self.prefix}:endpoint:{endpoint}"
+
+    @property
+    def leases(self) -> str:
+        """Lists a pool's workers and finds those whose lease ended."""
+        return f"{self.prefix}:leases"
+
+    def residency(self, worker_id: WorkerId) -> str:
+        """What to remove when the worker is gone, and what changed since its last report."""
+        return f"{self.prefix}:residency:{worker_id}"
+
+    def placements(self, digest: Digest) -> str:
+        """Who holds a version, in one read however large the fleet."""
+        return f"{self.prefix}:placements:{digest}"
+
+    @property
+    def changes(self) -> str:
+        """What watchers follow."""
+        return f"{self.prefix}:changes"

@@ -1,0 +1,162 @@
+"""What is known about workers and placements, and how it is written in Redis: the encodings are here only."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from shared.ids import DEFAULT_TENANT, Digest, TenantId, WorkerId
+
+
+class Tier(StrEnum):
+    """Where an adapter is on a worker, fastest first."""
+
+    SLOT = "slot"
+    HOST = "host"
+    DISK = "disk"
+    NONE = "none"
+
+    @property
+    def distance(self) -> int:
+        """0 for the fastest tier."""
+        return _DISTANCES[self]
+
+
+_DISTANCES = {tier: position for position, tier in enumerate(Tier)}
+
+
+class WorkerState(StrEnum):
+    """Whether a worker takes requests."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLoad:
+    """How busy a worker is."""
+
+    running_sequences: int = 0
+    waiting_sequences: int = 0
+    max_sequences: int = 1
+    """Rows that can run at once."""
+    free_slots: int = 0
+    num_slots: int = 0
+    kv_usage: float = 0.0
+    """Share of KV blocks in use, 0 to 1."""
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences that the worker has accepted and not finished."""
+        return self.running_sequences + self.waiting_sequences
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What stays the same from a worker's start to its end."""
+
+    worker_id: WorkerId
+    endpoint: str
+    """host:port of its InferenceService."""
+    base_model_digest: Digest
+    """The pool."""
+    base_model: str
+    dtype: str
+    slot_rank: int
+    start_time_s: float
+    """Seconds since the Unix epoch."""
+    epoch: int
+    """Fencing number: of two workers that claim one endpoint, the larger wins. Never taken from Redis."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """A worker that holds a lease."""
+
+    info: WorkerInfo
+    state: WorkerState
+    load: WorkerLoad
+    lease_expire_time_s: float
+    """On Redis's clock, seconds since the Unix epoch."""
+    residency_revision: int
+    """Of the newest residency report; 0 before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A version that a worker holds."""
+
+    digest: Digest
+    tier: Tier
+    pinned: bool = False
+    name: str = ""
+    """The reference's name by which it was last served, for people."""
+    tenant: TenantId = DEFAULT_TENANT
+    """Whose name that is; nobody else is shown it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A version on a worker. A hint: the worker's own word is the truth."""
+
+    worker_id: WorkerId
+    resident: Resident
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementChange:
+    """Something that began, changed or ended."""
+
+    revision: int
+    worker_id: WorkerId
+    digest: Digest
+    resident: Resident | None
+    """None when the placement ended."""
+
+
+def encode_info(info: WorkerInfo) -> str:
+    """As the field `info` of a worker's key."""
+    return json.dumps(asdict(info), separators=(",", ":"))
+
+
+def encode_load(load: WorkerLoad) -> str:
+    """As the field `load` of a worker's key."""
+    return json.dumps(asdict(load), separators=(",", ":"))
+
+
+def decode_worker(fields: Mapping[str, str]) -> WorkerRecord:
+    """From the fields of a worker's key."""
+    return WorkerRecord(
+        info=WorkerInfo(**_known(WorkerInfo, fields["info"])),
+        state=WorkerState(fields["state"]),
+        load=WorkerLoad(**_known(WorkerLoad, fields["load"])),
+        lease_expire_time_s=int(fields["lease_until_ms"]) / 1e3,
+        residency_revision=int(fields.get("residency_revision") or 0),
+    )
+
+
+def encode_resident(resident: Resident) -> str:
+    """As a value of a residency or placements hash; the digest or worker is the field's name."""
+    document = [resident.tier.value, int(resident.pinned), resident.tenant, resident.name]
+    return json.dumps(document, separators=(",", ":"))
+
+
+def decode_resident(digest: str, value: str) -> Resident:
+    """From a value of a residency or placements hash. Later versions may append elements."""
+    tier, pinned, tenant, name, *_ = json.loads(value)
+    return Resident(Digest(digest), Tier(tier), bool(pinned), str(name), TenantId(tenant))
+
+
+def decode_changes(revision: int, worker_id: str, value: str) -> list[PlacementChange]:
+    """From an entry of the stream of changes: pairs of digest and value, where no value means that it ended."""
+    return [
+        PlacementChange(revision, WorkerId(worker_id), Digest(digest), decode_resident(digest, text) if text else None)
+        for digest, text in json.loads(value)
+    ]
+
+
+def _known(cls: type[Any], text: str) -> dict[str, Any]:
+    """The fields that this version knows: old and new workers share a fleet during a rolling update."""
+    return {name: value for name, value in json.loads(text).items() if name in cls.__dataclass_fields__}

@@ -1,0 +1,209 @@
+"""The Lua functions: each changes several keys at once, on Redis's clock.
+
+A script's keys share a hash tag. Keys that depend on what it reads are built from ARGV[1], the pool's prefix, which
+is in the same slot. Revisions are the stream's own ids, `ms * 4096 + sequence`: they go forward even over a flush.
+Typed wrappers: membership, residency, directory.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+from shared.coordination.keys import MAX_CHANGES
+
+REVISION_SEQUENCES = 4096
+_CHANGES_PER_ENTRY = 200
+
+# Every script may use these. ARGV[1] is always the pool's prefix.
+_PRELUDE = f"""
+local prefix = ARGV[1]
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function publish(worker_id, changes, retention_ms)
+  local key = prefix .. ':changes'
+  for first = 1, #changes, {_CHANGES_PER_ENTRY} do
+    local part = {{}}
+    for i = first, math.min(first + {_CHANGES_PER_ENTRY - 1}, #changes) do part[#part + 1] = changes[i] end
+    redis.call('XADD', key, 'MAXLEN', {MAX_CHANGES}, '*', 'worker', worker_id, 'changes', cjson.encode(part))
+  end
+  if #changes > 0 then redis.call('PEXPIRE', key, retention_ms) end
+end
+
+local function forget(worker_id, retention_ms)
+  local changes = {{}}
+  local held = redis.call('HKEYS', prefix .. ':residency:' .. worker_id)
+  for _, digest in ipairs(held) do
+    redis.call('HDEL', prefix .. ':placements:' .. digest, worker_id)
+    changes[#changes + 1] = {{digest, ''}}
+  end
+  publish(worker_id, changes, retention_ms)
+  redis.call('DEL', prefix .. ':residency:' .. worker_id, prefix .. ':worker:' .. worker_id)
+  redis.call('ZREM', prefix .. ':leases', worker_id)
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua function by its text."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def _script(name: str, body: str) -> Script:
+    text = _PRELUDE + body
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())
+
+
+# Take or renew a lease. Registering and renewing are one operation, so a flushed Redis needs no path of its own.
+# KEYS: worker, endpoint, leases, changes.
+# ARGV: prefix, worker_id, token, epoch, info, state, load, lease_ms, retention_ms.
+# Returns {'ok', end of lease ms, stored residency revision}, or {'stale', epoch of the newer holder}.
+ANNOUNCE = _script(
+    "announce",
+    """
+local worker_id, token, epoch = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local lease_ms, retention_ms = tonumber(ARGV[8]), tonumber(ARGV[9])
+local held = redis.call('HMGET', KEYS[1], 'token', 'epoch', 'residency_revision')
+if held[1] and held[1] ~= token then return {'stale', held[2]} end
+local there = redis.call('HMGET', KEYS[2], 'worker_id', 'epoch')
+if there[1] and there[1] ~= worker_id then
+  if tonumber(there[2]) >= epoch then return {'stale', there[2]} end
+  forget(there[1], retention_ms)
+end
+local lease_until_ms = now_ms + lease_ms
+redis.call('HSET', KEYS[1], 'token', token, 'epoch', ARGV[4], 'info', ARGV[5], 'state', ARGV[6], 'load', ARGV[7],
+  'lease_until_ms', string.format('%d', lease_until_ms))
+redis.call('PEXPIRE', KEYS[1], lease_ms)
+redis.call('HSET', KEYS[2], 'worker_id', worker_id, 'epoch', ARGV[4])
+redis.call('PEXPIRE', KEYS[2], lease_ms)
+redis.call('ZADD', KEYS[3], lease_until_ms, worker_id)
+redis.call('PEXPIRE', KEYS[3], retention_ms)
+redis.call('PEXPIRE', KEYS[4], retention_ms)
+-- A few at a time: every worker of the pool helps, and no call takes long.
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms, 'LIMIT', 0, 4)) do
+  forget(gone, retention_ms)
+end
+return {'ok', string.format('%d', lease_until_ms), held[3] or '0'}
+""",
+)
+
+# Give a lease back and remove everything that the worker put here.
+# KEYS: worker, endpoint. ARGV: prefix, worker_id, token, retention_ms. Returns 1, or 0 if the lease was not held.
+RELEASE = _script(
+    "release",
+    """
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then return 0 end
+forget(ARGV[2], tonumber(ARGV[4]))
+if redis.call('HGET', KEYS[2], 'worker_id') == ARGV[2] then redis.call('DEL', KEYS[2]) end
+return 1
+""",
+)
+
+# Replace a worker's residency by a whole new report.
+# KEYS: worker, residency. ARGV: prefix, worker_id, token, revision, retention_ms, then digest and value in turn.
+# Returns 1, or 0 if the lease is not held.
+REPORT = _script(
+    "report",
+    """
+local worker_id, retention_ms = ARGV[2], tonumber(ARGV[5])
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then return 0 end
+local before, stored = {}, redis.call('HGETALL', KEYS[2])
+for i = 1, #stored, 2 do before[stored[i]] = stored[i + 1] end
+local changes = {}
+for i = 6, #ARGV, 2 do
+  local digest, value = ARGV[i], ARGV[i + 1]
+  local placements = prefix .. ':placements:' .. digest
+  if before[digest] ~= value then changes[#changes + 1] = {digest, value} end
+  before[digest] = nil
+  redis.call('HSET', KEYS[2], digest, value)
+  redis.call('HSET', placements, worker_id, value)
+  redis.call('PEXPIRE', placements, retention_ms)
+end
+for digest, _ in pairs(before) do
+  redis.call('HDEL', KEYS[2], digest)
+  redis.call('HDEL', prefix .. ':placements:' .. digest, worker_id)
+  changes[#changes + 1] = {digest, ''}
+end
+redis.call('HSET', KEYS[1], 'residency_revision', ARGV[4])
+redis.call('PEXPIRE', KEYS[2], retention_ms)
+publish(worker_id, changes, retention_ms)
+return 1
+""",
+)
+
+# KEYS: leases. ARGV: prefix. Returns now in ms, then for each worker whose lease runs: info, state, load,
+# end of lease, residency revision.
+WORKERS = _script(
+    "workers",
+    """
+local answer = {string.format('%d', now_ms)}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now_ms), '+inf')) do
+  local fields = redis.call('HMGET', prefix .. ':worker:' .. id, 'info', 'state', 'load', 'lease_until_ms',
+    'residency_revision')
+  if fields[1] then
+    for i = 1, 5 do answer[#answer + 1] = fields[i] or '' end
+  end
+end
+return answer
+""",
+)
+
+# Who holds these versions, among workers whose lease runs. KEYS: placements of each. ARGV: prefix.
+# Returns for each key a list of worker_id and value in turn.
+PLACEMENTS = _script(
+    "placements",
+    """
+local answer = {}
+for i, key in ipairs(KEYS) do
+  local found, all = {}, redis.call('HGETALL', key)
+  for j = 1, #all, 2 do
+    if redis.call('EXISTS', prefix .. ':worker:' .. all[j]) == 1 then
+      found[#found + 1] = all[j]
+      found[#found + 1] = all[j + 1]
+    end
+  end
+  answer[i] = found
+end
+return answer
+""",
+)
+
+# Where the stream of changes ends. An empty entry is made if there is no stream, so that a watcher can tell "nothing
+# happened since" from "what happened is gone". KEYS: changes. ARGV: prefix, retention_ms. Returns the newest id.
+TAIL = _script(
+    "tail",
+    """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  local id = redis.call('XADD', KEYS[1], '*', 'worker', '', 'changes', '[]')
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return id
+end
+return redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1]
+""",
+)
+
+# What came after an id; being watched keeps the stream. KEYS: changes. ARGV: prefix, id, count, retention_ms.
+# Returns {now ms, oldest id or '', entries}.
+CHANGES = _script(
+    "changes",
+    """
+redis.call('PEXPIRE', KEYS[1], ARGV[4], 'GT')
+local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[2], '+', 'COUNT', ARGV[3])
+return {string.format('%d', now_ms), oldest[1] and oldest[1][1] or '', entries}
+""",
+)
+
+# Remember that a pool exists. KEYS: pools. ARGV: unused prefix, base model digest, retention_ms.
+TOUCH_POOL = _script(
+    "touch_pool",
+    """
+redis.call('ZADD', KEYS[1], now_ms, ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now_ms - tonumber(ARGV[3]))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+""",
+)

@@ -1,0 +1,48 @@
+"""A TCP proxy that delays what the server answers, for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class SlowProxy:
+    """Between a client and a server on this machine."""
+
+    def __init__(self, target_port: int) -> None:
+        self.port = 0
+        self.delay_s = 0.0
+        """Before every chunk of answers."""
+        self.connections = 0
+        self._target_port = target_port
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        await asyncio.gather(
+            self._pump(reader, upstream_writer, slow=False), self._pump(upstream_reader, writer, slow=True)
+        )
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+        try:
+            while chunk := await reader.read(65536):
+                if slow and self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                writer.write(chunk)
+                await writer.drain()
+        except OSError:
+            pass  # an end hung up: that is what some tests are about
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def slow_proxy(target_port: int) -> AsyncIterator[SlowProxy]:
+    """Listen on a free port for as long as the block."""
+    proxy = SlowProxy(target_port)
+    server = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
+    try:
+        yield proxy
+    finally:
+        server.close()
