@@ -1,0 +1,187 @@
+"""From what a request selects to weights in host memory, held for as long as the request lives.
+
+**Invariant**: a request is served by the digests that its references stood for when it was accepted, and by nothing
+else, whatever moves meanwhile.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from shared.errors import HotslotError, QueueFullError, SlotsFullError
+from shared.ids import Digest, TenantId
+from worker_service.adapters.loader import Loader
+from worker_service.adapters.pins import PinTable
+from worker_service.adapters.policy import Selection
+from worker_service.adapters.references import ReferenceCache, ReferenceLimits, Resolver
+from worker_service.adapters.seen import SeenVersions
+from worker_service.adapters.version import AdapterVersion
+from worker_service.engine.messages import Activated, AdapterWeights, EngineSnapshot
+
+log = structlog.get_logger(__name__)
+
+QUEUE_RETRY_AFTER_S = 1.0
+
+
+class SlotControl(Protocol):
+    """What the adapter side asks of the engine."""
+
+    async def activate(self, weights: AdapterWeights, *, pin: bool) -> Activated:
+        """Bring an adapter into slots; raises SlotsFullError."""
+        ...
+
+    async def deactivate(self, digest: Digest) -> None:
+        """Free an adapter's slots once its last user ended; cancelling withdraws the wish."""
+        ...
+
+    def unpin(self, digest: Digest) -> None:
+        """Let an adapter be evicted again."""
+        ...
+
+    async def inspect(self) -> EngineSnapshot:
+        """The engine's state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One adapter of a request, with the version that serves it."""
+
+    selection: Selection
+    version: AdapterVersion
+
+
+@dataclass(slots=True)
+class AdapterProvider:
+    """References, loads and pins of one worker. Belongs to one event loop."""
+
+    resolver: Resolver
+    loader: Loader
+    slots: SlotControl
+    max_loading: int
+    """Requests that may wait for adapters to be loaded; more are refused."""
+    limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+    clock: Callable[[], float] = time.monotonic
+    pins: PinTable = field(default_factory=PinTable)
+    num_loading: int = 0
+    """Requests that wait for adapters to be loaded."""
+    references: ReferenceCache = field(init=False)
+    seen: SeenVersions = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.seen = SeenVersions(lambda digest: self.is_resident(digest) or digest in self.loader.loading)
+        self.references = ReferenceCache(
+            self.resolver, self.is_resident, self._prepare_swap, self._flipped, self.limits, self.clock
+        )
+
+    def is_resident(self, digest: Digest) -> bool:
+        """Whether a version can be served without the store."""
+        return digest in self.loader.tier
+
+    async def resolve(self, tenant: TenantId, selections: Sequence[Selection]) -> tuple[Chosen, ...]:
+        """The versions that serve a request which begins now. Raises the store's errors."""
+        chosen = tuple([Chosen(s, await self.references.current(tenant, s.reference)) for s in selections])
+        for item in chosen:
+            self.seen.note(item.version, self.clock())
+        return chosen
+
+    @contextlib.asynccontextmanager
+    async def hold(self, versions: Sequence[AdapterVersion]) -> AsyncIterator[list[AdapterWeights]]:
+        """Weights of all these versions, loaded if need be, in host memory until the block is left.
+
+        Raises the loader's errors, and QueueFullError when too many requests wait for loads already.
+        """
+        is_cold = any(not self.is_resident(version.digest) for version in versions)
+        if is_cold and self.num_loading >= self.max_loading:
+            raise QueueFullError(
+                f"{self.num_loading} requests wait for adapters to be loaded already, at most {self.max_loading} may",
+                subject="loading",
+                retry_after_s=QUEUE_RETRY_AFTER_S,
+            )
+        async with contextlib.AsyncExitStack() as stack:
+            self.num_loading += is_cold
+            try:
+                held = await self._acquire_all(versions, stack)
+            finally:
+                self.num_loading -= is_cold
+            yield held
+
+    async def activate(self, weights: AdapterWeights, *, pin: bool = False) -> Activated:
+        """Bring held weights into slots. Raises SlotsFullError."""
+        try:
+            return await self.slots.activate(weights, pin=pin)
+        except (HotslotError, asyncio.CancelledError):
+            if pin and not self.pins.is_pinned(weights.digest):
+                self.slots.unpin(weights.digest)
+            raise
+
+    def pin(self, version: AdapterVersion) -> None:
+        """Keep an activated, held version for its reference; moves the reference's pin to it."""
+        became_pinned, freed = self.pins.put((version.tenant, version.reference), version.digest)
+        if became_pinned:
+            self.loader.tier.acquire(version.digest)
+        if freed is not None:
+            self._let_go(freed)
+
+    def unpin(self, version: AdapterVersion) -> None:
+        """End the pin of this version's reference, whatever version it is on."""
+        freed = self.pins.remove((version.tenant, version.reference))
+        if freed is not None:
+            self._let_go(freed)
+
+    def is_pinned_reference(self, version: AdapterVersion) -> bool:
+        """Whether the version's reference is pinned, on this version or another."""
+        return self.pins.get((version.tenant, version.reference)) is not None
+
+    async def close(self) -> None:
+        """End everything that is under way."""
+        await self.references.close()
+        await self.loader.close()
+
+    async def _acquire_all(
+        self, versions: Sequence[AdapterVersion], stack: contextlib.AsyncExitStack
+    ) -> list[AdapterWeights]:
+        """Load side by side; whatever was acquired is released when the stack unwinds."""
+
+        async def acquire(version: AdapterVersion) -> AdapterWeights:
+            weights = await self.loader.acquire(version)
+            stack.callback(self.loader.release, version.digest)
+            return weights
+
+        if len(versions) == 1:
+            return [await acquire(versions[0])]
+        tasks = [asyncio.create_task(acquire(version)) for version in versions]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _prepare_swap(self, version: AdapterVersion) -> None:
+        """Bring the new version of a name beside the old one: into slots if there is room, else to host memory.
+
+        Without the slots' help the flip is still atomic, the first requests just wait for slots. A pinned name moves
+        only when its new version has slots, because it must not lose them.
+        """
+        pin = self.is_pinned_reference(version)
+        async with self.hold([version]) as (weights,):
+            try:
+                await self.activate(weights, pin=pin)
+            except SlotsFullError:
+                if pin:
+                    raise
+                log.info("swap_without_slots", reference=str(version.reference), digest=version.digest)
+
+    def _flipped(self, old: AdapterVersion, new: AdapterVersion) -> None:
+        if self.is_pinned_reference(old) and self.is_resident(new.digest):
+            self.pin(new)
+
+    def _let_go(self, digest: Digest) -> None:
+        self.slots.unpin(digest)
+        self.loader.release(digest)

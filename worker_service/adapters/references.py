@@ -1,0 +1,218 @@
+"""What each tenant's references stand for here, and how a name moves to a new version without a gap.
+
+A resolved reference is trusted for a bounded time (the staleness); then the store is asked again before the next
+request is served. If the store does not answer, a resident version keeps being served. If the reference has moved,
+the old version keeps being served while the new one is prepared beside it; then the name flips at once for all new
+requests. If preparing fails, the old one stays and the failure is reported.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from shared.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
+from shared.ids import Digest, TenantId
+from shared.references import Reference
+from worker_service.adapters.version import AdapterVersion
+
+log = structlog.get_logger(__name__)
+
+ReferenceKey = tuple[TenantId, Reference]
+
+# The store has spoken: what was served under this reference must not be served any more.
+_DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapterError)
+
+
+class Resolver(Protocol):
+    """Who knows what references stand for."""
+
+    async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """Ask now; raises HotslotError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceLimits:
+    """The bounds of the cache."""
+
+    staleness_s: float = 2.0
+    """How long an answer of the store is trusted."""
+    patience_s: float = 1.0
+    """How long a request whose version is resident waits for a slow store before it is served without an answer."""
+    swap_retry_s: float = 10.0
+    """After a failed swap, when to try the same version again."""
+    max_entries: int = 10_000
+
+
+@dataclass(slots=True)
+class _Swap:
+    """A newer version being prepared."""
+
+    version: AdapterVersion
+    task: "asyncio.Task[None]"
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One reference of one tenant."""
+
+    version: AdapterVersion
+    checked_s: float
+    """When the store was last asked, answered or not."""
+    swap: _Swap | None = None
+    failed_digest: Digest | None = None
+    failed_s: float = 0.0
+
+
+@dataclass(slots=True)
+class ReferenceCache:
+    """The entries. Belongs to one event loop."""
+
+    resolver: Resolver
+    is_resident: Callable[[Digest], bool]
+    prepare: Callable[[AdapterVersion], Awaitable[None]]
+    """Brings a version to where it can be served from at once; raises HotslotError."""
+    on_flip: Callable[[AdapterVersion, AdapterVersion], None]
+    """Told that a name moved from an old to a new version."""
+    limits: ReferenceLimits = field(default_factory=ReferenceLimits)
+    clock: Callable[[], float] = time.monotonic
+    _entries: OrderedDict[ReferenceKey, _Entry] = field(default_factory=OrderedDict)
+    _refreshes: "dict[ReferenceKey, asyncio.Task[AdapterVersion]]" = field(default_factory=dict)
+
+    async def current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """The version to serve a request that begins now. Raises what the resolver raises."""
+        key = (tenant, reference)
+        entry = self._entries.get(key)
+        if entry is None:
+            return await asyncio.shield(self._refresh(key))
+        self._entries.move_to_end(key)
+        if self.clock() - entry.checked_s < self.limits.staleness_s:
+            return entry.version
+        refresh = self._refresh(key)
+        patience_s = self.limits.patience_s if self.is_resident(entry.version.digest) else None
+        done, _ = await asyncio.wait([refresh], timeout=patience_s)
+        if done:
+            return refresh.result()
+        entry.checked_s = self.clock()
+        return entry.version
+
+    async def ask(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """What the store says now, whatever is cached; nothing flips. Raises what the resolver raises."""
+        try:
+            return await self.resolver.resolve(tenant, reference)
+        except _DEFINITIVE:
+            self._drop((tenant, reference))
+            raise
+
+    def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
+        """What is served under the reference now, without asking anybody."""
+        entry = self._entries.get((tenant, reference))
+        return entry.version if entry is not None else None
+
+    def flip(self, version: AdapterVersion) -> AdapterVersion | None:
+        """Serve this version under its reference from now on; returns what was served before."""
+        key = (version.tenant, version.reference)
+        entry = self._entries.get(key)
+        if entry is None:
+            self._add(key, version)
+            return None
+        self._end_swap(entry)
+        previous, entry.version = entry.version, version
+        entry.checked_s, entry.failed_digest = self.clock(), None
+        if previous.digest != version.digest:
+            log.info("reference_moved", reference=str(version.reference), old=previous.digest, new=version.digest)
+            self.on_flip(previous, version)
+        return previous
+
+    def forget(self, tenant: TenantId, digest: Digest) -> None:
+        """Ask the store again before this version is served to the tenant under any reference."""
+        stale = [key for key, entry in self._entries.items() if key[0] == tenant and entry.version.digest == digest]
+        for key in stale:
+            self._drop(key)
+
+    async def close(self) -> None:
+        """Cancel what is under way and wait until it has ended."""
+        swaps = [entry.swap.task for entry in self._entries.values() if entry.swap is not None]
+        tasks = [*self._refreshes.values(), *swaps]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
+        """The one question to the store that is under way for a reference."""
+        task = self._refreshes.get(key)
+        if task is None:
+            task = asyncio.create_task(self._ask_and_settle(key), name=f"resolve {key[1]}")
+            self._refreshes[key] = task
+            task.add_done_callback(lambda done: self._refreshed(key, done))
+        return task
+
+    def _refreshed(self, key: ReferenceKey, task: "asyncio.Task[AdapterVersion]") -> None:
+        del self._refreshes[key]
+        if not task.cancelled():
+            task.exception()  # marks it as seen when nobody waits any more
+
+    async def _ask_and_settle(self, key: ReferenceKey) -> AdapterVersion:
+        try:
+            fresh = await self.ask(*key)
+        except HotslotError as exc:
+            entry = self._entries.get(key)
+            if entry is None or not self.is_resident(entry.version.digest):
+                raise
+            log.warning("serving_unconfirmed", reference=str(key[1]), digest=entry.version.digest, why=exc.message)
+            entry.checked_s = self.clock()
+            return entry.version
+        entry = self._entries.get(key)
+        if entry is None:
+            return self._add(key, fresh).version
+        entry.checked_s = self.clock()
+        if fresh.digest == entry.version.digest:
+            self._end_swap(entry)
+        elif not self.is_resident(entry.version.digest):
+            self.flip(fresh)
+        else:
+            self._begin_swap(key, entry, fresh)
+        return entry.version
+
+    def _begin_swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
+        if entry.swap is not None and entry.swap.version.digest == fresh.digest:
+            return
+        if entry.failed_digest == fresh.digest and self.clock() - entry.failed_s < self.limits.swap_retry_s:
+            return
+        self._end_swap(entry)
+        task = asyncio.create_task(self._swap(key, entry, fresh), name=f"swap {key[1]}")
+        entry.swap = _Swap(fresh, task)
+
+    async def _swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
+        try:
+            await self.prepare(fresh)
+        except HotslotError as exc:
+            entry.swap, entry.failed_digest, entry.failed_s = None, fresh.digest, self.clock()
+            log.warning(
+                "swap_failed", reference=str(key[1]), kept=entry.version.digest, new=fresh.digest, why=exc.message
+            )
+            return
+        entry.swap = None
+        if self._entries.get(key) is entry:
+            self.flip(fresh)
+
+    def _end_swap(self, entry: _Entry) -> None:
+        if entry.swap is not None:
+            entry.swap.task.cancel()
+            entry.swap = None
+
+    def _add(self, key: ReferenceKey, version: AdapterVersion) -> _Entry:
+        entry = self._entries[key] = _Entry(version, self.clock())
+        while len(self._entries) > self.limits.max_entries:
+            self._drop(next(iter(self._entries)))
+        return entry
+
+    def _drop(self, key: ReferenceKey) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._end_swap(entry)

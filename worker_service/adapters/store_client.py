@@ -1,0 +1,191 @@
+"""The worker's view of the store: references to versions, digests to verified bytes, base models made known.
+
+Proto types of the store's contract stop here. What the store raised arrives as the same typed error; a store that
+cannot be reached, or does not answer in time, is a StoreUnavailableError.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+import grpc
+import structlog
+
+from shared.base_spec import BaseSpec, ModuleKind
+from shared.errors import (
+    DigestMismatchError,
+    HotslotError,
+    InternalError,
+    RequestCancelledError,
+    RequestDeadlineError,
+    StoreUnavailableError,
+    UnavailableError,
+)
+from shared.ids import Digest, TenantId
+from shared.manifest import parse_manifest
+from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from shared.references import Reference
+from shared.rpc.status import from_rpc_error
+from shared.rpc.tenant import TENANT_KEY
+from worker_service.adapters.version import AdapterVersion
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTimeouts:
+    """How long the worker waits for the store."""
+
+    call_s: float = 5.0
+    """For an answer to a call."""
+    chunk_s: float = 10.0
+    """For the next chunk of a blob; after that the stream counts as broken."""
+    max_breaks: int = 5
+    """Broken streams in a row, without a byte between them, after which a blob is given up."""
+    backoff_s: float = 0.1
+    """Before the second of them; doubles each time."""
+
+
+class StoreClient:
+    """Calls to one store, for workers of one base model."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        base_model_digest: Digest,
+        timeouts: StoreTimeouts = StoreTimeouts(),
+    ) -> None:
+        self._adapters = adapter_store_pb2_grpc.AdapterStoreServiceStub(channel)
+        self._blobs = blob_pb2_grpc.BlobServiceStub(channel)
+        self._base_model_digest = base_model_digest
+        self._timeouts = timeouts
+
+    async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """Ask what a reference stands for now.
+
+        Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError, BaseModelMismatchError,
+        DigestMismatchError (a manifest that is not its digest's) and StoreUnavailableError.
+        """
+        request = adapter_store_pb2.ResolveAdapterRequest(
+            reference=str(reference), base_model_digest=self._base_model_digest
+        )
+        try:
+            response = await self._adapters.ResolveAdapter(
+                request, timeout=self._timeouts.call_s, metadata=((TENANT_KEY, tenant),)
+            )
+        except grpc.RpcError as exc:
+            _raise_from(exc, f"resolving {reference}")
+        digest = Digest(response.version.digest)
+        if reference.digest is not None and digest != reference.digest:
+            raise DigestMismatchError(f"the store's answer for {reference}", digest, reference.digest)
+        return AdapterVersion(tenant, reference, digest, parse_manifest(response.version.manifest_json, digest))
+
+    async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytearray:
+        """Fetch a whole blob; a broken stream is continued where it broke.
+
+        Raises DigestMismatchError when the bytes are not the digest's (they are never returned), the store's own
+        errors, and StoreUnavailableError when the stream keeps breaking.
+        """
+        buffer = bytearray(size_bytes)
+        hasher = hashlib.sha256()
+        position, breaks = 0, 0
+        while position < size_bytes:
+            start = position
+            try:
+                async for data in self._chunks(tenant, digest, position, size_bytes):
+                    buffer[position : position + len(data)] = data
+                    hasher.update(data)
+                    position += len(data)
+                broken: HotslotError = StoreUnavailableError(
+                    f"blob {digest} ended at byte {position} of {size_bytes}", retry_after_s=RETRY_AFTER_S
+                )
+            except (UnavailableError, RequestDeadlineError, RequestCancelledError) as exc:
+                broken = exc
+            if position == size_bytes:
+                break
+            breaks = breaks + 1 if position == start else 1
+            if breaks >= self._timeouts.max_breaks:
+                raise StoreUnavailableError(
+                    f"reading blob {digest} broke off at byte {position} of {size_bytes}, {breaks} times in a row: "
+                    f"{broken.message}",
+                    retry_after_s=RETRY_AFTER_S,
+                ) from broken
+            log.warning("blob_resumed", digest=digest, position=position, size_bytes=size_bytes, why=broken.message)
+            await asyncio.sleep(self._timeouts.backoff_s * 2 ** (breaks - 1))
+        found = Digest("sha256:" + hasher.hexdigest())
+        if found != digest:
+            raise DigestMismatchError("weights from the store", found, digest)
+        return buffer
+
+    async def register_base_model(self, spec: BaseSpec) -> None:
+        """Make the worker's base model known; again changes nothing. Raises StoreUnavailableError."""
+        message = adapter_store_pb2.BaseModel(
+            name=spec.name,
+            digest=spec.digest,
+            model_type=spec.model_type,
+            weights_fingerprint=spec.weights_fingerprint,
+            modules=[
+                adapter_store_pb2.BaseModule(
+                    path=module.path,
+                    kind=_KINDS[module.kind],
+                    in_features=module.in_features,
+                    out_features=module.out_features,
+                )
+                for module in spec.modules
+            ],
+        )
+        try:
+            await self._adapters.RegisterBaseModel(
+                adapter_store_pb2.RegisterBaseModelRequest(base_model=message), timeout=self._timeouts.call_s
+            )
+        except grpc.RpcError as exc:
+            _raise_from(exc, f"registering base model {spec.name}")
+
+    async def _chunks(self, tenant: TenantId, digest: Digest, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+        """The blob's bytes from an offset on, as one stream brings them."""
+        call = self._blobs.ReadBlob(
+            blob_pb2.ReadBlobRequest(digest=digest, offset=offset), metadata=((TENANT_KEY, tenant),)
+        )
+        position = offset
+        try:
+            while True:
+                async with asyncio.timeout(self._timeouts.chunk_s):
+                    message = await call.read()
+                if not isinstance(message, blob_pb2.ReadBlobResponse):  # grpc's end-of-stream marker
+                    return
+                if message.offset != position or message.size_bytes != size_bytes:
+                    raise InternalError(
+                        f"the store sent bytes {message.offset} of a blob of {message.size_bytes} for {digest}, "
+                        f"expected byte {position} of {size_bytes}"
+                    )
+                position += len(message.data)
+                if position > size_bytes:
+                    raise DigestMismatchError("weights from the store", f"{position} bytes or more", digest)
+                yield message.data
+        except grpc.RpcError as exc:
+            _raise_from(exc, f"reading blob {digest}")
+        except TimeoutError as exc:
+            raise StoreUnavailableError(
+                f"the store sent nothing of blob {digest} for {self._timeouts.chunk_s} s",
+                retry_after_s=RETRY_AFTER_S,
+            ) from exc
+        finally:
+            call.cancel()
+
+
+_KINDS = {
+    ModuleKind.LINEAR: adapter_store_pb2.BASE_MODULE_KIND_LINEAR,
+    ModuleKind.EMBEDDING: adapter_store_pb2.BASE_MODULE_KIND_EMBEDDING,
+}
+
+
+def _raise_from(failure: grpc.RpcError, what: str) -> NoReturn:
+    """Raise the store's own error; a silent store counts as one that is away."""
+    error = from_rpc_error(failure, unavailable=StoreUnavailableError)
+    if isinstance(error, RequestDeadlineError):
+        error = StoreUnavailableError(f"{what}: the store did not answer in time", retry_after_s=RETRY_AFTER_S)
+    raise error from failure

@@ -1,0 +1,17 @@
+"""A version as a tenant's reference named it: what the worker knows before it has the weights."""
+
+from dataclasses import dataclass
+
+from shared.ids import Digest, TenantId
+from shared.manifest import Manifest
+from shared.references import Reference
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterVersion:
+    """What a reference stood for when the store was asked, with its verified manifest."""
+
+    tenant: TenantId
+    reference: Reference
+    digest: Digest
+    manifest: Manifest

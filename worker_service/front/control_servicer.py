@@ -1,0 +1,86 @@
+"""AdapterControlService on the wire: decode, one call, encode."""
+
+from typing import Any
+
+import grpc
+
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as pb_grpc
+from shared.references import parse_reference
+from shared.rpc.tenant import tenant_of
+from worker_service.front.control_converters import decode_mix, encode_held, encode_load, encode_mix, encode_status
+from worker_service.front.deadline import timeout_of
+from worker_service.front.validation import check_mix
+from worker_service.front.worker import Worker
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
+    """What operators call."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.LoadAdapterResponse:
+        """Bring what a reference stands for now into slots, and serve it from now on."""
+        reference = parse_reference(request.reference)
+        with self._worker.admitted() as parts:
+            outcome = await parts.control.load(tenant_of(context), reference, host_only=request.host_only)
+        return encode_load(outcome)
+
+    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Context) -> pb.UnloadAdapterResponse:
+        """Remove an adapter once nobody uses it."""
+        reference = parse_reference(request.reference)
+        digest = await self._worker.parts.control.unload(tenant_of(context), reference, timeout_of(context))
+        return pb.UnloadAdapterResponse(digest=digest)
+
+    async def PinAdapter(self, request: pb.PinAdapterRequest, context: Context) -> pb.PinAdapterResponse:
+        """Load an adapter and keep it in its slots."""
+        reference = parse_reference(request.reference)
+        with self._worker.admitted() as parts:
+            held = await parts.control.pin(tenant_of(context), reference)
+        return pb.PinAdapterResponse(adapter=encode_held(held))
+
+    async def UnpinAdapter(self, request: pb.UnpinAdapterRequest, context: Context) -> pb.UnpinAdapterResponse:
+        """Let an adapter be evicted again."""
+        held = await self._worker.parts.control.unpin(tenant_of(context), parse_reference(request.reference))
+        return pb.UnpinAdapterResponse(adapter=encode_held(held))
+
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
+        """List the calling tenant's adapters in every tier."""
+        tenant, parts = tenant_of(context), self._worker.parts
+        held = await parts.control.list(tenant)
+        return pb.ListAdaptersResponse(
+            adapters=[encode_held(item) for item in held],
+            default_adapters=encode_mix(parts.policy.defaults(tenant)),
+            adapters_enabled=parts.policy.is_enabled(tenant),
+        )
+
+    async def SetDefaultAdapters(
+        self, request: pb.SetDefaultAdaptersRequest, context: Context
+    ) -> pb.SetDefaultAdaptersResponse:
+        """Set what the calling tenant's requests get that name no adapters."""
+        with self._worker.admitted() as parts:
+            selections = check_mix(decode_mix(request.adapters), parts.info.num_slots)
+            await parts.control.set_defaults(tenant_of(context), selections)
+        return pb.SetDefaultAdaptersResponse(adapters=encode_mix(selections))
+
+    async def EnableAdapters(self, request: pb.EnableAdaptersRequest, context: Context) -> pb.EnableAdaptersResponse:
+        """Apply the calling tenant's adapters again."""
+        self._worker.parts.policy.enable(tenant_of(context))
+        return pb.EnableAdaptersResponse()
+
+    async def DisableAdapters(self, request: pb.DisableAdaptersRequest, context: Context) -> pb.DisableAdaptersResponse:
+        """Serve the calling tenant with the base alone."""
+        self._worker.parts.policy.disable(tenant_of(context))
+        return pb.DisableAdaptersResponse()
+
+    async def DrainWorker(self, request: pb.DrainWorkerRequest, context: Context) -> pb.DrainWorkerResponse:
+        """Take no new requests; answer when the running ones have ended."""
+        await self._worker.drain(timeout_of(context))
+        return pb.DrainWorkerResponse()
+
+    async def GetWorkerStatus(self, request: pb.GetWorkerStatusRequest, context: Context) -> pb.GetWorkerStatusResponse:
+        """Say how the worker is, at any time."""
+        return encode_status(await self._worker.status())

@@ -1,0 +1,22 @@
+"""How long a call may take: its own deadline, less what answering takes."""
+
+from typing import Protocol
+
+DEFAULT_TIMEOUT_S = 60.0
+MARGIN_S = 0.05
+
+
+class HasDeadline(Protocol):
+    """The part of a servicer's context that is needed here."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the call's deadline; None when it has none."""
+        ...
+
+
+def timeout_of(context: HasDeadline) -> float:
+    """Seconds that a handler may wait, so that its own error arrives before the caller's clock runs out."""
+    remaining_s = context.time_remaining()
+    if remaining_s is None:
+        return DEFAULT_TIMEOUT_S
+    return max(remaining_s - min(MARGIN_S, remaining_s / 2), 0.0)

@@ -1,0 +1,57 @@
+"""Turns tokens into text as they come, so that the pieces put together are the text of the whole.
+
+A token's text depends on its neighbours (SentencePiece drops the first space of what it decodes; characters may
+span several tokens), so each piece is the difference between decoding a short window with and without the new
+tokens: the technique of text-generation-inference and vLLM.
+"""
+
+from collections.abc import Callable, Sequence
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+CONTEXT_TOKENS = 6
+"""Tokens of the prompt that the window begins with."""
+MAX_HELD_TOKENS = 12
+"""More tokens than any character has: what is still no text then never will be."""
+
+Decode = Callable[[Sequence[int]], str]
+"""Token ids to text, without special tokens."""
+
+
+class Detokenizer:
+    """One answer's text, piece by piece.
+
+    **Invariant**: no piece ends within a character, and the pieces so far are a prefix of the whole text.
+    """
+
+    def __init__(self, decode: Decode, prompt_token_ids: Sequence[int]) -> None:
+        self._decode = decode
+        self._window = list(prompt_token_ids[-CONTEXT_TOKENS:])
+        self._num_known = len(self._window)
+        self._known_chars = len(decode(self._window).rstrip(REPLACEMENT)) if self._window else 0
+
+    def feed(self, token_id: int) -> str:
+        """The text that has become certain with one more token; often one word, sometimes nothing."""
+        self._window.append(token_id)
+        text = self._decode(self._window)
+        certain = text.rstrip(REPLACEMENT)
+        num_held = len(self._window) - self._num_known
+        if len(certain) < len(text):
+            # The tail may be the beginning of a character.
+            if num_held <= MAX_HELD_TOKENS:
+                piece = certain[self._known_chars :]
+                self._known_chars = max(self._known_chars, len(certain))
+                return piece
+            certain = text
+        piece = certain[self._known_chars :]
+        if not piece:
+            if num_held > MAX_HELD_TOKENS:
+                self._slide()
+            return ""
+        self._slide()
+        return piece
+
+    def _slide(self) -> None:
+        """Everything in the window is known now: keep its end as the context of what comes."""
+        self._window = self._window[self._num_known :]
+        self._num_known = len(self._window)
+        self._known_chars = len(self._decode(self._window))

@@ -1,0 +1,195 @@
+"""The event loop's side of the engine: commands out, events back to whoever waits for them.
+
+Events arrive on the engine's thread, one batch a step, and cross over with one `call_soon_threadsafe`.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from shared.errors import HotslotError, InternalError
+from shared.ids import Digest
+from worker_service.engine.messages import (
+    Activate,
+    Activated,
+    AdapterWeights,
+    Cancel,
+    Command,
+    Deactivate,
+    EngineSnapshot,
+    Event,
+    GiveUpDeactivate,
+    Inspect,
+    SequenceFailed,
+    SequenceFinished,
+    SequenceId,
+    Submit,
+    TokenReady,
+    Unpin,
+)
+
+ENGINE_SILENT_AFTER_S = 30.0
+
+
+class CommandSink(Protocol):
+    """The engine, as far as sending goes."""
+
+    def send(self, command: Command) -> None:
+        """Hand over a command; never blocks."""
+        ...
+
+
+@dataclass(slots=True)
+class _Deactivation:
+    """One Deactivate under way, and how many wait for it."""
+
+    future: "asyncio.Future[None]"
+    waiters: int = 0
+
+
+class SequenceGroup:
+    """The sequences of one request: their events in order, each with the index of its sequence.
+
+    The buffer is bounded by what was asked for: at most max_tokens events per sequence. A reader that is slower than
+    the engine gets several tokens at once.
+    """
+
+    def __init__(self, client: "EngineClient", ids: Sequence[SequenceId]) -> None:
+        self._client = client
+        self._index = {sequence_id: index for index, sequence_id in enumerate(ids)}
+        self._open = dict.fromkeys(ids)
+        self._events: list[tuple[int, Event]] = []
+        self._arrived = asyncio.Event()
+
+    async def take(self) -> list[tuple[int, Event]]:
+        """What has arrived since the last time; waits until there is something."""
+        await self._arrived.wait()
+        self._arrived.clear()
+        events, self._events = self._events, []
+        return events
+
+    def end(self, index: int) -> None:
+        """Cancel one sequence; nothing more comes from it but what has arrived."""
+        for sequence_id, position in self._index.items():
+            if position == index and sequence_id in self._open:
+                self._client.cancel(sequence_id)
+                del self._open[sequence_id]
+
+    def close(self) -> None:
+        """Cancel what has not ended; again is harmless."""
+        for sequence_id in self._open:
+            self._client.cancel(sequence_id)
+        self._open.clear()
+
+    def put(self, event: Event) -> None:
+        """Called by the client."""
+        if isinstance(event, SequenceFinished | SequenceFailed):
+            self._open.pop(event.sequence_id, None)
+        self._events.append((self._index[event.sequence_id], event))
+        self._arrived.set()
+
+
+class EngineClient:
+    """Talks to one engine from one event loop. Create it on the loop, give `on_events` to the engine, then attach."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` must be the engine's."""
+        self.clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._engine: CommandSink | None = None
+        self._ids = itertools.count(1)
+        self._groups: dict[SequenceId, SequenceGroup] = {}
+        self._deactivations: dict[Digest, _Deactivation] = {}
+
+    def attach(self, engine: CommandSink) -> None:
+        """Where commands go from now on."""
+        self._engine = engine
+
+    @property
+    def open_sequences(self) -> int:
+        """Sequences whose end has not been heard of."""
+        return len(self._groups)
+
+    def submit(self, drafts: Sequence[Submit]) -> SequenceGroup:
+        """Submit the sequences of one request; the ids of the drafts are replaced."""
+        ids = [SequenceId(next(self._ids)) for _ in drafts]
+        group = SequenceGroup(self, ids)
+        for sequence_id, draft in zip(ids, drafts, strict=True):
+            self._groups[sequence_id] = group
+            self._send(replace(draft, sequence_id=sequence_id))
+        return group
+
+    def cancel(self, sequence_id: SequenceId) -> None:
+        """Free what a sequence holds; its late events go nowhere."""
+        if self._groups.pop(sequence_id, None) is not None:
+            self._send(Cancel(sequence_id))
+
+    async def activate(self, weights: AdapterWeights, *, pin: bool) -> Activated:
+        """Bring an adapter into slots; raises SlotsFullError."""
+        outcome: asyncio.Future[Activated] = self._loop.create_future()
+        self._send(Activate(weights, pin, lambda result: self._post(self._resolve, outcome, result)))
+        return await outcome
+
+    async def deactivate(self, digest: Digest) -> None:
+        """Free an adapter's slots once its last user ended. When the last who waits is cancelled, it is withdrawn."""
+        deactivation = self._deactivations.get(digest)
+        if deactivation is None:
+            deactivation = self._deactivations[digest] = _Deactivation(self._loop.create_future())
+            future = deactivation.future
+            self._send(Deactivate(digest, lambda result: self._post(self._resolve, future, result)))
+        deactivation.waiters += 1
+        try:
+            await asyncio.shield(deactivation.future)
+        finally:
+            deactivation.waiters -= 1
+            if not deactivation.waiters:
+                del self._deactivations[digest]
+                if not deactivation.future.done():
+                    self._send(GiveUpDeactivate(digest))
+
+    def unpin(self, digest: Digest) -> None:
+        """Let an adapter be evicted again."""
+        self._send(Unpin(digest))
+
+    async def inspect(self) -> EngineSnapshot:
+        """The engine's state. Raises InternalError when it does not answer, which means that it is stuck."""
+        outcome: asyncio.Future[EngineSnapshot] = self._loop.create_future()
+        self._send(Inspect(lambda snapshot: self._post(self._resolve, outcome, snapshot)))
+        try:
+            return await asyncio.wait_for(outcome, ENGINE_SILENT_AFTER_S)
+        except TimeoutError as exc:
+            raise InternalError(f"the engine has not answered for {ENGINE_SILENT_AFTER_S} s") from exc
+
+    def on_events(self, events: list[Event]) -> None:
+        """Called on the engine's thread."""
+        self._post(self._dispatch, events)
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            group = self._groups.get(event.sequence_id)
+            if group is None:
+                continue
+            if not isinstance(event, TokenReady):
+                del self._groups[event.sequence_id]
+            group.put(event)
+
+    def _send(self, command: Command) -> None:
+        assert self._engine is not None, "attach the engine first"
+        self._engine.send(command)
+
+    def _post(self, callback: Callable[..., None], *args: object) -> None:
+        """Run on the event loop; after its end nobody is left to hear."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    @staticmethod
+    def _resolve(future: "asyncio.Future[object]", result: object) -> None:
+        if future.done():
+            return
+        if isinstance(result, HotslotError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)

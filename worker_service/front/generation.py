@@ -1,0 +1,218 @@
+"""One generation from its request to its last token: check, encode, find adapters, submit, stream.
+
+Nothing goes out before the first token, so everything that can go wrong earlier is a clean error. However it ends,
+its sequences are cancelled and its adapters released before the call is over.
+"""
+
+import hashlib
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from shared.ids import Digest, TenantId, WorkerId
+from shared.telemetry import bind_log_context
+from worker_service.adapters.policy import AdapterPolicy
+from worker_service.adapters.provider import AdapterProvider, Chosen
+from worker_service.adapters.version import AdapterVersion
+from worker_service.engine.messages import (
+    AdapterUse,
+    AdapterWeights,
+    SequenceFailed,
+    SequenceFinished,
+    SequenceId,
+    StopRules,
+    Submit,
+    TokenReady,
+)
+from worker_service.front.answer import Answer
+from worker_service.front.engine_client import EngineClient, SequenceGroup
+from worker_service.front.prompts import PromptEncoder
+from worker_service.front.requests import (
+    CheckedRequest,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    Served,
+    Started,
+    Timings,
+)
+from worker_service.front.validation import RequestLimits, check
+
+_UNSET = SequenceId(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What every answer says about who made it."""
+
+    worker_id: WorkerId
+    base_model_digest: Digest
+    eos_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Accepted:
+    """A request on its way through, with what is known before its adapters are loaded."""
+
+    checked: CheckedRequest
+    token_ids: tuple[int, ...]
+    chosen: tuple[Chosen, ...]
+    accepted_s: float
+    deadline_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The use case behind InferenceService.Generate."""
+
+    identity: Identity
+    limits: RequestLimits
+    encoder: PromptEncoder
+    provider: AdapterProvider
+    policy: AdapterPolicy
+    engine: EngineClient
+
+    async def generate(
+        self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Stream a generation: Started and the first Chunk or Finished together, then the rest.
+
+        Raises InvalidRequestError and its kinds, the store's and the loader's errors, SlotsFullError, QueueFullError,
+        RequestDeadlineError, and NotImplementedYetError.
+        """
+        clock = self.engine.clock
+        accepted_s = clock()
+        deadline_s = accepted_s + timeout_s if timeout_s is not None else None
+        checked = check(request, self.limits)
+        request_id = request.request_id or "r-" + secrets.token_hex(8)
+        bind_log_context(request_id=request_id)
+        token_ids = await self.encoder.encode(checked.prompt)
+        selections = self.policy.choose(tenant, checked.selections, base_only=request.base_only)
+        chosen = await self.provider.resolve(tenant, selections)
+        accepted = _Accepted(checked, token_ids, chosen, accepted_s, deadline_s)
+        started = Started(
+            request_id,
+            self.identity.worker_id,
+            self.identity.base_model_digest,
+            tuple(Served(c.selection.reference, c.version.digest, c.selection.weight) for c in chosen),
+            len(token_ids),
+        )
+        mix = _mix(chosen)
+        resolved_s = clock()
+        async with self.provider.hold([version for version, _ in mix]) as held:
+            load_s = clock() - resolved_s if mix else 0.0
+            group = self.engine.submit(self._drafts(accepted, mix, held))
+            try:
+                async with aclosing(self._stream(accepted, group, started, load_s)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                group.close()
+
+    def _drafts(
+        self, accepted: _Accepted, mix: Sequence[tuple[AdapterVersion, float]], held: Sequence[AdapterWeights]
+    ) -> list[Submit]:
+        """One sequence for each choice; they differ in their seeds only."""
+        request = accepted.checked.request
+        seed = secrets.randbits(63) if request.seed is None else request.seed
+        return [
+            Submit(
+                sequence_id=_UNSET,
+                prompt_token_ids=accepted.token_ids,
+                adapters=tuple(AdapterUse(w, weight) for w, (_, weight) in zip(held, mix, strict=True)),
+                sampling=replace(request.sampling, seed=choice_seed(seed, choice)),
+                stop=self._stop_rules(accepted),
+                arrival_s=accepted.accepted_s,
+                deadline_s=accepted.deadline_s,
+                priority=request.priority,
+            )
+            for choice in range(request.num_choices)
+        ]
+
+    def _stop_rules(self, accepted: _Accepted) -> StopRules:
+        request = accepted.checked.request
+        room = self.limits.max_sequence_tokens - len(accepted.token_ids)
+        max_tokens = min(request.max_tokens or room, room)
+        eos = () if request.ignore_eos else self.identity.eos_token_ids
+        return StopRules(
+            max_tokens=max_tokens,
+            min_tokens=min(request.min_tokens, max_tokens),
+            stop_token_ids=frozenset((*eos, *request.stop_token_ids)),
+        )
+
+    async def _stream(
+        self, accepted: _Accepted, group: SequenceGroup, started: Started, load_s: float
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        rules = self._stop_rules(accepted)
+        request = accepted.checked.request
+        answers = [
+            Answer(
+                choice,
+                self.encoder.decode,
+                accepted.token_ids,
+                request.stop_strings,
+                rules.stop_token_ids,
+                rules.min_tokens,
+            )
+            for choice in range(request.num_choices)
+        ]
+        is_started = False
+        unfinished = list(answers)
+        while unfinished:
+            for index, event in await group.take():
+                answer = answers[index]
+                match event:
+                    case SequenceFailed(_, error):
+                        raise error
+                    case TokenReady() if answer.ending is None:
+                        if answer.add(event):
+                            group.end(index)
+                    case SequenceFinished() if answer.ending is None:
+                        answer.finish(event)
+            for answer in tuple(unfinished):
+                chunk = answer.take()
+                if not is_started and (chunk is not None or answer.ending is not None):
+                    is_started = True
+                    yield started
+                if chunk is not None:
+                    yield chunk
+                if answer.ending is not None:
+                    unfinished.remove(answer)
+                    yield _finished(answer, accepted, load_s)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The seed of one of several choices; the first one's is the request's own."""
+    if choice == 0:
+        return seed
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{choice}".encode(), digest_size=8).digest(), "little")
+
+
+def _mix(chosen: Sequence[Chosen]) -> list[tuple[AdapterVersion, float]]:
+    """Versions with their weights; references to the same version add up, as the adapters themselves would."""
+    mix: dict[Digest, tuple[AdapterVersion, float]] = {}
+    for item in chosen:
+        _, weight = mix.get(item.version.digest, (item.version, 0.0))
+        mix[item.version.digest] = (item.version, weight + item.selection.weight)
+    return list(mix.values())
+
+
+def _finished(answer: Answer, accepted: _Accepted, load_s: float) -> Finished:
+    ending, first = answer.ending, answer.first
+    assert ending is not None
+    assert first is not None
+    return Finished(
+        choice=answer.choice,
+        reason=ending.reason,
+        stop_string=ending.stop_string,
+        stop_token_id=ending.stop_token_id,
+        prompt_tokens=len(accepted.token_ids),
+        completion_tokens=answer.num_tokens,
+        timings=Timings(
+            queue_s=first.started_s - accepted.accepted_s,
+            adapter_load_s=load_s,
+            time_to_first_token_s=first.time_s - accepted.accepted_s,
+            total_s=answer.last_s - accepted.accepted_s,
+        ),
+    )

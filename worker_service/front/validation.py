@@ -1,0 +1,214 @@
+"""Checks a request's fields, all of them, before anything is spent on it. Pure."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shared.errors import (
+    EmptyPromptError,
+    FieldViolation,
+    InvalidReferenceError,
+    InvalidRequestError,
+    NotImplementedYetError,
+)
+from shared.references import parse_reference
+from worker_service.adapters.policy import Selection
+from worker_service.front.requests import (
+    ChatPrompt,
+    CheckedRequest,
+    GenerationRequest,
+    NamedAdapter,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
+
+MAX_TEMPERATURE = 100.0
+MAX_PENALTY = 2.0
+MAX_REPETITION_PENALTY = 100.0
+MAX_BIAS = 100.0
+MAX_BIASED_TOKENS = 1_024
+MAX_WEIGHT = 100.0
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 256
+MAX_STOP_TOKEN_IDS = 256
+MAX_ALTERNATIVES = 20
+MAX_REQUEST_ID_CHARS = 128
+MAX_PRIORITY = 1_000
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What depends on the model and the worker."""
+
+    vocab_size: int
+    max_sequence_tokens: int
+    max_choices: int
+    max_adapters: int
+
+
+def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
+    """Check everything and parse the references.
+
+    Raises InvalidRequestError with every field at fault (InvalidReferenceError when a reference is all that is wrong,
+    EmptyPromptError when the prompt is), and NotImplementedYetError for options that are not served yet.
+    """
+    problems: list[FieldViolation] = []
+    selections, reference_errors = _parse_adapters(request.adapters, problems)
+    problems += _adapter_problems(request, limits)
+    problems += _sampling_problems(request, limits)
+    problems += _stop_problems(request, limits)
+    problems += _other_problems(request, limits)
+    prompt = request.prompt
+    is_empty = prompt is None or _is_empty(prompt)
+    if prompt is not None and not is_empty:
+        problems += _prompt_problems(prompt, limits)
+    if len(reference_errors) == 1 and not problems and not is_empty:
+        raise reference_errors[0]
+    if is_empty and not problems and not reference_errors:
+        raise EmptyPromptError()
+    for error in reference_errors:
+        problems.append(FieldViolation("adapters.reference", error.message))
+    if is_empty:
+        problems.append(FieldViolation("prompt", "must not be empty"))
+    if problems:
+        raise InvalidRequestError(problems)
+    if request.prompt_logprobs:
+        raise NotImplementedYetError("logprobs.prompt (log-probabilities of the prompt's tokens)")
+    assert prompt is not None
+    return CheckedRequest(request, prompt, selections)
+
+
+def check_mix(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> tuple[Selection, ...]:
+    """Check a mix of adapters that is not part of a request. Raises as `check`."""
+    problems: list[FieldViolation] = []
+    selections, reference_errors = _parse_adapters(adapters, problems)
+    problems += _mix_problems(adapters, max_adapters)
+    if len(reference_errors) == 1 and not problems:
+        raise reference_errors[0]
+    problems += [FieldViolation("adapters.reference", error.message) for error in reference_errors]
+    if problems:
+        raise InvalidRequestError(problems)
+    return selections
+
+
+def _parse_adapters(
+    adapters: tuple[NamedAdapter, ...], problems: list[FieldViolation]
+) -> tuple[tuple[Selection, ...], list[InvalidReferenceError]]:
+    selections: list[Selection] = []
+    errors: list[InvalidReferenceError] = []
+    for index, adapter in enumerate(adapters):
+        try:
+            reference = parse_reference(adapter.reference)
+        except InvalidReferenceError as exc:
+            errors.append(exc)
+            continue
+        if any(reference == other.reference for other in selections):
+            problems.append(FieldViolation(f"adapters[{index}].reference", f"{str(reference)!r} stands twice"))
+        selections.append(Selection(reference, adapter.weight))
+    return tuple(selections), errors
+
+
+def _mix_problems(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> Iterator[FieldViolation]:
+    if len(adapters) > max_adapters:
+        yield FieldViolation("adapters", f"found {len(adapters)}, at most {max_adapters} fit this worker's slots")
+    for index, adapter in enumerate(adapters):
+        if not abs(adapter.weight) <= MAX_WEIGHT:
+            yield _number(f"adapters[{index}].weight", adapter.weight, f"between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
+
+
+def _adapter_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:
+    yield from _mix_problems(request.adapters, limits.max_adapters)
+    if request.base_only and request.adapters:
+        yield FieldViolation("base_only", "excludes adapters; give one or the other")
+
+
+def _sampling_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:
+    sampling = request.sampling
+    # Written so that NaN, for which every comparison is false, is refused.
+    if not 0 <= sampling.temperature <= MAX_TEMPERATURE:
+        yield _number("sampling.temperature", sampling.temperature, f"between 0 and {MAX_TEMPERATURE:g}")
+    if sampling.top_k < 0:
+        yield _number("sampling.top_k", sampling.top_k, "0 (no limit) or more")
+    if not 0 < sampling.top_p <= 1:
+        yield _number("sampling.top_p", sampling.top_p, "above 0 and at most 1")
+    if not 0 <= sampling.min_p <= 1:
+        yield _number("sampling.min_p", sampling.min_p, "between 0 and 1")
+    if not 0 < sampling.repetition_penalty <= MAX_REPETITION_PENALTY:
+        yield _number(
+            "sampling.repetition_penalty", sampling.repetition_penalty, f"above 0, at most {MAX_REPETITION_PENALTY:g}"
+        )
+    for name in ("presence_penalty", "frequency_penalty"):
+        value = getattr(sampling, name)
+        if not abs(value) <= MAX_PENALTY:
+            yield _number(f"sampling.{name}", value, f"between -{MAX_PENALTY:g} and {MAX_PENALTY:g}")
+    if len(sampling.logit_bias) > MAX_BIASED_TOKENS:
+        yield _number("sampling.logit_bias", len(sampling.logit_bias), f"at most {MAX_BIASED_TOKENS} tokens")
+    for token_id, bias in sampling.logit_bias:
+        if not 0 <= token_id < limits.vocab_size:
+            yield _token("sampling.logit_bias", token_id, limits)
+        if not abs(bias) <= MAX_BIAS:
+            yield _number(f"sampling.logit_bias[{token_id}]", bias, f"between -{MAX_BIAS:g} and {MAX_BIAS:g}")
+    if not 0 <= sampling.num_alternatives <= MAX_ALTERNATIVES:
+        yield _number("logprobs.num_alternatives", sampling.num_alternatives, f"between 0 and {MAX_ALTERNATIVES}")
+    elif sampling.num_alternatives and not sampling.logprobs:
+        yield FieldViolation("logprobs.num_alternatives", "needs logprobs.enabled")
+
+
+def _stop_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:
+    if not 0 <= request.max_tokens <= limits.max_sequence_tokens:
+        yield _number("stop.max_tokens", request.max_tokens, f"between 0 and {limits.max_sequence_tokens}")
+    most = request.max_tokens or limits.max_sequence_tokens
+    if not 0 <= request.min_tokens <= most:
+        yield _number("stop.min_tokens", request.min_tokens, f"between 0 and {most}")
+    if len(request.stop_strings) > MAX_STOP_STRINGS:
+        yield _number("stop.stop_strings", len(request.stop_strings), f"at most {MAX_STOP_STRINGS}")
+    for index, text in enumerate(request.stop_strings[:MAX_STOP_STRINGS]):
+        if not 1 <= len(text) <= MAX_STOP_STRING_CHARS:
+            yield _number(f"stop.stop_strings[{index}]", f"{len(text)} characters", f"1 to {MAX_STOP_STRING_CHARS}")
+    if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        yield _number("stop.stop_token_ids", len(request.stop_token_ids), f"at most {MAX_STOP_TOKEN_IDS}")
+    for index, token_id in enumerate(request.stop_token_ids[:MAX_STOP_TOKEN_IDS]):
+        if not 0 <= token_id < limits.vocab_size:
+            yield _token(f"stop.stop_token_ids[{index}]", token_id, limits)
+
+
+def _other_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:
+    if not 1 <= request.num_choices <= limits.max_choices:
+        yield _number("num_choices", request.num_choices, f"between 0 (one) and {limits.max_choices}")
+    if abs(request.priority) > MAX_PRIORITY:
+        yield _number("priority", request.priority, f"between -{MAX_PRIORITY} and {MAX_PRIORITY}")
+    if len(request.request_id) > MAX_REQUEST_ID_CHARS or not request.request_id.isprintable():
+        yield FieldViolation("request_id", f"expected at most {MAX_REQUEST_ID_CHARS} printable characters")
+
+
+def _is_empty(prompt: Prompt) -> bool:
+    match prompt:
+        case TextPrompt(text):
+            return not text
+        case ChatPrompt(messages):
+            return not messages
+        case TokenPrompt(token_ids):
+            return not token_ids
+
+
+def _prompt_problems(prompt: Prompt, limits: RequestLimits) -> Iterator[FieldViolation]:
+    if isinstance(prompt, ChatPrompt):
+        for index, message in enumerate(prompt.messages):
+            if message.role not in ROLES:
+                yield _number(f"chat.messages[{index}].role", repr(message.role[:40]), f"one of {', '.join(ROLES)}")
+    elif isinstance(prompt, TokenPrompt):
+        for index, token_id in enumerate(prompt.token_ids):
+            if not 0 <= token_id < limits.vocab_size:
+                yield _token(f"tokens.token_ids[{index}]", token_id, limits)
+                return  # one of perhaps thousands tells it
+
+
+def _number(field: str, found: object, expected: str) -> FieldViolation:
+    shown = f"{found:g}" if isinstance(found, float) and math.isfinite(found) else str(found)
+    return FieldViolation(field, f"found {shown}, expected {expected}")
+
+
+def _token(field: str, token_id: int, limits: RequestLimits) -> FieldViolation:
+    return FieldViolation(field, f"found token {token_id}, the vocabulary has {limits.vocab_size}")

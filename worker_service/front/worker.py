@@ -1,0 +1,186 @@
+"""The worker as its servicers see it: who it is, what state it is in, and the parts that do the work."""
+
+import asyncio
+import contextlib
+import enum
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+import structlog
+
+from shared.errors import DrainingError, RequestDeadlineError, UnavailableError
+from shared.ids import Digest, WorkerId
+from worker_service.adapters.control import AdapterControl
+from worker_service.adapters.policy import AdapterPolicy
+from worker_service.adapters.provider import AdapterProvider
+from worker_service.engine.messages import EngineSnapshot
+from worker_service.front.engine_client import EngineClient
+from worker_service.front.generation import Generation
+
+log = structlog.get_logger(__name__)
+
+STARTING_RETRY_AFTER_S = 2.0
+
+
+class State(enum.Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One compiled shape."""
+
+    num_tokens: int
+    with_adapters: bool
+    compile_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One part of the start."""
+
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the worker serves, fixed once it is loaded."""
+
+    base_model: str
+    base_model_digest: Digest
+    model_type: str
+    dtype: str
+    max_sequence_tokens: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    has_chat_template: bool
+    target_modules: tuple[str, ...]
+    num_slots: int
+    slot_rank: int
+    max_rank: int
+    max_sequences: int
+    buckets: tuple[Bucket, ...] = ()
+    startup: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What exists once the model is loaded."""
+
+    info: ModelInfo
+    generation: Generation
+    control: AdapterControl
+    policy: AdapterPolicy
+    provider: AdapterProvider
+    engine: EngineClient
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """The worker at one moment."""
+
+    worker_id: WorkerId
+    state: State
+    start_time_s: float
+    """Since the epoch."""
+    num_loading: int
+    info: ModelInfo | None
+    snapshot: EngineSnapshot | None
+
+
+async def _nothing() -> None:
+    """What a worker that nobody knows of gives up."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """State and parts; belongs to one event loop."""
+
+    worker_id: WorkerId
+    on_retire: Callable[[], Awaitable[None]] = _nothing
+    """Tells the world that the worker is on its way out; called once."""
+    start_time_s: float = field(default_factory=time.time)
+    in_flight: int = 0
+    _parts: Parts | None = None
+    _retiring: "asyncio.Task[None] | None" = None
+    _refusing: bool = False
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._idle.set()
+
+    @property
+    def state(self) -> State:
+        """Where it is in its life; never goes back."""
+        if self._retiring is not None:
+            return State.DRAINING
+        return State.STARTING if self._parts is None else State.READY
+
+    @property
+    def parts(self) -> Parts:
+        """The parts; raises UnavailableError while the model is being loaded."""
+        if self._parts is None:
+            raise UnavailableError(
+                f"worker {self.worker_id} is starting: its model is being loaded and compiled; try again",
+                retry_after_s=STARTING_RETRY_AFTER_S,
+            )
+        return self._parts
+
+    def become_ready(self, parts: Parts) -> None:
+        """The model is loaded: requests may come."""
+        self._parts = parts
+
+    @contextlib.contextmanager
+    def admitted(self) -> Iterator[Parts]:
+        """Count a request while it runs. Raises DrainingError, and UnavailableError while starting."""
+        if self._refusing:
+            raise DrainingError(self.worker_id)
+        parts = self.parts
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            yield parts
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
+
+    async def retire(self) -> None:
+        """Tell the world that the worker is leaving. Requests that come all the same are still served."""
+        if self._retiring is None:
+            log.info("retiring", in_flight=self.in_flight)
+            self._retiring = asyncio.ensure_future(self.on_retire())
+        await asyncio.shield(self._retiring)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Retire, take no new requests, and wait until those that run have ended; again waits for the same.
+
+        Raises RequestDeadlineError when some still run after the timeout; the worker stays draining.
+        """
+        self._refusing = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.retire()
+                await self._idle.wait()
+        except TimeoutError as exc:
+            raise RequestDeadlineError(
+                f"worker {self.worker_id} still runs {self.in_flight} requests; it stays draining"
+            ) from exc
+
+    async def status(self) -> WorkerStatus:
+        """The worker's state now; works at any time."""
+        parts = self._parts
+        return WorkerStatus(
+            worker_id=self.worker_id,
+            state=self.state,
+            start_time_s=self.start_time_s,
+            num_loading=parts.provider.num_loading if parts is not None else 0,
+            info=parts.info if parts is not None else None,
+            snapshot=await parts.engine.inspect() if parts is not None else None,
+        )
