@@ -63,12 +63,12 @@ def test_constructing_by_hand_reads_no_environment(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOTSLOT_NUM_SLOTS", "3")
     assert Example().num_slots == 8
     with pytest.raises(ValidationError):
-        Example(nun_slots=3)
+        Example(nun_slots=3)  # type: ignore[call-arg]
 
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        read().num_slots = 9  # type: ignore[misc]
+        read().num_slots = 9
 
 
 @pytest.mark.parametrize(

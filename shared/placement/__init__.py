@@ -1,0 +1,1 @@
+"""Which worker a request should go to: pure functions over what the directory knows."""
