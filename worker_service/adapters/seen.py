@@ -52,6 +52,11 @@ class SeenVersions:
         """What a tenant used, by digest."""
         return {digest: seen for (owner, digest), seen in self._seen.items() if owner == tenant}
 
+    def latest_users(self) -> dict[Digest, tuple[TenantId, str]]:
+        """For each version the tenant and the reference that used it last."""
+        by_use = sorted(self._seen.items(), key=lambda item: item[1].last_used_s)
+        return {digest: (tenant, next(reversed(seen.references))) for (tenant, digest), seen in by_use}
+
     def is_shared(self, tenant: TenantId, digest: Digest) -> bool:
         """Whether another tenant uses the same version."""
         return any(owner != tenant and seen_digest == digest for owner, seen_digest in self._seen)

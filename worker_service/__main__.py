@@ -1,0 +1,48 @@
+"""`python -m worker_service`: one worker, from settings to its end."""
+
+import asyncio
+import sys
+
+from shared.settings import load
+from shared.telemetry import set_up_logging
+from worker_service.app import run
+from worker_service.assembly import ServableModel
+from worker_service.settings import WorkerSettings
+
+
+def main() -> int:
+    """Read the settings and serve until a signal comes."""
+    settings = load(WorkerSettings, prog="python -m worker_service")
+    set_up_logging(settings.log_format, settings.log_level)
+    return asyncio.run(run(settings, lambda: _load(settings)))
+
+
+def _load(settings: WorkerSettings) -> ServableModel:
+    """Load the model; torch is imported here, so that the worker is alive while that takes its seconds."""
+    from worker_service.model.loading import load_model
+    from worker_service.model.options import ModelOptions
+
+    return load_model(
+        ModelOptions(
+            model=settings.model,
+            model_name=settings.model_name,
+            dtype=settings.dtype,
+            device=settings.device,
+            num_slots=settings.num_slots,
+            slot_rank=settings.slot_rank,
+            max_rank=settings.max_rank,
+            max_sequences=settings.max_sequences,
+            max_waiting=settings.max_waiting,
+            kv_tokens=settings.kv_tokens,
+            max_sequence_tokens=settings.max_sequence_tokens,
+            token_buckets=settings.buckets,
+            target_modules=settings.target_modules,
+            cache_dir=settings.cache_dir,
+            compile=settings.compile,
+            num_threads=settings.num_threads,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Puts a worker's parts together over a loaded model."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+
+from shared.base_spec import BaseSpec
+from shared.ids import WorkerId
+from worker_service.adapters.control import AdapterControl
+from worker_service.adapters.host_tier import HostTier
+from worker_service.adapters.loader import Loader, LoaderLimits, WeightsDecoder
+from worker_service.adapters.policy import AdapterPolicy
+from worker_service.adapters.provider import AdapterProvider
+from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.store_client import StoreClient, StoreTimeouts
+from worker_service.engine.limits import EngineLimits
+from worker_service.engine.loop import Engine
+from worker_service.engine.messages import ModelRunner
+from worker_service.front.engine_client import EngineClient
+from worker_service.front.generation import Generation, Identity
+from worker_service.front.prompts import PromptEncoder, Tokenizer
+from worker_service.front.validation import RequestLimits
+from worker_service.front.worker import Bucket, ModelInfo, Parts, Stage
+
+MAX_CHOICES = 16
+
+
+class BucketLike(Protocol):
+    """One compiled shape, as the model side describes it."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def with_adapters(self) -> bool: ...
+    @property
+    def compile_s(self) -> float: ...
+
+
+class StageLike(Protocol):
+    """A part of the start, as the model side describes it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def duration_s(self) -> float: ...
+
+
+class ServableModel(Protocol):
+    """A loaded model as the rest of the worker sees it; tests bring one without torch."""
+
+    @property
+    def runner(self) -> ModelRunner: ...
+    @property
+    def limits(self) -> EngineLimits: ...
+    @property
+    def decoder(self) -> WeightsDecoder: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def spec(self) -> BaseSpec: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+    @property
+    def target_paths(self) -> tuple[str, ...]: ...
+    @property
+    def max_rank(self) -> int: ...
+    @property
+    def buckets(self) -> Sequence[BucketLike]: ...
+    @property
+    def startup_stages(self) -> Sequence[StageLike]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class AssemblyOptions:
+    """What the parts need to know beyond the model."""
+
+    host_cache_bytes: int
+    max_parallel_loads: int = 4
+    references: ReferenceLimits = field(default_factory=ReferenceLimits)
+    timeouts: StoreTimeouts = field(default_factory=StoreTimeouts)
+
+
+def assemble(
+    model: ServableModel,
+    worker_id: WorkerId,
+    store_channel: grpc.aio.Channel,
+    executor: Executor,
+    options: AssemblyOptions,
+) -> tuple[Parts, Engine, StoreClient]:
+    """The parts, wired to an engine that is not started yet. Call it on the event loop."""
+    limits = model.limits
+    client = EngineClient()
+    engine = Engine(model.runner, limits, client.on_events, client.clock)
+    client.attach(engine)
+    store = StoreClient(store_channel, model.spec.digest, options.timeouts)
+    loader = Loader(
+        source=store,
+        decoder=model.decoder,
+        tier=HostTier(options.host_cache_bytes),
+        limits=LoaderLimits(model.max_rank, options.max_parallel_loads),
+        executor=executor,
+    )
+    provider = AdapterProvider(store, loader, client, max_loading=limits.max_waiting, limits=options.references)
+    policy = AdapterPolicy()
+    encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens, executor)
+    generation = Generation(
+        Identity(worker_id, model.spec.digest, model.eos_token_ids),
+        RequestLimits(model.vocab_size, limits.max_sequence_tokens, MAX_CHOICES, limits.num_slots),
+        encoder,
+        provider,
+        policy,
+        client,
+    )
+    control = AdapterControl(provider, policy)
+    info = _info(model, encoder.has_chat_template)
+    return Parts(info, generation, control, policy, provider, client), engine, store
+
+
+def _info(model: ServableModel, has_chat_template: bool) -> ModelInfo:
+    limits, spec = model.limits, model.spec
+    return ModelInfo(
+        base_model=spec.name,
+        base_model_digest=spec.digest,
+        model_type=spec.model_type,
+        dtype=model.dtype,
+        max_sequence_tokens=limits.max_sequence_tokens,
+        vocab_size=model.vocab_size,
+        eos_token_ids=model.eos_token_ids,
+        has_chat_template=has_chat_template,
+        target_modules=model.target_paths,
+        num_slots=limits.num_slots,
+        slot_rank=limits.slot_rank,
+        max_rank=model.max_rank,
+        max_sequences=limits.max_running,
+        buckets=tuple(Bucket(b.num_tokens, b.with_adapters, b.compile_s) for b in model.buckets),
+        startup=tuple(Stage(s.name, s.duration_s) for s in model.startup_stages),
+    )

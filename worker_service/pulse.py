@@ -1,0 +1,112 @@
+"""Looks at the engine regularly: says when it is stuck, and keeps what others are told of this worker fresh."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.coordination.registration import WorkerReport
+from shared.errors import InternalError
+from shared.references import parse_reference
+from worker_service.engine.messages import EngineSnapshot
+from worker_service.front.worker import Parts, State, Worker
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_S = 0.5
+
+_STATES = {
+    State.STARTING: WorkerState.STARTING,
+    State.READY: WorkerState.READY,
+    State.DRAINING: WorkerState.DRAINING,
+}
+
+
+class Pulse:
+    """A background task between `async with` and its end, once the worker's parts exist."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        parts: Parts,
+        on_health: Callable[[bool], None],
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """`on_health` hears whether the engine answers, when that changes."""
+        self._worker = worker
+        self._parts = parts
+        self.on_change: Callable[[], None] = lambda: None
+        """Hears that the residency changed."""
+        self._on_health = on_health
+        self._interval_s = interval_s
+        self._snapshot: EngineSnapshot | None = None
+        self._healthy = True
+        self._task: asyncio.Task[None] | None = None
+
+    def report(self) -> WorkerReport:
+        """What the worker says of itself now; never blocks."""
+        return WorkerReport(_STATES[self._worker.state], self._load(), self._residents())
+
+    async def __aenter__(self) -> "Pulse":
+        self._snapshot = await self._parts.engine.inspect()
+        self._task = asyncio.create_task(self._run(), name="pulse")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        reported = self._residents()
+        while True:
+            await asyncio.sleep(self._interval_s)
+            try:
+                self._snapshot = await self._parts.engine.inspect()
+            except InternalError as exc:
+                log.error("engine_stuck", why=exc.message)
+                self._set_healthy(False)
+                continue
+            self._set_healthy(True)
+            residents = self._residents()
+            if residents != reported:
+                reported = residents
+                self.on_change()
+
+    def _set_healthy(self, healthy: bool) -> None:
+        if healthy != self._healthy:
+            self._healthy = healthy
+            self._on_health(healthy)
+
+    def _load(self) -> WorkerLoad:
+        snapshot = self._snapshot
+        if snapshot is None:
+            return WorkerLoad()
+        return WorkerLoad(
+            running_sequences=snapshot.running,
+            waiting_sequences=snapshot.waiting + self._parts.provider.num_loading,
+            max_sequences=snapshot.max_running,
+            free_slots=snapshot.free_slots,
+            num_slots=snapshot.num_slots,
+            kv_usage=1 - snapshot.free_blocks / snapshot.num_blocks,
+        )
+
+    def _residents(self) -> tuple[Resident, ...]:
+        """Everything in host memory; those in slots are there too."""
+        provider = self._parts.provider
+        holders = {h.digest for h in self._snapshot.holders if h.ready} if self._snapshot is not None else set()
+        users = provider.seen.latest_users()
+        residents = []
+        for entry in provider.loader.tier.entries():
+            digest = entry.weights.digest
+            tier = Tier.SLOT if digest in holders else Tier.HOST
+            if digest in users:
+                tenant, reference = users[digest]
+                name = str(parse_reference(reference).name)
+                residents.append(Resident(digest, tier, provider.pins.is_pinned(digest), name, tenant))
+            else:
+                residents.append(Resident(digest, tier, provider.pins.is_pinned(digest)))
+        return tuple(sorted(residents, key=lambda resident: resident.digest))

@@ -1,0 +1,82 @@
+"""The worker's settings, from `HOTSLOT_*` variables and flags."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from shared.settings import SecretUrl, Settings, TextList
+from shared.telemetry import LogFormat, LogLevel
+
+
+def _split(value: object) -> object:
+    return [part for part in value.split(",") if part] if isinstance(value, str) else value
+
+
+NumberList = Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)]
+"""Several numbers, separated by commas."""
+
+
+class WorkerSettings(Settings):
+    """Serves LoRA adapters on one compiled base model."""
+
+    model: str = Field(min_length=1)
+    """The base model: a folder, or `org/name` on the Hugging Face Hub."""
+    model_name: str = ""
+    """Public name of the base model, under which adapters refer to it; empty means what `model` says."""
+    listen: str = "127.0.0.1:7500"
+    """host:port to serve on; port 0 takes a free one."""
+    advertise: str = ""
+    """host:port under which others reach this worker; empty means what it listens on."""
+    store: str = "127.0.0.1:7400"
+    """host:port of the adapter store."""
+    redis_url: SecretUrl | None = None
+    """Redis for coordination; without it the worker serves alone."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Element type in which the model computes."""
+    device: str = "cpu"
+    """Where it computes, as torch names it: cpu, cuda, cuda:1."""
+    num_slots: int = Field(default=8, ge=1, le=1024)
+    """Slots in every target module."""
+    slot_rank: int = Field(default=16, ge=1, le=1024)
+    """Ranks of one slot; an adapter of rank r takes ceil(r / slot_rank) slots."""
+    max_rank: int = Field(default=64, ge=1, le=8192)
+    """Largest rank that an adapter may have."""
+    max_sequences: int = Field(default=8, ge=1, le=4096)
+    """Rows: sequences that are computed at the same time."""
+    max_waiting: int = Field(default=256, ge=0)
+    """Sequences that may wait for a row, and requests that may wait for adapters to be loaded; more are refused."""
+    kv_tokens: int = Field(default=16384, ge=16)
+    """Tokens that the KV cache holds over all sequences."""
+    max_sequence_tokens: int = Field(default=0, ge=0)
+    """Longest prompt and answer together; 0 means the model's context, as far as the KV cache holds it."""
+    buckets: NumberList = (1, 4, 8, 32, 128)
+    """Numbers of tokens of one step to compile for, ascending."""
+    target_modules: TextList = ()
+    """Last names of the linears that get slots, for example q_proj,v_proj; empty means all linears in the layers."""
+    compile: bool = True
+    """Turned off, the same code runs uncompiled: a quick start, slow steps."""
+    num_threads: int = Field(default=0, ge=0)
+    """Threads of one operation on CPU; 0 means one for each core."""
+    cache_dir: Path | None = None
+    """Where compiled code is kept between starts; empty means the compiler's own default."""
+
+    host_cache_bytes: int = Field(default=2 * 2**30, ge=0)
+    """Host memory for adapters. Should hold at least those that are in slots."""
+    max_parallel_loads: int = Field(default=4, ge=1, le=64)
+    """Adapters that are pulled from the store at a time."""
+    staleness_s: float = Field(default=2.0, ge=0, le=3600)
+    """How long the store's answer to what a reference stands for is trusted."""
+
+    lease_s: float = Field(default=10.0, ge=0.1)
+    """How long others take this worker for alive without a heartbeat."""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """On SIGTERM: how long to go on taking requests while load balancers learn that the worker leaves."""
+    drain_grace_s: float = Field(default=30.0, ge=0)
+    """On SIGTERM: how long running requests may take to finish."""
+    log_level: LogLevel = "info"
+    """How much to log."""
+    log_format: LogFormat = "console"
+    """json for machines, console for people."""
