@@ -85,26 +85,25 @@ class WeightsDecoder:
 
     def _check(self, manifest: Manifest) -> None:
         layout = self._layout
-        if manifest.base_model_digest != layout.base_model_digest:
-            text = f"the adapter is for base model {manifest.base_model_digest}, this worker serves another"
-            found, expected = manifest.base_model_digest, layout.base_model_digest
+        base = manifest.base_model_digest
+        if base != layout.base_model_digest:
+            text = f"the adapter is for base model {base}, this worker serves {layout.base_model_digest}"
             raise BaseModelMismatchError(
-                [_violation("BASE_MODEL_MISMATCH", "base_model_digest", found, expected, text)]
+                [_violation("BASE_MODEL_MISMATCH", "base_model_digest", base, layout.base_model_digest, text)]
             )
-        if manifest.max_rank > layout.max_rank:
-            text = f"the adapter has rank {manifest.max_rank}, this worker takes at most {layout.max_rank}"
-            found, allowed = str(manifest.max_rank), f"at most {layout.max_rank}"
-            raise RankTooLargeError([_violation("RANK_TOO_LARGE", "max_rank", found, allowed, text)])
-        unserved = [m.path for m in manifest.modules if m.path not in layout.shapes]
+        rank = manifest.max_rank
+        if rank > layout.max_rank:
+            text = f"the adapter has rank {rank}, this worker takes at most {layout.max_rank}"
+            raise RankTooLargeError(
+                [_violation("RANK_TOO_LARGE", "max_rank", str(rank), f"at most {layout.max_rank}", text)]
+            )
+        unserved = [
+            _violation("TARGET_NOT_SERVED", m.path, "a target", "a module with slots", f"{m.path} has no slots here")
+            for m in manifest.modules
+            if m.path not in layout.shapes
+        ]
         if unserved:
-            raise UnsupportedAdapterError(
-                [
-                    _violation(
-                        "TARGET_NOT_SERVED", p, "a target", "a module with slots", f"{p} has no slots on this worker"
-                    )
-                    for p in unserved
-                ]
-            )
+            raise UnsupportedAdapterError(unserved)
 
     def _take(
         self,
