@@ -15,6 +15,7 @@ from shared.errors import (
     NoWorkersError,
     QuotaExceededError,
     StoreUnavailableError,
+    VersionInUseError,
     Violation,
 )
 from shared.manifest import AdapterModule, Manifest
@@ -101,6 +102,7 @@ class Calls:
     watch_from: list[int] = field(default_factory=list)
     imports: int = 0
     picks: int = 0
+    deleted: list[str] = field(default_factory=list)
     set_tags: list[store_pb2.SetTagRequest] = field(default_factory=list)
 
 
@@ -183,6 +185,23 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self.calls.set_tags.append(request)
         return store_pb2.SetTagResponse(tag=store_pb2.Tag(name=request.tag, digest=request.digest, etag="e1"))
 
+    async def ListVersions(self, request: store_pb2.ListVersionsRequest, context: Any) -> Any:
+        return store_pb2.ListVersionsResponse(versions=[make_version(request.adapter)])
+
+    async def DeleteTag(self, request: store_pb2.DeleteTagRequest, context: Any) -> Any:
+        self.calls.deleted.append(f"{request.adapter}:{request.tag}")
+        return store_pb2.DeleteTagResponse()
+
+    async def DeleteAdapter(self, request: store_pb2.DeleteAdapterRequest, context: Any) -> Any:
+        self.calls.deleted.append(request.name)
+        return store_pb2.DeleteAdapterResponse(adapter=store_pb2.Adapter(name=request.name))
+
+    async def DeleteVersion(self, request: store_pb2.DeleteVersionRequest, context: Any) -> Any:
+        if not request.force:
+            raise VersionInUseError(request.adapter, request.digest, ["latest"])
+        self.calls.deleted.append(f"{request.adapter}@{request.digest}")
+        return store_pb2.DeleteVersionResponse()
+
     async def WatchAdapters(self, request: store_pb2.WatchAdaptersRequest, context: Any) -> AsyncIterator[Any]:
         self.calls.watch_from.append(request.from_revision)
         for event in self.events.popleft() if self.events else ():
@@ -225,6 +244,28 @@ class FakePlacement(placement_pb2_grpc.PlacementServiceServicer):
         )
         response.ttl.seconds = self.ttl_s
         return response
+
+    async def ListWorkers(self, request: placement_pb2.ListWorkersRequest, context: Any) -> Any:
+        worker = placement_pb2.Worker(
+            worker_id="w-1",
+            endpoint=self.endpoints[0] if self.endpoints else "127.0.0.1:1",
+            base_model="org/base",
+            state=placement_pb2.WORKER_STATE_READY,
+            load=placement_pb2.WorkerLoad(
+                running_sequences=2, max_sequences=8, free_slots=7, num_slots=8, kv_usage=0.25
+            ),
+        )
+        return placement_pb2.ListWorkersResponse(workers=[worker])
+
+    async def ListPlacements(self, request: placement_pb2.ListPlacementsRequest, context: Any) -> Any:
+        placement = placement_pb2.Placement(
+            adapter_digest="sha256:" + "ab" * 32,
+            worker_id="w-1",
+            tier=placement_pb2.TIER_SLOT,
+            pinned=True,
+            adapter="pirate",
+        )
+        return placement_pb2.ListPlacementsResponse(placements=[placement])
 
 
 @dataclass

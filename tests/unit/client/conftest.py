@@ -1,8 +1,10 @@
 """A fake store and a fake worker on real sockets, and an adapter folder to push."""
 
+import asyncio
 import json
 import random
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +21,7 @@ NO_CHANNEL_RETRIES = ChannelOptions(max_attempts=1)
 
 
 @asynccontextmanager
-async def served(fake: FakeStore | FakeWorker) -> AsyncIterator[str]:
+async def serving(fake: FakeStore | FakeWorker) -> AsyncIterator[str]:
     """The endpoint of a fake for as long as the block."""
     async with serve(fake.services(), ServerOptions(grace_s=0.1), observers=()) as server:
         await server.set_ready(True)
@@ -33,7 +35,7 @@ def fake_store() -> FakeStore:
 
 @pytest.fixture
 async def store_endpoint(fake_store: FakeStore) -> AsyncIterator[str]:
-    async with served(fake_store) as endpoint:
+    async with serving(fake_store) as endpoint:
         yield endpoint
 
 
@@ -50,7 +52,7 @@ def fake_worker() -> FakeWorker:
 
 @pytest.fixture
 async def worker_endpoint(fake_worker: FakeWorker) -> AsyncIterator[str]:
-    async with served(fake_worker) as endpoint:
+    async with serving(fake_worker) as endpoint:
         yield endpoint
 
 
@@ -62,3 +64,44 @@ def adapter_folder(tmp_path: Path) -> Path:
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 16}))
     (folder / "adapter_model.safetensors").write_bytes(random.Random(0).randbytes(1_500_000))
     return folder
+
+
+class Served:
+    """A store and a worker whose loop runs in another thread, as servers do."""
+
+    def __init__(self) -> None:
+        self.store, self.worker = FakeStore.create(), FakeWorker()
+        self.endpoints: list[str] = []
+        self.loop = asyncio.new_event_loop()
+        self._stop: asyncio.Event
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
+
+    async def _serve(self) -> None:
+        self._stop = asyncio.Event()
+        options = ServerOptions(grace_s=0.1)
+        async with (
+            serve(self.store.services(), options, observers=()) as store,
+            serve(self.worker.services(), options, observers=()) as worker,
+        ):
+            self.endpoints = [f"127.0.0.1:{store.port}", f"127.0.0.1:{worker.port}"]
+            self._ready.set()
+            await self._stop.wait()
+
+    def __enter__(self) -> "Served":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def wait_for(self, event: Callable[[], asyncio.Event]) -> None:
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(event().wait(), 5), self.loop).result(6)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with Served() as servers:
+        yield servers

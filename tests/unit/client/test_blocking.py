@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,50 +23,7 @@ from client import (
     WorkerClient,
 )
 from shared.errors import AdapterNotFoundError, RequestDeadlineError
-from shared.rpc.server import ServerOptions, serve
-from tests.support.fake_store import FakeStore
-from tests.support.fake_worker import FakeWorker
-
-
-class Served:
-    """A store and a worker whose loop runs in another thread, as servers do."""
-
-    def __init__(self) -> None:
-        self.store, self.worker = FakeStore.create(), FakeWorker()
-        self.endpoints: list[str] = []
-        self.loop = asyncio.new_event_loop()
-        self._stop: asyncio.Event
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
-
-    async def _serve(self) -> None:
-        self._stop = asyncio.Event()
-        options = ServerOptions(grace_s=0.1)
-        async with (
-            serve(self.store.services(), options, observers=()) as store,
-            serve(self.worker.services(), options, observers=()) as worker,
-        ):
-            self.endpoints = [f"127.0.0.1:{store.port}", f"127.0.0.1:{worker.port}"]
-            self._ready.set()
-            await self._stop.wait()
-
-    def __enter__(self) -> "Served":
-        self._thread.start()
-        assert self._ready.wait(10)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
-
-    def wait_for(self, event: Callable[[], asyncio.Event]) -> None:
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(event().wait(), 5), self.loop).result(6)
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    with Served() as servers:
-        yield servers
+from tests.unit.client.conftest import Served
 
 
 @pytest.fixture

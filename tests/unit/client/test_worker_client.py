@@ -34,7 +34,7 @@ from shared.errors import (
 )
 from tests.support.fake_store import FakeStore
 from tests.support.fake_worker import FakeWorker
-from tests.unit.client.conftest import NO_CHANNEL_RETRIES, served
+from tests.unit.client.conftest import NO_CHANNEL_RETRIES, serving
 
 PIRATE = (AdapterSelection("pirate"),)
 
@@ -145,7 +145,7 @@ async def fleet(
     """Two workers that placement knows, and a client of their deployment without a fallback."""
     first, second = FakeWorker("w-first"), FakeWorker("w-second")
     async with AsyncExitStack() as stack:
-        fake_store.placement.endpoints = [await stack.enter_async_context(served(w)) for w in (first, second)]
+        fake_store.placement.endpoints = [await stack.enter_async_context(serving(w)) for w in (first, second)]
         client = await stack.enter_async_context(HotslotClient(store_endpoint, None, options=NO_CHANNEL_RETRIES))
         yield first, second, client
 

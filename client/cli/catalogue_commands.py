@@ -1,0 +1,303 @@
+"""Commands on the store: push, import, ls, show, validate, tag, rm."""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli import options
+from client.cli.failures import EXIT_REFUSED, violation_line
+from client.cli.options import BaseOption, JsonOption, ReferenceArgument, StoreOption, TenantOption, open_client
+from client.cli.output import console, print_document, say
+from client.cli.progress import transfer_bars
+from client.cli.rendering import (
+    adapters_table,
+    details_table,
+    human_age,
+    human_size,
+    module_lines,
+    short_digest,
+    versions_table,
+)
+from client.types.catalogue import Adapter, Version
+from shared.errors import FieldViolation, InvalidRequestError, TagNotFoundError
+from shared.references import parse_name, parse_reference, parse_tag
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label the adapter; may be repeated.")
+]
+
+
+def push(
+    folder: FolderArgument,
+    reference: ReferenceArgument,
+    base: BaseOption = "",
+    label: LabelOption = None,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a PEFT folder, have it checked, and tag it.
+
+    JSON: {version, created, uploaded_bytes, total_bytes}.
+    """
+    labels = parse_labels(label or [])
+    with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
+        result = client.store.push(folder, reference, base_model=base, labels=labels, on_progress=on_progress)
+    if as_json:
+        print_document(result)
+        return
+    version = result.version
+    known = "" if result.created else ", which was there already"
+    print(f"{_named(reference)} is version {version.digest}{known}")
+    say(_summary(version) + f", sent {human_size(result.uploaded_bytes)} of {human_size(result.total_bytes)}")
+
+
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="hf:ORG/NAME[@REVISION]")],
+    reference: ReferenceArgument,
+    base: BaseOption = "",
+    subfolder: Annotated[str, typer.Option(help="Folder inside the repository.")] = "",
+    label: LabelOption = None,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the store fetch an adapter from a hub, check it, and tag it.
+
+    JSON: {version}.
+    """
+    repo_id, revision = parse_source(source)
+    labels = parse_labels(label or [])
+    with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
+        version = client.store.import_hub(
+            repo_id,
+            reference,
+            revision=revision,
+            subfolder=subfolder,
+            base_model=base,
+            labels=labels,
+            on_progress=on_progress,
+        )
+    if as_json:
+        print_document({"version": version})
+        return
+    print(f"{_named(reference)} is version {version.digest}")
+    say(_summary(version) + f", from {version.source}")
+
+
+def ls(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only names that start with this.")] = "",
+    base: Annotated[str, typer.Option("--base", metavar="NAME", help="Only adapters for this base model.")] = "",
+    label: LabelOption = None,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Also adapters that can be undeleted.")] = False,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """List the adapters.
+
+    JSON: {adapters: […]}.
+    """
+    labels = parse_labels(label or [])
+    with open_client(store=store, tenant=tenant) as client:
+        adapters = list(
+            client.store.list_adapters(base_model=base, labels=labels, name_prefix=prefix, show_deleted=deleted)
+        )
+    if as_json:
+        print_document({"adapters": adapters})
+    elif adapters:
+        console().print(adapters_table(adapters, datetime.now(UTC)))
+    else:
+        say("no adapters; `hotslot push DIR NAME` adds one")
+
+
+def show(
+    reference: ReferenceArgument,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an adapter, its versions, and the version that the reference stands for.
+
+    JSON: {adapter, version (null when nothing is tagged latest), versions}.
+    """
+    parsed = parse_reference(reference)
+    with open_client(store=store, tenant=tenant) as client:
+        adapter = client.store.get(parsed.name)
+        version: Version | None = None
+        try:
+            version = client.store.resolve(str(parsed)).version
+        except TagNotFoundError:
+            if ":" in reference:
+                raise
+        versions = list(client.store.list_versions(parsed.name))
+    if as_json:
+        print_document({"adapter": adapter, "version": version, "versions": versions})
+        return
+    now = datetime.now(UTC)
+    out = console()
+    out.print(details_table(_adapter_rows(adapter, now)))
+    if version is not None:
+        out.print()
+        out.print(details_table(_version_rows(version, now)))
+    out.print()
+    out.print(versions_table(versions, now))
+
+
+def validate(
+    folder: FolderArgument,
+    base: BaseOption = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a PEFT folder without publishing it; exit code 4 when it would be refused.
+
+    JSON: {valid, violations, digest, base_model_digest, max_rank, dtype, num_modules, weights_size_bytes}.
+    """
+    with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
+        report = client.store.validate(folder, base_model=base, on_progress=on_progress)
+    if as_json:
+        print_document(report)
+    elif report.valid:
+        print(
+            f"valid: rank {report.max_rank} on {report.num_modules} modules, {report.dtype}, "
+            f"{human_size(report.weights_size_bytes)}; it would be version {report.digest}"
+        )
+    else:
+        say(f"hotslot: {folder} would be refused:")
+        for violation in report.violations:
+            say(f"  {violation_line(violation)}")
+    if not report.valid:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def tag(
+    reference: ReferenceArgument,
+    name: Annotated[str, typer.Argument(metavar="TAG", help="The tag to point at that version.")],
+    etag: Annotated[str, typer.Option(help="Only if the tag still has this etag.")] = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Point a tag at the version that a reference stands for now.
+
+    JSON: {adapter, tag, previous_digest}.
+    """
+    parsed = parse_reference(reference)
+    parse_tag(name)
+    with open_client(store=store, tenant=tenant) as client:
+        version = client.store.resolve(str(parsed)).version
+        before = client.store.get(parsed.name).tag(name)
+        moved = client.store.set_tag(parsed.name, name, version.digest, etag=etag)
+    if as_json:
+        previous = before.digest if before else None
+        print_document({"adapter": parsed.name, "tag": moved, "previous_digest": previous})
+        return
+    was = f" (was {short_digest(before.digest)})" if before and before.digest != moved.digest else ""
+    print(f"{parsed.name}:{moved.name} is version {moved.digest}{was}")
+
+
+def rm(
+    reference: Annotated[
+        str, typer.Argument(metavar="REF", help="name: the adapter; name:tag: the tag; name@digest: the version")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="A tagged version too, with its tags.")] = False,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an adapter, a tag or a version.
+
+    JSON: {removed: "adapter" | "tag" | "version", reference, purge_time (of an adapter)}.
+    """
+    parsed = parse_reference(reference)
+    kind = "version" if "@" in reference else "tag" if ":" in reference else "adapter"
+    if kind == "adapter":
+        parse_name(reference)
+    with open_client(store=store, tenant=tenant) as client:
+        adapter = client.store.get(parsed.name)
+        if not yes:
+            _ask(f"Remove the {kind} {reference}{_extent(adapter) if kind == 'adapter' else ''}?")
+        purge_time = None
+        if parsed.digest is not None:
+            client.store.delete_version(parsed.name, parsed.digest, force=force)
+        elif kind == "tag":
+            client.store.delete_tag(parsed.name, str(parsed.tag))
+        else:
+            purge_time = client.store.delete_adapter(parsed.name).purge_time
+    if as_json:
+        print_document({"removed": kind, "reference": reference, "purge_time": purge_time})
+    else:
+        print(f"removed the {kind} {reference}")
+
+
+def parse_source(text: str) -> tuple[str, str]:
+    """`hf:ORG/NAME[@REVISION]` as repository and revision; raises InvalidRequestError."""
+    scheme, colon, rest = text.partition(":")
+    repo_id, _, revision = rest.partition("@")
+    parts = repo_id.split("/")
+    if not colon or scheme != "hf" or len(parts) != 2 or not all(parts):
+        problem = f"found {text!r}, expected hf:ORG/NAME or hf:ORG/NAME@REVISION"
+        raise InvalidRequestError([FieldViolation("SOURCE", problem)])
+    return repo_id, revision
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """`KEY=VALUE` each; raises InvalidRequestError with every label at fault."""
+    wrong = [FieldViolation("--label", f"found {t!r}, expected KEY=VALUE") for t in texts if t.find("=") < 1]
+    if wrong:
+        raise InvalidRequestError(wrong)
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _ask(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidRequestError([], f"{question} There is no terminal to ask on; say --yes")
+    typer.confirm(question, abort=True, err=True)
+
+
+def _extent(adapter: Adapter) -> str:
+    versions = f"{adapter.num_versions} version" + ("s" if adapter.num_versions != 1 else "")
+    tags = ", ".join(tag.name for tag in adapter.tags)
+    return f" with {versions}" + (f" and the tags {tags}" if tags else "")
+
+
+def _named(reference: str) -> str:
+    return str(parse_reference(reference))
+
+
+def _summary(version: Version) -> str:
+    return (
+        f"rank {version.max_rank}, {version.dtype}, {human_size(version.weights_size_bytes)}, for {version.base_model}"
+    )
+
+
+def _adapter_rows(adapter: Adapter, now: datetime) -> list[tuple[str, str]]:
+    rows = [
+        ("adapter", adapter.name),
+        ("tags", ", ".join(f"{tag.name} → {short_digest(tag.digest)}" for tag in adapter.tags) or "-"),
+        ("labels", ", ".join(f"{key}={value}" for key, value in adapter.labels.items()) or "-"),
+        ("created", f"{human_age(adapter.create_time, now)} ago"),
+        ("changed", f"{human_age(adapter.update_time, now)} ago"),
+    ]
+    if adapter.delete_time is not None:
+        rows.append(("deleted", f"{human_age(adapter.delete_time, now)} ago, gone for good at {adapter.purge_time}"))
+    return rows
+
+
+def _version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
+    return [
+        ("version", version.digest),
+        ("base model", f"{version.base_model} ({version.base_model_digest})"),
+        ("weights", f"{human_size(version.weights_size_bytes)}, {version.dtype} ({version.weights_digest})"),
+        ("modules", "\n".join(module_lines(version)) or "-"),
+        ("source", version.source or "-"),
+        ("created", f"{human_age(version.create_time, now)} ago"),
+        ("config", version.config_json or "-"),
+    ]

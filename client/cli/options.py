@@ -1,0 +1,71 @@
+"""The options that commands share, and the client that they open."""
+
+from typing import Annotated
+
+import typer
+
+from client.blocking import BlockingHotslotClient
+from client.store import DEFAULT_STORE
+from client.types.generation import AdapterSelection
+from client.worker import DEFAULT_WORKER
+from shared.errors import FieldViolation, InvalidRequestError
+from shared.ids import DEFAULT_TENANT, parse_tenant
+from shared.references import parse_reference
+from shared.rpc.channel import ChannelOptions
+
+StoreOption = Annotated[str, typer.Option("--store", envvar="HOTSLOT_STORE", metavar="HOST:PORT", help="The store.")]
+WorkerOption = Annotated[
+    str, typer.Option("--worker", envvar="HOTSLOT_WORKER", metavar="HOST:PORT", help="The worker.")
+]
+TenantOption = Annotated[str, typer.Option("--tenant", envvar="HOTSLOT_TENANT", metavar="NAME", help="Whose adapters.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+BaseOption = Annotated[
+    str,
+    typer.Option(
+        "--base", metavar="NAME", help="Base model, by name or digest; by default what the adapter's config names."
+    ),
+]
+ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="name[:tag][@sha256:…]")]
+
+STORE = DEFAULT_STORE
+WORKER = DEFAULT_WORKER
+TENANT = str(DEFAULT_TENANT)
+
+
+def open_client(
+    *,
+    store: str = DEFAULT_STORE,
+    worker: str = DEFAULT_WORKER,
+    tenant: str = TENANT,
+    route: bool = False,
+    base_model: str = "",
+) -> BlockingHotslotClient:
+    """The client of the deployment that the options name; use it with `with`."""
+    return BlockingHotslotClient(
+        checked_endpoint(store, "--store (HOTSLOT_STORE)"),
+        checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
+        route=route,
+        base_model=base_model,
+        options=ChannelOptions(tenant=parse_tenant(tenant)),
+    )
+
+
+def checked_endpoint(text: str, option: str) -> str:
+    """Refuse what gRPC would only fail to resolve much later."""
+    host, colon, port = text.rpartition(":")
+    if "://" not in text and not (colon and host and port.isdigit() and 0 < int(port) < 65_536):
+        raise InvalidRequestError([], f"{option}: found {text!r}, expected host:port")
+    return text
+
+
+def parse_selection(text: str) -> AdapterSelection:
+    """`REF[=WEIGHT]`; raises InvalidRequestError."""
+    reference, equals, weight_text = text.partition("=")
+    parse_reference(reference)
+    if not equals:
+        return AdapterSelection(reference)
+    try:
+        return AdapterSelection(reference, float(weight_text))
+    except ValueError as exc:
+        problem = f"found weight {weight_text!r} in {text!r}, expected a number: REF=0.5"
+        raise InvalidRequestError([FieldViolation("--adapter", problem)]) from exc

@@ -1,0 +1,50 @@
+"""What commands print: JSON in a stable shape, or text for people.
+
+JSON has the fields of the dataclasses in `client.types`, with times as ISO 8601 in UTC, durations as seconds and
+full digests. A command with one answer prints one document; one that streams prints a line per event.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+
+
+def jsonable(value: Any) -> Any:
+    """A value of the client's types as what `json` takes."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value
+
+
+def print_document(value: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
+
+
+def print_event(kind: str, value: Any) -> None:
+    """Print one JSON line; `event` says what it is."""
+    print(json.dumps({"event": kind, **jsonable(value)}, ensure_ascii=False), flush=True)
+
+
+def console() -> Console:
+    """Standard output; tables are not cut where it is no terminal."""
+    out = Console(highlight=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, width=400)
+    return out
+
+
+def say(text: str) -> None:
+    """A line for people beside the result, on stderr."""
+    print(text, file=sys.stderr)

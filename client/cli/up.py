@@ -1,0 +1,258 @@
+"""`hotslot up`: a whole deployment on this machine, which ends with the command."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from client.cli.children import Child, ChildFailedError, ChildSpec, stop_all
+from client.cli.options import JsonOption
+from client.cli.output import print_event, say
+from client.store import DEFAULT_STORE
+from client.worker import DEFAULT_WORKER
+from shared.embedded_valkey import embedded_valkey
+from shared.errors import InvalidRequestError
+
+DEMO_MODEL = "demo"
+STORE_TIMEOUT_S = 60.0
+POLL_S = 0.2
+STABLE_AFTER_S = 10.0
+"""A child that ended after it had lived this long is started again; one that ends sooner would only do so again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `up` starts."""
+
+    model: str
+    model_name: str
+    num_workers: int
+    store_port: int
+    worker_port: int
+    data_dir: Path
+    redis_url: str
+
+    def store(self) -> ChildSpec:
+        """The store's process."""
+        endpoint = f"127.0.0.1:{self.store_port}"
+        settings = {
+            "HOTSLOT_LISTEN": endpoint,
+            "HOTSLOT_DATA_DIR": str(self.data_dir / "store"),
+            "HOTSLOT_REDIS_URL": self.redis_url,
+        }
+        return ChildSpec("store", "store_service", endpoint, settings, self.data_dir / "logs" / "store.log")
+
+    def worker(self, index: int) -> ChildSpec:
+        """The process of one worker, counted from 0."""
+        name = f"worker-{index + 1}"
+        endpoint = f"127.0.0.1:{self.worker_port + index}"
+        settings = {
+            "HOTSLOT_LISTEN": endpoint,
+            "HOTSLOT_ADVERTISE": endpoint,
+            "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",
+            "HOTSLOT_REDIS_URL": self.redis_url,
+            "HOTSLOT_MODEL": self.model,
+            "HOTSLOT_MODEL_NAME": self.model_name,
+            "HOTSLOT_CACHE_DIR": os.environ.get("HOTSLOT_CACHE_DIR") or str(self.data_dir / "compiled"),
+        }
+        return ChildSpec(name, "worker_service", endpoint, settings, self.data_dir / "logs" / f"{name}.log")
+
+
+def up(
+    model: Annotated[
+        str,
+        typer.Option(envvar="HOTSLOT_MODEL", help="Base model: a folder, a hub id, or `demo` for the demo's model."),
+    ] = DEMO_MODEL,
+    model_name: Annotated[str, typer.Option(envvar="HOTSLOT_MODEL_NAME", help="Public name of the base model.")] = "",
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="How many workers.")] = 1,
+    store_port: Annotated[int, typer.Option(min=1, max=65535)] = int(DEFAULT_STORE.rpartition(":")[2]),
+    worker_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the first worker; the others follow.")
+    ] = int(DEFAULT_WORKER.rpartition(":")[2]),
+    data_dir: Annotated[
+        Path, typer.Option(envvar="HOTSLOT_DATA_DIR", help="Where adapters, logs and compiled code are kept.")
+    ] = Path("~/.local/share/hotslot"),
+    redis_url: Annotated[
+        str, typer.Option(envvar="HOTSLOT_REDIS_URL", help="Redis to use; by default an embedded one is started.")
+    ] = "",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="How long the workers may take to start.")
+    ] = 600.0,
+    grace_s: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", help="How long requests may finish at the end.")
+    ] = 15.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a store and workers on this machine until Ctrl-C; nothing is left running.
+
+    JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids}, {event: "restarted", name, pid},
+    {event: "stopped"}.
+    """
+    data_dir = data_dir.expanduser().absolute()
+    (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    for port in (store_port, *range(worker_port, worker_port + workers)):
+        require_free(port)
+    with _stop_on_signals(), ExitStack() as stack:
+        if model == DEMO_MODEL:
+            model, model_name = _demo_model(model_name)
+        if not redis_url:
+            redis_url = stack.enter_context(embedded_valkey()).url
+        plan = Plan(model, model_name, workers, store_port, worker_port, data_dir, redis_url)
+        supervisor = Supervisor(plan, on_restart=lambda child: _report_restart(child, as_json=as_json))
+        stack.callback(supervisor.stop, grace_s)
+        try:
+            supervisor.start(timeout_s)
+            _report_ready(plan, supervisor, as_json=as_json)
+            supervisor.watch()
+        except ChildFailedError as exc:
+            say(f"hotslot: {exc}")
+            raise typer.Exit(1) from exc
+        except _Stopped:
+            if not as_json:
+                say("hotslot: stopping; Ctrl-C again ends at once")
+    if as_json:
+        print_event("stopped", {})
+
+
+class Supervisor:
+    """The children of one `up`."""
+
+    def __init__(self, plan: Plan, on_restart: Callable[[Child], None]) -> None:
+        self._plan = plan
+        self._on_restart = on_restart
+        self.children: list[Child] = []
+
+    def start(self, timeout_s: float) -> None:
+        """Start the store, then all workers at once; return when everything is ready."""
+        with _spinner("starting the store"):
+            store = self._launch(self._plan.store())
+            store.wait_ready(STORE_TIMEOUT_S)
+        plural = "s" if self._plan.num_workers > 1 else ""
+        with _spinner(f"starting {self._plan.num_workers} worker{plural}: the model is loaded and compiled"):
+            workers = [self._launch(self._plan.worker(index)) for index in range(self._plan.num_workers)]
+            for worker in workers:
+                worker.wait_ready(timeout_s)
+
+    def _launch(self, spec: ChildSpec) -> Child:
+        child = Child(spec)
+        self.children.append(child)
+        return child
+
+    def watch(self) -> None:
+        """Start again what ends; raises ChildFailedError when a child does not live long enough for that."""
+        while True:
+            for index, child in enumerate(self.children):
+                if child.exit_code() is None:
+                    continue
+                if time.monotonic() - child.started_s < STABLE_AFTER_S:
+                    raise ChildFailedError(child.failure())
+                say(f"hotslot: {child.failure()}")
+                child.kill()
+                self.children[index] = Child(child.spec)
+                self._on_restart(self.children[index])
+            time.sleep(POLL_S)
+
+    def stop(self, grace_s: float) -> None:
+        """End everything."""
+        stop_all(self.children, grace_s)
+
+
+class _Stopped(Exception):
+    """A signal asked us to end."""
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into an exception in the main thread, so that everything is unwound."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    except _Stopped:
+        pass
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def require_free(port: int) -> None:
+    """Raise InvalidRequestError when something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            problem = f"port {port} is taken, perhaps by another `hotslot up`; choose --store-port and --worker-port"
+            raise InvalidRequestError([], problem) from exc
+
+
+def _demo_model(model_name: str) -> tuple[str, str]:
+    """Folder and name of the demo's model, fetched and converted on first use by the project's own script."""
+    with _spinner("preparing the demo's model; the first time takes about a minute"):
+        found = subprocess.run(
+            [sys.executable, "-m", "deploy.demo.model"], stdout=subprocess.PIPE, text=True, check=False
+        )
+    if found.returncode != 0:
+        raise InvalidRequestError([], "the demo's model is not available here; name one with --model (HOTSLOT_MODEL)")
+    return found.stdout.strip().splitlines()[-1], model_name or "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@contextmanager
+def _spinner(text: str) -> Iterator[None]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(text):
+        yield
+
+
+def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
+    store, *workers = (child.spec for child in supervisor.children)
+    if as_json:
+        print_event(
+            "ready",
+            {
+                "store": store.endpoint,
+                "workers": [spec.endpoint for spec in workers],
+                "redis_url": plan.redis_url,
+                "data_dir": str(plan.data_dir),
+                "pids": {child.spec.name: child.pid for child in supervisor.children},
+            },
+        )
+        return
+    print("hotslot is up")
+    for spec in (store, *workers):
+        print(f"  {spec.name:<10} {spec.endpoint:<18} log {spec.log_path}")
+    print(f"  {'model':<10} {plan.model_name or plan.model}")
+    print(f"  {'data':<10} {plan.data_dir}")
+    print("\nIn another terminal:")
+    # Only what differs from the defaults has to be said.
+    if store.endpoint != DEFAULT_STORE or workers[0].endpoint != DEFAULT_WORKER:
+        print(f"  export HOTSLOT_STORE={store.endpoint} HOTSLOT_WORKER={workers[0].endpoint}")
+    print("  hotslot push DIR my-adapter")
+    print('  hotslot generate -a my-adapter "Hello"')
+    print("  hotslot top")
+    print("\nCtrl-C ends it all.", flush=True)
+
+
+def _report_restart(child: Child, *, as_json: bool) -> None:
+    if as_json:
+        print_event("restarted", {"name": child.spec.name, "pid": child.pid})
+    else:
+        say(f"hotslot: {child.spec.name} was started again")

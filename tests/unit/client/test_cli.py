@@ -1,0 +1,247 @@
+"""The `hotslot` command against a fake store and a fake worker on real sockets."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.cli.app import run
+from shared.errors import (
+    BaseModelMismatchError,
+    DrainingError,
+    InvalidAdapterError,
+    PromptTooLongError,
+    QueueFullError,
+    RankTooLargeError,
+    Violation,
+)
+from tests.unit.client.conftest import Served
+
+DIGEST = "sha256:" + "ab" * 32
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def hotslot(served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command with the fakes as its endpoints; returns exit code, stdout, stderr."""
+    monkeypatch.setenv("HOTSLOT_STORE", served.endpoints[0])
+    monkeypatch.setenv("HOTSLOT_WORKER", served.endpoints[1])
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run(arguments)
+        out, err = capsys.readouterr()
+        # The fakes' servers log to stdout, in another thread.
+        return code, "".join(line for line in out.splitlines(True) if "[info" not in line), err
+
+    return run_command
+
+
+def test_ls_prints_an_aligned_table_with_short_digests(hotslot: Run) -> None:
+    code, out, err = hotslot("ls")
+    assert (code, err) == (0, "")
+    header, _, first, *_ = out.splitlines()
+    assert header.split()[:4] == ["NAME", "TAGS", "VERSIONS", "NEWEST"]
+    assert first.startswith("adapter-0 ")
+    assert "1.2 MB" in first
+    assert "sha256:" not in out
+
+
+def test_ls_as_json_has_full_digests_and_a_stable_shape(hotslot: Run) -> None:
+    code, out, _ = hotslot("ls", "--json")
+    (first, *others) = json.loads(out)["adapters"]
+    assert code == 0
+    assert len(others) == 4
+    assert first["latest_version"]["digest"].startswith("sha256:")
+    assert sorted(first) == [
+        "create_time", "delete_time", "etag", "labels", "latest_version", "name", "num_versions", "purge_time",
+        "tags", "update_time",
+    ]  # fmt: skip
+
+
+def test_push_says_which_version_it_became(hotslot: Run, served: Served, adapter_folder: Path) -> None:
+    code, out, err = hotslot("push", str(adapter_folder), "acme/pirate", "--base", "org/base", "--label", "team=a")
+    assert code == 0
+    assert out.startswith("acme/pirate:latest is version sha256:")
+    assert "sent 1.5 MB of 1.5 MB" in err
+    (request,) = served.store.catalogue.calls.create
+    assert (request.base_model, dict(request.labels)) == ("org/base", {"team": "a"})
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_refused_adapter_lists_every_violation(
+    hotslot: Run, served: Served, adapter_folder: Path, as_json: bool
+) -> None:
+    violations = tuple(
+        Violation("SHAPE_MISMATCH", f"t{i}", "[1]", "[2]", f"t{i}: found [1],\nexpected [2]") for i in range(30)
+    )
+    served.store.catalogue.refuse = InvalidAdapterError(violations)
+    served.store.catalogue.violations = violations
+    code, out, err = hotslot("push", str(adapter_folder), "pirate", *(["--json"] if as_json else []))
+    assert (code, out) == (4, "")
+    if as_json:
+        error = json.loads(err)["error"]
+        assert error["reason"] == "INVALID_ADAPTER"
+        assert [v["subject"] for v in error["violations"]] == [f"t{i}" for i in range(30)]
+    else:
+        first, *lines = err.splitlines()
+        assert first == "hotslot: the adapter is refused for 30 reasons:"
+        assert lines == [f"  SHAPE_MISMATCH: t{i}: found [1], expected [2]" for i in range(30)]
+
+
+def test_validate_of_a_bad_adapter_exits_with_the_same_code_as_push(
+    hotslot: Run, served: Served, adapter_folder: Path
+) -> None:
+    served.store.catalogue.violations = (Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),)
+    code, out, err = hotslot("validate", str(adapter_folder))
+    assert (code, out) == (4, "")
+    assert err.endswith("would be refused:\n  NON_FINITE: t has NaN\n")
+    code, out, _ = hotslot("validate", str(adapter_folder), "--json")
+    assert code == 4
+    assert json.loads(out)["valid"] is False
+
+
+def test_a_valid_adapter_is_told_apart_by_the_exit_code(hotslot: Run, adapter_folder: Path) -> None:
+    assert hotslot("validate", str(adapter_folder))[0] == 0
+
+
+def test_pickled_weights_say_how_to_convert_them(hotslot: Run, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"x")
+    code, _, err = hotslot("push", str(tmp_path), "pirate")
+    assert code == 4
+    assert len(err.splitlines()) == 1
+    assert "convert it where you trust it: python -c" in err
+
+
+def test_import_follows_the_stores_progress(hotslot: Run) -> None:
+    code, out, err = hotslot("import", "hf:org/lora@main", "pirate")
+    assert code == 0, err
+    assert out.startswith("pirate:latest is version sha256:")
+
+
+def test_show_has_the_adapter_and_its_versions(hotslot: Run) -> None:
+    code, out, _ = hotslot("show", "adapter-1")
+    assert code == 0
+    assert "q_proj: 1 × rank 16, scaling 2" in out
+    document = json.loads(hotslot("show", "adapter-1", "--json")[1])
+    assert sorted(document) == ["adapter", "version", "versions"]
+    assert document["version"]["modules"][0]["scaling"] == 2.0
+
+
+def test_tag_moves_a_tag_to_what_the_reference_stands_for(hotslot: Run, served: Served) -> None:
+    code, out, _ = hotslot("tag", "adapter-1:v1", "prod")
+    (request,) = served.store.catalogue.calls.set_tags
+    assert code == 0
+    assert (request.adapter, request.tag) == ("adapter-1", "prod")
+    assert out.startswith(f"adapter-1:prod is version {request.digest}")
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind"), [("adapter-1", "adapter"), ("adapter-1:v1", "tag"), (f"adapter-1@{DIGEST}", "version")]
+)
+def test_rm_removes_what_the_reference_names(hotslot: Run, served: Served, reference: str, kind: str) -> None:
+    code, out, _ = hotslot("rm", reference, "--yes", "--force", "--json")
+    assert code == 0
+    assert json.loads(out)["removed"] == kind
+    assert served.store.catalogue.calls.deleted == [reference]
+
+
+def test_rm_asks_first_and_refuses_where_it_cannot(
+    hotslot: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = hotslot("rm", "adapter-1")
+    assert code == 2
+    assert "say --yes" in err
+    terminal = io.StringIO("n\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    assert hotslot("rm", "adapter-1")[0] == 130
+    assert served.store.catalogue.calls.deleted == []
+
+
+def test_generate_streams_the_text_alone_to_stdout(hotslot: Run, served: Served) -> None:
+    code, out, err = hotslot("generate", "-a", "pirate", "-a", "json=0.5", "--raw", "--max-tokens", "7", "Hi")
+    assert (code, out, err) == (0, "Hello, sailor\n", "")
+    (request,) = served.worker.inference.requests
+    assert [(a.reference, a.weight) for a in request.adapters] == [("pirate", 1.0), ("json", 0.5)]
+    assert (request.text, request.stop.max_tokens) == ("Hi", 7)
+
+
+def test_generate_as_json_prints_an_event_a_line(hotslot: Run) -> None:
+    _, out, _ = hotslot("generate", "--json", "-a", "pirate", "Hi")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [e["event"] for e in events] == ["started", "chunk", "chunk", "chunk", "finished"]
+    assert events[0]["adapters"] == [{"reference": "pirate", "digest": DIGEST, "weight": 1.0}]
+    assert events[-1]["usage"]["completion_tokens"] == 3
+    assert events[-1]["timings"]["time_to_first_token_s"] == 0.012
+
+
+def test_generate_with_chat_and_a_prompt_from_stdin(
+    hotslot: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert hotslot("generate", "--chat", "--system", "be brief", "-")[0] == 0
+    (request,) = served.worker.inference.requests
+    assert [(m.role, m.content) for m in request.chat.messages] == [("system", "be brief"), ("user", "from a pipe")]
+
+
+def test_chat_remembers_its_turns_and_changes_adapters(
+    hotslot: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\n/adapters pirate=0.5\ntwo\n/reset\nthree\n/quit\nfour\n"))
+    code, out, _ = hotslot("chat")
+    assert (code, out) == (0, "Hello, sailor\n" * 3)
+    first, second, third = served.worker.inference.requests
+    assert [m.content for m in second.chat.messages] == ["one", "Hello, sailor", "two"]
+    assert [a.weight for a in second.adapters] == [0.5]
+    assert [m.content for m in third.chat.messages] == ["three"]
+    assert not first.adapters
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PromptTooLongError(900, 800), 2),
+        (QueueFullError("the queue is full", subject="queue", retry_after_s=2.0), 6),
+        (DrainingError("w-1"), 7),
+        (RankTooLargeError([Violation("RANK_TOO_LARGE", "r", "512", "64", "rank 512, at most 64 fit")]), 4),
+        (BaseModelMismatchError([Violation("BASE_MODEL_MISMATCH", "base", "a", "b", "made for a")]), 4),
+    ],
+)
+def test_a_workers_error_is_one_line_and_an_exit_code(hotslot: Run, served: Served, error: Any, code: int) -> None:
+    served.worker.inference.fail_first = [error] * 5
+    found, out, err = hotslot("generate", "--raw", "Hi")
+    assert (found, out) == (code, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("hotslot: ")
+
+
+def test_workers_placements_and_top_show_the_fleet(hotslot: Run, served: Served) -> None:
+    served.store.placement.endpoints = [served.endpoints[1]]
+    assert "2/8" in hotslot("workers")[1]
+    assert json.loads(hotslot("workers", "--json")[1])["workers"][0]["load"]["kv_usage"] == 0.25
+    assert hotslot("placements")[1].splitlines()[2].split() == ["pirate", "abababababab", "w-1", "slot", "yes"]
+    assert json.loads(hotslot("placements", "--json")[1])["placements"][0]["adapter_digest"] == DIGEST
+    code, out, _ = hotslot("top", "--count", "2", "--interval", "0.1", "--json")
+    first, second = (json.loads(line) for line in out.splitlines())
+    assert code == 0
+    assert first["event"] == second["event"] == "snapshot"
+    assert second["tokens_per_s"] == {"w-1": 0.0}
+    code, out, _ = hotslot("top", "--count", "1")
+    assert code == 0
+    assert "1 workers  2 running" in out
+
+
+def test_one_worker_is_inspected_and_told_what_to_load(hotslot: Run) -> None:
+    assert "7 of 8 free" in hotslot("status")[1]
+    assert json.loads(hotslot("status", "--json")[1])["adapters"]["adapters"][0]["tier"] == "slot"
+    assert DIGEST in hotslot("load", "pirate")[1]
+    assert json.loads(hotslot("load", "pirate", "--json")[1])["timings"]["activate_s"] == 0.0015
+    assert json.loads(hotslot("pin", "pirate", "--json")[1])["adapter"]["pinned"] is True
+    assert json.loads(hotslot("unload", "pirate", "--json")[1]) == {"digest": DIGEST}
+    assert hotslot("unload", "other")[0] == 3

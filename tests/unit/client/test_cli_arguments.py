@@ -1,0 +1,130 @@
+"""What the `hotslot` command refuses before it calls anyone, and how errors and values are written."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from client.cli.app import run
+from client.cli.catalogue_commands import parse_labels, parse_source
+from client.cli.failures import error_lines, exit_code
+from client.cli.generate_commands import served_line
+from client.cli.options import parse_selection
+from client.cli.rendering import human_age, human_duration, human_size, short_digest
+from client.types.generation import AdapterSelection, Finished, FinishReason, ServedAdapter, Started, Timings, Usage
+from shared import errors
+from shared.rpc.status import STATUS_TABLE, new_error
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("pirate", AdapterSelection("pirate", 1.0)),
+        ("acme/pirate:v1=0.5", AdapterSelection("acme/pirate:v1", 0.5)),
+        ("pirate=-1e-1", AdapterSelection("pirate", -0.1)),
+        (f"pirate@sha256:{'0' * 64}=2", AdapterSelection(f"pirate@sha256:{'0' * 64}", 2.0)),
+    ],
+)
+def test_an_adapter_is_a_reference_with_an_optional_weight(text: str, expected: AdapterSelection) -> None:
+    assert parse_selection(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "=1", "pirate=", "pirate=x", "Pirate", "a=1=2"])
+def test_anything_else_is_no_adapter(text: str) -> None:
+    with pytest.raises(errors.InvalidRequestError):
+        parse_selection(text)
+
+
+def test_a_source_is_a_hub_repository_at_a_revision() -> None:
+    assert parse_source("hf:org/name") == ("org/name", "")
+    assert parse_source("hf:org/name@v1.0") == ("org/name", "v1.0")
+    for wrong in ("org/name", "hf:name", "hf:a/b/c", "hf:/x", "s3:org/name"):
+        with pytest.raises(errors.InvalidRequestError, match="hf:ORG/NAME"):
+            parse_source(wrong)
+
+
+def test_all_wrong_labels_are_named() -> None:
+    assert parse_labels(["a=b", "c="]) == {"a": "b", "c": ""}
+    with pytest.raises(errors.InvalidRequestError) as raised:
+        parse_labels(["a", "=b", "c=d"])
+    assert len(raised.value.fields) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["push"], "Missing argument 'DIR'; `hotslot push --help` explains it"),
+        (["lss"], "No such command 'lss'"),
+        (["ls", "--nope"], "No such option: --nope"),
+        (
+            ["generate", "--max-tokens", "x", "Hi"],
+            "Invalid value for '--max-tokens' / '-n'",
+        ),
+        (["ls", "--store", "nowhere"], "--store (HOTSLOT_STORE): found 'nowhere', expected host:port"),
+        (["ls", "--tenant", "A B"], "hotslot-tenant"),
+        (["generate", "-a", "Bad Ref", "Hi"], "invalid reference 'Bad Ref'"),
+        (["rm", "a@b", "--yes"], "invalid reference"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_code_2(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert err.startswith("hotslot: ")
+    assert said in err
+
+
+def test_a_store_that_is_not_there_says_what_to_do(capsys: pytest.CaptureFixture[str], unused_tcp_port: int) -> None:
+    assert run(["ls", "--store", f"127.0.0.1:{unused_tcp_port}"]) == 7
+    err = capsys.readouterr().err
+    assert "`hotslot up` starts one; --store or HOTSLOT_STORE names another" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("row", STATUS_TABLE, ids=lambda row: row.reason)
+def test_every_error_has_a_line_and_an_exit_code_that_is_not_0(row: object) -> None:
+    error = new_error(row.error, "what\nfailed")  # type: ignore[attr-defined]
+    assert 0 < exit_code(error) < 128
+    assert len(error_lines(error)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidReferenceError("x", "y"), 2),
+        (errors.AdapterNotFoundError("x"), 3),
+        (errors.UnsupportedAdapterError([]), 4),
+        (errors.EtagMismatchError("x", "a", "b"), 5),
+        (errors.SlotsFullError("full", subject="slots"), 6),
+        (errors.NoWorkersError("none"), 7),
+        (errors.RequestDeadlineError("late"), 7),
+        (errors.DigestMismatchError("blob", "a", "b"), 8),
+        (errors.NotImplementedYetError("X"), 1),
+        (errors.InternalError("bug"), 1),
+    ],
+)
+def test_exit_codes_are_the_documented_ones(error: errors.HotslotError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_values_are_written_for_people() -> None:
+    assert [human_size(n) for n in (0, 999, 1000, 1_234_567, 99_900_000, 5 * 10**9)] == [
+        "0 B", "999 B", "1.0 kB", "1.2 MB", "100 MB", "5.0 GB",
+    ]  # fmt: skip
+    ages = [timedelta(seconds=s) for s in (0, 59, 60, 7199, 86_400 * 3)]
+    assert [human_age(NOW - age, NOW) for age in ages] == ["0 s", "59 s", "1 min", "1 h", "3 d"]
+    assert human_age(None, NOW) == "-"
+    assert [human_duration(s) for s in (0.0000005, 0.0123, 2.0)] == ["0 µs", "12 ms", "2.0 s"]
+    assert short_digest("sha256:0123456789abcdef") == "0123456789ab"
+
+
+def test_the_line_under_an_answer_says_who_gave_it() -> None:
+    started = Started("r", "w-1", "", (ServedAdapter("pirate:v1", "sha256:" + "ab" * 32, 0.5),), 3)
+    finished = Finished(0, FinishReason.STOP, "", None, Usage(3, 11, 0), Timings(0, 0.02, 0.1, 1.1))
+    assert served_line(started, finished) == (
+        "— pirate:v1@abababababab × 0.5 on w-1: 11 tokens (stop), first after 100 ms, adapter load 20 ms, 10 tokens/s"
+    )
