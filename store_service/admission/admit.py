@@ -19,7 +19,7 @@ from shared.ids import Digest
 from shared.manifest import AdapterModule, Manifest
 from shared.safetensors_header import Header, read_header
 from store_service.admission.checks import check_tensors
-from store_service.admission.config import CONFIG_FILE, parse_config
+from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.normalise import WeightsPlan, plan_weights, values_violations, write_weights
 from store_service.admission.settings import AdmissionLimits
@@ -103,6 +103,12 @@ def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
     """The base model that the config names, or an empty text where it names none or cannot be read."""
     settings = _read_config(checkpoint, limits, [])
     return settings.base_model_name if settings is not None else ""
+
+
+def config_json_of(checkpoint: Checkpoint) -> str:
+    """The config's fields that decided about the adapter, as JSON for people."""
+    path = checkpoint.files.get(CONFIG_FILE)
+    return admitted_fields(path.read_bytes()) if path is not None else "{}"
 
 
 def error_class_of(violations: tuple[Violation, ...]) -> type[InvalidAdapterError]:

@@ -1,5 +1,6 @@
 """Reads adapter_config.json through a typed allow-list; PEFT is never asked, nothing in it is executed."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +9,7 @@ from shared.errors import Violation
 from shared.strict_json import DuplicateKeyError, StrictJsonError, parse_object
 from store_service.admission.config_fields import FIELDS, Decision, is_unset
 from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets
-from store_service.admission.mlx_config import is_mlx_config, parse_mlx_config
+from store_service.admission.mlx_config import MLX_FIELDS, is_mlx_config, parse_mlx_config
 from store_service.admission.patterns import Pattern, PatternError
 
 CONFIG_FILE = "adapter_config.json"
@@ -30,6 +31,18 @@ def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | Non
         return parse_mlx_config(document, violations)
     _apply_decisions(document, violations)
     return _Reader(document, violations).settings()
+
+
+def admitted_fields(data: bytes) -> str:
+    """The fields that decided about the adapter, as JSON for people; "{}" where the config cannot be read."""
+    try:
+        document = parse_object(data)
+    except StrictJsonError:
+        return "{}"
+    supported = {name for name, rule in FIELDS.items() if rule.decision is not Decision.IGNORE}
+    names = MLX_FIELDS if is_mlx_config(document) else supported
+    shown = {name: document[name] for name in sorted(names & document.keys()) if not is_unset(document[name])}
+    return json.dumps(shown, sort_keys=True)
 
 
 def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from shared.errors import Violation
 from store_service.admission.lora_settings import LoraSettings
 
+MLX_FIELDS = frozenset({"fine_tune_type", "lora_parameters", "model"})
+"""What shapes the adapter."""
 _TRAINING_ONLY = frozenset({
     "adapter_path", "batch_size", "clear_cache_threshold", "config", "data",
     "grad_accumulation_steps", "grad_checkpoint", "hf_dataset", "iters", "learning_rate",
@@ -31,7 +33,7 @@ def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -
             Violation.of("UNSUPPORTED_CONFIG", "fine_tune_type", repr(kind), "'lora'", "it is another kind of adapter")
         )
     for name, value in document.items():
-        known = name in _TRAINING_ONLY or name in ("fine_tune_type", "lora_parameters", "model")
+        known = name in _TRAINING_ONLY or name in MLX_FIELDS
         if not known and value:
             violations.append(
                 Violation.of("UNKNOWN_CONFIG_FIELD", name, repr(value), "no such field", "nobody knows what it does")

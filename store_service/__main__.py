@@ -1,0 +1,28 @@
+"""`python -m store_service`: one store, from settings to its end."""
+
+import asyncio
+import sys
+
+from shared.errors import HotslotError
+from shared.settings import load
+from shared.telemetry import set_up_logging
+from store_service.app import run
+from store_service.settings import StoreSettings
+
+EXIT_CANNOT_START = 1
+
+
+def main() -> int:
+    """Read the settings and serve until a signal comes."""
+    settings = load(StoreSettings, prog="python -m store_service")
+    set_up_logging(settings.log_format, settings.log_level)
+    try:
+        asyncio.run(run(settings))
+    except (HotslotError, OSError) as exc:
+        sys.stderr.write(f"python -m store_service: {exc}\n")
+        return EXIT_CANNOT_START
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

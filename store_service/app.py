@@ -1,0 +1,163 @@
+"""The store's process: what it is made of, and how it begins and ends."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+
+from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.errors import HotslotError, StoreUnavailableError
+from shared.ids import Digest, TenantId
+from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
+from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from shared.references import Reference
+from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
+from store_service.blobs.files import make_directory
+from store_service.blobs.local import LocalBlobStore
+from store_service.blobs.uploads import LocalUploadStore
+from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.database import open_database
+from store_service.catalog.sql import SqlCatalog
+from store_service.imports import Importer
+from store_service.offload import Offload
+from store_service.registry import Registry
+from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
+from store_service.rpc.blob_servicer import BlobServicer
+from store_service.rpc.placement_servicer import PlacementServicer
+from store_service.settings import StoreSettings
+from store_service.sources.sources import Sources
+from store_service.watch import ChangeSignal
+
+log = structlog.get_logger(__name__)
+
+SQLITE_FILE = "catalog.sqlite3"
+
+
+class CatalogResolver:
+    """Lets PlacementService ask the catalog what references stand for."""
+
+    def __init__(self, registry: Registry, offload: Offload) -> None:
+        self._registry = registry
+        self._offload = offload
+
+    async def resolve(self, tenant: TenantId, reference: Reference) -> tuple[Digest, Digest]:
+        """The version's digest and its base model's; raises as `Catalog.resolve`."""
+        record, _ = await self._offload(self._registry.catalog.resolve, tenant, reference)
+        return record.digest, record.manifest.base_model_digest
+
+
+@asynccontextmanager
+async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
+    """A store that answers, until the block is left.
+
+    Raises StoreUnavailableError when its folder or database cannot be used, and OSError for its address.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(settings.data_dir))
+        signal = ChangeSignal(asyncio.get_running_loop())
+        offload = Offload("store-io", settings.num_io_threads)
+        stack.callback(offload.close)
+        admission = Offload("admission", settings.max_admissions)
+        stack.callback(admission.close)
+        url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / SQLITE_FILE}"
+        engine = await offload(open_database, url)
+        stack.callback(engine.dispose)
+        uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
+        registry = Registry(
+            SqlCatalog(engine, signal.notify),
+            SqlBaseModels(engine),
+            LocalBlobStore(settings.data_dir),
+            uploads,
+            settings.admission_limits,
+        )
+        importer = Importer(registry, settings.data_dir / "imports", admission, max_imports=settings.max_imports)
+        stack.push_async_callback(importer.close)
+        await _collect(settings, registry, uploads, offload)
+        sources = Sources(tuple(Path(root) for root in settings.import_roots), settings.max_adapter_bytes)
+        servicer = AdapterStoreServicer(
+            registry, importer, sources, offload, admission, signal, delete_grace_s=settings.delete_grace_s
+        )
+        services = [
+            service(
+                adapter_store_pb2,
+                "AdapterStoreService",
+                adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server,
+                servicer,
+            ),
+            service(
+                blob_pb2,
+                "BlobService",
+                blob_pb2_grpc.add_BlobServiceServicer_to_server,
+                BlobServicer(registry, offload, settings.max_read_streams),
+            ),
+            *await _placement(settings, registry, offload, stack),
+        ]
+        collecting = asyncio.create_task(_collect_for_ever(settings, registry, uploads, offload))
+        stack.push_async_callback(_cancel, collecting)
+        options = ServerOptions(address=settings.listen, grace_s=settings.grace_s)
+        server = await stack.enter_async_context(serve(services, options))
+        await server.set_ready(True)
+        yield server
+
+
+async def run(settings: StoreSettings) -> None:
+    """Serve until a signal comes."""
+    async with running_store(settings) as server:
+        log.info("ready", port=server.port, data_dir=str(settings.data_dir))
+        received = await stop_signal()
+        log.info("stopping", signal=received.name)
+
+
+async def _placement(
+    settings: StoreSettings, registry: Registry, offload: Offload, stack: AsyncExitStack
+) -> list[Service]:
+    if settings.redis_url is None:
+        return []
+    redis = await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+    servicer = PlacementServicer(redis, CatalogResolver(registry, offload))
+    add = placement_pb2_grpc.add_PlacementServiceServicer_to_server
+    return [service(placement_pb2, "PlacementService", add, servicer)]
+
+
+async def _collect(settings: StoreSettings, registry: Registry, uploads: LocalUploadStore, offload: Offload) -> None:
+    num_blobs = await offload(registry.collect)
+    num_uploads = await offload(uploads.collect, older_than_s=settings.upload_ttl_s)
+    if num_blobs or num_uploads:
+        log.info("collected", num_blobs=num_blobs, num_uploads=num_uploads)
+
+
+async def _collect_for_ever(
+    settings: StoreSettings, registry: Registry, uploads: LocalUploadStore, offload: Offload
+) -> None:
+    while True:
+        await asyncio.sleep(settings.collect_every_s)
+        try:
+            await _collect(settings, registry, uploads, offload)
+        except (HotslotError, OSError) as exc:
+            log.warning("collecting failed, and is tried again", error=str(exc))
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[BinaryIO]:
+    """Hold a data folder: two stores on one would remove each other's work."""
+    make_directory(data_dir.absolute())
+    with (data_dir / "lock").open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise StoreUnavailableError(f"another store process uses {data_dir}; give each its own data_dir") from exc
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield file

@@ -1,0 +1,1 @@
+"""Blobs: bytes known by their digest, complete and right or not there at all."""

@@ -1,0 +1,51 @@
+"""The few file operations that durability rests on."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import QuotaExceededError
+
+READ_ONLY = 0o444
+PRIVATE_DIRECTORY = 0o700
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def no_room_is_a_quota(what: str) -> Iterator[None]:
+    """Turn a full disk into QuotaExceededError."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        message = f"no space is left on the store's disk for {what}; delete adapters or enlarge the volume"
+        raise QuotaExceededError(message, subject="disk") from exc
+
+
+def make_directory(path: Path) -> None:
+    """Create a directory and its parents durably."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=PRIVATE_DIRECTORY, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def move_into_place(staged: Path, target: Path) -> None:
+    """Give a complete, synced file its visible name: read-only, atomically, durably."""
+    make_directory(target.parent)
+    staged.chmod(READ_ONLY)
+    staged.replace(target)
+    sync_directory(target.parent)

@@ -1,0 +1,1 @@
+"""The catalog: adapters, versions, tags and base models, durable and transactional."""

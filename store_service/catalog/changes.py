@@ -1,0 +1,64 @@
+"""A tenant's changes: each at the next revision, written in the transaction that makes it."""
+
+import time
+
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from shared.ids import AdapterName, Digest, TagName, TenantId
+from store_service.catalog.records import EventKind
+from store_service.catalog.tables import adapters, events, tenants
+
+KEPT_EVENTS = 100_000
+"""How many of a tenant's last events can be watched from."""
+_TRIM_EVERY = 1_000
+
+
+class Change:
+    """One writer's turn at a tenant's adapters: begins by taking the tenant's row."""
+
+    def __init__(self, connection: Connection, tenant: TenantId) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self.time_s = time.time()
+        """When this change happens."""
+        make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        row = {"name": tenant, "revision": 0, "oldest_revision": 0}
+        connection.execute(make(tenants).values(row).on_conflict_do_nothing())
+        self._revision: int = connection.execute(
+            select(tenants.c.revision).where(tenants.c.name == tenant).with_for_update()
+        ).scalar_one()
+
+    def add_event(
+        self, kind: EventKind, adapter_id: int, name: AdapterName, tag: TagName | None, digest: Digest | None
+    ) -> int:
+        """Write down what happened to an adapter; returns its revision, which becomes the adapter's."""
+        self._revision += 1
+        self._connection.execute(
+            insert(events).values(
+                tenant=self._tenant,
+                revision=self._revision,
+                kind=kind.value,
+                adapter=name,
+                tag=tag,
+                digest=digest,
+                time_s=self.time_s,
+            )
+        )
+        self._connection.execute(update(tenants).where(tenants.c.name == self._tenant).values(revision=self._revision))
+        self._connection.execute(
+            update(adapters)
+            .where(adapters.c.id == adapter_id)
+            .values(revision=self._revision, update_time_s=self.time_s)
+        )
+        if self._revision % _TRIM_EVERY == 0:
+            self._trim()
+        return self._revision
+
+    def _trim(self) -> None:
+        oldest = self._revision - KEPT_EVENTS
+        if oldest > 0:
+            self._connection.execute(delete(events).where(events.c.tenant == self._tenant, events.c.revision <= oldest))
+            self._connection.execute(
+                update(tenants).where(tenants.c.name == self._tenant).values(oldest_revision=oldest)
+            )

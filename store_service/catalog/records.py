@@ -1,0 +1,102 @@
+"""What the catalog holds, as the rest of the store sees it. Times are seconds since the epoch."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from shared.base_spec import BaseSpec
+from shared.ids import AdapterName, Digest, TagName
+from shared.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class TagRecord:
+    """A movable pointer to a version."""
+
+    name: TagName
+    digest: Digest
+    etag: str
+    update_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version about to enter the catalog."""
+
+    manifest: Manifest
+    base_model: str
+    """Name under which the base model was known."""
+    source: str
+    """Where it came from: "upload", "hf:org/name@commit", "dir:…"."""
+    config_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A version of an adapter."""
+
+    adapter: AdapterName
+    digest: Digest
+    manifest: Manifest
+    base_model: str
+    source: str
+    config_json: str
+    create_time_s: float
+    tags: tuple[TagName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecord:
+    """An adapter with its tags."""
+
+    name: AdapterName
+    etag: str
+    num_versions: int
+    labels: dict[str, str]
+    create_time_s: float
+    update_time_s: float
+    delete_time_s: float | None = None
+    purge_time_s: float | None = None
+    tags: tuple[TagRecord, ...] = ()
+    latest_version: VersionRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelRecord:
+    """A base model that somebody registered."""
+
+    spec: BaseSpec
+    create_time_s: float
+
+
+class EventKind(StrEnum):
+    """What happened to an adapter."""
+
+    VERSION_CREATED = "version_created"
+    VERSION_DELETED = "version_deleted"
+    TAG_MOVED = "tag_moved"
+    TAG_DELETED = "tag_deleted"
+    ADAPTER_DELETED = "adapter_deleted"
+    ADAPTER_UNDELETED = "adapter_undeleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change, at its revision."""
+
+    revision: int
+    kind: EventKind
+    adapter: AdapterName
+    tag: TagName | None
+    digest: Digest | None
+    time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFilter:
+    """Which adapters a listing wants."""
+
+    base_model: str = ""
+    """Name or digest; empty means any."""
+    labels: dict[str, str] = field(default_factory=dict)
+    name_prefix: str = ""
+    show_deleted: bool = False

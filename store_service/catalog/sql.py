@@ -1,0 +1,240 @@
+"""Adapters, versions and tags in a relational database. Every public method is one transaction."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, delete, exists, func, or_, select, tuple_, update
+
+from shared.errors import (
+    AdapterNotFoundError,
+    EtagMismatchError,
+    NotDeletedError,
+    RevisionCompactedError,
+    TagNotFoundError,
+    VersionInUseError,
+)
+from shared.ids import AdapterName, Digest, TagName, TenantId
+from shared.references import Reference
+from store_service.catalog import reads, writes
+from store_service.catalog.changes import Change
+from store_service.catalog.database import reading, writing
+from store_service.catalog.records import (
+    AdapterFilter,
+    AdapterRecord,
+    Event,
+    EventKind,
+    NewVersion,
+    TagRecord,
+    VersionRecord,
+)
+from store_service.catalog.tables import adapters, events, labels, tags, tenants, versions
+
+
+class SqlCatalog:
+    """The catalog over a SQLAlchemy engine."""
+
+    def __init__(self, engine: Engine, on_change: Callable[[TenantId], None] = lambda tenant: None) -> None:
+        self._engine = engine
+        self._on_change = on_change
+
+    @contextmanager
+    def _changing(self, tenant: TenantId) -> Iterator[tuple[Connection, Change]]:
+        """A tenant's turn at changing its adapters, announced once it is durable."""
+        with writing(self._engine) as connection:
+            yield connection, Change(connection, tenant)
+        self._on_change(tenant)
+
+    def create_version(
+        self,
+        tenant: TenantId,
+        name: AdapterName,
+        version: NewVersion,
+        *,
+        tag: TagName | None,
+        new_labels: dict[str, str],
+        tag_etag: str,
+    ) -> tuple[VersionRecord, bool]:
+        """Add a version, and move a tag to it; raises EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = writes.adapter_for_writing(connection, change, tenant, name)
+            digest = version.manifest.digest
+            row = connection.execute(
+                select(versions).where(versions.c.adapter_id == adapter.id, versions.c.digest == digest)
+            ).one_or_none()
+            created = row is None
+            if row is None:
+                row = writes.insert_version(connection, change, adapter, version)
+            writes.merge_labels(connection, adapter, new_labels)
+            if tag is not None:
+                writes.move_tag(connection, change, adapter, tag, row, tag_etag)
+            return reads.version_record(connection, adapter, row), created
+
+    def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
+        """Raises AdapterNotFoundError."""
+        with reading(self._engine) as connection:
+            return reads.adapter_record(connection, reads.live_adapter(connection, tenant, name))
+
+    def list_adapters(
+        self, tenant: TenantId, wanted: AdapterFilter, *, limit: int, after: tuple[str, int]
+    ) -> tuple[list[tuple[int, AdapterRecord]], int]:
+        """Adapters by name, each with its position, and the tenant's revision."""
+        query = select(adapters).where(adapters.c.tenant == tenant)
+        if after != ("", 0):
+            query = query.where(tuple_(adapters.c.name, adapters.c.id) > tuple_(*after))
+        if not wanted.show_deleted:
+            query = query.where(adapters.c.delete_time_s.is_(None))
+        if wanted.name_prefix:
+            query = query.where(func.substr(adapters.c.name, 1, len(wanted.name_prefix)) == wanted.name_prefix)
+        if wanted.base_model:
+            is_for = or_(versions.c.base_model == wanted.base_model, versions.c.base_model_digest == wanted.base_model)
+            query = query.where(exists().where(versions.c.adapter_id == adapters.c.id, is_for))
+        for key, value in wanted.labels.items():
+            query = query.where(
+                exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
+            )
+        with reading(self._engine) as connection:
+            rows = connection.execute(query.order_by(adapters.c.name, adapters.c.id).limit(limit)).all()
+            records = reads.adapter_records(connection, rows)
+            found = [(row.id, record) for row, record in zip(rows, records, strict=True)]
+            return found, reads.revision_of(connection, tenant)
+
+    def list_versions(
+        self, tenant: TenantId, name: AdapterName, *, limit: int, before: int
+    ) -> list[tuple[int, VersionRecord]]:
+        """Versions, newest first, each with its position; raises AdapterNotFoundError."""
+        with reading(self._engine) as connection:
+            adapter = reads.live_adapter(connection, tenant, name)
+            query = select(versions).where(versions.c.adapter_id == adapter.id)
+            if before:
+                query = query.where(versions.c.id < before)
+            rows = connection.execute(query.order_by(versions.c.id.desc()).limit(limit)).all()
+            records = reads.version_records(connection, adapter, rows)
+            return [(row.id, record) for row, record in zip(rows, records, strict=True)]
+
+    def resolve(self, tenant: TenantId, reference: Reference) -> tuple[VersionRecord, int]:
+        """Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError."""
+        with reading(self._engine) as connection:
+            adapter = reads.live_adapter(connection, tenant, reference.name)
+            if reference.digest is not None:
+                row = reads.version_row(connection, adapter, reference.digest)
+            else:
+                assert reference.tag is not None, "a reference has a tag or a digest"
+                found = connection.execute(
+                    select(versions)
+                    .join(tags, tags.c.version_id == versions.c.id)
+                    .where(tags.c.adapter_id == adapter.id, tags.c.name == reference.tag)
+                ).one_or_none()
+                if found is None:
+                    raise TagNotFoundError(reference.name, reference.tag)
+                row = found
+            return reads.version_record(connection, adapter, row), reads.revision_of(connection, tenant)
+
+    def set_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, digest: Digest, *, etag: str) -> TagRecord:
+        """Raises AdapterNotFoundError, VersionNotFoundError, EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            row = reads.version_row(connection, adapter, digest)
+            writes.move_tag(connection, change, adapter, tag, row, etag)
+            return next(found for found in reads.adapter_record(connection, adapter).tags if found.name == tag)
+
+    def delete_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, *, etag: str) -> None:
+        """Raises AdapterNotFoundError, TagNotFoundError, EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            found = next((entry for entry in reads.adapter_record(connection, adapter).tags if entry.name == tag), None)
+            if found is None:
+                raise TagNotFoundError(name, tag)
+            if etag and etag != found.etag:
+                raise EtagMismatchError(f"tag {name}:{tag}", found.etag, etag)
+            connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+            change.add_event(EventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
+
+    def delete_adapter(self, tenant: TenantId, name: AdapterName, *, etag: str, grace_s: float) -> AdapterRecord:
+        """Raises AdapterNotFoundError, EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            found = reads.etag_of(adapter.revision)
+            if etag and etag != found:
+                raise EtagMismatchError(f"adapter {name}", found, etag)
+            times = {"delete_time_s": change.time_s, "purge_time_s": change.time_s + grace_s}
+            connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(times))
+            change.add_event(EventKind.ADAPTER_DELETED, adapter.id, name, None, None)
+            return reads.adapter_record(connection, adapter)
+
+    def undelete_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
+        """Raises AdapterNotFoundError and NotDeletedError."""
+        with self._changing(tenant) as (connection, change):
+            rows = connection.execute(
+                select(adapters)
+                .where(adapters.c.tenant == tenant, adapters.c.name == name)
+                .order_by(adapters.c.delete_time_s)
+            ).all()
+            if any(row.delete_time_s is None for row in rows):
+                raise NotDeletedError(name)
+            undeletable = [row for row in rows if row.purge_time_s > change.time_s]
+            if not undeletable:
+                raise AdapterNotFoundError(name)
+            adapter = undeletable[-1]
+            none = {"delete_time_s": None, "purge_time_s": None}
+            connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(none))
+            change.add_event(EventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
+            return reads.adapter_record(connection, adapter)
+
+    def delete_version(self, tenant: TenantId, name: AdapterName, digest: Digest, *, force: bool) -> None:
+        """Raises AdapterNotFoundError, VersionNotFoundError, VersionInUseError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            row = reads.version_row(connection, adapter, digest)
+            pointing = reads.version_record(connection, adapter, row).tags
+            if pointing and not force:
+                raise VersionInUseError(name, digest, pointing)
+            for tag in pointing:
+                connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+                change.add_event(EventKind.TAG_DELETED, adapter.id, name, tag, digest)
+            connection.execute(delete(versions).where(versions.c.id == row.id))
+            change.add_event(EventKind.VERSION_DELETED, adapter.id, name, None, digest)
+
+    def purge(self) -> int:
+        """Remove for good what was deleted longer ago than its grace."""
+        with writing(self._engine) as connection:
+            gone = connection.execute(delete(adapters).where(adapters.c.purge_time_s <= time.time()))
+            return gone.rowcount
+
+    def has_weights(self, tenant: TenantId, digest: Digest) -> bool:
+        """Whether a version of an adapter that is not deleted has this weights blob."""
+        query = (
+            select(versions.c.id)
+            .join(adapters, adapters.c.id == versions.c.adapter_id)
+            .where(
+                versions.c.weights_digest == digest,
+                adapters.c.tenant == tenant,
+                adapters.c.delete_time_s.is_(None),
+            )
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).one_or_none() is not None
+
+    def referenced_weights(self) -> set[tuple[TenantId, Digest]]:
+        """The weights blobs of all versions, deleted adapters' included."""
+        query = select(adapters.c.tenant, versions.c.weights_digest).join(
+            versions, versions.c.adapter_id == adapters.c.id
+        )
+        with reading(self._engine) as connection:
+            return {(TenantId(tenant), Digest(digest)) for tenant, digest in connection.execute(query)}
+
+    def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[Event]:
+        """Events in order; raises RevisionCompactedError."""
+        with reading(self._engine) as connection:
+            row = connection.execute(select(tenants).where(tenants.c.name == tenant)).one_or_none()
+            oldest, newest = (row.oldest_revision, row.revision) if row is not None else (0, 0)
+            if not oldest <= revision <= newest:
+                raise RevisionCompactedError(revision, oldest)
+            query = select(events).where(events.c.tenant == tenant, events.c.revision > revision)
+            return [reads.event(row) for row in connection.execute(query.order_by(events.c.revision).limit(limit))]
+
+    def revision(self, tenant: TenantId) -> int:
+        """The tenant's newest revision."""
+        with reading(self._engine) as connection:
+            return reads.revision_of(connection, tenant)

@@ -1,0 +1,120 @@
+"""The catalog's tables. The migrations create them; a test holds both against each other."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key is an INTEGER.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("oldest_revision", BigInteger, nullable=False),
+)
+"""`revision` counts the tenant's changes: updating it first makes a tenant's writers take turns, so events become
+visible in their order. Events up to `oldest_revision` are gone."""
+
+base_models = Table(
+    "base_models",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("name", String(512), nullable=False),
+    Column("digest", String(71), nullable=False, index=True),
+    Column("model_type", String(128), nullable=False),
+    Column("weights_fingerprint", String(128), nullable=False),
+    Column("modules", JSON, nullable=False),
+    Column("create_time_s", Double, nullable=False),
+    UniqueConstraint("name", "digest"),
+)
+
+adapters = Table(
+    "adapters",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("tenant", String(64), ForeignKey("tenants.name"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("create_time_s", Double, nullable=False),
+    Column("update_time_s", Double, nullable=False),
+    Column("delete_time_s", Double, nullable=True),
+    Column("purge_time_s", Double, nullable=True, index=True),
+)
+Index(
+    "uq_adapters_live_name",
+    adapters.c.tenant,
+    adapters.c.name,
+    unique=True,
+    sqlite_where=adapters.c.delete_time_s.is_(None),
+    postgresql_where=adapters.c.delete_time_s.is_(None),
+)
+Index("ix_adapters_tenant_name", adapters.c.tenant, adapters.c.name)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("adapter_id", RowId, ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(128), primary_key=True),
+    Column("value", String(512), nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("adapter_id", RowId, ForeignKey("adapters.id", ondelete="CASCADE"), nullable=False),
+    Column("digest", String(71), nullable=False),
+    Column("manifest_json", LargeBinary, nullable=False),
+    Column("base_model", String(512), nullable=False),
+    Column("base_model_digest", String(71), nullable=False),
+    Column("weights_digest", String(71), nullable=False, index=True),
+    Column("source", Text, nullable=False),
+    Column("config_json", Text, nullable=False),
+    Column("create_time_s", Double, nullable=False),
+    UniqueConstraint("adapter_id", "digest"),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("adapter_id", RowId, ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("version_id", RowId, ForeignKey("versions.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("revision", BigInteger, nullable=False),
+    Column("update_time_s", Double, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("tenant", String(64), ForeignKey("tenants.name"), primary_key=True),
+    Column("revision", BigInteger, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("adapter", String(255), nullable=False),
+    Column("tag", String(128), nullable=True),
+    Column("digest", String(71), nullable=True),
+    Column("time_s", Double, nullable=False),
+)

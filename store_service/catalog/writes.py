@@ -1,0 +1,78 @@
+"""The steps of a change to an adapter; every function works inside its caller's transaction."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select
+
+from shared.errors import EtagMismatchError
+from shared.ids import AdapterName, Digest, TagName, TenantId
+from store_service.catalog import reads
+from store_service.catalog.changes import Change
+from store_service.catalog.records import EventKind, NewVersion
+from store_service.catalog.tables import adapters, labels, tags, versions
+
+
+def adapter_for_writing(connection: Connection, change: Change, tenant: TenantId, name: AdapterName) -> Row[Any]:
+    """The adapter's row, made when there is none; a deleted adapter of the name stays deleted."""
+    row = connection.execute(
+        select(adapters).where(adapters.c.tenant == tenant, adapters.c.name == name, adapters.c.delete_time_s.is_(None))
+    ).one_or_none()
+    if row is not None:
+        return row
+    connection.execute(
+        insert(adapters).values(
+            tenant=tenant, name=name, revision=0, create_time_s=change.time_s, update_time_s=change.time_s
+        )
+    )
+    return reads.live_adapter(connection, tenant, name)
+
+
+def insert_version(connection: Connection, change: Change, adapter: Row[Any], version: NewVersion) -> Row[Any]:
+    """Add a version that the adapter does not have."""
+    manifest = version.manifest
+    connection.execute(
+        insert(versions).values(
+            adapter_id=adapter.id,
+            digest=manifest.digest,
+            manifest_json=manifest.canonical_json(),
+            base_model=version.base_model,
+            base_model_digest=manifest.base_model_digest,
+            weights_digest=manifest.weights_digest,
+            source=version.source,
+            config_json=version.config_json,
+            create_time_s=change.time_s,
+        )
+    )
+    change.add_event(EventKind.VERSION_CREATED, adapter.id, adapter.name, None, manifest.digest)
+    return reads.version_row(connection, adapter, manifest.digest)
+
+
+def merge_labels(connection: Connection, adapter: Row[Any], new_labels: dict[str, str]) -> None:
+    """Set labels, leaving those of other keys."""
+    for key, value in new_labels.items():
+        connection.execute(delete(labels).where(labels.c.adapter_id == adapter.id, labels.c.key == key))
+        connection.execute(insert(labels).values(adapter_id=adapter.id, key=key, value=value))
+
+
+def move_tag(
+    connection: Connection, change: Change, adapter: Row[Any], tag: TagName, version: Row[Any], etag: str
+) -> None:
+    """Point a tag at a version, if its etag is still the one given; raises EtagMismatchError."""
+    current = connection.execute(select(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag)).one_or_none()
+    found = reads.etag_of(current.revision) if current is not None else ""
+    if etag and etag != found:
+        raise EtagMismatchError(f"tag {adapter.name}:{tag}", found, etag)
+    if current is not None and current.version_id == version.id:
+        return
+    digest = Digest(version.digest)
+    revision = change.add_event(EventKind.TAG_MOVED, adapter.id, adapter.name, tag, digest)
+    connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+    connection.execute(
+        insert(tags).values(
+            adapter_id=adapter.id,
+            name=tag,
+            version_id=version.id,
+            revision=revision,
+            update_time_s=change.time_s,
+        )
+    )

@@ -1,0 +1,30 @@
+"""Runs what blocks (files, the database, admission) on threads of its own, so that the event loop never waits."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Offload:
+    """A bounded set of threads. A cancelled caller leaves its thread to finish; nothing is half done."""
+
+    def __init__(self, name: str, num_threads: int) -> None:
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+
+    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of a blocking call."""
+        return await self.start(function, *args, **kwargs)
+
+    def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
+        """Begin a blocking call, to be awaited later."""
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for what runs and take nothing more."""
+        self._executor.shutdown(wait=True)

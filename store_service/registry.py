@@ -1,0 +1,179 @@
+"""What the store does with checkpoints: admit them, publish them, and collect what nobody refers to.
+
+Everything here blocks: call it from a thread.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from shared.base_spec import BaseSpec
+from shared.errors import (
+    BaseModelMismatchError,
+    BlobNotFoundError,
+    FieldViolation,
+    InvalidRequestError,
+    Violation,
+)
+from shared.ids import Digest, TenantId
+from shared.references import Reference
+from store_service.admission.admit import (
+    Checkpoint,
+    Verdict,
+    admit,
+    base_model_name_of,
+    config_json_of,
+)
+from store_service.admission.settings import AdmissionLimits
+from store_service.blobs.store import BlobStore, UploadStore
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.catalog import Catalog
+from store_service.catalog.records import NewVersion, VersionRecord
+
+MAX_FILES = 64
+MAX_LABELS = 64
+MAX_LABEL_KEY_CHARS = 128
+MAX_LABEL_VALUE_CHARS = 512
+
+
+@dataclass(frozen=True)
+class Publication:
+    """How a checkpoint is to be known."""
+
+    reference: Reference
+    base_model: str
+    """Name or digest; empty means what the config says."""
+    source: str
+    labels: Mapping[str, str]
+    tag_etag: str = ""
+
+    def from_origin(self, origin: str) -> "Publication":
+        """The same, now that it is known where exactly the checkpoint came from."""
+        return replace(self, source=origin)
+
+
+class Registry:
+    """Ties admission, blobs and catalog together."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        base_models: BaseModels,
+        blobs: BlobStore,
+        uploads: UploadStore,
+        limits: AdmissionLimits,
+    ) -> None:
+        self.catalog = catalog
+        self.base_models = base_models
+        self.blobs = blobs
+        self.uploads = uploads
+        self._limits = limits
+        # Held between publishing a blob and the catalog's reference to it, so that no collection comes between.
+        self._publishing = threading.Lock()
+
+    def validate_uploaded(self, tenant: TenantId, files: Mapping[str, Digest], base_model: str) -> Verdict:
+        """`validate` for uploaded files; also raises BlobNotFoundError."""
+        return self.validate(self._uploaded(tenant, files), base_model)
+
+    def publish_uploaded(
+        self, tenant: TenantId, files: Mapping[str, Digest], publication: Publication
+    ) -> tuple[VersionRecord, bool]:
+        """`publish` for uploaded files; also raises BlobNotFoundError."""
+        return self.publish(tenant, self._uploaded(tenant, files), publication)
+
+    def _uploaded(self, tenant: TenantId, files: Mapping[str, Digest]) -> Checkpoint:
+        """The checkpoint made of uploaded files; raises BlobNotFoundError."""
+        if not files or len(files) > MAX_FILES:
+            raise InvalidRequestError([FieldViolation("files", f"found {len(files)}, expected 1 to {MAX_FILES}")])
+        return Checkpoint({name: self.uploads.path(tenant, digest) for name, digest in files.items()})
+
+    def validate(self, checkpoint: Checkpoint, base_model: str) -> Verdict:
+        """Admission without publishing; raises BaseModelNotFoundError."""
+        _, base = self._base_of(checkpoint, base_model)
+        return admit(checkpoint, base, self._limits)
+
+    def publish(self, tenant: TenantId, checkpoint: Checkpoint, publication: Publication) -> tuple[VersionRecord, bool]:
+        """Admit a checkpoint as a version; the flag is false where that version was there already.
+
+        Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, EtagMismatchError and
+        QuotaExceededError; nothing is visible then.
+        """
+        _check_labels(publication.labels)
+        base_name, base = self._base_of(checkpoint, publication.base_model)
+        stage = self.blobs.stage(tenant)
+        try:
+            manifest = admit(checkpoint, base, self._limits, stage.write).require()
+            self._check_digest(publication.reference, manifest.digest)
+            version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
+            with self._publishing:
+                stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
+                record, created = self.catalog.create_version(
+                    tenant,
+                    publication.reference.name,
+                    version,
+                    tag=publication.reference.tag,
+                    new_labels=dict(publication.labels),
+                    tag_etag=publication.tag_etag,
+                )
+        finally:
+            stage.discard()
+        return record, created
+
+    def open_weights(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
+        """A published blob for reading, and its size; raises BlobNotFoundError, also for what was only uploaded."""
+        if not self.catalog.has_weights(tenant, digest):
+            raise BlobNotFoundError(digest)
+        return self.blobs.open(tenant, digest)
+
+    def collect(self) -> int:
+        """Remove the blobs that no version refers to, and adapters past their grace; returns how many blobs went."""
+        self.catalog.purge()
+        candidates = set(self.blobs.digests()) - self.catalog.referenced_weights()
+        if not candidates:
+            return 0
+        with self._publishing:
+            unreferenced = candidates - self.catalog.referenced_weights()
+            for tenant, digest in unreferenced:
+                self.blobs.delete(tenant, digest)
+        return len(unreferenced)
+
+    def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> tuple[VersionRecord, int]:
+        """The version a reference stands for now, and the revision at which it did.
+
+        Raises as `Catalog.resolve`, and BaseModelMismatchError when it is not for the base model given.
+        """
+        record, revision = self.catalog.resolve(tenant, reference)
+        found = record.manifest.base_model_digest
+        if base_model_digest and found != base_model_digest:
+            problem = f"it was admitted for {record.base_model}"
+            raise BaseModelMismatchError(
+                [Violation.of("BASE_MODEL_MISMATCH", str(reference), found, base_model_digest, problem)]
+            )
+        return record, revision
+
+    def _base_of(self, checkpoint: Checkpoint, wanted: str) -> tuple[str, BaseSpec]:
+        name = wanted or base_model_name_of(checkpoint, self._limits)
+        if not name:
+            problem = "neither the call nor adapter_config.json names the base model; give its name or digest"
+            raise InvalidRequestError([FieldViolation("base_model", problem)])
+        spec = self.base_models.get(name).spec
+        return spec.name, spec
+
+    def _check_digest(self, reference: Reference, found: Digest) -> None:
+        if reference.digest is not None and reference.digest != found:
+            problem = f"the content has digest {found}, the reference says {reference.digest}"
+            raise InvalidRequestError([FieldViolation("reference", problem)])
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    problems = [
+        FieldViolation("labels", f"{key[:40]!r}: a key has 1 to {MAX_LABEL_KEY_CHARS} characters, a value at most "
+                       f"{MAX_LABEL_VALUE_CHARS}")
+        for key, value in labels.items()
+        if not 0 < len(key) <= MAX_LABEL_KEY_CHARS or len(value) > MAX_LABEL_VALUE_CHARS
+    ]  # fmt: skip
+    if len(labels) > MAX_LABELS:
+        problems.append(FieldViolation("labels", f"found {len(labels)}, at most {MAX_LABELS}"))
+    if problems:
+        raise InvalidRequestError(problems)

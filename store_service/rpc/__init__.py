@@ -1,0 +1,1 @@
+"""The store's gRPC edge: messages in, one call, messages out."""

@@ -1,0 +1,194 @@
+"""AdapterStoreService: the catalogue of adapters."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from shared.ids import parse_digest
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
+from shared.references import parse_name, parse_reference, parse_tag
+from shared.rpc.tenant import tenant_of
+from store_service.catalog.records import AdapterFilter
+from store_service.imports import Importer
+from store_service.offload import Offload
+from store_service.registry import Publication, Registry
+from store_service.rpc import converters
+from store_service.rpc.paging import decode_token, encode_token, page_size_of
+from store_service.sources.sources import Sources
+from store_service.watch import ChangeSignal, watch
+
+WATCH_POLL_S = 1.0
+
+
+class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
+    """Decodes, calls the registry or the catalog on a thread, encodes."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        importer: Importer,
+        sources: Sources,
+        offload: Offload,
+        admission: Offload,
+        signal: ChangeSignal,
+        *,
+        delete_grace_s: float,
+    ) -> None:
+        self._registry = registry
+        self._catalog = registry.catalog
+        self._base_models = registry.base_models
+        self._importer = importer
+        self._sources = sources
+        self._offload = offload
+        self._admission = admission
+        self._signal = signal
+        self._delete_grace_s = delete_grace_s
+
+    async def ImportAdapter(
+        self, request: pb.ImportAdapterRequest, context: Any
+    ) -> AsyncIterator[pb.ImportAdapterResponse]:
+        """See the service's definition."""
+        source = self._sources.of(converters.source_of(request))
+        publication = Publication(
+            reference=parse_reference(request.reference),
+            base_model=request.base_model,
+            source="",
+            labels=dict(request.labels),
+        )
+        async with aclosing(self._importer.run(tenant_of(context), source, publication)) as events:
+            async for event in events:
+                yield converters.import_event_to_pb(event)
+
+    async def ValidateAdapter(self, request: pb.ValidateAdapterRequest, context: Any) -> pb.ValidateAdapterResponse:
+        """See the service's definition."""
+        files = converters.files_of(request.files)
+        verdict = await self._admission(self._registry.validate_uploaded, tenant_of(context), files, request.base_model)
+        return converters.verdict_to_pb(verdict)
+
+    async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
+        """See the service's definition."""
+        publication = Publication(
+            reference=parse_reference(request.reference),
+            base_model=request.base_model,
+            source="upload",
+            labels=dict(request.labels),
+            tag_etag=request.tag_etag,
+        )
+        files = converters.files_of(request.files)
+        record, created = await self._admission(self._registry.publish_uploaded, tenant_of(context), files, publication)
+        return pb.CreateVersionResponse(version=converters.version_to_pb(record), created=created)
+
+    async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
+        """See the service's definition."""
+        name = parse_name(request.name)
+        record = await self._offload(self._catalog.get_adapter, tenant_of(context), name)
+        return pb.GetAdapterResponse(adapter=converters.adapter_to_pb(record))
+
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
+        """See the service's definition."""
+        wanted = AdapterFilter(
+            base_model=request.base_model,
+            labels=dict(request.labels),
+            name_prefix=request.name_prefix,
+            show_deleted=request.show_deleted,
+        )
+        limit = page_size_of(request.page_size)
+        listing = (
+            "adapters",
+            sorted(wanted.labels.items()),
+            wanted.base_model,
+            wanted.name_prefix,
+            wanted.show_deleted,
+        )
+        name, position = decode_token(request.page_token, listing, ("", 0))
+        found, revision = await self._offload(
+            self._catalog.list_adapters, tenant_of(context), wanted, limit=limit, after=(str(name), int(position))
+        )
+        token = encode_token(listing, (found[-1][1].name, found[-1][0])) if len(found) == limit else ""
+        adapters = [converters.adapter_to_pb(record) for _, record in found]
+        return pb.ListAdaptersResponse(adapters=adapters, next_page_token=token, revision=revision)
+
+    async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
+        """See the service's definition."""
+        name, limit = parse_name(request.adapter), page_size_of(request.page_size)
+        listing = ("versions", name)
+        (before,) = decode_token(request.page_token, listing, (0,))
+        found = await self._offload(
+            self._catalog.list_versions, tenant_of(context), name, limit=limit, before=int(before)
+        )
+        token = encode_token(listing, (found[-1][0],)) if len(found) == limit else ""
+        return pb.ListVersionsResponse(
+            versions=[converters.version_to_pb(record) for _, record in found], next_page_token=token
+        )
+
+    async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Any) -> pb.ResolveAdapterResponse:
+        """See the service's definition."""
+        reference = parse_reference(request.reference)
+        record, revision = await self._offload(
+            self._registry.resolve, tenant_of(context), reference, request.base_model_digest
+        )
+        return pb.ResolveAdapterResponse(version=converters.version_to_pb(record), revision=revision)
+
+    async def SetTag(self, request: pb.SetTagRequest, context: Any) -> pb.SetTagResponse:
+        """See the service's definition."""
+        name, tag, digest = parse_name(request.adapter), parse_tag(request.tag), parse_digest(request.digest)
+        record = await self._offload(self._catalog.set_tag, tenant_of(context), name, tag, digest, etag=request.etag)
+        return pb.SetTagResponse(tag=converters.tag_to_pb(record))
+
+    async def DeleteTag(self, request: pb.DeleteTagRequest, context: Any) -> pb.DeleteTagResponse:
+        """See the service's definition."""
+        name, tag = parse_name(request.adapter), parse_tag(request.tag)
+        await self._offload(self._catalog.delete_tag, tenant_of(context), name, tag, etag=request.etag)
+        return pb.DeleteTagResponse()
+
+    async def DeleteAdapter(self, request: pb.DeleteAdapterRequest, context: Any) -> pb.DeleteAdapterResponse:
+        """See the service's definition."""
+        record = await self._offload(
+            self._catalog.delete_adapter,
+            tenant_of(context),
+            parse_name(request.name),
+            etag=request.etag,
+            grace_s=self._delete_grace_s,
+        )
+        return pb.DeleteAdapterResponse(adapter=converters.adapter_to_pb(record))
+
+    async def UndeleteAdapter(self, request: pb.UndeleteAdapterRequest, context: Any) -> pb.UndeleteAdapterResponse:
+        """See the service's definition."""
+        name = parse_name(request.name)
+        record = await self._offload(self._catalog.undelete_adapter, tenant_of(context), name)
+        return pb.UndeleteAdapterResponse(adapter=converters.adapter_to_pb(record))
+
+    async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:
+        """See the service's definition."""
+        name, digest = parse_name(request.adapter), parse_digest(request.digest)
+        await self._offload(self._catalog.delete_version, tenant_of(context), name, digest, force=request.force)
+        return pb.DeleteVersionResponse()
+
+    async def WatchAdapters(
+        self, request: pb.WatchAdaptersRequest, context: Any
+    ) -> AsyncIterator[pb.WatchAdaptersResponse]:
+        """See the service's definition."""
+        revision = converters.revision_of(request.from_revision)
+        events = watch(self._catalog, self._signal, self._offload, tenant_of(context), revision, poll_s=WATCH_POLL_S)
+        async with aclosing(events):
+            async for event in events:
+                yield converters.event_to_pb(event)
+
+    async def RegisterBaseModel(
+        self, request: pb.RegisterBaseModelRequest, context: Any
+    ) -> pb.RegisterBaseModelResponse:
+        """See the service's definition."""
+        spec = converters.base_spec_of(request.base_model)
+        record, created = await self._offload(self._base_models.register, spec)
+        return pb.RegisterBaseModelResponse(base_model=converters.base_model_to_pb(record), created=created)
+
+    async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Any) -> pb.ListBaseModelsResponse:
+        """See the service's definition."""
+        limit = page_size_of(request.page_size)
+        (after,) = decode_token(request.page_token, ("base_models",), (0,))
+        found = await self._offload(self._base_models.list, limit=limit, after=int(after))
+        token = encode_token(("base_models",), (found[-1][0],)) if len(found) == limit else ""
+        return pb.ListBaseModelsResponse(
+            base_models=[converters.base_model_to_pb(record) for _, record in found], next_page_token=token
+        )

@@ -1,0 +1,83 @@
+"""BlobService: bytes in and out."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from shared.errors import FieldViolation, InvalidRequestError
+from shared.ids import Digest, parse_digest
+from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
+from shared.rpc.tenant import tenant_of
+from store_service.blobs.streams import ReadSlots, UploadChunk, find_missing, read_stream, receive_upload
+from store_service.offload import Offload
+from store_service.registry import Registry
+
+MAX_DIGESTS = 1000
+
+
+class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
+    """Streams published blobs out and uploads in."""
+
+    def __init__(self, registry: Registry, offload: Offload, max_read_streams: int) -> None:
+        self._registry = registry
+        self._offload = offload
+        self._read_slots = ReadSlots(max_read_streams)
+
+    async def ReadBlob(
+        self, request: blob_pb2.ReadBlobRequest, context: Any
+    ) -> AsyncIterator[blob_pb2.ReadBlobResponse]:
+        """See the service's definition."""
+        digest = parse_digest(request.digest)
+        _check_range(request.offset, request.limit)
+        with self._read_slots:
+            file, size_bytes = await self._offload(self._registry.open_weights, tenant_of(context), digest)
+            chunks = read_stream(file, size_bytes, digest, request.offset, request.limit, self._offload)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield blob_pb2.ReadBlobResponse(data=chunk.data, offset=chunk.offset, size_bytes=chunk.size_bytes)
+
+    async def WriteBlob(
+        self, request_iterator: AsyncIterator[blob_pb2.WriteBlobRequest], context: Any
+    ) -> blob_pb2.WriteBlobResponse:
+        """See the service's definition."""
+        chunks = _chunks_of(request_iterator)
+        result = await receive_upload(self._registry.uploads, tenant_of(context), chunks, self._offload)
+        return blob_pb2.WriteBlobResponse(
+            digest=result.digest, committed_size=result.committed_size, complete=result.is_complete
+        )
+
+    async def GetWriteStatus(
+        self, request: blob_pb2.GetWriteStatusRequest, context: Any
+    ) -> blob_pb2.GetWriteStatusResponse:
+        """See the service's definition."""
+        digest = parse_digest(request.digest)
+        committed_size, complete = await self._offload(self._registry.uploads.status, tenant_of(context), digest)
+        return blob_pb2.GetWriteStatusResponse(committed_size=committed_size, complete=complete)
+
+    async def FindMissingBlobs(
+        self, request: blob_pb2.FindMissingBlobsRequest, context: Any
+    ) -> blob_pb2.FindMissingBlobsResponse:
+        """See the service's definition."""
+        if len(request.digests) > MAX_DIGESTS:
+            problem = f"found {len(request.digests)}, at most {MAX_DIGESTS}"
+            raise InvalidRequestError([FieldViolation("digests", problem)])
+        digests = [parse_digest(text, field=f"digests[{i}]") for i, text in enumerate(request.digests)]
+        missing = await find_missing(self._registry.uploads, tenant_of(context), digests, self._offload)
+        return blob_pb2.FindMissingBlobsResponse(missing_digests=missing)
+
+
+async def _chunks_of(messages: AsyncIterator[blob_pb2.WriteBlobRequest]) -> AsyncIterator[UploadChunk]:
+    digest: Digest | None = None
+    async for message in messages:
+        digest = digest or parse_digest(message.digest)
+        yield UploadChunk(digest, message.size_bytes, message.offset, message.data, message.finish)
+
+
+def _check_range(offset: int, limit: int) -> None:
+    problems = [
+        FieldViolation(name, f"found {value}, expected 0 or more")
+        for name, value in (("offset", offset), ("limit", limit))
+        if value < 0
+    ]
+    if problems:
+        raise InvalidRequestError(problems)

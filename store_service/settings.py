@@ -1,0 +1,55 @@
+"""The store's settings, from `HOTSLOT_*` variables and flags."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from shared.settings import SecretUrl, Settings, TextList
+from shared.telemetry import LogFormat, LogLevel
+from store_service.admission.settings import AdmissionLimits
+
+
+class StoreSettings(Settings):
+    """Imports, validates and serves adapters."""
+
+    listen: str = "127.0.0.1:7400"
+    """host:port to serve on; port 0 takes a free one."""
+    data_dir: Path = Path("hotslot-store")
+    """Folder for blobs, uploads and the SQLite catalog; one store process at a time."""
+    catalog_url: SecretUrl | None = None
+    """The catalog's database as a SQLAlchemy URL, for example postgresql+psycopg://…; none means SQLite in data_dir."""
+    redis_url: SecretUrl | None = None
+    """Redis for PlacementService; without it that service is not served."""
+    import_roots: TextList = ()
+    """Folders of this machine that ImportAdapter may read, separated by commas; none means no folder."""
+
+    max_rank: int = Field(default=AdmissionLimits().max_rank, ge=1, le=8192)
+    """Largest rank that an adapter may have."""
+    max_adapter_bytes: int = Field(default=AdmissionLimits().max_weights_bytes, ge=1)
+    """Largest file of a checkpoint."""
+    max_read_streams: int = Field(default=64, ge=1)
+    """Blobs that are read at the same time, with about 2 MiB of memory each; more are refused for a moment."""
+    max_admissions: int = Field(default=2, ge=1)
+    """Checkpoints that are validated at the same time; more wait."""
+    max_imports: int = Field(default=4, ge=1)
+    """Imports that fetch at the same time; more wait."""
+    num_io_threads: int = Field(default=16, ge=1)
+    """Threads for files and the catalog."""
+    upload_ttl_s: float = Field(default=6 * 3600.0, gt=0)
+    """How long uploaded files are kept, whether admitted or not."""
+    delete_grace_s: float = Field(default=7 * 86400.0, ge=0)
+    """How long a deleted adapter can be undeleted."""
+    collect_every_s: float = Field(default=300.0, gt=0)
+    """How often old uploads and unreferenced blobs are removed."""
+    grace_s: float = Field(default=20.0, ge=0)
+    """How long calls may take to finish when the store is stopped."""
+
+    log_level: LogLevel = "info"
+    """Least severe messages that are logged."""
+    log_format: LogFormat = "console"
+    """console for people, json for machines."""
+
+    @property
+    def admission_limits(self) -> AdmissionLimits:
+        """The limits of admission."""
+        return AdmissionLimits(max_rank=self.max_rank, max_weights_bytes=self.max_adapter_bytes)

@@ -1,0 +1,1 @@
+"""Sources: where checkpoints come from, other than uploads."""
