@@ -12,6 +12,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 # Chatty at info, and never about us.
 _QUIET_LOGGERS = ("httpx", "httpcore", "urllib3", "asyncio", "filelock", "huggingface_hub")
 
+# Without local variables: they hold prompts, passwords and whole tensors.
+_PLAIN_FRAMES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+
 
 def set_up_logging(
     log_format: LogFormat = "console", level: LogLevel = "info", *, stream: TextIO | None = None
@@ -30,9 +33,11 @@ def set_up_logging(
     ]
     render: list[structlog.typing.Processor]
     if log_format == "json":
-        render = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        render = [structlog.processors.ExceptionRenderer(_PLAIN_FRAMES), structlog.processors.JSONRenderer()]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=target.isatty())]
+        render = [
+            structlog.dev.ConsoleRenderer(colors=target.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -13,8 +13,8 @@ Every key expires. Times are multiples of the lease that the writing worker hold
 | {pool}:changes              | stream of placement changes                       | RETENTION_LEASES, MAX_CHANGES |
 | {hotslot}:pools             | sorted set: base model digest by last sign, ms    | RETENTION_LEASES              |
 
-What a crashed worker leaves behind is removed by whichever worker next renews its lease; the retention is for when
-nobody is left to do so. Live workers report everything again several times within it.
+What a crashed worker leaves behind is removed by whichever worker next renews its lease, or by who watches; the
+retention is for when nobody is left to do so. Live workers report everything again several times within it.
 """
 
 from dataclasses import dataclass

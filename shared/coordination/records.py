@@ -112,7 +112,9 @@ class PlacementChange:
     revision: int
     worker_id: WorkerId
     digest: Digest
-    resident: Resident | None
+    before: Resident | None
+    """None when the placement began."""
+    after: Resident | None
     """None when the placement ended."""
 
 
@@ -150,10 +152,16 @@ def decode_resident(digest: str, value: str) -> Resident:
 
 
 def decode_changes(revision: int, worker_id: str, value: str) -> list[PlacementChange]:
-    """From an entry of the stream of changes: pairs of digest and value, where no value means that it ended."""
+    """From an entry of the stream of changes: triples of digest, value before and value after; empty for none."""
     return [
-        PlacementChange(revision, WorkerId(worker_id), Digest(digest), decode_resident(digest, text) if text else None)
-        for digest, text in json.loads(value)
+        PlacementChange(
+            revision,
+            WorkerId(worker_id),
+            Digest(digest),
+            decode_resident(digest, before) if before else None,
+            decode_resident(digest, after) if after else None,
+        )
+        for digest, before, after in json.loads(value)
     ]
 
 

@@ -31,14 +31,21 @@ end
 
 local function forget(worker_id, retention_ms)
   local changes = {{}}
-  local held = redis.call('HKEYS', prefix .. ':residency:' .. worker_id)
-  for _, digest in ipairs(held) do
-    redis.call('HDEL', prefix .. ':placements:' .. digest, worker_id)
-    changes[#changes + 1] = {{digest, ''}}
+  local held = redis.call('HGETALL', prefix .. ':residency:' .. worker_id)
+  for i = 1, #held, 2 do
+    redis.call('HDEL', prefix .. ':placements:' .. held[i], worker_id)
+    changes[#changes + 1] = {{held[i], held[i + 1], ''}}
   end
   publish(worker_id, changes, retention_ms)
   redis.call('DEL', prefix .. ':residency:' .. worker_id, prefix .. ':worker:' .. worker_id)
   redis.call('ZREM', prefix .. ':leases', worker_id)
+end
+
+-- A few at a time: everybody helps, and no call takes long.
+local function sweep(retention_ms)
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', prefix .. ':leases', '-inf', now_ms, 'LIMIT', 0, 4)) do
+    forget(gone, retention_ms)
+  end
 end
 """
 
@@ -82,10 +89,7 @@ redis.call('PEXPIRE', KEYS[2], lease_ms)
 redis.call('ZADD', KEYS[3], lease_until_ms, worker_id)
 redis.call('PEXPIRE', KEYS[3], retention_ms)
 redis.call('PEXPIRE', KEYS[4], retention_ms)
--- A few at a time: every worker of the pool helps, and no call takes long.
-for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now_ms, 'LIMIT', 0, 4)) do
-  forget(gone, retention_ms)
-end
+sweep(retention_ms)
 return {'ok', string.format('%d', lease_until_ms), held[3] or '0'}
 """,
 )
@@ -116,16 +120,16 @@ local changes = {}
 for i = 6, #ARGV, 2 do
   local digest, value = ARGV[i], ARGV[i + 1]
   local placements = prefix .. ':placements:' .. digest
-  if before[digest] ~= value then changes[#changes + 1] = {digest, value} end
+  if before[digest] ~= value then changes[#changes + 1] = {digest, before[digest] or '', value} end
   before[digest] = nil
   redis.call('HSET', KEYS[2], digest, value)
   redis.call('HSET', placements, worker_id, value)
   redis.call('PEXPIRE', placements, retention_ms)
 end
-for digest, _ in pairs(before) do
+for digest, value in pairs(before) do
   redis.call('HDEL', KEYS[2], digest)
   redis.call('HDEL', prefix .. ':placements:' .. digest, worker_id)
-  changes[#changes + 1] = {digest, ''}
+  changes[#changes + 1] = {digest, value, ''}
 end
 redis.call('HSET', KEYS[1], 'residency_revision', ARGV[4])
 redis.call('PEXPIRE', KEYS[2], retention_ms)
@@ -185,11 +189,13 @@ return redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1]
 """,
 )
 
-# What came after an id; being watched keeps the stream. KEYS: changes. ARGV: prefix, id, count, retention_ms.
+# What came after an id. Being watched keeps the stream, and ends what dead workers left when no live one does.
+# KEYS: changes. ARGV: prefix, id, count, retention_ms.
 # Returns {now ms, oldest id or '', entries}.
 CHANGES = _script(
     "changes",
     """
+sweep(ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[4], 'GT')
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
 local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[2], '+', 'COUNT', ARGV[3])

@@ -161,7 +161,7 @@ def _status(code: int, message: str, omitted: int, details: list[Message]) -> st
 
 def _fit(text: str, limit_bytes: int) -> str:
     """The text, or as much of its beginning as fits when percent-encoded, with an ellipsis."""
-    if len(urllib.parse.quote(text)) <= limit_bytes:
+    if len(text) <= limit_bytes and len(urllib.parse.quote(text)) <= limit_bytes:
         return text
     used = 0
     for position, character in enumerate(text):

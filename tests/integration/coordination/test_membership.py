@@ -154,10 +154,10 @@ async def test_changes_follow_a_revision_in_order_and_without_gaps(redis: RedisC
     await member.report(resident(1, Tier.HOST), resident(2))
     await member.membership.release()
     read = await directory.changes(POOL, start)
-    seen = [(c.digest, c.resident.tier if c.resident else None) for c in read.changes]
-    assert seen[0] == (digest(1), Tier.SLOT)
-    assert set(seen[1:3]) == {(digest(1), Tier.HOST), (digest(2), Tier.SLOT)}
-    assert set(seen[3:]) == {(digest(1), None), (digest(2), None)}
+    seen = [(c.digest, c.before and c.before.tier, c.after and c.after.tier) for c in read.changes]
+    assert seen[0] == (digest(1), None, Tier.SLOT)
+    assert set(seen[1:3]) == {(digest(1), Tier.SLOT, Tier.HOST), (digest(2), None, Tier.SLOT)}
+    assert set(seen[3:]) == {(digest(1), Tier.HOST, None), (digest(2), Tier.SLOT, None)}
     revisions = [c.revision for c in read.changes]
     assert revisions == sorted(revisions)
     assert revisions[0] > start
@@ -201,3 +201,16 @@ async def test_history_is_bounded_and_says_when_it_was_cut(redis: RedisConnectio
         await member.report(resident(number))
     with pytest.raises(RevisionCompactedError):
         await directory.changes(POOL, start)
+
+
+async def test_watching_alone_notices_that_the_last_worker_died(redis: RedisConnection) -> None:
+    directory = Directory(redis)
+    start = await directory.revision(POOL)
+    last = Member(redis, worker(), lease_s=0.2)
+    await last.announce()
+    await last.report(resident(1))
+
+    async def ended() -> bool:
+        return [c.after for c in (await directory.changes(POOL, start)).changes][-1:] == [None]
+
+    await until_async(ended)

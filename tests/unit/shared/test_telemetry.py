@@ -38,6 +38,18 @@ def test_both_kinds_of_logger_write_json_with_the_bound_context() -> None:
     assert (second["event"], second["level"], second["tenant"]) == ("careful now", "warning", "acme")
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_traceback_names_the_error_and_shows_no_local_variables(log_format: LogFormat) -> None:
+    stream = lines(log_format)
+    password = "hunter" + "2"
+    try:
+        raise KeyError(len(password))
+    except KeyError:
+        structlog.get_logger("ours").exception("incident")
+    assert "KeyError" in stream.getvalue()
+    assert password not in stream.getvalue()
+
+
 def test_a_traceback_is_inside_the_json_line() -> None:
     stream = lines("json")
     try:

@@ -1,0 +1,178 @@
+"""What PlacementService answers: picks and listings."""
+
+import itertools
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.coordination.directory import Directory
+from shared.coordination.records import Placement, WorkerRecord
+from shared.errors import (
+    BaseModelMismatchError,
+    FieldViolation,
+    InvalidRequestError,
+    NoWorkersError,
+    Violation,
+)
+from shared.ids import Digest, TenantId, parse_digest
+from shared.placement.policy import Candidate
+from shared.references import Reference
+from store_service.placement.fleets import FleetCache
+
+DEFAULT_CANDIDATES = 3
+MAX_CANDIDATES = 100
+MAX_ADAPTERS = 64
+_DIGEST_PREFIX = "sha256:"
+
+
+class Resolver(Protocol):
+    """What a reference stands for; the catalogue answers."""
+
+    async def resolve(self, tenant: TenantId, reference: Reference) -> tuple[Digest, Digest]:
+        """The version's digest and its base model's digest.
+
+        Raises AdapterNotFoundError, TagNotFoundError or VersionNotFoundError.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Where a request may go."""
+
+    candidates: tuple[Candidate, ...]
+    digests: tuple[Digest, ...]
+    ttl_s: float
+    revision: int
+
+
+class PlacementQueries:
+    """Reads the directory; every method may raise CoordinationUnavailableError."""
+
+    def __init__(self, directory: Directory, fleets: FleetCache, resolver: Resolver) -> None:
+        self._directory = directory
+        self._fleets = fleets
+        self._resolver = resolver
+        self._turns = itertools.count()
+
+    async def pick(self, tenant: TenantId, references: Sequence[Reference], base_model: str, max_workers: int) -> Pick:
+        """The best workers for these adapters; raises what PickWorkers' comment lists."""
+        problems = []
+        if not 0 <= max_workers <= MAX_CANDIDATES:
+            problems.append(FieldViolation("max_workers", f"found {max_workers}, expected 0 to {MAX_CANDIDATES}"))
+        if len(references) > MAX_ADAPTERS:
+            problems.append(FieldViolation("adapters", f"found {len(references)}, at most {MAX_ADAPTERS}"))
+        if not references and not base_model:
+            problems.append(FieldViolation("base_model", "must be set when no adapters are given"))
+        if problems:
+            raise InvalidRequestError(problems)
+        resolved = [await self._resolver.resolve(tenant, reference) for reference in references]
+        pool = await self._pool(references, [base for _, base in resolved], base_model)
+        digests = tuple(digest for digest, _ in resolved)
+        picture = await self._fleets.picture(pool)
+        candidates = picture.fleet.pick(
+            digests,
+            await self._directory.placements(pool, digests),
+            count=max_workers or DEFAULT_CANDIDATES,
+            turn=next(self._turns),
+        )
+        if not candidates:
+            raise NoWorkersError(
+                f"no worker of base model {base_model or pool} takes requests now; "
+                "start one, or wait for one to be ready",
+                retry_after_s=1.0,
+            )
+        return Pick(tuple(candidates), digests, self._fleets.refresh_s, picture.revision)
+
+    async def list_workers(
+        self, base_model: str, limit: int, after: tuple[str, str]
+    ) -> tuple[list[WorkerRecord], tuple[str, str] | None]:
+        """Workers that hold a lease behind a position (pool, worker), and the position to go on from."""
+        found = [
+            record
+            for pool in await self.pools_named(base_model)
+            for record in (await self._fleets.picture(pool)).workers
+            if (pool, record.info.worker_id) > after
+        ]
+        page = found[:limit]
+        if len(found) <= limit:
+            return page, None
+        last = page[-1].info
+        return page, (last.base_model_digest, last.worker_id)
+
+    async def list_placements(
+        self, tenant: TenantId, digest: str, worker_id: str, limit: int, after: tuple[str, str, str]
+    ) -> tuple[list[Placement], tuple[str, str, str] | None]:
+        """The tenant's versions behind a position (pool, worker, digest), and the position to go on from."""
+        wanted = parse_digest(digest, field="adapter_digest") if digest else None
+        page: list[Placement] = []
+        position = after
+        async with aclosing(self._in_order(wanted, worker_id, after)) as placements:
+            async for pool, placement in placements:
+                key = (pool, placement.worker_id, placement.resident.digest)
+                if key <= after or placement.resident.tenant != tenant:
+                    continue
+                if len(page) == limit:
+                    return page, position
+                page.append(placement)
+                position = key
+        return page, None
+
+    async def pools_named(self, base_model: str) -> list[Digest]:
+        """The pools of a base model by name or digest; all of them for an empty text."""
+        if base_model.startswith(_DIGEST_PREFIX):
+            return [parse_digest(base_model, field="base_model")]
+        pools = await self._fleets.pools()
+        if not base_model:
+            return list(pools)
+        return [
+            pool
+            for pool in pools
+            if any(r.info.base_model == base_model for r in (await self._fleets.picture(pool)).workers)
+        ]
+
+    async def _in_order(
+        self, digest: Digest | None, worker_id: str, after: tuple[str, str, str]
+    ) -> AsyncGenerator[tuple[Digest, Placement], None]:
+        """Placements by pool, worker and digest, read as far as they are asked for; may begin before `after`."""
+        for pool in await self._fleets.pools():
+            if digest is not None:
+                for placement in sorted(
+                    (await self._directory.placements(pool, [digest]))[digest], key=lambda p: p.worker_id
+                ):
+                    if worker_id in ("", placement.worker_id):
+                        yield pool, placement
+                continue
+            for record in (await self._fleets.picture(pool)).workers:
+                here = record.info.worker_id
+                if worker_id in ("", here) and (pool, here) >= after[:2]:
+                    for placement in await self._directory.residency(pool, here):
+                        yield pool, placement
+
+    async def _pool(self, references: Sequence[Reference], bases: Sequence[Digest], base_model: str) -> Digest:
+        """The one pool that a request is for."""
+        for reference, base in zip(references, bases, strict=True):
+            if base != bases[0]:
+                raise _mismatch(str(reference), base, f"{bases[0]}, as {references[0]}")
+        if base_model.startswith(_DIGEST_PREFIX):
+            named = [parse_digest(base_model, field="base_model")]
+        else:
+            named = await self.pools_named(base_model) if base_model else []
+        if bases:
+            if named and bases[0] not in named:
+                raise _mismatch(str(references[0]), bases[0], base_model)
+            return bases[0]
+        if not named:
+            raise NoWorkersError(
+                f"no worker serves base model {base_model!r}; `hotslot workers` lists what is served", retry_after_s=1.0
+            )
+        if len(named) > 1:
+            raise InvalidRequestError(
+                [FieldViolation("base_model", f"{base_model!r} stands for {', '.join(named)}; give one of the digests")]
+            )
+        return named[0]
+
+
+def _mismatch(subject: str, found: str, expected: str) -> BaseModelMismatchError:
+    message = f"adapter {subject} is for base model {found}, expected {expected}"
+    return BaseModelMismatchError([Violation("BASE_MODEL_MISMATCH", subject, found, expected, message)], message)

@@ -1,0 +1,122 @@
+"""Following the placements of one tenant: the state that there is, then every change, in order and resumable.
+
+A change may be resumed from its revision: it is sent only once nothing with a smaller revision can follow from any
+pool, and of several changes with one revision only the last one carries it; the others carry the one before.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from shared.coordination.directory import Directory
+from shared.coordination.records import Placement, PlacementChange
+from shared.ids import Digest, TenantId
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One message of a watch."""
+
+    revision: int
+    """To resume from after this message; 0 while the state is being sent."""
+    placement: Placement | None
+    """None for a mark: nothing changed, and the revision is where things stand."""
+    removed: bool = False
+
+
+@dataclass(slots=True)
+class _Followed:
+    """Where a watch stands."""
+
+    revision: int
+    """Of the last message; nothing up to it is missing."""
+    positions: dict[Digest, int] = field(default_factory=dict)
+    pending: list[PlacementChange] = field(default_factory=list)
+
+
+async def watch_placements(
+    directory: Directory,
+    pools: Callable[[], Awaitable[list[Digest]]],
+    tenant: TenantId,
+    from_revision: int,
+    *,
+    poll_s: float = POLL_S,
+) -> AsyncGenerator[WatchEvent, None]:
+    """Never ends. `pools` says which pools to follow now.
+
+    Raises RevisionCompactedError when a revision is not known any more (also in the middle, when Redis lost its
+    memory: the caller begins again from 0), and CoordinationUnavailableError.
+    """
+    at = _Followed(from_revision)
+    followed = await pools()
+    if from_revision:
+        at.positions = dict.fromkeys(followed, from_revision)
+    else:
+        for pool in followed:
+            at.positions[pool] = await directory.revision(pool)
+            async with aclosing(_state(directory, pool, tenant, 0)) as state:
+                async for event in state:
+                    yield event
+        at.revision = min(at.positions.values(), default=0)
+        yield WatchEvent(at.revision, None)
+    while True:
+        settled, more = await _read(directory, at)
+        for event in _settled_events(at, settled, tenant):
+            yield event
+        if more:
+            continue
+        await asyncio.sleep(poll_s)
+        for pool in await pools():
+            if pool not in at.positions:
+                at.positions[pool] = await directory.revision(pool)
+                async with aclosing(_state(directory, pool, tenant, at.revision)) as state:
+                    async for event in state:
+                        yield event
+
+
+async def _state(
+    directory: Directory, pool: Digest, tenant: TenantId, revision: int
+) -> AsyncGenerator[WatchEvent, None]:
+    for record in (await directory.workers(pool)).workers:
+        for placement in await directory.residency(pool, record.info.worker_id):
+            if placement.resident.tenant == tenant:
+                yield WatchEvent(revision, placement)
+
+
+async def _read(directory: Directory, at: _Followed) -> tuple[int, bool]:
+    """Take in what is new; returns the revision up to which nothing more will come, and whether to read on at once."""
+    settled, more = [], False
+    for pool, position in at.positions.items():
+        read = await directory.changes(pool, position)
+        at.positions[pool] = read.next_revision
+        at.pending += read.changes
+        settled.append(read.settled_revision)
+        more |= read.more
+    return min(settled, default=0), more
+
+
+def _settled_events(at: _Followed, settled: int, tenant: TenantId) -> list[WatchEvent]:
+    """The events of everything pending up to a revision; what is later stays pending."""
+    ready = sorted((c for c in at.pending if c.revision <= settled), key=lambda c: c.revision)
+    at.pending = [c for c in at.pending if c.revision > settled]
+    events: list[WatchEvent] = []
+    for revision, group in groupby(ready, key=lambda c: c.revision):
+        seen = [event for change in group for event in _visible(change, tenant, at.revision)]
+        at.revision = revision
+        if seen:
+            seen[-1] = WatchEvent(revision, seen[-1].placement, seen[-1].removed)
+        events += seen
+    return events
+
+
+def _visible(change: PlacementChange, tenant: TenantId, revision: int) -> list[WatchEvent]:
+    """What a tenant may see of a change: the part that happened under its own name."""
+    if change.after is not None and change.after.tenant == tenant:
+        return [WatchEvent(revision, Placement(change.worker_id, change.after))]
+    if change.before is not None and change.before.tenant == tenant:
+        return [WatchEvent(revision, Placement(change.worker_id, change.before), removed=True)]
+    return []

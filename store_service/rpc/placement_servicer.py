@@ -1,0 +1,82 @@
+"""PlacementService: decode, one call, encode."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, cast
+
+from shared.coordination.connection import RedisConnection
+from shared.coordination.directory import Directory
+from shared.pb.hotslot.placement.v1 import placement_pb2 as pb
+from shared.pb.hotslot.placement.v1 import placement_pb2_grpc
+from shared.rpc.tenant import tenant_of
+from store_service.placement.fleets import FleetCache
+from store_service.placement.queries import PlacementQueries, Resolver
+from store_service.placement.watch import watch_placements
+from store_service.rpc.paging import decode_token, encode_token, page_size_of
+from store_service.rpc.placement_convert import (
+    decode_references,
+    decode_revision,
+    encode_event,
+    encode_pick,
+    encode_placement,
+    encode_worker,
+)
+
+
+class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
+    """Answers from Redis; `resolver` answers for the catalogue."""
+
+    def __init__(self, redis: RedisConnection, resolver: Resolver) -> None:
+        self._directory = Directory(redis)
+        fleets = FleetCache(self._directory, clock=time.monotonic)
+        self._queries = PlacementQueries(self._directory, fleets, resolver)
+
+    async def PickWorkers(self, request: pb.PickWorkersRequest, context: Any) -> pb.PickWorkersResponse:
+        """Workers for a set of adapters, best first."""
+        references = decode_references(request.adapters)
+        pick = await self._queries.pick(tenant_of(context), references, request.base_model, request.max_workers)
+        return encode_pick(pick)
+
+    async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:
+        """Workers that hold a lease."""
+        listing = ("workers", request.base_model)
+        after = decode_token(request.page_token, listing, ("", ""))
+        workers, position = await self._queries.list_workers(
+            request.base_model, page_size_of(request.page_size), cast(tuple[str, str], after)
+        )
+        return pb.ListWorkersResponse(
+            workers=map(encode_worker, workers),
+            next_page_token=encode_token(listing, position) if position else "",
+        )
+
+    async def ListPlacements(self, request: pb.ListPlacementsRequest, context: Any) -> pb.ListPlacementsResponse:
+        """The calling tenant's versions on workers."""
+        tenant = tenant_of(context)
+        listing = ("placements", tenant, request.adapter_digest, request.worker_id)
+        after = decode_token(request.page_token, listing, ("", "", ""))
+        placements, position = await self._queries.list_placements(
+            tenant,
+            request.adapter_digest,
+            request.worker_id,
+            page_size_of(request.page_size),
+            cast(tuple[str, str, str], after),
+        )
+        return pb.ListPlacementsResponse(
+            placements=map(encode_placement, placements),
+            next_page_token=encode_token(listing, position) if position else "",
+        )
+
+    async def WatchPlacements(
+        self, request: pb.WatchPlacementsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchPlacementsResponse]:
+        """The calling tenant's placements, then every change."""
+        events = watch_placements(
+            self._directory,
+            lambda: self._queries.pools_named(request.base_model),
+            tenant_of(context),
+            decode_revision(request.from_revision),
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield encode_event(event)
