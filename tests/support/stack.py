@@ -1,0 +1,93 @@
+"""A real deployment for tests: Valkey, store and workers as processes on free ports, all gone when the block ends."""
+
+import os
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from client.cli.children import Child, ChildSpec, stop_all
+from shared.embedded_valkey import embedded_valkey
+
+STORE_READY_S = 60.0
+WORKER_READY_S = 300.0
+"""A first start compiles every bucket."""
+GRACE_S = 10.0
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Stack:
+    """The processes of one deployment; data and logs are in `folder`.
+
+    Use it with `with`, in a thread that outlives it. Settings are those of the service, as `num_slots="4"`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.redis_url = ""
+        self.valkey_pid = 0
+        self.store: Child | None = None
+        self.workers: list[Child] = []
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        valkey = self._exit.enter_context(embedded_valkey())
+        self.redis_url, self.valkey_pid = valkey.url, valkey.pid
+        # What uses Valkey ends before it does.
+        self._exit.callback(lambda: stop_all(self._children(), GRACE_S))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._exit.close()
+
+    def _children(self) -> list[Child]:
+        return [*([self.store] if self.store is not None else []), *self.workers]
+
+    def start_store(self, **settings: str) -> Child:
+        """Start the store and wait until it serves."""
+        defaults = {"data_dir": str(self.folder / "store"), "redis_url": self.redis_url}
+        self.store = _start("store", "store_service", self.folder, {**defaults, **settings})
+        self.store.wait_ready(STORE_READY_S)
+        return self.store
+
+    def start_worker(self, model: Path, **settings: str) -> Child:
+        """Start a worker on a model's folder and wait until it serves; the store must be there."""
+        assert self.store is not None, "start the store first"
+        defaults = {"model": str(model), "store": self.store.spec.endpoint, "redis_url": self.redis_url}
+        name = f"worker-{len(self.workers) + 1}"
+        worker = _start(name, "worker_service", self.folder, {**defaults, **settings})
+        self.workers.append(worker)
+        worker.wait_ready(WORKER_READY_S)
+        return worker
+
+    def restart(self, child: Child) -> Child:
+        """Start a process again as it was, on the same port, after it was killed."""
+        child.kill()
+        again = Child(child.spec)
+        if child is self.store:
+            self.store = again
+        else:
+            self.workers[self.workers.index(child)] = again
+        again.wait_ready(WORKER_READY_S)
+        return again
+
+
+def _start(name: str, module: str, folder: Path, settings: dict[str, str]) -> Child:
+    endpoint = f"127.0.0.1:{free_port()}"
+    environment = {f"HOTSLOT_{key.upper()}": value for key, value in {"listen": endpoint, **settings}.items()}
+    return Child(ChildSpec(name, module, endpoint, environment, folder / f"{name}.log"))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text(encoding="utf-8")

@@ -1,0 +1,28 @@
+"""A process that only says over gRPC that it is healthy: what `hotslot up` starts in its own tests.
+
+Reads HOTSLOT_LISTEN. HOTSLOT_STUB_EXIT makes it end at once with that code; HOTSLOT_STUB_STUBBORN makes it ignore
+SIGTERM.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+
+from shared.rpc.server import ServerOptions, serve, stop_signal
+
+
+async def main() -> None:
+    async with serve([], ServerOptions(address=os.environ["HOTSLOT_LISTEN"], grace_s=0.1)) as server:
+        await server.set_ready(True)
+        if os.environ.get("HOTSLOT_STUB_STUBBORN"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print, "I am not going")
+            await asyncio.Event().wait()
+        await stop_signal()
+
+
+if __name__ == "__main__":
+    if "HOTSLOT_STUB_EXIT" in os.environ:
+        sys.stderr.write("the stub ends as it was told\n")
+        sys.exit(int(os.environ["HOTSLOT_STUB_EXIT"]))
+    asyncio.run(main())
