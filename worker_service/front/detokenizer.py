@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 6
 """Tokens of the prompt that the window begins with."""
+MAX_BYTES_OF_CHARACTER = 4
 MAX_HELD_TOKENS = 12
 """More tokens than any character has: what is still no text then never will be."""
 
@@ -25,7 +26,7 @@ class Detokenizer:
 
     def __init__(self, decode: Decode, prompt_token_ids: Sequence[int]) -> None:
         self._decode = decode
-        self._window = list(prompt_token_ids[-CONTEXT_TOKENS:])
+        self._window = list(_context(decode, prompt_token_ids))
         self._num_known = len(self._window)
         self._known_chars = len(decode(self._window).rstrip(REPLACEMENT)) if self._window else 0
 
@@ -52,6 +53,19 @@ class Detokenizer:
 
     def _slide(self) -> None:
         """Everything in the window is known now: keep its end as the context of what comes."""
-        self._window = self._window[self._num_known :]
+        tail = self._window[self._num_known :]
+        # A prompt may end within a character; cutting there again would tear it.
+        if not self._decode(tail).startswith(REPLACEMENT):
+            self._window = tail
         self._num_known = len(self._window)
         self._known_chars = len(self._decode(self._window))
+
+
+def _context(decode: Decode, prompt_token_ids: Sequence[int]) -> Sequence[int]:
+    """The prompt's end, a little more of it where that would begin within a character."""
+    context = prompt_token_ids[-CONTEXT_TOKENS:]
+    for size in range(CONTEXT_TOKENS, CONTEXT_TOKENS + MAX_BYTES_OF_CHARACTER):
+        context = prompt_token_ids[-size:]
+        if not decode(context).startswith(REPLACEMENT):
+            break
+    return context

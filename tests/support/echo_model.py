@@ -1,0 +1,158 @@
+"""A model without torch whose answers say which adapters made them: what is in its slots is what it speaks.
+
+The text is the mix of the adapters that are on, as `<digest prefix>*<weight>`, or `base`; then it ends. After a
+prompt that begins with `endless` it goes on for ever. Tokens are the bytes of UTF-8, and one end-of-sequence token.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from jinja2 import TemplateError
+
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.errors import InvalidAdapterError, Violation
+from shared.ids import Digest
+from shared.manifest import Manifest
+from worker_service.engine.limits import EngineLimits
+from worker_service.engine.messages import AdapterWeights, Alternative, SampledToken, Segment
+
+EOS = 256
+VOCAB_SIZE = 257
+IN_FEATURES, OUT_FEATURES = 16, 12
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
+
+
+def voice(digest: str, weight: float = 1.0) -> str:
+    """What the model says with one adapter on."""
+    return f"{digest[7:15]}*{weight:g}"
+
+
+@dataclass(frozen=True)
+class EchoWeights:
+    """Host memory of the model that needs none."""
+
+    digest: Digest
+    max_rank: int
+    size_bytes: int
+
+
+@dataclass
+class EchoDecoder:
+    """Believes every blob; counts them."""
+
+    decoded: list[Digest] = field(default_factory=list)
+    refuse: set[Digest] = field(default_factory=set)
+    delay_s: float = 0.0
+
+    def decode(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> EchoWeights:
+        time.sleep(self.delay_s)
+        if manifest.digest in self.refuse:
+            raise InvalidAdapterError([Violation("BAD", "tensor", "junk", "numbers", "tensor: it is junk")])
+        self.decoded.append(manifest.digest)
+        return EchoWeights(manifest.digest, manifest.max_rank, len(blob))
+
+
+class EchoTokenizer:
+    """Bytes as tokens."""
+
+    chat_template: object = "yes"
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(text.encode())
+
+    def decode(
+        self, token_ids: Sequence[int], *, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool = False
+    ) -> str:
+        return bytes(token_id for token_id in token_ids if token_id < EOS).decode(errors="replace")
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        if conversation[0]["role"] == "assistant":
+            raise TemplateError("the conversation must not begin with the assistant")
+        turns = "".join(f"<{turn['role']}>{turn['content']}" for turn in conversation)
+        return turns + ("<assistant>" if add_generation_prompt else "")
+
+
+@dataclass
+class EchoRunner:
+    """Computes nothing; `step_s` paces it and `gate`, while cleared, holds it before its next step."""
+
+    num_slots: int
+    step_s: float = 0.0
+    recompiles: int = 0
+    gate: threading.Event = field(default_factory=threading.Event)
+    slots: dict[int, AdapterWeights] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
+        for slot in slots:
+            self.slots[slot] = weights
+            yield
+
+    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
+        self.gate.wait()
+        time.sleep(self.step_s)
+        return [self._next(segment) for segment in segments]
+
+    def _next(self, segment: Segment) -> SampledToken | None:
+        sampling = segment.sampling
+        if sampling is None:
+            return None
+        mix = {self.slots[slot].digest: weight for slot, weight in segment.gates}
+        text = "+".join(sorted(voice(digest, weight) for digest, weight in mix.items())) or "base"
+        spoken = text.encode()
+        position = len(segment.history) - segment.num_prompt_tokens
+        prompt = bytes(segment.history[: min(7, segment.num_prompt_tokens)])
+        if prompt.startswith(b"endless"):
+            token_id = spoken[position % len(spoken)]
+        else:
+            token_id = spoken[position] if position < len(spoken) else EOS
+        if token_id in segment.banned_token_ids:
+            token_id = ord(".")
+        alternatives = tuple(Alternative(rank, -1.0 - rank) for rank in range(sampling.num_alternatives))
+        return SampledToken(token_id, -0.5 if sampling.logprobs else None, alternatives)
+
+
+@dataclass(frozen=True)
+class EchoModel:
+    """Everything that a worker needs of a model."""
+
+    limits: EngineLimits
+    runner: EchoRunner
+    decoder: EchoDecoder = field(default_factory=EchoDecoder)
+    tokenizer: EchoTokenizer = field(default_factory=EchoTokenizer)
+    spec: BaseSpec = field(
+        default_factory=lambda: BaseSpec(
+            "test/echo",
+            "echo",
+            "00" * 32,
+            tuple(BaseModule(path, ModuleKind.LINEAR, IN_FEATURES, OUT_FEATURES) for path in MODULES),
+        )
+    )
+    dtype: str = "float32"
+    vocab_size: int = VOCAB_SIZE
+    eos_token_ids: tuple[int, ...] = (EOS,)
+    target_paths: tuple[str, ...] = MODULES
+    max_rank: int = 16
+    buckets: tuple[()] = ()
+    startup_stages: tuple[()] = ()
+
+
+def echo_model(*, num_slots: int = 4, max_running: int = 4, max_waiting: int = 64, step_s: float = 0.0) -> EchoModel:
+    """A model with small limits: 8 ranks a slot, 512 tokens a sequence."""
+    limits = EngineLimits(
+        num_slots=num_slots,
+        slot_rank=8,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        num_blocks=4 * 32,
+        block_tokens=16,
+        max_step_tokens=64,
+        max_sequence_tokens=512,
+    )
+    return EchoModel(limits, EchoRunner(num_slots, step_s))

@@ -1,0 +1,202 @@
+"""Loads: shared, bounded, cancelled with the last who waits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from shared.errors import (
+    HotslotError,
+    InvalidAdapterError,
+    QuotaExceededError,
+    RankTooLargeError,
+    StoreUnavailableError,
+)
+from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from shared.manifest import AdapterModule, Manifest
+from shared.references import parse_reference
+from tests.support.echo_model import EchoDecoder
+from tests.support.waiting import until
+from worker_service.adapters.host_tier import HostTier
+from worker_service.adapters.loader import Loader, LoaderLimits
+from worker_service.adapters.version import AdapterVersion
+
+OTHER_TENANT = TenantId("other")
+
+
+def version(seed: int, *, rank: int = 8, size: int = 100, tenant: TenantId = DEFAULT_TENANT) -> AdapterVersion:
+    weights = digest_of(f"weights {seed}".encode())
+    manifest = Manifest(digest_of(b"base"), weights, size, "F32", (AdapterModule("q_proj", rank, 2.0),))
+    return AdapterVersion(tenant, parse_reference("a"), manifest.digest, manifest)
+
+
+@dataclass
+class Source:
+    """Reads block until the test opens the gate; errors come from the list, one for each read."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    errors: list[HotslotError] = field(default_factory=list)
+    reads: int = 0
+    active: int = 0
+    most_active: int = 0
+    cancelled: int = 0
+
+    async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytearray:
+        self.reads += 1
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.active -= 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return bytearray(size_bytes)
+
+
+@dataclass
+class Rig:
+    loader: Loader
+    source: Source
+    decoder: EchoDecoder
+    tier: HostTier
+    now_s: float = 0.0
+
+
+@pytest.fixture
+async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
+    executor = ThreadPoolExecutor(2)
+    rigs: list[Rig] = []
+
+    def make(budget: int = 1_000, max_parallel: int = 4) -> Rig:
+        source, decoder, tier = Source(), EchoDecoder(), HostTier(budget)
+        limits = LoaderLimits(max_rank=16, max_parallel=max_parallel, failure_ttl_s=2.0)
+        rig = Rig(Loader(source, decoder, tier, limits, executor, lambda: rig.now_s), source, decoder, tier)
+        rigs.append(rig)
+        return rig
+
+    yield make
+    for rig in rigs:
+        await rig.loader.close()
+        assert rig.tier.used_bytes == sum(entry.weights.size_bytes for entry in rig.tier.entries())
+    executor.shutdown()
+
+
+MakeRig = Callable[..., Rig]
+
+
+async def test_fifty_requests_for_one_cold_adapter_pull_it_once(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    waiting = [asyncio.create_task(rig.loader.acquire(version(1))) for _ in range(50)]
+    await until(lambda: rig.source.active == 1)
+    assert rig.loader.loading == {version(1).digest}
+    rig.source.gate.set()
+    weights = await asyncio.gather(*waiting)
+    assert len({id(item) for item in weights}) == 1
+    assert rig.source.reads == len(rig.decoder.decoded) == 1
+    entry = rig.tier.peek(version(1).digest)
+    assert entry is not None
+    assert entry.users == 50
+    assert not rig.loader.loading
+
+
+async def test_what_is_resident_is_not_pulled_again(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.source.gate.set()
+    await rig.loader.acquire(version(1))
+    await rig.loader.acquire(version(1, tenant=OTHER_TENANT))
+    assert rig.source.reads == 1
+
+
+async def test_one_that_goes_away_does_not_disturb_the_others(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    waiting = [asyncio.create_task(rig.loader.acquire(version(1))) for _ in range(3)]
+    await until(lambda: rig.source.active == 1)
+    waiting[0].cancel()
+    await until(waiting[0].done)
+    rig.source.gate.set()
+    await asyncio.gather(*waiting[1:])
+    assert rig.source.cancelled == 0
+
+
+async def test_the_last_that_goes_away_cancels_the_pull_and_the_next_begins_anew(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    waiting = [asyncio.create_task(rig.loader.acquire(version(1))) for _ in range(3)]
+    await until(lambda: rig.source.active == 1)
+    for task in waiting:
+        task.cancel()
+    await until(lambda: rig.source.cancelled == 1)
+    assert rig.tier.used_bytes == 0
+    rig.source.gate.set()
+    await rig.loader.acquire(version(1))
+    assert rig.source.reads == 2
+
+
+async def test_a_failure_reaches_all_and_is_not_kept(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.source.errors = [StoreUnavailableError("gone")]
+    waiting = [asyncio.create_task(rig.loader.acquire(version(1))) for _ in range(5)]
+    await until(lambda: rig.source.active == 1)
+    rig.source.gate.set()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreUnavailableError] * 5
+    await rig.loader.acquire(version(1))
+
+
+async def test_a_checkpoint_that_can_never_be_served_is_remembered_for_a_moment_only(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.source.gate.set()
+    rig.decoder.refuse.add(version(1).digest)
+    for _ in range(3):
+        with pytest.raises(InvalidAdapterError, match="junk"):
+            await rig.loader.acquire(version(1))
+    assert rig.source.reads == 1
+    rig.now_s = 2.5
+    with pytest.raises(InvalidAdapterError):
+        await rig.loader.acquire(version(1))
+    assert rig.source.reads == 2
+
+
+async def test_a_rank_too_large_is_refused_before_a_byte_is_pulled(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    with pytest.raises(RankTooLargeError, match="HOTSLOT_MAX_RANK") as caught:
+        await rig.loader.acquire(version(1, rank=17))
+    assert caught.value.violations[0].subject == "q_proj"
+    assert rig.source.reads == 0
+
+
+async def test_loads_side_by_side_are_bounded(make_rig: MakeRig) -> None:
+    rig = make_rig(max_parallel=2)
+    waiting = [asyncio.create_task(rig.loader.acquire(version(seed))) for seed in range(6)]
+    await until(lambda: rig.source.active == 2)
+    rig.source.gate.set()
+    await asyncio.gather(*waiting)
+    assert rig.source.most_active == 2
+
+
+async def test_memory_of_loads_under_way_counts_against_the_budget(make_rig: MakeRig) -> None:
+    rig = make_rig(budget=250)
+    waiting = [asyncio.create_task(rig.loader.acquire(version(seed))) for seed in range(2)]
+    await until(lambda: rig.source.active == 2)
+    with pytest.raises(QuotaExceededError):
+        await rig.loader.acquire(version(3))
+    rig.source.gate.set()
+    await asyncio.gather(*waiting)
+
+
+async def test_tenants_do_not_share_a_pull(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.source.errors = [StoreUnavailableError("not for you")]
+    first = asyncio.create_task(rig.loader.acquire(version(1)))
+    await until(lambda: rig.source.active == 1)
+    second = asyncio.create_task(rig.loader.acquire(version(1, tenant=OTHER_TENANT)))
+    await until(lambda: rig.source.active == 2)
+    rig.source.gate.set()
+    with pytest.raises(StoreUnavailableError):
+        await first
+    await second

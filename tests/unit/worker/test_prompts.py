@@ -1,0 +1,55 @@
+"""Prompts to tokens."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared.errors import InvalidRequestError, PromptTooLongError
+from tests.support.echo_model import EchoTokenizer
+from worker_service.front.prompts import LONG_TEXT_CHARS, PromptEncoder
+from worker_service.front.requests import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+async def test_every_kind_of_prompt_is_understood(executor: ThreadPoolExecutor) -> None:
+    encoder = PromptEncoder(EchoTokenizer(), 512, executor)
+    chat = ChatPrompt((ChatMessage("system", "be brief"), ChatMessage("user", "hi")))
+    assert await encoder.encode(TextPrompt("hé")) == tuple("hé".encode())
+    assert await encoder.encode(TokenPrompt((1, 2))) == (1, 2)
+    assert bytes(await encoder.encode(chat)) == b"<system>be brief<user>hi<assistant>"
+    continued = ChatPrompt(chat.messages, add_generation_prompt=False)
+    assert bytes(await encoder.encode(continued)) == b"<system>be brief<user>hi"
+
+
+async def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(executor: ThreadPoolExecutor) -> None:
+    encoder = PromptEncoder(EchoTokenizer(), 10, executor)
+    assert len(await encoder.encode(TextPrompt("a" * 9))) == 9
+    with pytest.raises(PromptTooLongError, match="found 10 tokens, at most 9"):
+        await encoder.encode(TextPrompt("a" * 10))
+
+
+async def test_long_texts_are_tokenised_on_a_thread(executor: ThreadPoolExecutor) -> None:
+    encoder = PromptEncoder(EchoTokenizer(), 10**6, executor)
+    assert len(await encoder.encode(TextPrompt("a" * LONG_TEXT_CHARS))) == LONG_TEXT_CHARS
+    assert executor._threads
+
+
+async def test_what_the_chat_template_refuses_is_the_callers_fault(executor: ThreadPoolExecutor) -> None:
+    encoder = PromptEncoder(EchoTokenizer(), 512, executor)
+    with pytest.raises(InvalidRequestError, match="must not begin with the assistant"):
+        await encoder.encode(ChatPrompt((ChatMessage("assistant", "hi"),)))
+
+
+async def test_a_model_without_a_chat_template_says_so(executor: ThreadPoolExecutor) -> None:
+    tokenizer = EchoTokenizer()
+    tokenizer.chat_template = None
+    encoder = PromptEncoder(tokenizer, 512, executor)
+    assert not encoder.has_chat_template
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        await encoder.encode(ChatPrompt((ChatMessage("user", "hi"),)))
