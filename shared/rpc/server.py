@@ -88,10 +88,14 @@ class RpcServer:
             await self._set(name, ready and not self._stopping)
 
     async def stop(self) -> None:
-        """Stop being ready, wait for load balancers, let running calls finish within the grace, then end."""
-        self._stopping = True
-        await self.set_ready(False)
-        await asyncio.sleep(self._options.drain_delay_s)
+        """Stop being ready, wait for load balancers, let running calls finish within the grace, then end.
+
+        Leaving the block of `serve` calls it; calling it before is harmless.
+        """
+        if not self._stopping:
+            self._stopping = True
+            await self.set_ready(False)
+            await asyncio.sleep(self._options.drain_delay_s)
         await self._server.stop(self._options.grace_s)
 
     async def _set(self, name: str, serving: bool) -> None:

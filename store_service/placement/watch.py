@@ -1,7 +1,8 @@
 """Following the placements of one tenant: the state that there is, then every change, in order and resumable.
 
-A change may be resumed from its revision: it is sent only once nothing with a smaller revision can follow from any
-pool, and of several changes with one revision only the last one carries it; the others carry the one before.
+A watch may be resumed from any message's revision. So a change is sent only once nothing with a smaller revision can
+follow from any pool; of several changes with one revision only the last carries it, the others the one before; and of
+the state that is sent first only the last message carries the revision it stands for, the others 0.
 """
 
 import asyncio
@@ -22,9 +23,8 @@ class WatchEvent:
     """One message of a watch."""
 
     revision: int
-    """To resume from after this message; 0 while the state is being sent."""
-    placement: Placement | None
-    """None for a mark: nothing changed, and the revision is where things stand."""
+    """To resume from after this message."""
+    placement: Placement
     removed: bool = False
 
 
@@ -56,13 +56,17 @@ async def watch_placements(
     if from_revision:
         at.positions = dict.fromkeys(followed, from_revision)
     else:
+        last: Placement | None = None
         for pool in followed:
             at.positions[pool] = await directory.revision(pool)
-            async with aclosing(_state(directory, pool, tenant, 0)) as state:
-                async for event in state:
-                    yield event
+            async with aclosing(_state(directory, pool, tenant)) as state:
+                async for placement in state:
+                    if last is not None:
+                        yield WatchEvent(0, last)
+                    last = placement
         at.revision = min(at.positions.values(), default=0)
-        yield WatchEvent(at.revision, None)
+        if last is not None:
+            yield WatchEvent(at.revision, last)
     while True:
         settled, more = await _read(directory, at)
         for event in _settled_events(at, settled, tenant):
@@ -73,18 +77,16 @@ async def watch_placements(
         for pool in await pools():
             if pool not in at.positions:
                 at.positions[pool] = await directory.revision(pool)
-                async with aclosing(_state(directory, pool, tenant, at.revision)) as state:
-                    async for event in state:
-                        yield event
+                async with aclosing(_state(directory, pool, tenant)) as state:
+                    async for placement in state:
+                        yield WatchEvent(at.revision, placement)
 
 
-async def _state(
-    directory: Directory, pool: Digest, tenant: TenantId, revision: int
-) -> AsyncGenerator[WatchEvent, None]:
+async def _state(directory: Directory, pool: Digest, tenant: TenantId) -> AsyncGenerator[Placement, None]:
     for record in (await directory.workers(pool)).workers:
         for placement in await directory.residency(pool, record.info.worker_id):
             if placement.resident.tenant == tenant:
-                yield WatchEvent(revision, placement)
+                yield placement
 
 
 async def _read(directory: Directory, at: _Followed) -> tuple[int, bool]:

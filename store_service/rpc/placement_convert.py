@@ -80,7 +80,7 @@ def encode_event(event: WatchEvent) -> pb.WatchPlacementsResponse:
     """A message of a watch."""
     return pb.WatchPlacementsResponse(
         revision=event.revision,
-        placement=encode_placement(event.placement) if event.placement is not None else None,
+        placement=encode_placement(event.placement),
         removed=event.removed,
     )
 

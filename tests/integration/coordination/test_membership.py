@@ -6,6 +6,7 @@ import pytest
 
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
+from shared.coordination.keys import POOLS, PoolKeys
 from shared.coordination.records import Tier, WorkerLoad, WorkerState
 from shared.errors import RevisionCompactedError, StaleEpochError
 from tests.integration.coordination.fleet import LEASE_S, POOL, Member, all_keys, digest, joined, resident, worker
@@ -137,6 +138,7 @@ async def test_every_key_expires(redis: RedisConnection) -> None:
     await member.report(resident(2), resident(3))
     await directory.changes(POOL, await directory.revision(POOL))
     keys = await all_keys(redis)
+    assert all(key.startswith(PoolKeys.of(POOL).prefix + ":") for key in keys if key != POOLS), "one slot for a pool"
     kinds = {key.split("}:")[1].split(":")[0] for key in keys}
     assert kinds == {"worker", "endpoint", "leases", "residency", "placements", "changes", "pools"}
 
