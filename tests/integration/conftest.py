@@ -1,0 +1,45 @@
+"""One deployment for all integration tests: a store, and a worker with the real model that is started once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from client import BlockingHotslotClient
+from client.cli.children import Child
+from deploy.demo.model import BASE_MODEL, ensure_model
+from tests.support.stack import Stack
+
+DEMO_ADAPTERS = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "adapters"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Valkey, and whatever the other fixtures start beside it."""
+    with Stack(tmp_path_factory.mktemp("stack")) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def store_process(stack: Stack) -> Child:
+    """The real store."""
+    return stack.start_store()
+
+
+@pytest.fixture(scope="session")
+def model_folder() -> Path:
+    """The real base model, fetched and converted on first use."""
+    return ensure_model()
+
+
+@pytest.fixture(scope="session")
+def worker_process(stack: Stack, store_process: Child, model_folder: Path) -> Child:
+    """A real worker; its start compiles, so all tests share it and leave it as they found it."""
+    return stack.start_worker(model_folder, model_name=BASE_MODEL, buckets="1,4,8,32", num_slots="8")
+
+
+@pytest.fixture(scope="session")
+def hotslot(store_process: Child, worker_process: Child) -> Iterator[BlockingHotslotClient]:
+    """A client of the whole deployment."""
+    with BlockingHotslotClient(store_process.spec.endpoint, worker_process.spec.endpoint) as client:
+        yield client
