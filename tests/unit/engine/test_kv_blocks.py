@@ -1,0 +1,49 @@
+"""KV blocks are handed out once, side by side where they can be."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker_service.engine.kv_blocks import KvBlocks
+
+
+def test_a_sequence_grows_into_the_block_beside_its_last_one() -> None:
+    blocks = KvBlocks(10)
+    first = blocks.take(2, [], 4)
+    assert first == [0, 1]
+    assert blocks.take(1, first, 4) == [2]
+
+
+def test_a_new_sequence_starts_where_a_run_of_its_length_is_free() -> None:
+    blocks = KvBlocks(10)
+    assert blocks.take(3, [], 3) == [0, 1, 2]
+    assert blocks.take(1, [], 1) == [3]
+    blocks.give_back([0, 1, 2])
+    assert blocks.take(1, [], 5) == [4]
+    assert blocks.take(1, [], 2) == [0]
+
+
+def test_nothing_is_taken_when_too_few_are_free() -> None:
+    blocks = KvBlocks(3)
+    assert blocks.take(4, [], 4) is None
+    assert blocks.num_free == 3
+
+
+@given(st.data())
+def test_blocks_are_never_lost_nor_handed_out_twice(data: st.DataObject) -> None:
+    blocks = KvBlocks(16)
+    held: list[list[int]] = []
+    for _ in range(data.draw(st.integers(1, 30))):
+        if held and data.draw(st.booleans()):
+            blocks.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))))
+            continue
+        table: list[int] = []
+        for count in data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)):
+            taken = blocks.take(count, table, data.draw(st.integers(1, 10)))
+            if taken is None:
+                assert blocks.num_free < count
+                break
+            table += taken
+        held.append(table)
+        flat = [block for one in held for block in one]
+        assert len(flat) == len(set(flat))
+        assert len(flat) + blocks.num_free == 16
