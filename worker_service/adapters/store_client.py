@@ -100,13 +100,14 @@ class StoreClient:
                     buffer[position : position + len(data)] = data
                     hasher.update(data)
                     position += len(data)
-                broken: HotslotError = StoreUnavailableError(
-                    f"blob {digest} ended at byte {position} of {size_bytes}", retry_after_s=RETRY_AFTER_S
-                )
-            except (UnavailableError, RequestDeadlineError, RequestCancelledError) as exc:
-                broken = exc
-            if position == size_bytes:
+                if position < size_bytes:
+                    # Not broken off: the store believes that this is all.
+                    raise DigestMismatchError(
+                        "weights from the store", f"only {position} of {size_bytes} bytes", digest
+                    )
                 break
+            except (UnavailableError, RequestDeadlineError, RequestCancelledError) as exc:
+                broken: HotslotError = exc
             breaks = breaks + 1 if position == start else 1
             if breaks >= self._timeouts.max_breaks:
                 raise StoreUnavailableError(

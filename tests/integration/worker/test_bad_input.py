@@ -1,0 +1,146 @@
+"""Bad input: each kind has its typed error and reason, and the worker goes on serving."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from shared.ids import digest_of
+from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
+from shared.rpc.status import DETAILS_KEY
+from tests.support.echo_model import EchoModel, voice
+from tests.support.echo_worker import Calls, RunningWorker, make_request
+from tests.support.memory_store import MemoryStore
+
+Code = grpc.StatusCode
+NAN = math.nan
+
+MISSING_DIGEST = digest_of(b"no such version")
+
+
+def sampling(**fields: Any) -> dict[str, Any]:
+    return {"sampling": pb.SamplingParams(**fields)}
+
+
+def stop(**fields: Any) -> dict[str, Any]:
+    return {"stop": pb.StopConditions(**fields)}
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"chat": pb.ChatPrompt(messages=[pb.ChatMessage(role=role, content=text) for role, text in turns])}
+
+
+BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
+    "missing adapter": (("nobody",), {}, Code.NOT_FOUND, "ADAPTER_NOT_FOUND"),
+    "unknown tag": (("bot:v9",), {}, Code.NOT_FOUND, "TAG_NOT_FOUND"),
+    "unknown version": ((f"bot@{MISSING_DIGEST}",), {}, Code.NOT_FOUND, "VERSION_NOT_FOUND"),
+    "wrong base": (("foreign",), {}, Code.FAILED_PRECONDITION, "BASE_MODEL_MISMATCH"),
+    "truncated file": (("truncated",), {}, Code.DATA_LOSS, "DIGEST_MISMATCH"),
+    "rotten file": (("rotten",), {}, Code.DATA_LOSS, "DIGEST_MISMATCH"),
+    "rank too large": (("huge",), {}, Code.FAILED_PRECONDITION, "RANK_TOO_LARGE"),
+    "junk inside": (("junk",), {}, Code.INVALID_ARGUMENT, "INVALID_ADAPTER"),
+    "too large for host memory": (("fat",), {}, Code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"),
+    "malformed reference": (("No Such/../Name",), {}, Code.INVALID_ARGUMENT, "INVALID_REFERENCE"),
+    "malformed digest": (("bot@sha256:12",), {}, Code.INVALID_ARGUMENT, "INVALID_REFERENCE"),
+    "empty reference": (("",), {}, Code.INVALID_ARGUMENT, "INVALID_REFERENCE"),
+    "the same adapter twice": (("bot", "bot:latest"), {}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "weight that is no number": (("bot=nan",), {}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "infinite weight": (("bot=inf",), {}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "adapters and base only": (("bot",), {"base_only": True}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "no prompt": ((), {"tokens": None}, Code.INVALID_ARGUMENT, "EMPTY_PROMPT"),
+    "empty text": ((), {"text": ""}, Code.INVALID_ARGUMENT, "EMPTY_PROMPT"),
+    "empty chat": ((), chat(), Code.INVALID_ARGUMENT, "EMPTY_PROMPT"),
+    "empty tokens": ((), {"tokens": pb.TokenPrompt()}, Code.INVALID_ARGUMENT, "EMPTY_PROMPT"),
+    "prompt too long": ((), {"text": "x" * 512}, Code.INVALID_ARGUMENT, "PROMPT_TOO_LONG"),
+    "very long prompt": ((), {"text": "x" * 10**6}, Code.INVALID_ARGUMENT, "PROMPT_TOO_LONG"),
+    "token outside the vocabulary": (
+        (),
+        {"tokens": pb.TokenPrompt(token_ids=[1, 9_999])},
+        Code.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    ),
+    "negative token": ((), {"tokens": pb.TokenPrompt(token_ids=[-1])}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "unknown role": ((), chat(("wizard", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "what the template refuses": ((), chat(("assistant", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "temperature nan": ((), sampling(temperature=NAN), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "temperature below 0": ((), sampling(temperature=-1), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "top_p above 1": ((), sampling(top_p=1.5), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "top_k below 0": ((), sampling(top_k=-3), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "penalty 0": ((), sampling(repetition_penalty=0.0), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "bias nan": ((), sampling(logit_bias={1: NAN}), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "max_tokens below 0": ((), stop(max_tokens=-1), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "max_tokens absurd": ((), stop(max_tokens=2**31 - 1), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "too many stop strings": ((), stop(stop_strings=["x"] * 99), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "empty stop string": ((), stop(stop_strings=[""]), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "too many alternatives": (
+        (),
+        {"logprobs": pb.LogprobOptions(enabled=True, num_alternatives=21)},
+        Code.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    ),
+    "too many choices": ((), {"num_choices": 1_000}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "prompt logprobs": ((), {"logprobs": pb.LogprobOptions(prompt=True)}, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
+}
+
+
+@pytest.fixture
+def published(store: MemoryStore, model: EchoModel) -> str:
+    """One good adapter and one of each bad kind; the digest of the good one."""
+    base = model.spec.digest
+    store.add("foreign", digest_of(b"another base"))
+    store.add("truncated", base, truncated=True)
+    store.add("huge", base, rank=17)
+    store.add("fat", base, size_bytes=2**20 + 1)
+    model.decoder.refuse.add(store.add("junk", base))
+    rotten = store.add("rotten", base)
+    weights = next(versions[rotten] for versions in store.versions.values() if rotten in versions).weights_digest
+    for key in store.blobs:
+        if key[1] == weights:
+            store.blobs[key] = bytes(reversed(store.blobs[key]))
+    return store.add("bot", base)
+
+
+def reason_of(failure: grpc.aio.AioRpcError) -> str:
+    trailing = dict(failure.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailing[DETAILS_KEY])  # type: ignore[arg-type]
+    info = error_details_pb2.ErrorInfo()
+    assert any(detail.Unpack(info) for detail in status.details)
+    assert info.domain == "hotslot"
+    return info.reason
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_input_has_a_typed_error_and_the_worker_goes_on(
+    name: str, calls: Calls, running: RunningWorker, published: str
+) -> None:
+    adapters, fields, code, reason = BAD[name]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calls.generate(*adapters, **fields)
+    assert (caught.value.code(), reason_of(caught.value)) == (code, reason)
+    assert caught.value.details()
+    assert (await calls.generate("bot")).text == voice(published)
+    running.assert_nothing_is_held()
+
+
+async def test_a_failure_before_the_first_token_sends_no_message(calls: Calls, published: str) -> None:
+    call = calls.inference.Generate(make_request("nobody"), timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await call.read()
+
+
+async def test_a_crowd_of_bad_requests_disturbs_nobody(calls: Calls, running: RunningWorker, published: str) -> None:
+    bad: list[Callable[[], Any]] = [
+        lambda adapters=adapters, fields=fields: calls.generate(*adapters, **fields)  # type: ignore[misc]
+        for adapters, fields, _, _ in BAD.values()
+    ]
+    good = [lambda: calls.generate("bot")] * len(bad)
+    outcomes = await asyncio.gather(
+        *(call() for pair in zip(bad, good, strict=True) for call in pair), return_exceptions=True
+    )
+    assert all(isinstance(outcome, grpc.aio.AioRpcError) for outcome in outcomes[0::2])
+    assert all(getattr(outcome, "text", None) == voice(published) for outcome in outcomes[1::2])
+    running.assert_nothing_is_held()
