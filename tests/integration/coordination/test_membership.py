@@ -6,7 +6,7 @@ import pytest
 
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
-from shared.coordination.keys import POOLS, PoolKeys
+from shared.coordination.keys import MAX_CHANGES, POOLS, PoolKeys
 from shared.coordination.records import Tier, WorkerLoad, WorkerState
 from shared.errors import RevisionCompactedError, StaleEpochError
 from tests.integration.coordination.fleet import LEASE_S, POOL, Member, all_keys, digest, joined, resident, worker
@@ -191,16 +191,18 @@ async def test_a_watcher_learns_that_its_revision_is_gone(redis: RedisConnection
 
 
 async def test_history_is_bounded_and_says_when_it_was_cut(redis: RedisConnection) -> None:
-    directory = Directory(redis)
+    directory, keys = Directory(redis), PoolKeys.of(POOL)
     member = await joined(redis, "w-1", resident(0))
     start = await directory.revision(POOL)
-    for number in range(1100):
+    filler = f"""
+        for i = 1, {MAX_CHANGES - 5} do
+          redis.call('XADD', KEYS[1], '*', 'worker', 'w', 'changes', '[]')
+        end"""
+    await redis.run(lambda client: client.eval(filler, 1, keys.changes))
+    assert (await directory.changes(POOL, start)).more
+    for number in range(10):
         await member.report(resident(number))
-    read = await directory.changes(POOL, start)
-    assert read.more
-    assert read.changes
-    for number in range(1100):
-        await member.report(resident(number))
+    assert await redis.run(lambda client: client.xlen(keys.changes)) == MAX_CHANGES
     with pytest.raises(RevisionCompactedError):
         await directory.changes(POOL, start)
 

@@ -17,7 +17,7 @@ from shared.errors import CoordinationUnavailableError
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, resident, worker
 from tests.support.waiting import until, until_async
 
-LEASE_S = 1.5
+LEASE_S = 1.2
 
 
 @pytest.fixture(autouse=True)
