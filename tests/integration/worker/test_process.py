@@ -1,0 +1,198 @@
+"""The worker as a process: alive early, ready late, known to others, gone without losing a request."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
+from shared.coordination.records import Tier, WorkerState
+from shared.embedded_valkey import embedded_valkey
+from shared.errors import UnavailableError
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from shared.rpc.channel import ChannelOptions, open_channel
+from shared.rpc.server import LIVENESS, READINESS, ServerOptions, serve
+from shared.rpc.status import from_rpc_error
+from tests.support.echo_model import echo_model
+from tests.support.echo_worker import Calls
+from tests.support.memory_store import MemoryStore
+from tests.support.stack import free_port
+from tests.support.waiting import until_async
+
+BASE = echo_model().spec.digest
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class WorkerProcess:
+    """One process and a client of it."""
+
+    def __init__(self, process: Process, channel: grpc.aio.Channel, endpoint: str) -> None:
+        self.process = process
+        self.endpoint = endpoint
+        self.calls = Calls(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+
+    async def is_serving(self, name: str) -> bool:
+        try:
+            response = await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=2)
+        except grpc.RpcError:
+            return False
+        return bool(response.status == SERVING)
+
+    async def is_ready(self) -> bool:
+        return await self.is_serving(READINESS)
+
+    async def is_alive(self) -> bool:
+        return await self.is_serving(LIVENESS)
+
+    async def exit_code(self) -> int:
+        async with asyncio.timeout(15):
+            return await self.process.wait()
+
+
+StartWorker = Callable[..., Awaitable[WorkerProcess]]
+
+
+@asynccontextmanager
+async def running_process(store_endpoint: str, **settings: str) -> AsyncIterator[WorkerProcess]:
+    endpoint = settings.pop("listen", "") or f"127.0.0.1:{free_port()}"
+    settings = {"listen": endpoint, "store": store_endpoint, "model": "quick", "lease_s": "1", **settings}
+    environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.echo_process", env=environment, stderr=PIPE
+    )
+    try:
+        async with open_channel(endpoint, ChannelOptions(max_attempts=1)) as channel:
+            yield WorkerProcess(process, channel, endpoint)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with embedded_valkey() as valkey:
+        yield valkey.url
+
+
+@pytest.fixture
+async def directory(redis_url: str) -> AsyncIterator[Directory]:
+    async with RedisConnection(RedisOptions(redis_url)) as connection:
+        yield Directory(connection)
+
+
+async def test_a_worker_is_alive_while_its_model_loads_and_leaves_at_once_when_told(store_endpoint: str) -> None:
+    async with running_process(store_endpoint, model="slow") as worker:
+        await until_async(worker.is_alive)
+        assert not await worker.is_ready()
+        assert (await worker.calls.status()).state == pb.WORKER_STATE_STARTING
+        with pytest.raises(grpc.RpcError) as caught:
+            await worker.calls.generate()
+        assert isinstance(from_rpc_error(caught.value), UnavailableError)
+        began_s = time.monotonic()
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.exit_code() == 0
+        assert time.monotonic() - began_s < 5
+
+
+async def test_a_model_that_cannot_be_loaded_ends_the_process_with_the_reason(store_endpoint: str) -> None:
+    async with running_process(store_endpoint, model="broken") as worker:
+        _, errors = await worker.process.communicate()
+        assert worker.process.returncode == 1
+        assert "it is broken" in errors.decode()
+        assert "Traceback" not in errors.decode()
+
+
+async def test_a_worker_starts_without_its_store_and_registers_when_that_comes(store: MemoryStore) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    async with running_process(endpoint) as worker:
+        await until_async(worker.is_ready)
+        assert (await worker.calls.generate()).text == "base"
+        async with serve(store.services(), ServerOptions(endpoint, grace_s=0.1), observers=()):
+
+            async def is_registered() -> bool:
+                return store.base_models == [BASE]
+
+            await until_async(is_registered)
+
+
+async def test_sigterm_lets_streams_finish_and_exits_with_0(
+    store_endpoint: str, store: MemoryStore, redis_url: str, directory: Directory
+) -> None:
+    async with running_process(store_endpoint, redis_url=redis_url) as worker:
+        await until_async(worker.is_ready)
+        stream = asyncio.create_task(worker.calls.generate(text="endless"))
+
+        async def generates() -> bool:
+            return (await worker.calls.status()).generated_tokens > 3
+
+        await until_async(generates)
+        worker.process.send_signal(signal.SIGTERM)
+
+        async def is_gone() -> bool:
+            return worker.endpoint not in await endpoints(directory)
+
+        await until_async(is_gone)
+        assert not stream.done()
+        answer = await stream
+        assert len(answer.token_ids[0]) == 512 - len("endless")
+        assert await worker.exit_code() == 0
+
+
+async def test_others_are_told_of_the_worker_its_load_and_what_it_holds(
+    store_endpoint: str, store: MemoryStore, redis_url: str, directory: Directory
+) -> None:
+    digest = store.add("bot", BASE)
+    async with running_process(store_endpoint, redis_url=redis_url) as worker:
+        await until_async(worker.is_ready)
+        await worker.calls.generate("bot")
+
+        async def is_placed() -> bool:
+            placements = (await directory.placements(BASE, [digest])).get(digest, ())
+            return any(placement.resident.tier is Tier.SLOT for placement in placements)
+
+        await until_async(is_placed)
+        (placement,) = (await directory.placements(BASE, [digest]))[digest]
+        assert (placement.resident.name, placement.resident.pinned) == ("bot", False)
+        (record,) = [w for w in (await directory.workers(BASE)).workers if w.info.worker_id == placement.worker_id]
+        assert record.info.endpoint == worker.endpoint
+        assert record.state is WorkerState.READY
+
+        async def load_is_fresh() -> bool:
+            workers = (await directory.workers(BASE)).workers
+            return any((w.load.num_slots, w.load.free_slots) == (4, 3) for w in workers)
+
+        await until_async(load_is_fresh)
+
+
+async def test_a_worker_that_was_killed_comes_back_on_the_same_address(
+    store_endpoint: str, store: MemoryStore, redis_url: str, directory: Directory
+) -> None:
+    store.add("bot", BASE)
+    listen = f"127.0.0.1:{free_port()}"
+    async with running_process(store_endpoint, redis_url=redis_url, listen=listen) as first:
+        await until_async(first.is_ready)
+        first.process.kill()
+        await first.exit_code()
+    async with running_process(store_endpoint, redis_url=redis_url, listen=listen) as second:
+        await until_async(second.is_ready)
+        await second.calls.generate("bot")
+
+        async def is_the_only_one() -> bool:
+            return [w.info.endpoint for w in (await directory.workers(BASE)).workers] == [listen]
+
+        await until_async(is_the_only_one)
+
+
+async def endpoints(directory: Directory) -> set[str]:
+    return {worker.info.endpoint for worker in (await directory.workers(BASE)).workers}

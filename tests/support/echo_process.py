@@ -1,0 +1,35 @@
+"""`python -m tests.support.echo_process`: a worker process around the echo model, with the worker's own settings.
+
+HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`.
+"""
+
+import asyncio
+import sys
+import time
+
+from shared.errors import FieldViolation, InvalidRequestError
+from shared.settings import load
+from shared.telemetry import set_up_logging
+from tests.support.echo_model import EchoModel, echo_model
+from worker_service.app import run
+from worker_service.settings import WorkerSettings
+
+STEP_S = 0.005
+
+
+def main() -> int:
+    settings = load(WorkerSettings, prog="python -m tests.support.echo_process")
+    set_up_logging(settings.log_format, settings.log_level)
+    return asyncio.run(run(settings, lambda: _load(settings.model)))
+
+
+def _load(how: str) -> EchoModel:
+    if how == "broken":
+        raise InvalidRequestError([FieldViolation("model", "it is broken")])
+    while how == "slow":
+        time.sleep(1)
+    return echo_model(step_s=STEP_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
