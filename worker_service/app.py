@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXECUTOR_THREADS = 2
+MAX_MESSAGE_BYTES = 4 * 2**20
+"""Requests are decoded on the event loop, so a large one holds up everybody."""
 FIRST_RETRY_S = 0.5
 MAX_RETRY_S = 15.0
 
@@ -45,7 +47,9 @@ async def run(settings: WorkerSettings, load: Callable[[], ServableModel]) -> in
     """Serve until a signal comes; returns the exit code. `load` is heavy and called on a thread."""
     worker = Worker(new_worker_id())
     bind_log_context(worker_id=worker.worker_id)
-    options = ServerOptions(address=settings.listen, grace_s=settings.drain_grace_s)
+    options = ServerOptions(
+        address=settings.listen, max_message_bytes=MAX_MESSAGE_BYTES, grace_s=settings.drain_grace_s
+    )
     services = [
         service(
             inference_pb2,

@@ -69,6 +69,7 @@ class Pulse:
             except InternalError as exc:
                 log.error("engine_stuck", why=exc.message)
                 self._set_healthy(False)
+                self._parts.engine.fail_all(exc)
                 continue
             self._set_healthy(True)
             residents = self._residents()

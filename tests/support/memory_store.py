@@ -136,3 +136,8 @@ class MemoryStore(adapter_store_pb2_grpc.AdapterStoreServiceServicer, blob_pb2_g
     async def RegisterBaseModel(self, request: store_pb2.RegisterBaseModelRequest, context: Any) -> Any:
         self.base_models.append(request.base_model.digest)
         return store_pb2.RegisterBaseModelResponse(base_model=request.base_model, created=True)
+
+
+def memory_store() -> MemoryStore:
+    """An empty one; the RPCs that it does not have answer UNIMPLEMENTED."""
+    return MemoryStore()  # type: ignore[abstract]

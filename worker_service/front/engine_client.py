@@ -163,6 +163,10 @@ class EngineClient:
         except TimeoutError as exc:
             raise InternalError(f"the engine has not answered for {ENGINE_SILENT_AFTER_S} s") from exc
 
+    def fail_all(self, error: HotslotError) -> None:
+        """End every open sequence: the engine will not."""
+        self._dispatch([SequenceFailed(sequence_id, error) for sequence_id in self._groups])
+
     def on_events(self, events: list[Event]) -> None:
         """Called on the engine's thread."""
         self._post(self._dispatch, events)

@@ -13,6 +13,9 @@ from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenP
 LONG_TEXT_CHARS = 2_000
 """From here on tokenising may take longer than the event loop should wait (about a millisecond)."""
 
+CHARS_PER_TURN = 20
+"""What a chat template writes around a message, about."""
+
 
 class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is used."""
@@ -94,4 +97,4 @@ class PromptEncoder:
 def _num_chars(prompt: TextPrompt | ChatPrompt) -> int:
     if isinstance(prompt, TextPrompt):
         return len(prompt.text)
-    return sum(len(message.content) for message in prompt.messages)
+    return sum(len(message.content) + CHARS_PER_TURN for message in prompt.messages)

@@ -1,4 +1,7 @@
-"""Checks a request's fields, all of them, before anything is spent on it. Pure."""
+"""Checks a request's fields, all of them, before anything is spent on it. Pure.
+
+Work is bounded whatever the request holds: of lists that are too long only the beginning is looked at.
+"""
 
 import math
 from collections.abc import Iterator
@@ -55,7 +58,7 @@ def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
     EmptyPromptError when the prompt is), and NotImplementedYetError for options that are not served yet.
     """
     problems: list[FieldViolation] = []
-    selections, reference_errors = _parse_adapters(request.adapters, problems)
+    selections, reference_errors = _parse_adapters(request.adapters[: limits.max_adapters], problems)
     problems += _adapter_problems(request, limits)
     problems += _sampling_problems(request, limits)
     problems += _stop_problems(request, limits)
@@ -83,7 +86,7 @@ def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
 def check_mix(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> tuple[Selection, ...]:
     """Check a mix of adapters that is not part of a request. Raises as `check`."""
     problems: list[FieldViolation] = []
-    selections, reference_errors = _parse_adapters(adapters, problems)
+    selections, reference_errors = _parse_adapters(adapters[:max_adapters], problems)
     problems += _mix_problems(adapters, max_adapters)
     if len(reference_errors) == 1 and not problems:
         raise reference_errors[0]
@@ -113,7 +116,7 @@ def _parse_adapters(
 def _mix_problems(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> Iterator[FieldViolation]:
     if len(adapters) > max_adapters:
         yield FieldViolation("adapters", f"found {len(adapters)}, at most {max_adapters} fit this worker's slots")
-    for index, adapter in enumerate(adapters):
+    for index, adapter in enumerate(adapters[:max_adapters]):
         if not abs(adapter.weight) <= MAX_WEIGHT:
             yield _number(f"adapters[{index}].weight", adapter.weight, f"between -{MAX_WEIGHT:g} and {MAX_WEIGHT:g}")
 
@@ -145,7 +148,7 @@ def _sampling_problems(request: GenerationRequest, limits: RequestLimits) -> Ite
             yield _number(f"sampling.{name}", value, f"between -{MAX_PENALTY:g} and {MAX_PENALTY:g}")
     if len(sampling.logit_bias) > MAX_BIASED_TOKENS:
         yield _number("sampling.logit_bias", len(sampling.logit_bias), f"at most {MAX_BIASED_TOKENS} tokens")
-    for token_id, bias in sampling.logit_bias:
+    for token_id, bias in sampling.logit_bias[:MAX_BIASED_TOKENS]:
         if not 0 <= token_id < limits.vocab_size:
             yield _token("sampling.logit_bias", token_id, limits)
         if not abs(bias) <= MAX_BIAS:
@@ -194,15 +197,18 @@ def _is_empty(prompt: Prompt) -> bool:
 
 
 def _prompt_problems(prompt: Prompt, limits: RequestLimits) -> Iterator[FieldViolation]:
+    # One of perhaps thousands tells it.
     if isinstance(prompt, ChatPrompt):
         for index, message in enumerate(prompt.messages):
             if message.role not in ROLES:
                 yield _number(f"chat.messages[{index}].role", repr(message.role[:40]), f"one of {', '.join(ROLES)}")
+                return
     elif isinstance(prompt, TokenPrompt):
-        for index, token_id in enumerate(prompt.token_ids):
+        # One that is too long has an error of its own.
+        for index, token_id in enumerate(prompt.token_ids[: limits.max_sequence_tokens]):
             if not 0 <= token_id < limits.vocab_size:
                 yield _token(f"tokens.token_ids[{index}]", token_id, limits)
-                return  # one of perhaps thousands tells it
+                return
 
 
 def _number(field: str, found: object, expected: str) -> FieldViolation:

@@ -7,11 +7,10 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
 from shared.ids import digest_of
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.rpc.status import DETAILS_KEY
+from shared.rpc.status import DETAILS_KEY, from_rpc_error, row_for
 from tests.support.echo_model import EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request
 from tests.support.memory_store import MemoryStore
@@ -82,6 +81,20 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
         Code.INVALID_ARGUMENT,
         "INVALID_REQUEST",
     ),
+    "very many adapters": (("bot",) * 20_000, {}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "very many tokens": (
+        (),
+        {"tokens": pb.TokenPrompt(token_ids=[1] * 10**6)},
+        Code.INVALID_ARGUMENT,
+        "PROMPT_TOO_LONG",
+    ),
+    "very many biases": (
+        (),
+        sampling(logit_bias=dict.fromkeys(range(9_999), 1e9)),
+        Code.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    ),
+    "very many turns": ((), chat(*[("wizard", "")] * 9_999), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "too many choices": ((), {"num_choices": 1_000}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "prompt logprobs": ((), {"logprobs": pb.LogprobOptions(prompt=True)}, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
 }
@@ -105,12 +118,8 @@ def published(store: MemoryStore, model: EchoModel) -> str:
 
 
 def reason_of(failure: grpc.aio.AioRpcError) -> str:
-    trailing = dict(failure.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailing[DETAILS_KEY])  # type: ignore[arg-type]
-    info = error_details_pb2.ErrorInfo()
-    assert any(detail.Unpack(info) for detail in status.details)
-    assert info.domain == "hotslot"
-    return info.reason
+    assert DETAILS_KEY in dict(failure.trailing_metadata() or ()), "an untyped status"
+    return row_for(from_rpc_error(failure)).reason
 
 
 @pytest.mark.parametrize("name", BAD)

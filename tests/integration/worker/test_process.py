@@ -8,6 +8,7 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -39,7 +40,7 @@ class WorkerProcess:
         self.process = process
         self.endpoint = endpoint
         self.calls = Calls(channel)
-        self._health = health_pb2_grpc.HealthStub(channel)
+        self._health: Any = health_pb2_grpc.HealthStub(channel)
 
     async def is_serving(self, name: str) -> bool:
         try:

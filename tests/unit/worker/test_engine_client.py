@@ -135,3 +135,12 @@ async def test_a_deactivation_is_shared_and_withdrawn_with_the_last_who_waits() 
     command.done(None)
     await again
     assert len(engine.commands) == 3
+
+
+async def test_when_the_engine_is_stuck_everybody_who_waits_is_told() -> None:
+    client, _ = connected()
+    groups = [client.submit([DRAFT]), client.submit([DRAFT, DRAFT])]
+    client.fail_all(InternalError("stuck"))
+    for group in groups:
+        assert all(isinstance(event, SequenceFailed) for _, event in await group.take())
+    assert client.open_sequences == 0
