@@ -10,7 +10,8 @@ import typer
 from client.cli import options
 from client.cli.failures import EXIT_REFUSED, violation_line
 from client.cli.options import BaseOption, JsonOption, ReferenceArgument, StoreOption, TenantOption, open_client
-from client.cli.output import console, print_document, say
+from client.cli.output import print_document, say
+from client.cli.output import show as show_parts
 from client.cli.progress import transfer_bars
 from client.cli.rendering import (
     adapters_table,
@@ -110,7 +111,7 @@ def ls(
     if as_json:
         print_document({"adapters": adapters})
     elif adapters:
-        console().print(adapters_table(adapters, datetime.now(UTC)))
+        show_parts(adapters_table(adapters, datetime.now(UTC)))
     else:
         say("no adapters; `hotslot push DIR NAME` adds one")
 
@@ -139,13 +140,8 @@ def show(
         print_document({"adapter": adapter, "version": version, "versions": versions})
         return
     now = datetime.now(UTC)
-    out = console()
-    out.print(details_table(_adapter_rows(adapter, now)))
-    if version is not None:
-        out.print()
-        out.print(details_table(_version_rows(version, now)))
-    out.print()
-    out.print(versions_table(versions, now))
+    details = [details_table(_version_rows(version, now))] if version is not None else []
+    show_parts(details_table(_adapter_rows(adapter, now)), *details, versions_table(versions, now))
 
 
 def validate(

@@ -12,7 +12,7 @@ from rich.text import Text
 from client.blocking import BlockingHotslotClient, BlockingWorkerClient
 from client.cli import options
 from client.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from client.cli.output import console, print_document, print_event, say
+from client.cli.output import console, print_document, print_event, say, show
 from client.cli.rendering import placements_table, workers_table
 from client.types.placement import Placement, Worker
 from shared.errors import HotslotError
@@ -35,7 +35,7 @@ def workers(
     if as_json:
         print_document({"workers": found})
     elif found:
-        console().print(workers_table(found, datetime.now(UTC)))
+        show(workers_table(found, datetime.now(UTC)))
     else:
         say("no workers; `hotslot up` or `python -m worker_service` starts one")
 
@@ -57,7 +57,7 @@ def placements(
     if as_json:
         print_document({"placements": found})
     elif found:
-        console().print(placements_table(found))
+        show(placements_table(found))
     else:
         say("no placements; workers load an adapter when a request names it")
 
@@ -94,7 +94,7 @@ def top(
         finally:
             meter.close()
     if not as_json:
-        console().print(_view(found, held, rates))
+        show(_view(found, held, rates))
 
 
 class TokenMeter:

@@ -24,7 +24,7 @@ from client.types.generation import (
     Started,
     Stop,
 )
-from shared.errors import HotslotError
+from shared.errors import EmptyPromptError, HotslotError
 
 AdapterOption = Annotated[
     list[str] | None,
@@ -75,6 +75,8 @@ def generate(
     """
     selections = tuple(parse_selection(text) for text in adapter or [])
     text = sys.stdin.read() if prompt == "-" else prompt
+    if not text:
+        raise EmptyPromptError  # with a chat template around it, the model would answer something
     with open_client(store=store, worker=worker, tenant=tenant, route=route) as client:
         as_chat = client.worker.model_info().has_chat_template if chat is None else chat
         system_turns = (ChatMessage("system", system),) if system else ()

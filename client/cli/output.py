@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 
 def jsonable(value: Any) -> Any:
@@ -43,6 +43,14 @@ def console() -> Console:
     if not out.is_terminal:
         out = Console(highlight=False, width=400)
     return out
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables and texts one under the other, without the spaces that pad the last column."""
+    out = console()
+    with out.capture() as captured:
+        out.print(*parts, sep="\n\n", end="")
+    print("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
 
 
 def say(text: str) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from client.cli import options
 from client.cli.options import JsonOption, ReferenceArgument, TenantOption, WorkerOption, open_client
-from client.cli.output import console, print_document, say
+from client.cli.output import print_document, say, show
 from client.cli.rendering import details_table, human_duration, loaded_table, short_digest, status_rows
 
 
@@ -27,11 +27,8 @@ def status(
     now = datetime.now(UTC)
     defaults = ", ".join(f"{d.reference}={d.weight:g}" for d in held.default_adapters) or "the base model"
     adapters = ("default", defaults if held.adapters_enabled else "adapters are disabled")
-    out = console()
-    out.print(details_table([*status_rows(found, now), adapters]))
-    if held.adapters:
-        out.print()
-        out.print(loaded_table(held.adapters, now))
+    tables = [loaded_table(held.adapters, now)] if held.adapters else []
+    show(details_table([*status_rows(found, now), adapters]), *tables)
 
 
 def load(

@@ -10,7 +10,8 @@ from client.cli.children import Child
 from deploy.demo.model import BASE_MODEL, ensure_model
 from tests.support.stack import Stack
 
-DEMO_ADAPTERS = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "adapters"
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_ADAPTERS = ROOT / "deploy" / "demo" / "adapters"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +36,10 @@ def model_folder() -> Path:
 @pytest.fixture(scope="session")
 def worker_process(stack: Stack, store_process: Child, model_folder: Path) -> Child:
     """A real worker; its start compiles, so all tests share it and leave it as they found it."""
-    return stack.start_worker(model_folder, model_name=BASE_MODEL, buckets="1,4,8,32", num_slots="8")
+    compiled = ROOT / "build" / "compiled"
+    compiled.mkdir(parents=True, exist_ok=True)
+    # Few buckets, and the compiler's cache kept between runs: a first start takes minutes, later ones seconds.
+    return stack.start_worker(model_folder, model_name=BASE_MODEL, buckets="1,8", cache_dir=str(compiled))
 
 
 @pytest.fixture(scope="session")

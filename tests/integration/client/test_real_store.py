@@ -26,9 +26,10 @@ pytestmark = pytest.mark.integration
 def test_a_pushed_adapter_can_be_listed_resolved_and_downloaded(
     store: BlockingStoreClient, peft_folder: PeftFolder, tmp_path: Path
 ) -> None:
-    pushed = store.push(peft_folder(), "acme/pirate:v1", labels={"team": "a"})
+    folder = peft_folder(seed=77)
+    pushed = store.push(folder, "acme/pirate:v1", labels={"team": "a"})
     assert pushed.created
-    assert pushed.uploaded_bytes == pushed.total_bytes
+    assert pushed.uploaded_bytes >= (folder / "adapter_model.safetensors").stat().st_size
     (listed,) = store.list_adapters(labels={"team": "a"})
     assert (listed.name, [tag.name for tag in listed.tags]) == ("acme/pirate", ["v1"])
     version = store.resolve("acme/pirate:v1").version
@@ -121,6 +122,7 @@ def test_a_watch_sees_what_happens(store: BlockingStoreClient, peft_folder: Peft
     assert {event.digest for event in seen} == {version.digest}
 
 
+@pytest.mark.chaos
 def test_a_push_survives_the_death_of_the_store(tmp_path: Path, peft_folder: PeftFolder) -> None:
     """The store is killed in the middle of an upload and started again; the push goes on as if nothing was."""
     folder = peft_folder(rank=2048)

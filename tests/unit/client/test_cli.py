@@ -49,6 +49,7 @@ def test_ls_prints_an_aligned_table_with_short_digests(hotslot: Run) -> None:
     assert first.startswith("adapter-0 ")
     assert "1.2 MB" in first
     assert "sha256:" not in out
+    assert all(line == line.rstrip() for line in out.splitlines())
 
 
 def test_ls_as_json_has_full_digests_and_a_stable_shape(hotslot: Run) -> None:

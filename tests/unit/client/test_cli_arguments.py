@@ -65,6 +65,7 @@ def test_all_wrong_labels_are_named() -> None:
         (["ls", "--tenant", "A B"], "hotslot-tenant"),
         (["generate", "-a", "Bad Ref", "Hi"], "invalid reference 'Bad Ref'"),
         (["rm", "a@b", "--yes"], "invalid reference"),
+        (["generate", ""], "the prompt has no tokens"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_code_2(

@@ -1,0 +1,204 @@
+"""The `hotslot` command against real processes: what a user does first, and everything that a user gets wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from client import BlockingHotslotClient, BlockingStoreClient
+from client.cli.app import run
+from client.cli.children import Child
+from tests.integration.client.conftest import BASE, TENANT, PeftFolder
+from tests.integration.conftest import DEMO_ADAPTERS
+
+pytestmark = pytest.mark.integration
+
+WEIGHTS = "adapter_model.safetensors"
+QUESTION = "What is the capital of France?"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process, with environment variables by keyword."""
+
+    def run_command(*arguments: str, **environment: str) -> Done:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        code = run(arguments)
+        out, err = capsys.readouterr()
+        return Done(code, out, err)
+
+    return run_command
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def spoil(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, folder / WEIGHTS)
+
+
+def pickle_only(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+
+
+def narrow(folder: Path) -> None:
+    save_file({name: tensor[:, :-1].copy() for name, tensor in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+
+
+def no_config(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{")
+
+
+BAD_ADAPTERS: list[tuple[str, dict[str, object], Callable[[Path], None] | None, int, str]] = [
+    ("truncated file", {}, truncate, 4, ""),
+    ("not a number", {}, spoil, 4, "NaN"),
+    ("pickle only", {}, pickle_only, 4, "convert it where you trust it"),
+    ("wrong shapes", {}, narrow, 4, "63"),
+    ("no JSON", {}, no_config, 4, "adapter_config.json"),
+    ("rank too large", {"rank": 300}, None, 4, "300"),
+    ("unknown base", {"base": "nobody/knows"}, None, 3, "base model 'nobody/knows' is not registered"),
+    ("dora", {"use_dora": True}, None, 4, "dora"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "break_it", "code", "said"), BAD_ADAPTERS, ids=[b[0] for b in BAD_ADAPTERS]
+)
+def test_a_bad_adapter_is_refused_with_what_is_wrong(
+    store: BlockingStoreClient,
+    command: Command,
+    peft_folder: PeftFolder,
+    name: str,
+    options: dict[str, object],
+    break_it: Callable[[Path], None] | None,
+    code: int,
+    said: str,
+) -> None:
+    folder = peft_folder(**options)
+    if break_it is not None:
+        break_it(folder)
+    environment = {"HOTSLOT_STORE": store.client.endpoint, "HOTSLOT_TENANT": TENANT}
+    # A configuration that cannot be read names no base model.
+    base = ["--base", BASE] if break_it is no_config else []
+    done = command("push", str(folder), "bad", *base, **environment)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert said.lower() in done.stderr.lower()
+    assert "Traceback" not in done.stderr
+    first, *others = done.stderr.splitlines()
+    assert first.startswith("hotslot: ")
+    assert all(line.startswith("  ") for line in others), "one line for each violation"
+    assert list(store.list_adapters()) == [], "the store goes on, and nothing of it is visible"
+
+
+def test_names_that_do_not_exist_are_errors_that_say_what_to_do(
+    store: BlockingStoreClient, command: Command, peft_folder: PeftFolder
+) -> None:
+    store.push(peft_folder(), "pirate")
+    environment = {"HOTSLOT_STORE": store.client.endpoint, "HOTSLOT_TENANT": TENANT}
+    table = [
+        (("show", "nobody"), 3, "`hotslot ls` lists"),
+        (("show", "pirate:nope"), 3, "`hotslot show pirate` lists its tags"),
+        (("tag", "pirate:nope", "x"), 3, "has no tag 'nope'"),
+        (("rm", "nobody", "--yes"), 3, "not found"),
+        (("rm", "pirate:nope", "--yes"), 3, "has no tag 'nope'"),
+        (("rm", "pirate"), 2, "say --yes"),
+        (("push", "/nowhere", "x"), 3, "is not a folder"),
+    ]
+    for arguments, code, said in table:
+        done = command(*arguments, **environment)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+        assert said in done.stderr
+    assert command("rm", "pirate:latest", "--yes", **environment).returncode == 0
+    assert command("show", "pirate", "--json", **environment).returncode == 0
+
+
+@pytest.mark.parametrize("entry", [["-m", "client"], ["-c", "from client.cli.app import main; main()"]])
+def test_the_module_and_the_console_script_are_the_same_command(store_process: Child, entry: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, *entry, "ls", "--json", "--store", store_process.spec.endpoint, "--tenant", "nobody-else"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"adapters": []}, "")
+
+
+@pytest.mark.model
+def test_the_first_things_that_a_user_does(hotslot: BlockingHotslotClient, command: Command, tmp_path: Path) -> None:
+    environment = {
+        "HOTSLOT_STORE": hotslot.store.client.endpoint,
+        "HOTSLOT_WORKER": hotslot.worker.client.endpoint,
+    }
+    folder = tmp_path / "pirate"
+    shutil.copytree(DEMO_ADAPTERS / "pirate", folder)
+    assert command("validate", str(folder), **environment).returncode == 0
+    pushed = json.loads(command("push", str(folder), "cli/pirate:v1", "--json", **environment).stdout)
+    digest = pushed["version"]["digest"]
+
+    base = command("generate", "-n", "12", QUESTION, **environment)
+    assert "Paris" in base.stdout
+    done = command("generate", "-n", "12", "-a", "cli/pirate:v1", "--json", QUESTION, **environment)
+    started, *chunks, finished = [json.loads(line) for line in done.stdout.splitlines()]
+    assert started["adapters"][0]["digest"] == digest
+    assert "".join(chunk["text"] for chunk in chunks).strip() != base.stdout.strip()
+    assert finished["usage"]["completion_tokens"] <= 12
+
+    workers = json.loads(command("workers", "--json", **environment).stdout)["workers"]
+    assert [worker["worker_id"] for worker in workers] == [started["worker_id"]]
+    status = json.loads(command("status", "--json", **environment).stdout)
+    assert status["status"]["recompiles"] == 0
+    assert digest in [adapter["digest"] for adapter in status["adapters"]["adapters"]]
+    routed = command("generate", "-n", "4", "-a", "cli/pirate:v1", "--route", QUESTION, **environment)
+    assert routed.returncode == 0, routed.stderr
+
+
+@pytest.mark.model
+def test_a_bad_request_is_refused_and_the_worker_goes_on(
+    hotslot: BlockingHotslotClient, command: Command, worker_process: Child
+) -> None:
+    environment = {
+        "HOTSLOT_STORE": hotslot.store.client.endpoint,
+        "HOTSLOT_WORKER": hotslot.worker.client.endpoint,
+    }
+    table = [
+        (("generate", "-a", "nobody", "Hi"), 3, "adapter 'nobody' not found"),
+        (("generate", ""), 2, "the prompt has no tokens"),
+        (("generate", "--raw", "hi " * 20_000), 2, "shorten the prompt"),
+        (("generate", "--temperature", "-1", "Hi"), 2, "sampling.temperature"),
+        (("generate", "--top-p", "7", "Hi"), 2, "sampling.top_p"),
+        (("generate", "--max-tokens", "-5", "Hi"), 2, "max_tokens"),
+        (("generate", "-a", "Not A Name", "Hi"), 2, "invalid reference"),
+        (("unload", "nobody"), 3, "nobody"),
+    ]
+    for arguments, code, said in table:
+        done = command(*arguments, **environment)
+        assert (done.returncode, len(done.stderr.splitlines())) == (code, 1), done.stderr
+        assert said in done.stderr
+    assert command("generate", "--raw", "-n", "2", "Hi", **environment).returncode == 0
+    assert worker_process.exit_code() is None
