@@ -18,16 +18,21 @@ def main() -> int:
     parser.add_argument("--address", help="host:port; by default the port of HOTSLOT_LISTEN on this machine")
     arguments = parser.parse_args()
     address = arguments.address or f"127.0.0.1:{os.environ['HOTSLOT_LISTEN'].rpartition(':')[2]}"
+    status = ask(address, arguments.service)
+    print(f"{address}: {arguments.service}: {status}")
+    return 0 if status == "SERVING" else 1
+
+
+def ask(address: str, service: str) -> str:
+    """The status of a service by its name in the health protocol, or why there is none."""
     with grpc.insecure_channel(address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # the stubs do not know its methods
         try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=arguments.service), timeout=TIMEOUT_S)
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
         except grpc.RpcError as exc:
-            print(f"{address}: no answer: {exc}", file=sys.stderr)
-            return 1
-    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    print(f"{address}: {arguments.service} is {status}")
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+            failure: Any = exc  # an RpcError that a call raises is also the call
+            return f"no answer: {failure.code().name}: {failure.details()}"
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
 
 
 if __name__ == "__main__":

@@ -39,5 +39,5 @@ import_debian() {
     rm -rf "$root"
 }
 
-import_debian python:3.11-slim-bookworm python3,python3-venv,python3-pip,ca-certificates
+import_debian python:3.11-slim-bookworm python3,python3-venv,python3-pip,libpython3-dev,ca-certificates
 import_debian valkey/valkey:8.1 redis-server,redis-tools,ca-certificates
