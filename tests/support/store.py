@@ -1,0 +1,146 @@
+"""A real store in this process, with a client's stubs, for tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from shared.base_spec import BaseSpec
+from shared.errors import HotslotError
+from shared.ids import digest_of
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from shared.rpc.status import from_rpc_error
+from store_service.app import running_store
+from store_service.catalog.records import BaseModelRecord
+from store_service.rpc.converters import base_model_to_pb
+from store_service.settings import StoreSettings
+from tests.support.checkpoints import Draft, base_spec
+
+CHUNK_BYTES = 64 * 1024
+
+
+@dataclass
+class StoreClient:
+    """One tenant's stubs. Errors are raised as the classes that the store raised."""
+
+    channel: grpc.aio.Channel
+    tenant: str = "default"
+    endpoint: str = ""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("hotslot-tenant", self.tenant),)
+
+    @property
+    def adapters(self) -> Any:
+        return adapter_store_pb2_grpc.AdapterStoreServiceStub(self.channel)
+
+    @property
+    def blobs(self) -> Any:
+        return blob_pb2_grpc.BlobServiceStub(self.channel)
+
+    def of(self, tenant: str) -> "StoreClient":
+        return StoreClient(self.channel, tenant, self.endpoint)
+
+    async def call(self, method: str, request: Any) -> Any:
+        stub = self.blobs if hasattr(self.blobs, method) else self.adapters
+        try:
+            return await getattr(stub, method)(request, metadata=self.metadata, timeout=30)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def stream(self, method: str, request: Any) -> list[Any]:
+        stub = self.blobs if hasattr(self.blobs, method) else self.adapters
+        try:
+            return [message async for message in getattr(stub, method)(request, metadata=self.metadata, timeout=30)]
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def write(
+        self, data: bytes, *, digest: str = "", offset: int = 0, end: int | None = None, finish: bool = True
+    ) -> Any:
+        """Upload `data[offset:end]` as a part of `data`."""
+
+        async def messages() -> AsyncIterator[blob_pb2.WriteBlobRequest]:
+            last = len(data) if end is None else end
+            for position in range(offset, max(last, offset + 1), CHUNK_BYTES):
+                chunk = data[position : min(position + CHUNK_BYTES, last)]
+                yield blob_pb2.WriteBlobRequest(
+                    digest=digest or digest_of(data),
+                    size_bytes=len(data),
+                    offset=position,
+                    data=chunk,
+                    finish=finish and position + len(chunk) == last,
+                )
+
+        try:
+            return await self.blobs.WriteBlob(messages(), metadata=self.metadata, timeout=30)
+        except grpc.aio.AioRpcError as exc:
+            raise from_rpc_error(exc) from exc
+
+    async def read(self, digest: str, offset: int = 0, limit: int = 0) -> bytes:
+        request = blob_pb2.ReadBlobRequest(digest=digest, offset=offset, limit=limit)
+        chunks = await self.stream("ReadBlob", request)
+        position = offset
+        for chunk in chunks:
+            assert chunk.offset == position
+            position += len(chunk.data)
+        return b"".join(chunk.data for chunk in chunks)
+
+    async def register(self, spec: BaseSpec | None = None) -> pb.BaseModel:
+        message = base_model_to_pb(BaseModelRecord(spec or base_spec(), 0))
+        response = await self.call("RegisterBaseModel", pb.RegisterBaseModelRequest(base_model=message))
+        return response.base_model  # type: ignore[no-any-return]
+
+    async def upload(self, draft: Draft) -> list[pb.UploadedFile]:
+        files = []
+        for name, data in draft.files().items():
+            await self.write(data)
+            files.append(pb.UploadedFile(path=name, digest=digest_of(data)))
+        return files
+
+    async def upload_nonempty(self, draft: Draft) -> list[pb.UploadedFile]:
+        """An empty file cannot be uploaded; a client leaves it away."""
+        draft = draft.copy()
+        draft.without |= {name for name, data in draft.files().items() if not data}
+        return await self.upload(draft)
+
+    async def push(self, draft: Draft, reference: str, **fields: Any) -> pb.Version:
+        request = pb.CreateVersionRequest(reference=reference, files=await self.upload(draft), **fields)
+        return (await self.call("CreateVersion", request)).version  # type: ignore[no-any-return]
+
+    async def resolve(self, reference: str, base_model_digest: str = "") -> pb.Version:
+        request = pb.ResolveAdapterRequest(reference=reference, base_model_digest=base_model_digest)
+        return (await self.call("ResolveAdapter", request)).version  # type: ignore[no-any-return]
+
+    async def names(self, **fields: Any) -> list[str]:
+        response = await self.call("ListAdapters", pb.ListAdaptersRequest(**fields))
+        return [adapter.name for adapter in response.adapters]
+
+
+@asynccontextmanager
+async def open_store(folder: Path, **settings: Any) -> AsyncIterator[StoreClient]:
+    """Start a store on a free port and dial it."""
+    chosen = StoreSettings(listen="127.0.0.1:0", data_dir=folder, grace_s=1.0, **settings)
+    async with running_store(chosen) as server, dial(f"127.0.0.1:{server.port}") as client:
+        yield client
+
+
+@asynccontextmanager
+async def dial(endpoint: str) -> AsyncIterator[StoreClient]:
+    """A client of the store at an endpoint."""
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        yield StoreClient(channel, endpoint=endpoint)
+
+
+async def error_of(call: Any) -> HotslotError:
+    """The error that a call ends with."""
+    try:
+        await call
+    except HotslotError as exc:
+        return exc
+    raise AssertionError("the call succeeded")
