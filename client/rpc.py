@@ -15,6 +15,7 @@ Req = TypeVar("Req")
 Res = TypeVar("Res")
 
 UNARY_TIMEOUT_S = 30.0
+UNREACHABLE = "cannot be reached"
 # grpc.aio puts this in the place of the server's status when a write fails because the stream has ended.
 LOST_STATUS = "Internal error from Core"
 
@@ -89,7 +90,7 @@ class Connection:
         return error
 
     def _unreachable(self, why: str) -> UnavailableError:
-        return self._unavailable(f"the {self._peer} at {self.endpoint} cannot be reached ({why})")
+        return self._unavailable(f"the {self._peer} at {self.endpoint} {UNREACHABLE} ({why})")
 
     async def close(self) -> None:
         """Close the channel; calls that are under way are cancelled."""

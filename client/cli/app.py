@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from client.cli import catalogue_commands, fleet_commands, generate_commands, up, worker_commands
-from client.cli.failures import EXIT_INTERRUPTED, EXIT_USAGE, report
+from client.cli.failures import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, report
 from shared.errors import HotslotError
 
 app = typer.Typer(
@@ -54,13 +54,16 @@ def run(arguments: Sequence[str]) -> int:
         return report(exc, as_json="--json" in arguments)
     except typer.TyperException as exc:
         return _report_usage(exc)
-    except (KeyboardInterrupt, typer.Abort):
-        print("hotslot: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has seen enough; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as exc:
+        print(f"hotslot: {exc}", file=sys.stderr)
+        return EXIT_FAILURE
+    except (KeyboardInterrupt, typer.Abort):
+        print("hotslot: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _report_usage(error: typer.TyperException) -> int:

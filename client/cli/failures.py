@@ -20,6 +20,7 @@ import json
 import sys
 from dataclasses import asdict
 
+from client.rpc import UNREACHABLE
 from shared import errors
 from shared.rpc.status import row_for
 
@@ -41,10 +42,6 @@ _EXIT_CODES: tuple[tuple[type[errors.HotslotError], int], ...] = (
     (errors.DigestMismatchError, 8),
 )
 _ADVICE: tuple[tuple[type[errors.HotslotError], str], ...] = (
-    (errors.NoWorkersError, ""),
-    (errors.DrainingError, ""),
-    (errors.SourceUnavailableError, ""),
-    (errors.CoordinationUnavailableError, ""),
     (errors.StoreUnavailableError, "`hotslot up` starts one; --store or HOTSLOT_STORE names another"),
     (errors.UnavailableError, "`hotslot up` starts one; --worker or HOTSLOT_WORKER names another"),
     (errors.RequestDeadlineError, "try again, or allow more time"),
@@ -68,8 +65,10 @@ def error_lines(error: errors.HotslotError) -> list[str]:
         ]
     line = f"hotslot: {_one_line(error.message)}"
     advice = next((text for cls, text in _ADVICE if isinstance(error, cls)), "")
-    if (advice and "cannot be reached" in error.message) or isinstance(error, errors.RequestDeadlineError):
-        line += f"; {advice}"
+    # A server that answers UNAVAILABLE says itself what to do.
+    if isinstance(error, errors.UnavailableError) and UNREACHABLE not in error.message:
+        advice = ""
+    line += f"; {advice}" if advice else ""
     retry_after_s = getattr(error, "retry_after_s", None)
     return [line + (f"; try again in {retry_after_s:g} s" if retry_after_s else "")]
 

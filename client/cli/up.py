@@ -107,7 +107,7 @@ def up(
         if model == DEMO_MODEL:
             model, model_name = _demo_model(model_name)
         if not redis_url:
-            redis_url = stack.enter_context(embedded_valkey()).url
+            redis_url = _start_valkey(stack)
         plan = Plan(model, model_name, workers, store_port, worker_port, data_dir, redis_url)
         supervisor = Supervisor(plan, on_restart=lambda child: _report_restart(child, as_json=as_json))
         stack.callback(supervisor.stop, grace_s)
@@ -188,6 +188,14 @@ def _stop_on_signals() -> Iterator[None]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+
+
+def _start_valkey(stack: ExitStack) -> str:
+    try:
+        return stack.enter_context(embedded_valkey()).url
+    except ModuleNotFoundError as exc:
+        problem = "there is no embedded Valkey: install hotslot[embedded], or name a Redis with --redis-url"
+        raise InvalidRequestError([], problem) from exc
 
 
 def require_free(port: int) -> None:

@@ -54,7 +54,8 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
                     yield inference_pb2.GenerateResponse(
                         chunk=inference_pb2.GenerateChunk(choice=choice, text=piece, token_ids=[index])
                     )
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
+            # Which one depends on whether the call is cancelled while we wait or while a message is sent.
             self.cancelled.set()
             raise
         for choice in range(request.num_choices or 1):

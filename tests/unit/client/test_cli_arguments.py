@@ -1,6 +1,7 @@
 """What the `hotslot` command refuses before it calls anyone, and how errors and values are written."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,15 @@ def test_a_store_that_is_not_there_says_what_to_do(capsys: pytest.CaptureFixture
     err = capsys.readouterr().err
     assert "`hotslot up` starts one; --store or HOTSLOT_STORE names another" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_file_that_cannot_be_read_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).symlink_to(name)
+    assert run(["push", str(tmp_path), "pirate"]) != 0
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert err.startswith("hotslot: ")
 
 
 @pytest.mark.parametrize("row", STATUS_TABLE, ids=lambda row: row.reason)
