@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import HotslotError
-from shared.ids import DEFAULT_TENANT, Digest, digest_of
+from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.app import SQLITE_FILE
 from store_service.catalog.database import open_database
@@ -141,10 +141,14 @@ async def crash_again_and_again(folder: Path, num_crashes: int, seed: int) -> No
             assert isinstance(await working, HotslotError)
     async with Store(folder):
         pass  # collects what the crashes left behind
-    kept = {(DEFAULT_TENANT, Digest(f"sha256:{path.name}")) for path in folder.glob("data/blobs/*/*/*")}
+    kept = blobs_on_disk(folder)
     catalog = SqlCatalog(open_database(f"sqlite:///{folder / 'data' / SQLITE_FILE}"))
     assert kept == catalog.referenced_weights()
     assert kept
+
+
+def blobs_on_disk(folder: Path) -> set[tuple[TenantId, Digest]]:
+    return {(DEFAULT_TENANT, Digest(f"sha256:{path.name}")) for path in folder.glob("data/blobs/*/*/*")}
 
 
 async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
