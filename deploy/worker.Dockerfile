@@ -30,10 +30,11 @@ RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-
 
 FROM ${PYTHON_IMAGE}
 ARG DEVICE=cpu
-# torch.compile generates C++ (and, for CUDA, launchers in C) that is compiled at start.
+# torch.compile generates C++ (and, for CUDA, launchers in C) that is compiled at start, against Python's headers.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ libc6-dev \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* \
+    && test -f "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"
 RUN groupadd --gid 10001 hotslot \
     && useradd --uid 10001 --gid hotslot --no-create-home --home-dir /var/cache/hotslot hotslot \
     && install -d -o hotslot -g hotslot -m 0750 /var/cache/hotslot

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "shared" / "pb"
 SERVICES = ("shared", "store_service", "worker_service")
 MAX_LINES = 300
-MAX_TEST_LINES = 400
+MAX_TEST_LINES = 450
 LONGER = {"shared/errors.py": 450}
 """The error tree is one thing and stays in one file."""
 SHAPELESS_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base_classes"}
@@ -63,11 +63,15 @@ def test_a_name_says_what_lives_there(path: Path) -> None:
 
 
 def _environment_reads(path: Path) -> Iterator[int]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    # Setting a variable is how some libraries are configured.
+    written = {id(node.value) for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
         if (
             isinstance(node, ast.Attribute)
             and isinstance(node.value, ast.Name)
             and (node.value.id, node.attr) in {("os", "environ"), ("os", "getenv")}
+            and id(node) not in written
         ):
             yield node.lineno
 

@@ -1,0 +1,56 @@
+"""What deployments set is what the services read."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from shared.settings import ENV_PREFIX
+from store_service.settings import StoreSettings
+from worker_service.settings import WorkerSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+STORE = {ENV_PREFIX + name.upper() for name in StoreSettings.model_fields}
+WORKER = {ENV_PREFIX + name.upper() for name in WorkerSettings.model_fields}
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def names_in(path: str) -> set[str]:
+    """Every `HOTSLOT_…` that a file names."""
+    return set(re.findall(rf"\b{ENV_PREFIX}[A-Z_]+", (ROOT / path).read_text()))
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("deploy/store.Dockerfile", STORE),
+        ("deploy/worker.Dockerfile", WORKER),
+        ("docker-compose.yml", STORE | WORKER | {"HOTSLOT_TAG"}),
+        ("deploy/kubernetes/base/kustomization.yaml", STORE | WORKER),
+        ("deploy/kubernetes/base/worker.yaml", WORKER),
+        ("deploy/kubernetes/overlays/gpu/kustomization.yaml", WORKER),
+    ],
+)
+def test_a_deployment_sets_only_settings_that_exist(path: str, known: set[str]) -> None:
+    assert names_in(path)
+    assert names_in(path) <= known
+
+
+@pytest.mark.parametrize(("service", "known"), [("store", STORE), ("worker-a", WORKER), ("worker-b", WORKER)])
+def test_a_composed_service_gets_only_its_own_settings(service: str, known: set[str]) -> None:
+    assert set(COMPOSE["services"][service]["environment"]) <= known
+
+
+@pytest.mark.parametrize("service", sorted(COMPOSE["services"]))
+def test_every_composed_service_has_a_health_check_and_restarts(service: str) -> None:
+    assert COMPOSE["services"][service]["healthcheck"]["test"]
+    assert COMPOSE["services"][service]["restart"] == "unless-stopped"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("*.Dockerfile")), ids=lambda path: path.name)
+def test_an_image_runs_without_rights_and_says_how_it_is(path: Path) -> None:
+    final_stage = path.read_text().split("\nFROM ")[-1]
+    assert re.search(r"^USER (?!0\b)\d+:\d+$", final_stage, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK .*hotslot-health", final_stage, re.MULTILINE)
