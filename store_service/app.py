@@ -30,6 +30,7 @@ from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.settings import StoreSettings
+from store_service.sources.hub import HubOptions
 from store_service.sources.sources import Sources
 from store_service.watch import ChangeSignal
 
@@ -78,7 +79,16 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         importer = Importer(registry, settings.data_dir / "imports", admission, max_imports=settings.max_imports)
         stack.push_async_callback(importer.close)
         await _collect(settings, registry, uploads, offload)
-        sources = Sources(tuple(Path(root) for root in settings.import_roots), settings.max_adapter_bytes)
+        sources = Sources(
+            import_roots=tuple(Path(root) for root in settings.import_roots),
+            max_bytes=settings.max_adapter_bytes,
+            hub=HubOptions(
+                endpoint=settings.hub_endpoint,
+                token=settings.hub_token.get_secret_value(),
+                redirect_hosts=settings.hub_redirect_hosts,
+            ),
+            hub_token_tenants=settings.hub_token_tenants,
+        )
         servicer = AdapterStoreServicer(
             registry, importer, sources, offload, admission, signal, delete_grace_s=settings.delete_grace_s
         )

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
+from shared.ids import DEFAULT_TENANT
 from shared.settings import SecretUrl, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
@@ -22,6 +23,15 @@ class StoreSettings(Settings):
     """Redis for PlacementService; without it that service is not served."""
     import_roots: TextList = ()
     """Folders of this machine that ImportAdapter may read, separated by commas; none means no folder."""
+
+    hub_endpoint: str = "https://huggingface.co"
+    """Where Hugging Face repositories are fetched from: the hub or a mirror."""
+    hub_token: SecretStr = SecretStr("")
+    """Token for private repositories; never shown, and sent to hub_endpoint only."""
+    hub_token_tenants: TextList = (DEFAULT_TENANT,)
+    """Tenants who may import with hub_token; the others see public repositories only."""
+    hub_redirect_hosts: TextList = ("huggingface.co", "hf.co")
+    """Hosts, with their subdomains, that hub_endpoint may redirect downloads to."""
 
     max_rank: int = Field(default=AdmissionLimits().max_rank, ge=1, le=8192)
     """Largest rank that an adapter may have."""

@@ -49,7 +49,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.ImportAdapterRequest, context: Any
     ) -> AsyncIterator[pb.ImportAdapterResponse]:
         """See the service's definition."""
-        source = self._sources.of(converters.source_of(request))
+        source = self._sources.of(tenant_of(context), converters.source_of(request))
         publication = Publication(
             reference=parse_reference(request.reference),
             base_model=request.base_model,

@@ -1,10 +1,11 @@
 """Which sources this store can import from, and with which limits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.errors import NotImplementedYetError
+from shared.ids import TenantId
 from store_service.sources.directory import DirectorySource
+from store_service.sources.hub import HubOptions, HubSource
 from store_service.sources.source import Source
 
 
@@ -30,11 +31,13 @@ class Sources:
 
     import_roots: tuple[Path, ...]
     max_bytes: int
+    hub: HubOptions
+    hub_token_tenants: tuple[str, ...]
+    """Tenants for whom the hub's token is used: it opens repositories that are not everybody's."""
 
-    def of(self, location: HubLocation | FolderLocation) -> Source:
-        """Raises NotImplementedYetError for a source that this version does not have."""
+    def of(self, tenant: TenantId, location: HubLocation | FolderLocation) -> Source:
+        """The source at a location; raises InvalidRequestError when it is malformed."""
         if isinstance(location, FolderLocation):
             return DirectorySource(location.path, self.import_roots, self.max_bytes)
-        raise NotImplementedYetError(
-            "ImportAdapter from the Hugging Face Hub; download the repository and push its folder, which"
-        )
+        hub = self.hub if tenant in self.hub_token_tenants else replace(self.hub, token="")
+        return HubSource(location.repo_id, location.revision, location.subfolder, hub, self.max_bytes)

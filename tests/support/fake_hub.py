@@ -1,0 +1,117 @@
+"""A local HTTP server that speaks the part of the Hugging Face Hub's API that is used, with faults on request."""
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+COMMIT = "c" * 40
+
+
+@dataclass
+class FakeHub:
+    """Repositories by id, and how to misbehave."""
+
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    private_token: str = ""
+    """When set, nothing is there without it."""
+    fail_with: dict[str, list[int]] = field(default_factory=dict)
+    """Status codes for the next requests of a file (or of "api")."""
+    truncate: list[int] = field(default_factory=list)
+    """After how many bytes the next downloads of weights break off."""
+    replace: dict[str, bytes] = field(default_factory=dict)
+    """Bytes that are sent instead of a file's."""
+    redirect_to: str = ""
+    """Where weights are sent on to."""
+    gate: threading.Event | None = None
+    """Held back until set."""
+    requests: Counter[str] = field(default_factory=Counter)
+    tokens: list[str] = field(default_factory=list)
+    endpoint: str = ""
+
+
+@contextmanager
+def fake_hub() -> Iterator[FakeHub]:
+    hub = FakeHub()
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        if hub.gate is not None:
+            hub.gate.set()
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.hub.tokens.append(self.headers.get("Authorization", ""))
+        if path.startswith("/api/models/"):
+            self._info(path.removeprefix("/api/models/"))
+        else:
+            repository, _, rest = path.lstrip("/").partition("/resolve/")
+            self._file(repository, rest.partition("/")[2])
+
+    def _info(self, path: str) -> None:
+        repository, _, revision = path.partition("/revision/")
+        self.hub.requests["api"] += 1
+        token = self.headers.get("Authorization", "")
+        hidden = self.hub.private_token and token != f"Bearer {self.hub.private_token}"
+        if self.hub.fail_with.get("api"):
+            self._send(self.hub.fail_with["api"].pop(0), b"{}")
+        elif repository not in self.hub.repositories or hidden:
+            self._send(401, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
+        elif revision not in ("", "main", "v1", COMMIT):
+            self._send(404, b'{"error": "Revision not found"}', {"X-Error-Code": "RevisionNotFound"})
+        else:
+            siblings = [_sibling(name, data) for name, data in self.hub.repositories[repository].items()]
+            document = {"id": repository, "sha": COMMIT, "siblings": siblings}
+            self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, repository: str, name: str) -> None:
+        self.hub.requests[name] += 1
+        if self.hub.gate is not None:
+            self.hub.gate.wait(30)
+        if self.hub.fail_with.get(name):
+            self._send(self.hub.fail_with[name].pop(0), b"")
+            return
+        if self.hub.redirect_to and name.endswith(".safetensors") and not self.path.endswith("?again"):
+            self._send(302, b"", {"Location": self.hub.redirect_to.replace("{path}", self.path) + "?again"})
+            return
+        data = self.hub.replace.get(name, self.hub.repositories[repository][name])
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        body = data[start:]
+        stop = self.hub.truncate.pop(0) if self.hub.truncate and name.endswith(".safetensors") else len(body)
+        self._send(206 if start else 200, body, stop=stop)
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, stop: int | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[:stop])
+        if stop is not None and stop < len(body):
+            self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _sibling(name: str, data: bytes) -> dict[str, Any]:
+    git_sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_sha1}
+    if name.endswith(".safetensors"):
+        sibling["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+    return sibling
