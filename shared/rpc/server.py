@@ -174,8 +174,9 @@ def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
         ("grpc.keepalive_permit_without_calls", 1),
-        # Clients may probe twice as often as we do before they count as abusive.
+        # A server that was too busy to read sees several probes at once, which is no abuse: nobody is cut off for it.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", keepalive_ms // 2),
+        ("grpc.http2.max_ping_strikes", 0),
     ]
     if options.max_connection_age_s is not None:
         settings += [
