@@ -35,11 +35,12 @@ def model_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def worker_process(stack: Stack, store_process: Child, model_folder: Path) -> Child:
-    """A real worker; its start compiles, so all tests share it and leave it as they found it."""
-    compiled = ROOT / "build" / "compiled"
-    compiled.mkdir(parents=True, exist_ok=True)
-    # Few buckets, and the compiler's cache kept between runs: a first start takes minutes, later ones seconds.
-    return stack.start_worker(model_folder, model_name=BASE_MODEL, buckets="1,8", cache_dir=str(compiled))
+    """A real worker, shared by all tests, which leave it as they found it.
+
+    Not compiled: that takes minutes, and is what the worker's own tests and the demo are about. One thread: on a
+    machine that runs other things as well, threads wait for each other at every operation.
+    """
+    return stack.start_worker(model_folder, model_name=BASE_MODEL, buckets="1,8,32", compile="false", num_threads="1")
 
 
 @pytest.fixture(scope="session")

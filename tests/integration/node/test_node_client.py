@@ -51,8 +51,8 @@ def test_the_lock_names_no_registry() -> None:
 def test_a_node_client_lists_adapters_and_streams_a_generation(
     node_client: list[str], hotslot: BlockingHotslotClient
 ) -> None:
-    for name in ("pirate", "shout"):
-        hotslot.store.push(DEMO_ADAPTERS / name, f"node/{name}")
+    for name in ("node/pirate", "node/second"):
+        hotslot.store.push(DEMO_ADAPTERS / "pirate", name)
     digest = hotslot.store.resolve("node/pirate").version.digest
     prompt = "What is the capital of France?"
     arguments = [str(PROTOS), hotslot.store.client.endpoint, hotslot.worker.client.endpoint, "node/pirate", prompt]
@@ -61,10 +61,10 @@ def test_a_node_client_lists_adapters_and_streams_a_generation(
     )
     found = json.loads(done.stdout)
 
-    assert {"node/pirate", "node/shout"} <= set(found["adapters"])
+    assert {"node/pirate", "node/second"} <= set(found["adapters"])
     started, *chunks, finished = found["events"]
     assert [started["kind"], *{c["kind"] for c in chunks}, finished["kind"]] == ["started", "chunk", "finished"]
-    assert started["adapters"] == [{"reference": "node/pirate", "digest": digest, "weight": 1}]
+    assert started["adapters"] == [{"reference": "node/pirate:latest", "digest": digest, "weight": 1}]
     assert finished["usage"]["completion_tokens"] == sum(len(c["token_ids"]) for c in chunks)
     assert len(chunks) > 1, "it streams"
     assert found["refused"]["code"] == "NOT_FOUND"
