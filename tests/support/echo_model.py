@@ -29,6 +29,12 @@ def voice(digest: str, weight: float = 1.0) -> str:
     return f"{digest[7:15]}*{weight:g}"
 
 
+def _open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass(frozen=True)
 class EchoWeights:
     """Host memory of the model that needs none."""
@@ -44,10 +50,13 @@ class EchoDecoder:
 
     decoded: list[Digest] = field(default_factory=list)
     refuse: set[Digest] = field(default_factory=set)
-    delay_s: float = 0.0
+    gate: threading.Event = field(default_factory=_open_gate)
+    """While cleared, decoding hangs."""
+    entered: int = 0
 
     def decode(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> EchoWeights:
-        time.sleep(self.delay_s)
+        self.entered += 1
+        self.gate.wait()
         if manifest.digest in self.refuse:
             raise InvalidAdapterError([Violation("BAD", "tensor", "junk", "numbers", "tensor: it is junk")])
         self.decoded.append(manifest.digest)
@@ -83,11 +92,8 @@ class EchoRunner:
     num_slots: int
     step_s: float = 0.0
     recompiles: int = 0
-    gate: threading.Event = field(default_factory=threading.Event)
+    gate: threading.Event = field(default_factory=_open_gate)
     slots: dict[int, AdapterWeights] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for slot in slots:

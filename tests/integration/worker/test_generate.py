@@ -118,6 +118,7 @@ async def test_choices_are_independent_and_counted(calls: Calls) -> None:
 
 
 async def test_a_stop_string_across_tokens_ends_the_answer_before_it(calls: Calls, running: RunningWorker) -> None:
+    running.model.runner.step_s = 0.02
     answer = await calls.generate(**ENDLESS, stop=pb.StopConditions(stop_strings=["eba"]))
     assert answer.text == "bas"
     assert answer.finished[0].stop_string == "eba"
@@ -159,7 +160,7 @@ async def test_a_client_that_goes_away_frees_everything(
     calls: Calls, running: RunningWorker, store: MemoryStore, model: EchoModel
 ) -> None:
     store.add("bot", model.spec.digest)
-    model.runner.step_s = 0.002
+    model.runner.step_s = 0.05  # by themselves they would end long after the test's patience
     streams = [calls.inference.Generate(make_request("bot", **ENDLESS), timeout=20) for _ in range(8)]
     await streams[0].read()
     for stream in streams:
@@ -187,7 +188,7 @@ async def test_a_client_that_goes_away_while_its_adapter_loads_stops_the_pull(
 async def test_a_deadline_ends_the_sequences_on_the_worker(
     calls: Calls, running: RunningWorker, model: EchoModel
 ) -> None:
-    model.runner.step_s = 0.005
+    model.runner.step_s = 0.05
     with pytest.raises(grpc.RpcError) as caught:
         async for _ in calls.inference.Generate(make_request(**ENDLESS), timeout=0.3):
             pass
@@ -232,17 +233,17 @@ async def test_another_tenants_adapter_is_not_found_even_when_it_is_resident(
 
 
 async def test_a_draining_worker_takes_no_new_requests_and_finishes_the_running_ones(
-    calls: Calls, model: EchoModel
+    calls: Calls, running: RunningWorker, model: EchoModel
 ) -> None:
     model.runner.step_s = 0.002
-    running = asyncio.create_task(calls.generate(**ENDLESS, stop=pb.StopConditions(max_tokens=100)))
+    answering = asyncio.create_task(calls.generate(**ENDLESS, stop=pb.StopConditions(max_tokens=100)))
     await until_async(lambda: has_steps(calls))
     draining = calls.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
     await until_async(lambda: is_draining(calls))
     assert isinstance(await error_of(calls.generate()), DrainingError)
     await draining
-    assert running.done()
-    assert len((await running).token_ids[0]) == 100
+    assert running.worker.in_flight == 0
+    assert len((await answering).token_ids[0]) == 100
 
 
 async def has_steps(calls: Calls) -> bool:

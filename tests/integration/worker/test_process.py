@@ -20,6 +20,7 @@ from shared.coordination.records import Tier, WorkerState
 from shared.embedded_valkey import embedded_valkey
 from shared.errors import UnavailableError
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from shared.pb.hotslot.worker.v1 import inference_pb2
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import LIVENESS, READINESS, ServerOptions, serve
 from shared.rpc.status import from_rpc_error
@@ -132,7 +133,9 @@ async def test_sigterm_lets_streams_finish_and_exits_with_0(
 ) -> None:
     async with running_process(store_endpoint, redis_url=redis_url) as worker:
         await until_async(worker.is_ready)
-        stream = asyncio.create_task(worker.calls.generate(text="endless"))
+        stream = asyncio.create_task(
+            worker.calls.generate(text="endless", stop=inference_pb2.StopConditions(max_tokens=200))
+        )
 
         async def generates() -> bool:
             return (await worker.calls.status()).generated_tokens > 3
@@ -146,7 +149,7 @@ async def test_sigterm_lets_streams_finish_and_exits_with_0(
         await until_async(is_gone)
         assert not stream.done()
         answer = await stream
-        assert len(answer.token_ids[0]) == 512 - len("endless")
+        assert len(answer.token_ids[0]) == 200
         assert await worker.exit_code() == 0
 
 

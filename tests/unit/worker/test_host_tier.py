@@ -83,7 +83,7 @@ class HostTierMachine(RuleBasedStateMachine):
 
 
 TestHostTier = HostTierMachine.TestCase
-TestHostTier.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestHostTier.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def fill(tier: HostTier, digest: Digest, size: int) -> None:

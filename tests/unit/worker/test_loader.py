@@ -82,6 +82,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
 
     yield make
     for rig in rigs:
+        rig.decoder.gate.set()
         await rig.loader.close()
         assert rig.tier.used_bytes == sum(entry.weights.size_bytes for entry in rig.tier.entries())
     executor.shutdown()
@@ -135,6 +136,20 @@ async def test_the_last_that_goes_away_cancels_the_pull_and_the_next_begins_anew
     rig.source.gate.set()
     await rig.loader.acquire(version(1))
     assert rig.source.reads == 2
+
+
+async def test_memory_of_a_decoding_that_nobody_waits_for_counts_until_it_has_ended(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.source.gate.set()
+    rig.decoder.gate.clear()
+    waiting = asyncio.create_task(rig.loader.acquire(version(1)))
+    await until(lambda: rig.decoder.entered == 1)
+    waiting.cancel()
+    await until(waiting.done)
+    await asyncio.sleep(0.01)
+    assert rig.tier.used_bytes == 100
+    rig.decoder.gate.set()
+    await until(lambda: rig.tier.used_bytes == 0)
 
 
 async def test_a_failure_reaches_all_and_is_not_kept(make_rig: MakeRig) -> None:
