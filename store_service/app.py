@@ -103,7 +103,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                 blob_pb2,
                 "BlobService",
                 blob_pb2_grpc.add_BlobServiceServicer_to_server,
-                BlobServicer(registry, offload, settings.max_read_streams),
+                BlobServicer(registry, offload, settings.max_read_streams, settings.verify_every_s),
             ),
             *await _placement(settings, registry, offload, stack),
         ]

@@ -39,6 +39,8 @@ class StoreSettings(Settings):
     """Largest file of a checkpoint."""
     max_read_streams: int = Field(default=64, ge=1)
     """Blobs that are read at the same time, with about 2 MiB of memory each; more are refused for a moment."""
+    verify_every_s: float = Field(default=60.0, ge=0)
+    """How long a blob that was read and found whole is served without digesting it again; 0 means every time."""
     max_admissions: int = Field(default=2, ge=1)
     """Checkpoints that are validated at the same time; more wait."""
     max_imports: int = Field(default=4, ge=1)

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,6 +23,7 @@ from store_service.offload import Offload
 CHUNK_BYTES = 256 * 1024
 BLOCK_CHUNKS = 4
 """Chunks read on one visit to a thread; a stream holds two such blocks at most."""
+MAX_VERIFIED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +56,45 @@ class UploadResult:
     is_complete: bool
 
 
+class Verified:
+    """Remembers which files were found whole lately, so that a blob that many pull is not digested for each.
+
+    The receiver digests what it gets in any case. A file that was written to since is another file.
+    """
+
+    def __init__(self, valid_s: float) -> None:
+        self._valid_s = valid_s
+        self._seen: dict[tuple[int, ...], float] = {}
+
+    def is_fresh(self, file: BinaryIO) -> bool:
+        """Whether this file was found whole within `valid_s`."""
+        seen_s = self._seen.get(_identity(file))
+        return seen_s is not None and time.monotonic() - seen_s < self._valid_s
+
+    def add(self, file: BinaryIO) -> None:
+        """This file was found whole."""
+        if len(self._seen) >= MAX_VERIFIED:
+            self._seen.clear()
+        self._seen[_identity(file)] = time.monotonic()
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class _Reader:
     """Reads a range of an open blob block by block, on threads; verifies when the range reaches the end."""
 
-    def __init__(self, file: BinaryIO, size_bytes: int, digest: Digest, offset: int, end: int) -> None:
+    def __init__(
+        self, file: BinaryIO, size_bytes: int, digest: Digest, offset: int, end: int, verified: Verified
+    ) -> None:
         self._file = file
         self._digest = digest
         self._position = offset
         self._end = end
-        self._verifies = end == size_bytes
+        self._verified = verified
+        self._verifies = end == size_bytes and not verified.is_fresh(file)
         self._hash = hashlib.sha256()
 
     def read_prefix(self) -> None:
@@ -93,11 +126,18 @@ class _Reader:
             found = Digest("sha256:" + self._hash.hexdigest())
             if found != self._digest:
                 raise DigestMismatchError(f"blob {self._digest} on the store's disk", found, self._digest)
+            self._verified.add(self._file)
         return chunks
 
 
 async def read_stream(
-    file: BinaryIO, size_bytes: int, digest: Digest, offset: int, limit: int, offload: Offload
+    file: BinaryIO,
+    size_bytes: int,
+    digest: Digest,
+    offset: int,
+    limit: int,
+    offload: Offload,
+    verified: Verified,
 ) -> AsyncGenerator[Chunk]:
     """The bytes `[offset, offset + limit)` (limit 0: to the end), one block ahead of the receiver; closes the file.
 
@@ -108,7 +148,7 @@ async def read_stream(
         if offset > size_bytes:
             raise BadOffsetError(f"blob {digest}", offset, size_bytes)
         end = min(size_bytes, offset + limit) if limit else size_bytes
-        reader = _Reader(file, size_bytes, digest, offset, end)
+        reader = _Reader(file, size_bytes, digest, offset, end, verified)
         await offload(reader.read_prefix)
         pending = offload.start(reader.read_block)
         while chunks := await pending:

@@ -65,12 +65,14 @@ class StoreClient:
     ) -> Any:
         """Upload `data[offset:end]` as a part of `data`."""
 
+        digest = digest or digest_of(data)
+
         async def messages() -> AsyncIterator[blob_pb2.WriteBlobRequest]:
             last = len(data) if end is None else end
             for position in range(offset, max(last, offset + 1), CHUNK_BYTES):
                 chunk = data[position : min(position + CHUNK_BYTES, last)]
                 yield blob_pb2.WriteBlobRequest(
-                    digest=digest or digest_of(data),
+                    digest=digest,
                     size_bytes=len(data),
                     offset=position,
                     data=chunk,
