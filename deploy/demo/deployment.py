@@ -1,0 +1,87 @@
+"""The demo's own deployment: an embedded Valkey, a store and one worker, gone when the demo ends."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.cli.children import Child, ChildSpec, stop_all
+from deploy.demo.model import BASE_MODEL
+from shared.embedded_valkey import embedded_valkey
+
+STORE_READY_S = 60.0
+WORKER_READY_S = 900.0
+"""A first start compiles every bucket, which takes a minute or two on a small machine."""
+GRACE_S = 10.0
+WORKER_SETTINGS = {
+    "HOTSLOT_BUCKETS": "1,8,64",
+    "HOTSLOT_MAX_SEQUENCES": "8",
+    "HOTSLOT_NUM_SLOTS": "8",
+    "HOTSLOT_SLOT_RANK": "16",
+    "HOTSLOT_KV_TOKENS": "8192",
+    "HOTSLOT_MAX_SEQUENCE_TOKENS": "1024",
+}
+
+
+@dataclass
+class Deployment:
+    """Running processes; `restart` replaces one after it was killed."""
+
+    store: Child
+    worker: Child
+    redis_url: str
+
+    def restart_worker(self) -> None:
+        """Start the worker again as it was."""
+        self.worker.kill()
+        self.worker = Child(self.worker.spec)
+        self.worker.wait_ready(WORKER_READY_S)
+
+    def restart_store(self) -> None:
+        """Start the store again as it was."""
+        self.store.kill()
+        self.store = Child(self.store.spec)
+        self.store.wait_ready(STORE_READY_S)
+
+
+@contextmanager
+def deploy(model: Path, cache_dir: Path) -> Iterator[Deployment]:
+    """Start everything; the worker is being compiled when this yields (wait for `worker.wait_ready`)."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hotslot-demo-")))
+        redis_url = os.environ.get("HOTSLOT_REDIS_URL") or stack.enter_context(embedded_valkey()).url
+        store = _start(folder, "store", "store_service", redis_url, {"HOTSLOT_DATA_DIR": str(folder / "store")})
+        deployment = Deployment(store, store, redis_url)
+        stack.callback(
+            lambda: stop_all(list({id(c): c for c in (deployment.store, deployment.worker)}.values()), GRACE_S)
+        )
+        deployment.worker = _start(
+            folder,
+            "worker",
+            "worker_service",
+            redis_url,
+            {
+                "HOTSLOT_MODEL": str(model),
+                "HOTSLOT_MODEL_NAME": BASE_MODEL,
+                "HOTSLOT_STORE": store.spec.endpoint,
+                "HOTSLOT_CACHE_DIR": str(cache_dir),
+                **WORKER_SETTINGS,
+            },
+        )
+        store.wait_ready(STORE_READY_S)
+        yield deployment
+
+
+def _start(folder: Path, name: str, module: str, redis_url: str, settings: dict[str, str]) -> Child:
+    endpoint = f"127.0.0.1:{_free_port()}"
+    common = {"HOTSLOT_LISTEN": endpoint, "HOTSLOT_REDIS_URL": redis_url}
+    return Child(ChildSpec(name, module, endpoint, {**common, **settings}, folder / f"{name}.log"))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

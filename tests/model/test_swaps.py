@@ -1,0 +1,99 @@
+"""Swaps without pause: nothing is recompiled, nothing moves in memory, and what is there after is exact."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from shared.ids import Digest
+from tests.model.driver import Driver
+from worker_service.engine.messages import Cancel, SamplingOptions, Segment
+from worker_service.model.options import LoadedModel
+from worker_service.model.weights import HostAdapter, HostModule
+
+pytestmark = pytest.mark.model
+
+NUM_SWAPS = 200
+
+
+def random_adapter(loaded: LoadedModel, number: int) -> HostAdapter:
+    """Any rank up to the largest, any targets."""
+    rng = random.Random(number)
+    generator = torch.Generator().manual_seed(number)
+    rank = rng.randint(1, loaded.max_rank)
+    names = rng.sample(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], rng.randint(1, 7))
+    modules = {}
+    for path, linear in loaded.runner.slot_linears.items():
+        if path.rpartition(".")[2] in names and rng.random() < 0.7:
+            a_RI = torch.randn(rank, linear.in_features, generator=generator) * 0.02
+            b_OR = torch.randn(linear.out_features, rank, generator=generator) * 0.02
+            modules[path] = HostModule(a_RI, b_OR, rng.choice([0.5, 1.0, 2.0, 3.7]))
+    size_bytes = sum(m.a_RI.nbytes + m.b_OR.nbytes for m in modules.values())
+    return HostAdapter(Digest(f"sha256:{number:064x}"), rank, size_bytes, modules)
+
+
+def test_two_hundred_swaps_recompile_nothing_and_move_nothing(
+    driver: Driver, loaded: LoadedModel, adapters: dict[str, HostAdapter], reference: dict[str, list[dict[str, Any]]]
+) -> None:
+    before = loaded.runner.addresses()
+    rng = random.Random(0)
+    running = driver.submit([1, 2, 3], max_tokens=500)
+    for number in range(NUM_SWAPS):
+        driver.activate(rng.choice([*adapters.values(), random_adapter(loaded, number)]))
+        if number % 10 == 0:
+            driver.submit([5, 6, 7, number], ((random_adapter(loaded, number), rng.uniform(-2, 2)),), max_tokens=3)
+            driver.turn()
+    assert running in driver.open or len(driver.token_ids(running)) == 500
+    driver.core.handle(Cancel(running))
+    driver.open.discard(running)
+    driver.finish()
+
+    assert loaded.runner.recompiles == 0
+    assert loaded.runner.addresses() == before
+    for name in ("json", "french", "base"):
+        expected = reference[name][0]
+        mix = () if name == "base" else ((adapters[name], 1.0),)
+        sequence_id = driver.submit(expected["prompt_ids"], mix, max_tokens=16)
+        driver.finish()
+        assert driver.token_ids(sequence_id) == expected["greedy_ids"][:16], name
+    assert loaded.runner.recompiles == 0
+
+
+def test_a_running_sequence_finishes_on_the_version_it_began_with(
+    driver: Driver, adapters: dict[str, HostAdapter], reference: dict[str, list[dict[str, Any]]]
+) -> None:
+    old, new = reference["pirate"][0], reference["pirate-v2"][0]
+    begun = driver.submit(old["prompt_ids"], ((adapters["pirate"], 1.0),), max_tokens=32)
+    for _ in range(6):
+        driver.turn()
+    driver.activate(adapters["pirate-v2"])
+    later = driver.submit(new["prompt_ids"], ((adapters["pirate-v2"], 1.0),), max_tokens=32)
+    driver.finish()
+    assert driver.token_ids(begun) == old["greedy_ids"][:32]
+    assert driver.token_ids(later) == new["greedy_ids"][:32]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_whatever_a_slot_computes_changes_no_bit_of_another_row(
+    value: float, driver: Driver, loaded: LoadedModel, adapters: dict[str, HostAdapter]
+) -> None:
+    def rows() -> list[Segment]:
+        slots = {name: holder.slots for name, holder in held.items()}
+        return [
+            Segment((5, 6, 7), 0, (0,), (), SamplingOptions()),
+            Segment((5, 6, 7), 0, (1,), tuple((s, 1.0) for s in slots["json"]), SamplingOptions()),
+            Segment((5, 6, 7), 0, (2,), tuple((s, 1.0) for s in slots["poison"]), SamplingOptions()),
+        ]
+
+    poison = random_adapter(loaded, 1000)
+    held = {"json": driver.activate(adapters["json"]), "poison": driver.activate(poison)}
+    clean = loaded.runner.logits(rows())[:3].clone()
+    for linear in loaded.runner.slot_linears.values():
+        for slot in held["poison"].slots:
+            linear.a_CI[slot * linear.slot_rank : (slot + 1) * linear.slot_rank].fill_(value)
+    poisoned = loaded.runner.logits(rows())[:3].clone()
+    for _ in loaded.runner.write_slots(held["poison"].slots, poison):
+        pass
+    assert torch.equal(clean[:2], poisoned[:2]), "another row changed"
+    assert not torch.equal(clean[2], poisoned[2]), "the poisoned row did not change, so nothing was shown"
