@@ -110,6 +110,7 @@ async def measure_store(store_at: str, raw_at: str, num_bytes: int, num_adapters
         version = await store.push(adapter(("up_proj",), spec=spec, rank=256), "bench/large")
         push_s = time.perf_counter() - started
         digest = version.manifest.weights_digest
+        first = await stream_mib_s(store, digest)
         pairs = [(await stream_mib_s(store, digest), await stream_mib_s(raw, digest)) for _ in range(5)]
         verified, unverified = (statistics.median(side) for side in zip(*pairs, strict=True))
         small = BaseSpec("bench/small", "llama", "s", (BaseModule("model.layers.0.q_proj", ModuleKind.LINEAR, 8, 8),))
@@ -135,9 +136,10 @@ async def measure_store(store_at: str, raw_at: str, num_bytes: int, num_adapters
         return {
             "blob_mib": round(version.manifest.weights_size_bytes / MIB, 1),
             "push_s": round(push_s, 2),
-            "verified_stream_mib_s": round(verified, 1),
+            "first_stream_mib_s": round(first, 1),
+            "stream_mib_s": round(verified, 1),
             "raw_stream_mib_s": round(unverified, 1),
-            "verified_over_raw": round(statistics.median(v / r for v, r in pairs), 3),
+            "stream_over_raw": round(statistics.median(v / r for v, r in pairs), 3),
             "num_adapters": num_listed,
             "create_version_ms": round(create_ms, 2),
             "list_all_s": round(list_s, 2),
