@@ -14,7 +14,7 @@ from store_service.imports import Importer
 from store_service.offload import Offload
 from store_service.registry import Publication, Registry
 from store_service.rpc import converters
-from store_service.rpc.paging import decode_token, encode_token, page_size_of
+from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.sources.sources import Sources
 from store_service.watch import ChangeSignal, watch
 
@@ -105,9 +105,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found, revision = await self._offload(
             self._catalog.list_adapters, tenant_of(context), wanted, limit=limit, after=(str(name), int(position))
         )
-        token = encode_token(listing, (found[-1][1].name, found[-1][0])) if len(found) == limit else ""
-        adapters = [converters.adapter_to_pb(record) for _, record in found]
-        return pb.ListAdaptersResponse(adapters=adapters, next_page_token=token, revision=revision)
+        page, more = fitting((converters.adapter_to_pb(record) for _, record in found), limit)
+        token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
+        return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """See the service's definition."""
@@ -117,10 +117,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found = await self._offload(
             self._catalog.list_versions, tenant_of(context), name, limit=limit, before=int(before)
         )
-        token = encode_token(listing, (found[-1][0],)) if len(found) == limit else ""
-        return pb.ListVersionsResponse(
-            versions=[converters.version_to_pb(record) for _, record in found], next_page_token=token
-        )
+        page, more = fitting((converters.version_to_pb(record) for _, record in found), limit)
+        token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
+        return pb.ListVersionsResponse(versions=page, next_page_token=token)
 
     async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Any) -> pb.ResolveAdapterResponse:
         """See the service's definition."""
@@ -188,7 +187,6 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         limit = page_size_of(request.page_size)
         (after,) = decode_token(request.page_token, ("base_models",), (0,))
         found = await self._offload(self._base_models.list, limit=limit, after=int(after))
-        token = encode_token(("base_models",), (found[-1][0],)) if len(found) == limit else ""
-        return pb.ListBaseModelsResponse(
-            base_models=[converters.base_model_to_pb(record) for _, record in found], next_page_token=token
-        )
+        page, more = fitting((converters.base_model_to_pb(record) for _, record in found), limit)
+        token = encode_token(("base_models",), (found[len(page) - 1][0],)) if more else ""
+        return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)

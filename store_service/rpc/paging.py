@@ -3,14 +3,21 @@
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from shared.errors import FieldViolation, InvalidPageTokenError, InvalidRequestError
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
+MAX_PAGE_BYTES = 3 * 1024 * 1024
+"""Many gRPC clients take messages of 4 MiB at most unless they are told otherwise."""
+
 Position = tuple[str | int, ...]
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def page_size_of(requested: int) -> int:
@@ -18,6 +25,18 @@ def page_size_of(requested: int) -> int:
     if requested < 0:
         raise InvalidRequestError([FieldViolation("page_size", f"found {requested}, expected 0 to {MAX_PAGE_SIZE}")])
     return min(requested or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def fitting(messages: Iterable[AnyMessage], limit: int) -> tuple[list[AnyMessage], bool]:
+    """The messages of one page, at least one and as many as a client takes, and whether more may follow."""
+    page: list[AnyMessage] = []
+    size_bytes = 0
+    for message in messages:
+        size_bytes += message.ByteSize()
+        if page and size_bytes > MAX_PAGE_BYTES:
+            return page, True
+        page.append(message)
+    return page, len(page) == limit
 
 
 def encode_token(listing: Sequence[object], position: Position) -> str:

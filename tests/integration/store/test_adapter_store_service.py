@@ -197,6 +197,19 @@ async def test_pages_follow_one_another(store: StoreClient) -> None:
     assert isinstance(await error_of(store.call("ListAdapters", other)), errors.InvalidPageTokenError)
 
 
+async def test_a_page_is_no_larger_than_any_client_takes(store: StoreClient) -> None:
+    for fingerprint in range(12):
+        await store.register(base_spec(num_layers=1200, fingerprint=str(fingerprint)))
+    found, token, num_pages = [], "", 0
+    while num_pages == 0 or token:
+        page = await store.call("ListBaseModels", pb.ListBaseModelsRequest(page_token=token))
+        found += [model.weights_fingerprint for model in page.base_models]
+        token, num_pages = page.next_page_token, num_pages + 1
+        assert page.ByteSize() < 4 * 2**20
+    assert num_pages > 1
+    assert found == ["f", *map(str, range(12))]
+
+
 async def test_a_tenant_neither_sees_nor_uses_anothers_adapters(store: StoreClient) -> None:
     version = await store.of("acme").push(adapter(), "bot")
     other = store.of("other")
