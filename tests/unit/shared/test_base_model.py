@@ -82,9 +82,7 @@ def test_gpt2_layers_are_stored_input_first(tmp_path: Path) -> None:
     assert [(m.in_features, m.out_features) for m in spec.modules] == [(9, 4), (4, 12)]
 
 
-@pytest.mark.parametrize(
-    "problem", ["no config", "no weights", "no layers", "bad index", "truncated", "bad json"]
-)
+@pytest.mark.parametrize("problem", ["no config", "no weights", "no layers", "bad index", "truncated", "bad json"])
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, problem: str) -> None:
     folder = model_folder(tmp_path / "m", tiny())
     weights = folder / "model.safetensors"

@@ -162,9 +162,7 @@ def nearly_right_files(draw: st.DrawFn) -> bytes:
         document["__metadata__"] = draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2))
     if draw(st.integers(0, 3)) == 0:
         document["broken"] = draw(entries)
-    file = bytearray(
-        file_of(json.dumps(document).encode(), draw(st.binary(min_size=position, max_size=position)))
-    )
+    file = bytearray(file_of(json.dumps(document).encode(), draw(st.binary(min_size=position, max_size=position))))
     for _ in range(draw(st.integers(0, 2))):
         file[draw(st.integers(0, len(file) - 1))] = draw(st.integers(0, 255))
     return bytes(file)
