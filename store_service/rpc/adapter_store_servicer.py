@@ -22,7 +22,7 @@ WATCH_POLL_S = 1.0
 
 
 class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
-    """Decodes, calls the registry or the catalog on a thread, encodes."""
+    """Decodes, calls the registry or the catalog on a thread, encodes; what may be large is encoded there too."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found, revision = await self._offload(
             self._catalog.list_adapters, tenant_of(context), wanted, limit=limit, after=(str(name), int(position))
         )
-        page, more = fitting((converters.adapter_to_pb(record) for _, record in found), limit)
+        page, more = await self._offload(fitting, (converters.adapter_to_pb(record) for _, record in found), limit)
         token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
         return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
 
@@ -117,7 +117,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found = await self._offload(
             self._catalog.list_versions, tenant_of(context), name, limit=limit, before=int(before)
         )
-        page, more = fitting((converters.version_to_pb(record) for _, record in found), limit)
+        page, more = await self._offload(fitting, (converters.version_to_pb(record) for _, record in found), limit)
         token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
         return pb.ListVersionsResponse(versions=page, next_page_token=token)
 
@@ -178,7 +178,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.RegisterBaseModelRequest, context: Any
     ) -> pb.RegisterBaseModelResponse:
         """See the service's definition."""
-        spec = converters.base_spec_of(request.base_model)
+        spec = await self._offload(converters.base_spec_of, request.base_model)
         record, created = await self._offload(self._base_models.register, spec)
         return pb.RegisterBaseModelResponse(base_model=converters.base_model_to_pb(record), created=created)
 
@@ -187,6 +187,6 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         limit = page_size_of(request.page_size)
         (after,) = decode_token(request.page_token, ("base_models",), (0,))
         found = await self._offload(self._base_models.list, limit=limit, after=int(after))
-        page, more = fitting((converters.base_model_to_pb(record) for _, record in found), limit)
+        page, more = await self._offload(fitting, (converters.base_model_to_pb(record) for _, record in found), limit)
         token = encode_token(("base_models",), (found[len(page) - 1][0],)) if more else ""
         return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)
