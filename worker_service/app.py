@@ -78,9 +78,10 @@ async def run(settings: WorkerSettings, load: Callable[[], ServableModel]) -> in
             log.error("start_failed", why=exc.message)
             return EXIT_FAILED
         fenced = asyncio.create_task(_fenced(registration))
-        await asyncio.wait([signalled, fenced], return_when=asyncio.FIRST_COMPLETED)
+        died = asyncio.create_task(worker.parts.engine.died.wait())
+        await asyncio.wait([signalled, fenced, died], return_when=asyncio.FIRST_COMPLETED)
         await _leave(settings, worker, server)
-        return EXIT_FAILED if fenced.done() else EXIT_OK
+        return EXIT_FAILED if fenced.done() or died.done() else EXIT_OK
 
 
 async def _start(

@@ -97,7 +97,7 @@ def assemble(
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
     client = EngineClient()
-    engine = Engine(model.runner, limits, client.on_events, client.clock)
+    engine = Engine(model.runner, limits, client.on_events, client.clock, client.on_death)
     client.attach(engine)
     store = StoreClient(store_channel, model.spec.digest, options.timeouts)
     loader = Loader(

@@ -39,7 +39,7 @@ def main() -> int:
             with _step("model", "fetching and converting SmolLM2-135M-Instruct (once; about a minute)") as say:
                 folder = ensure_model()
                 say(f"{BASE_MODEL} in {folder}")
-            with deploy(folder, default_cache_dir() / "compiled") as deployment:
+            with deploy(folder, default_cache_dir()) as deployment:
                 asyncio.run(_scenes(deployment))
         except KeyboardInterrupt:
             console.print("interrupted; everything was stopped")

@@ -170,7 +170,7 @@ def main() -> None:
             server.join()
     lag_ms, peak_mib = peaks[:]
     process = {"longest_loop_stall_ms": round(lag_ms, 1), "peak_memory_mib": round(peak_mib, 1)}
-    print(json.dumps({"admission": admission, "store": store, "process": process}, indent=2))  # noqa: T201
+    print(json.dumps({"admission": admission, "store": store, "process": process}, indent=2))
 
 
 if __name__ == "__main__":

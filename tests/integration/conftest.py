@@ -40,7 +40,8 @@ def worker_process(stack: Stack, store_process: Child, model_folder: Path) -> Ch
     Not compiled: that takes minutes, and is what the worker's own tests and the demo are about. One thread: on a
     machine that runs other things as well, threads wait for each other at every operation.
     """
-    return stack.start_worker(model_folder, model_name=BASE_MODEL, buckets="1,8,32", compile="false", num_threads="1")
+    settings = {"dtype": "float32", "buckets": "1,8,32", "compile": "false", "num_threads": "1"}
+    return stack.start_worker(model_folder, model_name=BASE_MODEL, **settings)
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def loaded() -> LoadedModel:
             kv_tokens=4096,
             max_sequence_tokens=512,
             token_buckets=(1, 8, 64),
-            cache_dir=default_cache_dir() / "compiled",
+            cache_dir=default_cache_dir(),
         )
     )
 

@@ -5,9 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 
+import structlog
+
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import Command, Event, ModelRunner
+
+log = structlog.get_logger(__name__)
 
 
 class Engine:
@@ -22,11 +26,16 @@ class Engine:
         limits: EngineLimits,
         on_events: Callable[[list[Event]], None],
         clock: Callable[[], float] = time.monotonic,
+        on_death: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_events` is called on the engine's thread and must not block it."""
+        """`on_events` is called on the engine's thread and must not block it.
+
+        `on_death` is called there when the thread ends by a bug of ours: nothing sent to it will be answered.
+        """
         self.limits = limits
         self.clock = clock
         self._on_events = on_events
+        self._on_death = on_death
         self._core = EngineCore(runner, limits, clock)
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -45,10 +54,14 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
-        while self._take_commands():
-            events = self._core.turn()
-            if events:
-                self._on_events(events)
+        try:
+            while self._take_commands():
+                events = self._core.turn()
+                if events:
+                    self._on_events(events)
+        except Exception:
+            log.exception("engine_died")
+            self._on_death()
 
     def _take_commands(self) -> bool:
         """Pass on what is in the inbox, waiting for something when there is nothing to do; False at the end."""

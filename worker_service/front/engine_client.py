@@ -103,6 +103,8 @@ class EngineClient:
         self._ids = itertools.count(1)
         self._groups: dict[SequenceId, SequenceGroup] = {}
         self._deactivations: dict[Digest, _Deactivation] = {}
+        self.died = asyncio.Event()
+        """Set when the engine's thread has ended by a bug; the process can only be started again."""
 
     def attach(self, engine: CommandSink) -> None:
         """Where commands go from now on."""
@@ -170,6 +172,14 @@ class EngineClient:
     def on_events(self, events: list[Event]) -> None:
         """Called on the engine's thread."""
         self._post(self._dispatch, events)
+
+    def on_death(self) -> None:
+        """Called on the engine's thread when it ends by a bug."""
+        self._post(self._bury)
+
+    def _bury(self) -> None:
+        self.died.set()
+        self.fail_all(InternalError("the engine has ended; the worker's log has the details"))
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:

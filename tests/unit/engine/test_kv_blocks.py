@@ -33,7 +33,8 @@ def test_blocks_are_never_lost_nor_handed_out_twice(data: st.DataObject) -> None
     blocks = KvBlocks(16)
     held: list[list[int]] = []
     for _ in range(data.draw(st.integers(1, 30))):
-        if held and data.draw(st.booleans()):
+        ends_one: bool = data.draw(st.booleans())
+        if held and ends_one:
             blocks.give_back(held.pop(data.draw(st.integers(0, len(held) - 1))))
             continue
         table: list[int] = []

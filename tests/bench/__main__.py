@@ -1,0 +1,117 @@
+"""`make bench`: runs every benchmark in a process of its own; writes build/bench.json and BENCHMARKS.md."""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+from deploy.demo.model import BASE_MODEL
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("model", "store")
+TARGETS = {
+    "PEFT's hot-swap from memory / hot-swap": "≥ 15",
+    "hot-swap / copy of its bytes": "≤ 3",
+    "8 rows with 8 adapters / base": "≥ 0.85",
+    "8 rows with 8 adapters / PEFT's": "≥ 20",
+}
+
+
+def main() -> None:
+    """Measure, then write both files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    quick = ["--quick"] if parser.parse_args().quick else []
+    results: dict[str, Any] = {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
+    for part in PARTS:
+        print(f"measuring: {part}", file=sys.stderr)
+        done = subprocess.run(
+            [sys.executable, "-m", f"tests.bench.{part}", *quick],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+        results[part] = json.loads(done.stdout)
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    (build / "bench.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    plot(results, ROOT / "docs" / "bench-model.svg")
+    (ROOT / "BENCHMARKS.md").write_text(render(results), encoding="utf-8")
+    print("written: build/bench.json, BENCHMARKS.md, docs/bench-model.svg", file=sys.stderr)
+
+
+def machine() -> str:
+    """What it ran on, as far as that decides the figures."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+        return f"{sum(line.startswith('processor') for line in lines)} × {model}"
+    return model
+
+
+def render(results: dict[str, Any]) -> str:
+    """BENCHMARKS.md."""
+    model, store = results["model"], results["store"]
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `make bench` on {results['date']}, {results['machine']}, torch {model['torch']}, "
+        f"{model['threads']} threads, {BASE_MODEL} in bf16. Medians; compare the ratios, not the absolute figures.",
+        "",
+        "| ratio | found | target |",
+        "|---|---|---|",
+        *(f"| {name} | {value:.2f} | {TARGETS.get(name, '')} |" for name, value in model["ratios"].items()),
+        "",
+        "![tokens a second](docs/bench-model.svg)",
+        "",
+        "| the model | |",
+        "|---|---|",
+        *(f"| {name.replace('_', ' ')} | {value:.1f} tok/s |" for name, value in model["batches_tok_s"].items()),
+        *(f"| PEFT, {name.replace('_', ' ')} | {value:.1f} |" for name, value in model["peft"].items()),
+        *(f"| {name.replace('_', ' ')} | {value:.2f} |" for name, value in model["swap"].items()),
+        *(f"| start: {name.replace('_', ' ')} | {value:.1f} s |" for name, value in model["startup_s"].items()),
+        f"| recompiles | {model['recompiles']} |",
+        "",
+        "| the store | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in flat(store)),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested results as rows."""
+    if isinstance(value, dict):
+        return [row for key, inner in value.items() for row in flat(inner, f"{prefix} {key}".strip().replace("_", " "))]
+    return [(prefix, f"{value:.3g}" if isinstance(value, float) else str(value))]
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Bars of tokens a second, ours beside PEFT's."""
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    model = results["model"]
+    bars = {name.replace("_", " "): value for name, value in model["batches_tok_s"].items()}
+    bars["PEFT 8 rows base"] = model["peft"]["8_rows_base_tok_s"]
+    bars["PEFT 8 rows 8 adapters"] = model["peft"]["8_rows_8_adapters_tok_s"]
+    figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
+    axes.barh(list(bars), list(bars.values()), color=["#2a6f97"] * (len(bars) - 2) + ["#bbbbbb"] * 2)
+    axes.invert_yaxis()
+    axes.set_xlabel("tokens a second")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

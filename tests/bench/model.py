@@ -1,0 +1,194 @@
+"""Measures the model: hot-swap and mixed batches against PEFT, adapters against none, a swap's effect on others.
+
+`python -m tests.bench.model [--quick]` prints one JSON object. Everything runs in this process, in bf16, one after the
+other, with the same threads; figures are medians.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils.hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
+from transformers import AutoModelForCausalLM
+
+from deploy.demo.model import BASE_MODEL, default_cache_dir, ensure_model
+from shared.ids import Digest
+from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.model.loading import load_model
+from worker_service.model.options import LoadedModel, ModelOptions
+from worker_service.model.weights import HostAdapter, HostModule
+
+RANK = 16
+NUM_ADAPTERS = 8
+CONTEXT_TOKENS = 64
+"""Length of every row before the steps that are timed."""
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def timed(function: Callable[[], object], repetitions: int) -> list[float]:
+    """Seconds of each call after two that do not count."""
+    durations_s = []
+    for index in range(repetitions + 2):
+        began_s = time.perf_counter()
+        function()
+        if index >= 2:
+            durations_s.append(time.perf_counter() - began_s)
+    return durations_s
+
+
+def random_adapter(loaded: LoadedModel, number: int) -> HostAdapter:
+    """Rank 16 on every linear."""
+    generator = torch.Generator().manual_seed(number)
+    modules = {
+        path: HostModule(
+            (torch.randn(RANK, linear.in_features, generator=generator) * 0.02).bfloat16(),
+            (torch.randn(linear.out_features, RANK, generator=generator) * 0.02).bfloat16(),
+            1.0,
+        )
+        for path, linear in loaded.runner.slot_linears.items()
+    }
+    size_bytes = sum(m.a_RI.nbytes + m.b_OR.nbytes for m in modules.values())
+    return HostAdapter(Digest(f"sha256:{number:064x}"), RANK, size_bytes, modules)
+
+
+def measure_swap(loaded: LoadedModel, repetitions: int) -> dict[str, float]:
+    """Host memory to slot, beside the plain copy of the same bytes."""
+    adapters = itertools.cycle([random_adapter(loaded, number) for number in range(4)])
+    first = next(adapters)
+    sources = [t for m in first.modules.values() for t in (m.a_RI, m.b_OR)]
+    targets = [torch.empty_like(t) for t in sources]
+    flat = torch.empty(first.size_bytes, dtype=torch.uint8)
+    flat_target = torch.empty_like(flat)
+
+    def swap() -> None:
+        for _ in loaded.runner.write_slots([0], next(adapters)):
+            pass
+
+    def copy_tensors() -> None:
+        for target, source in zip(targets, sources, strict=True):
+            target.copy_(source)
+
+    return {
+        "adapter_mb": first.size_bytes / 1e6,
+        "hot_swap_ms": 1e3 * statistics.median(timed(swap, repetitions)),
+        "copy_of_its_tensors_ms": 1e3 * statistics.median(timed(copy_tensors, repetitions)),
+        "copy_of_its_bytes_ms": 1e3 * statistics.median(timed(lambda: flat_target.copy_(flat), repetitions)),
+    }
+
+
+def rows(num_rows: int, gates: Callable[[int], tuple[tuple[int, float], ...]], position: int) -> list[Segment]:
+    """One decoding token for each row."""
+    blocks = (CONTEXT_TOKENS + 4096) // 16 // 8
+    return [
+        Segment((5,), position, tuple(range(row * blocks, (row + 1) * blocks)), gates(row), SamplingOptions())
+        for row in range(num_rows)
+    ]
+
+
+def measure_batches(loaded: LoadedModel, num_steps: int) -> dict[str, float]:
+    """Tokens a second while decoding, rounds of all variants taken in turn so that drift hits them alike."""
+    runner = loaded.runner
+    for slot in range(NUM_ADAPTERS):
+        for _ in runner.write_slots([slot], random_adapter(loaded, slot)):
+            pass
+    variants: dict[str, tuple[int, Callable[[int], tuple[tuple[int, float], ...]]]] = {
+        "1_row_base": (1, lambda row: ()),
+        "1_row_adapter": (1, lambda row: ((0, 1.0),)),
+        "8_rows_base": (8, lambda row: ()),
+        "8_rows_one_adapter": (8, lambda row: ((0, 1.0),)),
+        "8_rows_8_adapters": (8, lambda row: ((row, 1.0),)),
+    }
+    durations_s: dict[str, list[float]] = {name: [] for name in variants}
+    for step in range(num_steps):
+        for name, (num_rows, gates) in variants.items():
+            segments = rows(num_rows, gates, CONTEXT_TOKENS + step)
+            began_s = time.perf_counter()
+            runner.run(segments)
+            durations_s[name].append(time.perf_counter() - began_s)
+    return {name: variants[name][0] / statistics.median(times) for name, times in durations_s.items()}
+
+
+def measure_peft(folder: Path, repetitions: int) -> dict[str, float]:
+    """PEFT on the same model: its hot-swap, and its mixed batch (`adapter_names=`), eager as it must be."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LINEARS, init_lora_weights=False)
+    model: PeftModel = get_peft_model(base, config, adapter_name="a0")
+    state = {name: tensor.clone() for name, tensor in get_peft_model_state_dict(model, adapter_name="a0").items()}
+    with tempfile.TemporaryDirectory() as saved:
+        model.save_pretrained(saved, selected_adapters=["a0"])
+        from_disk = timed(lambda: hotswap_adapter(model, f"{saved}/a0", adapter_name="a0"), repetitions)
+    from_memory = timed(lambda: hotswap_adapter_from_state_dict(model, state, "a0", config), repetitions)
+    for number in range(1, NUM_ADAPTERS):
+        model.add_adapter(f"a{number}", config)
+    model.eval()
+    tokens = torch.full((NUM_ADAPTERS, CONTEXT_TOKENS), 5)
+
+    @torch.no_grad()
+    def decode(adapter_names: Sequence[str]) -> float:
+        """Tokens a second of one decoding step for 8 rows."""
+        cache = model(input_ids=tokens, use_cache=True, adapter_names=adapter_names).past_key_values
+
+        def step() -> None:
+            nonlocal cache
+            cache = model(
+                input_ids=tokens[:, :1], past_key_values=cache, use_cache=True, adapter_names=adapter_names
+            ).past_key_values
+
+        return NUM_ADAPTERS / statistics.median(timed(step, max(3, repetitions // 4)))
+
+    return {
+        "hot_swap_from_disk_ms": 1e3 * statistics.median(from_disk),
+        "hot_swap_from_memory_ms": 1e3 * statistics.median(from_memory),
+        "8_rows_base_tok_s": decode(["__base__"] * NUM_ADAPTERS),
+        "8_rows_8_adapters_tok_s": decode([f"a{number}" for number in range(NUM_ADAPTERS)]),
+    }
+
+
+def main() -> None:
+    """Measure everything and print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
+    repetitions = 8 if parser.parse_args().quick else 40
+    folder = ensure_model()
+    loaded = load_model(
+        ModelOptions(
+            model=str(folder),
+            model_name=BASE_MODEL,
+            num_slots=NUM_ADAPTERS,
+            slot_rank=RANK,
+            kv_tokens=8192,
+            max_sequence_tokens=1024,
+            token_buckets=(1, 8, 64),
+            cache_dir=default_cache_dir(),
+        )
+    )
+    results: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "startup_s": {stage.name: stage.duration_s for stage in loaded.startup_stages},
+        "swap": measure_swap(loaded, repetitions * 2),
+        "batches_tok_s": measure_batches(loaded, repetitions * 3),
+        "recompiles": loaded.runner.recompiles,
+        "peft": measure_peft(folder, repetitions),
+    }
+    swap, batches, peft = results["swap"], results["batches_tok_s"], results["peft"]
+    results["ratios"] = {
+        "PEFT's hot-swap from memory / hot-swap": peft["hot_swap_from_memory_ms"] / swap["hot_swap_ms"],
+        "hot-swap / copy of its bytes": swap["hot_swap_ms"] / swap["copy_of_its_bytes_ms"],
+        "8 rows with 8 adapters / base": batches["8_rows_8_adapters"] / batches["8_rows_base"],
+        "8 rows with 8 adapters / PEFT's": batches["8_rows_8_adapters"] / peft["8_rows_8_adapters_tok_s"],
+        "8 rows / 1 row, base": batches["8_rows_base"] / batches["1_row_base"],
+    }
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

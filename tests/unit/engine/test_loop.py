@@ -1,0 +1,57 @@
+"""The engine's thread: commands in, events out, and an end that is noticed."""
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from tests.support.fake_model import FakeRunner, next_token
+from worker_service.engine.limits import EngineLimits
+from worker_service.engine.loop import Engine
+from worker_service.engine.messages import (
+    Event,
+    Inspect,
+    SamplingOptions,
+    SequenceFinished,
+    SequenceId,
+    StopRules,
+    Submit,
+    TokenReady,
+)
+
+LIMITS = EngineLimits(2, 4, 2, 4, 8, 4, 8, 24)
+
+
+def submit(number: int, max_tokens: int) -> Submit:
+    return Submit(SequenceId(number), (1, 2), (), SamplingOptions(), StopRules(max_tokens), arrival_s=0.0)
+
+
+def test_a_sequence_sent_from_another_thread_comes_back_as_events() -> None:
+    arrived: SimpleQueue[Event] = SimpleQueue()
+
+    def on_events(events: list[Event]) -> None:
+        for event in events:
+            arrived.put(event)
+
+    engine = Engine(FakeRunner(LIMITS), LIMITS, on_events)
+    engine.start()
+    engine.send(submit(1, 2))
+    events = [arrived.get(timeout=10) for _ in range(3)]
+    engine.stop()
+    assert [type(e) for e in events] == [TokenReady, TokenReady, SequenceFinished]
+    first = events[0]
+    assert isinstance(first, TokenReady)
+    assert first.token.token_id == next_token([1, 2], [])
+
+
+def test_a_bug_that_ends_the_thread_is_reported() -> None:
+    died = threading.Event()
+    on_death: Callable[[], None] = died.set
+    engine = Engine(FakeRunner(LIMITS), LIMITS, lambda events: None, on_death=on_death)
+    engine.start()
+
+    def raise_in_the_engine(snapshot: object) -> None:
+        raise RuntimeError("a bug")
+
+    engine.send(Inspect(raise_in_the_engine))
+    assert died.wait(10)
+    engine.stop()
