@@ -51,9 +51,7 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
         raise _bad_folder(folder, "config.json has no model_type")
     parameters = _read_parameters(folder)
     modules = [
-        module
-        for parameter in parameters.values()
-        if (module := _module(parameter.entry, model_type)) is not None
+        module for parameter in parameters.values() if (module := _module(parameter.entry, model_type)) is not None
     ]
     modules.sort(key=_layer_order)
     if not any(module.kind is ModuleKind.LINEAR for module in modules):
@@ -87,9 +85,7 @@ def _read_parameters(folder: Path) -> dict[str, _Parameter]:
             raise _bad_folder(folder, exc.violations[0].message) from exc
         for entry in header.tensors:
             if entry.name in parameters:
-                raise _bad_folder(
-                    folder, f"{entry.name!r} is in {file.name} and {parameters[entry.name].file.name}"
-                )
+                raise _bad_folder(folder, f"{entry.name!r} is in {file.name} and {parameters[entry.name].file.name}")
             parameters[entry.name] = _Parameter(file, entry)
     return parameters
 

@@ -74,13 +74,9 @@ def check_spec(spec: BaseSpec) -> None:
     seen: set[str] = set()
     for index, module in enumerate(spec.modules):
         if not module.path or module.path in seen:
-            problems.append(
-                FieldViolation(f"modules[{index}].path", f"{module.path!r} is empty or stands twice")
-            )
+            problems.append(FieldViolation(f"modules[{index}].path", f"{module.path!r} is empty or stands twice"))
         seen.add(module.path)
         if module.in_features <= 0 or module.out_features <= 0:
-            problems.append(
-                FieldViolation(f"modules[{index}]", f"{module.path!r} has a size that is not positive")
-            )
+            problems.append(FieldViolation(f"modules[{index}]", f"{module.path!r} has a size that is not positive"))
     if problems:
         raise InvalidRequestError(problems)

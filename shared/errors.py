@@ -79,12 +79,8 @@ class Violation:
     @classmethod
     def of(cls, code: str, subject: str, found: str, expected: str, problem: str) -> "Violation":
         """Compose the sentence from its parts; long or unprintable text is shortened and escaped."""
-        subject, found, expected = (
-            text.encode("unicode_escape").decode()[:240] for text in (subject, found, expected)
-        )
-        return cls(
-            code, subject, found, expected, f"{subject}: {problem}: found {found}, expected {expected}"
-        )
+        subject, found, expected = (text.encode("unicode_escape").decode()[:240] for text in (subject, found, expected))
+        return cls(code, subject, found, expected, f"{subject}: {problem}: found {found}, expected {expected}")
 
 
 class HotslotError(Exception):
@@ -99,9 +95,7 @@ class InvalidRequestError(HotslotError):
     """The caller's message is wrong."""
 
     def __init__(self, fields: Sequence[FieldViolation], message: str | None = None) -> None:
-        super().__init__(
-            message or "invalid request: " + "; ".join(f"{f.field}: {f.description}" for f in fields)
-        )
+        super().__init__(message or "invalid request: " + "; ".join(f"{f.field}: {f.description}" for f in fields))
         self.fields = tuple(fields)
 
 
@@ -131,9 +125,7 @@ class EmptyPromptError(InvalidRequestError):
     """A prompt without a single token."""
 
     def __init__(self) -> None:
-        super().__init__(
-            [FieldViolation("prompt", "the prompt has no tokens; give text, chat messages or token ids")]
-        )
+        super().__init__([FieldViolation("prompt", "the prompt has no tokens; give text, chat messages or token ids")])
 
 
 class PromptTooLongError(InvalidRequestError):
@@ -141,11 +133,7 @@ class PromptTooLongError(InvalidRequestError):
 
     def __init__(self, num_tokens: int, max_tokens: int) -> None:
         super().__init__(
-            [
-                FieldViolation(
-                    "prompt", f"found {num_tokens} tokens, at most {max_tokens} fit; shorten the prompt"
-                )
-            ],
+            [FieldViolation("prompt", f"found {num_tokens} tokens, at most {max_tokens} fit; shorten the prompt")],
         )
 
 
@@ -154,9 +142,7 @@ class InvalidAdapterError(HotslotError):
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
         count = f"{len(violations)} violation" + ("s" if len(violations) != 1 else "")
-        super().__init__(
-            message or f"the adapter is invalid ({count}): " + "; ".join(v.message for v in violations)
-        )
+        super().__init__(message or f"the adapter is invalid ({count}): " + "; ".join(v.message for v in violations))
         self.violations = tuple(violations)
 
 
@@ -191,9 +177,7 @@ class TagNotFoundError(NotFoundError):
     """An adapter without that tag."""
 
     def __init__(self, name: str, tag: str) -> None:
-        super().__init__(
-            f"adapter {name!r} has no tag {tag!r}; `hotslot show {name}` lists its tags", f"{name}:{tag}"
-        )
+        super().__init__(f"adapter {name!r} has no tag {tag!r}; `hotslot show {name}` lists its tags", f"{name}:{tag}")
 
 
 class VersionNotFoundError(NotFoundError):
@@ -331,9 +315,7 @@ class RevisionCompactedError(RangeError):
     """A revision too old to watch from."""
 
     def __init__(self, found: int, oldest: int) -> None:
-        super().__init__(
-            f"revision {found} is gone, the oldest is {oldest}; list everything and watch from there"
-        )
+        super().__init__(f"revision {found} is gone, the oldest is {oldest}; list everything and watch from there")
 
 
 class ExhaustedError(HotslotError):

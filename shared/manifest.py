@@ -58,9 +58,7 @@ class Manifest:
             "weights_digest": self.weights_digest,
             "weights_size_bytes": self.weights_size_bytes,
         }
-        return json.dumps(
-            document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-        ).encode()
+        return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
     @property
     def digest(self) -> Digest:

@@ -90,15 +90,11 @@ def parse_header(data: bytes, size_bytes: int, subject: str, limits: HeaderLimit
     length = _header_length(data[:PREFIX_BYTES], size_bytes, subject, limits)
     data_start = PREFIX_BYTES + length
     if len(data) < data_start:
-        _refuse(
-            "FILE_TRUNCATED", subject, f"{len(data)} bytes", f"{data_start} bytes", "its header is cut off"
-        )
+        _refuse("FILE_TRUNCATED", subject, f"{len(data)} bytes", f"{data_start} bytes", "its header is cut off")
     document = _parse_json(data[PREFIX_BYTES:data_start], subject)
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        _refuse(
-            "BAD_METADATA", subject, repr(metadata), "an object of strings", "its __metadata__ is malformed"
-        )
+        _refuse("BAD_METADATA", subject, repr(metadata), "an object of strings", "its __metadata__ is malformed")
     if len(document) > limits.max_tensors:
         found, expected = str(len(document)), f"at most {limits.max_tensors}"
         _refuse("TOO_MANY_TENSORS", subject, found, expected, "it has too many tensors")
@@ -162,9 +158,7 @@ def _parse_entry(name: str, fields: Any, data_start: int) -> TensorEntry | Viola
         )
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        return Violation.of(
-            "UNKNOWN_DTYPE", name, repr(dtype), ", ".join(DTYPE_BITS), "its element type is unknown"
-        )
+        return Violation.of("UNKNOWN_DTYPE", name, repr(dtype), ", ".join(DTYPE_BITS), "its element type is unknown")
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
         found = f"shape {shape!r}, data_offsets {offsets!r}"
         return Violation.of(
@@ -174,15 +168,11 @@ def _parse_entry(name: str, fields: Any, data_start: int) -> TensorEntry | Viola
     for size in shape:
         num_bits *= size
         if num_bits > MAX_TENSOR_BITS:
-            return Violation.of(
-                "SHAPE_OVERFLOW", name, repr(shape), "a size below 2^63 bits", "its shape overflows"
-            )
+            return Violation.of("SHAPE_OVERFLOW", name, repr(shape), "a size below 2^63 bits", "its shape overflows")
     begin, end = offsets
     if end < begin or (end - begin) * 8 != num_bits:
         expected = f"{num_bits // 8} bytes for {dtype} {shape}"
-        return Violation.of(
-            "SIZE_MISMATCH", name, f"offsets {offsets}", expected, "its offsets do not fit its shape"
-        )
+        return Violation.of("SIZE_MISMATCH", name, f"offsets {offsets}", expected, "its offsets do not fit its shape")
     return TensorEntry(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
 
