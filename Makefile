@@ -65,14 +65,25 @@ bench: $(INSTALLED) model ## Measure, and write build/bench.json and BENCHMARKS.
 	$(BIN)/python -m tests.bench
 
 .PHONY: lint
-lint: $(INSTALLED) ## Check style, types, directions of imports, protos, stubs and manifests
+lint: lint-style lint-types lint-imports lint-protos lint-manifests ## Check style, types, imports, protos and manifests
+
+.PHONY: lint-style lint-types lint-imports lint-protos lint-manifests
+lint-style: $(INSTALLED)
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --quiet .
+
+lint-types: $(INSTALLED)
 	$(BIN)/mypy
+
+lint-imports: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
+
+lint-protos: $(INSTALLED)
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python protos/generate.py --check
+
+lint-manifests: $(INSTALLED)
 	$(BIN)/python -m deploy.check_manifests
 
 .PHONY: format

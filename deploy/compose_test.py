@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from deploy.container_engine import EngineError, find_engine
+from deploy.container_engine import Engine, EngineError, find_engine
 from deploy.demo.model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
 
@@ -25,6 +25,8 @@ REFERENCE = "demo/pirate"
 PROMPT = "What is the capital of France?"
 IMAGES = {"hotslot-store:dev": "deploy/store.Dockerfile", "hotslot-worker:dev": "deploy/worker.Dockerfile"}
 PORTS = ("STORE_PORT", "WORKER_A_PORT", "WORKER_B_PORT")
+BUCKETS = "1,8"
+"""Few, since each is compiled twice while the test waits."""
 STORE_READY_TIMEOUT_S = 120.0
 WORKER_READY_TIMEOUT_S = 900.0
 
@@ -43,10 +45,10 @@ def main() -> int:
             say(f"building {image}")
             engine.build(image, ROOT / dockerfile, ROOT)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        environment = {"MODEL_DIR": str(ensure_model())} | {name: str(port) for name, port in ports.items()}
-        compose = [*engine.compose, "-p", PROJECT, "-f", str(ROOT / "docker-compose.yml")]
-        with deployment(compose, os.environ | engine.environment | environment) as run:
-            check_deployment(run, ports)
+        environment = {"MODEL_DIR": str(ensure_model()), "BUCKETS": BUCKETS}
+        environment |= {name: str(port) for name, port in ports.items()}
+        with deployment(engine, environment) as compose:
+            check_deployment(compose, ports)
     except (ComposeTestError, EngineError, subprocess.CalledProcessError) as exc:
         print(f"compose-test: FAILED: {exc}", file=sys.stderr)
         return 1
@@ -55,32 +57,36 @@ def main() -> int:
 
 
 class Compose:
-    """Compose commands on the running deployment."""
+    """Commands on the running deployment."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._command = command
+    def __init__(self, engine: Engine, environment: dict[str, str]) -> None:
+        self._engine = engine
         self._environment = environment
 
-    def __call__(self, *arguments: str, check: bool = True, show: bool = True) -> str:
-        """Run one command; its standard output when it is not shown."""
-        done = subprocess.run(
-            [*self._command, *arguments],
-            env=self._environment,
-            check=check,
-            stdout=None if show else subprocess.PIPE,
-            text=True,
-        )
-        return done.stdout or ""
+    def __call__(self, *arguments: str, check: bool = True) -> None:
+        """Run one compose command."""
+        compose = [*self._engine.compose, "-p", PROJECT, "-f", str(ROOT / "docker-compose.yml")]
+        subprocess.run([*compose, *arguments], env=self._environment, check=check)
 
     def inside(self, service: str, *command: str) -> str:
         """Run a command in a service's container; what it printed."""
-        return self("exec", "-T", service, *command, show=False).strip()
+        # Not through compose: podman-compose prints what it does among what the command prints.
+        labels = {"project": PROJECT, "service": service}
+        filters = [f"--filter=label=com.docker.compose.{key}={value}" for key, value in labels.items()]
+        container = self._output("ps", "--quiet", *filters)
+        return self._output("exec", container, *command)
+
+    def _output(self, *arguments: str) -> str:
+        command = [self._engine.name, *arguments]
+        return subprocess.run(
+            command, env=self._environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
 
 
 @contextmanager
-def deployment(command: list[str], environment: dict[str, str]) -> Iterator[Compose]:
+def deployment(engine: Engine, environment: dict[str, str]) -> Iterator[Compose]:
     """The compose file, up; torn down with its volumes afterwards, with the logs shown when something failed."""
-    compose = Compose(command, environment)
+    compose = Compose(engine, os.environ | engine.environment | environment)
     compose("down", "--volumes", check=False)
     try:
         say("starting")
