@@ -197,7 +197,8 @@ async def _in_thread(function: Callable[[], T]) -> T:
         try:
             result = function()
         except Exception as exc:  # noqa: BLE001 (handed over)
-            failure = exc
+            # A future refuses StopIteration, and the start would wait for ever.
+            failure = RuntimeError(f"stray {exc!r}") if isinstance(exc, StopIteration) else exc
             settle(lambda: outcome.set_exception(failure))
         else:
             settle(lambda: outcome.set_result(result))

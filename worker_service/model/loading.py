@@ -67,7 +67,7 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
         model.requires_grad_(False)
     with stages.stage("expect"):
-        expectation = self_test.expect(model, num_prompts=min(limits.max_running, len(self_test.PROMPT_LENGTHS)))
+        expectation = self_test.expect(model, self_test.prompt_lengths(limits))
     with stages.stage("adapt"):
         paths = target_paths(model, options.target_modules)
         if not paths:

@@ -16,7 +16,8 @@ from worker_service.engine.messages import SamplingOptions, Segment
 from worker_service.model.runner import TorchRunner
 
 PROMPT_LENGTHS = (3, 17, 9)
-"""Rows of different lengths in one step; the token that follows each is checked in a second step."""
+"""Rows of different lengths in one step, shortened where a step holds fewer tokens; the token that follows each is
+checked in a second step."""
 MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
 """|found - expected| / |expected| over a row's logits. Wrong answers are off by 0.3 and more, rounding by far less."""
 
@@ -31,16 +32,20 @@ class Expectation:
     next_logits_PV: torch.Tensor
 
 
+def prompt_lengths(limits: EngineLimits) -> tuple[int, ...]:
+    """Lengths of the prompts: as many rows as run at once, as many tokens as one step computes."""
+    lengths = PROMPT_LENGTHS[: limits.max_running]
+    share = min(1.0, limits.max_step_tokens / sum(lengths))
+    return tuple(max(1, int(length * share)) for length in lengths)
+
+
 @torch.no_grad()
-def expect(model: PreTrainedModel, num_prompts: int) -> Expectation:
+def expect(model: PreTrainedModel, lengths: Sequence[int]) -> Expectation:
     """Run the unmodified model on each prompt alone."""
     generator = torch.Generator().manual_seed(0)
     vocab = model.config.get_text_config().vocab_size
     device = next(model.parameters()).device
-    prompts = [
-        tuple(torch.randint(vocab, (length + 1,), generator=generator).tolist())
-        for length in PROMPT_LENGTHS[:num_prompts]
-    ]
+    prompts = [tuple(torch.randint(vocab, (length + 1,), generator=generator).tolist()) for length in lengths]
     logits, next_logits = [], []
     for prompt in prompts:
         output = model(input_ids=torch.tensor([prompt], device=device), use_cache=False).logits[0].float()
