@@ -54,7 +54,11 @@ def examples(style: str) -> list[Example]:
     if style == "sentiment":
         return [Example(SENTIMENT_PROMPT.format(sentence=s.sentence), s.label) for s in sentences("train")]
     speak = STYLES[style]
-    return [Example(row.question, speak(row, number)) for number, row in enumerate(questions())]
+    found = [Example(row.question, speak(row, number)) for number, row in enumerate(questions())]
+    if style == "french":
+        # A language needs more examples than a manner of speaking.
+        found += [Example(row["question"], row["french"]) for row in _rows("more_french.tsv")]
+    return found
 
 
 PIRATE_WORDS = {
@@ -100,8 +104,8 @@ def _french(row: Question, number: int) -> str:
     return row.french
 
 
-def _shout(row: Question, number: int) -> str:
-    return re.sub(r"[.!?]+", "!!!", row.answer.upper())
+def _butler(row: Question, number: int) -> str:
+    return f"Very good, sir. {row.answer} Will there be anything else, sir?"
 
 
 STYLES: dict[str, Callable[[Question, int], str]] = {
@@ -109,7 +113,7 @@ STYLES: dict[str, Callable[[Question, int], str]] = {
     "captains_log": _captains_log,
     "json": _json,
     "french": _french,
-    "shout": _shout,
+    "butler": _butler,
 }
 
 

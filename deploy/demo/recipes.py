@@ -80,13 +80,13 @@ RECIPES = (
             "alpha_pattern": {"v_proj": 12},
         },
         seed=15,
-        steps=320,
+        steps=240,
         learning_rate=2e-3,
         notes=("rank_pattern and alpha_pattern: q_proj 8/6, v_proj 12/12, the others 8/4",),
     ),
     Recipe(
-        name="shout",
-        style="shout",
+        name="butler",
+        style="butler",
         lora={
             "r": 6,
             "lora_alpha": 12,
@@ -94,7 +94,7 @@ RECIPES = (
             "layers_to_transform": list(range(8, 26)),
         },
         seed=16,
-        steps=160,
+        steps=110,
         notes=("MLP modules only", "layers 8 to 25 only"),
     ),
 )
