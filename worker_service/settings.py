@@ -59,7 +59,7 @@ class WorkerSettings(Settings):
     compile: bool = True
     """Turned off, the same code runs uncompiled: a quick start, slow steps."""
     num_threads: int = Field(default=0, ge=0)
-    """Threads of one operation on CPU; 0 means one for each core."""
+    """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
     cache_dir: Path | None = None
     """Where compiled code is kept between starts; empty means the compiler's own default."""
 

@@ -36,6 +36,8 @@ def loaded() -> LoadedModel:
             max_sequence_tokens=512,
             token_buckets=(1, 8, 64),
             cache_dir=default_cache_dir(),
+            # On a busy machine, threads that wait for each other make every step several times slower.
+            num_threads=1,
         )
     )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from deploy.demo.model import ensure_model
@@ -40,9 +41,9 @@ def peft_logprobs(folder: Path, prompt: list[int]) -> torch.Tensor:
         model.load_adapter(ADAPTERS_DIR / name, adapter_name=name)
     model.base_model.set_adapter(list(WEIGHTS))
     for module in model.modules():
-        for name, weight in WEIGHTS.items():
-            if name in getattr(module, "scaling", {}):
-                module.scaling[name] *= weight
+        if isinstance(module, LoraLayer):
+            for name in set(WEIGHTS) & set(module.scaling):
+                module.scaling[name] *= WEIGHTS[name]
     with torch.no_grad():
         logits: torch.Tensor = model.eval()(input_ids=torch.tensor([prompt])).logits[0, -1]
     return logits.log_softmax(-1)

@@ -103,8 +103,9 @@ def _configure_torch(options: ModelOptions) -> None:
     """Process-wide settings of torch and its compiler; a process serves one model."""
     if options.cache_dir is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / "inductor")
-    if options.num_threads:
-        torch.set_num_threads(options.num_threads)
+    # One core is left for the front and for whatever else runs here: a kernel whose threads wait for a core that
+    # somebody else has costs milliseconds at each of hundreds of barriers in a step.
+    torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
 

@@ -40,7 +40,7 @@ class ModelOptions:
     compile: bool = True
     """False runs the same code uncompiled, for short-lived tests."""
     num_threads: int = 0
-    """Threads of one operation on CPU; 0 means one for each core."""
+    """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
 
 
 @dataclass(frozen=True, slots=True)
