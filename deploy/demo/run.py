@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client import StoreClient, WorkerClient
-from client.cli.children import ChildFailedError
+from client.cli.children import Child, ChildFailedError
 from deploy.demo.chat import ADAPTERS_DIR
 from deploy.demo.deployment import WORKER_READY_S, Deployment, deploy
 from deploy.demo.model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
@@ -23,6 +23,7 @@ from shared.errors import HotslotError
 
 QUESTION = "What is the capital of France?"
 SWAPPED, NEXT_VERSION = "pirate", "pirate-v2"
+POLL_S = 0.2
 SHORT_DIGEST = len("sha256:") + 12
 
 console = Console(highlight=False, soft_wrap=False)
@@ -56,7 +57,7 @@ async def _scenes(deployment: Deployment) -> None:
         WorkerClient(deployment.worker.spec.endpoint) as worker,
     ):
         with _step("worker", "loading and compiling the model (a minute or two the first time)") as say:
-            await asyncio.to_thread(deployment.worker.wait_ready, WORKER_READY_S)
+            await _ready(deployment.worker)
             status = await worker.status()
             stages = ", ".join(f"{stage.name} {stage.duration_s:.1f} s" for stage in status.startup)
             say(f"ready with {len(status.buckets)} compiled buckets ({stages})")
@@ -76,6 +77,15 @@ async def _scenes(deployment: Deployment) -> None:
             f"\nrecompiles = {status.recompiles}   after {status.activations} activations, {status.steps} steps"
         )
         _check(batch, swap, status.recompiles, version.version.digest)
+
+
+async def _ready(child: Child) -> None:
+    """Wait until it serves, in steps so short that an interruption ends the waiting."""
+    deadline_s = time.monotonic() + WORKER_READY_S
+    while not await asyncio.to_thread(child.is_ready):
+        if child.exit_code() is not None or time.monotonic() > deadline_s:
+            raise ChildFailedError(child.failure())
+        await asyncio.sleep(POLL_S)
 
 
 async def _push_all(store: StoreClient) -> list[str]:

@@ -1,7 +1,6 @@
 """What the demo does with a running deployment: one mixed batch, then a hot-swap under load."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -71,6 +70,8 @@ class Traffic:
 
     arrivals_s: list[list[float]]
     """Time of each token, by stream."""
+    gaps_s: list[tuple[float, float]] = field(default_factory=list)
+    """(when it ended, how long it was) of every wait for a token but a request's first."""
     digests: list[tuple[float, str]] = field(default_factory=list)
     """(time of the first token, digest) of every request to the adapter that is swapped."""
 
@@ -80,12 +81,7 @@ class Traffic:
 
     def longest_gap_s(self, begin_s: float, end_s: float) -> float:
         """The longest that any stream waited for a token."""
-        gaps = [
-            after_s - before_s
-            for stream in self.arrivals_s
-            for before_s, after_s in itertools.pairwise(stream)
-            if begin_s <= after_s <= end_s
-        ]
+        gaps = [gap_s for ended_s, gap_s in self.gaps_s if begin_s <= ended_s <= end_s]
         return max(gaps, default=0.0)
 
 
@@ -93,12 +89,17 @@ async def stream_for_ever(worker: WorkerClient, traffic: Traffic, index: int, ad
     """Ask again and again; the tokens' times go to `traffic`."""
     while True:
         request = ask("Tell me a long story about the sea.", adapter, max_tokens=60, ignore_eos=True)
+        last_s = 0.0
         async with aclosing(worker.generate(request)) as events:
             async for event in events:
+                now_s = time.monotonic()
                 if isinstance(event, Started) and watched:
-                    traffic.digests.append((time.monotonic(), event.adapters[0].digest))
+                    traffic.digests.append((now_s, event.adapters[0].digest))
                 if isinstance(event, Chunk):
-                    traffic.arrivals_s[index].extend([time.monotonic()] * len(event.token_ids))
+                    traffic.arrivals_s[index].extend([now_s] * len(event.token_ids))
+                    if last_s:
+                        traffic.gaps_s.append((now_s, now_s - last_s))
+                    last_s = now_s
 
 
 @dataclass(frozen=True, slots=True)

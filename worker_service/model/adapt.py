@@ -11,6 +11,7 @@ from shared.errors import InternalError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttention, attention_interface
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
+from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
 
 
@@ -64,15 +65,20 @@ def find_layers(model: PreTrainedModel) -> nn.ModuleList:
 
 def add_slots(
     model: PreTrainedModel, paths: Sequence[str], limits: EngineLimits, step: StepState
-) -> dict[str, SlotLinear]:
-    """Replace the linears at `paths` by slot linears; returns those by path."""
+) -> tuple[dict[str, SlotLinear], SlotWriter]:
+    """Replace the linears at `paths` by slot linears; returns those by path, and what writes to their slots."""
+    device = next(model.parameters()).device
+    # One tensor for the scaling of all modules, so that a slot is written with one copy. Rows begin at multiples of 64
+    # bytes, because a compiled graph may assume of every module what was true of the first.
+    padded_slots = -(-limits.num_slots // 16) * 16
+    scales_MS = torch.zeros(len(paths), padded_slots, dtype=torch.float32, device=device)[:, : limits.num_slots]
     slot_linears: dict[str, SlotLinear] = {}
-    for path in paths:
+    for path, scale_S in zip(paths, scales_MS, strict=True):
         linear = model.get_submodule(path)
         assert isinstance(linear, nn.Linear)
-        slot_linears[path] = SlotLinear(linear, limits.num_slots, limits.slot_rank, step)
+        slot_linears[path] = SlotLinear(linear, scale_S, limits.slot_rank, step)
         model.set_submodule(path, slot_linears[path])
-    return slot_linears
+    return slot_linears, SlotWriter(slot_linears, scales_MS)
 
 
 def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) -> list[KvCache]:

@@ -157,7 +157,7 @@ def _adapt(
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,
     )
-    slot_linears = add_slots(model, paths, limits, step)
+    slot_linears, writer = add_slots(model, paths, limits, step)
     caches = add_caches(model, limits, step)
 
     def compile_module(module: nn.Module) -> None:
@@ -165,7 +165,7 @@ def _adapt(
             module.compile(fullgraph=True, dynamic=False)
 
     compile_layers(model, compile_module)
-    return TorchRunner(model, step, slot_linears, caches, limits, options.token_buckets, device)
+    return TorchRunner(model, step, slot_linears, writer, caches, limits, options.token_buckets, device)
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -12,11 +12,9 @@ from worker_service.engine.messages import AdapterWeights, SampledToken, Segment
 from worker_service.model.attention import KvCache
 from worker_service.model.sampling import sample
 from worker_service.model.slot_linear import SlotLinear
+from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
 from worker_service.model.weights import HostAdapter
-
-SLICE_BYTES = 8 << 20
-"""How much of an adapter one slice copies: below a millisecond or two, which is less than a step."""
 
 
 def bucket_for(buckets: Sequence[int], count: int) -> int:
@@ -35,6 +33,7 @@ class TorchRunner:
         model: nn.Module,
         step: StepState,
         slot_linears: dict[str, SlotLinear],
+        writer: SlotWriter,
         caches: Sequence[KvCache],
         limits: EngineLimits,
         token_buckets: Sequence[int],
@@ -44,6 +43,7 @@ class TorchRunner:
         self._model = model
         self._step = step
         self.slot_linears = slot_linears
+        self._writer = writer
         self._caches = tuple(caches)
         self._limits = limits
         self._token_buckets = tuple(sorted(token_buckets))
@@ -90,25 +90,9 @@ class TorchRunner:
         torch.compiler.set_stance("fail_on_recompile")
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
-        """Copy an adapter into slots, module by module; modules that it does not target become zero."""
+        """Copy an adapter into slots, slice by slice; modules that it does not target become zero."""
         assert isinstance(weights, HostAdapter)
-        slot_rank = self._limits.slot_rank
-        pending_bytes = 0
-        for path, linear in self.slot_linears.items():
-            module = weights.modules.get(path)
-            for index, slot in enumerate(slots):
-                columns = slice(slot * slot_rank, (slot + 1) * slot_rank)
-                ranks = slice(index * slot_rank, (index + 1) * slot_rank)
-                if module is None:
-                    linear.clear(columns)
-                    linear.scale_S[slot] = 0.0
-                else:
-                    linear.write(columns, module.a_RI[ranks], module.b_OR[:, ranks])
-                    linear.scale_S[slot] = module.scaling
-            pending_bytes += linear.slot_bytes * len(slots)
-            if pending_bytes >= SLICE_BYTES:
-                pending_bytes = 0
-                yield
+        return self._writer.write(slots, weights)
 
     def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
         """Compute one step."""

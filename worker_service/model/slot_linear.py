@@ -48,20 +48,20 @@ class SlotLinear(nn.Module):
     b_OC: torch.Tensor
     scale_S: torch.Tensor
 
-    def __init__(self, linear: nn.Linear, num_slots: int, slot_rank: int, step: StepState) -> None:
+    def __init__(self, linear: nn.Linear, scale_S: torch.Tensor, slot_rank: int, step: StepState) -> None:
+        """`scale_S` is this module's scaling of each slot, fp32; it may be a view."""
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.num_slots = num_slots
+        self.num_slots = scale_S.shape[0]
         self.slot_rank = slot_rank
         self.weight = linear.weight
         self.bias = linear.bias
-        num_columns = num_slots * slot_rank
+        num_columns = self.num_slots * slot_rank
         a_CI = linear.weight.new_zeros(num_columns, self.in_features, requires_grad=False)
         b_OC = linear.weight.new_zeros(self.out_features, num_columns, requires_grad=False)
         self.register_buffer("a_CI", a_CI, persistent=False)
         self.register_buffer("b_OC", b_OC, persistent=False)
-        scale_S = torch.zeros(num_slots, dtype=torch.float32, device=linear.weight.device)
         self.register_buffer("scale_S", scale_S, persistent=False)
         self.step = step
 
@@ -83,20 +83,7 @@ class SlotLinear(nn.Module):
         chosen_TSK = torch.where(gates_TS1 != 0, scaled_TSK, 0.0)
         return dense(chosen_TSK.to(x_TI.dtype).view(num_tokens, -1), self.b_OC)
 
-    def write(self, columns: slice, a_KI: torch.Tensor, b_OK: torch.Tensor) -> None:
-        """Overwrite some columns; K may be smaller than the columns, the rest becomes zero."""
-        num_ranks = a_KI.shape[0]
-        self.a_CI[columns][:num_ranks].copy_(a_KI)
-        self.a_CI[columns][num_ranks:].zero_()
-        self.b_OC[:, columns][:, :num_ranks].copy_(b_OK)
-        self.b_OC[:, columns][:, num_ranks:].zero_()
-
-    def clear(self, columns: slice) -> None:
-        """Make some columns zero."""
-        self.a_CI[columns].zero_()
-        self.b_OC[:, columns].zero_()
-
-    @property
-    def slot_bytes(self) -> int:
-        """Bytes of one slot of this module."""
-        return self.slot_rank * (self.in_features + self.out_features) * self.a_CI.element_size()
+    def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where one slot lies: `[K, I]` of A_all and `[O, K]` of B_all."""
+        columns = slice(slot * self.slot_rank, (slot + 1) * self.slot_rank)
+        return self.a_CI[columns], self.b_OC[:, columns]
