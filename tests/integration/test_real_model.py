@@ -12,7 +12,7 @@ from client.cli.children import Child
 from deploy.demo.reference import read_reference
 from shared.errors import HotslotError
 from tests.integration.conftest import DEMO_ADAPTERS
-from tests.support.stack import Stack
+from tests.support.stack import WORKER_READY_S, Stack
 
 pytestmark = [pytest.mark.integration, pytest.mark.model]
 
@@ -103,8 +103,8 @@ async def test_kill_9_under_load_and_the_work_goes_on(
         async with asyncio.timeout(KILL_ROUND_S):
             await everyone_was_answered_again()
         child = stack.store if victim == "store" else stack.workers[0]
-        await asyncio.to_thread(child.kill)
-        await asyncio.to_thread(stack.restart, child)
+        again = stack.start_again(child)
+        await asyncio.to_thread(again.wait_ready, WORKER_READY_S)
         async with asyncio.timeout(KILL_ROUND_S):
             await everyone_was_answered_again()
     finally:

@@ -66,15 +66,17 @@ class Stack:
         worker.wait_ready(WORKER_READY_S)
         return worker
 
-    def restart(self, child: Child) -> Child:
-        """Start a process again as it was, on the same port, after it was killed."""
+    def start_again(self, child: Child) -> Child:
+        """Kill a process and start it as it was, on the same port; it is not ready yet.
+
+        Call it in the thread of the block: the kernel ends the process with the thread that started it.
+        """
         child.kill()
         again = Child(child.spec)
         if child is self.store:
             self.store = again
         else:
             self.workers[self.workers.index(child)] = again
-        again.wait_ready(WORKER_READY_S)
         return again
 
 

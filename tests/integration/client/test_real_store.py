@@ -18,7 +18,7 @@ from shared.errors import (
 )
 from shared.ids import TenantId, digest_of
 from tests.integration.client.conftest import BASE, PATHS, SPEC, PeftFolder
-from tests.support.stack import Stack
+from tests.support.stack import STORE_READY_S, Stack
 
 pytestmark = pytest.mark.integration
 
@@ -135,7 +135,7 @@ def test_a_push_survives_the_death_of_the_store(tmp_path: Path, peft_folder: Pef
             nonlocal killed
             if progress.stage is TransferStage.UPLOADING and progress.done_bytes > 2_000_000 and not killed:
                 killed = True
-                stack.restart(process)
+                stack.start_again(process).wait_ready(STORE_READY_S)
 
         retry = RetryPolicy(max_stalls=20, max_delay_s=0.5)
         with BlockingStoreClient(process.spec.endpoint, retry=retry) as store:

@@ -44,6 +44,10 @@ async def import_it(store: StoreClient, **fields: str) -> pb.Version:
     return (await store.stream("ImportAdapter", request_for(**fields)))[-1].version  # type: ignore[no-any-return]
 
 
+async def _last(call: AsyncIterator[pb.ImportAdapterResponse]) -> pb.ImportAdapterResponse:
+    return [response async for response in call][-1]
+
+
 async def test_a_repository_becomes_the_version_that_a_push_gives(store: StoreClient, hub: FakeHub) -> None:
     version = await import_it(store)
     assert version.source == f"hf:acme/bot@{COMMIT}"
@@ -143,8 +147,13 @@ async def test_a_malformed_location_is_refused_before_anything_is_asked(
 
 
 async def test_fifty_importers_of_the_same_cause_one_download(store: StoreClient, hub: FakeHub) -> None:
-    results = await asyncio.gather(*(import_it(store) for _ in range(50)))
-    assert len({version.digest for version in results}) == 1
+    hub.gate = threading.Event()
+    calls = [aiter(store.adapters.ImportAdapter(request_for(), metadata=store.metadata)) for _ in range(50)]
+    # Held back until all have joined: who comes after the end is free to fetch again.
+    await asyncio.gather(*(anext(call) for call in calls))
+    hub.gate.set()
+    results = await asyncio.gather(*(_last(call) for call in calls))
+    assert len({response.version.digest for response in results}) == 1
     assert hub.requests[WEIGHTS] == 1
 
 
