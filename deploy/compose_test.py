@@ -114,7 +114,7 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     found = compose.inside("store", "python", "-c", "import importlib.util as u; print(u.find_spec('torch'))")
     expect(found == "None", f"the store's image has torch: {found}")
 
-    fleet = hotslot("workers", "--store", store)
+    fleet = hotslot("workers", "--store", store)[0]["workers"]
     expect(len(fleet) == len(workers), f"the store knows {len(fleet)} workers, expected {len(workers)}: {fleet}")
 
     pushed = hotslot("push", str(ADAPTER), REFERENCE, "--base", BASE_MODEL, "--store", store)[0]
@@ -135,7 +135,7 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     say("restarting the store")
     compose("restart", "store")
     await_ready("store", store, STORE_READY_TIMEOUT_S)
-    names = [adapter["name"] for adapter in hotslot("ls", "--store", store)]
+    names = [adapter["name"] for adapter in hotslot("ls", "--store", store)[0]["adapters"]]
     expect(names == [REFERENCE], f"after a restart the store has {names}, expected [{REFERENCE!r}]")
 
 
@@ -152,7 +152,7 @@ class Answer:
 
 
 def hotslot(*arguments: str) -> list[Any]:
-    """Run the command with `--json`; the documents that it printed, a list of one taken apart."""
+    """Run the command with `--json`; the documents that it printed."""
     command = [str(Path(sys.executable).with_name("hotslot")), *arguments, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -164,7 +164,7 @@ def hotslot(*arguments: str) -> list[Any]:
         document, end = decoder.raw_decode(rest)
         documents.append(document)
         rest = rest[end:].lstrip()
-    return documents[0] if len(documents) == 1 and isinstance(documents[0], list) else documents
+    return documents
 
 
 def await_ready(name: str, address: str, timeout_s: float) -> None:
