@@ -1,3 +1,5 @@
+"""A real store that each test may write to."""
+
 from collections.abc import AsyncIterator
 from pathlib import Path
 

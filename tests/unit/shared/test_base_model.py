@@ -1,3 +1,5 @@
+"""A model folder's spec: what is read from it, what is refused, and what its digest depends on."""
+
 import json
 import struct
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The header reader accepts what safetensors writes and refuses everything else with a reason."""
+
 import json
 import math
 import struct

@@ -1,3 +1,5 @@
+"""Admission of checkpoints: what is normalised how, and every refusal with its violation."""
+
 import json
 from pathlib import Path
 from typing import Any
