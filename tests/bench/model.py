@@ -8,12 +8,14 @@ import argparse
 import itertools
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.utils.hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
@@ -121,7 +123,10 @@ def measure_peft(folder: Path, repetitions: int) -> dict[str, float]:
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LINEARS, init_lora_weights=False)
     model: PeftModel = get_peft_model(base, config, adapter_name="a0")
-    state = {name: tensor.clone() for name, tensor in get_peft_model_state_dict(model, adapter_name="a0").items()}
+    state = {
+        name.replace(".weight", ".a0.weight"): tensor.clone()
+        for name, tensor in get_peft_model_state_dict(model, adapter_name="a0").items()
+    }
     with tempfile.TemporaryDirectory() as saved:
         model.save_pretrained(saved, selected_adapters=["a0"])
         from_disk = timed(lambda: hotswap_adapter(model, f"{saved}/a0", adapter_name="a0"), repetitions)
@@ -157,6 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
     repetitions = 8 if parser.parse_args().quick else 40
+    # Standard output is the result's alone.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     folder = ensure_model()
     loaded = load_model(
         ModelOptions(
