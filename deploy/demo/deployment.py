@@ -1,7 +1,6 @@
 """The demo's own deployment: an embedded Valkey, a store and one worker, gone when the demo ends."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from client.cli.children import Child, ChildSpec, stop_all
 from deploy.demo.model import BASE_MODEL
+from shared.child_processes import free_port
 from shared.embedded_valkey import embedded_valkey
 
 STORE_READY_S = 60.0
@@ -28,23 +28,11 @@ WORKER_SETTINGS = {
 
 @dataclass
 class Deployment:
-    """Running processes; `restart` replaces one after it was killed."""
+    """Running processes."""
 
     store: Child
     worker: Child
     redis_url: str
-
-    def restart_worker(self) -> None:
-        """Start the worker again as it was."""
-        self.worker.kill()
-        self.worker = Child(self.worker.spec)
-        self.worker.wait_ready(WORKER_READY_S)
-
-    def restart_store(self) -> None:
-        """Start the store again as it was."""
-        self.store.kill()
-        self.store = Child(self.store.spec)
-        self.store.wait_ready(STORE_READY_S)
 
 
 @contextmanager
@@ -76,12 +64,6 @@ def deploy(model: Path, cache_dir: Path) -> Iterator[Deployment]:
 
 
 def _start(folder: Path, name: str, module: str, redis_url: str, settings: dict[str, str]) -> Child:
-    endpoint = f"127.0.0.1:{_free_port()}"
+    endpoint = f"127.0.0.1:{free_port()}"
     common = {"HOTSLOT_LISTEN": endpoint, "HOTSLOT_REDIS_URL": redis_url}
     return Child(ChildSpec(name, module, endpoint, {**common, **settings}, folder / f"{name}.log"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

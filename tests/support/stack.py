@@ -1,25 +1,18 @@
 """A real deployment for tests: Valkey, store and workers as processes on free ports, all gone when the block ends."""
 
 import os
-import socket
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from client.cli.children import Child, ChildSpec, stop_all
+from shared.child_processes import free_port
 from shared.embedded_valkey import embedded_valkey
 
 STORE_READY_S = 60.0
 WORKER_READY_S = 300.0
 """A first start compiles every bucket."""
 GRACE_S = 10.0
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Stack:

@@ -15,7 +15,6 @@ class Copy:
 
     holder: Holder
     slices: Iterator[None]
-    requested_s: float
     copy_s: float = 0.0
     waiters: list[tuple[float, Callable[[Activated | HotslotError], None]]] = field(default_factory=list)
     """Who wants to hear about it, with the time of asking."""
@@ -38,14 +37,14 @@ class CopyQueue:
 
     def add(self, holder: Holder, weights: AdapterWeights) -> Copy:
         """Begin a copy; nothing is written before `advance`."""
-        copy = Copy(holder, self.runner.write_slots(holder.slots, weights), requested_s=self.clock())
+        copy = Copy(holder, self.runner.write_slots(holder.slots, weights))
         self._copies.append(copy)
         return copy
 
     def advance(self) -> Copy | None:
         """Write one slice of the oldest copy; returns the copy if that completed it.
 
-        Whatever the runner raises is raised here, with the copy taken off the queue as `failed`.
+        Whatever the runner raises is raised here; the copy stays first until `drop_first`.
         """
         copy = self._copies[0]
         began_s = self.clock()

@@ -14,9 +14,10 @@ import pytest
 
 from client import AdapterSelection, BlockingHotslotClient, ChatMessage, GenerationRequest, Stop
 from deploy.demo.model import BASE_MODEL
+from shared.child_processes import free_port
 from shared.errors import HotslotError
 from tests.integration.conftest import DEMO_ADAPTERS
-from tests.support.stack import free_port, is_running
+from tests.support.stack import is_running
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.slow, pytest.mark.chaos]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.child_processes import free_port
 from shared.errors import HotslotError
 from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
@@ -20,7 +21,6 @@ from store_service.app import SQLITE_FILE
 from store_service.catalog.database import open_database
 from store_service.catalog.sql import SqlCatalog
 from tests.support.checkpoints import adapter, base_spec
-from tests.support.stack import free_port
 from tests.support.store import StoreClient, dial, error_of
 from tests.support.waiting import until
 

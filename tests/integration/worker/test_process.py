@@ -14,6 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from shared.child_processes import free_port
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.records import Tier, WorkerState
@@ -27,7 +28,6 @@ from shared.rpc.status import from_rpc_error
 from tests.support.echo_model import echo_model
 from tests.support.echo_worker import Calls
 from tests.support.memory_store import MemoryStore
-from tests.support.stack import free_port
 from tests.support.waiting import until_async
 
 BASE = echo_model().spec.digest

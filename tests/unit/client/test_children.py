@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from client.cli.children import Child, ChildFailedError, ChildSpec, stop_all
-from tests.support.stack import free_port, is_running
+from shared.child_processes import free_port
+from tests.support.stack import is_running
 
 ROOT = Path(__file__).resolve().parents[3]
 STUB = "tests.support.stub_service"
