@@ -23,7 +23,7 @@ from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import open_database
 from store_service.catalog.sql import SqlCatalog
-from store_service.imports import Importer
+from store_service.imports.importer import Importer, ImportOptions
 from store_service.offload import Offload
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
@@ -76,7 +76,12 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             uploads,
             settings.admission_limits,
         )
-        importer = Importer(registry, settings.data_dir / "imports", admission, max_imports=settings.max_imports)
+        imports = ImportOptions(
+            max_imports=settings.max_imports,
+            linger_s=settings.import_linger_s,
+            refusal_ttl_s=settings.import_refusal_ttl_s,
+        )
+        importer = Importer(registry, settings.data_dir / "imports", admission, imports)
         stack.push_async_callback(importer.close)
         await _collect(settings, registry, uploads, offload)
         sources = Sources(
@@ -86,6 +91,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                 endpoint=settings.hub_endpoint,
                 token=settings.hub_token.get_secret_value(),
                 redirect_hosts=settings.hub_redirect_hosts,
+                timeout_s=settings.hub_timeout_s,
+                num_attempts=settings.hub_attempts,
             ),
             hub_token_tenants=settings.hub_token_tenants,
         )

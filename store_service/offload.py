@@ -25,6 +25,15 @@ class Offload:
         loop = asyncio.get_running_loop()
         return loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
 
+    async def to_its_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of a blocking call; a caller that is cancelled waits for the thread to finish first."""
+        running = self.start(function, *args, **kwargs)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait([running])
+            raise
+
     def close(self) -> None:
         """Wait for what runs and take nothing more."""
         self._executor.shutdown(wait=True)

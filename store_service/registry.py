@@ -4,7 +4,7 @@ Everything here blocks: call it from a thread.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -48,6 +48,11 @@ class Publication:
     labels: Mapping[str, str]
     tag_etag: str = ""
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for two that ask for the same."""
+        return str(self.reference), self.base_model, self.source, tuple(sorted(self.labels.items())), self.tag_etag
+
     def from_origin(self, origin: str) -> "Publication":
         """The same, now that it is known where exactly the checkpoint came from."""
         return replace(self, source=origin)
@@ -90,21 +95,29 @@ class Registry:
 
     def validate(self, checkpoint: Checkpoint, base_model: str) -> Verdict:
         """Admission without publishing; raises BaseModelNotFoundError."""
-        _, base = self._base_of(checkpoint, base_model)
+        _, base = self.base_of(checkpoint, base_model)
         return admit(checkpoint, base, self._limits)
 
-    def publish(self, tenant: TenantId, checkpoint: Checkpoint, publication: Publication) -> tuple[VersionRecord, bool]:
+    def publish(
+        self,
+        tenant: TenantId,
+        checkpoint: Checkpoint,
+        publication: Publication,
+        on_admitted: Callable[[], object] = lambda: None,
+    ) -> tuple[VersionRecord, bool]:
         """Admit a checkpoint as a version; the flag is false where that version was there already.
 
+        `on_admitted` is called between the checks and publishing.
         Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, EtagMismatchError and
         QuotaExceededError; nothing is visible then.
         """
         _check_labels(publication.labels)
-        base_name, base = self._base_of(checkpoint, publication.base_model)
+        base_name, base = self.base_of(checkpoint, publication.base_model)
         stage = self.blobs.stage(tenant)
         try:
             manifest = admit(checkpoint, base, self._limits, stage.write).require()
             self._check_digest(publication.reference, manifest.digest)
+            on_admitted()
             version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
             with self._publishing:
                 stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
@@ -152,7 +165,8 @@ class Registry:
             )
         return record, revision
 
-    def _base_of(self, checkpoint: Checkpoint, wanted: str) -> tuple[str, BaseSpec]:
+    def base_of(self, checkpoint: Checkpoint, wanted: str) -> tuple[str, BaseSpec]:
+        """The base model that a checkpoint is judged by; raises InvalidRequestError and BaseModelNotFoundError."""
         name = wanted or base_model_name_of(checkpoint, self._limits)
         if not name:
             problem = "neither the call nor adapter_config.json names the base model; give its name or digest"

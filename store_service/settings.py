@@ -32,6 +32,10 @@ class StoreSettings(Settings):
     """Tenants who may import with hub_token; the others see public repositories only."""
     hub_redirect_hosts: TextList = ("huggingface.co", "hf.co")
     """Hosts, with their subdomains, that hub_endpoint may redirect downloads to."""
+    hub_timeout_s: float = Field(default=30.0, gt=0)
+    """How long the hub may send nothing before an attempt is given up."""
+    hub_attempts: int = Field(default=4, ge=1)
+    """Attempts at each file; a further one goes on where the last one ended."""
 
     max_rank: int = Field(default=AdmissionLimits().max_rank, ge=1, le=8192)
     """Largest rank that an adapter may have."""
@@ -44,7 +48,11 @@ class StoreSettings(Settings):
     max_admissions: int = Field(default=2, ge=1)
     """Checkpoints that are validated at the same time; more wait."""
     max_imports: int = Field(default=4, ge=1)
-    """Imports that fetch at the same time; more wait."""
+    """Imports that fetch at the same time, each with its files on the disk until it is admitted; more wait."""
+    import_linger_s: float = Field(default=30.0, ge=0)
+    """How long an import goes on when all its callers have gone, before it is cancelled."""
+    import_refusal_ttl_s: float = Field(default=10.0, ge=0)
+    """How long an import is refused again unasked when the hub had no such thing or its content was not valid."""
     num_io_threads: int = Field(default=16, ge=1)
     """Threads for files and the catalog."""
     upload_ttl_s: float = Field(default=6 * 3600.0, gt=0)

@@ -10,7 +10,7 @@ from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from shared.references import parse_name, parse_reference, parse_tag
 from shared.rpc.tenant import tenant_of
 from store_service.catalog.records import AdapterFilter
-from store_service.imports import Importer
+from store_service.imports.importer import Importer
 from store_service.offload import Offload
 from store_service.registry import Publication, Registry
 from store_service.rpc import converters

@@ -17,7 +17,7 @@ from store_service.catalog.records import (
     TagRecord,
     VersionRecord,
 )
-from store_service.imports import Progress, Stage
+from store_service.imports.progress import Progress, Stage
 from store_service.sources.sources import FolderLocation, HubLocation
 
 _KIND_TO_PB = {

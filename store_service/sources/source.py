@@ -2,34 +2,50 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from shared.errors import RequestCancelledError
 from store_service.admission.admit import Checkpoint
 
-ReportBytes = Callable[[int, int], None]
-"""Told bytes done and bytes in all (0 while unknown), from any thread."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A checkpoint that lies in the store's own folder now."""
-
-    checkpoint: Checkpoint
-    origin: str
-    """For the record, for example `hf:org/name@commit`."""
+ReportBytes = Callable[[int], None]
+"""Told the bytes done, from any thread."""
 
 
 class Source(Protocol):
-    """One checkpoint somewhere."""
+    """A checkpoint as somebody named it; what the name stands for may change."""
 
     @property
     def key(self) -> str:
-        """The same for two sources exactly when one fetch serves both."""
+        """The same for two sources exactly when they are named the same."""
 
-    def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Fetched:
+    @property
+    def is_remote(self) -> bool:
+        """Whether resolving asks another machine, which is not to be asked again and again for what it has not."""
+
+    def resolve(self) -> "Content":
+        """What the name stands for now; blocks.
+
+        Raises SourceNotFoundError, SourceForbiddenError, SourceUnavailableError and QuotaExceededError.
+        """
+
+
+class Content(Protocol):
+    """A checkpoint that does not change any more: a commit, or files as they were when they were looked at."""
+
+    @property
+    def key(self) -> str:
+        """The same for two exactly when one fetch serves both."""
+
+    @property
+    def origin(self) -> str:
+        """For the record, for example `hf:org/name@commit`."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes to fetch."""
+
+    def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
         """Copy the checkpoint's files into an empty folder; blocks, and ends soon after `cancelled` is set.
 
         Raises SourceNotFoundError, SourceForbiddenError, SourceUnavailableError, DigestMismatchError,

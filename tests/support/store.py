@@ -115,6 +115,13 @@ class StoreClient:
         request = pb.CreateVersionRequest(reference=reference, files=await self.upload(draft), **fields)
         return (await self.call("CreateVersion", request)).version  # type: ignore[no-any-return]
 
+    def import_calls(self, *requests: pb.ImportAdapterRequest) -> list[Any]:
+        """Calls that have begun; their progress and versions are still to be read."""
+        return [self.adapters.ImportAdapter(request, metadata=self.metadata) for request in requests]
+
+    async def import_(self, request: pb.ImportAdapterRequest) -> pb.Version:
+        return (await self.stream("ImportAdapter", request))[-1].version  # type: ignore[no-any-return]
+
     async def resolve(self, reference: str, base_model_digest: str = "") -> pb.Version:
         request = pb.ResolveAdapterRequest(reference=reference, base_model_digest=base_model_digest)
         return (await self.call("ResolveAdapter", request)).version  # type: ignore[no-any-return]
@@ -122,6 +129,12 @@ class StoreClient:
     async def names(self, **fields: Any) -> list[str]:
         response = await self.call("ListAdapters", pb.ListAdaptersRequest(**fields))
         return [adapter.name for adapter in response.adapters]
+
+
+def hub_request(reference: str = "bot", base_model: str = "", **hub: str) -> pb.ImportAdapterRequest:
+    """To import a repository of the fake hub."""
+    source = pb.HubSource(**{"repo_id": "acme/bot", **hub})
+    return pb.ImportAdapterRequest(reference=reference, hub=source, base_model=base_model)
 
 
 @asynccontextmanager

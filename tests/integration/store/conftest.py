@@ -1,10 +1,12 @@
 """A real store that each test may write to."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.checkpoints import adapter
+from tests.support.fake_hub import FakeHub, fake_hub
 from tests.support.store import StoreClient, open_store
 
 
@@ -14,3 +16,11 @@ async def store(tmp_path: Path) -> AsyncIterator[StoreClient]:
     async with open_store(tmp_path / "data", import_roots=[str(tmp_path / "imports")]) as client:
         await client.register()
         yield client
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """A hub with one repository."""
+    with fake_hub() as server:
+        server.repositories["acme/bot"] = {**adapter().files(), "README.md": b"# hello", "adapter_model.bin": b"\x80"}
+        yield server

@@ -115,6 +115,29 @@ async def test_a_folder_that_is_not_there_or_empty_is_not_found(store: StoreClie
         assert isinstance(error, errors.SourceNotFoundError)
 
 
+async def test_a_folder_that_appears_is_found_at_once(store: StoreClient, imports: Path) -> None:
+    await error_of(store.stream("ImportAdapter", request_for(imports / "bot")))
+    adapter().write(imports / "bot")
+    assert (await store.import_(request_for(imports / "bot"))).adapter == "bot"
+
+
+async def test_a_folder_that_was_refused_is_taken_when_it_was_mended(store: StoreClient, imports: Path) -> None:
+    draft = adapter()
+    draft.config["r"] = 3
+    draft.write(imports / "bot")
+    assert isinstance(await error_of(store.import_(request_for(imports / "bot"))), errors.InvalidAdapterError)
+    adapter().write(imports / "bot")
+    assert (await store.import_(request_for(imports / "bot"))).adapter == "bot"
+
+
+async def test_a_file_that_cannot_be_read_is_forbidden(store: StoreClient, imports: Path) -> None:
+    adapter().write(imports / "bot")
+    (imports / "bot" / "adapter_config.json").unlink()
+    (imports / "bot" / "adapter_config.json").symlink_to("adapter_config.json")
+    error = await error_of(store.import_(request_for(imports / "bot")))
+    assert isinstance(error, errors.SourceForbiddenError)
+
+
 async def test_a_pickle_is_refused_and_never_opened(store: StoreClient, imports: Path) -> None:
     draft = adapter()
     draft.without.add("adapter_model.safetensors")

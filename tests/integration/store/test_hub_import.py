@@ -1,51 +1,38 @@
 """Imports from a hub, over real HTTP with faults."""
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from shared import errors
+from shared.child_processes import free_port
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.sources import hub as hub_module
+from store_service.sources import hub_commit
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import COMMIT, FakeHub, fake_hub
-from tests.support.store import StoreClient, error_of, open_store
-from tests.support.waiting import until
+from tests.support.store import StoreClient, error_of, hub_request, open_store
 
 WEIGHTS = "adapter_model.safetensors"
 TOKEN = "hf_very-secret"
 
 
 @pytest.fixture
-def hub() -> Iterator[FakeHub]:
-    with fake_hub() as server:
-        server.repositories["acme/bot"] = {**adapter().files(), "README.md": b"# hello", "adapter_model.bin": b"\x80"}
-        yield server
-
-
-@pytest.fixture
-async def store(tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StoreClient]:
-    monkeypatch.setattr(hub_module, "NUM_ATTEMPTS", 3)
-    settings = {"hub_endpoint": hub.endpoint, "hub_token": SecretStr(TOKEN), "hub_token_tenants": ["acme"]}
+async def store(tmp_path: Path, hub: FakeHub) -> AsyncIterator[StoreClient]:
+    settings = {
+        "hub_endpoint": hub.endpoint,
+        "hub_token": SecretStr(TOKEN),
+        "hub_token_tenants": ["acme"],
+        "hub_attempts": 3,
+    }
     async with open_store(tmp_path / "data", **settings) as client:
         await client.register()
         yield client
 
 
-def request_for(repo_id: str = "acme/bot", reference: str = "bot", **fields: str) -> pb.ImportAdapterRequest:
-    return pb.ImportAdapterRequest(reference=reference, hub=pb.HubSource(repo_id=repo_id, **fields))
-
-
-async def import_it(store: StoreClient, **fields: str) -> pb.Version:
-    return (await store.stream("ImportAdapter", request_for(**fields)))[-1].version  # type: ignore[no-any-return]
-
-
-async def _last(call: AsyncIterator[pb.ImportAdapterResponse]) -> pb.ImportAdapterResponse:
-    return [response async for response in call][-1]
+async def import_it(store: StoreClient, **hub: str) -> pb.Version:
+    return await store.import_(hub_request(**hub))
 
 
 async def test_a_repository_becomes_the_version_that_a_push_gives(store: StoreClient, hub: FakeHub) -> None:
@@ -146,27 +133,53 @@ async def test_a_malformed_location_is_refused_before_anything_is_asked(
     assert not hub.requests
 
 
-async def test_fifty_importers_of_the_same_cause_one_download(store: StoreClient, hub: FakeHub) -> None:
-    hub.gate = threading.Event()
-    calls = [aiter(store.adapters.ImportAdapter(request_for(), metadata=store.metadata)) for _ in range(50)]
-    # Held back until all have joined: who comes after the end is free to fetch again.
-    await asyncio.gather(*(anext(call) for call in calls))
-    hub.gate.set()
-    results = await asyncio.gather(*(_last(call) for call in calls))
-    assert len({response.version.digest for response in results}) == 1
-    assert hub.requests[WEIGHTS] == 1
+async def test_a_hub_that_stops_sending_is_asked_for_the_rest(tmp_path: Path, hub: FakeHub) -> None:
+    async with open_store(tmp_path, hub_endpoint=hub.endpoint, hub_timeout_s=0.2) as store:
+        await store.register()
+        hub.pause_after = [700]
+        await import_it(store)
+        assert hub.requests[WEIGHTS] == 2
 
 
-async def test_an_importer_who_comes_back_joins_the_import_under_way(store: StoreClient, hub: FakeHub) -> None:
-    hub.gate = threading.Event()
-    first = store.adapters.ImportAdapter(request_for(), metadata=store.metadata)
-    await first.read()
-    await until(lambda: hub.requests["adapter_config.json"] == 1)
-    first.cancel()
-    second = asyncio.ensure_future(import_it(store))
-    hub.gate.set()
-    assert (await second).source == f"hf:acme/bot@{COMMIT}"
-    assert hub.requests["api"] == 1
+async def test_a_hub_that_never_goes_on_is_unavailable(tmp_path: Path, hub: FakeHub) -> None:
+    async with open_store(tmp_path, hub_endpoint=hub.endpoint, hub_timeout_s=0.2, hub_attempts=2) as store:
+        await store.register()
+        hub.pause_after = [700, 0]
+        assert isinstance(await error_of(import_it(store)), errors.SourceUnavailableError)
+        assert list((tmp_path / "imports").iterdir()) == []
+
+
+async def test_a_hub_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    async with open_store(tmp_path, hub_endpoint=f"http://127.0.0.1:{free_port()}") as store:
+        error = await error_of(import_it(store))
+        assert isinstance(error, errors.SourceUnavailableError)
+        assert error.retry_after_s is not None
+
+
+async def test_offline_mode_is_kept(store: StoreClient, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_commit, "is_offline_mode", lambda: True)
+    error = await error_of(import_it(store))
+    assert isinstance(error, errors.SourceUnavailableError)
+    assert "HF_HUB_OFFLINE" in error.message
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{}", b'{"id": "acme/bot", "sha": "main", "siblings": []}'])
+async def test_an_answer_that_is_none_is_unavailable(store: StoreClient, hub: FakeHub, answer: bytes) -> None:
+    hub.answer_with["api"] = answer
+    assert isinstance(await error_of(import_it(store)), errors.SourceUnavailableError)
+
+
+async def test_a_question_that_is_sent_elsewhere_is_not_asked_there(store: StoreClient, hub: FakeHub) -> None:
+    with fake_hub() as elsewhere:
+        hub.redirect_api_to = elsewhere.endpoint + "{path}"
+        assert isinstance(await error_of(import_it(store)), errors.SourceForbiddenError)
+        assert not elsewhere.requests
+
+
+async def test_a_renamed_repository_is_followed_within_the_endpoint(store: StoreClient, hub: FakeHub) -> None:
+    hub.redirect_api_to = "{path}"
+    assert (await import_it(store)).source == f"hf:acme/bot@{COMMIT}"
 
 
 async def test_an_adapter_above_the_limit_is_refused_before_it_is_fetched(tmp_path: Path, hub: FakeHub) -> None:

@@ -520,7 +520,7 @@ class ImportProgress(_message.Message):
     DONE_BYTES_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     stage: Global___ImportStage.ValueType
-    """What is going on now."""
+    """What is going on now; stages that are over soon may not be seen."""
     done_bytes: _builtins.int
     """Bytes fetched so far."""
     total_bytes: _builtins.int

@@ -134,8 +134,14 @@ class AdapterStoreServiceServicer:
 
     def ImportAdapter(self, request, context):
         """Fetches a checkpoint from a source, admits it and tags it. Streams progress, then the version as the
-        last message. Concurrent imports of the same source share one download; a caller that comes back with the
-        same request re-attaches to the import that is under way.
+        last message. Imports of the same content by one tenant at the same time share one download, under
+        whatever references; a caller that comes back with the same request re-attaches to the import that is under
+        way, and is told first how far it is.
+
+        To cancel an import, cancel the call: without callers it goes on for import_linger_s (a setting of the
+        store), so that they can come back, and is then stopped with nothing published, unless it is being admitted
+        already. A source that does not exist, or content that is not valid, is refused again for
+        import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
         RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED

@@ -1,0 +1,1 @@
+"""Imports: from a source's name to a published version, sharing every fetch that can be shared."""

@@ -1,0 +1,225 @@
+"""Imports: resolve, fetch, admit, publish; callers may leave and come back, and share what can be shared.
+
+An import is known by what was asked for, a download by the content that this turned out to be: callers of one
+request share one import, and imports of one content under different names share one download.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+
+from shared.errors import BaseModelNotFoundError, InvalidAdapterError, RequestCancelledError, SourceNotFoundError
+from shared.ids import Digest, TenantId
+from store_service.admission.admit import Checkpoint
+from store_service.catalog.records import VersionRecord
+from store_service.imports.downloads import Downloads
+from store_service.imports.progress import QUEUED, Progress, Stage
+from store_service.imports.recent import Recent
+from store_service.offload import Offload
+from store_service.registry import Publication, Registry
+from store_service.sources.source import Content, Source, stop_if
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How imports share the store."""
+
+    max_imports: int = 4
+    """Downloads at the same time; more wait."""
+    linger_s: float = 30.0
+    """How long an import goes on without callers."""
+    refusal_ttl_s: float = 10.0
+    """How long a refusal is repeated without asking again."""
+
+
+@dataclass
+class _Import:
+    """One import under way, with everybody who waits for it."""
+
+    progress: Progress = QUEUED
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    num_watchers: int = 0
+    lingering: asyncio.TimerHandle | None = None
+    task: "asyncio.Task[VersionRecord] | None" = None
+
+    def advance(self, progress: Progress) -> None:
+        self.progress = progress
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def enter(self, stage: Stage) -> None:
+        self.advance(replace(self.progress, stage=stage))
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A content that was not admitted, and the base model that it was judged by."""
+
+    error: InvalidAdapterError
+    base_name: str
+    base_digest: Digest
+
+
+_ImportKey = tuple[object, ...]
+_RefusalKey = tuple[TenantId, str, str]
+
+
+class Importer:
+    """Runs imports. Lives on the event loop."""
+
+    def __init__(self, registry: Registry, scratch: Path, admission: Offload, options: ImportOptions) -> None:
+        self._registry = registry
+        self._admission = admission
+        self._options = options
+        self._downloads = Downloads(scratch, options.max_imports)
+        # Apart from the threads that fetch: resolving a name does not wait behind somebody's download.
+        self._resolving = Offload("resolve", options.max_imports)
+        self._imports: dict[_ImportKey, _Import] = {}
+        self._resolutions: dict[tuple[TenantId, str], asyncio.Task[Content]] = {}
+        self._absent: Recent[tuple[TenantId, str], SourceNotFoundError] = Recent(options.refusal_ttl_s)
+        self._refused: Recent[_RefusalKey, _Refusal] = Recent(options.refusal_ttl_s)
+
+    async def run(
+        self, tenant: TenantId, source: Source, publication: Publication
+    ) -> AsyncGenerator[Progress | VersionRecord]:
+        """Progress, then the version; joins an import of the same that is under way.
+
+        An import whose last caller left goes on for `linger_s`, so that the caller can come back; then it is
+        cancelled, and nothing of it stays.
+        """
+        key = (tenant, source.key, publication.key)
+        job = self._imports.get(key)
+        if job is None:
+            job = self._imports[key] = _Import()
+            job.task = asyncio.create_task(self._work(job, tenant, source, publication))
+            job.task.add_done_callback(lambda task: self._finished(key, job, source, task))
+        assert job.task is not None
+        job.num_watchers += 1
+        if job.lingering is not None:
+            job.lingering.cancel()
+        try:
+            while not job.task.done():
+                yield job.progress
+                waiting = asyncio.ensure_future(job.changed.wait())
+                await asyncio.wait([waiting, job.task], return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+            if job.task.cancelled():
+                raise RequestCancelledError("the store is stopping; import again when it is back")
+            yield job.task.result()
+        finally:
+            job.num_watchers -= 1
+            if not job.num_watchers and not job.task.done():
+                loop = asyncio.get_running_loop()
+                job.lingering = loop.call_later(self._options.linger_s, self._cancel, key, job)
+
+    async def close(self) -> None:
+        """Stop all imports; what they had fetched goes."""
+        jobs = dict(self._imports)
+        for key, job in jobs.items():
+            self._cancel(key, job)
+        tasks = [*(job.task for job in jobs.values() if job.task is not None), *self._resolutions.values()]
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._downloads.close()
+        self._resolving.close()
+
+    def _cancel(self, key: _ImportKey, job: _Import) -> None:
+        self._forget(key, job)
+        job.cancelled.set()
+        if job.task is not None:
+            job.task.cancel()
+
+    def _forget(self, key: _ImportKey, job: _Import) -> None:
+        if self._imports.get(key) is job:
+            del self._imports[key]
+
+    def _finished(self, key: _ImportKey, job: _Import, source: Source, task: "asyncio.Task[VersionRecord]") -> None:
+        self._forget(key, job)
+        if job.lingering is not None:
+            job.lingering.cancel()
+        if task.cancelled():
+            log.info("import cancelled", source=source.key)
+        elif task.exception() is not None:
+            log.info("import failed", source=source.key, error=str(task.exception()))
+
+    async def _work(self, job: _Import, tenant: TenantId, source: Source, publication: Publication) -> VersionRecord:
+        job.enter(Stage.RESOLVING)
+        content = await self._resolve(tenant, source)
+        refusal_key = (tenant, content.key, publication.base_model)
+        await self._resolving(self._raise_if_refused, refusal_key)
+        async with self._downloads.fetched(tenant, content, job.advance) as checkpoint:
+            job.enter(Stage.VALIDATING)
+            loop = asyncio.get_running_loop()
+
+            def admit() -> VersionRecord:
+                stop_if(job.cancelled)
+                return self._admit(
+                    tenant,
+                    checkpoint,
+                    publication.from_origin(content.origin),
+                    refusal_key,
+                    lambda: loop.call_soon_threadsafe(job.enter, Stage.PUBLISHING),
+                )
+
+            # An import that is cancelled now ends when admission does: the files are in use until then.
+            return await self._admission.to_its_end(admit)
+
+    async def _resolve(self, tenant: TenantId, source: Source) -> Content:
+        """What a source stands for now; callers at the same time share one answer, which is not cancelled."""
+        key = (tenant, source.key)
+        absent = self._absent.get(key)
+        if absent is not None:
+            raise absent.with_traceback(None)
+        resolving = self._resolutions.get(key)
+        if resolving is None:
+            resolving = self._resolutions[key] = asyncio.create_task(self._ask(key, source))
+            resolving.add_done_callback(lambda task: self._resolved(key, task))
+        return await asyncio.shield(resolving)
+
+    async def _ask(self, key: tuple[TenantId, str], source: Source) -> Content:
+        try:
+            return await self._resolving(source.resolve)
+        except SourceNotFoundError as exc:
+            if source.is_remote:
+                self._absent.add(key, exc)
+            raise
+
+    def _resolved(self, key: tuple[TenantId, str], task: "asyncio.Task[Content]") -> None:
+        del self._resolutions[key]
+        if not task.cancelled():
+            task.exception()  # whoever still waits raises it
+
+    def _raise_if_refused(self, key: _RefusalKey) -> None:
+        """Repeat a refusal of this very content, unless its base model has become another one since."""
+        refusal = self._refused.get(key)
+        if refusal is None:
+            return
+        try:
+            base_digest = self._registry.base_models.get(refusal.base_name).spec.digest
+        except BaseModelNotFoundError:
+            return
+        if base_digest == refusal.base_digest:
+            raise refusal.error.with_traceback(None)
+
+    def _admit(
+        self,
+        tenant: TenantId,
+        checkpoint: Checkpoint,
+        publication: Publication,
+        refusal_key: _RefusalKey,
+        on_admitted: Callable[[], object],
+    ) -> VersionRecord:
+        try:
+            record, _ = self._registry.publish(tenant, checkpoint, publication, on_admitted)
+        except InvalidAdapterError as exc:
+            base_name, base = self._registry.base_of(checkpoint, publication.base_model)
+            self._refused.add(refusal_key, _Refusal(exc, base_name, base.digest))
+            raise
+        return record
