@@ -8,20 +8,21 @@ all parameters in order of their names: one line of JSON `[name, dtype, shape]`,
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidAdapterError, InvalidRequestError
 from shared.safetensors_header import HeaderLimits, TensorEntry, read_header_of
+from shared.weight_values import STORAGE, values_digest
 
 SAMPLE_BYTES = 2048
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _LIMITS = HeaderLimits(max_header_bytes=100_000_000, max_tensors=1_000_000)
-_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
 _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|embed_tokens_per_layer|embed_in|embed_positions|embeddings?|wte|wpe|tok_embeddings"
     r"|word_embeddings)$"
@@ -57,6 +58,14 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     if not any(module.kind is ModuleKind.LINEAR for module in modules):
         raise _bad_folder(folder, "it has no linear layers that an adapter could target (is it quantised?)")
     spec = BaseSpec(name, model_type, _fingerprint(parameters), tuple(modules))
+    # Adapters on these come with a copy of their weight, which has to be known again.
+    copied = (spec.token_embedding, spec.head)
+    spec = replace(
+        spec,
+        modules=tuple(
+            replace(m, values_digest=_values_digest(m.path, parameters)) if m in copied else m for m in modules
+        ),
+    )
     check_spec(spec)
     return spec
 
@@ -99,16 +108,26 @@ def _module(entry: TensorEntry, model_type: str) -> BaseModule | None:
         return None
     if _EMBEDDING.search(path):
         return BaseModule(path, ModuleKind.EMBEDDING, rows, columns)
-    if model_type in _INPUT_FIRST_MODELS and _IN_LAYER.search(path):
-        rows, columns = columns, rows
-    return BaseModule(path, ModuleKind.LINEAR, columns, rows)
+    module = BaseModule(path, ModuleKind.LINEAR, columns, rows)
+    if model_type in _INPUT_FIRST_MODELS and module.is_in_layer:
+        return replace(module, in_features=rows, out_features=columns)
+    return module
 
 
 def _layer_order(module: BaseModule) -> tuple[int, tuple[tuple[int, str], ...]]:
     outside = 0 if module.kind is ModuleKind.EMBEDDING else 2
-    group = 1 if _IN_LAYER.search(module.path) else outside
+    group = 1 if module.is_in_layer else outside
     parts = re.split(r"(\d+)", module.path)
     return group, tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+
+
+def _values_digest(path: str, parameters: dict[str, _Parameter]) -> str:
+    """Of a module's weight and bias; empty where an element type is not one that adapters could copy."""
+    found = [parameters[name] for name in (f"{path}.weight", f"{path}.bias") if name in parameters]
+    if any(parameter.entry.dtype not in STORAGE for parameter in found):
+        return ""
+    with ExitStack() as stack:
+        return values_digest([(stack.enter_context(p.file.open("rb")), p.entry) for p in found])
 
 
 def _fingerprint(parameters: dict[str, _Parameter]) -> str:

@@ -1,14 +1,21 @@
 """The spec of a base model: the modules that adapters may target, with their shapes."""
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from shared.errors import FieldViolation, InvalidRequestError
-from shared.ids import Digest, digest_of
+from shared.ids import Digest, digest_of, parse_digest
 
 MAX_MODULES = 100_000
+
+_IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
+_TOKEN_EMBEDDINGS = frozenset({
+    "embed_in", "embed_tokens", "embedding", "embeddings", "tok_embeddings", "word_embeddings", "wte",
+})  # fmt: skip
+_HEADS = ("lm_head", "embed_out")
 
 
 class ModuleKind(StrEnum):
@@ -26,6 +33,19 @@ class BaseModule:
     kind: ModuleKind
     in_features: int
     out_features: int
+    values_digest: str = field(default="", compare=False)
+    """Digest of its weight's and bias's values (shared/weight_values.py), for the token embedding and the head; empty
+    where nobody computed it. Not part of the spec's digest, which covers a sample of all values."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def is_in_layer(self) -> bool:
+        """Whether it belongs to one of the repeated layers."""
+        return _IN_LAYER.search(self.path) is not None
 
 
 @dataclass(frozen=True)
@@ -55,9 +75,43 @@ class BaseSpec:
         """Identity of the base model."""
         return digest_of(self.canonical_json())
 
+    @property
+    def targets(self) -> tuple[BaseModule, ...]:
+        """Everything that an adapter may target, in layer order: the modules, and a head that is tied."""
+        head = self.tied_head
+        return self.modules if head is None else (*self.modules, head)
+
     def by_path(self) -> dict[str, BaseModule]:
-        """The modules by path."""
-        return {module.path: module for module in self.modules}
+        """The targets by path."""
+        return {module.path: module for module in self.targets}
+
+    @property
+    def token_embedding(self) -> BaseModule | None:
+        """The module that looks tokens up; None where names do not tell which one it is."""
+        found = [m for m in self.modules if m.kind is ModuleKind.EMBEDDING and m.name in _TOKEN_EMBEDDINGS]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def head(self) -> BaseModule | None:
+        """The linear that computes logits, with a weight of its own or tied; None where it cannot be told."""
+        embedding = self.token_embedding
+        num_tokens = embedding.in_features if embedding is not None else 0
+        outside = [m for m in self.modules if m.kind is ModuleKind.LINEAR and not m.is_in_layer]
+        named = next((module for module in outside if module.name in _HEADS), None)
+        own = named or next((module for module in outside if module.out_features == num_tokens), None)
+        if own is not None or embedding is None:
+            return own
+        return BaseModule("lm_head", ModuleKind.LINEAR, embedding.out_features, num_tokens, embedding.values_digest)
+
+    @property
+    def tied_head(self) -> BaseModule | None:
+        """The head where it shares the token embedding's weight.
+
+        A checkpoint stores a shared weight once, as the embedding's, so such a head is known by the absence of its
+        weight. It is derived and not among `modules`, so that it is no part of the digest.
+        """
+        head = self.head
+        return head if head not in self.modules else None
 
 
 def check_spec(spec: BaseSpec) -> None:
@@ -78,5 +132,10 @@ def check_spec(spec: BaseSpec) -> None:
         seen.add(module.path)
         if module.in_features <= 0 or module.out_features <= 0:
             problems.append(FieldViolation(f"modules[{index}]", f"{module.path!r} has a size that is not positive"))
+        if module.values_digest:
+            try:
+                parse_digest(module.values_digest, field=f"modules[{index}].values_digest")
+            except InvalidRequestError as exc:
+                problems.extend(exc.fields)
     if problems:
         raise InvalidRequestError(problems)

@@ -93,9 +93,10 @@ def versions_table(versions: Iterable[Version], now: datetime) -> Table:
 
 def module_lines(version: Version) -> list[str]:
     """The targeted modules by the last part of their path, for example `q_proj: 30 × rank 16, scaling 2`."""
-    groups = Counter((m.path.rpartition(".")[2], m.rank, m.scaling) for m in version.modules)
+    groups = Counter((m.path.rpartition(".")[2], m.rank, m.scaling, m.has_bias) for m in version.modules)
     return [
-        f"{name}: {count} × rank {rank}, scaling {scaling:g}" for (name, rank, scaling), count in sorted(groups.items())
+        f"{name}: {count} × rank {rank}, scaling {scaling:g}{', with a bias' if has_bias else ''}"
+        for (name, rank, scaling, has_bias), count in sorted(groups.items())
     ]
 
 

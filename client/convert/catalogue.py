@@ -27,7 +27,7 @@ def tag_from(message: pb.Tag) -> Tag:
 def version_from(message: pb.Version) -> Version:
     """Decode a version; raises DigestMismatchError when its manifest is not what its digest says."""
     manifest = message.manifest
-    modules = tuple(AdapterModule(m.path, m.rank, m.scaling) for m in manifest.modules)
+    modules = tuple(AdapterModule(m.path, m.rank, m.scaling, m.has_bias) for m in manifest.modules)
     if message.manifest_json:
         modules = parse_manifest(message.manifest_json, Digest(message.digest)).modules
     return Version(
@@ -108,6 +108,7 @@ def base_model_from(message: pb.BaseModel) -> BaseModel:
                 ModuleKind.EMBEDDING if m.kind == pb.BASE_MODULE_KIND_EMBEDDING else ModuleKind.LINEAR,
                 m.in_features,
                 m.out_features,
+                m.values_digest,
             )
             for m in message.modules
         ),
@@ -127,7 +128,13 @@ def base_model_to(spec: BaseSpec) -> pb.BaseModel:
         model_type=spec.model_type,
         weights_fingerprint=spec.weights_fingerprint,
         modules=[
-            pb.BaseModule(path=m.path, kind=kinds[m.kind], in_features=m.in_features, out_features=m.out_features)
+            pb.BaseModule(
+                path=m.path,
+                kind=kinds[m.kind],
+                in_features=m.in_features,
+                out_features=m.out_features,
+                values_digest=m.values_digest,
+            )
             for m in spec.modules
         ],
     )

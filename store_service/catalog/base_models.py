@@ -3,7 +3,7 @@
 import time
 from typing import Any, Protocol
 
-from sqlalchemy import Engine, Row, insert, or_, select
+from sqlalchemy import Engine, Row, insert, or_, select, update
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import BaseModelNotFoundError
@@ -16,7 +16,10 @@ class BaseModels(Protocol):
     """The seam to registered base models; every method is one transaction and blocks."""
 
     def register(self, spec: BaseSpec) -> tuple[BaseModelRecord, bool]:
-        """Make a base model known; the flag is false where it was."""
+        """Make a base model known; the flag is false where it was.
+
+        Digests of modules' values are added to a base model that was registered without.
+        """
 
     def get(self, name_or_digest: str) -> BaseModelRecord:
         """By digest, or the newest of a name; raises BaseModelNotFoundError."""
@@ -37,6 +40,10 @@ class SqlBaseModels:
         with writing(self._engine) as connection:
             row = connection.execute(query).one_or_none()
             if row is not None:
+                if not _has_values_digests(row) and any(module.values_digest for module in spec.modules):
+                    changes = update(base_models).where(base_models.c.id == row.id)
+                    connection.execute(changes.values(modules=_modules_json(spec)))
+                    row = connection.execute(query).one()
                 return _record(row), False
             connection.execute(
                 insert(base_models).values(
@@ -44,7 +51,7 @@ class SqlBaseModels:
                     digest=spec.digest,
                     model_type=spec.model_type,
                     weights_fingerprint=spec.weights_fingerprint,
-                    modules=[[m.path, m.kind.value, m.in_features, m.out_features] for m in spec.modules],
+                    modules=_modules_json(spec),
                     create_time_s=time.time(),
                 )
             )
@@ -71,7 +78,18 @@ class SqlBaseModels:
             return [(row.id, _record(row)) for row in connection.execute(query)]
 
 
+def _modules_json(spec: BaseSpec) -> list[list[str | int]]:
+    return [
+        [m.path, m.kind.value, m.in_features, m.out_features, *([m.values_digest] if m.values_digest else [])]
+        for m in spec.modules
+    ]
+
+
+def _has_values_digests(row: Row[Any]) -> bool:
+    return any(module.values_digest for module in _record(row).spec.modules)
+
+
 def _record(row: Row[Any]) -> BaseModelRecord:
-    modules = tuple(BaseModule(path, ModuleKind(kind), num_in, num_out) for path, kind, num_in, num_out in row.modules)
+    modules = tuple(BaseModule(path, ModuleKind(kind), *rest) for path, kind, *rest in row.modules)
     spec = BaseSpec(row.name, row.model_type, row.weights_fingerprint, modules)
     return BaseModelRecord(spec, row.create_time_s)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -409,6 +410,17 @@ def test_base_models_are_found_by_name_and_by_digest(engine: Engine) -> None:
     assert models.get(spec.digest).spec == spec
     with pytest.raises(BaseModelNotFoundError):
         models.get("nobody")
+
+
+def test_digests_of_values_are_added_to_a_base_model_that_was_registered_without(engine: Engine) -> None:
+    models = SqlBaseModels(engine)
+    without = base_spec()
+    digest = digest_of(b"values")
+    spec = replace(without, modules=(replace(without.modules[0], values_digest=digest), *without.modules[1:]))
+    models.register(without)
+    assert not models.register(spec)[1]
+    assert not models.register(without)[1]
+    assert [module.values_digest for module in models.get(spec.digest).spec.modules][:2] == [digest, ""]
 
 
 def test_a_base_models_name_means_what_was_registered_last(engine: Engine) -> None:

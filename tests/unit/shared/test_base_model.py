@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from shared.base_model import spec_from_folder
-from shared.base_spec import ModuleKind
+from shared.base_spec import BaseSpec, ModuleKind
 from shared.errors import InvalidRequestError
+from shared.ids import digest_of
 
 
 def model_folder(folder: Path, tensors: dict[str, np.ndarray], model_type: str = "llama") -> Path:
@@ -75,6 +76,29 @@ def test_the_sample_covers_both_ends_of_a_large_tensor(tmp_path: Path) -> None:
     assert len({digest_with(0), digest_with(511), digest_with(4095), digest_with(4095 - 511)}) == 4
 
 
+def test_a_head_without_a_weight_of_its_own_is_a_target_but_no_part_of_the_digest(tmp_path: Path) -> None:
+    untied = spec_from_folder(model_folder(tmp_path / "untied", tiny()), "a")
+    tensors = {name: tensor for name, tensor in tiny().items() if name != "lm_head.weight"}
+    tied = spec_from_folder(model_folder(tmp_path / "tied", tensors), "a")
+    assert untied.tied_head is None
+    assert untied.targets == untied.modules
+    assert tied.tied_head == untied.head
+    assert tied.targets == (*tied.modules, untied.head)
+    assert b"lm_head" not in tied.canonical_json()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_values_have_one_digest_whatever_type_holds_them(dtype: str, tmp_path: Path) -> None:
+    def spec_with(name: str, dtype: str) -> BaseSpec:
+        values = np.arange(44, dtype=dtype).reshape(11, 4) / 8
+        return spec_from_folder(model_folder(tmp_path / name, tiny() | {"lm_head.weight": values}), "a")
+
+    plain, other = spec_with("plain", "float32"), spec_with("other", dtype)
+    digests = [spec.head.values_digest for spec in (plain, other) if spec.head is not None]
+    assert digests == [digest_of((np.arange(44, dtype="<f4") / 8).tobytes())] * 2
+    assert [module.path for module in plain.modules if module.values_digest] == ["model.embed_tokens", "lm_head"]
+
+
 def test_gpt2_layers_are_stored_input_first(tmp_path: Path) -> None:
     tensors = {
         "h.0.attn.c_attn.weight": np.zeros((4, 12), np.float32),
@@ -117,6 +141,8 @@ def test_the_real_model_has_seven_linears_in_each_of_thirty_layers() -> None:
     by_path = spec.by_path()
     assert by_path["model.layers.29.mlp.down_proj"].in_features == 1536
     assert by_path["model.layers.29.mlp.down_proj"].out_features == 576
-    assert "lm_head" not in by_path
+    assert "lm_head" not in {module.path for module in spec.modules}
+    assert (by_path["lm_head"].in_features, by_path["lm_head"].out_features) == (576, 49152)
+    assert spec.digest == "sha256:827119370f7e9538ebdccd326f4ad901157c00efb5d071a696dabf472e1a4ea3"
     with (folder / "model.safetensors").open("rb") as file:
         assert struct.unpack("<Q", file.read(8))[0] < 100_000

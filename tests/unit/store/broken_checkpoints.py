@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.support.checkpoints import HIDDEN, KV, RANK, Draft, adapter, weights_file
+from tests.support.checkpoints import HIDDEN, KV, RANK, VOCAB, Draft, adapter, weights_file
 
 Q0_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 Q0_B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
@@ -120,6 +120,31 @@ def torchtune(draft: Draft) -> None:
 DORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
 HEAD = "base_model.model.lm_head.weight"
 EMBED_A = "base_model.model.model.embed_tokens.lora_embedding_A"
+EMBED_B = "base_model.model.model.embed_tokens.lora_embedding_B"
+Q0_BIAS = Q0_B.replace("weight", "bias")
+
+
+def biases(draft: Draft) -> None:
+    draft.config["lora_bias"] = True
+    for name in list(draft.tensors):
+        if "lora_B" in name:
+            shape = draft.tensors[name].shape[:1]
+            draft.tensors[name.replace("weight", "bias")] = np.full(shape, 0.5, np.float32)
+
+
+def embedding(draft: Draft) -> None:
+    draft.config["target_modules"].append("embed_tokens")
+    tensor(EMBED_A, (RANK, VOCAB))(draft)
+    tensor(EMBED_B, (HIDDEN, RANK))(draft)
+
+
+def both(*changes: Break) -> Break:
+    def apply(draft: Draft) -> None:
+        for change in changes:
+            change(draft)
+
+    return apply
+
 
 CORPUS: dict[str, tuple[Break, str]] = {
     # The files.
@@ -157,6 +182,8 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "a rank that is true": (config(r=True), "BAD_CONFIG_VALUE"),
     "an alpha that is text": (config(lora_alpha="8"), "BAD_CONFIG_VALUE"),
     "rslora that is text": (config(use_rslora="no"), "BAD_CONFIG_VALUE"),
+    "a bias on B that is text": (config(lora_bias="no"), "BAD_CONFIG_VALUE"),
+    "tying that is a number": (config(ensure_weight_tying=1), "BAD_CONFIG_VALUE"),
     "targets that are numbers": (config(target_modules=[1, 2]), "BAD_CONFIG_VALUE"),
     "targets that are an object": (config(target_modules={"q_proj": 1}), "BAD_CONFIG_VALUE"),
     "a rank pattern that is a list": (config(rank_pattern=["q_proj"]), "BAD_CONFIG_VALUE"),
@@ -184,19 +211,18 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "QALoRA": (config(use_qalora=True), "UNSUPPORTED_CONFIG"),
     "block-diagonal": (config(use_bdlora={"nblocks": 2}), "UNSUPPORTED_CONFIG"),
     "biases of the base": (config(bias="all"), "UNSUPPORTED_CONFIG"),
-    "a bias on B by config": (config(lora_bias=True), "UNSUPPORTED_CONFIG"),
-    "a bias on B by tensor": (tensor(Q0_B.replace("weight", "bias"), (HIDDEN,)), "UNSUPPORTED_TENSOR"),
     "modules_to_save by config": (config(modules_to_save=["lm_head"]), "UNSUPPORTED_CONFIG"),
     "modules_to_save by tensor": (tensor(HEAD, (16, HIDDEN)), "UNSUPPORTED_TENSOR"),
     "trained tokens": (config(trainable_token_indices=[1, 2]), "UNSUPPORTED_CONFIG"),
-    "adapted embeddings": (tensor(EMBED_A, (RANK, 16)), "UNSUPPORTED_TENSOR"),
+    "the head's weight beside its adapter": (
+        tensor(HEAD.replace("weight", "base_layer.weight"), (VOCAB, HIDDEN)), "UNSUPPORTED_TENSOR"),
+    "an adapted embedding with biases elsewhere": (both(biases, embedding), "UNSUPPORTED_CONFIG"),
     "adapted experts": (config(target_parameters=["experts.gate_up_proj"]), "UNSUPPORTED_CONFIG"),
     "activated LoRA": (config(alora_invocation_tokens=[1]), "UNSUPPORTED_CONFIG"),
     "replicated layers": (config(layer_replication=[[0, 2]]), "UNSUPPORTED_CONFIG"),
     "Monte Carlo LoRA": (config(monteclora_config={"num_samples": 4}), "UNSUPPORTED_CONFIG"),
     "Arrow": (config(arrow_config={"top_k": 3}), "UNSUPPORTED_CONFIG"),
     "KaSA": (config(kasa_config={"beta": 1.0}), "UNSUPPORTED_CONFIG"),
-    "tied weights": (config(ensure_weight_tying=True), "UNSUPPORTED_CONFIG"),
     "a field from the future": (config(use_quantum=True), "UNKNOWN_CONFIG_FIELD"),
     "torchtune's own layout": (torchtune, "UNSUPPORTED_LAYOUT"),
     # The tensors.
@@ -225,6 +251,22 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "an empty shard": (tensor(Q0_A, (0,)), "BAD_SHAPE"),
     "an empty matrix": (tensor(Q0_A, (0, HIDDEN)), "BAD_SHAPE"),
     "a convolution's weight": (tensor(Q0_A, (RANK, HIDDEN, 1, 1)), "BAD_SHAPE"),
+    "no bias where the config has one": (config(lora_bias=True), "MISSING_TENSOR"),
+    "one bias missing": (both(biases, drop(Q0_BIAS)), "MISSING_TENSOR"),
+    "a bias where the config has none": (tensor(Q0_BIAS, (HIDDEN,)), "BIAS_NOT_CONFIGURED"),
+    "a bias of another size": (both(biases, tensor(Q0_BIAS, (HIDDEN + 1,))), "SHAPE_MISMATCH"),
+    "a bias that is a matrix": (both(biases, tensor(Q0_BIAS, (HIDDEN, 1))), "BAD_SHAPE"),
+    "a bias with a NaN": (both(biases, poke(Q0_BIAS, np.nan)), "NOT_FINITE"),
+    "a bias without A and B": (both(biases, drop(Q0_A, Q0_B)), "MISSING_TENSOR"),
+    "an embedding's A without B": (both(embedding, drop(EMBED_B)), "MISSING_TENSOR"),
+    "an embedding that the config does not target": (
+        both(embedding, config(target_modules=["q_proj", "v_proj"])), "MODULE_NOT_TARGETED"),
+    "an embedding of another vocabulary": (both(embedding, tensor(EMBED_A, (RANK, VOCAB + 1))), "SHAPE_MISMATCH"),
+    "an embedding's B transposed": (both(embedding, tensor(EMBED_B, (RANK, HIDDEN))), "SHAPE_MISMATCH"),
+    "a linear's parts on an embedding": (
+        both(embedding, tensor(EMBED_A.replace("embedding_A", "A.weight"), (RANK, VOCAB))), "UNSUPPORTED_MODULE"),
+    "an embedding's parts on a linear": (
+        tensor(Q0_A.replace("lora_A.weight", "lora_embedding_A"), (RANK, HIDDEN)), "UNSUPPORTED_MODULE"),
     "doubles": (tensor(Q0_A, (RANK, HIDDEN), dtype="float64"), "BAD_DTYPE"),
     "integers": (tensor(Q0_A, (RANK, HIDDEN), dtype="int64"), "BAD_DTYPE"),
     "a NaN": (poke(Q0_A, np.nan), "NOT_FINITE"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load, save_file
 
 from shared.base_model import spec_from_folder
-from store_service.admission.admit import Checkpoint, admit
+from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.settings import AdmissionLimits
 
 SIZES = {
@@ -52,16 +54,44 @@ def options(attention: str, mlp: str) -> dict[str, dict[str, Any]]:
         "some layers": {"target_modules": both, "r": 3, "lora_alpha": 1, "layers_to_transform": [0, 2]},
         "excluded modules": {"target_modules": both, "exclude_modules": rf".*\.1\..*{mlp}", "r": 8, "lora_alpha": 2},
         "orthogonal": {"target_modules": both, "r": 4, "lora_alpha": 4, "init_lora_weights": "orthogonal"},
+        "biases": {"target_modules": both, "r": 4, "lora_alpha": 7, "lora_bias": True},
     }  # fmt: skip
+
+
+def ends(embedding: str, attention: str) -> dict[str, dict[str, Any]]:
+    """Options that target the two ends of the model, by name."""
+    return {
+        "the embedding": {"target_modules": [embedding, attention], "r": 4, "lora_alpha": 7},
+        "the head": {"target_modules": [attention, "lm_head"], "r": 3, "lora_alpha": 5, "lora_bias": True},
+        "both": {
+            "target_modules": rf".*{embedding}|lm_head", "use_rslora": True, "r": 4,
+            "rank_pattern": {"lm_head": 2, "embed_out": 2}, "alpha_pattern": {embedding: 3},
+        },
+    }  # fmt: skip
+
+
+EMBEDDINGS = {"gpt_neox": "embed_in", "gpt2": "wte"}
+"""Elsewhere it is embed_tokens."""
+
+
+def make_base(architecture: str, folder: Path, *, is_tied: bool) -> None:
+    config_class, config, _, _ = ARCHITECTURES[architecture]
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config_class(**config, tie_word_embeddings=is_tied))
+    model.save_pretrained(folder)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp(request.param)
-    config_class, config, _, _ = ARCHITECTURES[request.param]
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config_class(**config, tie_word_embeddings=False))
-    model.save_pretrained(folder)
+    make_base(request.param, folder, is_tied=False)
+    return request.param, folder
+
+
+@pytest.fixture(scope="module", params=[name for name in ARCHITECTURES if name != "phi"])
+def tied_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp(f"{request.param}-tied")
+    make_base(request.param, folder, is_tied=True)
     return request.param, folder
 
 
@@ -69,7 +99,99 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_what_is_admitted_has_pefts_delta_weights(base: tuple[str, Path], option: str, tmp_path: Path) -> None:
     architecture, folder = base
     _, _, attention, mlp = ARCHITECTURES[architecture]
-    arguments = {"init_lora_weights": False, "task_type": "CAUSAL_LM", **options(attention, mlp)[option]}
+    check_against_peft(architecture, folder, options(attention, mlp)[option], tmp_path)
+
+
+@pytest.mark.parametrize("option", ends("", ""))
+def test_adapters_on_embedding_and_head_have_pefts_delta_weights(
+    base: tuple[str, Path], option: str, tmp_path: Path
+) -> None:
+    architecture, folder = base
+    arguments = ends(EMBEDDINGS.get(architecture, "embed_tokens"), ARCHITECTURES[architecture][2])[option]
+    check_against_peft(architecture, folder, arguments, tmp_path)
+
+
+@pytest.mark.parametrize("option", ends("", ""))
+def test_adapters_on_a_tied_pair_have_pefts_delta_weights(
+    tied_base: tuple[str, Path], option: str, tmp_path: Path
+) -> None:
+    architecture, folder = tied_base
+    arguments = ends(EMBEDDINGS.get(architecture, "embed_tokens"), ARCHITECTURES[architecture][2])[option]
+    check_against_peft(architecture, folder, arguments, tmp_path)
+
+
+@pytest.mark.parametrize("targets", [["lm_head", "q_proj"], ["embed_tokens"], ".*q_proj|lm_head"])
+def test_one_adapter_on_a_tied_pair_has_pefts_delta_weights(targets: str | list[str], tmp_path: Path) -> None:
+    make_base("llama", tmp_path / "base", is_tied=True)
+    arguments = {"target_modules": targets, "r": 4, "ensure_weight_tying": True}
+    check_against_peft("llama", tmp_path / "base", arguments, tmp_path / "adapter")
+
+
+def test_a_tied_pair_whose_parts_differ_is_refused(tmp_path: Path) -> None:
+    make_base("llama", tmp_path / "base", is_tied=True)
+    arguments = {"target_modules": ["lm_head"], "r": 4, "ensure_weight_tying": True}
+    verdict = admit_changed(tmp_path, arguments, lambda name, tensor: tensor + 1 if "lm_head" in name else tensor)
+    assert {violation.code for violation in verdict.violations} == {"TIE_BROKEN"}
+
+
+def test_a_pair_that_peft_would_not_tie_again_is_refused(tmp_path: Path) -> None:
+    make_base("gpt2", tmp_path / "base", is_tied=True)
+    verdict = admit_changed(tmp_path, {"target_modules": ["lm_head"], "r": 4, "ensure_weight_tying": True})
+    assert {violation.code for violation in verdict.violations} == {"MODULE_NOT_TARGETED"}
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_copies_of_base_weights_are_left_out_and_changed_ones_refused(
+    target: str, is_tied: bool, tmp_path: Path
+) -> None:
+    make_base("llama", tmp_path / "base", is_tied=is_tied)
+    arguments = {"target_modules": [target], "r": 4}
+    copies: list[str] = []
+
+    def note(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        copies.extend([name] if "base_layer" in name else [])
+        return tensor
+
+    def touch(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if "base_layer" in name:
+            tensor[33, 7] = torch.nextafter(tensor[33, 7], torch.tensor(1.0))
+        return tensor
+
+    def resize(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor[:1]]) if "base_layer" in name else tensor
+
+    assert admit_changed(tmp_path, arguments, note).violations == ()
+    assert len(copies) == 1
+    for change in (touch, resize, lambda name, tensor: tensor.half() if "base_layer" in name else tensor):
+        (violation,) = admit_changed(tmp_path, arguments, change).violations
+        assert (violation.code, violation.subject) == ("UNSUPPORTED_TENSOR", copies[0])
+
+
+def test_a_tied_heads_own_bias_cannot_be_compared_so_it_is_refused(tmp_path: Path) -> None:
+    make_base("phi", tmp_path / "base", is_tied=True)
+    (violation,) = admit_changed(tmp_path, {"target_modules": ["lm_head"]}).violations
+    assert violation.code == "UNSUPPORTED_TENSOR"
+
+
+def admit_changed(
+    folder: Path,
+    arguments: dict[str, Any],
+    change: Callable[[str, torch.Tensor], torch.Tensor] = lambda _, tensor: tensor,
+) -> Verdict:
+    """Admit what PEFT makes for `folder / "base"`, every tensor changed by a function of its name."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
+    config = LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **arguments)
+    get_peft_model(model, config).save_pretrained(folder / "adapter")
+    weights = folder / "adapter" / "adapter_model.safetensors"
+    save_file({name: change(name, tensor) for name, tensor in load(weights.read_bytes()).items()}, weights)
+    files = {path.name: path for path in (folder / "adapter").iterdir()}
+    return admit(Checkpoint(files), spec_from_folder(folder / "base", "tiny"), AdmissionLimits())
+
+
+def check_against_peft(architecture: str, folder: Path, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """Make an adapter with PEFT, admit it, and compare with the same adapter as PEFT loads it freshly."""
+    arguments = {"init_lora_weights": False, "task_type": "CAUSAL_LM", **arguments}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.manual_seed(1)
     get_peft_model(model, LoraConfig(**arguments)).save_pretrained(tmp_path)
@@ -86,28 +208,33 @@ def test_what_is_admitted_has_pefts_delta_weights(base: tuple[str, Path], option
     expected = {
         re.sub(r"^base_model\.model\.", "", name): module
         for name, module in peft_model.named_modules()
-        if hasattr(module, "get_delta_weight") and "default" in getattr(module, "lora_A", {})
+        if isinstance(module, LoraLayer) and ("default" in module.lora_A or "default" in module.lora_embedding_A)
     }
-    assert {module.path for module in manifest.modules} == set(expected)
+    # The checkpoint's own name of GPT-NeoX's head, which transformers renames.
+    paths = {module.path: re.sub("^embed_out$", "lm_head", module.path) for module in manifest.modules}
+    assert set(paths.values()) == set(expected)
     for module in manifest.modules:
-        ours = module.scaling * tensors[f"{module.path}.lora_B"] @ tensors[f"{module.path}.lora_A"]
-        theirs = expected[module.path].get_delta_weight("default")
-        if architecture == "gpt2":
+        layer = expected[paths[module.path]]
+        ours = module.scaling * tensors.pop(f"{module.path}.lora_B") @ tensors.pop(f"{module.path}.lora_A")
+        theirs = layer.get_delta_weight("default")
+        if layer.fan_in_fan_out or "default" in layer.lora_embedding_A:
             theirs = theirs.T  # PEFT gives it as the layer stores its weight, inputs first
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+        assert module.has_bias == layer.lora_bias["default"]
+        if module.has_bias:
+            torch.testing.assert_close(tensors.pop(f"{module.path}.lora_B.bias"), layer.lora_B["default"].bias)
+    assert not tensors
 
 
 @pytest.mark.parametrize(
     ("option", "code"),
     [
         ({"use_dora": True}, "UNSUPPORTED_CONFIG"),
-        ({"lora_bias": True}, "UNSUPPORTED_CONFIG"),
         ({"bias": "lora_only"}, "UNSUPPORTED_CONFIG"),
         ({"modules_to_save": ["lm_head"]}, "UNSUPPORTED_CONFIG"),
         ({"init_lora_weights": "pissa"}, "UNSUPPORTED_CONFIG"),
         ({"init_lora_weights": "olora"}, "UNSUPPORTED_CONFIG"),
         ({"trainable_token_indices": [1, 2]}, "UNSUPPORTED_CONFIG"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, "UNSUPPORTED_TENSOR"),
         ({"alora_invocation_tokens": [1]}, "UNSUPPORTED_CONFIG"),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else value,
