@@ -11,7 +11,7 @@ ENV PATH=/opt/hotslot/bin:$PATH
 # Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
 COPY pyproject.toml LICENSE ./
 COPY requirements/constraints.txt requirements/
-RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt ".[store,postgres,cli]"
+RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt ".[store,postgres,objects,cli]"
 COPY shared shared
 COPY store_service store_service
 COPY client client

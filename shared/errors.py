@@ -29,6 +29,8 @@ HotslotError
 ├── ForbiddenError
 │   └── SourceForbiddenError
 ├── DigestMismatchError           bytes are not what their digest says
+│   └── BlobLostError             and they cannot be had again
+├── CatalogDamagedError           a row is not what was written
 ├── RangeError
 │   ├── BadOffsetError
 │   └── RevisionCompactedError
@@ -296,6 +298,23 @@ class DigestMismatchError(HotslotError):
         )
         self.found = found
         self.expected = expected
+
+
+class BlobLostError(DigestMismatchError):
+    """A published blob of which no whole copy is left."""
+
+    def __init__(self, digest: str, problems: Sequence[str]) -> None:
+        tried = "; ".join(problems) or "no object storage has it, and its source does not pin its content"
+        HotslotError.__init__(self, f"blob {digest} is lost: {tried}; push or import the adapter again")
+        self.found = "no whole copy"
+        self.expected = digest
+
+
+class CatalogDamagedError(HotslotError):
+    """Something in the catalog is not what was written there."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the store's catalog is damaged: {what}; restore its database from a backup")
 
 
 class RangeError(HotslotError):

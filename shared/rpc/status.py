@@ -61,6 +61,8 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.ForbiddenError, Code.PERMISSION_DENIED, "FORBIDDEN"),
     StatusRow(errors.SourceForbiddenError, Code.PERMISSION_DENIED, "SOURCE_FORBIDDEN"),
     StatusRow(errors.DigestMismatchError, Code.DATA_LOSS, "DIGEST_MISMATCH"),
+    StatusRow(errors.BlobLostError, Code.DATA_LOSS, "BLOB_LOST"),
+    StatusRow(errors.CatalogDamagedError, Code.DATA_LOSS, "CATALOG_DAMAGED"),
     StatusRow(errors.RangeError, Code.OUT_OF_RANGE, "OUT_OF_RANGE"),
     StatusRow(errors.BadOffsetError, Code.OUT_OF_RANGE, "BAD_OFFSET"),
     StatusRow(errors.RevisionCompactedError, Code.OUT_OF_RANGE, "REVISION_COMPACTED"),

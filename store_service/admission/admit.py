@@ -61,9 +61,11 @@ def admit(
     base: BaseSpec,
     limits: AdmissionLimits,
     write: Callable[[bytes | memoryview], object] | None = None,
+    reserve: Callable[[int], object] | None = None,
 ) -> Verdict:
     """Check a checkpoint against a base model, writing its normalised weights on the way.
 
+    `reserve` is told their size before the first byte is written, and may raise.
     What was passed to `write` is to be thrown away when the verdict has violations.
     """
     violations: list[Violation] = []
@@ -85,6 +87,8 @@ def admit(
             violations.extend(check_finite(small, file))
             return _verdict(violations, limits)
         plan = plan_weights(checked.modules)
+        if reserve is not None:
+            reserve(plan.size_bytes)
         digest = hashlib.sha256()
 
         def write_and_hash(data: bytes | memoryview) -> None:

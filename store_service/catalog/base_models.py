@@ -1,12 +1,14 @@
 """The base models that adapters can be admitted for; known to all tenants."""
 
 import time
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from sqlalchemy import Engine, Row, insert, or_, select, update
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import BaseModelNotFoundError
+from store_service.catalog.checksums import base_model_checksum, check
 from store_service.catalog.database import reading, writing
 from store_service.catalog.records import BaseModelRecord
 from store_service.catalog.tables import base_models
@@ -41,20 +43,21 @@ class SqlBaseModels:
             row = connection.execute(query).one_or_none()
             if row is not None:
                 if not _has_values_digests(row) and any(module.values_digest for module in spec.modules):
-                    changes = update(base_models).where(base_models.c.id == row.id)
-                    connection.execute(changes.values(modules=_modules_json(spec)))
+                    values = {**row._asdict(), "modules": _modules_json(spec)}
+                    values["checksum"] = base_model_checksum(SimpleNamespace(**values))
+                    connection.execute(update(base_models).where(base_models.c.id == row.id).values(values))
                     row = connection.execute(query).one()
                 return _record(row), False
-            connection.execute(
-                insert(base_models).values(
-                    name=spec.name,
-                    digest=spec.digest,
-                    model_type=spec.model_type,
-                    weights_fingerprint=spec.weights_fingerprint,
-                    modules=_modules_json(spec),
-                    create_time_s=time.time(),
-                )
-            )
+            values = {
+                "name": spec.name,
+                "digest": spec.digest,
+                "model_type": spec.model_type,
+                "weights_fingerprint": spec.weights_fingerprint,
+                "modules": _modules_json(spec),
+                "create_time_s": time.time(),
+            }
+            checksum = base_model_checksum(SimpleNamespace(**values))
+            connection.execute(insert(base_models).values(**values, checksum=checksum))
             return _record(connection.execute(query).one()), True
 
     def get(self, name_or_digest: str) -> BaseModelRecord:
@@ -90,6 +93,8 @@ def _has_values_digests(row: Row[Any]) -> bool:
 
 
 def _record(row: Row[Any]) -> BaseModelRecord:
+    """Raises CatalogDamagedError when the row is not what was written."""
+    check(row, base_model_checksum(row), f"base model {row.name!r}")
     modules = tuple(BaseModule(path, ModuleKind(kind), *rest) for path, kind, *rest in row.modules)
     spec = BaseSpec(row.name, row.model_type, row.weights_fingerprint, modules)
     return BaseModelRecord(spec, row.create_time_s)

@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,11 @@ import pytest
 from shared.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
 from shared.ids import Digest, TenantId, digest_of
 from store_service.blobs.local import LocalBlobStore
+from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.store import BlobStore, UploadStore
 from store_service.blobs.uploads import LocalUploadStore
+from tests.support.blob_cache import cached_blobs
+from tests.support.object_storage import BUCKET, s3_server
 
 ACME, OTHER = TenantId("acme"), TenantId("other")
 DATA = os.urandom(300_000)
@@ -23,10 +26,27 @@ OpenBlobs = Callable[[], BlobStore]
 OpenUploads = Callable[[], UploadStore]
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(scope="module")
+def s3() -> Iterator[None]:
+    with s3_server() as variables, pytest.MonkeyPatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        yield
+
+
+@pytest.fixture(params=["local", "cached", "file", "s3"])
 def open_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenBlobs:
     """Opens the store, again and again: what is kept outlives the object."""
-    return lambda: LocalBlobStore(tmp_path)
+    match request.param:
+        case "local":
+            return lambda: LocalBlobStore(tmp_path)
+        case "cached":
+            return lambda: cached_blobs(tmp_path)
+        case "file":
+            return lambda: cached_blobs(tmp_path, ObjectBlobs(f"file://{tmp_path / 'objects'}"))
+        case _:
+            request.getfixturevalue("s3")
+            return lambda: cached_blobs(tmp_path, ObjectBlobs(f"s3://{BUCKET}/{tmp_path.name}"))
 
 
 @pytest.fixture(params=["local"])
@@ -71,6 +91,15 @@ def test_nothing_is_visible_before_it_is_published(open_blobs: OpenBlobs) -> Non
     assert not blobs.contains(ACME, DIGEST)
     assert blobs.digests() == []
     stage.discard()
+
+
+def test_room_can_be_reserved_before_writing(open_blobs: OpenBlobs) -> None:
+    blobs = open_blobs()
+    stage = blobs.stage(ACME)
+    stage.reserve(len(DATA) + 1)
+    stage.write(DATA)
+    stage.publish(DIGEST, len(DATA))
+    assert read(blobs, ACME, DIGEST) == DATA
 
 
 @pytest.mark.parametrize(("digest", "size"), [(digest_of(b"x"), len(DATA)), (DIGEST, len(DATA) + 1)])

@@ -21,11 +21,11 @@ from shared.base_spec import BaseSpec
 from shared.errors import (
     AdapterNotFoundError,
     BaseModelNotFoundError,
+    CatalogDamagedError,
     DigestMismatchError,
     EtagMismatchError,
     NotDeletedError,
     RevisionCompactedError,
-    StoreUnavailableError,
     TagNotFoundError,
     VersionInUseError,
     VersionNotFoundError,
@@ -231,8 +231,8 @@ def test_a_tenant_sees_nothing_of_another(catalog: SqlCatalog) -> None:
     assert names(catalog, tenant=OTHER) == []
     assert catalog.events_after(OTHER, 0, limit=10) == []
     assert catalog.revision(OTHER) == 0
-    assert not catalog.has_weights(OTHER, record.manifest.weights_digest)
-    assert catalog.has_weights(ACME, record.manifest.weights_digest)
+    assert not catalog.weights_size_bytes(OTHER, record.manifest.weights_digest)
+    assert catalog.weights_size_bytes(ACME, record.manifest.weights_digest) == record.manifest.weights_size_bytes
 
 
 def test_listing_is_by_name_page_by_page(catalog: SqlCatalog) -> None:
@@ -284,7 +284,7 @@ def test_a_deleted_adapter_is_hidden_and_can_be_brought_back(catalog: SqlCatalog
         resolve(catalog, "acme/bot")
     assert names(catalog) == []
     assert names(catalog, AdapterFilter(show_deleted=True)) == [BOT]
-    assert not catalog.has_weights(ACME, record.manifest.weights_digest)
+    assert not catalog.weights_size_bytes(ACME, record.manifest.weights_digest)
     assert catalog.referenced_weights() == {(ACME, record.manifest.weights_digest)}
     assert catalog.purge() == 0
     restored = catalog.undelete_adapter(ACME, BOT)
@@ -397,7 +397,7 @@ def test_migrations_make_the_tables_that_the_code_uses(engine: Engine) -> None:
 
 def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"not a database" * 1000)
-    with pytest.raises(StoreUnavailableError):
+    with pytest.raises(CatalogDamagedError):
         open_database(f"sqlite:///{tmp_path / 'c'}")
 
 

@@ -52,6 +52,8 @@ EXAMPLES: list[HotslotError] = [
     errors.ForbiddenError("no"),
     errors.SourceForbiddenError("outside of the allowed roots"),
     errors.DigestMismatchError("blob", "sha256:aa", "sha256:bb"),
+    errors.BlobLostError("sha256:aa", ["object storage: blob sha256:aa not found"]),
+    errors.CatalogDamagedError("tag bot:latest"),
     errors.RangeError("outside"),
     errors.BadOffsetError("upload", 10, 5),
     errors.RevisionCompactedError(3, 9),
