@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 from shared.errors import HotslotError
+from shared.process_tuning import reuse_freed_memory, take_turns_often
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from store_service.app import run
@@ -16,6 +17,8 @@ def main() -> int:
     """Read the settings and serve until a signal comes."""
     settings = load(StoreSettings, prog="python -m store_service")
     set_up_logging(settings.log_format, settings.log_level)
+    reuse_freed_memory()
+    take_turns_often()
     try:
         asyncio.run(run(settings))
     except (HotslotError, OSError) as exc:

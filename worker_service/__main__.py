@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from shared.process_tuning import reuse_freed_memory
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from worker_service.app import run
@@ -14,6 +15,7 @@ def main() -> int:
     """Read the settings and serve until a signal comes."""
     settings = load(WorkerSettings, prog="python -m worker_service")
     set_up_logging(settings.log_format, settings.log_level)
+    reuse_freed_memory()
     return asyncio.run(run(settings, lambda: _load(settings)))
 
 

@@ -1,0 +1,42 @@
+"""What a process that moves blobs or serves sets once about itself: memory that is reused, threads that take turns."""
+
+import ctypes
+import gc
+import sys
+
+# <malloc.h> of glibc.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
+LARGEST_REUSED_BYTES = 4 * 2**20
+KEPT_FREE_BYTES = 64 * 2**20
+SWITCH_INTERVAL_S = 0.0005
+GC_THRESHOLDS = (10_000, 20, 50)
+"""Passes over young, older and all objects; a pass over all of them stops every thread for milliseconds."""
+
+
+def reuse_freed_memory() -> bool:
+    """Have the C library hand out again what was freed; false where it is not glibc, and nothing changes.
+
+    By default every buffer above 128 KiB is mapped anew and returned to the kernel: its pages are zeroed and faulted
+    in again for each message of a stream, which costs more than everything else that moves it. What is kept free is
+    bounded by KEPT_FREE_BYTES an arena.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    thresholds = ((_M_MMAP_THRESHOLD, LARGEST_REUSED_BYTES), (_M_TRIM_THRESHOLD, KEPT_FREE_BYTES))
+    return all(mallopt(name, value) == 1 for name, value in thresholds)
+
+
+def take_turns_often() -> None:
+    """Let a waiting event loop have the interpreter after half a millisecond of another thread's Python, not five."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+def spare_what_stays() -> None:
+    """Take what was made so far out of garbage collection, and collect less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
