@@ -1,7 +1,6 @@
 """Moving blobs to and from the store: resumed where a broken stream ended, verified by digest."""
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -12,6 +11,7 @@ import grpc.aio
 
 from client.checkpoint import CheckpointFile
 from client.rpc import Connection
+from shared.digesting import StreamDigest
 from shared.errors import (
     BadOffsetError,
     DigestMismatchError,
@@ -131,7 +131,7 @@ class BlobTransfer:
 
         Raises DigestMismatchError after the last chunk when the bytes are not those of the digest.
         """
-        sha = hashlib.sha256()
+        digesting = StreamDigest()
         position, size_bytes, stalls = 0, -1, 0
         while position != size_bytes:
             request = pb.ReadBlobRequest(digest=digest, offset=position)
@@ -142,9 +142,10 @@ class BlobTransfer:
                         if message.offset != position:
                             raise BadOffsetError(f"blob {digest}", message.offset, position)
                         size_bytes = message.size_bytes
-                        sha.update(message.data)
-                        position, stalls = position + len(message.data), 0
-                        yield message.data
+                        data = message.data
+                        await digesting.add(data)
+                        position, stalls = position + len(data), 0
+                        yield data
             except BROKEN_STREAM:
                 stalls += 1
                 if stalls > self._retry.max_stalls:
@@ -155,7 +156,7 @@ class BlobTransfer:
                     raise InternalError(
                         f"blob {digest}: the stream ended at {position} of {size_bytes} bytes; read it again"
                     )
-        found = Digest("sha256:" + sha.hexdigest())
+        found = await digesting.digest()
         if found != digest:
             raise DigestMismatchError(f"blob {digest}", found, digest)
 

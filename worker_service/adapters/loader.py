@@ -34,7 +34,7 @@ FlightKey = tuple[TenantId, Digest]
 class BlobReader(Protocol):
     """Where weights come from."""
 
-    async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytearray:
+    async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytes | bytearray | memoryview:
         """All bytes of a blob, verified; raises HotslotError."""
         ...
 

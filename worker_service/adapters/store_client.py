@@ -5,15 +5,16 @@ cannot be reached, or does not answer in time, is a StoreUnavailableError.
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NoReturn
 
 import grpc
+import numpy as np
 import structlog
 
 from shared.base_spec import BaseSpec, ModuleKind
+from shared.digesting import StreamDigest
 from shared.errors import (
     DigestMismatchError,
     HotslotError,
@@ -84,21 +85,22 @@ class StoreClient:
             raise DigestMismatchError(f"the store's answer for {reference}", digest, reference.digest)
         return AdapterVersion(tenant, reference, digest, parse_manifest(response.version.manifest_json, digest))
 
-    async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytearray:
+    async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> memoryview:
         """Fetch a whole blob; a broken stream is continued where it broke.
 
         Raises DigestMismatchError when the bytes are not the digest's (they are never returned), the store's own
         errors, and StoreUnavailableError when the stream keeps breaking.
         """
-        buffer = bytearray(size_bytes)
-        hasher = hashlib.sha256()
+        # Not zeroed first, and in huge pages: faulting in small ones costs as much as receiving the bytes.
+        buffer = np.empty(size_bytes, np.uint8).data
+        digesting = StreamDigest()
         position, breaks = 0, 0
         while position < size_bytes:
             start = position
             try:
                 async for data in self._chunks(tenant, digest, position, size_bytes):
                     buffer[position : position + len(data)] = data
-                    hasher.update(data)
+                    await digesting.add(buffer[position : position + len(data)])
                     position += len(data)
                 if position < size_bytes:
                     # Not broken off: the store believes that this is all.
@@ -117,7 +119,7 @@ class StoreClient:
                 ) from broken
             log.warning("blob_resumed", digest=digest, position=position, size_bytes=size_bytes, why=broken.message)
             await asyncio.sleep(self._timeouts.backoff_s * 2 ** (breaks - 1))
-        found = Digest("sha256:" + hasher.hexdigest())
+        found = await digesting.digest()
         if found != digest:
             raise DigestMismatchError("weights from the store", found, digest)
         return buffer
@@ -135,7 +137,6 @@ class StoreClient:
                     kind=_KINDS[module.kind],
                     in_features=module.in_features,
                     out_features=module.out_features,
-                    values_digest=module.values_digest,
                 )
                 for module in spec.modules
             ],
