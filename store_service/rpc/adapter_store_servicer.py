@@ -58,13 +58,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
         async with aclosing(self._importer.run(tenant_of(context), source, publication)) as events:
             async for event in events:
-                yield converters.import_event_to_pb(event)
+                yield await self._offload(converters.import_event_to_pb, event)
 
     async def ValidateAdapter(self, request: pb.ValidateAdapterRequest, context: Any) -> pb.ValidateAdapterResponse:
         """See the service's definition."""
         files = converters.files_of(request.files)
         verdict = await self._admission(self._registry.validate_uploaded, tenant_of(context), files, request.base_model)
-        return converters.verdict_to_pb(verdict)
+        return await self._offload(converters.verdict_to_pb, verdict)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
         """See the service's definition."""
@@ -77,13 +77,16 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
         files = converters.files_of(request.files)
         record, created = await self._admission(self._registry.publish_uploaded, tenant_of(context), files, publication)
-        return pb.CreateVersionResponse(version=converters.version_to_pb(record), created=created)
+        version = await self._offload(converters.version_to_pb, record)
+        return pb.CreateVersionResponse(version=version, created=created)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
         """See the service's definition."""
         name = parse_name(request.name)
-        record = await self._offload(self._catalog.get_adapter, tenant_of(context), name)
-        return pb.GetAdapterResponse(adapter=converters.adapter_to_pb(record))
+        tenant = tenant_of(context)
+        return await self._offload(
+            lambda: pb.GetAdapterResponse(adapter=converters.adapter_to_pb(self._catalog.get_adapter(tenant, name)))
+        )
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
         """See the service's definition."""
@@ -105,9 +108,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found, revision = await self._offload(
             self._catalog.list_adapters, tenant_of(context), wanted, limit=limit, after=(str(name), int(position))
         )
-        page, more = await self._offload(fitting, (converters.adapter_to_pb(record) for _, record in found), limit)
-        token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
-        return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
+
+        def answer() -> pb.ListAdaptersResponse:
+            page, more = fitting((converters.adapter_summary_to_pb(record) for _, record in found), limit)
+            token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
+            return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
+
+        return await self._offload(answer)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """See the service's definition."""
@@ -117,17 +124,24 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found = await self._offload(
             self._catalog.list_versions, tenant_of(context), name, limit=limit, before=int(before)
         )
-        page, more = await self._offload(fitting, (converters.version_to_pb(record) for _, record in found), limit)
-        token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
-        return pb.ListVersionsResponse(versions=page, next_page_token=token)
+
+        def answer() -> pb.ListVersionsResponse:
+            page, more = fitting((converters.version_to_pb(record) for _, record in found), limit)
+            token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
+            return pb.ListVersionsResponse(versions=page, next_page_token=token)
+
+        return await self._offload(answer)
 
     async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Any) -> pb.ResolveAdapterResponse:
         """See the service's definition."""
         reference = parse_reference(request.reference)
-        record, revision = await self._offload(
-            self._registry.resolve, tenant_of(context), reference, request.base_model_digest
-        )
-        return pb.ResolveAdapterResponse(version=converters.version_to_pb(record), revision=revision)
+        tenant = tenant_of(context)
+
+        def answer() -> pb.ResolveAdapterResponse:
+            record, revision = self._registry.resolve(tenant, reference, request.base_model_digest)
+            return pb.ResolveAdapterResponse(version=converters.version_to_pb(record), revision=revision)
+
+        return await self._offload(answer)
 
     async def SetTag(self, request: pb.SetTagRequest, context: Any) -> pb.SetTagResponse:
         """See the service's definition."""
@@ -180,13 +194,18 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         spec = await self._offload(converters.base_spec_of, request.base_model)
         record, created = await self._offload(self._base_models.register, spec)
-        return pb.RegisterBaseModelResponse(base_model=converters.base_model_to_pb(record), created=created)
+        message = await self._offload(converters.base_model_to_pb, record)
+        return pb.RegisterBaseModelResponse(base_model=message, created=created)
 
     async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Any) -> pb.ListBaseModelsResponse:
         """See the service's definition."""
         limit = page_size_of(request.page_size)
         (after,) = decode_token(request.page_token, ("base_models",), (0,))
         found = await self._offload(self._base_models.list, limit=limit, after=int(after))
-        page, more = await self._offload(fitting, (converters.base_model_to_pb(record) for _, record in found), limit)
-        token = encode_token(("base_models",), (found[len(page) - 1][0],)) if more else ""
-        return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)
+
+        def answer() -> pb.ListBaseModelsResponse:
+            page, more = fitting((converters.base_model_to_pb(record) for _, record in found), limit)
+            token = encode_token(("base_models",), (found[len(page) - 1][0],)) if more else ""
+            return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)
+
+        return await self._offload(answer)

@@ -1,6 +1,7 @@
 """Records to messages and back."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidRequestError, Violation
@@ -41,6 +42,9 @@ _EVENT_TO_PB = {
     EventKind.ADAPTER_UNDELETED: pb.ADAPTER_EVENT_KIND_ADAPTER_UNDELETED,
 }
 
+MAX_ENCODED = 64
+"""Manifests that are kept as messages; encoding hundreds of modules takes a millisecond."""
+
 
 def files_of(files: Iterable[pb.UploadedFile]) -> Mapping[str, Digest]:
     """Uploaded files by name; raises InvalidRequestError with every field at fault."""
@@ -70,7 +74,6 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
                 _KIND_FROM_PB.get(module.kind, ModuleKind.LINEAR),
                 module.in_features,
                 module.out_features,
-                module.values_digest,
             )
             for module in message.modules
         ),
@@ -139,13 +142,7 @@ def base_model_to_pb(record: BaseModelRecord) -> pb.BaseModel:
         model_type=spec.model_type,
         weights_fingerprint=spec.weights_fingerprint,
         modules=[
-            pb.BaseModule(
-                path=m.path,
-                kind=_KIND_TO_PB[m.kind],
-                in_features=m.in_features,
-                out_features=m.out_features,
-                values_digest=m.values_digest,
-            )
+            pb.BaseModule(path=m.path, kind=_KIND_TO_PB[m.kind], in_features=m.in_features, out_features=m.out_features)
             for m in spec.modules
         ],
         create_time=to_timestamp(record.create_time_s),
@@ -153,14 +150,22 @@ def base_model_to_pb(record: BaseModelRecord) -> pb.BaseModel:
 
 
 def manifest_to_pb(manifest: Manifest) -> pb.Manifest:
-    """A version's description."""
+    """A version's description, with its modules."""
+    return _encoded(manifest)[0]
+
+
+@lru_cache(maxsize=MAX_ENCODED)
+def _encoded(manifest: Manifest) -> tuple[pb.Manifest, bytes]:
+    """A manifest as a message, which nobody changes, and as canonical bytes."""
+    return _manifest_to_pb(manifest), manifest.canonical_json()
+
+
+def _manifest_to_pb(manifest: Manifest) -> pb.Manifest:
     return pb.Manifest(
         base_model_digest=manifest.base_model_digest,
         weights_digest=manifest.weights_digest,
         weights_size_bytes=manifest.weights_size_bytes,
-        modules=[
-            pb.AdapterModule(path=m.path, rank=m.rank, scaling=m.scaling, has_bias=m.has_bias) for m in manifest.modules
-        ],
+        modules=[pb.AdapterModule(path=m.path, rank=m.rank, scaling=m.scaling) for m in manifest.modules],
         max_rank=manifest.max_rank,
         dtype=manifest.dtype,
     )
@@ -168,16 +173,31 @@ def manifest_to_pb(manifest: Manifest) -> pb.Manifest:
 
 def version_to_pb(record: VersionRecord) -> pb.Version:
     """A version with its manifest's canonical bytes."""
+    version = version_summary_to_pb(record)
+    manifest, manifest_json = _encoded(record.manifest)
+    version.manifest.CopyFrom(manifest)
+    version.manifest_json = manifest_json
+    version.config_json = record.config_json
+    return version
+
+
+def version_summary_to_pb(record: VersionRecord) -> pb.Version:
+    """A version for listings: without its modules, their canonical bytes and the config."""
+    manifest = record.manifest
     return pb.Version(
         adapter=record.adapter,
         digest=record.digest,
-        manifest=manifest_to_pb(record.manifest),
-        manifest_json=record.manifest.canonical_json(),
+        manifest=pb.Manifest(
+            base_model_digest=manifest.base_model_digest,
+            weights_digest=manifest.weights_digest,
+            weights_size_bytes=manifest.weights_size_bytes,
+            max_rank=manifest.max_rank,
+            dtype=manifest.dtype,
+        ),
         source=record.source,
         create_time=to_timestamp(record.create_time_s),
         tags=record.tags,
         base_model=record.base_model,
-        config_json=record.config_json,
     )
 
 
@@ -192,7 +212,15 @@ def tag_to_pb(record: TagRecord) -> pb.Tag:
 
 
 def adapter_to_pb(record: AdapterRecord) -> pb.Adapter:
-    """An adapter with its tags."""
+    """An adapter with its tags and its newest version, the latter as `version_to_pb` has it."""
+    message = adapter_summary_to_pb(record)
+    if record.latest_version is not None:
+        message.latest_version.CopyFrom(version_to_pb(record.latest_version))
+    return message
+
+
+def adapter_summary_to_pb(record: AdapterRecord) -> pb.Adapter:
+    """An adapter for listings: its newest version as `version_summary_to_pb` has it."""
     message = pb.Adapter(
         name=record.name,
         tags=[tag_to_pb(tag) for tag in record.tags],
@@ -206,7 +234,7 @@ def adapter_to_pb(record: AdapterRecord) -> pb.Adapter:
         message.delete_time.CopyFrom(to_timestamp(record.delete_time_s))
         message.purge_time.CopyFrom(to_timestamp(record.purge_time_s))
     if record.latest_version is not None:
-        message.latest_version.CopyFrom(version_to_pb(record.latest_version))
+        message.latest_version.CopyFrom(version_summary_to_pb(record.latest_version))
     return message
 
 

@@ -13,8 +13,8 @@ from shared.errors import FieldViolation, InvalidPageTokenError, InvalidRequestE
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 
-MAX_PAGE_BYTES = 3 * 1024 * 1024
-"""Many gRPC clients take messages of 4 MiB at most unless they are told otherwise."""
+MAX_PAGE_BYTES = 1024 * 1024
+"""gRPC serialises answers on the event loop, and many clients take messages of 4 MiB at most."""
 
 Position = tuple[str | int, ...]
 AnyMessage = TypeVar("AnyMessage", bound=Message)

@@ -143,7 +143,9 @@ class Adapter(_message.Message):
 
     @_builtins.property
     def latest_version(self) -> Global___Version:
-        """The newest version, for listings; absent when there is none."""
+        """The newest version; absent when there is none. In ListAdapters it has neither modules nor manifest_json nor
+        config_json: resolve it to get them.
+        """
 
     def __init__(
         self,
@@ -212,9 +214,7 @@ class Manifest(_message.Message):
     base_model_digest: _builtins.str
     """Digest of the base model's spec."""
     weights_digest: _builtins.str
-    """The blob with the normalised weights, a safetensors file with the keys `<path>.lora_A`, `<path>.lora_B` and, where
-    the module has one, `<path>.lora_B.bias`.
-    """
+    """The blob with the normalised weights, a safetensors file with the keys `<path>.lora_A` and `<path>.lora_B`."""
     weights_size_bytes: _builtins.int
     max_rank: _builtins.int
     """The largest rank of any module."""
@@ -249,25 +249,21 @@ class AdapterModule(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     SCALING_FIELD_NUMBER: _builtins.int
-    HAS_BIAS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Path in the base model, for example "model.layers.0.self_attn.q_proj"."""
     rank: _builtins.int
     scaling: _builtins.float
-    """Factor on B·A·x and on the bias: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
-    has_bias: _builtins.bool
-    """B has a bias (lora_bias)."""
+    """Factor on B·A·x: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         rank: _builtins.int = ...,
         scaling: _builtins.float = ...,
-        has_bias: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_bias", b"has_bias", "path", b"path", "rank", b"rank", "scaling", b"scaling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rank", b"rank", "scaling", b"scaling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1225,17 +1221,12 @@ class BaseModule(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     IN_FEATURES_FIELD_NUMBER: _builtins.int
     OUT_FEATURES_FIELD_NUMBER: _builtins.int
-    VALUES_DIGEST_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     kind: Global___BaseModuleKind.ValueType
     in_features: _builtins.int
     """Size of the last dimension of its input; for an embedding the number of rows."""
     out_features: _builtins.int
     """Size of the last dimension of its output."""
-    values_digest: _builtins.str
-    """For the token embedding and the head: SHA-256 over the values of weight and bias as little-endian F32, by which
-    copies of them in checkpoints are recognised. Not part of the base model's digest; empty where it is not known.
-    """
     def __init__(
         self,
         *,
@@ -1243,11 +1234,10 @@ class BaseModule(_message.Message):
         kind: Global___BaseModuleKind.ValueType = ...,
         in_features: _builtins.int = ...,
         out_features: _builtins.int = ...,
-        values_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_features", b"in_features", "kind", b"kind", "out_features", b"out_features", "path", b"path", "values_digest", b"values_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_features", b"in_features", "kind", b"kind", "out_features", b"out_features", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

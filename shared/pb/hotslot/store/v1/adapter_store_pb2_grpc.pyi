@@ -35,10 +35,7 @@ class AdapterStoreServiceStub:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
-
-    The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
+    google.rpc.BadRequest, and UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached.
     """
 
     @_typing.overload
@@ -150,10 +147,7 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
-
-    The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
+    google.rpc.BadRequest, and UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -261,10 +255,7 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
-
-    The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
+    google.rpc.BadRequest, and UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached.
     """
 
     @_abc_1.abstractmethod
