@@ -9,6 +9,8 @@ import structlog
 from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerReport
 from shared.errors import InternalError
+from shared.ids import DEFAULT_TENANT
+from shared.placement.demand import DemandMeter
 from shared.references import parse_reference
 from worker_service.engine.messages import EngineSnapshot
 from worker_service.front.worker import Parts, State, Worker
@@ -16,6 +18,8 @@ from worker_service.front.worker import Parts, State, Worker
 log = structlog.get_logger(__name__)
 
 INTERVAL_S = 0.5
+TOLD_SHARE = 0.5
+"""Change of the load, by rows, that others hear of at once rather than with the next heartbeat."""
 
 _STATES = {
     State.STARTING: WorkerState.STARTING,
@@ -38,16 +42,20 @@ class Pulse:
         self._worker = worker
         self._parts = parts
         self.on_change: Callable[[], None] = lambda: None
-        """Hears that the residency changed."""
+        """Hears that the residency changed, or the load by much."""
         self._on_health = on_health
         self._interval_s = interval_s
+        self._meter = DemandMeter()
         self._snapshot: EngineSnapshot | None = None
+        self._told_in_flight = 0
         self._healthy = True
         self._task: asyncio.Task[None] | None = None
 
     def report(self) -> WorkerReport:
         """What the worker says of itself now; never blocks."""
-        return WorkerReport(_STATES[self._worker.state], self._load(), self._residents())
+        load = self._load()
+        self._told_in_flight = load.in_flight
+        return WorkerReport(_STATES[self._worker.state], load, self._residents())
 
     async def __aenter__(self) -> "Pulse":
         self._snapshot = await self._parts.engine.inspect()
@@ -72,8 +80,10 @@ class Pulse:
                 self._parts.engine.fail_all(exc)
                 continue
             self._set_healthy(True)
+            load = self._measure()
             residents = self._residents()
-            if residents != reported:
+            jumped = abs(load.in_flight - self._told_in_flight) >= TOLD_SHARE * load.max_sequences
+            if residents != reported or jumped:
                 reported = residents
                 self.on_change()
 
@@ -81,6 +91,15 @@ class Pulse:
         if healthy != self._healthy:
             self._healthy = healthy
             self._on_health(healthy)
+
+    def _measure(self) -> WorkerLoad:
+        """Take the moment into the moving averages."""
+        load = self._load()
+        entries = self._parts.provider.loader.tier.entries()
+        users = {entry.weights.digest: entry.users for entry in entries if entry.users}
+        now_s = asyncio.get_running_loop().time()
+        self._meter.observe(users, load.in_flight, load.max_sequences, now_s)
+        return load
 
     def _load(self) -> WorkerLoad:
         snapshot = self._snapshot
@@ -93,6 +112,7 @@ class Pulse:
             free_slots=snapshot.free_slots,
             num_slots=snapshot.num_slots,
             kv_usage=1 - snapshot.free_blocks / snapshot.num_blocks,
+            mean_in_flight=self._meter.mean_in_flight,
         )
 
     def _residents(self) -> tuple[Resident, ...]:
@@ -104,10 +124,8 @@ class Pulse:
         for entry in provider.loader.tier.entries():
             digest = entry.weights.digest
             tier = Tier.SLOT if digest in holders else Tier.HOST
-            if digest in users:
-                tenant, reference = users[digest]
-                name = str(parse_reference(reference).name)
-                residents.append(Resident(digest, tier, provider.pins.is_pinned(digest), name, tenant))
-            else:
-                residents.append(Resident(digest, tier, provider.pins.is_pinned(digest)))
+            tenant, reference = users.get(digest, (DEFAULT_TENANT, ""))
+            name = str(parse_reference(reference).name) if reference else ""
+            pinned, demand = provider.pins.is_pinned(digest), self._meter.reported(digest)
+            residents.append(Resident(digest, tier, pinned, name, tenant, demand))
         return tuple(sorted(residents, key=lambda resident: resident.digest))

@@ -46,6 +46,8 @@ class WorkerLoad:
     num_slots: int = 0
     kv_usage: float = 0.0
     """Share of KV blocks in use, 0 to 1."""
+    mean_in_flight: float | None = None
+    """`in_flight` over the last half minute or so; None from workers that do not report it."""
 
     @property
     def in_flight(self) -> int:
@@ -95,6 +97,9 @@ class Resident:
     """The reference's name by which it was last served, for people."""
     tenant: TenantId = DEFAULT_TENANT
     """Whose name that is; nobody else is shown it."""
+    demand: float = 0.0
+    """Sequences of this version in flight here, by the rows that can run at once: its steps are coarse and slow
+    (`shared.placement.demand`), so that it seldom changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +146,15 @@ def decode_worker(fields: Mapping[str, str]) -> WorkerRecord:
 
 def encode_resident(resident: Resident) -> str:
     """As a value of a residency or placements hash; the digest or worker is the field's name."""
-    document = [resident.tier.value, int(resident.pinned), resident.tenant, resident.name]
+    document = [resident.tier.value, int(resident.pinned), resident.tenant, resident.name, resident.demand]
     return json.dumps(document, separators=(",", ":"))
 
 
 def decode_resident(digest: str, value: str) -> Resident:
-    """From a value of a residency or placements hash. Later versions may append elements."""
-    tier, pinned, tenant, name, *_ = json.loads(value)
-    return Resident(Digest(digest), Tier(tier), bool(pinned), str(name), TenantId(tenant))
+    """From a value of a residency or placements hash. Later versions may append elements, as `demand` once was."""
+    tier, pinned, tenant, name, *rest = json.loads(value)
+    demand = float(rest[0]) if rest else 0.0
+    return Resident(Digest(digest), Tier(tier), bool(pinned), str(name), TenantId(tenant), demand)
 
 
 def decode_changes(revision: int, worker_id: str, value: str) -> list[PlacementChange]:

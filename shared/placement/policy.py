@@ -1,16 +1,28 @@
-"""Choosing workers for a request: by where its adapters are, by load, with a bounded spill.
+"""Choosing workers for a request: by where its adapters are, by demand, by load, with a bounded spill.
 
-Every version has `replicas` homes, the first workers in its rendezvous order. A home that is overloaded is passed
-over for the next in the order. Among the homes and whoever else holds the version already, the one with the fastest
-tier wins, then a home, then the one with the least load. So an adapter stays where it is while that worker can take
-it, spreads when it cannot, and a cold one starts at a home that every machine agrees on.
+A version's homes are the first k workers in its rendezvous order; k follows its demand (`demand.py`). Requests go
+
+1. to the homes that have it and have room, shared out by how much; a home that does not have it yet gets a small part,
+   which is how it comes to have it;
+2. else to another worker that has it: what a join or a past spill left elsewhere stays there while it is used, so that
+   nothing moves without need;
+3. else, cold, to the first in the order that does not spill it;
+4. else, when every worker spills it, to the least loaded that has it.
+
+A worker that is overloaded spills by degrees: the further it is above the bound, the more of its versions go on to the
+next worker, and always the same ones first, whoever decides. So the excess goes, rather than everything at once and
+back again, and a cold load is paid for once. Where others have a version as well, it is let go at once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from shared.coordination.records import Placement, Tier, WorkerRecord, WorkerState
 from shared.ids import Digest, WorkerId
+from shared.placement.adapter_policy import DEFAULT_ADAPTER_POLICY, AdapterPolicy
+from shared.placement.demand import DEFAULT_DEMAND, DemandOptions, homes_for, homes_range
 from shared.placement.rendezvous import Rendezvous
 
 
@@ -18,17 +30,31 @@ from shared.placement.rendezvous import Rendezvous
 class PolicyOptions:
     """The constants of the policy."""
 
-    replicas: int = 2
-    """Homes of a version."""
+    demand: DemandOptions = DEFAULT_DEMAND
     max_load_ratio: float = 1.25
     """Of the fleet's mean load; a worker above it is overloaded. As in consistent hashing with bounded loads
     (Mirrokni, Thorup and Zadimoghaddam, 2018), c = 1.25."""
     spill_above: float = 0.5
-    """Share of its rows below which a worker is never overloaded: in an idle fleet one request is far above the mean,
-    and a cold load costs more than a shared step."""
+    """Share of its rows below which a worker's usual load is never too much: in an idle fleet one request is far above
+    the mean, and a cold load costs more than a shared step."""
+    full_above: float = 1.25
+    """The same for the load of the moment: a short wait for a row is cheaper than a cold load."""
+    spill_range: float = 0.15
+    """How far above its bound, as a share of it, a worker spills everything."""
+    cold_share: float = 0.3
+    """Part of its share that a home gets while it has to load the version first."""
 
 
 DEFAULT_POLICY = PolicyOptions()
+_WINDOW = 8
+"""Homes that are compared for one decision, so that it takes as long for a version with hundreds of them."""
+_WARM = (Tier.SLOT, Tier.HOST)
+_LEAST_ROOM = 0.02
+_USUAL_WEIGHT = 1.2
+"""Of a worker's usual load beside its load of the moment, when requests are shared out."""
+_RELUCTANCE_DIGITS = 8
+"""Of a digest's hexadecimal ones, that say how late its version is spilled."""
+_MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +86,15 @@ class Fleet:
         self.rendezvous = rendezvous if rendezvous and rendezvous.worker_ids == ids else Rendezvous(ids)
         self._options = options
         self._loads = {worker_id: relative_load(record) for worker_id, record in self.workers.items()}
-        mean = sum(self._loads.values()) / len(self._loads) if self._loads else 0.0
-        limit = max(mean * options.max_load_ratio, options.spill_above)
-        self.overloaded = frozenset(worker_id for worker_id, load in self._loads.items() if load > limit)
+        usual = {worker_id: usual_load(record) for worker_id, record in self.workers.items()}
+        ratio = options.max_load_ratio
+        most_now = max(ratio * _mean(self._loads), options.full_above)
+        most_usually = max(ratio * _mean(usual), options.spill_above)
+        excess = {w: max(load / most_now, usual[w] / most_usually) - 1 for w, load in self._loads.items()}
+        self._spilled = {w: above / options.spill_range for w, above in excess.items() if above > 0}
+        """Of its versions, the share that an overloaded worker spills; above 1 all of them."""
+        # A worker that usually has more than its share gets less of what others can take as well.
+        self._room = {w: max(_LEAST_ROOM, 1 - max(load, _USUAL_WEIGHT * usual[w])) for w, load in self._loads.items()}
         self._by_load = tuple(sorted(ids, key=lambda worker_id: (self._loads[worker_id], worker_id)))
 
     def pick(
@@ -72,60 +104,116 @@ class Fleet:
         *,
         count: int,
         turn: int = 0,
+        policy: AdapterPolicy = DEFAULT_ADAPTER_POLICY,
     ) -> list[Candidate]:
-        """The best `count` workers, best first; empty only when the fleet is.
+        """The best `count` workers, best first; fewer when the fleet or the policy has no more.
 
-        `placements` are the holders of these digests. `turn` breaks ties among idle workers: pass a different number
-        each time.
+        `placements` are the holders of these digests. The first digest decides about homes, and `policy` is its
+        adapter's. Pass a different `turn` each time: it shares requests out among equally good workers.
         """
         if not digests:
             return [Candidate(self.workers[worker_id], Tier.NONE) for worker_id in self._least_loaded(count, turn)]
-        held = self._tiers(digests, placements)
-        homes = self._homes(digests[0])
-        order = [*homes, *(worker_id for worker_id in held if worker_id not in homes)]
-        rank = {worker_id: position for position, worker_id in enumerate(homes)}
-        ranked = sorted(
-            order,
-            key=lambda worker_id: (
-                worker_id in self.overloaded,
-                self._slowest(digests, held.get(worker_id)).distance,
-                worker_id not in rank,
-                self._loads[worker_id],
-                rank.get(worker_id, 0),
-                worker_id,
-            ),
-        )[:count]
-        if len(ranked) < count:
-            chosen = set(ranked)
-            ranked += [w for w in self._by_load[: count + len(chosen)] if w not in chosen][: count - len(ranked)]
-        return [Candidate(self.workers[w], self._slowest(digests, held.get(w))) for w in ranked]
+        tiers = self._tiers(digests, placements)
+        homes = self.homes(digests[0], placements.get(digests[0], ()), policy)
+        steps = chain.from_iterable(self._steps(digests[0], homes, tiers, policy, turn))
+        ranked: dict[WorkerId, Candidate] = {}
+        for worker_id in steps:
+            if worker_id not in ranked:
+                ranked[worker_id] = Candidate(self.workers[worker_id], tiers.get(worker_id, Tier.NONE))
+                if len(ranked) >= count:
+                    break
+        return list(ranked.values())
 
-    def _homes(self, key: Digest) -> list[WorkerId]:
-        """The first workers of the order that are not overloaded; the plain order when all are."""
-        wanted, looked_at = self._options.replicas, self._options.replicas
-        while True:
-            order = self.rendezvous.top(key, looked_at)
-            homes = [worker_id for worker_id in order if worker_id not in self.overloaded][:wanted]
-            if len(homes) == wanted:
-                return homes
-            if len(order) < looked_at:
-                return homes or list(order[:wanted])
-            looked_at *= 2
+    def homes(
+        self, key: Digest, holders: Sequence[Placement], policy: AdapterPolicy = DEFAULT_ADAPTER_POLICY
+    ) -> Sequence[WorkerId]:
+        """Where a version should be, first the first in its order: as many as its demand and its policy want."""
+        demand, held = 0.0, set()
+        for placement in holders:
+            if placement.worker_id in self.workers:
+                demand += placement.resident.demand
+                held.add(placement.worker_id)
+        most = self._most(policy)
+        low, high = homes_range(demand, self._options.demand)
+        if low == high or high <= policy.min_replicas:
+            return self.rendezvous.top(key, min(max(low, policy.min_replicas), most))
+        order = self.rendezvous.top(key, min(high, most))
+        current = sum(worker_id in held for worker_id in order)
+        wanted = homes_for(demand, current, self._options.demand)
+        return order[: max(wanted, policy.min_replicas)]
+
+    def spills(self, worker_id: WorkerId, key: Digest) -> bool:
+        """Whether a worker is so much overloaded that this version should go elsewhere."""
+        return self._spilled.get(worker_id, 0.0) > _reluctance(key)
+
+    def _steps(
+        self,
+        key: Digest,
+        homes: Sequence[WorkerId],
+        tiers: Mapping[WorkerId, Tier],
+        policy: AdapterPolicy,
+        turn: int,
+    ) -> Iterator[Iterable[WorkerId]]:
+        """The steps of the module's docstring, each with its workers best first; later ones may repeat earlier ones."""
+        loads = self._loads
+        spilled, reluctance = self._spilled, _reluctance(key)
+        if len(homes) > _WINDOW:
+            first = _mixed(turn) % len(homes)
+            homes = (*homes[first : first + _WINDOW], *homes[: max(0, first + _WINDOW - len(homes))])
+        roomy = [worker_id for worker_id in homes if worker_id not in spilled]
+        if any(tiers.get(worker_id) in _WARM for worker_id in roomy):
+            yield self._shared_out(roomy, tiers, turn) if len(roomy) > 1 else roomy
+        yield [w for w in homes if spilled.get(w, 0.0) <= reluctance and tiers.get(w) in _WARM]
+        order = self.rendezvous.top(key, self._most(policy) if policy.max_replicas else _WINDOW)
+        rank = {worker_id: position for position, worker_id in enumerate(order)}
+        elsewhere = sorted(
+            (w for w in tiers if spilled.get(w, 0.0) <= reluctance and (w in rank or not policy.max_replicas)),
+            key=lambda w: (tiers[w].distance, loads[w], rank.get(w, len(rank)), w),
+        )
+        yield elsewhere
+        yield self._walk(key, policy, reluctance)
+        last = rank if policy.max_replicas else self._by_load
+        yield sorted((w for w in tiers if w in last), key=loads.__getitem__)
+        yield sorted(last, key=loads.__getitem__)
+
+    def _shared_out(self, homes: Iterable[WorkerId], tiers: Mapping[WorkerId, Tier], turn: int) -> list[WorkerId]:
+        """In a random order that is weighted with the room of each (Efraimidis and Spirakis, 2006).
+
+        Loads are seconds old and the same for everybody: the least loaded would get everything until the next report.
+        """
+        drawn = []
+        for number, worker_id in enumerate(homes):
+            share = self._room[worker_id] * (1.0 if tiers.get(worker_id) in _WARM else self._options.cold_share)
+            drawn.append((math.log((_mixed(turn + (number << 40)) + 1) / 2**64) / share, worker_id))
+        drawn.sort(reverse=True)
+        return [worker_id for _, worker_id in drawn]
+
+    def _walk(self, key: Digest, policy: AdapterPolicy, reluctance: float) -> Iterator[WorkerId]:
+        """The version's order without who spills it, looked up as far as it is asked for."""
+        most, looked_at = self._most(policy), 0
+        while looked_at < most:
+            order = self.rendezvous.top(key, min(most, max(_WINDOW, 2 * looked_at)))
+            yield from (w for w in order[looked_at:] if self._spilled.get(w, 0.0) <= reluctance)
+            looked_at = len(order)
+
+    def _most(self, policy: AdapterPolicy) -> int:
+        """The most workers that a version may be on."""
+        return min(policy.max_replicas or len(self.workers), len(self.workers))
 
     def _tiers(
         self, digests: Sequence[Digest], placements: Mapping[Digest, Sequence[Placement]]
-    ) -> dict[WorkerId, dict[Digest, Tier]]:
-        held: dict[WorkerId, dict[Digest, Tier]] = {}
-        for digest in digests:
-            for placement in placements.get(digest, ()):
-                if placement.worker_id in self.workers:
-                    held.setdefault(placement.worker_id, {})[digest] = placement.resident.tier
-        return held
-
-    def _slowest(self, digests: Sequence[Digest], tiers: Mapping[Digest, Tier] | None) -> Tier:
-        if tiers is None:
-            return Tier.NONE
-        return max((tiers.get(digest, Tier.NONE) for digest in digests), key=lambda tier: tier.distance)
+    ) -> dict[WorkerId, Tier]:
+        """Where all of the adapters are: on each worker that has any of them, the slowest tier among them."""
+        tiers: dict[WorkerId, Tier] = {}
+        for number, digest in enumerate(digests):
+            held = {p.worker_id: p.resident.tier for p in placements.get(digest, ()) if p.worker_id in self.workers}
+            if number == 0:
+                tiers = held
+                continue
+            for worker_id in {*tiers, *held}:
+                one, other = tiers.get(worker_id, Tier.NONE), held.get(worker_id, Tier.NONE)
+                tiers[worker_id] = max(one, other, key=lambda tier: tier.distance)
+        return tiers
 
     def _least_loaded(self, count: int, turn: int) -> list[WorkerId]:
         """By load; equally loaded workers take turns at being first."""
@@ -140,3 +228,27 @@ class Fleet:
 def relative_load(record: WorkerRecord) -> float:
     """Sequences accepted and not finished, by the rows that can run at once."""
     return record.load.in_flight / max(1, record.load.max_sequences)
+
+
+def usual_load(record: WorkerRecord) -> float:
+    """The same over the last half minute or so, from workers that report it."""
+    if record.load.mean_in_flight is None:
+        return relative_load(record)
+    return record.load.mean_in_flight / max(1, record.load.max_sequences)
+
+
+def _reluctance(key: Digest) -> float:
+    """How late a version is spilled, 0 to 1: the same everywhere."""
+    return float(int(key[-_RELUCTANCE_DIGITS:], 16) / 16**_RELUCTANCE_DIGITS)
+
+
+def _mean(loads: Mapping[WorkerId, float]) -> float:
+    return sum(loads.values()) / len(loads) if loads else 0.0
+
+
+def _mixed(number: int) -> int:
+    """A number's bits mixed: uniform over 64 bits, for numbers that follow each other (splitmix64)."""
+    number = (number + 1) * 0x9E3779B97F4A7C15 & _MASK
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _MASK
+    return number ^ number >> 31

@@ -9,6 +9,7 @@ from shared.coordination.records import WorkerRecord
 from shared.coordination.scripts import REVISION_SEQUENCES
 from shared.ids import Digest
 from shared.placement.policy import DEFAULT_POLICY, Fleet, PolicyOptions
+from shared.placement.view import surviving_workers
 
 REFRESH_S = 0.5
 
@@ -66,7 +67,7 @@ class FleetCache:
                 return known
             view = await self._directory.workers(pool)
             picture = self._prepare(view, self._pictures.get(pool))
-            if view.workers:
+            if view.workers or picture.fleet.workers:
                 self._pictures[pool] = picture
             else:
                 # Callers choose the digests: what does not exist is not remembered.
@@ -78,7 +79,9 @@ class FleetCache:
         return picture if picture is not None and self._clock() - picture.read_at_s < self.refresh_s else None
 
     def _prepare(self, view: PoolView, before: PoolPicture | None) -> PoolPicture:
+        known = before.fleet.workers.values() if before is not None else ()
+        workers = surviving_workers(known, view.workers, view.time_s)
         rendezvous = before.fleet.rendezvous if before is not None else None
-        fleet = Fleet(view.workers, view.time_s, options=self._policy, rendezvous=rendezvous)
+        fleet = Fleet(workers, view.time_s, options=self._policy, rendezvous=rendezvous)
         revision = round(view.time_s * 1e3) * REVISION_SEQUENCES
         return PoolPicture(view.workers, fleet, revision, self._clock())
