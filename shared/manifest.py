@@ -2,8 +2,12 @@
 
 A version's digest is the SHA-256 of its manifest's canonical JSON, which names the weights blob by digest: equal
 content has equal digests on any machine. The weights blob is a safetensors file whose tensors stand in the
-manifest's module order, `<path>.lora_A` `[rank, in_features]` before `<path>.lora_B` `[out_features, rank]`, so
-that a receiver can decode layer by layer while it downloads.
+manifest's module order, `<path>.lora_A` `[rank, in_features]` before `<path>.lora_B` `[out_features, rank]` and, where
+the module has one, `<path>.lora_B.bias` `[out_features]`, so that a receiver can decode layer by layer while it
+downloads. An embedding's input counts as one-hot: its `in_features` are the rows that it looks up.
+
+There are two formats. The second says of each module whether it has a bias, and is written only where one has, so
+that the digests of all other versions are what they were before there were biases.
 """
 
 import json
@@ -15,20 +19,30 @@ from shared.errors import DigestMismatchError, InvalidAdapterError, Violation
 from shared.ids import Digest, digest_of
 
 MANIFEST_FORMAT = "hotslot.manifest/1"
+MANIFEST_FORMAT_WITH_BIASES = "hotslot.manifest/2"
 WEIGHTS_FORMAT = "hotslot.weights/1"
+WEIGHTS_FORMAT_WITH_BIASES = "hotslot.weights/2"
 LORA_A = ".lora_A"
 LORA_B = ".lora_B"
+LORA_B_BIAS = ".lora_B.bias"
 DTYPE_SIZES_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+_FORMATS = (MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_BIASES)
+_FORMATS_TEXT = " or ".join(_FORMATS)
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterModule:
-    """One targeted module: `y += scaling * B (A x)` with `A [rank, in]` and `B [out, rank]`."""
+    """One targeted module: `y += scaling * (B (A x) + bias)` with `A [rank, in]`, `B [out, rank]` and `bias [out]`.
+
+    As PEFT 0.21 (tuners/lora/layer.py): `Linear.forward`, where the bias is B's own, and `Embedding.forward`.
+    """
 
     path: str
     rank: int
     scaling: float
     """alpha / rank, or alpha / sqrt(rank) for rsLoRA (PEFT, tuners/lora/layer.py, `update_layer`)."""
+    has_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,17 +62,25 @@ class Manifest:
         """The largest rank of any module."""
         return max(module.rank for module in self.modules)
 
+    @property
+    def has_biases(self) -> bool:
+        """Whether any module has a bias."""
+        return any(module.has_bias for module in self.modules)
+
     def __hash__(self) -> int:
         # Not over hundreds of modules: the weights tell manifests apart well enough.
         return hash(self.weights_digest)
 
     def canonical_json(self) -> bytes:
         """The bytes whose SHA-256 is the version's digest. Floats are written as their shortest exact form."""
+        has_biases = self.has_biases
         document: dict[str, Any] = {
             "base_model_digest": self.base_model_digest,
             "dtype": self.dtype,
-            "format": MANIFEST_FORMAT,
-            "modules": [[m.path, m.rank, float(m.scaling)] for m in self.modules],
+            "format": MANIFEST_FORMAT_WITH_BIASES if has_biases else MANIFEST_FORMAT,
+            "modules": [
+                [m.path, m.rank, float(m.scaling), *([m.has_bias] if has_biases else [])] for m in self.modules
+            ],
             "weights_digest": self.weights_digest,
             "weights_size_bytes": self.weights_size_bytes,
         }
@@ -81,14 +103,17 @@ def parse_manifest(data: bytes, expected: Digest) -> Manifest:
         raise DigestMismatchError("manifest", found, expected)
     try:
         document = json.loads(data)
-        if document["format"] != MANIFEST_FORMAT:
-            raise ValueError(f"format {document['format']!r}, expected {MANIFEST_FORMAT!r}")
+        if document["format"] not in _FORMATS:
+            raise ValueError(f"format {document['format']!r}, expected {_FORMATS_TEXT}")
         manifest = Manifest(
             base_model_digest=Digest(document["base_model_digest"]),
             weights_digest=Digest(document["weights_digest"]),
             weights_size_bytes=int(document["weights_size_bytes"]),
             dtype=str(document["dtype"]),
-            modules=tuple(AdapterModule(str(p), int(r), float(s)) for p, r, s in document["modules"]),
+            modules=tuple(
+                AdapterModule(str(path), int(rank), float(scaling), *map(bool, has_bias))
+                for path, rank, scaling, *has_bias in document["modules"]
+            ),
         )
         if manifest.dtype not in DTYPE_SIZES_BYTES or not manifest.modules:
             raise ValueError(f"dtype {manifest.dtype!r} with {len(manifest.modules)} modules")
@@ -101,7 +126,7 @@ def parse_manifest(data: bytes, expected: Digest) -> Manifest:
                     code="MANIFEST_UNREADABLE",
                     subject=str(expected),
                     found=str(exc),
-                    expected=MANIFEST_FORMAT,
+                    expected=_FORMATS_TEXT,
                     message=f"manifest {expected} cannot be read: {exc}; store and worker are of different versions",
                 )
             ]

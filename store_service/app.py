@@ -5,10 +5,12 @@ import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
+from sqlalchemy import Engine
 
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.errors import HotslotError, StoreUnavailableError
@@ -18,14 +20,23 @@ from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc
 from shared.process_tuning import spare_what_stays
 from shared.references import Reference
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
+from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import make_directory
+from store_service.blobs.leases import Leases
 from store_service.blobs.local import LocalBlobStore
+from store_service.blobs.objects import ObjectBlobs
+from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
-from store_service.catalog.database import open_database
+from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.sql import SqlCatalog
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.offload import Offload
+from store_service.recovery.origins import Origins, retention_of
+from store_service.recovery.reading import BlobReader
+from store_service.recovery.recovery import Recovery
+from store_service.recovery.scrub import Scrub
+from store_service.recovery.upkeep import keep_for_ever, scrub_for_ever
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
@@ -57,7 +68,8 @@ class CatalogResolver:
 async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
     """A store that answers, until the block is left.
 
-    Raises StoreUnavailableError when its folder or database cannot be used, and OSError for its address.
+    Raises StoreUnavailableError when its folder, database or object storage cannot be used, CatalogDamagedError, and
+    OSError for its address.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(_locked(settings.data_dir))
@@ -70,13 +82,10 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         engine = await offload(open_database, url)
         stack.callback(engine.dispose)
         uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
-        registry = Registry(
-            SqlCatalog(engine, signal.notify),
-            SqlBaseModels(engine),
-            LocalBlobStore(settings.data_dir),
-            uploads,
-            settings.admission_limits,
-        )
+        catalog, base_models, stats = SqlCatalog(engine, signal.notify), SqlBaseModels(engine), BlobStats()
+        blobs = await offload(_open_blobs, settings, catalog, engine, stats)
+        stack.push_async_callback(offload, blobs.save_use_times)
+        registry = Registry(catalog, base_models, blobs, uploads, settings.admission_limits)
         imports = ImportOptions(
             max_imports=settings.max_imports,
             linger_s=settings.import_linger_s,
@@ -97,6 +106,11 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             ),
             hub_token_tenants=settings.hub_token_tenants,
         )
+        origins = Origins(
+            catalog, base_models, blobs, sources, settings.admission_limits, settings.data_dir / "restores"
+        )
+        recovery = Recovery(registry, blobs, origins, stats, offload, max_restores=settings.max_restores)
+        stack.push_async_callback(recovery.close)
         servicer = AdapterStoreServicer(
             registry, importer, sources, offload, admission, signal, delete_grace_s=settings.delete_grace_s
         )
@@ -111,12 +125,25 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                 blob_pb2,
                 "BlobService",
                 blob_pb2_grpc.add_BlobServiceServicer_to_server,
-                BlobServicer(registry, offload, settings.max_read_streams, settings.verify_every_s),
+                BlobServicer(
+                    registry,
+                    BlobReader(recovery, offload, settings.verify_every_s),
+                    offload,
+                    settings.max_read_streams,
+                ),
             ),
             *await _placement(settings, registry, offload, stack),
         ]
-        collecting = asyncio.create_task(_collect_for_ever(settings, registry, uploads, offload))
-        stack.push_async_callback(_cancel, collecting)
+        for work in (
+            _collect_for_ever(settings, registry, uploads, offload),
+            keep_for_ever(blobs, stats, offload, settings.collect_every_s),
+        ):
+            stack.push_async_callback(_cancel, asyncio.create_task(work))
+        if settings.scrub_every_s:
+            marker = settings.data_dir / "scrubbed"
+            scrub = Scrub(blobs, recovery, stats, marker, max_bytes_per_s=settings.scrub_bytes_per_s)
+            stack.push_async_callback(asyncio.to_thread, scrub.close)
+            stack.push_async_callback(_cancel, asyncio.create_task(scrub_for_ever(scrub, settings.scrub_every_s)))
         options = ServerOptions(address=settings.listen, grace_s=settings.grace_s)
         server = await stack.enter_async_context(serve(services, options))
         await server.set_ready(True)
@@ -130,6 +157,21 @@ async def run(settings: StoreSettings) -> None:
         log.info("ready", port=server.port, data_dir=str(settings.data_dir))
         received = await stop_signal()
         log.info("stopping", signal=received.name)
+
+
+def _open_blobs(settings: StoreSettings, catalog: SqlCatalog, engine: Engine, stats: BlobStats) -> CachedBlobStore:
+    objects = None
+    if settings.blob_url is not None:
+        objects = ObjectBlobs(settings.blob_url.value)
+        objects.claim(catalog_id(engine))
+    return CachedBlobStore(
+        LocalBlobStore(settings.data_dir),
+        objects,
+        Leases(settings.blob_lease_s),
+        stats,
+        budget_bytes=settings.blob_cache_bytes,
+        retention=partial(retention_of, catalog),
+    )
 
 
 async def _placement(

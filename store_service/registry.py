@@ -4,7 +4,9 @@ Everything here blocks: call it from a thread.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -14,9 +16,11 @@ from shared.errors import (
     BlobNotFoundError,
     FieldViolation,
     InvalidRequestError,
+    QuotaExceededError,
     Violation,
 )
 from shared.ids import Digest, TenantId
+from shared.manifest import Manifest
 from shared.references import Reference
 from store_service.admission.admit import (
     Checkpoint,
@@ -26,7 +30,7 @@ from store_service.admission.admit import (
     config_json_of,
 )
 from store_service.admission.settings import AdmissionLimits
-from store_service.blobs.store import BlobStore, UploadStore
+from store_service.blobs.store import BlobKey, BlobStore, Stage, UploadStore
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import NewVersion, VersionRecord
@@ -74,8 +78,9 @@ class Registry:
         self.blobs = blobs
         self.uploads = uploads
         self._limits = limits
-        # Held between publishing a blob and the catalog's reference to it, so that no collection comes between.
-        self._publishing = threading.Lock()
+        # Blobs between their publication and the catalog's reference to them: no collection comes between.
+        self._publishing: Counter[BlobKey] = Counter()
+        self._collecting = threading.Lock()
 
     def validate_uploaded(self, tenant: TenantId, files: Mapping[str, Digest], base_model: str) -> Verdict:
         """`validate` for uploaded files; also raises BlobNotFoundError."""
@@ -115,12 +120,13 @@ class Registry:
         base_name, base = self.base_of(checkpoint, publication.base_model)
         stage = self.blobs.stage(tenant)
         try:
-            manifest = admit(checkpoint, base, self._limits, stage.write).require()
+            manifest, is_staged = self._stage(tenant, checkpoint, base, stage)
             self._check_digest(publication.reference, manifest.digest)
             on_admitted()
             version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
-            with self._publishing:
-                stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
+            with self._not_collected((tenant, manifest.weights_digest)):
+                if is_staged:
+                    stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
                 record, created = self.catalog.create_version(
                     tenant,
                     publication.reference.name,
@@ -133,23 +139,55 @@ class Registry:
             stage.discard()
         return record, created
 
-    def open_weights(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
-        """A published blob for reading, and its size; raises BlobNotFoundError, also for what was only uploaded."""
-        if not self.catalog.has_weights(tenant, digest):
+    def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, stage: Stage) -> tuple[Manifest, bool]:
+        """Admit into a stage; the flag is false where there was no room, and no need of it: the blob is there."""
+        try:
+            return admit(checkpoint, base, self._limits, stage.write, stage.reserve).require(), True
+        except QuotaExceededError:
+            manifest = admit(checkpoint, base, self._limits).require()
+            if not self.blobs.contains(tenant, manifest.weights_digest):
+                raise
+            return manifest, False
+
+    def open_weights(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int] | None:
+        """A published blob for reading, and its size; None where it is not, or not whole, on this machine.
+
+        Raises BlobNotFoundError, also for what was only uploaded.
+        """
+        size_bytes = self.catalog.weights_size_bytes(tenant, digest)
+        if size_bytes is None:
             raise BlobNotFoundError(digest)
-        return self.blobs.open(tenant, digest)
+        try:
+            file, found_bytes = self.blobs.open(tenant, digest)
+        except BlobNotFoundError:
+            return None
+        if found_bytes != size_bytes:
+            file.close()
+            return None
+        return file, size_bytes
 
     def collect(self) -> int:
         """Remove the blobs that no version refers to, and adapters past their grace; returns how many blobs went."""
         self.catalog.purge()
-        candidates = set(self.blobs.digests()) - self.catalog.referenced_weights()
-        if not candidates:
-            return 0
-        with self._publishing:
-            unreferenced = candidates - self.catalog.referenced_weights()
-            for tenant, digest in unreferenced:
-                self.blobs.delete(tenant, digest)
-        return len(unreferenced)
+        num_removed = 0
+        for key in set(self.blobs.digests()) - self.catalog.referenced_weights():
+            with self._collecting:
+                if key not in self._publishing and not self.catalog.weights_uses(key):
+                    self.blobs.delete(*key)
+                    num_removed += 1
+        return num_removed
+
+    @contextmanager
+    def _not_collected(self, key: BlobKey) -> Iterator[None]:
+        with self._collecting:
+            self._publishing[key] += 1
+        try:
+            yield
+        finally:
+            with self._collecting:
+                self._publishing[key] -= 1
+                if not self._publishing[key]:
+                    del self._publishing[key]
 
     def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> tuple[VersionRecord, int]:
         """The version a reference stands for now, and the revision at which it did.
@@ -157,6 +195,7 @@ class Registry:
         Raises as `Catalog.resolve`, and BaseModelMismatchError when it is not for the base model given.
         """
         record, revision = self.catalog.resolve(tenant, reference)
+        self.blobs.keep(tenant, record.manifest.weights_digest)
         found = record.manifest.base_model_digest
         if base_model_digest and found != base_model_digest:
             problem = f"it was admitted for {record.base_model}"

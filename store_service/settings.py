@@ -37,6 +37,21 @@ class StoreSettings(Settings):
     hub_attempts: int = Field(default=4, ge=1)
     """Attempts at each file; a further one goes on where the last one ended."""
 
+    blob_url: SecretUrl | None = None
+    """Object storage that keeps every blob too: s3://, gs://, az:// or file://, with a prefix for this store alone;
+    credentials come from the provider's own variables (AWS_…). None means that the only copies are in data_dir."""
+    blob_cache_bytes: int = Field(default=0, ge=0)
+    """How much of the disk blobs may take; beyond it the least recently used go that blob_url or a Hugging Face commit
+    has too, and new versions are refused when too few do. 0 means no bound."""
+    blob_lease_s: float = Field(default=300.0, ge=0)
+    """How long a blob stays on the disk at least after a reference to it was resolved."""
+    max_restores: int = Field(default=2, ge=1)
+    """Blobs that are brought back to the disk at the same time; more wait."""
+    scrub_every_s: float = Field(default=86400.0, ge=0)
+    """How often every blob on the disk is digested again to find rot; 0 means never."""
+    scrub_bytes_per_s: int = Field(default=32 * 1024**2, ge=1)
+    """How fast scrubbing may read."""
+
     max_rank: int = Field(default=AdmissionLimits().max_rank, ge=1, le=8192)
     """Largest rank that an adapter may have."""
     max_adapter_bytes: int = Field(default=AdmissionLimits().max_weights_bytes, ge=1)

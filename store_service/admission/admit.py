@@ -18,11 +18,12 @@ from shared.errors import (
 from shared.ids import Digest
 from shared.manifest import AdapterModule, Manifest
 from shared.safetensors_header import Header, read_header
-from store_service.admission.checks import check_tensors
+from store_service.admission.checks import AdapterPlan, check_tensors
 from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
 from store_service.admission.lora_settings import LoraSettings
-from store_service.admission.normalise import WeightsPlan, plan_weights, values_violations, write_weights
+from store_service.admission.normalise import plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
+from store_service.admission.values import check_copies, check_finite, check_tie
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
 PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
@@ -60,9 +61,11 @@ def admit(
     base: BaseSpec,
     limits: AdmissionLimits,
     write: Callable[[bytes | memoryview], object] | None = None,
+    reserve: Callable[[int], object] | None = None,
 ) -> Verdict:
     """Check a checkpoint against a base model, writing its normalised weights on the way.
 
+    `reserve` is told their size before the first byte is written, and may raise.
     What was passed to `write` is to be thrown away when the verdict has violations.
     """
     violations: list[Violation] = []
@@ -72,15 +75,20 @@ def admit(
         if opened is None:
             return _verdict(violations, limits)
         file, header = opened
-        plan: WeightsPlan | None = None
+        checked: AdapterPlan | None = None
         if settings is not None:
-            modules, problems = check_tensors(header, settings, base, limits)
+            checked, problems = check_tensors(header, settings, base, limits)
             violations.extend(problems)
-            plan = plan_weights(modules) if not violations else None
-        if plan is None:
+        if checked is not None and not violations:
+            violations.extend(check_copies(checked.copies, file))
+            violations.extend(check_tie(checked.tie, file))
+        if checked is None or violations:
             small = (entry for entry in header.tensors if entry.size_bytes <= limits.max_tensor_bytes)
-            violations.extend(values_violations(small, file))
+            violations.extend(check_finite(small, file))
             return _verdict(violations, limits)
+        plan = plan_weights(checked.modules)
+        if reserve is not None:
+            reserve(plan.size_bytes)
         digest = hashlib.sha256()
 
         def write_and_hash(data: bytes | memoryview) -> None:
@@ -94,7 +102,7 @@ def admit(
         weights_digest=Digest("sha256:" + digest.hexdigest()),
         weights_size_bytes=plan.size_bytes,
         dtype=plan.dtype,
-        modules=tuple(AdapterModule(module.path, module.rank, module.scaling) for module in plan.modules),
+        modules=tuple(AdapterModule(m.path, m.rank, m.scaling, m.bias is not None) for m in plan.modules),
     )
     return _verdict(violations, limits) if violations else Verdict((), manifest)
 

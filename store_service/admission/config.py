@@ -78,6 +78,8 @@ class _Reader:
         rank = self._value("r", 8, is_rank, "a positive integer")
         alpha = self._value("lora_alpha", 8, is_finite, "a finite number")
         use_rslora = self._value("use_rslora", False, is_bool, "true or false")
+        has_bias = self._value("lora_bias", False, is_bool, "true or false")
+        ties_weights = self._value("ensure_weight_tying", False, is_bool, "true or false")
         rank_patterns = self._patterns("rank_pattern", is_rank, "a positive integer")
         alpha_patterns = self._patterns("alpha_pattern", is_finite, "a finite number")
         targets = self._targets()
@@ -92,6 +94,8 @@ class _Reader:
             alpha_patterns=tuple((pattern, float(value)) for pattern, value in alpha_patterns),
             targets=targets,
             base_model_name=name,
+            has_bias=has_bias,
+            ties_weights=ties_weights,
         )
 
     def _targets(self) -> Targets:

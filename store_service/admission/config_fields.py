@@ -73,6 +73,8 @@ FIELDS: Mapping[str, FieldRule] = {
     "exclude_modules": _support("which modules not"),
     "layers_to_transform": _support("which layers"),
     "layers_pattern": _support("what the list of layers is called"),
+    "lora_bias": _support("a bias on B; the tensors must agree"),
+    "ensure_weight_tying": _support("whether a tied head has the embedding's adapter; the tensors must agree"),
     "base_model_name_or_path": _support("the base model, where the caller names none"),
     "init_lora_weights": FieldRule(
         Decision.REFUSE_OTHER,
@@ -99,7 +101,6 @@ FIELDS: Mapping[str, FieldRule] = {
     "use_dora": _refuse("DoRA rescales the base's weights by module, which slots cannot do yet"),
     "use_qalora": _refuse("QALoRA pools its inputs, which slots cannot do"),
     "use_bdlora": _refuse("block-diagonal factors are not served yet"),
-    "lora_bias": _refuse("a bias on B is not served yet"),
     "modules_to_save": _refuse("whole modules of the base would have to change with the adapter"),
     "trainable_token_indices": _refuse("rows of the base's embedding would have to change with the adapter"),
     "target_parameters": _refuse("adapters on bare parameters (experts) are not served yet"),
@@ -108,5 +109,4 @@ FIELDS: Mapping[str, FieldRule] = {
     "monteclora_config": _refuse("sampled adapters have no single output"),
     "arrow_config": _refuse("routing between adapters by token is not served"),
     "kasa_config": _refuse("KaSA truncates the base's weights"),
-    "ensure_weight_tying": _refuse("adapters on tied weights are not served yet"),
 }

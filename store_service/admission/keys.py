@@ -28,6 +28,8 @@ _TORCHTUNE_NAMES = {
     "mlp.w3": "mlp.up_proj",
 }
 _TORCHTUNE_ROTATED = ("attn.q_proj", "attn.k_proj")
+_HEADS = ("lm_head", "embed_out")
+"""transformers 5 calls the head of GPT-NeoX differently than its checkpoints do."""
 
 
 class Role(StrEnum):
@@ -40,6 +42,7 @@ class Role(StrEnum):
     EMBEDDING_B = "lora_embedding_B"
     MAGNITUDE = "DoRA magnitude"
     BASE_WEIGHT = "a whole parameter of the base"
+    BASE_BIAS = "a bias of the base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,9 @@ def parse_key(name: str) -> ParsedKey:
             is_transposed = match["role"] in ("lora_a", "lora_b") and not leaf
             if role is not None:
                 return ParsedKey(match["path"], role, tail[0] if tail else "", is_transposed)
-    return ParsedKey(bare, Role.BASE_WEIGHT, "", False)
+    if bare.endswith(".bias"):
+        return ParsedKey(bare.removesuffix(".bias").removesuffix(".base_layer"), Role.BASE_BIAS, "", False)
+    return ParsedKey(bare.removesuffix(".weight").removesuffix(".base_layer"), Role.BASE_WEIGHT, "", False)
 
 
 def _role(word: str, leaf: str) -> Role | None:
@@ -99,6 +104,8 @@ def is_rotated_by_torchtune(path: str) -> bool:
 
 def _candidates(path: str) -> Iterator[str]:
     yield path
+    if path in _HEADS:
+        yield from _HEADS
     yield "model." + path
     if path.startswith("model."):
         yield path.removeprefix("model.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from store_service.admission.patterns import Pattern
 
 ALL_LINEAR = "all-linear"
+_ENDS = ("embed_tokens", "lm_head")
 _FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 
 
@@ -38,6 +39,15 @@ class Targets:
             return False
         return self.layers is None or self._layer_index(path) in self.layers
 
+    def name_an_end(self) -> bool:
+        """Whether PEFT sees the embedding or the head targeted, which it tells by these two names alone.
+
+        As PEFT 0.21 (tuners/tuners_utils.py, `_check_tied_modules`), which ties only then.
+        """
+        if self.regex is not None:
+            return any(self.regex.matches_whole(name) for name in _ENDS)
+        return any(suffix.rpartition(".")[2] in _ENDS for suffix in self.suffixes or ())
+
     def _excluded(self, path: str) -> bool:
         if self.exclude_regex is not None and self.exclude_regex.matches_whole(path):
             return True
@@ -68,6 +78,10 @@ class LoraSettings:
     targets: Targets = field(default_factory=Targets)
     base_model_name: str = ""
     """What the config calls its base; empty when it does not say."""
+    has_bias: bool = False
+    """Whether B has a bias (lora_bias)."""
+    ties_weights: bool = False
+    """Whether a tied head has the embedding's adapter, transposed (ensure_weight_tying)."""
     fixed_scaling: float | None = None
     """MLX writes the factor itself instead of alpha."""
 

@@ -1,30 +1,34 @@
 """Writes the one form in which a version is served: a safetensors file in layer order, the same on any machine.
 
-Tensors stand as `<path>.lora_A` `[rank, in]`, then `<path>.lora_B` `[out, rank]`, in the base's layer order, in the
-checkpoint's own element type; where types are mixed, all become F32, which holds the others exactly. Memory stays
-at one tensor.
+Tensors stand as `<path>.lora_A` `[rank, in]`, `<path>.lora_B` `[out, rank]` and, where it is there,
+`<path>.lora_B.bias` `[out]`, in the base's layer order, in the checkpoint's own element type; where types are mixed,
+all become F32, which holds the others exactly. Memory stays at one tensor.
 """
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from shared.errors import Violation
-from shared.manifest import DTYPE_SIZES_BYTES, LORA_A, LORA_B, WEIGHTS_FORMAT
-from shared.safetensors_header import PREFIX_BYTES, TensorEntry
-from store_service.admission.checks import PlannedModule, StoredTensor
+from shared.manifest import (
+    DTYPE_SIZES_BYTES,
+    LORA_A,
+    LORA_B,
+    LORA_B_BIAS,
+    WEIGHTS_FORMAT,
+    WEIGHTS_FORMAT_WITH_BIASES,
+)
+from shared.safetensors_header import PREFIX_BYTES
+from shared.weight_values import Bits, float32_bits
+from store_service.admission.checks import PlannedModule
+from store_service.admission.parts import StoredTensor
+from store_service.admission.values import not_finite, read_bits
 
 DATA_ALIGNMENT_BYTES = 64
-_STORAGE: dict[str, npt.DTypeLike] = {"F32": "<u4", "F16": "<u2", "BF16": "<u2"}
-_EXPONENT_BITS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
-
-Bits = npt.NDArray[Any]
-"""Elements as the unsigned integers that hold their bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,14 @@ class WeightsPlan:
 
 def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
     """Lay out the file for modules in layer order."""
-    dtypes = {tensor.entry.dtype for module in modules for tensor in (module.a, module.b)}
+    dtypes = {tensor.entry.dtype for module in modules for _, tensor in _tensors(module)}
     dtype = dtypes.pop() if len(dtypes) == 1 else "F32"
-    document: dict[str, object] = {"__metadata__": {"format": WEIGHTS_FORMAT}}
+    has_biases = any(module.bias is not None for module in modules)
+    weights_format = WEIGHTS_FORMAT_WITH_BIASES if has_biases else WEIGHTS_FORMAT
+    document: dict[str, object] = {"__metadata__": {"format": weights_format}}
     position = 0
     for module in modules:
-        for suffix, tensor in ((LORA_A, module.a), (LORA_B, module.b)):
+        for suffix, tensor in _tensors(module):
             end = position + tensor.entry.num_elements * DTYPE_SIZES_BYTES[dtype]
             document[module.path + suffix] = {
                 "dtype": dtype,
@@ -67,45 +73,20 @@ def write_weights(plan: WeightsPlan, file: BinaryIO, write: Callable[[bytes | me
     violations: list[Violation] = []
     write(plan.header)
     for module in plan.modules:
-        for tensor in (module.a, module.b):
-            bits = _read_bits(file, tensor.entry)
-            violations.extend(_not_finite(tensor.entry, bits))
+        for _, tensor in _tensors(module):
+            bits = read_bits(file, tensor.entry)
+            violations.extend(not_finite(tensor.entry, bits))
             write(_convert(bits, tensor, plan.dtype).data.cast("B"))
     return violations
 
 
-def values_violations(entries: Iterator[TensorEntry], file: BinaryIO) -> Iterator[Violation]:
-    """The tensors with values that are not finite, for a checkpoint that is refused anyway."""
-    for entry in entries:
-        if entry.dtype in _STORAGE:
-            yield from _not_finite(entry, _read_bits(file, entry))
-
-
-def _read_bits(file: BinaryIO, entry: TensorEntry) -> Bits:
-    file.seek(entry.begin)
-    data = file.read(entry.size_bytes)
-    assert len(data) == entry.size_bytes, "the header was checked against the size of this very file"
-    return np.frombuffer(data, _STORAGE[entry.dtype])
-
-
-def _not_finite(entry: TensorEntry, bits: Bits) -> Iterator[Violation]:
-    exponent = _EXPONENT_BITS[entry.dtype]
-    num_bad = int(np.count_nonzero((bits & bits.dtype.type(exponent)) == exponent))
-    if num_bad:
-        yield Violation.of(
-            "NOT_FINITE",
-            entry.name,
-            f"{num_bad} of {bits.size} values are NaN or infinite",
-            "finite values",
-            "it would poison every answer",
-        )
+def _tensors(module: PlannedModule) -> list[tuple[str, StoredTensor]]:
+    """A module's tensors in the order in which they are written, each with the end of its name."""
+    pair = [(LORA_A, module.a), (LORA_B, module.b)]
+    return pair if module.bias is None else [*pair, (LORA_B_BIAS, module.bias)]
 
 
 def _convert(bits: Bits, tensor: StoredTensor, dtype: str) -> Bits:
     if tensor.is_transposed:
         bits = np.ascontiguousarray(bits.reshape(tensor.entry.shape).T).reshape(-1)
-    if tensor.entry.dtype == dtype:
-        return bits
-    if tensor.entry.dtype == "BF16":
-        return bits.astype(np.uint32) << np.uint32(16)
-    return bits.view(np.float16).astype(np.float32).view(np.uint32)
+    return bits if tensor.entry.dtype == dtype else float32_bits(bits, tensor.entry.dtype)

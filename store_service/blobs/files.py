@@ -1,16 +1,20 @@
 """The few file operations that durability rests on."""
 
 import errno
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from shared.errors import QuotaExceededError
+from shared.ids import Digest
 
 READ_ONLY = 0o444
 PRIVATE_DIRECTORY = 0o700
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+DIGEST_BLOCK_BYTES = 1024 * 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -49,3 +53,13 @@ def move_into_place(staged: Path, target: Path) -> None:
     staged.chmod(READ_ONLY)
     staged.replace(target)
     sync_directory(target.parent)
+
+
+def digest_of_file(file: BinaryIO, on_block: Callable[[int], object] = lambda num_bytes: None) -> Digest:
+    """The digest of an open file's bytes; `on_block` is told the size of each block read."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while block := file.read(DIGEST_BLOCK_BYTES):
+        digest.update(block)
+        on_block(len(block))
+    return Digest("sha256:" + digest.hexdigest())

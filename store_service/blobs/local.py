@@ -1,21 +1,37 @@
 """Published blobs on a local disk: stage, sync, verify, rename, sync the directory, read-only.
 
 `<root>/blobs/<tenant>/<first two hex digits>/<hex>`; stages in `<root>/stages`. Whatever is in `stages` when a
-process starts was never acknowledged, and goes.
+process starts was never acknowledged, and goes. Rotten blobs lie in `<root>/quarantine` for people to look at.
 """
 
 import hashlib
 import os
 import secrets
 import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from shared.errors import BlobNotFoundError, DigestMismatchError
 from shared.ids import Digest, TenantId
-from store_service.blobs.files import make_directory, move_into_place, no_room_is_a_quota
+from store_service.blobs.files import make_directory, move_into_place, no_room_is_a_quota, sync_directory
+from store_service.blobs.store import BlobKey
 
+MAX_QUARANTINED = 16
+"""Rotten blobs that are kept; the oldest go."""
 _PREFIX = "sha256:"
+_WHAT = "a new version"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A blob on the disk."""
+
+    key: BlobKey
+    size_bytes: int
+    modify_time_s: float
 
 
 class LocalStage:
@@ -27,11 +43,17 @@ class LocalStage:
         self._tenant = tenant
         self._hash = hashlib.sha256()
         self._size_bytes = 0
-        self._file = path.open("xb", buffering=0)
+        with no_room_is_a_quota(_WHAT):
+            self._file = path.open("xb", buffering=0)
+
+    def reserve(self, size_bytes: int) -> None:
+        """Take the disk's room for so many bytes; raises QuotaExceededError."""
+        with no_room_is_a_quota(_WHAT):
+            os.posix_fallocate(self._file.fileno(), 0, size_bytes)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append; raises QuotaExceededError when the disk is full."""
-        with no_room_is_a_quota("a new version"):
+        with no_room_is_a_quota(_WHAT):
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
@@ -44,11 +66,12 @@ class LocalStage:
         if found != digest or self._size_bytes != size_bytes:
             self.discard()
             raise DigestMismatchError(f"blob of {self._size_bytes} bytes", found, digest)
-        with no_room_is_a_quota("a new version"):
+        with no_room_is_a_quota(_WHAT):
+            self._file.truncate(size_bytes)  # to no more than was reserved
             os.fsync(self._file.fileno())
-        self._file.close()
-        # Replacing a file of the same digest is harmless, and heals one that has rotted.
-        move_into_place(self._path, self._blobs.path(self._tenant, digest))
+            self._file.close()
+            # Replacing a file of the same digest is harmless, and heals one that has rotted.
+            self._blobs.take_in(self._path, self._tenant, digest)
 
     def discard(self) -> None:
         """Forget it; harmless after `publish`."""
@@ -62,13 +85,21 @@ class LocalBlobStore:
     def __init__(self, root: Path) -> None:
         self._blobs = root / "blobs"
         self._stages = root / "stages"
+        self._quarantine = root / "quarantine"
+        # Held while a name changes its file, so that what is put aside is the file that was looked at.
+        self._naming = threading.Lock()
         shutil.rmtree(self._stages, ignore_errors=True)
-        make_directory(self._blobs)
-        make_directory(self._stages)
+        for folder in (self._blobs, self._stages, self._quarantine):
+            make_directory(folder)
 
     def stage(self, tenant: TenantId) -> LocalStage:
         """Begin a new blob."""
         return LocalStage(self._stages / secrets.token_hex(16), self, tenant)
+
+    def take_in(self, staged: Path, tenant: TenantId, digest: Digest) -> None:
+        """Give a complete, synced and verified file its name."""
+        with self._naming:
+            move_into_place(staged, self.path(tenant, digest))
 
     def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
         """A blob's bytes and their number; raises BlobNotFoundError."""
@@ -82,13 +113,36 @@ class LocalBlobStore:
         """Whether a blob is there."""
         return self.path(tenant, digest).is_file()
 
+    def keep(self, tenant: TenantId, digest: Digest) -> None:
+        """Nothing to do: blobs only leave when they are deleted."""
+
     def delete(self, tenant: TenantId, digest: Digest) -> None:
         """Remove a blob; harmless when it is not there."""
         self.path(tenant, digest).unlink(missing_ok=True)
 
-    def digests(self) -> list[tuple[TenantId, Digest]]:
+    def digests(self) -> list[BlobKey]:
         """All blobs of all tenants."""
-        return [(TenantId(path.parent.parent.name), Digest(_PREFIX + path.name)) for path in self._blobs.glob("*/*/*")]
+        return [found.key for found in self.found()]
+
+    def found(self) -> Iterator[Found]:
+        """All blobs of all tenants, with what their files say."""
+        for path in self._blobs.glob("*/*/*"):
+            status = path.stat()
+            key = TenantId(path.parent.parent.name), Digest(_PREFIX + path.name)
+            yield Found(key, status.st_size, status.st_mtime)
+
+    def quarantine(self, tenant: TenantId, digest: Digest, rotten: BinaryIO) -> bool:
+        """Put a blob's file aside, if it still is the open one; it is never served again."""
+        path = self.path(tenant, digest)
+        with self._naming:
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(rotten.fileno())):
+                return False
+            path.replace(self._quarantine / f"{tenant}-{path.name}")
+            sync_directory(path.parent)
+        kept = sorted(self._quarantine.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for old in kept[MAX_QUARANTINED:]:
+            old.unlink(missing_ok=True)
+        return True
 
     def path(self, tenant: TenantId, digest: Digest) -> Path:
         """Where a blob is, if it is there."""

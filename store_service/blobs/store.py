@@ -4,19 +4,28 @@ Everything here blocks: call it from a thread, never on the event loop.
 """
 
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeAlias
 
 from shared.ids import Digest, TenantId
+
+BlobKey: TypeAlias = tuple[TenantId, Digest]
+"""Whose blob, and which."""
 
 
 class Stage(Protocol):
     """A blob while it is written; invisible until it is published."""
 
+    def reserve(self, size_bytes: int) -> None:
+        """Make sure of room before anything is written; raises QuotaExceededError."""
+
     def write(self, data: bytes | memoryview) -> object:
         """Append; raises QuotaExceededError when there is no room."""
 
     def publish(self, digest: Digest, size_bytes: int) -> None:
-        """Make it durable and visible under its digest; raises DigestMismatchError when it is something else."""
+        """Make it durable and visible under its digest; raises DigestMismatchError when it is something else.
+
+        Also raises QuotaExceededError and StoreUnavailableError; then nobody was told that it is there.
+        """
 
     def discard(self) -> None:
         """Forget it; harmless after `publish`."""
@@ -29,15 +38,18 @@ class BlobStore(Protocol):
         """Begin a new blob."""
 
     def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
-        """A blob's bytes for reading, and their number; raises BlobNotFoundError."""
+        """A blob's bytes for reading, and their number; raises BlobNotFoundError when they are not on this machine."""
 
     def contains(self, tenant: TenantId, digest: Digest) -> bool:
-        """Whether a blob is there."""
+        """Whether a blob is on this machine."""
+
+    def keep(self, tenant: TenantId, digest: Digest) -> None:
+        """Somebody is about to read this blob: it stays on this machine for a while."""
 
     def delete(self, tenant: TenantId, digest: Digest) -> None:
-        """Remove a blob; harmless when it is not there. Readers that hold it open can finish."""
+        """Remove a blob everywhere; harmless when it is not there. Readers that hold it open can finish."""
 
-    def digests(self) -> list[tuple[TenantId, Digest]]:
+    def digests(self) -> list[BlobKey]:
         """All blobs, for collecting those that nobody refers to."""
 
 

@@ -83,6 +83,17 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+class RottenBlobError(DigestMismatchError):
+    """A blob's file is not what its digest says."""
+
+    def __init__(self, what: str, found: str, expected: Digest, sent_bytes: int, sent_hash: bytes) -> None:
+        super().__init__(what, found, expected)
+        self.sent_bytes = sent_bytes
+        """How far the file was read before the bytes that were held back."""
+        self.sent_hash = sent_hash
+        """SHA-256 of the file up to there."""
+
+
 class _Reader:
     """Reads a range of an open blob block by block, on threads; verifies when the range reaches the end."""
 
@@ -113,6 +124,7 @@ class _Reader:
 
     def read_block(self) -> list[bytes]:
         """The next chunks; none at the end. Raises DigestMismatchError before the last ones are given away."""
+        sent_bytes, sent_hash = self._position, self._hash.copy()
         chunks: list[bytes] = []
         while self._position < self._end and len(chunks) < BLOCK_CHUNKS:
             chunk = self._file.read(min(CHUNK_BYTES, self._end - self._position))
@@ -125,7 +137,8 @@ class _Reader:
         if chunks and self._verifies and self._position == self._end:
             found = Digest("sha256:" + self._hash.hexdigest())
             if found != self._digest:
-                raise DigestMismatchError(f"blob {self._digest} on the store's disk", found, self._digest)
+                what = f"blob {self._digest} on the store's disk"
+                raise RottenBlobError(what, found, self._digest, sent_bytes, sent_hash.digest())
             self._verified.add(self._file)
         return chunks
 

@@ -11,6 +11,7 @@ from store_service.catalog.records import (
     NewVersion,
     TagRecord,
     VersionRecord,
+    WeightsUse,
 )
 
 
@@ -18,7 +19,7 @@ class Catalog(Protocol):
     """Adapters, versions and tags; a tenant sees its own only.
 
     Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction.
-    Any method may raise StoreUnavailableError.
+    Any method may raise StoreUnavailableError, and CatalogDamagedError when a row is not what was written.
     """
 
     def create_version(
@@ -79,8 +80,11 @@ class Catalog(Protocol):
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""
 
-    def has_weights(self, tenant: TenantId, digest: Digest) -> bool:
-        """Whether a version of an adapter that is not deleted has this weights blob."""
+    def weights_size_bytes(self, tenant: TenantId, digest: Digest) -> int | None:
+        """The size of a weights blob; None where no version of an adapter that is not deleted has it."""
+
+    def weights_uses(self, of: tuple[TenantId, Digest] | None = None) -> list[WeightsUse]:
+        """All versions by their weights, or those of one blob, newest first; deleted adapters' included."""
 
     def referenced_weights(self) -> set[tuple[TenantId, Digest]]:
         """The weights blobs of all versions, deleted adapters' included."""

@@ -1,11 +1,13 @@
 """A tenant's changes: each at the next revision, written in the transaction that makes it."""
 
 import time
+from types import SimpleNamespace
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.ids import AdapterName, Digest, TagName, TenantId
+from store_service.catalog import checksums
 from store_service.catalog.records import EventKind
 from store_service.catalog.tables import adapters, events, tenants
 
@@ -34,17 +36,17 @@ class Change:
     ) -> int:
         """Write down what happened to an adapter; returns its revision, which becomes the adapter's."""
         self._revision += 1
-        self._connection.execute(
-            insert(events).values(
-                tenant=self._tenant,
-                revision=self._revision,
-                kind=kind.value,
-                adapter=name,
-                tag=tag,
-                digest=digest,
-                time_s=self.time_s,
-            )
-        )
+        values = {
+            "tenant": self._tenant,
+            "revision": self._revision,
+            "kind": kind.value,
+            "adapter": name,
+            "tag": tag,
+            "digest": digest,
+            "time_s": self.time_s,
+        }
+        checksum = checksums.event_checksum(SimpleNamespace(**values))
+        self._connection.execute(insert(events).values(**values, checksum=checksum))
         self._connection.execute(update(tenants).where(tenants.c.name == self._tenant).values(revision=self._revision))
         self._connection.execute(
             update(adapters)

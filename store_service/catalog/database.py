@@ -1,5 +1,9 @@
-"""Opens the catalog's database: SQLite with everything durable, or PostgreSQL by URL; brings its schema up to date."""
+"""Opens the catalog's database: SQLite with everything durable, or PostgreSQL by URL; brings its schema up to date.
 
+SQLite pages have no checksums, so a SQLite file is looked through when it is opened.
+"""
+
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,17 +11,24 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shared.errors import StoreUnavailableError
+from shared.errors import CatalogDamagedError, StoreUnavailableError
+from store_service.catalog.tables import catalog_identity
 
 BUSY_TIMEOUT_S = 30
 _WRITES = "hotslot_writes"
+_DAMAGED = ("malformed", "not a database", "Could not decode", "disk I/O error", "bad parameter")
+"""What SQLite's errors say about a file that is not what was written."""
 
 
 def open_database(url: str) -> Engine:
-    """Connect and migrate; raises StoreUnavailableError when the database cannot be reached or read."""
+    """Connect, look for damage, and migrate.
+
+    Raises StoreUnavailableError when the database cannot be reached, and CatalogDamagedError.
+    """
     parsed = make_url(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     engine = create_engine(
@@ -31,9 +42,17 @@ def open_database(url: str) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     with _failures_are_typed(str(parsed)), engine.connect() as connection:
+        if is_sqlite:
+            _look_through(connection)
         _migrate(connection)
         connection.commit()
     return engine
+
+
+def catalog_id(engine: Engine) -> str:
+    """What tells this catalog from all others."""
+    with reading(engine) as connection:
+        return str(connection.execute(select(catalog_identity.c.id)).scalar_one())
 
 
 @contextmanager
@@ -60,7 +79,11 @@ def _failures_are_typed(what: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as exc:
+        if any(sign in str(exc.orig) for sign in _DAMAGED):
+            raise CatalogDamagedError(str(exc.orig)) from exc
         raise StoreUnavailableError(f"{what} cannot be used now: {exc.orig}", retry_after_s=1.0) from exc
+    except json.JSONDecodeError as exc:
+        raise CatalogDamagedError(f"a column of JSON cannot be read: {exc}") from exc
     except SQLAlchemyError as exc:
         raise StoreUnavailableError(f"{what} cannot be used now: {exc}", retry_after_s=1.0) from exc
 
@@ -69,7 +92,17 @@ def _migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as exc:
+        raise StoreUnavailableError(f"the catalog's schema is not of this version of hotslot: {exc}") from exc
+
+
+def _look_through(connection: Connection) -> None:
+    for pragma in ("integrity_check(1)", "foreign_key_check"):
+        first = connection.exec_driver_sql(f"PRAGMA {pragma}").first()
+        if first is not None and first[0] != "ok":
+            raise CatalogDamagedError(f"{pragma} found {' '.join(str(part) for part in first)}")
 
 
 def _sqlite_options() -> dict[str, Any]:
@@ -83,6 +116,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA cell_size_check = ON")
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}")
     cursor.close()
 

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, func, select
 from shared.errors import AdapterNotFoundError, VersionNotFoundError
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import Manifest, parse_manifest
-from store_service.catalog.records import AdapterRecord, Event, EventKind, TagRecord, VersionRecord
+from store_service.catalog import checksums
+from store_service.catalog.records import AdapterRecord, Event, EventKind, TagRecord, VersionRecord, WeightsUse
 from store_service.catalog.tables import adapters, labels, tags, tenants, versions
 
 MAX_PARSED = 64
@@ -35,7 +36,29 @@ def live_adapter(connection: Connection, tenant: TenantId, name: AdapterName) ->
     ).one_or_none()
     if row is None:
         raise AdapterNotFoundError(name)
+    return checked_adapter(row)
+
+
+def checked_adapter(row: Row[Any]) -> Row[Any]:
+    """The row again; raises CatalogDamagedError when it is not what was written."""
+    checksums.check(row, checksums.adapter_checksum(row), f"adapter {row.name!r}")
     return row
+
+
+def checked_tag(adapter: Row[Any], row: Row[Any], digest: Digest) -> Row[Any]:
+    """The row again, if it still is the adapter's tag for this version; raises CatalogDamagedError."""
+    checksums.check(row, checksums.tag_checksum(adapter, row, digest), f"tag {adapter.name}:{row.name}")
+    return row
+
+
+def tag_row(connection: Connection, adapter: Row[Any], tag: TagName) -> Row[Any] | None:
+    """A tag's row, with its version's digest as `version_digest`."""
+    row = connection.execute(
+        select(tags, versions.c.digest.label("version_digest"))
+        .join(versions, versions.c.id == tags.c.version_id)
+        .where(tags.c.adapter_id == adapter.id, tags.c.name == tag)
+    ).one_or_none()
+    return checked_tag(adapter, row, row.version_digest) if row is not None else None
 
 
 def version_row(connection: Connection, adapter: Row[Any], digest: Digest) -> Row[Any]:
@@ -56,30 +79,31 @@ def version_record(connection: Connection, adapter: Row[Any], row: Row[Any]) -> 
 def version_records(connection: Connection, adapter: Row[Any], rows: Sequence[Row[Any]]) -> list[VersionRecord]:
     """Versions of one adapter, with their tags."""
     pointing: dict[int, list[TagName]] = defaultdict(list)
-    for tag in connection.execute(
-        select(tags.c.name, tags.c.version_id)
-        .where(tags.c.version_id.in_([row.id for row in rows]))
-        .order_by(tags.c.name)
-    ):
+    digest_of = {row.id: Digest(row.digest) for row in rows}
+    for tag in connection.execute(select(tags).where(tags.c.version_id.in_(digest_of)).order_by(tags.c.name)):
+        checked_tag(adapter, tag, digest_of[tag.version_id])
         pointing[tag.version_id].append(TagName(tag.name))
-    return [_version(adapter.name, row, pointing[row.id]) for row in rows]
+    return [_version(adapter, row, pointing[row.id]) for row in rows]
 
 
 def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[AdapterRecord]:
     """Adapters with tags, labels and their newest version, in a fixed number of queries."""
-    ids = [row.id for row in rows]
+    adapter_of = {row.id: checked_adapter(row) for row in rows}
+    ids = list(adapter_of)
     label_rows = connection.execute(select(labels).where(labels.c.adapter_id.in_(ids)).order_by(labels.c.key))
     labels_of: dict[int, dict[str, str]] = defaultdict(dict)
     for label in label_rows:
         labels_of[label.adapter_id][label.key] = label.value
     tags_of: dict[int, list[tuple[int, TagRecord]]] = defaultdict(list)
     for tag in connection.execute(
-        select(tags, versions.c.digest)
+        select(tags, versions.c.digest.label("version_digest"))
         .join(versions, versions.c.id == tags.c.version_id)
         .where(tags.c.adapter_id.in_(ids))
         .order_by(tags.c.name)
     ):
-        record = TagRecord(TagName(tag.name), Digest(tag.digest), etag_of(tag.revision), tag.update_time_s)
+        digest = Digest(tag.version_digest)
+        checked_tag(adapter_of[tag.adapter_id], tag, digest)
+        record = TagRecord(TagName(tag.name), digest, etag_of(tag.revision), tag.update_time_s)
         tags_of[tag.adapter_id].append((tag.version_id, record))
     newest = (
         select(versions.c.adapter_id, func.max(versions.c.id).label("id"), func.count().label("count"))
@@ -106,7 +130,7 @@ def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ad
                 delete_time_s=row.delete_time_s,
                 purge_time_s=row.purge_time_s,
                 tags=tuple(tag for _, tag in tags_of[row.id]),
-                latest_version=_version(row.name, version, pointing) if version is not None else None,
+                latest_version=_version(row, version, pointing) if version is not None else None,
             )
         )
     return records
@@ -120,15 +144,29 @@ def adapter_record(connection: Connection, row: Row[Any]) -> AdapterRecord:
 
 def event(row: Row[Any]) -> Event:
     """One change."""
+    checksums.check(row, checksums.event_checksum(row), f"event {row.revision}")
     tag = TagName(row.tag) if row.tag is not None else None
     digest = Digest(row.digest) if row.digest is not None else None
     return Event(row.revision, EventKind(row.kind), AdapterName(row.adapter), tag, digest, row.time_s)
 
 
-def _version(adapter: str, row: Row[Any], tag_names: Sequence[TagName]) -> VersionRecord:
+def weights_use(row: Any) -> WeightsUse:
+    """A version with its adapter's `tenant`, `name`, and whether it `is_pinned`."""
+    checksums.check(row, checksums.version_checksum(row, row), f"version {row.digest} of {row.name!r}")
+    return WeightsUse(
+        TenantId(row.tenant),
+        Digest(row.weights_digest),
+        row.source,
+        Digest(row.base_model_digest),
+        bool(row.is_pinned),
+    )
+
+
+def _version(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> VersionRecord:
     """Raises DigestMismatchError when the stored manifest is not what its digest says any more."""
+    checksums.check(row, checksums.version_checksum(adapter, row), f"version {row.digest} of {adapter.name!r}")
     return VersionRecord(
-        adapter=AdapterName(adapter),
+        adapter=AdapterName(adapter.name),
         digest=Digest(row.digest),
         manifest=_parsed(row.manifest_json, Digest(row.digest)),
         base_model=row.base_model,

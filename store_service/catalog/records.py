@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shared.base_spec import BaseSpec
-from shared.ids import AdapterName, Digest, TagName
+from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import Manifest
+
+PINNED_LABEL = ("hotslot.pinned", "true")
+"""On an adapter: the weights of its versions stay on the store's local disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,18 @@ class VersionRecord:
     config_json: str
     create_time_s: float
     tags: tuple[TagName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsUse:
+    """A version, as somebody sees it who keeps its weights."""
+
+    tenant: TenantId
+    weights_digest: Digest
+    source: str
+    base_model_digest: Digest
+    is_pinned: bool
+    """Its adapter has the label `hotslot.pinned=true`."""
 
 
 @dataclass(frozen=True, slots=True)

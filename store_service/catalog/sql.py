@@ -3,8 +3,9 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Engine, delete, exists, func, or_, select, tuple_
 
 from shared.errors import (
     AdapterNotFoundError,
@@ -15,11 +16,13 @@ from shared.errors import (
     VersionInUseError,
 )
 from shared.ids import AdapterName, Digest, TagName, TenantId
+from shared.manifest import parse_manifest
 from shared.references import Reference
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import Change
 from store_service.catalog.database import reading, writing
 from store_service.catalog.records import (
+    PINNED_LABEL,
     AdapterFilter,
     AdapterRecord,
     Event,
@@ -27,6 +30,7 @@ from store_service.catalog.records import (
     NewVersion,
     TagRecord,
     VersionRecord,
+    WeightsUse,
 )
 from store_service.catalog.tables import adapters, events, labels, tags, tenants, versions
 
@@ -120,14 +124,10 @@ class SqlCatalog:
                 row = reads.version_row(connection, adapter, reference.digest)
             else:
                 assert reference.tag is not None, "a reference has a tag or a digest"
-                found = connection.execute(
-                    select(versions)
-                    .join(tags, tags.c.version_id == versions.c.id)
-                    .where(tags.c.adapter_id == adapter.id, tags.c.name == reference.tag)
-                ).one_or_none()
-                if found is None:
+                tag = reads.tag_row(connection, adapter, reference.tag)
+                if tag is None:
                     raise TagNotFoundError(reference.name, reference.tag)
-                row = found
+                row = reads.version_row(connection, adapter, tag.version_digest)
             return reads.version_record(connection, adapter, row), reads.revision_of(connection, tenant)
 
     def set_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, digest: Digest, *, etag: str) -> TagRecord:
@@ -157,8 +157,7 @@ class SqlCatalog:
             found = reads.etag_of(adapter.revision)
             if etag and etag != found:
                 raise EtagMismatchError(f"adapter {name}", found, etag)
-            times = {"delete_time_s": change.time_s, "purge_time_s": change.time_s + grace_s}
-            connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(times))
+            writes.set_deletion(connection, adapter, change.time_s, change.time_s + grace_s)
             change.add_event(EventKind.ADAPTER_DELETED, adapter.id, name, None, None)
             return reads.adapter_record(connection, adapter)
 
@@ -175,9 +174,8 @@ class SqlCatalog:
             undeletable = [row for row in rows if row.purge_time_s > change.time_s]
             if not undeletable:
                 raise AdapterNotFoundError(name)
-            adapter = undeletable[-1]
-            none = {"delete_time_s": None, "purge_time_s": None}
-            connection.execute(update(adapters).where(adapters.c.id == adapter.id).values(none))
+            adapter = reads.checked_adapter(undeletable[-1])
+            writes.set_deletion(connection, adapter, None, None)
             change.add_event(EventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
             return reads.adapter_record(connection, adapter)
 
@@ -198,13 +196,15 @@ class SqlCatalog:
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace."""
         with writing(self._engine) as connection:
-            gone = connection.execute(delete(adapters).where(adapters.c.purge_time_s <= time.time()))
-            return gone.rowcount
+            rows = connection.execute(select(adapters).where(adapters.c.purge_time_s <= time.time())).all()
+            gone = [reads.checked_adapter(row).id for row in rows]
+            connection.execute(delete(adapters).where(adapters.c.id.in_(gone)))
+            return len(gone)
 
-    def has_weights(self, tenant: TenantId, digest: Digest) -> bool:
-        """Whether a version of an adapter that is not deleted has this weights blob."""
+    def weights_size_bytes(self, tenant: TenantId, digest: Digest) -> int | None:
+        """The size of a weights blob; None where no version of an adapter that is not deleted has it."""
         query = (
-            select(versions.c.id)
+            select(versions.c.digest, versions.c.manifest_json)
             .join(adapters, adapters.c.id == versions.c.adapter_id)
             .where(
                 versions.c.weights_digest == digest,
@@ -214,15 +214,29 @@ class SqlCatalog:
             .limit(1)
         )
         with reading(self._engine) as connection:
-            return connection.execute(query).one_or_none() is not None
+            row = connection.execute(query).one_or_none()
+        return parse_manifest(row.manifest_json, Digest(row.digest)).weights_size_bytes if row is not None else None
+
+    def weights_uses(self, of: tuple[TenantId, Digest] | None = None) -> list[WeightsUse]:
+        """All versions by their weights, or those of one blob, newest first; deleted adapters' included."""
+        key, value = PINNED_LABEL
+        is_pinned = exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
+        columns: list[Any] = [
+            column for column in versions.c if column not in (versions.c.manifest_json, versions.c.config_json)
+        ]
+        query = (
+            select(*columns, adapters.c.tenant, adapters.c.name, is_pinned.label("is_pinned"))
+            .join(adapters, adapters.c.id == versions.c.adapter_id)
+            .order_by(versions.c.id.desc())
+        )
+        if of is not None:
+            query = query.where(adapters.c.tenant == of[0], versions.c.weights_digest == of[1])
+        with reading(self._engine) as connection:
+            return [reads.weights_use(row) for row in connection.execute(query)]
 
     def referenced_weights(self) -> set[tuple[TenantId, Digest]]:
         """The weights blobs of all versions, deleted adapters' included."""
-        query = select(adapters.c.tenant, versions.c.weights_digest).join(
-            versions, versions.c.adapter_id == adapters.c.id
-        )
-        with reading(self._engine) as connection:
-            return {(TenantId(tenant), Digest(digest)) for tenant, digest in connection.execute(query)}
+        return {(use.tenant, use.weights_digest) for use in self.weights_uses()}
 
     def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[Event]:
         """Events in order; raises RevisionCompactedError."""

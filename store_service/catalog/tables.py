@@ -1,4 +1,7 @@
-"""The catalog's tables. The migrations create them; a test holds both against each other."""
+"""The catalog's tables. The migrations create them; a test holds both against each other.
+
+The `checksum` columns are explained in `store_service.catalog.checksums`.
+"""
 
 from sqlalchemy import (
     JSON,
@@ -48,6 +51,7 @@ base_models = Table(
     Column("weights_fingerprint", String(128), nullable=False),
     Column("modules", JSON, nullable=False),
     Column("create_time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False, server_default=""),
     UniqueConstraint("name", "digest"),
 )
 
@@ -62,6 +66,7 @@ adapters = Table(
     Column("update_time_s", Double, nullable=False),
     Column("delete_time_s", Double, nullable=True),
     Column("purge_time_s", Double, nullable=True, index=True),
+    Column("checksum", String(64), nullable=False, server_default=""),
 )
 Index(
     "uq_adapters_live_name",
@@ -94,6 +99,7 @@ versions = Table(
     Column("source", Text, nullable=False),
     Column("config_json", Text, nullable=False),
     Column("create_time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False, server_default=""),
     UniqueConstraint("adapter_id", "digest"),
 )
 
@@ -105,6 +111,7 @@ tags = Table(
     Column("version_id", RowId, ForeignKey("versions.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("revision", BigInteger, nullable=False),
     Column("update_time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False, server_default=""),
 )
 
 events = Table(
@@ -117,4 +124,12 @@ events = Table(
     Column("tag", String(128), nullable=True),
     Column("digest", String(71), nullable=True),
     Column("time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False, server_default=""),
 )
+
+catalog_identity = Table(
+    "catalog_identity",
+    metadata,
+    Column("id", String(64), primary_key=True),
+)
+"""One row: what object storage knows this catalog by."""

@@ -1,12 +1,13 @@
 """The steps of a change to an adapter; every function works inside its caller's transaction."""
 
+from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from shared.errors import EtagMismatchError
 from shared.ids import AdapterName, Digest, TagName, TenantId
-from store_service.catalog import reads
+from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
 from store_service.catalog.records import EventKind, NewVersion
 from store_service.catalog.tables import adapters, labels, tags, versions
@@ -18,31 +19,48 @@ def adapter_for_writing(connection: Connection, change: Change, tenant: TenantId
         select(adapters).where(adapters.c.tenant == tenant, adapters.c.name == name, adapters.c.delete_time_s.is_(None))
     ).one_or_none()
     if row is not None:
-        return row
-    connection.execute(
-        insert(adapters).values(
-            tenant=tenant, name=name, revision=0, create_time_s=change.time_s, update_time_s=change.time_s
-        )
-    )
+        return reads.checked_adapter(row)
+    values = {
+        "tenant": tenant,
+        "name": name,
+        "create_time_s": change.time_s,
+        "delete_time_s": None,
+        "purge_time_s": None,
+    }
+    checksum = checksums.adapter_checksum(SimpleNamespace(**values))
+    connection.execute(insert(adapters).values(**values, revision=0, update_time_s=change.time_s, checksum=checksum))
     return reads.live_adapter(connection, tenant, name)
+
+
+def set_deletion(
+    connection: Connection, adapter: Row[Any], delete_time_s: float | None, purge_time_s: float | None
+) -> None:
+    """Mark an adapter as deleted and until when it is kept, or as not deleted."""
+    times = {"delete_time_s": delete_time_s, "purge_time_s": purge_time_s}
+    changed = SimpleNamespace(**{**adapter._asdict(), **times})
+    connection.execute(
+        update(adapters)
+        .where(adapters.c.id == adapter.id)
+        .values(**times, checksum=checksums.adapter_checksum(changed))
+    )
 
 
 def insert_version(connection: Connection, change: Change, adapter: Row[Any], version: NewVersion) -> Row[Any]:
     """Add a version that the adapter does not have."""
     manifest = version.manifest
-    connection.execute(
-        insert(versions).values(
-            adapter_id=adapter.id,
-            digest=manifest.digest,
-            manifest_json=manifest.canonical_json(),
-            base_model=version.base_model,
-            base_model_digest=manifest.base_model_digest,
-            weights_digest=manifest.weights_digest,
-            source=version.source,
-            config_json=version.config_json,
-            create_time_s=change.time_s,
-        )
-    )
+    values = {
+        "adapter_id": adapter.id,
+        "digest": manifest.digest,
+        "manifest_json": manifest.canonical_json(),
+        "base_model": version.base_model,
+        "base_model_digest": manifest.base_model_digest,
+        "weights_digest": manifest.weights_digest,
+        "source": version.source,
+        "config_json": version.config_json,
+        "create_time_s": change.time_s,
+    }
+    checksum = checksums.version_checksum(adapter, SimpleNamespace(**values))
+    connection.execute(insert(versions).values(**values, checksum=checksum))
     change.add_event(EventKind.VERSION_CREATED, adapter.id, adapter.name, None, manifest.digest)
     return reads.version_row(connection, adapter, manifest.digest)
 
@@ -58,7 +76,7 @@ def move_tag(
     connection: Connection, change: Change, adapter: Row[Any], tag: TagName, version: Row[Any], etag: str
 ) -> None:
     """Point a tag at a version, if its etag is still the one given; raises EtagMismatchError."""
-    current = connection.execute(select(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag)).one_or_none()
+    current = reads.tag_row(connection, adapter, tag)
     found = reads.etag_of(current.revision) if current is not None else ""
     if etag and etag != found:
         raise EtagMismatchError(f"tag {adapter.name}:{tag}", found, etag)
@@ -67,12 +85,12 @@ def move_tag(
     digest = Digest(version.digest)
     revision = change.add_event(EventKind.TAG_MOVED, adapter.id, adapter.name, tag, digest)
     connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
-    connection.execute(
-        insert(tags).values(
-            adapter_id=adapter.id,
-            name=tag,
-            version_id=version.id,
-            revision=revision,
-            update_time_s=change.time_s,
-        )
-    )
+    values = {
+        "adapter_id": adapter.id,
+        "name": tag,
+        "version_id": version.id,
+        "revision": revision,
+        "update_time_s": change.time_s,
+    }
+    checksum = checksums.tag_checksum(adapter, SimpleNamespace(**values), digest)
+    connection.execute(insert(tags).values(**values, checksum=checksum))

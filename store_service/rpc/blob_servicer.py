@@ -8,8 +8,9 @@ from shared.errors import FieldViolation, InvalidRequestError
 from shared.ids import Digest, parse_digest
 from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from shared.rpc.tenant import tenant_of
-from store_service.blobs.streams import ReadSlots, UploadChunk, Verified, find_missing, read_stream, receive_upload
+from store_service.blobs.streams import ReadSlots, UploadChunk, find_missing, receive_upload
 from store_service.offload import Offload
+from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
 
 MAX_DIGESTS = 1000
@@ -18,11 +19,11 @@ MAX_DIGESTS = 1000
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
     """Streams published blobs out and uploads in."""
 
-    def __init__(self, registry: Registry, offload: Offload, max_read_streams: int, verify_every_s: float) -> None:
+    def __init__(self, registry: Registry, reader: BlobReader, offload: Offload, max_read_streams: int) -> None:
         self._registry = registry
         self._offload = offload
         self._read_slots = ReadSlots(max_read_streams)
-        self._verified = Verified(verify_every_s)
+        self._reader = reader
 
     async def ReadBlob(
         self, request: blob_pb2.ReadBlobRequest, context: Any
@@ -31,8 +32,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         digest = parse_digest(request.digest)
         _check_range(request.offset, request.limit)
         with self._read_slots:
-            file, size_bytes = await self._offload(self._registry.open_weights, tenant_of(context), digest)
-            chunks = read_stream(file, size_bytes, digest, request.offset, request.limit, self._offload, self._verified)
+            chunks = self._reader.read(tenant_of(context), digest, request.offset, request.limit)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield blob_pb2.ReadBlobResponse(data=chunk.data, offset=chunk.offset, size_bytes=chunk.size_bytes)

@@ -74,6 +74,7 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
                 _KIND_FROM_PB.get(module.kind, ModuleKind.LINEAR),
                 module.in_features,
                 module.out_features,
+                module.values_digest,
             )
             for module in message.modules
         ),
@@ -142,7 +143,13 @@ def base_model_to_pb(record: BaseModelRecord) -> pb.BaseModel:
         model_type=spec.model_type,
         weights_fingerprint=spec.weights_fingerprint,
         modules=[
-            pb.BaseModule(path=m.path, kind=_KIND_TO_PB[m.kind], in_features=m.in_features, out_features=m.out_features)
+            pb.BaseModule(
+                path=m.path,
+                kind=_KIND_TO_PB[m.kind],
+                in_features=m.in_features,
+                out_features=m.out_features,
+                values_digest=m.values_digest,
+            )
             for m in spec.modules
         ],
         create_time=to_timestamp(record.create_time_s),
@@ -165,7 +172,9 @@ def _manifest_to_pb(manifest: Manifest) -> pb.Manifest:
         base_model_digest=manifest.base_model_digest,
         weights_digest=manifest.weights_digest,
         weights_size_bytes=manifest.weights_size_bytes,
-        modules=[pb.AdapterModule(path=m.path, rank=m.rank, scaling=m.scaling) for m in manifest.modules],
+        modules=[
+            pb.AdapterModule(path=m.path, rank=m.rank, scaling=m.scaling, has_bias=m.has_bias) for m in manifest.modules
+        ],
         max_rank=manifest.max_rank,
         dtype=manifest.dtype,
     )

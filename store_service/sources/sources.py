@@ -1,5 +1,6 @@
 """Which sources this store can import from, and with which limits."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from shared.ids import TenantId
 from store_service.sources.directory import DirectorySource
 from store_service.sources.hub import HubOptions, HubSource
 from store_service.sources.source import Source
+
+_HUB_COMMIT = re.compile(r"hf:(?P<repo>[^@]+)@(?P<commit>[0-9a-f]{40})(/(?P<subfolder>.+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,12 @@ class FolderLocation:
     """A checkpoint in a folder of the store's machine."""
 
     path: str
+
+
+def pinned_location(origin: str) -> HubLocation | None:
+    """Where a checkpoint can be fetched again and is sure to be the same, from what its version says of its origin."""
+    found = _HUB_COMMIT.fullmatch(origin)
+    return HubLocation(found["repo"], found["commit"], found["subfolder"] or "") if found else None
 
 
 @dataclass(frozen=True)

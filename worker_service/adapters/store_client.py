@@ -137,6 +137,7 @@ class StoreClient:
                     kind=_KINDS[module.kind],
                     in_features=module.in_features,
                     out_features=module.out_features,
+                    values_digest=module.values_digest,
                 )
                 for module in spec.modules
             ],

@@ -214,7 +214,9 @@ class Manifest(_message.Message):
     base_model_digest: _builtins.str
     """Digest of the base model's spec."""
     weights_digest: _builtins.str
-    """The blob with the normalised weights, a safetensors file with the keys `<path>.lora_A` and `<path>.lora_B`."""
+    """The blob with the normalised weights, a safetensors file with the keys `<path>.lora_A`, `<path>.lora_B` and, where
+    the module has one, `<path>.lora_B.bias`.
+    """
     weights_size_bytes: _builtins.int
     max_rank: _builtins.int
     """The largest rank of any module."""
@@ -249,21 +251,25 @@ class AdapterModule(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     RANK_FIELD_NUMBER: _builtins.int
     SCALING_FIELD_NUMBER: _builtins.int
+    HAS_BIAS_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Path in the base model, for example "model.layers.0.self_attn.q_proj"."""
     rank: _builtins.int
     scaling: _builtins.float
-    """Factor on B·A·x: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+    """Factor on B·A·x and on the bias: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
+    has_bias: _builtins.bool
+    """B has a bias (lora_bias)."""
     def __init__(
         self,
         *,
         path: _builtins.str = ...,
         rank: _builtins.int = ...,
         scaling: _builtins.float = ...,
+        has_bias: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "rank", b"rank", "scaling", b"scaling"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["has_bias", b"has_bias", "path", b"path", "rank", b"rank", "scaling", b"scaling"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1221,12 +1227,17 @@ class BaseModule(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     IN_FEATURES_FIELD_NUMBER: _builtins.int
     OUT_FEATURES_FIELD_NUMBER: _builtins.int
+    VALUES_DIGEST_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     kind: Global___BaseModuleKind.ValueType
     in_features: _builtins.int
     """Size of the last dimension of its input; for an embedding the number of rows."""
     out_features: _builtins.int
     """Size of the last dimension of its output."""
+    values_digest: _builtins.str
+    """For the token embedding and the head: SHA-256 over the values of weight and bias as little-endian F32, by which
+    copies of them in checkpoints are recognised. Not part of the base model's digest; empty where it is not known.
+    """
     def __init__(
         self,
         *,
@@ -1234,10 +1245,11 @@ class BaseModule(_message.Message):
         kind: Global___BaseModuleKind.ValueType = ...,
         in_features: _builtins.int = ...,
         out_features: _builtins.int = ...,
+        values_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_features", b"in_features", "kind", b"kind", "out_features", b"out_features", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_features", b"in_features", "kind", b"kind", "out_features", b"out_features", "path", b"path", "values_digest", b"values_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,7 +34,10 @@ class AdapterStoreServiceStub:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, and UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached.
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
+    CATALOG_DAMAGED when what it says is not what was written there.
+
+    The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
 
     def __init__(self, channel):
@@ -129,7 +132,10 @@ class AdapterStoreServiceServicer:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, and UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached.
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
+    CATALOG_DAMAGED when what it says is not what was written there.
+
+    The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
 
     def ImportAdapter(self, request, context):
@@ -381,7 +387,10 @@ class AdapterStoreService:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, and UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached.
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
+    CATALOG_DAMAGED when what it says is not what was written there.
+
+    The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
 
     @staticmethod

@@ -69,11 +69,14 @@ class BlobServiceServicer:
 
     def ReadBlob(self, request, context):
         """Streams the bytes [offset, offset + limit) of a published weights blob, in order. Uploaded files that
-        no admission accepted cannot be read. The receiver verifies the digest of the whole.
+        no admission accepted cannot be read. The receiver verifies the digest of the whole. A blob that the store
+        has evicted is fetched back first, which may take a while.
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed digest, negative limit); NOT_FOUND BLOB_NOT_FOUND;
-        OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (the stored bytes rotted);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, with RetryInfo).
+        OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
+        received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
+        UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

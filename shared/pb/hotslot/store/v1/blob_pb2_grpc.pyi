@@ -39,11 +39,14 @@ class BlobServiceStub:
     def __new__(cls, channel: _aio.Channel) -> BlobServiceAsyncStub: ...
     ReadBlob: _grpc.UnaryStreamMultiCallable[_blob_pb2.ReadBlobRequest, _blob_pb2.ReadBlobResponse]
     """Streams the bytes [offset, offset + limit) of a published weights blob, in order. Uploaded files that
-    no admission accepted cannot be read. The receiver verifies the digest of the whole.
+    no admission accepted cannot be read. The receiver verifies the digest of the whole. A blob that the store
+    has evicted is fetched back first, which may take a while.
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed digest, negative limit); NOT_FOUND BLOB_NOT_FOUND;
-    OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (the stored bytes rotted);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, with RetryInfo).
+    OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
+    received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
+    UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
     """
     WriteBlob: _grpc.StreamUnaryMultiCallable[_blob_pb2.WriteBlobRequest, _blob_pb2.WriteBlobResponse]
     """Uploads one file. The first message names digest and size; every message's offset must equal the
@@ -77,11 +80,14 @@ class BlobServiceAsyncStub(BlobServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ReadBlob: _aio.UnaryStreamMultiCallable[_blob_pb2.ReadBlobRequest, _blob_pb2.ReadBlobResponse]  # type: ignore[assignment]
     """Streams the bytes [offset, offset + limit) of a published weights blob, in order. Uploaded files that
-    no admission accepted cannot be read. The receiver verifies the digest of the whole.
+    no admission accepted cannot be read. The receiver verifies the digest of the whole. A blob that the store
+    has evicted is fetched back first, which may take a while.
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed digest, negative limit); NOT_FOUND BLOB_NOT_FOUND;
-    OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (the stored bytes rotted);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, with RetryInfo).
+    OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
+    received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
+    UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
     """
     WriteBlob: _aio.StreamUnaryMultiCallable[_blob_pb2.WriteBlobRequest, _blob_pb2.WriteBlobResponse]  # type: ignore[assignment]
     """Uploads one file. The first message names digest and size; every message's offset must equal the
@@ -118,11 +124,14 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_blob_pb2.ReadBlobResponse], _abc.AsyncIterator[_blob_pb2.ReadBlobResponse]]:
         """Streams the bytes [offset, offset + limit) of a published weights blob, in order. Uploaded files that
-        no admission accepted cannot be read. The receiver verifies the digest of the whole.
+        no admission accepted cannot be read. The receiver verifies the digest of the whole. A blob that the store
+        has evicted is fetched back first, which may take a while.
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed digest, negative limit); NOT_FOUND BLOB_NOT_FOUND;
-        OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (the stored bytes rotted);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, with RetryInfo).
+        OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
+        received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
+        UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
         """
 
     @_abc_1.abstractmethod

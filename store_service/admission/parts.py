@@ -1,0 +1,140 @@
+"""Sorts a checkpoint's tensors: which part of which module of the base each of them is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.errors import Violation
+from shared.safetensors_header import Header, TensorEntry
+from store_service.admission.keys import ParsedKey, Role, is_rotated_by_torchtune, parse_key, resolve_path
+
+_MAGNITUDE = "DoRA's magnitudes cannot be served exactly by slots yet"
+_WHOLE = "whole parameters of the base (modules_to_save) would have to change with the adapter"
+_UNKNOWN_VALUES = (
+    "whether it is a mere copy of the base's cannot be told, because the base model was registered without a digest "
+    "of this module's values; start a worker of this version, which registers it, or save the adapter again with "
+    "save_embedding_layers=False"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of the checkpoint, and how it lies there."""
+
+    entry: TensorEntry
+    is_transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape as PEFT would have it."""
+        return tuple(reversed(self.entry.shape)) if self.is_transposed else self.entry.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A part of an adapter in the checkpoint."""
+
+    parsed: ParsedKey
+    tensor: StoredTensor
+
+
+@dataclass(frozen=True, slots=True)
+class BaseCopy:
+    """Parameters of the base that the checkpoint carries along: PEFT saves those of adapted embeddings and heads."""
+
+    module: BaseModule
+    entries: tuple[TensorEntry, ...]
+    """The weight, then the bias."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """The tensors of a checkpoint, as far as the base has their modules."""
+
+    by_path: dict[str, dict[Role, Found]] = field(default_factory=dict)
+    copies: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
+    violations: list[Violation] = field(default_factory=list)
+    unknown_paths: set[str] = field(default_factory=set)
+
+
+def sort_tensors(header: Header, base: BaseSpec) -> Parts:
+    """Every tensor under the module and role that its name says; what has no place becomes a violation."""
+    parts = Parts()
+    modules = base.by_path()
+    adapters: set[str] = set()
+    for entry in header.tensors:
+        parsed = parse_key(entry.name)
+        if parsed.role is Role.MAGNITUDE:
+            parts.violations.append(_unsupported(entry, parsed.role, _MAGNITUDE))
+            continue
+        path = resolve_path(parsed.path, modules)
+        if parsed.role in (Role.BASE_WEIGHT, Role.BASE_BIAS):
+            _sort_copy(entry, parsed.role, modules.get(path or ""), base, parts)
+        elif path is None:
+            _note_unknown(entry, parsed, base, parts)
+        elif path != parsed.path and is_rotated_by_torchtune(parsed.path) and "self_attn" in path:
+            expected = "torchtune's export in PEFT's format (adapter_model.safetensors)"
+            problem = "torchtune orders the rows of this projection differently"
+            violation = Violation.of("UNSUPPORTED_LAYOUT", entry.name, "torchtune's own", expected, problem)
+            parts.violations.append(violation)
+        else:
+            adapters.add(parsed.adapter)
+            _sort_part(entry, parsed, path, parts)
+    if len(adapters) > 1:
+        found_names = ", ".join(repr(name) for name in sorted(adapters))
+        problem = "the file mixes several adapters"
+        parts.violations.append(Violation.of("MIXED_ADAPTERS", "the checkpoint", found_names, "one adapter", problem))
+    return parts
+
+
+def base_copies(parts: Parts, modules: Mapping[str, BaseModule]) -> tuple[BaseCopy, ...]:
+    """The copies of the base's parameters whose values are still to be compared."""
+    roles = (Role.BASE_WEIGHT, Role.BASE_BIAS)
+    return tuple(
+        BaseCopy(modules[path], tuple(found[role] for role in roles if role in found))
+        for path, found in parts.copies.items()
+    )
+
+
+def _sort_copy(entry: TensorEntry, role: Role, module: BaseModule | None, base: BaseSpec, parts: Parts) -> None:
+    if module is None or module not in (base.token_embedding, base.head):
+        parts.violations.append(_unsupported(entry, role, _WHOLE))
+        return
+    if not module.values_digest:
+        parts.violations.append(_unsupported(entry, role, _UNKNOWN_VALUES))
+        return
+    rows, columns = module.out_features, module.in_features
+    if module.kind is ModuleKind.EMBEDDING:
+        rows, columns = columns, rows
+    shape = (rows, columns) if role is Role.BASE_WEIGHT else (rows,)
+    if entry.shape != shape:
+        problem = f"it is not the base's, whose shape is {list(shape)}: was the vocabulary resized?"
+        parts.violations.append(_unsupported(entry, role, problem))
+    elif parts.copies.setdefault(module.path, {}).setdefault(role, entry) is not entry:
+        parts.violations.append(_duplicate(entry, parts.copies[module.path][role], role, module.path))
+
+
+def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -> None:
+    found = Found(parsed, StoredTensor(entry, parsed.is_transposed))
+    other = parts.by_path.setdefault(path, {}).setdefault(parsed.role, found)
+    if other is not found:
+        parts.violations.append(_duplicate(entry, other.tensor.entry, parsed.role, path))
+
+
+def _note_unknown(entry: TensorEntry, parsed: ParsedKey, base: BaseSpec, parts: Parts) -> None:
+    if parsed.path not in parts.unknown_paths:
+        parts.unknown_paths.add(parsed.path)
+        expected = f"a module of {base.name}"
+        parts.violations.append(
+            Violation.of("UNKNOWN_MODULE", entry.name, parsed.path, expected, "the base has no such module")
+        )
+
+
+def _unsupported(entry: TensorEntry, role: Role, reason: str) -> Violation:
+    expected = "lora_A and lora_B of linear modules, lora_embedding_A and lora_embedding_B of the embedding"
+    return Violation.of("UNSUPPORTED_TENSOR", entry.name, role.value, expected, reason)
+
+
+def _duplicate(entry: TensorEntry, other: TensorEntry, role: Role, path: str) -> Violation:
+    problem = f"{role.value} of {path} is there twice"
+    return Violation.of("DUPLICATE_TENSOR", entry.name, other.name, "one tensor", problem)

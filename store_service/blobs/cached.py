@@ -1,0 +1,240 @@
+"""The local disk as a cache of published blobs: a byte budget, and object storage below it where there is one.
+
+A blob's file carries in its modification time when it was last used, so that the order survives a restart; it is
+written by `save_use_times`, not at every read, since each write makes the next reader digest the file again.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import BinaryIO
+
+import structlog
+
+from shared.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
+from shared.ids import Digest, TenantId
+from store_service.blobs.eviction import LocalBlob, choose_victims
+from store_service.blobs.files import digest_of_file
+from store_service.blobs.index import BlobIndex, Retention
+from store_service.blobs.leased_file import LeasedFile
+from store_service.blobs.leases import Leases
+from store_service.blobs.local import LocalBlobStore, LocalStage
+from store_service.blobs.objects import ObjectBlobs
+from store_service.blobs.stats import BlobStats
+from store_service.blobs.store import BlobKey
+
+log = structlog.get_logger(__name__)
+
+CACHE_QUOTA = "blob_cache_bytes"
+RETRY_AFTER_S = 10.0
+
+
+class CachedStage:
+    """A blob being written to the local disk and, if it is a new one, to object storage as well."""
+
+    def __init__(self, inner: LocalStage, blobs: "CachedBlobStore", tenant: TenantId, *, is_new: bool) -> None:
+        self._inner = inner
+        self._blobs = blobs
+        self._tenant = tenant
+        self._is_new = is_new
+        self._reserved_bytes = 0
+
+    def reserve(self, size_bytes: int) -> None:
+        """Make room in the budget and on the disk; raises QuotaExceededError."""
+        self._blobs.reserve(size_bytes)
+        self._reserved_bytes += size_bytes
+        self._inner.reserve(size_bytes)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append; raises QuotaExceededError when the disk is full."""
+        self._inner.write(data)
+
+    def publish(self, digest: Digest, size_bytes: int) -> None:
+        """Durable on the disk, then in object storage; see `Stage.publish`."""
+        key = self._tenant, digest
+        with self._blobs.leases.holding(key):
+            self._inner.publish(digest, size_bytes)
+            self._blobs.index.enter(key, size_bytes)
+            self._release()
+            if self._is_new:
+                self._blobs.store_object(key)
+
+    def discard(self) -> None:
+        """Forget it; harmless after `publish`."""
+        self._inner.discard()
+        self._release()
+
+    def _release(self) -> None:
+        self._blobs.index.reserve(-self._reserved_bytes)
+        self._reserved_bytes = 0
+
+
+class CachedBlobStore:
+    """Blobs on the local disk, with at most `budget_bytes` (0: no bound), over object storage if there is any."""
+
+    def __init__(
+        self,
+        local: LocalBlobStore,
+        objects: ObjectBlobs | None,
+        leases: Leases,
+        stats: BlobStats,
+        *,
+        budget_bytes: int,
+        retention: Callable[[], Mapping[BlobKey, Retention]],
+    ) -> None:
+        """Looks at everything that is stored; raises StoreUnavailableError when object storage does not answer."""
+        self.objects = objects
+        self.leases = leases
+        self.index = BlobIndex(local.found(), objects.keys() if objects is not None else set())
+        self._local = local
+        self._stats = stats
+        self._budget_bytes = budget_bytes
+        self._retention = retention
+        # One decision at a time.
+        self._evicting = threading.Lock()
+
+    def stage(self, tenant: TenantId) -> CachedStage:
+        """Begin a new blob."""
+        return CachedStage(self._local.stage(tenant), self, tenant, is_new=True)
+
+    def stage_restored(self, tenant: TenantId) -> CachedStage:
+        """Begin to bring back a blob that was published before."""
+        return CachedStage(self._local.stage(tenant), self, tenant, is_new=False)
+
+    def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
+        """A blob's bytes and their number, leased until closed; raises BlobNotFoundError for what is not here now."""
+        key = tenant, digest
+        self.leases.take(key)
+        try:
+            file = LeasedFile(self._local.path(tenant, digest), lambda: self.leases.give_back(key))
+        except FileNotFoundError as exc:
+            self.leases.give_back(key)
+            raise BlobNotFoundError(digest) from exc
+        except BaseException:
+            self.leases.give_back(key)
+            raise
+        self.index.use(key)
+        return file, os.fstat(file.fileno()).st_size
+
+    def open_unused(self, key: BlobKey) -> BinaryIO:
+        """A blob's bytes for somebody who only looks after it: neither a lease nor a use. Raises BlobNotFoundError."""
+        return self._local.open(*key)[0]
+
+    def contains(self, tenant: TenantId, digest: Digest) -> bool:
+        """Whether a blob is on the local disk."""
+        return self._local.contains(tenant, digest)
+
+    def keep(self, tenant: TenantId, digest: Digest) -> None:
+        """Somebody is about to read it: not evicted for a while."""
+        self.leases.extend((tenant, digest))
+
+    def delete(self, tenant: TenantId, digest: Digest) -> None:
+        """Remove a blob from object storage and the disk; raises StoreUnavailableError."""
+        key = tenant, digest
+        if self.objects is not None:
+            self.objects.delete(key)
+        self._local.delete(tenant, digest)
+        self.index.note_stored(key, is_stored=False)
+        self.index.leave(key)
+
+    def digests(self) -> list[BlobKey]:
+        """All blobs, on the disk or in object storage."""
+        return self.index.all()
+
+    def reserve(self, size_bytes: int) -> None:
+        """Evict until so many more bytes fit; raises QuotaExceededError, and evicts nothing, when they cannot."""
+        if not self._budget_bytes:
+            self.index.reserve(size_bytes)
+            return
+        with self._evicting:
+            if not self._make_room(size_bytes, only_if_enough=True):
+                raise QuotaExceededError(
+                    f"the store's blobs take {self.index.used_bytes()} of the {self._budget_bytes} bytes of "
+                    f"blob_cache_bytes, and too few can be evicted for {size_bytes} more: the others are pinned, in "
+                    "use, or exist nowhere else (uploads and folders, without blob_url); delete adapters, raise "
+                    "blob_cache_bytes, or set blob_url",
+                    subject=CACHE_QUOTA,
+                    retry_after_s=RETRY_AFTER_S,
+                )
+            self.index.reserve(size_bytes)
+
+    def trim(self) -> bool:
+        """Evict what does not fit into the budget; whether it holds now."""
+        with self._evicting:
+            return not self._budget_bytes or self._make_room(0, only_if_enough=False)
+
+    def quarantine(self, key: BlobKey, rotten: BinaryIO) -> bool:
+        """Put a rotten file aside, unless another has taken its place already."""
+        if not self._local.quarantine(*key, rotten):
+            return False
+        self.index.leave(key)
+        return True
+
+    def store_object(self, key: BlobKey) -> None:
+        """Copy a blob from the local disk to object storage, if there is any; raises StoreUnavailableError."""
+        if self.objects is not None:
+            self.objects.put(key, self._local.path(*key))
+            self.index.note_stored(key, is_stored=True)
+
+    def store_missing_objects(self) -> int:
+        """Copy what object storage lacks, for example from before there was one; returns how many blobs went."""
+        num_stored = 0
+        for key in self.index.not_stored() if self.objects is not None else []:
+            # Deleted or evicted meanwhile is as good.
+            with self.leases.holding(key), suppress(BlobNotFoundError), self.open_unused(key) as file:
+                if digest_of_file(file) == key[1]:
+                    self.store_object(key)
+                    num_stored += 1
+        return num_stored
+
+    def save_use_times(self) -> None:
+        """Write down when each blob was last used."""
+        for key, last_used_s in self.index.take_unsaved():
+            with suppress(FileNotFoundError):
+                os.utime(self._local.path(*key), (last_used_s, last_used_s))
+
+    def _make_room(self, needed_bytes: int, *, only_if_enough: bool) -> bool:
+        room_bytes = self._budget_bytes - needed_bytes
+        if self.index.used_bytes() <= room_bytes:
+            return True
+        room_bytes -= self.index.reserved_bytes()
+        blobs = {blob.key: blob for blob in self.index.local_blobs(self._retention(), self.leases.leased())}
+        while True:
+            eviction = choose_victims(blobs.values(), room_bytes)
+            if not eviction.victims or (only_if_enough and not eviction.fits):
+                return eviction.fits
+            # Any of them may be refused, which changes the choice.
+            for victim in eviction.victims:
+                if self._evict(victim):
+                    del blobs[victim.key]
+                else:
+                    blobs[victim.key] = replace(victim, is_leased=True)
+                    break
+
+    def _evict(self, victim: LocalBlob) -> bool:
+        """Whether it went: not when somebody began to use it, or when object storage has lost it."""
+        if self.index.is_stored(victim.key) and not self._is_stored(victim):
+            return False
+        with self.leases.excluded(victim.key) as is_free:
+            if not is_free:
+                return False
+            self._local.delete(*victim.key)
+            self.index.leave(victim.key)
+        self._stats.add(num_evicted=1, evicted_bytes=victim.size_bytes)
+        log.info("blob evicted", tenant=victim.key[0], digest=victim.key[1], size_bytes=victim.size_bytes)
+        return True
+
+    def _is_stored(self, blob: LocalBlob) -> bool:
+        assert self.objects is not None, "nothing is known to be stored without object storage"
+        tenant, digest = blob.key
+        try:
+            found_bytes = self.objects.size_bytes(blob.key)
+        except StoreUnavailableError as exc:
+            log.warning("not evicting, object storage cannot be asked", digest=digest, error=exc.message)
+            return False
+        if found_bytes != blob.size_bytes:
+            log.error("object storage has lost a blob, storing it again", tenant=tenant, digest=digest)
+            self.index.note_stored(blob.key, is_stored=False)
+        return found_bytes == blob.size_bytes

@@ -1,0 +1,51 @@
+"""Which blobs leave the local disk: the least recently used of those that nobody needs and that can be had again."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from store_service.blobs.store import BlobKey
+
+
+@dataclass(frozen=True, slots=True)
+class LocalBlob:
+    """What counts about a blob on the local disk."""
+
+    key: BlobKey
+    size_bytes: int
+    last_used_s: float
+    """Seconds since the epoch."""
+    is_pinned: bool
+    is_leased: bool
+    """Being read or published, or about to be."""
+    is_recoverable: bool
+    """The object store has it too, or its source pins its content."""
+
+    @property
+    def is_evictable(self) -> bool:
+        """Whether losing the local copy harms nobody."""
+        return self.is_recoverable and not (self.is_pinned or self.is_leased)
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """Blobs to evict, in this order."""
+
+    victims: tuple[LocalBlob, ...]
+    fits: bool
+    """Whether the budget holds once they are gone."""
+
+
+def choose_victims(blobs: Collection[LocalBlob], room_bytes: int) -> Eviction:
+    """The least recently used blobs without which the others fit into the room; as many as there are, if none do."""
+    excess_bytes = sum(blob.size_bytes for blob in blobs) - room_bytes
+    victims: list[LocalBlob] = []
+    for blob in sorted(_evictable(blobs), key=lambda blob: (blob.last_used_s, blob.key)):
+        if excess_bytes <= 0:
+            break
+        victims.append(blob)
+        excess_bytes -= blob.size_bytes
+    return Eviction(tuple(victims), excess_bytes <= 0)
+
+
+def _evictable(blobs: Iterable[LocalBlob]) -> Iterable[LocalBlob]:
+    return (blob for blob in blobs if blob.is_evictable)

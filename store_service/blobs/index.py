@@ -1,0 +1,119 @@
+"""Which blobs are on the local disk, how large, last used when, and which ones object storage has. Thread-safe."""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from store_service.blobs.eviction import LocalBlob
+from store_service.blobs.local import Found
+from store_service.blobs.store import BlobKey
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What the catalog says about keeping a blob."""
+
+    is_pinned: bool
+    has_source: bool
+    """Some version of it came from a place that pins its content."""
+
+
+NO_RETENTION = Retention(is_pinned=False, has_source=False)
+
+
+@dataclass
+class _Entry:
+    size_bytes: int
+    last_used_s: float
+    is_saved: bool = True
+
+
+class BlobIndex:
+    """The bookkeeping behind `CachedBlobStore`."""
+
+    def __init__(self, found: Iterable[Found], stored: set[BlobKey]) -> None:
+        self._local = {blob.key: _Entry(blob.size_bytes, blob.modify_time_s) for blob in found}
+        self._stored = stored
+        self._reserved_bytes = 0
+        self._lock = threading.Lock()
+
+    def enter(self, key: BlobKey, size_bytes: int) -> None:
+        """A blob has come to lie on the local disk."""
+        with self._lock:
+            self._local[key] = _Entry(size_bytes, time.time())
+
+    def leave(self, key: BlobKey) -> None:
+        """A blob is not on the local disk any more."""
+        with self._lock:
+            self._local.pop(key, None)
+
+    def use(self, key: BlobKey) -> None:
+        """A blob is being read."""
+        with self._lock:
+            entry = self._local.get(key)
+            if entry is not None:
+                entry.last_used_s, entry.is_saved = time.time(), False
+
+    def reserve(self, size_bytes: int) -> None:
+        """Count bytes that are about to be written; negative gives them back."""
+        with self._lock:
+            self._reserved_bytes += size_bytes
+
+    def used_bytes(self) -> int:
+        """Bytes on the local disk, and those about to be."""
+        with self._lock:
+            return self._reserved_bytes + sum(entry.size_bytes for entry in self._local.values())
+
+    def reserved_bytes(self) -> int:
+        """Bytes that are about to be written."""
+        with self._lock:
+            return self._reserved_bytes
+
+    def note_stored(self, key: BlobKey, *, is_stored: bool) -> None:
+        """Object storage has a blob, or has it not."""
+        with self._lock:
+            (self._stored.add if is_stored else self._stored.discard)(key)
+
+    def is_stored(self, key: BlobKey) -> bool:
+        """Whether object storage has a blob, as far as is known."""
+        with self._lock:
+            return key in self._stored
+
+    def all(self) -> list[BlobKey]:
+        """All blobs, wherever they are."""
+        with self._lock:
+            return list(self._local.keys() | self._stored)
+
+    def not_stored(self) -> list[BlobKey]:
+        """The blobs that only the local disk has."""
+        with self._lock:
+            return list(self._local.keys() - self._stored)
+
+    def oldest_first(self) -> list[BlobKey]:
+        """The blobs on the local disk, in the order of their last use."""
+        with self._lock:
+            return sorted(self._local, key=lambda key: self._local[key].last_used_s)
+
+    def local_blobs(self, retention: Mapping[BlobKey, Retention], leased: set[BlobKey]) -> list[LocalBlob]:
+        """What eviction decides upon."""
+        with self._lock:
+            return [
+                LocalBlob(
+                    key,
+                    entry.size_bytes,
+                    entry.last_used_s,
+                    is_pinned=(kept := retention.get(key, NO_RETENTION)).is_pinned,
+                    is_leased=key in leased,
+                    is_recoverable=kept.has_source or key in self._stored,
+                )
+                for key, entry in self._local.items()
+            ]
+
+    def take_unsaved(self) -> list[tuple[BlobKey, float]]:
+        """When blobs were last used, for those where it changed since this was asked."""
+        with self._lock:
+            unsaved = [(key, entry) for key, entry in self._local.items() if not entry.is_saved]
+            for _, entry in unsaved:
+                entry.is_saved = True
+            return [(key, entry.last_used_s) for key, entry in unsaved]

@@ -1,0 +1,124 @@
+"""Blobs in object storage (S3, Google Cloud Storage, Azure, a mounted folder): the durable tier below the local disk.
+
+`<url>/blobs/<tenant>/<first two hex digits>/<hex>`. `<url>/owner` names the catalog that these blobs belong to: a
+store with another catalog would take them for garbage. Credentials and endpoints come from where each provider's
+own tools look for them (for S3 the AWS_* variables). Everything here blocks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import BlobNotFoundError, StoreUnavailableError
+from shared.ids import Digest, TenantId
+from store_service.blobs.store import BlobKey
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore, RetryConfig
+
+SCHEMES = ("s3", "gs", "az", "file")
+READ_BYTES = 8 * 1024 * 1024
+RETRY_AFTER_S = 5.0
+OWNER = "owner"
+_PREFIX = "sha256:"
+
+
+class ObjectBlobs:
+    """Blobs below one URL of an object store."""
+
+    def __init__(self, url: str) -> None:
+        """Raises StoreUnavailableError when the URL cannot be used; nothing is asked over the network yet."""
+        scheme = url.partition("://")[0]
+        if scheme not in SCHEMES:
+            raise StoreUnavailableError(f"blob_url has scheme {scheme!r}, expected one of {', '.join(SCHEMES)}")
+        try:
+            # An optional package, and half a second of a start that may not need it.
+            import obstore
+            from obstore.store import from_url
+        except ImportError as exc:
+            raise StoreUnavailableError("blob_url needs the package obstore: pip install 'hotslot[objects]'") from exc
+        self._obstore = obstore
+        with self._failures_are_typed("opening"):
+            self._objects: ObjectStore
+            if scheme == "file":
+                self._objects = from_url(url, mkdir=True)
+            else:
+                retry: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
+                self._objects = from_url(url, retry_config=retry)
+
+    def claim(self, owner: str) -> None:
+        """Make sure that the blobs belong to this catalog; raises StoreUnavailableError when they are another's."""
+        with self._failures_are_typed("claiming"):
+            try:
+                self._obstore.put(self._objects, OWNER, owner.encode(), mode="create")
+                return
+            except self._obstore.exceptions.AlreadyExistsError:
+                found = bytes(self._obstore.get(self._objects, OWNER).bytes()).decode(errors="replace")
+        if found != owner:
+            raise StoreUnavailableError(
+                f"blob_url holds the blobs of another catalog ({found[:64]!r}, this one is {owner!r}); give each "
+                f"catalog a URL of its own, or delete the object {OWNER!r} if that catalog is gone for good"
+            )
+
+    def put(self, key: BlobKey, path: Path) -> None:
+        """Store a blob durably; raises StoreUnavailableError."""
+        with self._failures_are_typed(f"storing {key[1]}"):
+            self._obstore.put(self._objects, _name(key), path)
+
+    def size_bytes(self, key: BlobKey) -> int | None:
+        """Size of a stored blob, or None where there is none; raises StoreUnavailableError."""
+        with self._failures_are_typed(f"looking for {key[1]}"):
+            try:
+                return int(self._obstore.head(self._objects, _name(key))["size"])
+            except FileNotFoundError:
+                return None
+
+    def read(self, key: BlobKey, size_bytes: int) -> Iterator[memoryview]:
+        """A blob's bytes, unverified; raises BlobNotFoundError and StoreUnavailableError."""
+        # Each stretch is a request of its own, with its own timeout and retries.
+        for start in range(0, size_bytes, READ_BYTES):
+            end = min(start + READ_BYTES, size_bytes)
+            with self._failures_are_typed(f"reading {key[1]}"):
+                try:
+                    data = self._obstore.get_range(self._objects, _name(key), start=start, end=end)
+                except FileNotFoundError as exc:
+                    raise BlobNotFoundError(key[1]) from exc
+            yield memoryview(data)
+
+    def delete(self, key: BlobKey) -> None:
+        """Remove a blob; harmless when it is not there. Raises StoreUnavailableError."""
+        with self._failures_are_typed(f"deleting {key[1]}"):
+            try:
+                self._obstore.delete(self._objects, _name(key))
+            except FileNotFoundError:
+                return
+
+    def keys(self) -> set[BlobKey]:
+        """All blobs; raises StoreUnavailableError."""
+        found: set[BlobKey] = set()
+        with self._failures_are_typed("listing blobs"):
+            for page in self._obstore.list(self._objects, prefix="blobs"):
+                for meta in page:
+                    match meta["path"].split("/"):
+                        case ["blobs", tenant, _, hex_digits]:
+                            found.add((TenantId(tenant), Digest(_PREFIX + hex_digits)))
+        return found
+
+    @contextmanager
+    def _failures_are_typed(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except (self._obstore.exceptions.BaseError, OSError, ValueError) as exc:
+            # The library's first line says what; the rest is its own innards.
+            cause = str(exc).partition("\n")[0][:300]
+            raise StoreUnavailableError(
+                f"object storage cannot be used now ({doing}): {cause}", retry_after_s=RETRY_AFTER_S
+            ) from exc
+
+
+def _name(key: BlobKey) -> str:
+    tenant, digest = key
+    hex_digits = digest.removeprefix(_PREFIX)
+    return f"blobs/{tenant}/{hex_digits[:2]}/{hex_digits}"

@@ -1,0 +1,60 @@
+"""Checksums of the rows that decide what a name stands for: a row that changed by itself is not believed.
+
+Each covers the names that its row hangs below (tenant, adapter), so that a row that comes up under another name, for
+example through a broken index, does not match either. A manifest needs none: its digest is in its version's row.
+"""
+
+import hashlib
+from typing import Any
+
+from sqlalchemy import Row
+
+from shared.errors import CatalogDamagedError
+
+
+def adapter_checksum(row: Any) -> str:
+    """Of an adapter: its name, and whether and until when it is deleted."""
+    return _checksum("adapter", row.tenant, row.name, row.create_time_s, row.delete_time_s, row.purge_time_s)
+
+
+def version_checksum(adapter: Any, row: Any) -> str:
+    """Of a version of an adapter."""
+    return _checksum(
+        "version",
+        adapter.tenant,
+        adapter.name,
+        row.digest,
+        row.weights_digest,
+        row.base_model,
+        row.base_model_digest,
+        row.source,
+        row.create_time_s,
+    )
+
+
+def tag_checksum(adapter: Any, row: Any, digest: str) -> str:
+    """Of a tag of an adapter, which points at the version with this digest."""
+    return _checksum("tag", adapter.tenant, adapter.name, row.name, digest, row.revision, row.update_time_s)
+
+
+def base_model_checksum(row: Any) -> str:
+    """Of a base model with its modules."""
+    return _checksum(
+        "base_model", row.name, row.digest, row.model_type, row.weights_fingerprint, row.modules, row.create_time_s
+    )
+
+
+def event_checksum(row: Any) -> str:
+    """Of an event."""
+    return _checksum("event", row.tenant, row.revision, row.kind, row.adapter, row.tag, row.digest, row.time_s)
+
+
+def check(row: Row[Any], expected: str, what: str) -> None:
+    """Raises CatalogDamagedError when a row's checksum is another."""
+    if row.checksum != expected:
+        raise CatalogDamagedError(f"the row of {what} is not what was written")
+
+
+def _checksum(*values: object) -> str:
+    # A damaged row may hold anything of any type; `repr` tells all of them apart and never fails.
+    return hashlib.sha256(repr(values).encode("utf-8", "backslashreplace")).hexdigest()

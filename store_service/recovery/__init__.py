@@ -1,0 +1,1 @@
+"""Keeps published blobs whole: brings back what is not on the disk, repairs what rots there."""

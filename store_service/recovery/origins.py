@@ -1,0 +1,170 @@
+"""Where a published blob can be had again: object storage, or a source that pins its content.
+
+Whatever comes is digested before it is served; bytes of another digest count as none. Everything here blocks.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import structlog
+
+from shared.errors import (
+    BlobLostError,
+    BlobNotFoundError,
+    HotslotError,
+    QuotaExceededError,
+    RequestCancelledError,
+    UnavailableError,
+)
+from shared.ids import Digest
+from store_service.admission.admit import admit
+from store_service.admission.settings import AdmissionLimits
+from store_service.blobs.cached import CachedBlobStore
+from store_service.blobs.index import Retention
+from store_service.blobs.objects import ObjectBlobs
+from store_service.blobs.store import BlobKey, Stage
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.catalog import Catalog
+from store_service.catalog.records import WeightsUse
+from store_service.sources.source import stop_if
+from store_service.sources.sources import HubLocation, Sources, pinned_location
+
+log = structlog.get_logger(__name__)
+
+LOG_EVERY_S = 10.0
+
+Copy = Callable[[Stage, "_Progress"], int]
+"""Writes a blob into a stage and returns its size; its digest is checked by whoever publishes the stage."""
+
+
+class Origins:
+    """Fetches blobs again. Calls for different blobs may run at the same time, for the same one not."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        base_models: BaseModels,
+        blobs: CachedBlobStore,
+        sources: Sources,
+        limits: AdmissionLimits,
+        scratch: Path,
+    ) -> None:
+        self._catalog = catalog
+        self._base_models = base_models
+        self._blobs = blobs
+        self._sources = sources
+        self._limits = limits
+        self._scratch = scratch
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+
+    def restore(self, key: BlobKey, cancelled: threading.Event) -> None:
+        """Bring a blob to the local disk.
+
+        Raises BlobLostError when nobody has it, StoreUnavailableError or SourceUnavailableError when somebody may
+        have it who does not answer, QuotaExceededError, and RequestCancelledError soon after `cancelled` is set.
+        """
+        problems: list[str] = []
+        unavailable: UnavailableError | None = None
+        for name, copy in self._copies_of(key):
+            try:
+                self._restore_from(name, copy, key, cancelled)
+                return
+            except (QuotaExceededError, RequestCancelledError):
+                raise
+            except UnavailableError as exc:
+                unavailable = unavailable or exc
+            except HotslotError as exc:
+                problems.append(f"{name}: {exc.message}")
+        if unavailable is not None:
+            raise unavailable
+        raise BlobLostError(key[1], problems)
+
+    def _copies_of(self, key: BlobKey) -> Iterator[tuple[str, Copy]]:
+        objects = self._blobs.objects
+        if objects is not None:
+            yield "object storage", lambda stage, progress: _copy_object(objects, key, stage, progress)
+        seen: set[tuple[str, Digest]] = set()
+        for use in self._catalog.weights_uses(key):
+            location = pinned_location(use.source)
+            if location is not None and (use.source, use.base_model_digest) not in seen:
+                seen.add((use.source, use.base_model_digest))
+                yield use.source, self._copy_source(use, location)
+
+    def _copy_source(self, use: WeightsUse, location: HubLocation) -> Copy:
+        def copy(stage: Stage, progress: _Progress) -> int:
+            base = self._base_models.get(use.base_model_digest).spec
+            target = Path(tempfile.mkdtemp(dir=self._scratch))
+            try:
+                content = self._sources.of(use.tenant, location).resolve()
+                checkpoint = content.fetch(target, progress.report, progress.cancelled)
+                manifest = admit(checkpoint, base, self._limits, stage.write, stage.reserve).require()
+            finally:
+                shutil.rmtree(target, ignore_errors=True)
+            return manifest.weights_size_bytes
+
+        return copy
+
+    def _restore_from(self, name: str, copy: Copy, key: BlobKey, cancelled: threading.Event) -> None:
+        progress = _Progress(name, key, cancelled)
+        log.info("restoring a blob", origin=name, tenant=key[0], digest=key[1])
+        stage = self._blobs.stage_restored(key[0])
+        try:
+            size_bytes = copy(stage, progress)
+            stage.publish(key[1], size_bytes)
+        except HotslotError as exc:
+            log.warning("a blob could not be restored", origin=name, tenant=key[0], digest=key[1], error=exc.message)
+            raise
+        finally:
+            stage.discard()
+        log.info("blob restored", origin=name, tenant=key[0], digest=key[1], size_bytes=size_bytes)
+
+
+class _Progress:
+    """Tells the log now and then how far a restoration is."""
+
+    def __init__(self, origin: str, key: BlobKey, cancelled: threading.Event) -> None:
+        self._origin = origin
+        self._key = key
+        self.cancelled = cancelled
+        self._logged_s = time.monotonic()
+
+    def report(self, done_bytes: int) -> None:
+        """Raises RequestCancelledError when it is to stop."""
+        stop_if(self.cancelled)
+        now_s = time.monotonic()
+        if now_s - self._logged_s >= LOG_EVERY_S:
+            self._logged_s = now_s
+            tenant, digest = self._key
+            log.info("restoring", origin=self._origin, tenant=tenant, digest=digest, done_bytes=done_bytes)
+
+
+def _copy_object(objects: ObjectBlobs, key: BlobKey, stage: Stage, progress: _Progress) -> int:
+    size_bytes = objects.size_bytes(key)
+    if size_bytes is None:
+        raise BlobNotFoundError(key[1])
+    stage.reserve(size_bytes)
+    done_bytes = 0
+    for data in objects.read(key, size_bytes):
+        done_bytes += len(data)
+        stage.write(data)
+        progress.report(done_bytes)
+    return done_bytes
+
+
+def retention_of(catalog: Catalog) -> Mapping[BlobKey, Retention]:
+    """What the catalog says about keeping each blob."""
+    found: dict[BlobKey, Retention] = {}
+    for use in catalog.weights_uses():
+        key = use.tenant, use.weights_digest
+        has_source = pinned_location(use.source) is not None
+        other = found.get(key)
+        if other is not None:
+            found[key] = Retention(other.is_pinned or use.is_pinned, other.has_source or has_source)
+        else:
+            found[key] = Retention(use.is_pinned, has_source)
+    return found

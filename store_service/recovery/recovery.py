@@ -1,0 +1,105 @@
+"""Opens published blobs wherever they are: one that is not on the disk, or rotten there, is brought back first."""
+
+import asyncio
+import threading
+from typing import BinaryIO
+
+import structlog
+
+from shared.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
+from shared.ids import Digest, TenantId
+from store_service.blobs.cached import CachedBlobStore
+from store_service.blobs.files import digest_of_file
+from store_service.blobs.stats import BlobStats
+from store_service.blobs.store import BlobKey
+from store_service.offload import Offload
+from store_service.recovery.origins import Origins
+from store_service.registry import Registry
+
+log = structlog.get_logger(__name__)
+
+NUM_OPENS = 3
+"""How often a blob may be evicted between being restored and being opened."""
+
+
+class Recovery:
+    """Restores a bounded number of blobs at a time, each once for all who want it. Lives on the event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: CachedBlobStore,
+        origins: Origins,
+        stats: BlobStats,
+        offload: Offload,
+        *,
+        max_restores: int,
+    ) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._origins = origins
+        self._stats = stats
+        self._offload = offload
+        self._restoring = Offload("restore", max_restores)
+        self._cancelled = threading.Event()
+        self._tasks: dict[BlobKey, asyncio.Task[None]] = {}
+
+    async def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
+        """A published blob for reading, and its size.
+
+        Raises BlobNotFoundError, BlobLostError, StoreUnavailableError, SourceUnavailableError, QuotaExceededError.
+        """
+        for _ in range(NUM_OPENS):
+            opened = await self._offload(self._registry.open_weights, tenant, digest)
+            if opened is not None:
+                return opened
+            self._blobs.keep(tenant, digest)
+            await self.make_whole((tenant, digest))
+        raise StoreUnavailableError(f"blob {digest} leaves the disk faster than it is read; try again", retry_after_s=1)
+
+    async def make_whole(self, key: BlobKey) -> None:
+        """See that a blob is on the disk with the right bytes; goes on when the caller is cancelled. As `open`."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(self._make_whole(key))
+            task.add_done_callback(lambda done: self._done(key, done))
+        await asyncio.shield(task)
+
+    def _done(self, key: BlobKey, task: "asyncio.Task[None]") -> None:
+        del self._tasks[key]
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a blob could not be made whole", tenant=key[0], digest=key[1], error=str(task.exception()))
+
+    async def _make_whole(self, key: BlobKey) -> None:
+        await self._restoring(self._make_whole_on_thread, key)
+
+    def _make_whole_on_thread(self, key: BlobKey) -> None:
+        if self._is_whole(key):
+            return
+        try:
+            self._origins.restore(key, self._cancelled)
+        except HotslotError:
+            self._stats.add(num_failed_restores=1)
+            raise
+        self._stats.add(num_restored=1)
+
+    def _is_whole(self, key: BlobKey) -> bool:
+        """Whether the disk has the right bytes; wrong ones are put aside."""
+        try:
+            file = self._blobs.open_unused(key)
+        except BlobNotFoundError:
+            return False
+        with file:
+            if digest_of_file(file) == key[1]:
+                return True
+            log.error("a blob has rotted on the disk", tenant=key[0], digest=key[1])
+            self._stats.add(num_rotten=1)
+            # One that was published again meanwhile was verified when it was.
+            return not self._blobs.quarantine(key, file)
+
+    async def close(self) -> None:
+        """Stop what is being restored."""
+        self._cancelled.set()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        self._restoring.close()
