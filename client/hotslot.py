@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from client.placement import PlacementClient
-from client.routing import PickCache, RouteKey, WorkerPool
+from client.routing import PickCache, RouteKey
 from client.store import DEFAULT_STORE, StoreClient
 from client.types.generation import Completion, GenerationEvent, GenerationRequest
 from client.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
@@ -21,6 +21,7 @@ from shared.errors import (
     UnavailableError,
 )
 from shared.rpc.channel import ChannelOptions
+from shared.rpc.pool import Pool
 
 CONNECT_TIMEOUT_S = 2.0
 # Before the first event nothing was generated, and another worker may well be able to.
@@ -56,7 +57,7 @@ class HotslotClient:
         self._picks = PickCache()
         # Failing over is this client's work: a channel that retries would only delay it.
         once = replace(options, max_attempts=1)
-        self._pool = WorkerPool(lambda endpoint: WorkerClient(endpoint, once))
+        self._pool = Pool(lambda endpoint: WorkerClient(endpoint, once))
         self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options)
 
     async def __aenter__(self) -> "HotslotClient":

@@ -1,16 +1,11 @@
-"""Which worker a request goes to: picks cached for as long as the placement service allows, workers dialled once."""
+"""Which worker a request goes to: picks cached for as long as the placement service allows."""
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from client.types.placement import WorkerPick
-from client.worker import WorkerClient
 
 MAX_CACHED_PICKS = 1024
-MAX_IDLE_WORKERS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,39 +39,3 @@ class PickCache:
         for key, (_, pick) in list(self._picks.items()):
             if any(candidate.worker.endpoint == endpoint for candidate in pick.candidates):
                 del self._picks[key]
-
-
-class WorkerPool:
-    """Open connections to workers by endpoint; keeps some idle ones and never closes one that is in use."""
-
-    def __init__(self, dial: Callable[[str], WorkerClient]) -> None:
-        self._dial = dial
-        self._workers: OrderedDict[str, WorkerClient] = OrderedDict()
-        self._users: dict[str, int] = {}
-
-    @asynccontextmanager
-    async def use(self, endpoint: str) -> AsyncIterator[WorkerClient]:
-        """The client of a worker, kept open at least until the block ends."""
-        worker = self._workers.get(endpoint)
-        if worker is None:
-            worker = self._workers[endpoint] = self._dial(endpoint)
-        self._workers.move_to_end(endpoint)
-        self._users[endpoint] = self._users.get(endpoint, 0) + 1
-        try:
-            yield worker
-        finally:
-            self._users[endpoint] -= 1
-            await self._close_surplus()
-
-    async def _close_surplus(self) -> None:
-        idle = [endpoint for endpoint in self._workers if not self._users.get(endpoint)]
-        for endpoint in idle[: max(0, len(idle) - MAX_IDLE_WORKERS)]:
-            worker = self._workers.pop(endpoint)
-            self._users.pop(endpoint, None)
-            await worker.close()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        workers = list(self._workers.values())
-        self._workers.clear()
-        await asyncio.gather(*(worker.close() for worker in workers))

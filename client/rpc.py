@@ -1,14 +1,12 @@
 """One connection to one service: a deadline on every call, errors as `shared.errors`, cancellation on close."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-import grpc
 import grpc.aio
 
 from shared.errors import HotslotError, UnavailableError
-from shared.rpc.channel import ChannelOptions, open_channel
+from shared.rpc.channel import ChannelOptions, connect, open_channel
 from shared.rpc.status import from_rpc_error
 
 Req = TypeVar("Req")
@@ -67,18 +65,9 @@ class Connection:
     async def connect(self, timeout_s: float) -> None:
         """Wait until the connection stands; raises UnavailableError when it fails or takes too long."""
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._connected()
-        except TimeoutError as exc:
-            raise self._unreachable(f"no connection within {timeout_s:g} s") from exc
-
-    async def _connected(self) -> None:
-        state = self.channel.get_state(try_to_connect=True)
-        while state is not grpc.ChannelConnectivity.READY:
-            if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                raise self._unreachable("connection failed")
-            await self.channel.wait_for_state_change(state)
-            state = self.channel.get_state(try_to_connect=True)
+            await connect(self.channel, timeout_s)
+        except UnavailableError as exc:
+            raise self._unreachable(exc.message) from exc
 
     def error_from(self, failure: grpc.aio.AioRpcError) -> HotslotError:
         """The error behind a failed call; use as `raise connection.error_from(exc) from exc`."""

@@ -29,6 +29,7 @@ from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
+from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.sql import SqlCatalog
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.offload import Offload
@@ -112,7 +113,14 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         recovery = Recovery(registry, blobs, origins, stats, offload, max_restores=settings.max_restores)
         stack.push_async_callback(recovery.close)
         servicer = AdapterStoreServicer(
-            registry, importer, sources, offload, admission, signal, delete_grace_s=settings.delete_grace_s
+            registry,
+            importer,
+            sources,
+            offload,
+            admission,
+            signal,
+            SqlEpochs(engine),
+            delete_grace_s=settings.delete_grace_s,
         )
         services = [
             service(

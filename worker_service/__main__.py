@@ -3,6 +3,8 @@
 import asyncio
 import sys
 
+from shared.base_model import spec_from_folder
+from shared.base_spec import BaseSpec
 from shared.process_tuning import reuse_freed_memory
 from shared.settings import load
 from shared.telemetry import set_up_logging
@@ -16,7 +18,14 @@ def main() -> int:
     settings = load(WorkerSettings, prog="python -m worker_service")
     set_up_logging(settings.log_format, settings.log_level)
     reuse_freed_memory()
-    return asyncio.run(run(settings, lambda: _load(settings)))
+    return asyncio.run(run(settings, lambda: _describe(settings), lambda: _load(settings)))
+
+
+def _describe(settings: WorkerSettings) -> BaseSpec:
+    """Which base model it is: from the files alone, so that others hear of the worker while it loads."""
+    from worker_service.model.folder import model_folder
+
+    return spec_from_folder(model_folder(settings.model), settings.model_name or settings.model)
 
 
 def _load(settings: WorkerSettings) -> ServableModel:

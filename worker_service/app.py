@@ -3,31 +3,36 @@
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
 
 from shared.base_spec import BaseSpec
 from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerInfo
-from shared.coordination.registration import WorkerRegistration
-from shared.errors import HotslotError
+from shared.errors import HotslotError, InternalError
 from shared.ids import new_worker_id
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2, inference_pb2_grpc
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from shared.rpc.channel import open_channel
-from shared.rpc.server import RpcServer, ServerOptions, serve, service, stop_signal
+from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.front.control_servicer import AdapterControlServicer
-from worker_service.front.inference_servicer import InferenceServicer
-from worker_service.front.worker import Parts, Worker
+from worker_service.front.door import FrontDoor
+from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
+from worker_service.front.worker import ModelInfo, Parts, Worker
+from worker_service.joining import Joining, until_it_works
 from worker_service.pulse import Pulse
+from worker_service.routing.fleet_view import FleetView
+from worker_service.routing.forwarding import open_peers
+from worker_service.routing.router import Router
 from worker_service.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
@@ -37,26 +42,46 @@ EXIT_FAILED = 1
 EXECUTOR_THREADS = 2
 MAX_MESSAGE_BYTES = 4 * 2**20
 """Requests are decoded on the event loop, so a large one holds up everybody."""
-FIRST_RETRY_S = 0.5
-MAX_RETRY_S = 15.0
+MIN_PEER_KEEPALIVE_S = 1.0
 
 T = TypeVar("T")
 
 
-async def run(settings: WorkerSettings, load: Callable[[], ServableModel]) -> int:
-    """Serve until a signal comes; returns the exit code. `load` is heavy and called on a thread."""
+async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: Callable[[], ServableModel]) -> int:
+    """Serve until a signal comes; returns the exit code.
+
+    Both functions are called on a thread: `describe` says quickly which base model it is, `load` is heavy.
+    """
     worker = Worker(new_worker_id())
     bind_log_context(worker_id=worker.worker_id)
+    door = FrontDoor(worker)
     options = ServerOptions(
         address=settings.listen, max_message_bytes=MAX_MESSAGE_BYTES, grace_s=settings.drain_grace_s
     )
-    services = [
-        service(
-            inference_pb2,
-            "InferenceService",
-            inference_pb2_grpc.add_InferenceServiceServicer_to_server,
-            InferenceServicer(worker),
-        ),
+    async with serve(services(worker, door), options) as server, AsyncExitStack() as stack:
+        signalled = asyncio.create_task(stop_signal())
+        starting = asyncio.create_task(Start(settings, worker, door, server, stack).run(describe, load))
+        await asyncio.wait([signalled, starting], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+            return EXIT_OK
+        try:
+            joining = starting.result()
+        except HotslotError as exc:
+            log.error("start_failed", why=exc.message)
+            return EXIT_FAILED
+        fenced = asyncio.create_task(_fenced(joining))
+        died = asyncio.create_task(worker.parts.engine.died.wait())
+        await asyncio.wait([signalled, fenced, died], return_when=asyncio.FIRST_COMPLETED)
+        await _leave(settings, worker, server)
+        return EXIT_FAILED if fenced.done() or died.done() else EXIT_OK
+
+
+def services(worker: Worker, door: FrontDoor) -> list[Service]:
+    """What a worker serves."""
+    return [
+        service(inference_pb2, "InferenceService", add_inference_servicer, InferenceServicer(worker, door)),
         service(
             adapter_control_pb2,
             "AdapterControlService",
@@ -64,108 +89,121 @@ async def run(settings: WorkerSettings, load: Callable[[], ServableModel]) -> in
             AdapterControlServicer(worker),
         ),
     ]
-    async with serve(services, options) as server, AsyncExitStack() as stack:
-        signalled = asyncio.create_task(stop_signal())
-        started = asyncio.create_task(_start(settings, load, worker, server, stack))
-        await asyncio.wait([signalled, started], return_when=asyncio.FIRST_COMPLETED)
-        if not started.done():
-            started.cancel()
-            await asyncio.wait([started])
-            return EXIT_OK
-        try:
-            registration = started.result()
-        except HotslotError as exc:
-            log.error("start_failed", why=exc.message)
-            return EXIT_FAILED
-        fenced = asyncio.create_task(_fenced(registration))
-        died = asyncio.create_task(worker.parts.engine.died.wait())
-        await asyncio.wait([signalled, fenced, died], return_when=asyncio.FIRST_COMPLETED)
-        await _leave(settings, worker, server)
-        return EXIT_FAILED if fenced.done() or died.done() else EXIT_OK
 
 
-async def _start(
-    settings: WorkerSettings,
-    load: Callable[[], ServableModel],
-    worker: Worker,
-    server: RpcServer,
-    stack: AsyncExitStack,
-) -> WorkerRegistration | None:
-    """Load the model, start what serves it, and become ready. What was started ends with the stack."""
-    model = await _in_thread(load)
-    channel = await stack.enter_async_context(open_channel(settings.store))
-    executor = stack.enter_context(ThreadPoolExecutor(EXECUTOR_THREADS, "adapters"))
-    parts, engine, store = assemble(
-        model,
-        worker.worker_id,
-        channel,
-        executor,
-        AssemblyOptions(
-            host_cache_bytes=settings.host_cache_bytes,
-            max_parallel_loads=settings.max_parallel_loads,
-            references=ReferenceLimits(staleness_s=settings.staleness_s),
-        ),
+@dataclass(slots=True)
+class Start:
+    """From settings to a worker that is ready. What is started ends with the stack."""
+
+    settings: WorkerSettings
+    worker: Worker
+    door: FrontDoor
+    server: RpcServer
+    stack: AsyncExitStack
+
+    async def run(self, describe: Callable[[], BaseSpec], load: Callable[[], ServableModel]) -> Joining | None:
+        """Join as starting, load the model, start what serves it, and become ready."""
+        settings, worker, stack = self.settings, self.worker, self.stack
+        spec = await _in_thread(describe)
+        channel = await stack.enter_async_context(open_channel(settings.store))
+        store = StoreClient(channel, spec.digest)
+        registering = asyncio.create_task(_register_base_model(store, spec))
+        stack.callback(registering.cancel)
+        ties = await self._join(store, spec)
+        model = await _in_thread(load)
+        if model.spec.digest != spec.digest:
+            raise InternalError(f"the model's folder changed while it was loaded: {spec.digest} to {model.spec.digest}")
+        executor = stack.enter_context(ThreadPoolExecutor(EXECUTOR_THREADS, "adapters"))
+        parts, engine = assemble(
+            model,
+            worker.worker_id,
+            store,
+            executor,
+            AssemblyOptions(
+                host_cache_bytes=settings.host_cache_bytes,
+                max_parallel_loads=settings.max_parallel_loads,
+                references=ReferenceLimits(staleness_s=settings.staleness_s),
+            ),
+        )
+        engine.start()
+        stack.callback(engine.stop)
+        stack.push_async_callback(parts.provider.close)
+        await self._be_known(parts, ties)
+        await self.server.set_ready(True)
+        log.info("ready", base_model=spec.name, digest=spec.digest, port=self.server.port)
+        return ties.joining if ties is not None else None
+
+    async def _join(self, store: StoreClient, spec: BaseSpec) -> "_Ties | None":
+        """With a Redis, begin to be known to others."""
+        settings = self.settings
+        if settings.redis_url is None:
+            return None
+        connection = await self.stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+        info = WorkerInfo(
+            worker_id=self.worker.worker_id,
+            endpoint=settings.advertise or _reachable(settings.listen, self.server.port),
+            base_model_digest=spec.digest,
+            base_model=spec.name,
+            dtype=settings.dtype,
+            slot_rank=settings.slot_rank,
+            start_time_s=self.worker.start_time_s,
+            epoch=0,
+        )
+        joining = Joining(connection, info, store.issue_epoch, lease_s=settings.lease_s)
+        await self.stack.enter_async_context(joining)
+        self.worker.on_retire = joining.leave
+        return _Ties(Directory(connection), joining, info)
+
+    async def _be_known(self, parts: Parts, ties: "_Ties | None") -> None:
+        """Watch the engine, tell others of it, and take requests."""
+        health: set[asyncio.Task[None]] = set()
+
+        def on_health(healthy: bool) -> None:
+            task = asyncio.create_task(self.server.set_ready(healthy))
+            health.add(task)
+            task.add_done_callback(health.discard)
+
+        pulse = await self.stack.enter_async_context(Pulse(self.worker, parts, on_health))
+        if ties is None:
+            self.worker.become_ready(parts)
+            return
+        info = described(ties.info, parts.info)
+        if self.settings.forward:
+            peers = open_peers(max(MIN_PEER_KEEPALIVE_S, self.settings.lease_s / 2))
+            router = Router(FleetView(ties.directory, info, peers.retain), peers)
+            self.stack.push_async_callback(router.close)
+            self.door.router = router
+        self.worker.become_ready(parts)
+        pulse.on_change = ties.joining.nudge
+        ties.joining.observe = pulse.report
+        ties.joining.describe(info)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ties:
+    """What ties a worker to its fleet."""
+
+    directory: Directory
+    joining: Joining
+    info: WorkerInfo
+
+
+def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
+    """A worker as others are told of it once its model is loaded."""
+    return replace(
+        info,
+        dtype=model.dtype,
+        slot_rank=model.slot_rank,
+        num_slots=model.num_slots,
+        max_rank=model.max_rank,
+        max_sequence_tokens=model.max_sequence_tokens,
     )
-    engine.start()
-    stack.callback(engine.stop)
-    stack.push_async_callback(parts.provider.close)
-    registering = asyncio.create_task(_register_base_model(store, model.spec))
-    stack.callback(registering.cancel)
-    worker.become_ready(parts)
-    registration = await _register_worker(settings, worker, parts, server, stack)
-    await server.set_ready(True)
-    log.info("ready", base_model=model.spec.name, digest=model.spec.digest, port=server.port)
-    return registration
 
 
 async def _register_base_model(store: StoreClient, spec: BaseSpec) -> None:
     """Make the base model known to the store, however long that takes; serving does not wait for it."""
-    retry_s = FIRST_RETRY_S
-    while True:
-        try:
-            await store.register_base_model(spec)
-        except HotslotError as exc:
-            log.warning("base_model_not_registered", why=exc.message, retry_s=retry_s)
-            await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, MAX_RETRY_S)
-        else:
-            log.info("base_model_registered", base_model=spec.name, digest=spec.digest)
-            return
-
-
-async def _register_worker(
-    settings: WorkerSettings, worker: Worker, parts: Parts, server: RpcServer, stack: AsyncExitStack
-) -> WorkerRegistration | None:
-    """Begin to watch the engine and, with a Redis, to be known to others."""
-    health: set[asyncio.Task[None]] = set()
-
-    def on_health(healthy: bool) -> None:
-        task = asyncio.create_task(server.set_ready(healthy))
-        health.add(task)
-        task.add_done_callback(health.discard)
-
-    pulse = await stack.enter_async_context(Pulse(worker, parts, on_health))
-    if settings.redis_url is None:
-        return None
-    connection = await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
-    info = WorkerInfo(
-        worker_id=worker.worker_id,
-        endpoint=settings.advertise or _reachable(settings.listen, server.port),
-        base_model_digest=parts.info.base_model_digest,
-        base_model=parts.info.base_model,
-        dtype=parts.info.dtype,
-        slot_rank=parts.info.slot_rank,
-        start_time_s=worker.start_time_s,
-        # Of two starts on one endpoint the later one is right.
-        epoch=time.time_ns() // 1_000_000,
-    )
-    registration = WorkerRegistration(connection, info, pulse.report, lease_s=settings.lease_s)
-    leased = AsyncExitStack()
-    await leased.enter_async_context(registration)
-    stack.push_async_callback(leased.aclose)
-    pulse.on_change = registration.nudge
-    worker.on_retire = leased.aclose
-    return registration
+    await until_it_works(lambda: store.register_base_model(spec), "base_model_not_registered")
+    log.info("base_model_registered", base_model=spec.name, digest=spec.digest)
 
 
 async def _leave(settings: WorkerSettings, worker: Worker, server: RpcServer) -> None:
@@ -176,12 +214,12 @@ async def _leave(settings: WorkerSettings, worker: Worker, server: RpcServer) ->
     await server.stop()
 
 
-async def _fenced(registration: WorkerRegistration | None) -> None:
+async def _fenced(joining: Joining | None) -> None:
     """Return when this worker must end because a newer start took its place."""
-    if registration is None:
+    if joining is None:
         await asyncio.Event().wait()
     else:
-        await registration.until_fenced()
+        await joining.until_fenced()
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

@@ -5,8 +5,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import grpc
-
 from shared.base_spec import BaseSpec
 from shared.ids import WorkerId
 from worker_service.adapters.control import AdapterControl
@@ -15,7 +13,7 @@ from worker_service.adapters.loader import Loader, LoaderLimits, WeightsDecoder
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.references import ReferenceLimits
-from worker_service.adapters.store_client import StoreClient, StoreTimeouts
+from worker_service.adapters.store_client import StoreClient
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import ModelRunner
@@ -84,22 +82,20 @@ class AssemblyOptions:
     host_cache_bytes: int
     max_parallel_loads: int = 4
     references: ReferenceLimits = field(default_factory=ReferenceLimits)
-    timeouts: StoreTimeouts = field(default_factory=StoreTimeouts)
 
 
 def assemble(
     model: ServableModel,
     worker_id: WorkerId,
-    store_channel: grpc.aio.Channel,
+    store: StoreClient,
     executor: Executor,
     options: AssemblyOptions,
-) -> tuple[Parts, Engine, StoreClient]:
+) -> tuple[Parts, Engine]:
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
     client = EngineClient()
     engine = Engine(model.runner, limits, client.on_events, client.clock, client.on_death)
     client.attach(engine)
-    store = StoreClient(store_channel, model.spec.digest, options.timeouts)
     loader = Loader(
         source=store,
         decoder=model.decoder,
@@ -120,7 +116,7 @@ def assemble(
     )
     control = AdapterControl(provider, policy)
     info = _info(model, encoder.has_chat_template)
-    return Parts(info, generation, control, policy, provider, client), engine, store
+    return Parts(info, generation, control, policy, provider, client), engine
 
 
 def _info(model: ServableModel, has_chat_template: bool) -> ModelInfo:

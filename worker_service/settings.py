@@ -34,6 +34,9 @@ class WorkerSettings(Settings):
     redis_url: SecretUrl | None = None
     """Redis for coordination; without it the worker serves alone."""
 
+    forward: bool = True
+    """Send requests on to the worker that has their adapters and room; needs Redis."""
+
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Element type in which the model computes."""
     device: str = "cpu"

@@ -30,6 +30,12 @@ class Membership:
         self._retention_ms = self._lease_ms * RETENTION_LEASES
         self._keys = PoolKeys.of(info.base_model_digest)
 
+    def describe(self, info: WorkerInfo) -> None:
+        """Announce this from now on; who it is about must be the same."""
+        same = ("worker_id", "endpoint", "base_model_digest", "epoch")
+        assert all(getattr(info, name) == getattr(self._info, name) for name in same), "another worker"
+        self._info = info
+
     async def announce(self, state: WorkerState, load: WorkerLoad) -> Lease:
         """Take the lease, or renew it.
 

@@ -71,6 +71,25 @@ class WorkerInfo:
     """Seconds since the Unix epoch."""
     epoch: int
     """Fencing number: of two workers that claim one endpoint, the larger wins. Never taken from Redis."""
+    num_slots: int = 0
+    max_rank: int = 0
+    max_sequence_tokens: int = 0
+    """0 while the model is being loaded, as the two above."""
+
+    def serves_like(self, other: "WorkerInfo") -> bool:
+        """Whether either may answer for the other: what one accepts the other accepts, and computes alike."""
+        return _abilities(self) == _abilities(other)
+
+
+def _abilities(info: WorkerInfo) -> tuple[object, ...]:
+    return (
+        info.base_model_digest,
+        info.dtype,
+        info.slot_rank,
+        info.num_slots,
+        info.max_rank,
+        info.max_sequence_tokens,
+    )
 
 
 @dataclass(frozen=True, slots=True)

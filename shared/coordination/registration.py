@@ -86,6 +86,11 @@ class WorkerRegistration:
         assert self._fenced is not None, "used outside of `async with`"
         return await asyncio.shield(self._fenced)
 
+    def describe(self, info: WorkerInfo) -> None:
+        """Tell more of the same start of the same worker, with the next heartbeat."""
+        self._membership.describe(info)
+        self.nudge()
+
     def nudge(self) -> None:
         """Send the next heartbeat soon: a state changed, an adapter came or went. May be called at any rate."""
         self._nudged.set()

@@ -3,6 +3,7 @@
 `open_channel` is for asyncio, `open_blocking_channel` for threads. Both return what generated stubs take.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import grpc
 
+from shared.errors import UnavailableError
 from shared.ids import DEFAULT_TENANT, TenantId
 from shared.rpc.tenant import TENANT_KEY
 
@@ -25,6 +27,7 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
         "WatchAdapters",
         "RegisterBaseModel",
         "ListBaseModels",
+        "IssueEpoch",
     ),
     "hotslot.store.v1.BlobService": ("ReadBlob", "GetWriteStatus", "FindMissingBlobs"),
     "hotslot.placement.v1.PlacementService": (
@@ -56,8 +59,8 @@ class ChannelOptions:
     """Sent with every call, besides the tenant."""
     unary_timeout_s: float = 30.0
     """Deadline of a call with one answer that sets none itself."""
-    stream_timeout_s: float = 600.0
-    """Deadline of a call that streams in either direction and sets none itself."""
+    stream_timeout_s: float | None = 600.0
+    """Deadline of a call that streams in either direction and sets none itself; None leaves it without one."""
     max_message_bytes: int = 16 * 2**20
     max_attempts: int = 4
     """Of a call that is safe to retry, the first one included; grpc allows 5 at most. 1 turns retries off."""
@@ -101,10 +104,24 @@ def open_blocking_channel(
     return cast(grpc.Channel, _BlockingChannel(channel, options))
 
 
+async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
+    """Return when a channel's connection stands; raises UnavailableError when it fails or takes too long."""
+    state = channel.get_state(try_to_connect=True)
+    try:
+        async with asyncio.timeout(timeout_s):
+            while state is not grpc.ChannelConnectivity.READY:
+                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                    raise UnavailableError("connection failed")
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    except TimeoutError as exc:
+        raise UnavailableError(f"no connection within {timeout_s:g} s") from exc
+
+
 class _MultiCallable:
     """A method of a stub, with the defaults filled in. All of grpc's call shapes take the same keywords."""
 
-    def __init__(self, inner: Any, timeout_s: float, metadata: Metadata) -> None:
+    def __init__(self, inner: Any, timeout_s: float | None, metadata: Metadata) -> None:
         self._inner = inner
         self._timeout_s = timeout_s
         self._metadata = tuple(metadata)
@@ -120,7 +137,7 @@ class _MultiCallable:
         """Blocking stubs only."""
         return self._inner.future(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
 
-    def _deadline(self, timeout_s: float | None) -> float:
+    def _deadline(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s
 
     def _merge(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
@@ -153,7 +170,7 @@ class _Channel:
     def stream_stream(self, *args: Any, **kwargs: Any) -> _MultiCallable:
         return self._wrap(self._channel.stream_stream(*args, **kwargs), self._options.stream_timeout_s)
 
-    def _wrap(self, inner: Any, timeout_s: float) -> _MultiCallable:
+    def _wrap(self, inner: Any, timeout_s: float | None) -> _MultiCallable:
         return _MultiCallable(inner, timeout_s, self._metadata)
 
 

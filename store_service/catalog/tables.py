@@ -41,6 +41,14 @@ tenants = Table(
 """`revision` counts the tenant's changes: updating it first makes a tenant's writers take turns, so events become
 visible in their order. Events up to `oldest_revision` are gone."""
 
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""Numbers that only grow: the fencing epochs of workers."""
+
 base_models = Table(
     "base_models",
     metadata,

@@ -9,6 +9,7 @@ from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from shared.references import parse_name, parse_reference, parse_tag
 from shared.rpc.tenant import tenant_of
+from store_service.catalog.epochs import Epochs
 from store_service.catalog.records import AdapterFilter
 from store_service.imports.importer import Importer
 from store_service.offload import Offload
@@ -32,6 +33,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         offload: Offload,
         admission: Offload,
         signal: ChangeSignal,
+        epochs: Epochs,
         *,
         delete_grace_s: float,
     ) -> None:
@@ -43,6 +45,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._offload = offload
         self._admission = admission
         self._signal = signal
+        self._epochs = epochs
         self._delete_grace_s = delete_grace_s
 
     async def ImportAdapter(
@@ -209,3 +212,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)
 
         return await self._offload(answer)
+
+    async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
+        """See the service's definition."""
+        return pb.IssueEpochResponse(epoch=await self._offload(self._epochs.issue))

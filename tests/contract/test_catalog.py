@@ -36,6 +36,7 @@ from shared.references import parse_reference
 from store_service.catalog import changes
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import open_database
+from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.records import AdapterFilter, AdapterRecord, EventKind, NewVersion, VersionRecord
 from store_service.catalog.sql import SqlCatalog
 from store_service.catalog.tables import metadata
@@ -432,3 +433,17 @@ def test_a_base_models_name_means_what_was_registered_last(engine: Engine) -> No
     assert models.get(specs[0].digest).spec == specs[0]
     listed = models.list(limit=1, after=0)
     assert [record.spec for _, record in listed + models.list(limit=9, after=listed[-1][0])] == specs
+
+
+def test_epochs_only_grow_whatever_the_clock_does(engine: Engine) -> None:
+    first = SqlEpochs(engine, clock=lambda: 1_000.0).issue()
+    after_a_step_back = SqlEpochs(engine, clock=lambda: 10.0).issue()
+    after_a_step_forward = SqlEpochs(engine, clock=lambda: 2_000.0).issue()
+    assert [first, after_a_step_back, after_a_step_forward] == [1_000_000, 1_000_001, 2_000_000]
+
+
+def test_epochs_asked_for_at_once_are_all_different(engine: Engine) -> None:
+    epochs = SqlEpochs(engine, clock=lambda: 0.0)
+    with ThreadPoolExecutor(8) as threads:
+        issued = list(threads.map(lambda _: epochs.issue(), range(40)))
+    assert sorted(issued) == list(range(1, 41))

@@ -14,13 +14,13 @@ from shared.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import RpcServer, ServerOptions, serve, service
+from shared.rpc.server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient, StoreTimeouts
+from worker_service.app import services
 from worker_service.assembly import AssemblyOptions, assemble
-from worker_service.front.control_servicer import AdapterControlServicer
-from worker_service.front.inference_servicer import InferenceServicer
+from worker_service.front.door import FrontDoor
 from worker_service.front.worker import Parts, Worker
 
 ADDRESS = "127.0.0.1"
@@ -136,29 +136,19 @@ async def run_worker(
 ) -> AsyncIterator[RunningWorker]:
     """A worker over the model until the block is left."""
     worker = Worker(new_worker_id())
-    services = [
-        service(pb, "InferenceService", pb_grpc.add_InferenceServiceServicer_to_server, InferenceServicer(worker)),
-        service(
-            control_pb,
-            "AdapterControlService",
-            control_grpc.add_AdapterControlServiceServicer_to_server,
-            AdapterControlServicer(worker),
-        ),
-    ]
-    options = AssemblyOptions(
-        host_cache_bytes,
-        references=references or ReferenceLimits(),
-        timeouts=timeouts or StoreTimeouts(call_s=2.0, chunk_s=2.0, backoff_s=0.01),
-    )
+    options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits())
+    timeouts = timeouts or StoreTimeouts(call_s=2.0, chunk_s=2.0, backoff_s=0.01)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(store_endpoint, ChannelOptions(max_attempts=1)))
         executor = stack.enter_context(ThreadPoolExecutor(2))
-        parts, engine, store = assemble(model, worker.worker_id, channel, executor, options)
+        store = StoreClient(channel, model.spec.digest, timeouts)
+        parts, engine = assemble(model, worker.worker_id, store, executor, options)
         engine.start()
         stack.callback(engine.stop)
         stack.callback(model.runner.gate.set)
         stack.push_async_callback(parts.provider.close)
-        server = await stack.enter_async_context(serve(services, ServerOptions(grace_s=0.5), observers=()))
+        served = services(worker, FrontDoor(worker))
+        server = await stack.enter_async_context(serve(served, ServerOptions(grace_s=0.5), observers=()))
         worker.become_ready(parts)
         await server.set_ready(True)
         yield RunningWorker(worker, parts, server, store, model, stack)

@@ -43,6 +43,7 @@ class MemoryStore(adapter_store_pb2_grpc.AdapterStoreServiceServicer, blob_pb2_g
     """While cleared, streams hang before their first byte."""
     read_offsets: list[int] = field(default_factory=list)
     resolves: int = 0
+    epochs: int = 0
     active_reads: int = 0
 
     def __post_init__(self) -> None:
@@ -132,6 +133,10 @@ class MemoryStore(adapter_store_pb2_grpc.AdapterStoreServiceServicer, blob_pb2_g
                 yield blob_pb2.ReadBlobResponse(data=data, offset=offset, size_bytes=size_bytes)
         finally:
             self.active_reads -= 1
+
+    async def IssueEpoch(self, request: store_pb2.IssueEpochRequest, context: Any) -> Any:
+        self.epochs += 1
+        return store_pb2.IssueEpochResponse(epoch=self.epochs)
 
     async def RegisterBaseModel(self, request: store_pb2.RegisterBaseModelRequest, context: Any) -> Any:
         self.base_models.append(request.base_model.digest)

@@ -91,7 +91,7 @@ class ReferenceCache:
         if entry is None:
             return await asyncio.shield(self._refresh(key))
         self._entries.move_to_end(key)
-        if self.clock() - entry.checked_s < self.limits.staleness_s:
+        if not self._is_old(key, entry):
             return entry.version
         refresh = self._refresh(key)
         patience_s = self.limits.patience_s if self.is_resident(entry.version.digest) else None
@@ -99,6 +99,20 @@ class ReferenceCache:
         if done:
             return refresh.result()
         entry.checked_s = self.clock()
+        return entry.version
+
+    async def hint(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """The version that the reference stood for when the store was last asked: good enough to find a worker by.
+
+        An old answer is renewed behind the caller's back. Raises what the resolver raises when there is none.
+        """
+        key = (tenant, reference)
+        entry = self._entries.get(key)
+        if entry is None:
+            return await asyncio.shield(self._refresh(key))
+        if self._is_old(key, entry):
+            self._refresh(key)
+        self._entries.move_to_end(key)
         return entry.version
 
     async def ask(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
@@ -142,6 +156,9 @@ class ReferenceCache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _is_old(self, key: ReferenceKey, entry: _Entry) -> bool:
+        return self.clock() - entry.checked_s >= self.limits.staleness_s
 
     def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
         """The one question to the store that is under way for a reference."""

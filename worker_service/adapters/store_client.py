@@ -149,6 +149,16 @@ class StoreClient:
         except grpc.RpcError as exc:
             _raise_from(exc, f"registering base model {spec.name}")
 
+    async def issue_epoch(self) -> int:
+        """A fencing number larger than every one before it. Raises StoreUnavailableError."""
+        try:
+            response = await self._adapters.IssueEpoch(
+                adapter_store_pb2.IssueEpochRequest(), timeout=self._timeouts.call_s
+            )
+        except grpc.RpcError as exc:
+            _raise_from(exc, "asking for an epoch")
+        return int(response.epoch)
+
     async def _chunks(self, tenant: TenantId, digest: Digest, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
         """The blob's bytes from an offset on, as one stream brings them."""
         call = self._blobs.ReadBlob(

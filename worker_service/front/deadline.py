@@ -16,7 +16,10 @@ class HasDeadline(Protocol):
 
 def timeout_of(context: HasDeadline) -> float:
     """Seconds that a handler may wait, so that its own error arrives before the caller's clock runs out."""
-    remaining_s = context.time_remaining()
-    if remaining_s is None:
-        return DEFAULT_TIMEOUT_S
-    return max(remaining_s - min(MARGIN_S, remaining_s / 2), 0.0)
+    remaining_s = less_margin(context.time_remaining())
+    return DEFAULT_TIMEOUT_S if remaining_s is None else remaining_s
+
+
+def less_margin(remaining_s: float | None) -> float | None:
+    """What is left for somebody else's work when the answer must still be passed on; None stays None."""
+    return None if remaining_s is None else max(remaining_s - min(MARGIN_S, remaining_s / 2), 0.0)

@@ -85,7 +85,7 @@ class Generation:
         accepted_s = clock()
         deadline_s = accepted_s + timeout_s if timeout_s is not None else None
         checked = check(request, self.limits)
-        request_id = request.request_id or "r-" + secrets.token_hex(8)
+        request_id = request.request_id or new_request_id()
         bind_log_context(request_id=request_id)
         token_ids = await self.encoder.encode(checked.prompt)
         selections = self.policy.choose(tenant, checked.selections, base_only=request.base_only)
@@ -180,6 +180,11 @@ class Generation:
                 if answer.ending is not None:
                     unfinished.remove(answer)
                     yield _finished(answer, accepted, load_s)
+
+
+def new_request_id() -> str:
+    """For a request whose caller gave it none."""
+    return "r-" + secrets.token_hex(8)
 
 
 def choice_seed(seed: int, choice: int) -> int:

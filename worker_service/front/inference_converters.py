@@ -1,9 +1,11 @@
 """InferenceService's messages to domain types and back."""
 
 import functools
+from collections.abc import Sequence
 
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.rpc.times import to_duration
+from worker_service.adapters.policy import Selection
 from worker_service.engine.messages import FinishReason, SampledToken, SamplingOptions
 from worker_service.front.requests import (
     ChatMessage,
@@ -56,6 +58,17 @@ def decode_request(message: pb.GenerateRequest) -> GenerationRequest:
         priority=message.priority,
         num_choices=message.num_choices or 1,
     )
+
+
+def serialise_settled(message: pb.GenerateRequest, request_id: str, selections: Sequence[Selection]) -> bytes:
+    """The request as another worker gets it, with nothing left to that worker's defaults; none means the base."""
+    settled = pb.GenerateRequest()
+    settled.CopyFrom(message)
+    settled.request_id = request_id
+    settled.base_only = not selections
+    del settled.adapters[:]
+    settled.adapters.extend(pb.AdapterSelection(reference=str(s.reference), weight=s.weight) for s in selections)
+    return settled.SerializeToString()
 
 
 @functools.singledispatch

@@ -1,16 +1,24 @@
-"""InferenceService on the wire: decode, one call, encode."""
+"""InferenceService on the wire: decode, one call, encode. What another worker serialised goes out as it came."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import grpc
 
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from shared.rpc.tenant import tenant_of
-from worker_service.front.inference_converters import decode_request, encode_event, encode_model_info
+from worker_service.front.door import Call, FrontDoor
+from worker_service.front.inference_converters import (
+    decode_request,
+    encode_event,
+    encode_model_info,
+    serialise_settled,
+)
 from worker_service.front.worker import Worker
+from worker_service.routing.forwarding import is_forwarded
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -18,17 +26,59 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceServicer(pb_grpc.InferenceServiceServicer):
     """What clients call."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, door: FrontDoor) -> None:
         self._worker = worker
+        self._door = door
 
-    async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
+    async def Generate(  # type: ignore[override]  # bytes too: see add_inference_servicer
+        self, request: pb.GenerateRequest, context: Context
+    ) -> AsyncIterator[pb.GenerateResponse | bytes]:
         """Stream an answer."""
-        with self._worker.admitted() as parts:
-            events = parts.generation.generate(tenant_of(context), decode_request(request), context.time_remaining())
-            async with aclosing(events):
-                async for event in events:
-                    yield encode_event(event)
+        async with aclosing(self._door.generate(_decode_call(request, context))) as events:
+            async for event in events:
+                yield event if isinstance(event, bytes) else encode_event(event)
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
         """Say what is served."""
         return encode_model_info(self._worker, self._worker.parts.info)
+
+
+def add_inference_servicer(servicer: InferenceServicer, server: Any) -> None:
+    """As the generated function does, but Generate may also answer with messages that are serialised already."""
+    pb_grpc.add_InferenceServiceServicer_to_server(servicer, cast(grpc.aio.Server, _Registrar(server)))
+
+
+class _Registrar:
+    """Stands in for the server while the generated code registers its handlers."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """The same handlers come once more, by name."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """Replaces Generate's handler and registers all."""
+        generated = handlers["Generate"]
+        generate = grpc.unary_stream_rpc_method_handler(
+            generated.unary_stream, generated.request_deserializer, _serialise
+        )
+        every = {**handlers, "Generate": generate}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, every),))
+        self._server.add_registered_method_handlers(service, every)
+
+
+def _serialise(message: pb.GenerateResponse | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+def _decode_call(request: pb.GenerateRequest, context: Context) -> Call:
+    metadata = tuple(context.invocation_metadata() or ())
+    return Call(
+        tenant_of(context),
+        decode_request(request),
+        context.time_remaining,
+        metadata,
+        is_forwarded(metadata),
+        partial(serialise_settled, request),
+    )

@@ -123,6 +123,11 @@ class Worker:
         return State.STARTING if self._parts is None else State.READY
 
     @property
+    def refuses(self) -> bool:
+        """Whether it takes no new requests itself."""
+        return self._refusing
+
+    @property
     def parts(self) -> Parts:
         """The parts; raises UnavailableError while the model is being loaded."""
         if self._parts is None:

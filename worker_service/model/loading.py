@@ -5,11 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
@@ -18,6 +16,7 @@ from shared.errors import FieldViolation, InvalidRequestError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test
 from worker_service.model.adapt import add_caches, add_slots, compile_layers, target_paths
+from worker_service.model.folder import model_folder
 from worker_service.model.options import Bucket, LoadedModel, ModelOptions, StartupStage
 from worker_service.model.runner import TorchRunner
 from worker_service.model.step_state import StepState
@@ -27,8 +26,6 @@ from worker_service.model.weights import SlotLayout, WeightsDecoder
 log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What a model repository is asked for; never pickles, never code."""
 MAX_GRAPHS = 256
 
 
@@ -58,7 +55,7 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
     stages = _Stages(on_stage)
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     with stages.stage("fetch"):
-        folder = _fetch(options.model)
+        folder = model_folder(options.model)
         spec = spec_from_folder(folder, options.model_name or options.model)
         config = AutoConfig.from_pretrained(folder)
         limits = _limits(options, config)
@@ -108,13 +105,6 @@ def _configure_torch(options: ModelOptions) -> None:
     torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
-
-
-def _fetch(model: str) -> Path:
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    return Path(snapshot_download(model, allow_patterns=MODEL_FILES))
 
 
 def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:

@@ -161,9 +161,11 @@ async def test_a_client_that_goes_away_frees_everything(
 ) -> None:
     store.add("bot", model.spec.digest)
     model.runner.step_s = 0.05  # by themselves they would end long after the test's patience
-    streams = [calls.inference.Generate(make_request("bot", **ENDLESS), timeout=20) for _ in range(8)]
-    await streams[0].read()
-    for stream in streams:
+    first = calls.inference.Generate(make_request("bot", **ENDLESS), timeout=20)
+    await first.read()
+    others = [calls.inference.Generate(make_request("bot", **ENDLESS), timeout=20) for _ in range(7)]
+    await until(lambda: running.parts.engine.open_sequences == 8)
+    for stream in (first, *others):
         stream.cancel()
     await until_async(lambda: nothing_runs(running))
     await until(lambda: running.worker.in_flight == 0)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.echo_model import echo_model
 from worker_service.app import run
 from worker_service.assembly import ServableModel
 from worker_service.engine.limits import EngineLimits
@@ -44,5 +45,6 @@ async def test_a_load_that_fails_ends_the_start(failure: Exception) -> None:
     def load() -> ServableModel:
         raise failure
 
+    settings = WorkerSettings(model="any", listen="127.0.0.1:0")
     with pytest.raises(RuntimeError):
-        await asyncio.wait_for(run(WorkerSettings(model="any", listen="127.0.0.1:0"), load), timeout=10)
+        await asyncio.wait_for(run(settings, lambda: echo_model().spec, load), timeout=10)

@@ -121,6 +121,11 @@ class AdapterStoreServiceStub:
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsResponse.FromString,
                 _registered_method=True)
+        self.IssueEpoch = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/IssueEpoch',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochResponse.FromString,
+                _registered_method=True)
 
 
 class AdapterStoreServiceServicer:
@@ -292,6 +297,14 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueEpoch(self, request, context):
+        """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
+        worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdapterStoreServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -369,6 +382,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.ListBaseModels,
                     request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.FromString,
                     response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsResponse.SerializeToString,
+            ),
+            'IssueEpoch': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueEpoch,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -788,6 +806,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/ListBaseModels',
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.SerializeToString,
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueEpoch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/IssueEpoch',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -139,6 +139,10 @@ class AdapterStoreServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
+    IssueEpoch: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]
+    """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
+    worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
+    """
 
 @_typing.type_check_only
 class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
@@ -250,6 +254,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """Lists the base models that adapters can be admitted for, by name, page by page.
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    IssueEpoch: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]  # type: ignore[assignment]
+    """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
+    worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
     """
 
 class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -449,6 +457,16 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the base models that adapters can be admitted for, by name, page by page.
 
         Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def IssueEpoch(
+        self,
+        request: _adapter_store_pb2.IssueEpochRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.IssueEpochResponse, _abc.Awaitable[_adapter_store_pb2.IssueEpochResponse]]:
+        """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
+        worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
         """
 
 def add_AdapterStoreServiceServicer_to_server(servicer: AdapterStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

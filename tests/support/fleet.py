@@ -1,0 +1,100 @@
+"""Workers of one fleet in this process: the real start over the echo model, with a real store and a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from shared.ids import DEFAULT_TENANT, TenantId, new_worker_id
+from shared.rpc.channel import ChannelOptions, open_channel
+from shared.rpc.server import RpcServer, ServerOptions, serve
+from shared.settings import SecretUrl
+from tests.support.echo_model import EchoModel, echo_model
+from tests.support.echo_worker import ADDRESS, Calls
+from worker_service.app import Start, services
+from worker_service.front.door import FrontDoor
+from worker_service.front.worker import Worker
+from worker_service.joining import Joining
+from worker_service.routing.forwarding import FORWARDED_KEY
+from worker_service.routing.router import Router
+from worker_service.settings import WorkerSettings
+
+LEASE_S = 2.0
+
+
+@dataclass
+class Member:
+    """One worker that has joined."""
+
+    worker: Worker
+    door: FrontDoor
+    server: RpcServer
+    model: EchoModel
+    joining: Joining | None
+    stack: AsyncExitStack
+
+    @property
+    def worker_id(self) -> str:
+        return self.worker.worker_id
+
+    @property
+    def endpoint(self) -> str:
+        return f"{ADDRESS}:{self.server.port}"
+
+    @property
+    def router(self) -> Router:
+        assert self.door.router is not None
+        return self.door.router
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that it serves itself."""
+        return self.worker.in_flight
+
+    async def calls(self, tenant: TenantId = DEFAULT_TENANT, *, marked: bool = False) -> Calls:
+        """A client; no retries, so that a test sees every error. Marked, as another worker would call."""
+        pairs = ((FORWARDED_KEY, "anybody"),) if marked else ()
+        options = ChannelOptions(tenant=tenant, max_attempts=1, metadata=pairs)
+        return Calls(await self.stack.enter_async_context(open_channel(self.endpoint, options)))
+
+
+@asynccontextmanager
+async def joined(
+    store_endpoint: str, redis_url: str, model: EchoModel | None = None, **settings: Any
+) -> AsyncIterator[Member]:
+    """A worker of the fleet, ready, until the block is left; it leaves at once and loses what it runs."""
+    model = model or echo_model()
+    worker = Worker(new_worker_id())
+    door = FrontDoor(worker)
+    chosen: dict[str, Any] = {"lease_s": LEASE_S, "staleness_s": 0.05, "host_cache_bytes": 2**20, **settings}
+    options = WorkerSettings(
+        model="echo", listen=f"{ADDRESS}:0", store=store_endpoint, redis_url=SecretUrl(redis_url), **chosen
+    )
+    server_options = ServerOptions(grace_s=0.0)
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(serve(services(worker, door), server_options, observers=()))
+        joining = await Start(options, worker, door, server, stack).run(lambda: model.spec, lambda: model)
+        stack.callback(model.runner.gate.set)
+        yield Member(worker, door, server, model, joining, stack)
+
+
+@asynccontextmanager
+async def fleet_of(count: int, store_endpoint: str, redis_url: str, **settings: Any) -> AsyncIterator[list[Member]]:
+    """Several workers that all know each other."""
+    async with AsyncExitStack() as stack:
+        members = [await stack.enter_async_context(joined(store_endpoint, redis_url, **settings)) for _ in range(count)]
+        await until_known(members)
+        yield members
+
+
+async def until_known(members: list[Member]) -> None:
+    """Wait until each of these sees them all, and nobody else, as ready."""
+    wanted = {member.worker_id for member in members}
+    async with asyncio.timeout(20):
+        for member in members:
+            while True:
+                sight = await member.router.view.look([])
+                if sight is not None and set(sight.fleet.workers) == wanted:
+                    break
+                await asyncio.sleep(0.02)

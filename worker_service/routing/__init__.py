@@ -1,0 +1,1 @@
+"""Where a request is served: on this worker, or one hop away on the one that has its adapters and room."""

@@ -1,0 +1,84 @@
+"""One request on its one hop: the same metadata and deadline, raw messages back, cancelled when the caller leaves.
+
+**Invariant**: what was forwarded is never forwarded again. The mark that says so comes from whoever calls, so all it
+may do is keep a request on the worker that it reached.
+"""
+
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass
+
+import grpc
+
+from shared.coordination.records import WorkerRecord
+from shared.errors import RequestCancelledError, UnavailableError
+from shared.ids import WorkerId
+from shared.rpc.channel import ChannelOptions, connect, open_channel
+from shared.rpc.pool import Pool
+from shared.rpc.status import from_rpc_error
+
+FORWARDED_KEY = "hotslot-forwarded-by"
+"""Metadata key: the worker_id of the worker that forwarded a request."""
+METHOD = "/hotslot.worker.v1.InferenceService/Generate"
+CONNECT_TIMEOUT_S = 1.0
+MAX_IDLE_PEERS = 64
+
+# Each connection has its own of these.
+_OF_THE_HOP = frozenset({"user-agent", "content-type", "te", "host", "connection", FORWARDED_KEY})
+_RESERVED = ("grpc-", ":")
+
+Metadata = tuple[tuple[str, str | bytes], ...]
+Peers = Pool[grpc.aio.Channel]
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A request as it goes to another worker."""
+
+    message: bytes
+    """A serialised GenerateRequest."""
+    metadata: Metadata
+    timeout_s: float | None
+
+
+def open_peers(keepalive_s: float) -> Peers:
+    """Connections to other workers; one whose end is silent for 1.5 × `keepalive_s` counts as broken."""
+    options = ChannelOptions(max_attempts=1, stream_timeout_s=None, keepalive_s=keepalive_s)
+    return Pool(lambda endpoint: open_channel(endpoint, options), MAX_IDLE_PEERS)
+
+
+def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], forwarder: WorkerId) -> Metadata:
+    """Everything that the caller sent, tenant and trace included, less what belongs to its connection, and the mark."""
+    carried = [(key, value) for key, value in received if key not in _OF_THE_HOP and not key.startswith(_RESERVED)]
+    return (*carried, (FORWARDED_KEY, forwarder))
+
+
+def is_forwarded(received: Iterable[tuple[str, str | bytes]]) -> bool:
+    """Whether somebody forwarded this request already."""
+    return any(key == FORWARDED_KEY for key, _ in received)
+
+
+async def forward(peers: Peers, peer: WorkerRecord, parcel: Parcel) -> AsyncGenerator[bytes, None]:
+    """The serialised answers of another worker. Closing the generator cancels the call there.
+
+    A message is read when the one before was taken, so a slow reader slows the other worker's stream down and not
+    this one's memory up. Raises the other worker's errors, and UnavailableError when it is lost.
+    """
+    info = peer.info
+    async with peers.use(info.endpoint) as channel:
+        try:
+            await connect(channel, CONNECT_TIMEOUT_S)
+        except UnavailableError as exc:
+            raise UnavailableError(f"worker {info.worker_id} at {info.endpoint}: {exc.message}") from exc
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHOD)
+        call = method(parcel.message, timeout=parcel.timeout_s, metadata=parcel.metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as exc:
+            error = from_rpc_error(exc)
+            if isinstance(error, RequestCancelledError):
+                # Not the caller's doing: the other worker ended the stream when it stopped.
+                error = UnavailableError(f"worker {info.worker_id} at {info.endpoint} ended the stream")
+            raise error from exc
+        finally:
+            call.cancel()

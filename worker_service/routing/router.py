@@ -1,0 +1,83 @@
+"""Finds the workers that a request should be forwarded to, and passes over those that were lost a moment ago."""
+
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from contextlib import aclosing
+
+import structlog
+
+from shared.coordination.records import WorkerRecord
+from shared.errors import SourceUnavailableError, StoreUnavailableError, UnavailableError
+from shared.ids import Digest, WorkerId
+from shared.placement.policy import Candidate
+from worker_service.routing.fleet_view import FleetView
+from worker_service.routing.forwarding import Parcel, Peers, forward
+from worker_service.routing.plan import Here, before_here, instead_of_here
+
+log = structlog.get_logger(__name__)
+
+MAX_FORWARDS = 2
+"""Other workers that one request is sent to, one after the other."""
+AVOID_S = 2.0
+"""How long a worker that could not be reached is passed over; its lease may run on for longer."""
+
+
+class Router:
+    """One worker's way to the others of its pool. Belongs to one event loop."""
+
+    def __init__(self, view: FleetView, peers: Peers, clock: Callable[[], float] = time.monotonic) -> None:
+        self.view = view
+        self._peers = peers
+        self._clock = clock
+        self._turns = itertools.count()
+        self._avoided: dict[WorkerId, float] = {}
+
+    @property
+    def worker_id(self) -> WorkerId:
+        """Whose router this is."""
+        return self.view.me.worker_id
+
+    async def before(self, digests: Sequence[Digest], here: Here) -> list[WorkerRecord]:
+        """The workers to try before this one; none when the fleet is not known."""
+        if here.keeps:
+            return []
+        ranked = await self._ranked(digests, here)
+        outstanding = {c.worker.info.worker_id: self._peers.users(c.worker.info.endpoint) for c in ranked}
+        return before_here(ranked, here, outstanding, limit=MAX_FORWARDS)
+
+    async def instead(self, digests: Sequence[Digest], here: Here, tried: Collection[WorkerId]) -> list[WorkerRecord]:
+        """The workers to try when this one has no room."""
+        return instead_of_here(await self._ranked(digests, here), here, tried, limit=MAX_FORWARDS)
+
+    async def forward(self, peer: WorkerRecord, parcel: Parcel) -> AsyncGenerator[bytes, None]:
+        """The answer of another worker, as `forwarding.forward`."""
+        try:
+            async with aclosing(forward(self._peers, peer, parcel)) as messages:
+                async for message in messages:
+                    yield message
+        except UnavailableError as exc:
+            log.warning("peer_failed", peer=peer.info.worker_id, endpoint=peer.info.endpoint, why=exc.message)
+            if not isinstance(exc, StoreUnavailableError | SourceUnavailableError):
+                self._avoided[peer.info.worker_id] = self._clock() + AVOID_S
+            raise
+
+    async def close(self) -> None:
+        """Close the connections to all others."""
+        await self.view.close()
+        await self._peers.close()
+
+    async def _ranked(self, digests: Sequence[Digest], here: Here) -> list[Candidate]:
+        sight = await self.view.look(digests)
+        if sight is None:
+            return []
+        now_s = self._clock()
+        self._avoided = {worker_id: until_s for worker_id, until_s in self._avoided.items() if until_s > now_s}
+        # What the fleet was told of this worker is older than what it knows itself.
+        placements = {
+            digest: [p for p in holders if p.worker_id != here.worker_id and p.worker_id not in self._avoided]
+            for digest, holders in sight.placements.items()
+        }
+        count = MAX_FORWARDS + 1 + len(self._avoided)
+        ranked = sight.fleet.pick(digests, placements, count=count, turn=next(self._turns))
+        return [candidate for candidate in ranked if candidate.worker.info.worker_id not in self._avoided]
