@@ -162,7 +162,12 @@ async def run(settings: StoreSettings) -> None:
     """Serve until a signal comes."""
     async with running_store(settings) as server:
         spare_what_stays()
-        log.info("ready", port=server.port, data_dir=str(settings.data_dir))
+        log.info(
+            "ready",
+            port=server.port,
+            data_dir=str(settings.data_dir),
+            memory_bound_mib=settings.memory_bound_bytes >> 20,
+        )
         received = await stop_signal()
         log.info("stopping", signal=received.name)
 

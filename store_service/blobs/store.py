@@ -84,4 +84,4 @@ class UploadStore(Protocol):
         """Bytes received and whether complete; (0, False) for an unknown upload."""
 
     def path(self, tenant: TenantId, digest: Digest) -> Path:
-        """A complete upload's file, which never changes; raises BlobNotFoundError."""
+        """A complete upload's file, which never changes; asking keeps it for longer. Raises BlobNotFoundError."""

@@ -128,10 +128,13 @@ class LocalUploadStore:
         return 0, False
 
     def path(self, tenant: TenantId, digest: Digest) -> Path:
-        """A complete upload's file; raises BlobNotFoundError."""
+        """A complete upload's file, which is not old from now on; raises BlobNotFoundError."""
         path = self.complete_path(tenant, digest)
-        if not path.is_file():
-            raise BlobNotFoundError(digest)
+        with self._lock:
+            try:
+                os.utime(path)
+            except FileNotFoundError as exc:
+                raise BlobNotFoundError(digest) from exc
         return path
 
     def complete_path(self, tenant: TenantId, digest: Digest) -> Path:
@@ -145,7 +148,8 @@ class LocalUploadStore:
         for path in self._root.glob("*/*"):
             with self._lock:
                 key = (TenantId(path.parent.name), Digest(_PREFIX + path.stem))
-                if key not in self._busy and now - path.stat().st_mtime > older_than_s:
-                    path.unlink(missing_ok=True)
+                # Since the listing a part may have become a complete file of another name.
+                if key not in self._busy and path.is_file() and now - path.stat().st_mtime > older_than_s:
+                    path.unlink()
                     num_removed += 1
         return num_removed

@@ -232,6 +232,21 @@ def test_old_uploads_are_collected_and_busy_ones_kept(tmp_path: Path) -> None:
     assert uploads.status(ACME, digest_of(b"b")) == (1, False)
 
 
+def test_an_upload_that_is_asked_for_is_not_old(tmp_path: Path) -> None:
+    uploads = LocalUploadStore(tmp_path, max_upload_bytes=1_000_000)
+    upload = uploads.begin(ACME, DIGEST, len(DATA))
+    upload.write(DATA)
+    upload.finish()
+    upload.close()
+    os.utime(uploads.path(ACME, DIGEST), (0, 0))
+    uploads.path(ACME, DIGEST)
+    assert uploads.collect(older_than_s=3600) == 0
+    os.utime(uploads.path(ACME, DIGEST), (0, 0))
+    assert uploads.collect(older_than_s=3600) == 1
+    with pytest.raises(BlobNotFoundError):
+        uploads.path(ACME, DIGEST)
+
+
 def upload_time(root: Path) -> float:
     return max(path.stat().st_mtime for path in (root / "uploads").rglob("*.part"))
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -135,9 +136,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+@lru_cache(maxsize=16)
+def _digests(data: bytes) -> tuple[str, str]:
+    """What git and LFS know a file by."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(), hashlib.sha256(data).hexdigest()
+
+
 def _sibling(name: str, data: bytes) -> dict[str, Any]:
-    git_sha1 = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    git_sha1, sha256 = _digests(data)
     sibling: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_sha1}
     if name.endswith(".safetensors"):
-        sibling["lfs"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 134}
+        sibling["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 134}
     return sibling

@@ -1,7 +1,7 @@
 """A real store in this process, with a client's stubs, for tests."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from shared.base_spec import BaseSpec
-from shared.errors import HotslotError
+from shared.errors import BadOffsetError, HotslotError, UploadBusyError
 from shared.ids import digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
@@ -135,6 +135,31 @@ def hub_request(reference: str = "bot", base_model: str = "", **hub: str) -> pb.
     """To import a repository of the fake hub."""
     source = pb.HubSource(**{"repo_id": "acme/bot", **hub})
     return pb.ImportAdapterRequest(reference=reference, hub=source, base_model=base_model)
+
+
+async def bring(client: StoreClient, path: str, data: bytes) -> pb.UploadedFile:
+    """Upload a file that others may be uploading as well, from wherever a broken upload ended."""
+    digest = digest_of(data)
+    while True:
+        status = await client.call("GetWriteStatus", blob_pb2.GetWriteStatusRequest(digest=digest))
+        if status.complete:
+            return pb.UploadedFile(path=path, digest=digest)
+        with suppress(UploadBusyError, BadOffsetError):
+            await client.write(data, offset=status.committed_size)
+
+
+async def reach(call: Any, stage: str, done_bytes: int = 0) -> pb.ImportProgress:
+    """Read until an import is that far; what it said then."""
+    async for response in call:
+        progress = response.progress
+        if progress.stage == pb.ImportStage.Value(f"IMPORT_STAGE_{stage}") and progress.done_bytes >= done_bytes:
+            return progress  # type: ignore[no-any-return]
+    raise AssertionError(f"the import ended before {stage} with {done_bytes} bytes")
+
+
+async def finish(call: Any) -> pb.Version:
+    """Read until an import is done."""
+    return [response async for response in call][-1].version  # type: ignore[no-any-return]
 
 
 @asynccontextmanager

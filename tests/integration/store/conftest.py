@@ -8,6 +8,7 @@ import pytest
 from tests.support.checkpoints import adapter
 from tests.support.fake_hub import FakeHub, fake_hub
 from tests.support.store import StoreClient, open_store
+from tests.support.store_process import StoreForks, store_forks
 
 
 @pytest.fixture
@@ -24,3 +25,10 @@ def hub() -> Iterator[FakeHub]:
     with fake_hub() as server:
         server.repositories["acme/bot"] = {**adapter().files(), "README.md": b"# hello", "adapter_model.bin": b"\x80"}
         yield server
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[StoreForks]:
+    """Starts stores as processes of their own."""
+    with store_forks() as parent:
+        yield parent

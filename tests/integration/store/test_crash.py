@@ -1,161 +1,170 @@
-"""SIGKILL at random moments: what was acknowledged is there after a restart, and nothing else is."""
+"""SIGKILL in the middle of every kind of call: what was acknowledged is there after a restart, and nothing else is."""
 
 import asyncio
-import contextlib
-import os
 import random
-import signal
-import socket
-import subprocess
-import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from shared.child_processes import free_port
 from shared.errors import HotslotError
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from shared.ids import digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.app import SQLITE_FILE
-from store_service.catalog.database import open_database
-from store_service.catalog.sql import SqlCatalog
-from tests.support.checkpoints import adapter, base_spec
-from tests.support.store import StoreClient, dial, error_of
-from tests.support.waiting import until
+from tests.support.fake_hub import FakeHub
+from tests.support.store import StoreClient
+from tests.support.store_model import Content, Shown
+from tests.support.store_process import StoreForks, StoreProcess
+from tests.support.store_workload import KINDS, Sample, Workload, make_samples
 
-SPEC = base_spec()
+NUM_CLIENTS = 6
+NUM_SAMPLES = 10
+MAX_QUIET_S = 0.25
+"""How long a store works before the kill is aimed."""
 
 
 @dataclass
-class Acknowledged:
-    """What the store has said yes to; a call in flight may or may not have happened."""
+class Crashes:
+    """One folder, through many lives of the store that owns it."""
 
-    tags: dict[str, set[str]] = field(default_factory=dict)
-    """Adapter to the digests that its tag may point at: the acknowledged one, and any in flight since."""
-    deleted: dict[str, bool | None] = field(default_factory=dict)
-    """Whether an adapter is deleted; None while a deletion was in flight."""
-    weights: dict[str, str] = field(default_factory=dict)
+    folder: Path
+    forks: StoreForks
+    hub: FakeHub
+    rng: random.Random
+    samples: list[Sample]
+    clients: list[Workload] = field(default_factory=list)
+    under_way: Counter[str] = field(default_factory=Counter)
+    """Calls that were under way at a kill, by kind."""
+    begun: dict[str, asyncio.Event] = field(default_factory=dict)
+    is_killed: bool = False
+
+    @asynccontextmanager
+    async def store(self, **settings: object) -> AsyncIterator[tuple[StoreProcess, StoreClient]]:
+        imports, endpoint = self.folder / "imports", self.hub.endpoint
+        defaults = {"import_roots": imports, "hub_endpoint": endpoint, "collect_every_s": 0.2}
+        async with self.forks.store(self.folder, **{**defaults, **settings}) as store, store.client() as client:
+            yield store, client
+
+    def began(self, kind: str) -> None:
+        if kind in self.begun:
+            self.begun[kind].set()
+
+    async def life(self, target: str) -> None:
+        """Check what is there, then work, and be killed during a call of the target's kind."""
+        self.is_killed = False
+        self.begun = {target: asyncio.Event()}
+        async with self.store() as (store, client):
+            await self.check(client)
+            working = [asyncio.ensure_future(self._work(client, workload)) for workload in self.clients]
+            await asyncio.wait(working, timeout=self.rng.uniform(0.0, MAX_QUIET_S))
+            while target not in {workload.under_way for workload in self.clients}:
+                await self._aim(target, working)
+            self.is_killed = True
+            self.under_way.update(workload.under_way for workload in self.clients if workload.under_way)
+            await store.kill()
+            await asyncio.gather(*working)
+
+    async def _aim(self, target: str, working: list["asyncio.Task[None]"]) -> None:
+        """Wait until a call of a kind begins, and for a random part of the time that such a call takes."""
+        self.begun[target].clear()
+        begins = asyncio.ensure_future(self.begun[target].wait())
+        await asyncio.wait({begins, *working}, return_when=asyncio.FIRST_COMPLETED)
+        begins.cancel()
+        for ended in (work for work in working if work.done()):
+            ended.result()
+        lasts_s = max(workload.durations_s.get(target, 0.0) for workload in self.clients)
+        await asyncio.wait(working, timeout=self.rng.uniform(0.0, lasts_s))
+
+    async def _work(self, client: StoreClient, workload: Workload) -> None:
+        try:
+            while True:
+                await workload.step(client)
+        except HotslotError:
+            if not self.is_killed:
+                raise
+
+    async def check(self, client: StoreClient) -> None:
+        """See that the store shows exactly what the clients know, and keeps exactly the files for that."""
+        shown = await self._shown(client)
+        for workload in self.clients:
+            await workload.settle(client, shown.pop(workload.name, Shown(None, ())))
+        assert not shown, "adapters that nobody made"
+        expected = {self._weights_of(digest) for workload in self.clients for digest in workload.state.all_versions()}
+        assert {f"sha256:{path.name}" for path in self.files("blobs")} == expected
+        live = [workload.state.live for workload in self.clients]
+        for digest in {self._weights_of(digest) for content in live if content for digest in content.versions}:
+            assert digest_of(await client.read(digest)) == digest
+        assert self.files("stages") == self.files("imports") == []
+        uploads = {f"sha256:{path.stem}" for path in self.files("uploads")}
+        assert uploads <= self._known_uploads()
+
+    async def _shown(self, client: StoreClient) -> dict[str, Shown]:
+        live: dict[str, Content] = {}
+        deleted: dict[str, list[tuple[int, tuple[tuple[str, str], ...]]]] = {}
+        request = pb.ListAdaptersRequest(show_deleted=True, page_size=1000)
+        for found in (await client.call("ListAdapters", request)).adapters:
+            tags = sorted((tag.name, tag.digest) for tag in found.tags)
+            if found.HasField("delete_time"):
+                deleted.setdefault(found.name, []).append((found.num_versions, tuple(tags)))
+                continue
+            listed = await client.call("ListVersions", pb.ListVersionsRequest(adapter=found.name))
+            live[found.name] = Content(frozenset(version.digest for version in listed.versions), frozenset(tags))
+        names = live.keys() | deleted.keys()
+        return {name: Shown(live.get(name), tuple(sorted(deleted.get(name, [])))) for name in names}
+
+    def _weights_of(self, digest: str) -> str:
+        return next(sample.weights_digest for sample in self.samples if sample.digest == digest)
+
+    def _known_uploads(self) -> set[str]:
+        files = (data for sample in self.samples for data in sample.draft.files().values())
+        own = (digest for workload in self.clients for digest in (*workload.uploaded, workload.upload.digest))
+        return {*map(digest_of, files), *own}
+
+    def files(self, part: str) -> list[Path]:
+        return [path for path in (self.folder / "data" / part).rglob("*") if path.is_file()]
+
+    async def end(self) -> None:
+        """When everything is deleted and too old, no file is left."""
+        async with self.store(delete_grace_s=0) as (store, client):
+            await self.check(client)
+            for workload in self.clients:
+                if workload.state.live is not None:
+                    await client.call("DeleteAdapter", pb.DeleteAdapterRequest(name=workload.name))
+                for _ in workload.state.deleted:
+                    await client.call("UndeleteAdapter", pb.UndeleteAdapterRequest(name=workload.name))
+                    await client.call("DeleteAdapter", pb.DeleteAdapterRequest(name=workload.name))
+            await store.kill()
+        async with self.store(upload_ttl_s=1e-6) as (_, client):
+            assert (await client.call("ListAdapters", pb.ListAdaptersRequest(show_deleted=True))).adapters == []
+            assert [self.files(part) for part in ("blobs", "uploads", "stages", "imports")] == [[]] * 4
 
 
-class Store:
-    """A store process that can be killed and started again on the same port and folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._port = free_port()
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def __aenter__(self) -> "Store":
-        environment = {
-            **os.environ,
-            "HOTSLOT_LISTEN": f"127.0.0.1:{self._port}",
-            "HOTSLOT_DATA_DIR": str(self._folder / "data"),
-            "HOTSLOT_IMPORT_ROOTS": str(self._folder / "imports"),
-            "HOTSLOT_LOG_LEVEL": "warning",
-        }
-        self._process = subprocess.Popen([sys.executable, "-m", "store_service"], env=environment)  # noqa: ASYNC220
-        await until(self._listens, timeout_s=60)
-        return self
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self._port)) == 0
-
-    async def __aexit__(self, *_: object) -> None:
-        self.kill()
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
-
-    def client(self) -> "contextlib.AbstractAsyncContextManager[StoreClient]":
-        return dial(f"127.0.0.1:{self._port}")
-
-
-async def work(client: StoreClient, known: Acknowledged, rng: random.Random, imports: Path) -> None:
-    """Pushes, imports, tag moves and deletions until the store is gone."""
-    for _ in range(10_000):
-        name = f"bot-{rng.randrange(6)}"
-        draft = adapter(seed=rng.randrange(10_000))
-        match rng.randrange(4):
-            case 0 | 1:
-                files = await client.upload(draft)
-                validated = await client.call("ValidateAdapter", pb.ValidateAdapterRequest(files=files))
-                known.tags.setdefault(name, set()).add(validated.digest)
-                response = await client.call("CreateVersion", pb.CreateVersionRequest(reference=name, files=files))
-                acknowledge(known, name, response.version)
-            case 2:
-                folder = imports / f"{rng.randrange(10**9)}"
-                draft.write(folder)
-                files = await client.upload(draft)
-                validated = await client.call("ValidateAdapter", pb.ValidateAdapterRequest(files=files))
-                known.tags.setdefault(name, set()).add(validated.digest)
-                request = pb.ImportAdapterRequest(reference=name, directory=pb.DirectorySource(path=str(folder)))
-                acknowledge(known, name, (await client.stream("ImportAdapter", request))[-1].version)
-            case 3 if known.deleted.get(name) is False:
-                known.deleted[name] = None
-                await client.call("DeleteAdapter", pb.DeleteAdapterRequest(name=name))
-                known.deleted[name] = True
-                known.tags[name] = set()
-
-
-def acknowledge(known: Acknowledged, name: str, version: pb.Version) -> None:
-    known.tags[name] = {version.digest}
-    known.deleted[name] = False
-    known.weights[version.digest] = version.manifest.weights_digest
-
-
-async def check(client: StoreClient, known: Acknowledged, folder: Path) -> None:
-    """Everything acknowledged is there and whole; nothing is there that nobody asked for."""
-    names = await client.names()
-    for name in names:
-        version = await client.resolve(name)
-        assert version.digest in known.tags[name], f"{name} points at what nobody pushed"
-        acknowledge(known, name, version)
-        assert digest_of(await client.read(version.manifest.weights_digest)) == version.manifest.weights_digest
-    for name, deleted in known.deleted.items():
-        if deleted is not None:
-            assert (name in names) != deleted, f"{name} was acknowledged as deleted={deleted}"
-        elif name not in names:
-            known.deleted[name] = True
-            known.tags[name] = set()
-    assert list((folder / "data" / "stages").iterdir()) == []
-    assert list((folder / "data" / "imports").iterdir()) == []
-
-
-async def crash_again_and_again(folder: Path, num_crashes: int, seed: int) -> None:
+async def crash_again_and_again(folder: Path, hub: FakeHub, forks: StoreForks, num_crashes: int, seed: int) -> None:
+    (folder / "imports").mkdir()
     rng = random.Random(seed)
-    known = Acknowledged()
-    imports = folder / "imports"
-    imports.mkdir()
-    for crash in range(num_crashes + 1):
-        async with Store(folder) as store, store.client() as client:
-            if not crash:
-                await client.register(SPEC)
-            await check(client, known, folder)
-            working = asyncio.ensure_future(error_of(work(client, known, rng, imports)))
-            await asyncio.wait([working], timeout=rng.uniform(0.02, 0.5))
-            store.kill()
-            assert isinstance(await working, HotslotError)
-    async with Store(folder):
-        pass  # collects what the crashes left behind
-    kept = blobs_on_disk(folder)
-    catalog = SqlCatalog(open_database(f"sqlite:///{folder / 'data' / SQLITE_FILE}"))
-    assert kept == catalog.referenced_weights()
-    assert kept
+    samples = make_samples(folder / "imports", hub, NUM_SAMPLES)
+    crashes = Crashes(folder, forks, hub, rng, samples)
+    async with crashes.store() as (_, client):
+        await client.register()
+    crashes.clients = [
+        Workload(f"bot-{i}", samples, random.Random(f"{seed} {i}"), crashes.began) for i in range(NUM_CLIENTS)
+    ]
+    for crash in range(num_crashes):
+        await crashes.life(KINDS[crash % len(KINDS)])
+    await crashes.end()
+    num_calls = sum(workload.num_calls for workload in crashes.clients)
+    print(f"{num_crashes} kills, {num_calls} calls answered; under way at a kill: {dict(crashes.under_way)}")  # noqa: T201
+    assert set(KINDS) <= set(crashes.under_way)
 
 
-def blobs_on_disk(folder: Path) -> set[tuple[TenantId, Digest]]:
-    return {(DEFAULT_TENANT, Digest(f"sha256:{path.name}")) for path in folder.glob("data/blobs/*/*/*")}
-
-
-async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
-    await crash_again_and_again(tmp_path, num_crashes=4, seed=0)
+async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path, hub: FakeHub, forks: StoreForks) -> None:
+    await crash_again_and_again(tmp_path, hub, forks, num_crashes=12, seed=0)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-async def test_what_was_acknowledged_survives_200_sigkills(tmp_path: Path) -> None:
-    await crash_again_and_again(tmp_path, num_crashes=200, seed=1)
+@pytest.mark.chaos
+@pytest.mark.timeout(1800)
+async def test_what_was_acknowledged_survives_250_sigkills(tmp_path: Path, hub: FakeHub, forks: StoreForks) -> None:
+    await crash_again_and_again(tmp_path, hub, forks, num_crashes=250, seed=1)

@@ -4,16 +4,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from shared import errors
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import COMMIT, FakeHub
-from tests.support.store import StoreClient, error_of, hub_request, open_store
+from tests.support.store import StoreClient, error_of, finish, hub_request, open_store, reach
 from tests.support.waiting import until
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,19 +23,6 @@ async def store(tmp_path: Path, hub: FakeHub) -> AsyncIterator[StoreClient]:
     async with open_store(tmp_path / "data", hub_endpoint=hub.endpoint) as client:
         await client.register()
         yield client
-
-
-async def reach(call: Any, stage: str, done_bytes: int = 0) -> pb.ImportProgress:
-    """Read until an import is that far."""
-    async for response in call:
-        progress = response.progress
-        if progress.stage == pb.ImportStage.Value(f"IMPORT_STAGE_{stage}") and progress.done_bytes >= done_bytes:
-            return progress  # type: ignore[no-any-return]
-    raise AssertionError(f"the import ended before {stage} with {done_bytes} bytes")
-
-
-async def finish(call: Any) -> pb.Version:
-    return [response async for response in call][-1].version  # type: ignore[no-any-return]
 
 
 async def left_nothing(folder: Path) -> None:
