@@ -139,16 +139,19 @@ async def test_who_still_waits_keeps_what_another_gave_up(tmp_path: Path, hub: F
 
 
 async def test_the_linger_ends_when_a_caller_comes_back(tmp_path: Path, hub: FakeHub) -> None:
-    linger_s = 0.1
+    linger_s = 0.3
     async with open_store(tmp_path, hub_endpoint=hub.endpoint, import_linger_s=linger_s) as store:
         await store.register()
         hub.pause_after = [700]
-        first, second = store.import_calls(hub_request(), hub_request())
+        (first,) = store.import_calls(hub_request())
         await reach(first, "FETCHING", 700)
-        first.cancel()
+        with capture_logs() as logs:
+            first.cancel()
+            await until(lambda: "CANCELLED" in [entry.get("code") for entry in logs])
+        (second,) = store.import_calls(hub_request())
         await reach(second, "FETCHING", 700)
         loop = asyncio.get_running_loop()
-        late_s = loop.time() + 3 * linger_s
+        late_s = loop.time() + 2 * linger_s
         await until(lambda: loop.time() > late_s)
         hub.go_on.set()
         assert (await finish(second)).adapter == "bot"
