@@ -12,6 +12,7 @@ from store_service.admission.settings import AdmissionLimits
 BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""
 STREAM_BYTES = 2 * 1024**2
+OBJECT_BYTES = 16 * 1024**2
 TENSOR_COPIES = 7
 
 
@@ -94,12 +95,14 @@ class StoreSettings(Settings):
         """What the process holds at most, so that its container's limit can be chosen.
 
         BASE_BYTES, and for each that may be under way at the same time: a blob being read 2 MiB; an import fetching
-        2 MiB; an admission 7 times its largest tensor (its bytes, the one before, and what converting makes of it).
-        Each upload being received adds 2 MiB. Adapters themselves are on the disk only, however many come.
+        2 MiB; an admission, or a restore, which may be one, 7 times its largest tensor (its bytes, the one before, and
+        what converting makes of it) and 16 MiB for object storage. Each upload being received adds 2 MiB. Adapters
+        themselves are on the disk only, however many come.
         """
         tensor_bytes = min(self.admission_limits.max_tensor_bytes, self.max_adapter_bytes)
-        num_streams = self.max_read_streams + self.max_imports
-        return BASE_BYTES + num_streams * STREAM_BYTES + self.max_admissions * TENSOR_COPIES * tensor_bytes
+        streams_bytes = (self.max_read_streams + self.max_imports) * STREAM_BYTES
+        num_admissions = self.max_admissions + self.max_restores
+        return BASE_BYTES + streams_bytes + num_admissions * (TENSOR_COPIES * tensor_bytes + OBJECT_BYTES)
 
     @property
     def admission_limits(self) -> AdmissionLimits:

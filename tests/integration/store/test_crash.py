@@ -96,7 +96,7 @@ class Crashes:
         live = [workload.state.live for workload in self.clients]
         for digest in {self._weights_of(digest) for content in live if content for digest in content.versions}:
             assert digest_of(await client.read(digest)) == digest
-        assert self.files("stages") == self.files("imports") == []
+        assert self.files("stages") == self.files("imports") == self.files("restores") == []
         uploads = {f"sha256:{path.stem}" for path in self.files("uploads")}
         assert uploads <= self._known_uploads()
 

@@ -44,7 +44,12 @@ async def test_one_download_for_one_adapter_and_bounded_memory_for_many(
     tmp_path: Path, hub: FakeHub, forks: StoreForks
 ) -> None:
     spec, hub.repositories = large_repositories()
-    chosen: dict[str, Any] = {"max_read_streams": 4, "max_adapter_bytes": 9 * MIB}
+    chosen: dict[str, Any] = {
+        "max_read_streams": 4,
+        "max_admissions": 1,
+        "max_restores": 1,
+        "max_adapter_bytes": 9 * MIB,
+    }
     bound_bytes = StoreSettings(**chosen).memory_bound_bytes
     assert bound_bytes < NUM_CLIENTS * 8 * MIB, "or the test could not tell"
     async with forks.store(tmp_path, hub_endpoint=hub.endpoint, **chosen) as store, store.client() as client:
