@@ -31,7 +31,7 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
 
     Raises:
         SourceNotFoundError: `folder` is not a folder.
-        InvalidAdapterError: it holds no adapter, or only pickled weights.
+        InvalidAdapterError: it holds no adapter, or only pickled weights, or empty files.
     """
     if not folder.is_dir():
         raise SourceNotFoundError(
@@ -42,7 +42,14 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
     if violations:
         raise InvalidAdapterError(violations)
     chosen = [CONFIG_FILE, *_weights(names)]
-    return tuple(CheckpointFile(n, folder / n, (folder / n).stat().st_size) for n in chosen)
+    files = tuple(CheckpointFile(n, folder / n, (folder / n).stat().st_size) for n in chosen)
+    empty = [file.path for file in files if not file.size_bytes]
+    if empty:
+        problem = "was its download or its export interrupted?"
+        raise InvalidAdapterError(
+            [Violation.of("FILE_TRUNCATED", n, "an empty file", "content", problem) for n in empty]
+        )
+    return files
 
 
 def file_digest(file: CheckpointFile, on_bytes: Callable[[int], None] | None = None) -> Digest:
@@ -70,7 +77,7 @@ def _config_violations(folder: Path, names: list[str]) -> list[Violation]:
     advice = f"; did you mean {nested[-1]}?" if nested else "; is this what `save_pretrained` wrote?"
     return [
         Violation(
-            code="CONFIG_MISSING",
+            code="MISSING_FILE",
             subject=CONFIG_FILE,
             found="no such file",
             expected="PEFT's configuration",
@@ -86,7 +93,7 @@ def _weights_violations(names: list[str]) -> list[Violation]:
     if not pickles:
         return [
             Violation(
-                code="WEIGHTS_MISSING",
+                code="MISSING_FILE",
                 subject=WEIGHTS_FILES[0],
                 found="no .safetensors file",
                 expected=WEIGHTS_FILES[0],
@@ -96,7 +103,7 @@ def _weights_violations(names: list[str]) -> list[Violation]:
     pickle = next((n for n in pickles if n.startswith("adapter_model")), pickles[0])
     return [
         Violation(
-            code="PICKLE_REFUSED",
+            code="UNSUPPORTED_PICKLE",
             subject=pickle,
             found="pickled weights only",
             expected=WEIGHTS_FILES[0],

@@ -15,6 +15,7 @@ from shared.errors import (
     BaseModelMismatchError,
     BlobNotFoundError,
     FieldViolation,
+    InvalidAdapterError,
     InvalidRequestError,
     QuotaExceededError,
     Violation,
@@ -100,7 +101,10 @@ class Registry:
 
     def validate(self, checkpoint: Checkpoint, base_model: str) -> Verdict:
         """Admission without publishing; raises BaseModelNotFoundError."""
-        _, base = self.base_of(checkpoint, base_model)
+        try:
+            _, base = self.base_of(checkpoint, base_model)
+        except InvalidAdapterError as exc:
+            return Verdict(exc.violations, None)
         return admit(checkpoint, base, self._limits)
 
     def publish(
@@ -205,7 +209,11 @@ class Registry:
         return record, revision
 
     def base_of(self, checkpoint: Checkpoint, wanted: str) -> tuple[str, BaseSpec]:
-        """The base model that a checkpoint is judged by; raises InvalidRequestError and BaseModelNotFoundError."""
+        """The base model that a checkpoint is judged by.
+
+        Raises BaseModelNotFoundError, InvalidAdapterError where the config would have to name it and cannot be used,
+        and InvalidRequestError where nobody names it.
+        """
         name = wanted or base_model_name_of(checkpoint, self._limits)
         if not name:
             problem = "neither the call nor adapter_config.json names the base model; give its name or digest"

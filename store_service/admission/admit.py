@@ -1,7 +1,7 @@
 """Admission of one checkpoint: config, header, tensors and values in, a manifest or every violation out."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +83,7 @@ def admit(
             violations.extend(check_copies(checked.copies, file))
             violations.extend(check_tie(checked.tie, file))
         if checked is None or violations:
-            small = (entry for entry in header.tensors if entry.size_bytes <= limits.max_tensor_bytes)
-            violations.extend(check_finite(small, file))
+            violations.extend(_values_violations(file, header, limits))
             return _verdict(violations, limits)
         plan = plan_weights(checked.modules)
         if reserve is not None:
@@ -108,9 +107,20 @@ def admit(
 
 
 def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
-    """The base model that the config names, or an empty text where it names none or cannot be read."""
-    settings = _read_config(checkpoint, limits, [])
-    return settings.base_model_name if settings is not None else ""
+    """The base model that the config names, or an empty text where it names none.
+
+    Raises InvalidAdapterError where the config cannot be used, with everything that can be told without a base.
+    """
+    violations: list[Violation] = []
+    settings = _read_config(checkpoint, limits, violations)
+    if settings is not None:
+        return settings.base_model_name
+    with ExitStack() as stack:
+        opened = _open_weights(checkpoint, limits, violations, stack)
+        if opened is not None:
+            violations.extend(_values_violations(*opened, limits))
+    found = _verdict(violations, limits).violations
+    raise error_class_of(found)(found)
 
 
 def config_json_of(checkpoint: Checkpoint) -> str:
@@ -168,6 +178,11 @@ def _open_weights(
     except InvalidAdapterError as exc:
         violations.extend(exc.violations)
         return None
+
+
+def _values_violations(file: BinaryIO, header: Header, limits: AdmissionLimits) -> Iterator[Violation]:
+    """What the values of a checkpoint show that is refused anyway."""
+    return check_finite((entry for entry in header.tensors if entry.size_bytes <= limits.max_tensor_bytes), file)
 
 
 def _verdict(violations: list[Violation], limits: AdmissionLimits) -> Verdict:

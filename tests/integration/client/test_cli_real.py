@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from client import BlockingHotslotClient, BlockingStoreClient
 from client.cli.app import run
 from client.cli.children import Child
-from tests.integration.client.conftest import BASE, TENANT, PeftFolder
+from tests.integration.client.conftest import TENANT, PeftFolder
 from tests.integration.conftest import DEMO_ADAPTERS
 
 pytestmark = pytest.mark.integration
@@ -74,12 +74,23 @@ def no_config(folder: Path) -> None:
     (folder / "adapter_config.json").write_text("{")
 
 
+def empty_config(folder: Path) -> None:
+    (folder / "adapter_config.json").write_bytes(b"")
+
+
+def many_faults(folder: Path) -> None:
+    spoil(folder)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": True, "future": 1}))
+
+
 BAD_ADAPTERS: list[tuple[str, dict[str, object], Callable[[Path], None] | None, int, str]] = [
     ("truncated file", {}, truncate, 4, ""),
     ("not a number", {}, spoil, 4, "NaN"),
     ("pickle only", {}, pickle_only, 4, "convert it where you trust it"),
     ("wrong shapes", {}, narrow, 4, "63"),
     ("no JSON", {}, no_config, 4, "adapter_config.json"),
+    ("empty config", {}, empty_config, 4, "adapter_config.json"),
     ("rank too large", {"rank": 300}, None, 4, "300"),
     ("unknown base", {"base": "nobody/knows"}, None, 3, "base model 'nobody/knows' is not registered"),
     ("dora", {"use_dora": True}, None, 4, "dora"),
@@ -103,9 +114,7 @@ def test_a_bad_adapter_is_refused_with_what_is_wrong(
     if break_it is not None:
         break_it(folder)
     environment = {"HOTSLOT_STORE": store.client.endpoint, "HOTSLOT_TENANT": TENANT}
-    # A configuration that cannot be read names no base model.
-    base = ["--base", BASE] if break_it is no_config else []
-    done = command("push", str(folder), "bad", *base, **environment)
+    done = command("push", str(folder), "bad", **environment)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert said.lower() in done.stderr.lower()
     assert "Traceback" not in done.stderr
@@ -135,6 +144,28 @@ def test_names_that_do_not_exist_are_errors_that_say_what_to_do(
         assert said in done.stderr
     assert command("rm", "pirate:latest", "--yes", **environment).returncode == 0
     assert command("show", "pirate", "--json", **environment).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("break_it", "codes"),
+    [(no_config, ["CONFIG_NOT_JSON"]), (many_faults, ["UNSUPPORTED_CONFIG", "UNKNOWN_CONFIG_FIELD", "NOT_FINITE"])],
+    ids=["no JSON and no base", "many faults"],
+)
+def test_validating_lists_every_violation(
+    store: BlockingStoreClient,
+    command: Command,
+    peft_folder: PeftFolder,
+    break_it: Callable[[Path], None],
+    codes: list[str],
+) -> None:
+    folder = peft_folder()
+    break_it(folder)
+    environment = {"HOTSLOT_STORE": store.client.endpoint, "HOTSLOT_TENANT": TENANT}
+    done = command("validate", str(folder), "--json", **environment)
+    assert done.returncode == 4, done.stderr
+    report = json.loads(done.stdout)
+    assert not report["valid"]
+    assert [violation["code"] for violation in report["violations"]] == codes
 
 
 @pytest.mark.parametrize("entry", [["-m", "client"], ["-c", "from client.cli.app import main; main()"]])

@@ -102,6 +102,26 @@ async def test_validation_lists_all_violations_without_storing(store: StoreClien
     assert await store.names() == []
 
 
+async def test_a_config_that_names_no_base_because_it_is_broken_is_refused_for_that(store: StoreClient) -> None:
+    draft = adapter()
+    draft.raw_config = b'{"r": 0, "r": 1'
+    next(iter(draft.tensors.values())).flat[0] = np.nan
+    files = await store.upload(draft)
+    report = await store.call("ValidateAdapter", pb.ValidateAdapterRequest(files=files))
+    assert [violation.code for violation in report.violations] == ["CONFIG_NOT_JSON", "NOT_FINITE"]
+    error = await error_of(store.call("CreateVersion", pb.CreateVersionRequest(reference="bot", files=files)))
+    assert isinstance(error, errors.InvalidAdapterError)
+    assert [violation.code for violation in error.violations] == ["CONFIG_NOT_JSON", "NOT_FINITE"]
+
+
+async def test_a_sound_config_that_names_no_base_is_the_callers_mistake(store: StoreClient) -> None:
+    draft = adapter()
+    del draft.config["base_model_name_or_path"]
+    files = await store.upload(draft)
+    error = await error_of(store.call("ValidateAdapter", pb.ValidateAdapterRequest(files=files)))
+    assert isinstance(error, errors.InvalidRequestError)
+
+
 async def test_validation_names_the_digest_that_a_push_gives(store: StoreClient) -> None:
     files = await store.upload(adapter())
     response = await store.call("ValidateAdapter", pb.ValidateAdapterRequest(files=files))

@@ -67,15 +67,22 @@ def test_a_folder_is_checked_without_any_server(tmp_path: Path) -> None:
     base = spec_file(tmp_path, base_spec())
     adapter().write(tmp_path / "good")
     draft = adapter()
-    draft.config["use_dora"] = True
+    draft.config |= {"use_dora": True, "unknown": 1}
     draft.write(tmp_path / "bad")
+    draft.raw_config = b"not JSON"
+    draft.write(tmp_path / "text")
     good = run("store_service.admission", str(tmp_path / "good"), "--base", str(base), "--json")
     bad = run("store_service.admission", str(tmp_path / "bad"), "--base", str(base), "--json")
+    text = run("store_service.admission", str(tmp_path / "text"), "--base", str(base), "--json")
     people = run("store_service.admission", str(tmp_path / "bad"), "--base", str(base))
     usage = run("store_service.admission", str(tmp_path / "good"), "--base", str(tmp_path / "nothing"))
-    assert (good.returncode, bad.returncode, people.returncode, usage.returncode) == (0, 1, 1, 2)
+    assert [done.returncode for done in (good, bad, text, people, usage)] == [0, 1, 1, 1, 2]
     assert json.loads(good.stdout)["valid"]
-    assert [violation["code"] for violation in json.loads(bad.stdout)["violations"]] == ["UNSUPPORTED_CONFIG"]
+    assert [violation["code"] for violation in json.loads(bad.stdout)["violations"]] == [
+        "UNSUPPORTED_CONFIG",
+        "UNKNOWN_CONFIG_FIELD",
+    ]
+    assert [violation["code"] for violation in json.loads(text.stdout)["violations"]] == ["CONFIG_NOT_JSON"]
     assert "use_dora" in people.stdout
     assert "Traceback" not in usage.stderr
 

@@ -53,7 +53,7 @@ def test_pickled_weights_alone_are_refused_with_the_command_that_converts_them(t
     with pytest.raises(InvalidAdapterError) as raised:
         checkpoint_files(folder_with(tmp_path, "adapter_config.json", "training_args.bin", "adapter_model.bin"))
     (violation,) = raised.value.violations
-    assert violation.code == "PICKLE_REFUSED"
+    assert violation.code == "UNSUPPORTED_PICKLE"
     assert violation.subject == "adapter_model.bin"
     assert "save_file(torch.load('adapter_model.bin', weights_only=True)" in violation.message
 
@@ -61,7 +61,7 @@ def test_pickled_weights_alone_are_refused_with_the_command_that_converts_them(t
 def test_every_missing_file_is_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidAdapterError) as raised:
         checkpoint_files(folder_with(tmp_path, "README.md"))
-    assert [v.code for v in raised.value.violations] == ["CONFIG_MISSING", "WEIGHTS_MISSING"]
+    assert [v.code for v in raised.value.violations] == ["MISSING_FILE", "MISSING_FILE"]
 
 
 def test_a_trainer_folder_points_at_its_last_checkpoint(tmp_path: Path) -> None:
