@@ -82,6 +82,7 @@ class Violation:
     def of(cls, code: str, subject: str, found: str, expected: str, problem: str) -> "Violation":
         """Compose the sentence from its parts; long or unprintable text is shortened and escaped."""
         subject, found, expected = (text.encode("unicode_escape").decode()[:240] for text in (subject, found, expected))
+        subject = subject or "''"
         return cls(code, subject, found, expected, f"{subject}: {problem}: found {found}, expected {expected}")
 
 

@@ -19,6 +19,8 @@ MAX_ADAPTER_HEADER_BYTES = 4 * 1024 * 1024
 MAX_ADAPTER_TENSORS = 20_000
 MAX_TENSOR_BITS = 2**63 - 1
 MAX_NAME_CHARS = 1_024
+MAX_DIMENSIONS = 32
+"""As numpy 1 and torch's exporters bound it."""
 DTYPE_BITS: Mapping[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -164,10 +166,14 @@ def _parse_entry(name: str, fields: Any, data_start: int) -> TensorEntry | Viola
         return Violation.of(
             "BAD_TENSOR_ENTRY", name, found, "a list of sizes and two offsets", "its entry is malformed"
         )
-    num_bits = DTYPE_BITS[dtype]
+    if len(shape) > MAX_DIMENSIONS:
+        found, expected = f"{len(shape)} dimensions", f"at most {MAX_DIMENSIONS}"
+        return Violation.of("BAD_TENSOR_ENTRY", name, found, expected, "it has too many dimensions")
+    num_bits = full_bits = DTYPE_BITS[dtype]
     for size in shape:
         num_bits *= size
-        if num_bits > MAX_TENSOR_BITS:
+        full_bits *= size or 1  # Readers multiply in any order, so a 0 hides no overflow.
+        if full_bits > MAX_TENSOR_BITS:
             return Violation.of("SHAPE_OVERFLOW", name, repr(shape), "a size below 2^63 bits", "its shape overflows")
     begin, end = offsets
     if end < begin or (end - begin) * 8 != num_bits:

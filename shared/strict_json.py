@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 MAX_INTEGER_DIGITS = 19
+MAX_DEPTH = 64
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class StrictJsonError(ValueError):
@@ -36,7 +39,9 @@ def parse_object(data: bytes, *, sizes_only: bool = False) -> dict[str, Any]:
         raise StrictJsonError("nested too deeply") from exc
     if not isinstance(document, dict):
         raise StrictJsonError(f"found a {type(document).__name__}, expected an object")
-    _check_text(document)
+    _check_depth(document, 1)
+    if _SURROGATE.search(data):
+        _check_text(document)
     return document
 
 
@@ -49,8 +54,17 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _check_depth(value: Any, depth: int) -> None:
+    """Refuse nesting that later readers could stumble over; how deep the parser goes depends on Python's version."""
+    if depth > MAX_DEPTH:
+        raise StrictJsonError(f"nested more than {MAX_DEPTH} deep")
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, dict | list):
+            _check_depth(item, depth + 1)
+
+
 def _check_text(value: Any) -> None:
-    """Refuse text that UTF-8 cannot carry (`\\ud800` alone), at any depth (the parser bounds it)."""
+    """Refuse text that UTF-8 cannot carry (`\\ud800` alone)."""
     if isinstance(value, str):
         try:
             value.encode("utf-8")

@@ -1,19 +1,20 @@
 """Reads adapter_config.json through a typed allow-list; PEFT is never asked, nothing in it is executed."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared.errors import Violation
 from shared.strict_json import DuplicateKeyError, StrictJsonError, parse_object
 from store_service.admission.config_fields import FIELDS, Decision, is_unset
-from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets
+from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets, is_bool, is_finite, is_rank
 from store_service.admission.mlx_config import MLX_FIELDS, is_mlx_config, parse_mlx_config
-from store_service.admission.patterns import Pattern, PatternError
+from store_service.admission.patterns import Pattern, PatternError, PatternTable, is_name
 
 CONFIG_FILE = "adapter_config.json"
 MAX_LIST_ITEMS = 20_000
+MAX_EXPRESSIONS = 256
+"""Regular expressions in one config; each is tried on each module, and held compiled."""
 
 
 def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | None:
@@ -73,6 +74,7 @@ class _Reader:
         self._document = document
         self._violations = violations
         self._usable = True
+        self._num_expressions = 0
 
     def settings(self) -> LoraSettings | None:
         rank = self._value("r", 8, is_rank, "a positive integer")
@@ -88,10 +90,10 @@ class _Reader:
             return None
         return LoraSettings(
             rank=rank,
-            alpha=float(alpha),
+            alpha=alpha,
             use_rslora=use_rslora,
-            rank_patterns=tuple((pattern, int(value)) for pattern, value in rank_patterns),
-            alpha_patterns=tuple((pattern, float(value)) for pattern, value in alpha_patterns),
+            rank_patterns=rank_patterns,
+            alpha_patterns=alpha_patterns,
             targets=targets,
             base_model_name=name,
             has_bias=has_bias,
@@ -104,26 +106,27 @@ class _Reader:
         layers = self._document.get("layers_to_transform")
         layer_names = self._document.get("layers_pattern")
         layer_list = [layers] if type(layers) is int else layers
-        if not is_unset(layers) or layers == 0:
-            if not isinstance(layer_list, list) or not all(type(index) is int for index in layer_list):
-                self._bad("layers_to_transform", layers, "an integer or a list of integers")
-                layer_list = None
-            elif isinstance(wanted, str):
-                self._bad("layers_to_transform", layers, "unset where target_modules is text")
-        else:
+        if layers is None or layers == []:
             layer_list = None
+        elif not isinstance(layer_list, list) or not all(type(index) is int for index in layer_list):
+            self._bad("layers_to_transform", layers, "an integer or a list of integers")
+            layer_list = None
+        elif isinstance(wanted, str):
+            self._bad("layers_to_transform", layers, "unset where target_modules is text")
         names = [layer_names] if isinstance(layer_names, str) else layer_names
         is_all_linear = isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
         return Targets(
-            suffixes=None if isinstance(wanted, str) else self._texts("target_modules", wanted),
+            suffixes=None
+            if wanted is None or isinstance(wanted, str)
+            else frozenset(self._texts("target_modules", wanted)),
             regex=self._regex("target_modules", wanted) if not is_all_linear else None,
             all_linear=is_all_linear,
-            exclude_suffixes=() if isinstance(excluded, str) else self._texts("exclude_modules", excluded) or (),
+            exclude_suffixes=frozenset(() if isinstance(excluded, str) else self._texts("exclude_modules", excluded)),
             exclude_regex=self._regex("exclude_modules", excluded),
             layers=None if layer_list is None else frozenset(layer_list),
             layer_patterns=tuple(
                 pattern
-                for text in self._texts("layers_pattern", names) or ()
+                for text in self._texts("layers_pattern", names)
                 if text and (pattern := self._regex("layers_pattern", text)) is not None
             ),
         )
@@ -137,33 +140,36 @@ class _Reader:
             return default
         return value
 
-    def _texts(self, name: str, value: Any) -> tuple[str, ...] | None:
+    def _texts(self, name: str, value: Any) -> tuple[str, ...]:
         if value is None:
-            return None
+            return ()
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self._bad(name, value, "a list of texts")
-            return None
-        if len(value) > MAX_LIST_ITEMS:
+        elif len(value) > MAX_LIST_ITEMS:
             self._bad(name, f"{len(value)} items", f"at most {MAX_LIST_ITEMS}")
-            return None
-        return tuple(value)
+        else:
+            return tuple(value)
+        return ()
 
     def _regex(self, name: str, value: Any) -> Pattern | None:
         if not isinstance(value, str):
             return None
         try:
+            self._num_expressions += not is_name(value)
+            if self._num_expressions > MAX_EXPRESSIONS and not is_name(value):
+                raise PatternError(f"a config has at most {MAX_EXPRESSIONS} of them")
             return Pattern(value)
         except PatternError as exc:
             self._bad(name, value, f"a regular expression in the safe subset ({exc})", "UNSUPPORTED_PATTERN")
             return None
 
-    def _patterns(self, name: str, check: Callable[[Any], bool], expected: str) -> list[tuple[Pattern, Any]]:
+    def _patterns(self, name: str, check: Callable[[Any], bool], expected: str) -> PatternTable[Any]:
         value = self._document.get(name)
         if value is None:
-            return []
+            return PatternTable()
         if not isinstance(value, dict) or len(value) > MAX_LIST_ITEMS:
             self._bad(name, value, f"an object of at most {MAX_LIST_ITEMS} fields")
-            return []
+            return PatternTable()
         found: list[tuple[Pattern, Any]] = []
         for text, number in value.items():
             pattern = self._regex(f"{name}[{text!r}]", text)
@@ -171,23 +177,12 @@ class _Reader:
                 self._bad(f"{name}[{text!r}]", number, expected)
             elif pattern is not None:
                 found.append((pattern, number))
-        return found
+        try:
+            return PatternTable(found)
+        except PatternError as exc:
+            self._bad(name, f"{len(found)} patterns", f"patterns that can be looked up ({exc})", "UNSUPPORTED_PATTERN")
+            return PatternTable()
 
     def _bad(self, name: str, value: Any, expected: str, code: str = "BAD_CONFIG_VALUE") -> None:
         self._usable = False
         self._violations.append(Violation.of(code, name, repr(value), expected, "its value cannot be used"))
-
-
-def is_rank(value: Any) -> bool:
-    """Whether a JSON value is a rank."""
-    return type(value) is int and 0 < value < 2**31
-
-
-def is_finite(value: Any) -> bool:
-    """Whether a JSON value is a number that arithmetic survives."""
-    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
-
-
-def is_bool(value: Any) -> bool:
-    """Whether a JSON value is a truth value."""
-    return isinstance(value, bool)

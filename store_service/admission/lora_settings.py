@@ -3,8 +3,9 @@
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
-from store_service.admission.patterns import Pattern
+from store_service.admission.patterns import Pattern, PatternTable, path_ends
 
 ALL_LINEAR = "all-linear"
 _ENDS = ("embed_tokens", "lm_head")
@@ -15,10 +16,10 @@ _FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 class Targets:
     """Which modules an adapter is for: suffixes, one regular expression, or everything the tensors name."""
 
-    suffixes: tuple[str, ...] | None = None
+    suffixes: frozenset[str] | None = None
     regex: Pattern | None = None
     all_linear: bool = False
-    exclude_suffixes: tuple[str, ...] = ()
+    exclude_suffixes: frozenset[str] = frozenset()
     exclude_regex: Pattern | None = None
     layers: frozenset[int] | None = None
     layer_patterns: tuple[Pattern, ...] = ()
@@ -35,7 +36,9 @@ class Targets:
             return self.regex.matches_whole(path)
         if self.suffixes is None:
             return None
-        if not any(path == suffix or path.endswith("." + suffix) for suffix in self.suffixes):
+        if path in self.suffixes:
+            return True  # Layers are not asked for where the whole path is named.
+        if self.suffixes.isdisjoint(path_ends(path)):
             return False
         return self.layers is None or self._layer_index(path) in self.layers
 
@@ -51,7 +54,7 @@ class Targets:
     def _excluded(self, path: str) -> bool:
         if self.exclude_regex is not None and self.exclude_regex.matches_whole(path):
             return True
-        return any(path == suffix or path.endswith("." + suffix) for suffix in self.exclude_suffixes)
+        return not self.exclude_suffixes.isdisjoint(path_ends(path))
 
     def _layer_index(self, path: str) -> int | None:
         """The first number behind a layer list's name (any name, when no pattern is given)."""
@@ -73,8 +76,8 @@ class LoraSettings:
     rank: int
     alpha: float
     use_rslora: bool = False
-    rank_patterns: tuple[tuple[Pattern, int], ...] = ()
-    alpha_patterns: tuple[tuple[Pattern, float], ...] = ()
+    rank_patterns: PatternTable[int] = field(default_factory=PatternTable)
+    alpha_patterns: PatternTable[float] = field(default_factory=PatternTable)
     targets: Targets = field(default_factory=Targets)
     base_model_name: str = ""
     """What the config calls its base; empty when it does not say."""
@@ -87,12 +90,27 @@ class LoraSettings:
 
     def rank_of(self, path: str) -> int:
         """As PEFT 0.21 (tuners/lora/model.py, `_create_and_replace`)."""
-        return next((rank for pattern, rank in self.rank_patterns if pattern.matches_end(path)), self.rank)
+        return self.rank_patterns.find(path, self.rank)
 
     def scaling_of(self, path: str) -> float:
         """alpha / rank, or alpha / sqrt(rank) for rsLoRA (PEFT, tuners/lora/layer.py, `update_layer`)."""
         if self.fixed_scaling is not None:
             return self.fixed_scaling
-        alpha = next((alpha for pattern, alpha in self.alpha_patterns if pattern.matches_end(path)), self.alpha)
+        alpha = self.alpha_patterns.find(path, self.alpha)
         rank = self.rank_of(path)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+
+def is_rank(value: Any) -> bool:
+    """Whether a JSON value is a rank."""
+    return type(value) is int and 0 < value < 2**31
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a JSON value is a number that arithmetic survives."""
+    return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
+
+
+def is_bool(value: Any) -> bool:
+    """Whether a JSON value is a truth value."""
+    return isinstance(value, bool)

@@ -1,11 +1,10 @@
 """Reads the adapter_config.json that mlx-lm writes: the training options, with the adapter's in `lora_parameters`."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from shared.errors import Violation
-from store_service.admission.lora_settings import LoraSettings
+from store_service.admission.lora_settings import LoraSettings, is_finite, is_rank
 
 MLX_FIELDS = frozenset({"fine_tune_type", "lora_parameters", "model"})
 """What shapes the adapter."""
@@ -40,11 +39,11 @@ def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -
             )
     parameters = document["lora_parameters"]
     rank, scale = parameters.get("rank"), parameters.get("scale")
-    if type(rank) is not int or rank < 1:
+    if not is_rank(rank):
         violations.append(
             Violation.of("BAD_CONFIG_VALUE", "lora_parameters.rank", repr(rank), "a positive integer", "it is no rank")
         )
-    if type(scale) not in (int, float) or not math.isfinite(scale):
+    if not is_finite(scale):
         violations.append(
             Violation.of("BAD_CONFIG_VALUE", "lora_parameters.scale", repr(scale), "a finite number", "it is no factor")
         )

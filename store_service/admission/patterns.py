@@ -5,15 +5,17 @@ differ (look-around, back-references, POSIX classes), the expression is refused 
 """
 
 import re
-from functools import lru_cache
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import re2  # type: ignore[import-untyped]
 
 MAX_PATTERN_CHARS = 4_096
-_MAX_PROGRAM_BYTES = 4 * 1024 * 1024
-_PLAIN = re.compile(r"[A-Za-z0-9_]+")
-_DIFFERS = re.compile(r"\[\[|\[:|\\[CXQEzpPkhHRK]|\(\?[^:P]|\(\?P[^<]")
+MAX_NAME_LAYOUTS = 512
+_MAX_PROGRAM_BYTES = 256 * 1024
+_NAME = re.compile(r"[A-Za-z0-9_.]+")
+_DIFFERS = re.compile(r"\[\[|\[:|&&|--|~~|\|\||\{,|\\[CXQEzpPkhHRK]|\(\?[^:P]|\(\?P[^<]")
+_Value = TypeVar("_Value")
 
 
 class PatternError(ValueError):
@@ -24,21 +26,92 @@ class Pattern:
     """One expression, with the two ways in which PEFT matches it; raises PatternError when it cannot be."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
-        self._is_plain = _PLAIN.fullmatch(text) is not None
         _check(text)
-        self._whole = _compile(f"(?:{text})")
-        self._end = _compile(rf"(?:.*\.)?(?:{text})")
+        self.text = text
+        self.is_name = is_name(text)
+        if not self.is_name:
+            self._whole = _compile(f"(?:{text})")
+            self._end = _compile(rf"(?:.*\.)?(?:{text})")
 
     def matches_whole(self, path: str) -> bool:
         """As `re.fullmatch(text, path)` (PEFT, `match_target_against_key`)."""
-        return self._whole.fullmatch(path) is not None
+        return _is_named(path, self.text) if self.is_name else self._whole.fullmatch(path) is not None
 
     def matches_end(self, path: str) -> bool:
         """As `re.match(rf"(.*\\.)?({text})$", path)` (PEFT, `get_pattern_key`)."""
-        if self._is_plain:
-            return path == self.text or path.endswith("." + self.text)
+        if self.is_name:
+            return any(_is_named(end, self.text) for end in path_ends(path))
         return self._end.fullmatch(path) is not None
+
+
+class PatternTable(Generic[_Value]):
+    """Values by pattern, where the first pattern that matches the end of a path wins.
+
+    Names may be as many as a model has modules, so they are looked up; expressions are tried one by one.
+    """
+
+    def __init__(self, items: Sequence[tuple[Pattern, _Value]] = ()) -> None:
+        """Raises PatternError when the names have dots in so many ways that looking up would be no help."""
+        self._values = [value for _, value in items]
+        self._expressions = [(position, pattern) for position, (pattern, _) in enumerate(items) if not pattern.is_name]
+        self._names: dict[tuple[int, tuple[int, ...]], dict[str, int]] = {}
+        """Positions of names by their length and by where their dots are."""
+        self._found: dict[str, int | None] = {}
+        for position, (pattern, _) in enumerate(items):
+            if pattern.is_name:
+                dots = tuple(index for index, letter in enumerate(pattern.text) if letter == ".")
+                self._names.setdefault((len(pattern.text), dots), {}).setdefault(pattern.text, position)
+        if len(self._names) > MAX_NAME_LAYOUTS:
+            raise PatternError(f"it has names of {len(self._names)} layouts, at most {MAX_NAME_LAYOUTS} are taken")
+
+    def find(self, path: str, default: _Value) -> _Value:
+        """The value of the first pattern that matches."""
+        if not self._values:
+            return default
+        if path not in self._found:
+            self._found[path] = self._position(path)
+        position = self._found[path]
+        return default if position is None else self._values[position]
+
+    def _position(self, path: str) -> int | None:
+        first = min(self._positions_of_names(path), default=None)
+        for position, pattern in self._expressions:
+            if first is not None and position > first:
+                break
+            if pattern.matches_end(path):
+                return position
+        return first
+
+    def _positions_of_names(self, path: str) -> Iterator[int]:
+        ends = {len(end): end for end in path_ends(path)}
+        for (length, dots), names in self._names.items():
+            end = ends.get(length)
+            if end is not None:
+                letters = list(end)
+                for index in dots:
+                    letters[index] = "." if letters[index] != "\n" else "\n"
+                found = names.get("".join(letters))
+                if found is not None:
+                    yield found
+
+
+def is_name(text: str) -> bool:
+    """Whether it has nothing but letters, digits, `_` and `.` (any character), so that it needs no engine."""
+    return _NAME.fullmatch(text) is not None
+
+
+def path_ends(path: str) -> Iterator[str]:
+    """The path and everything behind one of its dots: `a.b.c`, `b.c`, `c`."""
+    yield path
+    while "." in path:
+        path = path.partition(".")[2]
+        yield path
+
+
+def _is_named(path: str, name: str) -> bool:
+    return len(path) == len(name) and all(
+        theirs == ours or (ours == "." and theirs != "\n") for theirs, ours in zip(path, name, strict=True)
+    )
 
 
 def _check(text: str) -> None:
@@ -52,7 +125,6 @@ def _check(text: str) -> None:
         raise PatternError(f"it is no regular expression: {exc}") from exc
 
 
-@lru_cache(maxsize=4_096)
 def _compile(text: str) -> Any:
     options = re2.Options()
     options.log_errors = False

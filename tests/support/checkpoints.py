@@ -113,3 +113,55 @@ def adapter(
         "auto_mapping": None,
     }
     return Draft(config, tensors)
+
+
+KEY_VARIANTS: dict[str, Callable[[str, str], str]] = {
+    "PEFT's": lambda path, role: f"base_model.model.{path}.lora_{role}.weight",
+    "PEFT's unstripped": lambda path, role: f"base_model.model.{path}.lora_{role}.default.weight",
+    "transformers'": lambda path, role: f"{path}.lora_{role}.weight",
+    "compiled": lambda path, role: f"_orig_mod.base_model.model.{path}.lora_{role}.weight",
+    "compiled inside": lambda path, role: f"base_model.model._orig_mod.{path}.lora_{role}.weight",
+    "FSDP": lambda path, role: (
+        "_fsdp_wrapped_module.base_model.model."
+        + path.replace("layers.0", "layers.0._fsdp_wrapped_module")
+        + f".lora_{role}.weight"
+    ),
+    "checkpointed layers": lambda path, role: (
+        "base_model.model." + path.replace("layers.1", "layers.1._checkpoint_wrapped_module") + f".lora_{role}.weight"
+    ),
+    "DataParallel": lambda path, role: f"module.base_model.model.{path}.lora_{role}.weight",
+    "without model.": lambda path, role: f"{path.removeprefix('model.')}.lora_{role}.weight",
+    "text model of a multimodal one": lambda path, role: (
+        "base_model.model.model.language_model." + path.removeprefix("model.") + f".lora_{role}.weight"
+    ),
+    "language_model outside": lambda path, role: f"base_model.model.language_model.{path}.lora_{role}.weight",
+}
+"""How trainers call a tensor, by the module's path and `A` or `B`; all mean the same."""
+
+TORCHTUNE_NAMES = {
+    "o_proj": "attn.output_proj", "gate_proj": "mlp.w1", "down_proj": "mlp.w2", "up_proj": "mlp.w3",
+}  # fmt: skip
+"""Torchtune's names of the projections whose rows it keeps in order."""
+
+
+def torchtune_adapter() -> Draft:
+    """A sound adapter in torchtune's own layout."""
+
+    def key(path: str, role: str) -> str:
+        layer, name = path.split(".")[2], path.rpartition(".")[2]
+        return f"layers.{layer}.{TORCHTUNE_NAMES[name]}.lora_{role.lower()}.weight"
+
+    return adapter(tuple(TORCHTUNE_NAMES), key=key)
+
+
+def mlx_adapter() -> Draft:
+    """The same adapter as `adapter()`, as mlx-lm saves it."""
+    draft = adapter(key=lambda path, role: f"{path}.lora_{role.lower()}")
+    draft.tensors = {name: np.ascontiguousarray(value.T) for name, value in draft.tensors.items()}
+    draft.config = {
+        "fine_tune_type": "lora", "model": "acme/tiny", "num_layers": 2, "iters": 100, "train": True,
+        "lora_parameters": {"rank": RANK, "scale": 2.0, "dropout": 0.0},
+    }  # fmt: skip
+    draft.extra_files["adapters.safetensors"] = draft.files()["adapter_model.safetensors"]
+    draft.without.add("adapter_model.safetensors")
+    return draft

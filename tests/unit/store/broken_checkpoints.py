@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.support.checkpoints import HIDDEN, KV, RANK, VOCAB, Draft, adapter, weights_file
+from tests.support.checkpoints import HIDDEN, KV, RANK, VOCAB, Draft, adapter, mlx_adapter, weights_file
 
 Q0_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 Q0_B = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
@@ -117,6 +117,36 @@ def torchtune(draft: Draft) -> None:
     draft.tensors = adapter(("q_proj", "v_proj"), key=key).tensors
 
 
+def mlx(**fields: object) -> Break:
+    """The same adapter as mlx-lm saves it, with fields of its config or of its parameters changed."""
+
+    def change(draft: Draft) -> None:
+        made = mlx_adapter()
+        for name, value in fields.items():
+            into = made.config if name in ("fine_tune_type", "future") else made.config["lora_parameters"]
+            into[name] = value
+        draft.config, draft.tensors, draft.extra_files = made.config, made.tensors, made.extra_files
+        draft.without |= made.without
+
+    return change
+
+
+def deepspeed(draft: Draft) -> None:
+    draft.tensors = {name: np.zeros(0, np.float32) for name in draft.tensors}
+
+
+def fsdp(draft: Draft) -> None:
+    draft.tensors = {name: value.reshape(-1) for name, value in draft.tensors.items()}
+
+
+def half_compiled(draft: Draft) -> None:
+    draft.tensors["_orig_mod." + Q0_A] = draft.tensors[Q0_A]
+
+
+def rank_patterns(number: int, pattern: str) -> Break:
+    return config(rank_pattern={pattern.format(index): RANK for index in range(number)})
+
+
 DORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
 HEAD = "base_model.model.lm_head.weight"
 EMBED_A = "base_model.model.model.embed_tokens.lora_embedding_A"
@@ -195,6 +225,21 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "a regex with a back-reference": (config(target_modules=r"(.*)\.(q_proj)\2"), "UNSUPPORTED_PATTERN"),
     "a regex with look-ahead": (config(target_modules=r"(?!.*mlp).*proj"), "UNSUPPORTED_PATTERN"),
     "a regex that explodes when compiled": (config(rank_pattern={"((a{999}){999}){999}": 4}), "UNSUPPORTED_PATTERN"),
+    "a thousand regexes": (rank_patterns(1000, ".*q{}"), "UNSUPPORTED_PATTERN"),
+    "a thousand names that no table can hold": (
+        config(rank_pattern={f"{index:010b}".replace("1", "."): RANK for index in range(1000)}), "UNSUPPORTED_PATTERN"),
+    "more names than any model has modules": (rank_patterns(20_001, "q{}"), "BAD_CONFIG_VALUE"),
+    "a repeat that Python and RE2 read differently": (config(target_modules=".*q_proj{,2}"), "UNSUPPORTED_PATTERN"),
+    "a set that Python may read differently one day": (config(target_modules="[a&&b].*"), "UNSUPPORTED_PATTERN"),
+    "layers that are false": (config(layers_to_transform=False), "BAD_CONFIG_VALUE"),
+    "layers that are an object": (config(layers_to_transform={}), "BAD_CONFIG_VALUE"),
+    "mlx-lm's DoRA": (mlx(fine_tune_type="dora"), "UNSUPPORTED_CONFIG"),
+    "mlx-lm's full fine-tune": (mlx(fine_tune_type="full"), "UNSUPPORTED_CONFIG"),
+    "mlx-lm without a rank": (mlx(rank=None), "BAD_CONFIG_VALUE"),
+    "mlx-lm with an infinite factor": (mlx(scale=1e308), "BAD_CONFIG_VALUE"),
+    "mlx-lm with another rank": (mlx(rank=RANK * 2), "RANK_MISMATCH"),
+    "mlx-lm with a parameter from the future": (mlx(quantum=1), "UNKNOWN_CONFIG_FIELD"),
+    "mlx-lm with a field from the future": (mlx(future=1), "UNKNOWN_CONFIG_FIELD"),
     "an enormous regex": (config(target_modules="q" * 100_000), "UNSUPPORTED_PATTERN"),
     # What cannot be served exactly.
     "another kind of adapter": (config(peft_type="LOHA"), "UNSUPPORTED_CONFIG"),
@@ -248,6 +293,9 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "a wrong number of inputs": (tensor(Q0_A, (RANK, HIDDEN + 1)), "SHAPE_MISMATCH"),
     "a wrong number of outputs": (tensor(Q0_B, (KV, RANK)), "SHAPE_MISMATCH"),
     "a flattened tensor": (tensor(Q0_A, (RANK * HIDDEN,)), "BAD_SHAPE"),
+    "DeepSpeed's empty shards": (deepspeed, "BAD_SHAPE"),
+    "FSDP's flattened parameters": (fsdp, "BAD_SHAPE"),
+    "a tensor twice, once as compiled": (half_compiled, "DUPLICATE_TENSOR"),
     "an empty shard": (tensor(Q0_A, (0,)), "BAD_SHAPE"),
     "an empty matrix": (tensor(Q0_A, (0, HIDDEN)), "BAD_SHAPE"),
     "a convolution's weight": (tensor(Q0_A, (RANK, HIDDEN, 1, 1)), "BAD_SHAPE"),

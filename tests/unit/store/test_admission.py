@@ -19,7 +19,17 @@ from shared.errors import (
 from store_service.admission.admit import Verdict, admit
 from store_service.admission.config_fields import FIELDS
 from store_service.admission.settings import AdmissionLimits
-from tests.support.checkpoints import HIDDEN, RANK, Draft, adapter, base_spec
+from tests.support.checkpoints import (
+    HIDDEN,
+    KEY_VARIANTS,
+    RANK,
+    TORCHTUNE_NAMES,
+    Draft,
+    adapter,
+    base_spec,
+    mlx_adapter,
+    torchtune_adapter,
+)
 from tests.unit.store.broken_checkpoints import CORPUS, Q0_A, Q0_B, Break
 
 LIMITS = AdmissionLimits()
@@ -130,63 +140,19 @@ def test_the_default_config_of_the_installed_peft_is_admitted(tmp_path: Path) ->
     assert check(draft, tmp_path).violations == ()
 
 
-VARIANTS = {
-    "PEFT's": lambda path, role: f"base_model.model.{path}.lora_{role}.weight",
-    "PEFT's unstripped": lambda path, role: f"base_model.model.{path}.lora_{role}.default.weight",
-    "transformers'": lambda path, role: f"{path}.lora_{role}.weight",
-    "compiled": lambda path, role: f"_orig_mod.base_model.model.{path}.lora_{role}.weight",
-    "compiled inside": lambda path, role: f"base_model.model._orig_mod.{path}.lora_{role}.weight",
-    "FSDP": lambda path, role: (
-        "_fsdp_wrapped_module.base_model.model."
-        + path.replace("layers.0", "layers.0._fsdp_wrapped_module")
-        + f".lora_{role}.weight"
-    ),
-    "checkpointed layers": lambda path, role: (
-        "base_model.model." + path.replace("layers.1", "layers.1._checkpoint_wrapped_module") + f".lora_{role}.weight"
-    ),
-    "DataParallel": lambda path, role: f"module.base_model.model.{path}.lora_{role}.weight",
-    "without model.": lambda path, role: f"{path.removeprefix('model.')}.lora_{role}.weight",
-    "text model of a multimodal one": lambda path, role: (
-        "base_model.model.model.language_model." + path.removeprefix("model.") + f".lora_{role}.weight"
-    ),
-    "language_model outside": lambda path, role: f"base_model.model.language_model.{path}.lora_{role}.weight",
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", KEY_VARIANTS)
 def test_trainers_variants_give_the_same_version(variant: str, tmp_path: Path) -> None:
     expected = check(adapter(), tmp_path / "plain").require()
-    assert check(adapter(key=VARIANTS[variant]), tmp_path / "variant").require() == expected
+    assert check(adapter(key=KEY_VARIANTS[variant]), tmp_path / "variant").require() == expected
 
 
 def test_torchtunes_layout_is_converted_where_rows_keep_their_order(tmp_path: Path) -> None:
-    names = {"o_proj": "attn.output_proj", "gate_proj": "mlp.w1", "down_proj": "mlp.w2", "up_proj": "mlp.w3"}
-
-    def key(path: str, role: str) -> str:
-        layer, name = path.split(".")[2], path.rpartition(".")[2]
-        return f"layers.{layer}.{names[name]}.lora_{role.lower()}.weight"
-
-    expected = check(adapter(tuple(names)), tmp_path / "plain").require()
-    assert check(adapter(tuple(names), key=key), tmp_path / "torchtune").require() == expected
+    expected = check(adapter(tuple(TORCHTUNE_NAMES)), tmp_path / "plain").require()
+    assert check(torchtune_adapter(), tmp_path / "torchtune").require() == expected
 
 
 def test_mlx_stores_transposed_and_names_its_factor(tmp_path: Path) -> None:
-    plain = adapter()
-    draft = adapter()
-    draft.tensors = {
-        name.replace("base_model.model.", "")
-        .replace(".weight", "")
-        .replace("lora_A", "lora_a")
-        .replace("lora_B", "lora_b"): np.ascontiguousarray(value.T)
-        for name, value in plain.tensors.items()
-    }
-    draft.config = {
-        "fine_tune_type": "lora", "model": "acme/tiny", "num_layers": 2, "iters": 100, "train": True,
-        "lora_parameters": {"rank": RANK, "scale": 2.0, "dropout": 0.0},
-    }  # fmt: skip
-    draft.extra_files["adapters.safetensors"] = draft.files()["adapter_model.safetensors"]
-    draft.without.add("adapter_model.safetensors")
-    assert check(draft, tmp_path / "mlx").require() == check(plain, tmp_path / "plain").require()
+    assert check(mlx_adapter(), tmp_path / "mlx").require() == check(adapter(), tmp_path / "plain").require()
 
 
 def test_the_normalised_blob_is_the_same_for_any_order_and_metadata(tmp_path: Path) -> None:
