@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FUZZ_INSTALLED := $(VENV)/.fuzz-installed
 CONSTRAINTS := requirements/constraints.txt
 
 # What to install as torch, and more arguments for pip; CONTRIBUTING.md shows how to choose the CPU build.
@@ -12,6 +13,9 @@ TORCH_SPEC ?= torch
 PIP_ARGS ?=
 # More arguments for pytest: make test PYTEST_ARGS="-k slots -x"
 PYTEST_ARGS ?=
+# How many inputs `make fuzz` tries, and more arguments for it: make fuzz FUZZ_ARGS=--without-atheris
+FUZZ_RUNS ?= 5000000
+FUZZ_ARGS ?=
 
 .DEFAULT_GOAL := help
 
@@ -55,6 +59,15 @@ chaos: $(INSTALLED) model ## Run the tests that kill processes in the middle of 
 .PHONY: gpu-test
 gpu-test: $(INSTALLED) model ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: $(FUZZ_INSTALLED) ## Fuzz admission, FUZZ_RUNS executions (5,000,000) on all cores; takes minutes to an hour
+	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ_ARGS)
+
+$(FUZZ_INSTALLED): $(INSTALLED)
+	@$(BIN)/pip install --disable-pip-version-check --quiet --only-binary atheris $(PIP_ARGS) -c $(CONSTRAINTS) \
+		-e '.[dev,fuzz]' || echo "atheris could not be installed; fuzzing goes on without coverage guidance"
+	@touch $@
 
 .PHONY: model
 model: $(INSTALLED)

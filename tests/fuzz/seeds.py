@@ -1,0 +1,54 @@
+"""The seed corpus: sound and broken checkpoints of every kind that the tests know."""
+
+import json
+
+from tests.fuzz.packed import Packed
+from tests.support.checkpoints import KEY_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.unit.shared.broken_headers import BROKEN_FILES, SOUND_FILES
+from tests.unit.store.broken_checkpoints import CORPUS, biases, embedding
+
+MAX_SEED_BYTES = 16_384
+"""Longer ones (bombs) are for the unit tests; a fuzzer would only slow down on them."""
+
+
+def drafts() -> list[Draft]:
+    """Every checkpoint, the sound ones first."""
+    made = [adapter(key=key) for key in KEY_VARIANTS.values()]
+    made += [adapter(rank=1), adapter(("lm_head",)), mlx_adapter(), torchtune_adapter()]
+    patterns = adapter()
+    patterns.config |= {
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 4, r".*\.1\..*v_proj": 4},
+        "alpha_pattern": {r"^.*layers\.0\..*_proj": 3},
+        "target_modules": r".*\.(0|1)\.self_attn\.(q|v)_proj",
+    }
+    layers = adapter()
+    layers.config |= {"layers_to_transform": [0, 1], "layers_pattern": "layers", "exclude_modules": ["lm_head"]}
+    made += [patterns, layers]
+    for change in (biases, embedding, *(change for change, _ in CORPUS.values())):
+        draft = adapter()
+        change(draft)
+        made.append(draft)
+    return made
+
+
+def _unique(inputs: list[bytes]) -> list[bytes]:
+    return [data for data in dict.fromkeys(inputs) if len(data) <= MAX_SEED_BYTES]
+
+
+def checkpoints() -> list[bytes]:
+    """Packed checkpoints."""
+    return _unique([Packed.of_files(draft.files()).to_bytes() for draft in drafts()])
+
+
+def configs() -> list[bytes]:
+    """Contents of adapter_config.json."""
+    expressions = [r"(?:.*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)", r"model\.layers\.[\d]{1,}\.mlp\.\w+_proj"]
+    unusual = [json.dumps({"target_modules": text, "rank_pattern": {text: 2}}).encode() for text in expressions]
+    return _unique([draft.files().get("adapter_config.json", b"") for draft in drafts()] + unusual)
+
+
+def headers() -> list[bytes]:
+    """Weights files."""
+    weights = [draft.files().get("adapter_model.safetensors", b"") for draft in drafts()]
+    return _unique([*SOUND_FILES, *BROKEN_FILES, *weights])
