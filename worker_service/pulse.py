@@ -12,7 +12,7 @@ from shared.errors import InternalError
 from shared.ids import DEFAULT_TENANT
 from shared.placement.demand import DemandMeter
 from shared.references import parse_reference
-from worker_service.engine.messages import EngineSnapshot
+from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.worker import Parts, State, Worker
 
 log = structlog.get_logger(__name__)

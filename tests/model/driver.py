@@ -32,6 +32,8 @@ class Driver:
         self.tokens: dict[SequenceId, list[SampledToken]] = {}
         self.open: set[SequenceId] = set()
         self.failures: dict[SequenceId, HotslotError] = {}
+        self.prompt_scores: dict[SequenceId, tuple[SampledToken, ...]] = {}
+        self.cached_tokens: dict[SequenceId, int] = {}
 
     def submit(
         self,
@@ -40,6 +42,7 @@ class Driver:
         *,
         max_tokens: int = 8,
         sampling: SamplingOptions | None = None,
+        prompt_logprobs: bool = False,
     ) -> SequenceId:
         """Queue a sequence that ends after `max_tokens`."""
         sequence_id = SequenceId(next(self._ids))
@@ -47,7 +50,17 @@ class Driver:
         self.open.add(sequence_id)
         uses = tuple(AdapterUse(weights, weight) for weights, weight in mix)
         options = sampling or SamplingOptions(logprobs=True, num_alternatives=20)
-        self.core.handle(Submit(sequence_id, tuple(prompt), uses, options, StopRules(max_tokens), arrival_s=0.0))
+        self.core.handle(
+            Submit(
+                sequence_id,
+                tuple(prompt),
+                uses,
+                options,
+                StopRules(max_tokens),
+                arrival_s=0.0,
+                prompt_logprobs=prompt_logprobs,
+            )
+        )
         return sequence_id
 
     def turn(self) -> None:
@@ -55,6 +68,9 @@ class Driver:
         for event in self.core.turn():
             match event:
                 case TokenReady(sequence_id, token):
+                    if not self.tokens[sequence_id]:
+                        self.prompt_scores[sequence_id] = event.prompt_logprobs
+                        self.cached_tokens[sequence_id] = event.cached_tokens
                     self.tokens[sequence_id].append(token)
                 case SequenceFinished(sequence_id):
                     self.open.discard(sequence_id)

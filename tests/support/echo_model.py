@@ -16,7 +16,7 @@ from shared.errors import InvalidAdapterError, Violation
 from shared.ids import Digest
 from shared.manifest import Manifest
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import AdapterWeights, Alternative, SampledToken, Segment
+from worker_service.engine.messages import AdapterWeights, Alternative, Computed, SampledToken, Segment
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -100,10 +100,19 @@ class EchoRunner:
             self.slots[slot] = weights
             yield
 
-    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
+    def run(self, segments: Sequence[Segment]) -> list[Computed]:
         self.gate.wait()
         time.sleep(self.step_s)
-        return [self._next(segment) for segment in segments]
+        return [Computed(self._next(segment), self._scores(segment)) for segment in segments]
+
+    @staticmethod
+    def _scores(segment: Segment) -> tuple[SampledToken, ...]:
+        """A token's log-probability is its number, negative."""
+        scoring = segment.scoring
+        if scoring is None:
+            return ()
+        alternatives = tuple(Alternative(rank, -1.0 - rank) for rank in range(scoring.num_alternatives))
+        return tuple(SampledToken(token_id, -float(token_id), alternatives) for token_id in scoring.token_ids)
 
     def _next(self, segment: Segment) -> SampledToken | None:
         sampling = segment.sampling

@@ -1,12 +1,12 @@
 """A ModelRunner without a model: its tokens depend on everything that must be right, so that any mix-up shows."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shared.ids import Digest
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import AdapterWeights, SampledToken, Segment
+from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 
 VOCABULARY = 50
 
@@ -22,26 +22,56 @@ class FakeAdapter:
     """Copying it fails half-way."""
 
 
+Mix = tuple[tuple[Digest, float], ...]
+
+
+def state_after(before: bytes, token_id: int, mix: Mix) -> bytes:
+    """What computing a token leaves in the cache: it depends on all before it and on the mix."""
+    return hashlib.sha256(before + repr((token_id, mix)).encode()).digest()
+
+
+def token_from(state: bytes) -> int:
+    """What the fake model answers in this state."""
+    return int.from_bytes(state[:4]) % VOCABULARY
+
+
+def logprob_from(state: bytes, token_id: int) -> float:
+    """How likely the fake model finds a token in this state."""
+    return -float(state[5] + token_id)
+
+
+def states(token_ids: Sequence[int], mix: Sequence[tuple[Digest, float]]) -> list[bytes]:
+    """The state after each of these tokens, with these adapters, from nothing."""
+    found, state = [], b""
+    for token_id in token_ids:
+        state = state_after(state, token_id, tuple(sorted(mix)))
+        found.append(state)
+    return found
+
+
 def next_token(token_ids: Sequence[int], mix: Sequence[tuple[Digest, float]]) -> int:
     """What the fake model answers after these tokens with these adapters."""
-    text = repr((tuple(token_ids), sorted(mix)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) % VOCABULARY
+    return token_from(states(token_ids, mix)[-1])
 
 
 @dataclass
 class FakeRunner:
     """Keeps slots and a KV cache of its own and asserts that every step finds in them what it should.
 
-    A cache position holds (token, mix) as the step that computed it saw them.
+    A cache position holds the state after it, as the step that computed it found it: made from the state in the
+    position before, so whatever is wrong there shows in every token that follows.
     """
 
     limits: EngineLimits
     recompiles: int = 0
     slots: dict[int, tuple[Digest, int, int]] = field(default_factory=dict)
     """Slot → (digest, which part of the adapter, number of parts)."""
-    cache: dict[int, tuple[int, tuple[tuple[Digest, float], ...]]] = field(default_factory=dict)
+    cache: dict[int, bytes] = field(default_factory=dict)
     steps: list[list[Segment]] = field(default_factory=list)
     fail_next_step: bool = False
+    on_step: Callable[[], None] = lambda: None
+    mix_up: AssertionError | None = None
+    """What a step found wrong; the engine takes it for a failure of the model, so whoever drives it must look."""
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for part, slot in enumerate(slots):
@@ -51,35 +81,53 @@ class FakeRunner:
                 raise RuntimeError("the copy broke")
             self.slots[slot] = (weights.digest, part, len(slots))
 
-    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
-        assert len(segments) <= self.limits.max_running
-        assert sum(len(s.token_ids) for s in segments) <= self.limits.max_step_tokens
+    def run(self, segments: Sequence[Segment]) -> list[Computed]:
         if self.fail_next_step:
             self.fail_next_step = False
             raise RuntimeError("the step broke")
         self.steps.append(list(segments))
-        used = [block for s in segments for block in s.block_table]
-        assert len(used) == len(set(used)), "two sequences share a block"
+        self.on_step()
+        try:
+            return self._run(segments)
+        except AssertionError as exc:
+            self.mix_up = exc
+            raise
+
+    def _run(self, segments: Sequence[Segment]) -> list[Computed]:
+        assert len(segments) <= self.limits.max_running
+        assert sum(len(s.token_ids) for s in segments) <= self.limits.max_step_tokens
+        written = [p for s in segments for p in self._places(s)[s.start :]]
+        read = [p for s in segments for p in self._places(s)[: s.start]]
+        assert len(written) == len(set(written)), "two sequences write to one position"
+        assert not set(written) & set(read), "a sequence writes to what another one reads"
         return [self._compute(segment) for segment in segments]
 
-    def _compute(self, segment: Segment) -> SampledToken | None:
+    def _compute(self, segment: Segment) -> Computed:
         mix = self._mix(segment)
-        end = segment.start + len(segment.token_ids)
-        history = list(segment.history[:end])
+        places = self._places(segment)
+        history = list(segment.history[: len(places)])
         assert history[segment.start :] == list(segment.token_ids)
-        for position in range(segment.start, end):
-            self.cache[self._place(segment, position)] = (history[position], mix)
-        for position in range(end):
-            found = self.cache.get(self._place(segment, position))
-            assert found == (history[position], mix), f"position {position} of the cache holds {found}"
-        return SampledToken(next_token(history, mix)) if segment.sampling is not None else None
+        state = self.cache[places[segment.start - 1]] if segment.start else b""
+        fresh = []
+        for token_id, place in zip(segment.token_ids, places[segment.start :], strict=True):
+            state = self.cache[place] = state_after(state, token_id, mix)
+            fresh.append(state)
+        expected = states(history, mix)
+        for position, place in enumerate(places):
+            assert self.cache.get(place) == expected[position], f"position {position} of the cache is another's"
+        scoring = segment.scoring.token_ids if segment.scoring is not None else ()
+        scores = tuple(SampledToken(t, logprob_from(s, t)) for t, s in zip(scoring, fresh, strict=False))
+        return Computed(SampledToken(token_from(state)) if segment.sampling is not None else None, scores)
+
+    def _places(self, segment: Segment) -> list[int]:
+        return [self._place(segment, position) for position in range(segment.start + len(segment.token_ids))]
 
     def _place(self, segment: Segment, position: int) -> int:
         block, offset = divmod(position, self.limits.block_tokens)
         assert segment.block_table[block] < self.limits.num_blocks
         return segment.block_table[block] * self.limits.block_tokens + offset
 
-    def _mix(self, segment: Segment) -> tuple[tuple[Digest, float], ...]:
+    def _mix(self, segment: Segment) -> Mix:
         """The adapters whose slots are on; all parts of each, with one weight."""
         found: dict[Digest, list[tuple[int, int, float]]] = {}
         for slot, weight in segment.gates:

@@ -12,7 +12,7 @@ from shared.references import Reference
 from worker_service.adapters.policy import AdapterPolicy, Selection
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion
-from worker_service.engine.messages import EngineSnapshot
+from worker_service.engine.snapshot import EngineSnapshot
 
 USERS_POLL_S = 0.02
 

@@ -21,7 +21,8 @@ from worker_service.adapters.policy import Selection
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits, Resolver
 from worker_service.adapters.seen import SeenVersions
 from worker_service.adapters.version import AdapterVersion
-from worker_service.engine.messages import Activated, AdapterWeights, EngineSnapshot
+from worker_service.engine.messages import Activated, AdapterWeights
+from worker_service.engine.snapshot import EngineSnapshot
 
 log = structlog.get_logger(__name__)
 

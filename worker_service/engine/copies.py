@@ -15,6 +15,9 @@ class Copy:
 
     holder: Holder
     slices: Iterator[None]
+    asked_s: float
+    ahead: bool
+    """Nobody waits for it yet."""
     copy_s: float = 0.0
     waiters: list[tuple[float, Callable[[Activated | HotslotError], None]]] = field(default_factory=list)
     """Who wants to hear about it, with the time of asking."""
@@ -22,7 +25,7 @@ class Copy:
 
 @dataclass
 class CopyQueue:
-    """Copies under way, first come first served."""
+    """Copies under way, first come first served; those that somebody waits for before those made ahead."""
 
     runner: ModelRunner
     clock: Callable[[], float]
@@ -35,29 +38,33 @@ class CopyQueue:
         """The copy of this adapter, if one is under way."""
         return next((copy for copy in self._copies if copy.holder.digest == digest), None)
 
-    def add(self, holder: Holder, weights: AdapterWeights) -> Copy:
+    def add(self, holder: Holder, weights: AdapterWeights, *, ahead: bool = False) -> Copy:
         """Begin a copy; nothing is written before `advance`."""
-        copy = Copy(holder, self.runner.write_slots(holder.slots, weights))
+        copy = Copy(holder, self.runner.write_slots(holder.slots, weights), self.clock(), ahead)
         self._copies.append(copy)
         return copy
 
-    def advance(self) -> Copy | None:
-        """Write one slice of the oldest copy; returns the copy if that completed it.
+    def current(self) -> Copy:
+        """The copy that `advance` takes forward."""
+        return next((copy for copy in self._copies if not copy.ahead), self._copies[0])
 
-        Whatever the runner raises is raised here; the copy stays first until `drop_first`.
+    def advance(self) -> Copy | None:
+        """Write one slice of the current copy; returns the copy if that completed it.
+
+        Whatever the runner raises is raised here; the copy stays the current one until `drop`.
         """
-        copy = self._copies[0]
+        copy = self.current()
         began_s = self.clock()
         try:
             next(copy.slices)
         except StopIteration:
-            self._copies.pop(0)
+            self._copies.remove(copy)
             copy.copy_s += self.clock() - began_s
             copy.holder.ready = True
             return copy
         copy.copy_s += self.clock() - began_s
         return None
 
-    def drop_first(self) -> Copy:
-        """Take off the copy that `advance` failed on."""
-        return self._copies.pop(0)
+    def drop(self, copy: Copy) -> None:
+        """Take off a copy that failed."""
+        self._copies.remove(copy)

@@ -1,46 +1,109 @@
-"""KV blocks: which of them are free, and which a sequence takes next."""
+"""KV blocks: which of them are free, held or kept for their content, and which a sequence takes next."""
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+GROWTH_BLOCKS = 8
+"""How far beyond what it needs at once a sequence's run is looked for: most answers end within it."""
+
+BlockKey = bytes
+"""Names a block's content, and everything that its keys and values depend on."""
 
 
 class KvBlocks:
-    """Free blocks of the KV cache, handed out so that a sequence's blocks lie side by side where they can.
+    """Blocks of the KV cache, counted by those who hold them, and handed out side by side where they can be.
 
-    A reader on CPU then sees one contiguous stretch of memory instead of gathering blocks.
-    **Invariant**: a block is free or belongs to exactly one sequence.
+    A reader on CPU sees a run of blocks as one stretch of memory instead of gathering them. A block whose content was
+    named stays, once nobody holds it, until its room is wanted: least recently held first.
+    **Invariant**: a block is free, or kept, or held by at least one sequence; only blocks whose every position was
+    computed have a name, and nobody writes to those.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self._free = list(range(num_blocks))
+        self._users: dict[int, int] = {}
+        self._kept: OrderedDict[int, None] = OrderedDict()
+        self._by_key: dict[BlockKey, int] = {}
+        self._keys: dict[int, BlockKey] = {}
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody holds."""
-        return len(self._free)
+        """Blocks that nobody holds; those kept for their content count, because they give way."""
+        return len(self._free) + len(self._kept)
+
+    @property
+    def num_kept(self) -> int:
+        """Blocks that nobody holds and whose content can be found."""
+        return len(self._kept)
+
+    @property
+    def users(self) -> Mapping[int, int]:
+        """How many hold each block that somebody holds."""
+        return self._users
 
     def take(self, count: int, held: Sequence[int], num_expected: int) -> list[int] | None:
         """Take `count` blocks to follow those already `held`; None, taking nothing, when fewer are free.
 
-        `num_expected` is how many blocks the sequence may need in all: a new sequence starts where a run of that
-        length is free, or at the longest run.
+        `num_expected` is how many blocks the sequence may need in all: a new run starts where one of that length is
+        free, or at the longest.
         """
-        if count > len(self._free):
+        if count > self.num_free:
             return None
-        taken: list[int] = []
+        num_more = max(num_expected - len(held), count)
         following = held[-1] + 1 if held else None
+        if len(self._free) < count or (self._index_of(following) is None and count > 1):
+            self._reclaim(min(num_more, count + GROWTH_BLOCKS))
+        taken: list[int] = []
         for _ in range(count):
             index = self._index_of(following)
             if index is None:
-                index = self._best_start(num_expected - len(held) - len(taken))
+                index = self._best_start(num_more - len(taken))
             block = self._free.pop(index)
+            self._users[block] = 1
             taken.append(block)
             following = block + 1
         return taken
 
+    def find(self, key: BlockKey) -> int | None:
+        """The block with this content, if there is one."""
+        return self._by_key.get(key)
+
+    def is_kept(self, block: int) -> bool:
+        """Whether nobody holds this block, so that holding it takes from what is free."""
+        return block in self._kept
+
+    def hold(self, block: int) -> None:
+        """One more holder of a block that `find` found."""
+        self._kept.pop(block, None)
+        self._users[block] = self._users.get(block, 0) + 1
+
+    def name(self, block: int, key: BlockKey) -> None:
+        """Make a held block's content known; when another block has the same, that one stays the known one."""
+        if key not in self._by_key:
+            self._by_key[key] = block
+            self._keys[block] = key
+
     def give_back(self, blocks: Sequence[int]) -> None:
-        """Return blocks."""
-        for block in blocks:
+        """One holder less for each of a sequence's blocks.
+
+        The last ones become the first to give way: a beginning is worth more than what only follows it.
+        """
+        for block in reversed(blocks):
+            self._users[block] -= 1
+            if self._users[block]:
+                continue
+            del self._users[block]
+            if block in self._keys:
+                self._kept[block] = None
+            else:
+                insort(self._free, block)
+
+    def _reclaim(self, num_wanted: int) -> None:
+        """Make kept blocks free until that many are, or none is left."""
+        while len(self._free) < num_wanted and self._kept:
+            block, _ = self._kept.popitem(last=False)
+            del self._by_key[self._keys.pop(block)]
             insort(self._free, block)
 
     def _index_of(self, block: int | None) -> int | None:

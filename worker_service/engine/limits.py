@@ -1,4 +1,4 @@
-"""The bounds within which an engine works; all memory follows from them."""
+"""The bounds within which an engine works, from which all memory follows, and what it may decide freely."""
 
 from dataclasses import dataclass
 
@@ -22,8 +22,8 @@ class EngineLimits:
     """Tokens that one step may compute over all sequences; at least max_running."""
     max_sequence_tokens: int
     """Longest prompt and answer together."""
-    max_bypasses: int = 64
-    """How many later sequences may get a row before one that waits for slots."""
+    max_bypasses: int = 16
+    """How many later sequences may get a row before one whose turn it is, because their adapters have slots."""
 
     def __post_init__(self) -> None:
         assert self.max_step_tokens >= self.max_running >= 1
@@ -38,3 +38,19 @@ class EngineLimits:
     def blocks_for(self, num_tokens: int) -> int:
         """KV blocks that this many tokens take."""
         return -(-num_tokens // self.block_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    """Choices that change speed, never answers."""
+
+    prefix_cache: bool = True
+    """Keep the keys and values of full blocks for later sequences that begin alike."""
+    share_base_prefixes: bool = False
+    """Share cached prefixes of the base alone between tenants; answering times then tell what others have asked."""
+    ageing_s: float = 10.0
+    """How long a priority must go without a row to count as one higher."""
+    residency_slack_tokens: int = 512
+    """How much more than the least served mix one may get because its adapters are in slots already."""
+    look_ahead: int = 32
+    """How many waiting sequences are looked at to fill a row or to bring an adapter ahead."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import structlog
 
 from worker_service.engine.core import EngineCore
-from worker_service.engine.limits import EngineLimits
+from worker_service.engine.limits import EngineLimits, EnginePolicy
+from worker_service.engine.listener import EngineListener
 from worker_service.engine.messages import Command, Event, ModelRunner
 
 log = structlog.get_logger(__name__)
@@ -27,16 +28,19 @@ class Engine:
         on_events: Callable[[list[Event]], None],
         clock: Callable[[], float] = time.monotonic,
         on_death: Callable[[], None] = lambda: None,
+        policy: EnginePolicy | None = None,
+        listener: EngineListener | None = None,
     ) -> None:
         """`on_events` is called on the engine's thread and must not block it.
 
-        `on_death` is called there when the thread ends by a bug of ours: nothing sent to it will be answered.
+        `on_death` is called there when the thread ends by a bug of ours: nothing sent to it will be answered. So is
+        `listener`.
         """
         self.limits = limits
         self.clock = clock
         self._on_events = on_events
         self._on_death = on_death
-        self._core = EngineCore(runner, limits, clock)
+        self._core = EngineCore(runner, limits, clock, policy, listener)
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 

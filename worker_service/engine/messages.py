@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
 from shared.errors import HotslotError
-from shared.ids import Digest
+from shared.ids import DEFAULT_TENANT, Digest, TenantId
+from worker_service.engine.snapshot import EngineSnapshot
 
 SequenceId = NewType("SequenceId", int)
 """One sequence within one engine; never used twice."""
@@ -93,6 +94,10 @@ class Submit:
     deadline_s: float | None = None
     """On the engine's monotonic clock; past it the sequence fails."""
     priority: int = 0
+    """Orders a tenant's own sequences; higher first."""
+    tenant: TenantId = DEFAULT_TENANT
+    prompt_logprobs: bool = False
+    """Report the prompt's tokens too, with as many alternatives as `sampling` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,10 @@ class TokenReady:
     """When the first step that worked on it began."""
     adapters_ready_s: float
     """When all of its adapters were in slots."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were found in the prefix cache."""
+    prompt_logprobs: tuple[SampledToken, ...] = ()
+    """One for each token of the prompt but the first; with the first token, if asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,43 +225,16 @@ class Activated:
     """Spent on copying."""
 
 
-@dataclass(frozen=True, slots=True)
-class SlotHolder:
-    """One adapter in slots."""
-
-    digest: Digest
-    slots: tuple[int, ...]
-    users: int
-    pinned: bool
-    last_used_s: float
-    ready: bool
-    """False while it is being copied."""
-
-
-@dataclass(frozen=True)
-class EngineSnapshot:
-    """The engine's state at one moment."""
-
-    running: int
-    waiting: int
-    max_running: int
-    max_waiting: int
-    num_slots: int
-    slot_rank: int
-    free_slots: int
-    holders: tuple[SlotHolder, ...]
-    users: dict[Digest, int]
-    """Running and waiting sequences by adapter, in slots or not."""
-    num_blocks: int
-    free_blocks: int
-    block_tokens: int
-    steps: int
-    generated_tokens: int
-    activations: int
-    recompiles: int
-
-
 # engine → model:
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """Which log-probabilities of a prompt a step computes."""
+
+    token_ids: tuple[int, ...]
+    """The tokens that follow the segment's first positions."""
+    num_alternatives: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +255,17 @@ class Segment:
     num_prompt_tokens: int = 0
     banned_token_ids: frozenset[int] = frozenset()
     """Tokens that may not be chosen: the stop tokens, while fewer than `min_tokens` were generated."""
+    scoring: Scoring | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a step found for one segment."""
+
+    token: SampledToken | None = None
+    """The token after it, if that was wanted."""
+    scores: tuple[SampledToken, ...] = ()
+    """One for each token of its scoring: the model's own log-probabilities, without penalties."""
 
 
 class ModelRunner(Protocol):
@@ -290,6 +283,6 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
-        """Compute one step; one result for each segment, None where none was wanted."""
+    def run(self, segments: Sequence[Segment]) -> list[Computed]:
+        """Compute one step; one result for each segment."""
         ...

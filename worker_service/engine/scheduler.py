@@ -1,120 +1,95 @@
-"""The scheduler: which sequences compute how many tokens in the next step.
+"""The scheduler: which sequences have rows, and how many tokens of each the next step computes.
 
 Pure state: nothing here computes, waits or reads a clock.
 """
 
-from collections import deque
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from worker_service.engine.kv_blocks import KvBlocks
-from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import Segment, SequenceId
+from shared.ids import Digest
+from worker_service.engine.budget import share_budget
+from worker_service.engine.limits import EngineLimits, EnginePolicy
+from worker_service.engine.messages import SequenceId
+from worker_service.engine.residency import Residency
 from worker_service.engine.sequence import Sequence
-from worker_service.engine.slots import Reservation, SlotTable
+from worker_service.engine.sequence_blocks import SequenceBlocks
+from worker_service.engine.waiting import Candidate, WaitingQueue
+from worker_service.engine.work import Work
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Tokens of one sequence to compute in a step, from `num_computed` on."""
+class _Drain:
+    """A sequence that was passed over too often, and the adapters that take no new users until it has slots."""
 
     sequence: Sequence
-    num_tokens: int
-
-    @property
-    def wants_token(self) -> bool:
-        """The step ends at the sequence's last token, so the next one is sampled."""
-        return self.num_tokens == self.sequence.num_uncomputed
-
-    def segment(self, slots: SlotTable) -> Segment:
-        """What the model is asked to compute."""
-        sequence, submit = self.sequence, self.sequence.submit
-        gates: list[tuple[int, float]] = []
-        for use in submit.adapters:
-            holder = slots.get(use.weights.digest)
-            assert holder is not None, "a running sequence's adapters are in slots"
-            assert holder.ready, "a running sequence's adapters are copied"
-            if use.weight != 0.0:
-                gates.extend((slot, use.weight) for slot in holder.slots)
-        begin = sequence.num_computed
-        early = sequence.num_generated < submit.stop.min_tokens
-        return Segment(
-            token_ids=tuple(sequence.token_ids[begin : begin + self.num_tokens]),
-            start=begin,
-            block_table=tuple(sequence.blocks),
-            gates=tuple(gates),
-            sampling=submit.sampling if self.wants_token else None,
-            history=sequence.token_ids,
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            banned_token_ids=submit.stop.stop_token_ids if early else frozenset(),
-        )
+    digests: frozenset[Digest]
 
 
-@dataclass
 class Scheduler:
     """Waiting and running sequences.
 
-    **Invariant**: a running sequence holds a row, and all of its adapters count it as a user; a waiting one holds
-    neither rows nor KV blocks. Ending a sequence in any way goes through `remove`, which frees all that it held.
+    **Invariant**: a running sequence holds a row, blocks for all of its tokens, and all of its adapters count it as a
+    user; a waiting one holds neither rows nor KV blocks. Ending a sequence in any way goes through `remove`, which
+    frees all that it held.
     """
 
-    limits: EngineLimits
-    slots: SlotTable
-    blocks: KvBlocks
-    waiting: deque[Sequence] = field(default_factory=deque)
-    running: list[Sequence] = field(default_factory=list)
-    """In the order in which they got their row."""
+    def __init__(self, limits: EngineLimits, policy: EnginePolicy, residency: Residency) -> None:
+        self._limits = limits
+        self._policy = policy
+        self._residency = residency
+        self.kv = SequenceBlocks(limits, policy)
+        self.waiting = WaitingQueue(limits, policy)
+        self.running: list[Sequence] = []
+        """In the order in which they got their row."""
+        self._by_id: dict[SequenceId, Sequence] = {}
+        self._drain: _Drain | None = None
+        self._is_settled = True
+        self.num_preemptions = 0
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """All sequences that have not ended."""
+        return iter(tuple(self._by_id.values()))
 
     def get(self, sequence_id: SequenceId) -> Sequence | None:
         """The sequence with this id, if it has not ended."""
-        for sequence in (*self.running, *self.waiting):
-            if sequence.submit.sequence_id == sequence_id:
-                return sequence
-        return None
+        return self._by_id.get(sequence_id)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence behind those of its priority and higher."""
-        index = len(self.waiting)
-        while index > 0 and self.waiting[index - 1].submit.priority < sequence.submit.priority:
-            index -= 1
-        self.waiting.insert(index, sequence)
+    def add(self, sequence: Sequence, now_s: float) -> None:
+        """Queue a new sequence."""
+        self._by_id[sequence.submit.sequence_id] = sequence
+        self.waiting.add(sequence, now_s)
+        self.look_again()
 
-    def remove(self, sequence: Sequence, now_s: float) -> None:
+    def remove(self, sequence: Sequence) -> None:
         """Forget a sequence and free its row, blocks and slots."""
-        if sequence in self.running:
+        del self._by_id[sequence.submit.sequence_id]
+        self.waiting.leave(sequence)
+        if sequence.has_row:
             self.running.remove(sequence)
-        else:
-            self.waiting.remove(sequence)
-        self._free_blocks(sequence)
-        self._release_slots(sequence, now_s)
+        self.kv.free(sequence)
+        self._residency.release(sequence)
+        self.look_again()
 
-    def admit(self, now_s: float) -> list[Reservation]:
-        """Give free rows to waiting sequences whose adapters are in slots or can be; returns what must be copied.
+    def look_again(self) -> None:
+        """Something changed that may let a sequence have a row, or an adapter slots."""
+        self._is_settled = False
 
-        A sequence whose adapters find no slots is passed over by later ones, but only so often: then nobody else gets
-        a row until it does, so the slots that it needs drain.
+    def admit(self, now_s: float) -> None:
+        """Give free rows to waiting sequences whose adapters are in slots or can be, then bring adapters ahead.
+
+        A sequence whose adapters find no slots is passed over by later ones, but only `max_bypasses` times: then the
+        adapters with the fewest users take no more, until it has their slots.
         """
-        reservations: list[Reservation] = []
-        passed_over: list[Sequence] = []
-        for sequence in list(self.waiting):
-            if len(self.running) >= self.limits.max_running:
+        if self._is_settled:
+            return
+        self._is_settled = True
+        while len(self.waiting) and len(self.running) < self._limits.max_running:
+            if not self._admit_one(self.waiting.candidates(now_s, self._residency.is_resident), now_s):
                 break
-            first_chunk = min(len(sequence.token_ids), self.limits.max_step_tokens)
-            if self.blocks.num_free < self.limits.blocks_for(first_chunk):
-                break
-            reservation = self._hold_slots(sequence, now_s)
-            if reservation is None:
-                passed_over.append(sequence)
-                if sequence.num_bypasses >= self.limits.max_bypasses:
-                    break
-                continue
-            if reservation.placed:
-                reservations.append(reservation)
-            for earlier in passed_over:
-                earlier.num_bypasses += 1
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
-        return reservations
+        # Slots that are being emptied for a sequence are not filled again before it has them.
+        if len(self.waiting) and self._current_drain() is None and self._residency.can_bring_ahead:
+            order = self.waiting.candidates(now_s, self._residency.is_resident)
+            self._residency.bring_ahead(candidate.sequence for candidate in order)
 
     def schedule(self, now_s: float) -> list[Work]:
         """The next step: a token for every sequence that generates, then chunks of prompts in the room that is left.
@@ -122,79 +97,99 @@ class Scheduler:
         Sequences whose adapters are still being copied sit out. When KV blocks run out, the sequence that got its row
         last gives its blocks up and is computed again later.
         """
-        ready = [s for s in self.running if self.is_ready(s)]
-        for sequence in ready:
-            if not sequence.adapters_ready_s:
-                sequence.adapters_ready_s = now_s
         work: list[Work] = []
-        budget = self.limits.max_step_tokens
-        by_need = sorted(ready, key=lambda s: s.num_uncomputed > 1)
-        for sequence in by_need:
-            if budget == 0:
-                break
-            if sequence not in self.running:
+        prompts: list[Sequence] = []
+        for sequence in tuple(self.running):
+            if not sequence.has_row or not self._is_ready(sequence, now_s):
                 continue
-            num_tokens = min(sequence.num_uncomputed, budget)
-            if not self._ensure_blocks(sequence, sequence.num_computed + num_tokens, [w.sequence for w in work]):
-                continue
-            work.append(Work(sequence, num_tokens))
-            budget -= num_tokens
-        return work
+            if len(sequence.token_ids) - sequence.num_computed > 1:
+                self.kv.catch_up(sequence)
+            if len(sequence.token_ids) - sequence.num_computed > 1:
+                prompts.append(sequence)
+            elif self._grow(sequence, work):
+                work.append(Work(sequence, 1))
+        # A sequence that was preempted to let another grow has no row any more.
+        prompts = [sequence for sequence in prompts if sequence.has_row]
+        shares = share_budget([s.num_uncomputed for s in prompts], self._limits.max_step_tokens - len(work))
+        return work + [Work(s, count) for s, count in zip(prompts, shares, strict=True) if count]
 
-    def is_ready(self, sequence: Sequence) -> bool:
-        """Whether all adapters of a running sequence have been copied."""
-        for digest in sequence.ranks:
-            holder = self.slots.get(digest)
-            assert holder is not None, "a running sequence's adapters are in slots"
-            if not holder.ready:
+    def _is_ready(self, sequence: Sequence, now_s: float) -> bool:
+        """Whether all adapters of a running sequence have been copied; its gates are known from then on."""
+        if sequence.gates is None:
+            sequence.gates = self._residency.gates(sequence)
+            if sequence.gates is None:
                 return False
+            sequence.adapters_ready_s = sequence.adapters_ready_s or now_s
         return True
 
-    def _ensure_blocks(self, sequence: Sequence, num_tokens: int, scheduled: Collection[Sequence]) -> bool:
-        """Give the sequence blocks up to `num_tokens`, preempting the sequence that got its row last, even itself."""
-        count = self.limits.blocks_for(num_tokens) - len(sequence.blocks)
-        while count > 0:
-            taken = self.blocks.take(count, sequence.blocks, self._expected_blocks(sequence))
-            if taken is not None:
-                sequence.blocks.extend(taken)
-                break
-            victim = next((s for s in reversed(self.running) if s.blocks and s not in scheduled), None)
-            if victim is None:
+    def any_ready(self, now_s: float) -> bool:
+        """Whether a step would compute anything."""
+        return any(self._is_ready(sequence, now_s) for sequence in self.running)
+
+    def _admit_one(self, order: list[Candidate], now_s: float) -> bool:
+        """Give a row to the best of these that can have one."""
+        for candidate in order:
+            sequence = candidate.sequence
+            if not self._leaves_alone(self._current_drain(), sequence):
+                continue
+            keep = self._needed_before(candidate, order)
+            if not self._residency.can_hold(sequence, keep):
+                if sequence.num_bypasses >= self._limits.max_bypasses:
+                    self._start_draining(sequence)
+                continue
+            if not self.kv.allocate(sequence):
                 return False
+            self._residency.hold(sequence, keep)
+            self.waiting.take(sequence, now_s)
+            sequence.has_row = True
+            sequence.row_s = sequence.row_s or now_s
+            self.running.append(sequence)
+            for other in order:
+                other.sequence.num_bypasses += other.fair_rank < candidate.fair_rank
+            return True
+        return False
+
+    def _current_drain(self) -> _Drain | None:
+        drain = self._drain
+        if drain is not None and (drain.sequence.holds_slots or drain.sequence.submit.sequence_id not in self._by_id):
+            drain = self._drain = None
+        return drain
+
+    def _leaves_alone(self, drain: _Drain | None, sequence: Sequence) -> bool:
+        """Whether a sequence takes none of the slots that are being emptied for another."""
+        if drain is None or sequence is drain.sequence or sequence.holds_slots:
+            return True
+        return self._residency.is_resident(sequence) and drain.digests.isdisjoint(sequence.weights)
+
+    def _start_draining(self, sequence: Sequence) -> None:
+        already = self._drain.digests if self._drain is not None else frozenset()
+        self._drain = _Drain(sequence, self._residency.slots.to_drain(sequence.weights, already))
+
+    def _needed_before(self, candidate: Candidate, order: list[Candidate]) -> set[Digest]:
+        """Adapters of the sequences whose turn is before this one's."""
+        sequence = candidate.sequence
+        if sequence.num_bypasses >= self._limits.max_bypasses or self._residency.is_resident(sequence):
+            return set()
+        return {d for other in order if other.fair_rank < candidate.fair_rank for d in other.sequence.weights}
+
+    def _grow(self, sequence: Sequence, scheduled: list[Work]) -> bool:
+        """Give a sequence room for its next token, preempting the sequence that got its row last, even itself."""
+        while not self.kv.grow(sequence):
+            busy = {id(work.sequence) for work in scheduled}
+            victim = next(s for s in reversed(self.running) if id(s) not in busy)
             self._preempt(victim)
             if victim is sequence:
                 return False
         return True
 
-    def _expected_blocks(self, sequence: Sequence) -> int:
-        most = min(sequence.num_prompt_tokens + sequence.submit.stop.max_tokens, self.limits.max_sequence_tokens)
-        return self.limits.blocks_for(most)
-
     def _preempt(self, sequence: Sequence) -> None:
         """Take a sequence's row and blocks; it waits in front of the others and is recomputed. It keeps its slots."""
         self.running.remove(sequence)
-        self._free_blocks(sequence)
-        sequence.num_computed = 0
-        self.waiting.appendleft(sequence)
-
-    def _hold_slots(self, sequence: Sequence, now_s: float) -> Reservation | None:
-        """Count the sequence as a user of its adapters, reserving slots for those that have none."""
-        if sequence.holds_slots:
-            return Reservation((), ())
-        reservation = self.slots.reserve(sequence.ranks, now_s)
-        if reservation is None:
-            return None
-        for digest in sequence.ranks:
-            self.slots.acquire(digest)
-        sequence.holds_slots = True
-        return reservation
-
-    def _release_slots(self, sequence: Sequence, now_s: float) -> None:
-        if sequence.holds_slots:
-            for digest in sequence.ranks:
-                self.slots.release(digest, now_s)
-            sequence.holds_slots = False
-
-    def _free_blocks(self, sequence: Sequence) -> None:
-        self.blocks.give_back(sequence.blocks)
-        sequence.blocks = []
+        self.kv.free(sequence)
+        sequence.has_row = False
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        if sequence.wants_prompt_scores:
+            sequence.prompt_scores.clear()
+        self.waiting.put_back(sequence)
+        self.look_again()

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from shared.ids import Digest
-from worker_service.engine.messages import FinishReason, Submit
+from worker_service.engine.kv_blocks import BlockKey
+from worker_service.engine.messages import AdapterWeights, FinishReason, SampledToken, Submit
+from worker_service.engine.prefix_keys import Mix
 
 
 @dataclass(slots=True, eq=False)
@@ -13,21 +15,38 @@ class Sequence:
     submit: Submit
     token_ids: list[int]
     """The prompt, then what was generated."""
+    weights: dict[Digest, AdapterWeights]
+    """The adapters that must be in slots."""
+    mix: Mix
+    """The adapters that are on."""
+    num_prompt_tokens: int
+    has_row: bool = False
     num_computed: int = 0
     """Tokens whose keys and values are in the cache."""
     blocks: list[int] = field(default_factory=list)
+    block_keys: list[BlockKey] = field(default_factory=list)
+    """The key of all that comes before its blocks, then of its full blocks, as far as they were needed."""
+    num_named_blocks: int = 0
+    """Of its blocks, how many others can find."""
+    num_cached: int | None = None
+    """Tokens that it found in the prefix cache when it first got a row."""
+    prompt_scores: list[SampledToken] = field(default_factory=list)
+    """Log-probabilities of the prompt's tokens but the first, as far as computed; only if asked for."""
     num_bypasses: int = 0
-    """Later sequences that got a row while this one waited."""
+    """Later sequences that got a row while it was this one's turn."""
+    num_preemptions: int = 0
+    is_charged: bool = False
+    """Its prompt was charged to its tenant and mix."""
     holds_slots: bool = False
     """Its adapters are in slots, or on their way, and count it as a user."""
+    gates: tuple[tuple[int, float], ...] | None = None
+    """Set once all of its adapters are copied."""
     adapters_ready_s: float = 0.0
+    row_s: float | None = None
+    """When it first got a row."""
     started_s: float | None = None
     """When the first step that worked on it began."""
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return len(self.submit.prompt_token_ids)
+    first_token_s: float | None = None
 
     @property
     def num_generated(self) -> int:
@@ -40,9 +59,9 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     @property
-    def ranks(self) -> dict[Digest, int]:
-        """The adapters that must be in slots, with their ranks."""
-        return {use.weights.digest: use.weights.max_rank for use in self.submit.adapters}
+    def wants_prompt_scores(self) -> bool:
+        """Whether positions of the prompt must be computed because their log-probabilities are still wanted."""
+        return self.submit.prompt_logprobs and len(self.prompt_scores) < self.num_prompt_tokens - 1
 
     def finish_reason(self, max_sequence_tokens: int) -> FinishReason | None:
         """Why the sequence ends with its last token; None when it goes on."""
@@ -56,4 +75,10 @@ class Sequence:
     @classmethod
     def new(cls, submit: Submit) -> "Sequence":
         """A sequence of which nothing has been computed."""
-        return cls(submit, list(submit.prompt_token_ids))
+        return cls(
+            submit,
+            list(submit.prompt_token_ids),
+            {use.weights.digest: use.weights for use in submit.adapters},
+            tuple(sorted((use.weights.digest, use.weight) for use in submit.adapters if use.weight != 0.0)),
+            len(submit.prompt_token_ids),
+        )

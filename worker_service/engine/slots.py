@@ -1,10 +1,15 @@
 """Slots: which adapter occupies which, who uses it, and which one makes room for another."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shared.ids import Digest
 from worker_service.engine.limits import EngineLimits
+from worker_service.engine.messages import AdapterWeights
+
+HALF_LIFE_S = 60.0
+"""After this long without uses, an adapter's earlier uses count half."""
 
 
 @dataclass(slots=True)
@@ -13,7 +18,11 @@ class Holder:
 
     digest: Digest
     slots: tuple[int, ...]
+    reload_bytes: int
+    """What bringing it back would copy."""
     last_used_s: float
+    uses: float = 1.0
+    """How often it was used, each use counting half after every half-life; as of `last_used_s`."""
     users: int = 0
     pinned: bool = False
     ready: bool = False
@@ -23,6 +32,22 @@ class Holder:
     def evictable(self) -> bool:
         """Nobody uses it, nothing keeps it, and no copy into it is under way."""
         return self.users == 0 and not self.pinned and self.ready
+
+    @property
+    def worth(self) -> float:
+        """What keeping it saves for each slot that it takes; comparable between holders at any one time.
+
+        Recency and frequency in one, as LRFU has them (Lee et al. 2001), times the cost of a reload over the room, as
+        in GreedyDual-Size-Frequency (Cherkasova 1998). All uses fade at the same rate, so the logarithm of the worth
+        only shifts with time and the order stays.
+        """
+        saved = self.uses * max(self.reload_bytes, 1) / len(self.slots)
+        return math.log2(saved) + self.last_used_s / HALF_LIFE_S
+
+    def use(self, now_s: float) -> None:
+        """Note a use."""
+        self.uses = 1.0 + self.uses * 2.0 ** ((self.last_used_s - now_s) / HALF_LIFE_S)
+        self.last_used_s = now_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +61,12 @@ class Reservation:
 def choose_victims(holders: Iterable[Holder], num_needed: int) -> list[Holder] | None:
     """The adapters to evict for `num_needed` more free slots; None when even all evictable ones are too few.
 
-    Least recently used first. Those that turn out not to be needed (because a larger one follows) stay, the most
-    recently used first.
+    Those of least worth first. Those that turn out not to be needed (because a larger one follows) stay, the worthiest
+    first.
     """
     victims: list[Holder] = []
     gained = 0
-    for holder in sorted((h for h in holders if h.evictable), key=lambda h: (h.last_used_s, h.digest)):
+    for holder in sorted((h for h in holders if h.evictable), key=lambda h: (h.worth, h.digest)):
         if gained >= num_needed:
             break
         victims.append(holder)
@@ -57,7 +82,10 @@ def choose_victims(holders: Iterable[Holder], num_needed: int) -> list[Holder] |
 
 @dataclass
 class SlotTable:
-    """The state of all slots. **Invariant**: every slot is free or held by exactly one adapter."""
+    """The state of all slots. **Invariant**: every slot is free or held by exactly one adapter.
+
+    An adapter of several slots takes any: they need not lie side by side, so free slots never are in the wrong places.
+    """
 
     limits: EngineLimits
     _holders: dict[Digest, Holder] = field(default_factory=dict)
@@ -80,45 +108,67 @@ class SlotTable:
         """The holder of this adapter, if it is in slots."""
         return self._holders.get(digest)
 
-    def reserve(self, ranks: dict[Digest, int], now_s: float) -> Reservation | None:
+    def has_room(self, wanted: Mapping[Digest, AdapterWeights], keep: Collection[Digest] = ()) -> bool:
+        """Whether `reserve` would succeed."""
+        return self._victims_for(wanted, keep) is not None
+
+    def reserve(
+        self, wanted: Mapping[Digest, AdapterWeights], now_s: float, keep: Collection[Digest] = ()
+    ) -> Reservation | None:
         """Take slots for all of these adapters that have none, evicting unused ones; all or nothing.
 
-        `ranks` maps each adapter that must be in slots together to its rank. None when too many slots are in use or
-        pinned at the moment. Adapters named in `ranks` are never evicted for each other.
+        None when too many slots are in use or pinned at the moment. Adapters in `wanted` are never evicted for each
+        other, nor are those in `keep`.
         """
-        missing = {d: self.limits.slots_for(r) for d, r in ranks.items() if d not in self._holders}
-        num_short = sum(missing.values()) - len(self._free)
-        victims: list[Holder] | None = []
-        if num_short > 0:
-            victims = choose_victims((h for h in self._holders.values() if h.digest not in ranks), num_short)
+        victims = self._victims_for(wanted, keep)
         if victims is None:
             return None
         for victim in victims:
             self.remove(victim.digest)
         placed = []
-        for digest, count in missing.items():
+        for digest, weights in wanted.items():
+            if digest in self._holders:
+                continue
+            count = self.limits.slots_for(weights.max_rank)
             slots, self._free = tuple(self._free[:count]), self._free[count:]
-            holder = Holder(digest, slots, last_used_s=now_s)
+            holder = Holder(digest, slots, weights.size_bytes, last_used_s=now_s)
             self._holders[digest] = holder
             placed.append(holder)
         return Reservation(tuple(placed), tuple(v.digest for v in victims))
 
-    def fits_ever(self, ranks: dict[Digest, int]) -> bool:
+    def to_drain(self, wanted: Mapping[Digest, AdapterWeights], already: Collection[Digest]) -> frozenset[Digest]:
+        """Adapters in use whose slots `wanted` can have once their users have ended.
+
+        Those of `already` first, then those with the fewest users.
+        """
+        num_short = self._num_short(wanted)
+        others = [h for h in self._holders.values() if h.digest not in wanted and not h.pinned]
+        draining: set[Digest] = set()
+        for holder in sorted(others, key=lambda h: (h.digest not in already, h.users, h.digest)):
+            if num_short <= 0:
+                break
+            draining.add(holder.digest)
+            num_short -= len(holder.slots)
+        return frozenset(draining)
+
+    def fits_ever(self, wanted: Mapping[Digest, AdapterWeights]) -> bool:
         """Whether these adapters fit together beside what is pinned, if nothing else were there."""
-        needed = sum(self.limits.slots_for(rank) for rank in ranks.values())
-        kept = sum(len(h.slots) for h in self._holders.values() if h.pinned and h.digest not in ranks)
+        needed = sum(self.limits.slots_for(weights.max_rank) for weights in wanted.values())
+        kept = sum(len(h.slots) for h in self._holders.values() if h.pinned and h.digest not in wanted)
         return needed + kept <= self.limits.num_slots
 
-    def acquire(self, digest: Digest) -> None:
+    def acquire(self, digest: Digest, now_s: float) -> None:
         """One more user."""
-        self._holders[digest].users += 1
+        holder = self._holders[digest]
+        holder.users += 1
+        holder.use(now_s)
 
     def release(self, digest: Digest, now_s: float) -> None:
         """One user less."""
         holder = self._holders[digest]
         assert holder.users > 0, f"{digest} has no users"
         holder.users -= 1
-        holder.last_used_s = now_s
+        holder.use(now_s)
 
     def remove(self, digest: Digest) -> None:
         """Free the slots of an adapter that nobody uses."""
@@ -126,3 +176,15 @@ class SlotTable:
         assert holder.users == 0, f"{digest} is in use"
         self._free.extend(holder.slots)
         self._free.sort()
+
+    def _num_short(self, wanted: Mapping[Digest, AdapterWeights]) -> int:
+        """Slots that are missing for those of `wanted` that have none."""
+        missing = (w for d, w in wanted.items() if d not in self._holders)
+        return sum(self.limits.slots_for(w.max_rank) for w in missing) - len(self._free)
+
+    def _victims_for(self, wanted: Mapping[Digest, AdapterWeights], keep: Collection[Digest]) -> list[Holder] | None:
+        num_short = self._num_short(wanted)
+        if num_short <= 0 or all(digest in self._holders for digest in wanted):
+            return []
+        others = (h for h in self._holders.values() if h.digest not in wanted and h.digest not in keep)
+        return choose_victims(others, num_short)

@@ -7,7 +7,7 @@ from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from shared.rpc.times import to_duration, to_timestamp
 from worker_service.adapters.control import Held, LoadOutcome, Tier
 from worker_service.adapters.policy import Selection
-from worker_service.engine.messages import EngineSnapshot
+from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.requests import NamedAdapter
 from worker_service.front.worker import State, WorkerStatus
 
@@ -92,6 +92,7 @@ def _add_snapshot(response: pb.GetWorkerStatusResponse, snapshot: EngineSnapshot
     response.steps = snapshot.steps
     response.generated_tokens = snapshot.generated_tokens
     response.activations = snapshot.activations
+    response.longest_stall.CopyFrom(to_duration(snapshot.longest_stall_s))
     response.slots.CopyFrom(
         pb.SlotStatus(
             num_slots=snapshot.num_slots,
@@ -103,7 +104,13 @@ def _add_snapshot(response: pb.GetWorkerStatusResponse, snapshot: EngineSnapshot
     )
     response.kv.CopyFrom(
         pb.KvStatus(
-            num_blocks=snapshot.num_blocks, free_blocks=snapshot.free_blocks, block_tokens=snapshot.block_tokens
+            num_blocks=snapshot.num_blocks,
+            free_blocks=snapshot.free_blocks,
+            block_tokens=snapshot.block_tokens,
+            cached_blocks=snapshot.kept_blocks,
+            prompt_tokens=snapshot.prompt_tokens,
+            cached_tokens=snapshot.cached_tokens,
+            preemptions=snapshot.preemptions,
         )
     )
     response.queue.CopyFrom(

@@ -19,7 +19,6 @@ from worker_service.engine.messages import (
     Cancel,
     Command,
     Deactivate,
-    EngineSnapshot,
     Event,
     GiveUpDeactivate,
     Inspect,
@@ -30,6 +29,7 @@ from worker_service.engine.messages import (
     TokenReady,
     Unpin,
 )
+from worker_service.engine.snapshot import EngineSnapshot
 
 ENGINE_SILENT_AFTER_S = 30.0
 

@@ -14,7 +14,7 @@ from shared.ids import Digest, WorkerId
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
-from worker_service.engine.messages import EngineSnapshot
+from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.engine_client import EngineClient
 from worker_service.front.generation import Generation
 

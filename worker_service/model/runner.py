@@ -4,13 +4,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
 from torch._dynamo.utils import counters
+from transformers import PreTrainedModel
 
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import AdapterWeights, SampledToken, Segment
+from worker_service.engine.messages import AdapterWeights, Computed, Segment
 from worker_service.model.attention import KvCache
+from worker_service.model.decoder_output import DecoderOutput
 from worker_service.model.sampling import sample
+from worker_service.model.scoring import score
 from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
@@ -30,7 +32,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         step: StepState,
         slot_linears: dict[str, SlotLinear],
         writer: SlotWriter,
@@ -57,6 +59,8 @@ class TorchRunner:
         self._last_tokens_R = torch.zeros(self._row_buckets[-1], dtype=torch.int64, device=device)
         self._spare_position = limits.num_blocks * limits.block_tokens
         self._graphs_after_warm_up: int | None = None
+        self._num_tokens = 0
+        self._decoder_output = DecoderOutput(model)
 
     @property
     def token_buckets(self) -> tuple[int, ...]:
@@ -94,20 +98,36 @@ class TorchRunner:
         assert isinstance(weights, HostAdapter)
         return self._writer.write(slots, weights)
 
-    def run(self, segments: Sequence[Segment]) -> list[SampledToken | None]:
+    @torch.no_grad()
+    def run(self, segments: Sequence[Segment]) -> list[Computed]:
         """Compute one step."""
         wanted = [segment for segment in segments if segment.sampling is not None]
         logits_RV = self.logits(segments)
         tokens = iter(sample(logits_RV[: len(wanted)], wanted) if wanted else [])
-        return [next(tokens) if segment.sampling is not None else None for segment in segments]
+        scores = score(segments, self._more_logits, self._row_buckets[-1])
+        return [
+            Computed(next(tokens) if segment.sampling is not None else None, scored)
+            for segment, scored in zip(segments, scores, strict=True)
+        ]
 
     @torch.no_grad()
     def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Logits after the last token of each segment that wants one, `[R, V]`; rows beyond those are padding."""
-        num_tokens = bucket_for(self._token_buckets, sum(len(s.token_ids) for s in segments))
-        last_tokens = self._fill(segments, num_tokens)
-        num_rows = bucket_for(self._row_buckets, max(len(last_tokens), 1))
-        self._last_tokens_R[: len(last_tokens)] = torch.tensor(last_tokens, dtype=torch.int64)
+        self._num_tokens = bucket_for(self._token_buckets, sum(len(s.token_ids) for s in segments))
+        last_tokens = self._fill(segments, self._num_tokens)
+        return self._logits_at(last_tokens)
+
+    def _more_logits(self, positions: Sequence[int]) -> torch.Tensor:
+        """Logits at other positions of the step that was just computed."""
+        self._decoder_output.recalling = True
+        try:
+            return self._logits_at(positions)
+        finally:
+            self._decoder_output.recalling = False
+
+    def _logits_at(self, positions: Sequence[int]) -> torch.Tensor:
+        num_tokens, num_rows = self._num_tokens, bucket_for(self._row_buckets, max(len(positions), 1))
+        self._last_tokens_R[: len(positions)] = torch.tensor(positions, dtype=torch.int64)
         output = self._model(
             input_ids=self._input_ids_T[None, :num_tokens],
             position_ids=self._position_ids_T[None, :num_tokens],

@@ -1,24 +1,24 @@
 """Whatever is submitted, cancelled, loaded and evicted in whatever order: tokens are right and nothing leaks."""
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shared.errors import HotslotError, InternalError, QueueFullError, RequestDeadlineError, SlotsFullError
-from shared.ids import Digest
-from tests.support.fake_model import VOCABULARY, FakeAdapter, FakeRunner, next_token
+from shared.ids import Digest, TenantId
+from tests.support.fake_model import VOCABULARY, FakeAdapter, FakeRunner, logprob_from, next_token, states
 from worker_service.engine.core import EngineCore
-from worker_service.engine.limits import EngineLimits
+from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import (
     Activate,
     Activated,
     AdapterUse,
     Cancel,
     Deactivate,
-    EngineSnapshot,
     FinishReason,
     Inspect,
     SamplingOptions,
@@ -30,6 +30,7 @@ from worker_service.engine.messages import (
     TokenReady,
     Unpin,
 )
+from worker_service.engine.snapshot import EngineSnapshot
 
 ADAPTERS = [FakeAdapter(Digest(f"sha256:{i:064x}"), max_rank=rank) for i, rank in enumerate((1, 4, 5, 8, 12, 4, 2))]
 BROKEN = FakeAdapter(Digest(f"sha256:{'f' * 64}"), max_rank=6, broken=True)
@@ -37,13 +38,18 @@ LIMITS = EngineLimits(
     num_slots=5,
     slot_rank=4,
     max_running=3,
-    max_waiting=6,
-    num_blocks=6,
+    max_waiting=9,
+    num_blocks=8,
     block_tokens=4,
     max_step_tokens=7,
     max_sequence_tokens=24,
     max_bypasses=2,
 )
+TENANTS = [TenantId("acme"), TenantId("zeta")]
+BEGINNINGS = [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 9, 9, 5, 6, 7, 8]]
+"""Prompts that begin alike, so that blocks are shared; the last two have a block in common, but not what precedes."""
+MOST_TURNS = 400
+"""Within this many turns after the last submission all of at most twelve sequences of at most 24 tokens end."""
 
 
 @dataclass
@@ -53,6 +59,14 @@ class Expected:
     submit: Submit
     tokens: list[int] = field(default_factory=list)
 
+    @property
+    def mix(self) -> list[tuple[Digest, float]]:
+        return [(use.weights.digest, use.weight) for use in self.submit.adapters if use.weight]
+
+    @property
+    def all_tokens(self) -> list[int]:
+        return [*self.submit.prompt_token_ids, *self.tokens]
+
 
 class EngineMachine(RuleBasedStateMachine):
     """Drives a core at random beside a model of what it must answer."""
@@ -61,42 +75,78 @@ class EngineMachine(RuleBasedStateMachine):
         super().__init__()
         self.now_s = 0.0
         self.runner = FakeRunner(LIMITS)
-        self.core = EngineCore(self.runner, LIMITS, lambda: self.now_s)
+        self.core = EngineCore(self.runner, LIMITS, self._clock, EnginePolicy(residency_slack_tokens=20, ageing_s=2.0))
         self.live: dict[SequenceId, Expected] = {}
+        self.seen: list[Expected] = []
         self.pinned: set[Digest] = set()
         self.num_submitted = 0
 
+    def _clock(self) -> float:
+        """Time passes whenever somebody looks."""
+        self.now_s += 0.001
+        return self.now_s
+
     @rule(
-        prompt=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=12),
+        beginning=st.sampled_from(BEGINNINGS),
+        end=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4),
         mix=st.lists(
-            st.tuples(st.sampled_from([*ADAPTERS, BROKEN]), st.sampled_from([1.0, 0.5, -2.0])),
+            st.tuples(st.sampled_from([*ADAPTERS, BROKEN]), st.sampled_from([1.0, 0.5, -2.0, 0.0])),
             max_size=2,
             unique_by=lambda use: use[0].digest,
         ),
         max_tokens=st.integers(1, 12),
         deadline_in_s=st.one_of(st.none(), st.integers(1, 30)),
         priority=st.integers(0, 2),
+        tenant=st.sampled_from(TENANTS),
+        prompt_logprobs=st.booleans(),
     )
     def submit(
         self,
-        prompt: list[int],
+        beginning: list[int],
+        end: list[int],
         mix: list[tuple[FakeAdapter, float]],
         max_tokens: int,
         deadline_in_s: int | None,
         priority: int,
+        tenant: TenantId,
+        prompt_logprobs: bool,
     ) -> None:
-        self.num_submitted += 1
-        submit = Submit(
-            sequence_id=SequenceId(self.num_submitted),
-            prompt_token_ids=tuple(prompt),
-            adapters=tuple(AdapterUse(adapter, weight) for adapter, weight in mix),
-            sampling=SamplingOptions(),
-            stop=StopRules(max_tokens, stop_token_ids=frozenset({7})),
-            arrival_s=self.now_s,
-            deadline_s=None if deadline_in_s is None else self.now_s + deadline_in_s,
-            priority=priority,
+        self._submit(
+            Submit(
+                sequence_id=SequenceId(0),
+                prompt_token_ids=(*beginning, *end),
+                adapters=tuple(AdapterUse(adapter, weight) for adapter, weight in mix),
+                sampling=SamplingOptions(),
+                stop=StopRules(max_tokens, stop_token_ids=frozenset({7})),
+                arrival_s=self.now_s,
+                deadline_s=None if deadline_in_s is None else self.now_s + deadline_in_s,
+                priority=priority,
+                tenant=tenant,
+                prompt_logprobs=prompt_logprobs,
+            )
         )
+
+    @precondition(lambda self: self.seen)
+    @rule(data=st.data(), changed=st.sampled_from(["nothing", "tenant", "mix", "beginning"]))
+    def submit_again(self, data: st.DataObject, changed: str) -> None:
+        """Something like what came before, so that the prefix cache has something to find, rightly or wrongly."""
+        before = data.draw(st.sampled_from(self.seen)).submit
+        prompt, adapters, tenant = before.prompt_token_ids, before.adapters, before.tenant
+        match changed:
+            case "tenant":
+                tenant = next(other for other in TENANTS if other != tenant)
+            case "mix":
+                adapters = () if adapters else (AdapterUse(ADAPTERS[0], 1.0),)
+            case "beginning":
+                prompt = ((prompt[0] + 1) % VOCABULARY, *prompt[1:])
+        stop = StopRules(3, stop_token_ids=frozenset({7}))
+        self._submit(Submit(SequenceId(0), prompt, adapters, SamplingOptions(), stop, self.now_s, tenant=tenant))
+
+    def _submit(self, draft: Submit) -> None:
+        self.num_submitted += 1
+        submit = replace(draft, sequence_id=SequenceId(self.num_submitted))
         self.live[submit.sequence_id] = Expected(submit)
+        self.seen.append(self.live[submit.sequence_id])
         self.core.handle(submit)
 
     @precondition(lambda self: self.live)
@@ -140,16 +190,18 @@ class EngineMachine(RuleBasedStateMachine):
         self.runner.fail_next_step = True
 
     def _take_events(self) -> None:
-        for event in self.core.turn():
+        events = self.core.turn()
+        assert self.runner.mix_up is None, self.runner.mix_up
+        for event in events:
             if event.sequence_id not in self.live:
                 continue
             expected = self.live[event.sequence_id]
             match event:
                 case TokenReady(token=token):
-                    submit = expected.submit
-                    mix = [(use.weights.digest, use.weight) for use in submit.adapters]
-                    wanted = next_token([*submit.prompt_token_ids, *expected.tokens], mix)
+                    wanted = next_token(expected.all_tokens, expected.mix)
                     assert token.token_id == wanted, "a token of another adapter, position or sequence"
+                    if not expected.tokens:
+                        self._check_first(event, expected)
                     expected.tokens.append(token.token_id)
                 case SequenceFinished(reason=reason):
                     stopped = expected.tokens[-1] == 7
@@ -160,6 +212,25 @@ class EngineMachine(RuleBasedStateMachine):
                     allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, InternalError)
                     assert isinstance(error, allowed)
                     del self.live[event.sequence_id]
+
+    def _check_first(self, event: TokenReady, expected: Expected) -> None:
+        """What was cached came from this tenant and mix, and the prompt's log-probabilities are the model's."""
+        submit, prompt = expected.submit, list(expected.submit.prompt_token_ids)
+        beginning = prompt[: event.cached_tokens]
+        assert event.cached_tokens < len(prompt)
+        assert not beginning or any(
+            other is not expected
+            and other.submit.tenant == submit.tenant
+            and sorted(other.mix) == sorted(expected.mix)
+            and other.all_tokens[: len(beginning)] == beginning
+            for other in self.seen
+        )
+        scores = [
+            logprob_from(state, token_id)
+            for state, token_id in zip(states(prompt, expected.mix), prompt[1:], strict=False)
+        ]
+        assert [token.logprob for token in event.prompt_logprobs] == (scores if submit.prompt_logprobs else [])
+        assert not (submit.prompt_logprobs and event.cached_tokens)
 
     def _snapshot(self) -> EngineSnapshot:
         taken: list[EngineSnapshot] = []
@@ -176,22 +247,32 @@ class EngineMachine(RuleBasedStateMachine):
         assert snapshot.waiting <= LIMITS.max_waiting + LIMITS.max_running
         assert snapshot.running <= LIMITS.max_running
 
+    @invariant()
+    def every_block_counts_those_who_hold_it(self) -> None:
+        scheduler = self.core._scheduler
+        held = Counter(block for sequence in scheduler.running for block in sequence.blocks)
+        assert held == scheduler.kv.blocks.users
+        assert len(held) + scheduler.kv.blocks.num_free == LIMITS.num_blocks
+        users = Counter(d for s in scheduler if s.holds_slots for d in s.weights)
+        assert users == Counter({h.digest: h.users for h in self._snapshot().holders if h.users})
+
     def teardown(self) -> None:
         """Everything ends, and then nothing is held."""
         for digest in list(self.pinned):
             self.core.handle(Unpin(digest))
-        for _ in range(2000):
+        for _ in range(MOST_TURNS):
             if not self.live:
                 break
             self.now_s += 0.5
             self._take_events()
-        assert not self.live, "sequences never end"
+        assert not self.live, "a sequence starves"
         self._take_events()
         snapshot = self._snapshot()
         assert (snapshot.running, snapshot.waiting) == (0, 0)
+        assert not self.core._scheduler.kv.blocks.users
         assert snapshot.free_blocks == LIMITS.num_blocks
         assert all(holder.users == 0 for holder in snapshot.holders)
 
 
 TestEngineMachine = EngineMachine.TestCase
-TestEngineMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None, print_blob=True)
+TestEngineMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None, print_blob=True)

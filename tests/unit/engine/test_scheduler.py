@@ -1,105 +1,28 @@
 """Who computes what in the next step."""
 
+import pytest
+
 from shared.ids import Digest
-from tests.support.fake_model import FakeAdapter, FakeRunner, next_token
-from worker_service.engine.core import EngineCore
-from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import (
-    AdapterUse,
-    Event,
-    SamplingOptions,
-    SequenceFailed,
-    SequenceFinished,
-    SequenceId,
-    StopRules,
-    Submit,
-    TokenReady,
-)
+from tests.support.engine_bench import Bench, adapter, expected, small_limits
+from tests.support.fake_model import FakeAdapter
+from worker_service.engine.limits import EnginePolicy
+from worker_service.engine.messages import SequenceFailed
 
 
-def limits(**changes: int) -> EngineLimits:
-    values = {
-        "num_slots": 2,
-        "slot_rank": 4,
-        "max_running": 2,
-        "max_waiting": 100,
-        "num_blocks": 6,
-        "block_tokens": 4,
-        "max_step_tokens": 8,
-        "max_sequence_tokens": 24,
-        "max_bypasses": 3,
-    }
-    return EngineLimits(**(values | changes))
-
-
-def adapter(number: int) -> FakeAdapter:
-    return FakeAdapter(Digest(f"sha256:{number:064x}"))
-
-
-class Bench:
-    """A core with a clock that ticks once a turn."""
-
-    def __init__(self, bounds: EngineLimits) -> None:
-        self.now_s = 0.0
-        self.runner = FakeRunner(bounds)
-        self.core = EngineCore(self.runner, bounds, lambda: self.now_s)
-        self.events: list[Event] = []
-
-    def submit(
-        self,
-        number: int,
-        prompt: list[int],
-        *uses: FakeAdapter,
-        max_tokens: int = 4,
-        deadline_s: float | None = None,
-        priority: int = 0,
-    ) -> None:
-        self.core.handle(
-            Submit(
-                SequenceId(number),
-                tuple(prompt),
-                tuple(AdapterUse(use, 1.0) for use in uses),
-                SamplingOptions(),
-                StopRules(max_tokens),
-                self.now_s,
-                deadline_s,
-                priority,
-            )
-        )
-
-    def turns(self, count: int) -> None:
-        for _ in range(count):
-            self.now_s += 1.0
-            self.events += self.core.turn()
-
-    def tokens(self, number: int) -> list[int]:
-        return [e.token.token_id for e in self.events if isinstance(e, TokenReady) and e.sequence_id == number]
-
-    def finished(self) -> list[int]:
-        return [int(e.sequence_id) for e in self.events if isinstance(e, SequenceFinished)]
-
-
-def expected(prompt: list[int], count: int, *uses: FakeAdapter) -> list[int]:
-    tokens = list(prompt)
-    for _ in range(count):
-        tokens.append(next_token(tokens, [(use.digest, 1.0) for use in uses]))
-    return tokens[len(prompt) :]
-
-
-def test_a_sequence_that_loses_its_blocks_is_recomputed_without_losing_a_token() -> None:
-    bench = Bench(limits())
+@pytest.mark.parametrize("prefix_cache", [False, True])
+def test_a_sequence_that_loses_its_blocks_is_recomputed_without_losing_a_token(prefix_cache: bool) -> None:
+    bench = Bench(small_limits(), EnginePolicy(prefix_cache=prefix_cache))
     first, second = list(range(10)), list(range(20, 30))
     bench.submit(1, first, max_tokens=10)
     bench.submit(2, second, max_tokens=10)
     bench.turns(60)
-    recomputed = [s for step in bench.runner.steps for s in step if s.start == 0]
-    assert len(recomputed) > 2, "both sequences fit at once, so nothing was preempted"
+    assert bench.snapshot().preemptions > 0, "both sequences fit at once, so nothing was preempted"
     assert bench.tokens(1) == expected(first, 10)
     assert bench.tokens(2) == expected(second, 10)
 
 
 def test_a_long_prompt_is_cut_into_chunks_while_others_go_on_generating() -> None:
-    bench = Bench(limits(num_blocks=20))
+    bench = Bench(small_limits(num_blocks=20))
     bench.submit(1, [1], max_tokens=12)
     bench.turns(1)
     bench.submit(2, list(range(20)), max_tokens=1)
@@ -110,7 +33,7 @@ def test_a_long_prompt_is_cut_into_chunks_while_others_go_on_generating() -> Non
 
 
 def test_a_sequence_waiting_for_slots_is_passed_over_only_so_often() -> None:
-    bench = Bench(limits(num_slots=1))
+    bench = Bench(small_limits(num_slots=1))
     bench.submit(1, [1], adapter(1), max_tokens=3)
     bench.turns(1)
     bench.submit(2, [2], adapter(2), max_tokens=1)
@@ -123,7 +46,7 @@ def test_a_sequence_waiting_for_slots_is_passed_over_only_so_often() -> None:
 
 
 def test_higher_priority_gets_a_row_first() -> None:
-    bench = Bench(limits(max_running=1))
+    bench = Bench(small_limits(max_running=1))
     bench.submit(1, [1], max_tokens=2)
     bench.turns(1)
     bench.submit(2, [2], max_tokens=1)
@@ -133,7 +56,7 @@ def test_higher_priority_gets_a_row_first() -> None:
 
 
 def test_a_sequence_past_its_deadline_fails_and_frees_its_row() -> None:
-    bench = Bench(limits(max_running=1))
+    bench = Bench(small_limits(max_running=1))
     bench.submit(1, [1], max_tokens=20, deadline_s=3.0)
     bench.submit(2, [2], max_tokens=1)
     bench.turns(6)
@@ -143,7 +66,7 @@ def test_a_sequence_past_its_deadline_fails_and_frees_its_row() -> None:
 
 
 def test_a_failing_copy_fails_only_the_sequences_that_wait_for_it() -> None:
-    bench = Bench(limits())
+    bench = Bench(small_limits())
     broken = FakeAdapter(Digest(f"sha256:{9:064x}"), broken=True)
     bench.submit(1, [1], broken)
     bench.submit(2, [2], adapter(1), max_tokens=2)
@@ -153,7 +76,7 @@ def test_a_failing_copy_fails_only_the_sequences_that_wait_for_it() -> None:
 
 
 def test_a_failing_step_fails_its_sequences_and_the_engine_goes_on() -> None:
-    bench = Bench(limits())
+    bench = Bench(small_limits())
     bench.submit(1, [1])
     bench.runner.fail_next_step = True
     bench.turns(1)

@@ -558,6 +558,7 @@ class GetWorkerStatusResponse(_message.Message):
     GENERATED_TOKENS_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     STARTUP_FIELD_NUMBER: _builtins.int
+    LONGEST_STALL_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     state: Global___WorkerState.ValueType
     base_model_digest: _builtins.str
@@ -582,6 +583,10 @@ class GetWorkerStatusResponse(_message.Message):
     def startup(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartupStage]:
         """How long each part of the start took, in order."""
 
+    @_builtins.property
+    def longest_stall(self) -> _duration_pb2.Duration:
+        """Longest time so far between two steps while there was something to compute."""
+
     def __init__(
         self,
         *,
@@ -598,10 +603,11 @@ class GetWorkerStatusResponse(_message.Message):
         generated_tokens: _builtins.int = ...,
         activations: _builtins.int = ...,
         startup: _abc.Iterable[Global___StartupStage] | None = ...,
+        longest_stall: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kv", b"kv", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "generated_tokens", b"generated_tokens", "kv", b"kv", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "generated_tokens", b"generated_tokens", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -697,19 +703,34 @@ class KvStatus(_message.Message):
     NUM_BLOCKS_FIELD_NUMBER: _builtins.int
     FREE_BLOCKS_FIELD_NUMBER: _builtins.int
     BLOCK_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_BLOCKS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    PREEMPTIONS_FIELD_NUMBER: _builtins.int
     num_blocks: _builtins.int
     free_blocks: _builtins.int
     block_tokens: _builtins.int
+    cached_blocks: _builtins.int
+    """Of the free blocks, those whose content the prefix cache still finds."""
+    prompt_tokens: _builtins.int
+    """Tokens of all prompts so far, and how many of them were found in the prefix cache."""
+    cached_tokens: _builtins.int
+    preemptions: _builtins.int
+    """Sequences that lost their blocks to others and were computed again."""
     def __init__(
         self,
         *,
         num_blocks: _builtins.int = ...,
         free_blocks: _builtins.int = ...,
         block_tokens: _builtins.int = ...,
+        cached_blocks: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        preemptions: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "free_blocks", b"free_blocks", "num_blocks", b"num_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_tokens", b"block_tokens", "cached_blocks", b"cached_blocks", "cached_tokens", b"cached_tokens", "free_blocks", b"free_blocks", "num_blocks", b"num_blocks", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

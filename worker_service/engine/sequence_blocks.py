@@ -1,0 +1,120 @@
+"""The KV blocks of sequences: what is found in the prefix cache, what is taken, and what is left for others to find."""
+
+from worker_service.engine.kv_blocks import KvBlocks
+from worker_service.engine.limits import EngineLimits, EnginePolicy
+from worker_service.engine.prefix_keys import block_key, root_key
+from worker_service.engine.sequence import Sequence
+
+
+class SequenceBlocks:
+    """Blocks for sequences, over the cache of full blocks.
+
+    A sequence shares full, computed blocks only, and never the one with its last token: that token is computed
+    anyway, because the next one follows from it. So it writes to blocks that it alone holds.
+    """
+
+    def __init__(self, limits: EngineLimits, policy: EnginePolicy) -> None:
+        self._limits = limits
+        self._policy = policy
+        self.blocks = KvBlocks(limits.num_blocks)
+        self.queried_tokens = 0
+        """Tokens of prompts that were looked for."""
+        self.hit_tokens = 0
+        """Of these, how many were found."""
+
+    def allocate(self, sequence: Sequence) -> bool:
+        """Give a sequence without blocks those for all of its tokens, shared where they are known; all or nothing."""
+        found = self._find(sequence)
+        num_needed = self._limits.blocks_for(len(sequence.token_ids)) - len(found)
+        if num_needed > self.blocks.num_free - sum(self.blocks.is_kept(block) for block in found):
+            return False
+        for block in found:
+            self.blocks.hold(block)
+        taken = self.blocks.take(num_needed, found, self._expected_blocks(sequence))
+        assert taken is not None, "there are as many as were counted"
+        sequence.blocks = found + taken
+        sequence.num_computed = len(found) * self._limits.block_tokens
+        sequence.num_named_blocks = len(found)
+        if sequence.num_cached is None:
+            sequence.num_cached = sequence.num_computed
+            self.queried_tokens += sequence.num_prompt_tokens
+            self.hit_tokens += sequence.num_computed
+        return True
+
+    def catch_up(self, sequence: Sequence) -> None:
+        """Skip what another sequence has computed since this one got its blocks."""
+        block_tokens = self._limits.block_tokens
+        if not self._may_share(sequence) or sequence.num_computed % block_tokens:
+            return
+        index = sequence.num_computed // block_tokens
+        while index < self._num_shareable(sequence):
+            block = self.blocks.find(self._key(sequence, index))
+            if block is None or block == sequence.blocks[index]:
+                break
+            self.blocks.hold(block)
+            self.blocks.give_back([sequence.blocks[index]])
+            sequence.blocks[index] = block
+            sequence.num_computed += block_tokens
+            sequence.num_named_blocks = index = index + 1
+            if sequence.num_cached is not None and not sequence.num_preemptions:
+                sequence.num_cached += block_tokens
+                self.hit_tokens += block_tokens
+
+    def grow(self, sequence: Sequence) -> bool:
+        """Give a sequence blocks for all of its tokens; False when there is none left."""
+        num_needed = self._limits.blocks_for(len(sequence.token_ids)) - len(sequence.blocks)
+        if num_needed <= 0:
+            return True
+        taken = self.blocks.take(num_needed, sequence.blocks, self._expected_blocks(sequence))
+        if taken is None:
+            return False
+        sequence.blocks += taken
+        return True
+
+    def publish(self, sequence: Sequence) -> None:
+        """Let others find the blocks that the last step filled."""
+        if not self._policy.prefix_cache:
+            return
+        num_full = sequence.num_computed // self._limits.block_tokens
+        for index in range(sequence.num_named_blocks, num_full):
+            self.blocks.name(sequence.blocks[index], self._key(sequence, index))
+        sequence.num_named_blocks = max(num_full, sequence.num_named_blocks)
+
+    def free(self, sequence: Sequence) -> None:
+        """Let go of all blocks; what was published can still be found for a while."""
+        self.blocks.give_back(sequence.blocks)
+        sequence.blocks = []
+        sequence.num_computed = 0
+        sequence.num_named_blocks = 0
+
+    def _find(self, sequence: Sequence) -> list[int]:
+        """The longest known beginning of a sequence."""
+        found: list[int] = []
+        if self._may_share(sequence):
+            for index in range(self._num_shareable(sequence)):
+                block = self.blocks.find(self._key(sequence, index))
+                if block is None:
+                    break
+                found.append(block)
+        return found
+
+    def _may_share(self, sequence: Sequence) -> bool:
+        return self._policy.prefix_cache and not sequence.wants_prompt_scores
+
+    def _num_shareable(self, sequence: Sequence) -> int:
+        return (len(sequence.token_ids) - 1) // self._limits.block_tokens
+
+    def _key(self, sequence: Sequence, index: int) -> bytes:
+        """The key of a full block, computed once."""
+        keys, size = sequence.block_keys, self._limits.block_tokens
+        if not keys:
+            submit = sequence.submit
+            keys.append(root_key(submit.tenant, sequence.mix, share_base=self._policy.share_base_prefixes))
+        while len(keys) <= index + 1:
+            first = (len(keys) - 1) * size
+            keys.append(block_key(keys[-1], sequence.token_ids[first : first + size]))
+        return keys[index + 1]
+
+    def _expected_blocks(self, sequence: Sequence) -> int:
+        most = min(sequence.num_prompt_tokens + sequence.submit.stop.max_tokens, self._limits.max_sequence_tokens)
+        return self._limits.blocks_for(most)

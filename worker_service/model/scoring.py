@@ -1,0 +1,49 @@
+"""Log-probabilities of tokens that are known already: those of a prompt.
+
+Shapes: R rows, V vocabulary. All arithmetic is fp32.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from worker_service.engine.messages import Alternative, SampledToken, Segment
+
+
+def score(
+    segments: Sequence[Segment], logits_at: Callable[[Sequence[int]], torch.Tensor], max_rows: int
+) -> list[tuple[SampledToken, ...]]:
+    """The scores that each segment asks for, from logits of at most `max_rows` positions at a time.
+
+    `logits_at` maps positions in the step's flat dimension to logits `[R, V]`; rows beyond the positions are padding.
+    """
+    positions: list[int] = []
+    token_ids: list[int] = []
+    num_alternatives: list[int] = []
+    begin = 0
+    for segment in segments:
+        scoring = segment.scoring
+        if scoring is not None:
+            positions += range(begin, begin + len(scoring.token_ids))
+            token_ids += scoring.token_ids
+            num_alternatives += [scoring.num_alternatives] * len(scoring.token_ids)
+        begin += len(segment.token_ids)
+    scored: list[SampledToken] = []
+    for first in range(0, len(positions), max_rows):
+        rows = slice(first, first + max_rows)
+        logits_RV = logits_at(positions[rows])[: len(positions[rows])]
+        scored += _scores(logits_RV, token_ids[rows], num_alternatives[rows])
+    remaining = iter(scored)
+    return [tuple(next(remaining) for _ in s.scoring.token_ids) if s.scoring is not None else () for s in segments]
+
+
+def _scores(logits_RV: torch.Tensor, token_ids: list[int], num_alternatives: list[int]) -> list[SampledToken]:
+    logprobs_RV = logits_RV.float().log_softmax(-1)
+    targets_R1 = torch.tensor(token_ids, device=logprobs_RV.device)[:, None]
+    found = logprobs_RV.gather(-1, targets_R1)[:, 0].tolist()
+    most = max(num_alternatives)
+    values, indices = (t.tolist() for t in logprobs_RV.topk(most)) if most else ([[]] * len(found), [[]] * len(found))
+    return [
+        SampledToken(token_id, logprob, tuple(map(Alternative, indices[row][:count], values[row][:count])))
+        for row, (token_id, logprob, count) in enumerate(zip(token_ids, found, num_alternatives, strict=True))
+    ]
