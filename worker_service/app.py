@@ -24,6 +24,7 @@ from shared.telemetry import bind_log_context
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
+from worker_service.engine.limits import EnginePolicy
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
@@ -123,6 +124,11 @@ class Start:
                 host_cache_bytes=settings.host_cache_bytes,
                 max_parallel_loads=settings.max_parallel_loads,
                 references=ReferenceLimits(staleness_s=settings.staleness_s),
+                engine=EnginePolicy(
+                    prefix_cache=settings.prefix_cache,
+                    share_base_prefixes=settings.share_base_prefixes,
+                    ageing_s=settings.ageing_s,
+                ),
             ),
         )
         engine.start()

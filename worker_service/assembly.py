@@ -14,7 +14,8 @@ from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
-from worker_service.engine.limits import EngineLimits
+from worker_service.engine.limits import EngineLimits, EnginePolicy
+from worker_service.engine.listener import EngineListener
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import ModelRunner
 from worker_service.front.engine_client import EngineClient
@@ -82,6 +83,9 @@ class AssemblyOptions:
     host_cache_bytes: int
     max_parallel_loads: int = 4
     references: ReferenceLimits = field(default_factory=ReferenceLimits)
+    engine: EnginePolicy = field(default_factory=EnginePolicy)
+    listener: EngineListener | None = None
+    """Hears on the engine's thread what it does."""
 
 
 def assemble(
@@ -94,7 +98,9 @@ def assemble(
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
     client = EngineClient()
-    engine = Engine(model.runner, limits, client.on_events, client.clock, client.on_death)
+    engine = Engine(
+        model.runner, limits, client.on_events, client.clock, client.on_death, options.engine, options.listener
+    )
     client.attach(engine)
     loader = Loader(
         source=store,

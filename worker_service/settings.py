@@ -53,6 +53,14 @@ class WorkerSettings(Settings):
     """Sequences that may wait for a row, and requests that may wait for adapters to be loaded; more are refused."""
     kv_tokens: int = Field(default=16384, ge=16)
     """Tokens that the KV cache holds over all sequences."""
+    prefix_cache: bool = True
+    """Keep the keys and values of prompts and answers for later requests of the same tenant and adapters that begin
+    alike, as far as the KV cache has room."""
+    share_base_prefixes: bool = False
+    """Share cached prefixes of requests without adapters between tenants. Then answering times tell a tenant whether
+    another has sent a prompt that begins alike."""
+    ageing_s: float = Field(default=10.0, gt=0, le=3600)
+    """How long requests of one priority may be passed over by the same tenant's higher ones to count as one higher."""
     max_sequence_tokens: int = Field(default=0, ge=0)
     """Longest prompt and answer together; 0 means the model's context, as far as the KV cache holds it."""
     buckets: NumberList = (1, 4, 8, 32, 128)

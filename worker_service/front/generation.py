@@ -37,7 +37,7 @@ from worker_service.front.requests import (
     Started,
     Timings,
 )
-from worker_service.front.validation import RequestLimits, check
+from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs
 
 _UNSET = SequenceId(0)
 
@@ -79,7 +79,7 @@ class Generation:
         """Stream a generation: Started and the first Chunk or Finished together, then the rest.
 
         Raises InvalidRequestError and its kinds, the store's and the loader's errors, SlotsFullError, QueueFullError,
-        RequestDeadlineError, and NotImplementedYetError.
+        and RequestDeadlineError.
         """
         clock = self.engine.clock
         accepted_s = clock()
@@ -88,6 +88,7 @@ class Generation:
         request_id = request.request_id or new_request_id()
         bind_log_context(request_id=request_id)
         token_ids = await self.encoder.encode(checked.prompt)
+        check_prompt_logprobs(request, len(token_ids))
         selections = self.policy.choose(tenant, checked.selections, base_only=request.base_only)
         chosen = await self.provider.resolve(tenant, selections)
         accepted = _Accepted(checked, token_ids, chosen, accepted_s, deadline_s)
@@ -102,7 +103,7 @@ class Generation:
         resolved_s = clock()
         async with self.provider.hold([version for version, _ in mix]) as held:
             load_s = clock() - resolved_s if mix else 0.0
-            group = self.engine.submit(self._drafts(accepted, mix, held))
+            group = self.engine.submit(self._drafts(tenant, accepted, mix, held))
             try:
                 async with aclosing(self._stream(accepted, group, started, load_s)) as events:
                     async for event in events:
@@ -111,9 +112,13 @@ class Generation:
                 group.close()
 
     def _drafts(
-        self, accepted: _Accepted, mix: Sequence[tuple[AdapterVersion, float]], held: Sequence[AdapterWeights]
+        self,
+        tenant: TenantId,
+        accepted: _Accepted,
+        mix: Sequence[tuple[AdapterVersion, float]],
+        held: Sequence[AdapterWeights],
     ) -> list[Submit]:
-        """One sequence for each choice; they differ in their seeds only."""
+        """One sequence for each choice; they differ in their seeds, and the first one scores the prompt."""
         request = accepted.checked.request
         seed = secrets.randbits(63) if request.seed is None else request.seed
         return [
@@ -126,6 +131,8 @@ class Generation:
                 arrival_s=accepted.accepted_s,
                 deadline_s=accepted.deadline_s,
                 priority=request.priority,
+                tenant=tenant,
+                prompt_logprobs=request.prompt_logprobs and choice == 0,
             )
             for choice in range(request.num_choices)
         ]
@@ -170,6 +177,10 @@ class Generation:
                             group.end(index)
                     case SequenceFinished() if answer.ending is None:
                         answer.finish(event)
+            if request.prompt_logprobs and not is_started:
+                if answers[0].first is None:
+                    continue
+                started = replace(started, prompt_logprobs=answers[0].first.prompt_logprobs)
             for answer in tuple(unfinished):
                 chunk = answer.take()
                 if not is_started and (chunk is not None or answer.ending is not None):
@@ -214,6 +225,7 @@ def _finished(answer: Answer, accepted: _Accepted, load_s: float) -> Finished:
         stop_token_id=ending.stop_token_id,
         prompt_tokens=len(accepted.token_ids),
         completion_tokens=answer.num_tokens,
+        cached_tokens=first.cached_tokens,
         timings=Timings(
             queue_s=first.started_s - accepted.accepted_s,
             adapter_load_s=load_s,

@@ -86,6 +86,7 @@ def _(event: Started) -> pb.GenerateResponse:
         base_model_digest=event.base_model_digest,
         adapters=adapters,
         num_prompt_tokens=event.num_prompt_tokens,
+        prompt_logprobs=[_encode_logprob(token) for token in event.prompt_logprobs],
     )
     return pb.GenerateResponse(started=started)
 
@@ -109,7 +110,11 @@ def _(event: Finished) -> pb.GenerateResponse:
         reason=_REASONS[event.reason],
         stop_string=event.stop_string or "",
         stop_token_id=event.stop_token_id,
-        usage=pb.Usage(prompt_tokens=event.prompt_tokens, completion_tokens=event.completion_tokens),
+        usage=pb.Usage(
+            prompt_tokens=event.prompt_tokens,
+            completion_tokens=event.completion_tokens,
+            cached_tokens=event.cached_tokens,
+        ),
         timings=pb.Timings(
             queue=to_duration(timings.queue_s),
             adapter_load=to_duration(timings.adapter_load_s),

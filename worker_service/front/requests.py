@@ -98,6 +98,8 @@ class Started:
     base_model_digest: Digest
     adapters: tuple[Served, ...]
     num_prompt_tokens: int
+    prompt_logprobs: tuple[SampledToken, ...] = ()
+    """One for each token of the prompt but the first, if asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ class Finished:
     stop_token_id: int | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int
+    """Tokens of the prompt that were found in the prefix cache."""
     timings: Timings
 
 

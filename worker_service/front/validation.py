@@ -12,7 +12,6 @@ from shared.errors import (
     FieldViolation,
     InvalidReferenceError,
     InvalidRequestError,
-    NotImplementedYetError,
 )
 from shared.references import parse_reference
 from worker_service.adapters.policy import Selection
@@ -36,6 +35,8 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_STOP_TOKEN_IDS = 256
 MAX_ALTERNATIVES = 20
+MAX_PROMPT_LOGPROBS = 150_000
+"""Tokens of a prompt and their alternatives together: what a message of 4 MiB, gRPC's default, holds."""
 MAX_REQUEST_ID_CHARS = 128
 MAX_PRIORITY = 1_000
 ROLES = ("system", "user", "assistant")
@@ -55,7 +56,7 @@ def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
     """Check everything and parse the references.
 
     Raises InvalidRequestError with every field at fault (InvalidReferenceError when a reference is all that is wrong,
-    EmptyPromptError when the prompt is), and NotImplementedYetError for options that are not served yet.
+    EmptyPromptError when the prompt is).
     """
     problems: list[FieldViolation] = []
     selections, reference_errors = _parse_adapters(request.adapters[: limits.max_adapters], problems)
@@ -77,10 +78,17 @@ def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
         problems.append(FieldViolation("prompt", "must not be empty"))
     if problems:
         raise InvalidRequestError(problems)
-    if request.prompt_logprobs:
-        raise NotImplementedYetError("logprobs.prompt (log-probabilities of the prompt's tokens)")
     assert prompt is not None
     return CheckedRequest(request, prompt, selections)
+
+
+def check_prompt_logprobs(request: GenerationRequest, num_prompt_tokens: int) -> None:
+    """Bound what the first message holds, once the prompt's length is known. Raises InvalidRequestError."""
+    num_entries = num_prompt_tokens * (1 + request.sampling.num_alternatives)
+    if request.prompt_logprobs and num_entries > MAX_PROMPT_LOGPROBS:
+        most = MAX_PROMPT_LOGPROBS // num_prompt_tokens - 1
+        expected = f"at most {most} for a prompt of {num_prompt_tokens} tokens" if most >= 0 else "a shorter prompt"
+        raise InvalidRequestError([_number("logprobs.num_alternatives", request.sampling.num_alternatives, expected)])
 
 
 def check_mix(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> tuple[Selection, ...]:
@@ -155,8 +163,8 @@ def _sampling_problems(request: GenerationRequest, limits: RequestLimits) -> Ite
             yield _number(f"sampling.logit_bias[{token_id}]", bias, f"between -{MAX_BIAS:g} and {MAX_BIAS:g}")
     if not 0 <= sampling.num_alternatives <= MAX_ALTERNATIVES:
         yield _number("logprobs.num_alternatives", sampling.num_alternatives, f"between 0 and {MAX_ALTERNATIVES}")
-    elif sampling.num_alternatives and not sampling.logprobs:
-        yield FieldViolation("logprobs.num_alternatives", "needs logprobs.enabled")
+    elif sampling.num_alternatives and not (sampling.logprobs or request.prompt_logprobs):
+        yield FieldViolation("logprobs.num_alternatives", "needs logprobs.enabled or logprobs.prompt")
 
 
 def _stop_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:

@@ -96,7 +96,6 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
     ),
     "very many turns": ((), chat(*[("wizard", "")] * 9_999), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "too many choices": ((), {"num_choices": 1_000}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    "prompt logprobs": ((), {"logprobs": pb.LogprobOptions(prompt=True)}, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
 }
 
 

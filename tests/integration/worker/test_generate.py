@@ -138,6 +138,23 @@ async def test_logprobs_come_with_every_token(calls: Calls) -> None:
     assert [a.logprob for a in answer.logprobs[0][0].alternatives] == [-1.0, -2.0]
 
 
+async def test_prompt_logprobs_come_once_in_the_first_message(calls: Calls) -> None:
+    await calls.generate(text="hello, world and all")
+    options = pb.LogprobOptions(prompt=True, num_alternatives=2)
+    answer = await calls.generate(text="hello, world and all", logprobs=options, num_choices=2)
+    prompt = list(b"hello, world and all")
+    assert [(item.token_id, item.logprob) for item in answer.started.prompt_logprobs] == [(t, -t) for t in prompt[1:]]
+    assert all(len(item.alternatives) == 2 for item in answer.started.prompt_logprobs)
+    assert answer.logprobs == {0: [], 1: []}
+
+
+async def test_usage_says_how_much_of_the_prompt_was_cached(running: RunningWorker) -> None:
+    acme, zeta = await running.calls(TenantId("acme")), await running.calls(TenantId("zeta"))
+    text = "a prompt of more than two blocks of tokens"
+    answers = [await calls.generate(text=text) for calls in (acme, acme, zeta)]
+    assert [answer.finished[0].usage.cached_tokens for answer in answers] == [0, 32, 0]
+
+
 async def test_nothing_not_even_headers_comes_before_the_first_token(calls: Calls, model: EchoModel) -> None:
     model.runner.gate.clear()
     call = calls.inference.Generate(make_request(), timeout=20)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from shared.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError, NotImplementedYetError
+from shared.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError
 from worker_service.engine.messages import SamplingOptions
 from worker_service.front.requests import (
     ChatMessage,
@@ -15,7 +15,7 @@ from worker_service.front.requests import (
     TextPrompt,
     TokenPrompt,
 )
-from worker_service.front.validation import RequestLimits, check, check_mix
+from worker_service.front.validation import MAX_PROMPT_LOGPROBS, RequestLimits, check, check_mix, check_prompt_logprobs
 
 LIMITS = RequestLimits(vocab_size=1_000, max_sequence_tokens=512, max_choices=16, max_adapters=4)
 GOOD = GenerationRequest(TextPrompt("hello"))
@@ -119,9 +119,13 @@ def test_a_malformed_reference_has_its_own_reason() -> None:
         check_mix((NamedAdapter(""),), 4)
 
 
-def test_what_is_not_served_yet_is_said_and_not_ignored() -> None:
-    with pytest.raises(NotImplementedYetError, match="logprobs"):
-        check(dataclasses.replace(GOOD, prompt_logprobs=True), LIMITS)
+def test_prompt_logprobs_are_refused_when_they_would_not_fit_into_a_message() -> None:
+    request = dataclasses.replace(GOOD, prompt_logprobs=True, sampling=SamplingOptions(num_alternatives=20))
+    check(request, LIMITS)
+    check_prompt_logprobs(request, MAX_PROMPT_LOGPROBS // 21)
+    with pytest.raises(InvalidRequestError, match="alternatives"):
+        check_prompt_logprobs(request, MAX_PROMPT_LOGPROBS // 21 + 1)
+    check_prompt_logprobs(GOOD, 10 * MAX_PROMPT_LOGPROBS)
 
 
 def test_everything_within_bounds_passes() -> None:

@@ -63,7 +63,9 @@ class GenerateRequest(_message.Message):
     request_id: _builtins.str
     """Echoed in logs and traces; empty means that the worker makes one."""
     priority: _builtins.int
-    """Higher runs first; 0 is normal."""
+    """Orders a tenant's own requests: higher runs first, but one that waits long enough counts as higher; 0 is
+    normal.
+    """
     num_choices: _builtins.int
     """Independent choices for the same prompt; 0 means 1."""
     @_builtins.property
@@ -327,7 +329,9 @@ class LogprobOptions(_message.Message):
     num_alternatives: _builtins.int
     """How many of the most likely alternatives to report for each token, at most 20."""
     prompt: _builtins.bool
-    """Report the prompt's tokens too, in the first message."""
+    """Report the prompt's tokens too, in the first message, with as many alternatives. Nothing is taken from the
+    prefix cache then.
+    """
     def __init__(
         self,
         *,
@@ -482,7 +486,9 @@ class TokenLogprob(_message.Message):
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
     logprob: _builtins.float
-    """Natural logarithm, after penalties and before temperature."""
+    """Natural logarithm; of a generated token after penalties and before temperature, of a prompt's token as the
+    model has it.
+    """
     @_builtins.property
     def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]: ...
     def __init__(

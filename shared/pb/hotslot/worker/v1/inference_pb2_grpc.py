@@ -66,8 +66,7 @@ class InferenceServiceServicer:
         EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE;
-        DEADLINE_EXCEEDED DEADLINE_EXCEEDED; UNIMPLEMENTED NOT_IMPLEMENTED (an option that this version does not
-        serve yet).
+        DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

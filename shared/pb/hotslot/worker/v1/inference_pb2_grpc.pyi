@@ -46,8 +46,7 @@ class InferenceServiceStub:
     EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE;
-    DEADLINE_EXCEEDED DEADLINE_EXCEEDED; UNIMPLEMENTED NOT_IMPLEMENTED (an option that this version does not
-    serve yet).
+    DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
     """Says what model the worker serves and within which limits."""
@@ -70,8 +69,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE;
-    DEADLINE_EXCEEDED DEADLINE_EXCEEDED; UNIMPLEMENTED NOT_IMPLEMENTED (an option that this version does not
-    serve yet).
+    DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Says what model the worker serves and within which limits."""
@@ -97,8 +95,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE;
-        DEADLINE_EXCEEDED DEADLINE_EXCEEDED; UNIMPLEMENTED NOT_IMPLEMENTED (an option that this version does not
-        serve yet).
+        DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
         """
 
     @_abc_1.abstractmethod
