@@ -127,7 +127,9 @@ class TorchRunner:
 
     def _logits_at(self, positions: Sequence[int]) -> torch.Tensor:
         num_tokens, num_rows = self._num_tokens, bucket_for(self._row_buckets, max(len(positions), 1))
-        self._last_tokens_R[: len(positions)] = torch.tensor(positions, dtype=torch.int64)
+        # Padding rows read the first token: what an earlier step left there may lie beyond this one's tokens.
+        padded = [*positions, *[0] * (num_rows - len(positions))]
+        self._last_tokens_R[:num_rows] = torch.tensor(padded, dtype=torch.int64)
         output = self._model(
             input_ids=self._input_ids_T[None, :num_tokens],
             position_ids=self._position_ids_T[None, :num_tokens],

@@ -4,7 +4,7 @@ import pytest
 
 from shared.ids import TenantId
 from tests.support.engine_bench import Bench, adapter, expected, small_limits
-from tests.support.fake_model import FakeAdapter
+from tests.support.fake_model import FakeAdapter, logprob_from, states
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.prefix_keys import block_key, root_key
 
@@ -175,3 +175,16 @@ def test_prompt_logprobs_are_computed_and_not_taken_from_the_cache() -> None:
     assert [token.token_id for token in first.prompt_logprobs] == PROMPT[1:]
     assert engine.tokens(2) == expected(PROMPT, 4)
     assert engine.first(1).prompt_logprobs == ()
+
+
+def test_prompt_logprobs_are_whole_after_a_preemption_in_the_middle_of_the_prompt() -> None:
+    engine = Bench(small_limits(num_blocks=9, max_sequence_tokens=36, max_step_tokens=2))
+    engine.submit(1, [30] * 4, max_tokens=30)
+    engine.turns(4)
+    prompt = list(range(24))
+    engine.submit(2, prompt, prompt_logprobs=True, max_tokens=1)
+    engine.run()
+    assert engine.snapshot().preemptions > 0
+    assert [token.token_id for token in engine.first(2).prompt_logprobs] == prompt[1:]
+    scores = [logprob_from(state, token) for state, token in zip(states(prompt, []), prompt[1:], strict=False)]
+    assert [token.logprob for token in engine.first(2).prompt_logprobs] == scores
