@@ -88,12 +88,17 @@ def _failures_are_typed(what: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{what} cannot be used now: {exc}", retry_after_s=1.0) from exc
 
 
-def _migrate(connection: Connection) -> None:
+def migration_config(connection: Connection) -> Config:
+    """What alembic needs to know."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
+    return config
+
+
+def _migrate(connection: Connection) -> None:
     try:
-        command.upgrade(config, "head")
+        command.upgrade(migration_config(connection), "head")
     except CommandError as exc:
         raise StoreUnavailableError(f"the catalog's schema is not of this version of hotslot: {exc}") from exc
 

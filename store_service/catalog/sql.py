@@ -171,10 +171,10 @@ class SqlCatalog:
             ).all()
             if any(row.delete_time_s is None for row in rows):
                 raise NotDeletedError(name)
-            undeletable = [row for row in rows if row.purge_time_s > change.time_s]
+            undeletable = [row for row in map(reads.checked_adapter, rows) if row.purge_time_s > change.time_s]
             if not undeletable:
                 raise AdapterNotFoundError(name)
-            adapter = reads.checked_adapter(undeletable[-1])
+            adapter = undeletable[-1]
             writes.set_deletion(connection, adapter, None, None)
             change.add_event(EventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
             return reads.adapter_record(connection, adapter)

@@ -1,7 +1,7 @@
-"""A TCP proxy that delays what the server answers, for tests."""
+"""A TCP proxy that delays or changes what the server answers, for tests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
@@ -12,6 +12,8 @@ class SlowProxy:
         self.port = 0
         self.delay_s = 0.0
         """Before every chunk of answers."""
+        self.change: Callable[[bytes], bytes] = bytes
+        """What becomes of each chunk of answers."""
         self.connections = 0
         self._target_port = target_port
         self._tasks: set[asyncio.Task[None]] = set()
@@ -28,7 +30,7 @@ class SlowProxy:
             while chunk := await reader.read(65536):
                 if slow and self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                writer.write(chunk)
+                writer.write(self.change(chunk) if slow else chunk)
                 await writer.drain()
         except OSError:
             pass  # an end hung up: that is what some tests are about

@@ -1,0 +1,124 @@
+"""One flipped bit anywhere in the catalog's file: an error that says so, or the right answer; never another one."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from shared.errors import CatalogDamagedError, DigestMismatchError, HotslotError, StoreUnavailableError
+from shared.ids import AdapterName, Digest, TagName, TenantId
+from shared.manifest import AdapterModule, Manifest
+from shared.references import parse_reference
+from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.database import catalog_id, open_database
+from store_service.catalog.records import AdapterFilter, NewVersion
+from store_service.catalog.sql import SqlCatalog
+from tests.support.checkpoints import base_spec
+
+ACME = TenantId("acme")
+NAMES = [AdapterName(f"acme/bot-{number}") for number in range(6)]
+TAGS = [TagName("latest"), TagName("stable")]
+SPECS = [base_spec(f"acme/base-{number}", num_layers=number + 1) for number in range(2)]
+FLAGGED = (CatalogDamagedError, DigestMismatchError, StoreUnavailableError)
+
+
+def new_version(number: int) -> NewVersion:
+    modules = tuple(AdapterModule(module.path, 8, 2.0) for module in SPECS[1].modules)
+    weights = Digest(f"sha256:{number:064x}")
+    manifest = Manifest(SPECS[1].digest, weights, 10 + number, "F32", modules)
+    return NewVersion(manifest, SPECS[1].name, "upload", "{}")
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog that was closed in order."""
+    path = tmp_path_factory.mktemp("catalog") / "catalog.sqlite3"
+    engine = open_database(f"sqlite:///{path}")
+    for spec in SPECS:
+        SqlBaseModels(engine).register(spec)
+    catalog = SqlCatalog(engine)
+    for index, name in enumerate(NAMES):
+        for version in range(2):
+            labels = {"team": f"team-{index}"}
+            catalog.create_version(
+                ACME, name, new_version(10 * index + version), tag=TAGS[version], new_labels=labels, tag_etag=""
+            )
+    catalog.delete_adapter(ACME, NAMES[-1], etag="", grace_s=1e9)
+    engine.dispose()
+    assert list(path.parent.iterdir()) == [path]
+    return path
+
+
+def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Everything that names are turned into, after a start of the store."""
+    engine = open_database(f"sqlite:///{path}")
+    catalog, models = SqlCatalog(engine), SqlBaseModels(engine)
+    catalog.purge()
+    for name in NAMES[:-1]:
+        for tag in TAGS:
+            yield f"{name}:{tag}", lambda name=name, tag=tag: catalog.resolve(ACME, parse_reference(f"{name}:{tag}"))[0]
+        yield f"{name}", lambda name=name: catalog.get_adapter(ACME, name).tags
+        yield f"{name}@", lambda name=name: catalog.list_versions(ACME, name, limit=10, before=0)
+    yield (
+        "all",
+        lambda: [found.name for _, found in catalog.list_adapters(ACME, AdapterFilter(), limit=99, after=("", 0))[0]],
+    )
+    yield "events", lambda: catalog.events_after(ACME, 0, limit=100)
+    yield "weights", lambda: catalog.weights_uses()
+    yield "size", lambda: catalog.weights_size_bytes(ACME, new_version(0).manifest.weights_digest)
+    for spec in SPECS:
+        yield f"base {spec.name}", lambda spec=spec: models.get(spec.name)
+        yield f"base {spec.digest}", lambda spec=spec: models.get(spec.digest)
+    yield "id", lambda: catalog_id(engine)
+    engine.dispose()
+
+
+def answer(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except HotslotError as exc:
+        return exc
+
+
+def flip_and_ask(database: Path, folder: Path, right: dict[str, Any], bit: int) -> str:
+    """Whether a flip was noticed at the start, by an answer, or had no effect."""
+    data = bytearray(database.read_bytes())
+    data[bit // 8] ^= 1 << (bit % 8)
+    for leftover in folder.iterdir():
+        leftover.unlink()
+    path = folder / "flipped.sqlite3"
+    path.write_bytes(data)
+    noticed = False
+    try:
+        for question, ask in answers(path):
+            found = answer(ask)
+            noticed = noticed or isinstance(found, FLAGGED)
+            assert isinstance(found, FLAGGED) or found == right[question], (bit, question, found)
+    except FLAGGED:
+        return "start"
+    return "answer" if noticed else "none"
+
+
+def flip_many(database: Path, folder: Path, num_flips: int, seed: int) -> dict[str, int]:
+    right = {question: answer(ask) for question, ask in answers(database)}
+    assert not [found for found in right.values() if isinstance(found, HotslotError)]
+    rng = random.Random(seed)
+    effects = {"start": 0, "answer": 0, "none": 0}
+    for _ in range(num_flips):
+        effects[flip_and_ask(database, folder, right, rng.randrange(database.stat().st_size * 8))] += 1
+    return effects
+
+
+def test_a_flipped_bit_never_changes_an_answer(database: Path, tmp_path: Path) -> None:
+    effects = flip_many(database, tmp_path, num_flips=25, seed=0)
+    assert effects["start"] + effects["answer"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_thousands_of_flipped_bits_never_change_an_answer(database: Path, tmp_path: Path) -> None:
+    effects = flip_many(database, tmp_path, num_flips=3000, seed=1)
+    print(f"{database.stat().st_size} bytes, 3000 flips, noticed: {effects}")

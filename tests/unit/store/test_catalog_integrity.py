@@ -1,0 +1,112 @@
+"""Rows of the catalog that changed behind its back, and rows from before there were checksums."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Engine, create_engine, text
+
+from shared.errors import CatalogDamagedError
+from shared.ids import AdapterName, Digest, TagName, TenantId
+from shared.manifest import AdapterModule, Manifest
+from shared.references import parse_reference
+from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.database import catalog_id, migration_config, open_database
+from store_service.catalog.records import NewVersion
+from store_service.catalog.sql import SqlCatalog
+from tests.support.checkpoints import base_spec
+
+ACME = TenantId("acme")
+SPEC = base_spec()
+
+
+def new_version(number: int) -> NewVersion:
+    manifest = Manifest(
+        SPEC.digest, Digest(f"sha256:{number:064x}"), 10, "F32", (AdapterModule(SPEC.modules[1].path, 8, 2.0),)
+    )
+    return NewVersion(manifest, SPEC.name, "upload", "{}")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{tmp_path / 'catalog.sqlite3'}")
+    SqlBaseModels(engine).register(SPEC)
+    catalog = SqlCatalog(engine)
+    for number, name in enumerate(("bot", "other")):
+        for index, tag in enumerate(("latest", "stable")):
+            version = new_version(10 * number + index)
+            catalog.create_version(ACME, AdapterName(name), version, tag=TagName(tag), new_labels={}, tag_etag="")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE tags SET version_id = 2 WHERE version_id = 1",
+        "DELETE FROM tags WHERE version_id = 1; UPDATE tags SET name = 'latest' WHERE version_id = 2",
+        "DELETE FROM tags WHERE adapter_id = 1; UPDATE tags SET adapter_id = 1",
+        "UPDATE tags SET revision = revision + 1",
+        "DELETE FROM tags WHERE adapter_id = 1; UPDATE versions SET adapter_id = 1; UPDATE tags SET adapter_id = 1",
+        "UPDATE versions SET weights_digest = 'sha256:00'",
+        "UPDATE versions SET source = 'hf:evil/bot@0123456789012345678901234567890123456789'",
+        "UPDATE versions SET base_model_digest = 'sha256:00'",
+        "UPDATE adapters SET create_time_s = 0",
+        "UPDATE adapters SET name = 'swapped' WHERE id = 1; UPDATE adapters SET name = 'bot' WHERE id = 2",
+        "UPDATE tags SET checksum = ''",
+    ],
+)
+def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
+    catalog = SqlCatalog(engine)
+    reference = parse_reference("bot")
+    assert catalog.resolve(ACME, reference)[0].digest == new_version(0).manifest.digest
+    with engine.begin() as connection:
+        for statement in change.split(";"):
+            connection.execute(text(statement))
+    with pytest.raises(CatalogDamagedError):
+        catalog.resolve(ACME, reference)
+
+
+def test_a_base_model_that_changed_is_not_believed(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE base_models SET modules = replace(modules, '8', '9')"))
+    with pytest.raises(CatalogDamagedError):
+        SqlBaseModels(engine).get(SPEC.name)
+
+
+def test_an_adapter_whose_deletion_was_invented_is_not_purged(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE adapters SET delete_time_s = 1, purge_time_s = 2 WHERE name = 'bot'"))
+    with pytest.raises(CatalogDamagedError):
+        SqlCatalog(engine).purge()
+    with pytest.raises(CatalogDamagedError):
+        SqlCatalog(engine).undelete_adapter(ACME, AdapterName("bot"))
+
+
+def test_weights_whose_row_changed_are_not_taken_for_garbage(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE versions SET weights_digest = 'sha256:00' WHERE id = 1"))
+    with pytest.raises(CatalogDamagedError):
+        SqlCatalog(engine).referenced_weights()
+
+
+def test_what_was_there_before_checksums_gets_them(engine: Engine, tmp_path: Path) -> None:
+    old = create_engine(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    with old.begin() as target, engine.connect() as source:
+        command.upgrade(migration_config(target), "0001")
+        for table in ("tenants", "base_models", "adapters", "versions", "tags", "events"):
+            for row in source.execute(text(f"SELECT * FROM {table}")).mappings():
+                values = {name: value for name, value in row.items() if name != "checksum"}
+                names = ", ".join(f":{name}" for name in values)
+                target.execute(text(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({names})"), values)
+    old.dispose()
+    upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    before, after = SqlCatalog(engine), SqlCatalog(upgraded)
+    for name in ("bot:latest", "bot:stable", "other"):
+        reference = parse_reference(name)
+        assert after.resolve(ACME, reference) == before.resolve(ACME, reference)
+    assert after.events_after(ACME, 0, limit=100) == before.events_after(ACME, 0, limit=100)
+    assert SqlBaseModels(upgraded).get(SPEC.name) == SqlBaseModels(engine).get(SPEC.name)
+    assert catalog_id(upgraded) != catalog_id(engine)
+    upgraded.dispose()
