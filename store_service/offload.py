@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from store_service.blobs.files import no_room_is_a_quota
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -21,9 +23,9 @@ class Offload:
         return await self.start(function, *args, **kwargs)
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
-        """Begin a blocking call, to be awaited later."""
+        """Begin a blocking call, to be awaited later; a full disk is a QuotaExceededError, wherever it shows."""
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
+        return loop.run_in_executor(self._executor, _run, partial(function, *args, **kwargs))
 
     async def to_its_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a blocking call; a caller that is cancelled waits for the thread to finish first."""
@@ -38,3 +40,8 @@ class Offload:
     def close(self) -> None:
         """Wait for what runs and take nothing more."""
         self._executor.shutdown(wait=True)
+
+
+def _run(call: Callable[[], T]) -> T:
+    with no_room_is_a_quota("this call"):
+        return call()

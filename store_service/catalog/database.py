@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shared.errors import CatalogDamagedError, StoreUnavailableError
+from shared.errors import CatalogDamagedError, QuotaExceededError, StoreUnavailableError
 from store_service.catalog.tables import catalog_identity
 
 BUSY_TIMEOUT_S = 30
@@ -81,6 +81,8 @@ def _failures_are_typed(what: str) -> Iterator[None]:
     except DBAPIError as exc:
         if any(sign in str(exc.orig) for sign in _DAMAGED):
             raise CatalogDamagedError(str(exc.orig)) from exc
+        if "disk is full" in str(exc.orig):
+            raise QuotaExceededError("no space is left on the catalog's disk; enlarge it", subject="disk") from exc
         raise StoreUnavailableError(f"{what} cannot be used now: {exc.orig}", retry_after_s=1.0) from exc
     except json.JSONDecodeError as exc:
         raise CatalogDamagedError(f"a column of JSON cannot be read: {exc}") from exc

@@ -36,6 +36,6 @@ async def scrub_for_ever(scrub: Scrub, every_s: float) -> None:
         await asyncio.sleep(scrub.due_in_s(every_s))
         try:
             await scrub.run()
-        except OSError as exc:
+        except (HotslotError, OSError) as exc:
             log.warning("scrubbing failed, and is tried again", error=str(exc))
             await asyncio.sleep(min(every_s, 60.0))

@@ -1,4 +1,4 @@
-"""One flipped bit, on the disk, in object storage or on the wire, ends in DATA_LOSS or a repair, never in a wrong byte."""
+"""A flipped bit on the disk, in object storage or on the wire ends in DATA_LOSS or a repair, never in a wrong byte."""
 
 import random
 from pathlib import Path

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from shared.errors import CatalogDamagedError, DigestMismatchError, HotslotError, StoreUnavailableError
 from shared.ids import AdapterName, Digest, TagName, TenantId
@@ -67,7 +66,7 @@ def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         lambda: [found.name for _, found in catalog.list_adapters(ACME, AdapterFilter(), limit=99, after=("", 0))[0]],
     )
     yield "events", lambda: catalog.events_after(ACME, 0, limit=100)
-    yield "weights", lambda: catalog.weights_uses()
+    yield "weights", catalog.weights_uses
     yield "size", lambda: catalog.weights_size_bytes(ACME, new_version(0).manifest.weights_digest)
     for spec in SPECS:
         yield f"base {spec.name}", lambda spec=spec: models.get(spec.name)
@@ -113,7 +112,7 @@ def flip_many(database: Path, folder: Path, num_flips: int, seed: int) -> dict[s
 
 
 def test_a_flipped_bit_never_changes_an_answer(database: Path, tmp_path: Path) -> None:
-    effects = flip_many(database, tmp_path, num_flips=25, seed=0)
+    effects = flip_many(database, tmp_path, num_flips=15, seed=0)
     assert effects["start"] + effects["answer"] > 0
 
 
@@ -121,4 +120,4 @@ def test_a_flipped_bit_never_changes_an_answer(database: Path, tmp_path: Path) -
 @pytest.mark.timeout(3600)
 def test_thousands_of_flipped_bits_never_change_an_answer(database: Path, tmp_path: Path) -> None:
     effects = flip_many(database, tmp_path, num_flips=3000, seed=1)
-    print(f"{database.stat().st_size} bytes, 3000 flips, noticed: {effects}")
+    assert min(effects.values()) > 0

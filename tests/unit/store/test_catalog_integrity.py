@@ -1,5 +1,6 @@
 """Rows of the catalog that changed behind its back, and rows from before there were checksums."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,15 +29,23 @@ def new_version(number: int) -> NewVersion:
     return NewVersion(manifest, SPEC.name, "upload", "{}")
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'catalog.sqlite3'}")
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("catalog") / "catalog.sqlite3"
+    engine = open_database(f"sqlite:///{path}")
     SqlBaseModels(engine).register(SPEC)
     catalog = SqlCatalog(engine)
     for number, name in enumerate(("bot", "other")):
         for index, tag in enumerate(("latest", "stable")):
             version = new_version(10 * number + index)
             catalog.create_version(ACME, AdapterName(name), version, tag=TagName(tag), new_labels={}, tag_etag="")
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def engine(written: Path, tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{shutil.copy(written, tmp_path)}")
     yield engine
     engine.dispose()
 
