@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from shared.manifest import AdapterModule, Manifest
 from shared.references import parse_reference
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
-from store_service.catalog.records import AdapterFilter, NewVersion
+from store_service.catalog.records import AdapterFilter, NewVersion, TagRecord
 from store_service.catalog.sql import SqlCatalog
 from tests.support.checkpoints import base_spec
 
@@ -51,6 +52,24 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def resolved(catalog: SqlCatalog, reference: str) -> Digest:
+    return catalog.resolve(ACME, parse_reference(reference))[0].digest
+
+
+def versions_of(catalog: SqlCatalog, name: AdapterName) -> list[tuple[int, Digest]]:
+    found = catalog.list_versions(ACME, name, limit=10, before=0)
+    return [(position, record.digest) for position, record in found]
+
+
+def tags_of(catalog: SqlCatalog, name: AdapterName) -> tuple[TagRecord, ...]:
+    return catalog.get_adapter(ACME, name).tags
+
+
+def listed(catalog: SqlCatalog) -> list[AdapterName]:
+    found, _ = catalog.list_adapters(ACME, AdapterFilter(), limit=99, after=("", 0))
+    return [record.name for _, record in found]
+
+
 def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Everything that names are turned into, after a start of the store."""
     engine = open_database(f"sqlite:///{path}")
@@ -58,20 +77,17 @@ def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     catalog.purge()
     for name in NAMES[:-1]:
         for tag in TAGS:
-            yield f"{name}:{tag}", lambda name=name, tag=tag: catalog.resolve(ACME, parse_reference(f"{name}:{tag}"))[0]
-        yield f"{name}", lambda name=name: catalog.get_adapter(ACME, name).tags
-        yield f"{name}@", lambda name=name: catalog.list_versions(ACME, name, limit=10, before=0)
-    yield (
-        "all",
-        lambda: [found.name for _, found in catalog.list_adapters(ACME, AdapterFilter(), limit=99, after=("", 0))[0]],
-    )
-    yield "events", lambda: catalog.events_after(ACME, 0, limit=100)
+            yield f"{name}:{tag}", partial(resolved, catalog, f"{name}:{tag}")
+        yield f"{name}", partial(tags_of, catalog, name)
+        yield f"{name}@", partial(versions_of, catalog, name)
+    yield "all", partial(listed, catalog)
+    yield "events", partial(catalog.events_after, ACME, 0, limit=100)
     yield "weights", catalog.weights_uses
-    yield "size", lambda: catalog.weights_size_bytes(ACME, new_version(0).manifest.weights_digest)
+    yield "size", partial(catalog.weights_size_bytes, ACME, new_version(0).manifest.weights_digest)
     for spec in SPECS:
-        yield f"base {spec.name}", lambda spec=spec: models.get(spec.name)
-        yield f"base {spec.digest}", lambda spec=spec: models.get(spec.digest)
-    yield "id", lambda: catalog_id(engine)
+        yield f"base {spec.name}", partial(models.get, spec.name)
+        yield f"base {spec.digest}", partial(models.get, spec.digest)
+    yield "id", partial(catalog_id, engine)
     engine.dispose()
 
 
