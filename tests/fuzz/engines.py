@@ -1,5 +1,7 @@
 """Three ways to come to inputs: seeded mutation, hypothesis, and atheris where it is installed."""
 
+import os
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,7 +76,11 @@ def guide(target: Target, run: Run, num_runs: int, number: int, corpus: Path) ->
 
     def mutated(data: bytes, max_size: int, chosen: int) -> bytes:
         rng = Random(chosen)
-        changed = atheris.Mutate(data, max_size) if rng.random() < 0.25 else target.mutate(data, rng)
+        try:
+            changed = atheris.Mutate(data, max_size) if rng.random() < 0.25 else target.mutate(data, rng)
+        except BaseException:  # noqa: BLE001 - A mutator that fails is our own bug, and must be seen.
+            traceback.print_exc()
+            os._exit(1)  # libFuzzer would wait for ever for a callback that raised.
         return bytes(changed[:max_size])
 
     arguments = [

@@ -44,7 +44,8 @@ class _Running:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.box = Box(self.folder / "box")
         self.findings = build / "findings" / job.target
-        self.started_s = time.monotonic()
+        self.started_s = self._moved_s = time.monotonic()
+        self._num_seen = 0
         arguments = {
             "--engine": job.engine, "--target": job.target, "--runs": job.num_runs, "--seed": job.seed,
             "--folder": self.folder, "--findings": self.findings, "--corpus": build / "corpus" / job.target,
@@ -61,11 +62,13 @@ class _Running:
     def has_ended(self) -> bool:
         """Whether the process is gone; kills it when its input takes for ever, and keeps what it died of."""
         state = self.box.read()
-        is_stuck = state.begun_ns and time.monotonic_ns() - state.begun_ns > MAX_INPUT_S * 1e9
-        if is_stuck and self.process.poll() is None:
+        if state.num_executions != self._num_seen:
+            self._num_seen, self._moved_s = state.num_executions, time.monotonic()
+        if time.monotonic() - self._moved_s > MAX_INPUT_S and state.num_executions and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-            Findings(self.findings).add(state.data, "hang", f"no end after {MAX_INPUT_S:.0f} s")
+            if state.begun_ns:
+                Findings(self.findings).add(state.data, "hang", f"no end after {MAX_INPUT_S:.0f} s")
             return True
         if self.process.poll() is None:
             return False

@@ -136,7 +136,7 @@ def _with_other_tensors(packed: Packed, rng: Random) -> Packed:
 def _poisoned(entry: dict[str, Any], data: bytes, rng: Random) -> bytes:
     """The data with one value of the tensor set to a NaN or an infinity."""
     offsets, dtype = entry.get("data_offsets"), entry.get("dtype")
-    if dtype not in _POISON or not isinstance(offsets, list) or len(offsets) != 2:
+    if not isinstance(dtype, str) or dtype not in _POISON or not isinstance(offsets, list) or len(offsets) != 2:
         return data
     begin, end = offsets
     width = _WIDTH[dtype]
