@@ -89,13 +89,8 @@ def admit(
         if reserve is not None:
             reserve(plan.size_bytes)
         digest = hashlib.sha256()
-
-        def write_and_hash(data: bytes | memoryview) -> None:
-            digest.update(data)
-            if write is not None:
-                write(data)
-
-        violations.extend(write_weights(plan, file, write_and_hash))
+        sinks = [digest.update] if write is None else [digest.update, write]
+        violations.extend(write_weights(plan, file, sinks))
     manifest = Manifest(
         base_model_digest=base.digest,
         weights_digest=Digest("sha256:" + digest.hexdigest()),

@@ -2,12 +2,13 @@
 
 Tensors stand as `<path>.lora_A` `[rank, in]`, `<path>.lora_B` `[out, rank]` and, where it is there,
 `<path>.lora_B.bias` `[out]`, in the base's layer order, in the checkpoint's own element type; where types are mixed,
-all become F32, which holds the others exactly. Memory stays at one tensor.
+all become F32, which holds the others exactly. Memory stays at two tensors.
 """
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -29,6 +30,10 @@ from store_service.admission.parts import StoredTensor
 from store_service.admission.values import not_finite, read_bits
 
 DATA_ALIGNMENT_BYTES = 64
+OVERLAP_FROM_BYTES = 8 * 1024 * 1024
+"""From this size on files are hashed and written while the next tensor is read; below, threads cost more."""
+
+Sink = Callable[[bytes | memoryview], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,34 @@ def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
     return WeightsPlan(dtype, header, len(header) + position, modules)
 
 
-def write_weights(plan: WeightsPlan, file: BinaryIO, write: Callable[[bytes | memoryview], object]) -> list[Violation]:
+def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> list[Violation]:
     """Convert tensor by tensor from the open checkpoint; returns the tensors with values that are not finite.
 
-    What was written is worthless when anything is returned; reading goes on, to report all of them.
+    Every sink gets all bytes in order, never two calls at once, from other threads where the file is large. What was
+    written is worthless when anything is returned; reading goes on, to report all of them.
     """
+    if plan.size_bytes < OVERLAP_FROM_BYTES:
+
+        def write(data: bytes | memoryview) -> None:
+            for sink in sinks:
+                sink(data)
+
+        return _write_tensors(plan, file, write)
+    with ThreadPoolExecutor(len(sinks), "admission") as threads:
+        under_way: list[Future[object]] = []
+
+        def write_meanwhile(data: bytes | memoryview) -> None:
+            for call in under_way:
+                call.result()
+            under_way[:] = [threads.submit(sink, data) for sink in sinks]
+
+        violations = _write_tensors(plan, file, write_meanwhile)
+        for call in under_way:
+            call.result()
+    return violations
+
+
+def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> list[Violation]:
     violations: list[Violation] = []
     write(plan.header)
     for module in plan.modules:

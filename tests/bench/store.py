@@ -4,16 +4,25 @@
 """
 
 import argparse
+import hashlib
 import json
+import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.ids import TenantId
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.admission.admit import admit
+from shared.safetensors_header import read_header
+from store_service.admission.admit import WEIGHTS_FILES, Checkpoint, admit
+from store_service.admission.checks import check_tensors
+from store_service.admission.config import CONFIG_FILE, parse_config
+from store_service.admission.normalise import plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
+from store_service.blobs.local import LocalBlobStore
 from tests.bench.catalog_growth import fill, measure_catalog, measure_pushes
 from tests.bench.full_load import measure_full_load
 from tests.bench.processes import MIB, Process, process, receive, serve_raw, serve_stores
@@ -35,14 +44,51 @@ def wide_spec(num_bytes: int) -> BaseSpec:
 
 
 def measure_admission(num_bytes: int, folder: Path) -> dict[str, float]:
-    """Admission alone, without storing."""
+    """Admission alone, as a dry run and with storing, and the time of each stage; medians of five."""
     spec = wide_spec(num_bytes)
     checkpoint = adapter(("up_proj",), spec=spec, rank=256).write(folder)
-    started = time.perf_counter()
-    verdict = admit(checkpoint, spec, AdmissionLimits())
-    seconds = time.perf_counter() - started
-    size_mib = verdict.require().weights_size_bytes / MIB
-    return {"size_mib": round(size_mib, 1), "seconds": round(seconds, 3), "mib_s": round(size_mib / seconds, 1)}
+    blobs = LocalBlobStore(folder / "blobs")
+    rounds = [_stages(checkpoint, spec, blobs) for _ in range(5)]
+    size_mib = admit(checkpoint, spec, AdmissionLimits()).require().weights_size_bytes / MIB
+    stages_ms = {name: round(statistics.median(row[name] for row in rounds) * 1e3, 2) for name in rounds[0]}
+    seconds = stages_ms["all_dry_ms"] / 1e3
+    return {
+        "size_mib": round(size_mib, 1),
+        "seconds": round(seconds, 3),
+        "mib_s": round(size_mib / seconds, 1),
+        **stages_ms,
+    }
+
+
+def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: LocalBlobStore) -> dict[str, float]:
+    """Seconds of each stage alone, then of admission as a dry run and with storing, in which stages overlap."""
+    limits, weights = AdmissionLimits(), checkpoint.files[WEIGHTS_FILES[0]]
+    marks = [("", time.perf_counter())]
+
+    def mark(name: str) -> None:
+        marks.append((name, time.perf_counter()))
+
+    with weights.open("rb") as file:
+        header = read_header(file, weights.stat().st_size, weights.name, limits.header)
+        mark("header_ms")
+        settings = parse_config(checkpoint.files[CONFIG_FILE].read_bytes(), [])
+        mark("config_ms")
+        assert settings is not None
+        plan, violations = check_tensors(header, settings, spec, limits)
+        assert not violations
+        mark("checks_ms")
+        write_weights(plan_weights(plan.modules), file, [len])
+        mark("values_ms")
+        write_weights(plan_weights(plan.modules), file, [hashlib.sha256().update])
+        mark("values_and_hash_ms")
+    admit(checkpoint, spec, limits)
+    mark("all_dry_ms")
+    stage = blobs.stage(TenantId("bench"))
+    manifest = admit(checkpoint, spec, limits, stage.write).require()
+    mark("all_with_writing_ms")
+    stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
+    mark("publish_ms")
+    return {name: at - before for (_, before), (name, at) in pairwise(marks)}
 
 
 async def push_large(endpoint: str, num_bytes: int) -> tuple[float, str, Files]:

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from shared.errors import (
     BaseModelMismatchError,
     InvalidAdapterError,
+    QuotaExceededError,
     RankTooLargeError,
     UnsupportedAdapterError,
 )
+from store_service.admission import normalise
 from store_service.admission.admit import Verdict, admit
 from store_service.admission.config_fields import FIELDS
 from store_service.admission.settings import AdmissionLimits
@@ -217,3 +219,22 @@ def test_a_dry_run_names_the_digest_that_publishing_gives(tmp_path: Path) -> Non
     verdict, data = normalised(adapter(), tmp_path / "b")
     assert verdict.require() == dry
     assert len(data) == dry.weights_size_bytes
+
+
+def test_large_files_are_written_in_order_by_threads_and_give_the_same_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = normalised(adapter(), tmp_path / "a")
+    monkeypatch.setattr(normalise, "OVERLAP_FROM_BYTES", 0)
+    assert normalised(adapter(), tmp_path / "b") == expected
+
+
+def test_a_failing_disk_ends_admission_of_a_large_file_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(data: bytes | memoryview) -> None:
+        raise QuotaExceededError("the disk is full", subject="disk")
+
+    monkeypatch.setattr(normalise, "OVERLAP_FROM_BYTES", 0)
+    with pytest.raises(QuotaExceededError):
+        admit(adapter().write(tmp_path), base_spec(), LIMITS, write)
