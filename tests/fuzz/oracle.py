@@ -67,7 +67,7 @@ def check_settings(document: Mapping[str, Any], settings: LoraSettings, paths: S
 
 def check_scaling(document: Mapping[str, Any], path: str, rank: int, scaling: float) -> None:
     """A module's rank and scaling are those that PEFT gives, or mlx-lm."""
-    if "peft_type" not in document and isinstance(document.get("lora_parameters"), dict):
+    if _is_of_mlx(document):
         theirs = (document["lora_parameters"]["rank"], document["lora_parameters"]["scale"])
     else:
         ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
@@ -86,7 +86,7 @@ def _check_targets(document: Mapping[str, Any], settings: LoraSettings, paths: S
     names = document.get("layers_pattern") or []
     expressions = [item for item in (wanted, excluded) if isinstance(item, str)]
     expressions += [names] if isinstance(names, str) else names
-    if wanted is None or settings.targets.all_linear or not _is_tame(*expressions):
+    if wanted is None or _is_of_mlx(document) or settings.targets.all_linear or not _is_tame(*expressions):
         return
     from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -157,6 +157,10 @@ def _tensor(name: str, dtype: str, shape: list[int], data: bytes, to: str) -> tu
         bool(np.isfinite(as_float.view("<f4") if array.dtype == "<u2" else as_float).all()), f"{name} is not finite"
     )
     return to, list(array.shape), np.ascontiguousarray(array).tobytes()
+
+
+def _is_of_mlx(document: Mapping[str, Any]) -> bool:
+    return "peft_type" not in document and isinstance(document.get("lora_parameters"), dict)
 
 
 def _value(document: Mapping[str, Any], name: str, default: float) -> float:
