@@ -14,7 +14,7 @@ import matplotlib as mpl
 from deploy.demo.model import BASE_MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("model", "store")
+PARTS = ("model", "store", "forwarding")
 TARGETS = {
     "PEFT's hot-swap from memory / hot-swap": "≥ 15",
     "hot-swap / copy of its bytes": "≤ 3",
@@ -84,6 +84,10 @@ def render(results: dict[str, Any]) -> str:
         "| the store | |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in flat(store)),
+        "",
+        "| a hop between workers (target: ≤ 1 ms on the first token, ≥ 0.9 of the throughput) | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in flat(results["forwarding"])),
         "",
     ]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """`python -m tests.support.echo_process`: a worker process around the echo model, with the worker's own settings.
 
-HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`.
+HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`; `step SECONDS` is quick and paced so.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ def _load(how: str) -> EchoModel:
         raise InvalidRequestError([FieldViolation("model", "it is broken")])
     while how == "slow":
         time.sleep(1)
-    return echo_model(step_s=STEP_S)
+    return echo_model(step_s=float(how.removeprefix("step ")) if how.startswith("step ") else STEP_S)
 
 
 if __name__ == "__main__":
