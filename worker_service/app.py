@@ -21,6 +21,7 @@ from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2
 from shared.rpc.channel import open_channel
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
+from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
@@ -131,6 +132,9 @@ class Start:
                 ),
             ),
         )
+        watch = CatalogWatch(store, parts.provider.references)
+        parts.provider.references.is_watched, parts.provider.references.on_answer = watch.is_live, watch.note
+        stack.push_async_callback(watch.close)
         engine.start()
         stack.callback(engine.stop)
         stack.push_async_callback(parts.provider.close)

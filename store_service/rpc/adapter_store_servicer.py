@@ -186,6 +186,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     ) -> AsyncIterator[pb.WatchAdaptersResponse]:
         """See the service's definition."""
         revision = converters.revision_of(request.from_revision)
+        # Headers say that the stream stands; events may not come for hours.
+        await context.send_initial_metadata(())
         events = watch(self._catalog, self._signal, self._offload, tenant_of(context), revision, poll_s=WATCH_POLL_S)
         async with aclosing(events):
             async for event in events:

@@ -165,7 +165,7 @@ async def finish(call: Any) -> pb.Version:
 @asynccontextmanager
 async def open_store(folder: Path, **settings: Any) -> AsyncIterator[StoreClient]:
     """Start a store on a free port and dial it."""
-    chosen = StoreSettings(listen="127.0.0.1:0", data_dir=folder, grace_s=1.0, **settings)
+    chosen = StoreSettings(**{"listen": "127.0.0.1:0", "data_dir": folder, "grace_s": 1.0, **settings})
     async with running_store(chosen) as server, dial(f"127.0.0.1:{server.port}") as client:
         yield client
 

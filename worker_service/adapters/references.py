@@ -1,15 +1,16 @@
 """What each tenant's references stand for here, and how a name moves to a new version without a gap.
 
-A resolved reference is trusted for a bounded time (the staleness); then the store is asked again before the next
-request is served. If the store does not answer, a resident version keeps being served. If the reference has moved,
-the old version keeps being served while the new one is prepared beside it; then the name flips at once for all new
-requests. If preparing fails, the old one stays and the failure is reported.
+A resolved reference is trusted for a bounded time, long while the store tells of changes by itself and short while it
+does not; then the store is asked again before the next request is served. If it does not answer, a resident version
+keeps being served. If the reference has moved, the old version keeps being served while the new one is prepared beside
+it; then the name flips at once for all new requests. If preparing fails, the old one stays and the failure is reported.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,6 +19,7 @@ import structlog
 from shared.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
 from shared.ids import Digest, TenantId
 from shared.references import Reference
+from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.version import AdapterVersion
 
 log = structlog.get_logger(__name__)
@@ -42,11 +44,17 @@ class ReferenceLimits:
 
     staleness_s: float = 2.0
     """How long an answer of the store is trusted."""
+    watched_staleness_s: float = 30.0
+    """The same while changes are heard of, if it is longer."""
     patience_s: float = 1.0
     """How long a request whose version is resident waits for a slow store before it is served without an answer."""
     swap_retry_s: float = 10.0
     """After a failed swap, when to try the same version again."""
     max_entries: int = 10_000
+
+    def trusted_s(self, watched: bool) -> float:
+        """How long an answer is trusted."""
+        return max(self.staleness_s, self.watched_staleness_s) if watched else self.staleness_s
 
 
 @dataclass(slots=True)
@@ -64,6 +72,8 @@ class _Entry:
     version: AdapterVersion
     checked_s: float
     """When the store was last asked, answered or not."""
+    confirmed: bool = True
+    """Whether the store said so when it was last asked, and nothing is on its way."""
     swap: _Swap | None = None
     failed_digest: Digest | None = None
     failed_s: float = 0.0
@@ -81,8 +91,12 @@ class ReferenceCache:
     """Told that a name moved from an old to a new version."""
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
     clock: Callable[[], float] = time.monotonic
+    is_watched: Callable[[TenantId], bool] = lambda tenant: False  # whether changes to its adapters are heard of
+    on_answer: Callable[[TenantId, int], None] = lambda tenant, revision: None
     _entries: OrderedDict[ReferenceKey, _Entry] = field(default_factory=OrderedDict)
     _refreshes: "dict[ReferenceKey, asyncio.Task[AdapterVersion]]" = field(default_factory=dict)
+    # Something changed while the store was being asked, so its answer may be older.
+    _overtaken: set[ReferenceKey] = field(default_factory=set)
 
     async def current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """The version to serve a request that begins now. Raises what the resolver raises."""
@@ -98,7 +112,7 @@ class ReferenceCache:
         done, _ = await asyncio.wait([refresh], timeout=patience_s)
         if done:
             return refresh.result()
-        entry.checked_s = self.clock()
+        entry.checked_s, entry.confirmed = self.clock(), False
         return entry.version
 
     async def hint(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
@@ -118,10 +132,13 @@ class ReferenceCache:
     async def ask(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """What the store says now, whatever is cached; nothing flips. Raises what the resolver raises."""
         try:
-            return await self.resolver.resolve(tenant, reference)
+            version = await self.resolver.resolve(tenant, reference)
         except _DEFINITIVE:
             self._drop((tenant, reference))
             raise
+        if version.revision:
+            self.on_answer(tenant, version.revision)
+        return version
 
     def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
         """What is served under the reference now, without asking anybody."""
@@ -137,7 +154,7 @@ class ReferenceCache:
             return None
         self._end_swap(entry)
         previous, entry.version = entry.version, version
-        entry.checked_s, entry.failed_digest = self.clock(), None
+        entry.checked_s, entry.confirmed, entry.failed_digest = self.clock(), True, None
         if previous.digest != version.digest:
             log.info("reference_moved", reference=str(version.reference), old=previous.digest, new=version.digest)
             self.on_flip(previous, version)
@@ -149,6 +166,33 @@ class ReferenceCache:
         for key in stale:
             self._drop(key)
 
+    def apply(self, tenant: TenantId, change: CatalogChange) -> None:
+        """Something changed in the catalog: what it concerns is asked again now, or at its next use if it is gone."""
+        for key in [key for key in {**self._entries, **self._refreshes} if key[0] == tenant]:
+            entry = self._entries.get(key)
+            if not _concerns(change, key[1], entry.version.digest if entry is not None else None):
+                continue
+            if key in self._refreshes:
+                self._overtaken.add(key)
+            if change.kind is not ChangeKind.TAG_MOVED:
+                self._drop(key)
+            elif entry is not None and entry.version.digest != change.digest:
+                entry.confirmed = False
+                self._refresh(key)
+
+    async def ask_all(self, tenant: TenantId) -> int:
+        """Ask again for every reference of a tenant.
+
+        Returns a revision that all answers are at least from, 0 when nothing is left. Raises the store's errors.
+        """
+        revisions = []
+        for key in [key for key in self._entries if key[0] == tenant]:
+            with suppress(*_DEFINITIVE):
+                version = await self.ask(*key)
+                revisions.append(version.revision)
+                self._settle(key, version)
+        return min(revisions, default=0)
+
     async def close(self) -> None:
         """Cancel what is under way and wait until it has ended."""
         swaps = [entry.swap.task for entry in self._entries.values() if entry.swap is not None]
@@ -158,7 +202,7 @@ class ReferenceCache:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _is_old(self, key: ReferenceKey, entry: _Entry) -> bool:
-        return self.clock() - entry.checked_s >= self.limits.staleness_s
+        return self.clock() - entry.checked_s >= self.limits.trusted_s(entry.confirmed and self.is_watched(key[0]))
 
     def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
         """The one question to the store that is under way for a reference."""
@@ -171,8 +215,12 @@ class ReferenceCache:
 
     def _refreshed(self, key: ReferenceKey, task: "asyncio.Task[AdapterVersion]") -> None:
         del self._refreshes[key]
-        if not task.cancelled():
-            task.exception()  # marks it as seen when nobody waits any more
+        if task.cancelled():
+            return
+        task.exception()  # marks it as seen when nobody waits any more
+        if key in self._overtaken:
+            self._overtaken.discard(key)
+            self._refresh(key)
 
     async def _ask_and_settle(self, key: ReferenceKey) -> AdapterVersion:
         try:
@@ -182,12 +230,16 @@ class ReferenceCache:
             if entry is None or not self.is_resident(entry.version.digest):
                 raise
             log.warning("serving_unconfirmed", reference=str(key[1]), digest=entry.version.digest, why=exc.message)
-            entry.checked_s = self.clock()
+            entry.checked_s, entry.confirmed = self.clock(), False
             return entry.version
+        return self._settle(key, fresh)
+
+    def _settle(self, key: ReferenceKey, fresh: AdapterVersion) -> AdapterVersion:
+        """Take in an answer of the store; returns what to serve now."""
         entry = self._entries.get(key)
         if entry is None:
             return self._add(key, fresh).version
-        entry.checked_s = self.clock()
+        entry.checked_s, entry.confirmed = self.clock(), fresh.digest == entry.version.digest
         if fresh.digest == entry.version.digest:
             self._end_swap(entry)
         elif not self.is_resident(entry.version.digest):
@@ -233,3 +285,18 @@ class ReferenceCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._end_swap(entry)
+
+
+def _concerns(change: CatalogChange, reference: Reference, digest: Digest | None) -> bool:
+    """Whether a change may alter what a reference stands for, which is `digest` as far as is known."""
+    if change.adapter != reference.name:
+        return False
+    match change.kind:
+        case ChangeKind.ADAPTER_DELETED:
+            return True
+        case ChangeKind.VERSION_DELETED:
+            return digest is None or change.digest == digest
+        case ChangeKind.TAG_MOVED | ChangeKind.TAG_DELETED:
+            return reference.digest is None and change.tag == reference.tag
+        case _:
+            return False

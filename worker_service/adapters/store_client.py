@@ -5,7 +5,7 @@ cannot be reached, or does not answer in time, is a StoreUnavailableError.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -24,12 +24,13 @@ from shared.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
-from shared.ids import Digest, TenantId
+from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import parse_manifest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
 from shared.references import Reference
 from shared.rpc.status import from_rpc_error
 from shared.rpc.tenant import TENANT_KEY
+from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.version import AdapterVersion
 
 log = structlog.get_logger(__name__)
@@ -83,7 +84,28 @@ class StoreClient:
         digest = Digest(response.version.digest)
         if reference.digest is not None and digest != reference.digest:
             raise DigestMismatchError(f"the store's answer for {reference}", digest, reference.digest)
-        return AdapterVersion(tenant, reference, digest, parse_manifest(response.version.manifest_json, digest))
+        manifest = parse_manifest(response.version.manifest_json, digest)
+        return AdapterVersion(tenant, reference, digest, manifest, response.revision)
+
+    async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
+        """None once the store follows, then a tenant's changes after a revision.
+
+        Raises RevisionCompactedError, StoreUnavailableError, and what else the store does.
+        """
+        call = self._adapters.WatchAdapters(
+            adapter_store_pb2.WatchAdaptersRequest(from_revision=after_revision), metadata=((TENANT_KEY, tenant),)
+        )
+        try:
+            await call.initial_metadata()
+            yield None
+            async for event in call:
+                kind = _KINDS_OF_CHANGE.get(event.kind, ChangeKind.OTHER)
+                digest, tag = Digest(event.digest), TagName(event.tag)
+                yield CatalogChange(event.revision, kind, AdapterName(event.adapter), tag, digest)
+        except grpc.RpcError as exc:
+            _raise_from(exc, "watching the catalog")
+        finally:
+            call.cancel()
 
     async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> memoryview:
         """Fetch a whole blob; a broken stream is continued where it broke.
@@ -191,6 +213,12 @@ class StoreClient:
             call.cancel()
 
 
+_KINDS_OF_CHANGE = {
+    adapter_store_pb2.ADAPTER_EVENT_KIND_TAG_MOVED: ChangeKind.TAG_MOVED,
+    adapter_store_pb2.ADAPTER_EVENT_KIND_TAG_DELETED: ChangeKind.TAG_DELETED,
+    adapter_store_pb2.ADAPTER_EVENT_KIND_VERSION_DELETED: ChangeKind.VERSION_DELETED,
+    adapter_store_pb2.ADAPTER_EVENT_KIND_ADAPTER_DELETED: ChangeKind.ADAPTER_DELETED,
+}
 _KINDS = {
     ModuleKind.LINEAR: adapter_store_pb2.BASE_MODULE_KIND_LINEAR,
     ModuleKind.EMBEDDING: adapter_store_pb2.BASE_MODULE_KIND_EMBEDDING,

@@ -1,6 +1,6 @@
 """A version as a tenant's reference named it: what the worker knows before it has the weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.ids import Digest, TenantId
 from shared.manifest import Manifest
@@ -15,3 +15,5 @@ class AdapterVersion:
     reference: Reference
     digest: Digest
     manifest: Manifest
+    revision: int = field(default=0, compare=False)
+    """Of the tenant's catalog, when this held; 0 where that is not known."""

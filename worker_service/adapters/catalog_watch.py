@@ -1,0 +1,151 @@
+"""Follows the catalog for the tenants that are served here, so that names move when their tags do.
+
+A stream begins at the revision at which a tenant's first reference was resolved, and again where it broke off, so
+nothing is missed. When that revision is gone, everything is asked again. While a stream is down, references are as
+stale as they would be without it.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+import structlog
+
+from shared.errors import HotslotError, RevisionCompactedError
+from shared.ids import AdapterName, Digest, TagName, TenantId
+
+log = structlog.get_logger(__name__)
+
+MAX_TENANTS = 32
+"""Streams of one worker; the tenants that were asked for least recently go without."""
+FIRST_RETRY_S = 0.1
+MAX_RETRY_S = 15.0
+
+
+class ChangeKind(Enum):
+    """What happened to an adapter, as far as it matters for what references stand for."""
+
+    TAG_MOVED = "tag_moved"
+    TAG_DELETED = "tag_deleted"
+    VERSION_DELETED = "version_deleted"
+    ADAPTER_DELETED = "adapter_deleted"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogChange:
+    """One change at its revision."""
+
+    revision: int
+    kind: ChangeKind
+    adapter: AdapterName
+    tag: TagName
+    digest: Digest
+
+
+class ChangeSource(Protocol):
+    """Who tells of changes."""
+
+    def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
+        """None once the stream stands, then every change after the revision; raises HotslotError."""
+        ...
+
+
+class Follower(Protocol):
+    """Who wants to know."""
+
+    def apply(self, tenant: TenantId, change: CatalogChange) -> None:
+        """Something changed."""
+        ...
+
+    async def ask_all(self, tenant: TenantId) -> int:
+        """Ask again for everything; returns a revision that all answers are at least from, 0 without any.
+
+        Raises the store's errors.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One tenant's."""
+
+    revision: int
+    live: bool = False
+    task: "asyncio.Task[None] | None" = None
+
+
+@dataclass(slots=True)
+class CatalogWatch:
+    """The streams of one worker. Belongs to one event loop."""
+
+    source: ChangeSource
+    follower: Follower
+    max_tenants: int = MAX_TENANTS
+    _streams: OrderedDict[TenantId, _Stream] = field(default_factory=OrderedDict)
+
+    def is_live(self, tenant: TenantId) -> bool:
+        """Whether changes to a tenant's adapters arrive here now."""
+        stream = self._streams.get(tenant)
+        return stream is not None and stream.live
+
+    def note(self, tenant: TenantId, revision: int) -> None:
+        """A reference of this tenant was resolved, at this revision of its catalog."""
+        if tenant in self._streams:
+            self._streams.move_to_end(tenant)
+            return
+        stream = self._streams[tenant] = _Stream(revision)
+        stream.task = asyncio.create_task(self._follow(tenant, stream), name=f"watch {tenant}")
+        while len(self._streams) > self.max_tenants:
+            self._drop(next(iter(self._streams)))
+
+    async def close(self) -> None:
+        """End all streams."""
+        tasks = [stream.task for stream in self._streams.values() if stream.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, tenant: TenantId, stream: _Stream) -> None:
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                async with aclosing(self.source.watch(tenant, stream.revision)) as changes:
+                    async for change in changes:
+                        stream.live, retry_s = True, FIRST_RETRY_S
+                        if change is not None:
+                            stream.revision = change.revision
+                            self.follower.apply(tenant, change)
+            except RevisionCompactedError as exc:
+                stream.live = False
+                log.warning("catalog_gap", tenant=tenant, why=exc.message)
+                if not await self._resync(tenant, stream):
+                    return
+            except HotslotError as exc:
+                log.info("catalog_stream_down", tenant=tenant, why=exc.message, retry_s=retry_s)
+            finally:
+                stream.live = False
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, MAX_RETRY_S)
+
+    async def _resync(self, tenant: TenantId, stream: _Stream) -> bool:
+        """Ask for everything again and go on from there; False when there is nothing left to follow."""
+        try:
+            stream.revision = await self.follower.ask_all(tenant)
+        except HotslotError as exc:
+            log.warning("resync_failed", tenant=tenant, why=exc.message)
+            return True
+        if stream.revision:
+            return True
+        del self._streams[tenant]
+        return False
+
+    def _drop(self, tenant: TenantId) -> None:
+        stream = self._streams.pop(tenant)
+        stream.live = False
+        if stream.task is not None:
+            stream.task.cancel()
