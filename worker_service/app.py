@@ -22,6 +22,7 @@ from shared.rpc.channel import open_channel
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch
+from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
@@ -183,6 +184,8 @@ class Start:
             router = Router(FleetView(ties.directory, info, peers.retain), peers)
             self.stack.push_async_callback(router.close)
             self.door.router = router
+        limits = PreloadLimits(self.settings.preload_s, self.settings.host_cache_bytes // 2)
+        await preload(ties.directory, info, parts.provider, limits)
         self.worker.become_ready(parts)
         pulse.on_change = ties.joining.nudge
         ties.joining.observe = pulse.report

@@ -78,6 +78,8 @@ class WorkerSettings(Settings):
     """Host memory for adapters. Should hold at least those that are in slots."""
     max_parallel_loads: int = Field(default=4, ge=1, le=64)
     """Adapters that are pulled from the store at a time."""
+    preload_s: float = Field(default=5.0, ge=0)
+    """How long a start may load what others hold and this worker will be the home of; needs Redis."""
     staleness_s: float = Field(default=2.0, ge=0, le=3600)
     """How long the store's answer to what a reference stands for is trusted."""
 

@@ -17,6 +17,7 @@ import structlog
 
 from shared.errors import HotslotError, RevisionCompactedError
 from shared.ids import AdapterName, Digest, TagName, TenantId
+from shared.references import Reference
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,20 @@ class CatalogChange:
     adapter: AdapterName
     tag: TagName
     digest: Digest
+
+    def concerns(self, reference: Reference, digest: Digest | None) -> bool:
+        """Whether it may alter what a reference stands for, which is `digest` as far as is known."""
+        if self.adapter != reference.name:
+            return False
+        match self.kind:
+            case ChangeKind.ADAPTER_DELETED:
+                return True
+            case ChangeKind.VERSION_DELETED:
+                return digest is None or self.digest == digest
+            case ChangeKind.TAG_MOVED | ChangeKind.TAG_DELETED:
+                return reference.digest is None and self.tag == reference.tag
+            case _:
+                return False
 
 
 class ChangeSource(Protocol):

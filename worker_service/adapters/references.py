@@ -170,7 +170,7 @@ class ReferenceCache:
         """Something changed in the catalog: what it concerns is asked again now, or at its next use if it is gone."""
         for key in [key for key in {**self._entries, **self._refreshes} if key[0] == tenant]:
             entry = self._entries.get(key)
-            if not _concerns(change, key[1], entry.version.digest if entry is not None else None):
+            if not change.concerns(key[1], entry.version.digest if entry is not None else None):
                 continue
             if key in self._refreshes:
                 self._overtaken.add(key)
@@ -285,18 +285,3 @@ class ReferenceCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._end_swap(entry)
-
-
-def _concerns(change: CatalogChange, reference: Reference, digest: Digest | None) -> bool:
-    """Whether a change may alter what a reference stands for, which is `digest` as far as is known."""
-    if change.adapter != reference.name:
-        return False
-    match change.kind:
-        case ChangeKind.ADAPTER_DELETED:
-            return True
-        case ChangeKind.VERSION_DELETED:
-            return digest is None or change.digest == digest
-        case ChangeKind.TAG_MOVED | ChangeKind.TAG_DELETED:
-            return reference.digest is None and change.tag == reference.tag
-        case _:
-            return False

@@ -1,0 +1,148 @@
+"""Joining and leaving: starting before ready, with its share in memory, gone within a lease, fenced by epochs."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from shared.coordination.connection import RedisConnection
+from shared.coordination.directory import Directory
+from shared.coordination.records import WorkerState
+from shared.errors import StaleEpochError
+from shared.ids import Digest, new_worker_id
+from shared.placement.rendezvous import Rendezvous
+from shared.rpc.server import ServerOptions, serve
+from shared.settings import SecretUrl
+from tests.integration.coordination.fleet import Member as Claim
+from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.support.echo_model import EchoModel, echo_model
+from tests.support.fleet import Member, joined
+from tests.support.waiting import until, until_async
+from worker_service.app import Start, services
+from worker_service.front.door import FrontDoor
+from worker_service.front.worker import Worker
+from worker_service.routing.fleet_view import FleetView
+from worker_service.settings import WorkerSettings
+
+
+async def states(directory: Directory) -> dict[str, WorkerState]:
+    return {record.info.worker_id: record.state for record in (await directory.workers(SPEC.digest)).workers}
+
+
+async def nobody(endpoints: frozenset[str]) -> None:
+    """Who does not care for members."""
+
+
+@asynccontextmanager
+async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> AsyncIterator[Worker]:
+    """A worker whose model is loaded once the gate opens."""
+    worker = Worker(new_worker_id())
+    door = FrontDoor(worker)
+    settings = WorkerSettings(
+        model="echo", listen="127.0.0.1:0", store=store.endpoint, redis_url=SecretUrl(redis_url), lease_s=2.0
+    )
+
+    def load() -> EchoModel:
+        gate.wait()
+        return echo_model()
+
+    async with AsyncExitStack() as stack:
+        stack.callback(gate.set)
+        server = await stack.enter_async_context(serve(services(worker, door), ServerOptions(grace_s=0), observers=()))
+        start = Start(settings, worker, door, server, stack)
+        starting = asyncio.create_task(start.run(lambda: SPEC, load))
+        yield worker
+        gate.set()
+        await starting
+
+
+async def test_a_worker_is_listed_as_starting_and_sent_nothing_until_its_model_is_loaded(
+    store: Catalogue, redis_url: str, directory: Directory
+) -> None:
+    gate = threading.Event()
+    async with joined(store.endpoint, redis_url) as first, loading(store, redis_url, gate) as second:
+
+        async def is_listed(state: WorkerState) -> bool:
+            return (await states(directory)).get(second.worker_id) is state
+
+        await until_async(lambda: is_listed(WorkerState.STARTING))
+
+        fresh = FleetView(directory, first.router.view.me, nobody)
+        sight = await fresh.look([])
+        assert sight is not None
+        assert set(sight.fleet.workers) == {first.worker_id}
+        gate.set()
+        await until_async(lambda: is_listed(WorkerState.READY))
+
+
+async def test_a_joining_worker_loads_its_share_before_it_is_ready(
+    store: Catalogue, redis_url: str, directory: Directory
+) -> None:
+    names = [f"bot-{number}" for number in range(8)]
+    digests = [Digest(await store.push(name, 100 + number)) for number, name in enumerate(names)]
+    async with joined(store.endpoint, redis_url) as first:
+        calls = await first.calls()
+        for name in names:
+            await calls.generate(name)
+
+        async def is_reported() -> bool:
+            return len(await directory.residency(SPEC.digest, first.worker.worker_id)) == len(names)
+
+        await until_async(is_reported)
+        async with joined(store.endpoint, redis_url) as second:
+            order = Rendezvous([first.worker.worker_id, second.worker.worker_id])
+            share = {digest for digest in digests if order.top(digest, 1)[0] == second.worker_id}
+            assert share <= set(second.model.decoder.decoded)
+            assert all(second.worker.parts.provider.is_resident(digest) for digest in share)
+
+
+async def test_a_preload_is_bounded_by_half_of_the_host_memory(store: Catalogue, redis_url: str) -> None:
+    async with joined(store.endpoint, redis_url) as first:
+        await (await first.calls()).generate("one")
+        async with joined(store.endpoint, redis_url, host_cache_bytes=16) as second:
+            assert not second.model.decoder.decoded
+
+
+async def test_each_start_has_a_larger_epoch_and_an_older_one_is_refused(
+    store: Catalogue, redis_url: str, redis: RedisConnection, directory: Directory
+) -> None:
+    async with joined(store.endpoint, redis_url) as first, joined(store.endpoint, redis_url) as second:
+
+        async def both_are_listed() -> bool:
+            return set(await states(directory)) == {first.worker_id, second.worker_id}
+
+        await until_async(both_are_listed)
+        infos = {r.info.worker_id: r.info for r in (await directory.workers(SPEC.digest)).workers}
+        assert infos[first.worker.worker_id].epoch < infos[second.worker.worker_id].epoch
+        old = replace(
+            infos[second.worker.worker_id], worker_id=new_worker_id(), epoch=infos[first.worker.worker_id].epoch
+        )
+        with pytest.raises(StaleEpochError):
+            await Claim(redis, old).announce()
+        newer = replace(old, epoch=infos[second.worker.worker_id].epoch + 1)
+        await Claim(redis, newer).announce()
+        assert second.joining is not None
+        async with asyncio.timeout(10):
+            await second.joining.until_fenced()
+
+
+async def test_a_worker_that_leaves_is_forgotten_by_the_others(store: Catalogue, redis_url: str) -> None:
+    async with joined(store.endpoint, redis_url) as first:
+        async with joined(store.endpoint, redis_url) as second:
+            left: Member = second
+
+            async def is_seen() -> bool:
+                sight = await first.router.view.look([])
+                return sight is not None and left.worker_id in sight.fleet.workers
+
+            await until_async(is_seen)
+
+        async def is_gone() -> bool:
+            sight = await first.router.view.look([])
+            return sight is not None and left.worker_id not in sight.fleet.workers
+
+        await until_async(is_gone)
+        await until(lambda: first.in_flight == 0)

@@ -1,0 +1,120 @@
+"""Brings a starting worker's share of what its pool holds into memory, before it takes requests.
+
+When it joins, placement makes it the home of some of the versions that others serve now. With these in memory, the
+first requests for them do not wait. Bounded in time and bytes; whatever fails is left to the first request.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from shared.coordination.directory import Directory
+from shared.coordination.records import Placement, Resident, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.errors import HotslotError
+from shared.ids import AdapterName, Digest
+from shared.placement.policy import Fleet
+from shared.references import Reference
+from worker_service.adapters.provider import AdapterProvider
+
+log = structlog.get_logger(__name__)
+
+MAX_ASKED = 64
+"""Workers whose residency is read; in a larger pool, a random choice of them."""
+MAX_PARALLEL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PreloadLimits:
+    """How much of a start it may take."""
+
+    timeout_s: float
+    """0 turns preloading off."""
+    max_bytes: int
+    """Of weights, as the store has them."""
+
+
+async def preload(
+    directory: Directory, me: WorkerInfo, provider: AdapterProvider, limits: PreloadLimits, seed: int | None = None
+) -> int:
+    """Load what this worker will be the home of; returns how many versions. Raises nothing."""
+    if not limits.timeout_s:
+        return 0
+    loading = _Preloading(provider, limits.max_bytes, me.num_slots, me.slot_rank)
+    try:
+        async with asyncio.timeout(limits.timeout_s):
+            wanted = await _share(directory, me, random.Random(seed))
+            for first in range(0, len(wanted), MAX_PARALLEL):
+                await asyncio.gather(*(loading.load(resident) for resident in wanted[first : first + MAX_PARALLEL]))
+    except (HotslotError, TimeoutError) as exc:
+        log.info("preload_ended_early", why=str(exc) or f"it took {limits.timeout_s:g} s")
+    log.info("preloaded", versions=loading.loaded, size_bytes=loading.size_bytes)
+    return loading.loaded
+
+
+def share_of(
+    me: WorkerRecord, workers: Sequence[WorkerRecord], placements: Mapping[Digest, Sequence[Placement]], now_s: float
+) -> list[Resident]:
+    """What a new worker will be a home of, the most wanted first; pinned ones before all."""
+    fleet = Fleet((*workers, me), now_s)
+    wanted: list[tuple[bool, float, int, Resident]] = []
+    for digest, holders in placements.items():
+        if me.info.worker_id not in fleet.homes(digest, holders):
+            continue
+        named = [placement.resident for placement in holders if placement.resident.name]
+        if not named:
+            continue
+        is_pinned = any(placement.resident.pinned for placement in holders)
+        demand = sum(placement.resident.demand for placement in holders)
+        fastest = min(placement.resident.tier.distance for placement in holders)
+        wanted.append((not is_pinned, -demand, fastest, named[0]))
+    return [resident for *_, resident in sorted(wanted, key=lambda item: (*item[:3], item[3].digest))]
+
+
+async def _share(directory: Directory, me: WorkerInfo, chance: random.Random) -> list[Resident]:
+    view = await directory.workers(me.base_model_digest)
+    others = [record for record in view.workers if record.info.worker_id != me.worker_id]
+    asked = chance.sample(others, min(MAX_ASKED, len(others)))
+    residencies = await asyncio.gather(
+        *(directory.residency(me.base_model_digest, record.info.worker_id) for record in asked)
+    )
+    placements: dict[Digest, list[Placement]] = {}
+    for placement in (placement for residency in residencies for placement in residency):
+        placements.setdefault(placement.resident.digest, []).append(placement)
+    record = WorkerRecord(me, WorkerState.READY, WorkerLoad(), view.time_s + math.inf, 0)
+    return share_of(record, others, placements, view.time_s)
+
+
+@dataclass(slots=True)
+class _Preloading:
+    """What is left of the limits."""
+
+    provider: AdapterProvider
+    max_bytes: int
+    free_slots: int
+    slot_rank: int
+    loaded: int = 0
+    size_bytes: int = 0
+
+    async def load(self, resident: Resident) -> None:
+        """Into host memory, and into slots while there are free ones."""
+        provider = self.provider
+        reference = Reference(AdapterName(resident.name), None, resident.digest)
+        try:
+            version = await provider.references.ask(resident.tenant, reference)
+            size_bytes = version.manifest.weights_size_bytes
+            if self.size_bytes + size_bytes > self.max_bytes:
+                return
+            self.size_bytes += size_bytes
+            num_slots = math.ceil(version.manifest.max_rank / self.slot_rank)
+            async with provider.hold([version]) as (weights,):
+                provider.seen.note(version, provider.clock())
+                if num_slots <= self.free_slots:
+                    self.free_slots -= num_slots
+                    await provider.activate(weights)
+            self.loaded += 1
+        except HotslotError as exc:
+            log.info("not_preloaded", digest=resident.digest, why=exc.message)
