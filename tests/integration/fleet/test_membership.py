@@ -65,17 +65,17 @@ async def test_a_worker_is_listed_as_starting_and_sent_nothing_until_its_model_i
     gate = threading.Event()
     async with joined(store.endpoint, redis_url) as first, loading(store, redis_url, gate) as second:
 
-        async def is_listed(state: WorkerState) -> bool:
-            return (await states(directory)).get(second.worker_id) is state
+        async def are_listed(state: WorkerState) -> bool:
+            return await states(directory) == {first.worker_id: WorkerState.READY, second.worker_id: state}
 
-        await until_async(lambda: is_listed(WorkerState.STARTING))
+        await until_async(lambda: are_listed(WorkerState.STARTING))
 
         fresh = FleetView(directory, first.router.view.me, nobody)
         sight = await fresh.look([])
         assert sight is not None
         assert set(sight.fleet.workers) == {first.worker_id}
         gate.set()
-        await until_async(lambda: is_listed(WorkerState.READY))
+        await until_async(lambda: are_listed(WorkerState.READY))
 
 
 async def test_a_joining_worker_loads_its_share_before_it_is_ready(
