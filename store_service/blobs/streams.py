@@ -234,37 +234,32 @@ async def receive_upload(
 
 
 class _Writer:
-    """Gathers messages into blocks and writes one block at a time, in order, also when the call is cancelled."""
+    """Writes one message while the next one comes, in order, also when the call is cancelled.
+
+    Nothing is gathered: what a killed store had taken and not written must be sent again.
+    """
 
     def __init__(self, upload: Upload, offload: Offload) -> None:
         self._upload = upload
         self._offload = offload
-        self._buffered = bytearray()
         self._writing: asyncio.Future[None] | None = None
 
     async def add(self, data: bytes) -> None:
-        """Take some bytes."""
-        self._buffered += data
-        if len(self._buffered) >= CHUNK_BYTES * BLOCK_CHUNKS:
-            await self.flush()
+        """Take some bytes; raises what writing the ones before raised."""
+        await self.flush()
+        if data:
+            self._writing = self._offload.start(self._upload.write, data)
 
     async def flush(self) -> None:
-        """Write what is gathered."""
-        if self._buffered:
-            data = bytes(self._buffered)
-            self._buffered.clear()
-            self._writing = self._offload.start(self._upload.write, data)
+        """Wait until what was taken is written."""
+        if self._writing is not None:
             await asyncio.shield(self._writing)
 
     async def settle(self) -> None:
-        """Keep what is gathered and let go of the upload, whatever happened."""
-        try:
-            if self._writing is not None:
-                await asyncio.wait([self._writing])
-            if not self._upload.is_complete:
-                await self.flush()
-        finally:
-            await self._offload(self._upload.close)
+        """Let go of the upload once nothing is being written any more, whatever happened."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._offload(self._upload.close)
 
 
 async def _begin(uploads: UploadStore, tenant: TenantId, first: UploadChunk, offload: Offload) -> Upload:

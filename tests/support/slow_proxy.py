@@ -1,4 +1,4 @@
-"""A TCP proxy that delays or changes what the server answers, for tests."""
+"""A TCP proxy that delays, changes or cuts what passes and counts its bytes, for tests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,15 +15,32 @@ class SlowProxy:
         self.change: Callable[[bytes], bytes] = bytes
         """What becomes of each chunk of answers."""
         self.connections = 0
+        self.bytes_up = 0
+        """Passed on to the server."""
+        self.bytes_down = 0
+        """Passed on to clients."""
+        self._writers: set[asyncio.StreamWriter] = set()
         self._target_port = target_port
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.close()  # the server is not there just now
+            return
+        ends = {writer, upstream_writer}
+        self._writers |= ends
         await asyncio.gather(
             self._pump(reader, upstream_writer, slow=False), self._pump(upstream_reader, writer, slow=True)
         )
+        self._writers -= ends
+
+    def cut(self) -> None:
+        """Break every connection at once, with whatever is on its way."""
+        for writer in self._writers:
+            writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
         try:
@@ -31,6 +48,10 @@ class SlowProxy:
                 if slow and self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 writer.write(self.change(chunk) if slow else chunk)
+                if slow:
+                    self.bytes_down += len(chunk)
+                else:
+                    self.bytes_up += len(chunk)
                 await writer.drain()
         except OSError:
             pass  # an end hung up: that is what some tests are about
