@@ -7,7 +7,7 @@ it returns the result (or a plain iterator) instead of an awaitable.
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 from client.blobs import RetryPolicy
@@ -104,9 +104,9 @@ def _call(
 
 def _iterate(
     method: Callable[Concatenate[C, P], AsyncGenerator[T, None]],
-) -> Callable[Concatenate[Blocking[C], P], Iterator[T]]:
+) -> Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]:
     @functools.wraps(method)
-    def iterate(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+    def iterate(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         items = method(self.client, *args, **kwargs)
         try:
             while True:
@@ -118,7 +118,7 @@ def _iterate(
             # Also when the caller stops early: closing is what cancels the call.
             self.loop.run(_close(items))
 
-    return cast("Callable[Concatenate[Blocking[C], P], Iterator[T]]", iterate)
+    return cast("Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]", iterate)
 
 
 async def _next(items: AsyncGenerator[T, None]) -> tuple[T] | None:

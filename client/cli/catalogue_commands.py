@@ -1,7 +1,9 @@
 """Commands on the store: push, import, ls, show, validate, tag, rm."""
 
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +16,13 @@ from client.cli.output import print_document, say
 from client.cli.output import show as show_parts
 from client.cli.progress import transfer_bars
 from client.cli.rendering import (
+    adapter_rows,
     adapters_table,
     details_table,
-    human_age,
     human_size,
-    module_lines,
+    modules_table,
     short_digest,
+    version_rows,
     versions_table,
 )
 from client.types.catalogue import Adapter, Version
@@ -95,23 +98,28 @@ def ls(
     base: Annotated[str, typer.Option("--base", metavar="NAME", help="Only adapters for this base model.")] = "",
     label: LabelOption = None,
     deleted: Annotated[bool, typer.Option("--deleted", help="Also adapters that can be undeleted.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most so many; 0 means all.")] = 0,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """List the adapters.
+    """List the adapters by name; pages are fetched as they are needed.
 
-    JSON: {adapters: […]}.
+    JSON: {adapters: […], more: whether --limit left some out}.
     """
     labels = parse_labels(label or [])
     with open_client(store=store, tenant=tenant) as client:
-        adapters = list(
-            client.store.list_adapters(base_model=base, labels=labels, name_prefix=prefix, show_deleted=deleted)
-        )
+        found = client.store.list_adapters(base_model=base, labels=labels, name_prefix=prefix, show_deleted=deleted)
+        with closing(found):
+            adapters = list(islice(found, limit + 1 if limit else None))
+    more = bool(limit) and len(adapters) > limit
+    adapters = adapters[:limit] if limit else adapters
     if as_json:
-        print_document({"adapters": adapters})
+        print_document({"adapters": adapters, "more": more})
     elif adapters:
         show_parts(adapters_table(adapters, datetime.now(UTC)))
+        if more:
+            say(f"only the first {limit}; raise --limit, or name a PREFIX")
     else:
         say("no adapters; `hotslot push DIR NAME` adds one")
 
@@ -122,7 +130,7 @@ def show(
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Show an adapter, its versions, and the version that the reference stands for.
+    """Show an adapter, the version that the reference stands for with all of its modules, and the other versions.
 
     JSON: {adapter, version (null when nothing is tagged latest), versions}.
     """
@@ -140,8 +148,11 @@ def show(
         print_document({"adapter": adapter, "version": version, "versions": versions})
         return
     now = datetime.now(UTC)
-    details = [details_table(_version_rows(version, now))] if version is not None else []
-    show_parts(details_table(_adapter_rows(adapter, now)), *details, versions_table(versions, now))
+    parts = [details_table(adapter_rows(adapter, now)), versions_table(versions, now)]
+    if version is not None:
+        parts.insert(1, details_table(version_rows(version, now)))
+        parts.append(modules_table(version))
+    show_parts(*parts)
 
 
 def validate(
@@ -272,28 +283,3 @@ def _summary(version: Version) -> str:
     return (
         f"rank {version.max_rank}, {version.dtype}, {human_size(version.weights_size_bytes)}, for {version.base_model}"
     )
-
-
-def _adapter_rows(adapter: Adapter, now: datetime) -> list[tuple[str, str]]:
-    rows = [
-        ("adapter", adapter.name),
-        ("tags", ", ".join(f"{tag.name} → {short_digest(tag.digest)}" for tag in adapter.tags) or "-"),
-        ("labels", ", ".join(f"{key}={value}" for key, value in adapter.labels.items()) or "-"),
-        ("created", f"{human_age(adapter.create_time, now)} ago"),
-        ("changed", f"{human_age(adapter.update_time, now)} ago"),
-    ]
-    if adapter.delete_time is not None:
-        rows.append(("deleted", f"{human_age(adapter.delete_time, now)} ago, gone for good at {adapter.purge_time}"))
-    return rows
-
-
-def _version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
-    return [
-        ("version", version.digest),
-        ("base model", f"{version.base_model} ({version.base_model_digest})"),
-        ("weights", f"{human_size(version.weights_size_bytes)}, {version.dtype} ({version.weights_digest})"),
-        ("modules", "\n".join(module_lines(version)) or "-"),
-        ("source", version.source or "-"),
-        ("created", f"{human_age(version.create_time, now)} ago"),
-        ("config", version.config_json or "-"),
-    ]

@@ -100,6 +100,41 @@ def module_lines(version: Version) -> list[str]:
     ]
 
 
+def adapter_rows(adapter: Adapter, now: datetime) -> list[tuple[str, str]]:
+    """`hotslot show`: the adapter."""
+    rows = [
+        ("adapter", adapter.name),
+        ("tags", ", ".join(f"{tag.name} → {short_digest(tag.digest)}" for tag in adapter.tags) or "-"),
+        ("labels", ", ".join(f"{key}={value}" for key, value in adapter.labels.items()) or "-"),
+        ("created", f"{human_age(adapter.create_time, now)} ago"),
+        ("changed", f"{human_age(adapter.update_time, now)} ago"),
+    ]
+    if adapter.delete_time is not None:
+        rows.append(("deleted", f"{human_age(adapter.delete_time, now)} ago, gone for good at {adapter.purge_time}"))
+    return rows
+
+
+def version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
+    """`hotslot show`: the version; `modules_table` has its modules one by one."""
+    return [
+        ("version", version.digest),
+        ("base model", f"{version.base_model} ({version.base_model_digest})"),
+        ("weights", f"{human_size(version.weights_size_bytes)}, {version.dtype} ({version.weights_digest})"),
+        ("modules", "\n".join(module_lines(version)) or "-"),
+        ("source", version.source or "-"),
+        ("created", f"{human_age(version.create_time, now)} ago"),
+        ("config", version.config_json or "-"),
+    ]
+
+
+def modules_table(version: Version) -> Table:
+    """The targeted modules of a version, one by one."""
+    made = table("MODULE", "RANK", "SCALING", right=("RANK", "SCALING"))
+    for module in version.modules:
+        made.add_row(module.path, str(module.rank), f"{module.scaling:.10g}")
+    return made
+
+
 def details_table(rows: Iterable[tuple[str, str]]) -> Table:
     """Names and values, one pair a line."""
     made = Table(box=None, show_header=False, pad_edge=False)

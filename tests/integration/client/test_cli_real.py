@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from client import BlockingHotslotClient, BlockingStoreClient
 from client.cli.app import run
 from client.cli.children import Child
-from tests.integration.client.conftest import TENANT, PeftFolder
+from tests.integration.client.conftest import BASE, PATHS, TENANT, PeftFolder
 from tests.integration.conftest import DEMO_ADAPTERS
 
 pytestmark = pytest.mark.integration
@@ -168,6 +168,62 @@ def test_validating_lists_every_violation(
     assert [violation["code"] for violation in report["violations"]] == codes
 
 
+def test_show_prints_the_whole_manifest_with_the_summary_first(
+    store: BlockingStoreClient, command: Command, peft_folder: PeftFolder
+) -> None:
+    environment = {"HOTSLOT_STORE": store.client.endpoint, "HOTSLOT_TENANT": TENANT}
+    assert command("push", str(peft_folder()), "pirate:v1", "--label", "team=a", **environment).returncode == 0
+    document = json.loads(command("show", "pirate:v1", "--json", **environment).stdout)
+    assert sorted(document) == ["adapter", "version", "versions"]
+    version = document["version"]
+    assert sorted(version) == [
+        "adapter", "base_model", "base_model_digest", "config_json", "create_time", "digest", "dtype", "max_rank",
+        "modules", "source", "tags", "weights_digest", "weights_size_bytes",
+    ]  # fmt: skip
+    assert [(m["path"], m["rank"], m["scaling"]) for m in version["modules"]] == [(path, 4, 2.0) for path in PATHS]
+
+    lines = command("show", "pirate:v1", **environment).stdout.splitlines()
+    said = {line.split()[0]: line for line in lines if line}
+    assert lines[0].split() == ["adapter", "pirate"]
+    assert said["tags"].split() == ["tags", "v1", "→", version["digest"].removeprefix("sha256:")[:12]]
+    assert said["labels"].split() == ["labels", "team=a"]
+    assert version["digest"] in said["version"]
+    assert BASE in said["base"]
+    assert version["base_model_digest"] in said["base"]
+    assert version["weights_digest"] in said["weights"]
+    assert "upload" in said["source"]
+    assert '"lora_alpha"' in said["config"]
+    assert [line.split() for line in lines[-len(PATHS) :]] == [[path, "4", "2"] for path in PATHS]
+    assert lines[-len(PATHS) - 2].split() == ["MODULE", "RANK", "SCALING"]
+
+
+def test_ls_filters_and_stops_where_it_is_told(
+    store: BlockingStoreClient, command: Command, peft_folder: PeftFolder
+) -> None:
+    environment = {"HOTSLOT_STORE": store.client.endpoint, "HOTSLOT_TENANT": TENANT}
+    for number in range(3):
+        labels = {"team": "a" if number else "b"}
+        store.push(peft_folder(f"folder-{number}", seed=number), f"bot-{number}", labels=labels)
+
+    def names(*arguments: str) -> tuple[list[str], bool]:
+        document = json.loads(command("ls", "--json", *arguments, **environment).stdout)
+        return [adapter["name"] for adapter in document["adapters"]], document["more"]
+
+    assert names() == (["bot-0", "bot-1", "bot-2"], False)
+    assert names("--limit", "2") == (["bot-0", "bot-1"], True)
+    assert names("--limit", "3") == (["bot-0", "bot-1", "bot-2"], False)
+    assert names("--label", "team=a") == (["bot-1", "bot-2"], False)
+    assert names("--base", BASE, "bot-2") == (["bot-2"], False)
+    assert names("--base", "somebody/else") == ([], False)
+    listed = command("ls", "--limit", "1", **environment)
+    header, _, row = listed.stdout.splitlines()
+    assert header.split() == ["NAME", "TAGS", "VERSIONS", "NEWEST", "RANK", "SIZE", "BASE", "MODEL", "CHANGED"]
+    assert row.split()[:5] == ["bot-0", "latest", "1", row.split()[3], "4"]
+    assert len(row.split()[3]) == 12
+    assert BASE in row
+    assert listed.stderr == "only the first 1; raise --limit, or name a PREFIX\n"
+
+
 @pytest.mark.parametrize("entry", [["-m", "client"], ["-c", "from client.cli.app import main; main()"]])
 def test_the_module_and_the_console_script_are_the_same_command(store_process: Child, entry: list[str]) -> None:
     done = subprocess.run(
@@ -177,7 +233,7 @@ def test_the_module_and_the_console_script_are_the_same_command(store_process: C
         check=False,
         timeout=60,
     )
-    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"adapters": []}, "")
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"adapters": [], "more": False}, "")
 
 
 @pytest.mark.model

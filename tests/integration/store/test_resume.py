@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import random
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -135,10 +136,10 @@ async def cut_both_ways(folder: Path, num_bytes: int, num_cuts: int) -> None:
 
 def print_report(what: str, cutter: Cutter, wire_bytes: int) -> None:
     resent = sorted(cutter.resent_bytes)
-    print(
+    sys.stdout.write(
         f"{what}: {cutter.num_cuts} cuts, wire overhead {wire_bytes / MIB:.2f} MiB, "
         f"resent by offset, max {max(resent, default=0) / 1024:.0f} KiB, all {[round(r / 1024) for r in resent]}, "
-        f"store RSS +{cutter.growth_mib('store'):.0f} MiB, client RSS +{cutter.growth_mib('client'):.0f} MiB"
+        f"store RSS +{cutter.growth_mib('store'):.0f} MiB, client RSS +{cutter.growth_mib('client'):.0f} MiB\n"
     )
 
 
