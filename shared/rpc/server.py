@@ -25,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 LIVENESS = "liveness"
 READINESS = "readiness"
+RECEIVE_WINDOW_BYTES = 2**20
+"""Of a stream that a client sends: fills 80 Mbit/s over 100 ms, and any local network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,9 @@ def _resolve(received: asyncio.Future[signal.Signals], number: signal.Signals) -
 def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
     keepalive_ms = round(options.keepalive_s * 1e3)
     settings = [
+        # A window that does not grow bounds what is on its way when a stream is cut, and must be sent again.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", RECEIVE_WINDOW_BYTES),
         # Two servers on one port would share its connections at random.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.max_message_bytes),

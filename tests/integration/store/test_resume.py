@@ -23,7 +23,7 @@ from tests.support.checkpoints import adapter
 from tests.support.slow_proxy import SlowProxy, slow_proxy
 
 MIB = 2**20
-ON_ITS_WAY_BYTES = 8 * MIB
+ON_ITS_WAY_BYTES = 4 * MIB
 """What gRPC and the kernel may hold of a stream that is cut: flow control's window and the sockets' buffers."""
 PATIENT = RetryPolicy(max_stalls=100, first_delay_s=0.02, max_delay_s=0.3)
 
