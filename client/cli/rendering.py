@@ -220,10 +220,15 @@ def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
         ("base model", status.base_model_digest),
         ("slots", f"{slots.free} of {slots.num_slots} free, {taken}, rank {slots.slot_rank} each"),
         ("KV blocks", f"{kv.free_blocks} of {kv.num_blocks} free, {kv.block_tokens} tokens each"),
+        (
+            "prefix cache",
+            f"{kv.cached_tokens} of {kv.prompt_tokens} prompt tokens found, {kv.cached_blocks} blocks kept",
+        ),
         ("sequences", f"{sequences}, {queue.loading_requests} requests wait for adapters"),
         (
             "work",
-            f"{status.generated_tokens} tokens in {status.steps} steps, {status.activations} activations",
+            f"{status.generated_tokens} tokens in {status.steps} steps, {status.activations} activations, "
+            f"{kv.preemptions} preemptions, longest stall {human_duration(status.longest_stall_s)}",
         ),
         ("recompiles", str(status.recompiles)),
         ("buckets", ", ".join(buckets) or "-"),

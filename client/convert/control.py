@@ -81,7 +81,15 @@ def status_from(message: pb.GetWorkerStatusResponse) -> WorkerStatus:
         buckets=tuple(CompiledBucket(b.num_tokens, b.with_adapters, seconds(b.compile_time)) for b in message.buckets),
         recompiles=message.recompiles,
         slots=SlotStatus(slots.num_slots, slots.slot_rank, slots.free, slots.in_use, slots.pinned),
-        kv=KvStatus(kv.num_blocks, kv.free_blocks, kv.block_tokens),
+        kv=KvStatus(
+            num_blocks=kv.num_blocks,
+            free_blocks=kv.free_blocks,
+            block_tokens=kv.block_tokens,
+            cached_blocks=kv.cached_blocks,
+            prompt_tokens=kv.prompt_tokens,
+            cached_tokens=kv.cached_tokens,
+            preemptions=kv.preemptions,
+        ),
         queue=QueueStatus(
             running_sequences=queue.running_sequences,
             waiting_sequences=queue.waiting_sequences,
@@ -93,4 +101,5 @@ def status_from(message: pb.GetWorkerStatusResponse) -> WorkerStatus:
         generated_tokens=message.generated_tokens,
         activations=message.activations,
         startup=tuple(StartupStage(s.name, seconds(s.duration)) for s in message.startup),
+        longest_stall_s=seconds(message.longest_stall),
     )

@@ -121,11 +121,19 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class KvStatus:
-    """KV blocks of a worker."""
+    """KV blocks of a worker, and what its prefix cache was good for."""
 
     num_blocks: int
     free_blocks: int
     block_tokens: int
+    cached_blocks: int
+    """Of the free ones, those whose content can still be found."""
+    prompt_tokens: int
+    """Of all prompts since the start."""
+    cached_tokens: int
+    """Of these, how many were found in the prefix cache."""
+    preemptions: int
+    """Sequences that lost their blocks and were computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +165,5 @@ class WorkerStatus:
     generated_tokens: int
     activations: int
     startup: tuple[StartupStage, ...]
+    longest_stall_s: float
+    """Longest time between two steps while there was something to compute."""

@@ -116,7 +116,9 @@ class FakeControl(adapter_control_pb2_grpc.AdapterControlServiceServicer):
             worker_id="w-1",
             state=adapter_control_pb2.WORKER_STATE_READY,
             slots=adapter_control_pb2.SlotStatus(num_slots=8, slot_rank=16, free=7, in_use=1),
-            kv=adapter_control_pb2.KvStatus(num_blocks=100, free_blocks=75, block_tokens=16),
+            kv=adapter_control_pb2.KvStatus(
+                num_blocks=100, free_blocks=75, block_tokens=16, cached_blocks=5, prompt_tokens=90, cached_tokens=30
+            ),
             queue=adapter_control_pb2.QueueStatus(running_sequences=2, max_sequences=8),
             generated_tokens=1000,
         )

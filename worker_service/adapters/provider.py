@@ -23,6 +23,7 @@ from worker_service.adapters.seen import SeenVersions
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import Activated, AdapterWeights
 from worker_service.engine.snapshot import EngineSnapshot
+from worker_service.engine.tenant_places import TenantPlaces
 
 log = structlog.get_logger(__name__)
 
@@ -69,16 +70,21 @@ class AdapterProvider:
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
     clock: Callable[[], float] = time.monotonic
     pins: PinTable = field(default_factory=PinTable)
-    num_loading: int = 0
-    """Requests that wait for adapters to be loaded."""
     references: ReferenceCache = field(init=False)
+    _loading: TenantPlaces = field(init=False)
     seen: SeenVersions = field(init=False)
 
     def __post_init__(self) -> None:
+        self._loading = TenantPlaces(self.max_loading)
         self.seen = SeenVersions(lambda digest: self.is_resident(digest) or digest in self.loader.loading)
         self.references = ReferenceCache(
             self.resolver, self.is_resident, self._prepare_swap, self._flipped, self.limits, self.clock
         )
+
+    @property
+    def num_loading(self) -> int:
+        """Requests that wait for adapters to be loaded."""
+        return len(self._loading)
 
     def is_resident(self, digest: Digest) -> bool:
         """Whether a version can be served without the store."""
@@ -95,21 +101,25 @@ class AdapterProvider:
     async def hold(self, versions: Sequence[AdapterVersion]) -> AsyncIterator[list[AdapterWeights]]:
         """Weights of all these versions, loaded if need be, in host memory until the block is left.
 
-        Raises the loader's errors, and QueueFullError when too many requests wait for loads already.
+        Raises the loader's errors, and QueueFullError when too many requests wait for loads already, altogether or of
+        this tenant.
         """
-        is_cold = any(not self.is_resident(version.digest) for version in versions)
-        if is_cold and self.num_loading >= self.max_loading:
+        cold = next((version for version in versions if not self.is_resident(version.digest)), None)
+        if cold is not None and not self._loading.has_room(cold.tenant):
             raise QueueFullError(
-                f"{self.num_loading} requests wait for adapters to be loaded already, at most {self.max_loading} may",
+                f"{self.num_loading} requests wait for adapters to be loaded already, at most {self.max_loading} may, "
+                "and no tenant may leave too little for others",
                 subject="loading",
                 retry_after_s=QUEUE_RETRY_AFTER_S,
             )
         async with contextlib.AsyncExitStack() as stack:
-            self.num_loading += is_cold
+            if cold is not None:
+                self._loading.take(cold.tenant)
             try:
                 held = await self._acquire_all(versions, stack)
             finally:
-                self.num_loading -= is_cold
+                if cold is not None:
+                    self._loading.give_back(cold.tenant)
             yield held
 
     async def activate(self, weights: AdapterWeights, *, pin: bool = False) -> Activated:

@@ -16,9 +16,7 @@ from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import SequenceId
 from worker_service.engine.prefix_keys import Mix
 from worker_service.engine.sequence import Sequence
-
-QUEUE_SHARE = 8
-"""A tenant may have this many times as many waiting sequences as there are places left."""
+from worker_service.engine.tenant_places import TenantPlaces
 
 Flow = OrderedDict[SequenceId, Sequence]
 
@@ -47,7 +45,6 @@ class _Tenant:
 
     mixes: FairShare[Mix] = field(default_factory=FairShare)
     priorities: dict[int, _Priority] = field(default_factory=dict)
-    num_waiting: int = 0
 
 
 class WaitingQueue:
@@ -59,10 +56,11 @@ class WaitingQueue:
         self._shares: FairShare[TenantId] = FairShare()
         self._tenants: dict[TenantId, _Tenant] = {}
         self._preempted: Flow = OrderedDict()
-        self._num_new = 0
+        self._places = TenantPlaces(limits.max_waiting)
+        """Of those that have not had a row yet."""
 
     def __len__(self) -> int:
-        return self._num_new + len(self._preempted)
+        return len(self._places) + len(self._preempted)
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self._preempted.values()
@@ -72,14 +70,8 @@ class WaitingQueue:
                     yield from flow.values()
 
     def has_room(self, tenant: TenantId) -> bool:
-        """Whether one more sequence of this tenant may wait.
-
-        The bound moves with what is left (dynamic thresholds, Choudhury and Hahne 1998): alone a tenant may take
-        nearly all of the queue, and never so much that others find none.
-        """
-        num_left = self._limits.max_waiting - self._num_new
-        state = self._tenants.get(tenant)
-        return num_left > 0 and (state is None or state.num_waiting < QUEUE_SHARE * num_left)
+        """Whether one more sequence of this tenant may wait."""
+        return self._places.has_room(tenant)
 
     def num_before(self, sequence: Sequence) -> int:
         """About how many of those who wait get a row before a sequence that comes now."""
@@ -88,7 +80,7 @@ class WaitingQueue:
             return 0
         priority = tenant.priorities.get(sequence.submit.priority)
         flow = priority.flows.get(sequence.mix, ()) if priority is not None else ()
-        return min(self._num_new, len(flow) * max(1, len(tenant.mixes)) * max(1, len(self._shares)))
+        return min(len(self._places), len(flow) * max(1, len(tenant.mixes)) * max(1, len(self._shares)))
 
     def add(self, sequence: Sequence, now_s: float) -> None:
         """Queue a new sequence."""
@@ -98,8 +90,7 @@ class WaitingQueue:
         tenant.mixes.join(sequence.mix)
         priority = tenant.priorities.setdefault(submit.priority, _Priority(now_s))
         priority.flows.setdefault(sequence.mix, OrderedDict())[submit.sequence_id] = sequence
-        tenant.num_waiting += 1
-        self._num_new += 1
+        self._places.take(submit.tenant)
 
     def put_back(self, sequence: Sequence) -> None:
         """A sequence lost its row; it is the next to get one, before those that lost theirs earlier."""
@@ -139,7 +130,7 @@ class WaitingQueue:
         """
         limit = self._policy.look_ahead
         fair = list(itertools.islice(self._preempted.values(), limit))
-        waiting = [name for name, tenant in self._tenants.items() if tenant.num_waiting]
+        waiting = [name for name, tenant in self._tenants.items() if tenant.priorities]
         tenants = heapq.nsmallest(limit, waiting, key=self._shares.spent)
         turns = [self._heads(self._tenants[name], now_s, limit) for name in tenants]
         for heads in itertools.zip_longest(*turns):
@@ -195,5 +186,4 @@ class WaitingQueue:
             del priority.flows[sequence.mix]
             if not priority.flows:
                 del tenant.priorities[submit.priority]
-        tenant.num_waiting -= 1
-        self._num_new -= 1
+        self._places.give_back(submit.tenant)

@@ -240,6 +240,7 @@ def test_workers_placements_and_top_show_the_fleet(hotslot: Run, served: Served)
 
 def test_one_worker_is_inspected_and_told_what_to_load(hotslot: Run) -> None:
     assert "7 of 8 free" in hotslot("status")[1]
+    assert "30 of 90 prompt tokens found" in hotslot("status")[1]
     assert json.loads(hotslot("status", "--json")[1])["adapters"]["adapters"][0]["tier"] == "slot"
     assert DIGEST in hotslot("load", "pirate")[1]
     assert json.loads(hotslot("load", "pirate", "--json")[1])["timings"]["activate_s"] == 0.0015

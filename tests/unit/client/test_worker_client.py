@@ -127,6 +127,7 @@ async def test_control_calls_answer_in_the_clients_own_types(worker: WorkerClien
     assert held.default_adapters == (AdapterSelection("pirate", 1.0),)
     status = await worker.status()
     assert (status.state, status.slots.free, status.kv.free_blocks) == ("ready", 7, 75)
+    assert (status.kv.cached_blocks, status.kv.prompt_tokens, status.kv.cached_tokens) == (5, 90, 30)
     assert (await worker.model_info()).eos_token_ids == (2,)
     assert await worker.unload("pirate") == held.adapters[0].digest
     with pytest.raises(AdapterNotLoadedError):

@@ -14,6 +14,7 @@ from worker_service.engine.budget import share_budget
 from worker_service.engine.fair_share import FairShare
 from worker_service.engine.limits import EnginePolicy
 from worker_service.engine.messages import SequenceFailed
+from worker_service.engine.tenant_places import TenantPlaces
 
 ACME, ZETA = TenantId("acme"), TenantId("zeta")
 
@@ -178,6 +179,22 @@ def test_the_whole_queue_is_bounded() -> None:
         bench.submit(number, [1], tenant=TenantId(f"t{number}"))
     bench.turns(1)
     assert sorted(bench.failed()) == [4, 5, 6, 7]
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 12))
+def test_a_newcomer_finds_a_place_unless_several_tenants_fill_the_queue(arrivals: list[int], num_places: int) -> None:
+    places = TenantPlaces(num_places)
+    for arrival in arrivals:
+        tenant = TenantId(f"t{arrival}")
+        if places.has_room(tenant):
+            places.take(tenant)
+    assert len(places) <= num_places
+    if num_places >= 9 and len(set(arrivals)) == 1:
+        assert places.has_room(TenantId("newcomer"))
+    for arrival in range(4):
+        while places.taken_by(TenantId(f"t{arrival}")):
+            places.give_back(TenantId(f"t{arrival}"))
+    assert len(places) == 0
 
 
 def test_however_many_newcomers_come_one_that_waits_gets_its_turn() -> None:

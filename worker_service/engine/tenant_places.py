@@ -1,0 +1,42 @@
+"""Places in a bounded queue, so shared that no tenant leaves none for others."""
+
+from shared.ids import TenantId
+
+QUEUE_SHARE = 8
+"""A tenant may have this many times as many places as are left."""
+
+
+class TenantPlaces:
+    """Who has how many of a queue's places.
+
+    The bound moves with what is left (dynamic thresholds, Choudhury and Hahne 1998): alone a tenant may take eight
+    ninths of the queue, and never so much that others find no place.
+    """
+
+    def __init__(self, num_places: int) -> None:
+        self.num_places = num_places
+        self._taken: dict[TenantId, int] = {}
+        self._num_taken = 0
+
+    def __len__(self) -> int:
+        return self._num_taken
+
+    def taken_by(self, tenant: TenantId) -> int:
+        """Places that a tenant has."""
+        return self._taken.get(tenant, 0)
+
+    def has_room(self, tenant: TenantId) -> bool:
+        """Whether a tenant may have one more."""
+        return self.taken_by(tenant) < QUEUE_SHARE * (self.num_places - self._num_taken)
+
+    def take(self, tenant: TenantId) -> None:
+        """A tenant has one more; ask `has_room` first."""
+        self._taken[tenant] = self.taken_by(tenant) + 1
+        self._num_taken += 1
+
+    def give_back(self, tenant: TenantId) -> None:
+        """A tenant has one less."""
+        self._num_taken -= 1
+        self._taken[tenant] -= 1
+        if not self._taken[tenant]:
+            del self._taken[tenant]
