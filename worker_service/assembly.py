@@ -106,7 +106,7 @@ def assemble(
         source=store,
         decoder=model.decoder,
         tier=HostTier(options.host_cache_bytes),
-        limits=LoaderLimits(model.max_rank, options.max_parallel_loads),
+        limits=LoaderLimits(options.max_parallel_loads),
         executor=executor,
     )
     provider = AdapterProvider(store, loader, client, max_loading=limits.max_waiting, limits=options.references)

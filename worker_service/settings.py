@@ -66,7 +66,9 @@ class WorkerSettings(Settings):
     buckets: NumberList = (1, 4, 8, 32, 128)
     """Numbers of tokens of one step to compile for, ascending."""
     target_modules: TextList = ()
-    """Last names of the linears that get slots, for example q_proj,v_proj; empty means all linears in the layers."""
+    """Last names of the modules that get slots, for example q_proj,v_proj; empty means all linears in the layers, as
+    does the word all-linear. The token embedding and the head have none unless they are named:
+    all-linear,embed_tokens,lm_head."""
     compile: bool = True
     """Turned off, the same code runs uncompiled: a quick start, slow steps."""
     num_threads: int = Field(default=0, ge=0)

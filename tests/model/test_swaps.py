@@ -15,13 +15,15 @@ from worker_service.model.weights import HostAdapter, HostModule
 pytestmark = pytest.mark.model
 
 NUM_SWAPS = 200
+HALF_OF_RANKS = 16
+"""Of the largest adapter's: two such fit beside it."""
 
 
-def random_adapter(loaded: LoadedModel, number: int) -> HostAdapter:
+def random_adapter(loaded: LoadedModel, number: int, max_rank: int | None = None) -> HostAdapter:
     """Any rank up to the largest, any targets."""
     rng = random.Random(number)
     generator = torch.Generator().manual_seed(number)
-    rank = rng.randint(1, loaded.max_rank)
+    rank = rng.randint(1, max_rank or loaded.max_rank)
     names = rng.sample(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], rng.randint(1, 7))
     modules = {}
     for path, linear in loaded.runner.slot_linears.items():
@@ -40,9 +42,11 @@ def test_two_hundred_swaps_recompile_nothing_and_move_nothing(
     rng = random.Random(0)
     for number in range(NUM_SWAPS):
         if number % 25 == 0:
-            # Some swaps happen slice by slice between the steps of rows that run.
-            driver.submit([1, 2, 3, number], ((rng.choice(list(adapters.values())), 1.0),), max_tokens=20)
-            driver.submit([5, 6, 7, number], ((random_adapter(loaded, number), rng.uniform(-2, 2)),), max_tokens=6)
+            # Some swaps happen slice by slice between the steps of rows that run, which leave half of the slots free.
+            half = [adapter for adapter in adapters.values() if adapter.max_rank <= HALF_OF_RANKS]
+            other = random_adapter(loaded, number, HALF_OF_RANKS)
+            driver.submit([1, 2, 3, number], ((rng.choice(half), 1.0),), max_tokens=20)
+            driver.submit([5, 6, 7, number], ((other, rng.uniform(-2, 2)),), max_tokens=6)
             driver.turn()
         driver.activate(rng.choice([*adapters.values(), random_adapter(loaded, number)]))
     driver.finish()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from jinja2 import TemplateError
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import InvalidAdapterError, Violation
+from shared.errors import InvalidAdapterError, RankTooLargeError, Violation
 from shared.ids import Digest
 from shared.manifest import Manifest
 from worker_service.engine.limits import EngineLimits
@@ -53,6 +53,13 @@ class EchoDecoder:
     gate: threading.Event = field(default_factory=_open_gate)
     """While cleared, decoding hangs."""
     entered: int = 0
+    max_rank: int = 16
+
+    def check(self, manifest: Manifest) -> None:
+        if manifest.max_rank > self.max_rank:
+            found, expected = f"rank {manifest.max_rank}", f"at most {self.max_rank}"
+            path = manifest.modules[0].path
+            raise RankTooLargeError([Violation.of("RANK_TOO_LARGE", path, found, expected, "raise HOTSLOT_MAX_RANK")])
 
     def decode(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> EchoWeights:
         self.entered += 1

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from shared.errors import HotslotError, InvalidAdapterError, RankTooLargeError, Violation
+from shared.errors import HotslotError, InvalidAdapterError
 from shared.ids import Digest, TenantId
 from shared.manifest import Manifest
 from worker_service.adapters.host_tier import HostTier, Reservation
@@ -42,8 +42,12 @@ class BlobReader(Protocol):
 class WeightsDecoder(Protocol):
     """Turns a verified blob into what the engine copies into slots."""
 
+    def check(self, manifest: Manifest) -> None:
+        """Refuse, before a byte is pulled, what this worker cannot serve. Raises InvalidAdapterError's kinds."""
+        ...
+
     def decode(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> AdapterWeights:
-        """Check against the model's layout and decode; heavy. Raises InvalidAdapterError and its kinds."""
+        """Decode what `check` lets pass; heavy. Raises InvalidAdapterError and its kinds."""
         ...
 
 
@@ -51,8 +55,6 @@ class WeightsDecoder(Protocol):
 class LoaderLimits:
     """The bounds of a loader."""
 
-    max_rank: int
-    """Adapters of a larger rank are refused before a byte is pulled."""
     max_parallel: int = 4
     """Loads at a time; more wait."""
     failure_ttl_s: float = 2.0
@@ -93,8 +95,7 @@ class Loader:
     async def acquire(self, version: AdapterVersion) -> AdapterWeights:
         """The version's weights, held in the host tier until `release`; loads them if need be.
 
-        Raises the store's errors, RankTooLargeError and the decoder's, and QuotaExceededError when host memory has no
-        room.
+        Raises the store's errors, the decoder's, and QuotaExceededError when host memory has no room.
         """
         key = (version.tenant, version.digest)
         weights = self.tier.acquire(version.digest)
@@ -140,7 +141,7 @@ class Loader:
         started = self.clock()
         manifest = version.manifest
         try:
-            self._check_rank(version)
+            self.decoder.check(manifest)
             async with self._turns:
                 reservation = self.tier.reserve(version.digest, manifest.weights_size_bytes)
                 try:
@@ -174,25 +175,6 @@ class Loader:
             raise
         self.tier.commit(reservation, weights)
         self.tier.acquire(version.digest)
-
-    def _check_rank(self, version: AdapterVersion) -> None:
-        found = version.manifest.max_rank
-        if found <= self.limits.max_rank:
-            return
-        raise RankTooLargeError(
-            [
-                Violation(
-                    code="RANK_TOO_LARGE",
-                    subject=module.path,
-                    found=str(module.rank),
-                    expected=f"at most {self.limits.max_rank}",
-                    message=f"{module.path} has rank {module.rank}, this worker serves ranks up to "
-                    f"{self.limits.max_rank}; raise HOTSLOT_MAX_RANK",
-                )
-                for module in version.manifest.modules
-                if module.rank > self.limits.max_rank
-            ]
-        )
 
     def _remember(self, key: FlightKey, error: InvalidAdapterError) -> None:
         log.warning("load_refused", digest=key[1], why=error.message)

@@ -1,6 +1,6 @@
 """Turns a plain transformers model into one with slots and a paged cache, compiled layer by layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +10,11 @@ from transformers import AttentionInterface, PreTrainedModel
 from shared.errors import InternalError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttention, attention_interface
+from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
+from worker_service.model.targets import Targets, find_layers
 
 
 def find_attention_modules(model: PreTrainedModel) -> list[tuple[nn.Module, int, int]]:
@@ -43,42 +45,43 @@ def find_attention_modules(model: PreTrainedModel) -> list[tuple[nn.Module, int,
     return seen
 
 
-def target_paths(model: PreTrainedModel, names: Sequence[str]) -> list[str]:
-    """Paths of the linears inside the decoder layers whose last name is in `names` (all of them if it is empty)."""
-    layers = find_layers(model)
-    inside = {id(module) for layer in layers for module in layer.modules()}
-    return [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) in inside and (not names or path.rpartition(".")[2] in names)
-    ]
-
-
-def find_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers. Raises InternalError when the model has no list of that length."""
-    num_layers = model.config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
-            return module
-    raise InternalError(f"{model.config.model_type}: no list of {num_layers} layers found; it cannot be served")
-
-
 def add_slots(
-    model: PreTrainedModel, paths: Sequence[str], limits: EngineLimits, step: StepState
-) -> tuple[dict[str, SlotLinear], SlotWriter]:
-    """Replace the linears at `paths` by slot linears; returns those by path, and what writes to their slots."""
+    model: PreTrainedModel, targets: Targets, limits: EngineLimits, step: StepState
+) -> tuple[dict[str, SlotLinear], dict[str, SlotEmbedding], SlotWriter]:
+    """Replace the targets by modules with slots; returns those by the spec's path, and what writes to their slots."""
     device = next(model.parameters()).device
-    # One tensor for the scaling of all modules, so that a slot is written with one copy. Rows begin at multiples of 64
-    # bytes, because a compiled graph may assume of every module what was true of the first.
-    padded_slots = -(-limits.num_slots // 16) * 16
-    scales_MS = torch.zeros(len(paths), padded_slots, dtype=torch.float32, device=device)[:, : limits.num_slots]
+    paths = [module.path for module in targets.modules]
+    # One tensor for the scaling of all modules, so that a slot is written with one copy; one more for the ranks of
+    # biases. Rows begin at multiples of 64 bytes, because a compiled graph may assume of every module what was true of
+    # the first.
+    scales_MS = _aligned_rows(len(paths), limits.num_slots, device)
+    ones_MC = _aligned_rows(len(paths), limits.num_slots * limits.slot_rank, device)
+    ones_MSK = ones_MC.view(len(paths), limits.num_slots, limits.slot_rank)
+    shares = dict(zip(paths, zip(scales_MS, ones_MSK, strict=True), strict=True))
+    slot_embeddings: dict[str, SlotEmbedding] = {}
+    if targets.embedding is not None:
+        embedding = model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding)
+        slot_embeddings[targets.embedding.path] = SlotEmbedding(embedding, *shares[targets.embedding.path], step)
+        model.set_input_embeddings(slot_embeddings[targets.embedding.path])
     slot_linears: dict[str, SlotLinear] = {}
-    for path, scale_S in zip(paths, scales_MS, strict=True):
-        linear = model.get_submodule(path)
+    for target in targets.linears:
+        linear = model.get_submodule(target.path)
         assert isinstance(linear, nn.Linear)
-        slot_linears[path] = SlotLinear(linear, scale_S, limits.slot_rank, step)
-        model.set_submodule(path, slot_linears[path])
-    return slot_linears, SlotWriter(slot_linears, scales_MS)
+        slot_linears[target.path] = SlotLinear(linear, *shares[target.path], step, step.gates_TS)
+        model.set_submodule(target.path, slot_linears[target.path])
+    if targets.head is not None:
+        head = model.get_output_embeddings()
+        assert isinstance(head, nn.Linear)
+        slot_linears[targets.head.path] = SlotLinear(head, *shares[targets.head.path], step, step.row_gates_RS)
+        model.set_output_embeddings(slot_linears[targets.head.path])
+    writer = SlotWriter({**slot_embeddings, **slot_linears}, scales_MS, ones_MSK)
+    return slot_linears, slot_embeddings, writer
+
+
+def _aligned_rows(num_rows: int, num_columns: int, device: torch.device) -> torch.Tensor:
+    """Zeros, fp32, whose rows begin at multiples of 64 bytes."""
+    return torch.zeros(num_rows, -(-num_columns // 16) * 16, device=device)[:, :num_columns]
 
 
 def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) -> list[KvCache]:
@@ -102,7 +105,8 @@ def compile_layers(model: PreTrainedModel, compile_module: Callable[[nn.Module],
     for layer in find_layers(model):
         compile_module(layer)
     head = model.get_output_embeddings()
-    assert isinstance(head, nn.Linear)
-    dense_head = DenseLinear(head)
-    model.set_output_embeddings(dense_head)
-    compile_module(dense_head)
+    if not isinstance(head, SlotLinear):
+        assert isinstance(head, nn.Linear)
+        head = DenseLinear(head)
+        model.set_output_embeddings(head)
+    compile_module(head)

@@ -15,11 +15,12 @@ from shared.base_model import spec_from_folder
 from shared.errors import FieldViolation, InvalidRequestError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test
-from worker_service.model.adapt import add_caches, add_slots, compile_layers, target_paths
+from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.folder import model_folder
 from worker_service.model.options import Bucket, LoadedModel, ModelOptions, StartupStage
 from worker_service.model.runner import TorchRunner
 from worker_service.model.step_state import StepState
+from worker_service.model.targets import Targets, choose_targets
 from worker_service.model.warm_up import warm_up
 from worker_service.model.weights import SlotLayout, WeightsDecoder
 
@@ -66,12 +67,17 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
     with stages.stage("expect"):
         expectation = self_test.expect(model, self_test.prompt_lengths(limits))
     with stages.stage("adapt"):
-        paths = target_paths(model, options.target_modules)
-        if not paths:
-            raise _bad("target_modules", f"none of {list(options.target_modules)} is a linear in the model's layers")
-        runner = _adapt(model, paths, limits, options, device)
-        shapes = {path: (linear.in_features, linear.out_features) for path, linear in runner.slot_linears.items()}
-        layout = SlotLayout(spec.digest, shapes, options.max_rank, dtype, pin_memory=device.type == "cuda")
+        targets = choose_targets(model, spec, options.target_modules)
+        runner = _adapt(model, targets, limits, options, device)
+        layout = SlotLayout(
+            base_model_digest=spec.digest,
+            shapes={m.path: (m.in_features, m.out_features) for m in targets.modules},
+            max_rank=options.max_rank,
+            total_ranks=limits.num_slots * limits.slot_rank,
+            target_modules=options.target_modules,
+            dtype=dtype,
+            pin_memory=device.type == "cuda",
+        )
     buckets: tuple[Bucket, ...] = ()
     with stages.stage("compile"):
         buckets = warm_up(runner, limits, on_stage)
@@ -89,7 +95,7 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
         dtype=options.dtype,
         vocab_size=config.get_text_config().vocab_size,
         eos_token_ids=_eos_token_ids(model),
-        target_paths=tuple(paths),
+        target_paths=tuple(module.path for module in targets.modules),
         max_rank=options.max_rank,
         buckets=buckets,
         startup_stages=tuple(stages.done),
@@ -138,7 +144,7 @@ def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
 
 
 def _adapt(
-    model: PreTrainedModel, paths: list[str], limits: EngineLimits, options: ModelOptions, device: torch.device
+    model: PreTrainedModel, targets: Targets, limits: EngineLimits, options: ModelOptions, device: torch.device
 ) -> TorchRunner:
     step = StepState.allocate(
         max_tokens=limits.max_step_tokens,
@@ -147,7 +153,7 @@ def _adapt(
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,
     )
-    slot_linears, writer = add_slots(model, paths, limits, step)
+    slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step)
     caches = add_caches(model, limits, step)
 
     def compile_module(module: nn.Module) -> None:
@@ -155,7 +161,9 @@ def _adapt(
             module.compile(fullgraph=True, dynamic=False)
 
     compile_layers(model, compile_module)
-    return TorchRunner(model, step, slot_linears, writer, caches, limits, options.token_buckets, device)
+    return TorchRunner(
+        model, step, slot_linears, slot_embeddings, writer, caches, limits, options.token_buckets, device
+    )
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from worker_service.model.attention import KvCache
 from worker_service.model.decoder_output import DecoderOutput
 from worker_service.model.sampling import sample
 from worker_service.model.scoring import score
+from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
@@ -35,6 +36,7 @@ class TorchRunner:
         model: PreTrainedModel,
         step: StepState,
         slot_linears: dict[str, SlotLinear],
+        slot_embeddings: dict[str, SlotEmbedding],
         writer: SlotWriter,
         caches: Sequence[KvCache],
         limits: EngineLimits,
@@ -45,6 +47,7 @@ class TorchRunner:
         self._model = model
         self._step = step
         self.slot_linears = slot_linears
+        self.slot_embeddings = slot_embeddings
         self._writer = writer
         self._caches = tuple(caches)
         self._limits = limits
@@ -73,6 +76,11 @@ class TorchRunner:
         return self._row_buckets
 
     @property
+    def has_head_slots(self) -> bool:
+        """Whether the head computes adapters."""
+        return any(linear.gates_TS is self._step.row_gates_RS for linear in self.slot_linears.values())
+
+    @property
     def recompiles(self) -> int:
         """Graphs compiled since the warm-up ended."""
         if self._graphs_after_warm_up is None:
@@ -81,9 +89,12 @@ class TorchRunner:
 
     def addresses(self) -> dict[str, int]:
         """Where every slot, gate and cache tensor lies; a compiled graph holds these, so they never change."""
-        tensors = {"gates": self._step.gates_TS, "cache_positions": self._step.cache_positions_T}
-        for path, linear in self.slot_linears.items():
-            tensors |= {f"{path}.a": linear.a_CI, f"{path}.b": linear.b_OC, f"{path}.scale": linear.scale_S}
+        step = self._step
+        tensors = {"gates": step.gates_TS, "row_gates": step.row_gates_RS, "cache_positions": step.cache_positions_T}
+        modules: dict[str, SlotLinear | SlotEmbedding] = {**self.slot_embeddings, **self.slot_linears}
+        for path, module in modules.items():
+            tensors |= {f"{path}.a": module.a_CI, f"{path}.b": module.b_OC}
+            tensors |= {f"{path}.scale": module.scale_S, f"{path}.one": module.one_SK}
         for index, cache in enumerate(self._caches):
             tensors |= {f"cache.{index}.k": cache.k_NGD, f"cache.{index}.v": cache.v_NGD}
         return {name: tensor.data_ptr() for name, tensor in tensors.items()}
@@ -94,7 +105,7 @@ class TorchRunner:
         torch.compiler.set_stance("fail_on_recompile")
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
-        """Copy an adapter into slots, slice by slice; modules that it does not target become zero."""
+        """Copy an adapter into slots, slice by slice; modules that it does not target are turned off."""
         assert isinstance(weights, HostAdapter)
         return self._writer.write(slots, weights)
 
@@ -130,6 +141,8 @@ class TorchRunner:
         # Padding rows read the first token: what an earlier step left there may lie beyond this one's tokens.
         padded = [*positions, *[0] * (num_rows - len(positions))]
         self._last_tokens_R[:num_rows] = torch.tensor(padded, dtype=torch.int64)
+        if self._step.with_adapters:
+            self._step.row_gates_RS[:num_rows].copy_(self._step.gates_TS[self._last_tokens_R[:num_rows]])
         output = self._model(
             input_ids=self._input_ids_T[None, :num_tokens],
             position_ids=self._position_ids_T[None, :num_tokens],

@@ -21,6 +21,18 @@ def dense(x_TI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
     return functional.linear(x_TI, weight_OI)
 
 
+def select(h_TC: torch.Tensor, gates_TS: torch.Tensor, scale_S: torch.Tensor, one_SK: torch.Tensor) -> torch.Tensor:
+    """What goes on to B_all: `gate · scale · (h + one)`, and 0 for every slot that is off for a token, `[T, C]`.
+
+    It is `where`, not a product: whatever A_all made of a slot that is off, a NaN included, never reaches the token. A
+    slot is off by its gate, or by a scaling of 0 where its adapter does not target the module.
+    """
+    factor_TS1 = (gates_TS * scale_S)[:, :, None]
+    scaled_TSK = (h_TC.reshape(gates_TS.shape[0], *one_SK.shape).float() + one_SK) * factor_TS1
+    chosen_TSK = torch.where(factor_TS1 != 0, scaled_TSK, 0.0)
+    return chosen_TSK.to(h_TC.dtype).reshape(h_TC.shape)
+
+
 class DenseLinear(nn.Module):
     """A plain linear in the form that is fastest for the number of tokens; shares the parameters of the original."""
 
@@ -38,32 +50,45 @@ class DenseLinear(nn.Module):
 
 
 class SlotLinear(nn.Module):
-    """`y = W x + b + B_all · select(gate, gate · scale · A_all x)`, with all slots side by side in A_all and B_all.
+    """`y = W x + b + B_all · select(gate, gate · scale · (A_all x + one))`, all slots side by side in A_all and B_all.
 
-    `select` is `where`, not a product: what A_all computes for a slot that is off for a token, a NaN included, never
-    reaches that token. B_all must be finite (0 · inf is NaN), which loading checks.
+    `one` is 1 for ranks whose input is 1 rather than x: a bias on an adapter's B is B's column of such a rank, so it
+    costs nobody anything but the adapter that has it, and that one rank. B_all must be finite (0 · inf is NaN), which
+    loading checks.
     """
 
     a_CI: torch.Tensor
     b_OC: torch.Tensor
     scale_S: torch.Tensor
+    one_SK: torch.Tensor
 
-    def __init__(self, linear: nn.Linear, scale_S: torch.Tensor, slot_rank: int, step: StepState) -> None:
-        """`scale_S` is this module's scaling of each slot, fp32; it may be a view."""
+    def __init__(
+        self,
+        linear: nn.Linear,
+        scale_S: torch.Tensor,
+        one_SK: torch.Tensor,
+        step: StepState,
+        gates_TS: torch.Tensor,
+    ) -> None:
+        """`scale_S` is the scaling of each slot and `one_SK` which ranks have the input 1, fp32; both may be views.
+
+        `gates_TS` are those of `step` for the tokens that this module sees: all, or the last of each row.
+        """
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.num_slots = scale_S.shape[0]
-        self.slot_rank = slot_rank
+        self.num_slots, self.slot_rank = one_SK.shape
         self.weight = linear.weight
         self.bias = linear.bias
-        num_columns = self.num_slots * slot_rank
+        num_columns = one_SK.numel()
         a_CI = linear.weight.new_zeros(num_columns, self.in_features, requires_grad=False)
         b_OC = linear.weight.new_zeros(self.out_features, num_columns, requires_grad=False)
         self.register_buffer("a_CI", a_CI, persistent=False)
         self.register_buffer("b_OC", b_OC, persistent=False)
         self.register_buffer("scale_S", scale_S, persistent=False)
+        self.register_buffer("one_SK", one_SK, persistent=False)
         self.step = step
+        self.gates_TS = gates_TS
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`, with T the number of tokens of the step."""
@@ -76,12 +101,8 @@ class SlotLinear(nn.Module):
         return y_TO.reshape(*x.shape[:-1], self.out_features)
 
     def _adapters(self, x_TI: torch.Tensor) -> torch.Tensor:
-        num_tokens = x_TI.shape[0]
-        gates_TS1 = self.step.gates_TS[:num_tokens, :, None]
-        h_TSK = dense(x_TI, self.a_CI).view(num_tokens, self.num_slots, self.slot_rank)
-        scaled_TSK = h_TSK.float() * (gates_TS1 * self.scale_S[:, None])
-        chosen_TSK = torch.where(gates_TS1 != 0, scaled_TSK, 0.0)
-        return dense(chosen_TSK.to(x_TI.dtype).view(num_tokens, -1), self.b_OC)
+        h_TC = dense(x_TI, self.a_CI)
+        return dense(select(h_TC, self.gates_TS[: x_TI.shape[0]], self.scale_S, self.one_SK), self.b_OC)
 
     def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Where one slot lies: `[K, I]` of A_all and `[O, K]` of B_all."""

@@ -3,11 +3,12 @@
 Shapes: M modules with slots, S slots, K ranks of one slot, I in_features, O out_features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.weights import HostAdapter, HostModule
 
@@ -24,6 +25,15 @@ class _Slice:
     zeros: list[torch.Tensor] = field(default_factory=list)
     size_bytes: int = 0
 
+    def add(self, target: torch.Tensor, source: torch.Tensor | None) -> None:
+        """Plan to overwrite `target` with `source`, or with zeros."""
+        if source is None:
+            self.zeros.append(target)
+        else:
+            self.targets.append(target)
+            self.sources.append(source)
+        self.size_bytes += target.nbytes
+
     def write(self) -> None:
         if self.targets:
             torch._foreach_copy_(self.targets, self.sources, non_blocking=True)
@@ -34,46 +44,70 @@ class _Slice:
 class SlotWriter:
     """Knows where every slot of every module lies."""
 
-    def __init__(self, slot_linears: dict[str, SlotLinear], scales_MS: torch.Tensor) -> None:
-        """`scales_MS` holds the scaling of all modules, in the order of `slot_linears`."""
+    def __init__(
+        self, modules: Mapping[str, SlotLinear | SlotEmbedding], scales_MS: torch.Tensor, ones_MSK: torch.Tensor
+    ) -> None:
+        """`scales_MS` and `ones_MSK` hold the `scale_S` and `one_SK` of all modules, in the order of `modules`."""
         self._scales_MS = scales_MS
-        self._modules = {
-            path: [linear.slot(slot) for slot in range(linear.num_slots)] for path, linear in slot_linears.items()
-        }
+        self._ones_MSK = ones_MSK
+        self._slot_rank = ones_MSK.shape[2]
+        self._modules = {path: [module.slot(s) for s in range(module.num_slots)] for path, module in modules.items()}
 
     @torch.no_grad()
     def write(self, slots: Sequence[int], adapter: HostAdapter) -> Iterator[None]:
-        """Overwrite slots with an adapter, one slice for each item taken; what it does not target becomes zero."""
+        """Overwrite slots with an adapter, one slice for each item taken.
+
+        Modules that it does not target are turned off by a scaling of 0 and keep what they had.
+        """
         modules = adapter.modules
-        scales_M = torch.tensor([modules[p].scaling if p in modules else 0.0 for p in self._modules])
-        for slot in slots:
-            self._scales_MS[:, slot] = scales_M
+        self._write_scales(slots, [modules.get(path) for path in self._modules])
         pending = _Slice()
         for path, views in self._modules.items():
             module = modules.get(path)
+            if module is None:
+                continue
             for part, slot in enumerate(slots):
-                a_KI, b_OK = views[slot]
-                _plan(pending, a_KI, b_OK, module, part * a_KI.shape[0])
-                pending.size_bytes += a_KI.nbytes + b_OK.nbytes
-            if pending.size_bytes >= SLICE_BYTES:
-                pending.write()
-                pending = _Slice()
-                yield
+                for target, source in _pieces(*views[slot], module, part * self._slot_rank):
+                    pending.add(target, source)
+                    if pending.size_bytes >= SLICE_BYTES:
+                        pending.write()
+                        pending = _Slice()
+                        yield
         pending.write()
 
+    def _write_scales(self, slots: Sequence[int], modules: Sequence[HostModule | None]) -> None:
+        """Each module's scaling in each slot, and which rank is its bias; 0 where the adapter has nothing there."""
+        for part, slot in enumerate(slots):
+            first = part * self._slot_rank
+            scales = [module.scaling if module is not None and module.num_ranks > first else 0.0 for module in modules]
+            self._scales_MS[:, slot] = torch.tensor(scales)
+            self._ones_MSK[:, slot].zero_()
+        for index, module in enumerate(modules):
+            if module is not None and module.has_bias:
+                part, rank = divmod(module.num_ranks - 1, self._slot_rank)
+                self._ones_MSK[index, slots[part], rank] = 1.0
 
-def _plan(pending: _Slice, a_KI: torch.Tensor, b_OK: torch.Tensor, module: HostModule | None, first: int) -> None:
-    """Add one slot of one module, which takes the ranks from `first` on, as many as there are."""
+
+def _pieces(
+    a_KI: torch.Tensor, b_OK: torch.Tensor, module: HostModule, first: int
+) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """What to write to one slot of one module, which takes the ranks from `first` on, as many as there are."""
     slot_rank = a_KI.shape[0]
-    count = min(slot_rank, module.a_RI.shape[0] - first) if module is not None else 0
-    if module is None or count <= 0:
-        pending.zeros += (a_KI, b_OK)
-        return
+    count = min(slot_rank, module.num_ranks - first)
+    if count <= 0:
+        return []
+    pieces: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     if count < slot_rank:
-        pending.zeros += (a_KI[count:], b_OK[:, count:])
+        pieces += (a_KI[count:], None), (b_OK[:, count:], None)
         a_KI, b_OK = a_KI[:count], b_OK[:, :count]
-    pending.targets += (a_KI, b_OK)
-    if module.a_RI.shape[0] == count:
-        pending.sources += (module.a_RI, module.b_OR)
-    else:
-        pending.sources += (module.a_RI[first : first + count], module.b_OR[:, first : first + count])
+    a_RI, b_OR = module.a_RI, module.b_OR
+    if count < module.num_ranks:
+        a_RI, b_OR = a_RI[first : first + count], b_OR[:, first : first + count]
+    for target, source in ((a_KI, a_RI), (b_OK, b_OR)):
+        # The head's and the embedding's can be larger than a slice by themselves.
+        rows = max(1, SLICE_BYTES * target.shape[0] // target.nbytes)
+        if rows < target.shape[0]:
+            pieces += zip(torch.split(target, rows), torch.split(source, rows), strict=True)
+        else:
+            pieces.append((target, source))
+    return pieces

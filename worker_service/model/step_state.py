@@ -1,6 +1,6 @@
 """What a step tells the compiled model: tensors at fixed addresses, overwritten before every step.
 
-Shapes: T tokens of the step's bucket, S slots, R segments, B KV blocks of one sequence.
+Shapes: T tokens of the step's bucket, S slots, R segments or rows of logits, B KV blocks of one sequence.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,9 @@ class StepState:
     """One row for each segment (SEGMENT_COLUMNS), int64, in host memory; the first row without tokens ends the list."""
     block_tables_RB: torch.Tensor
     """KV blocks of each segment's sequence, int32."""
-    with_adapters: bool = True
+    row_gates_RS: torch.Tensor
+    """The gates of the tokens whose logits are wanted, for a head with slots; written only in steps with adapters."""
+    with_adapters: bool = False
     """Which variant of a bucket runs; the base-only one computes no adapters. Guarded by the compiler."""
 
     @classmethod
@@ -39,4 +41,5 @@ class StepState:
             cache_positions_T=torch.zeros(max_tokens, dtype=torch.int64, device=device),
             segments_R4=torch.zeros(max_segments, SEGMENT_COLUMNS, dtype=torch.int64),
             block_tables_RB=torch.zeros(max_segments, max_blocks, dtype=torch.int32, device=device),
+            row_gates_RS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
         )

@@ -9,6 +9,8 @@ from worker_service.model.options import Bucket
 from worker_service.model.runner import TorchRunner
 
 _WANTED = SamplingOptions()
+_FIRST_SLOT = ((0, 1.0),)
+"""The slot is empty, so turning it on changes nothing."""
 
 
 def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str], None]) -> tuple[Bucket, ...]:
@@ -21,15 +23,17 @@ def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str],
             began_s = time.monotonic()
             runner.logits([_prompt(limits, num_tokens, with_adapters)])
             buckets.append(Bucket(num_tokens, with_adapters, time.monotonic() - began_s))
+    gates_of_heads = ((), _FIRST_SLOT) if runner.has_head_slots else ((),)
     for num_rows in runner.row_buckets:
-        on_stage(f"compile head for {num_rows} rows")
-        rows = min(num_rows, limits.max_running)
-        runner.run([Segment((0,), 0, (block,), (), _WANTED) for block in range(rows)])
+        for gates in gates_of_heads:
+            on_stage(f"compile head for {num_rows} rows{', with adapters' if gates else ''}")
+            rows = min(num_rows, limits.max_running)
+            runner.run([Segment((0,), 0, (block,), gates, _WANTED) for block in range(rows)])
     return tuple(buckets)
 
 
 def _prompt(limits: EngineLimits, num_tokens: int, with_adapters: bool) -> Segment:
-    """One sequence of that many tokens; slot 0 is empty, so turning it on changes nothing."""
-    gates = ((0, 1.0),) if with_adapters else ()
+    """One sequence of that many tokens."""
+    gates = _FIRST_SLOT if with_adapters else ()
     blocks = tuple(range(limits.blocks_for(num_tokens)))
     return Segment((0,) * num_tokens, 0, blocks, gates, _WANTED)

@@ -75,7 +75,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
 
     def make(budget: int = 1_000, max_parallel: int = 4) -> Rig:
         source, decoder, tier = Source(), EchoDecoder(), HostTier(budget)
-        limits = LoaderLimits(max_rank=16, max_parallel=max_parallel, failure_ttl_s=2.0)
+        limits = LoaderLimits(max_parallel=max_parallel, failure_ttl_s=2.0)
         rig = Rig(Loader(source, decoder, tier, limits, executor, lambda: rig.now_s), source, decoder, tier)
         rigs.append(rig)
         return rig

@@ -1,0 +1,82 @@
+"""Tiny random models as folders, adapters that PEFT makes for them, and what PEFT answers with those."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from tokenizers import Tokenizer, models
+
+VOCAB = 64
+SIZES = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to make one, and what its modules are called."""
+
+    config_class: type[Any]
+    config: dict[str, Any]
+    attention: str = "q_proj"
+    mlp: str = "down_proj"
+    embedding: str = "embed_tokens"
+
+
+ARCHITECTURES = {
+    "llama": Architecture(transformers.LlamaConfig, SIZES),
+    "qwen3": Architecture(transformers.Qwen3Config, {**SIZES, "head_dim": 8}),
+    "gemma3": Architecture(transformers.Gemma3TextConfig, {**SIZES, "head_dim": 8, "sliding_window": 16}),
+    "gpt_neox": Architecture(
+        transformers.GPTNeoXConfig,
+        {name: size for name, size in SIZES.items() if name != "num_key_value_heads"},
+        "query_key_value",
+        "dense_4h_to_h",
+        "embed_in",
+    ),
+}
+
+
+def make_model(folder: Path, architecture: str, *, is_tied: bool, seed: int = 0) -> Path:
+    """A checkpoint with a tokenizer, as the hub has them."""
+    found = ARCHITECTURES[architecture]
+    torch.manual_seed(seed)
+    config = found.config_class(**found.config, tie_word_embeddings=is_tied, bos_token_id=1, eos_token_id=2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return folder
+
+
+def make_adapter(base: Path, folder: Path, *, seed: int = 1, **arguments: Any) -> Path:
+    """A LoRA whose every part does something, saved by PEFT."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(seed)
+    config = LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **arguments)
+    get_peft_model(model, config).save_pretrained(folder)
+    return folder
+
+
+class PeftOracle:
+    """The base, or a freshly loaded adapter, as PEFT computes it."""
+
+    def __init__(self, base: Path, adapter: Path | None = None, weight: float = 1.0) -> None:
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter))
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling["default"] *= weight
+        self._model = model.eval()
+
+    @torch.no_grad()
+    def logits(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """After each token, `[T, V]`."""
+        logits: torch.Tensor = self._model(input_ids=torch.tensor([list(token_ids)])).logits[0]
+        return logits

@@ -1,0 +1,118 @@
+"""Decides which modules get slots, and refuses a model whose modules are not what its checkpoint says.
+
+transformers may rename, fuse or replace what a checkpoint stores. Adapters are admitted against the checkpoint, so a
+module that is another one in the loaded model would make adapters fail, or worse, long after the worker's start.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.errors import FieldViolation, InternalError, InvalidRequestError
+
+ALL_LINEAR = "all-linear"
+"""Stands for all linears in the layers, as PEFT's word does: the head is named by itself."""
+MAX_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The modules that get slots, all known to be in the loaded model with the spec's shapes."""
+
+    linears: tuple[BaseModule, ...]
+    """In the layers; their paths are the model's too."""
+    embedding: BaseModule | None
+    head: BaseModule | None
+    """Of these two, the spec's path may not be the model's."""
+
+    @property
+    def modules(self) -> tuple[BaseModule, ...]:
+        """All of them, in layer order."""
+        return tuple(module for module in (self.embedding, *self.linears, self.head) if module is not None)
+
+
+def find_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The decoder layers. Raises InternalError when the model has no list of that length."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise InternalError(f"{model.config.model_type}: no list of {num_layers} layers found; it cannot be served")
+
+
+def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str]) -> Targets:
+    """The modules whose last name is in `names`; all linears in the layers if it is empty.
+
+    Raises InvalidRequestError for a name that means nothing, and when a chosen module is not in the loaded model as
+    the spec has it.
+    """
+    all_linear = not names or ALL_LINEAR in names
+    inside = {id(module) for layer in find_layers(model) for module in layer.modules()}
+    loaded = dict(model.named_modules())
+    ends = (spec.token_embedding, spec.head)
+    linears: list[BaseModule] = []
+    misfits: dict[BaseModule, str] = {}
+    for module in spec.modules:
+        is_linear = module.kind is ModuleKind.LINEAR and module not in ends
+        if not is_linear or not (all_linear or module.name in names):
+            continue
+        found = loaded.get(module.path)
+        is_inside = module.is_in_layer if found is None else id(found) in inside
+        if is_inside:
+            linears.append(module)
+            problem = _misfit(module, found)
+            if problem:
+                misfits[module] = problem
+    embedding, head = (module if module is not None and module.name in names else None for module in ends)
+    for end, found in ((embedding, model.get_input_embeddings()), (head, model.get_output_embeddings())):
+        problem = _misfit(end, found) if end is not None else ""
+        if end is not None and problem:
+            misfits[end] = problem
+    if misfits:
+        raise _misfits_error(spec, misfits, linears)
+    targets = Targets(tuple(linears), embedding, head)
+    _check_names(names, {module.name for module in targets.modules}, spec)
+    return targets
+
+
+def _misfit(module: BaseModule, found: nn.Module | None) -> str:
+    """What keeps a module of the loaded model from being the spec's, empty when it is."""
+    if found is None:
+        return "is not in the loaded model"
+    if module.kind is ModuleKind.EMBEDDING:
+        if not isinstance(found, nn.Embedding) or found.max_norm is not None:
+            return f"is a {type(found).__name__}, expected an Embedding without max_norm"
+        shape = found.num_embeddings, found.embedding_dim
+    elif isinstance(found, nn.Linear):
+        shape = found.in_features, found.out_features
+    else:
+        return f"is a {type(found).__name__}, expected a Linear"
+    expected = module.in_features, module.out_features
+    return f"has sizes {shape}, expected {expected}" if shape != expected else ""
+
+
+def _misfits_error(
+    spec: BaseSpec, misfits: dict[BaseModule, str], linears: Iterable[BaseModule]
+) -> InvalidRequestError:
+    shown = "; ".join(f"{module.path} {problem}" for module, problem in list(misfits.items())[:MAX_SHOWN])
+    more = f"; and {len(misfits) - MAX_SHOWN} more" if len(misfits) > MAX_SHOWN else ""
+    bad_names = {module.name for module in misfits}
+    good_names = sorted({module.name for module in linears} - bad_names)
+    advice = f"set it to {','.join(good_names)} to serve adapters on these alone" if good_names else "none of them fits"
+    problem = f"modules of {spec.name} are not in the loaded model as its checkpoint has them: {shown}{more}; {advice}"
+    return _bad(problem)
+
+
+def _check_names(names: Sequence[str], chosen: set[str], spec: BaseSpec) -> None:
+    unknown = sorted(set(names) - chosen - {ALL_LINEAR})
+    if unknown or not chosen:
+        known = {m.name for m in spec.modules if m.kind is ModuleKind.LINEAR and m.is_in_layer}
+        known |= {module.name for module in (spec.token_embedding, spec.head) if module is not None}
+        raise _bad(f"found {unknown or list(names)}, expected {ALL_LINEAR} or some of {', '.join(sorted(known))}")
+
+
+def _bad(problem: str) -> InvalidRequestError:
+    return InvalidRequestError([FieldViolation("target_modules", problem)])
