@@ -71,14 +71,16 @@ _DTYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64",
 def weights_file(tensors: dict[str, Array], dtypes: dict[str, str] | None = None) -> bytes:
     """A safetensors file; the library's writer would refuse much of what the tests want."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
+    pieces: list[bytes] = []
+    end = 0
     for name, tensor in tensors.items():
         raw = np.ascontiguousarray(tensor).tobytes()
         dtype = (dtypes or {}).get(name, _DTYPES[str(tensor.dtype)])
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [end, end + len(raw)]}
+        pieces.append(raw)
+        end += len(raw)
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
+    return b"".join([struct.pack("<Q", len(text)), text, *pieces])
 
 
 def adapter(
