@@ -45,7 +45,8 @@ EXIT_FAILED = 1
 EXECUTOR_THREADS = 2
 MAX_MESSAGE_BYTES = 4 * 2**20
 """Requests are decoded on the event loop, so a large one holds up everybody."""
-MIN_PEER_KEEPALIVE_S = 1.0
+MIN_PEER_KEEPALIVE_S = 4.0
+"""A worker that is merely busy answers within half of it."""
 
 T = TypeVar("T")
 

@@ -1,18 +1,13 @@
 """The worker as a process: alive early, ready late, known to others, gone without losing a request."""
 
 import asyncio
-import os
 import signal
-import sys
 import time
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from shared.child_processes import free_port
 from shared.coordination.connection import RedisConnection, RedisOptions
@@ -22,63 +17,15 @@ from shared.embedded_valkey import embedded_valkey
 from shared.errors import UnavailableError
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from shared.pb.hotslot.worker.v1 import inference_pb2
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import LIVENESS, READINESS, ServerOptions, serve
+from shared.rpc.server import ServerOptions, serve
 from shared.rpc.status import from_rpc_error
 from tests.support.echo_model import echo_model
-from tests.support.echo_worker import Calls
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
+from tests.support.worker_process import running_process
 
 BASE = echo_model().spec.digest
 SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
-class WorkerProcess:
-    """One process and a client of it."""
-
-    def __init__(self, process: Process, channel: grpc.aio.Channel, endpoint: str) -> None:
-        self.process = process
-        self.endpoint = endpoint
-        self.calls = Calls(channel)
-        self._health: Any = health_pb2_grpc.HealthStub(channel)
-
-    async def is_serving(self, name: str) -> bool:
-        try:
-            response = await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=2)
-        except grpc.RpcError:
-            return False
-        return bool(response.status == SERVING)
-
-    async def is_ready(self) -> bool:
-        return await self.is_serving(READINESS)
-
-    async def is_alive(self) -> bool:
-        return await self.is_serving(LIVENESS)
-
-    async def exit_code(self) -> int:
-        async with asyncio.timeout(15):
-            return await self.process.wait()
-
-
-StartWorker = Callable[..., Awaitable[WorkerProcess]]
-
-
-@asynccontextmanager
-async def running_process(store_endpoint: str, **settings: str) -> AsyncIterator[WorkerProcess]:
-    endpoint = settings.pop("listen", "") or f"127.0.0.1:{free_port()}"
-    settings = {"listen": endpoint, "store": store_endpoint, "model": "quick", "lease_s": "1", **settings}
-    environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.support.echo_process", env=environment, stderr=PIPE
-    )
-    try:
-        async with open_channel(endpoint, ChannelOptions(max_attempts=1)) as channel:
-            yield WorkerProcess(process, channel, endpoint)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
 
 
 @pytest.fixture(scope="module")
