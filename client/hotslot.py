@@ -6,9 +6,10 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from client.placement import PlacementClient
-from client.routing import PickCache, RouteKey
+from client.routing import Picks, RouteKey
 from client.store import DEFAULT_STORE, StoreClient
 from client.types.generation import Completion, GenerationEvent, GenerationRequest
+from client.types.placement import WorkerPick
 from client.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
 from shared.errors import (
     HotslotError,
@@ -24,6 +25,8 @@ from shared.rpc.channel import ChannelOptions
 from shared.rpc.pool import Pool
 
 CONNECT_TIMEOUT_S = 2.0
+PICK_TIMEOUT_S = 2.0
+"""How long placement may take before any worker is better."""
 # Before the first event nothing was generated, and another worker may well be able to.
 TRY_ANOTHER_WORKER = (UnavailableError, RequestCancelledError, QueueFullError, SlotsFullError)
 # Placement is a hint: without it, any worker does.
@@ -33,8 +36,8 @@ NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 class HotslotClient:
     """Store, placement and workers of one deployment. Create it in the event loop that uses it.
 
-    `worker_endpoint` is called when placement cannot say which worker to call; None means that there is no such
-    worker. With `route=False` every request goes there.
+    `worker_endpoint` is called when placement cannot say which worker to call: any worker finds the right one itself.
+    None means that there is no such worker. With `route=False` every request goes there.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class HotslotClient:
         self._route = route
         self._base_model = base_model
         self._connect_timeout_s = connect_timeout_s
-        self._picks = PickCache()
+        self._picks = Picks(self._ask, asyncio.get_running_loop().time)
         # Failing over is this client's work: a channel that retries would only delay it.
         once = replace(options, max_attempts=1)
         self._pool = Pool(lambda endpoint: WorkerClient(endpoint, once))
@@ -68,6 +71,7 @@ class HotslotClient:
 
     async def close(self) -> None:
         """Close all connections; calls that are under way are cancelled."""
+        await self._picks.close()
         await asyncio.gather(self.store.close(), self.placement.close(), self.worker.close(), self._pool.close())
 
     async def generate(
@@ -118,14 +122,13 @@ class HotslotClient:
         # Without adapters and without a base model there is nothing to choose by.
         if not self._route or (fallback and not (key.adapters or key.base_model)):
             return fallback
-        now_s = asyncio.get_running_loop().time()
-        pick = self._picks.get(key, now_s)
-        if pick is None:
-            try:
-                pick = await self.placement.pick_workers(key.adapters, base_model=key.base_model)
-            except NO_PLACEMENT:
-                if not fallback:
-                    raise
-                return fallback
-            self._picks.put(key, pick, now_s)
+        try:
+            pick = await self._picks.pick(key)
+        except NO_PLACEMENT:
+            if not fallback:
+                raise
+            return fallback
         return list(dict.fromkeys([*(c.worker.endpoint for c in pick.candidates), *fallback]))
+
+    async def _ask(self, key: RouteKey) -> WorkerPick:
+        return await self.placement.pick_workers(key.adapters, base_model=key.base_model, timeout_s=PICK_TIMEOUT_S)

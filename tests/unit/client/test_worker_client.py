@@ -227,3 +227,31 @@ async def test_without_routing_placement_is_not_asked(
     async with HotslotClient(store_endpoint, worker_endpoint, route=False) as client:
         assert (await client.complete(GenerationRequest("Hi", PIRATE))).started.worker_id == "w-1"
     assert fake_store.placement.calls.picks == 0
+
+
+async def test_while_placement_is_away_the_last_pick_is_used_and_nobody_waits_for_it_each_time(
+    fleet: Fleet, fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.routing.AWAY_S", 3600.0)
+    fake_store.placement.ttl_s = 0
+    request = GenerationRequest("Hi", PIRATE)
+    await fleet[2].complete(request)
+    fake_store.placement.failure = CoordinationUnavailableError("no redis")
+    for _ in range(5):
+        assert (await fleet[2].complete(request)).started.worker_id == "w-first"
+    assert fake_store.placement.calls.picks == 2
+
+
+async def test_requests_that_come_at_once_ask_placement_once(fleet: Fleet, fake_store: FakeStore) -> None:
+    request = GenerationRequest("Hi", PIRATE)
+    await asyncio.gather(*(fleet[2].complete(request) for _ in range(10)))
+    assert fake_store.placement.calls.picks == 1
+
+
+async def test_a_pool_without_workers_is_asked_about_again_at_once(fleet: Fleet, fake_store: FakeStore) -> None:
+    endpoints, fake_store.placement.endpoints = fake_store.placement.endpoints, []
+    request = GenerationRequest("Hi", PIRATE)
+    with pytest.raises(NoWorkersError):
+        await fleet[2].complete(request)
+    fake_store.placement.endpoints = endpoints
+    assert (await fleet[2].complete(request)).started.worker_id == "w-first"
