@@ -77,6 +77,10 @@ model: $(INSTALLED)
 bench: $(INSTALLED) model ## Measure, and write build/bench.json and BENCHMARKS.md
 	$(BIN)/python -m tests.bench
 
+.PHONY: simulate
+simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/simulation.json and SIMULATION.md
+	$(BIN)/python -m tests.simulation
+
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-protos lint-manifests ## Check style, types, imports, protos and manifests
 

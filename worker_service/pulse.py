@@ -10,7 +10,7 @@ from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerReport
 from shared.errors import InternalError
 from shared.ids import DEFAULT_TENANT
-from shared.placement.demand import DemandMeter
+from shared.placement.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
 from shared.references import parse_reference
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.worker import Parts, State, Worker
@@ -37,6 +37,7 @@ class Pulse:
         parts: Parts,
         on_health: Callable[[bool], None],
         interval_s: float = INTERVAL_S,
+        demand: DemandOptions = DEFAULT_DEMAND,
     ) -> None:
         """`on_health` hears whether the engine answers, when that changes."""
         self._worker = worker
@@ -45,7 +46,7 @@ class Pulse:
         """Hears that the residency changed, or the load by much."""
         self._on_health = on_health
         self._interval_s = interval_s
-        self._meter = DemandMeter()
+        self._meter = DemandMeter(demand)
         self._snapshot: EngineSnapshot | None = None
         self._told_in_flight = 0
         self._healthy = True
@@ -80,7 +81,7 @@ class Pulse:
                 self._parts.engine.fail_all(exc)
                 continue
             self._set_healthy(True)
-            load = self._measure()
+            load = self._measure(self._snapshot)
             residents = self._residents()
             jumped = abs(load.in_flight - self._told_in_flight) >= TOLD_SHARE * load.max_sequences
             if residents != reported or jumped:
@@ -92,13 +93,11 @@ class Pulse:
             self._healthy = healthy
             self._on_health(healthy)
 
-    def _measure(self) -> WorkerLoad:
+    def _measure(self, snapshot: EngineSnapshot) -> WorkerLoad:
         """Take the moment into the moving averages."""
         load = self._load()
-        entries = self._parts.provider.loader.tier.entries()
-        users = {entry.weights.digest: entry.users for entry in entries if entry.users}
         now_s = asyncio.get_running_loop().time()
-        self._meter.observe(users, load.in_flight, load.max_sequences, now_s)
+        self._meter.observe(snapshot.users, load.in_flight, load.max_sequences, now_s)
         return load
 
     def _load(self) -> WorkerLoad:

@@ -21,9 +21,9 @@ from itertools import chain
 
 from shared.coordination.records import Placement, Tier, WorkerRecord, WorkerState
 from shared.ids import Digest, WorkerId
-from shared.placement.adapter_policy import DEFAULT_ADAPTER_POLICY, AdapterPolicy
 from shared.placement.demand import DEFAULT_DEMAND, DemandOptions, homes_for, homes_range
 from shared.placement.rendezvous import Rendezvous
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Fleet:
         *,
         count: int,
         turn: int = 0,
-        policy: AdapterPolicy = DEFAULT_ADAPTER_POLICY,
+        policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY,
     ) -> list[Candidate]:
         """The best `count` workers, best first; fewer when the fleet or the policy has no more.
 
@@ -125,7 +125,7 @@ class Fleet:
         return list(ranked.values())
 
     def homes(
-        self, key: Digest, holders: Sequence[Placement], policy: AdapterPolicy = DEFAULT_ADAPTER_POLICY
+        self, key: Digest, holders: Sequence[Placement], policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
     ) -> Sequence[WorkerId]:
         """Where a version should be, first the first in its order: as many as its demand and its policy want."""
         demand, held = 0.0, set()
@@ -142,6 +142,10 @@ class Fleet:
         wanted = homes_for(demand, current, self._options.demand)
         return order[: max(wanted, policy.min_replicas)]
 
+    def should_hold(self, worker_id: WorkerId, key: Digest, policy: ReplicaPolicy) -> bool:
+        """Whether a worker should have a version even if nobody asks for it: the first homes of a pinned adapter."""
+        return policy.pinned and worker_id in self.rendezvous.top(key, min(policy.min_replicas, self._most(policy)))
+
     def spills(self, worker_id: WorkerId, key: Digest) -> bool:
         """Whether a worker is so much overloaded that this version should go elsewhere."""
         return self._spilled.get(worker_id, 0.0) > _reluctance(key)
@@ -151,7 +155,7 @@ class Fleet:
         key: Digest,
         homes: Sequence[WorkerId],
         tiers: Mapping[WorkerId, Tier],
-        policy: AdapterPolicy,
+        policy: ReplicaPolicy,
         turn: int,
     ) -> Iterator[Iterable[WorkerId]]:
         """The steps of the module's docstring, each with its workers best first; later ones may repeat earlier ones."""
@@ -188,7 +192,7 @@ class Fleet:
         drawn.sort(reverse=True)
         return [worker_id for _, worker_id in drawn]
 
-    def _walk(self, key: Digest, policy: AdapterPolicy, reluctance: float) -> Iterator[WorkerId]:
+    def _walk(self, key: Digest, policy: ReplicaPolicy, reluctance: float) -> Iterator[WorkerId]:
         """The version's order without who spills it, looked up as far as it is asked for."""
         most, looked_at = self._most(policy), 0
         while looked_at < most:
@@ -196,7 +200,7 @@ class Fleet:
             yield from (w for w in order[looked_at:] if self._spilled.get(w, 0.0) <= reluctance)
             looked_at = len(order)
 
-    def _most(self, policy: AdapterPolicy) -> int:
+    def _most(self, policy: ReplicaPolicy) -> int:
         """The most workers that a version may be on."""
         return min(policy.max_replicas or len(self.workers), len(self.workers))
 

@@ -18,8 +18,8 @@ from shared.coordination.records import (
     encode_resident,
 )
 from shared.ids import Digest, TenantId, WorkerId, digest_of
-from shared.placement.adapter_policy import AdapterPolicy
 from shared.placement.policy import Fleet, PolicyOptions
+from shared.placement.replica_policy import ReplicaPolicy
 from shared.placement.view import surviving_workers
 
 NOW_S = 1_000.0
@@ -57,7 +57,7 @@ def test_homes_are_the_first_in_the_order_and_as_many_as_demand_and_policy_want(
     num_workers: int, key: int, demand: float, least: int, further: int
 ) -> None:
     fleet = fleet_of(num_workers)
-    policy = AdapterPolicy(min_replicas=least, max_replicas=least + further)
+    policy = ReplicaPolicy(min_replicas=least, max_replicas=least + further)
     holder = fleet.rendezvous.top(digest(key), 1)[0]
     homes = fleet.homes(digest(key), held(digest(key), [holder], demand)[digest(key)], policy)
     assert list(homes) == list(fleet.rendezvous.top(digest(key), len(homes)))
@@ -75,10 +75,19 @@ def test_no_load_brings_a_version_to_more_workers_than_its_policy_allows(
     allowed = set(fleet.rendezvous.top(digest(key), most))
     holders = [WorkerId(f"w-{n:04}") for n in data.draw(st.sets(st.integers(0, num_workers - 1)))]
     picked = fleet.pick(
-        [digest(key)], held(digest(key), holders, 0.5), count=10, turn=key, policy=AdapterPolicy(max_replicas=most)
+        [digest(key)], held(digest(key), holders, 0.5), count=10, turn=key, policy=ReplicaPolicy(max_replicas=most)
     )
     assert picked
     assert {candidate.worker.info.worker_id for candidate in picked} <= allowed
+
+
+@given(st.integers(1, 30), st.integers(0, 200), st.integers(1, 5))
+def test_a_pinned_adapter_is_kept_on_as_many_workers_as_its_policy_says(num_workers: int, key: int, least: int) -> None:
+    fleet = fleet_of(num_workers)
+    policy = ReplicaPolicy(min_replicas=least, pinned=True)
+    holders = [worker_id for worker_id in fleet.workers if fleet.should_hold(worker_id, digest(key), policy)]
+    assert set(holders) == set(fleet.homes(digest(key), [], policy))
+    assert not any(fleet.should_hold(w, digest(key), ReplicaPolicy(min_replicas=least)) for w in fleet.workers)
 
 
 @given(st.integers(1, 30), st.integers(0, 200), st.lists(st.integers(0, 40), min_size=30), st.data())

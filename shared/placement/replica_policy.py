@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterPolicy:
+class ReplicaPolicy:
     """Bounds on the homes of one adapter's versions."""
 
     min_replicas: int = 1
@@ -19,4 +19,4 @@ class AdapterPolicy:
         assert self.max_replicas is None or self.max_replicas >= self.min_replicas, self
 
 
-DEFAULT_ADAPTER_POLICY = AdapterPolicy()
+DEFAULT_REPLICA_POLICY = ReplicaPolicy()
