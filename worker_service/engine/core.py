@@ -64,7 +64,7 @@ class EngineCore:
         self._residency = Residency(limits, runner, clock, self._listener)
         self._scheduler = Scheduler(limits, policy or EnginePolicy(), self._residency)
         self._pace = Pace(limits)
-        self._deadlines = Deadlines()
+        self._deadlines = Deadlines(lambda sequence_id: self._scheduler.get(sequence_id) is not None)
         self._events: list[Event] = []
         self._steps = 0
         self._generated_tokens = 0
@@ -90,7 +90,7 @@ class EngineCore:
 
     def _expire(self) -> None:
         now_s = self._clock()
-        for sequence_id in list(self._deadlines.due(now_s)):
+        for sequence_id in self._deadlines.due(now_s):
             sequence = self._scheduler.get(sequence_id)
             if sequence is None:
                 continue

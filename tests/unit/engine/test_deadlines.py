@@ -1,7 +1,9 @@
 """Deadlines: what cannot be met is refused before anything is spent on it."""
 
 from tests.support.engine_bench import Bench, small_limits
+from worker_service.engine.deadlines import MIN_ENTRIES, Deadlines
 from worker_service.engine.limits import EngineLimits
+from worker_service.engine.messages import SequenceId
 
 
 class SlowBench(Bench):
@@ -75,3 +77,15 @@ def test_a_running_sequence_may_use_all_of_its_time() -> None:
     assert bench.failed() == {100: "RequestDeadlineError"}
     assert len(bench.tokens(100)) >= 5
     assert bench.snapshot().running == 0
+
+
+def test_deadlines_of_ended_sequences_do_not_pile_up() -> None:
+    live: set[SequenceId] = set()
+    deadlines = Deadlines(live.__contains__)
+    for number in range(20_000):
+        live.add(SequenceId(number))
+        deadlines.add(1e6 - number, SequenceId(number))
+        live.discard(SequenceId(number - 10))
+    assert len(deadlines) <= MIN_ENTRIES + 1
+    assert set(deadlines.due(1e6)) >= live
+    assert len(deadlines) == 0
