@@ -4,8 +4,8 @@ from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-GROWTH_BLOCKS = 8
-"""How far beyond what it needs at once a sequence's run is looked for: most answers end within it."""
+MOST_SCANNED = 1_024
+"""Free blocks that are looked at to find a run; in a large cache the first ones will do."""
 
 BlockKey = bytes
 """Names a block's content, and everything that its keys and values depend on."""
@@ -42,23 +42,20 @@ class KvBlocks:
         """How many hold each block that somebody holds."""
         return self._users
 
-    def take(self, count: int, held: Sequence[int], num_expected: int) -> list[int] | None:
+    def take(self, count: int, held: Sequence[int]) -> list[int] | None:
         """Take `count` blocks to follow those already `held`; None, taking nothing, when fewer are free.
 
-        `num_expected` is how many blocks the sequence may need in all: a new run starts where one of that length is
-        free, or at the longest.
+        A new run starts where one of all these blocks is free, or at the longest.
         """
         if count > self.num_free:
             return None
-        num_more = max(num_expected - len(held), count)
+        self._reclaim(count)
         following = held[-1] + 1 if held else None
-        if len(self._free) < count or (self._index_of(following) is None and count > 1):
-            self._reclaim(min(num_more, count + GROWTH_BLOCKS))
         taken: list[int] = []
         for _ in range(count):
             index = self._index_of(following)
             if index is None:
-                index = self._best_start(num_more - len(taken))
+                index = self._best_start(count - len(taken))
             block = self._free.pop(index)
             self._users[block] = 1
             taken.append(block)
@@ -68,10 +65,6 @@ class KvBlocks:
     def find(self, key: BlockKey) -> int | None:
         """The block with this content, if there is one."""
         return self._by_key.get(key)
-
-    def is_kept(self, block: int) -> bool:
-        """Whether nobody holds this block, so that holding it takes from what is free."""
-        return block in self._kept
 
     def hold(self, block: int) -> None:
         """One more holder of a block that `find` found."""
@@ -116,8 +109,9 @@ class KvBlocks:
         """Index of the first run of at least `num_wanted` free blocks, else of the longest run."""
         best_index, best_length = 0, 0
         start = 0
-        for index in range(1, len(self._free) + 1):
-            if index == len(self._free) or self._free[index] != self._free[index - 1] + 1:
+        end = min(len(self._free), MOST_SCANNED)
+        for index in range(1, end + 1):
+            if index == end or self._free[index] != self._free[index - 1] + 1:
                 length = index - start
                 if length >= num_wanted:
                     return start

@@ -2,12 +2,21 @@
 
 from worker_service.engine.kv_blocks import KvBlocks
 from worker_service.engine.limits import EngineLimits, EnginePolicy
+from worker_service.engine.messages import SequenceId
 from worker_service.engine.prefix_keys import block_key, root_key
 from worker_service.engine.sequence import Sequence
+
+SPARE_BLOCKS = 16
+"""How many blocks beyond its tokens a sequence takes for its answer, so that these lie side by side."""
+SPARE_SHARE = 8
+"""No more spare blocks than this part of those that are free."""
 
 
 class SequenceBlocks:
     """Blocks for sequences, over the cache of full blocks.
+
+    Sequences that grow beside each other would each find the next block taken, so each takes some in advance; when
+    blocks run out, those go first.
 
     A sequence shares full, computed blocks only, and never the one with its last token: that token is computed
     anyway, because the next one follows from it. So it writes to blocks that it alone holds.
@@ -17,6 +26,7 @@ class SequenceBlocks:
         self._limits = limits
         self._policy = policy
         self.blocks = KvBlocks(limits.num_blocks)
+        self._with_spares: dict[SequenceId, Sequence] = {}
         self.queried_tokens = 0
         """Tokens of prompts that were looked for."""
         self.hit_tokens = 0
@@ -25,14 +35,13 @@ class SequenceBlocks:
     def allocate(self, sequence: Sequence) -> bool:
         """Give a sequence without blocks those for all of its tokens, shared where they are known; all or nothing."""
         found = self._find(sequence)
-        num_needed = self._limits.blocks_for(len(sequence.token_ids)) - len(found)
-        if num_needed > self.blocks.num_free - sum(self.blocks.is_kept(block) for block in found):
-            return False
         for block in found:
             self.blocks.hold(block)
-        taken = self.blocks.take(num_needed, found, self._expected_blocks(sequence))
-        assert taken is not None, "there are as many as were counted"
-        sequence.blocks = found + taken
+        sequence.blocks = list(found)
+        if not self.grow(sequence):
+            self.blocks.give_back(found)
+            sequence.blocks = []
+            return False
         sequence.num_computed = len(found) * self._limits.block_tokens
         sequence.num_named_blocks = len(found)
         if sequence.num_cached is None:
@@ -65,7 +74,17 @@ class SequenceBlocks:
         num_needed = self._limits.blocks_for(len(sequence.token_ids)) - len(sequence.blocks)
         if num_needed <= 0:
             return True
-        taken = self.blocks.take(num_needed, sequence.blocks, self._expected_blocks(sequence))
+        num_spare = min(
+            self._expected_blocks(sequence) - len(sequence.blocks) - num_needed,
+            (self.blocks.num_free - num_needed) // SPARE_SHARE,
+            SPARE_BLOCKS,
+        )
+        if num_spare > 0:
+            self._with_spares[sequence.submit.sequence_id] = sequence
+        taken = self.blocks.take(num_needed + max(num_spare, 0), sequence.blocks)
+        if taken is None:
+            self._give_up_spares()
+            taken = self.blocks.take(num_needed, sequence.blocks)
         if taken is None:
             return False
         sequence.blocks += taken
@@ -82,10 +101,19 @@ class SequenceBlocks:
 
     def free(self, sequence: Sequence) -> None:
         """Let go of all blocks; what was published can still be found for a while."""
+        self._with_spares.pop(sequence.submit.sequence_id, None)
         self.blocks.give_back(sequence.blocks)
         sequence.blocks = []
         sequence.num_computed = 0
         sequence.num_named_blocks = 0
+
+    def _give_up_spares(self) -> None:
+        """Take back what sequences have beyond their tokens."""
+        for sequence in self._with_spares.values():
+            num_used = self._limits.blocks_for(len(sequence.token_ids))
+            self.blocks.give_back(sequence.blocks[num_used:])
+            del sequence.blocks[num_used:]
+        self._with_spares.clear()
 
     def _find(self, sequence: Sequence) -> list[int]:
         """The longest known beginning of a sequence."""
