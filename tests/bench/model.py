@@ -52,12 +52,12 @@ def random_adapter(loaded: LoadedModel, number: int) -> HostAdapter:
     modules = {
         path: HostModule(
             (torch.randn(RANK, linear.in_features, generator=generator) * 0.02).bfloat16(),
-            (torch.randn(linear.out_features, RANK, generator=generator) * 0.02).bfloat16(),
+            (torch.randn(RANK, linear.out_features, generator=generator) * 0.02).bfloat16(),
             1.0,
         )
         for path, linear in loaded.runner.slot_linears.items()
     }
-    size_bytes = sum(m.a_RI.nbytes + m.b_OR.nbytes for m in modules.values())
+    size_bytes = sum(m.a_RI.nbytes + m.b_RO.nbytes for m in modules.values())
     return HostAdapter(Digest(f"sha256:{number:064x}"), RANK, size_bytes, modules)
 
 
@@ -65,7 +65,7 @@ def measure_swap(loaded: LoadedModel, repetitions: int) -> dict[str, float]:
     """Host memory to slot, beside the plain copy of the same bytes."""
     adapters = itertools.cycle([random_adapter(loaded, number) for number in range(4)])
     first = next(adapters)
-    sources = [t for m in first.modules.values() for t in (m.a_RI, m.b_OR)]
+    sources = [t for m in first.modules.values() for t in (m.a_RI, m.b_RO)]
     targets = [torch.empty_like(t) for t in sources]
     flat = torch.empty(first.size_bytes, dtype=torch.uint8)
     flat_target = torch.empty_like(flat)

@@ -29,9 +29,9 @@ def random_adapter(loaded: LoadedModel, number: int, max_rank: int | None = None
     for path, linear in loaded.runner.slot_linears.items():
         if path.rpartition(".")[2] in names and rng.random() < 0.7:
             a_RI = torch.randn(rank, linear.in_features, generator=generator) * 0.02
-            b_OR = torch.randn(linear.out_features, rank, generator=generator) * 0.02
-            modules[path] = HostModule(a_RI, b_OR, rng.choice([0.5, 1.0, 2.0, 3.7]))
-    size_bytes = sum(m.a_RI.nbytes + m.b_OR.nbytes for m in modules.values())
+            b_RO = torch.randn(rank, linear.out_features, generator=generator) * 0.02
+            modules[path] = HostModule(a_RI, b_RO, rng.choice([0.5, 1.0, 2.0, 3.7]))
+    size_bytes = sum(m.a_RI.nbytes + m.b_RO.nbytes for m in modules.values())
     return HostAdapter(Digest(f"sha256:{number:064x}"), rank, size_bytes, modules)
 
 

@@ -75,7 +75,7 @@ def add_slots(
         assert isinstance(head, nn.Linear)
         slot_linears[targets.head.path] = SlotLinear(head, *shares[targets.head.path], step, step.row_gates_RS)
         model.set_output_embeddings(slot_linears[targets.head.path])
-    writer = SlotWriter({**slot_embeddings, **slot_linears}, scales_MS, ones_MSK)
+    writer = SlotWriter({**slot_embeddings, **slot_linears}, scales_MS, ones_MSK, has_kernels=step.with_kernels)
     return slot_linears, slot_embeddings, writer
 
 
@@ -97,7 +97,7 @@ def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) ->
     return caches
 
 
-def compile_layers(model: PreTrainedModel, compile_module: Callable[[nn.Module], None]) -> None:
+def compile_layers(model: PreTrainedModel, compile_module: Callable[[nn.Module], None], *, with_kernels: bool) -> None:
     """Compile each decoder layer by itself, and the head.
 
     One graph serves all layers, so a bucket costs one layer's compilation instead of the whole model's.
@@ -107,6 +107,6 @@ def compile_layers(model: PreTrainedModel, compile_module: Callable[[nn.Module],
     head = model.get_output_embeddings()
     if not isinstance(head, SlotLinear):
         assert isinstance(head, nn.Linear)
-        head = DenseLinear(head)
+        head = DenseLinear(head, has_kernels=with_kernels)
         model.set_output_embeddings(head)
     compile_module(head)

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from worker_service.model.cpu.library import LANES
 from worker_service.model.step_state import StepState
 
 ATTENTION_NAME = "hotslot"
+KERNEL_SEGMENT_TOKENS = 8
+"""Segments of up to so many tokens, decoding above all, go to the CPU kernels, in one call for all of them."""
 
 
 @torch.library.custom_op("hotslot::attend", mutates_args=("k_cache_NGD", "v_cache_NGD"))
@@ -28,17 +31,28 @@ def attend(
     block_tokens: int,
     scale: float,
     window: int,
+    kernel_tokens: int,
 ) -> torch.Tensor:
     """Write the step's keys and values to the cache and attend, segment by segment; returns `[T, H, D]`.
 
     `window` is how many keys a token sees, itself included; 0 means all before it. Padding tokens get zeros.
+    Segments of up to `kernel_tokens` tokens are computed by the CPU kernels, which read through the block tables.
     """
-    k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
-    v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
-    out_THD = torch.zeros_like(q_THD)
+    if kernel_tokens:
+        out_THD = torch.empty_like(q_THD)
+        torch.ops.hotslot_cpu.attend(
+            q_THD, k_TGD, v_TGD, k_cache_NGD, v_cache_NGD, cache_positions_T,
+            segments_R4, block_tables_RB, block_tokens, scale, window, kernel_tokens, out_THD,
+        )  # fmt: skip
+    else:
+        k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
+        v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
+        out_THD = torch.zeros_like(q_THD)
     for row, (first, count, num_keys, start) in enumerate(segments_R4.tolist()):
         if count == 0:
             break
+        if count <= kernel_tokens:
+            continue
         if start >= 0:
             k_LGD, v_LGD = k_cache_NGD[start : start + num_keys], v_cache_NGD[start : start + num_keys]
         else:
@@ -61,6 +75,7 @@ def _(
     block_tokens: int,
     scale: float,
     window: int,
+    kernel_tokens: int,
 ) -> torch.Tensor:
     return torch.empty_like(q_THD)
 
@@ -119,6 +134,8 @@ class PagedAttention(nn.Module):
         self.cache = cache
         self.step = step
         self.block_tokens = block_tokens
+        fits = step.with_kernels and cache.k_NGD.shape[-1] % LANES == 0
+        self.kernel_tokens = KERNEL_SEGMENT_TOKENS if fits else 0
 
     def forward(
         self, q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, scale: float, window: int
@@ -136,6 +153,7 @@ class PagedAttention(nn.Module):
             self.block_tokens,
             scale,
             window,
+            self.kernel_tokens,
         )
         return out
 

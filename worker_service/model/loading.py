@@ -16,6 +16,7 @@ from shared.errors import FieldViolation, InvalidRequestError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
+from worker_service.model.cpu import library as kernels
 from worker_service.model.folder import model_folder
 from worker_service.model.options import Bucket, LoadedModel, ModelOptions, StartupStage
 from worker_service.model.runner import TorchRunner
@@ -66,9 +67,16 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
         model.requires_grad_(False)
     with stages.stage("expect"):
         expectation = self_test.expect(model, self_test.prompt_lengths(limits))
+    with stages.stage("kernels"):
+        with_kernels = (
+            options.cpu_kernels
+            and device.type == "cpu"
+            and dtype in kernels.DTYPES
+            and kernels.load_kernels(options.cache_dir)
+        )
     with stages.stage("adapt"):
         targets = choose_targets(model, spec, options.target_modules)
-        runner = _adapt(model, targets, limits, options, device)
+        runner = _adapt(model, targets, limits, options, device, with_kernels)
         layout = SlotLayout(
             base_model_digest=spec.digest,
             shapes={m.path: (m.in_features, m.out_features) for m in targets.modules},
@@ -144,7 +152,12 @@ def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
 
 
 def _adapt(
-    model: PreTrainedModel, targets: Targets, limits: EngineLimits, options: ModelOptions, device: torch.device
+    model: PreTrainedModel,
+    targets: Targets,
+    limits: EngineLimits,
+    options: ModelOptions,
+    device: torch.device,
+    with_kernels: bool,
 ) -> TorchRunner:
     step = StepState.allocate(
         max_tokens=limits.max_step_tokens,
@@ -152,6 +165,7 @@ def _adapt(
         max_segments=limits.max_running + 1,
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,
+        with_kernels=with_kernels,
     )
     slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step)
     caches = add_caches(model, limits, step)
@@ -160,7 +174,7 @@ def _adapt(
         if options.compile:
             module.compile(fullgraph=True, dynamic=False)
 
-    compile_layers(model, compile_module)
+    compile_layers(model, compile_module, with_kernels=with_kernels)
     return TorchRunner(
         model, step, slot_linears, slot_embeddings, writer, caches, limits, options.token_buckets, device
     )

@@ -39,6 +39,8 @@ class ModelOptions:
     """Where compiled code is kept between starts; None means the compiler's own default."""
     compile: bool = True
     """False runs the same code uncompiled, for short-lived tests."""
+    cpu_kernels: bool = True
+    """Whether few tokens on CPU are computed by our own kernels; False leaves it all to torch."""
     num_threads: int = 0
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
 

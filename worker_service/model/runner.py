@@ -93,7 +93,7 @@ class TorchRunner:
         tensors = {"gates": step.gates_TS, "row_gates": step.row_gates_RS, "cache_positions": step.cache_positions_T}
         modules: dict[str, SlotLinear | SlotEmbedding] = {**self.slot_embeddings, **self.slot_linears}
         for path, module in modules.items():
-            tensors |= {f"{path}.a": module.a_CI, f"{path}.b": module.b_OC}
+            tensors |= {f"{path}.a": module.a_CI, f"{path}.b": module.b_CO}
             tensors |= {f"{path}.scale": module.scale_S, f"{path}.one": module.one_SK}
         for index, cache in enumerate(self._caches):
             tensors |= {f"cache.{index}.k": cache.k_NGD, f"cache.{index}.v": cache.v_NGD}

@@ -5,7 +5,6 @@ Shapes: T tokens, I embeddings, O embedding size, S slots, K ranks of one slot, 
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from worker_service.model.slot_linear import select
 from worker_service.model.step_state import StepState
@@ -20,7 +19,7 @@ class SlotEmbedding(nn.Module):
     """
 
     a_CI: torch.Tensor
-    b_OC: torch.Tensor
+    b_CO: torch.Tensor
     scale_S: torch.Tensor
     one_SK: torch.Tensor
     embed_scale: torch.Tensor | None
@@ -34,9 +33,9 @@ class SlotEmbedding(nn.Module):
         self.base = embedding
         num_columns = one_SK.numel()
         a_CI = embedding.weight.new_zeros(num_columns, self.in_features, requires_grad=False)
-        b_OC = embedding.weight.new_zeros(self.out_features, num_columns, requires_grad=False)
+        b_CO = embedding.weight.new_zeros(num_columns, self.out_features, requires_grad=False)
         self.register_buffer("a_CI", a_CI, persistent=False)
-        self.register_buffer("b_OC", b_OC, persistent=False)
+        self.register_buffer("b_CO", b_CO, persistent=False)
         self.register_buffer("scale_S", scale_S, persistent=False)
         self.register_buffer("one_SK", one_SK, persistent=False)
         embed_scale = getattr(embedding, "embed_scale", None)
@@ -53,12 +52,12 @@ class SlotEmbedding(nn.Module):
         ids_T = input_ids.reshape(-1)
         h_TC = self.a_CI[:, ids_T].T
         chosen_TC = select(h_TC, self.step.gates_TS[: ids_T.shape[0]], self.scale_S, self.one_SK)
-        added_TO = functional.linear(chosen_TC, self.b_OC)
+        added_TO = chosen_TC @ self.b_CO
         if self.embed_scale is not None:
             added_TO = added_TO * self.embed_scale
         return y + added_TO.reshape(y.shape)
 
     def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where one slot lies: `[K, I]` of A_all and `[O, K]` of B_all."""
+        """Where one slot lies: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""
         columns = slice(slot * self.slot_rank, (slot + 1) * self.slot_rank)
-        return self.a_CI[columns], self.b_OC[:, columns]
+        return self.a_CI[columns], self.b_CO[columns]

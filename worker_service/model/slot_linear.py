@@ -7,18 +7,25 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from worker_service.model.cpu import library
 from worker_service.model.step_state import StepState
 
 
-def dense(x_TI: torch.Tensor, weight_OI: torch.Tensor) -> torch.Tensor:
-    """`x @ weight.T` in the form that is fastest for this number of tokens.
+def dense(
+    x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, *, has_kernels: bool
+) -> torch.Tensor:
+    """`x @ weight.T + bias` in the form that is fastest for this number of tokens.
 
-    One token on CPU is bound by reading the weight. The compiler's fused multiply-and-sum reads it up to twice as
-    fast as the library's matrix product, which wins from a few tokens on.
+    Few tokens on CPU are bound by reading the weight, which our own kernel does faster than the library's matrix
+    product. Where it could not be built, one token is still better off with the compiler's fused multiply-and-sum.
     """
+    if has_kernels and x_TI.shape[0] <= library.MAX_TOKENS:
+        y_TO: torch.Tensor = torch.ops.hotslot_cpu.linear(x_TI, weight_OI, bias_O)
+        return y_TO
     if x_TI.shape[0] == 1 and x_TI.device.type == "cpu" and torch.compiler.is_compiling():
-        return (weight_OI.float() * x_TI.float()).sum(-1, dtype=torch.float32).to(x_TI.dtype)[None]
-    return functional.linear(x_TI, weight_OI)
+        y_O = (weight_OI.float() * x_TI.float()).sum(-1, dtype=torch.float32).to(x_TI.dtype)
+        return (y_O if bias_O is None else y_O + bias_O)[None]
+    return functional.linear(x_TI, weight_OI, bias_O)
 
 
 def select(h_TC: torch.Tensor, gates_TS: torch.Tensor, scale_S: torch.Tensor, one_SK: torch.Tensor) -> torch.Tensor:
@@ -36,16 +43,15 @@ def select(h_TC: torch.Tensor, gates_TS: torch.Tensor, scale_S: torch.Tensor, on
 class DenseLinear(nn.Module):
     """A plain linear in the form that is fastest for the number of tokens; shares the parameters of the original."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, has_kernels: bool) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias
+        self.has_kernels = has_kernels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`."""
-        y_TO = dense(x.reshape(-1, x.shape[-1]), self.weight)
-        if self.bias is not None:
-            y_TO = y_TO + self.bias
+        y_TO = dense(x.reshape(-1, x.shape[-1]), self.weight, self.bias, has_kernels=self.has_kernels)
         return y_TO.reshape(*x.shape[:-1], -1)
 
 
@@ -54,11 +60,13 @@ class SlotLinear(nn.Module):
 
     `one` is 1 for ranks whose input is 1 rather than x: a bias on an adapter's B is B's column of such a rank, so it
     costs nobody anything but the adapter that has it, and that one rank. B_all must be finite (0 · inf is NaN), which
-    loading checks.
+    loading checks. The kernel for few tokens on CPU computes the same for the slots that are on, and reads no others.
+
+    B_all is kept transposed, so that a slot is one stretch of memory of each and is written by plain copies.
     """
 
     a_CI: torch.Tensor
-    b_OC: torch.Tensor
+    b_CO: torch.Tensor
     scale_S: torch.Tensor
     one_SK: torch.Tensor
 
@@ -82,29 +90,37 @@ class SlotLinear(nn.Module):
         self.bias = linear.bias
         num_columns = one_SK.numel()
         a_CI = linear.weight.new_zeros(num_columns, self.in_features, requires_grad=False)
-        b_OC = linear.weight.new_zeros(self.out_features, num_columns, requires_grad=False)
+        b_CO = linear.weight.new_zeros(num_columns, self.out_features, requires_grad=False)
         self.register_buffer("a_CI", a_CI, persistent=False)
-        self.register_buffer("b_OC", b_OC, persistent=False)
+        self.register_buffer("b_CO", b_CO, persistent=False)
         self.register_buffer("scale_S", scale_S, persistent=False)
         self.register_buffer("one_SK", one_SK, persistent=False)
         self.step = step
         self.gates_TS = gates_TS
+        self.has_kernels = step.with_kernels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`, with T the number of tokens of the step."""
         x_TI = x.reshape(-1, self.in_features)
-        y_TO = dense(x_TI, self.weight)
-        if self.bias is not None:
-            y_TO = y_TO + self.bias
-        if self.step.with_adapters:
-            y_TO = y_TO + self._adapters(x_TI)
+        if not self.step.with_adapters:
+            y_TO = self._base(x_TI)
+        elif self.has_kernels and x_TI.shape[0] <= library.MAX_TOKENS:
+            gates_TS = self.gates_TS[: x_TI.shape[0]]
+            y_TO = torch.ops.hotslot_cpu.slot_linear(
+                x_TI, self.weight, self.bias, self.a_CI, self.b_CO, self.scale_S, self.one_SK, gates_TS
+            )
+        else:
+            y_TO = self._base(x_TI) + self._adapters(x_TI)
         return y_TO.reshape(*x.shape[:-1], self.out_features)
 
+    def _base(self, x_TI: torch.Tensor) -> torch.Tensor:
+        return dense(x_TI, self.weight, self.bias, has_kernels=self.has_kernels)
+
     def _adapters(self, x_TI: torch.Tensor) -> torch.Tensor:
-        h_TC = dense(x_TI, self.a_CI)
-        return dense(select(h_TC, self.gates_TS[: x_TI.shape[0]], self.scale_S, self.one_SK), self.b_OC)
+        h_TC = functional.linear(x_TI, self.a_CI)
+        return select(h_TC, self.gates_TS[: x_TI.shape[0]], self.scale_S, self.one_SK) @ self.b_CO
 
     def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where one slot lies: `[K, I]` of A_all and `[O, K]` of B_all."""
+        """Where one slot lies: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""
         columns = slice(slot * self.slot_rank, (slot + 1) * self.slot_rank)
-        return self.a_CI[columns], self.b_OC[:, columns]
+        return self.a_CI[columns], self.b_CO[columns]

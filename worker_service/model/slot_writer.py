@@ -34,8 +34,10 @@ class _Slice:
             self.sources.append(source)
         self.size_bytes += target.nbytes
 
-    def write(self) -> None:
-        if self.targets:
+    def write(self, *, has_kernels: bool) -> None:
+        if self.targets and has_kernels:
+            torch.ops.hotslot_cpu.copy_all(self.targets, self.sources)
+        elif self.targets:
             torch._foreach_copy_(self.targets, self.sources, non_blocking=True)
         if self.zeros:
             torch._foreach_zero_(self.zeros)
@@ -45,11 +47,17 @@ class SlotWriter:
     """Knows where every slot of every module lies."""
 
     def __init__(
-        self, modules: Mapping[str, SlotLinear | SlotEmbedding], scales_MS: torch.Tensor, ones_MSK: torch.Tensor
+        self,
+        modules: Mapping[str, SlotLinear | SlotEmbedding],
+        scales_MS: torch.Tensor,
+        ones_MSK: torch.Tensor,
+        *,
+        has_kernels: bool,
     ) -> None:
         """`scales_MS` and `ones_MSK` hold the `scale_S` and `one_SK` of all modules, in the order of `modules`."""
         self._scales_MS = scales_MS
         self._ones_MSK = ones_MSK
+        self._has_kernels = has_kernels
         self._slot_rank = ones_MSK.shape[2]
         self._modules = {path: [module.slot(s) for s in range(module.num_slots)] for path, module in modules.items()}
 
@@ -70,10 +78,10 @@ class SlotWriter:
                 for target, source in _pieces(*views[slot], module, part * self._slot_rank):
                     pending.add(target, source)
                     if pending.size_bytes >= SLICE_BYTES:
-                        pending.write()
+                        pending.write(has_kernels=self._has_kernels)
                         pending = _Slice()
                         yield
-        pending.write()
+        pending.write(has_kernels=self._has_kernels)
 
     def _write_scales(self, slots: Sequence[int], modules: Sequence[HostModule | None]) -> None:
         """Each module's scaling in each slot, and which rank is its bias; 0 where the adapter has nothing there."""
@@ -89,7 +97,7 @@ class SlotWriter:
 
 
 def _pieces(
-    a_KI: torch.Tensor, b_OK: torch.Tensor, module: HostModule, first: int
+    a_KI: torch.Tensor, b_KO: torch.Tensor, module: HostModule, first: int
 ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
     """What to write to one slot of one module, which takes the ranks from `first` on, as many as there are."""
     slot_rank = a_KI.shape[0]
@@ -98,12 +106,12 @@ def _pieces(
         return []
     pieces: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     if count < slot_rank:
-        pieces += (a_KI[count:], None), (b_OK[:, count:], None)
-        a_KI, b_OK = a_KI[:count], b_OK[:, :count]
-    a_RI, b_OR = module.a_RI, module.b_OR
+        pieces += (a_KI[count:], None), (b_KO[count:], None)
+        a_KI, b_KO = a_KI[:count], b_KO[:count]
+    a_RI, b_RO = module.a_RI, module.b_RO
     if count < module.num_ranks:
-        a_RI, b_OR = a_RI[first : first + count], b_OR[:, first : first + count]
-    for target, source in ((a_KI, a_RI), (b_OK, b_OR)):
+        a_RI, b_RO = a_RI[first : first + count], b_RO[first : first + count]
+    for target, source in ((a_KI, a_RI), (b_KO, b_RO)):
         # The head's and the embedding's can be larger than a slice by themselves.
         rows = max(1, SLICE_BYTES * target.shape[0] // target.nbytes)
         if rows < target.shape[0]:

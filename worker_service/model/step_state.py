@@ -28,12 +28,21 @@ class StepState:
     """KV blocks of each segment's sequence, int32."""
     row_gates_RS: torch.Tensor
     """The gates of the tokens whose logits are wanted, for a head with slots; written only in steps with adapters."""
+    with_kernels: bool = False
+    """Whether few tokens are computed by the CPU kernels; never changes."""
     with_adapters: bool = False
     """Which variant of a bucket runs; the base-only one computes no adapters. Guarded by the compiler."""
 
     @classmethod
     def allocate(
-        cls, *, max_tokens: int, num_slots: int, max_segments: int, max_blocks: int, device: torch.device
+        cls,
+        *,
+        max_tokens: int,
+        num_slots: int,
+        max_segments: int,
+        max_blocks: int,
+        device: torch.device,
+        with_kernels: bool = False,
     ) -> "StepState":
         """All tensors, once."""
         return cls(
@@ -42,4 +51,5 @@ class StepState:
             segments_R4=torch.zeros(max_segments, SEGMENT_COLUMNS, dtype=torch.int64),
             block_tables_RB=torch.zeros(max_segments, max_blocks, dtype=torch.int32, device=device),
             row_gates_RS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
+            with_kernels=with_kernels,
         )

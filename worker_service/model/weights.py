@@ -27,7 +27,8 @@ class HostModule:
     """One module's low-rank pair, in the model's element type."""
 
     a_RI: torch.Tensor
-    b_OR: torch.Tensor
+    b_RO: torch.Tensor
+    """B transposed, as slots keep it."""
     scaling: float
     has_bias: bool = False
     """Whether the last rank is a bias: its input is 1 in place of A's product, which is 0 there."""
@@ -128,7 +129,7 @@ class WeightsDecoder:
         )
         if violations:
             raise InvalidAdapterError(violations)
-        size_bytes = sum(t.nbytes for m in modules.values() for t in (m.a_RI, m.b_OR))
+        size_bytes = sum(t.nbytes for m in modules.values() for t in (m.a_RI, m.b_RO))
         return HostAdapter(manifest.digest, max(m.num_ranks for m in modules.values()), size_bytes, modules)
 
     def _decode_module(
@@ -145,7 +146,7 @@ class WeightsDecoder:
         if bias_O is not None:
             a_RI = torch.cat([a_RI, a_RI.new_zeros(1, in_features)])
             b_OR = torch.cat([b_OR, bias_O[:, None]], dim=1)
-        return HostModule(self._owned(a_RI), self._owned(b_OR), module.scaling, module.has_bias)
+        return HostModule(self._owned(a_RI), self._owned(b_OR.T), module.scaling, module.has_bias)
 
     def _take(
         self,

@@ -1,0 +1,188 @@
+"""The CPU kernels compute what torch's operators compute, and the same bits whatever stands beside a row."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker_service.model import attention  # noqa: F401  (registers hotslot::attend)
+from worker_service.model.cpu import library
+
+SLOTS, SLOT_RANK = 4, 16
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+Random = Callable[..., torch.Tensor]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    from deploy.demo.model import default_cache_dir
+
+    assert library.load_kernels(default_cache_dir()), "this machine has a C++ compiler"
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found: torch.dtype = request.param
+    return found
+
+
+@pytest.fixture
+def random(dtype: torch.dtype) -> Random:
+    generator = torch.Generator().manual_seed(7)
+    return lambda *shape: torch.randn(shape, generator=generator).to(dtype)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
+    error = (found.double() - expected.double()).abs().max() / expected.double().abs().max().clamp_min(1e-9)
+    return bool(error <= TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 5, 7, 8, 13, 16])
+@pytest.mark.parametrize(("num_in", "num_out"), [(576, 192), (64, 50), (37, 61), (1, 1)])
+def test_linear_is_the_matrix_product(
+    random: Random, dtype: torch.dtype, num_tokens: int, num_in: int, num_out: int
+) -> None:
+    x, weight, bias = random(num_tokens, num_in), random(num_out, num_in), random(num_out)
+    plain = x.double() @ weight.double().T
+    assert close(torch.ops.hotslot_cpu.linear(x, weight, None), plain, dtype)
+    assert close(torch.ops.hotslot_cpu.linear(x, weight, bias), plain + bias.double(), dtype)
+
+
+def some_ones() -> torch.Tensor:
+    """One rank of one slot is a bias."""
+    ones = torch.zeros(SLOTS, SLOT_RANK)
+    ones[1, 5] = 1.0
+    return ones
+
+
+def slot_linear_inputs(random: Random, num_tokens: int, num_in: int = 96, num_out: int = 112) -> list[torch.Tensor]:
+    columns = SLOTS * SLOT_RANK
+    return [
+        random(num_tokens, num_in), random(num_out, num_in), random(num_out), random(columns, num_in),
+        random(columns, num_out), torch.tensor([0.5, 1.0, 2.0, 0.25]), some_ones(),
+    ]  # fmt: skip
+
+
+def mixed_gates(num_tokens: int) -> torch.Tensor:
+    """Rows without adapters, with one, and with a mix."""
+    gates = torch.zeros(num_tokens, SLOTS)
+    for token in range(num_tokens):
+        if token % 3:
+            gates[token, token % SLOTS] = 1.0
+        if token % 5 == 4:
+            gates[token, (token + 1) % SLOTS] = -0.7
+    return gates
+
+
+@pytest.mark.parametrize("num_tokens", [1, 4, 8, 11, 16])
+def test_slot_linear_adds_the_slots_that_are_on(random: Random, dtype: torch.dtype, num_tokens: int) -> None:
+    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, num_tokens)
+    gates = mixed_gates(num_tokens)
+    h = ((x.double() @ a.double().T).view(num_tokens, SLOTS, SLOT_RANK) + one) * (gates * scale)[:, :, None].double()
+    expected = x.double() @ weight.double().T + bias.double() + h.flatten(1) @ b.double()
+    found = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
+    assert close(found, expected, dtype)
+
+
+def test_a_slot_full_of_nan_changes_no_bit_of_the_rows_that_do_not_use_it(random: Random) -> None:
+    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, 12)
+    gates = mixed_gates(12)
+    gates[:, 2] = 0.0
+    clean = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
+    users = [3, 9]
+    for poison in (torch.nan, torch.inf, 1e38):
+        a[2 * SLOT_RANK : 3 * SLOT_RANK] = poison
+        b[2 * SLOT_RANK : 3 * SLOT_RANK] = poison
+        gates[users, 2] = 1.0
+        poisoned = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
+        others = [row for row in range(12) if row not in users]
+        assert torch.equal(poisoned[others], clean[others])
+        assert not torch.equal(poisoned[users], clean[users])
+
+
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(random: Random) -> None:
+    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, 16)
+    gates = mixed_gates(16)
+    batch = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
+    for row in range(16):
+        alone = torch.ops.hotslot_cpu.slot_linear(
+            x[row : row + 1], weight, bias, a, b, scale, one, gates[row : row + 1]
+        )
+        assert torch.equal(alone[0], batch[row])
+    base_only = torch.ops.hotslot_cpu.linear(x, weight, bias)
+    assert torch.equal(base_only[0], batch[0]), "a row without adapters is computed as if there were none"
+
+
+@pytest.mark.parametrize("window", [0, 50])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_size"), [(9, 3, 64), (4, 4, 16), (8, 1, 80)])
+def test_attention_equals_the_operators_on_contiguous_and_scattered_blocks(
+    random: Random, dtype: torch.dtype, window: int, num_heads: int, num_kv_heads: int, head_size: int
+) -> None:
+    block_tokens, num_positions = 16, 4096
+    lengths = [1, 16, 17, 33, 90, 200]
+    counts = [1, 1, 2, 1, 8, 1]
+    num_tokens = sum(counts) + 2  # two tokens are padding
+    caches = [random(num_positions, num_kv_heads, head_size) for _ in range(2)]
+    q = random(num_tokens, num_heads, head_size)
+    k, v = random(num_tokens, num_kv_heads, head_size), random(num_tokens, num_kv_heads, head_size)
+    segments = torch.zeros(len(lengths) + 1, 4, dtype=torch.int64)
+    tables = torch.zeros(len(lengths) + 1, 16, dtype=torch.int32)
+    positions = torch.full((num_tokens,), num_positions - 1)
+    shuffled = torch.randperm(200, generator=torch.Generator().manual_seed(3))
+    first = 0
+    for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        num_blocks = -(-length // block_tokens)
+        scattered = bool(row % 2)
+        blocks = shuffled[row * 16 :][:num_blocks] if scattered else torch.arange(row * 16, row * 16 + num_blocks)
+        if not scattered:
+            blocks = blocks + 150
+        tables[row, :num_blocks] = blocks.int()
+        start = -1 if scattered else int(blocks[0]) * block_tokens
+        segments[row] = torch.tensor([first, count, length, start])
+        for token in range(count):
+            position = length - count + token
+            positions[first + token] = blocks[position // block_tokens] * block_tokens + position % block_tokens
+        first += count
+
+    def attend(kernel_tokens: int) -> list[torch.Tensor]:
+        k_cache, v_cache = (cache.clone() for cache in caches)
+        out = torch.ops.hotslot.attend(
+            q, k, v, k_cache, v_cache, positions, segments, tables, block_tokens, head_size**-0.5, window, kernel_tokens
+        )
+        return [out, k_cache, v_cache]
+
+    expected = attend(0)
+    for kernel_tokens in (8, 2):  # with 2, the segment of 8 tokens takes the other way
+        found = attend(kernel_tokens)
+        assert close(found[0], expected[0], dtype)
+        assert torch.equal(found[1], expected[1])
+        assert torch.equal(found[2], expected[2])
+        assert not found[0][-2:].any(), "padding gets zeros"
+
+
+def test_attention_of_very_unequal_scores_stays_finite_and_exact(random: Random, dtype: torch.dtype) -> None:
+    k_cache, v_cache = random(64, 1, 16) * 60, random(64, 1, 16)
+    q = random(1, 1, 16) * 60
+    segments = torch.tensor([[0, 1, 40, 0], [0, 0, 0, 0]])
+    arguments = (torch.tensor([39]), segments, torch.zeros(2, 4, dtype=torch.int32), 16, 1.0, 0)
+    k, v = k_cache[39:40].clone(), v_cache[39:40].clone()
+    expected = torch.ops.hotslot.attend(q, k, v, k_cache, v_cache, *arguments, 0)
+    found = torch.ops.hotslot.attend(q, k, v, k_cache, v_cache, *arguments, 8)
+    assert close(found, expected, dtype)
+
+
+def test_without_a_compiler_the_worker_goes_on_without_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "are_loaded", lambda: False)
+    monkeypatch.setattr(library, "get_cpp_compiler", lambda: "/nowhere/c++")
+    assert not library.load_kernels(tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing half-built stays"
+
+
+def test_other_sources_flags_or_compilers_are_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = library._digest("c++")
+    assert library._digest("c++") == first
+    assert library._digest("clang++") != first
+    monkeypatch.setattr(library, "_FLAGS", ("-O1",))
+    assert library._digest("c++") != first

@@ -1,0 +1,43 @@
+// Kernels for CPU, as operators of torch.
+//
+// One step of decoding has few tokens, so it is bound by reading weights; a library's matrix product, made for large
+// shapes, reaches a fraction of the memory's bandwidth there. Each token's result is computed in an order that depends
+// on its own values alone, so it is the same to the bit whatever stands beside it in the batch.
+
+#include <torch/library.h>
+
+#include "attention.h"
+#include "linear.h"
+
+namespace hotslot {
+
+// Many contiguous copies in one call.
+void copy_all(at::TensorList targets, at::TensorList sources) {
+  for (size_t index = 0; index < targets.size(); ++index) {
+    TORCH_CHECK(targets[index].is_contiguous() && sources[index].is_contiguous() &&
+                    targets[index].nbytes() == sources[index].nbytes(),
+                "hotslot_cpu: copy_all wants contiguous tensors of equal sizes");
+    std::memcpy(targets[index].mutable_data_ptr(), sources[index].const_data_ptr(), targets[index].nbytes());
+  }
+}
+
+}  // namespace hotslot
+
+TORCH_LIBRARY(hotslot_cpu, m) {
+  m.def("linear(Tensor x, Tensor w, Tensor? bias) -> Tensor");
+  m.def(
+      "slot_linear(Tensor x, Tensor w, Tensor? bias, Tensor a, Tensor b, Tensor scale, Tensor one, Tensor gates) "
+      "-> Tensor");
+  m.def(
+      "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
+      "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int max_tokens, "
+      "Tensor(c!) out) -> ()");
+  m.def("copy_all(Tensor(a!)[] targets, Tensor[] sources) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
+  m.impl("linear", hotslot::linear);
+  m.impl("slot_linear", hotslot::slot_linear);
+  m.impl("attend", hotslot::attend);
+  m.impl("copy_all", hotslot::copy_all);
+}

@@ -1,0 +1,100 @@
+"""Builds and loads the native kernels, with the C++ compiler that torch.compile needs on CPU anyway.
+
+The library's name is a digest of everything that it depends on, so a cache directory can be kept and shared between
+processes and machines.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+import torch
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch.utils.cpp_extension import include_paths
+
+log = structlog.get_logger(__name__)
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+HEADERS = tuple(SOURCE.with_name(name) for name in ("dot.h", "linear.h", "attention.h"))
+MAX_TOKENS = 16
+"""From here on a step is bound by arithmetic, where the library's blocked matrix products are as fast."""
+LANES = 16
+"""Head sizes must be multiples of this."""
+DTYPES = (torch.bfloat16, torch.float32)
+"""Of weights and activations."""
+_FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
+_BUILD_TIMEOUT_S = 600.0
+
+
+def load_kernels(cache_dir: Path | None) -> bool:
+    """Build the kernels if they are not in `cache_dir` yet, and load them; False, with a warning, if that fails.
+
+    Harmless when they are loaded already. Without them the same is computed by torch's own operators.
+    """
+    if are_loaded():
+        return True
+    directory = cache_dir or Path(tempfile.gettempdir()) / f"hotslot-kernels-{os.getuid()}"
+    try:
+        torch.ops.load_library(str(_built(directory)))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
+        detail = exc.stderr if isinstance(exc, subprocess.CalledProcessError) else str(exc)
+        log.warning("CPU kernels could not be built, so decoding is slower", error=str(detail)[-2000:])
+        return False
+    _describe_results()
+    return True
+
+
+def are_loaded() -> bool:
+    """Whether this process has the kernels."""
+    return hasattr(torch.ops.hotslot_cpu, "slot_linear")
+
+
+def _built(directory: Path) -> Path:
+    """The library's file, compiled if it is not there; raises OSError and SubprocessError."""
+    compiler = str(get_cpp_compiler())
+    target = directory / f"hotslot_cpu-{_digest(compiler)}.so"
+    if target.is_file():
+        return target
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    began_s = time.monotonic()
+    libraries = Path(torch.__file__).parent / "lib"
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        built = Path(scratch) / target.name
+        command = [compiler, *_FLAGS, *(f"-I{path}" for path in include_paths()), str(SOURCE), "-o", str(built)]
+        command += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
+        # Whoever builds the same meanwhile builds the same bytes.
+        built.replace(target)
+    log.info("CPU kernels built", duration_s=round(time.monotonic() - began_s, 1), file=target.name)
+    return target
+
+
+def _digest(compiler: str) -> str:
+    """Of source, flags, compiler, torch and processor."""
+    parts = [file.read_text() for file in (SOURCE, *HEADERS)] + [*_FLAGS, compiler, torch.__version__, _cpu()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _cpu() -> str:
+    """What the processor can do, as Linux lists it; native code is for this set of instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _describe_results() -> None:
+    """Tell the compiler the shapes of what the kernels return."""
+
+    @torch.library.register_fake("hotslot_cpu::linear")
+    def _(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
+
+    @torch.library.register_fake("hotslot_cpu::slot_linear")
+    def _(x_TI: torch.Tensor, weight_OI: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
+        return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
