@@ -39,7 +39,7 @@ def load_kernels(cache_dir: Path | None) -> bool:
         return True
     directory = cache_dir or Path(tempfile.gettempdir()) / f"hotslot-kernels-{os.getuid()}"
     try:
-        torch.ops.load_library(str(_built(directory)))
+        torch.ops.load_library(str(_built(directory)))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
         detail = exc.stderr if isinstance(exc, subprocess.CalledProcessError) else str(exc)
         log.warning("CPU kernels could not be built, so decoding is slower", error=str(detail)[-2000:])
@@ -90,11 +90,9 @@ def _cpu() -> str:
 
 def _describe_results() -> None:
     """Tell the compiler the shapes of what the kernels return."""
+    torch.library.register_fake("hotslot_cpu::linear", _rows_by_outputs)
+    torch.library.register_fake("hotslot_cpu::slot_linear", _rows_by_outputs)
 
-    @torch.library.register_fake("hotslot_cpu::linear")
-    def _(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
-        return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
 
-    @torch.library.register_fake("hotslot_cpu::slot_linear")
-    def _(x_TI: torch.Tensor, weight_OI: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
-        return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
+def _rows_by_outputs(x_TI: torch.Tensor, weight_OI: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
+    return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
