@@ -50,6 +50,7 @@ def _load(settings: WorkerSettings) -> ServableModel:
             target_modules=settings.target_modules,
             cache_dir=settings.cache_dir,
             compile=settings.compile,
+            cpu_kernels=settings.cpu_kernels,
             num_threads=settings.num_threads,
         )
     )

@@ -71,6 +71,8 @@ class WorkerSettings(Settings):
     all-linear,embed_tokens,lm_head."""
     compile: bool = True
     """Turned off, the same code runs uncompiled: a quick start, slow steps."""
+    cpu_kernels: bool = True
+    """Compute steps of few tokens on CPU with kernels of our own, built at the first start; turned off, torch does."""
     num_threads: int = Field(default=0, ge=0)
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
     cache_dir: Path | None = None
