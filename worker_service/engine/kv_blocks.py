@@ -1,9 +1,12 @@
 """KV blocks: which of them are free, held or kept for their content, and which a sequence takes next."""
 
+import itertools
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+MOST_TRIED = 16
+"""Kept blocks around which a run is looked for before the longest of them is taken."""
 MOST_SCANNED = 1_024
 """Free blocks that are looked at to find a run; in a large cache the first ones will do."""
 
@@ -15,7 +18,7 @@ class KvBlocks:
     """Blocks of the KV cache, counted by those who hold them, and handed out side by side where they can be.
 
     A reader on CPU sees a run of blocks as one stretch of memory instead of gathering them. A block whose content was
-    named stays, once nobody holds it, until its room is wanted: least recently held first.
+    named stays, once nobody holds it, until its room is wanted: least recently held first, and what lies beside that.
     **Invariant**: a block is free, or kept, or held by at least one sequence; only blocks whose every position was
     computed have a name, and nobody writes to those.
     """
@@ -49,13 +52,12 @@ class KvBlocks:
         """
         if count > self.num_free:
             return None
-        self._reclaim(count)
         following = held[-1] + 1 if held else None
         taken: list[int] = []
-        for _ in range(count):
+        while len(taken) < count:
             index = self._index_of(following)
             if index is None:
-                index = self._best_start(count - len(taken))
+                index = self._start_run(count - len(taken))
             block = self._free.pop(index)
             self._users[block] = 1
             taken.append(block)
@@ -92,21 +94,27 @@ class KvBlocks:
             else:
                 insort(self._free, block)
 
-    def _reclaim(self, num_wanted: int) -> None:
-        """Make kept blocks free until that many are, or none is left."""
-        while len(self._free) < num_wanted and self._kept:
-            block, _ = self._kept.popitem(last=False)
-            del self._by_key[self._keys.pop(block)]
-            insort(self._free, block)
-
     def _index_of(self, block: int | None) -> int | None:
         if block is None:
             return None
         index = bisect_left(self._free, block)
         return index if index < len(self._free) and self._free[index] == block else None
 
-    def _best_start(self, num_wanted: int) -> int:
-        """Index of the first run of at least `num_wanted` free blocks, else of the longest run."""
+    def _start_run(self, num_wanted: int) -> int:
+        """Index of the first free block of a run of `num_wanted`, or of the longest there is.
+
+        Where none is free, kept blocks give way: those kept longest, with as much around them as makes a run.
+        """
+        index, length = self._longest_free(num_wanted)
+        if length < num_wanted:
+            first, num_blocks = self._longest_kept(num_wanted)
+            if num_blocks > length:
+                self._forget(range(first, first + num_blocks))
+                index = bisect_left(self._free, first)
+        return index
+
+    def _longest_free(self, num_wanted: int) -> tuple[int, int]:
+        """Index and length of the first run of at least `num_wanted` free blocks, else of the longest run."""
         best_index, best_length = 0, 0
         start = 0
         end = min(len(self._free), MOST_SCANNED)
@@ -114,8 +122,34 @@ class KvBlocks:
             if index == end or self._free[index] != self._free[index - 1] + 1:
                 length = index - start
                 if length >= num_wanted:
-                    return start
+                    return start, length
                 if length > best_length:
                     best_index, best_length = start, length
                 start = index
-        return best_index
+        return best_index, best_length
+
+    def _longest_kept(self, num_wanted: int) -> tuple[int, int]:
+        """First block and length of a run, free or kept, around one of those kept longest."""
+        best_first, best_length = 0, 0
+        for block in itertools.islice(self._kept, MOST_TRIED):
+            first, end = block, block + 1
+            while end - first < num_wanted and self._is_available(end):
+                end += 1
+            while end - first < num_wanted and self._is_available(first - 1):
+                first -= 1
+            if end - first > best_length:
+                best_first, best_length = first, end - first
+            if best_length >= num_wanted:
+                break
+        return best_first, best_length
+
+    def _is_available(self, block: int) -> bool:
+        return block in self._kept or self._index_of(block) is not None
+
+    def _forget(self, blocks: Iterable[int]) -> None:
+        """Make those of these that are kept free."""
+        for block in blocks:
+            if block in self._kept:
+                del self._kept[block]
+                del self._by_key[self._keys.pop(block)]
+                insort(self._free, block)
