@@ -107,6 +107,8 @@ def open_blocking_channel(
 async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
     """Return when a channel's connection stands; raises UnavailableError when it fails or takes too long."""
     state = channel.get_state(try_to_connect=True)
+    if state is grpc.ChannelConnectivity.READY:
+        return
     try:
         async with asyncio.timeout(timeout_s):
             while state is not grpc.ChannelConnectivity.READY:

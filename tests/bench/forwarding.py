@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shared.child_processes import free_port
@@ -35,8 +36,8 @@ TOKENS = 400
 
 
 @asynccontextmanager
-async def worker(store: str, redis_url: str, step_s: float) -> AsyncIterator[Calls]:
-    """One ready process."""
+async def worker(store: str, redis_url: str, step_s: float) -> AsyncIterator[tuple[Calls, psutil.Process]]:
+    """One ready process, and a client of it."""
     endpoint = f"127.0.0.1:{free_port()}"
     settings = {"listen": endpoint, "store": store, "redis_url": redis_url, "model": f"step {step_s}"}
     environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
@@ -52,10 +53,16 @@ async def worker(store: str, redis_url: str, step_s: float) -> AsyncIterator[Cal
                 return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
             await until_async(is_ready, timeout_s=60)
-            yield Calls(channel)
+            yield Calls(channel), psutil.Process(process.pid)
     finally:
         process.kill()
         await process.wait()
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """Processor time that it took so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def first_token_s(calls: Calls) -> float:
@@ -84,7 +91,7 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
         redis_url = stack.enter_context(embedded_valkey()).url
         store = await stack.enter_async_context(serve(memory_store().services(), ServerOptions(), observers=()))
         ends = [await stack.enter_async_context(worker(f"127.0.0.1:{store.port}", redis_url, step_s)) for _ in range(2)]
-        direct, forwarding = ends
+        (direct, _), (forwarding, forwarder) = ends
         await forwarding.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
         served_by = (await direct.generate()).started.worker_id
 
@@ -98,9 +105,15 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
         for _ in range(requests):
             for name, calls in ways.items():
                 first[name].append(await first_token_s(calls))
+        began_s = cpu_s(forwarder)
+        for _ in range(requests):
+            await first_token_s(forwarding)
+        request_s = (cpu_s(forwarder) - began_s) / requests
+        began_s = cpu_s(forwarder)
         for _ in range(rounds):
-            for name, calls in ways.items():
-                rates[name].append(await tokens_a_second(calls))
+            rates["direct"].append(await tokens_a_second(direct))
+            rates["forwarded"].append(await tokens_a_second(forwarding))
+        token_s = (cpu_s(forwarder) - began_s) / (rounds * ROWS * TOKENS)
     hops = [f - d for f, d in zip(first["forwarded"], first["direct"], strict=True)]
     shares = [f / d for f, d in zip(rates["forwarded"], rates["direct"], strict=True)]
     quick_s = {name: statistics.quantiles(values, n=10)[0] for name, values in first.items()}
@@ -109,6 +122,9 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
         "hop_ms": round(statistics.median(hops) * 1e3, 3),
         # The quickest tenth says what it costs when nothing else wants the processor.
         "hop_undisturbed_ms": round((quick_s["forwarded"] - quick_s["direct"]) * 1e3, 3),
+        # What the machine's other work cannot disturb: processor time of the worker that forwards.
+        "forwarder_cpu_per_request_ms": round(request_s * 1e3, 3),
+        "forwarder_cpu_per_token_ms": round(token_s * 1e3, 4),
         "direct_tok_s": round(statistics.median(rates["direct"]), 1),
         "forwarded_of_direct": round(statistics.median(shares), 3),
     }

@@ -166,7 +166,8 @@ class AdapterControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Stops taking new requests, gives up the lease and returns when the running ones have finished.
+        """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
+        still come are forwarded where others can take them, and refused with DRAINING where not.
 
         Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
         """

@@ -73,7 +73,8 @@ class AdapterControlServiceStub:
     DisableAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.DisableAdaptersRequest, _adapter_control_pb2.DisableAdaptersResponse]
     """Serves every new request with the base model alone, whatever adapters it names, until EnableAdapters."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.DrainWorkerRequest, _adapter_control_pb2.DrainWorkerResponse]
-    """Stops taking new requests, gives up the lease and returns when the running ones have finished.
+    """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
+    still come are forwarded where others can take them, and refused with DRAINING where not.
 
     Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
     """
@@ -125,7 +126,8 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     DisableAdapters: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.DisableAdaptersRequest, _adapter_control_pb2.DisableAdaptersResponse]  # type: ignore[assignment]
     """Serves every new request with the base model alone, whatever adapters it names, until EnableAdapters."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.DrainWorkerRequest, _adapter_control_pb2.DrainWorkerResponse]  # type: ignore[assignment]
-    """Stops taking new requests, gives up the lease and returns when the running ones have finished.
+    """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
+    still come are forwarded where others can take them, and refused with DRAINING where not.
 
     Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
     """
@@ -228,7 +230,8 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_control_pb2.DrainWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_control_pb2.DrainWorkerResponse, _abc.Awaitable[_adapter_control_pb2.DrainWorkerResponse]]:
-        """Stops taking new requests, gives up the lease and returns when the running ones have finished.
+        """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
+        still come are forwarded where others can take them, and refused with DRAINING where not.
 
         Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
         """

@@ -389,6 +389,7 @@ class GenerateStarted(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     worker_id: _builtins.str
+    """Who serves it: not always the worker that was called."""
     base_model_digest: _builtins.str
     num_prompt_tokens: _builtins.int
     @_builtins.property

@@ -28,8 +28,8 @@ if _version_not_supported:
 class InferenceServiceStub:
     """Text from the base model, with any adapters on top, chosen per request.
 
-    Every worker of a pool answers every request: an adapter that is not on the worker is pulled from the
-    store first.
+    Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
+    or serves it itself, pulling from the store what it does not have.
     """
 
     def __init__(self, channel):
@@ -53,8 +53,8 @@ class InferenceServiceStub:
 class InferenceServiceServicer:
     """Text from the base model, with any adapters on top, chosen per request.
 
-    Every worker of a pool answers every request: an adapter that is not on the worker is pulled from the
-    store first.
+    Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
+    or serves it itself, pulling from the store what it does not have.
     """
 
     def Generate(self, request, context):
@@ -103,8 +103,8 @@ def add_InferenceServiceServicer_to_server(servicer, server):
 class InferenceService:
     """Text from the base model, with any adapters on top, chosen per request.
 
-    Every worker of a pool answers every request: an adapter that is not on the worker is pulled from the
-    store first.
+    Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
+    or serves it itself, pulling from the store what it does not have.
     """
 
     @staticmethod

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class InferenceServiceStub:
     """Text from the base model, with any adapters on top, chosen per request.
 
-    Every worker of a pool answers every request: an adapter that is not on the worker is pulled from the
-    store first.
+    Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
+    or serves it itself, pulling from the store what it does not have.
     """
 
     @_typing.overload
@@ -55,8 +55,8 @@ class InferenceServiceStub:
 class InferenceServiceAsyncStub(InferenceServiceStub):
     """Text from the base model, with any adapters on top, chosen per request.
 
-    Every worker of a pool answers every request: an adapter that is not on the worker is pulled from the
-    store first.
+    Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
+    or serves it itself, pulling from the store what it does not have.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,8 +77,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Text from the base model, with any adapters on top, chosen per request.
 
-    Every worker of a pool answers every request: an adapter that is not on the worker is pulled from the
-    store first.
+    Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
+    or serves it itself, pulling from the store what it does not have.
     """
 
     @_abc_1.abstractmethod
