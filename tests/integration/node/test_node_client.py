@@ -1,5 +1,6 @@
 """A client in another language, which knows the services only by the protos as they are in the repository."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -10,7 +11,13 @@ import pytest
 
 from client import BlockingHotslotClient, Chunk, GenerationRequest, Stop
 from client.types.generation import AdapterSelection, ChatMessage
+from shared.embedded_valkey import embedded_valkey
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from tests.integration.conftest import DEMO_ADAPTERS
+from tests.support.checkpoints import adapter
+from tests.support.echo_model import echo_model, voice
+from tests.support.fleet import fleet_of
+from tests.support.store import open_store
 
 HERE = Path(__file__).parent
 PROTOS = HERE.parents[2] / "protos"
@@ -75,3 +82,22 @@ def test_a_node_client_lists_adapters_and_streams_a_generation(
     )
     ours = "".join(event.text for event in hotslot.worker.generate(request) if isinstance(event, Chunk))
     assert "".join(chunk["text"] for chunk in chunks) == ours
+
+
+@pytest.mark.integration
+async def test_a_node_client_streams_through_a_worker_that_forwards(node_client: list[str], tmp_path: Path) -> None:
+    spec = echo_model().spec
+    with embedded_valkey() as valkey:
+        async with open_store(tmp_path / "store") as store, fleet_of(2, store.endpoint, valkey.url) as (front, other):
+            await store.register(spec)
+            version = await store.push(adapter(spec=spec), "bot", base_model=spec.digest)
+            await (await front.calls()).control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
+            arguments = [str(PROTOS), store.endpoint, front.endpoint, "bot", "Hello"]
+            process = await asyncio.create_subprocess_exec(*node_client, *arguments, stdout=asyncio.subprocess.PIPE)
+            output, _ = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_S)
+    found = json.loads(output)
+    started, *chunks, finished = found["events"]
+    assert started["worker_id"] == other.worker_id
+    assert finished["kind"] == "finished"
+    assert "".join(chunk["text"] for chunk in chunks) == voice(version.digest)[:12]
+    assert found["refused"]["reason"] == "ADAPTER_NOT_FOUND"

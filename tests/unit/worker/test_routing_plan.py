@@ -87,7 +87,7 @@ def test_a_request_is_never_sent_to_its_own_worker_nor_twice_to_another_nor_to_t
 
 
 def test_metadata_is_carried_on_except_for_what_belongs_to_the_connection() -> None:
-    received = [
+    received: list[tuple[str, str | bytes]] = [
         ("hotslot-tenant", "acme"),
         ("traceparent", "00-1-2-01"),
         ("x-request-id", "r-1"),
