@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import structlog
@@ -33,7 +33,7 @@ from worker_service.front.inference_servicer import InferenceServicer, add_infer
 from worker_service.front.worker import ModelInfo, Parts, Worker
 from worker_service.joining import Joining, until_it_works
 from worker_service.pulse import Pulse
-from worker_service.routing.fleet_view import FleetView
+from worker_service.routing.fleet_view import FleetView, ViewLimits
 from worker_service.routing.forwarding import open_peers
 from worker_service.routing.router import Router
 from worker_service.settings import WorkerSettings
@@ -104,6 +104,7 @@ class Start:
     door: FrontDoor
     server: RpcServer
     stack: AsyncExitStack
+    view_limits: ViewLimits = field(default_factory=ViewLimits)
 
     async def run(self, describe: Callable[[], BaseSpec], load: Callable[[], ServableModel]) -> Joining | None:
         """Join as starting, load the model, start what serves it, and become ready."""
@@ -182,7 +183,7 @@ class Start:
         info = described(ties.info, parts.info)
         if self.settings.forward:
             peers = open_peers(max(MIN_PEER_KEEPALIVE_S, self.settings.lease_s / 2))
-            router = Router(FleetView(ties.directory, info, peers.retain), peers)
+            router = Router(FleetView(ties.directory, info, peers.retain, self.view_limits), peers)
             self.stack.push_async_callback(router.close)
             self.door.router = router
         limits = PreloadLimits(self.settings.preload_s, self.settings.host_cache_bytes // 2)

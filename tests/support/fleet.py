@@ -16,11 +16,14 @@ from worker_service.app import Start, services
 from worker_service.front.door import FrontDoor
 from worker_service.front.worker import Worker
 from worker_service.joining import Joining
+from worker_service.routing.fleet_view import ViewLimits
 from worker_service.routing.forwarding import FORWARDED_KEY
 from worker_service.routing.router import Router
 from worker_service.settings import WorkerSettings
 
 LEASE_S = 2.0
+VIEW_LIMITS = ViewLimits(refresh_s=0.1, patience_s=1.0)
+"""Patient enough for a machine that does other things, too."""
 
 
 @dataclass
@@ -74,7 +77,7 @@ async def joined(
     server_options = ServerOptions(grace_s=0.0)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serve(services(worker, door), server_options, observers=()))
-        joining = await Start(options, worker, door, server, stack).run(lambda: model.spec, lambda: model)
+        joining = await Start(options, worker, door, server, stack, VIEW_LIMITS).run(lambda: model.spec, lambda: model)
         stack.callback(model.runner.gate.set)
         yield Member(worker, door, server, model, joining, stack)
 
