@@ -33,7 +33,7 @@ class ViewLimits:
     refresh_per_worker_s: float = 0.005
     """The same for each worker of the pool, where that is longer: all of them read, and each reads all."""
     max_age_s: float = 5.0
-    """How old a picture may be to be used at all; more than `refresh_s` in any pool."""
+    """How old a picture may be to be used at all; in a large pool two refreshes, where that is longer."""
     placement_ttl_s: float = 0.25
     """How long it is believed who holds a version."""
     patience_s: float = 0.1
