@@ -21,8 +21,8 @@ def render(results: dict[str, Any]) -> str:
     lines = [
         "# Simulation",
         "",
-        f"Written by `make simulate` ({results['wall_s']} s). The code that decides is the real one "
-        "(`shared/placement`); workers, clock, requests and Redis are simulated. Figures are means over seeds.",
+        "Written by `make simulate`. The code that decides is the real one (`shared/placement`); workers, clock, "
+        "requests and Redis are simulated. Figures are means over seeds.",
         "",
         "## Targets",
         "",
@@ -107,7 +107,7 @@ def targets(results: dict[str, Any]) -> list[str]:
             ", ".join(f"{moved:.2f} / {n}" for n, moved in results["moved_by_a_join"].items()),
         ),
         (
-            "decision at 1,000 workers, version not seen before",
+            "decision at 1,000 workers, median; the first two find the order of a new version",
             "≤ 50 µs",
             ", ".join(f"{name}: {took:.0f} µs" for name, took in decisions.items()),
         ),
