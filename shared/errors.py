@@ -17,6 +17,7 @@ HotslotError
 │   ├── BlobNotFoundError
 │   ├── BaseModelNotFoundError
 │   ├── SourceNotFoundError
+│   ├── CompiledCodeNotFoundError
 │   └── AdapterNotLoadedError
 ├── ConflictError                 try again from the current state
 │   ├── EtagMismatchError
@@ -25,11 +26,13 @@ HotslotError
 ├── PreconditionError             the state does not allow it
 │   ├── VersionInUseError
 │   ├── NotDeletedError
-│   └── AdapterPinnedError
+│   ├── AdapterPinnedError
+│   └── CompiledCodeMismatchError compiled for something else
 ├── ForbiddenError
 │   └── SourceForbiddenError
 ├── DigestMismatchError           bytes are not what their digest says
 │   └── BlobLostError             and they cannot be had again
+├── CompiledCodeRefusedError      an archive of compiled code that is not to be trusted
 ├── CatalogDamagedError           a row is not what was written
 ├── RangeError
 │   ├── BadOffsetError
@@ -214,6 +217,13 @@ class SourceNotFoundError(NotFoundError):
     """A source that has no such checkpoint."""
 
 
+class CompiledCodeNotFoundError(NotFoundError):
+    """A key that nobody has kept compiled code for."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no compiled code is kept for key {key}", key)
+
+
 class AdapterNotLoadedError(NotFoundError):
     """An adapter that this worker does not hold."""
 
@@ -282,6 +292,15 @@ class AdapterPinnedError(PreconditionError):
         super().__init__(f"adapter {reference!r} is pinned on this worker; unpin it first", reference)
 
 
+class CompiledCodeMismatchError(PreconditionError):
+    """An archive of code that was compiled for something else than this worker."""
+
+    def __init__(self, what: str, differences: Sequence[str]) -> None:
+        super().__init__(
+            f"{what} was compiled for something else: {'; '.join(differences)}; compile it here instead", what
+        )
+
+
 class ForbiddenError(HotslotError):
     """Something that this caller may not do."""
 
@@ -309,6 +328,13 @@ class BlobLostError(DigestMismatchError):
         HotslotError.__init__(self, f"blob {digest} is lost: {tried}; push or import the adapter again")
         self.found = "no whole copy"
         self.expected = digest
+
+
+class CompiledCodeRefusedError(HotslotError):
+    """An archive of compiled code that is damaged, not sealed with the secret, or reaches out of its place."""
+
+    def __init__(self, what: str, problem: str) -> None:
+        super().__init__(f"{what}: {problem}; nothing of it is used, make it again")
 
 
 class CatalogDamagedError(HotslotError):

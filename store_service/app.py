@@ -14,9 +14,16 @@ from sqlalchemy import Engine
 
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.errors import HotslotError, StoreUnavailableError
-from shared.ids import Digest, TenantId
+from shared.ids import Digest, TenantId, parse_tenant
 from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
-from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from shared.pb.hotslot.store.v1 import (
+    adapter_store_pb2,
+    adapter_store_pb2_grpc,
+    blob_pb2,
+    blob_pb2_grpc,
+    compiled_code_pb2,
+    compiled_code_pb2_grpc,
+)
 from shared.process_tuning import spare_what_stays
 from shared.references import Reference
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
@@ -31,6 +38,7 @@ from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.sql import SqlCatalog
+from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.offload import Offload
 from store_service.recovery.origins import Origins, retention_of
@@ -41,6 +49,7 @@ from store_service.recovery.upkeep import keep_for_ever, scrub_for_ever
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
+from store_service.rpc.compiled_code_servicer import CompiledCodeServicer
 from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.settings import StoreSettings
 from store_service.sources.hub import HubOptions
@@ -140,6 +149,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                     settings.max_read_streams,
                 ),
             ),
+            _compiled_code(settings, offload),
             *await _placement(settings, registry, offload, stack),
         ]
         for work in (
@@ -156,6 +166,13 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         server = await stack.enter_async_context(serve(services, options))
         await server.set_ready(True)
         yield server
+
+
+def _compiled_code(settings: StoreSettings, offload: Offload) -> Service:
+    options = CompiledCodeOptions(settings.compiled_code_bytes, parse_tenant(settings.compiled_code_tenant))
+    code = CompiledCodeStore(settings.data_dir / "compiled-code", options)
+    add = compiled_code_pb2_grpc.add_CompiledCodeServiceServicer_to_server
+    return service(compiled_code_pb2, "CompiledCodeService", add, CompiledCodeServicer(code, offload))
 
 
 async def run(settings: StoreSettings) -> None:

@@ -51,6 +51,10 @@ class StoreSettings(Settings):
     has too, and new versions are refused when too few do. 0 means no bound."""
     blob_lease_s: float = Field(default=300.0, ge=0)
     """How long a blob stays on the disk at least after a reference to it was resolved."""
+    compiled_code_bytes: int = Field(default=0, ge=0)
+    """How much of the disk compiled code of workers may take, the least recently used going first; 0 keeps none."""
+    compiled_code_tenant: str = DEFAULT_TENANT
+    """The one tenant whose workers may read and write compiled code: that of whoever operates them."""
     max_restores: int = Field(default=2, ge=1)
     """Blobs that are brought back to the disk at the same time; more wait."""
     scrub_every_s: float = Field(default=86400.0, ge=0)

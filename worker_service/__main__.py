@@ -10,6 +10,7 @@ from shared.settings import load
 from shared.telemetry import set_up_logging
 from worker_service.app import run
 from worker_service.assembly import ServableModel
+from worker_service.cache.shared_code import SharedCode
 from worker_service.settings import WorkerSettings
 
 
@@ -18,7 +19,7 @@ def main() -> int:
     settings = load(WorkerSettings, prog="python -m worker_service")
     set_up_logging(settings.log_format, settings.log_level)
     reuse_freed_memory()
-    return asyncio.run(run(settings, lambda: _describe(settings), lambda: _load(settings)))
+    return asyncio.run(run(settings, lambda: _describe(settings), lambda shared_code: _load(settings, shared_code)))
 
 
 def _describe(settings: WorkerSettings) -> BaseSpec:
@@ -28,32 +29,12 @@ def _describe(settings: WorkerSettings) -> BaseSpec:
     return spec_from_folder(model_folder(settings.model), settings.model_name or settings.model)
 
 
-def _load(settings: WorkerSettings) -> ServableModel:
+def _load(settings: WorkerSettings, shared_code: SharedCode | None) -> ServableModel:
     """Load the model; torch is imported here, so that the worker is alive while that takes its seconds."""
+    from worker_service.model.from_settings import model_options
     from worker_service.model.loading import load_model
-    from worker_service.model.options import ModelOptions
 
-    return load_model(
-        ModelOptions(
-            model=settings.model,
-            model_name=settings.model_name,
-            dtype=settings.dtype,
-            device=settings.device,
-            num_slots=settings.num_slots,
-            slot_rank=settings.slot_rank,
-            max_rank=settings.max_rank,
-            max_sequences=settings.max_sequences,
-            max_waiting=settings.max_waiting,
-            kv_tokens=settings.kv_tokens,
-            max_sequence_tokens=settings.max_sequence_tokens,
-            token_buckets=settings.buckets,
-            target_modules=settings.target_modules,
-            cache_dir=settings.cache_dir,
-            compile=settings.compile,
-            cpu_kernels=settings.cpu_kernels,
-            num_threads=settings.num_threads,
-        )
-    )
+    return load_model(model_options(settings), shared_code=shared_code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import grpc
 import structlog
 
 from shared.base_spec import BaseSpec
@@ -16,7 +17,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerInfo
 from shared.errors import HotslotError, InternalError
-from shared.ids import new_worker_id
+from shared.ids import new_worker_id, parse_tenant
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from shared.rpc.channel import open_channel
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
@@ -26,6 +27,9 @@ from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
+from worker_service.cache.archive import Archiver
+from worker_service.cache.shared_code import SharedCode
+from worker_service.cache.sharing import CodeSharing, CodeStore
 from worker_service.engine.limits import EnginePolicy
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
@@ -49,9 +53,10 @@ MIN_PEER_KEEPALIVE_S = 4.0
 """A worker that is merely busy answers within half of it."""
 
 T = TypeVar("T")
+LoadModel = Callable[[SharedCode | None], ServableModel]
 
 
-async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: Callable[[], ServableModel]) -> int:
+async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: LoadModel) -> int:
     """Serve until a signal comes; returns the exit code.
 
     Both functions are called on a thread: `describe` says quickly which base model it is, `load` is heavy.
@@ -106,7 +111,7 @@ class Start:
     stack: AsyncExitStack
     view_limits: ViewLimits = field(default_factory=ViewLimits)
 
-    async def run(self, describe: Callable[[], BaseSpec], load: Callable[[], ServableModel]) -> Joining | None:
+    async def run(self, describe: Callable[[], BaseSpec], load: LoadModel) -> Joining | None:
         """Join as starting, load the model, start what serves it, and become ready."""
         settings, worker, stack = self.settings, self.worker, self.stack
         spec = await _in_thread(describe)
@@ -115,7 +120,8 @@ class Start:
         registering = asyncio.create_task(_register_base_model(store, spec))
         stack.callback(registering.cancel)
         ties = await self._join(store, spec)
-        model = await _in_thread(load)
+        shared_code = self._shared_code(channel)
+        model = await _in_thread(lambda: load(shared_code))
         if model.spec.digest != spec.digest:
             raise InternalError(f"the model's folder changed while it was loaded: {spec.digest} to {model.spec.digest}")
         executor = stack.enter_context(ThreadPoolExecutor(EXECUTOR_THREADS, "adapters"))
@@ -145,6 +151,19 @@ class Start:
         await self.server.set_ready(True)
         log.info("ready", base_model=spec.name, digest=spec.digest, port=self.server.port)
         return ties.joining if ties is not None else None
+
+    def _shared_code(self, channel: grpc.aio.Channel) -> CodeSharing | None:
+        """Who brings and takes compiled code, where the settings want that."""
+        settings = self.settings
+        if settings.share_compiled_code == "off" or settings.cache_dir is None:
+            return None
+        secret = settings.compiled_code_secret.get_secret_value().encode()
+        archiver = Archiver(settings.cache_dir, settings.max_compiled_code_bytes, secret)
+        store = CodeStore(channel, parse_tenant(settings.compiled_code_tenant))
+        uploads = settings.share_compiled_code == "fetch-and-upload"
+        sharing = CodeSharing(store, archiver, uploads, asyncio.get_running_loop())
+        self.stack.push_async_callback(sharing.close)
+        return sharing
 
     async def _join(self, store: StoreClient, spec: BaseSpec) -> "_Ties | None":
         """With a Redis, begin to be known to others."""

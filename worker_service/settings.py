@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
+from shared.ids import DEFAULT_TENANT
 from shared.settings import SecretUrl, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 
@@ -13,6 +14,8 @@ from shared.telemetry import LogFormat, LogLevel
 def _split(value: object) -> object:
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
+
+MIN_SECRET_LENGTH = 16
 
 NumberList = Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)]
 """Several numbers, separated by commas."""
@@ -77,6 +80,16 @@ class WorkerSettings(Settings):
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
     cache_dir: Path | None = None
     """Where compiled code is kept between starts; empty means the compiler's own default."""
+    share_compiled_code: Literal["off", "fetch", "fetch-and-upload"] = "off"
+    """Take the store's compiled code at start rather than compile the same again, and give it what was compiled. This
+    runs native code from the store, so it needs compiled_code_secret, and cache_dir to keep the code in."""
+    compiled_code_secret: SecretStr = SecretStr("")
+    """Seals compiled code: only what a worker with the same secret has sealed is fetched and run. 16 characters or
+    more; the store does not have it."""
+    compiled_code_tenant: str = DEFAULT_TENANT
+    """The tenant for whom the store keeps compiled code."""
+    max_compiled_code_bytes: int = Field(default=512 * 2**20, ge=2**20)
+    """Largest archive of compiled code that is made or taken."""
 
     host_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     """Host memory for adapters. Should hold at least those that are in slots."""
@@ -97,3 +110,14 @@ class WorkerSettings(Settings):
     """How much to log."""
     log_format: LogFormat = "console"
     """json for machines, console for people."""
+
+    @model_validator(mode="after")
+    def _check_sharing(self) -> "WorkerSettings":
+        secret = self.compiled_code_secret.get_secret_value()
+        if secret and len(secret) < MIN_SECRET_LENGTH:
+            raise ValueError(
+                f"compiled_code_secret: found {len(secret)} characters, expected {MIN_SECRET_LENGTH} or more"
+            )
+        if self.share_compiled_code != "off" and not (secret and self.cache_dir):
+            raise ValueError("share_compiled_code: needs cache_dir and compiled_code_secret")
+        return self

@@ -30,6 +30,7 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
         "IssueEpoch",
     ),
     "hotslot.store.v1.BlobService": ("ReadBlob", "GetWriteStatus", "FindMissingBlobs"),
+    "hotslot.store.v1.CompiledCodeService": ("ReadCompiledCode",),
     "hotslot.placement.v1.PlacementService": (
         "PickWorkers",
         "ListWorkers",

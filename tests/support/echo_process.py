@@ -20,7 +20,7 @@ STEP_S = 0.005
 def main() -> int:
     settings = load(WorkerSettings, prog="python -m tests.support.echo_process")
     set_up_logging(settings.log_format, settings.log_level)
-    return asyncio.run(run(settings, lambda: echo_model().spec, lambda: _load(settings.model)))
+    return asyncio.run(run(settings, lambda: echo_model().spec, lambda _: _load(settings.model)))
 
 
 def _load(how: str) -> EchoModel:

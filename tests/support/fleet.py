@@ -77,7 +77,8 @@ async def joined(
     server_options = ServerOptions(grace_s=0.0)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serve(services(worker, door), server_options, observers=()))
-        joining = await Start(options, worker, door, server, stack, VIEW_LIMITS).run(lambda: model.spec, lambda: model)
+        start = Start(options, worker, door, server, stack, VIEW_LIMITS)
+        joining = await start.run(lambda: model.spec, lambda _: model)
         stack.callback(model.runner.gate.set)
         yield Member(worker, door, server, model, joining, stack)
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 import structlog
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from shared.base_model import spec_from_folder
 from shared.errors import FieldViolation, InvalidRequestError
+from worker_service.cache.archive import INDUCTOR_DIR
+from worker_service.cache.key import code_key
+from worker_service.cache.shared_code import SharedCode
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
@@ -47,13 +51,18 @@ class _Stages:
         log.info("startup_stage", stage=name, duration_s=round(self.done[-1].duration_s, 2))
 
 
-def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _: None) -> LoadedModel:
+def load_model(
+    options: ModelOptions,
+    on_stage: Callable[[str], None] = lambda _: None,
+    shared_code: SharedCode | None = None,
+) -> LoadedModel:
     """Load, adapt, compile, warm up and check a model; minutes the first time, seconds with a warm cache.
 
-    `on_stage` hears what is going on. Raises InvalidRequestError for options that do not fit the model and
-    InternalError for a model that cannot be served exactly.
+    `on_stage` hears what is going on; `shared_code` is asked for compiled code, and told when it is complete. Raises
+    InvalidRequestError for options that do not fit the model and InternalError for a model that cannot be served
+    exactly.
     """
-    _configure_torch(options)
+    configure_torch(options)
     stages = _Stages(on_stage)
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     with stages.stage("fetch"):
@@ -61,6 +70,10 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
         spec = spec_from_folder(folder, options.model_name or options.model)
         config = AutoConfig.from_pretrained(folder)
         limits = _limits(options, config)
+    with stages.stage("cache"):
+        key = code_key(options, spec.digest)
+        if shared_code is not None:
+            shared_code.bring(key)
     with stages.stage("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
@@ -88,11 +101,15 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
         )
     buckets: tuple[Bucket, ...] = ()
     with stages.stage("compile"):
+        num_compiled = -_num_cache_misses()
         buckets = warm_up(runner, limits, on_stage)
+        num_compiled += _num_cache_misses()
     with stages.stage("self_test"):
         error = self_test.check(runner, limits, expectation, dtype)
         log.info("self_test_passed", relative_error=error)
     runner.arm()
+    if shared_code is not None:
+        shared_code.settle(key, num_compiled)
     return LoadedModel(
         runner=runner,
         limits=limits,
@@ -110,10 +127,15 @@ def load_model(options: ModelOptions, on_stage: Callable[[str], None] = lambda _
     )
 
 
-def _configure_torch(options: ModelOptions) -> None:
+def _num_cache_misses() -> int:
+    """Graphs that this process had to compile, because its cache directory did not have them."""
+    return int(counters["inductor"]["fxgraph_cache_miss"])
+
+
+def configure_torch(options: ModelOptions) -> None:
     """Process-wide settings of torch and its compiler; a process serves one model."""
     if options.cache_dir is not None:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / "inductor")
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / INDUCTOR_DIR)
     # One core is left for the front and for whatever else runs here: a kernel whose threads wait for a core that
     # somebody else has costs milliseconds at each of hundreds of barriers in a step.
     torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))

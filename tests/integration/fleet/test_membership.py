@@ -22,6 +22,7 @@ from tests.support.echo_model import EchoModel, echo_model
 from tests.support.fleet import Member, joined
 from tests.support.waiting import until, until_async
 from worker_service.app import Start, services
+from worker_service.cache.shared_code import SharedCode
 from worker_service.front.door import FrontDoor
 from worker_service.front.worker import Worker
 from worker_service.routing.fleet_view import FleetView
@@ -45,7 +46,7 @@ async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> As
         model="echo", listen="127.0.0.1:0", store=store.endpoint, redis_url=SecretUrl(redis_url), lease_s=2.0
     )
 
-    def load() -> EchoModel:
+    def load(_: SharedCode | None) -> EchoModel:
         gate.wait()
         return echo_model()
 

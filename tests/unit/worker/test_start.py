@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.support.echo_model import echo_model
 from worker_service.app import run
 from worker_service.assembly import ServableModel
+from worker_service.cache.shared_code import SharedCode
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.self_test import PROMPT_LENGTHS, prompt_lengths
 from worker_service.settings import WorkerSettings
@@ -42,7 +43,7 @@ def test_the_self_test_uses_its_full_prompts_where_they_fit() -> None:
 
 @pytest.mark.parametrize("failure", [StopIteration(), RuntimeError("broken")])
 async def test_a_load_that_fails_ends_the_start(failure: Exception) -> None:
-    def load() -> ServableModel:
+    def load(_: SharedCode | None) -> ServableModel:
         raise failure
 
     settings = WorkerSettings(model="any", listen="127.0.0.1:0")

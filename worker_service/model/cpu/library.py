@@ -75,11 +75,11 @@ def _built(directory: Path) -> Path:
 
 def _digest(compiler: str) -> str:
     """Of source, flags, compiler, torch and processor."""
-    parts = [file.read_text() for file in (SOURCE, *HEADERS)] + [*_FLAGS, compiler, torch.__version__, _cpu()]
+    parts = [file.read_text() for file in (SOURCE, *HEADERS)] + [*_FLAGS, compiler, torch.__version__, processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _cpu() -> str:
+def processor() -> str:
     """What the processor can do, as Linux lists it; native code is for this set of instructions."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -1,0 +1,61 @@
+"""CompiledCodeService: archives of workers' compiled code, in and out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from shared.errors import FieldViolation, InvalidRequestError
+from shared.ids import parse_digest
+from shared.pb.hotslot.store.v1 import compiled_code_pb2 as pb
+from shared.pb.hotslot.store.v1 import compiled_code_pb2_grpc
+from shared.rpc.tenant import tenant_of
+from store_service.blobs.streams import CHUNK_BYTES, ReadSlots
+from store_service.compiled_code import CompiledCodeStage, CompiledCodeStore
+from store_service.offload import Offload
+
+MAX_STREAMS = 8
+
+
+class CompiledCodeServicer(compiled_code_pb2_grpc.CompiledCodeServiceServicer):
+    """Streams what a key has, and takes what belongs to one."""
+
+    def __init__(self, code: CompiledCodeStore, offload: Offload) -> None:
+        self._code = code
+        self._offload = offload
+        self._streams = ReadSlots(MAX_STREAMS)
+
+    async def ReadCompiledCode(
+        self, request: pb.ReadCompiledCodeRequest, context: Any
+    ) -> AsyncIterator[pb.ReadCompiledCodeResponse]:
+        """See the service's definition."""
+        key = parse_digest(request.key, field="key")
+        with self._streams:
+            file, size_bytes = await self._offload(self._code.open, tenant_of(context), key)
+            with file:
+                while data := await self._offload.to_its_end(file.read, CHUNK_BYTES):
+                    yield pb.ReadCompiledCodeResponse(data=data, size_bytes=size_bytes)
+
+    async def WriteCompiledCode(
+        self, request_iterator: AsyncIterator[pb.WriteCompiledCodeRequest], context: Any
+    ) -> pb.WriteCompiledCodeResponse:
+        """See the service's definition."""
+        tenant, stage = tenant_of(context), None
+        with self._streams:
+            try:
+                async for message in request_iterator:
+                    if stage is None:
+                        key, digest = parse_digest(message.key, field="key"), parse_digest(message.digest)
+                        stage = await self._offload.to_its_end(
+                            self._code.stage, tenant, key, digest, message.size_bytes
+                        )
+                    await self._offload.to_its_end(stage.write, message.data)
+                await self._offload.to_its_end(_begun(stage).finish)
+            finally:
+                if stage is not None:
+                    stage.discard()
+        return pb.WriteCompiledCodeResponse()
+
+
+def _begun(stage: CompiledCodeStage | None) -> CompiledCodeStage:
+    if stage is None:
+        raise InvalidRequestError([FieldViolation("key", "the stream ended before its first message")])
+    return stage

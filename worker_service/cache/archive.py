@@ -1,0 +1,213 @@
+"""Compiled code in one file: bound to a key, sealed, and never unpacked to anywhere but its place.
+
+The file is a line of JSON (what the code is for, the digest of the rest, a seal over both) and a gzipped tar. What is
+in it will run in this process, so nothing of it is looked at before digest and seal are found right.
+"""
+
+import gzip
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from shared.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
+from shared.ids import Digest, digest_of
+
+FORMAT = 1
+INDUCTOR_DIR = "inductor"
+MAX_HEADER_BYTES = 64 * 2**10
+MAX_FILES = 100_000
+MAX_UNPACKED_RATIO = 16
+"""Unpacked bytes for each byte that an archive may have; code is packed to a fifth or so."""
+_KERNELS = re.compile(r"hotslot_cpu-[0-9a-f]{16}\.so")
+_UNSHIPPED = (".lock", ".gch", ".tmp")
+"""Locks, and headers that the compiler made for itself: large, quick to make, and bound to their path."""
+_BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class CodeKey:
+    """Everything that compiled code depends on, by name."""
+
+    facts: Mapping[str, str]
+
+    @property
+    def digest(self) -> Digest:
+        """Names the key to a store."""
+        return digest_of(json.dumps(dict(self.facts), sort_keys=True).encode())
+
+    def differences(self, other: Mapping[str, str]) -> list[str]:
+        """Where another key differs, for people."""
+        names = sorted(self.facts.keys() | other.keys())
+        pairs = ((name, other.get(name, "nothing"), self.facts.get(name, "nothing")) for name in names)
+        return [f"{name} is {theirs[:80]!r}, here {ours[:80]!r}" for name, theirs, ours in pairs if theirs != ours]
+
+
+@dataclass(frozen=True, slots=True)
+class Archiver:
+    """Packs and unpacks one cache directory."""
+
+    cache_dir: Path
+    max_bytes: int
+    """Size of an archive; unpacked it may be MAX_UNPACKED_RATIO times as large."""
+    secret: bytes = b""
+    """Seals what is packed, and must have sealed what is unpacked; without one, a digest protects from damage only."""
+
+    def pack(self, key: CodeKey, target: Path) -> int:
+        """Write the directory's compiled code to a file; returns the number of files in it.
+
+        Raises CompiledCodeRefusedError when it is larger than an archive may be, and OSError.
+        """
+        payload = target.with_name(f"{target.name}.{secrets.token_hex(4)}.payload")
+        staged = payload.with_suffix(".staged")
+        try:
+            num_files = self._pack_payload(payload, target)
+            digest = digest_of_file(payload)
+            header = {"format": FORMAT, "facts": dict(key.facts), "payload": digest, "seal": self._seal(key, digest)}
+            with staged.open("xb") as file, payload.open("rb") as rest:
+                file.write(json.dumps(header, sort_keys=True).encode() + b"\n")
+                shutil.copyfileobj(rest, file, _BLOCK_BYTES)
+            staged.replace(target)
+        finally:
+            payload.unlink(missing_ok=True)
+            staged.unlink(missing_ok=True)
+        return num_files
+
+    def unpack(self, key: CodeKey, source: Path) -> int:
+        """Add an archive's files to the directory; returns how many were new. What is there already stays as it is.
+
+        Raises CompiledCodeMismatchError (another key), CompiledCodeRefusedError (damaged, not sealed with the secret,
+        too large, or with an entry that is no plain file in its place), and OSError.
+        """
+        if source.stat().st_size > self.max_bytes:
+            raise CompiledCodeRefusedError(source.name, f"found more than {self.max_bytes} bytes")
+        with source.open("rb") as file:
+            self._check_header(key, file, source.name)
+            self.cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            staging = self.cache_dir / f".unpacking-{secrets.token_hex(8)}"
+            staging.mkdir(mode=0o700)
+            try:
+                names = list(self._unpack_payload(file, staging, source.name))
+                return sum(_publish(staging / name, self.cache_dir / name) for name in names)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+
+    def _check_header(self, key: CodeKey, file: IO[bytes], what: str) -> None:
+        """Leaves the file at its payload."""
+        header = _parse_header(file.readline(MAX_HEADER_BYTES), what)
+        begin = file.tell()
+        found = _digest_of(file)
+        file.seek(begin)
+        if found != header["payload"]:
+            raise CompiledCodeRefusedError(what, f"the bytes have digest {found}, expected {header['payload']}")
+        facts: Mapping[str, str] = header["facts"]
+        if self.secret and not hmac.compare_digest(self._seal(CodeKey(facts), found), header["seal"]):
+            raise CompiledCodeRefusedError(what, "it is not sealed with this worker's HOTSLOT_COMPILED_CODE_SECRET")
+        differences = key.differences(facts)
+        if differences:
+            raise CompiledCodeMismatchError(what, differences)
+
+    def _seal(self, key: CodeKey, payload_digest: Digest) -> str:
+        if not self.secret:
+            return ""
+        message = f"hotslot compiled code {FORMAT}\n{key.digest}\n{payload_digest}".encode()
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
+
+    def _pack_payload(self, payload: Path, target: Path) -> int:
+        num_files = 0
+        with (
+            payload.open("xb") as raw,
+            gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
+        ):
+            for path in _shipped(self.cache_dir):
+                with path.open("rb") as file:
+                    entry = tar.gettarinfo(arcname=path.relative_to(self.cache_dir).as_posix(), fileobj=file)
+                    entry.uid = entry.gid = entry.mtime = 0
+                    entry.uname = entry.gname = ""
+                    entry.mode = 0o644
+                    tar.addfile(entry, file)
+                num_files += 1
+                if raw.tell() > self.max_bytes - MAX_HEADER_BYTES:
+                    problem = f"{self.cache_dir} has more code than fits into {self.max_bytes} bytes; empty it"
+                    raise CompiledCodeRefusedError(target.name, problem)
+        return num_files
+
+    def _unpack_payload(self, file: IO[bytes], staging: Path, what: str) -> Iterator[PurePosixPath]:
+        left_bytes, num_files = self.max_bytes * MAX_UNPACKED_RATIO, 0
+        try:
+            with gzip.GzipFile(fileobj=file, mode="rb") as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
+                for entry in tar:
+                    name = _checked_name(entry, what)
+                    left_bytes -= entry.size
+                    num_files += 1
+                    if left_bytes < 0 or num_files > MAX_FILES:
+                        raise CompiledCodeRefusedError(what, "unpacked it is larger than an archive may be")
+                    content = tar.extractfile(entry)
+                    assert content is not None, "only plain files came this far"
+                    path = staging / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("xb") as target:
+                        shutil.copyfileobj(content, target, _BLOCK_BYTES)
+                    yield name
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, FileExistsError, NotADirectoryError) as exc:
+            raise CompiledCodeRefusedError(what, f"it is no archive of compiled code ({exc})") from exc
+
+
+def _parse_header(line: bytes, what: str) -> dict[str, Any]:
+    try:
+        header = json.loads(line)
+        facts = header["facts"]
+        strings = [header["payload"], header["seal"], *facts.keys(), *facts.values()]
+        well_formed = header["format"] == FORMAT and all(isinstance(item, str) for item in strings)
+    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+        raise CompiledCodeRefusedError(what, "it does not begin as an archive of compiled code") from exc
+    if not well_formed:
+        raise CompiledCodeRefusedError(what, f"it is not of format {FORMAT}")
+    found: dict[str, Any] = header
+    return found
+
+
+def _checked_name(entry: tarfile.TarInfo, what: str) -> PurePosixPath:
+    """Where an entry goes, relative to the directory; anything but a plain file in its place is refused."""
+    name = PurePosixPath(entry.name)
+    in_place = not name.is_absolute() and ".." not in name.parts and name.as_posix() == entry.name
+    known = _KERNELS.fullmatch(entry.name) or (len(name.parts) > 1 and name.parts[0] == INDUCTOR_DIR)
+    if not (entry.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and in_place and known):
+        raise CompiledCodeRefusedError(what, f"entry {entry.name[:120]!r} is no plain file of a compiler's cache")
+    return name
+
+
+def _shipped(cache_dir: Path) -> list[Path]:
+    """What goes into an archive, in a fixed order; links stay behind."""
+    found = [path for path in (cache_dir / INDUCTOR_DIR).rglob("*") if path.suffix not in _UNSHIPPED]
+    found += [path for path in cache_dir.glob("hotslot_cpu-*.so") if _KERNELS.fullmatch(path.name)]
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+
+
+def _publish(staged: Path, target: Path) -> bool:
+    if target.exists():
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(target)
+    return True
+
+
+def digest_of_file(path: Path) -> Digest:
+    """Of all bytes of a file."""
+    with path.open("rb") as file:
+        return _digest_of(file)
+
+
+def _digest_of(file: IO[bytes]) -> Digest:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK_BYTES):
+        digest.update(block)
+    return Digest("sha256:" + digest.hexdigest())

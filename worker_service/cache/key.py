@@ -1,0 +1,67 @@
+"""What compiled code depends on: the key under which it may be used elsewhere."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from torch._inductor.cpp_builder import get_cpp_compiler
+
+from shared.ids import Digest
+from worker_service.cache.archive import CodeKey
+from worker_service.model.cpu.library import processor
+from worker_service.model.options import ModelOptions
+
+_SHAPING = (
+    "dtype", "num_slots", "slot_rank", "max_sequences", "kv_tokens", "block_tokens", "max_sequence_tokens",
+    "token_buckets", "target_modules", "compile", "cpu_kernels",
+)  # fmt: skip
+"""The options that shape graphs, or decide which of them there are."""
+_COMPILER_TIMEOUT_S = 10.0
+
+
+def code_key(options: ModelOptions, base_model_digest: Digest) -> CodeKey:
+    """The key of what this process compiles; torch's number of threads must have been set."""
+    device = torch.device(options.device)
+    facts = {name: str(getattr(options, name)) for name in _SHAPING}
+    facts |= {
+        "base_model": base_model_digest,
+        "hotslot": _sources(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": f"{sys.platform} {platform.machine()}",
+        "device": device.type,
+        # Inductor writes it into the loops of what it compiles for a CPU.
+        "num_threads": str(torch.get_num_threads()),
+        "compiler": _compiler(),
+        "processor": hashlib.sha256(processor().encode()).hexdigest()[:16],
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["gpu"] = f"{properties.name}, {properties.major}.{properties.minor}, CUDA {torch.version.cuda}"
+    return CodeKey(facts)
+
+
+def _sources() -> str:
+    """Digest of the code that is compiled: finer than a version, since it changes between releases too."""
+    folder = Path(__file__).parents[1] / "model"
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".py", ".cpp", ".h"):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _compiler() -> str:
+    """Name and version of the C++ compiler; empty where there is none."""
+    try:
+        command = [os.fspath(get_cpp_compiler()), "--version"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILER_TIMEOUT_S, check=True)
+    except (OSError, RuntimeError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.partition("\n")[0]

@@ -1,0 +1,27 @@
+"""What the worker's settings say about its model."""
+
+from worker_service.model.options import ModelOptions
+from worker_service.settings import WorkerSettings
+
+
+def model_options(settings: WorkerSettings) -> ModelOptions:
+    """The part of the settings that loading a model needs."""
+    return ModelOptions(
+        model=settings.model,
+        model_name=settings.model_name,
+        dtype=settings.dtype,
+        device=settings.device,
+        num_slots=settings.num_slots,
+        slot_rank=settings.slot_rank,
+        max_rank=settings.max_rank,
+        max_sequences=settings.max_sequences,
+        max_waiting=settings.max_waiting,
+        kv_tokens=settings.kv_tokens,
+        max_sequence_tokens=settings.max_sequence_tokens,
+        token_buckets=settings.buckets,
+        target_modules=settings.target_modules,
+        cache_dir=settings.cache_dir,
+        compile=settings.compile,
+        cpu_kernels=settings.cpu_kernels,
+        num_threads=settings.num_threads,
+    )
