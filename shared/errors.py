@@ -27,7 +27,8 @@ HotslotError
 │   ├── VersionInUseError
 │   ├── NotDeletedError
 │   ├── AdapterPinnedError
-│   └── CompiledCodeMismatchError compiled for something else
+│   ├── CompiledCodeMismatchError compiled for something else
+│   └── ModelNotServableError
 ├── ForbiddenError
 │   └── SourceForbiddenError
 ├── DigestMismatchError           bytes are not what their digest says
@@ -299,6 +300,10 @@ class CompiledCodeMismatchError(PreconditionError):
         super().__init__(
             f"{what} was compiled for something else: {'; '.join(differences)}; compile it here instead", what
         )
+
+
+class ModelNotServableError(PreconditionError):
+    """A base model that this version cannot answer for exactly; the subject is the layer at fault, or the model."""
 
 
 class ForbiddenError(HotslotError):

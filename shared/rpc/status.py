@@ -60,6 +60,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.NotDeletedError, Code.FAILED_PRECONDITION, "NOT_DELETED"),
     StatusRow(errors.AdapterPinnedError, Code.FAILED_PRECONDITION, "ADAPTER_PINNED"),
     StatusRow(errors.CompiledCodeMismatchError, Code.FAILED_PRECONDITION, "COMPILED_CODE_MISMATCH"),
+    StatusRow(errors.ModelNotServableError, Code.FAILED_PRECONDITION, "MODEL_NOT_SERVABLE"),
     StatusRow(errors.ForbiddenError, Code.PERMISSION_DENIED, "FORBIDDEN"),
     StatusRow(errors.SourceForbiddenError, Code.PERMISSION_DENIED, "SOURCE_FORBIDDEN"),
     StatusRow(errors.DigestMismatchError, Code.DATA_LOSS, "DIGEST_MISMATCH"),

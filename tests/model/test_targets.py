@@ -1,7 +1,6 @@
 """Biases on B and adapters on embedding and head answer as freshly loaded PEFT, alone, mixed and after swaps."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch._dynamo.utils import counters
 
 from shared.base_model import spec_from_folder
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import InvalidRequestError, RankTooLargeError, UnsupportedAdapterError
-from shared.manifest import Manifest
-from store_service.admission.admit import Checkpoint, admit
-from store_service.admission.settings import AdmissionLimits
+from tests.model.tiny_worker import admitted, apart
 from tests.support.tiny_models import ARCHITECTURES, Architecture, PeftOracle, make_adapter, make_model
 from worker_service.engine.messages import SamplingOptions, Scoring, Segment
 from worker_service.model.loading import load_model
@@ -111,21 +107,6 @@ def options(base: Path, **changes: Any) -> ModelOptions:
         target_modules=tuple(name for name in names if name in known or name == "all-linear"), compile=False,
         **changes,
     )  # fmt: skip
-
-
-@contextmanager
-def apart() -> Iterator[None]:
-    """Load and compile without other tests' models noticing: what is armed is so for the whole process."""
-    graphs = counters["stats"]["unique_graphs"]
-    with torch.compiler.set_stance("default"):
-        yield
-    counters["stats"]["unique_graphs"] = graphs
-
-
-def admitted(loaded: LoadedModel, folder: Path) -> tuple[Manifest, bytearray]:
-    blob = bytearray()
-    files = {path.name: path for path in folder.iterdir()}
-    return admit(Checkpoint(files), loaded.spec, AdmissionLimits(), blob.extend).require(), blob
 
 
 def make_bench(architecture: str, folder: Path, *, is_tied: bool, **changes: Any) -> Bench:
@@ -273,25 +254,39 @@ def without(spec: BaseSpec, path: str, *others: BaseModule) -> BaseSpec:
     return replace(spec, modules=(*(module for module in spec.modules if module.path != path), *others))
 
 
-@pytest.mark.parametrize(
-    ("module", "problem"),
-    [
-        (BaseModule("model.layers.0.self_attn.qkv_proj", ModuleKind.LINEAR, 32, 64), "is not in the loaded model"),
-        (BaseModule(Q0, ModuleKind.LINEAR, 32, 33), r"has sizes \(32, 32\), expected \(32, 33\)"),
-        (BaseModule("model.layers.0.self_attn", ModuleKind.LINEAR, 32, 32), "is a LlamaAttention, expected a Linear"),
-    ],
-    ids=["missing", "another size", "another kind"],
-)
-def test_a_model_that_is_not_what_its_checkpoint_says_is_refused(
+REPLACED = {
+    "missing": (
+        BaseModule("model.layers.0.self_attn.qkv_proj", ModuleKind.LINEAR, 32, 64), "is not in the loaded model"
+    ),
+    "another kind": (
+        BaseModule("model.layers.0.self_attn", ModuleKind.LINEAR, 32, 32), "is a LlamaAttention, expected a Linear"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "problem"), REPLACED.values(), ids=REPLACED)
+def test_modules_that_loading_replaced_have_no_slots_and_are_refused_where_they_are_named(
     module: BaseModule, problem: str, tmp_path: Path
 ) -> None:
     base = make_model(tmp_path, "llama", is_tied=False)
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     spec = without(spec_from_folder(base, "tiny"), Q0, module)
-    with pytest.raises(InvalidRequestError, match=f"{module.path} {problem}.*set it to down_proj,gate_proj,k_proj"):
+    targets = choose_targets(model, spec, ())
+    assert targets.without_slots == {module.path: problem}
+    assert {target.name for target in targets.linears} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    }  # fmt: skip
+    with pytest.raises(InvalidRequestError, match=f"{module.path} {problem}.*set it to v_proj"):
+        choose_targets(model, spec, ("v_proj", module.name))
+
+
+def test_a_model_whose_linears_have_other_sizes_is_refused(tmp_path: Path) -> None:
+    base = make_model(tmp_path, "llama", is_tied=False)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    spec = without(spec_from_folder(base, "tiny"), Q0, BaseModule(Q0, ModuleKind.LINEAR, 32, 33))
+    with pytest.raises(InvalidRequestError, match=rf"{Q0} has sizes \(32, 32\), expected \(32, 33\); set it to down"):
         choose_targets(model, spec, ())
-    targets = choose_targets(model, spec, ("v_proj", "down_proj"))
-    assert {target.name for target in targets.modules} == {"v_proj", "down_proj"}
+    assert {target.name for target in choose_targets(model, spec, ("v_proj",)).modules} == {"v_proj"}
 
 
 def test_an_embedding_that_was_resized_is_refused_only_where_it_has_slots(tmp_path: Path) -> None:

@@ -45,10 +45,14 @@ ARCHITECTURES = {
 
 def make_model(folder: Path, architecture: str, *, is_tied: bool, seed: int = 0) -> Path:
     """A checkpoint with a tokenizer, as the hub has them."""
-    found = ARCHITECTURES[architecture]
+    return save_model(folder, ARCHITECTURES[architecture], seed, tie_word_embeddings=is_tied)
+
+
+def save_model(folder: Path, architecture: Architecture, seed: int = 0, **config: Any) -> Path:
+    """The same for an architecture that has no name here."""
     torch.manual_seed(seed)
-    config = found.config_class(**found.config, tie_word_embeddings=is_tied, bos_token_id=1, eos_token_id=2)
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    made = architecture.config_class(**architecture.config, bos_token_id=1, eos_token_id=2, **config)
+    transformers.AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     return folder
@@ -80,3 +84,10 @@ class PeftOracle:
         """After each token, `[T, V]`."""
         logits: torch.Tensor = self._model(input_ids=torch.tensor([list(token_ids)])).logits[0]
         return logits
+
+    def greedy(self, token_ids: Sequence[int], count: int) -> list[int]:
+        """The next tokens, each computed from all before it."""
+        known = list(token_ids)
+        for _ in range(count):
+            known.append(int(self.logits(known)[-1].argmax()))
+        return known[len(token_ids) :]

@@ -1,48 +1,19 @@
 """Turns a plain transformers model into one with slots and a paged cache, compiled layer by layer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from shared.errors import InternalError
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttention, attention_interface
+from worker_service.model.attention_sites import find_attention_sites
 from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
-from worker_service.model.targets import Targets, find_layers
-
-
-def find_attention_modules(model: PreTrainedModel) -> list[tuple[nn.Module, int, int]]:
-    """Every attention module in order of use, with its number of key/value heads and its head size.
-
-    Found by running two tokens through the model with an attention function that takes notes, which is the only way
-    that holds for every architecture. Raises InternalError if not every layer asks for our function once.
-    """
-    seen: list[tuple[nn.Module, int, int]] = []
-
-    def take_notes(
-        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, None]:
-        seen.append((module, key.shape[1], key.shape[3]))
-        return query.transpose(1, 2).contiguous(), None
-
-    AttentionInterface.register(ATTENTION_NAME, take_notes)
-    model.set_attn_implementation(ATTENTION_NAME)
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=device), use_cache=False)
-    num_layers = model.config.get_text_config().num_hidden_layers
-    if len(seen) != num_layers or len({id(module) for module, _, _ in seen}) != num_layers:
-        raise InternalError(
-            f"{model.config.model_type}: {len(seen)} of {num_layers} layers use the pluggable attention function; "
-            "this architecture cannot be served"
-        )
-    return seen
+from worker_service.model.targets import Targets, as_linear, find_layers
 
 
 def add_slots(
@@ -66,8 +37,7 @@ def add_slots(
         model.set_input_embeddings(slot_embeddings[targets.embedding.path])
     slot_linears: dict[str, SlotLinear] = {}
     for target in targets.linears:
-        linear = model.get_submodule(target.path)
-        assert isinstance(linear, nn.Linear)
+        linear = as_linear(model.get_submodule(target.path))
         slot_linears[target.path] = SlotLinear(linear, *shares[target.path], step, step.gates_TS)
         model.set_submodule(target.path, slot_linears[target.path])
     if targets.head is not None:
@@ -89,9 +59,9 @@ def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) ->
     num_positions = (limits.num_blocks + 1) * limits.block_tokens
     caches: list[KvCache] = []
     parameter = next(model.parameters())
-    for module, num_kv_heads, head_size in find_attention_modules(model):
-        cache = KvCache(num_positions, num_kv_heads, head_size, parameter.dtype, parameter.device)
-        module.hotslot_attention = PagedAttention(cache, step, limits.block_tokens)
+    for site in find_attention_sites(model, limits.max_sequence_tokens):
+        cache = KvCache(num_positions, site.num_kv_heads, site.head_size, parameter.dtype, parameter.device)
+        site.module.hotslot_attention = PagedAttention(cache, step, limits.block_tokens)
         caches.append(cache)
     AttentionInterface.register(ATTENTION_NAME, attention_interface)
     return caches

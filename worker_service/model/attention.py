@@ -32,10 +32,12 @@ def attend(
     scale: float,
     window: int,
     kernel_tokens: int,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
     """Write the step's keys and values to the cache and attend, segment by segment; returns `[T, H, D]`.
 
-    `window` is how many keys a token sees, itself included; 0 means all before it. Padding tokens get zeros.
+    `window` is how many keys a token sees, itself included; 0 means all before it. `softcap` bounds scores, as
+    `softcap * tanh(score / softcap)`; 0 leaves them alone. Padding tokens get zeros.
     Segments of up to `kernel_tokens` tokens are computed by the CPU kernels, which read through the block tables.
     """
     if kernel_tokens:
@@ -58,7 +60,11 @@ def attend(
         else:
             k_LGD = _gather(k_cache_NGD, block_tables_RB[row], block_tokens, num_keys)
             v_LGD = _gather(v_cache_NGD, block_tables_RB[row], block_tokens, num_keys)
-        out_THD[first : first + count] = _attend_one(q_THD[first : first + count], k_LGD, v_LGD, scale, window)
+        q_SHD = q_THD[first : first + count]
+        if softcap:
+            out_THD[first : first + count] = _attend_capped(q_SHD, k_LGD, v_LGD, scale, window, softcap)
+        else:
+            out_THD[first : first + count] = _attend_one(q_SHD, k_LGD, v_LGD, scale, window)
     return out_THD
 
 
@@ -76,6 +82,7 @@ def _(
     scale: float,
     window: int,
     kernel_tokens: int,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
     return torch.empty_like(q_THD)
 
@@ -100,16 +107,36 @@ def _attend_one(
         q = q_THD.view(1, num_kv_heads, num_heads // num_kv_heads, head_size)
         k, v = k_LGD.transpose(0, 1)[None], v_LGD.transpose(0, 1)[None]
         return functional.scaled_dot_product_attention(q, k, v, scale=scale).reshape(1, num_heads, head_size)
-    positions_T1 = torch.arange(num_keys - num_tokens, num_keys, device=q_THD.device)[:, None]
-    keys_L = torch.arange(num_keys, device=q_THD.device)
-    mask_TL = keys_L <= positions_T1
-    if window:
-        mask_TL &= keys_L > positions_T1 - window
+    mask_TL = _mask(num_tokens, num_keys, window, q_THD.device)
     q, k, v = (x.transpose(0, 1)[None] for x in (q_THD, k_LGD, v_LGD))
     out = functional.scaled_dot_product_attention(
         q, k, v, attn_mask=mask_TL, scale=scale, enable_gqa=num_heads != num_kv_heads
     )
     return out[0].transpose(0, 1)
+
+
+def _attend_capped(
+    q_THD: torch.Tensor, k_LGD: torch.Tensor, v_LGD: torch.Tensor, scale: float, window: int, softcap: float
+) -> torch.Tensor:
+    """The same with bounded scores, which no library function computes on CPU (Gemma 2, section 2)."""
+    num_tokens, num_heads, head_size = q_THD.shape
+    num_keys, num_kv_heads, _ = k_LGD.shape
+    q_GRTD = q_THD.view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_size).permute(1, 2, 0, 3)
+    scores_GRTL = (q_GRTD @ k_LGD.permute(1, 2, 0)[:, None]).float() * scale
+    scores_GRTL = torch.tanh(scores_GRTL / softcap) * softcap
+    scores_GRTL.masked_fill_(~_mask(num_tokens, num_keys, window, q_THD.device), -torch.inf)
+    out_GRTD = scores_GRTL.softmax(-1).to(v_LGD.dtype) @ v_LGD.transpose(0, 1)[:, None]
+    return out_GRTD.permute(2, 0, 1, 3).reshape(num_tokens, num_heads, head_size)
+
+
+def _mask(num_tokens: int, num_keys: int, window: int, device: torch.device) -> torch.Tensor:
+    """Which keys each of the last T of L tokens sees, `[T, L]`."""
+    positions_T1 = torch.arange(num_keys - num_tokens, num_keys, device=device)[:, None]
+    keys_L = torch.arange(num_keys, device=device)
+    mask_TL = keys_L <= positions_T1
+    if window:
+        mask_TL &= keys_L > positions_T1 - window
+    return mask_TL
 
 
 class KvCache(nn.Module):
@@ -138,9 +165,15 @@ class PagedAttention(nn.Module):
         self.kernel_tokens = KERNEL_SEGMENT_TOKENS if fits else 0
 
     def forward(
-        self, q_THD: torch.Tensor, k_TGD: torch.Tensor, v_TGD: torch.Tensor, scale: float, window: int
+        self,
+        q_THD: torch.Tensor,
+        k_TGD: torch.Tensor,
+        v_TGD: torch.Tensor,
+        scale: float,
+        window: int,
+        softcap: float = 0.0,
     ) -> torch.Tensor:
-        """Attend for the step's tokens; `[T, H, D]`."""
+        """Attend for the step's tokens; `[T, H, D]`. The CPU kernels do not bound scores."""
         out: torch.Tensor = torch.ops.hotslot.attend(
             q_THD.contiguous(),
             k_TGD,
@@ -153,7 +186,8 @@ class PagedAttention(nn.Module):
             self.block_tokens,
             scale,
             window,
-            self.kernel_tokens,
+            0 if softcap else self.kernel_tokens,
+            softcap,
         )
         return out
 
@@ -166,12 +200,16 @@ def attention_interface(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' attention function: `[1, heads, T, D]` in, `[1, T, H, D]` out, with the tokens of all rows in T."""
+    """transformers' attention function: `[1, heads, T, D]` in, `[1, T, H, D]` out, with the tokens of all rows in T.
+
+    What else an architecture may ask for was looked at when its attention modules were found (attention_sites.py).
+    """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q_THD, k_TGD, v_TGD = (x[0].transpose(0, 1) for x in (query, key, value))
     paged = module.hotslot_attention
     assert isinstance(paged, PagedAttention), "every attention module of the model was given its cache"
-    out_THD = paged(q_THD, k_TGD, v_TGD, scale, sliding_window or 0)
+    out_THD = paged(q_THD, k_TGD, v_TGD, scale, sliding_window or 0, softcap or 0.0)
     return out_THD[None], None

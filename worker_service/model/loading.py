@@ -1,5 +1,6 @@
 """From a folder or a hub id to a model that is ready to serve."""
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from shared.base_model import spec_from_folder
-from shared.errors import FieldViolation, InvalidRequestError
+from shared.errors import FieldViolation, InvalidRequestError, ModelNotServableError
 from worker_service.cache.archive import INDUCTOR_DIR
 from worker_service.cache.key import code_key
 from worker_service.cache.shared_code import SharedCode
@@ -59,7 +60,7 @@ def load_model(
     """Load, adapt, compile, warm up and check a model; minutes the first time, seconds with a warm cache.
 
     `on_stage` hears what is going on; `shared_code` is asked for compiled code, and told when it is complete. Raises
-    InvalidRequestError for options that do not fit the model and InternalError for a model that cannot be served
+    InvalidRequestError for options that do not fit the model and ModelNotServableError for one that cannot be served
     exactly.
     """
     configure_torch(options)
@@ -89,6 +90,9 @@ def load_model(
         )
     with stages.stage("adapt"):
         targets = choose_targets(model, spec, options.target_modules)
+        if targets.without_slots:
+            examples = dict(itertools.islice(targets.without_slots.items(), 2))
+            log.warning("modules_without_slots", modules=len(targets.without_slots), examples=examples)
         runner = _adapt(model, targets, limits, options, device, with_kernels)
         layout = SlotLayout(
             base_model_digest=spec.digest,
@@ -98,6 +102,7 @@ def load_model(
             target_modules=options.target_modules,
             dtype=dtype,
             pin_memory=device.type == "cuda",
+            without_slots=targets.without_slots,
         )
     buckets: tuple[Bucket, ...] = ()
     with stages.stage("compile"):
@@ -105,7 +110,7 @@ def load_model(
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()
     with stages.stage("self_test"):
-        error = self_test.check(runner, limits, expectation, dtype)
+        error = self_test.check(model, runner, limits, expectation, dtype)
         log.info("self_test_passed", relative_error=error)
     runner.arm()
     if shared_code is not None:
@@ -145,7 +150,7 @@ def configure_torch(options: ModelOptions) -> None:
 
 def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
     """The engine's bounds; checks the options against each other and against the model."""
-    context = config.get_text_config().max_position_embeddings
+    context = _context(config.get_text_config())
     max_sequence_tokens = options.max_sequence_tokens or min(context, options.kv_tokens)
     if max_sequence_tokens > context:
         raise _bad("max_sequence_tokens", f"found {max_sequence_tokens}, the model's context has {context}")
@@ -171,6 +176,25 @@ def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
         max_step_tokens=buckets[-1],
         max_sequence_tokens=max_sequence_tokens,
     )
+
+
+def _context(config: PretrainedConfig) -> int:
+    """The most tokens of a sequence for which positions mean the same whatever its length is.
+
+    "longrope" (Phi-3 with 128k) takes other frequencies from a length on, for whatever else is in the batch and for
+    keys that are cached already, so only what comes before that length is exact.
+    """
+    ropes = getattr(config, "rope_parameters", None) or {}
+    by_layer = [rope for rope in ropes.values() if isinstance(rope, dict)] or [ropes]
+    switches = [r["original_max_position_embeddings"] for r in by_layer if r.get("rope_type") == "longrope"]
+    bound = getattr(config, "max_position_embeddings", None)
+    if bound is None:
+        raise ModelNotServableError(
+            f"{config.model_type}: its config has no max_position_embeddings, so its positions are not those of rotary "
+            "or learned embeddings (ALiBi, state spaces); it cannot be served",
+            config.model_type,
+        )
+    return int(min([bound, *switches]))
 
 
 def _adapt(

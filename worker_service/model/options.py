@@ -34,7 +34,7 @@ class ModelOptions:
     token_buckets: tuple[int, ...] = (1, 4, 8, 32, 128)
     """Numbers of tokens of a step to compile for, ascending; the last is the most that one step computes."""
     target_modules: tuple[str, ...] = ()
-    """Last names of the modules that get slots (targets.py); empty means every linear in the layers."""
+    """Last names of the modules that get slots (targets.py); empty means every linear that the loaded layers have."""
     cache_dir: Path | None = None
     """Where compiled code is kept between starts; None means the compiler's own default."""
     compile: bool = True

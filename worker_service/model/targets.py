@@ -2,16 +2,18 @@
 
 transformers may rename, fuse or replace what a checkpoint stores. Adapters are admitted against the checkpoint, so a
 module that is another one in the loaded model would make adapters fail, or worse, long after the worker's start.
+"All linears" are therefore those that the loaded model has, and the reasons why others have no slots are kept.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import FieldViolation, InternalError, InvalidRequestError
+from shared.errors import FieldViolation, InvalidRequestError, ModelNotServableError
 
 ALL_LINEAR = "all-linear"
 """Stands for all linears in the layers, as PEFT's word does: the head is named by itself."""
@@ -27,6 +29,8 @@ class Targets:
     embedding: BaseModule | None
     head: BaseModule | None
     """Of these two, the spec's path may not be the model's."""
+    without_slots: Mapping[str, str] = field(default_factory=dict)
+    """Linears in the layers that cannot have slots, by path: what they are in the loaded model."""
 
     @property
     def modules(self) -> tuple[BaseModule, ...]:
@@ -35,19 +39,32 @@ class Targets:
 
 
 def find_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The decoder layers. Raises InternalError when the model has no list of that length."""
+    """The decoder layers. Raises ModelNotServableError when the model has no list of that length."""
     num_layers = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             return module
-    raise InternalError(f"{model.config.model_type}: no list of {num_layers} layers found; it cannot be served")
+    model_type = model.config.model_type
+    raise ModelNotServableError(f"{model_type}: no list of {num_layers} layers found; it cannot be served", model_type)
+
+
+def as_linear(module: nn.Module) -> nn.Linear:
+    """A linear as it is; GPT-2's Conv1D, which stores its weight `[in, out]`, as the same linear."""
+    if isinstance(module, nn.Linear):
+        return module
+    assert isinstance(module, Conv1D)
+    linear = nn.Linear(module.nx, module.nf, device="meta", dtype=module.weight.dtype)
+    linear.weight = nn.Parameter(module.weight.T.contiguous(), requires_grad=False)
+    linear.bias = module.bias
+    return linear
 
 
 def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str]) -> Targets:
-    """The modules whose last name is in `names`; all linears in the layers if it is empty.
+    """The modules whose last name is in `names`; all linears of the loaded model's layers if it is empty.
 
-    Raises InvalidRequestError for a name that means nothing, and when a chosen module is not in the loaded model as
-    the spec has it.
+    Linears that transformers replaced when it loaded the model, such as experts that became one parameter, are left
+    out unless they are named. Raises InvalidRequestError for a name that means nothing, when a named module is not in
+    the loaded model as the spec has it, when a size is another one, and when nothing is left.
     """
     all_linear = not names or ALL_LINEAR in names
     inside = {id(module) for layer in find_layers(model) for module in layer.modules()}
@@ -55,17 +72,22 @@ def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str])
     ends = (spec.token_embedding, spec.head)
     linears: list[BaseModule] = []
     misfits: dict[BaseModule, str] = {}
+    without_slots: dict[str, str] = {}
     for module in spec.modules:
         is_linear = module.kind is ModuleKind.LINEAR and module not in ends
         if not is_linear or not (all_linear or module.name in names):
             continue
         found = loaded.get(module.path)
         is_inside = module.is_in_layer if found is None else id(found) in inside
-        if is_inside:
-            linears.append(module)
-            problem = _misfit(module, found)
-            if problem:
-                misfits[module] = problem
+        if not is_inside:
+            continue
+        problem = _misfit(module, found)
+        if problem and module.name not in names and not isinstance(found, nn.Linear | Conv1D):
+            without_slots[module.path] = problem
+            continue
+        linears.append(module)
+        if problem:
+            misfits[module] = problem
     embedding, head = (module if module is not None and module.name in names else None for module in ends)
     for end, found in ((embedding, model.get_input_embeddings()), (head, model.get_output_embeddings())):
         problem = _misfit(end, found) if end is not None else ""
@@ -73,7 +95,9 @@ def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str])
             misfits[end] = problem
     if misfits:
         raise _misfits_error(spec, misfits, linears)
-    targets = Targets(tuple(linears), embedding, head)
+    targets = Targets(tuple(linears), embedding, head, without_slots)
+    if without_slots and not linears:
+        raise _misfits_error(spec, {m: without_slots[m.path] for m in spec.modules if m.path in without_slots}, ())
     _check_names(names, {module.name for module in targets.modules}, spec)
     return targets
 
@@ -88,6 +112,8 @@ def _misfit(module: BaseModule, found: nn.Module | None) -> str:
         shape = found.num_embeddings, found.embedding_dim
     elif isinstance(found, nn.Linear):
         shape = found.in_features, found.out_features
+    elif isinstance(found, Conv1D):
+        shape = found.nx, found.nf
     else:
         return f"is a {type(found).__name__}, expected a Linear"
     expected = module.in_features, module.out_features

@@ -3,8 +3,8 @@
 Shapes: I in_features, O out_features, R the module's rank, and one more where it has a bias.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from safetensors import SafetensorError
@@ -65,6 +65,8 @@ class SlotLayout:
     dtype: torch.dtype
     pin_memory: bool
     """Page-locked host memory, so that copies to a GPU run beside computation."""
+    without_slots: Mapping[str, str] = field(default_factory=dict)
+    """Linears that cannot have slots, by path: what they are in the loaded model."""
 
 
 class WeightsDecoder:
@@ -105,10 +107,15 @@ class WeightsDecoder:
                 yield Violation.of("RANK_TOO_LARGE", module.path, f"rank {module.rank} + 1", expected, problem)
 
     def _unserved(self, paths: Sequence[str]) -> list[Violation]:
-        names = {path.rpartition(".")[2]: None for path in paths}
+        reasons = self._layout.without_slots
+        names = {path.rpartition(".")[2]: None for path in paths if path not in reasons}
         setting = ",".join([*(self._layout.target_modules or [ALL_LINEAR]), *names])
-        problem = f"it has no slots on this worker; start the workers with HOTSLOT_TARGET_MODULES={setting}"
-        return [Violation.of("TARGET_NOT_SERVED", path, "a target", "a module with slots", problem) for path in paths]
+        advice = f"it has no slots on this worker; start the workers with HOTSLOT_TARGET_MODULES={setting}"
+        problems = {path: f"it cannot have slots: once loaded, it {reasons[path]}" for path in paths if path in reasons}
+        return [
+            Violation.of("TARGET_NOT_SERVED", path, "a target", "a module with slots", problems.get(path, advice))
+            for path in paths
+        ]
 
     def decode(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> HostAdapter:
         """Read a blob whose digest was verified, of a manifest that `check` lets pass.

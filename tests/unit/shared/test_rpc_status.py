@@ -51,6 +51,7 @@ EXAMPLES: list[HotslotError] = [
     errors.NotDeletedError("x"),
     errors.AdapterPinnedError("x"),
     errors.CompiledCodeMismatchError("code", ["torch is '2.12', here '2.13'"]),
+    errors.ModelNotServableError("it differs", "model.layers.3"),
     errors.ForbiddenError("no"),
     errors.SourceForbiddenError("outside of the allowed roots"),
     errors.DigestMismatchError("blob", "sha256:aa", "sha256:bb"),
