@@ -23,6 +23,7 @@ from shared.rpc.channel import open_channel
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch
+from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
@@ -133,6 +134,7 @@ class Start:
             AssemblyOptions(
                 host_cache_bytes=settings.host_cache_bytes,
                 max_parallel_loads=settings.max_parallel_loads,
+                disk=_disk(settings),
                 references=ReferenceLimits(staleness_s=settings.staleness_s),
                 engine=EnginePolicy(
                     prefix_cache=settings.prefix_cache,
@@ -220,6 +222,11 @@ class _Ties:
     directory: Directory
     joining: Joining
     info: WorkerInfo
+
+
+def _disk(settings: WorkerSettings) -> DiskOptions | None:
+    folder = settings.disk_cache_dir
+    return DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None
 
 
 def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:

@@ -8,6 +8,7 @@ from typing import Protocol
 from shared.base_spec import BaseSpec
 from shared.ids import WorkerId
 from worker_service.adapters.control import AdapterControl
+from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
 from worker_service.adapters.host_tier import HostTier
 from worker_service.adapters.loader import Loader, LoaderLimits, WeightsDecoder
 from worker_service.adapters.policy import AdapterPolicy
@@ -82,6 +83,8 @@ class AssemblyOptions:
 
     host_cache_bytes: int
     max_parallel_loads: int = 4
+    disk: DiskOptions | None = None
+    """Keep fetched adapters on the local disk."""
     references: ReferenceLimits = field(default_factory=ReferenceLimits)
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     listener: EngineListener | None = None
@@ -102,14 +105,17 @@ def assemble(
         model.runner, limits, client.on_events, client.clock, client.on_death, options.engine, options.listener
     )
     client.attach(engine)
+    disk = open_disk_tier(options.disk, store) if options.disk is not None else None
     loader = Loader(
-        source=store,
+        source=disk if disk is not None else store,
         decoder=model.decoder,
         tier=HostTier(options.host_cache_bytes),
         limits=LoaderLimits(options.max_parallel_loads),
         executor=executor,
     )
-    provider = AdapterProvider(store, loader, client, max_loading=limits.max_waiting, limits=options.references)
+    provider = AdapterProvider(
+        store, loader, client, max_loading=limits.max_waiting, limits=options.references, disk=disk
+    )
     policy = AdapterPolicy()
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens, executor)
     generation = Generation(

@@ -115,14 +115,16 @@ class Pulse:
         )
 
     def _residents(self) -> tuple[Resident, ...]:
-        """Everything in host memory; those in slots are there too."""
+        """Everything in host memory, where those in slots are too, and what is left on the disk."""
         provider = self._parts.provider
         holders = {h.digest for h in self._snapshot.holders if h.ready} if self._snapshot is not None else set()
         users = provider.seen.latest_users()
         residents = []
+        tiers = dict.fromkeys(provider.versions_on_disk(), Tier.DISK)
         for entry in provider.loader.tier.entries():
             digest = entry.weights.digest
-            tier = Tier.SLOT if digest in holders else Tier.HOST
+            tiers[digest] = Tier.SLOT if digest in holders else Tier.HOST
+        for digest, tier in tiers.items():
             tenant, reference = users.get(digest, (DEFAULT_TENANT, ""))
             name = str(parse_reference(reference).name) if reference else ""
             pinned, demand = provider.pins.is_pinned(digest), self._meter.reported(digest)

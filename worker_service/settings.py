@@ -93,6 +93,11 @@ class WorkerSettings(Settings):
 
     host_cache_bytes: int = Field(default=2 * 2**30, ge=0)
     """Host memory for adapters. Should hold at least those that are in slots."""
+    disk_cache_dir: Path | None = None
+    """Folder in which fetched adapters are kept on the local disk, for the next start too; empty means none. Workers of
+    one machine may share it."""
+    disk_cache_bytes: int = Field(default=16 * 2**30, ge=0)
+    """How much of the disk it may take, the least recently used going first; those who share it set the same."""
     max_parallel_loads: int = Field(default=4, ge=1, le=64)
     """Adapters that are pulled from the store at a time."""
     preload_s: float = Field(default=5.0, ge=0)

@@ -16,6 +16,7 @@ from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel
+from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient, StoreTimeouts
 from worker_service.app import services
@@ -133,10 +134,11 @@ async def run_worker(
     host_cache_bytes: int = 2**20,
     references: ReferenceLimits | None = None,
     timeouts: StoreTimeouts | None = None,
+    disk: DiskOptions | None = None,
 ) -> AsyncIterator[RunningWorker]:
     """A worker over the model until the block is left."""
     worker = Worker(new_worker_id())
-    options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits())
+    options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits(), disk=disk)
     timeouts = timeouts or StoreTimeouts(call_s=2.0, chunk_s=2.0, backoff_s=0.01)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(store_endpoint, ChannelOptions(max_attempts=1)))

@@ -22,6 +22,7 @@ class Tier(enum.Enum):
 
     SLOT = "slot"
     HOST = "host"
+    DISK = "disk"
     LOADING = "loading"
 
 
@@ -121,6 +122,8 @@ class AdapterControl:
                     await self._remove(digest)
             except TimeoutError as exc:
                 raise RequestDeadlineError(f"adapter {str(reference)!r} is still in use and stays loaded") from exc
+            if provider.disk is not None:
+                await provider.disk.drop(version.manifest.weights_digest)
         provider.references.forget(tenant, digest)
         provider.seen.forget(tenant, digest)
         return digest
@@ -172,7 +175,7 @@ class AdapterControl:
         entry = provider.loader.tier.peek(digest)
         holder = next((h for h in snapshot.holders if h.digest == digest), None)
         if entry is None:
-            tier = Tier.LOADING
+            tier = Tier.DISK if digest in provider.versions_on_disk() - provider.loader.loading else Tier.LOADING
         elif holder is not None:
             tier = Tier.SLOT if holder.ready else Tier.LOADING
         else:

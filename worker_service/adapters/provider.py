@@ -15,11 +15,12 @@ import structlog
 
 from shared.errors import HotslotError, QueueFullError, SlotsFullError
 from shared.ids import Digest, TenantId
+from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.loader import Loader
 from worker_service.adapters.pins import PinTable
 from worker_service.adapters.policy import Selection
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits, Resolver
-from worker_service.adapters.seen import SeenVersions
+from worker_service.adapters.seen import SeenVersion, SeenVersions
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import Activated, AdapterWeights
 from worker_service.engine.snapshot import EngineSnapshot
@@ -69,6 +70,8 @@ class AdapterProvider:
     """Requests that may wait for adapters to be loaded; more are refused."""
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
     clock: Callable[[], float] = time.monotonic
+    disk: DiskTier | None = None
+    """Where the loader's reads come from, if there is one."""
     pins: PinTable = field(default_factory=PinTable)
     references: ReferenceCache = field(init=False)
     _loading: TenantPlaces = field(init=False)
@@ -76,7 +79,7 @@ class AdapterProvider:
 
     def __post_init__(self) -> None:
         self._loading = TenantPlaces(self.max_loading)
-        self.seen = SeenVersions(lambda digest: self.is_resident(digest) or digest in self.loader.loading)
+        self.seen = SeenVersions(self._is_here)
         self.references = ReferenceCache(
             self.resolver, self.is_resident, self._prepare_swap, self._flipped, self.limits, self.clock
         )
@@ -89,6 +92,10 @@ class AdapterProvider:
     def is_resident(self, digest: Digest) -> bool:
         """Whether a version can be served without the store."""
         return digest in self.loader.tier
+
+    def versions_on_disk(self) -> frozenset[Digest]:
+        """Versions that were used since the start and need no store to be loaded again."""
+        return self.seen.with_blobs(self.disk.has) if self.disk is not None else frozenset()
 
     async def resolve(self, tenant: TenantId, selections: Sequence[Selection]) -> tuple[Chosen, ...]:
         """The versions that serve a request which begins now. Raises the store's errors."""
@@ -153,6 +160,8 @@ class AdapterProvider:
         """End everything that is under way."""
         await self.references.close()
         await self.loader.close()
+        if self.disk is not None:
+            await self.disk.settled()
 
     async def _acquire_all(
         self, versions: Sequence[AdapterVersion], stack: contextlib.AsyncExitStack
@@ -192,6 +201,10 @@ class AdapterProvider:
     def _flipped(self, old: AdapterVersion, new: AdapterVersion) -> None:
         if self.is_pinned_reference(old) and self.is_resident(new.digest):
             self.pin(new)
+
+    def _is_here(self, digest: Digest, seen: SeenVersion) -> bool:
+        on_disk = self.disk is not None and self.disk.has(seen.weights_digest)
+        return self.is_resident(digest) or digest in self.loader.loading or on_disk
 
     def _let_go(self, digest: Digest) -> None:
         self.slots.unpin(digest)

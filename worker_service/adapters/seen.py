@@ -15,6 +15,7 @@ class SeenVersion:
     """One tenant's use of one version."""
 
     max_rank: int
+    weights_digest: Digest
     size_bytes: int
     """Of its weights blob."""
     references: dict[str, float] = field(default_factory=dict)
@@ -30,7 +31,8 @@ class SeenVersion:
 class SeenVersions:
     """All uses; those of versions that are gone from the worker are forgotten in time."""
 
-    is_resident: Callable[[Digest], bool]
+    is_here: Callable[[Digest, SeenVersion], bool]
+    """Whether the worker has a version in any tier, or is loading it."""
     _seen: dict[tuple[TenantId, Digest], SeenVersion] = field(default_factory=dict)
     _prune_above: int = PRUNE_ABOVE
 
@@ -40,7 +42,8 @@ class SeenVersions:
         if seen is None:
             if len(self._seen) >= self._prune_above:
                 self.prune()
-            seen = SeenVersion(version.manifest.max_rank, version.manifest.weights_size_bytes)
+            manifest = version.manifest
+            seen = SeenVersion(manifest.max_rank, manifest.weights_digest, manifest.weights_size_bytes)
             self._seen[version.tenant, version.digest] = seen
         text = str(version.reference)
         seen.references.pop(text, None)
@@ -57,6 +60,10 @@ class SeenVersions:
         by_use = sorted(self._seen.items(), key=lambda item: item[1].last_used_s)
         return {digest: (tenant, next(reversed(seen.references))) for (tenant, digest), seen in by_use}
 
+    def with_blobs(self, has_blob: Callable[[Digest], bool]) -> frozenset[Digest]:
+        """The versions whose weights blob somebody has."""
+        return frozenset(digest for (_, digest), seen in self._seen.items() if has_blob(seen.weights_digest))
+
     def is_shared(self, tenant: TenantId, digest: Digest) -> bool:
         """Whether another tenant uses the same version."""
         return any(owner != tenant and seen_digest == digest for owner, seen_digest in self._seen)
@@ -67,5 +74,5 @@ class SeenVersions:
 
     def prune(self) -> None:
         """Forget versions that are not on the worker; afterwards memory follows what is resident."""
-        self._seen = {key: seen for key, seen in self._seen.items() if self.is_resident(key[1])}
+        self._seen = {key: seen for key, seen in self._seen.items() if self.is_here(key[1], seen)}
         self._prune_above = max(PRUNE_ABOVE, 2 * len(self._seen))

@@ -14,6 +14,7 @@ from worker_service.front.worker import State, WorkerStatus
 _TIERS = {
     Tier.SLOT: pb.ADAPTER_TIER_SLOT,
     Tier.HOST: pb.ADAPTER_TIER_HOST,
+    Tier.DISK: pb.ADAPTER_TIER_DISK,
     Tier.LOADING: pb.ADAPTER_TIER_LOADING,
 }
 _STATES = {

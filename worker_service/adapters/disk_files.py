@@ -1,0 +1,156 @@
+"""Blobs on a local disk under a byte budget, shared by the workers of a machine. Everything here blocks.
+
+`<folder>/<hex of the digest>` are blobs, their modification time is their last use; `.stage-…` are being written, each
+under a lock that ends with its writer; `.lock` is held while room is made. No file is believed: a blob that is not its
+digest's any more is removed when it is read.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from shared.ids import Digest
+
+log = structlog.get_logger(__name__)
+
+_PREFIX = "sha256:"
+_BLOB = re.compile(r"[0-9a-f]{64}")
+_STAGE = ".stage-"
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    last_use_ns: int
+    size_bytes: int
+    name: str
+
+
+class DiskFiles:
+    """One folder. Any number of these, in any number of processes, may share it; they should have the same budget."""
+
+    def __init__(self, folder: Path, budget_bytes: int) -> None:
+        """Raises OSError when the folder cannot be used."""
+        self._folder = folder
+        self._budget_bytes = budget_bytes
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._lock():
+            self._sweep_stages()
+
+    def digests(self) -> frozenset[Digest]:
+        """The blobs that are there, unverified."""
+        return frozenset(Digest(_PREFIX + blob.name) for blob in self._blobs())
+
+    def read(self, digest: Digest, size_bytes: int) -> memoryview | None:
+        """A blob's verified bytes; None when it is not there, or is rotten and therefore gone. Raises OSError."""
+        path = self._path(digest)
+        try:
+            file = path.open("rb", buffering=0)
+        except FileNotFoundError:
+            return None
+        with file:
+            if os.fstat(file.fileno()).st_size == size_bytes:
+                # Into memory of our own: what was verified there cannot change any more.
+                data = np.empty(size_bytes, np.uint8).data
+                if _read_into(file.fileno(), data) and _PREFIX + hashlib.sha256(data).hexdigest() == digest:
+                    os.utime(file.fileno())
+                    return data
+        log.warning("disk_blob_rotten", digest=digest, folder=str(self._folder))
+        path.unlink(missing_ok=True)
+        return None
+
+    def write(self, digest: Digest, data: bytes | bytearray | memoryview) -> bool:
+        """Keep a blob, the least recently used ones making room; False when there cannot be any. Raises OSError."""
+        with self._lock():
+            if not self._make_room(len(data)):
+                return False
+            stage = self._folder / f"{_STAGE}{secrets.token_hex(8)}"
+            descriptor = os.open(stage, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                os.posix_fallocate(descriptor, 0, len(data))  # counts from now on
+            except OSError:
+                stage.unlink(missing_ok=True)
+                os.close(descriptor)
+                raise
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            stage.replace(self._path(digest))
+        except OSError:
+            stage.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+        return True
+
+    def remove(self, digest: Digest) -> None:
+        """Remove a blob; harmless when it is not there. Raises OSError."""
+        self._path(digest).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        descriptor = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _make_room(self, size_bytes: int) -> bool:
+        if size_bytes > self._budget_bytes:
+            return False
+        blobs = sorted(self._blobs(), key=lambda blob: blob.last_use_ns)
+        needed = self._sweep_stages() + sum(blob.size_bytes for blob in blobs) + size_bytes - self._budget_bytes
+        for blob in blobs:
+            if needed <= 0:
+                break
+            (self._folder / blob.name).unlink(missing_ok=True)
+            needed -= blob.size_bytes
+        return needed <= 0
+
+    def _sweep_stages(self) -> int:
+        """Remove what writers left behind that are gone; returns the bytes of those under way."""
+        used_bytes = 0
+        for stage in self._folder.glob(f"{_STAGE}*"):
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = os.open(stage, os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    stage.unlink()
+                except BlockingIOError:
+                    used_bytes += os.fstat(descriptor).st_size
+                finally:
+                    os.close(descriptor)
+        return used_bytes
+
+    def _blobs(self) -> Iterator[_Blob]:
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if _BLOB.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):
+                        status = entry.stat(follow_symlinks=False)
+                        yield _Blob(status.st_mtime_ns, status.st_size, entry.name)
+
+    def _path(self, digest: Digest) -> Path:
+        return self._folder / digest.removeprefix(_PREFIX)
+
+
+def _read_into(descriptor: int, data: memoryview) -> bool:
+    """Fill the whole of `data`; False when the file ends before."""
+    left = data
+    while left:
+        count = os.readv(descriptor, [left])
+        if not count:
+            return False
+        left = left[count:]
+    return True
