@@ -12,6 +12,7 @@ from client.rpc import Connection
 from client.types.catalogue import (
     Adapter,
     AdapterEvent,
+    AdapterPolicy,
     BaseModel,
     PushResult,
     ResolvedAdapter,
@@ -142,8 +143,7 @@ class StoreClient:
     async def resolve(self, reference: str, *, base_model_digest: str = "") -> ResolvedAdapter:
         """The version that a reference stands for now."""
         request = pb.ResolveAdapterRequest(reference=reference, base_model_digest=base_model_digest)
-        response = await self._connection.unary(self._stub.ResolveAdapter, request)
-        return ResolvedAdapter(convert.version_from(response.version), response.revision)
+        return convert.resolved_from(await self._connection.unary(self._stub.ResolveAdapter, request))
 
     async def list_adapters(
         self,
@@ -206,6 +206,36 @@ class StoreClient:
         """Remove a tag; the version stays."""
         request = pb.DeleteTagRequest(adapter=name, tag=tag, etag=etag)
         await self._connection.unary(self._stub.DeleteTag, request)
+
+    async def set_policy(
+        self, name: str, *, min_replicas: int = 0, max_replicas: int = 0, pinned: bool = False, etag: str = ""
+    ) -> AdapterPolicy:
+        """Say on how many workers an adapter should be; with an etag, only if its policy is unchanged since."""
+        request = pb.SetAdapterPolicyRequest(
+            adapter=name, min_replicas=min_replicas, max_replicas=max_replicas, pinned=pinned, etag=etag
+        )
+        return convert.policy_from((await self._connection.unary(self._stub.SetAdapterPolicy, request)).policy)
+
+    async def get_policy(self, name: str) -> AdapterPolicy:
+        """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
+        request = pb.GetAdapterPolicyRequest(adapter=name)
+        return convert.policy_from((await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
+
+    async def list_policies(self) -> AsyncGenerator[AdapterPolicy, None]:
+        """All policies by adapter; pages are fetched as they are needed."""
+        request = pb.ListAdapterPoliciesRequest(page_size=PAGE_SIZE)
+        while True:
+            response = await self._connection.unary(self._stub.ListAdapterPolicies, request)
+            for policy in response.policies:
+                yield convert.policy_from(policy)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    async def delete_policy(self, name: str, *, etag: str = "") -> None:
+        """Remove an adapter's policy; the defaults hold again."""
+        request = pb.DeleteAdapterPolicyRequest(adapter=name, etag=etag)
+        await self._connection.unary(self._stub.DeleteAdapterPolicy, request)
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""

@@ -14,6 +14,7 @@ HotslotError
 │   ├── AdapterNotFoundError      (also: another tenant's)
 │   ├── TagNotFoundError
 │   ├── VersionNotFoundError
+│   ├── PolicyNotFoundError       (the adapter goes by the defaults)
 │   ├── BlobNotFoundError
 │   ├── BaseModelNotFoundError
 │   ├── SourceNotFoundError
@@ -185,6 +186,13 @@ class TagNotFoundError(NotFoundError):
 
     def __init__(self, name: str, tag: str) -> None:
         super().__init__(f"adapter {name!r} has no tag {tag!r}; `hotslot show {name}` lists its tags", f"{name}:{tag}")
+
+
+class PolicyNotFoundError(NotFoundError):
+    """An adapter without a policy of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"adapter {name!r} has no policy; `hotslot policy set {name}` gives it one", name)
 
 
 class VersionNotFoundError(NotFoundError):

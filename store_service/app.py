@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.errors import HotslotError, StoreUnavailableError
-from shared.ids import Digest, TenantId, parse_tenant
+from shared.ids import TenantId, parse_tenant
 from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from shared.pb.hotslot.store.v1 import (
     adapter_store_pb2,
@@ -24,6 +24,7 @@ from shared.pb.hotslot.store.v1 import (
     compiled_code_pb2,
     compiled_code_pb2_grpc,
 )
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.process_tuning import spare_what_stays
 from shared.references import Reference
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
@@ -37,10 +38,12 @@ from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import SqlEpochs
+from store_service.catalog.policies import SqlPolicies
 from store_service.catalog.sql import SqlCatalog
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.offload import Offload
+from store_service.placement.queries import Wanted
 from store_service.recovery.origins import Origins, retention_of
 from store_service.recovery.reading import BlobReader
 from store_service.recovery.recovery import Recovery
@@ -68,10 +71,11 @@ class CatalogResolver:
         self._registry = registry
         self._offload = offload
 
-    async def resolve(self, tenant: TenantId, reference: Reference) -> tuple[Digest, Digest]:
-        """The version's digest and its base model's; raises as `Catalog.resolve`."""
-        record, _ = await self._offload(self._registry.catalog.resolve, tenant, reference)
-        return record.digest, record.manifest.base_model_digest
+    async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
+        """Raises as `Catalog.resolve`."""
+        found = await self._offload(self._registry.catalog.resolve, tenant, reference)
+        policy = found.policy.policy if found.policy is not None else DEFAULT_REPLICA_POLICY
+        return Wanted(found.version.digest, found.version.manifest.base_model_digest, policy)
 
 
 @asynccontextmanager
@@ -129,6 +133,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             admission,
             signal,
             SqlEpochs(engine),
+            SqlPolicies(engine, signal.notify),
             delete_grace_s=settings.delete_grace_s,
         )
         services = [

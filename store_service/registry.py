@@ -34,7 +34,7 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.blobs.store import BlobKey, BlobStore, Stage, UploadStore
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
-from store_service.catalog.records import NewVersion, VersionRecord
+from store_service.catalog.records import NewVersion, Resolution, VersionRecord
 
 MAX_FILES = 64
 MAX_LABELS = 64
@@ -193,12 +193,13 @@ class Registry:
                 if not self._publishing[key]:
                     del self._publishing[key]
 
-    def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> tuple[VersionRecord, int]:
-        """The version a reference stands for now, and the revision at which it did.
+    def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> Resolution:
+        """What a reference stands for now.
 
         Raises as `Catalog.resolve`, and BaseModelMismatchError when it is not for the base model given.
         """
-        record, revision = self.catalog.resolve(tenant, reference)
+        resolution = self.catalog.resolve(tenant, reference)
+        record = resolution.version
         self.blobs.keep(tenant, record.manifest.weights_digest)
         found = record.manifest.base_model_digest
         if base_model_digest and found != base_model_digest:
@@ -206,7 +207,7 @@ class Registry:
             raise BaseModelMismatchError(
                 [Violation.of("BASE_MODEL_MISMATCH", str(reference), found, base_model_digest, problem)]
             )
-        return record, revision
+        return resolution
 
     def base_of(self, checkpoint: Checkpoint, wanted: str) -> tuple[str, BaseSpec]:
         """The base model that a checkpoint is judged by.

@@ -7,7 +7,7 @@ from datetime import datetime
 from rich import box
 from rich.table import Table
 
-from client.types.catalogue import Adapter, Version
+from client.types.catalogue import Adapter, AdapterPolicy, Version
 from client.types.control import LoadedAdapter, WorkerStatus
 from client.types.placement import Placement, Worker
 
@@ -87,6 +87,20 @@ def versions_table(versions: Iterable[Version], now: datetime) -> Table:
             human_size(version.weights_size_bytes),
             version.source or "-",
             human_age(version.create_time, now),
+        )
+    return made
+
+
+def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> Table:
+    """On how many workers adapters should be."""
+    made = table("ADAPTER", "MIN", "MAX", "PINNED", "CHANGED", right=("MIN", "MAX"))
+    for policy in policies:
+        made.add_row(
+            policy.adapter,
+            str(policy.min_replicas) if policy.min_replicas else "-",
+            str(policy.max_replicas) if policy.max_replicas else "-",
+            "yes" if policy.pinned else "no",
+            human_age(policy.update_time, now),
         )
     return made
 

@@ -5,7 +5,9 @@ from client.types.catalogue import (
     Adapter,
     AdapterEvent,
     AdapterEventKind,
+    AdapterPolicy,
     BaseModel,
+    ResolvedAdapter,
     Tag,
     TransferProgress,
     TransferStage,
@@ -61,6 +63,24 @@ def adapter_from(message: pb.Adapter) -> Adapter:
         purge_time=time_or_none(message, "purge_time"),
         latest_version=version_from(message.latest_version) if message.HasField("latest_version") else None,
     )
+
+
+def policy_from(message: pb.AdapterPolicy) -> AdapterPolicy:
+    """Decode an adapter's policy."""
+    return AdapterPolicy(
+        adapter=message.adapter,
+        min_replicas=message.min_replicas,
+        max_replicas=message.max_replicas,
+        pinned=message.pinned,
+        etag=message.etag,
+        update_time=time_or_none(message, "update_time"),
+    )
+
+
+def resolved_from(message: pb.ResolveAdapterResponse) -> ResolvedAdapter:
+    """Decode what a reference stood for."""
+    policy = policy_from(message.policy) if message.HasField("policy") else None
+    return ResolvedAdapter(version_from(message.version), message.revision, policy)
 
 
 def report_from(message: pb.ValidateAdapterResponse) -> ValidationReport:

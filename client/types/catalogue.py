@@ -96,6 +96,23 @@ class ResolvedAdapter:
     version: Version
     revision: int
     """Revision of the catalogue at which this held."""
+    policy: "AdapterPolicy | None" = None
+    """The adapter's; None where it goes by the defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPolicy:
+    """What an adapter's owner decided about where it may be."""
+
+    adapter: str
+    min_replicas: int
+    """Workers that share its requests out however few there are; 0 leaves it to demand."""
+    max_replicas: int
+    """Workers that its requests go to however many there are; 0 for no bound."""
+    pinned: bool
+    """Whether min_replicas workers (at least one) have `latest` in memory before anybody asks, and keep it."""
+    etag: str
+    update_time: datetime | None
 
 
 class AdapterEventKind(StrEnum):
@@ -108,6 +125,7 @@ class AdapterEventKind(StrEnum):
     TAG_DELETED = "tag_deleted"
     ADAPTER_DELETED = "adapter_deleted"
     ADAPTER_UNDELETED = "adapter_undeleted"
+    POLICY_CHANGED = "policy_changed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,8 @@ class Fleet:
 
     def should_hold(self, worker_id: WorkerId, key: Digest, policy: ReplicaPolicy) -> bool:
         """Whether a worker should have a version even if nobody asks for it: the first homes of a pinned adapter."""
-        return policy.pinned and worker_id in self.rendezvous.top(key, min(policy.min_replicas, self._most(policy)))
+        most = min(max(1, policy.min_replicas), self._most(policy))
+        return policy.pinned and worker_id in self.rendezvous.top(key, most)
 
     def spills(self, worker_id: WorkerId, key: Digest) -> bool:
         """Whether a worker is so much overloaded that this version should go elsewhere."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 class ReplicaPolicy:
     """Bounds on the homes of one adapter's versions."""
 
-    min_replicas: int = 1
-    """Homes it has however little it is wanted."""
+    min_replicas: int = 0
+    """Homes it has however little it is wanted; a version that is wanted has one in any case."""
     max_replicas: int | None = None
     """Workers that it may be on however much it is wanted; None for as many as there are."""
     pinned: bool = False
-    """Whether its homes load it before anyone asks, and never evict it."""
+    """Whether as many homes, at least one, load it before anyone asks, and keep it in memory."""
 
     def __post_init__(self) -> None:
-        assert self.min_replicas >= 1, self
-        assert self.max_replicas is None or self.max_replicas >= self.min_replicas, self
+        assert self.min_replicas >= 0, self
+        assert self.max_replicas is None or self.max_replicas >= max(1, self.min_replicas), self
 
 
 DEFAULT_REPLICA_POLICY = ReplicaPolicy()

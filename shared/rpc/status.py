@@ -46,6 +46,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.AdapterNotFoundError, Code.NOT_FOUND, "ADAPTER_NOT_FOUND"),
     StatusRow(errors.TagNotFoundError, Code.NOT_FOUND, "TAG_NOT_FOUND"),
     StatusRow(errors.VersionNotFoundError, Code.NOT_FOUND, "VERSION_NOT_FOUND"),
+    StatusRow(errors.PolicyNotFoundError, Code.NOT_FOUND, "POLICY_NOT_FOUND"),
     StatusRow(errors.BlobNotFoundError, Code.NOT_FOUND, "BLOB_NOT_FOUND"),
     StatusRow(errors.BaseModelNotFoundError, Code.NOT_FOUND, "BASE_MODEL_NOT_FOUND"),
     StatusRow(errors.SourceNotFoundError, Code.NOT_FOUND, "SOURCE_NOT_FOUND"),

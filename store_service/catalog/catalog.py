@@ -9,6 +9,7 @@ from store_service.catalog.records import (
     AdapterRecord,
     Event,
     NewVersion,
+    Resolution,
     TagRecord,
     VersionRecord,
     WeightsUse,
@@ -56,8 +57,8 @@ class Catalog(Protocol):
         Raises AdapterNotFoundError.
         """
 
-    def resolve(self, tenant: TenantId, reference: Reference) -> tuple[VersionRecord, int]:
-        """The version that a reference stands for, and the revision.
+    def resolve(self, tenant: TenantId, reference: Reference) -> Resolution:
+        """What a reference stands for now.
 
         Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError.
         """

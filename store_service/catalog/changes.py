@@ -1,19 +1,33 @@
 """A tenant's changes: each at the next revision, written in the transaction that makes it."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
+from store_service.catalog.database import writing
 from store_service.catalog.records import EventKind
 from store_service.catalog.tables import adapters, events, tenants
 
 KEPT_EVENTS = 100_000
 """How many of a tenant's last events can be watched from."""
 TRIM_EVERY = 1_000
+
+OnChange = Callable[[TenantId], None]
+"""Hears that a tenant's adapters changed, once that is durable."""
+
+
+@contextmanager
+def changing(engine: Engine, tenant: TenantId, on_change: OnChange) -> "Iterator[tuple[Connection, Change]]":
+    """A tenant's turn at changing its adapters, announced once it is durable."""
+    with writing(engine) as connection:
+        yield connection, Change(connection, tenant)
+    on_change(tenant)
 
 
 class Change:

@@ -37,6 +37,20 @@ def tag_checksum(adapter: Any, row: Any, digest: str) -> str:
     return _checksum("tag", adapter.tenant, adapter.name, row.name, digest, row.revision, row.update_time_s)
 
 
+def policy_checksum(adapter: Any, row: Any) -> str:
+    """Of an adapter's policy."""
+    return _checksum(
+        "policy",
+        adapter.tenant,
+        adapter.name,
+        row.min_replicas,
+        row.max_replicas,
+        row.pinned,
+        row.revision,
+        row.update_time_s,
+    )
+
+
 def base_model_checksum(row: Any) -> str:
     """Of a base model with its modules."""
     return _checksum(

@@ -6,6 +6,7 @@ from enum import StrEnum
 from shared.base_spec import BaseSpec
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import Manifest
+from shared.placement.replica_policy import ReplicaPolicy
 
 PINNED_LABEL = ("hotslot.pinned", "true")
 """On an adapter: the weights of its versions stay on the store's local disk."""
@@ -45,6 +46,36 @@ class VersionRecord:
     config_json: str
     create_time_s: float
     tags: tuple[TagName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """What an adapter's owner decided about where it may be."""
+
+    adapter: AdapterName
+    policy: ReplicaPolicy
+    etag: str
+    update_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedVersion:
+    """What `latest` points at of an adapter that is pinned."""
+
+    tenant: TenantId
+    digest: Digest
+    record: PolicyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a reference stood for."""
+
+    version: VersionRecord
+    policy: PolicyRecord | None
+    """The adapter's; None where it goes by the defaults."""
+    revision: int
+    """Of the tenant's catalog, when this held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +123,7 @@ class EventKind(StrEnum):
     TAG_DELETED = "tag_deleted"
     ADAPTER_DELETED = "adapter_deleted"
     ADAPTER_UNDELETED = "adapter_undeleted"
+    POLICY_CHANGED = "policy_changed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,7 @@
 """Adapters, versions and tags in a relational database. Every public method is one transaction."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, exists, func, or_, select, tuple_
@@ -19,8 +18,9 @@ from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import parse_manifest
 from shared.references import Reference
 from store_service.catalog import reads, writes
-from store_service.catalog.changes import Change
+from store_service.catalog.changes import Change, OnChange, changing
 from store_service.catalog.database import reading, writing
+from store_service.catalog.policies import policy_of
 from store_service.catalog.records import (
     PINNED_LABEL,
     AdapterFilter,
@@ -28,6 +28,7 @@ from store_service.catalog.records import (
     Event,
     EventKind,
     NewVersion,
+    Resolution,
     TagRecord,
     VersionRecord,
     WeightsUse,
@@ -38,16 +39,12 @@ from store_service.catalog.tables import adapters, events, labels, tags, tenants
 class SqlCatalog:
     """The catalog over a SQLAlchemy engine."""
 
-    def __init__(self, engine: Engine, on_change: Callable[[TenantId], None] = lambda tenant: None) -> None:
+    def __init__(self, engine: Engine, on_change: OnChange = lambda tenant: None) -> None:
         self._engine = engine
         self._on_change = on_change
 
-    @contextmanager
-    def _changing(self, tenant: TenantId) -> Iterator[tuple[Connection, Change]]:
-        """A tenant's turn at changing its adapters, announced once it is durable."""
-        with writing(self._engine) as connection:
-            yield connection, Change(connection, tenant)
-        self._on_change(tenant)
+    def _changing(self, tenant: TenantId) -> AbstractContextManager[tuple[Connection, Change]]:
+        return changing(self._engine, tenant, self._on_change)
 
     def create_version(
         self,
@@ -116,7 +113,7 @@ class SqlCatalog:
             records = reads.version_records(connection, adapter, rows)
             return [(row.id, record) for row, record in zip(rows, records, strict=True)]
 
-    def resolve(self, tenant: TenantId, reference: Reference) -> tuple[VersionRecord, int]:
+    def resolve(self, tenant: TenantId, reference: Reference) -> Resolution:
         """Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError."""
         with reading(self._engine) as connection:
             adapter = reads.live_adapter(connection, tenant, reference.name)
@@ -128,7 +125,11 @@ class SqlCatalog:
                 if tag is None:
                     raise TagNotFoundError(reference.name, reference.tag)
                 row = reads.version_row(connection, adapter, tag.version_digest)
-            return reads.version_record(connection, adapter, row), reads.revision_of(connection, tenant)
+            return Resolution(
+                reads.version_record(connection, adapter, row),
+                policy_of(connection, adapter),
+                reads.revision_of(connection, tenant),
+            )
 
     def set_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, digest: Digest, *, etag: str) -> TagRecord:
         """Raises AdapterNotFoundError, VersionNotFoundError, EtagMismatchError."""

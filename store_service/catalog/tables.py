@@ -6,6 +6,7 @@ The `checksum` columns are explained in `store_service.catalog.checksums`.
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Double,
     ForeignKey,
@@ -120,6 +121,18 @@ tags = Table(
     Column("revision", BigInteger, nullable=False),
     Column("update_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False, server_default=""),
+)
+
+adapter_policies = Table(
+    "adapter_policies",
+    metadata,
+    Column("adapter_id", RowId, ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("min_replicas", Integer, nullable=False),
+    Column("max_replicas", Integer, nullable=True),
+    Column("pinned", Boolean, nullable=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("update_time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False),
 )
 
 events = Table(

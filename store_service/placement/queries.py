@@ -17,6 +17,7 @@ from shared.errors import (
 )
 from shared.ids import Digest, TenantId, parse_digest
 from shared.placement.policy import Candidate
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.references import Reference
 from store_service.placement.fleets import FleetCache
 
@@ -26,14 +27,20 @@ MAX_ADAPTERS = 64
 _DIGEST_PREFIX = "sha256:"
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What placement needs to know of an adapter that is asked for."""
+
+    digest: Digest
+    base_model_digest: Digest
+    policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
+
+
 class Resolver(Protocol):
     """What a reference stands for; the catalogue answers."""
 
-    async def resolve(self, tenant: TenantId, reference: Reference) -> tuple[Digest, Digest]:
-        """The version's digest and its base model's digest.
-
-        Raises AdapterNotFoundError, TagNotFoundError or VersionNotFoundError.
-        """
+    async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
+        """Raises AdapterNotFoundError, TagNotFoundError or VersionNotFoundError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +74,15 @@ class PlacementQueries:
         if problems:
             raise InvalidRequestError(problems)
         resolved = [await self._resolver.resolve(tenant, reference) for reference in references]
-        pool = await self._pool(references, [base for _, base in resolved], base_model)
-        digests = tuple(digest for digest, _ in resolved)
+        pool = await self._pool(references, [wanted.base_model_digest for wanted in resolved], base_model)
+        digests = tuple(wanted.digest for wanted in resolved)
         picture = await self._fleets.picture(pool)
         candidates = picture.fleet.pick(
             digests,
             await self._directory.placements(pool, digests),
             count=max_workers or DEFAULT_CANDIDATES,
             turn=next(self._turns),
+            policy=resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY,
         )
         if not candidates:
             raise NoWorkersError(

@@ -10,11 +10,12 @@ from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from shared.references import parse_name, parse_reference, parse_tag
 from shared.rpc.tenant import tenant_of
 from store_service.catalog.epochs import Epochs
+from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter
 from store_service.imports.importer import Importer
 from store_service.offload import Offload
 from store_service.registry import Publication, Registry
-from store_service.rpc import converters
+from store_service.rpc import converters, policies_convert
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.sources.sources import Sources
 from store_service.watch import ChangeSignal, watch
@@ -34,6 +35,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         admission: Offload,
         signal: ChangeSignal,
         epochs: Epochs,
+        policies: Policies,
         *,
         delete_grace_s: float,
     ) -> None:
@@ -46,6 +48,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._admission = admission
         self._signal = signal
         self._epochs = epochs
+        self._policies = policies
         self._delete_grace_s = delete_grace_s
 
     async def ImportAdapter(
@@ -141,8 +144,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         tenant = tenant_of(context)
 
         def answer() -> pb.ResolveAdapterResponse:
-            record, revision = self._registry.resolve(tenant, reference, request.base_model_digest)
-            return pb.ResolveAdapterResponse(version=converters.version_to_pb(record), revision=revision)
+            return converters.resolution_to_pb(self._registry.resolve(tenant, reference, request.base_model_digest))
 
         return await self._offload(answer)
 
@@ -180,6 +182,47 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         name, digest = parse_name(request.adapter), parse_digest(request.digest)
         await self._offload(self._catalog.delete_version, tenant_of(context), name, digest, force=request.force)
         return pb.DeleteVersionResponse()
+
+    async def SetAdapterPolicy(self, request: pb.SetAdapterPolicyRequest, context: Any) -> pb.SetAdapterPolicyResponse:
+        """See the service's definition."""
+        name, policy = parse_name(request.adapter), policies_convert.policy_of(request)
+        record = await self._offload(self._policies.set, tenant_of(context), name, policy, etag=request.etag)
+        return pb.SetAdapterPolicyResponse(policy=policies_convert.policy_to_pb(record))
+
+    async def GetAdapterPolicy(self, request: pb.GetAdapterPolicyRequest, context: Any) -> pb.GetAdapterPolicyResponse:
+        """See the service's definition."""
+        record = await self._offload(self._policies.get, tenant_of(context), parse_name(request.adapter))
+        return pb.GetAdapterPolicyResponse(policy=policies_convert.policy_to_pb(record))
+
+    async def ListAdapterPolicies(
+        self, request: pb.ListAdapterPoliciesRequest, context: Any
+    ) -> pb.ListAdapterPoliciesResponse:
+        """See the service's definition."""
+        limit = page_size_of(request.page_size)
+        (after,) = decode_token(request.page_token, ("policies",), ("",))
+        found = await self._offload(self._policies.of_tenant, tenant_of(context), limit=limit, after=str(after))
+        page, more = fitting(map(policies_convert.policy_to_pb, found), limit)
+        token = encode_token(("policies",), (page[-1].adapter,)) if more else ""
+        return pb.ListAdapterPoliciesResponse(policies=page, next_page_token=token)
+
+    async def DeleteAdapterPolicy(
+        self, request: pb.DeleteAdapterPolicyRequest, context: Any
+    ) -> pb.DeleteAdapterPolicyResponse:
+        """See the service's definition."""
+        name = parse_name(request.adapter)
+        await self._offload(self._policies.delete, tenant_of(context), name, etag=request.etag)
+        return pb.DeleteAdapterPolicyResponse()
+
+    async def ListPinnedVersions(
+        self, request: pb.ListPinnedVersionsRequest, context: Any
+    ) -> pb.ListPinnedVersionsResponse:
+        """See the service's definition."""
+        limit, base = page_size_of(request.page_size), parse_digest(request.base_model_digest)
+        tenant, name = decode_token(request.page_token, ("pinned", base), ("", ""))
+        found = await self._offload(self._policies.pinned_for, base, limit=limit, after=(str(tenant), str(name)))
+        page, more = fitting(map(policies_convert.pinned_to_pb, found), limit)
+        token = encode_token(("pinned", base), (page[-1].tenant, page[-1].policy.adapter)) if more else ""
+        return pb.ListPinnedVersionsResponse(versions=page, next_page_token=token)
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Any

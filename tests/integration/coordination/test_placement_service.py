@@ -24,13 +24,15 @@ from shared.errors import (
     NoWorkersError,
     RevisionCompactedError,
 )
-from shared.ids import Digest, TenantId
+from shared.ids import TenantId
 from shared.pb.hotslot.placement.v1 import placement_pb2 as pb
 from shared.pb.hotslot.placement.v1 import placement_pb2_grpc
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.references import Reference
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import ServerOptions, serve, service
 from shared.rpc.status import from_rpc_error
+from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
 
@@ -39,13 +41,14 @@ OTHER_POOL = digest(999)
 
 
 class TableResolver:
-    """A catalogue: `a<n>` is version n of the default pool, `x<n>` of another one."""
+    """A catalogue: `a<n>` is version n of the default pool, `x<n>` of another one; number 77 may be on one worker."""
 
-    async def resolve(self, tenant: TenantId, reference: Reference) -> tuple[Digest, Digest]:
+    async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
         name = str(reference.name)
         if tenant != "default" or not name[1:].isdigit():
             raise AdapterNotFoundError(name)
-        return digest(int(name[1:])), POOL if name.startswith("a") else OTHER_POOL
+        bounded = ReplicaPolicy(max_replicas=1) if name == "a77" else DEFAULT_REPLICA_POLICY
+        return Wanted(digest(int(name[1:])), POOL if name.startswith("a") else OTHER_POOL, bounded)
 
 
 @dataclass
@@ -93,6 +96,13 @@ async def test_a_pick_prefers_the_worker_that_holds_the_adapter(rig: Rig) -> Non
     assert answer.candidates[0].worker.endpoint == "w-3:50052"
     assert answer.revision > 0
     assert answer.ttl.ToMilliseconds() > 0
+
+
+async def test_a_pick_goes_by_the_policy_of_the_adapter(rig: Rig) -> None:
+    for number in range(6):
+        await joined(rig.redis, f"w-{number}", *([resident(77), resident(78)] if number == 3 else []))
+    picks = [await rig.call(rig.stub.PickWorkers(pb.PickWorkersRequest(adapters=[name]))) for name in ("a77", "a78")]
+    assert [len(pick.candidates) for pick in picks] == [1, 3]
 
 
 async def test_a_pick_for_the_base_model_goes_by_name_or_digest(rig: Rig) -> None:

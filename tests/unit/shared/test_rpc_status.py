@@ -37,6 +37,7 @@ EXAMPLES: list[HotslotError] = [
     errors.AdapterNotFoundError("acme/bot"),
     errors.TagNotFoundError("acme/bot", "v2"),
     errors.VersionNotFoundError("acme/bot", "sha256:" + "0" * 64),
+    errors.PolicyNotFoundError("acme/bot"),
     errors.BlobNotFoundError("sha256:" + "1" * 64),
     errors.BaseModelNotFoundError("org/model"),
     errors.SourceNotFoundError("no such folder", "dir:/x"),

@@ -53,7 +53,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resolved(catalog: SqlCatalog, reference: str) -> Digest:
-    return catalog.resolve(ACME, parse_reference(reference))[0].digest
+    return catalog.resolve(ACME, parse_reference(reference)).version.digest
 
 
 def versions_of(catalog: SqlCatalog, name: AdapterName) -> list[tuple[int, Digest]]:

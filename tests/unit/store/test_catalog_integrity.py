@@ -69,7 +69,7 @@ def engine(written: Path, tmp_path: Path) -> Iterator[Engine]:
 def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
     catalog = SqlCatalog(engine)
     reference = parse_reference("bot")
-    assert catalog.resolve(ACME, reference)[0].digest == new_version(0).manifest.digest
+    assert catalog.resolve(ACME, reference).version.digest == new_version(0).manifest.digest
     with engine.begin() as connection:
         for statement in change.split(";"):
             connection.execute(text(statement))

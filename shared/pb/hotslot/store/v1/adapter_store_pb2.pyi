@@ -56,6 +56,8 @@ class _AdapterEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adap
     ADAPTER_EVENT_KIND_TAG_DELETED: _AdapterEventKind.ValueType  # 4
     ADAPTER_EVENT_KIND_ADAPTER_DELETED: _AdapterEventKind.ValueType  # 5
     ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: _AdapterEventKind.ValueType  # 6
+    ADAPTER_EVENT_KIND_POLICY_CHANGED: _AdapterEventKind.ValueType  # 7
+    """Set or removed."""
 
 class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper): ...
 
@@ -66,6 +68,8 @@ ADAPTER_EVENT_KIND_TAG_MOVED: AdapterEventKind.ValueType  # 3
 ADAPTER_EVENT_KIND_TAG_DELETED: AdapterEventKind.ValueType  # 4
 ADAPTER_EVENT_KIND_ADAPTER_DELETED: AdapterEventKind.ValueType  # 5
 ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: AdapterEventKind.ValueType  # 6
+ADAPTER_EVENT_KIND_POLICY_CHANGED: AdapterEventKind.ValueType  # 7
+"""Set or removed."""
 Global___AdapterEventKind: _TypeAlias = AdapterEventKind  # noqa: Y015
 
 class _BaseModuleKind:
@@ -889,19 +893,25 @@ class ResolveAdapterResponse(_message.Message):
 
     VERSION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision of the catalogue at which this held."""
     @_builtins.property
     def version(self) -> Global___Version: ...
+    @_builtins.property
+    def policy(self) -> Global___AdapterPolicy:
+        """The adapter's policy; absent where it goes by the defaults."""
+
     def __init__(
         self,
         *,
         version: Global___Version | None = ...,
         revision: _builtins.int = ...,
+        policy: Global___AdapterPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "revision", b"revision", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1119,6 +1129,303 @@ class DeleteVersionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteVersionResponse: _TypeAlias = DeleteVersionResponse  # noqa: Y015
+
+@_typing.final
+class AdapterPolicy(_message.Message):
+    """What an adapter's owner decides about where it may be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    min_replicas: _builtins.int
+    """Workers that share its requests out however few there are; 0, the default, leaves it to demand."""
+    max_replicas: _builtins.int
+    """Workers that its requests go to however many there are; 0, the default, for no bound. While all of them are away or
+    full, others serve it: a request is never refused for this.
+    """
+    pinned: _builtins.bool
+    """Whether min_replicas workers (at least one) have what `latest` points at in memory before anybody asks, also after
+    a restart, and keep it there.
+    """
+    etag: _builtins.str
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdapterPolicy: _TypeAlias = AdapterPolicy  # noqa: Y015
+
+@_typing.final
+class SetAdapterPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    MIN_REPLICAS_FIELD_NUMBER: _builtins.int
+    MAX_REPLICAS_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    min_replicas: _builtins.int
+    """0 to 10000."""
+    max_replicas: _builtins.int
+    """0, or min_replicas to 10000."""
+    pinned: _builtins.bool
+    etag: _builtins.str
+    """When set, the policy must still have this etag."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        min_replicas: _builtins.int = ...,
+        max_replicas: _builtins.int = ...,
+        pinned: _builtins.bool = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAdapterPolicyRequest: _TypeAlias = SetAdapterPolicyRequest  # noqa: Y015
+
+@_typing.final
+class SetAdapterPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___AdapterPolicy: ...
+    def __init__(
+        self,
+        *,
+        policy: Global___AdapterPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAdapterPolicyResponse: _TypeAlias = SetAdapterPolicyResponse  # noqa: Y015
+
+@_typing.final
+class GetAdapterPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdapterPolicyRequest: _TypeAlias = GetAdapterPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetAdapterPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___AdapterPolicy: ...
+    def __init__(
+        self,
+        *,
+        policy: Global___AdapterPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetAdapterPolicyResponse: _TypeAlias = GetAdapterPolicyResponse  # noqa: Y015
+
+@_typing.final
+class ListAdapterPoliciesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most 1000; 0 means 100."""
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdapterPoliciesRequest: _TypeAlias = ListAdapterPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class ListAdapterPoliciesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICIES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterPolicy]: ...
+    def __init__(
+        self,
+        *,
+        policies: _abc.Iterable[Global___AdapterPolicy] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "policies", b"policies"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAdapterPoliciesResponse: _TypeAlias = ListAdapterPoliciesResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAdapterPolicyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    etag: _builtins.str
+    """When set, the policy must still have this etag."""
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        etag: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAdapterPolicyRequest: _TypeAlias = DeleteAdapterPolicyRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAdapterPolicyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAdapterPolicyResponse: _TypeAlias = DeleteAdapterPolicyResponse  # noqa: Y015
+
+@_typing.final
+class ListPinnedVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BASE_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most 1000; 0 means 100."""
+    page_token: _builtins.str
+    base_model_digest: _builtins.str
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        base_model_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_digest", b"base_model_digest", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPinnedVersionsRequest: _TypeAlias = ListPinnedVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListPinnedVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedVersion]: ...
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___PinnedVersion] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPinnedVersionsResponse: _TypeAlias = ListPinnedVersionsResponse  # noqa: Y015
+
+@_typing.final
+class PinnedVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    digest: _builtins.str
+    """The version that `latest` points at."""
+    @_builtins.property
+    def policy(self) -> Global___AdapterPolicy: ...
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        policy: Global___AdapterPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "policy", b"policy", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinnedVersion: _TypeAlias = PinnedVersion  # noqa: Y015
 
 @_typing.final
 class WatchAdaptersRequest(_message.Message):

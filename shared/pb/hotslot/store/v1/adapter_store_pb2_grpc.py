@@ -106,6 +106,31 @@ class AdapterStoreServiceStub:
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionResponse.FromString,
                 _registered_method=True)
+        self.SetAdapterPolicy = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/SetAdapterPolicy',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.SetAdapterPolicyRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.SetAdapterPolicyResponse.FromString,
+                _registered_method=True)
+        self.GetAdapterPolicy = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/GetAdapterPolicy',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterPolicyRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterPolicyResponse.FromString,
+                _registered_method=True)
+        self.ListAdapterPolicies = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/ListAdapterPolicies',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListAdapterPoliciesRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListAdapterPoliciesResponse.FromString,
+                _registered_method=True)
+        self.DeleteAdapterPolicy = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/DeleteAdapterPolicy',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyResponse.FromString,
+                _registered_method=True)
+        self.ListPinnedVersions = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/ListPinnedVersions',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsResponse.FromString,
+                _registered_method=True)
         self.WatchAdapters = channel.unary_stream(
                 '/hotslot.store.v1.AdapterStoreService/WatchAdapters',
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.WatchAdaptersRequest.SerializeToString,
@@ -268,6 +293,55 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetAdapterPolicy(self, request, context):
+        """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
+        with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
+        is unchanged since.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+        ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAdapterPolicy(self, request, context):
+        """The policy of an adapter.
+
+        Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND (the adapter goes by the defaults).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAdapterPolicies(self, request, context):
+        """Lists the calling tenant's policies by adapter, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAdapterPolicy(self, request, context):
+        """Removes a policy; the adapter goes by the defaults again.
+
+        Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPinnedVersions(self, request, context):
+        """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
+        `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchAdapters(self, request, context):
         """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
 
@@ -367,6 +441,31 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.DeleteVersion,
                     request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionRequest.FromString,
                     response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionResponse.SerializeToString,
+            ),
+            'SetAdapterPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAdapterPolicy,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.SetAdapterPolicyRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.SetAdapterPolicyResponse.SerializeToString,
+            ),
+            'GetAdapterPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAdapterPolicy,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterPolicyRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterPolicyResponse.SerializeToString,
+            ),
+            'ListAdapterPolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapterPolicies,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListAdapterPoliciesRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListAdapterPoliciesResponse.SerializeToString,
+            ),
+            'DeleteAdapterPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAdapterPolicy,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyResponse.SerializeToString,
+            ),
+            'ListPinnedVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPinnedVersions,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsResponse.SerializeToString,
             ),
             'WatchAdapters': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchAdapters,
@@ -725,6 +824,141 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/DeleteVersion',
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionRequest.SerializeToString,
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAdapterPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/SetAdapterPolicy',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.SetAdapterPolicyRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.SetAdapterPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAdapterPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/GetAdapterPolicy',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterPolicyRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapterPolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/ListAdapterPolicies',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListAdapterPoliciesRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListAdapterPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAdapterPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/DeleteAdapterPolicy',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPinnedVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/ListPinnedVersions',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

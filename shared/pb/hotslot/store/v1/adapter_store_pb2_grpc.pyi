@@ -122,6 +122,35 @@ class AdapterStoreServiceStub:
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION VERSION_IN_USE (names the tags).
     """
+    SetAdapterPolicy: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.SetAdapterPolicyRequest, _adapter_store_pb2.SetAdapterPolicyResponse]
+    """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
+    with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
+    is unchanged since.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+    ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+    """
+    GetAdapterPolicy: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterPolicyRequest, _adapter_store_pb2.GetAdapterPolicyResponse]
+    """The policy of an adapter.
+
+    Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND (the adapter goes by the defaults).
+    """
+    ListAdapterPolicies: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListAdapterPoliciesRequest, _adapter_store_pb2.ListAdapterPoliciesResponse]
+    """Lists the calling tenant's policies by adapter, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    DeleteAdapterPolicy: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.DeleteAdapterPolicyRequest, _adapter_store_pb2.DeleteAdapterPolicyResponse]
+    """Removes a policy; the adapter goes by the defaults again.
+
+    Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
+    """
+    ListPinnedVersions: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]
+    """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
+    `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]
     """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
 
@@ -237,6 +266,35 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     tags too.
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION VERSION_IN_USE (names the tags).
+    """
+    SetAdapterPolicy: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.SetAdapterPolicyRequest, _adapter_store_pb2.SetAdapterPolicyResponse]  # type: ignore[assignment]
+    """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
+    with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
+    is unchanged since.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+    ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+    """
+    GetAdapterPolicy: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterPolicyRequest, _adapter_store_pb2.GetAdapterPolicyResponse]  # type: ignore[assignment]
+    """The policy of an adapter.
+
+    Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND (the adapter goes by the defaults).
+    """
+    ListAdapterPolicies: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListAdapterPoliciesRequest, _adapter_store_pb2.ListAdapterPoliciesResponse]  # type: ignore[assignment]
+    """Lists the calling tenant's policies by adapter, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    DeleteAdapterPolicy: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.DeleteAdapterPolicyRequest, _adapter_store_pb2.DeleteAdapterPolicyResponse]  # type: ignore[assignment]
+    """Removes a policy; the adapter goes by the defaults again.
+
+    Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
+    """
+    ListPinnedVersions: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]  # type: ignore[assignment]
+    """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
+    `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
     WatchAdapters: _aio.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]  # type: ignore[assignment]
     """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
@@ -422,6 +480,65 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         tags too.
 
         Errors: NOT_FOUND ADAPTER_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION VERSION_IN_USE (names the tags).
+        """
+
+    @_abc_1.abstractmethod
+    def SetAdapterPolicy(
+        self,
+        request: _adapter_store_pb2.SetAdapterPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.SetAdapterPolicyResponse, _abc.Awaitable[_adapter_store_pb2.SetAdapterPolicyResponse]]:
+        """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
+        with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
+        is unchanged since.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+        ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def GetAdapterPolicy(
+        self,
+        request: _adapter_store_pb2.GetAdapterPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.GetAdapterPolicyResponse, _abc.Awaitable[_adapter_store_pb2.GetAdapterPolicyResponse]]:
+        """The policy of an adapter.
+
+        Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND (the adapter goes by the defaults).
+        """
+
+    @_abc_1.abstractmethod
+    def ListAdapterPolicies(
+        self,
+        request: _adapter_store_pb2.ListAdapterPoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.ListAdapterPoliciesResponse, _abc.Awaitable[_adapter_store_pb2.ListAdapterPoliciesResponse]]:
+        """Lists the calling tenant's policies by adapter, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAdapterPolicy(
+        self,
+        request: _adapter_store_pb2.DeleteAdapterPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.DeleteAdapterPolicyResponse, _abc.Awaitable[_adapter_store_pb2.DeleteAdapterPolicyResponse]]:
+        """Removes a policy; the adapter goes by the defaults again.
+
+        Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPinnedVersions(
+        self,
+        request: _adapter_store_pb2.ListPinnedVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.ListPinnedVersionsResponse, _abc.Awaitable[_adapter_store_pb2.ListPinnedVersionsResponse]]:
+        """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
+        `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
         """
 
     @_abc_1.abstractmethod
