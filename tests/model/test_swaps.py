@@ -6,33 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from shared.ids import Digest
 from tests.model.driver import Driver
+from tests.model.random_adapters import random_adapter
 from worker_service.engine.messages import SamplingOptions, Segment
 from worker_service.model.options import LoadedModel
-from worker_service.model.weights import HostAdapter, HostModule
+from worker_service.model.weights import HostAdapter
 
 pytestmark = pytest.mark.model
 
 NUM_SWAPS = 200
 HALF_OF_RANKS = 16
 """Of the largest adapter's: two such fit beside it."""
-
-
-def random_adapter(loaded: LoadedModel, number: int, max_rank: int | None = None) -> HostAdapter:
-    """Any rank up to the largest, any targets."""
-    rng = random.Random(number)
-    generator = torch.Generator().manual_seed(number)
-    rank = rng.randint(1, max_rank or loaded.max_rank)
-    names = rng.sample(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], rng.randint(1, 7))
-    modules = {}
-    for path, linear in loaded.runner.slot_linears.items():
-        if path.rpartition(".")[2] in names and rng.random() < 0.7:
-            a_RI = torch.randn(rank, linear.in_features, generator=generator) * 0.02
-            b_RO = torch.randn(rank, linear.out_features, generator=generator) * 0.02
-            modules[path] = HostModule(a_RI, b_RO, rng.choice([0.5, 1.0, 2.0, 3.7]))
-    size_bytes = sum(m.a_RI.nbytes + m.b_RO.nbytes for m in modules.values())
-    return HostAdapter(Digest(f"sha256:{number:064x}"), rank, size_bytes, modules)
 
 
 def test_two_hundred_swaps_recompile_nothing_and_move_nothing(

@@ -68,15 +68,32 @@ def make_adapter(base: Path, folder: Path, *, seed: int = 1, **arguments: Any) -
 
 
 class PeftOracle:
-    """The base, or a freshly loaded adapter, as PEFT computes it."""
+    """The base, or freshly loaded adapters with weights, as PEFT computes them."""
 
     def __init__(self, base: Path, adapter: Path | None = None, weight: float = 1.0) -> None:
+        self._load(base, [] if adapter is None else [(adapter, weight)])
+
+    @classmethod
+    def of_mix(cls, base: Path, mix: Sequence[tuple[Path, float]]) -> "PeftOracle":
+        """Of several adapters at once: PEFT's sum of them, each with its scaling multiplied by its weight."""
+        oracle = cls.__new__(cls)
+        oracle._load(base, mix)
+        return oracle
+
+    def _load(self, base: Path, mix: Sequence[tuple[Path, float]]) -> None:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        if adapter is not None:
-            model = PeftModel.from_pretrained(model, str(adapter))
+        weights = {f"a{index}": weight for index, (_, weight) in enumerate(mix)}
+        for name, (adapter, _) in zip(weights, mix, strict=True):
+            if name == "a0":
+                model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+            else:
+                model.load_adapter(str(adapter), adapter_name=name)
+        if mix:
+            model.base_model.set_adapter(list(weights))
         for module in model.modules():
             if isinstance(module, LoraLayer):
-                module.scaling["default"] *= weight
+                for name in module.scaling:
+                    module.scaling[name] *= weights[name]
         self._model = model.eval()
 
     @torch.no_grad()
