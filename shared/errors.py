@@ -298,7 +298,9 @@ class AdapterPinnedError(PreconditionError):
     """An unload of something pinned."""
 
     def __init__(self, reference: str) -> None:
-        super().__init__(f"adapter {reference!r} is pinned on this worker; unpin it first", reference)
+        super().__init__(
+            f"adapter {reference!r} is pinned on this worker; unpin it, or change its policy, first", reference
+        )
 
 
 class CompiledCodeMismatchError(PreconditionError):

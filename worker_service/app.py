@@ -24,6 +24,7 @@ from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service,
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.disk_tier import DiskOptions
+from worker_service.adapters.keeper import Keeper, Pool
 from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
@@ -149,7 +150,7 @@ class Start:
         engine.start()
         stack.callback(engine.stop)
         stack.push_async_callback(parts.provider.close)
-        await self._be_known(parts, ties)
+        await self._be_known(parts, ties, store, watch)
         await self.server.set_ready(True)
         log.info("ready", base_model=spec.name, digest=spec.digest, port=self.server.port)
         return ties.joining if ties is not None else None
@@ -188,7 +189,7 @@ class Start:
         self.worker.on_retire = joining.leave
         return _Ties(Directory(connection), joining, info)
 
-    async def _be_known(self, parts: Parts, ties: "_Ties | None") -> None:
+    async def _be_known(self, parts: Parts, ties: "_Ties | None", store: StoreClient, watch: CatalogWatch) -> None:
         """Watch the engine, tell others of it, and take requests."""
         health: set[asyncio.Task[None]] = set()
 
@@ -198,7 +199,10 @@ class Start:
             task.add_done_callback(health.discard)
 
         pulse = await self.stack.enter_async_context(Pulse(self.worker, parts, on_health))
+        limits = PreloadLimits(self.settings.preload_s, self.settings.host_cache_bytes // 2)
         if ties is None:
+            keeper = Keeper(store, parts.provider, watch, self.worker.worker_id, None, limits)
+            await self.stack.enter_async_context(keeper)
             self.worker.become_ready(parts)
             return
         info = described(ties.info, parts.info)
@@ -207,7 +211,9 @@ class Start:
             router = Router(FleetView(ties.directory, info, peers.retain, self.view_limits), peers)
             self.stack.push_async_callback(router.close)
             self.door.router = router
-        limits = PreloadLimits(self.settings.preload_s, self.settings.host_cache_bytes // 2)
+        pool = Pool(ties.directory, info)
+        keeper = Keeper(store, parts.provider, watch, info.worker_id, pool, limits)
+        await self.stack.enter_async_context(keeper)
         await preload(ties.directory, info, parts.provider, limits)
         self.worker.become_ready(parts)
         pulse.on_change = ties.joining.nudge

@@ -127,6 +127,7 @@ class Pulse:
         for digest, tier in tiers.items():
             tenant, reference = users.get(digest, (DEFAULT_TENANT, ""))
             name = str(parse_reference(reference).name) if reference else ""
-            pinned, demand = provider.pins.is_pinned(digest), self._meter.reported(digest)
+            pinned = provider.pins.is_pinned(digest) or bool(provider.num_keeping(digest))
+            demand = self._meter.reported(digest)
             residents.append(Resident(digest, tier, pinned, name, tenant, demand))
         return tuple(sorted(residents, key=lambda resident: resident.digest))

@@ -7,7 +7,7 @@ stale as they would be without it.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,12 +28,13 @@ MAX_RETRY_S = 15.0
 
 
 class ChangeKind(Enum):
-    """What happened to an adapter, as far as it matters for what references stand for."""
+    """What happened to an adapter, as far as it matters to workers."""
 
     TAG_MOVED = "tag_moved"
     TAG_DELETED = "tag_deleted"
     VERSION_DELETED = "version_deleted"
     ADAPTER_DELETED = "adapter_deleted"
+    POLICY_CHANGED = "policy_changed"
     OTHER = "other"
 
 
@@ -48,11 +49,11 @@ class CatalogChange:
     digest: Digest
 
     def concerns(self, reference: Reference, digest: Digest | None) -> bool:
-        """Whether it may alter what a reference stands for, which is `digest` as far as is known."""
+        """Whether it may alter what is known of a reference, which stands for `digest` as far as is known."""
         if self.adapter != reference.name:
             return False
         match self.kind:
-            case ChangeKind.ADAPTER_DELETED:
+            case ChangeKind.ADAPTER_DELETED | ChangeKind.POLICY_CHANGED:
                 return True
             case ChangeKind.VERSION_DELETED:
                 return digest is None or self.digest == digest
@@ -101,6 +102,7 @@ class CatalogWatch:
     source: ChangeSource
     follower: Follower
     max_tenants: int = MAX_TENANTS
+    on_change: Callable[[TenantId, CatalogChange], None] = lambda tenant, change: None  # after the follower
     _streams: OrderedDict[TenantId, _Stream] = field(default_factory=OrderedDict)
 
     def is_live(self, tenant: TenantId) -> bool:
@@ -135,6 +137,7 @@ class CatalogWatch:
                         if change is not None:
                             stream.revision = change.revision
                             self.follower.apply(tenant, change)
+                            self.on_change(tenant, change)
             except RevisionCompactedError as exc:
                 stream.live = False
                 log.warning("catalog_gap", tenant=tenant, why=exc.message)

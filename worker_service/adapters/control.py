@@ -114,7 +114,7 @@ class AdapterControl:
         provider = self.provider
         version = self._loaded(tenant, reference)
         digest = version.digest
-        if provider.pins.is_pinned_by(tenant, digest):
+        if provider.pins.is_pinned_by(tenant, digest) or provider.num_keeping(digest):
             raise AdapterPinnedError(str(reference))
         if not provider.seen.is_shared(tenant, digest):
             try:
@@ -180,8 +180,9 @@ class AdapterControl:
             tier = Tier.SLOT if holder.ready else Tier.LOADING
         else:
             tier = Tier.HOST
-        # A pinned version is held once more, by the pin itself.
-        users = entry.users - provider.pins.is_pinned(digest) if entry is not None else 0
+        # A pinned version is held once more, by the pin itself, and once by each policy that keeps it.
+        own = provider.pins.is_pinned(digest) + provider.num_keeping(digest)
+        users = entry.users - own if entry is not None else 0
         return Held(
             digest=digest,
             references=tuple(seen.references),
@@ -189,7 +190,7 @@ class AdapterControl:
             max_rank=seen.max_rank,
             slots=holder.slots if holder is not None else (),
             users=users,
-            pinned=provider.pins.is_pinned_by(tenant, digest),
+            pinned=provider.pins.is_pinned_by(tenant, digest) or (tenant, digest) in provider.kept,
             host_size_bytes=entry.weights.size_bytes if entry is not None else 0,
             last_used_s=seen.last_used_s,
         )

@@ -73,6 +73,8 @@ class AdapterProvider:
     disk: DiskTier | None = None
     """Where the loader's reads come from, if there is one."""
     pins: PinTable = field(default_factory=PinTable)
+    kept: set[tuple[TenantId, Digest]] = field(default_factory=set)
+    """What stays in host memory because of its adapter's policy."""
     references: ReferenceCache = field(init=False)
     _loading: TenantPlaces = field(init=False)
     seen: SeenVersions = field(init=False)
@@ -155,6 +157,24 @@ class AdapterProvider:
     def is_pinned_reference(self, version: AdapterVersion) -> bool:
         """Whether the version's reference is pinned, on this version or another."""
         return self.pins.get((version.tenant, version.reference)) is not None
+
+    async def keep(self, version: AdapterVersion) -> None:
+        """Bring a version to host memory and keep it there. Raises the loader's errors."""
+        key = (version.tenant, version.digest)
+        await self.loader.acquire(version)
+        if key in self.kept:
+            self.loader.release(version.digest)
+        self.kept.add(key)
+        self.seen.note(version, self.clock())
+
+    def stop_keeping(self, tenant: TenantId, digest: Digest) -> None:
+        """Let it be evicted again."""
+        self.kept.remove((tenant, digest))
+        self.loader.release(digest)
+
+    def num_keeping(self, digest: Digest) -> int:
+        """How many tenants' policies keep a version."""
+        return sum(kept == digest for _, kept in self.kept)
 
     async def close(self) -> None:
         """End everything that is under way."""

@@ -121,13 +121,19 @@ class ReferenceCache:
         An old answer is renewed behind the caller's back. Raises what the resolver raises when there is none.
         """
         key = (tenant, reference)
-        entry = self._entries.get(key)
-        if entry is None:
+        version = self.glance(tenant, reference)
+        if version is None:
             return await asyncio.shield(self._refresh(key))
-        if self._is_old(key, entry):
-            self._refresh(key)
         self._entries.move_to_end(key)
-        return entry.version
+        return version
+
+    def glance(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
+        """What `hint` would say, without waiting: None while nothing is known, which is then asked for."""
+        key = (tenant, reference)
+        entry = self._entries.get(key)
+        if entry is None or self._is_old(key, entry):
+            self._refresh(key)
+        return entry.version if entry is not None else None
 
     async def ask(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """What the store says now, whatever is cached; nothing flips. Raises what the resolver raises."""
@@ -174,11 +180,16 @@ class ReferenceCache:
                 continue
             if key in self._refreshes:
                 self._overtaken.add(key)
-            if change.kind is not ChangeKind.TAG_MOVED:
-                self._drop(key)
-            elif entry is not None and entry.version.digest != change.digest:
-                entry.confirmed = False
-                self._refresh(key)
+            match change.kind:
+                case ChangeKind.POLICY_CHANGED:
+                    if entry is not None:
+                        self._refresh(key)
+                case ChangeKind.TAG_MOVED:
+                    if entry is not None and entry.version.digest != change.digest:
+                        entry.confirmed = False
+                        self._refresh(key)
+                case _:
+                    self._drop(key)
 
     async def ask_all(self, tenant: TenantId) -> int:
         """Ask again for every reference of a tenant.
@@ -241,6 +252,7 @@ class ReferenceCache:
             return self._add(key, fresh).version
         entry.checked_s, entry.confirmed = self.clock(), fresh.digest == entry.version.digest
         if fresh.digest == entry.version.digest:
+            entry.version = fresh
             self._end_swap(entry)
         elif not self.is_resident(entry.version.digest):
             self.flip(fresh)

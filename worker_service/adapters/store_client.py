@@ -27,10 +27,12 @@ from shared.errors import (
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import parse_manifest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.references import Reference
 from shared.rpc.status import from_rpc_error
 from shared.rpc.tenant import TENANT_KEY
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
+from worker_service.adapters.keeper import PinnedVersion
 from worker_service.adapters.version import AdapterVersion
 
 log = structlog.get_logger(__name__)
@@ -85,7 +87,24 @@ class StoreClient:
         if reference.digest is not None and digest != reference.digest:
             raise DigestMismatchError(f"the store's answer for {reference}", digest, reference.digest)
         manifest = parse_manifest(response.version.manifest_json, digest)
-        return AdapterVersion(tenant, reference, digest, manifest, response.revision)
+        policy = _policy_of(response.policy) if response.HasField("policy") else DEFAULT_REPLICA_POLICY
+        return AdapterVersion(tenant, reference, digest, manifest, response.revision, policy)
+
+    async def pinned(self) -> list[PinnedVersion]:
+        """What workers of this base model should hold, of all tenants. Raises StoreUnavailableError."""
+        request = adapter_store_pb2.ListPinnedVersionsRequest(base_model_digest=self._base_model_digest)
+        found: list[PinnedVersion] = []
+        while True:
+            try:
+                page = await self._adapters.ListPinnedVersions(request, timeout=self._timeouts.call_s)
+            except grpc.RpcError as exc:
+                _raise_from(exc, "listing pinned versions")
+            for it in page.versions:
+                name, digest = AdapterName(it.policy.adapter), Digest(it.digest)
+                found.append(PinnedVersion(TenantId(it.tenant), name, digest, _policy_of(it.policy)))
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
         """None once the store follows, then a tenant's changes after a revision.
@@ -218,11 +237,16 @@ _KINDS_OF_CHANGE = {
     adapter_store_pb2.ADAPTER_EVENT_KIND_TAG_DELETED: ChangeKind.TAG_DELETED,
     adapter_store_pb2.ADAPTER_EVENT_KIND_VERSION_DELETED: ChangeKind.VERSION_DELETED,
     adapter_store_pb2.ADAPTER_EVENT_KIND_ADAPTER_DELETED: ChangeKind.ADAPTER_DELETED,
+    adapter_store_pb2.ADAPTER_EVENT_KIND_POLICY_CHANGED: ChangeKind.POLICY_CHANGED,
 }
 _KINDS = {
     ModuleKind.LINEAR: adapter_store_pb2.BASE_MODULE_KIND_LINEAR,
     ModuleKind.EMBEDDING: adapter_store_pb2.BASE_MODULE_KIND_EMBEDDING,
 }
+
+
+def _policy_of(message: adapter_store_pb2.AdapterPolicy) -> ReplicaPolicy:
+    return ReplicaPolicy(message.min_replicas, message.max_replicas or None, message.pinned)
 
 
 def _raise_from(failure: grpc.RpcError, what: str) -> NoReturn:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from shared.ids import Digest, TenantId
 from shared.manifest import Manifest
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.references import Reference
 
 
@@ -17,3 +18,5 @@ class AdapterVersion:
     manifest: Manifest
     revision: int = field(default=0, compare=False)
     """Of the tenant's catalog, when this held; 0 where that is not known."""
+    policy: ReplicaPolicy = field(default=DEFAULT_REPLICA_POLICY, compare=False)
+    """Of the adapter, at that moment."""

@@ -13,6 +13,7 @@ import structlog
 from shared.coordination.records import WorkerRecord
 from shared.errors import DrainingError, ExhaustedError, HotslotError, UnavailableError
 from shared.ids import Digest, TenantId
+from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.generation import new_request_id
@@ -53,6 +54,8 @@ class _Routed:
     call: Call
     selections: tuple[Selection, ...]
     digests: tuple[Digest, ...]
+    policy: ReplicaPolicy
+    """Of the first adapter, as far as it is known."""
 
 
 @dataclass(slots=True)
@@ -103,18 +106,21 @@ class FrontDoor:
         references = parts.provider.references
         digests = [s.reference.digest or (await references.hint(call.tenant, s.reference)).digest for s in selections]
         request = replace(request, request_id=request.request_id or new_request_id())
-        return _Routed(replace(call, request=request), selections, tuple(digests))
+        first = references.glance(call.tenant, selections[0].reference) if selections else None
+        policy = first.policy if first is not None else DEFAULT_REPLICA_POLICY
+        return _Routed(replace(call, request=request), selections, tuple(digests), policy)
 
     async def _places(self, router: Router, routed: _Routed) -> AsyncGenerator[tuple[str | None, Events], None]:
         """Where to try, in order, decided as late as possible: another worker's id, or None for this one."""
         here = self._facts(routed.digests)
-        tried = await router.before(routed.digests, here)
+        tried = await router.before(routed.digests, here, routed.policy)
         for peer in tried:
             yield peer.info.worker_id, self._there(router, peer, routed)
         if not here.takes_requests:
             return
         yield None, self._here(routed.call)
-        for peer in await router.instead(routed.digests, here, [peer.info.worker_id for peer in tried]):
+        tried_ids = [peer.info.worker_id for peer in tried]
+        for peer in await router.instead(routed.digests, here, routed.policy, tried_ids):
             yield peer.info.worker_id, self._there(router, peer, routed)
 
     def _facts(self, digests: Sequence[Digest]) -> Here:

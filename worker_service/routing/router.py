@@ -11,6 +11,7 @@ from shared.coordination.records import WorkerRecord
 from shared.errors import SourceUnavailableError, StoreUnavailableError, UnavailableError
 from shared.ids import Digest, WorkerId
 from shared.placement.policy import Candidate
+from shared.placement.replica_policy import ReplicaPolicy
 from worker_service.routing.fleet_view import FleetView
 from worker_service.routing.forwarding import Parcel, Peers, forward
 from worker_service.routing.plan import Here, before_here, instead_of_here
@@ -38,17 +39,19 @@ class Router:
         """Whose router this is."""
         return self.view.me.worker_id
 
-    async def before(self, digests: Sequence[Digest], here: Here) -> list[WorkerRecord]:
+    async def before(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[WorkerRecord]:
         """The workers to try before this one; none when the fleet is not known."""
         if here.keeps:
             return []
-        ranked = await self._ranked(digests, here)
+        ranked = await self._ranked(digests, here, policy)
         outstanding = {c.worker.info.worker_id: self._peers.users(c.worker.info.endpoint) for c in ranked}
         return before_here(ranked, here, outstanding, limit=MAX_FORWARDS)
 
-    async def instead(self, digests: Sequence[Digest], here: Here, tried: Collection[WorkerId]) -> list[WorkerRecord]:
+    async def instead(
+        self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy, tried: Collection[WorkerId]
+    ) -> list[WorkerRecord]:
         """The workers to try when this one has no room."""
-        return instead_of_here(await self._ranked(digests, here), here, tried, limit=MAX_FORWARDS)
+        return instead_of_here(await self._ranked(digests, here, policy), here, tried, limit=MAX_FORWARDS)
 
     async def forward(self, peer: WorkerRecord, parcel: Parcel) -> AsyncGenerator[bytes, None]:
         """The answer of another worker, as `forwarding.forward`."""
@@ -67,7 +70,7 @@ class Router:
         await self.view.close()
         await self._peers.close()
 
-    async def _ranked(self, digests: Sequence[Digest], here: Here) -> list[Candidate]:
+    async def _ranked(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[Candidate]:
         sight = await self.view.look(digests)
         if sight is None:
             return []
@@ -79,5 +82,5 @@ class Router:
             for digest, holders in sight.placements.items()
         }
         count = MAX_FORWARDS + 1 + len(self._avoided)
-        ranked = sight.fleet.pick(digests, placements, count=count, turn=next(self._turns))
+        ranked = sight.fleet.pick(digests, placements, count=count, turn=next(self._turns), policy=policy)
         return [candidate for candidate in ranked if candidate.worker.info.worker_id not in self._avoided]

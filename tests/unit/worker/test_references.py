@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from shared.errors import AdapterNotFoundError, HotslotError, SlotsFullError, StoreUnavailableError
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from shared.ids import DEFAULT_TENANT, Digest, TagName, TenantId, digest_of
 from shared.manifest import AdapterModule, Manifest
+from shared.placement.replica_policy import ReplicaPolicy
 from shared.references import Reference, parse_reference
 from tests.support.waiting import until
+from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits
 from worker_service.adapters.version import AdapterVersion
 
@@ -39,6 +41,7 @@ class World:
     prepare_error: HotslotError | None = None
     now_s: float = 0.0
     questions: int = 0
+    policy: ReplicaPolicy = field(default_factory=ReplicaPolicy)
     prepared: list[Digest] = field(default_factory=list)
     flips: list[tuple[Digest, Digest]] = field(default_factory=list)
 
@@ -54,7 +57,7 @@ class World:
         if (tenant, reference) not in self.tags:
             raise AdapterNotFoundError(reference.name)
         digest = self.tags[tenant, reference]
-        return AdapterVersion(tenant, reference, digest, MANIFESTS[digest])
+        return AdapterVersion(tenant, reference, digest, MANIFESTS[digest], policy=self.policy)
 
     async def prepare(self, version: AdapterVersion) -> None:
         self.prepared.append(version.digest)
@@ -238,3 +241,23 @@ async def test_the_cache_is_bounded() -> None:
         await cache.current(DEFAULT_TENANT, reference)
     kept = [reference for reference in references if cache.peek(DEFAULT_TENANT, reference) is not None]
     assert kept == references[-5:]
+
+
+async def test_a_changed_policy_is_asked_for_and_the_version_goes_on_serving() -> None:
+    world = World()
+    cache = world.cache()
+    assert (await cache.current(DEFAULT_TENANT, NAME)).policy == ReplicaPolicy()
+    world.policy = ReplicaPolicy(2, 3, pinned=True)
+    changed = CatalogChange(2, ChangeKind.POLICY_CHANGED, NAME.name, TagName(""), Digest(""))
+    cache.apply(DEFAULT_TENANT, changed)
+    assert cache.peek(DEFAULT_TENANT, NAME) is not None
+    await until(lambda: (known := cache.glance(DEFAULT_TENANT, NAME)) is not None and known.policy == world.policy)
+    assert (world.questions, world.flips) == (2, [])
+
+
+async def test_a_glance_does_not_wait_and_asks_for_what_is_not_known() -> None:
+    world = World()
+    cache = world.cache()
+    assert cache.glance(DEFAULT_TENANT, NAME) is None
+    await until(lambda: cache.peek(DEFAULT_TENANT, NAME) is not None)
+    assert world.questions == 1
