@@ -12,6 +12,7 @@ from store_service.catalog.records import (
     Resolution,
     TagRecord,
     VersionRecord,
+    VersionSummary,
     WeightsUse,
 )
 
@@ -51,7 +52,7 @@ class Catalog(Protocol):
 
     def list_versions(
         self, tenant: TenantId, name: AdapterName, *, limit: int, before: int
-    ) -> list[tuple[int, VersionRecord]]:
+    ) -> list[tuple[int, VersionSummary]]:
         """Versions, newest first, each with its position; `before` 0 means from the newest.
 
         Raises AdapterNotFoundError.

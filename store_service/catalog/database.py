@@ -86,6 +86,8 @@ def _failures_are_typed(what: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{what} cannot be used now: {exc.orig}", retry_after_s=1.0) from exc
     except json.JSONDecodeError as exc:
         raise CatalogDamagedError(f"a column of JSON cannot be read: {exc}") from exc
+    except UnicodeDecodeError as exc:  # SQLite's error quotes what it found
+        raise CatalogDamagedError(f"a text is not UTF-8: {exc}") from exc
     except SQLAlchemyError as exc:
         raise StoreUnavailableError(f"{what} cannot be used now: {exc}", retry_after_s=1.0) from exc
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,11 +12,21 @@ from shared.errors import AdapterNotFoundError, VersionNotFoundError
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import Manifest, parse_manifest
 from store_service.catalog import checksums
-from store_service.catalog.records import AdapterRecord, Event, EventKind, TagRecord, VersionRecord, WeightsUse
+from store_service.catalog.records import (
+    AdapterRecord,
+    Event,
+    EventKind,
+    TagRecord,
+    VersionRecord,
+    VersionSummary,
+    WeightsUse,
+)
 from store_service.catalog.tables import adapters, labels, tags, tenants, versions
 
 MAX_PARSED = 64
 """Manifests of several hundred modules take a tenth of a megabyte and a millisecond each."""
+SUMMARY_COLUMNS = tuple(column for column in versions.c if column.name not in ("manifest_json", "config_json"))
+"""Of a version, without what is large."""
 
 
 def etag_of(revision: int) -> str:
@@ -73,17 +84,23 @@ def version_row(connection: Connection, adapter: Row[Any], digest: Digest) -> Ro
 
 def version_record(connection: Connection, adapter: Row[Any], row: Row[Any]) -> VersionRecord:
     """A version with the tags that point at it."""
-    return version_records(connection, adapter, [row])[0]
+    return _version(adapter, row, _tag_names(connection, adapter, [row])[row.id])
 
 
-def version_records(connection: Connection, adapter: Row[Any], rows: Sequence[Row[Any]]) -> list[VersionRecord]:
-    """Versions of one adapter, with their tags."""
+def version_summaries(connection: Connection, adapter: Row[Any], rows: Sequence[Row[Any]]) -> list[VersionSummary]:
+    """Versions of one adapter, of which the rows hold SUMMARY_COLUMNS, with their tags."""
+    pointing = _tag_names(connection, adapter, rows)
+    return [_summary(adapter, row, pointing[row.id]) for row in rows]
+
+
+def _tag_names(connection: Connection, adapter: Row[Any], rows: Sequence[Row[Any]]) -> dict[int, list[TagName]]:
+    """The tags that point at versions, by the versions' ids."""
     pointing: dict[int, list[TagName]] = defaultdict(list)
     digest_of = {row.id: Digest(row.digest) for row in rows}
     for tag in connection.execute(select(tags).where(tags.c.version_id.in_(digest_of)).order_by(tags.c.name)):
         checked_tag(adapter, tag, digest_of[tag.version_id])
         pointing[tag.version_id].append(TagName(tag.name))
-    return [_version(adapter, row, pointing[row.id]) for row in rows]
+    return pointing
 
 
 def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[AdapterRecord]:
@@ -113,7 +130,9 @@ def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ad
     )
     newest_of = {
         row.adapter_id: row
-        for row in connection.execute(select(versions, newest.c.count).join(newest, newest.c.id == versions.c.id))
+        for row in connection.execute(
+            select(*SUMMARY_COLUMNS, newest.c.count).join(newest, newest.c.id == versions.c.id)
+        )
     }
     records = []
     for row in rows:
@@ -130,7 +149,7 @@ def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ad
                 delete_time_s=row.delete_time_s,
                 purge_time_s=row.purge_time_s,
                 tags=tuple(tag for _, tag in tags_of[row.id]),
-                latest_version=_version(row, version, pointing) if version is not None else None,
+                newest=_summary(row, version, pointing) if version is not None else None,
             )
         )
     return records
@@ -139,7 +158,11 @@ def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ad
 def adapter_record(connection: Connection, row: Row[Any]) -> AdapterRecord:
     """One adapter as it is now, whatever its row said before."""
     fresh = connection.execute(select(adapters).where(adapters.c.id == row.id)).one()
-    return adapter_records(connection, [fresh])[0]
+    record = adapter_records(connection, [fresh])[0]
+    if record.newest is None:
+        return record
+    newest = version_row(connection, fresh, record.newest.digest)
+    return replace(record, latest_version=_version(fresh, newest, record.newest.tags))
 
 
 def event(row: Row[Any]) -> Event:
@@ -152,7 +175,7 @@ def event(row: Row[Any]) -> Event:
 
 def weights_use(row: Any) -> WeightsUse:
     """A version with its adapter's `tenant`, `name`, and whether it `is_pinned`."""
-    checksums.check(row, checksums.version_checksum(row, row), f"version {row.digest} of {row.name!r}")
+    checked_version(row, row)
     return WeightsUse(
         TenantId(row.tenant),
         Digest(row.weights_digest),
@@ -162,9 +185,32 @@ def weights_use(row: Any) -> WeightsUse:
     )
 
 
+def checked_version(adapter: Row[Any], row: Row[Any]) -> Row[Any]:
+    """The row again; raises CatalogDamagedError when it is not what was written. The adapter's row may be the same."""
+    checksums.check(row, checksums.version_checksum(adapter, row), f"version {row.digest} of {adapter.name!r}")
+    return row
+
+
+def _summary(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> VersionSummary:
+    checked_version(adapter, row)
+    return VersionSummary(
+        adapter=AdapterName(adapter.name),
+        digest=Digest(row.digest),
+        base_model=row.base_model,
+        base_model_digest=Digest(row.base_model_digest),
+        weights_digest=Digest(row.weights_digest),
+        weights_size_bytes=row.weights_size_bytes,
+        max_rank=row.max_rank,
+        dtype=row.dtype,
+        source=row.source,
+        create_time_s=row.create_time_s,
+        tags=tuple(tag_names),
+    )
+
+
 def _version(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> VersionRecord:
     """Raises DigestMismatchError when the stored manifest is not what its digest says any more."""
-    checksums.check(row, checksums.version_checksum(adapter, row), f"version {row.digest} of {adapter.name!r}")
+    checked_version(adapter, row)
     return VersionRecord(
         adapter=AdapterName(adapter.name),
         digest=Digest(row.digest),

@@ -35,6 +35,23 @@ class NewVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionSummary:
+    """What listings tell of a version: everything that does not take its manifest."""
+
+    adapter: AdapterName
+    digest: Digest
+    base_model: str
+    base_model_digest: Digest
+    weights_digest: Digest
+    weights_size_bytes: int
+    max_rank: int
+    dtype: str
+    source: str
+    create_time_s: float
+    tags: tuple[TagName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class VersionRecord:
     """A version of an adapter."""
 
@@ -103,7 +120,9 @@ class AdapterRecord:
     delete_time_s: float | None = None
     purge_time_s: float | None = None
     tags: tuple[TagRecord, ...] = ()
+    newest: VersionSummary | None = None
     latest_version: VersionRecord | None = None
+    """The newest one in full, where a single adapter was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

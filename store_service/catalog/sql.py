@@ -15,7 +15,6 @@ from shared.errors import (
     VersionInUseError,
 )
 from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.manifest import parse_manifest
 from shared.references import Reference
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import Change, OnChange, changing
@@ -31,6 +30,7 @@ from store_service.catalog.records import (
     Resolution,
     TagRecord,
     VersionRecord,
+    VersionSummary,
     WeightsUse,
 )
 from store_service.catalog.tables import adapters, events, labels, tags, tenants, versions
@@ -102,15 +102,15 @@ class SqlCatalog:
 
     def list_versions(
         self, tenant: TenantId, name: AdapterName, *, limit: int, before: int
-    ) -> list[tuple[int, VersionRecord]]:
+    ) -> list[tuple[int, VersionSummary]]:
         """Versions, newest first, each with its position; raises AdapterNotFoundError."""
         with reading(self._engine) as connection:
             adapter = reads.live_adapter(connection, tenant, name)
-            query = select(versions).where(versions.c.adapter_id == adapter.id)
+            query = select(*reads.SUMMARY_COLUMNS).where(versions.c.adapter_id == adapter.id)
             if before:
                 query = query.where(versions.c.id < before)
             rows = connection.execute(query.order_by(versions.c.id.desc()).limit(limit)).all()
-            records = reads.version_records(connection, adapter, rows)
+            records = reads.version_summaries(connection, adapter, rows)
             return [(row.id, record) for row, record in zip(rows, records, strict=True)]
 
     def resolve(self, tenant: TenantId, reference: Reference) -> Resolution:
@@ -205,7 +205,7 @@ class SqlCatalog:
     def weights_size_bytes(self, tenant: TenantId, digest: Digest) -> int | None:
         """The size of a weights blob; None where no version of an adapter that is not deleted has it."""
         query = (
-            select(versions.c.digest, versions.c.manifest_json)
+            select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name)
             .join(adapters, adapters.c.id == versions.c.adapter_id)
             .where(
                 versions.c.weights_digest == digest,
@@ -216,17 +216,14 @@ class SqlCatalog:
         )
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
-        return parse_manifest(row.manifest_json, Digest(row.digest)).weights_size_bytes if row is not None else None
+        return int(reads.checked_version(row, row).weights_size_bytes) if row is not None else None
 
     def weights_uses(self, of: tuple[TenantId, Digest] | None = None) -> list[WeightsUse]:
         """All versions by their weights, or those of one blob, newest first; deleted adapters' included."""
         key, value = PINNED_LABEL
         is_pinned = exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
-        columns: list[Any] = [
-            column for column in versions.c if column not in (versions.c.manifest_json, versions.c.config_json)
-        ]
         query = (
-            select(*columns, adapters.c.tenant, adapters.c.name, is_pinned.label("is_pinned"))
+            select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name, is_pinned.label("is_pinned"))
             .join(adapters, adapters.c.id == versions.c.adapter_id)
             .order_by(versions.c.id.desc())
         )

@@ -105,12 +105,16 @@ versions = Table(
     Column("base_model", String(512), nullable=False),
     Column("base_model_digest", String(71), nullable=False),
     Column("weights_digest", String(71), nullable=False, index=True),
+    Column("weights_size_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("max_rank", Integer, nullable=False, server_default="0"),
+    Column("dtype", String(8), nullable=False, server_default=""),
     Column("source", Text, nullable=False),
     Column("config_json", Text, nullable=False),
     Column("create_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False, server_default=""),
     UniqueConstraint("adapter_id", "digest"),
 )
+"""`weights_size_bytes`, `max_rank` and `dtype` are the manifest's, so that listings need not parse it."""
 
 tags = Table(
     "tags",

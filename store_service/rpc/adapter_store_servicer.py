@@ -132,7 +132,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
 
         def answer() -> pb.ListVersionsResponse:
-            page, more = fitting((converters.version_to_pb(record) for _, record in found), limit)
+            page, more = fitting((converters.version_summary_to_pb(record) for _, record in found), limit)
             token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
             return pb.ListVersionsResponse(versions=page, next_page_token=token)
 

@@ -18,6 +18,7 @@ from store_service.catalog.records import (
     Resolution,
     TagRecord,
     VersionRecord,
+    VersionSummary,
 )
 from store_service.imports.progress import Progress, Stage
 from store_service.rpc.policies_convert import policy_to_pb
@@ -185,12 +186,18 @@ def _manifest_to_pb(manifest: Manifest) -> pb.Manifest:
 
 def version_to_pb(record: VersionRecord) -> pb.Version:
     """A version with its manifest's canonical bytes."""
-    version = version_summary_to_pb(record)
     manifest, manifest_json = _encoded(record.manifest)
-    version.manifest.CopyFrom(manifest)
-    version.manifest_json = manifest_json
-    version.config_json = record.config_json
-    return version
+    return pb.Version(
+        adapter=record.adapter,
+        digest=record.digest,
+        manifest=manifest,
+        manifest_json=manifest_json,
+        source=record.source,
+        create_time=to_timestamp(record.create_time_s),
+        tags=record.tags,
+        base_model=record.base_model,
+        config_json=record.config_json,
+    )
 
 
 def resolution_to_pb(resolution: Resolution) -> pb.ResolveAdapterResponse:
@@ -202,18 +209,17 @@ def resolution_to_pb(resolution: Resolution) -> pb.ResolveAdapterResponse:
     )
 
 
-def version_summary_to_pb(record: VersionRecord) -> pb.Version:
+def version_summary_to_pb(record: VersionSummary) -> pb.Version:
     """A version for listings: without its modules, their canonical bytes and the config."""
-    manifest = record.manifest
     return pb.Version(
         adapter=record.adapter,
         digest=record.digest,
         manifest=pb.Manifest(
-            base_model_digest=manifest.base_model_digest,
-            weights_digest=manifest.weights_digest,
-            weights_size_bytes=manifest.weights_size_bytes,
-            max_rank=manifest.max_rank,
-            dtype=manifest.dtype,
+            base_model_digest=record.base_model_digest,
+            weights_digest=record.weights_digest,
+            weights_size_bytes=record.weights_size_bytes,
+            max_rank=record.max_rank,
+            dtype=record.dtype,
         ),
         source=record.source,
         create_time=to_timestamp(record.create_time_s),
@@ -254,8 +260,8 @@ def adapter_summary_to_pb(record: AdapterRecord) -> pb.Adapter:
     if record.delete_time_s is not None and record.purge_time_s is not None:
         message.delete_time.CopyFrom(to_timestamp(record.delete_time_s))
         message.purge_time.CopyFrom(to_timestamp(record.purge_time_s))
-    if record.latest_version is not None:
-        message.latest_version.CopyFrom(version_summary_to_pb(record.latest_version))
+    if record.newest is not None:
+        message.latest_version.CopyFrom(version_summary_to_pb(record.newest))
     return message
 
 

@@ -230,6 +230,17 @@ def test_an_adapter_shows_tags_labels_and_its_newest_version(catalog: SqlCatalog
     assert adapter.latest_version == newest
 
 
+def test_listings_tell_what_the_manifest_says(catalog: SqlCatalog) -> None:
+    record, _ = create(catalog, 7)
+    ((_, listed),), _ = catalog.list_adapters(ACME, AdapterFilter(), limit=9, after=("", 0))
+    ((_, version),) = catalog.list_versions(ACME, BOT, limit=9, before=0)
+    manifest = record.manifest
+    assert listed.newest == version
+    assert (version.weights_digest, version.base_model_digest) == (manifest.weights_digest, manifest.base_model_digest)
+    assert (version.weights_size_bytes, version.max_rank, version.dtype) == (7, manifest.max_rank, manifest.dtype)
+    assert (version.digest, version.tags, version.create_time_s) == (record.digest, (LATEST,), record.create_time_s)
+
+
 def test_versions_are_listed_newest_first_page_by_page(catalog: SqlCatalog) -> None:
     digests = [create(catalog, number)[0].digest for number in range(5)]
     first = catalog.list_versions(ACME, BOT, limit=3, before=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, inspect, text
 
 from shared.errors import CatalogDamagedError
 from shared.ids import AdapterName, Digest, TagName, TenantId
@@ -61,6 +61,9 @@ def engine(written: Path, tmp_path: Path) -> Iterator[Engine]:
         "UPDATE versions SET weights_digest = 'sha256:00'",
         "UPDATE versions SET source = 'hf:evil/bot@0123456789012345678901234567890123456789'",
         "UPDATE versions SET base_model_digest = 'sha256:00'",
+        "UPDATE versions SET max_rank = 1",
+        "UPDATE versions SET weights_size_bytes = 1",
+        "UPDATE versions SET dtype = 'BF16'",
         "UPDATE adapters SET create_time_s = 0",
         "UPDATE adapters SET name = 'swapped' WHERE id = 1; UPDATE adapters SET name = 'bot' WHERE id = 2",
         "UPDATE tags SET checksum = ''",
@@ -100,22 +103,52 @@ def test_weights_whose_row_changed_are_not_taken_for_garbage(engine: Engine) -> 
         SqlCatalog(engine).referenced_weights()
 
 
-def test_what_was_there_before_checksums_gets_them(engine: Engine, tmp_path: Path) -> None:
+@pytest.fixture
+def old(engine: Engine, tmp_path: Path) -> Iterator[Engine]:
+    """The same catalog as the first schema had it."""
     old = create_engine(f"sqlite:///{tmp_path / 'old.sqlite3'}")
     with old.begin() as target, engine.connect() as source:
         command.upgrade(migration_config(target), "0001")
         for table in ("tenants", "base_models", "adapters", "versions", "tags", "events"):
+            known = {column["name"] for column in inspect(target).get_columns(table)}
             for row in source.execute(text(f"SELECT * FROM {table}")).mappings():
-                values = {name: value for name, value in row.items() if name != "checksum"}
+                values = {name: value for name, value in row.items() if name in known}
                 names = ", ".join(f":{name}" for name in values)
                 target.execute(text(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({names})"), values)
+    yield old
     old.dispose()
+
+
+def test_what_was_there_before_checksums_gets_them(engine: Engine, old: Engine, tmp_path: Path) -> None:
     upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
     before, after = SqlCatalog(engine), SqlCatalog(upgraded)
     for name in ("bot:latest", "bot:stable", "other"):
         reference = parse_reference(name)
         assert after.resolve(ACME, reference) == before.resolve(ACME, reference)
+    for name in ("bot", "other"):
+        versions = after.list_versions(ACME, AdapterName(name), limit=9, before=0)
+        assert versions == before.list_versions(ACME, AdapterName(name), limit=9, before=0)
+        assert [version.weights_size_bytes for _, version in versions] == [10, 10]
     assert after.events_after(ACME, 0, limit=100) == before.events_after(ACME, 0, limit=100)
     assert SqlBaseModels(upgraded).get(SPEC.name) == SqlBaseModels(engine).get(SPEC.name)
     assert catalog_id(upgraded) != catalog_id(engine)
+    upgraded.dispose()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "manifest_json = CAST(replace(manifest_json, 'F32', 'F16') AS BLOB)",
+        "manifest_json = 'text'",
+        "source = 'dir:/elsewhere'",
+    ],
+)
+def test_an_upgrade_does_not_make_a_damaged_version_good(old: Engine, tmp_path: Path, change: str) -> None:
+    with old.begin() as connection:
+        command.upgrade(migration_config(connection), "0004")
+        connection.execute(text(f"UPDATE versions SET {change} WHERE id = 1"))
+    upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    with pytest.raises(CatalogDamagedError):
+        SqlCatalog(upgraded).list_versions(ACME, AdapterName("bot"), limit=9, before=0)
+    assert len(SqlCatalog(upgraded).list_versions(ACME, AdapterName("other"), limit=9, before=0)) == 2
     upgraded.dispose()

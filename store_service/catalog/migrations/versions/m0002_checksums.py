@@ -1,6 +1,8 @@
 """Checksums for the rows that decide what a name stands for, and a name for the catalog itself."""
 
+import hashlib
 import secrets
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +13,22 @@ revision = "0002"
 down_revision = "0001"
 
 TABLES = ("adapters", "versions", "tags", "base_models", "events")
+
+
+def version_checksum(adapter: Any, row: Any) -> str:
+    """Of a version of an adapter, as it was until summaries came into its row."""
+    values = (
+        "version",
+        adapter.tenant,
+        adapter.name,
+        row.digest,
+        row.weights_digest,
+        row.base_model,
+        row.base_model_digest,
+        row.source,
+        row.create_time_s,
+    )
+    return hashlib.sha256(repr(values).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def upgrade() -> None:
@@ -32,7 +50,7 @@ def upgrade() -> None:
     for row in adapter_of.values():
         _set(connection, adapters, [adapters.c.id == row.id], checksums.adapter_checksum(row))
     for row in version_of.values():
-        checksum = checksums.version_checksum(adapter_of[row.adapter_id], row)
+        checksum = version_checksum(adapter_of[row.adapter_id], row)
         _set(connection, versions, [versions.c.id == row.id], checksum)
     for row in connection.execute(sa.select(tags)).all():
         checksum = checksums.tag_checksum(adapter_of[row.adapter_id], row, version_of[row.version_id].digest)
