@@ -25,7 +25,9 @@ from store_service.catalog.tables import adapters, labels, tags, tenants, versio
 
 MAX_PARSED = 64
 """Manifests of several hundred modules take a tenth of a megabyte and a millisecond each."""
-SUMMARY_COLUMNS = tuple(column for column in versions.c if column.name not in ("manifest_json", "config_json"))
+SUMMARY_COLUMNS: Sequence[Any] = [
+    column for column in versions.c if column.name not in ("manifest_json", "config_json")
+]
 """Of a version, without what is large."""
 
 
@@ -185,13 +187,13 @@ def weights_use(row: Any) -> WeightsUse:
     )
 
 
-def checked_version(adapter: Row[Any], row: Row[Any]) -> Row[Any]:
+def checked_version(adapter: Any, row: Any) -> Any:
     """The row again; raises CatalogDamagedError when it is not what was written. The adapter's row may be the same."""
     checksums.check(row, checksums.version_checksum(adapter, row), f"version {row.digest} of {adapter.name!r}")
     return row
 
 
-def _summary(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> VersionSummary:
+def _summary(adapter: Any, row: Any, tag_names: Sequence[TagName]) -> VersionSummary:
     checked_version(adapter, row)
     return VersionSummary(
         adapter=AdapterName(adapter.name),

@@ -2,7 +2,6 @@
 
 import time
 from contextlib import AbstractContextManager
-from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, exists, func, or_, select, tuple_
 

@@ -47,7 +47,7 @@ def upgrade() -> None:
 def _is_whole(row: sa.Row[Any]) -> bool:
     if not isinstance(row.manifest_json, bytes) or row.checksum != version_checksum(row, row):
         return False
-    return row.digest == "sha256:" + hashlib.sha256(row.manifest_json).hexdigest()
+    return bool(row.digest == "sha256:" + hashlib.sha256(row.manifest_json).hexdigest())
 
 
 def _summary(manifest_json: bytes) -> dict[str, Any]:
