@@ -128,7 +128,11 @@ async def _drive(result: Any, context: Any) -> Any:
     if isinstance(result, AsyncGenerator):
         async with aclosing(result):
             async for message in result:
-                await context.write(message)
+                try:
+                    await context.write(message)
+                except grpc.aio.InternalError as exc:
+                    # The call is over: gRPC fails a write under way before it cancels the handler.
+                    raise asyncio.CancelledError from exc
         return None
     if inspect.isawaitable(result):
         return await result

@@ -27,6 +27,9 @@ LIVENESS = "liveness"
 READINESS = "readiness"
 RECEIVE_WINDOW_BYTES = 2**20
 """Of a stream that a client sends: fills 80 Mbit/s over 100 ms, and any local network."""
+MAX_WAITING_CALLS = 8192
+"""That arrived and were not taken by the event loop yet. Beyond it gRPC ends calls as CANCELLED, which tells callers
+nothing; by default from 1,000 on, which a loop that is short of processor time reaches within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,8 @@ def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
         # A window that does not grow bounds what is on its way when a stream is cut, and must be sent again.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", RECEIVE_WINDOW_BYTES),
+        ("grpc.server.max_pending_requests", MAX_WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_WAITING_CALLS),
         # Two servers on one port would share its connections at random.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", options.max_message_bytes),

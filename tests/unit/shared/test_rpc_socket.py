@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,7 +25,7 @@ from shared.errors import (
 )
 from shared.ids import TenantId
 from shared.rpc.channel import SAFE_TO_RETRY, ChannelOptions, open_blocking_channel, open_channel
-from shared.rpc.interceptor import CallRecord
+from shared.rpc.interceptor import CallRecord, _drive
 from shared.rpc.server import LIVENESS, READINESS, RpcServer, ServerOptions, Service, serve, stop_signal
 from shared.rpc.status import from_rpc_error
 from shared.rpc.tenant import tenant_of
@@ -156,6 +157,35 @@ async def test_every_call_shape_answers_and_raises_typed_errors(shape: str) -> N
         ]
         assert server.records[1].reason == "ADAPTER_NOT_FOUND"
         assert server.records[1].method == f"/{NAME}/{shape}"
+
+
+async def test_a_write_that_fails_because_the_caller_left_is_no_bug_of_ours() -> None:
+    closed = asyncio.Event()
+
+    async def messages() -> AsyncIterator[str]:
+        try:
+            yield "message"
+        finally:
+            closed.set()
+
+    class EndedCall:
+        async def write(self, message: str) -> None:
+            raise grpc.aio.InternalError("the batch failed")
+
+    with pytest.raises(asyncio.CancelledError):
+        await _drive(messages(), EndedCall())
+    assert closed.is_set()
+
+
+async def test_calls_that_come_while_the_loop_is_busy_wait_for_their_turn() -> None:
+    """More of them than gRPC lets wait by default: it would end those beyond 1,000 as cancelled."""
+    async with echo() as server:
+        with open_blocking_channel(server.endpoint) as channel:
+            method = channel.unary_unary(f"/{NAME}/unary_unary", StringValue.SerializeToString, StringValue.FromString)
+            calls = [method.future(StringValue(value="hello"), timeout=60) for _ in range(2500)]
+            time.sleep(0.5)  # noqa: ASYNC251 (what keeps the loop busy)
+            codes = await asyncio.to_thread(lambda: {call.code() for call in calls})
+    assert codes == {grpc.StatusCode.OK}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
