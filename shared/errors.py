@@ -61,6 +61,9 @@ Messages say what failed, which id, what was found against what was expected, an
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MAX_VIOLATIONS_IN_MESSAGE = 8
+"""Messages are logged; a checkpoint may have a thousand violations."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
@@ -146,11 +149,13 @@ class PromptTooLongError(InvalidRequestError):
 
 
 class InvalidAdapterError(HotslotError):
-    """A checkpoint that admission refuses, with all of its violations."""
+    """A checkpoint that admission refuses, with all of its violations; the message has the first ones."""
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
         count = f"{len(violations)} violation" + ("s" if len(violations) != 1 else "")
-        super().__init__(message or f"the adapter is invalid ({count}): " + "; ".join(v.message for v in violations))
+        first = [violation.message for violation in violations[:MAX_VIOLATIONS_IN_MESSAGE]]
+        rest = ["…"] if len(violations) > len(first) else []
+        super().__init__(message or f"the adapter is invalid ({count}): " + "; ".join([*first, *rest]))
         self.violations = tuple(violations)
 
 

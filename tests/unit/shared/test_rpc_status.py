@@ -160,6 +160,14 @@ def test_a_thousand_violations_fit_into_the_trailers_and_the_rest_is_counted() -
     assert str(back).endswith(f"(and {1000 - len(back.violations)} more)")
 
 
+def test_a_message_lists_the_first_violations_and_tells_their_number() -> None:
+    error = errors.InvalidAdapterError([Violation("X", "x", "1", "2", f"reason {i};") for i in range(1000)])
+    assert "1000 violations" in error.message
+    assert "reason 7;" in error.message
+    assert "reason 8;" not in error.message
+    assert len(error.violations) == 1000
+
+
 def test_one_enormous_text_still_fits() -> None:
     for error in (
         errors.InternalError("é" * 100_000),
