@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from client.rpc import LOST_STATUS
 from shared.base_spec import BaseSpec
 from shared.errors import BadOffsetError, HotslotError, UploadBusyError
 from shared.ids import digest_of
@@ -79,10 +80,12 @@ class StoreClient:
                     finish=finish and position + len(chunk) == last,
                 )
 
-        try:
-            return await self.blobs.WriteBlob(messages(), metadata=self.metadata, timeout=30)
-        except grpc.aio.AioRpcError as exc:
-            raise from_rpc_error(exc) from exc
+        while True:
+            try:
+                return await self.blobs.WriteBlob(messages(), metadata=self.metadata, timeout=30)
+            except grpc.aio.AioRpcError as exc:
+                if exc.details() != LOST_STATUS:
+                    raise from_rpc_error(exc) from exc
 
     async def read(self, digest: str, offset: int = 0, limit: int = 0) -> bytes:
         request = blob_pb2.ReadBlobRequest(digest=digest, offset=offset, limit=limit)

@@ -13,7 +13,7 @@ import pytest
 from shared import errors
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import blob_pb2
+from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from tests.support.checkpoints import Draft, adapter, base_spec
 from tests.support.store import StoreClient, error_of, open_store
 from tests.support.waiting import until_async
@@ -164,21 +164,25 @@ async def test_an_offset_beyond_the_end_is_refused(store: StoreClient) -> None:
 
 async def test_too_many_readers_are_told_to_come_back(tmp_path: Path) -> None:
     async with open_store(tmp_path, max_read_streams=2) as store:
-        # More bytes than sockets and flow control hold, so that a reader who stops makes the store wait.
+        # More bytes than flow control holds, so that a reader who stops makes the store wait.
         wide = BaseModule("model.layers.0.mlp.wide_proj", ModuleKind.LINEAR, 4096, 4096)
         spec = BaseSpec("acme/wide", "llama", "f", (wide,))
         await store.register(spec)
         draft = adapter(("wide_proj",), spec=spec, rank=256)
         digest = (await store.push(draft, "bot")).manifest.weights_digest
         request = blob_pb2.ReadBlobRequest(digest=digest)
-        slow = [store.blobs.ReadBlob(request, metadata=store.metadata) for _ in range(2)]
-        for call in slow:
-            await call.read()
-        error = await error_of(store.read(digest))
+        # A window that grew with the measured speed could take in the whole blob.
+        narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536)]
+        async with grpc.aio.insecure_channel(store.endpoint, options=narrow) as channel:
+            stub = blob_pb2_grpc.BlobServiceStub(channel)
+            slow = [stub.ReadBlob(request, metadata=store.metadata) for _ in range(2)]
+            for call in slow:
+                await call.read()
+            error = await error_of(store.read(digest))
+            for call in slow:
+                call.cancel()
         assert isinstance(error, errors.QuotaExceededError)
         assert error.retry_after_s is not None
-        for call in slow:
-            call.cancel()
 
         async def works() -> bool:
             try:
