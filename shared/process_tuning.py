@@ -7,9 +7,13 @@ import sys
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 LARGEST_REUSED_BYTES = 4 * 2**20
-KEPT_FREE_BYTES = 64 * 2**20
+MAX_ARENAS = 4
+"""Threads share them; by default there are eight for each core."""
+KEPT_FREE_BYTES = 32 * 2**20
+"""At most, in each arena."""
 SWITCH_INTERVAL_S = 0.0005
 GC_THRESHOLDS = (10_000, 20, 50)
 """Passes over young, older and all objects; a pass over all of them stops every thread for milliseconds."""
@@ -20,14 +24,18 @@ def reuse_freed_memory() -> bool:
 
     By default every buffer above 128 KiB is mapped anew and returned to the kernel: its pages are zeroed and faulted
     in again for each message of a stream, which costs more than everything else that moves it. What is kept free is
-    bounded by KEPT_FREE_BYTES an arena.
+    bounded by MAX_ARENAS times KEPT_FREE_BYTES.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    thresholds = ((_M_MMAP_THRESHOLD, LARGEST_REUSED_BYTES), (_M_TRIM_THRESHOLD, KEPT_FREE_BYTES))
-    return all(mallopt(name, value) == 1 for name, value in thresholds)
+    options = (
+        (_M_MMAP_THRESHOLD, LARGEST_REUSED_BYTES),
+        (_M_TRIM_THRESHOLD, KEPT_FREE_BYTES),
+        (_M_ARENA_MAX, MAX_ARENAS),
+    )
+    return all(mallopt(name, value) == 1 for name, value in options)
 
 
 def take_turns_often() -> None:

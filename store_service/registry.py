@@ -146,7 +146,7 @@ class Registry:
     def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, stage: Stage) -> tuple[Manifest, bool]:
         """Admit into a stage; the flag is false where there was no room, and no need of it: the blob is there."""
         try:
-            return admit(checkpoint, base, self._limits, stage.write, stage.reserve).require(), True
+            return admit(checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest).require(), True
         except QuotaExceededError:
             manifest = admit(checkpoint, base, self._limits).require()
             if not self.blobs.contains(tenant, manifest.weights_digest):

@@ -5,15 +5,21 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from shared.ids import DEFAULT_TENANT
+from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
 from shared.settings import SecretUrl, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
+from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
 
 BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""
+FREED_BYTES = MAX_ARENAS * KEPT_FREE_BYTES
+"""What the C library keeps of what was freed."""
 STREAM_BYTES = 2 * 1024**2
 OBJECT_BYTES = 16 * 1024**2
-TENSOR_COPIES = 7
+ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
+"""Of one admission: the largest header with what is planned from it and the config, two blocks of a transposed tensor,
+and slices as they are read, checked, converted and written."""
 
 
 class StoreSettings(Settings):
@@ -98,15 +104,14 @@ class StoreSettings(Settings):
     def memory_bound_bytes(self) -> int:
         """What the process holds at most, so that its container's limit can be chosen.
 
-        BASE_BYTES, and for each that may be under way at the same time: a blob being read 2 MiB; an import fetching
-        2 MiB; an admission, or a restore, which may be one, 7 times its largest tensor (its bytes, the one before, and
-        what converting makes of it) and 16 MiB for object storage. Each upload being received adds 2 MiB. Adapters
-        themselves are on the disk only, however many come.
+        BASE_BYTES and FREED_BYTES, and for each that may be under way at the same time: a blob being read 2 MiB; an
+        import fetching 2 MiB; an admission, or a restore, which may be one, ADMISSION_BYTES, however large the adapter,
+        and 16 MiB for object storage. Each upload being received adds 2 MiB. Adapters themselves are on the disk only,
+        however many come.
         """
-        tensor_bytes = min(self.admission_limits.max_tensor_bytes, self.max_adapter_bytes)
         streams_bytes = (self.max_read_streams + self.max_imports) * STREAM_BYTES
         num_admissions = self.max_admissions + self.max_restores
-        return BASE_BYTES + streams_bytes + num_admissions * (TENSOR_COPIES * tensor_bytes + OBJECT_BYTES)
+        return BASE_BYTES + FREED_BYTES + streams_bytes + num_admissions * (ADMISSION_BYTES + OBJECT_BYTES)
 
     @property
     def admission_limits(self) -> AdmissionLimits:

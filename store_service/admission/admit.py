@@ -21,7 +21,7 @@ from shared.safetensors_header import Header, read_header
 from store_service.admission.checks import AdapterPlan, check_tensors
 from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
 from store_service.admission.lora_settings import LoraSettings
-from store_service.admission.normalise import plan_weights, write_weights
+from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.values import check_copies, check_finite, check_tie
 
@@ -60,12 +60,14 @@ def admit(
     checkpoint: Checkpoint,
     base: BaseSpec,
     limits: AdmissionLimits,
-    write: Callable[[bytes | memoryview], object] | None = None,
+    write: Sink | None = None,
     reserve: Callable[[int], object] | None = None,
+    written_digest: Callable[[], Digest] | None = None,
 ) -> Verdict:
     """Check a checkpoint against a base model, writing its normalised weights on the way.
 
-    `reserve` is told their size before the first byte is written, and may raise.
+    `reserve` is told their size before the first byte is written, and may raise. `written_digest` has the digest of
+    what was passed to `write`, where that computes it anyway.
     What was passed to `write` is to be thrown away when the verdict has violations.
     """
     violations: list[Violation] = []
@@ -88,12 +90,14 @@ def admit(
         plan = plan_weights(checked.modules)
         if reserve is not None:
             reserve(plan.size_bytes)
-        digest = hashlib.sha256()
-        sinks = [digest.update] if write is None else [digest.update, write]
+        hasher = hashlib.sha256()
+        sinks: list[Sink] = [] if written_digest is not None else [hasher.update]
+        if write is not None:
+            sinks.append(write)
         violations.extend(write_weights(plan, file, sinks))
     manifest = Manifest(
         base_model_digest=base.digest,
-        weights_digest=Digest("sha256:" + digest.hexdigest()),
+        weights_digest=written_digest() if written_digest is not None else Digest("sha256:" + hasher.hexdigest()),
         weights_size_bytes=plan.size_bytes,
         dtype=plan.dtype,
         modules=tuple(AdapterModule(m.path, m.rank, m.scaling, m.bias is not None) for m in plan.modules),

@@ -2,7 +2,7 @@
 
 Tensors stand as `<path>.lora_A` `[rank, in]`, `<path>.lora_B` `[out, rank]` and, where it is there,
 `<path>.lora_B.bias` `[out]`, in the base's layer order, in the checkpoint's own element type; where types are mixed,
-all become F32, which holds the others exactly. Memory stays at two tensors.
+all become F32, which holds the others exactly. Memory stays at a few slices, however large a tensor is.
 """
 
 import json
@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO
-
-import numpy as np
 
 from shared.errors import Violation
 from shared.manifest import (
@@ -24,14 +22,15 @@ from shared.manifest import (
     WEIGHTS_FORMAT_WITH_BIASES,
 )
 from shared.safetensors_header import PREFIX_BYTES
-from shared.weight_values import Bits, float32_bits
+from shared.weight_values import float32_bits
 from store_service.admission.checks import PlannedModule
 from store_service.admission.parts import StoredTensor
-from store_service.admission.values import not_finite, read_bits
+from store_service.admission.slices import tensor_slices
+from store_service.admission.values import count_not_finite, not_finite
 
 DATA_ALIGNMENT_BYTES = 64
 OVERLAP_FROM_BYTES = 8 * 1024 * 1024
-"""From this size on files are hashed and written while the next tensor is read; below, threads cost more."""
+"""From this size on files are hashed and written while the next slice is read; below, threads cost more."""
 
 Sink = Callable[[bytes | memoryview], object]
 
@@ -71,7 +70,7 @@ def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
 
 
 def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> list[Violation]:
-    """Convert tensor by tensor from the open checkpoint; returns the tensors with values that are not finite.
+    """Convert slice by slice from the open checkpoint; returns the tensors with values that are not finite.
 
     Every sink gets all bytes in order, never two calls at once, from other threads where the file is large. What was
     written is worthless when anything is returned; reading goes on, to report all of them.
@@ -102,9 +101,12 @@ def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> list[Viola
     write(plan.header)
     for module in plan.modules:
         for _, tensor in _tensors(module):
-            bits = read_bits(file, tensor.entry)
-            violations.extend(not_finite(tensor.entry, bits))
-            write(_convert(bits, tensor, plan.dtype).data.cast("B"))
+            entry, num_bad = tensor.entry, 0
+            for bits in tensor_slices(file, tensor):
+                num_bad += count_not_finite(entry.dtype, bits)
+                converted = bits if entry.dtype == plan.dtype else float32_bits(bits, entry.dtype)
+                write(converted.data.cast("B"))
+            violations.extend(not_finite(entry, num_bad))
     return violations
 
 
@@ -112,9 +114,3 @@ def _tensors(module: PlannedModule) -> list[tuple[str, StoredTensor]]:
     """A module's tensors in the order in which they are written, each with the end of its name."""
     pair = [(LORA_A, module.a), (LORA_B, module.b)]
     return pair if module.bias is None else [*pair, (LORA_B_BIAS, module.bias)]
-
-
-def _convert(bits: Bits, tensor: StoredTensor, dtype: str) -> Bits:
-    if tensor.is_transposed:
-        bits = np.ascontiguousarray(bits.reshape(tensor.entry.shape).T).reshape(-1)
-    return bits if tensor.entry.dtype == dtype else float32_bits(bits, tensor.entry.dtype)

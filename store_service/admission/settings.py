@@ -16,7 +16,7 @@ class AdmissionLimits:
     max_config_bytes: int = 1024 * 1024
     """Size of adapter_config.json."""
     max_tensor_bytes: int = 512 * 1024**2
-    """Size of one tensor; twice as much memory is held while one is converted and the one before is written."""
+    """Size of one tensor."""
     max_header_bytes: int = MAX_ADAPTER_HEADER_BYTES
     max_tensors: int = MAX_ADAPTER_TENSORS
     max_violations: int = 1_000

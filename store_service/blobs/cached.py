@@ -51,6 +51,10 @@ class CachedStage:
         """Append; raises QuotaExceededError when the disk is full."""
         self._inner.write(data)
 
+    def digest(self) -> Digest:
+        """Of everything that was written so far."""
+        return self._inner.digest()
+
     def publish(self, digest: Digest, size_bytes: int) -> None:
         """Durable on the disk, then in object storage; see `Stage.publish`."""
         key = self._tenant, digest

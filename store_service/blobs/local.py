@@ -60,9 +60,13 @@ class LocalStage:
         self._hash.update(data)
         self._size_bytes += len(data)
 
+    def digest(self) -> Digest:
+        """Of everything that was written so far."""
+        return Digest(_PREFIX + self._hash.hexdigest())
+
     def publish(self, digest: Digest, size_bytes: int) -> None:
         """Make it durable and visible; raises DigestMismatchError when the bytes are not the digest's."""
-        found = Digest(_PREFIX + self._hash.hexdigest())
+        found = self.digest()
         if found != digest or self._size_bytes != size_bytes:
             self.discard()
             raise DigestMismatchError(f"blob of {self._size_bytes} bytes", found, digest)

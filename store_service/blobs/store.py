@@ -21,6 +21,9 @@ class Stage(Protocol):
     def write(self, data: bytes | memoryview) -> object:
         """Append; raises QuotaExceededError when there is no room."""
 
+    def digest(self) -> Digest:
+        """Of everything that was written so far."""
+
     def publish(self, digest: Digest, size_bytes: int) -> None:
         """Make it durable and visible under its digest; raises DigestMismatchError when it is something else.
 

@@ -8,12 +8,15 @@ import pytest
 import yaml
 
 from shared.settings import ENV_PREFIX
-from store_service.settings import StoreSettings
+from store_service.settings import STREAM_BYTES, StoreSettings
 from worker_service.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = {ENV_PREFIX + name.upper() for name in StoreSettings.model_fields}
 WORKER = {ENV_PREFIX + name.upper() for name in WorkerSettings.model_fields}
+STORE_NAME = "hotslot-store"
+NUM_UPLOADS = 32
+"""That the store's memory has room for beside all that its settings bound."""
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
@@ -36,6 +39,18 @@ def names_in(path: str) -> set[str]:
 def test_a_deployment_sets_only_settings_that_exist(path: str, known: set[str]) -> None:
     assert names_in(path)
     assert names_in(path) <= known
+
+
+def test_the_store_fits_into_the_memory_that_kubernetes_gives_it() -> None:
+    base = ROOT / "deploy/kubernetes/base"
+    kustomization = yaml.safe_load((base / "kustomization.yaml").read_text())
+    literals = next(entry["literals"] for entry in kustomization["configMapGenerator"] if entry["name"] == STORE_NAME)
+    chosen = dict(literal.removeprefix(ENV_PREFIX).split("=", 1) for literal in literals)
+    settings = StoreSettings(**{name.lower(): value for name, value in chosen.items()})
+    (container,) = yaml.safe_load((base / "store.yaml").read_text())["spec"]["template"]["spec"]["containers"]
+    limit = re.fullmatch(r"(\d+)Mi", container["resources"]["limits"]["memory"])
+    assert limit is not None
+    assert settings.memory_bound_bytes + NUM_UPLOADS * STREAM_BYTES <= int(limit[1]) * 2**20
 
 
 @pytest.mark.parametrize(("service", "known"), [("store", STORE), ("worker-a", WORKER), ("worker-b", WORKER)])

@@ -84,7 +84,7 @@ def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: LocalBlobStore) -> di
     admit(checkpoint, spec, limits)
     mark("all_dry_ms")
     stage = blobs.stage(TenantId("bench"))
-    manifest = admit(checkpoint, spec, limits, stage.write).require()
+    manifest = admit(checkpoint, spec, limits, stage.write, None, stage.digest).require()
     mark("all_with_writing_ms")
     stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
     mark("publish_ms")

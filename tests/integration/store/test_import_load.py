@@ -16,15 +16,16 @@ from tests.support.store_process import StoreForks
 NUM_CLIENTS = 50
 WEIGHTS = "adapter_model.safetensors"
 MIB = 2**20
+SIZE_BYTES = 16 * MIB
 
 
 def large_repositories() -> tuple[BaseSpec, dict[str, dict[str, bytes]]]:
-    """One repository for each client: 8 MiB of the same weights, each with another scaling."""
+    """One repository for each client: 16 MiB of the same weights, each with another scaling."""
     module = BaseModule("model.layers.0.mlp.wide_proj", ModuleKind.LINEAR, 4096, 4096)
     spec = BaseSpec("acme/wide", "llama", "f", (module,))
-    draft = adapter(("wide_proj",), spec=spec, rank=256)
+    draft = adapter(("wide_proj",), spec=spec, rank=512)
     weights = draft.files()[WEIGHTS]
-    assert len(weights) > 8 * MIB
+    assert len(weights) > SIZE_BYTES
     return spec, {
         f"acme/bot-{i}": {
             "adapter_config.json": json.dumps({**draft.config, "lora_alpha": i + 1}).encode(),
@@ -48,10 +49,10 @@ async def test_one_download_for_one_adapter_and_bounded_memory_for_many(
         "max_read_streams": 4,
         "max_admissions": 1,
         "max_restores": 1,
-        "max_adapter_bytes": 9 * MIB,
+        "max_rank": 512,
     }
     bound_bytes = StoreSettings(**chosen).memory_bound_bytes
-    assert bound_bytes < NUM_CLIENTS * 8 * MIB, "or the test could not tell"
+    assert bound_bytes < NUM_CLIENTS * SIZE_BYTES, "or the test could not tell"
     async with forks.store(tmp_path, hub_endpoint=hub.endpoint, **chosen) as store, store.client() as client:
         await client.register(spec)
         hub.gate = threading.Event()
