@@ -61,9 +61,6 @@ Messages say what failed, which id, what was found against what was expected, an
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_VIOLATIONS_IN_MESSAGE = 8
-"""Messages are logged; a checkpoint may have a thousand violations."""
-
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
@@ -153,7 +150,8 @@ class InvalidAdapterError(HotslotError):
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
         count = f"{len(violations)} violation" + ("s" if len(violations) != 1 else "")
-        first = [violation.message for violation in violations[:MAX_VIOLATIONS_IN_MESSAGE]]
+        # Messages are logged, and a checkpoint may have a thousand violations.
+        first = [violation.message for violation in violations[:8]]
         rest = ["…"] if len(violations) > len(first) else []
         super().__init__(message or f"the adapter is invalid ({count}): " + "; ".join([*first, *rest]))
         self.violations = tuple(violations)
