@@ -150,8 +150,7 @@ class InvalidAdapterError(HotslotError):
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
         count = f"{len(violations)} violation" + ("s" if len(violations) != 1 else "")
-        # Messages are logged, and a checkpoint may have a thousand violations.
-        first = [violation.message for violation in violations[:8]]
+        first = [v.message for v in violations[:8]]  # messages are logged, and there may be a thousand
         rest = ["…"] if len(violations) > len(first) else []
         super().__init__(message or f"the adapter is invalid ({count}): " + "; ".join([*first, *rest]))
         self.violations = tuple(violations)

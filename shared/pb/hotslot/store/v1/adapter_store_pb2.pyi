@@ -849,7 +849,9 @@ class ListVersionsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     @_builtins.property
-    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]: ...
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
+        """Without modules, manifest_json and config_json: resolve one to get them."""
+
     def __init__(
         self,
         *,
