@@ -149,10 +149,8 @@ class InvalidAdapterError(HotslotError):
     """A checkpoint that admission refuses, with all of its violations; the message has the first ones."""
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
-        count = f"{len(violations)} violation" + ("s" if len(violations) != 1 else "")
-        first = [v.message for v in violations[:8]]  # messages are logged, and there may be a thousand
-        rest = ["…"] if len(violations) > len(first) else []
-        super().__init__(message or f"the adapter is invalid ({count}): " + "; ".join([*first, *rest]))
+        count = f"{len(violations)} violation{'s' * (len(violations) != 1)}"
+        super().__init__(message or f"the adapter is invalid ({count}): {'; '.join(v.message for v in violations[:8])}")
         self.violations = tuple(violations)
 
 
