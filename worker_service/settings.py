@@ -56,6 +56,9 @@ class WorkerSettings(Settings):
     """Sequences that may wait for a row, and requests that may wait for adapters to be loaded; more are refused."""
     kv_tokens: int = Field(default=16384, ge=16)
     """Tokens that the KV cache holds over all sequences."""
+    block_tokens: int = Field(default=0, ge=0, le=4096)
+    """Tokens of one block of the KV cache: what sequences take and share it by. 0 means 16, or 256 where attention on
+    CUDA needs that."""
     prefix_cache: bool = True
     """Keep the keys and values of prompts and answers for later requests of the same tenant and adapters that begin
     alike, as far as the KV cache has room."""
@@ -76,6 +79,8 @@ class WorkerSettings(Settings):
     """Turned off, the same code runs uncompiled: a quick start, slow steps."""
     cpu_kernels: bool = True
     """Compute steps of few tokens on CPU with kernels of our own, built at the first start; turned off, torch does."""
+    varlen_attention: bool = True
+    """On CUDA, in bfloat16 and float16, attend with torch's own paged kernels; turned off, with portable operators."""
     num_threads: int = Field(default=0, ge=0)
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
     cache_dir: Path | None = None

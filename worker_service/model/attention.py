@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from worker_service.model import varlen_attention
 from worker_service.model.cpu.library import LANES
 from worker_service.model.step_state import StepState
 
@@ -162,6 +163,7 @@ class PagedAttention(nn.Module):
         self.step = step
         self.block_tokens = block_tokens
         fits = step.with_kernels and cache.k_NGD.shape[-1] % LANES == 0
+        self.fits_varlen = varlen_attention.fits(cache.k_NGD.shape[-1])
         self.kernel_tokens = KERNEL_SEGMENT_TOKENS if fits else 0
 
     def forward(
@@ -173,7 +175,24 @@ class PagedAttention(nn.Module):
         window: int,
         softcap: float = 0.0,
     ) -> torch.Tensor:
-        """Attend for the step's tokens; `[T, H, D]`. The CPU kernels do not bound scores."""
+        """Attend for the step's tokens; `[T, H, D]`. Neither CPU nor CUDA kernels bound scores."""
+        rows = self.step.varlen
+        if rows is not None and self.fits_varlen and not softcap:
+            return torch.ops.hotslot.attend_varlen(  # type: ignore[no-any-return]
+                q_THD.contiguous(),
+                k_TGD,
+                v_TGD,
+                self.cache.k_NGD,
+                self.cache.v_NGD,
+                self.step.cache_positions_T[: q_THD.shape[0]],
+                rows.cu_tokens_R1,
+                rows.cu_keys_R1,
+                rows.num_keys_R,
+                self.step.block_tables_RB,
+                self.block_tokens,
+                scale,
+                window,
+            )
         out: torch.Tensor = torch.ops.hotslot.attend(
             q_THD.contiguous(),
             k_TGD,

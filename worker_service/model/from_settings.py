@@ -17,11 +17,13 @@ def model_options(settings: WorkerSettings) -> ModelOptions:
         max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting,
         kv_tokens=settings.kv_tokens,
+        block_tokens=settings.block_tokens,
         max_sequence_tokens=settings.max_sequence_tokens,
         token_buckets=settings.buckets,
         target_modules=settings.target_modules,
         cache_dir=settings.cache_dir,
         compile=settings.compile,
         cpu_kernels=settings.cpu_kernels,
+        varlen_attention=settings.varlen_attention,
         num_threads=settings.num_threads,
     )

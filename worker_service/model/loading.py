@@ -19,7 +19,7 @@ from worker_service.cache.archive import INDUCTOR_DIR
 from worker_service.cache.key import code_key
 from worker_service.cache.shared_code import SharedCode
 from worker_service.engine.limits import EngineLimits
-from worker_service.model import self_test
+from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.cpu import library as kernels
 from worker_service.model.folder import model_folder
@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_GRAPHS = 256
+SMALL_BLOCK_TOKENS = 16
 
 
 @dataclass
@@ -70,7 +71,8 @@ def load_model(
         folder = model_folder(options.model)
         spec = spec_from_folder(folder, options.model_name or options.model)
         config = AutoConfig.from_pretrained(folder)
-        limits = _limits(options, config)
+        with_varlen = options.varlen_attention and varlen_attention.can_serve(device, dtype)
+        limits = _limits(options, config, block_tokens(options, with_varlen))
     with stages.stage("cache"):
         key = code_key(options, spec.digest)
         if shared_code is not None:
@@ -93,7 +95,7 @@ def load_model(
         if targets.without_slots:
             examples = dict(itertools.islice(targets.without_slots.items(), 2))
             log.warning("modules_without_slots", modules=len(targets.without_slots), examples=examples)
-        runner = _adapt(model, targets, limits, options, device, with_kernels)
+        runner = _adapt(model, targets, limits, options, device, with_kernels, with_varlen)
         layout = SlotLayout(
             base_model_digest=spec.digest,
             shapes={m.path: (m.in_features, m.out_features) for m in targets.modules},
@@ -148,7 +150,14 @@ def configure_torch(options: ModelOptions) -> None:
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
 
 
-def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
+def block_tokens(options: ModelOptions, with_varlen: bool) -> int:
+    """Tokens of one KV block. Raises InvalidRequestError for blocks that attention does not take."""
+    if with_varlen and options.block_tokens:
+        varlen_attention.check_block_tokens(options.block_tokens)
+    return options.block_tokens or (varlen_attention.BLOCK_TOKENS if with_varlen else SMALL_BLOCK_TOKENS)
+
+
+def _limits(options: ModelOptions, config: PretrainedConfig, block_tokens: int) -> EngineLimits:
     """The engine's bounds; checks the options against each other and against the model."""
     context = _context(config.get_text_config())
     max_sequence_tokens = options.max_sequence_tokens or min(context, options.kv_tokens)
@@ -166,13 +175,17 @@ def _limits(options: ModelOptions, config: PretrainedConfig) -> EngineLimits:
     if options.max_rank > options.num_slots * options.slot_rank:
         total = options.num_slots * options.slot_rank
         raise _bad("max_rank", f"found {options.max_rank}, all slots together have {total} ranks")
+    num_blocks = -(-options.kv_tokens // block_tokens)
+    if num_blocks < options.max_sequences:
+        problem = f"found {options.kv_tokens}, that is {num_blocks} blocks of {block_tokens} tokens"
+        raise _bad("kv_tokens", f"{problem}, at least max_sequences = {options.max_sequences} are needed")
     return EngineLimits(
         num_slots=options.num_slots,
         slot_rank=options.slot_rank,
         max_running=options.max_sequences,
         max_waiting=options.max_waiting,
-        num_blocks=-(-options.kv_tokens // options.block_tokens),
-        block_tokens=options.block_tokens,
+        num_blocks=num_blocks,
+        block_tokens=block_tokens,
         max_step_tokens=buckets[-1],
         max_sequence_tokens=max_sequence_tokens,
     )
@@ -204,11 +217,13 @@ def _adapt(
     options: ModelOptions,
     device: torch.device,
     with_kernels: bool,
+    with_varlen: bool,
 ) -> TorchRunner:
     step = StepState.allocate(
         max_tokens=limits.max_step_tokens,
         num_slots=limits.num_slots,
         max_segments=limits.max_running + 1,
+        with_varlen=with_varlen,
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,
         with_kernels=with_kernels,

@@ -28,7 +28,8 @@ class ModelOptions:
     max_waiting: int = 256
     kv_tokens: int = 16384
     """Tokens that the KV cache holds over all sequences."""
-    block_tokens: int = 16
+    block_tokens: int = 0
+    """Tokens of one block of the KV cache; 0 means the fewest that attention takes (`loading.block_tokens`)."""
     max_sequence_tokens: int = 0
     """0 means the model's own context length, as far as the KV cache holds it."""
     token_buckets: tuple[int, ...] = (1, 4, 8, 32, 128)
@@ -41,6 +42,8 @@ class ModelOptions:
     """False runs the same code uncompiled, for short-lived tests."""
     cpu_kernels: bool = True
     """Whether few tokens on CPU are computed by our own kernels; False leaves it all to torch."""
+    varlen_attention: bool = True
+    """Whether CUDA attends with torch's paged kernels where it can; False leaves it to the portable operators."""
     num_threads: int = 0
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
 

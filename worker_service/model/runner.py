@@ -179,11 +179,10 @@ class TorchRunner:
         input_ids.extend([0] * padding)
         position_ids.extend([0] * padding)
         cache_positions.extend([self._spare_position] * padding)
-        rows.append((0, 0, 0, 0))
         self._input_ids_T[:num_tokens] = torch.tensor(input_ids)
         self._position_ids_T[:num_tokens] = torch.tensor(position_ids)
         step.cache_positions_T[:num_tokens] = torch.tensor(cache_positions)
-        step.segments_R4[: len(rows)] = torch.tensor(rows)
+        step.describe(rows, num_tokens)
         step.with_adapters = any(segment.gates for segment in segments)
         return last_tokens
 

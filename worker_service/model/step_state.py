@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from worker_service.model.varlen_attention import VarlenRows
+
 SEGMENT_COLUMNS = 4
 """First token, number of tokens, number of keys, first cache position or -1 when its blocks are scattered."""
 
@@ -28,6 +30,8 @@ class StepState:
     """KV blocks of each segment's sequence, int32."""
     row_gates_RS: torch.Tensor
     """The gates of the tokens whose logits are wanted, for a head with slots; written only in steps with adapters."""
+    varlen: VarlenRows | None = None
+    """The segments once more, for attention that reads them on the device; None where it does not."""
     with_kernels: bool = False
     """Whether few tokens are computed by the CPU kernels; never changes."""
     with_adapters: bool = False
@@ -43,6 +47,7 @@ class StepState:
         max_blocks: int,
         device: torch.device,
         with_kernels: bool = False,
+        with_varlen: bool = False,
     ) -> "StepState":
         """All tensors, once."""
         return cls(
@@ -51,5 +56,12 @@ class StepState:
             segments_R4=torch.zeros(max_segments, SEGMENT_COLUMNS, dtype=torch.int64),
             block_tables_RB=torch.zeros(max_segments, max_blocks, dtype=torch.int32, device=device),
             row_gates_RS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
+            varlen=VarlenRows.allocate(max_segments, device) if with_varlen else None,
             with_kernels=with_kernels,
         )
+
+    def describe(self, rows: list[tuple[int, int, int, int]], num_tokens: int) -> None:
+        """Take in a step's segments, in SEGMENT_COLUMNS; their tokens stand side by side, and padding behind them."""
+        self.segments_R4[: len(rows) + 1] = torch.tensor([*rows, (0, 0, 0, 0)])
+        if self.varlen is not None:
+            self.varlen.describe(rows, num_tokens)

@@ -1,0 +1,52 @@
+"""What torch documents of paged `varlen_attn`, computed row by row, with the checks that its CUDA kernels make."""
+
+import torch
+
+
+def varlen_attn(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+    seqused_k: torch.Tensor,
+    block_table: torch.Tensor,
+    num_splits: int,
+) -> torch.Tensor:
+    """Where a row has no keys its tokens get zeros; tokens of no row get NaN, since the kernels write nothing there."""
+    num_rows = cu_seq_q.numel() - 1
+    num_pages, page_tokens, num_kv_heads, head_size = key.shape
+    assert page_tokens % 256 == 0
+    assert query.dtype in (torch.float16, torch.bfloat16)
+    assert {x.dtype for x in (cu_seq_q, cu_seq_k, seqused_k, block_table)} == {torch.int32}
+    assert (cu_seq_k.numel(), seqused_k.numel(), block_table.shape[0]) == (num_rows + 1, num_rows, num_rows)
+    assert block_table.stride(-1) == query.stride(-1) == key.stride(-1) == 1
+    assert enable_gqa or query.shape[1] == num_kv_heads
+    assert max_q > 1, "else the kernels expect a token for every row"
+    assert head_size % 8 == 0
+    assert num_splits == 1
+    out = torch.full_like(query, torch.nan)
+    for row in range(num_rows):
+        begin, end, used = int(cu_seq_q[row]), int(cu_seq_q[row + 1]), int(seqused_k[row])
+        assert end - begin <= max_q
+        assert used <= max_k
+        pages = block_table[row, : -(-used // page_tokens)].long()
+        assert (pages < num_pages).all()
+        k, v = (
+            x[pages].flatten(0, 1)[:used].repeat_interleave(query.shape[1] // num_kv_heads, 1) for x in (key, value)
+        )
+        positions = torch.arange(end - begin)[:, None] + used - (end - begin)
+        distance = positions - torch.arange(used)
+        visible = distance >= -window_size[1]
+        if window_size[0] >= 0:
+            visible &= distance <= window_size[0]
+        scores = torch.einsum("thd,lhd->htl", query[begin:end].float(), k.float()) * scale
+        shares = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+        out[begin:end] = torch.einsum("htl,lhd->thd", shares, v.float()).to(out.dtype)
+    return out

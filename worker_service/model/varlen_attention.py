@@ -1,0 +1,140 @@
+"""Attention on CUDA with torch's own paged kernels: one call a layer for all rows, and nothing is read by the host.
+
+Shapes: T tokens, H query heads, G key/value heads, D head size, N cache positions (blocks * block_tokens), R rows, the
+last of which is the padding's, B blocks of one row.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+
+from shared.errors import FieldViolation, InvalidRequestError
+
+BLOCK_TOKENS = 256
+"""FlashAttention 2, which torch uses for this, takes pages of a multiple of so many tokens."""
+MAX_HEAD_SIZE = 256
+HEAD_SIZE_MULTIPLE = 8
+DTYPES = (torch.float16, torch.bfloat16)
+MIN_CAPABILITY = (8, 0)
+_NEEDED = {"block_table", "seqused_k", "window_size", "enable_gqa", "num_splits"}
+
+
+@dataclass(eq=False)
+class VarlenRows:
+    """Which tokens and keys each row has, int32 on the device. No tensor in here is ever replaced."""
+
+    cu_tokens_R1: torch.Tensor
+    """Tokens of all rows before this one; the last element is the whole bucket."""
+    cu_keys_R1: torch.Tensor
+    num_keys_R: torch.Tensor
+    """0 in rows without a sequence, whose tokens therefore get zeros."""
+
+    @classmethod
+    def allocate(cls, num_rows: int, device: torch.device) -> "VarlenRows":
+        """All tensors, once."""
+
+        def zeros(size: int) -> torch.Tensor:
+            return torch.zeros(size, dtype=torch.int32, device=device)
+
+        return cls(zeros(num_rows + 1), zeros(num_rows + 1), zeros(num_rows))
+
+    def describe(self, rows: list[tuple[int, int, int, int]], num_tokens: int) -> None:
+        """Take in a step's segments (`StepState.segments_R4`); the tokens behind them, to `num_tokens`, are padding."""
+        num_rows = self.num_keys_R.shape[0]
+        assert len(rows) < num_rows, "one row is left for padding"
+        total = sum(count for _, count, _, _ in rows)
+        ends = [first + count for first, count, _, _ in rows]
+        cu_tokens = [0, *ends, *[total] * (num_rows - 1 - len(rows)), num_tokens]
+        num_keys = [keys for _, _, keys, _ in rows] + [0] * (num_rows - len(rows))
+        num_keys_R = torch.tensor(num_keys, dtype=torch.int32)
+        self.cu_tokens_R1.copy_(torch.tensor(cu_tokens, dtype=torch.int32))
+        self.num_keys_R.copy_(num_keys_R)
+        self.cu_keys_R1[1:] = num_keys_R.cumsum(0, dtype=torch.int32)
+
+
+def can_serve(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch has the kernels, for this device and element type."""
+    if device.type != "cuda" or dtype not in DTYPES or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
+        return False
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return inspect.signature(varlen_attn).parameters.keys() >= _NEEDED
+
+
+def fits(head_size: int) -> bool:
+    """Whether the kernels take heads of this size."""
+    return head_size <= MAX_HEAD_SIZE and head_size % HEAD_SIZE_MULTIPLE == 0
+
+
+def check_block_tokens(block_tokens: int) -> None:
+    """Raises InvalidRequestError for blocks that the kernels do not take."""
+    if block_tokens % BLOCK_TOKENS:
+        problem = (
+            f"found {block_tokens}, attention on CUDA takes multiples of {BLOCK_TOKENS}; or turn varlen_attention off"
+        )
+        raise InvalidRequestError([FieldViolation("block_tokens", problem)])
+
+
+@torch.library.custom_op("hotslot::attend_varlen", mutates_args=("k_cache_NGD", "v_cache_NGD"))
+def attend_varlen(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    k_cache_NGD: torch.Tensor,
+    v_cache_NGD: torch.Tensor,
+    cache_positions_T: torch.Tensor,
+    cu_tokens_R1: torch.Tensor,
+    cu_keys_R1: torch.Tensor,
+    num_keys_R: torch.Tensor,
+    block_tables_RB: torch.Tensor,
+    block_tokens: int,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    """As `hotslot::attend`, without softcap; `[T, H, D]`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
+    v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
+    paged = (-1, block_tokens, *k_cache_NGD.shape[1:])
+    out_THD = varlen_attn(
+        q_THD,
+        k_cache_NGD.view(paged),
+        v_cache_NGD.view(paged),
+        cu_tokens_R1,
+        cu_keys_R1,
+        # Bounds will do, and are the same in every step. With a bound of 1 the kernels would take each token for a row.
+        max(q_THD.shape[0], 2),
+        block_tables_RB.shape[1] * block_tokens,
+        scale=scale,
+        window_size=(window - 1 if window else -1, 0),
+        enable_gqa=q_THD.shape[1] != k_TGD.shape[1],
+        seqused_k=num_keys_R,
+        block_table=block_tables_RB,
+        # More would let a row's bits depend on how long the others are.
+        num_splits=1,
+    )
+    assert isinstance(out_THD, torch.Tensor), "nothing else was asked for"
+    return out_THD
+
+
+@attend_varlen.register_fake
+def _(
+    q_THD: torch.Tensor,
+    k_TGD: torch.Tensor,
+    v_TGD: torch.Tensor,
+    k_cache_NGD: torch.Tensor,
+    v_cache_NGD: torch.Tensor,
+    cache_positions_T: torch.Tensor,
+    cu_tokens_R1: torch.Tensor,
+    cu_keys_R1: torch.Tensor,
+    num_keys_R: torch.Tensor,
+    block_tables_RB: torch.Tensor,
+    block_tokens: int,
+    scale: float,
+    window: int,
+) -> torch.Tensor:
+    return torch.empty_like(q_THD)
