@@ -62,3 +62,22 @@ def test_a_mixed_batch_on_cuda_answers_as_peft(on_cuda: LoadedModel) -> None:
         assert driver.token_ids(sequence_id) == reference[name][0]["greedy_ids"][:32], name
     assert on_cuda.runner.addresses() == before
     assert on_cuda.runner.recompiles == 0
+
+
+def test_in_bf16_the_paged_kernels_pass_the_start() -> None:
+    """The self-test compares with plain transformers; blocks have the size that the kernels need."""
+    torch.compiler.set_stance("default")
+    loaded = load_model(
+        ModelOptions(
+            model=str(ensure_model()),
+            model_name=BASE_MODEL,
+            device="cuda",
+            slot_rank=8,
+            max_rank=32,
+            kv_tokens=4096,
+            max_sequence_tokens=512,
+            token_buckets=(1, 8, 64),
+        )
+    )
+    assert loaded.limits.block_tokens == 256
+    assert loaded.runner.recompiles == 0
