@@ -9,6 +9,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttention, attention_interface
 from worker_service.model.attention_sites import find_attention_sites
+from worker_service.model.huge_pages import into_huge_pages
 from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
 from worker_service.model.slot_writer import SlotWriter
@@ -45,7 +46,10 @@ def add_slots(
         assert isinstance(head, nn.Linear)
         slot_linears[targets.head.path] = SlotLinear(head, *shares[targets.head.path], step, step.row_gates_RS)
         model.set_output_embeddings(slot_linears[targets.head.path])
-    writer = SlotWriter({**slot_embeddings, **slot_linears}, scales_MS, ones_MSK, has_kernels=step.with_kernels)
+    modules: dict[str, SlotLinear | SlotEmbedding] = {**slot_embeddings, **slot_linears}
+    slots = [tensor for module in modules.values() for tensor in (module.a_CI, module.b_CO)]
+    into_huge_pages([*model.parameters(), *slots])
+    writer = SlotWriter(modules, scales_MS, ones_MSK, has_kernels=step.with_kernels)
     return slot_linears, slot_embeddings, writer
 
 
@@ -63,6 +67,7 @@ def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) ->
         cache = KvCache(num_positions, site.num_kv_heads, site.head_size, parameter.dtype, parameter.device)
         site.module.hotslot_attention = PagedAttention(cache, step, limits.block_tokens)
         caches.append(cache)
+    into_huge_pages([tensor for cache in caches for tensor in (cache.k_NGD, cache.v_NGD)])
     AttentionInterface.register(ATTENTION_NAME, attention_interface)
     return caches
 

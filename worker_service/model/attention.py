@@ -19,7 +19,6 @@ KERNEL_SEGMENT_TOKENS = 8
 """Segments of up to so many tokens, decoding above all, go to the CPU kernels, in one call for all of them."""
 
 
-@torch.library.custom_op("hotslot::attend", mutates_args=("k_cache_NGD", "v_cache_NGD"))
 def attend(
     q_THD: torch.Tensor,
     k_TGD: torch.Tensor,
@@ -43,10 +42,12 @@ def attend(
     """
     if kernel_tokens:
         out_THD = torch.empty_like(q_THD)
-        torch.ops.hotslot_cpu.attend(
+        all_done = torch.ops.hotslot_cpu.attend(
             q_THD, k_TGD, v_TGD, k_cache_NGD, v_cache_NGD, cache_positions_T,
             segments_R4, block_tables_RB, block_tokens, scale, window, kernel_tokens, out_THD,
         )  # fmt: skip
+        if all_done:
+            return out_THD
     else:
         k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
         v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
@@ -69,23 +70,21 @@ def attend(
     return out_THD
 
 
-@attend.register_fake
-def _(
-    q_THD: torch.Tensor,
-    k_TGD: torch.Tensor,
-    v_TGD: torch.Tensor,
-    k_cache_NGD: torch.Tensor,
-    v_cache_NGD: torch.Tensor,
-    cache_positions_T: torch.Tensor,
-    segments_R4: torch.Tensor,
-    block_tables_RB: torch.Tensor,
-    block_tokens: int,
-    scale: float,
-    window: int,
-    kernel_tokens: int,
-    softcap: float = 0.0,
-) -> torch.Tensor:
+def _like_queries(q_THD: torch.Tensor, *_: Any) -> torch.Tensor:
     return torch.empty_like(q_THD)
+
+
+# Defined by hand: what `torch.library.custom_op` wraps around an operator, for autograd and against aliasing, costs
+# more at every layer than the attention of a decoding step.
+_LIBRARY = torch.library.Library("hotslot", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY.define(  # type: ignore[no-untyped-call]
+    "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
+    "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int kernel_tokens, "
+    "float softcap=0.0) -> Tensor"
+)
+for _device in ("CPU", "CUDA"):
+    _LIBRARY.impl("attend", attend, _device)  # type: ignore[no-untyped-call]
+torch.library.register_fake("hotslot::attend", _like_queries, lib=_LIBRARY)
 
 
 def _gather(cache_NGD: torch.Tensor, blocks_B: torch.Tensor, block_tokens: int, num_keys: int) -> torch.Tensor:

@@ -76,7 +76,7 @@ void attend_token(const E* q, const std::vector<const E*>& keys, const std::vect
 constexpr int64_t SEGMENT_COLUMNS = 4;  // first token, tokens, keys, first cache position or -1
 
 template <typename E>
-void attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor& k_cache_NGD,
+bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor& k_cache_NGD,
                  at::Tensor& v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
                  const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window,
                  int64_t max_tokens, at::Tensor& out_THD) {
@@ -95,9 +95,11 @@ void attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Ten
     std::memcpy(v_cache + positions[t] * row, v_TGD.const_data_ptr<E>() + t * row, row * sizeof(E));
   }
   int64_t num_segments = 0, num_used = 0;
+  bool all_done = true;
   while (num_segments < segments_R4.size(0) && segments[num_segments * SEGMENT_COLUMNS + 1] > 0) {
     const int64_t* segment = segments + num_segments++ * SEGMENT_COLUMNS;
     num_used = std::max(num_used, segment[0] + segment[1]);
+    all_done = all_done && segment[1] <= max_tokens;
   }
   std::fill(out + num_used * num_heads * head_size, out + num_tokens * num_heads * head_size, E(0));
   at::parallel_for(0, num_segments * num_kv_heads, 1, [&](int64_t begin, int64_t end) {
@@ -123,17 +125,18 @@ void attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Ten
       }
     }
   });
+  return all_done;
 }
 
 // Writes the step's keys and values, and attends for the segments of at most `max_tokens` tokens; the others' part of
-// `out` is left as it is.
-inline void attend(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor k_cache_NGD,
+// `out` is left as it is. Returns whether there were no others.
+inline bool attend(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor k_cache_NGD,
             at::Tensor v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
             const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window, int64_t max_tokens,
             at::Tensor out_THD) {
   const at::Tensor q = q_THD.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
   auto run = q.scalar_type() == at::kBFloat16 ? attend_impl<bf16> : attend_impl<float>;
-  run(q, k, v, k_cache_NGD, v_cache_NGD, cache_positions_T, segments_R4, block_tables_RB, block_tokens, scale, window,
+  return run(q, k, v, k_cache_NGD, v_cache_NGD, cache_positions_T, segments_R4, block_tables_RB, block_tokens, scale, window,
       max_tokens, out_THD);
 }
 

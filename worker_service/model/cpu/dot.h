@@ -17,7 +17,7 @@ namespace hotslot {
 using bf16 = c10::BFloat16;
 
 constexpr int64_t LANES = 16;
-constexpr int64_t PREFETCH_BYTES = 16 * 1024;  // weights are read in order, so what comes next is known
+constexpr int64_t PREFETCH_BYTES = 4 * 1024;  // weights are read in order, so what comes next is known
 typedef float Floats __attribute__((vector_size(LANES * sizeof(float))));
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
 typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
@@ -131,7 +131,7 @@ void dot_all(const E* const* x, int64_t num_tokens, const E* w, int64_t size, in
     dot_rows<E, 2, 8>(x + t, w, size, count, out + t * stride, stride);
     t += 2;
   }
-  if (t < num_tokens) dot_rows<E, 1, 8>(x + t, w, size, count, out + t * stride, stride);
+  if (t < num_tokens) dot_rows<E, 1, 1>(x + t, w, size, count, out + t * stride, stride);
 }
 
 #undef UNROLL

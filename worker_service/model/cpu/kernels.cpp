@@ -31,7 +31,7 @@ TORCH_LIBRARY(hotslot_cpu, m) {
   m.def(
       "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
       "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int max_tokens, "
-      "Tensor(c!) out) -> ()");
+      "Tensor(c!) out) -> bool");
   m.def("copy_all(Tensor(a!)[] targets, Tensor[] sources) -> ()");
 }
 
