@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 
 from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
-from shared.coordination.registration import WorkerReport
+from shared.coordination.registration import WorkerReport, urgent
 from shared.errors import InternalError
 from shared.ids import DEFAULT_TENANT
 from shared.placement.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
@@ -43,7 +43,7 @@ class Pulse:
         self._worker = worker
         self._parts = parts
         self.on_change: Callable[[], None] = lambda: None
-        """Hears that the residency changed, or the load by much."""
+        """Hears that versions came or went, or that the load changed by much."""
         self._on_health = on_health
         self._interval_s = interval_s
         self._meter = DemandMeter(demand)
@@ -70,7 +70,7 @@ class Pulse:
             await self._task
 
     async def _run(self) -> None:
-        reported = self._residents()
+        told = urgent(self._residents())
         while True:
             await asyncio.sleep(self._interval_s)
             try:
@@ -82,10 +82,10 @@ class Pulse:
                 continue
             self._set_healthy(True)
             load = self._measure(self._snapshot)
-            residents = self._residents()
+            tell = urgent(self._residents())
             jumped = abs(load.in_flight - self._told_in_flight) >= TOLD_SHARE * load.max_sequences
-            if residents != reported or jumped:
-                reported = residents
+            if tell != told or jumped:
+                told = tell
                 self.on_change()
 
     def _set_healthy(self, healthy: bool) -> None:

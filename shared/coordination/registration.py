@@ -5,7 +5,7 @@
     # leaving the block gives the lease back
 
 A heartbeat renews the lease every third of it. When Redis does not know the worker's newest residency, because it
-changed, was flushed or the lease had ended, the heartbeat is followed by a whole report.
+changed, was flushed or the lease had ended, the heartbeat is followed by a whole report; how often, is bounded.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ import structlog
 from shared.coordination.connection import RedisConnection
 from shared.coordination.keys import REPORT_LEASES
 from shared.coordination.membership import Membership
-from shared.coordination.records import Resident, WorkerInfo, WorkerLoad, WorkerState
+from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
 from shared.coordination.residency import Residency
 from shared.errors import CoordinationUnavailableError, StaleEpochError
 from shared.ids import Digest
@@ -28,9 +28,13 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_LEASE_S = 10.0
 HEARTBEATS_PER_LEASE = 3
+_IN_MEMORY = (Tier.SLOT, Tier.HOST)
 _FIRST_RETRY_S = 0.1
 _MIN_INTERVAL_S = 0.05
 """Between two heartbeats, however often nudged."""
+_DETAILS_SHARE = 0.75
+"""Of the time between heartbeats, the least between two reports that tell only which versions are in slots, or who used
+them last: they go with a heartbeat. A report is whole, and in a busy worker such details change all the time."""
 _RELEASE_TIMEOUT_S = 2.0
 
 
@@ -141,11 +145,19 @@ class WorkerRegistration:
         lease = await self._membership.announce(report.state, report.load)
         residents = _by_digest(report.residents)
         now_s = asyncio.get_running_loop().time()
+        age_s = now_s - self._reported_at_s
+        is_unknown = not self._revision or lease.residency_revision != self._revision
+        if is_unknown or urgent(residents.values()) != urgent(self._reported.values()):
+            is_due = True
+        elif residents != self._reported:
+            is_due = age_s >= self._heartbeat_s * _DETAILS_SHARE
+        else:
+            is_due = age_s >= self._report_every_s
+        if not is_due:
+            return
         if residents != self._reported or not self._revision:
             self._revision += 1
             self._reported = residents
-        elif lease.residency_revision == self._revision and now_s - self._reported_at_s < self._report_every_s:
-            return
         # The list of pools is in another slot, so it is kept by a call of its own; this often is enough.
         await self._membership.touch_pool()
         if await self._residency.report(residents.values(), self._revision):
@@ -171,6 +183,11 @@ async def _first(events: list[asyncio.Event], timeout_s: float) -> None:
     finally:
         for wait in waits:
             wait.cancel()
+
+
+def urgent(residents: Iterable[Resident]) -> dict[Digest, tuple[bool, bool, float]]:
+    """What others should hear of soon: what is in memory, whether it stays, and how much it is wanted."""
+    return {r.digest: (r.tier in _IN_MEMORY, r.pinned, r.demand) for r in residents}
 
 
 def _by_digest(residents: Iterable[Resident]) -> dict[Digest, Resident]:

@@ -115,6 +115,23 @@ async def test_nudges_at_any_rate_cost_a_bounded_number_of_heartbeats(valkey_nod
         assert it.fake.observed - before <= 10
 
 
+async def test_moves_between_slots_and_host_memory_are_told_with_the_heartbeats(valkey_node: EmbeddedValkey) -> None:
+    async with rig(valkey_node, FakeWorker(resident(1), resident(2))) as it:
+        await until_async(it.whole)
+        (before,) = (await it.directory.workers(POOL)).workers
+        ended_s = asyncio.get_running_loop().time() + LEASE_S
+        moves = 0
+        while asyncio.get_running_loop().time() < ended_s:
+            moves += 1
+            it.fake.residents = (resident(1, (Tier.SLOT, Tier.HOST)[moves % 2]), resident(2))
+            it.registration.nudge()
+            await asyncio.sleep(0.005)
+        (after,) = (await it.directory.workers(POOL)).workers
+        assert moves > 20
+        assert after.residency_revision - before.residency_revision <= 5
+        await until_async(it.whole, timeout_s=LEASE_S)
+
+
 async def test_a_version_that_is_in_two_tiers_counts_in_the_faster_one(valkey_node: EmbeddedValkey) -> None:
     async with rig(valkey_node, FakeWorker(resident(1, Tier.HOST), resident(1, Tier.SLOT))) as it:
         await it.registration.until_connected()
