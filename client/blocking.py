@@ -226,9 +226,17 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
         route: bool = True,
         base_model: str = "",
         options: ChannelOptions | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         super().__init__(
-            lambda: HotslotClient(store_endpoint, worker_endpoint, route=route, base_model=base_model, options=options)
+            lambda: HotslotClient(
+                store_endpoint,
+                worker_endpoint,
+                route=route,
+                base_model=base_model,
+                options=options,
+                patience_s=patience_s,
+            )
         )
         self.store = BlockingStoreClient(store_endpoint, options, loop=self.loop)
         self.placement = BlockingPlacementClient(store_endpoint, options, loop=self.loop)

@@ -1,6 +1,8 @@
 """The asyncio client of a whole deployment: picks the best worker, dials it, and fails over while that is safe."""
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,6 +14,7 @@ from client.types.generation import Completion, GenerationEvent, GenerationReque
 from client.types.placement import WorkerPick
 from client.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
 from shared.errors import (
+    ExhaustedError,
     HotslotError,
     NotImplementedYetError,
     NoWorkersError,
@@ -27,6 +30,8 @@ from shared.rpc.pool import Pool
 CONNECT_TIMEOUT_S = 2.0
 PICK_TIMEOUT_S = 2.0
 """How long placement may take before any worker is better."""
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
 # Before the first event nothing was generated, and another worker may well be able to.
 TRY_ANOTHER_WORKER = (UnavailableError, RequestCancelledError, QueueFullError, SlotsFullError)
 # Placement is a hint: without it, any worker does.
@@ -38,6 +43,9 @@ class HotslotClient:
 
     `worker_endpoint` is called when placement cannot say which worker to call: any worker finds the right one itself.
     None means that there is no such worker. With `route=False` every request goes there.
+
+    A generation that no worker could begin is tried again for `patience_s` seconds, within its own deadline, so that
+    it outlives a store or workers that are away for a moment; 0 reports the failure at once.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class HotslotClient:
         base_model: str = "",
         options: ChannelOptions | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        patience_s: float = 0.0,
     ) -> None:
         options = options or ChannelOptions()
         self.store = StoreClient(store_endpoint, options)
@@ -57,6 +66,7 @@ class HotslotClient:
         self._route = route
         self._base_model = base_model
         self._connect_timeout_s = connect_timeout_s
+        self._patience_s = patience_s
         self._picks = Picks(self._ask, asyncio.get_running_loop().time)
         # Failing over is this client's work: a channel that retries would only delay it.
         once = replace(options, max_attempts=1)
@@ -86,13 +96,31 @@ class HotslotClient:
             request = GenerationRequest(request)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
+        last_try_s = min(deadline_s, loop.time() + self._patience_s)
+        for rounds in itertools.count():
+            begun = False
+            try:
+                async with aclosing(self._try_each(request, deadline_s)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except TRY_ANOTHER_WORKER as exc:
+                pause_s = _pause_s(exc, rounds)
+                if begun or loop.time() + pause_s > last_try_s:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    async def _try_each(self, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[GenerationEvent, None]:
+        """Every worker that there is for it, until one begins."""
+        loop = asyncio.get_running_loop()
         failure: HotslotError = NoWorkersError(
             "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
         )
         for endpoint in await self._endpoints(request):
             remaining_s = deadline_s - loop.time()
             if remaining_s <= 0:
-                raise RequestDeadlineError(f"no worker answered within {timeout_s:g} s") from failure
+                raise RequestDeadlineError("no worker answered within the deadline") from failure
             begun = False
             try:
                 async with self._pool.use(endpoint) as worker:
@@ -132,3 +160,10 @@ class HotslotClient:
 
     async def _ask(self, key: RouteKey) -> WorkerPick:
         return await self.placement.pick_workers(key.adapters, base_model=key.base_model, timeout_s=PICK_TIMEOUT_S)
+
+
+def _pause_s(failure: HotslotError, rounds: int) -> float:
+    """How long to wait before all workers are tried again; what the one who refused asked for, at the least."""
+    asked_s = failure.retry_after_s if isinstance(failure, UnavailableError | ExhaustedError) else None
+    backoff_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(rounds, 8)) * random.uniform(0.5, 1.0)
+    return max(asked_s or 0.0, backoff_s)

@@ -24,20 +24,30 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.redis_url = ""
+        self.valkey_port = 0
         self.valkey_pid = 0
         self.store: Child | None = None
         self.workers: list[Child] = []
         self._exit = ExitStack()
+        self._valkey = self._exit.enter_context(ExitStack())
 
     def __enter__(self) -> Self:
-        valkey = self._exit.enter_context(embedded_valkey())
-        self.redis_url, self.valkey_pid = valkey.url, valkey.pid
+        self._start_valkey(0)
         # What uses Valkey ends before it does.
         self._exit.callback(lambda: stop_all(self._children(), GRACE_S))
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._exit.close()
+
+    def _start_valkey(self, port: int) -> None:
+        valkey = self._valkey.enter_context(embedded_valkey(port=port))
+        self.redis_url, self.valkey_port, self.valkey_pid = valkey.url, valkey.port, valkey.pid
+
+    def restart_valkey(self) -> None:
+        """Kill it and start an empty one on the same port."""
+        self._valkey.close()
+        self._start_valkey(self.valkey_port)
 
     def _children(self) -> list[Child]:
         return [*([self.store] if self.store is not None else []), *self.workers]
@@ -51,12 +61,19 @@ class Stack:
 
     def start_worker(self, model: Path, **settings: str) -> Child:
         """Start a worker on a model's folder and wait until it serves; the store must be there."""
-        assert self.store is not None, "start the store first"
-        defaults = {"model": str(model), "store": self.store.spec.endpoint, "redis_url": self.redis_url}
-        name = f"worker-{len(self.workers) + 1}"
-        worker = _start(name, "worker_service", self.folder, {**defaults, **settings})
-        self.workers.append(worker)
+        worker = self._launch_worker("worker_service", str(model), settings)
         worker.wait_ready(WORKER_READY_S)
+        return worker
+
+    def launch_echo_worker(self, **settings: str) -> Child:
+        """Start a worker around the echo model; it is not ready yet."""
+        return self._launch_worker("tests.support.echo_process", settings.pop("model", "quick"), settings)
+
+    def _launch_worker(self, module: str, model: str, settings: dict[str, str]) -> Child:
+        assert self.store is not None, "start the store first"
+        defaults = {"model": model, "store": self.store.spec.endpoint, "redis_url": self.redis_url}
+        worker = _start(f"worker-{len(self.workers) + 1}", module, self.folder, {**defaults, **settings})
+        self.workers.append(worker)
         return worker
 
     def start_again(self, child: Child) -> Child:

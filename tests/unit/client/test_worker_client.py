@@ -30,6 +30,7 @@ from shared.errors import (
     NoWorkersError,
     QueueFullError,
     RequestDeadlineError,
+    StoreUnavailableError,
     UnavailableError,
 )
 from tests.support.fake_store import FakeStore
@@ -173,6 +174,33 @@ async def test_a_failure_before_the_first_event_goes_to_the_next_worker(fleet: F
     first, _, client = fleet
     first.inference.fail_first = [failure]
     assert (await client.complete(GenerationRequest("Hi", PIRATE))).started.worker_id == "w-second"
+
+
+async def test_a_patient_client_tries_again_when_nobody_could_begin(fleet: Fleet, store_endpoint: str) -> None:
+    first, second, _ = fleet
+    for fake in (first, second):
+        fake.inference.fail_first = [StoreUnavailableError("away"), QueueFullError("full", subject="queue")]
+    async with HotslotClient(store_endpoint, None, options=NO_CHANNEL_RETRIES, patience_s=30.0) as client:
+        assert (await client.complete(GenerationRequest("Hi", PIRATE))).started.worker_id == "w-first"
+
+
+async def test_patience_ends_with_the_failure_of_the_last_try(fleet: Fleet, store_endpoint: str) -> None:
+    first, second, _ = fleet
+    for fake in (first, second):
+        fake.inference.fail_first = [UnavailableError("gone", retry_after_s=60.0)]
+    async with HotslotClient(store_endpoint, None, options=NO_CHANNEL_RETRIES, patience_s=30.0) as client:
+        with pytest.raises(UnavailableError, match="gone"):
+            await client.complete(GenerationRequest("Hi", PIRATE))
+    assert len(first.inference.requests) + len(second.inference.requests) <= 2, "not before it was asked to"
+
+
+async def test_a_patient_client_does_not_repeat_what_has_begun(fleet: Fleet, store_endpoint: str) -> None:
+    first, second, _ = fleet
+    first.inference.fail_after_pieces = (1, UnavailableError("gone"))
+    async with HotslotClient(store_endpoint, None, options=NO_CHANNEL_RETRIES, patience_s=30.0) as client:
+        with pytest.raises(UnavailableError, match="gone"):
+            await client.complete(GenerationRequest("Hi", PIRATE))
+    assert not second.inference.requests
 
 
 async def test_a_failure_after_the_first_event_is_never_retried(fleet: Fleet) -> None:
