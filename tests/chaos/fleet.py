@@ -31,8 +31,8 @@ SPEC = echo_model().spec
 READY_S = 60.0
 EXIT_S = 45.0
 PUSHES_AT_ONCE = 8
-TOLERATED = 4
-"""Versions by which a report may differ from its worker a moment later: adapters come and go all the time."""
+CHANGING_SHARE = 0.25
+"""Of what a worker holds, how much may have come or gone since its report while it is under load."""
 
 
 class Fleet:
@@ -154,23 +154,21 @@ class Fleet:
         await until_async(self.is_whole, READY_S)
         return time.monotonic() - began_s
 
-    async def is_whole(self) -> bool:
+    async def is_whole(self, changing_share: float = CHANGING_SHARE) -> bool:
         """Whether the fleet's picture is the truth, give or take what changes while it is looked at."""
-        wanted = {worker_id for worker_id, _ in self.workers.values()}
+        wanted = {worker_id: WorkerState.READY for worker_id, _ in self.workers.values()}
         try:
             records = (await self.directory.workers(SPEC.digest)).workers
-            if {r.info.worker_id for r in records if r.state is WorkerState.READY} != wanted or len(records) != len(
-                wanted
-            ):
+            if {record.info.worker_id: record.state for record in records} != wanted:
                 return False
-            return all([await self._is_reported(*entry) for entry in self.workers.values()])
+            return all([await self._is_reported(*entry, changing_share) for entry in self.workers.values()])
         except CoordinationUnavailableError:
             return False
 
-    async def _is_reported(self, worker_id: WorkerId, client: WorkerClient) -> bool:
+    async def _is_reported(self, worker_id: WorkerId, client: WorkerClient, changing_share: float) -> bool:
         told = {p.resident.digest for p in await self.directory.residency(SPEC.digest, worker_id)}
         held = await held_by(client)
-        return len(told ^ held) <= TOLERATED
+        return len(told ^ held) <= changing_share * len(held)
 
     async def lasting_keys(self) -> list[str]:
         """Keys in Redis that would never expire."""

