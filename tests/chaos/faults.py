@@ -69,7 +69,7 @@ class Faults:
         await self._recovered("worker joined")
 
     async def stop_worker(self) -> None:
-        await self.fleet.freeze(self._any_worker().pid, self.durations.worker_stopped_s)
+        await self.fleet.freeze_worker(self._any_worker(), self.durations.worker_stopped_s)
         await self._recovered(f"worker stopped {self.durations.worker_stopped_s:g} s")
 
     async def drain_worker(self) -> None:

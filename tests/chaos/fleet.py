@@ -42,7 +42,8 @@ class Fleet:
         """Settings of the workers; `lease_s` must be among them."""
         self.lease_s = float(settings["lease_s"])
         self.stack = Stack(folder)
-        self.killed_s: list[float] = []
+        self.lost_s: list[tuple[float, float]] = []
+        """From when until when a worker was not there, without having said so: killed, or silent past its lease."""
         self.pids: list[int] = []
         self.workers: dict[Child, tuple[WorkerId, WorkerClient]] = {}
         """Those that should be there."""
@@ -110,7 +111,8 @@ class Fleet:
 
     def kill(self, child: Child) -> None:
         """SIGKILL a worker, in the middle of whatever it does."""
-        self.killed_s.append(time.monotonic())
+        now_s = time.monotonic()
+        self.lost_s.append((now_s, now_s))
         child.kill()
         self._forget(child)
 
@@ -135,6 +137,12 @@ class Fleet:
         finally:
             os.kill(pid, signal.SIGCONT)
 
+    async def freeze_worker(self, child: Child, duration_s: float) -> None:
+        """Stop a worker past its lease; others take it for dead after a while and cut what it streams through them."""
+        began_s = time.monotonic()
+        await self.freeze(child.pid, duration_s)
+        self.lost_s.append((began_s, time.monotonic()))
+
     def restart_valkey(self) -> None:
         """Kill Valkey and start it again, empty."""
         self.stack.restart_valkey()
@@ -155,7 +163,10 @@ class Fleet:
         return time.monotonic() - began_s
 
     async def is_whole(self, changing_share: float = CHANGING_SHARE) -> bool:
-        """Whether the fleet's picture is the truth, give or take what changes while it is looked at."""
+        """Whether others know of all workers and what they hold, less what changes while it is looked at.
+
+        A worker lists only what the tenant asked it for, so what it preloaded may be known of and not listed.
+        """
         wanted = {worker_id: WorkerState.READY for worker_id, _ in self.workers.values()}
         try:
             records = (await self.directory.workers(SPEC.digest)).workers
@@ -168,7 +179,7 @@ class Fleet:
     async def _is_reported(self, worker_id: WorkerId, client: WorkerClient, changing_share: float) -> bool:
         told = {p.resident.digest for p in await self.directory.residency(SPEC.digest, worker_id)}
         held = await held_by(client)
-        return len(told ^ held) <= changing_share * len(held)
+        return len(held - told) <= changing_share * len(held)
 
     async def lasting_keys(self) -> list[str]:
         """Keys in Redis that would never expire."""

@@ -19,10 +19,11 @@ from worker_service.adapters.references import ReferenceLimits
 NUM_WORKERS = 4
 LEASE_S = 2.0
 CUT_WITHIN_S = 5.0
-"""How long after a worker was killed the end of its streams may be noticed on a busy machine."""
-POLLING_S = 1.0
-"""How much later than it happened a recovery may be seen on a busy machine."""
+"""How long after a worker was lost the end of its streams may be noticed on a busy machine."""
+WHOLE_WITHIN_S = LEASE_S + 1.0
+"""A lease, and as much again as a recovery may be seen late."""
 STALENESS_S = ReferenceLimits().watched_staleness_s + ReferenceLimits().patience_s
+"""Of a name while the store is there; while it is away, what is resident is served on."""
 MOVING = ("moving-1", "moving-2")
 
 
@@ -38,10 +39,12 @@ class Plan:
     durations: Durations
     run_s: float
     """Faults are done in rounds until then; 0 means one round."""
+    is_timed: bool
+    """Whether recoveries must be within a lease, rather than happen at all: not on a machine that does other things."""
 
 
-SHORT = Plan(40, 8, 64, 2.0, Durations(3.0, 4.0, 4.0, 0.0), 0.0)
-LONG = Plan(200, 30, 64, 1.0, Durations(10.0, 20.0, 5.0, 5.0), 600.0)
+SHORT = Plan(40, 8, 64, 2.0, Durations(3.0, 4.0, 4.0, 0.0), 0.0, is_timed=False)
+LONG = Plan(200, 30, 64, 1.0, Durations(10.0, 20.0, 5.0, 5.0), 600.0, is_timed=True)
 
 
 async def survive(folder: Path, plan: Plan) -> str:
@@ -82,10 +85,11 @@ async def survive(folder: Path, plan: Plan) -> str:
         figures = table(traffic, faults, moving.result())
         print(f"\n{figures}")  # noqa: T201 (pytest shows it when the test fails, or with -s)
         _check_answers(traffic, fleet)
+        assert max(traffic.staleness_s) <= STALENESS_S + plan.durations.store_away_s
         assert len(traffic.served_by) >= NUM_WORKERS
         assert faults.exit_codes == [0] * len(faults.exit_codes)
-        slow = {name: times for name, times in faults.recovery_s.items() if max(times) > LEASE_S + POLLING_S}
-        assert not slow, "placements were not whole within a lease"
+        slow = {name: times for name, times in faults.recovery_s.items() if max(times) > WHOLE_WITHIN_S}
+        assert not (plan.is_timed and slow), "placements were not whole within a lease"
         assert not await fleet.lasting_keys()
 
         await until_async(lambda: fleet.is_whole(changing_share=0))
@@ -105,9 +109,8 @@ def _check_answers(traffic: Traffic, fleet: Fleet) -> None:
     assert not traffic.wrong
     assert not traffic.lost
     assert traffic.ended == traffic.asked, "a request ended without anybody noticing"
-    unexcused = [f for f in traffic.failures if not f.was_cut(fleet.killed_s, CUT_WITHIN_S)]
+    unexcused = [f for f in traffic.failures if not f.was_cut(fleet.lost_s, CUT_WITHIN_S)]
     assert not unexcused, [f"{f.name}: {f.kind}: {f.error}" for f in unexcused]
-    assert max(traffic.staleness_s) <= STALENESS_S
 
 
 @pytest.mark.chaos

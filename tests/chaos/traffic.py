@@ -35,10 +35,10 @@ class Failure:
         when = "after" if self.begun else "before"
         return f"{type(self.error).__name__} {when} the first token"
 
-    def was_cut(self, kills_s: list[float], within_s: float) -> bool:
-        """Whether it is the stream of a worker that was killed just then: what no client may repeat by itself."""
-        just_killed = any(0 <= self.failed_s - killed_s <= within_s for killed_s in kills_s)
-        return self.begun and isinstance(self.error, UnavailableError) and just_killed
+    def was_cut(self, lost_s: list[tuple[float, float]], within_s: float) -> bool:
+        """Whether it is the stream of a worker that was lost just then: what no client may repeat by itself."""
+        just_lost = any(from_s <= self.failed_s <= until_s + within_s for from_s, until_s in lost_s)
+        return self.begun and isinstance(self.error, UnavailableError) and just_lost
 
 
 @dataclass

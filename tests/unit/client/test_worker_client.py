@@ -29,6 +29,7 @@ from shared.errors import (
     InternalError,
     NoWorkersError,
     QueueFullError,
+    QuotaExceededError,
     RequestDeadlineError,
     StoreUnavailableError,
     UnavailableError,
@@ -168,7 +169,13 @@ async def test_a_pick_is_not_used_longer_than_it_says(fleet: Fleet, fake_store: 
 
 
 @pytest.mark.parametrize(
-    "failure", [DrainingError("w-first"), QueueFullError("full", subject="queue"), UnavailableError("gone")]
+    "failure",
+    [
+        DrainingError("w-first"),
+        QueueFullError("full", subject="queue"),
+        QuotaExceededError("no room", subject="host memory"),
+        UnavailableError("gone"),
+    ],
 )
 async def test_a_failure_before_the_first_event_goes_to_the_next_worker(fleet: Fleet, failure: HotslotError) -> None:
     first, _, client = fleet
