@@ -8,20 +8,21 @@ from worker_service.model.huge_pages import ALIGNMENT_BYTES, into_huge_pages
 
 def test_a_model_answers_the_same_from_huge_pages_and_ties_hold() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Embedding(300, 64), nn.Linear(64, 129), nn.Linear(129, 64), nn.Linear(64, 300, bias=False))
-    model[3].weight = model[0].weight
+    embedding, head = nn.Embedding(300, 64), nn.Linear(64, 300, bias=False)
+    head.weight = embedding.weight
+    model = nn.Sequential(embedding, nn.Linear(64, 129), nn.Linear(129, 64), head)
     ids = torch.arange(40)
     expected = model(ids)
     addresses = [parameter.data_ptr() for parameter in model.parameters()]
     into_huge_pages(model.parameters())
     assert torch.equal(model(ids), expected)
-    assert model[3].weight is model[0].weight
+    assert head.weight is embedding.weight
     moved = [p for p, before in zip(model.parameters(), addresses, strict=True) if p.data_ptr() != before]
     assert [tuple(p.shape) for p in moved] == [(300, 64), (129, 64), (64, 129)], "small ones stay"
     assert all(p.data_ptr() % ALIGNMENT_BYTES == 0 for p in moved)
     with torch.no_grad():
-        model[0].weight.zero_()
-    assert not model[3].weight.any()
+        embedding.weight.zero_()
+    assert not head.weight.any()
 
 
 def test_views_and_strided_tensors_stay_where_they_are() -> None:
