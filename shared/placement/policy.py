@@ -16,6 +16,7 @@ back again, and a cold load is paid for once. Where others have a version as wel
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 
@@ -85,7 +86,18 @@ class Fleet:
         ids = tuple(sorted(self.workers))
         self.rendezvous = rendezvous if rendezvous and rendezvous.worker_ids == ids else Rendezvous(ids)
         self._options = options
-        self._loads = {worker_id: relative_load(record) for worker_id, record in self.workers.items()}
+        self._judge({worker_id: relative_load(record) for worker_id, record in self.workers.items()})
+
+    def knowing(self, sent: Mapping[WorkerId, float]) -> "Fleet":
+        """The same fleet with requests in it that the workers' reports do not count yet."""
+        rows = {worker_id: max(1, self.workers[worker_id].load.max_sequences) for worker_id in sent}
+        fleet = copy(self)
+        fleet._judge({**self._loads, **{w: self._loads[w] + count / rows[w] for w, count in sent.items()}})
+        return fleet
+
+    def _judge(self, loads: Mapping[WorkerId, float]) -> None:
+        """What follows from the workers' loads of the moment."""
+        self._loads, options = loads, self._options
         usual = {worker_id: usual_load(record) for worker_id, record in self.workers.items()}
         ratio = options.max_load_ratio
         most_now = max(ratio * _mean(self._loads), options.full_above)
@@ -95,7 +107,7 @@ class Fleet:
         """Of its versions, the share that an overloaded worker spills; above 1 all of them."""
         # A worker that usually has more than its share gets less of what others can take as well.
         self._room = {w: max(_LEAST_ROOM, 1 - max(load, _USUAL_WEIGHT * usual[w])) for w, load in self._loads.items()}
-        self._by_load = tuple(sorted(ids, key=lambda worker_id: (self._loads[worker_id], worker_id)))
+        self._by_load = tuple(sorted(self.rendezvous.worker_ids, key=lambda w: (self._loads[w], w)))
 
     def pick(
         self,

@@ -2,12 +2,14 @@
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from shared.ids import Digest, WorkerId
 from shared.placement.policy import Fleet, relative_load
 from tests.simulation.hints import Hints
+from tests.simulation.worker import SimulatedWorker
+from worker_service.routing.router import COUNT_EVERY_S
 
 
 class Router(Protocol):
@@ -19,17 +21,39 @@ class Router(Protocol):
 
 
 class Hotslot:
-    """The real thing: `shared.placement` over the hints of Redis."""
+    """The real thing: `shared.placement` over the hints of Redis.
 
-    def __init__(self, hints: Hints, digests: Sequence[Digest]) -> None:
+    Each of the routers counts what it sent since the workers reported, which is its part of what all of them did.
+    """
+
+    def __init__(
+        self, hints: Hints, digests: Sequence[Digest], workers: Mapping[WorkerId, SimulatedWorker], num_routers: int
+    ) -> None:
         self._hints = hints
         self._digests = digests
+        self._workers = workers
+        self._num_routers = num_routers
+        self._seen: Fleet | None = None
+        self._knowing: Fleet | None = None
+        self._counted_at_s = 0.0
 
     def choose(self, adapter: int, count: int, now_s: float, turn: int) -> Sequence[WorkerId]:
         digest = self._digests[adapter]
         placements = {digest: tuple(self._hints.placements(digest))}
-        picked = self._hints.fleet(now_s).pick([digest], placements, count=count, turn=turn)
+        picked = self._fleet(now_s).pick([digest], placements, count=count, turn=turn)
         return [candidate.worker.info.worker_id for candidate in picked]
+
+    def _fleet(self, now_s: float) -> Fleet:
+        fleet = self._hints.fleet(now_s)
+        if fleet is not self._seen or self._knowing is None or now_s - self._counted_at_s >= COUNT_EVERY_S:
+            sent = {}
+            for worker_id, record in fleet.workers.items():
+                worker = self._workers.get(worker_id)
+                if worker is not None and worker.in_flight > record.load.in_flight:
+                    sent[worker_id] = (worker.in_flight - record.load.in_flight) / self._num_routers
+            self._seen, self._counted_at_s = fleet, now_s
+            self._knowing = fleet.knowing(sent) if sent else fleet
+        return self._knowing
 
 
 class RoundRobin:

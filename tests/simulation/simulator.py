@@ -144,7 +144,7 @@ class Simulation:
         hints, digests = self.hints, self.digests
         match policy:
             case "hotslot":
-                return Hotslot(hints, digests)
+                return Hotslot(hints, digests, self.workers, self._scenario.num_routers)
             case "oracle":
                 return Oracle(self._scenario.demand, self._seed, self.workers, self.holders)
             case "bounded loads":

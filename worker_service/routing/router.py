@@ -10,16 +10,19 @@ import structlog
 from shared.coordination.records import WorkerRecord
 from shared.errors import SourceUnavailableError, StoreUnavailableError, UnavailableError
 from shared.ids import Digest, WorkerId
-from shared.placement.policy import Candidate
+from shared.placement.policy import Candidate, Fleet
 from shared.placement.replica_policy import ReplicaPolicy
 from worker_service.routing.fleet_view import FleetView
 from worker_service.routing.forwarding import Parcel, Peers, forward
 from worker_service.routing.plan import Here, before_here, instead_of_here
+from worker_service.routing.unreported import Unreported
 
 log = structlog.get_logger(__name__)
 
 MAX_FORWARDS = 2
 """Other workers that one request is sent to, one after the other."""
+COUNT_EVERY_S = 0.02
+"""How old the count of what was sent may be: taking it looks at every worker."""
 AVOID_S = 2.0
 """How long a worker that could not be reached is passed over; its lease may run on for longer."""
 
@@ -33,6 +36,10 @@ class Router:
         self._clock = clock
         self._turns = itertools.count()
         self._avoided: dict[WorkerId, float] = {}
+        self._unreported = Unreported()
+        self._seen: Fleet | None = None
+        self._knowing: Fleet | None = None
+        self._counted_at_s = float("-inf")
 
     @property
     def worker_id(self) -> WorkerId:
@@ -70,6 +77,15 @@ class Router:
         await self.view.close()
         await self._peers.close()
 
+    def _fleet(self, fleet: Fleet, now_s: float) -> Fleet:
+        """The fleet with what went from here to its workers since they reported."""
+        if fleet is not self._seen or now_s - self._counted_at_s >= COUNT_EVERY_S:
+            sent = self._unreported.count(fleet.workers, self._peers.users)
+            self._seen, self._counted_at_s = fleet, now_s
+            self._knowing = fleet.knowing(sent) if sent else fleet
+        assert self._knowing is not None
+        return self._knowing
+
     async def _ranked(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[Candidate]:
         sight = await self.view.look(digests)
         if sight is None:
@@ -82,5 +98,6 @@ class Router:
             for digest, holders in sight.placements.items()
         }
         count = MAX_FORWARDS + 1 + len(self._avoided)
-        ranked = sight.fleet.pick(digests, placements, count=count, turn=next(self._turns), policy=policy)
+        fleet = self._fleet(sight.fleet, now_s)
+        ranked = fleet.pick(digests, placements, count=count, turn=next(self._turns), policy=policy)
         return [candidate for candidate in ranked if candidate.worker.info.worker_id not in self._avoided]
