@@ -185,7 +185,8 @@ class ReferenceCache:
                     if entry is not None:
                         self._refresh(key)
                 case ChangeKind.TAG_MOVED:
-                    if entry is not None and entry.version.digest != change.digest:
+                    # Moved back to what is served: a swap to what it had moved to meanwhile must end.
+                    if entry is not None and (entry.version.digest != change.digest or entry.swap is not None):
                         entry.confirmed = False
                         self._refresh(key)
                 case _:

@@ -151,6 +151,23 @@ async def test_a_tag_that_moves_again_during_a_swap_ends_at_the_newest_version()
     assert world.flips == [(FIRST, THIRD)]
 
 
+async def test_a_tag_that_moves_back_during_a_swap_stays_where_it_was() -> None:
+    world = World()
+    cache = world.cache()
+    await served(cache)
+    world.preparing.clear()
+    for revision, digest in ((2, SECOND), (3, FIRST)):
+        world.tags[DEFAULT_TENANT, NAME] = digest
+        moved = CatalogChange(revision, ChangeKind.TAG_MOVED, NAME.name, TagName("latest"), digest)
+        questions = world.questions
+        cache.apply(DEFAULT_TENANT, moved)
+        await until(functools.partial(lambda before: world.questions > before, questions))
+        await until(lambda: world.prepared == [SECOND])
+    world.preparing.set()
+    await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert (await served(cache), world.flips) == (FIRST, [])
+
+
 async def test_a_resident_version_is_served_while_the_store_is_away() -> None:
     world = World()
     cache = world.cache()
