@@ -301,12 +301,13 @@ async def test_only_calls_that_are_safe_are_retried(monkeypatch: pytest.MonkeyPa
 
 def test_what_is_retried_exists() -> None:
     from shared.pb.hotslot.placement.v1 import placement_pb2
-    from shared.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2
+    from shared.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
     from shared.pb.hotslot.worker.v1 import adapter_control_pb2, inference_pb2
 
+    stores = (placement_pb2, adapter_store_pb2, blob_pb2, compiled_code_pb2)
     known = {
         service.full_name: set(service.methods_by_name)
-        for pb2 in (placement_pb2, adapter_store_pb2, blob_pb2, adapter_control_pb2, inference_pb2, health_pb2)
+        for pb2 in (*stores, adapter_control_pb2, inference_pb2, health_pb2)
         for service in pb2.DESCRIPTOR.services_by_name.values()
     }
     for name, methods in SAFE_TO_RETRY.items():
