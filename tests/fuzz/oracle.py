@@ -68,7 +68,8 @@ def check_settings(document: Mapping[str, Any], settings: LoraSettings, paths: S
 def check_scaling(document: Mapping[str, Any], path: str, rank: int, scaling: float) -> None:
     """A module's rank and scaling are those that PEFT gives, or mlx-lm."""
     if _is_of_mlx(document):
-        theirs = (document["lora_parameters"]["rank"], document["lora_parameters"]["scale"])
+        # mlx-lm multiplies arrays of floats by it.
+        theirs = (document["lora_parameters"]["rank"], float(document["lora_parameters"]["scale"]))
     else:
         ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
         if not _is_tame(*ranks, *alphas):
