@@ -109,8 +109,10 @@ class DiskFiles:
     def _make_room(self, size_bytes: int) -> bool:
         if size_bytes > self._budget_bytes:
             return False
+        # Stages first: one that gets its name meanwhile then counts twice rather than not at all.
+        staged_bytes = self._sweep_stages()
         blobs = sorted(self._blobs(), key=lambda blob: blob.last_use_ns)
-        needed = self._sweep_stages() + sum(blob.size_bytes for blob in blobs) + size_bytes - self._budget_bytes
+        needed = staged_bytes + sum(blob.size_bytes for blob in blobs) + size_bytes - self._budget_bytes
         for blob in blobs:
             if needed <= 0:
                 break

@@ -72,6 +72,13 @@ class Cluster:
         await here.execute_command("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5_000, "KEYS", *keys)
         for node in (there, here):
             await node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
+        for node in self.nodes:
+            await until_async(partial(self._knows, node, slot, self.ports[target]), timeout_s=30)
+
+    async def _knows(self, node: Any, slot: int, port: int) -> bool:
+        """Nodes hear of it from each other; until then they send clients around in circles."""
+        found = await node.execute_command("CLUSTER", "SLOTS")
+        return any(int(first) <= slot <= int(last) and int(at[1]) == port for first, last, at, *_ in found)
 
 
 @pytest.fixture

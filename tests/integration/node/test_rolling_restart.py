@@ -21,6 +21,7 @@ PAUSE_S = 0.2
 ENDS_WITHIN_S = 90.0
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.integration
 async def test_a_rolling_restart_fails_no_call_of_python_or_node(node_program: NodeProgram, tmp_path: Path) -> None:
