@@ -29,10 +29,10 @@ def into_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
         memory.madvise(mmap.MADV_HUGEPAGE)
     except OSError:
         return  # a kernel without them
-    flat = torch.frombuffer(memory, dtype=torch.uint8)
     begin = 0
     for tensor, size_bytes in zip(by_storage.values(), sizes_bytes, strict=True):
-        moved = flat[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        # Each its own storage: where two inputs share one and either is written to, the compiler copies both whole.
+        moved = torch.frombuffer(memory, dtype=tensor.dtype, count=tensor.numel(), offset=begin).view(tensor.shape)
         moved.copy_(tensor.detach())
         tensor.data = moved
         begin += size_bytes

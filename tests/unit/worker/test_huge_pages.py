@@ -32,3 +32,11 @@ def test_views_and_strided_tensors_stay_where_they_are() -> None:
     into_huge_pages([view, strided])
     assert view.data_ptr() == before
     assert strided.data_ptr() == before
+
+
+def test_each_tensor_keeps_a_storage_of_its_own() -> None:
+    """Compiled code copies what shares one with a tensor that it writes to."""
+    tensors = [torch.randn(64, 128) for _ in range(3)]
+    into_huge_pages(tensors)
+    assert len({tensor.untyped_storage()._cdata for tensor in tensors}) == len(tensors)
+    assert [tensor.untyped_storage().nbytes() for tensor in tensors] == [tensor.nbytes for tensor in tensors]
