@@ -3,6 +3,7 @@
 Shapes: I in_features, O out_features, R the module's rank, and one more where it has a bias.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,12 +125,15 @@ class WeightsDecoder:
         type.
         """
         tensors = _read(manifest, blob)
+        memory = self._allocate(manifest.modules)
         modules: dict[str, HostModule] = {}
         violations: list[Violation] = []
         for module in manifest.modules:
-            decoded = self._decode_module(module, tensors, violations)
-            if decoded is not None:
-                modules[module.path] = decoded
+            in_features, out_features = self._layout.shapes[module.path]
+            num_ranks = module.rank + module.has_bias
+            a_RI, b_RO, memory = _cut(memory, (num_ranks, in_features), (num_ranks, out_features))
+            self._fill(module, a_RI, b_RO, tensors, violations)
+            modules[module.path] = HostModule(a_RI, b_RO, module.scaling, module.has_bias)
         violations.extend(
             _violation("UNEXPECTED_TENSOR", name, "a tensor", "none", f"{name} stands in no module of the manifest")
             for name in tensors
@@ -139,47 +143,50 @@ class WeightsDecoder:
         size_bytes = sum(t.nbytes for m in modules.values() for t in (m.a_RI, m.b_RO))
         return HostAdapter(manifest.digest, max(m.num_ranks for m in modules.values()), size_bytes, modules)
 
-    def _decode_module(
-        self, module: AdapterModule, tensors: dict[str, torch.Tensor], violations: list[Violation]
-    ) -> HostModule | None:
-        in_features, out_features = self._layout.shapes[module.path]
-        a_RI = self._take(tensors, module.path + LORA_A, (module.rank, in_features), violations)
-        b_OR = self._take(tensors, module.path + LORA_B, (out_features, module.rank), violations)
-        bias_O = None
+    def _allocate(self, modules: Sequence[AdapterModule]) -> torch.Tensor:
+        """One stretch of memory for all pairs, in the order in which they are copied to a slot."""
+        layout = self._layout
+        size = sum((module.rank + module.has_bias) * sum(layout.shapes[module.path]) for module in modules)
+        return torch.empty(size, dtype=layout.dtype, pin_memory=layout.pin_memory)
+
+    def _fill(
+        self,
+        module: AdapterModule,
+        a_RI: torch.Tensor,
+        b_RO: torch.Tensor,
+        tensors: dict[str, torch.Tensor],
+        violations: list[Violation],
+    ) -> None:
+        """Copy one module's tensors, removing them from those read; notes what is wrong with them."""
+        b_OR = b_RO.T
         if module.has_bias:
-            bias_O = self._take(tensors, module.path + LORA_B_BIAS, (out_features,), violations)
-        if a_RI is None or b_OR is None or (module.has_bias and bias_O is None):
-            return None
-        if bias_O is not None:
-            a_RI = torch.cat([a_RI, a_RI.new_zeros(1, in_features)])
-            b_OR = torch.cat([b_OR, bias_O[:, None]], dim=1)
-        return HostModule(self._owned(a_RI), self._owned(b_OR.T), module.scaling, module.has_bias)
+            a_RI[-1] = 0
+            self._take(tensors, module.path + LORA_B_BIAS, b_OR[:, -1], violations)
+        self._take(tensors, module.path + LORA_A, a_RI[: module.rank], violations)
+        self._take(tensors, module.path + LORA_B, b_OR[:, : module.rank], violations)
 
     def _take(
-        self,
-        tensors: dict[str, torch.Tensor],
-        name: str,
-        shape: tuple[int, ...],
-        violations: list[Violation],
-    ) -> torch.Tensor | None:
-        """Remove a tensor from those read, in the model's element type; notes what is wrong with it."""
+        self, tensors: dict[str, torch.Tensor], name: str, target: torch.Tensor, violations: list[Violation]
+    ) -> None:
         tensor = tensors.pop(name, None)
-        if tensor is None or tuple(tensor.shape) != shape:
-            found = "nothing" if tensor is None else str(tuple(tensor.shape))
-            text = f"{name}: found {found}, expected {shape}"
-            violations.append(_violation("SHAPE_MISMATCH", name, found, str(shape), text))
-            return None
-        converted = tensor.to(self._layout.dtype)
-        if not bool(torch.isfinite(converted).all()):
+        if tensor is None or tensor.shape != target.shape:
+            found, expected = "nothing" if tensor is None else str(tuple(tensor.shape)), str(tuple(target.shape))
+            text = f"{name}: found {found}, expected {expected}"
+            violations.append(_violation("SHAPE_MISMATCH", name, found, expected, text))
+            return
+        target.copy_(tensor)
+        if not bool(torch.isfinite(target).all()):
             text = f"{name} has values that are not finite as {self._layout.dtype}"
             violations.append(_violation("NOT_FINITE", name, "NaN or infinity", "finite values", text))
-            return None
-        return converted
 
-    def _owned(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A contiguous copy that does not keep the blob alive."""
-        owned = tensor.clone(memory_format=torch.contiguous_format)
-        return owned.pin_memory() if self._layout.pin_memory else owned
+
+def _cut(
+    memory: torch.Tensor, first: tuple[int, int], second: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two matrices from the front of a flat stretch of memory, and what is left of it."""
+    middle = math.prod(first)
+    end = middle + math.prod(second)
+    return memory[:middle].view(first), memory[middle:end].view(second), memory[end:]
 
 
 def _read(manifest: Manifest, blob: bytes | bytearray | memoryview) -> dict[str, torch.Tensor]:

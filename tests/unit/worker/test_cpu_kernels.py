@@ -50,18 +50,15 @@ def test_linear_is_the_matrix_product(
     assert close(torch.ops.hotslot_cpu.linear(x, weight, bias), plain + bias.double(), dtype)
 
 
-def some_ones() -> torch.Tensor:
-    """One rank of one slot is a bias."""
-    ones = torch.zeros(SLOTS, SLOT_RANK)
-    ones[1, 5] = 1.0
-    return ones
-
-
-def slot_linear_inputs(random: Random, num_tokens: int, num_in: int = 96, num_out: int = 112) -> list[torch.Tensor]:
-    columns = SLOTS * SLOT_RANK
+def slot_linear_inputs(
+    random: Random, num_tokens: int, num_in: int = 96, num_out: int = 112, slot_rank: int = SLOT_RANK
+) -> list[torch.Tensor]:
+    columns = SLOTS * slot_rank
+    ones = torch.zeros(SLOTS, slot_rank)
+    ones[1, -1] = 1.0  # one rank of one slot is a bias
     return [
         random(num_tokens, num_in), random(num_out, num_in), random(num_out), random(columns, num_in),
-        random(columns, num_out), torch.tensor([0.5, 1.0, 2.0, 0.25]), some_ones(),
+        random(columns, num_out), torch.tensor([0.5, 1.0, 2.0, 0.25]), ones,
     ]  # fmt: skip
 
 
@@ -76,11 +73,14 @@ def mixed_gates(num_tokens: int) -> torch.Tensor:
     return gates
 
 
+@pytest.mark.parametrize(("num_out", "slot_rank"), [(112, 16), (50, 8), (61, 1), (32, 5)])
 @pytest.mark.parametrize("num_tokens", [1, 4, 8, 11, 16])
-def test_slot_linear_adds_the_slots_that_are_on(random: Random, dtype: torch.dtype, num_tokens: int) -> None:
-    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, num_tokens)
+def test_slot_linear_adds_the_slots_that_are_on(
+    random: Random, dtype: torch.dtype, num_tokens: int, num_out: int, slot_rank: int
+) -> None:
+    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, num_tokens, 96, num_out, slot_rank)
     gates = mixed_gates(num_tokens)
-    h = ((x.double() @ a.double().T).view(num_tokens, SLOTS, SLOT_RANK) + one) * (gates * scale)[:, :, None].double()
+    h = ((x.double() @ a.double().T).view(num_tokens, SLOTS, slot_rank) + one) * (gates * scale)[:, :, None].double()
     expected = x.double() @ weight.double().T + bias.double() + h.flatten(1) @ b.double()
     found = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
     assert close(found, expected, dtype)

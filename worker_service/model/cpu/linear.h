@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "dot.h"
@@ -31,8 +32,23 @@ struct Slots {
 struct ActiveSlot {
   int64_t slot;
   std::vector<int64_t> tokens;
-  std::vector<float> h;  // gate * scale * (A x + one) of those tokens, [tokens, K]
+  std::vector<float> h;          // gate * scale * (A x + one) of those tokens, [tokens, K]
+  std::vector<uint32_t> pairs;   // the same in bfloat16, two ranks in a word, [tokens, K / 2]; where products take pairs
 };
+
+#ifdef HOTSLOT_DOT_BF16
+// Two neighbouring ranks in a word, the first one low; an odd last rank has 0 beside it.
+inline std::vector<uint32_t> in_pairs(const std::vector<float>& h, int64_t rank) {
+  std::vector<uint32_t> pairs;
+  pairs.reserve(h.size() / rank * ((rank + 1) / 2));
+  for (size_t first = 0; first < h.size(); first += rank)
+    for (int64_t k = 0; k < rank; k += 2) {
+      const uint32_t low = bf16(h[first + k]).x, high = k + 1 < rank ? bf16(h[first + k + 1]).x : 0;
+      pairs.push_back(low | high << 16);
+    }
+  return pairs;
+}
+#endif
 
 template <typename E>
 std::vector<ActiveSlot> active_slots(const Slots& slots, const std::vector<const E*>& rows, int64_t size) {
@@ -46,12 +62,12 @@ std::vector<ActiveSlot> active_slots(const Slots& slots, const std::vector<const
     std::vector<int64_t> tokens;
     for (size_t t = 0; t < rows.size(); ++t)
       if (gates[t * stride + slot] != 0) tokens.push_back(t);
-    if (!tokens.empty()) active.push_back({slot, std::move(tokens), {}});
+    if (!tokens.empty()) active.push_back({slot, std::move(tokens), {}, {}});
   }
   const E* a = slots.a_CI.const_data_ptr<E>();
   at::parallel_for(0, active.size(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      auto& [slot, tokens, h] = active[index];
+      auto& [slot, tokens, h, pairs] = active[index];
       const int64_t count = tokens.size();
       std::vector<const E*> inputs(count);
       for (int64_t i = 0; i < count; ++i) inputs[i] = rows[tokens[i]];
@@ -61,28 +77,85 @@ std::vector<ActiveSlot> active_slots(const Slots& slots, const std::vector<const
         const float factor = gates[tokens[i] * stride + slot] * scale[slot];
         for (int64_t k = 0; k < rank; ++k) h[i * rank + k] = (h[i * rank + k] + one[slot * rank + k]) * factor;
       }
+#ifdef HOTSLOT_DOT_BF16
+      if constexpr (std::is_same_v<E, bf16>) pairs = in_pairs(h, rank);
+#endif
     }
   });
   return active;
 }
 
-constexpr int64_t CHUNK = 3 * LANES;  // outputs that one visit computes
+constexpr int64_t CHUNK = 6 * LANES;  // outputs that one visit computes
+
+// out[o] += sum over k of h[k] * b[k][o] from output `o` on, where row k of b begins at b + k * num_out.
+template <typename E>
+void add_ranks(const float* h, const E* b, int64_t rank, int64_t num_out, int64_t o, int64_t count, float* out) {
+  for (; o + LANES <= count; o += LANES) {
+    Floats acc = load(out + o);
+    for (int64_t k = 0; k < rank; ++k) acc += h[k] * load(b + k * num_out + o);
+    store(out + o, acc);
+  }
+  for (; o < count; ++o)
+    for (int64_t k = 0; k < rank; ++k) out[o] += h[k] * static_cast<float>(b[k * num_out + o]);
+}
+
+#ifdef HOTSLOT_DOT_BF16
+// The same for as many outputs as come in pairs of vectors; returns how many those are.
+inline int64_t add_pairs(const uint32_t* pairs, const bf16* b, int64_t rank, int64_t num_out, int64_t count,
+                         float* out) {
+  // Interleaving two rows works on quarters of a vector, so that the sums of outputs 8j to 8j + 3 are in one vector and
+  // those of 8j + 4 to 8j + 7 in the other.
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+  const __m512i second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+  int64_t o = 0;
+  for (; o + 2 * LANES <= count; o += 2 * LANES) {
+    __m512 low = _mm512_setzero_ps(), high = _mm512_setzero_ps();
+    for (int64_t k = 0; k < rank; k += 2) {
+      const __m512i row = _mm512_loadu_si512(b + k * num_out + o);
+      const __m512i below = k + 1 < rank ? _mm512_loadu_si512(b + (k + 1) * num_out + o) : _mm512_setzero_si512();
+      const __m512bh factors = (__m512bh)_mm512_set1_epi32(pairs[k / 2]);
+      low = _mm512_dpbf16_ps(low, factors, (__m512bh)_mm512_unpacklo_epi16(row, below));
+      high = _mm512_dpbf16_ps(high, factors, (__m512bh)_mm512_unpackhi_epi16(row, below));
+    }
+    float* to = out + o;
+    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_permutex2var_ps(low, first, high)));
+    to += LANES;
+    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), _mm512_permutex2var_ps(low, second, high)));
+  }
+  return o;
+}
+#endif
 
 // out[t * CHUNK + o] += h[t] . b[:, o], where b points at the slot's first rank and the chunk's first output.
 template <typename E>
 void add_slot(const ActiveSlot& active, const E* b, int64_t rank, int64_t num_out, int64_t count, float* out) {
   for (size_t index = 0; index < active.tokens.size(); ++index) {
     float* to = out + active.tokens[index] * CHUNK;
-    const float* h = active.h.data() + index * rank;
-    int64_t o = 0;
-    for (; o + LANES <= count; o += LANES) {
-      Floats acc = load(to + o);
-      for (int64_t k = 0; k < rank; ++k) acc += h[k] * load(b + k * num_out + o);
-      store(to + o, acc);
-    }
-    for (; o < count; ++o)
-      for (int64_t k = 0; k < rank; ++k) to[o] += h[k] * static_cast<float>(b[k * num_out + o]);
+    int64_t done = 0;
+#ifdef HOTSLOT_DOT_BF16
+    if constexpr (std::is_same_v<E, bf16>)
+      done = add_pairs(active.pairs.data() + index * ((rank + 1) / 2), b, rank, num_out, count, to);
+#endif
+    add_ranks<E>(active.h.data() + index * rank, b, rank, num_out, done, count, to);
   }
+}
+
+// y[o] = out[o] + bias[o], rounded.
+inline void round_row(const float* out, const bf16* bias, int64_t count, bf16* y) {
+  int64_t o = 0;
+#ifdef HOTSLOT_DOT_BF16
+  for (; o + LANES <= count; o += LANES) {
+    __m512 v = _mm512_loadu_ps(out + o);
+    if (bias != nullptr) v = v + load(bias + o);
+    const __m256bh rounded = _mm512_cvtneps_pbh(v);
+    std::memcpy(y + o, &rounded, sizeof(rounded));
+  }
+#endif
+  for (; o < count; ++o) y[o] = static_cast<bf16>(out[o] + (bias != nullptr ? static_cast<float>(bias[o]) : 0.0f));
+}
+
+inline void round_row(const float* out, const float* bias, int64_t count, float* y) {
+  for (int64_t o = 0; o < count; ++o) y[o] = out[o] + (bias != nullptr ? bias[o] : 0.0f);
 }
 
 template <typename E>
@@ -108,10 +181,7 @@ void linear_impl(const at::Tensor& x_TI, const at::Tensor& w_OI, const std::opti
       for (const ActiveSlot& one : active)
         add_slot<E>(one, b + one.slot * rank * num_out + first, rank, num_out, count, out.data());
       for (int64_t t = 0; t < num_tokens; ++t)
-        for (int64_t o = 0; o < count; ++o) {
-          const float added = bias != nullptr ? static_cast<float>(bias[first + o]) : 0.0f;
-          y[t * num_out + first + o] = static_cast<E>(out[t * CHUNK + o] + added);
-        }
+        round_row(out.data() + t * CHUNK, bias != nullptr ? bias + first : nullptr, count, y + t * num_out + first);
     }
   });
 }
