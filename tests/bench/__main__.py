@@ -80,6 +80,7 @@ def render(results: dict[str, Any]) -> str:
         "| the model | |",
         "|---|---|",
         *(f"| {name.replace('_', ' ')} | {value:.1f} tok/s |" for name, value in model["batches_tok_s"].items()),
+        *(f"| base only, {name.replace('_', ' ')} | {value:.1f} |" for name, value in model["base_only"].items()),
         *(f"| PEFT, {name.replace('_', ' ')} | {value:.1f} |" for name, value in model["peft"].items()),
         *(f"| {name.replace('_', ' ')} | {value:.2f} |" for name, value in model["swap"].items()),
         *(f"| start: {name.replace('_', ' ')} | {value:.1f} s |" for name, value in model["startup_s"].items()),

@@ -7,11 +7,14 @@ other, with the same threads; figures are medians.
 import argparse
 import itertools
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,47 @@ def measure_batches(loaded: LoadedModel, num_steps: int) -> dict[str, float]:
     return {name: variants[name][0] / statistics.median(times) for name, times in durations_s.items()}
 
 
+def time_step(loaded: LoadedModel, step: int) -> float:
+    """Seconds of a step of 8 rows without adapters."""
+    segments = rows(NUM_ADAPTERS, lambda row: (), CONTEXT_TOKENS + step)
+    began_s = time.perf_counter()
+    loaded.runner.run(segments)
+    return time.perf_counter() - began_s
+
+
+def answer_with_steps(connection: Connection, options: ModelOptions) -> None:
+    """What the other process does: one step for each number that it is sent, until there are no more."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    loaded = load_model(options)
+    connection.send(0.0)
+    while (step := connection.recv()) is not None:
+        connection.send(time_step(loaded, step))
+
+
+def measure_base_only(options: ModelOptions, loaded: LoadedModel, num_steps: int) -> dict[str, float]:
+    """What slots cost requests that use none, beside a model with next to no slots.
+
+    That one runs in another process, because code is compiled for one set of slots in each; steps are taken in turn.
+    """
+    few = replace(options, num_slots=1, slot_rank=1, max_rank=1, target_modules=("v_proj",))
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=answer_with_steps, args=(there, few))
+    process.start()
+    here.recv()
+    with_slots_s, without_s = [], []
+    for step in range(num_steps):
+        with_slots_s.append(time_step(loaded, step))
+        here.send(step)
+        without_s.append(here.recv())
+    here.send(None)
+    process.join()
+    return {
+        "with_slots_tok_s": NUM_ADAPTERS / statistics.median(with_slots_s),
+        "without_tok_s": NUM_ADAPTERS / statistics.median(without_s),
+    }
+
+
 def measure_peft(folder: Path, repetitions: int) -> dict[str, float]:
     """PEFT on the same model: its hot-swap, and its mixed batch (`adapter_names=`), eager as it must be."""
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
@@ -156,33 +200,34 @@ def main() -> None:
     # Standard output is the result's alone.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     folder = ensure_model()
-    loaded = load_model(
-        ModelOptions(
-            model=str(folder),
-            model_name=BASE_MODEL,
-            num_slots=NUM_ADAPTERS,
-            slot_rank=RANK,
-            kv_tokens=8192,
-            max_sequence_tokens=1024,
-            token_buckets=(1, 8, 64),
-            cache_dir=default_cache_dir(),
-        )
+    options = ModelOptions(
+        model=str(folder),
+        model_name=BASE_MODEL,
+        num_slots=NUM_ADAPTERS,
+        slot_rank=RANK,
+        kv_tokens=8192,
+        max_sequence_tokens=1024,
+        token_buckets=(1, 8, 64),
+        cache_dir=default_cache_dir(),
     )
+    loaded = load_model(options)
     results: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "startup_s": {stage.name: stage.duration_s for stage in loaded.startup_stages},
         "swap": measure_swap(loaded, repetitions * 2),
         "batches_tok_s": measure_batches(loaded, repetitions * 3),
+        "base_only": measure_base_only(options, loaded, repetitions * 3),
         "recompiles": loaded.runner.recompiles,
         "peft": measure_peft(folder, repetitions),
     }
-    swap, batches, peft = results["swap"], results["batches_tok_s"], results["peft"]
+    swap, batches, peft, base_only = (results[name] for name in ("swap", "batches_tok_s", "peft", "base_only"))
     results["ratios"] = {
         "PEFT's hot-swap from memory / hot-swap": peft["hot_swap_from_memory_ms"] / swap["hot_swap_ms"],
         "hot-swap / copy of its bytes": swap["hot_swap_ms"] / swap["copy_of_its_bytes_ms"],
         "8 rows with 8 adapters / base": batches["8_rows_8_adapters"] / batches["8_rows_base"],
         "8 rows with 8 adapters / PEFT's": batches["8_rows_8_adapters"] / peft["8_rows_8_adapters_tok_s"],
+        "8 rows of base only, with slots / without": base_only["with_slots_tok_s"] / base_only["without_tok_s"],
         "8 rows / 1 row, base": batches["8_rows_base"] / batches["1_row_base"],
     }
     print(json.dumps(results))
