@@ -15,6 +15,7 @@ import structlog
 from shared.base_spec import BaseSpec
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
+from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerInfo
 from shared.errors import HotslotError, InternalError
 from shared.ids import new_worker_id, parse_tenant
@@ -206,13 +207,13 @@ class Start:
             self.worker.become_ready(parts)
             return
         info = described(ties.info, parts.info)
+        pool = KnownPool(ties.directory, info.base_model_digest, on_loss=ties.joining.nudge)
         if self.settings.forward:
             peers = open_peers(max(MIN_PEER_KEEPALIVE_S, self.settings.lease_s / 2))
-            router = Router(FleetView(ties.directory, info, peers.retain, self.view_limits), peers)
+            router = Router(FleetView(pool, info, peers.retain, self.view_limits), peers)
             self.stack.push_async_callback(router.close)
             self.door.router = router
-        pool = Pool(ties.directory, info)
-        keeper = Keeper(store, parts.provider, watch, info.worker_id, pool, limits)
+        keeper = Keeper(store, parts.provider, watch, info.worker_id, Pool(pool, info), limits)
         await self.stack.enter_async_context(keeper)
         await preload(ties.directory, info, parts.provider, limits)
         self.worker.become_ready(parts)

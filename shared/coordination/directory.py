@@ -8,7 +8,8 @@ from shared.coordination.keys import POOLS, PoolKeys
 from shared.coordination.records import (
     Placement,
     PlacementChange,
-    WorkerRecord,
+    PlacementsView,
+    PoolView,
     decode_changes,
     decode_resident,
     decode_worker,
@@ -20,16 +21,6 @@ from shared.ids import Digest, WorkerId
 _WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
 _WATCH_RETENTION_MS = 60_000
 _CHANGES_PER_READ = 100
-
-
-@dataclass(frozen=True, slots=True)
-class PoolView:
-    """A pool's workers at one moment."""
-
-    workers: tuple[WorkerRecord, ...]
-    """Those whose lease runs, by worker_id."""
-    time_s: float
-    """The moment, on Redis's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +50,31 @@ class Directory:
     async def workers(self, pool: Digest) -> PoolView:
         """All workers of a pool in one call; for a decision per request keep the answer a while."""
         keys = PoolKeys.of(pool)
-        now_ms, *flat = await self._connection.evaluate(WORKERS, [keys.leases], [keys.prefix])
+        now_ms, since, *flat = await self._connection.evaluate(WORKERS, [keys.leases, keys.since], [keys.prefix])
         width = len(_WORKER_FIELDS)
         rows = (flat[start : start + width] for start in range(0, len(flat), width))
         records = [decode_worker(dict(zip(_WORKER_FIELDS, row, strict=True))) for row in rows]
-        return PoolView(tuple(sorted(records, key=lambda r: r.info.worker_id)), int(now_ms) / 1e3)
+        return PoolView(tuple(sorted(records, key=lambda r: r.info.worker_id)), int(now_ms) / 1e3, since)
 
     async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[Placement, ...]]:
         """Who holds these versions: one call, and work by the number of holders, not by the size of the fleet."""
-        if not digests:
-            return {}
+        return (await self.placements_view(pool, digests)).placements if digests else {}
+
+    async def placements_view(self, pool: Digest, digests: Sequence[Digest]) -> PlacementsView:
+        """The same with what tells whether Redis has lost its memory."""
         keys = PoolKeys.of(pool)
         unique = list(dict.fromkeys(digests))
-        answer = await self._connection.evaluate(PLACEMENTS, [keys.placements(d) for d in unique], [keys.prefix])
-        return {
+        now_ms, since, *found = await self._connection.evaluate(
+            PLACEMENTS, [keys.since, *(keys.placements(d) for d in unique)], [keys.prefix]
+        )
+        placements = {
             digest: tuple(
                 Placement(WorkerId(worker_id), decode_resident(digest, value))
                 for worker_id, value in zip(flat[::2], flat[1::2], strict=True)
             )
-            for digest, flat in zip(unique, answer, strict=True)
+            for digest, flat in zip(unique, found, strict=True)
         }
+        return PlacementsView(placements, int(now_ms) / 1e3, since)
 
     async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
         """Everything that a worker reported, by digest."""

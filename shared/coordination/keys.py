@@ -7,6 +7,7 @@ Every key expires. Times are multiples of the lease that the writing worker hold
 |-----------------------------|---------------------------------------------------|-------------------------------|
 | {pool}:worker:<worker_id>   | hash: info, state, load, token, epoch, …          | one lease: it is the lease    |
 | {pool}:endpoint:<endpoint>  | hash: epoch and worker_id of who is there         | one lease                     |
+| {pool}:since                | since when Redis has known the pool without a gap | SINCE_LEASES                  |
 | {pool}:leases               | sorted set: worker_id by end of lease, ms         | RETENTION_LEASES              |
 | {pool}:residency:<id>       | hash: digest to resident, one worker's report     | RETENTION_LEASES              |
 | {pool}:placements:<digest>  | hash: worker_id to resident, the same by version  | RETENTION_LEASES              |
@@ -25,6 +26,9 @@ RETENTION_LEASES = 8
 """How long, in leases, bookkeeping outlives the last worker that wrote it."""
 REPORT_LEASES = 2
 """How often, in leases, an unchanged residency is reported again."""
+SINCE_LEASES = 2 / 3
+"""How long, in leases, Redis knows a pool without any heartbeat from it. Less than a lease, so that it also counts as a
+gap when Redis comes back with a state from before, in which leases have ended meanwhile."""
 MAX_CHANGES = 2_000
 """Entries in the stream of changes; who watches from before the oldest must list everything again."""
 
@@ -49,6 +53,11 @@ class PoolKeys:
     def endpoint(self, endpoint: str) -> str:
         """Fences out an older start at the same endpoint."""
         return f"{self.prefix}:endpoint:{endpoint}"
+
+    @property
+    def since(self) -> str:
+        """Tells readers that Redis has lost its memory: set by whichever worker announces itself first."""
+        return f"{self.prefix}:since"
 
     @property
     def leases(self) -> str:

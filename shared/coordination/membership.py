@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shared.coordination.connection import RedisConnection
-from shared.coordination.keys import POOLS, RETENTION_LEASES, PoolKeys
+from shared.coordination.keys import POOLS, RETENTION_LEASES, SINCE_LEASES, PoolKeys
 from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerState, encode_info, encode_load
 from shared.coordination.scripts import ANNOUNCE, RELEASE, TOUCH_POOL
 from shared.errors import StaleEpochError
@@ -45,7 +45,7 @@ class Membership:
         info, keys = self._info, self._keys
         answer = await self._connection.evaluate(
             ANNOUNCE,
-            [keys.worker(info.worker_id), keys.endpoint(info.endpoint), keys.leases, keys.changes],
+            [keys.worker(info.worker_id), keys.endpoint(info.endpoint), keys.leases, keys.changes, keys.since],
             [
                 keys.prefix,
                 info.worker_id,
@@ -56,6 +56,7 @@ class Membership:
                 encode_load(load),
                 self._lease_ms,
                 self._retention_ms,
+                round(self._lease_ms * SINCE_LEASES),
             ],
         )
         if answer[0] == "stale":

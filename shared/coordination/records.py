@@ -130,6 +130,29 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool's workers at one moment."""
+
+    workers: tuple[WorkerRecord, ...]
+    """Those whose lease runs, by worker_id."""
+    time_s: float
+    """The moment, on Redis's clock."""
+    since: str
+    """Another one than before, or none: Redis has lost what it knew of the pool (`memory`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementsView:
+    """Who holds some versions at one moment."""
+
+    placements: Mapping[Digest, tuple[Placement, ...]]
+    time_s: float
+    """As of `PoolView`."""
+    since: str
+    """As of `PoolView`."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlacementChange:
     """Something that began, changed or ended."""
 

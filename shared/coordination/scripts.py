@@ -65,8 +65,8 @@ def _script(name: str, body: str) -> Script:
 
 
 # Take or renew a lease. Registering and renewing are one operation, so a flushed Redis needs no path of its own.
-# KEYS: worker, endpoint, leases, changes.
-# ARGV: prefix, worker_id, token, epoch, info, state, load, lease_ms, retention_ms.
+# KEYS: worker, endpoint, leases, changes, since.
+# ARGV: prefix, worker_id, token, epoch, info, state, load, lease_ms, retention_ms, since_ms.
 # Returns {'ok', end of lease ms, stored residency revision}, or {'stale', epoch of the newer holder}.
 ANNOUNCE = _script(
     "announce",
@@ -89,6 +89,8 @@ redis.call('PEXPIRE', KEYS[2], lease_ms)
 redis.call('ZADD', KEYS[3], lease_until_ms, worker_id)
 redis.call('PEXPIRE', KEYS[3], retention_ms)
 redis.call('PEXPIRE', KEYS[4], retention_ms)
+redis.call('SET', KEYS[5], string.format('%d.%06d', time[1], time[2]), 'NX', 'PX', ARGV[10])
+redis.call('PEXPIRE', KEYS[5], ARGV[10], 'GT')
 sweep(retention_ms)
 return {'ok', string.format('%d', lease_until_ms), held[3] or '0'}
 """,
@@ -138,12 +140,12 @@ return 1
 """,
 )
 
-# KEYS: leases. ARGV: prefix. Returns now in ms, then for each worker whose lease runs: info, state, load,
-# end of lease, residency revision.
+# KEYS: leases, since. ARGV: prefix. Returns now in ms and since when the pool is known ('' if it is not), then for
+# each worker whose lease runs: info, state, load, end of lease, residency revision.
 WORKERS = _script(
     "workers",
     """
-local answer = {string.format('%d', now_ms)}
+local answer = {string.format('%d', now_ms), redis.call('GET', KEYS[2]) or ''}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. string.format('%d', now_ms), '+inf')) do
   local fields = redis.call('HMGET', prefix .. ':worker:' .. id, 'info', 'state', 'load', 'lease_until_ms',
     'residency_revision')
@@ -155,21 +157,22 @@ return answer
 """,
 )
 
-# Who holds these versions, among workers whose lease runs. KEYS: placements of each. ARGV: prefix.
-# Returns for each key a list of worker_id and value in turn.
+# Who holds these versions, among workers whose lease runs. KEYS: since, then placements of each. ARGV: prefix.
+# Returns now in ms and since when the pool is known ('' if it is not), then for each version a list of worker_id and
+# value in turn.
 PLACEMENTS = _script(
     "placements",
     """
-local answer = {}
-for i, key in ipairs(KEYS) do
-  local found, all = {}, redis.call('HGETALL', key)
+local answer = {string.format('%d', now_ms), redis.call('GET', KEYS[1]) or ''}
+for i = 2, #KEYS do
+  local found, all = {}, redis.call('HGETALL', KEYS[i])
   for j = 1, #all, 2 do
     if redis.call('EXISTS', prefix .. ':worker:' .. all[j]) == 1 then
       found[#found + 1] = all[j]
       found[#found + 1] = all[j + 1]
     end
   end
-  answer[i] = found
+  answer[#answer + 1] = found
 end
 return answer
 """,

@@ -1,15 +1,15 @@
 """The pools as they were a moment ago, kept so that a decision does not read the whole fleet."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from shared.coordination.directory import Directory, PoolView
-from shared.coordination.records import WorkerRecord
+from shared.coordination.directory import Directory
+from shared.coordination.known_pool import KnownPool
+from shared.coordination.records import Placement, WorkerRecord
 from shared.coordination.scripts import REVISION_SEQUENCES
 from shared.ids import Digest
 from shared.placement.policy import DEFAULT_POLICY, Fleet, PolicyOptions
-from shared.placement.view import surviving_workers
 
 REFRESH_S = 0.5
 
@@ -19,11 +19,16 @@ class PoolPicture:
     """A pool and what was prepared from it."""
 
     workers: tuple[WorkerRecord, ...]
-    """All that hold a lease, also those that take no requests."""
+    """All whose leases run, also those that take no requests."""
     fleet: Fleet
     revision: int
     """Of the moment it was read, on the scale of placement revisions."""
     read_at_s: float
+    known: KnownPool
+
+    async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+        """Who holds these versions now; raises CoordinationUnavailableError."""
+        return await self.known.placements(digests)
 
 
 class FleetCache:
@@ -49,11 +54,15 @@ class FleetCache:
     async def pools(self) -> list[Digest]:
         """The pools that exist or did lately."""
         if self._clock() - self._pools_read_at_s >= self.refresh_s:
-            self._pools = await self._directory.pools()
+            pools = set(await self._directory.pools())
+            # Redis may have lost the list: other pools stay until nobody's lease runs there.
+            for pool in self._pictures.keys() - pools:
+                if (await self.picture(pool)).workers:
+                    pools.add(pool)
+            self._pools = sorted(pools)
             self._pools_read_at_s = self._clock()
-            known = set(self._pools)
-            self._pictures = {pool: picture for pool, picture in self._pictures.items() if pool in known}
-            self._locks = {pool: lock for pool, lock in self._locks.items() if pool in known or lock.locked()}
+            self._pictures = {pool: picture for pool, picture in self._pictures.items() if pool in pools}
+            self._locks = {pool: lock for pool, lock in self._locks.items() if pool in pools or lock.locked()}
         return self._pools
 
     async def picture(self, pool: Digest) -> PoolPicture:
@@ -65,9 +74,8 @@ class FleetCache:
             known = self._fresh(pool)
             if known is not None:
                 return known
-            view = await self._directory.workers(pool)
-            picture = self._prepare(view, self._pictures.get(pool))
-            if view.workers or picture.fleet.workers:
+            picture = await self._read(pool, self._pictures.get(pool))
+            if picture.workers:
                 self._pictures[pool] = picture
             else:
                 # Callers choose the digests: what does not exist is not remembered.
@@ -78,10 +86,10 @@ class FleetCache:
         picture = self._pictures.get(pool)
         return picture if picture is not None and self._clock() - picture.read_at_s < self.refresh_s else None
 
-    def _prepare(self, view: PoolView, before: PoolPicture | None) -> PoolPicture:
-        known = before.fleet.workers.values() if before is not None else ()
-        workers = surviving_workers(known, view.workers, view.time_s)
+    async def _read(self, pool: Digest, before: PoolPicture | None) -> PoolPicture:
+        known = before.known if before is not None else KnownPool(self._directory, pool)
+        view = await known.workers()
         rendezvous = before.fleet.rendezvous if before is not None else None
-        fleet = Fleet(workers, view.time_s, options=self._policy, rendezvous=rendezvous)
+        fleet = Fleet(view.workers, view.time_s, options=self._policy, rendezvous=rendezvous)
         revision = round(view.time_s * 1e3) * REVISION_SEQUENCES
-        return PoolPicture(view.workers, fleet, revision, self._clock())
+        return PoolPicture(view.workers, fleet, revision, self._clock(), known)

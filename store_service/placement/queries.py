@@ -79,7 +79,7 @@ class PlacementQueries:
         picture = await self._fleets.picture(pool)
         candidates = picture.fleet.pick(
             digests,
-            await self._directory.placements(pool, digests),
+            await picture.placements(digests),
             count=max_workers or DEFAULT_CANDIDATES,
             turn=next(self._turns),
             policy=resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY,
@@ -95,7 +95,7 @@ class PlacementQueries:
     async def list_workers(
         self, base_model: str, limit: int, after: tuple[str, str]
     ) -> tuple[list[WorkerRecord], tuple[str, str] | None]:
-        """Workers that hold a lease behind a position (pool, worker), and the position to go on from."""
+        """Workers whose leases run behind a position (pool, worker), and the position to go on from."""
         found = [
             record
             for pool in await self.pools_named(base_model)

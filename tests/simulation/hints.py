@@ -1,11 +1,11 @@
 """Simulated Redis: what workers said of themselves, as old as routers see it, and how often it was talked to."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from shared.coordination.records import Placement, WorkerRecord
+from shared.coordination.memory import PoolMemory
+from shared.coordination.records import Placement, PlacementsView, PoolView, WorkerRecord
 from shared.ids import Digest, WorkerId
 from shared.placement.policy import Fleet
-from shared.placement.view import surviving_workers
 from tests.simulation.worker import SimulatedWorker
 
 HEARTBEAT_S = 10 / 3
@@ -30,6 +30,9 @@ class Hints:
         self._held: dict[Digest, dict[WorkerId, Placement]] = {}
         self._reported: dict[WorkerId, set[int]] = {}
         self._heartbeat_at_s: dict[WorkerId, float] = {}
+        self._since = ""
+        self._memory = PoolMemory()
+        """What routers remember; all of them see the same."""
         self._fleet: Fleet | None = None
         self._fleet_at_s = 0.0
         self.num_ops = 0
@@ -45,6 +48,7 @@ class Hints:
             return
         self._heartbeat_at_s[worker_id] = now_s
         self.num_ops += 1
+        self._since = self._since or str(now_s)
         self._records[worker_id] = worker.record(now_s + LEASE_HEARTBEATS * self._heartbeat_s)
         if worker_id not in self._reported:
             self._reported[worker_id] = set()
@@ -74,6 +78,7 @@ class Hints:
 
     def flush(self) -> None:
         """Redis loses its memory."""
+        self._since = ""
         self._records.clear()
         self._held.clear()
         self._reported.clear()
@@ -83,14 +88,14 @@ class Hints:
         if self._fleet is None or now_s - self._fleet_at_s >= self._refresh_s:
             self.num_ops += self._num_routers
             listed = tuple(r for r in self._records.values() if r.lease_expire_time_s > now_s)
-            known = self._fleet.workers.values() if self._fleet is not None else ()
             before = self._fleet.rendezvous if self._fleet is not None else None
-            workers = surviving_workers(known, listed, now_s)
-            self._fleet = Fleet(workers, now_s, rendezvous=before)
+            known = self._memory.workers(PoolView(listed, now_s, self._since))
+            self._fleet = Fleet(known.workers, now_s, rendezvous=before)
             self._fleet_at_s = now_s
         return self._fleet
 
-    def placements(self, digest: Digest) -> Iterable[Placement]:
+    def placements(self, digest: Digest, now_s: float) -> Sequence[Placement]:
         """Who said that it has a version."""
         self.num_ops += 1
-        return tuple(self._held.get(digest, {}).values())
+        said = tuple(self._held.get(digest, {}).values())
+        return self._memory.placements(PlacementsView({digest: said}, now_s, self._since))[digest]

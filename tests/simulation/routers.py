@@ -39,7 +39,7 @@ class Hotslot:
 
     def choose(self, adapter: int, count: int, now_s: float, turn: int) -> Sequence[WorkerId]:
         digest = self._digests[adapter]
-        placements = {digest: tuple(self._hints.placements(digest))}
+        placements = {digest: self._hints.placements(digest, now_s)}
         picked = self._fleet(now_s).pick([digest], placements, count=count, turn=turn)
         return [candidate.worker.info.worker_id for candidate in picked]
 

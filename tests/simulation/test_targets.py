@@ -36,6 +36,11 @@ def test_a_fleet_that_changes_nothing_moves_nothing() -> None:
     assert run("zipf", "hotslot", 1).churn_per_minute < 0.01
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_flushed_redis_costs_hardly_a_load(seed: int) -> None:
+    assert run("Redis flushed", "hotslot", seed).cold_loads <= 1.005 * run("zipf", "hotslot", seed).cold_loads
+
+
 def test_policies_differ_as_they_must() -> None:
     """Else the simulation would measure nothing."""
     assert run("zipf", "round robin", 1).cold_loads > 3 * run("zipf", "hotslot", 1).cold_loads

@@ -1,7 +1,7 @@
 """Workers of one fleet in this process: the real start over the echo model, with a real store and a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -84,10 +84,15 @@ async def joined(
 
 
 @asynccontextmanager
-async def fleet_of(count: int, store_endpoint: str, redis_url: str, **settings: Any) -> AsyncIterator[list[Member]]:
+async def fleet_of(
+    count: int, store_endpoint: str, redis_url: str, model: Callable[[], EchoModel] = echo_model, **settings: Any
+) -> AsyncIterator[list[Member]]:
     """Several workers that all know each other."""
     async with AsyncExitStack() as stack:
-        members = [await stack.enter_async_context(joined(store_endpoint, redis_url, **settings)) for _ in range(count)]
+        members = [
+            await stack.enter_async_context(joined(store_endpoint, redis_url, model(), **settings))
+            for _ in range(count)
+        ]
         await until_known(members)
         yield members
 

@@ -10,6 +10,8 @@ class SlowProxy:
 
     def __init__(self, target_port: int) -> None:
         self.port = 0
+        self.target_port = target_port
+        """Of connections from now on."""
         self.delay_s = 0.0
         """Before every chunk of answers."""
         self.change: Callable[[bytes], bytes] = bytes
@@ -20,13 +22,12 @@ class SlowProxy:
         self.bytes_down = 0
         """Passed on to clients."""
         self._writers: set[asyncio.StreamWriter] = set()
-        self._target_port = target_port
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
-            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.target_port)
         except OSError:
             writer.close()  # the server is not there just now
             return

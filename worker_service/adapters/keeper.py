@@ -12,13 +12,12 @@ from typing import Protocol
 
 import structlog
 
-from shared.coordination.directory import Directory
+from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.errors import HotslotError
 from shared.ids import AdapterName, Digest, TenantId, WorkerId
 from shared.placement.policy import Fleet
 from shared.placement.replica_policy import ReplicaPolicy
-from shared.placement.view import surviving_workers
 from shared.references import Reference
 from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind
 from worker_service.adapters.preload import PreloadLimits
@@ -61,17 +60,15 @@ class PoolReader(Protocol):
 class Pool:
     """The workers that share pinned versions with this one."""
 
-    def __init__(self, directory: Directory, me: WorkerInfo) -> None:
-        self._directory = directory
+    def __init__(self, known: KnownPool, me: WorkerInfo) -> None:
+        self._known = known
         self._me = me
-        self._before: tuple[WorkerRecord, ...] = ()
 
     async def fleet(self) -> Fleet:
         """See `PoolReader`."""
-        view = await self._directory.workers(self._me.base_model_digest)
+        view = await self._known.workers()
         alike = [record for record in view.workers if record.info.serves_like(self._me)]
-        self._before = surviving_workers(self._before, alike, view.time_s)
-        others = [record for record in self._before if record.info.worker_id != self._me.worker_id]
+        others = [record for record in alike if record.info.worker_id != self._me.worker_id]
         me = WorkerRecord(self._me, WorkerState.READY, WorkerLoad(), float("inf"), 0)
         return Fleet((*others, me), view.time_s)
 

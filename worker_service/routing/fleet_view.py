@@ -1,7 +1,7 @@
 """The pool as this worker knows it: a moment old, and never waited for longer than a request can spare.
 
-Readers get the last picture at once and a newer one is read behind their backs. When Redis is away or slow there is
-no picture, and a request is served where it is.
+Readers get the last picture at once and a newer one is read behind their backs. While Redis is away or slow the last
+picture is used for as long as the leases in it run; then there is none, and a request is served where it is.
 """
 
 import asyncio
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.coordination.directory import Directory
+from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import Placement, WorkerInfo
 from shared.errors import CoordinationUnavailableError
 from shared.ids import Digest
 from shared.placement.policy import Fleet
-from shared.placement.view import surviving_workers
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +32,7 @@ class ViewLimits:
     refresh_per_worker_s: float = 0.005
     """The same for each worker of the pool, where that is longer: all of them read, and each reads all."""
     max_age_s: float = 5.0
-    """How old a picture may be to be used at all; in a large pool two refreshes, where that is longer."""
+    """How old a picture may be while Redis is there; in a large pool two refreshes, where that is longer."""
     placement_ttl_s: float = 0.25
     """How long it is believed who holds a version."""
     patience_s: float = 0.1
@@ -55,7 +54,7 @@ class FleetView:
 
     def __init__(
         self,
-        directory: Directory,
+        pool: KnownPool,
         me: WorkerInfo,
         on_members: Callable[[frozenset[str]], Awaitable[None]],
         limits: ViewLimits = ViewLimits(),
@@ -64,12 +63,13 @@ class FleetView:
         """`on_members` hears the endpoints of each new picture, this worker's own included."""
         self.me = me
         """Who asks; only workers that serve alike are seen."""
-        self._directory = directory
+        self._pool = pool
         self._on_members = on_members
         self._limits = limits
         self._clock = clock
         self._fleet: Fleet | None = None
         self._read_at_s = float("-inf")
+        self._recalled_at_s = float("-inf")
         self._every_s = limits.refresh_s
         self._away_until_s = float("-inf")
         self._refresh: asyncio.Task[Fleet] | None = None
@@ -77,17 +77,16 @@ class FleetView:
         self._reads: dict[tuple[Digest, ...], asyncio.Task[None]] = {}
 
     async def look(self, digests: Sequence[Digest]) -> Sight | None:
-        """The fleet and who holds these versions; None when that cannot be had in time."""
-        if self._clock() < self._away_until_s:
-            return None
-        try:
-            async with asyncio.timeout(self._limits.patience_s):
-                fleet = await self._current_fleet()
-                return Sight(fleet, await self._current_placements(tuple(dict.fromkeys(digests))))
-        except (CoordinationUnavailableError, TimeoutError) as exc:
-            self._away_until_s = self._clock() + self._limits.away_s
-            log.warning("fleet_unknown", why=str(exc) or "Redis did not answer in time", serving="here")
-            return None
+        """The fleet and who holds these versions; None when nobody else is known."""
+        if self._clock() >= self._away_until_s:
+            try:
+                async with asyncio.timeout(self._limits.patience_s):
+                    fleet = await self._current_fleet()
+                    return Sight(fleet, await self._current_placements(tuple(dict.fromkeys(digests))))
+            except (CoordinationUnavailableError, TimeoutError) as exc:
+                self._away_until_s = self._clock() + self._limits.away_s
+                log.warning("fleet_not_read", why=str(exc) or "Redis did not answer in time")
+        return self._recall(digests)
 
     async def close(self) -> None:
         """End what is under way."""
@@ -97,6 +96,17 @@ class FleetView:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _recall(self, digests: Sequence[Digest]) -> Sight | None:
+        """What was known before Redis went away; None once no other worker's lease runs."""
+        if self._fleet is None:
+            return None
+        if self._clock() - self._recalled_at_s >= self._every_s:
+            self._recalled_at_s = self._clock()
+            self._fleet = Fleet(self._fleet.workers.values(), self._pool.time_s, rendezvous=self._fleet.rendezvous)
+        if self._fleet.workers.keys() <= {self.me.worker_id}:
+            return None
+        return Sight(self._fleet, self._pool.recall(digests))
 
     async def _current_fleet(self) -> Fleet:
         age_s = self._clock() - self._read_at_s
@@ -109,15 +119,13 @@ class FleetView:
         return await asyncio.shield(self._refresh)
 
     async def _read_fleet(self) -> Fleet:
-        view = await self._directory.workers(self.me.base_model_digest)
+        view = await self._pool.workers()
         alike = [record for record in view.workers if record.info.serves_like(self.me)]
-        before = self._fleet
-        workers = surviving_workers(before.workers.values() if before is not None else (), alike, view.time_s)
-        rendezvous = before.rendezvous if before is not None else None
-        self._fleet = Fleet(workers, view.time_s, rendezvous=rendezvous)
+        rendezvous = self._fleet.rendezvous if self._fleet is not None else None
+        self._fleet = Fleet(alike, view.time_s, rendezvous=rendezvous)
         self._read_at_s = self._clock()
         self._every_s = max(self._limits.refresh_s, len(view.workers) * self._limits.refresh_per_worker_s)
-        await self._on_members(frozenset(record.info.endpoint for record in (*view.workers, *workers)))
+        await self._on_members(frozenset(record.info.endpoint for record in view.workers))
         return self._fleet
 
     def _refreshed(self, task: "asyncio.Task[Fleet]") -> None:
@@ -137,7 +145,7 @@ class FleetView:
         return {digest: self._placements[digest][1] for digest in digests if digest in self._placements}
 
     async def _read_placements(self, digests: tuple[Digest, ...]) -> None:
-        found = await self._directory.placements(self.me.base_model_digest, digests)
+        found = await self._pool.placements(digests)
         expires_s = self._clock() + self._limits.placement_ttl_s
         for digest, placements in found.items():
             self._placements[digest] = (expires_s, placements)

@@ -74,7 +74,7 @@ async def test_a_cancelled_caller_stops_waiting_at_once_and_close_waits_for_the_
 
 async def test_a_script_is_known_again_after_the_server_forgot_it(redis: RedisConnection) -> None:
     for _ in range(2):
-        assert len(await redis.evaluate(WORKERS, ["{hotslot:x}:leases"], ["{hotslot:x}"])) == 1
+        assert len(await redis.evaluate(WORKERS, ["{hotslot:x}:leases", "{hotslot:x}:since"], ["{hotslot:x}"])) == 2
         await redis.run(lambda client: client.script_flush())
 
 

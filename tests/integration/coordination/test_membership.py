@@ -71,7 +71,7 @@ async def test_release_removes_every_trace_at_once(redis: RedisConnection) -> No
     member = await joined(redis, "w-1", resident(1), resident(2))
     assert await member.membership.release()
     left = await all_keys(redis)
-    assert all(key.endswith((":changes", ":pools")) for key in left), left
+    assert all(key.endswith((":changes", ":since", ":pools")) for key in left), left
     assert not await member.membership.release()
 
 
@@ -89,6 +89,54 @@ async def test_an_older_start_at_the_same_endpoint_is_fenced_out(redis: RedisCon
     assert not await old.report(resident(1))
     assert not await old.membership.release()
     assert await ids(directory) == ["w-new"]
+
+
+async def test_an_older_start_that_was_forgotten_with_a_flush_is_fenced_out_again(redis: RedisConnection) -> None:
+    old = Member(redis, worker("w-old", epoch=1, endpoint="pod:1"))
+    new = Member(redis, worker("w-new", epoch=2, endpoint="pod:1"))
+    await old.announce()
+    await new.announce()
+    await redis.run(lambda client: client.flushall())
+    await old.announce()
+    await new.announce()
+    assert await ids(Directory(redis)) == ["w-new"]
+    with pytest.raises(StaleEpochError, match="epoch 2"):
+        await old.announce()
+
+
+async def test_redis_says_since_when_it_has_known_a_pool_without_a_gap(redis: RedisConnection) -> None:
+    directory = Directory(redis)
+
+    async def since() -> str:
+        view, placed = await directory.workers(POOL), await directory.placements_view(POOL, [digest(1)])
+        assert view.since == placed.since
+        assert 0 <= placed.time_s - view.time_s < LEASE_S
+        return view.since
+
+    assert await since() == ""
+    first = await joined(redis, "w-1", resident(1))
+    began = await since()
+    await joined(redis, "w-2", resident(1))
+    await first.membership.release()
+    assert await since() == began
+    await redis.run(lambda client: client.flushall())
+    assert await since() == ""
+    await first.announce()
+    assert await since() > began
+
+
+async def test_the_longest_lease_says_for_how_long_a_pool_is_known(redis: RedisConnection) -> None:
+    key = PoolKeys.of(POOL).since
+
+    async def lives_ms() -> int:
+        return int(await redis.run(lambda client: client.pttl(key)))
+
+    short = Member(redis, worker("w-short"), lease_s=1.0)
+    await short.announce()
+    assert 0 < await lives_ms() < 1_000
+    await joined(redis, "w-long")
+    await short.announce()
+    assert 1_000 < await lives_ms() < LEASE_S * 1_000
 
 
 async def test_another_process_cannot_use_a_worker_id_that_is_taken(redis: RedisConnection) -> None:
@@ -140,7 +188,7 @@ async def test_every_key_expires(redis: RedisConnection) -> None:
     keys = await all_keys(redis)
     assert all(key.startswith(PoolKeys.of(POOL).prefix + ":") for key in keys if key != POOLS), "one slot for a pool"
     kinds = {key.split("}:")[1].split(":")[0] for key in keys}
-    assert kinds == {"worker", "endpoint", "leases", "residency", "placements", "changes", "pools"}
+    assert kinds == {"worker", "endpoint", "leases", "residency", "placements", "changes", "since", "pools"}
 
     async def lives_ms(client: Any) -> dict[str, int]:
         return {key: await client.pttl(key) for key in keys}

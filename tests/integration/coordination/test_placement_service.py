@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
 from shared.coordination.records import Tier, WorkerLoad, WorkerState
 from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.errors import (
@@ -32,9 +33,11 @@ from shared.references import Reference
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import ServerOptions, serve, service
 from shared.rpc.status import from_rpc_error
+from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
+from tests.support.waiting import until_async
 
 T = TypeVar("T")
 OTHER_POOL = digest(999)
@@ -103,6 +106,57 @@ async def test_a_pick_goes_by_the_policy_of_the_adapter(rig: Rig) -> None:
         await joined(rig.redis, f"w-{number}", *([resident(77), resident(78)] if number == 3 else []))
     picks = [await rig.call(rig.stub.PickWorkers(pb.PickWorkersRequest(adapters=[name]))) for name in ("a77", "a78")]
     assert [len(pick.candidates) for pick in picks] == [1, 3]
+
+
+async def test_picks_go_on_as_they_were_when_redis_was_flushed(rig: Rig) -> None:
+    for number in range(3):
+        await joined(rig.redis, f"w-{number}", *([resident(7)] if number == 1 else []))
+    request = pb.PickWorkersRequest(adapters=["a7"], base_model="org/model")
+
+    async def picked() -> tuple[list[str], int]:
+        answer = await rig.call(rig.stub.PickWorkers(request))
+        return sorted(ids(answer)), answer.candidates[0].tier
+
+    assert await picked() == (["w-0", "w-1", "w-2"], pb.TIER_SLOT)
+    await rig.redis.run(lambda client: client.flushall())
+    assert await picked() == (["w-0", "w-1", "w-2"], pb.TIER_SLOT)
+    first = await joined(rig.redis, "w-0", resident(8))
+    await first.report(resident(9))
+
+    async def is_read_again() -> bool:
+        listed = (await rig.call(rig.stub.ListWorkers(pb.ListWorkersRequest()))).workers
+        assert [worker.worker_id for worker in listed] == ["w-0", "w-1", "w-2"]
+        return [worker.residency_revision for worker in listed] == [2, 1, 1]
+
+    await until_async(is_read_again)
+    assert await picked() == (["w-0", "w-1", "w-2"], pb.TIER_SLOT)
+    await joined(rig.redis, "w-1", resident(8))
+
+    async def is_believed() -> bool:
+        return await picked() == (["w-0", "w-1", "w-2"], pb.TIER_NONE)
+
+    await until_async(is_believed)
+
+
+async def test_a_pool_that_redis_forgot_is_known_until_its_leases_end(redis: RedisConnection) -> None:
+    now_s = 0.0
+    fleets = FleetCache(Directory(redis), clock=lambda: now_s)
+    short = Member(redis, worker(), lease_s=1.0)
+    await short.announce()
+    await short.membership.touch_pool()
+    assert await fleets.pools() == [POOL]
+    assert len((await fleets.picture(POOL)).workers) == 1
+    await redis.run(lambda client: client.flushall())
+    now_s += fleets.refresh_s
+    assert await fleets.pools() == [POOL]
+
+    async def is_forgotten() -> bool:
+        nonlocal now_s
+        now_s += fleets.refresh_s
+        return await fleets.pools() == []
+
+    await until_async(is_forgotten)
+    assert (await fleets.picture(POOL)).workers == ()
 
 
 async def test_a_pick_for_the_base_model_goes_by_name_or_digest(rig: Rig) -> None:

@@ -82,7 +82,7 @@ async def test_it_registers_reports_and_leaves_nothing_behind(valkey: EmbeddedVa
         assert await it.directory.pools() == [POOL]
     assert not it.registration.connected
     async with RedisConnection(RedisOptions(valkey.url)) as redis:
-        assert all(key.endswith((":changes", ":pools")) for key in await all_keys(redis))
+        assert all(key.endswith((":changes", ":since", ":pools")) for key in await all_keys(redis))
 
 
 async def test_the_lease_is_renewed_for_as_long_as_it_runs(valkey_node: EmbeddedValkey) -> None:

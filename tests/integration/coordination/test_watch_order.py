@@ -3,8 +3,8 @@
 from contextlib import aclosing
 from typing import Any
 
-from shared.coordination.directory import ChangesRead, PoolView
-from shared.coordination.records import Placement, PlacementChange
+from shared.coordination.directory import ChangesRead
+from shared.coordination.records import Placement, PlacementChange, PoolView
 from shared.ids import DEFAULT_TENANT, Digest, WorkerId
 from store_service.placement.watch import WatchEvent, watch_placements
 from tests.integration.coordination.fleet import POOL, digest, resident
@@ -26,7 +26,7 @@ class ScriptedDirectory:
         return 1
 
     async def workers(self, pool: Digest) -> PoolView:
-        return PoolView((), 0.0)
+        return PoolView((), 0.0, "")
 
     async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
         return ()

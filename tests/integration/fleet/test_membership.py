@@ -10,6 +10,7 @@ import pytest
 
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
+from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerState
 from shared.errors import StaleEpochError
 from shared.ids import Digest, new_worker_id
@@ -71,7 +72,7 @@ async def test_a_worker_is_listed_as_starting_and_sent_nothing_until_its_model_i
 
         await until_async(lambda: are_listed(WorkerState.STARTING))
 
-        fresh = FleetView(directory, first.router.view.me, nobody)
+        fresh = FleetView(KnownPool(directory, SPEC.digest), first.router.view.me, nobody)
         sight = await fresh.look([])
         assert sight is not None
         assert set(sight.fleet.workers) == {first.worker_id}

@@ -1,7 +1,6 @@
 """Homes follow demand and the adapter's policy; nothing moves without need; load goes where there is room."""
 
 from collections import Counter
-from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +19,6 @@ from shared.coordination.records import (
 from shared.ids import Digest, TenantId, WorkerId, digest_of
 from shared.placement.policy import Fleet, PolicyOptions
 from shared.placement.replica_policy import ReplicaPolicy
-from shared.placement.view import surviving_workers
 
 NOW_S = 1_000.0
 POOL = digest_of(b"base")
@@ -172,13 +170,3 @@ def test_demand_travels_with_the_placement_and_may_be_missing() -> None:
     resident = Resident(digest(1), Tier.HOST, True, "pirate", TenantId("acme"), 0.375)
     assert decode_resident(digest(1), encode_resident(resident)) == resident
     assert decode_resident(digest(1), '["slot",0,"acme","pirate"]').demand == 0.0
-
-
-def test_a_flushed_redis_does_not_make_the_fleet_small_and_a_leaving_worker_is_not_kept() -> None:
-    before = [record(n) for n in range(40)]
-    assert len(surviving_workers(before, before[:4], NOW_S)) == 40
-    assert len(surviving_workers(before, [], NOW_S + 10.1)) == 0
-    assert len(surviving_workers(before, before[1:], NOW_S)) == 39
-    fresh = replace(before[0], load=WorkerLoad(3, 0, ROWS))
-    assert fresh in surviving_workers(before, [fresh], NOW_S)
-    assert len(surviving_workers(before[:2], before[:1], NOW_S)) == 1

@@ -1,0 +1,71 @@
+"""One pool as a process knows it: what Redis says, and what it said before it lost its memory or went away."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from shared.coordination.directory import Directory
+from shared.coordination.memory import PoolMemory
+from shared.coordination.records import Placement, PoolView
+from shared.ids import Digest
+
+log = structlog.get_logger(__name__)
+
+
+def _nothing() -> None:
+    """Who need not hear of it."""
+
+
+class KnownPool:
+    """Reads one pool of the directory. Belongs to one event loop; give it to all who read the same pool."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        pool: Digest,
+        on_loss: Callable[[], None] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`on_loss` hears that Redis has lost what it knew of the pool."""
+        self._directory = directory
+        self._pool = pool
+        self._on_loss = on_loss
+        self._clock = clock
+        self._memory = PoolMemory()
+        self._ahead_s = 0.0
+        self._lost = ""
+
+    @property
+    def time_s(self) -> float:
+        """Redis's time now, as far as that can be told from the last read."""
+        return self._clock() + self._ahead_s
+
+    async def workers(self) -> PoolView:
+        """The workers to go by; raises CoordinationUnavailableError."""
+        before = self._memory.since
+        view = self._memory.workers(await self._directory.workers(self._pool))
+        self._ahead_s = view.time_s - self._clock()
+        self._notice(before)
+        return view
+
+    async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+        """The placements to go by; raises CoordinationUnavailableError."""
+        if not digests:
+            return {}
+        before = self._memory.since
+        known = self._memory.placements(await self._directory.placements_view(self._pool, digests))
+        self._notice(before)
+        return known
+
+    def recall(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+        """The placements as last gone by, without asking."""
+        return self._memory.recall(digests)
+
+    def _notice(self, before: str) -> None:
+        since = self._memory.since
+        # These are times. Answers overtake each other, so one from before a loss may be the last.
+        if before > self._lost and not "" < since <= before:
+            self._lost = before
+            log.warning("redis_forgot", pool=self._pool, since=before)
+            self._on_loss()
