@@ -17,7 +17,7 @@ from tests.support.fickle_clients import Habits, Streams, run_fickle_clients
 from tests.support.stack import Stack
 from tests.support.waiting import until_async
 
-pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 NUM_CLIENTS = 200
 ROUND_S = 60.0
