@@ -7,7 +7,7 @@ Every key expires. Times are multiples of the lease that the writing worker hold
 |-----------------------------|---------------------------------------------------|-------------------------------|
 | {pool}:worker:<worker_id>   | hash: info, state, load, token, epoch, …          | one lease: it is the lease    |
 | {pool}:endpoint:<endpoint>  | hash: epoch and worker_id of who is there         | one lease                     |
-| {pool}:since                | since when Redis has known the pool without a gap | SINCE_LEASES                  |
+| {pool}:since                | since when Redis has known the pool without a gap | SINCE_LEASES, 1 when one left |
 | {pool}:leases               | sorted set: worker_id by end of lease, ms         | RETENTION_LEASES              |
 | {pool}:residency:<id>       | hash: digest to resident, one worker's report     | RETENTION_LEASES              |
 | {pool}:placements:<digest>  | hash: worker_id to resident, the same by version  | RETENTION_LEASES              |

@@ -72,7 +72,7 @@ class Membership:
         info, keys = self._info, self._keys
         released = await self._connection.evaluate(
             RELEASE,
-            [keys.worker(info.worker_id), keys.endpoint(info.endpoint)],
-            [keys.prefix, info.worker_id, self._token, self._retention_ms],
+            [keys.worker(info.worker_id), keys.endpoint(info.endpoint), keys.since],
+            [keys.prefix, info.worker_id, self._token, self._retention_ms, self._lease_ms],
         )
         return bool(released)

@@ -19,6 +19,8 @@ from shared.ids import Digest, WorkerId
 
 MAX_REMEMBERED = 16_384
 """Versions whose placements are remembered, those read last."""
+_MAX_LATE_S = 2.0
+"""How old an answer may be that another one overtook; from longer ago is a clock that was set back, by a failover."""
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class PoolMemory:
 
     def workers(self, read: PoolView) -> PoolView:
         """The workers to go by, now that these were read."""
-        if read.since == self._view.since and read.time_s < self._view.time_s:
+        if read.since == self._view.since and 0 < self._view.time_s - read.time_s < _MAX_LATE_S:
             return self._view
         self._note(read.since)
         self._tell((record.info.worker_id for record in read.workers if record.residency_revision), read.time_s)

@@ -96,14 +96,17 @@ return {'ok', string.format('%d', lease_until_ms), held[3] or '0'}
 """,
 )
 
-# Give a lease back and remove everything that the worker put here.
-# KEYS: worker, endpoint. ARGV: prefix, worker_id, token, retention_ms. Returns 1, or 0 if the lease was not held.
+# Give a lease back and remove everything that the worker put here. Since when the pool is known is kept for a lease, so
+# that whoever has seen this one can tell that it was given back rather than lost.
+# KEYS: worker, endpoint, since. ARGV: prefix, worker_id, token, retention_ms, lease_ms.
+# Returns 1, or 0 if the lease was not held.
 RELEASE = _script(
     "release",
     """
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[3] then return 0 end
 forget(ARGV[2], tonumber(ARGV[4]))
 if redis.call('HGET', KEYS[2], 'worker_id') == ARGV[2] then redis.call('DEL', KEYS[2]) end
+redis.call('PEXPIRE', KEYS[3], ARGV[5], 'GT')
 return 1
 """,
 )

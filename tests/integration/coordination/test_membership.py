@@ -139,6 +139,15 @@ async def test_the_longest_lease_says_for_how_long_a_pool_is_known(redis: RedisC
     assert 1_000 < await lives_ms() < LEASE_S * 1_000
 
 
+async def test_a_pool_is_known_for_as_long_as_anybody_may_believe_in_a_worker_that_left(redis: RedisConnection) -> None:
+    member = await joined(redis, "w-1")
+    (record,) = (await Directory(redis).workers(POOL)).workers
+    await member.membership.release()
+    assert (
+        await redis.run(lambda client: client.pexpiretime(PoolKeys.of(POOL).since)) >= record.lease_expire_time_s * 1e3
+    )
+
+
 async def test_another_process_cannot_use_a_worker_id_that_is_taken(redis: RedisConnection) -> None:
     owner = Member(redis, worker("w-1", epoch=1))
     await owner.announce()

@@ -137,6 +137,12 @@ def test_answers_that_overtook_each_other_forget_nobody() -> None:
     assert workers(memory, 3.1, "b", record(1, until_s=12.0)) == [1, 2]
 
 
+def test_a_clock_that_was_set_back_does_not_stop_the_view() -> None:
+    memory = knowing(record(1, until_s=110.0), record(2, until_s=110.0))
+    assert workers(memory, 100.0, "a", record(1, until_s=110.0), record(2, until_s=110.0)) == [1, 2]
+    assert workers(memory, 40.0, "a", record(1, until_s=50.0)) == [1]
+
+
 def test_placements_are_remembered_for_so_many_versions() -> None:
     memory = PoolMemory(max_remembered=2)
     workers(memory, 1.0, "a", record(1))
