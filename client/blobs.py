@@ -17,7 +17,6 @@ from shared.errors import (
     DigestMismatchError,
     InternalError,
     InvalidRequestError,
-    RequestCancelledError,
     RequestDeadlineError,
     UnavailableError,
     UploadBusyError,
@@ -30,7 +29,7 @@ CHUNK_BYTES = 256 * 1024
 MAX_DIGESTS_PER_CALL = 1000
 REFUSAL_S = 0.3
 # A server that goes away ends streams with any of these; what is wrong for good is none of them.
-BROKEN_STREAM = (UnavailableError, RequestDeadlineError, RequestCancelledError)
+BROKEN_STREAM = (UnavailableError, RequestDeadlineError)
 
 
 @dataclass(frozen=True, slots=True)

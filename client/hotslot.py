@@ -18,7 +18,6 @@ from shared.errors import (
     HotslotError,
     NotImplementedYetError,
     NoWorkersError,
-    RequestCancelledError,
     RequestDeadlineError,
     UnavailableError,
 )
@@ -31,7 +30,7 @@ PICK_TIMEOUT_S = 2.0
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 # Before the first event nothing was generated, and another worker may well be able to.
-TRY_ANOTHER_WORKER = (UnavailableError, RequestCancelledError, ExhaustedError)
+TRY_ANOTHER_WORKER = (UnavailableError, ExhaustedError)
 # Placement is a hint: without it, any worker does.
 NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 

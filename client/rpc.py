@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
-import grpc.aio
+import grpc
 
 from shared.errors import HotslotError, UnavailableError
 from shared.rpc.channel import ChannelOptions, connect, open_channel
@@ -72,9 +72,10 @@ class Connection:
     def error_from(self, failure: grpc.aio.AioRpcError) -> HotslotError:
         """The error behind a failed call; use as `raise connection.error_from(exc) from exc`."""
         error = from_rpc_error(failure, unavailable=_UnreachableError)
-        if failure.details() == LOST_STATUS:
-            return self._unavailable(f"the {self._peer} at {self.endpoint} ended the stream")
-        if isinstance(error, _UnreachableError):
+        is_plain = isinstance(error, _UnreachableError)
+        if failure.details() == LOST_STATUS or (is_plain and failure.code() is grpc.StatusCode.CANCELLED):
+            return self._unavailable(f"the {self._peer} at {self.endpoint} ended the call")
+        if is_plain:
             return self._unreachable((failure.details() or "no answer").rpartition(": ")[2])
         return error
 

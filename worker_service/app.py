@@ -68,7 +68,11 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     bind_log_context(worker_id=worker.worker_id)
     door = FrontDoor(worker)
     options = ServerOptions(
-        address=settings.listen, max_message_bytes=MAX_MESSAGE_BYTES, grace_s=settings.drain_grace_s
+        address=settings.listen,
+        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_connection_age_s=settings.max_connection_age_s,
+        drain_delay_s=settings.drain_delay_s,
+        grace_s=settings.drain_grace_s,
     )
     async with serve(services(worker, door), options) as server, AsyncExitStack() as stack:
         signalled = asyncio.create_task(stop_signal())
@@ -86,7 +90,10 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
         fenced = asyncio.create_task(_fenced(joining))
         died = asyncio.create_task(worker.parts.engine.died.wait())
         await asyncio.wait([signalled, fenced, died], return_when=asyncio.FIRST_COMPLETED)
-        await _leave(settings, worker, server)
+        # Be picked no more, and serve what still comes until others have noticed.
+        await server.set_ready(False)
+        await worker.retire()
+        await server.stop(at_once=died.done())
         return EXIT_FAILED if fenced.done() or died.done() else EXIT_OK
 
 
@@ -252,14 +259,6 @@ async def _register_base_model(store: StoreClient, spec: BaseSpec) -> None:
     """Make the base model known to the store, however long that takes; serving does not wait for it."""
     await until_it_works(lambda: store.register_base_model(spec), "base_model_not_registered")
     log.info("base_model_registered", base_model=spec.name, digest=spec.digest)
-
-
-async def _leave(settings: WorkerSettings, worker: Worker, server: RpcServer) -> None:
-    """Be picked no more, let others notice, then finish what runs."""
-    await server.set_ready(False)
-    await worker.retire()
-    await asyncio.sleep(settings.drain_delay_s)
-    await server.stop()
 
 
 async def _fenced(joining: Joining | None) -> None:

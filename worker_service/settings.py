@@ -112,10 +112,15 @@ class WorkerSettings(Settings):
 
     lease_s: float = Field(default=10.0, ge=0.1)
     """How long others take this worker for alive without a heartbeat."""
+    max_connection_age_s: float = Field(default=0.0, ge=0)
+    """How long a connection takes new requests; then its client connects anew, perhaps to another worker, and what runs
+    goes on. 0 means as long as the client likes. Behind a load balancer that spreads connections set it: a worker loses
+    no request on SIGTERM if it can wait until its connections have ended so."""
     drain_delay_s: float = Field(default=0.0, ge=0)
-    """On SIGTERM: how long to go on taking requests while load balancers learn that the worker leaves."""
+    """On SIGTERM: how long load balancers may take to learn that the worker leaves. Requests are taken for so long, and
+    for 1.2 × max_connection_age_s more."""
     drain_grace_s: float = Field(default=30.0, ge=0)
-    """On SIGTERM: how long running requests may take to finish."""
+    """On SIGTERM, after that: how long running requests may take to finish."""
     log_level: LogLevel = "info"
     """How much to log."""
     log_format: LogFormat = "console"

@@ -230,6 +230,7 @@ def _service_config(options: ChannelOptions) -> dict[str, Any]:
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
+                    # Not CANCELLED, how gRPC's servers end calls that come while they stop: retrying it hangs for ever.
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
             }

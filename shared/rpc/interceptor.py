@@ -1,7 +1,8 @@
 """The server interceptor that turns raised errors into statuses and logs every call.
 
 Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
-INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks.
+INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks. Only callers cancel:
+a call that the server cannot finish ends as UNAVAILABLE.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from typing import Any
 import grpc
 import structlog
 
-from shared.errors import HotslotError, InternalError, NotImplementedYetError
+from shared.errors import HotslotError, InternalError, NotImplementedYetError, UnavailableError
 from shared.rpc.status import DETAILS_KEY, row_for, to_status
 from shared.rpc.tenant import tenant_of
 
@@ -60,6 +61,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, observers: Sequence[CallObserver] = (log_call,)) -> None:
         self._observers = tuple(observers)
+        self._running: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    def end_calls(self) -> None:
+        """End every running call as UNAVAILABLE; gRPC's own way to end them would tell callers that they cancelled."""
+        for task in self._running - self._ending:
+            self._ending.add(task)
+            task.cancel()
 
     async def intercept_service(
         self,
@@ -98,13 +107,20 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     async def _run(self, method: str, behavior: Callable[..., Any], request: Any, context: Any) -> Any:
         started = time.perf_counter()
         tenant, code, reason = "", grpc.StatusCode.OK, ""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
         try:
             tenant = tenant_of(context)
             structlog.contextvars.bind_contextvars(tenant=tenant)
             return await _drive(behavior(request, context), context)
         except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
+            if task not in self._ending or task.uncancel():
+                code = grpc.StatusCode.CANCELLED
+                raise
+            error: HotslotError = UnavailableError("the server stops, and the call took longer than it waits for calls")
+            code, reason = row_for(error).code, row_for(error).reason
+            await _abort(context, error)
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
             raise
@@ -114,6 +130,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             code, reason = row.code, row.reason
             await _abort(context, error)
         finally:
+            self._running.discard(task)
+            self._ending.discard(task)
             record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
             for observe in self._observers:
                 observe(record)

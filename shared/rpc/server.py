@@ -31,6 +31,11 @@ MAX_WAITING_CALLS = 8192
 """That arrived and were not taken by the event loop yet. Beyond it gRPC ends calls as CANCELLED, which tells callers
 nothing; by default from 1,000 on, which a loop that is short of processor time reaches within seconds."""
 
+AGE_SPREAD = 1.2
+"""gRPC ends connections at up to 1.1 times their age; the rest is for clients to hear of it."""
+LAST_WORDS_S = 1.0
+"""How long the statuses of calls that took longer than the grace may take to leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
@@ -40,18 +45,26 @@ class ServerOptions:
     """host:port; port 0 takes a free one."""
     max_message_bytes: int = 16 * 2**20
     """Largest message in either direction."""
-    max_connection_age_s: float | None = None
-    """After this long a connection is closed gracefully, so that long-lived clients see new servers."""
-    max_connection_age_grace_s: float = 600.0
-    """How long calls on such a connection may still run."""
+    max_connection_age_s: float = 0.0
+    """After this long a connection takes no new calls, so that long-lived clients see new servers; those that run go
+    on. 0 means that connections live as long as their clients like."""
     keepalive_s: float = 20.0
     """How often an idle connection is probed, at the least, in both directions."""
     max_concurrent_calls: int | None = None
     """More are refused with RESOURCE_EXHAUSTED by grpc itself."""
     drain_delay_s: float = 0.0
-    """Between not being ready and refusing calls: time for load balancers to notice."""
+    """How long load balancers may take to notice that the server is not ready any more; calls are taken meanwhile."""
     grace_s: float = 30.0
-    """How long running calls may take to finish when the server stops."""
+    """How long running calls may take to finish when the server stops; longer ones end as UNAVAILABLE."""
+
+    @property
+    def drain_s(self) -> float:
+        """From not being ready to stopping: until no load balancer sends connections and the last one has its age.
+
+        Until its clients know that a server stops, gRPC ends what they still send as CANCELLED. Nobody sends once all
+        connections have ended by age, which clients hear of in time.
+        """
+        return self.drain_delay_s + AGE_SPREAD * self.max_connection_age_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +84,23 @@ def service(pb2: ModuleType, name: str, add_to_server: Callable[[Any, Any], None
 class RpcServer:
     """A server that listens. Made by `serve`."""
 
-    def __init__(self, server: grpc.aio.Server, port: int, names: Sequence[str], options: ServerOptions) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        port: int,
+        names: Sequence[str],
+        options: ServerOptions,
+        end_calls: Callable[[], None],
+    ) -> None:
+        """`end_calls` ends those that run."""
         self.port = port
         """The port it listens on, also when 0 was asked for."""
         self._server = server
+        self._end_calls = end_calls
         self._health = health.aio.HealthServicer()
         self._names = ("", READINESS, *names)
         self._options = options
+        self._was_ready = False
         self._stopping = False
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
@@ -89,19 +112,27 @@ class RpcServer:
 
     async def set_ready(self, ready: bool) -> None:
         """Say over the health service whether to send calls here; a server that stops stays not ready."""
+        ready = ready and not self._stopping
+        self._was_ready |= ready
         for name in self._names:
-            await self._set(name, ready and not self._stopping)
+            await self._set(name, ready)
 
-    async def stop(self) -> None:
-        """Stop being ready, wait for load balancers, let running calls finish within the grace, then end.
+    async def stop(self, *, at_once: bool = False) -> None:
+        """Stop being ready, wait until no calls come any more, let running ones finish within the grace, then end.
 
-        Leaving the block of `serve` calls it; calling it before is harmless.
+        `at_once` does not wait for calls to come no more. Leaving the block of `serve` calls it; calling it before is
+        harmless.
         """
         if not self._stopping:
             self._stopping = True
             await self.set_ready(False)
-            await asyncio.sleep(self._options.drain_delay_s)
-        await self._server.stop(self._options.grace_s)
+            if self._was_ready and not at_once:
+                await asyncio.sleep(self._options.drain_s)
+        ending = asyncio.get_running_loop().call_later(self._options.grace_s, self._end_calls)
+        try:
+            await self._server.stop(self._options.grace_s + LAST_WORDS_S)
+        finally:
+            ending.cancel()
 
     async def _set(self, name: str, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -120,8 +151,9 @@ async def serve(
 
     Raises OSError (EADDRINUSE) when the address cannot be listened on.
     """
+    interceptor = ErrorInterceptor(observers)
     grpc_server = grpc.aio.server(
-        interceptors=[ErrorInterceptor(observers)],
+        interceptors=[interceptor],
         options=_grpc_options(options),
         maximum_concurrent_rpcs=options.max_concurrent_calls,
     )
@@ -139,7 +171,7 @@ async def serve(
     names = [entry.full_name for entry in services]
     for entry in services:
         entry.add_to_server(entry.servicer, grpc_server)
-    server = RpcServer(grpc_server, port, names, options)
+    server = RpcServer(grpc_server, port, names, options, interceptor.end_calls)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], grpc_server)
     await server.start()
     log.info("listening", address=options.address, port=port, services=names)
@@ -188,9 +220,6 @@ def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.http2.min_recv_ping_interval_without_data_ms", keepalive_ms // 2),
         ("grpc.http2.max_ping_strikes", 0),
     ]
-    if options.max_connection_age_s is not None:
-        settings += [
-            ("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1e3)),
-            ("grpc.max_connection_age_grace_ms", round(options.max_connection_age_grace_s * 1e3)),
-        ]
+    if options.max_connection_age_s:
+        settings.append(("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1e3)))
     return settings

@@ -103,7 +103,8 @@ _BY_CODE: dict[grpc.StatusCode, type[HotslotError]] = {
     Code.RESOURCE_EXHAUSTED: errors.ExhaustedError,
     Code.UNAVAILABLE: errors.UnavailableError,
     Code.DEADLINE_EXCEEDED: errors.RequestDeadlineError,
-    Code.CANCELLED: errors.RequestCancelledError,
+    # Who cancels a call of its own hears of that from asyncio; here it is a server that stops.
+    Code.CANCELLED: errors.UnavailableError,
     Code.UNIMPLEMENTED: errors.NotImplementedYetError,
     Code.INTERNAL: errors.InternalError,
     Code.UNKNOWN: errors.InternalError,
@@ -111,7 +112,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HotslotError]] = {
 _PLAIN_TEXT = {
     Code.UNAVAILABLE: "the server cannot be reached: ",
     Code.DEADLINE_EXCEEDED: "the deadline of the call passed: ",
-    Code.CANCELLED: "the call was cancelled: ",
+    Code.CANCELLED: "the server ended the call: ",
     Code.UNIMPLEMENTED: "the server does not know this method: ",
 }
 
@@ -146,8 +147,8 @@ def from_rpc_error(
 ) -> HotslotError:
     """The error behind a failed call; use as `raise from_rpc_error(exc) from exc`.
 
-    Works for asyncio and blocking calls. `unavailable` is what a server that cannot be reached turns into, for
-    example StoreUnavailableError.
+    Works for asyncio and blocking calls. `unavailable` is what a server that cannot be reached, or stops, turns into,
+    for example StoreUnavailableError.
     """
     call: Any = failure  # grpc's stubs do not say that every RpcError a call raises is also the call
     code: grpc.StatusCode = call.code()
@@ -159,7 +160,9 @@ def from_rpc_error(
                 break
             if error is not None:
                 return error
-    cls = unavailable if code is Code.UNAVAILABLE else _BY_CODE.get(code, errors.InternalError)
+    cls = _BY_CODE.get(code, errors.InternalError)
+    if cls is errors.UnavailableError:
+        cls = unavailable
     return new_error(cls, _PLAIN_TEXT.get(code, "") + (call.details() or code.name))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import BaseModelNotFoundError, InvalidAdapterError, RequestCancelledError, SourceNotFoundError
+from shared.errors import BaseModelNotFoundError, InvalidAdapterError, SourceNotFoundError, UnavailableError
 from shared.ids import Digest, TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
@@ -111,7 +111,7 @@ class Importer:
                 await asyncio.wait([waiting, job.task], return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
             if job.task.cancelled():
-                raise RequestCancelledError("the store is stopping; import again when it is back")
+                raise UnavailableError("the store is stopping; import again when it is back")
             yield job.task.result()
         finally:
             job.num_watchers -= 1

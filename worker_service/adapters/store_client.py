@@ -19,7 +19,6 @@ from shared.errors import (
     DigestMismatchError,
     HotslotError,
     InternalError,
-    RequestCancelledError,
     RequestDeadlineError,
     StoreUnavailableError,
     UnavailableError,
@@ -149,7 +148,7 @@ class StoreClient:
                         "weights from the store", f"only {position} of {size_bytes} bytes", digest
                     )
                 break
-            except (UnavailableError, RequestDeadlineError, RequestCancelledError) as exc:
+            except (UnavailableError, RequestDeadlineError) as exc:
                 broken: HotslotError = exc
             breaks = breaks + 1 if position == start else 1
             if breaks >= self._timeouts.max_breaks:

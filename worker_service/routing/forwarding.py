@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from shared.coordination.records import WorkerRecord
-from shared.errors import RequestCancelledError, UnavailableError
+from shared.errors import UnavailableError
 from shared.ids import WorkerId
 from shared.rpc.channel import ChannelOptions, connect, open_channel
 from shared.rpc.pool import Pool
@@ -75,10 +75,6 @@ async def forward(peers: Peers, peer: WorkerRecord, parcel: Parcel) -> AsyncGene
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as exc:
-            error = from_rpc_error(exc)
-            if isinstance(error, RequestCancelledError):
-                # Not the caller's doing: the other worker ended the stream when it stopped.
-                error = UnavailableError(f"worker {info.worker_id} at {info.endpoint} ended the stream")
-            raise error from exc
+            raise from_rpc_error(exc) from exc
         finally:
             call.cancel()

@@ -371,7 +371,7 @@ async def test_stopping_ends_readiness_first_and_lets_running_calls_finish() -> 
 
 
 async def test_connections_that_reach_their_age_cost_no_call() -> None:
-    options = ServerOptions(max_connection_age_s=0.1, max_connection_age_grace_s=5, grace_s=0.2)
+    options = ServerOptions(max_connection_age_s=0.1, grace_s=0.2)
     async with echo(options) as server, open_channel(server.endpoint) as channel:
         deadline = asyncio.get_running_loop().time() + 0.8
         while asyncio.get_running_loop().time() < deadline:
