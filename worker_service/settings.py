@@ -118,7 +118,7 @@ class WorkerSettings(Settings):
     no request on SIGTERM if it can wait until its connections have ended so."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """On SIGTERM: how long load balancers may take to learn that the worker leaves. Requests are taken for so long, and
-    for 1.2 × max_connection_age_s more."""
+    for 1.1 × max_connection_age_s + 0.5 s more."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """On SIGTERM, after that: how long running requests may take to finish."""
     log_level: LogLevel = "info"

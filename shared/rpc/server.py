@@ -31,8 +31,10 @@ MAX_WAITING_CALLS = 8192
 """That arrived and were not taken by the event loop yet. Beyond it gRPC ends calls as CANCELLED, which tells callers
 nothing; by default from 1,000 on, which a loop that is short of processor time reaches within seconds."""
 
-AGE_SPREAD = 1.2
-"""gRPC ends connections at up to 1.1 times their age; the rest is for clients to hear of it."""
+AGE_SPREAD = 1.1
+"""gRPC ends connections at up to so many times their age."""
+GOODBYE_S = 0.5
+"""How long clients may take to hear that their connection has ended."""
 LAST_WORDS_S = 1.0
 """How long the statuses of calls that took longer than the grace may take to leave."""
 
@@ -64,7 +66,9 @@ class ServerOptions:
         Until its clients know that a server stops, gRPC ends what they still send as CANCELLED. Nobody sends once all
         connections have ended by age, which clients hear of in time.
         """
-        return self.drain_delay_s + AGE_SPREAD * self.max_connection_age_s
+        if not self.max_connection_age_s:
+            return self.drain_delay_s
+        return self.drain_delay_s + AGE_SPREAD * self.max_connection_age_s + GOODBYE_S
 
 
 @dataclass(frozen=True, slots=True)

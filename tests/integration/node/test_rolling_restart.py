@@ -21,6 +21,7 @@ PAUSE_S = 0.2
 ENDS_WITHIN_S = 90.0
 
 
+@pytest.mark.slow
 @pytest.mark.chaos
 @pytest.mark.integration
 async def test_a_rolling_restart_fails_no_call_of_python_or_node(node_program: NodeProgram, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ async def test_a_rolling_restart_fails_no_call_of_python_or_node(node_program: N
     traffic = Traffic(ledger)
     names = [f"bot-{number}" for number in range(NUM_ADAPTERS)]
     settings = {"lease_s": "2", "log_level": "warning", "model": "step 0.005"}
-    settings |= {"drain_delay_s": "1", "max_connection_age_s": "1"}
+    settings |= {"drain_delay_s": "1", "max_connection_age_s": "0.5"}
     async with Fleet(tmp_path, **settings) as fleet:
         for name, digest in zip(names, await fleet.push(names, 0), strict=True):
             ledger.begin(name, digest, time.monotonic())
