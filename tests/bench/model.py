@@ -12,7 +12,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -129,24 +130,34 @@ def answer_with_steps(connection: Connection, options: ModelOptions) -> None:
         connection.send(time_step(loaded, step))
 
 
-def measure_base_only(options: ModelOptions, loaded: LoadedModel, num_steps: int) -> dict[str, float]:
-    """What slots cost requests that use none, beside a model with next to no slots.
-
-    That one runs in another process, because code is compiled for one set of slots in each; steps are taken in turn.
-    """
-    few = replace(options, num_slots=1, slot_rank=1, max_rank=1, target_modules=("v_proj",))
+@contextmanager
+def stepping(options: ModelOptions) -> Iterator[Callable[[int], float]]:
+    """A model in a process of its own; calling what is yielded runs a step there and returns its seconds."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=answer_with_steps, args=(there, few))
+    process = context.Process(target=answer_with_steps, args=(there, options))
     process.start()
     here.recv()
-    with_slots_s, without_s = [], []
-    for step in range(num_steps):
-        with_slots_s.append(time_step(loaded, step))
-        here.send(step)
-        without_s.append(here.recv())
+
+    def step(number: int) -> float:
+        here.send(number)
+        duration_s: float = here.recv()
+        return duration_s
+
+    yield step
     here.send(None)
     process.join()
+
+
+def measure_base_only(options: ModelOptions, num_steps: int) -> dict[str, float]:
+    """What slots cost requests that use none, beside a model with next to no slots; steps are taken in turn.
+
+    Each has its own process, because code is compiled for one set of slots in each.
+    """
+    few = replace(options, num_slots=1, slot_rank=1, max_rank=1, target_modules=("v_proj",))
+    with stepping(options) as with_slots, stepping(few) as without:
+        pairs = [(with_slots(number), without(number)) for number in range(num_steps)]
+    with_slots_s, without_s = zip(*pairs, strict=True)
     return {
         "with_slots_tok_s": NUM_ADAPTERS / statistics.median(with_slots_s),
         "without_tok_s": NUM_ADAPTERS / statistics.median(without_s),
@@ -217,7 +228,7 @@ def main() -> None:
         "startup_s": {stage.name: stage.duration_s for stage in loaded.startup_stages},
         "swap": measure_swap(loaded, repetitions * 2),
         "batches_tok_s": measure_batches(loaded, repetitions * 3),
-        "base_only": measure_base_only(options, loaded, repetitions * 3),
+        "base_only": measure_base_only(options, repetitions * 3),
         "recompiles": loaded.runner.recompiles,
         "peft": measure_peft(folder, repetitions),
     }
