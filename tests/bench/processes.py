@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -40,6 +41,14 @@ class _RawBlobs:
             offset += len(chunk)
 
 
+def log_errors_only() -> None:
+    """To standard error: standard output is the result's alone."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("error"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 async def _serve_raw() -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server()
     handler = grpc.unary_stream_rpc_method_handler(
@@ -71,7 +80,7 @@ def serve_stores(pipe: Connection, folders: tuple[tuple[Path, dict[str, Any]], .
 
     "watch" begins to time the loop's callbacks; "report" ends that and answers what was seen, with the worst of them.
     """
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    log_errors_only()
     reuse_freed_memory()
     take_turns_often()
 
@@ -96,7 +105,7 @@ def serve_stores(pipe: Connection, folders: tuple[tuple[Path, dict[str, Any]], .
 
 def receive(pipe: Connection, tuned: bool) -> None:
     """Runs the coroutine functions that it is sent with their arguments, and answers their results."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    log_errors_only()
     if tuned:
         reuse_freed_memory()
     pipe.send("ready")

@@ -25,7 +25,7 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.blobs.local import LocalBlobStore
 from tests.bench.catalog_growth import fill, measure_catalog, measure_pushes
 from tests.bench.full_load import measure_full_load
-from tests.bench.processes import MIB, Process, process, receive, serve_raw, serve_stores
+from tests.bench.processes import MIB, Process, log_errors_only, process, receive, serve_raw, serve_stores
 from tests.bench.streams import measure_streams
 from tests.support.checkpoints import adapter
 from tests.support.store import dial
@@ -151,6 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
     quick = parser.parse_args().quick
+    log_errors_only()
     with tempfile.TemporaryDirectory() as folder:
         admission = measure_admission((32 if quick else 160) * MIB, Path(folder, "adapter"))
         store = measure_store(Path(folder), quick=quick)

@@ -304,3 +304,19 @@ def test_a_name_that_means_nothing_is_refused_with_those_that_do(tmp_path: Path)
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
     with pytest.raises(InvalidRequestError, match=r"found \['q_proj'\], expected all-linear or some of .*embed_in"):
         choose_targets(model, spec_from_folder(base, "tiny"), ("all-linear", "q_proj"))
+
+
+def test_linears_without_slots_are_left_to_the_kernels_too(tmp_path: Path) -> None:
+    """For few tokens a row has the same bits, whichever linears have slots."""
+    base = make_model(tmp_path / "base", "llama", is_tied=False)
+    with apart():
+        all_linear = load_model(options(base))
+        few = load_model(replace(options(base), target_modules=("v_proj",)))
+    assert len(few.runner.slot_linears) < len(all_linear.runner.slot_linears)
+    segment = Segment(prompt(0), 0, (0,), (), SamplingOptions())
+    with torch.profiler.profile() as profile:
+        logits_V = few.runner.logits([segment])[0].clone()
+    assert torch.equal(logits_V, all_linear.runner.logits([segment])[0])
+    called = {event.key for event in profile.key_averages()}
+    assert "hotslot_cpu::linear" in called
+    assert not called & {"aten::linear", "aten::addmm", "aten::mm"}

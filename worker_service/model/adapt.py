@@ -46,11 +46,23 @@ def add_slots(
         assert isinstance(head, nn.Linear)
         slot_linears[targets.head.path] = SlotLinear(head, *shares[targets.head.path], step, step.row_gates_RS)
         model.set_output_embeddings(slot_linears[targets.head.path])
+    if step.with_kernels:
+        for layer in find_layers(model):
+            _use_kernels(layer)
     modules: dict[str, SlotLinear | SlotEmbedding] = {**slot_embeddings, **slot_linears}
     slots = [tensor for module in modules.values() for tensor in (module.a_CI, module.b_CO)]
     into_huge_pages([*model.parameters(), *slots])
     writer = SlotWriter(modules, scales_MS, ones_MSK, has_kernels=step.with_kernels)
     return slot_linears, slot_embeddings, writer
+
+
+def _use_kernels(layer: nn.Module) -> None:
+    """Let the linears that have no slots, too, be computed by the kernels for few tokens."""
+    plain = [path for path, module in layer.named_modules() if type(module) is nn.Linear]
+    for path in plain:
+        linear = layer.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        layer.set_submodule(path, DenseLinear(linear, has_kernels=True))
 
 
 def _aligned_rows(num_rows: int, num_columns: int, device: torch.device) -> torch.Tensor:

@@ -45,6 +45,8 @@ class DenseLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, *, has_kernels: bool) -> None:
         super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
         self.weight = linear.weight
         self.bias = linear.bias
         self.has_kernels = has_kernels
