@@ -25,6 +25,7 @@ from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.rpc.channel import open_channel
 from shared.rpc.server import READINESS, ServerOptions, serve
+from tests.bench.processes import log_errors_only
 from tests.support.echo_worker import Calls, make_request
 from tests.support.memory_store import memory_store
 from tests.support.waiting import until_async
@@ -142,4 +143,6 @@ async def measure_all(quick: bool) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    print(json.dumps(asyncio.run(measure_all(parser.parse_args().quick)), indent=2))
+    quick = parser.parse_args().quick
+    log_errors_only()
+    print(json.dumps(asyncio.run(measure_all(quick)), indent=2))

@@ -216,10 +216,11 @@ class StoreClient:
                         f"the store sent bytes {message.offset} of a blob of {message.size_bytes} for {digest}, "
                         f"expected byte {position} of {size_bytes}"
                     )
-                position += len(message.data)
+                data = message.data  # a copy every time
+                position += len(data)
                 if position > size_bytes:
                     raise DigestMismatchError("weights from the store", f"{position} bytes or more", digest)
-                yield message.data
+                yield data
         except grpc.RpcError as exc:
             _raise_from(exc, f"reading blob {digest}")
         except TimeoutError as exc:
