@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from shared.ids import Digest
 
@@ -13,7 +13,9 @@ BLOCK_BYTES = 2 * 2**20
 class StreamDigest:
     """Digests pieces in order; holds on to two blocks of them at most."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[bytes | memoryview], None] | None = None) -> None:
+        """`also` is called with each piece, in order, on the thread; `digest` waits for it, too."""
+        self._also = also
         self._hash = hashlib.sha256()
         self._gathered: list[bytes | memoryview] = []
         self._gathered_bytes = 0
@@ -44,3 +46,5 @@ class StreamDigest:
     def _update(self, pieces: Sequence[bytes | memoryview]) -> None:
         for piece in pieces:
             self._hash.update(piece)
+            if self._also is not None:
+                self._also(piece)

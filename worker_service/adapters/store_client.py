@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from shared.base_spec import BaseSpec, ModuleKind
@@ -132,15 +133,14 @@ class StoreClient:
         errors, and StoreUnavailableError when the stream keeps breaking.
         """
         # Not zeroed first, and in huge pages: faulting in small ones costs as much as receiving the bytes.
-        buffer = np.empty(size_bytes, np.uint8).data
-        digesting = StreamDigest()
+        buffer = np.empty(size_bytes, np.uint8)
+        digesting = StreamDigest(also=_Gathering(buffer))
         position, breaks = 0, 0
         while position < size_bytes:
             start = position
             try:
                 async for data in self._chunks(tenant, digest, position, size_bytes):
-                    buffer[position : position + len(data)] = data
-                    await digesting.add(buffer[position : position + len(data)])
+                    await digesting.add(data)
                     position += len(data)
                 if position < size_bytes:
                     # Not broken off: the store believes that this is all.
@@ -162,7 +162,7 @@ class StoreClient:
         found = await digesting.digest()
         if found != digest:
             raise DigestMismatchError("weights from the store", found, digest)
-        return buffer
+        return buffer.data
 
     async def register_base_model(self, spec: BaseSpec) -> None:
         """Make the worker's base model known; again changes nothing. Raises StoreUnavailableError."""
@@ -243,6 +243,18 @@ _KINDS = {
     ModuleKind.LINEAR: adapter_store_pb2.BASE_MODULE_KIND_LINEAR,
     ModuleKind.EMBEDDING: adapter_store_pb2.BASE_MODULE_KIND_EMBEDDING,
 }
+
+
+class _Gathering:
+    """Copies pieces side by side. numpy lets other threads run meanwhile; a memoryview would not."""
+
+    def __init__(self, buffer: npt.NDArray[np.uint8]) -> None:
+        self._buffer = buffer
+        self._end = 0
+
+    def __call__(self, piece: bytes | memoryview) -> None:
+        begin, self._end = self._end, self._end + len(piece)
+        self._buffer[begin : self._end] = np.frombuffer(piece, np.uint8)
 
 
 def _policy_of(message: adapter_store_pb2.AdapterPolicy) -> ReplicaPolicy:
