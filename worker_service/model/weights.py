@@ -196,8 +196,7 @@ def _read(manifest: Manifest, blob: bytes | bytearray | memoryview) -> dict[str,
     data = bytearray(blob) if isinstance(blob, bytes) else blob  # torch takes no memory that is read-only
     subject = f"weights blob {manifest.weights_digest}"
     limits = HeaderLimits()
-    length = min(PREFIX_BYTES + int.from_bytes(data[:PREFIX_BYTES], "little"), PREFIX_BYTES + limits.max_header_bytes)
-    header = parse_header(bytes(data[:length]), len(data), subject, limits)
+    header = parse_header(bytes(data[: PREFIX_BYTES + limits.max_header_bytes]), len(data), subject, limits)
     strange = [entry for entry in header.tensors if entry.dtype not in _DTYPES]
     if strange:
         expected = "one of " + ", ".join(_DTYPES)
