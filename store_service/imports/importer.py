@@ -106,10 +106,13 @@ class Importer:
             job.lingering.cancel()
         try:
             while not job.task.done():
-                yield job.progress
+                # Taken before the caller is told: what happens while it is being told is the next thing to tell.
                 waiting = asyncio.ensure_future(job.changed.wait())
-                await asyncio.wait([waiting, job.task], return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
+                try:
+                    yield job.progress
+                    await asyncio.wait([waiting, job.task], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
             if job.task.cancelled():
                 raise UnavailableError("the store is stopping; import again when it is back")
             yield job.task.result()

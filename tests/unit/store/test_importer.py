@@ -1,0 +1,59 @@
+"""What the callers of an import are told, however slowly they take it."""
+
+import asyncio
+import threading
+from contextlib import aclosing, closing
+from pathlib import Path
+from unittest.mock import create_autospec
+
+from shared.ids import TenantId
+from shared.references import parse_reference
+from store_service.admission.admit import Checkpoint
+from store_service.imports.importer import Importer, ImportOptions
+from store_service.imports.progress import Progress, Stage
+from store_service.offload import Offload
+from store_service.registry import Publication, Registry
+from store_service.sources.source import Content, ReportBytes, stop_if
+from tests.support.waiting import until
+
+TENANT = TenantId("default")
+PUBLICATION = Publication(parse_reference("bot"), base_model="", source="", labels={})
+
+
+class Stalled:
+    """A source, and its content, that sends nothing until it is cancelled."""
+
+    key = origin = "stalled"
+    is_remote = False
+    size_bytes = 100
+
+    def resolve(self) -> Content:
+        return self
+
+    def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
+        cancelled.wait(30)
+        stop_if(cancelled)
+        raise AssertionError("nobody cancelled the fetch")
+
+
+async def test_a_caller_hears_of_what_happened_while_it_was_being_told_of_something_else(tmp_path: Path) -> None:
+    with closing(Offload("admission", 1)) as admission:
+        registry = create_autospec(Registry, instance=True)  # nothing is admitted here
+        importer = Importer(registry, tmp_path / "imports", admission, ImportOptions())
+        fetching, heard = Progress(Stage.FETCHING, 0, Stalled.size_bytes), asyncio.Event()
+
+        async def listen() -> None:
+            async with aclosing(importer.run(TENANT, Stalled(), PUBLICATION)) as events:
+                async for event in events:
+                    if event == fetching:
+                        heard.set()
+
+        async with aclosing(importer.run(TENANT, Stalled(), PUBLICATION)) as events:
+            assert await anext(events) == Progress(Stage.QUEUED)
+            quick = asyncio.create_task(listen())
+            await until(heard.is_set)
+            async with asyncio.timeout(5):
+                assert await anext(events) == fetching
+        quick.cancel()
+        await asyncio.wait([quick])
+        await importer.close()
