@@ -125,8 +125,9 @@ class Fleet:
         """
         if not digests:
             return [Candidate(self.workers[worker_id], Tier.NONE) for worker_id in self._least_loaded(count, turn)]
-        tiers = self._tiers(digests, placements)
-        homes = self.homes(digests[0], placements.get(digests[0], ()), policy)
+        held, demand = self._holdings(placements.get(digests[0], ()))
+        homes = self._homes(digests[0], held, demand, policy)
+        tiers = self._slowest(held, digests[1:], placements) if len(digests) > 1 else held
         steps = chain.from_iterable(self._steps(digests[0], homes, tiers, policy, turn))
         ranked: dict[WorkerId, Candidate] = {}
         for worker_id in steps:
@@ -140,19 +141,7 @@ class Fleet:
         self, key: Digest, holders: Sequence[Placement], policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
     ) -> Sequence[WorkerId]:
         """Where a version should be, first the first in its order: as many as its demand and its policy want."""
-        demand, held = 0.0, set()
-        for placement in holders:
-            if placement.worker_id in self.workers:
-                demand += placement.resident.demand
-                held.add(placement.worker_id)
-        most = self._most(policy)
-        low, high = homes_range(demand, self._options.demand)
-        if low == high or high <= policy.min_replicas:
-            return self.rendezvous.top(key, min(max(low, policy.min_replicas), most))
-        order = self.rendezvous.top(key, min(high, most))
-        current = sum(worker_id in held for worker_id in order)
-        wanted = homes_for(demand, current, self._options.demand)
-        return order[: max(wanted, policy.min_replicas)]
+        return self._homes(key, *self._holdings(holders), policy)
 
     def should_hold(self, worker_id: WorkerId, key: Digest, policy: ReplicaPolicy) -> bool:
         """Whether a worker should have a version even if nobody asks for it: the first homes of a pinned adapter."""
@@ -217,18 +206,38 @@ class Fleet:
         """The most workers that a version may be on."""
         return min(policy.max_replicas or len(self.workers), len(self.workers))
 
-    def _tiers(
-        self, digests: Sequence[Digest], placements: Mapping[Digest, Sequence[Placement]]
+    def _holdings(self, holders: Iterable[Placement]) -> tuple[dict[WorkerId, Tier], float]:
+        """Where a version is, and its demand: one pass, since there may be hundreds of holders."""
+        workers, held, demand = self.workers, {}, 0.0
+        for placement in holders:
+            worker_id = placement.worker_id
+            if worker_id in workers:
+                resident = placement.resident
+                held[worker_id] = resident.tier
+                demand += resident.demand
+        return held, demand
+
+    def _homes(
+        self, key: Digest, held: Mapping[WorkerId, Tier], demand: float, policy: ReplicaPolicy
+    ) -> Sequence[WorkerId]:
+        most = self._most(policy)
+        low, high = homes_range(demand, self._options.demand)
+        if low == high or high <= policy.min_replicas:
+            return self.rendezvous.top(key, min(max(low, policy.min_replicas), most))
+        order = self.rendezvous.top(key, min(high, most))
+        current = sum(map(held.__contains__, order))
+        wanted = homes_for(demand, current, self._options.demand)
+        return order[: max(wanted, policy.min_replicas)]
+
+    def _slowest(
+        self, held: Mapping[WorkerId, Tier], others: Sequence[Digest], placements: Mapping[Digest, Sequence[Placement]]
     ) -> dict[WorkerId, Tier]:
-        """Where all of the adapters are: on each worker that has any of them, the slowest tier among them."""
-        tiers: dict[WorkerId, Tier] = {}
-        for number, digest in enumerate(digests):
-            held = {p.worker_id: p.resident.tier for p in placements.get(digest, ()) if p.worker_id in self.workers}
-            if number == 0:
-                tiers = held
-                continue
-            for worker_id in {*tiers, *held}:
-                one, other = tiers.get(worker_id, Tier.NONE), held.get(worker_id, Tier.NONE)
+        """On each worker that has any of the adapters, the slowest tier among them."""
+        tiers = dict(held)
+        for digest in others:
+            other_held, _ = self._holdings(placements.get(digest, ()))
+            for worker_id in {*tiers, *other_held}:
+                one, other = tiers.get(worker_id, Tier.NONE), other_held.get(worker_id, Tier.NONE)
                 tiers[worker_id] = max(one, other, key=lambda tier: tier.distance)
         return tiers
 

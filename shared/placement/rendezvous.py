@@ -26,8 +26,8 @@ _PROBES_FORMAT = struct.Struct(f"<{PROBES}Q")
 _POINTS_FORMAT = struct.Struct(f"<{POINTS}Q")
 _CIRCLE = 2**64 - 1
 _MAX_REMEMBERED = 10_000
-_STEP = 8
-"""Orders are computed in lengths of a multiple of this, so that asking for one more is free."""
+_SHORTEST = 8
+"""Orders are computed in lengths of this times a power of two: one that is needed a little longer is there already."""
 
 
 class Rendezvous:
@@ -43,7 +43,7 @@ class Rendezvous:
 
     def top(self, key: Digest, count: int) -> Sequence[WorkerId]:
         """The first `count` workers in the version's order."""
-        return self._remembered(key, -(-count // _STEP) * _STEP)[:count]
+        return self._remembered(key, _SHORTEST << ((count - 1) // _SHORTEST).bit_length())[:count]
 
     def _compute(self, key: Digest, count: int) -> tuple[WorkerId, ...]:
         """Walk on from all probes at once, always from the one that has come the shortest way."""
