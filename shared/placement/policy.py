@@ -6,7 +6,7 @@ A version's homes are the first k workers in its rendezvous order; k follows its
    which is how it comes to have it;
 2. else to another worker that has it: what a join or a past spill left elsewhere stays there while it is used, so that
    nothing moves without need;
-3. else, cold, to the first in the order that does not spill it;
+3. else, cold, to the first in the order that is well below its bound, else to the first that does not spill it;
 4. else, when every worker spills it, to the least loaded that has it.
 
 A worker that is overloaded spills by degrees: the further it is above the bound, the more of its versions go on to the
@@ -40,8 +40,11 @@ class PolicyOptions:
     the mean, and a cold load costs more than a shared step."""
     full_above: float = 1.25
     """The same for the load of the moment: a short wait for a row is cheaper than a cold load."""
-    spill_range: float = 0.15
-    """How far above its bound, as a share of it, a worker spills everything."""
+    spill_range: float = 0.3
+    """How far above its bound, as a share of it, a worker spills everything. What is spilled costs a load and leaves a
+    copy behind, so a steep answer to loads that are seconds old costs more than it evens out."""
+    cold_below: float = 0.95
+    """Share of its bound up to which a worker is given what it has to load: that costs as much anywhere else."""
     cold_share: float = 0.3
     """Part of its share that a home gets while it has to load the version first."""
 
@@ -51,8 +54,10 @@ _WINDOW = 8
 """Homes that are compared for one decision, so that it takes as long for a version with hundreds of them."""
 _WARM = (Tier.SLOT, Tier.HOST)
 _LEAST_ROOM = 0.02
-_USUAL_WEIGHT = 1.2
-"""Of a worker's usual load beside its load of the moment, when requests are shared out."""
+_LEAST_EVEN = 0.05
+"""Of a worker's load, when requests are shared out: for fleets that do nothing."""
+_MOMENT_WEIGHT = 0.3
+"""Of the load of the moment beside the usual load, when requests are shared out."""
 _RELUCTANCE_DIGITS = 8
 """Of a digest's hexadecimal ones, that say how late its version is spilled."""
 _MASK = 2**64 - 1
@@ -99,15 +104,16 @@ class Fleet:
         """What follows from the workers' loads of the moment."""
         self._loads, options = loads, self._options
         usual = {worker_id: usual_load(record) for worker_id, record in self.workers.items()}
-        ratio = options.max_load_ratio
-        most_now = max(ratio * _mean(self._loads), options.full_above)
-        most_usually = max(ratio * _mean(usual), options.spill_above)
-        excess = {w: max(load / most_now, usual[w] / most_usually) - 1 for w, load in self._loads.items()}
+        even_now, even = (max(options.max_load_ratio * _mean(each), _LEAST_EVEN) for each in (loads, usual))
+        bound_now, bound = max(even_now, options.full_above), max(even, options.spill_above)
+        excess = {w: max(load / bound_now, usual[w] / bound) - 1 for w, load in loads.items()}
         self._spilled = {w: above / options.spill_range for w, above in excess.items() if above > 0}
         """Of its versions, the share that an overloaded worker spills; above 1 all of them."""
-        # A worker that usually has more than its share gets less of what others can take as well.
-        self._room = {w: max(_LEAST_ROOM, 1 - max(load, _USUAL_WEIGHT * usual[w])) for w, load in self._loads.items()}
-        self._by_load = tuple(sorted(self.rendezvous.worker_ids, key=lambda w: (self._loads[w], w)))
+        self._near_bound = {w for w, above in excess.items() if above > options.cold_below - 1}
+        # By the fleet's mean, however quiet it is: to share out what several have evens out the load for nothing.
+        now, usually = _MOMENT_WEIGHT / even_now, (1 - _MOMENT_WEIGHT) / even
+        self._room = {w: max(_LEAST_ROOM, 1 - now * load - usually * usual[w]) for w, load in loads.items()}
+        self._by_load = tuple(sorted(self.rendezvous.worker_ids, key=lambda w: (loads[w], w)))
 
     def pick(
         self,
@@ -177,6 +183,7 @@ class Fleet:
             key=lambda w: (tiers[w].distance, loads[w], rank.get(w, len(rank)), w),
         )
         yield elsewhere
+        yield [w for w in order if w not in self._near_bound]
         yield self._walk(key, policy, reluctance)
         last = rank if policy.max_replicas else self._by_load
         yield sorted((w for w in tiers if w in last), key=loads.__getitem__)

@@ -15,7 +15,15 @@ from tests.simulation.traffic import Demand, Trace
 from tests.simulation.worker import WorkerSize
 
 SCENARIOS = scenarios(16, warm_up_s=120.0, duration_s=240.0)
-CASES = [("zipf", 1), ("zipf", 2), ("flash crowd", 3), ("rolling restart", 4), ("10 % lost at once", 5)]
+CASES = [
+    ("zipf", 1),
+    ("zipf", 2),
+    ("flash crowd", 3),
+    ("rolling restart", 4),
+    ("10 % lost at once", 5),
+    ("diurnal", 6),
+    ("stale hints", 7),
+]
 
 
 @cache

@@ -139,6 +139,26 @@ def test_a_hot_version_is_shared_out_by_room_and_a_home_without_it_gets_some() -
     assert shares[idle] > 2 * shares[cold] > 0
 
 
+def test_in_a_quiet_fleet_the_busier_of_two_homes_gets_less_as_well() -> None:
+    busier, quieter = fleet_of(10).rendezvous.top(digest(1), 2)
+    usual = {busier: 4.0, quieter: 2.5}
+    fleet = Fleet([record(n, 3, usual.get(WorkerId(f"w-{n:04}"), 3.25)) for n in range(10)], NOW_S)
+    placements = held(digest(1), [busier, quieter], 0.15)
+    assert set(fleet.homes(digest(1), placements[digest(1)])) == {busier, quieter}
+    shares = Counter(first(fleet, digest(1), placements, turn=turn) for turn in range(3_000))
+    assert shares[quieter] > 3 * shares[busier] > 0
+
+
+def test_what_nobody_has_goes_past_a_worker_that_is_near_its_bound() -> None:
+    usual = 0.6 * ROWS
+    fleet = Fleet([record(n, 8, usual * (1.25 if n == 0 else 1.0)) for n in range(20)], NOW_S)
+    near = WorkerId("w-0000")
+    keys = [digest(n) for n in range(2_000) if fleet.rendezvous.top(digest(n), 1)[0] == near]
+    assert not any(fleet.spills(near, key) for key in keys)
+    assert all(first(fleet, key, {}) == fleet.rendezvous.top(key, 2)[1] for key in keys)
+    assert all(first(fleet, key, held(key, [near])) == near for key in keys)
+
+
 def test_every_home_of_a_very_hot_version_gets_its_part() -> None:
     fleet = fleet_of(100)
     homes = list(fleet.rendezvous.top(digest(1), 40))
