@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import structlog
 
 from shared.ids import Digest
+from worker_service.recycled_memory import WEIGHTS_MEMORY
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ class DiskFiles:
         with file:
             if os.fstat(file.fileno()).st_size == size_bytes:
                 # Into memory of our own: what was verified there cannot change any more.
-                data = np.empty(size_bytes, np.uint8).data
+                data = WEIGHTS_MEMORY.take(size_bytes)
                 if _read_into(file.fileno(), data) and _PREFIX + hashlib.sha256(data).hexdigest() == digest:
                     os.utime(file.fileno())
                     return data

@@ -20,6 +20,7 @@ from shared.ids import Digest
 from shared.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
 from shared.safetensors_header import PREFIX_BYTES, HeaderLimits, TensorEntry, parse_header
 from worker_service.model.targets import ALL_LINEAR
+from worker_service.recycled_memory import WEIGHTS_MEMORY
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What weights blobs have, by safetensors' names."""
@@ -149,7 +150,9 @@ class WeightsDecoder:
         """One stretch of memory for all pairs, in the order in which they are copied to a slot."""
         layout = self._layout
         size = sum((module.rank + module.has_bias) * sum(layout.shapes[module.path]) for module in modules)
-        return torch.empty(size, dtype=layout.dtype, pin_memory=layout.pin_memory)
+        if layout.pin_memory:
+            return torch.empty(size, dtype=layout.dtype, pin_memory=True)  # torch uses these again itself
+        return torch.frombuffer(WEIGHTS_MEMORY.take(size * layout.dtype.itemsize), dtype=layout.dtype)
 
     def _fill(
         self,
