@@ -24,8 +24,10 @@ from shared.errors import (
 from shared.ids import Digest
 from shared.pb.hotslot.store.v1 import blob_pb2 as pb
 from shared.pb.hotslot.store.v1 import blob_pb2_grpc as pb_grpc
+from shared.rpc.blob_chunks import read_blob_of
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 1024 * 1024
+"""Of an upload: what is sent twice, at most, where a stream breaks."""
 MAX_DIGESTS_PER_CALL = 1000
 REFUSAL_S = 0.3
 # A server that goes away ends streams with any of these; what is wrong for good is none of them.
@@ -54,6 +56,7 @@ class BlobTransfer:
     def __init__(self, connection: Connection, retry: RetryPolicy) -> None:
         self._connection = connection
         self._stub = pb_grpc.BlobServiceStub(connection.channel)
+        self._read_blob = read_blob_of(connection.channel)
         self._retry = retry
 
     async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
@@ -74,6 +77,7 @@ class BlobTransfer:
         network failed with when several attempts in a row got nowhere.
         """
         committed, stalls = -1, 0
+        is_resumed = False
         while True:
             try:
                 status = await self._connection.unary(
@@ -81,10 +85,11 @@ class BlobTransfer:
                 )
                 if status.committed_size > committed:
                     committed, stalls = status.committed_size, 0
-                if status.complete or await self._write(file, digest, committed, on_position, slow_start=stalls > 0):
+                if status.complete or await self._write(file, digest, committed, on_position, is_resumed=is_resumed):
                     return
                 raise InternalError(f"the store took all of {file.path} and did not complete {digest}")
             except (*BROKEN_STREAM, BadOffsetError, UploadBusyError):
+                is_resumed = True
                 stalls += 1
                 if stalls > self._retry.max_stalls:
                     raise
@@ -97,16 +102,17 @@ class BlobTransfer:
         offset: int,
         on_position: Callable[[int], None] | None,
         *,
-        slow_start: bool,
+        is_resumed: bool,
     ) -> bool:
-        """One stream. With `slow_start` the server gets time to refuse it before a second write fails on that."""
+        """One stream. A resumed one begins with a message without bytes, and gives the server time to refuse it."""
         call = self._stub.WriteBlob(timeout=self._retry.stream_timeout_s)
         try:
+            if is_resumed:
+                await call.write(pb.WriteBlobRequest(digest=digest, size_bytes=file.size_bytes, offset=offset))
+                await asyncio.wait([asyncio.ensure_future(call.code())], timeout=REFUSAL_S)
             async with aclosing(_requests(file, digest, offset)) as requests:
                 async for request in requests:
                     await call.write(request)
-                    if slow_start and request.offset == offset and not request.finish:
-                        await asyncio.wait([asyncio.ensure_future(call.code())], timeout=REFUSAL_S)
                     if on_position is not None:
                         on_position(request.offset + len(request.data))
             await call.done_writing()
@@ -125,8 +131,10 @@ class BlobTransfer:
         except grpc.aio.AioRpcError as exc:
             raise self._connection.error_from(exc) from exc
 
-    async def read(self, digest: Digest) -> AsyncGenerator[bytes, None]:
-        """Stream a blob. Use nothing of it before the iterator has ended: only then is the digest known to be right.
+    async def read(self, digest: Digest) -> AsyncGenerator[memoryview, None]:
+        """Stream a blob, as views of what arrived.
+
+        Use nothing of it before the iterator has ended: only then is the digest known to be right.
 
         Raises DigestMismatchError after the last chunk when the bytes are not those of the digest.
         """
@@ -136,15 +144,14 @@ class BlobTransfer:
             request = pb.ReadBlobRequest(digest=digest, offset=position)
             timeout_s = self._retry.stream_timeout_s
             try:
-                async with aclosing(self._connection.stream(self._stub.ReadBlob, request, timeout_s)) as stream:
-                    async for message in stream:
-                        if message.offset != position:
-                            raise BadOffsetError(f"blob {digest}", message.offset, position)
-                        size_bytes = message.size_bytes
-                        data = message.data
-                        await digesting.add(data)
-                        position, stalls = position + len(data), 0
-                        yield data
+                async with aclosing(self._connection.stream(self._read_blob, request, timeout_s)) as stream:
+                    async for chunk in stream:
+                        if chunk.offset != position:
+                            raise BadOffsetError(f"blob {digest}", chunk.offset, position)
+                        size_bytes = chunk.size_bytes
+                        await digesting.add(chunk.data)
+                        position, stalls = position + len(chunk.data), 0
+                        yield chunk.data
             except BROKEN_STREAM:
                 stalls += 1
                 if stalls > self._retry.max_stalls:

@@ -274,8 +274,8 @@ class StoreClient:
                     raise
             await asyncio.sleep(self._retry.delay_s(stalls))
 
-    def read_blob(self, digest: str) -> AsyncGenerator[bytes, None]:
-        """Stream a weights blob, resumed when a stream breaks.
+    def read_blob(self, digest: str) -> AsyncGenerator[memoryview, None]:
+        """Stream a weights blob, as views of what arrived, resumed when a stream breaks.
 
         Use nothing of it before the iterator has ended: it raises DigestMismatchError after the last chunk when
         the bytes are not those of the digest.

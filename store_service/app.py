@@ -20,13 +20,13 @@ from shared.pb.hotslot.store.v1 import (
     adapter_store_pb2,
     adapter_store_pb2_grpc,
     blob_pb2,
-    blob_pb2_grpc,
     compiled_code_pb2,
     compiled_code_pb2_grpc,
 )
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.process_tuning import spare_what_stays
 from shared.references import Reference
+from shared.rpc import blob_chunks
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import make_directory
@@ -146,7 +146,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             service(
                 blob_pb2,
                 "BlobService",
-                blob_pb2_grpc.add_BlobServiceServicer_to_server,
+                blob_chunks.add_to_server,
                 BlobServicer(
                     registry,
                     BlobReader(recovery, offload, settings.verify_every_s),

@@ -15,7 +15,8 @@ BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""
 FREED_BYTES = MAX_ARENAS * KEPT_FREE_BYTES
 """What the C library keeps of what was freed."""
-STREAM_BYTES = 2 * 1024**2
+STREAM_BYTES = 4 * 1024**2
+"""Two chunks of a blob, one of them twice while it becomes a message, and gRPC's own copy."""
 OBJECT_BYTES = 16 * 1024**2
 ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
 """Of one admission: the largest header with what is planned from it and the config, two blocks of a transposed tensor,
@@ -104,10 +105,10 @@ class StoreSettings(Settings):
     def memory_bound_bytes(self) -> int:
         """What the process holds at most, so that its container's limit can be chosen.
 
-        BASE_BYTES and FREED_BYTES, and for each that may be under way at the same time: a blob being read 2 MiB; an
-        import fetching 2 MiB; an admission, or a restore, which may be one, ADMISSION_BYTES, however large the adapter,
-        and 16 MiB for object storage. Each upload being received adds 2 MiB. Adapters themselves are on the disk only,
-        however many come.
+        BASE_BYTES and FREED_BYTES, and for each that may be under way at the same time: a blob being read, or an
+        import fetching, 4 MiB; an admission, or a restore, which may be one, ADMISSION_BYTES, however large the
+        adapter, and 16 MiB for object storage. Each upload being received adds 4 MiB. Adapters themselves are on the
+        disk only, however many come.
         """
         streams_bytes = (self.max_read_streams + self.max_imports) * STREAM_BYTES
         num_admissions = self.max_admissions + self.max_restores

@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 
 LIVENESS = "liveness"
 READINESS = "readiness"
-RECEIVE_WINDOW_BYTES = 2**20
-"""Of a stream that a client sends: fills 80 Mbit/s over 100 ms, and any local network."""
+RECEIVE_WINDOW_BYTES = 64 * 2**10
+"""Of a stream that a client sends, beyond the message that is being received: that one may always come whole."""
 MAX_WAITING_CALLS = 8192
 """That arrived and were not taken by the event loop yet. Beyond it gRPC ends calls as CANCELLED, which tells callers
 nothing; by default from 1,000 on, which a loop that is short of processor time reaches within seconds."""

@@ -1,59 +1,34 @@
-"""Bytes between blobs and streams: bounded memory, all file work on threads, digests computed on the way."""
+"""Streams of published blobs: bounded memory, all file work on threads, digests computed on the way."""
 
 import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from collections.abc import AsyncGenerator
+from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from shared.errors import (
     BadOffsetError,
-    BlobNotFoundError,
     DigestMismatchError,
-    FieldViolation,
-    InvalidRequestError,
     QuotaExceededError,
 )
-from shared.ids import Digest, TenantId
-from store_service.blobs.store import Upload, UploadStore
+from shared.ids import Digest
 from store_service.offload import Offload
 
-CHUNK_BYTES = 512 * 1024
-BLOCK_CHUNKS = 2
-"""Chunks read on one visit to a thread; a stream holds two such blocks at most."""
+CHUNK_BYTES = 1024 * 1024
+"""Of a stream; it holds two at most. Smaller ones cost visits to threads and turns of the loop, larger ones memory."""
 MAX_VERIFIED = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a blob."""
-
-    data: bytes
-    offset: int
-    size_bytes: int
-    """Of the whole blob."""
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class UploadChunk:
-    """One message of an upload; digest and size count on the first only."""
+class Encode(Protocol[T_co]):
+    """Makes of a blob's piece what its receiver gets; called on the thread that read it."""
 
-    digest: Digest
-    size_bytes: int
-    offset: int
-    data: bytes
-    finish: bool
-
-
-@dataclass(frozen=True, slots=True)
-class UploadResult:
-    """How far an upload is."""
-
-    digest: Digest
-    committed_size: int
-    is_complete: bool
+    def __call__(self, data: bytes, offset: int, size_bytes: int) -> T_co:
+        """`offset` is the piece's in the blob, `size_bytes` the whole blob's."""
 
 
 class Verified:
@@ -94,13 +69,22 @@ class RottenBlobError(DigestMismatchError):
         """SHA-256 of the file up to there."""
 
 
-class _Reader:
-    """Reads a range of an open blob block by block, on threads; verifies when the range reaches the end."""
+class _Reader(Generic[T]):
+    """Reads a range of an open blob chunk by chunk, on threads; verifies when the range reaches the end."""
 
     def __init__(
-        self, file: BinaryIO, size_bytes: int, digest: Digest, offset: int, end: int, verified: Verified
+        self,
+        file: BinaryIO,
+        size_bytes: int,
+        digest: Digest,
+        offset: int,
+        end: int,
+        verified: Verified,
+        encode: Encode[T],
     ) -> None:
         self._file = file
+        self._size_bytes = size_bytes
+        self._encode = encode
         self._digest = digest
         self._position = offset
         self._end = end
@@ -116,31 +100,31 @@ class _Reader:
             return
         remaining = self._position
         while remaining:
-            block = self._file.read(min(CHUNK_BYTES * BLOCK_CHUNKS, remaining))
+            block = self._file.read(min(CHUNK_BYTES, remaining))
             if not block:
                 raise DigestMismatchError(f"blob {self._digest}", "a file that is too short", self._digest)
             self._hash.update(block)
             remaining -= len(block)
 
-    def read_block(self) -> list[bytes]:
-        """The next chunks; none at the end. Raises DigestMismatchError before the last ones are given away."""
-        sent_bytes, sent_hash = self._position, self._hash.copy()
-        chunks: list[bytes] = []
-        while self._position < self._end and len(chunks) < BLOCK_CHUNKS:
-            chunk = self._file.read(min(CHUNK_BYTES, self._end - self._position))
-            if not chunk:
-                raise DigestMismatchError(f"blob {self._digest}", "a file that is too short", self._digest)
-            if self._verifies:
-                self._hash.update(chunk)
-            chunks.append(chunk)
-            self._position += len(chunk)
-        if chunks and self._verifies and self._position == self._end:
-            found = Digest("sha256:" + self._hash.hexdigest())
-            if found != self._digest:
-                what = f"blob {self._digest} on the store's disk"
-                raise RottenBlobError(what, found, self._digest, sent_bytes, sent_hash.digest())
-            self._verified.add(self._file)
-        return chunks
+    def read_chunk(self) -> T | None:
+        """The next chunk; None at the end. Raises DigestMismatchError before the last one is given away."""
+        begin = self._position
+        if begin == self._end:
+            return None
+        chunk = self._file.read(min(CHUNK_BYTES, self._end - begin))
+        if not chunk:
+            raise DigestMismatchError(f"blob {self._digest}", "a file that is too short", self._digest)
+        self._position += len(chunk)
+        if self._verifies:
+            sent_hash = self._hash.copy()
+            self._hash.update(chunk)
+            if self._position == self._end:
+                found = Digest("sha256:" + self._hash.hexdigest())
+                if found != self._digest:
+                    what = f"blob {self._digest} on the store's disk"
+                    raise RottenBlobError(what, found, self._digest, begin, sent_hash.digest())
+                self._verified.add(self._file)
+        return self._encode(chunk, begin, self._size_bytes)
 
 
 async def read_stream(
@@ -151,24 +135,23 @@ async def read_stream(
     limit: int,
     offload: Offload,
     verified: Verified,
-) -> AsyncGenerator[Chunk]:
-    """The bytes `[offset, offset + limit)` (limit 0: to the end), one block ahead of the receiver; closes the file.
+    encode: Encode[T],
+) -> AsyncGenerator[T]:
+    """The bytes `[offset, offset + limit)` (limit 0: to the end), one chunk ahead of the receiver; closes the file.
 
-    Raises BadOffsetError, and DigestMismatchError instead of the last block when the bytes have rotted.
+    Raises BadOffsetError, and DigestMismatchError instead of the last chunk when the bytes have rotted.
     """
-    pending: asyncio.Future[list[bytes]] | None = None
+    pending: asyncio.Future[T | None] | None = None
     try:
         if offset > size_bytes:
             raise BadOffsetError(f"blob {digest}", offset, size_bytes)
         end = min(size_bytes, offset + limit) if limit else size_bytes
-        reader = _Reader(file, size_bytes, digest, offset, end, verified)
+        reader = _Reader(file, size_bytes, digest, offset, end, verified, encode)
         await offload(reader.read_prefix)
-        pending = offload.start(reader.read_block)
-        while chunks := await pending:
-            pending = offload.start(reader.read_block)
-            for data in chunks:
-                yield Chunk(data, offset, size_bytes)
-                offset += len(data)
+        pending = offload.start(reader.read_chunk)
+        while (chunk := await pending) is not None:
+            pending = offload.start(reader.read_chunk)
+            yield chunk
     finally:
         if pending is None or pending.done():
             file.close()
@@ -191,100 +174,3 @@ class ReadSlots:
 
     def __exit__(self, *_: object) -> None:
         self._free += 1
-
-
-async def receive_upload(
-    uploads: UploadStore, tenant: TenantId, chunks: AsyncIterator[UploadChunk], offload: Offload
-) -> UploadResult:
-    """Take one stream's bytes; what arrived is kept when the stream breaks.
-
-    Raises InvalidRequestError, BadOffsetError, UploadBusyError, QuotaExceededError and DigestMismatchError.
-    """
-    first = await anext(chunks, None)
-    if first is None:
-        raise InvalidRequestError([FieldViolation("digest", "the stream has no message")])
-    if first.size_bytes <= 0:
-        raise InvalidRequestError([FieldViolation("size_bytes", f"found {first.size_bytes}, expected more than 0")])
-    upload = await _begin(uploads, tenant, first, offload)
-    writer = _Writer(upload, offload)
-    try:
-        if upload.is_complete:
-            return UploadResult(first.digest, upload.committed_size, True)
-        received = upload.committed_size
-        chunk: UploadChunk | None = first
-        while chunk is not None:
-            if chunk.offset != received:
-                raise BadOffsetError(f"upload {first.digest}", chunk.offset, received)
-            received += len(chunk.data)
-            if received > first.size_bytes:
-                problem = f"{received} bytes came, size_bytes said {first.size_bytes}"
-                raise InvalidRequestError([FieldViolation("data", problem)])
-            await writer.add(chunk.data)
-            if chunk.finish:
-                if received != first.size_bytes:
-                    raise BadOffsetError(f"end of upload {first.digest}", received, first.size_bytes)
-                await writer.flush()
-                await offload(upload.finish)
-                return UploadResult(first.digest, received, True)
-            chunk = await anext(chunks, None)
-        await writer.flush()
-        return UploadResult(first.digest, received, False)
-    finally:
-        await asyncio.shield(asyncio.ensure_future(writer.settle()))
-
-
-class _Writer:
-    """Writes one message while the next one comes, in order, also when the call is cancelled.
-
-    Nothing is gathered: what a killed store had taken and not written must be sent again.
-    """
-
-    def __init__(self, upload: Upload, offload: Offload) -> None:
-        self._upload = upload
-        self._offload = offload
-        self._writing: asyncio.Future[None] | None = None
-
-    async def add(self, data: bytes) -> None:
-        """Take some bytes; raises what writing the ones before raised."""
-        await self.flush()
-        if data:
-            self._writing = self._offload.start(self._upload.write, data)
-
-    async def flush(self) -> None:
-        """Wait until what was taken is written."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
-
-    async def settle(self) -> None:
-        """Let go of the upload once nothing is being written any more, whatever happened."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
-        await self._offload(self._upload.close)
-
-
-async def _begin(uploads: UploadStore, tenant: TenantId, first: UploadChunk, offload: Offload) -> Upload:
-    """Take the upload; a caller that is cancelled meanwhile does not keep it."""
-    beginning = offload.start(uploads.begin, tenant, first.digest, first.size_bytes)
-    try:
-        return await asyncio.shield(beginning)
-    except asyncio.CancelledError:
-        beginning.add_done_callback(_let_go)
-        raise
-
-
-def _let_go(beginning: "asyncio.Future[Upload]") -> None:
-    if not beginning.cancelled() and beginning.exception() is None:
-        beginning.result().close()
-
-
-async def find_missing(uploads: UploadStore, tenant: TenantId, digests: list[Digest], offload: Offload) -> list[Digest]:
-    """The digests that the tenant would have to upload."""
-    return await offload(lambda: [digest for digest in digests if not _is_complete(uploads, tenant, digest)])
-
-
-def _is_complete(uploads: UploadStore, tenant: TenantId, digest: Digest) -> bool:
-    try:
-        uploads.path(tenant, digest)
-    except BlobNotFoundError:
-        return False
-    return True

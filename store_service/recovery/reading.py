@@ -3,13 +3,15 @@
 import hashlib
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from shared.ids import Digest, TenantId
 from store_service.blobs.files import DIGEST_BLOCK_BYTES
-from store_service.blobs.streams import Chunk, RottenBlobError, Verified, read_stream
+from store_service.blobs.streams import Encode, RottenBlobError, Verified, read_stream
 from store_service.offload import Offload
 from store_service.recovery.recovery import Recovery
+
+T = TypeVar("T")
 
 
 class BlobReader:
@@ -20,15 +22,17 @@ class BlobReader:
         self._offload = offload
         self._verified = Verified(verify_every_s)
 
-    async def read(self, tenant: TenantId, digest: Digest, offset: int, limit: int) -> AsyncGenerator[Chunk]:
-        """The bytes `[offset, offset + limit)` (limit 0: to the end).
+    async def read(
+        self, tenant: TenantId, digest: Digest, offset: int, limit: int, encode: Encode[T]
+    ) -> AsyncGenerator[T]:
+        """The bytes `[offset, offset + limit)` (limit 0: to the end), chunk by chunk, as `encode` makes them.
 
         Raises as `Recovery.open`, BadOffsetError, and DigestMismatchError when bytes that were given out already
         were not the right ones: by then the blob is repaired, and reading it again gives the right ones.
         """
         try:
             file, size_bytes = await self._recovery.open(tenant, digest)
-            async with aclosing(self._stream(file, size_bytes, digest, offset, limit)) as chunks:
+            async with aclosing(self._stream(file, size_bytes, digest, offset, limit, encode)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
@@ -40,14 +44,14 @@ class BlobReader:
             file.close()
             raise rotten
         # Only a stream that reaches the end finds rot.
-        async with aclosing(self._stream(file, size_bytes, digest, rotten.sent_bytes, 0)) as chunks:
+        async with aclosing(self._stream(file, size_bytes, digest, rotten.sent_bytes, 0, encode)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     def _stream(
-        self, file: BinaryIO, size_bytes: int, digest: Digest, offset: int, limit: int
-    ) -> AsyncGenerator[Chunk]:
-        return read_stream(file, size_bytes, digest, offset, limit, self._offload, self._verified)
+        self, file: BinaryIO, size_bytes: int, digest: Digest, offset: int, limit: int, encode: Encode[T]
+    ) -> AsyncGenerator[T]:
+        return read_stream(file, size_bytes, digest, offset, limit, self._offload, self._verified, encode)
 
 
 def _begins_with(file: BinaryIO, num_bytes: int, expected: bytes) -> bool:

@@ -7,8 +7,10 @@ from typing import Any
 from shared.errors import FieldViolation, InvalidRequestError
 from shared.ids import Digest, parse_digest
 from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
+from shared.rpc.blob_chunks import encode_chunk
 from shared.rpc.tenant import tenant_of
-from store_service.blobs.streams import ReadSlots, UploadChunk, find_missing, receive_upload
+from store_service.blobs.receiving import UploadChunk, Uploads
+from store_service.blobs.streams import ReadSlots
 from store_service.offload import Offload
 from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
@@ -17,32 +19,29 @@ MAX_DIGESTS = 1000
 
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
-    """Streams published blobs out and uploads in."""
+    """Streams published blobs out and uploads in; served by `shared.rpc.blob_chunks.add_to_server`."""
 
     def __init__(self, registry: Registry, reader: BlobReader, offload: Offload, max_read_streams: int) -> None:
-        self._registry = registry
-        self._offload = offload
+        self._uploads = Uploads(registry.uploads, offload)
         self._read_slots = ReadSlots(max_read_streams)
         self._reader = reader
 
-    async def ReadBlob(
-        self, request: blob_pb2.ReadBlobRequest, context: Any
-    ) -> AsyncIterator[blob_pb2.ReadBlobResponse]:
-        """See the service's definition."""
+    async def ReadBlob(self, request: blob_pb2.ReadBlobRequest, context: Any) -> AsyncIterator[Any]:
+        """See the service's definition; the messages are encoded already."""
         digest = parse_digest(request.digest)
         _check_range(request.offset, request.limit)
         with self._read_slots:
-            chunks = self._reader.read(tenant_of(context), digest, request.offset, request.limit)
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    yield blob_pb2.ReadBlobResponse(data=chunk.data, offset=chunk.offset, size_bytes=chunk.size_bytes)
+            messages = self._reader.read(tenant_of(context), digest, request.offset, request.limit, encode_chunk)
+            async with aclosing(messages):
+                async for message in messages:
+                    yield message
 
     async def WriteBlob(
         self, request_iterator: AsyncIterator[blob_pb2.WriteBlobRequest], context: Any
     ) -> blob_pb2.WriteBlobResponse:
         """See the service's definition."""
         chunks = _chunks_of(request_iterator)
-        result = await receive_upload(self._registry.uploads, tenant_of(context), chunks, self._offload)
+        result = await self._uploads.receive(tenant_of(context), chunks)
         return blob_pb2.WriteBlobResponse(
             digest=result.digest, committed_size=result.committed_size, complete=result.is_complete
         )
@@ -52,7 +51,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
     ) -> blob_pb2.GetWriteStatusResponse:
         """See the service's definition."""
         digest = parse_digest(request.digest)
-        committed_size, complete = await self._offload(self._registry.uploads.status, tenant_of(context), digest)
+        committed_size, complete = await self._uploads.status(tenant_of(context), digest)
         return blob_pb2.GetWriteStatusResponse(committed_size=committed_size, complete=complete)
 
     async def FindMissingBlobs(
@@ -63,7 +62,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
             problem = f"found {len(request.digests)}, at most {MAX_DIGESTS}"
             raise InvalidRequestError([FieldViolation("digests", problem)])
         digests = [parse_digest(text, field=f"digests[{i}]") for i, text in enumerate(request.digests)]
-        missing = await find_missing(self._registry.uploads, tenant_of(context), digests, self._offload)
+        missing = await self._uploads.missing(tenant_of(context), digests)
         return blob_pb2.FindMissingBlobsResponse(missing_digests=missing)
 
 

@@ -11,7 +11,6 @@ from typing import NoReturn
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 import structlog
 
 from shared.base_spec import BaseSpec, ModuleKind
@@ -26,14 +25,16 @@ from shared.errors import (
 )
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import parse_manifest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.references import Reference
+from shared.rpc.blob_chunks import BlobChunk, read_blob_of
 from shared.rpc.status import from_rpc_error
 from shared.rpc.tenant import TENANT_KEY
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.keeper import PinnedVersion
 from worker_service.adapters.version import AdapterVersion
+from worker_service.recycled_memory import WEIGHTS_MEMORY
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +65,7 @@ class StoreClient:
         timeouts: StoreTimeouts = StoreTimeouts(),
     ) -> None:
         self._adapters = adapter_store_pb2_grpc.AdapterStoreServiceStub(channel)
-        self._blobs = blob_pb2_grpc.BlobServiceStub(channel)
+        self._read_blob = read_blob_of(channel)
         self._base_model_digest = base_model_digest
         self._timeouts = timeouts
 
@@ -132,8 +133,7 @@ class StoreClient:
         Raises DigestMismatchError when the bytes are not the digest's (they are never returned), the store's own
         errors, and StoreUnavailableError when the stream keeps breaking.
         """
-        # Not zeroed first, and in huge pages: faulting in small ones costs as much as receiving the bytes.
-        buffer = np.empty(size_bytes, np.uint8)
+        buffer = WEIGHTS_MEMORY.take(size_bytes)
         digesting = StreamDigest(also=_Gathering(buffer))
         position, breaks = 0, 0
         while position < size_bytes:
@@ -162,7 +162,7 @@ class StoreClient:
         found = await digesting.digest()
         if found != digest:
             raise DigestMismatchError("weights from the store", found, digest)
-        return buffer.data
+        return buffer
 
     async def register_base_model(self, spec: BaseSpec) -> None:
         """Make the worker's base model known; again changes nothing. Raises StoreUnavailableError."""
@@ -199,28 +199,28 @@ class StoreClient:
             _raise_from(exc, "asking for an epoch")
         return int(response.epoch)
 
-    async def _chunks(self, tenant: TenantId, digest: Digest, offset: int, size_bytes: int) -> AsyncIterator[bytes]:
+    async def _chunks(
+        self, tenant: TenantId, digest: Digest, offset: int, size_bytes: int
+    ) -> AsyncIterator[memoryview]:
         """The blob's bytes from an offset on, as one stream brings them."""
-        call = self._blobs.ReadBlob(
-            blob_pb2.ReadBlobRequest(digest=digest, offset=offset), metadata=((TENANT_KEY, tenant),)
-        )
+        request = blob_pb2.ReadBlobRequest(digest=digest, offset=offset)
+        call = self._read_blob(request, metadata=((TENANT_KEY, tenant),))
         position = offset
         try:
             while True:
                 async with asyncio.timeout(self._timeouts.chunk_s):
-                    message = await call.read()
-                if not isinstance(message, blob_pb2.ReadBlobResponse):  # grpc's end-of-stream marker
+                    chunk = await call.read()
+                if not isinstance(chunk, BlobChunk):  # grpc's end-of-stream marker
                     return
-                if message.offset != position or message.size_bytes != size_bytes:
+                if chunk.offset != position or chunk.size_bytes != size_bytes:
                     raise InternalError(
-                        f"the store sent bytes {message.offset} of a blob of {message.size_bytes} for {digest}, "
+                        f"the store sent bytes {chunk.offset} of a blob of {chunk.size_bytes} for {digest}, "
                         f"expected byte {position} of {size_bytes}"
                     )
-                data = message.data  # a copy every time
-                position += len(data)
+                position += len(chunk.data)
                 if position > size_bytes:
                     raise DigestMismatchError("weights from the store", f"{position} bytes or more", digest)
-                yield data
+                yield chunk.data
         except grpc.RpcError as exc:
             _raise_from(exc, f"reading blob {digest}")
         except TimeoutError as exc:
@@ -248,8 +248,8 @@ _KINDS = {
 class _Gathering:
     """Copies pieces side by side. numpy lets other threads run meanwhile; a memoryview would not."""
 
-    def __init__(self, buffer: npt.NDArray[np.uint8]) -> None:
-        self._buffer = buffer
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = np.frombuffer(buffer, np.uint8)
         self._end = 0
 
     def __call__(self, piece: bytes | memoryview) -> None:

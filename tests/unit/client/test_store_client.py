@@ -58,8 +58,9 @@ async def test_a_second_push_sends_no_bytes(store: StoreClient, adapter_folder: 
 
 
 async def test_a_broken_upload_goes_on_where_the_store_has_it(
-    store: StoreClient, fake_store: FakeStore, adapter_folder: Path
+    store: StoreClient, fake_store: FakeStore, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("client.blobs.CHUNK_BYTES", 64 * 1024)
     # The first stream is the configuration's, and long over by then.
     fake_store.blobs.break_writes_after.extend([1_000_000, 600_000, 300_000])
     await store.push(adapter_folder, "pirate")

@@ -1,0 +1,154 @@
+"""Streams of uploads: what arrives is written message by message, and what was written is never asked for again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from shared.errors import (
+    BadOffsetError,
+    BlobNotFoundError,
+    FieldViolation,
+    InvalidRequestError,
+)
+from shared.ids import Digest, TenantId
+from store_service.blobs.store import Upload, UploadStore
+from store_service.offload import Offload
+
+_Key = tuple[TenantId, Digest]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadChunk:
+    """One message of an upload; digest and size count on the first only."""
+
+    digest: Digest
+    size_bytes: int
+    offset: int
+    data: bytes
+    finish: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UploadResult:
+    """How far an upload is."""
+
+    digest: Digest
+    committed_size: int
+    is_complete: bool
+
+
+class Uploads:
+    """Takes uploads. Lives on the event loop; all file work is done on threads."""
+
+    def __init__(self, uploads: UploadStore, offload: Offload) -> None:
+        self._uploads = uploads
+        self._offload = offload
+        self._ending: dict[_Key, asyncio.Future[None]] = {}
+        """Streams that are over and still write down what had arrived."""
+
+    async def receive(self, tenant: TenantId, chunks: AsyncIterator[UploadChunk]) -> UploadResult:
+        """Take one stream's bytes; what arrived is kept when the stream breaks.
+
+        Raises InvalidRequestError, BadOffsetError, UploadBusyError, QuotaExceededError and DigestMismatchError.
+        """
+        first = await anext(chunks, None)
+        if first is None:
+            raise InvalidRequestError([FieldViolation("digest", "the stream has no message")])
+        if first.size_bytes <= 0:
+            raise InvalidRequestError([FieldViolation("size_bytes", f"found {first.size_bytes}, expected more than 0")])
+        upload = await self._begin(tenant, first)
+        writer = _Writer(upload, self._offload)
+        try:
+            return await self._take(first, chunks, upload, writer)
+        finally:
+            await asyncio.shield(self._end((tenant, first.digest), writer))
+
+    async def status(self, tenant: TenantId, digest: Digest) -> tuple[int, bool]:
+        """Bytes received and whether complete; (0, False) for an unknown upload."""
+        await self._ended((tenant, digest))
+        return await self._offload(self._uploads.status, tenant, digest)
+
+    async def missing(self, tenant: TenantId, digests: list[Digest]) -> list[Digest]:
+        """The digests that the tenant would have to upload."""
+        return await self._offload(lambda: [digest for digest in digests if not self._is_complete(tenant, digest)])
+
+    async def _take(
+        self, first: UploadChunk, chunks: AsyncIterator[UploadChunk], upload: Upload, writer: "_Writer"
+    ) -> UploadResult:
+        if upload.is_complete:
+            return UploadResult(first.digest, upload.committed_size, True)
+        received = upload.committed_size
+        chunk: UploadChunk | None = first
+        while chunk is not None:
+            if chunk.offset != received:
+                raise BadOffsetError(f"upload {first.digest}", chunk.offset, received)
+            received += len(chunk.data)
+            if received > first.size_bytes:
+                problem = f"{received} bytes came, size_bytes said {first.size_bytes}"
+                raise InvalidRequestError([FieldViolation("data", problem)])
+            await writer.write(chunk.data)
+            if chunk.finish:
+                if received != first.size_bytes:
+                    raise BadOffsetError(f"end of upload {first.digest}", received, first.size_bytes)
+                await self._offload(upload.finish)
+                return UploadResult(first.digest, received, True)
+            chunk = await anext(chunks, None)
+        return UploadResult(first.digest, received, False)
+
+    async def _begin(self, tenant: TenantId, first: UploadChunk) -> Upload:
+        """Take the upload; a caller that is cancelled meanwhile does not keep it."""
+        await self._ended((tenant, first.digest))
+        beginning = self._offload.start(self._uploads.begin, tenant, first.digest, first.size_bytes)
+        try:
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            beginning.add_done_callback(_let_go)
+            raise
+
+    def _end(self, key: _Key, writer: "_Writer") -> asyncio.Future[None]:
+        """Let go of an upload; whoever goes on with it waits for that, and is not refused."""
+        ending = self._ending[key] = asyncio.ensure_future(writer.settle())
+        ending.add_done_callback(lambda _: self._ending.pop(key, None))
+        return ending
+
+    async def _ended(self, key: _Key) -> None:
+        ending = self._ending.get(key)
+        if ending is not None:
+            await asyncio.wait([ending])
+
+    def _is_complete(self, tenant: TenantId, digest: Digest) -> bool:
+        try:
+            self._uploads.path(tenant, digest)
+        except BlobNotFoundError:
+            return False
+        return True
+
+
+class _Writer:
+    """Writes one message after the other, also when the call is cancelled.
+
+    The next one is only asked for when the last one is written: what a killed store had taken and not written must be
+    sent again.
+    """
+
+    def __init__(self, upload: Upload, offload: Offload) -> None:
+        self._upload = upload
+        self._offload = offload
+        self._writing: asyncio.Future[None] | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Write some bytes; raises what writing raises."""
+        if data:
+            self._writing = self._offload.start(self._upload.write, data)
+            await asyncio.shield(self._writing)
+
+    async def settle(self) -> None:
+        """Let go of the upload once nothing is being written any more, whatever happened."""
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        await self._offload(self._upload.close)
+
+
+def _let_go(beginning: "asyncio.Future[Upload]") -> None:
+    if not beginning.cancelled() and beginning.exception() is None:
+        beginning.result().close()
