@@ -154,6 +154,6 @@ def measure_full_load(
     calls = caller.run(callers, endpoint, large, until_s) | resolver.result()
     streams_mib_s = reader.result()
     stalls, worst = store.ask("report")
-    for wall_ms, cpu_ms, what in worst:
+    for cpu_ms, wall_ms, what in worst:
         print(f"a callback took {wall_ms:.1f} ms, {cpu_ms:.1f} ms of them its own:\n{what}", file=sys.stderr)
     return {"seconds": seconds, "streams_mib_s": round(streams_mib_s), "calls": calls, "loop": stalls}

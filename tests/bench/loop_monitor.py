@@ -4,6 +4,8 @@ A callback's wall time includes what other threads and processes took from it; i
 """
 
 import asyncio
+import gc
+import resource
 import sys
 import threading
 import time
@@ -26,7 +28,7 @@ class LoopStalls:
     late_ms: float = 0.0
     """The latest that a timer of one millisecond ever was: what a waiting call feels, queueing included."""
     worst: list[tuple[float, float, str]] = field(default_factory=list)
-    """Wall and CPU milliseconds of callbacks with more CPU than `SLOW_MS`, and what they were."""
+    """CPU and wall milliseconds of callbacks with more CPU than `SLOW_MS`, and what they were."""
 
     def as_row(self) -> dict[str, float | int]:
         return {
@@ -51,6 +53,8 @@ class LoopMonitor:
         self._thread_id = threading.get_ident()
         self._began_s = 0.0
         self._sampled = ""
+        self._collecting_began_s = 0.0
+        self._collected: list[str] = []
         self._original = original = asyncio.events.Handle._run
         self._stopped = threading.Event()
 
@@ -58,6 +62,8 @@ class LoopMonitor:
             if threading.get_ident() != self._thread_id:
                 return original(handle)
             self._sampled = ""
+            self._collected.clear()
+            faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
             cpu, wall = time.thread_time(), time.perf_counter()
             self._began_s = wall
             try:
@@ -65,15 +71,20 @@ class LoopMonitor:
             finally:
                 wall_ms = (time.perf_counter() - wall) * 1e3
                 self._began_s = 0.0
-                self._note(wall_ms, (time.thread_time() - cpu) * 1e3, handle)
+                cpu_ms = (time.thread_time() - cpu) * 1e3
+                faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - faults
+                self._collected.append(f"{faults} pages faulted in")
+                self._note(wall_ms, cpu_ms, handle)
 
         asyncio.events.Handle._run = timed  # type: ignore[method-assign, assignment]
+        gc.callbacks.append(self._note_collection)
         threading.Thread(target=self._sample, daemon=True, name="loop-monitor").start()
         self._ticking = asyncio.create_task(self._tick())
 
     def stop(self) -> LoopStalls:
         """Watch no longer; returns what was counted."""
         asyncio.events.Handle._run = self._original  # type: ignore[method-assign]
+        gc.callbacks.remove(self._note_collection)
         self._stopped.set()
         self._ticking.cancel()
         return self.stalls
@@ -85,7 +96,17 @@ class LoopMonitor:
         stalls.num_above_5_wall += wall_ms > 5
         stalls.num_above_5_cpu += cpu_ms > 5
         if cpu_ms > SLOW_MS and len(stalls.worst) < MAX_WORST:
-            stalls.worst.append((wall_ms, cpu_ms, f"{repr(handle)[:300]}\n{self._sampled}"))
+            what = "\n".join((repr(handle)[:300], *self._collected, self._sampled))
+            stalls.worst.append((cpu_ms, wall_ms, what))
+
+    def _note_collection(self, phase: str, info: dict[str, int]) -> None:
+        if threading.get_ident() != self._thread_id:
+            return
+        if phase == "start":
+            self._collecting_began_s = time.thread_time()
+        else:
+            took_ms = (time.thread_time() - self._collecting_began_s) * 1e3
+            self._collected.append(f"garbage collection of generation {info['generation']}: {took_ms:.1f} ms")
 
     async def _tick(self) -> None:
         while True:
