@@ -46,6 +46,7 @@ HotslotError
 ├── UnavailableError
 │   ├── DrainingError
 │   ├── StoreUnavailableError
+│   │   └── StoreBusyError        more calls than it can answer
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
 │   └── NoWorkersError
@@ -417,6 +418,10 @@ class DrainingError(UnavailableError):
 
 class StoreUnavailableError(UnavailableError):
     """The store, or its catalogue, cannot be reached."""
+
+
+class StoreBusyError(StoreUnavailableError):
+    """The store has more calls than it can answer in time."""
 
 
 class SourceUnavailableError(UnavailableError):

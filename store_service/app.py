@@ -35,6 +35,7 @@ from store_service.blobs.local import LocalBlobStore
 from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
+from store_service.call_queue import CallQueue
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import SqlEpochs
@@ -67,13 +68,13 @@ SQLITE_FILE = "catalog.sqlite3"
 class CatalogResolver:
     """Lets PlacementService ask the catalog what references stand for."""
 
-    def __init__(self, registry: Registry, offload: Offload) -> None:
+    def __init__(self, registry: Registry, lookups: CallQueue) -> None:
         self._registry = registry
-        self._offload = offload
+        self._lookups = lookups
 
     async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
         """Raises as `Catalog.resolve`."""
-        found = await self._offload(self._registry.catalog.resolve, tenant, reference)
+        found = await self._lookups(None, self._registry.catalog.resolve, tenant, reference)
         policy = found.policy.policy if found.policy is not None else DEFAULT_REPLICA_POLICY
         return Wanted(found.version.digest, found.version.manifest.base_model_digest, policy)
 
@@ -92,6 +93,14 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         stack.callback(offload.close)
         admission = Offload("admission", settings.max_admissions)
         stack.callback(admission.close)
+        reading = Offload("catalog-lookups", settings.num_catalog_threads)
+        stack.callback(reading.close)
+        writing = Offload("catalog-changes", settings.num_catalog_threads)
+        stack.callback(writing.close)
+        lookups, changes = (
+            CallQueue(threads, settings.num_catalog_threads, settings.max_catalog_wait_s)
+            for threads in (reading, writing)
+        )
         url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / SQLITE_FILE}"
         engine = await offload(open_database, url)
         stack.callback(engine.dispose)
@@ -129,7 +138,9 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             registry,
             importer,
             sources,
-            offload,
+            lookups,
+            changes,
+            reading,
             admission,
             signal,
             SqlEpochs(engine),
@@ -155,7 +166,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                 ),
             ),
             _compiled_code(settings, offload),
-            *await _placement(settings, registry, offload, stack),
+            *await _placement(settings, registry, lookups, stack),
         ]
         for work in (
             _collect_for_ever(settings, registry, uploads, offload),
@@ -167,7 +178,10 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             scrub = Scrub(blobs, recovery, stats, marker, max_bytes_per_s=settings.scrub_bytes_per_s)
             stack.push_async_callback(asyncio.to_thread, scrub.close)
             stack.push_async_callback(_cancel, asyncio.create_task(scrub_for_ever(scrub, settings.scrub_every_s)))
-        options = ServerOptions(address=settings.listen, grace_s=settings.grace_s)
+        options = ServerOptions(
+            address=settings.listen,
+            grace_s=settings.grace_s,
+        )
         server = await stack.enter_async_context(serve(services, options))
         await server.set_ready(True)
         yield server
@@ -210,12 +224,12 @@ def _open_blobs(settings: StoreSettings, catalog: SqlCatalog, engine: Engine, st
 
 
 async def _placement(
-    settings: StoreSettings, registry: Registry, offload: Offload, stack: AsyncExitStack
+    settings: StoreSettings, registry: Registry, lookups: CallQueue, stack: AsyncExitStack
 ) -> list[Service]:
     if settings.redis_url is None:
         return []
     redis = await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
-    servicer = PlacementServicer(redis, CatalogResolver(registry, offload))
+    servicer = PlacementServicer(redis, CatalogResolver(registry, lookups))
     add = placement_pb2_grpc.add_PlacementServiceServicer_to_server
     return [service(placement_pb2, "PlacementService", add, servicer)]
 

@@ -86,7 +86,12 @@ class StoreSettings(Settings):
     import_refusal_ttl_s: float = Field(default=10.0, ge=0)
     """How long an import is refused again unasked when the hub had no such thing or its content was not valid."""
     num_io_threads: int = Field(default=16, ge=1)
-    """Threads for files and the catalog."""
+    """Threads for files."""
+    num_catalog_threads: int = Field(default=4, ge=1, le=8)
+    """Threads for looking things up in the catalog, and as many again for changing it."""
+    max_catalog_wait_s: float = Field(default=1.0, gt=0)
+    """How long a call may have to wait for one of those threads; more are refused for a moment, as are those whose
+    callers would have given up by then."""
     upload_ttl_s: float = Field(default=6 * 3600.0, gt=0)
     """How long uploaded files are kept, whether admitted or not."""
     delete_grace_s: float = Field(default=7 * 86400.0, ge=0)

@@ -2,7 +2,7 @@
 
 Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
 INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks. Only callers cancel:
-a call that the server cannot finish ends as UNAVAILABLE.
+a call that the server cannot finish ends as UNAVAILABLE. A call whose deadline passed before it came here is not begun.
 """
 
 import asyncio
@@ -17,7 +17,14 @@ from typing import Any
 import grpc
 import structlog
 
-from shared.errors import HotslotError, InternalError, NotImplementedYetError, UnavailableError
+from shared.errors import (
+    HotslotError,
+    InternalError,
+    NotImplementedYetError,
+    RequestDeadlineError,
+    StoreBusyError,
+    UnavailableError,
+)
 from shared.rpc.status import DETAILS_KEY, row_for, to_status
 from shared.rpc.tenant import tenant_of
 
@@ -25,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 # Health and reflection: called all the time, and not ours.
 _STANDARD_SERVICES = "/grpc."
+# When gRPC's own retries of a call that is safe to retry may come: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         try:
             tenant = tenant_of(context)
             structlog.contextvars.bind_contextvars(tenant=tenant)
+            left_s = context.time_remaining()
+            if left_s is not None and left_s <= 0:
+                raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
             return await _drive(behavior(request, context), context)
         except asyncio.CancelledError:
             if task not in self._ending or task.uncancel():
@@ -171,5 +183,8 @@ def _as_error(exc: Exception, method: str, context: Any) -> HotslotError:
 async def _abort(context: Any, error: HotslotError) -> None:
     """End the call with the error's rich status; raises."""
     status = to_status(error)
-    trailing = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
-    await context.abort(row_for(error).code, status.message, trailing)
+    trailing = [*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString())]
+    if isinstance(error, StoreBusyError) and error.retry_after_s is not None:
+        # Not for all who say when to come again: of several servers another one may be asked at once.
+        trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1e3))))
+    await context.abort(row_for(error).code, status.message, tuple(trailing))

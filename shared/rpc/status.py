@@ -78,6 +78,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.UnavailableError, Code.UNAVAILABLE, "UNAVAILABLE"),
     StatusRow(errors.DrainingError, Code.UNAVAILABLE, "DRAINING"),
     StatusRow(errors.StoreUnavailableError, Code.UNAVAILABLE, "STORE_UNAVAILABLE"),
+    StatusRow(errors.StoreBusyError, Code.UNAVAILABLE, "STORE_BUSY"),
     StatusRow(errors.SourceUnavailableError, Code.UNAVAILABLE, "SOURCE_UNAVAILABLE"),
     StatusRow(errors.CoordinationUnavailableError, Code.UNAVAILABLE, "COORDINATION_UNAVAILABLE"),
     StatusRow(errors.NoWorkersError, Code.UNAVAILABLE, "NO_WORKERS"),

@@ -9,6 +9,7 @@ from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from shared.references import parse_name, parse_reference, parse_tag
 from shared.rpc.tenant import tenant_of
+from store_service.call_queue import CallQueue
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter
@@ -24,14 +25,20 @@ WATCH_POLL_S = 1.0
 
 
 class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
-    """Decodes, calls the registry or the catalog on a thread, encodes; what may be large is encoded there too."""
+    """Decodes, calls the registry or the catalog on a thread, encodes; what may be large is encoded there too.
+
+    What only looks things up never waits behind what changes them, nor either behind blobs and admissions. `threads`
+    are for what follows from calls that were taken: their answers, and watches.
+    """
 
     def __init__(
         self,
         registry: Registry,
         importer: Importer,
         sources: Sources,
-        offload: Offload,
+        lookups: CallQueue,
+        changes: CallQueue,
+        threads: Offload,
         admission: Offload,
         signal: ChangeSignal,
         epochs: Epochs,
@@ -44,7 +51,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._base_models = registry.base_models
         self._importer = importer
         self._sources = sources
-        self._offload = offload
+        self._lookups = lookups
+        self._changes = changes
+        self._threads = threads
         self._admission = admission
         self._signal = signal
         self._epochs = epochs
@@ -64,13 +73,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
         async with aclosing(self._importer.run(tenant_of(context), source, publication)) as events:
             async for event in events:
-                yield await self._offload(converters.import_event_to_pb, event)
+                yield await self._threads(converters.import_event_to_pb, event)
 
     async def ValidateAdapter(self, request: pb.ValidateAdapterRequest, context: Any) -> pb.ValidateAdapterResponse:
         """See the service's definition."""
         files = converters.files_of(request.files)
         verdict = await self._admission(self._registry.validate_uploaded, tenant_of(context), files, request.base_model)
-        return await self._offload(converters.verdict_to_pb, verdict)
+        return await self._threads(converters.verdict_to_pb, verdict)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
         """See the service's definition."""
@@ -83,15 +92,16 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
         files = converters.files_of(request.files)
         record, created = await self._admission(self._registry.publish_uploaded, tenant_of(context), files, publication)
-        version = await self._offload(converters.version_to_pb, record)
+        version = await self._threads(converters.version_to_pb, record)
         return pb.CreateVersionResponse(version=version, created=created)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
         """See the service's definition."""
         name = parse_name(request.name)
         tenant = tenant_of(context)
-        return await self._offload(
-            lambda: pb.GetAdapterResponse(adapter=converters.adapter_to_pb(self._catalog.get_adapter(tenant, name)))
+        return await self._lookups(
+            context,
+            lambda: pb.GetAdapterResponse(adapter=converters.adapter_to_pb(self._catalog.get_adapter(tenant, name))),
         )
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
@@ -111,32 +121,31 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             wanted.show_deleted,
         )
         name, position = decode_token(request.page_token, listing, ("", 0))
-        found, revision = await self._offload(
-            self._catalog.list_adapters, tenant_of(context), wanted, limit=limit, after=(str(name), int(position))
-        )
+        after = str(name), int(position)
+        tenant = tenant_of(context)
 
         def answer() -> pb.ListAdaptersResponse:
+            found, revision = self._catalog.list_adapters(tenant, wanted, limit=limit, after=after)
             page, more = fitting((converters.adapter_summary_to_pb(record) for _, record in found), limit)
             token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
             return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
 
-        return await self._offload(answer)
+        return await self._lookups(context, answer)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """See the service's definition."""
         name, limit = parse_name(request.adapter), page_size_of(request.page_size)
         listing = ("versions", name)
         (before,) = decode_token(request.page_token, listing, (0,))
-        found = await self._offload(
-            self._catalog.list_versions, tenant_of(context), name, limit=limit, before=int(before)
-        )
+        tenant = tenant_of(context)
 
         def answer() -> pb.ListVersionsResponse:
+            found = self._catalog.list_versions(tenant, name, limit=limit, before=int(before))
             page, more = fitting((converters.version_summary_to_pb(record) for _, record in found), limit)
             token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
             return pb.ListVersionsResponse(versions=page, next_page_token=token)
 
-        return await self._offload(answer)
+        return await self._lookups(context, answer)
 
     async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Any) -> pb.ResolveAdapterResponse:
         """See the service's definition."""
@@ -146,23 +155,26 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         def answer() -> pb.ResolveAdapterResponse:
             return converters.resolution_to_pb(self._registry.resolve(tenant, reference, request.base_model_digest))
 
-        return await self._offload(answer)
+        return await self._lookups(context, answer)
 
     async def SetTag(self, request: pb.SetTagRequest, context: Any) -> pb.SetTagResponse:
         """See the service's definition."""
         name, tag, digest = parse_name(request.adapter), parse_tag(request.tag), parse_digest(request.digest)
-        record = await self._offload(self._catalog.set_tag, tenant_of(context), name, tag, digest, etag=request.etag)
+        record = await self._changes(
+            context, self._catalog.set_tag, tenant_of(context), name, tag, digest, etag=request.etag
+        )
         return pb.SetTagResponse(tag=converters.tag_to_pb(record))
 
     async def DeleteTag(self, request: pb.DeleteTagRequest, context: Any) -> pb.DeleteTagResponse:
         """See the service's definition."""
         name, tag = parse_name(request.adapter), parse_tag(request.tag)
-        await self._offload(self._catalog.delete_tag, tenant_of(context), name, tag, etag=request.etag)
+        await self._changes(context, self._catalog.delete_tag, tenant_of(context), name, tag, etag=request.etag)
         return pb.DeleteTagResponse()
 
     async def DeleteAdapter(self, request: pb.DeleteAdapterRequest, context: Any) -> pb.DeleteAdapterResponse:
         """See the service's definition."""
-        record = await self._offload(
+        record = await self._changes(
+            context,
             self._catalog.delete_adapter,
             tenant_of(context),
             parse_name(request.name),
@@ -174,24 +186,26 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def UndeleteAdapter(self, request: pb.UndeleteAdapterRequest, context: Any) -> pb.UndeleteAdapterResponse:
         """See the service's definition."""
         name = parse_name(request.name)
-        record = await self._offload(self._catalog.undelete_adapter, tenant_of(context), name)
+        record = await self._changes(context, self._catalog.undelete_adapter, tenant_of(context), name)
         return pb.UndeleteAdapterResponse(adapter=converters.adapter_to_pb(record))
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:
         """See the service's definition."""
         name, digest = parse_name(request.adapter), parse_digest(request.digest)
-        await self._offload(self._catalog.delete_version, tenant_of(context), name, digest, force=request.force)
+        await self._changes(
+            context, self._catalog.delete_version, tenant_of(context), name, digest, force=request.force
+        )
         return pb.DeleteVersionResponse()
 
     async def SetAdapterPolicy(self, request: pb.SetAdapterPolicyRequest, context: Any) -> pb.SetAdapterPolicyResponse:
         """See the service's definition."""
         name, policy = parse_name(request.adapter), policies_convert.policy_of(request)
-        record = await self._offload(self._policies.set, tenant_of(context), name, policy, etag=request.etag)
+        record = await self._changes(context, self._policies.set, tenant_of(context), name, policy, etag=request.etag)
         return pb.SetAdapterPolicyResponse(policy=policies_convert.policy_to_pb(record))
 
     async def GetAdapterPolicy(self, request: pb.GetAdapterPolicyRequest, context: Any) -> pb.GetAdapterPolicyResponse:
         """See the service's definition."""
-        record = await self._offload(self._policies.get, tenant_of(context), parse_name(request.adapter))
+        record = await self._lookups(context, self._policies.get, tenant_of(context), parse_name(request.adapter))
         return pb.GetAdapterPolicyResponse(policy=policies_convert.policy_to_pb(record))
 
     async def ListAdapterPolicies(
@@ -200,7 +214,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         limit = page_size_of(request.page_size)
         (after,) = decode_token(request.page_token, ("policies",), ("",))
-        found = await self._offload(self._policies.of_tenant, tenant_of(context), limit=limit, after=str(after))
+        found = await self._lookups(
+            context, self._policies.of_tenant, tenant_of(context), limit=limit, after=str(after)
+        )
         page, more = fitting(map(policies_convert.policy_to_pb, found), limit)
         token = encode_token(("policies",), (page[-1].adapter,)) if more else ""
         return pb.ListAdapterPoliciesResponse(policies=page, next_page_token=token)
@@ -210,7 +226,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     ) -> pb.DeleteAdapterPolicyResponse:
         """See the service's definition."""
         name = parse_name(request.adapter)
-        await self._offload(self._policies.delete, tenant_of(context), name, etag=request.etag)
+        await self._changes(context, self._policies.delete, tenant_of(context), name, etag=request.etag)
         return pb.DeleteAdapterPolicyResponse()
 
     async def ListPinnedVersions(
@@ -219,7 +235,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         limit, base = page_size_of(request.page_size), parse_digest(request.base_model_digest)
         tenant, name = decode_token(request.page_token, ("pinned", base), ("", ""))
-        found = await self._offload(self._policies.pinned_for, base, limit=limit, after=(str(tenant), str(name)))
+        found = await self._lookups(
+            context, self._policies.pinned_for, base, limit=limit, after=(str(tenant), str(name))
+        )
         page, more = fitting(map(policies_convert.pinned_to_pb, found), limit)
         token = encode_token(("pinned", base), (page[-1].tenant, page[-1].policy.adapter)) if more else ""
         return pb.ListPinnedVersionsResponse(versions=page, next_page_token=token)
@@ -231,7 +249,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         revision = converters.revision_of(request.from_revision)
         # Headers say that the stream stands; events may not come for hours.
         await context.send_initial_metadata(())
-        events = watch(self._catalog, self._signal, self._offload, tenant_of(context), revision, poll_s=WATCH_POLL_S)
+        events = watch(self._catalog, self._signal, self._threads, tenant_of(context), revision, poll_s=WATCH_POLL_S)
         async with aclosing(events):
             async for event in events:
                 yield converters.event_to_pb(event)
@@ -240,24 +258,26 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.RegisterBaseModelRequest, context: Any
     ) -> pb.RegisterBaseModelResponse:
         """See the service's definition."""
-        spec = await self._offload(converters.base_spec_of, request.base_model)
-        record, created = await self._offload(self._base_models.register, spec)
-        message = await self._offload(converters.base_model_to_pb, record)
-        return pb.RegisterBaseModelResponse(base_model=message, created=created)
+
+        def answer() -> pb.RegisterBaseModelResponse:
+            record, created = self._base_models.register(converters.base_spec_of(request.base_model))
+            return pb.RegisterBaseModelResponse(base_model=converters.base_model_to_pb(record), created=created)
+
+        return await self._changes(context, answer)
 
     async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Any) -> pb.ListBaseModelsResponse:
         """See the service's definition."""
         limit = page_size_of(request.page_size)
         (after,) = decode_token(request.page_token, ("base_models",), (0,))
-        found = await self._offload(self._base_models.list, limit=limit, after=int(after))
 
         def answer() -> pb.ListBaseModelsResponse:
+            found = self._base_models.list(limit=limit, after=int(after))
             page, more = fitting((converters.base_model_to_pb(record) for _, record in found), limit)
             token = encode_token(("base_models",), (found[len(page) - 1][0],)) if more else ""
             return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)
 
-        return await self._offload(answer)
+        return await self._lookups(context, answer)
 
     async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
         """See the service's definition."""
-        return pb.IssueEpochResponse(epoch=await self._offload(self._epochs.issue))
+        return pb.IssueEpochResponse(epoch=await self._changes(context, self._epochs.issue))

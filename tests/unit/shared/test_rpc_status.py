@@ -69,6 +69,7 @@ EXAMPLES: list[HotslotError] = [
     errors.UnavailableError("away", retry_after_s=2.0),
     errors.DrainingError("w-1"),
     errors.StoreUnavailableError("store away: ünïcode is kept"),
+    errors.StoreBusyError("too many calls", retry_after_s=0.75),
     errors.SourceUnavailableError("hub away"),
     errors.CoordinationUnavailableError("redis away", retry_after_s=0.5),
     errors.NoWorkersError("none"),

@@ -34,7 +34,8 @@ class AdapterStoreServiceStub:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
     CATALOG_DAMAGED when what it says is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
@@ -162,7 +163,8 @@ class AdapterStoreServiceServicer:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
     CATALOG_DAMAGED when what it says is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
@@ -504,7 +506,8 @@ class AdapterStoreService:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, and DATA_LOSS
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
     CATALOG_DAMAGED when what it says is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.

@@ -1,0 +1,64 @@
+"""Decides which calls are worth beginning when more come than can be answered: state in, decision out."""
+
+from shared.errors import HotslotError, RequestDeadlineError, StoreBusyError
+
+MEMORY = 0.1
+"""How much the last call counts in the mean of their durations."""
+MIN_RETRY_AFTER_S = 0.25
+
+
+class Backlog:
+    """The calls that wait for one of `num_threads`, and how long that will take them."""
+
+    def __init__(self, num_threads: int, max_wait_s: float) -> None:
+        self._num_threads = num_threads
+        self._max_wait_s = max_wait_s
+        self._num_waiting = 0
+        self._num_running = 0
+        self._mean_s = 0.0
+
+    @property
+    def expected_wait_s(self) -> float:
+        """Of a call that came now, going by how long calls took lately."""
+        if self._num_waiting + self._num_running < self._num_threads:
+            return 0.0
+        return (self._num_waiting + 1) * self._mean_s / self._num_threads
+
+    def arrive(self, left_s: float | None) -> HotslotError | None:
+        """A call comes, whose caller waits for so long: it waits from now on, or is refused with this."""
+        if left_s is not None and left_s <= 0:
+            return _too_late()
+        wait_s = self.expected_wait_s
+        if wait_s > self._max_wait_s or (left_s is not None and wait_s > left_s):
+            return _busy(wait_s)
+        self._num_waiting += 1
+        return None
+
+    def begin(self, waited_s: float, left_s: float | None) -> HotslotError | None:
+        """The turn of a call that waited: it runs from now on, or ends with this."""
+        self._num_waiting -= 1
+        if left_s is not None and left_s <= 0:
+            return _too_late()
+        # What was expected is a mean: who waited a little longer is served.
+        if waited_s > 2 * self._max_wait_s:
+            return _busy(waited_s)
+        self._num_running += 1
+        return None
+
+    def leave(self) -> None:
+        """The caller of a call that waited has gone."""
+        self._num_waiting -= 1
+
+    def end(self, took_s: float) -> None:
+        """A call that ran has ended."""
+        self._num_running -= 1
+        self._mean_s += MEMORY * (took_s - self._mean_s) if self._mean_s else took_s
+
+
+def _busy(wait_s: float) -> StoreBusyError:
+    retry_after_s = max(MIN_RETRY_AFTER_S, wait_s)
+    return StoreBusyError(f"the store is busy: the call would wait for {wait_s:.1f} s", retry_after_s=retry_after_s)
+
+
+def _too_late() -> RequestDeadlineError:
+    return RequestDeadlineError("the deadline passed before the store came to the call; nothing was done")

@@ -1,0 +1,86 @@
+"""Threads for the catalog's calls, which work on no call that nobody waits for any more or that waited too long."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
+
+from store_service.backlog import Backlog
+from store_service.offload import Offload
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class HasDeadline(Protocol):
+    """The part of a servicer's context that is needed here."""
+
+    def time_remaining(self) -> float | None:
+        """Seconds until the caller gives up; None when it never does."""
+
+
+class CallQueue:
+    """Runs calls in order on a few threads; see `Backlog` for those that are refused."""
+
+    def __init__(self, offload: Offload, num_threads: int, max_wait_s: float) -> None:
+        """`offload` has `num_threads`; what else is run on it is not counted."""
+        self._offload = offload
+        self._backlog = Backlog(num_threads, max_wait_s)
+        self._lock = threading.Lock()
+
+    async def __call__(
+        self, context: HasDeadline | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The result of a blocking call for a caller, if there is one with a deadline.
+
+        Raises StoreBusyError and RequestDeadlineError, in which case the call was not begun.
+        """
+        left_s = context.time_remaining() if context is not None else None
+        with self._lock:
+            refusal = self._backlog.arrive(left_s)
+        if refusal is not None:
+            raise refusal
+        turn = _Turn(self._backlog, self._lock, left_s)
+        try:
+            return await self._offload(turn.run, partial(function, *args, **kwargs))
+        except asyncio.CancelledError:
+            turn.leave()
+            raise
+
+
+class _Turn:
+    """One call, from its arrival to its end."""
+
+    def __init__(self, backlog: Backlog, lock: threading.Lock, left_s: float | None) -> None:
+        self._backlog = backlog
+        self._lock = lock
+        self._left_s = left_s
+        self._arrived_s = time.monotonic()
+        self._waits = True
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Called on a thread when it is this call's turn."""
+        began_s = time.monotonic()
+        waited_s = began_s - self._arrived_s
+        left_s = self._left_s - waited_s if self._left_s is not None else None
+        with self._lock:
+            if not self._waits:
+                raise asyncio.CancelledError
+            self._waits = False
+            refusal = self._backlog.begin(waited_s, left_s)
+        if refusal is not None:
+            raise refusal
+        try:
+            return function()
+        finally:
+            with self._lock:
+                self._backlog.end(time.monotonic() - began_s)
+
+    def leave(self) -> None:
+        """Nobody waits for it any more; what runs goes on to its end."""
+        with self._lock:
+            if self._waits:
+                self._waits = False
+                self._backlog.leave()
