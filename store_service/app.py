@@ -180,6 +180,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             stack.push_async_callback(_cancel, asyncio.create_task(scrub_for_ever(scrub, settings.scrub_every_s)))
         options = ServerOptions(
             address=settings.listen,
+            max_connection_age_s=settings.max_connection_age_s,
+            drain_delay_s=settings.drain_delay_s,
             grace_s=settings.grace_s,
         )
         server = await stack.enter_async_context(serve(services, options))

@@ -98,8 +98,15 @@ class StoreSettings(Settings):
     """How long a deleted adapter can be undeleted."""
     collect_every_s: float = Field(default=300.0, gt=0)
     """How often old uploads and unreferenced blobs are removed."""
+    max_connection_age_s: float = Field(default=0.0, ge=0)
+    """How long a connection takes new calls; then its client connects anew, and what runs goes on. 0 means as long as
+    the client likes. Set it where others than hotslot's own clients call: the store fails no call of theirs on SIGTERM
+    if it can wait until their connections have ended so."""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """On SIGTERM: how long load balancers may take to learn that the store leaves. Calls are taken for so long, and for
+    1.1 × max_connection_age_s + 0.5 s more."""
     grace_s: float = Field(default=20.0, ge=0)
-    """How long calls may take to finish when the store is stopped."""
+    """On SIGTERM, after that: how long calls may take to finish."""
 
     log_level: LogLevel = "info"
     """Least severe messages that are logged."""
