@@ -94,7 +94,7 @@ def _has_values_digests(row: Row[Any]) -> bool:
 
 def _record(row: Row[Any]) -> BaseModelRecord:
     """Raises CatalogDamagedError when the row is not what was written."""
-    check(row, base_model_checksum(row), f"base model {row.name!r}")
+    check(row.checksum, base_model_checksum(row), f"base model {row.name!r}")
     modules = tuple(BaseModule(path, ModuleKind(kind), *rest) for path, kind, *rest in row.modules)
     spec = BaseSpec(row.name, row.model_type, row.weights_fingerprint, modules)
     return BaseModelRecord(spec, row.create_time_s)

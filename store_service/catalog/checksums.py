@@ -1,4 +1,4 @@
-"""Checksums of the rows that decide what a name stands for: a row that changed by itself is not believed.
+"""Checksums of the catalog's rows: a row that changed by itself is not believed.
 
 Each covers the names that its row hangs below (tenant, adapter), so that a row that comes up under another name, for
 example through a broken index, does not match either. A manifest needs none: its digest is in its version's row.
@@ -6,8 +6,6 @@ example through a broken index, does not match either. A manifest needs none: it
 
 import hashlib
 from typing import Any
-
-from sqlalchemy import Row
 
 from shared.errors import CatalogDamagedError
 
@@ -33,6 +31,16 @@ def version_checksum(adapter: Any, row: Any) -> str:
         row.source,
         row.create_time_s,
     )
+
+
+def config_checksum(adapter: Any, row: Any) -> str:
+    """Of the config that a version was published with; apart, so that listings need not read it."""
+    return _checksum("config", adapter.tenant, adapter.name, row.digest, row.config_json)
+
+
+def label_checksum(adapter: Any, row: Any) -> str:
+    """Of a label of an adapter."""
+    return _checksum("label", adapter.tenant, adapter.name, row.key, row.value)
 
 
 def tag_checksum(adapter: Any, row: Any, digest: str) -> str:
@@ -66,9 +74,9 @@ def event_checksum(row: Any) -> str:
     return _checksum("event", row.tenant, row.revision, row.kind, row.adapter, row.tag, row.digest, row.time_s)
 
 
-def check(row: Row[Any], expected: str, what: str) -> None:
+def check(found: str, expected: str, what: str) -> None:
     """Raises CatalogDamagedError when a row's checksum is another."""
-    if row.checksum != expected:
+    if found != expected:
         raise CatalogDamagedError(f"the row of {what} is not what was written")
 
 

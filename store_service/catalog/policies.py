@@ -146,7 +146,7 @@ def _latest_digests(connection: Connection, rows: Sequence[Row[Any]]) -> dict[in
 
 
 def _record(adapter: Row[Any], row: Row[Any]) -> PolicyRecord:
-    checksums.check(row, checksums.policy_checksum(adapter, row), f"the policy of adapter {adapter.name!r}")
+    checksums.check(row.checksum, checksums.policy_checksum(adapter, row), f"the policy of adapter {adapter.name!r}")
     policy = ReplicaPolicy(row.min_replicas, row.max_replicas, row.pinned)
     return PolicyRecord(AdapterName(adapter.name), policy, reads.etag_of(row.revision), row.update_time_s)
 

@@ -54,13 +54,13 @@ def live_adapter(connection: Connection, tenant: TenantId, name: AdapterName) ->
 
 def checked_adapter(row: Row[Any]) -> Row[Any]:
     """The row again; raises CatalogDamagedError when it is not what was written."""
-    checksums.check(row, checksums.adapter_checksum(row), f"adapter {row.name!r}")
+    checksums.check(row.checksum, checksums.adapter_checksum(row), f"adapter {row.name!r}")
     return row
 
 
 def checked_tag(adapter: Row[Any], row: Row[Any], digest: Digest) -> Row[Any]:
     """The row again, if it still is the adapter's tag for this version; raises CatalogDamagedError."""
-    checksums.check(row, checksums.tag_checksum(adapter, row, digest), f"tag {adapter.name}:{row.name}")
+    checksums.check(row.checksum, checksums.tag_checksum(adapter, row, digest), f"tag {adapter.name}:{row.name}")
     return row
 
 
@@ -112,6 +112,8 @@ def adapter_records(connection: Connection, rows: Sequence[Row[Any]]) -> list[Ad
     label_rows = connection.execute(select(labels).where(labels.c.adapter_id.in_(ids)).order_by(labels.c.key))
     labels_of: dict[int, dict[str, str]] = defaultdict(dict)
     for label in label_rows:
+        adapter = adapter_of[label.adapter_id]
+        checksums.check(label.checksum, checksums.label_checksum(adapter, label), f"a label of {adapter.name!r}")
         labels_of[label.adapter_id][label.key] = label.value
     tags_of: dict[int, list[tuple[int, TagRecord]]] = defaultdict(list)
     for tag in connection.execute(
@@ -169,7 +171,7 @@ def adapter_record(connection: Connection, row: Row[Any]) -> AdapterRecord:
 
 def event(row: Row[Any]) -> Event:
     """One change."""
-    checksums.check(row, checksums.event_checksum(row), f"event {row.revision}")
+    checksums.check(row.checksum, checksums.event_checksum(row), f"event {row.revision}")
     tag = TagName(row.tag) if row.tag is not None else None
     digest = Digest(row.digest) if row.digest is not None else None
     return Event(row.revision, EventKind(row.kind), AdapterName(row.adapter), tag, digest, row.time_s)
@@ -189,7 +191,7 @@ def weights_use(row: Any) -> WeightsUse:
 
 def checked_version(adapter: Any, row: Any) -> Any:
     """The row again; raises CatalogDamagedError when it is not what was written. The adapter's row may be the same."""
-    checksums.check(row, checksums.version_checksum(adapter, row), f"version {row.digest} of {adapter.name!r}")
+    checksums.check(row.checksum, checksums.version_checksum(adapter, row), f"version {row.digest} of {adapter.name!r}")
     return row
 
 
@@ -213,6 +215,8 @@ def _summary(adapter: Any, row: Any, tag_names: Sequence[TagName]) -> VersionSum
 def _version(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> VersionRecord:
     """Raises DigestMismatchError when the stored manifest is not what its digest says any more."""
     checked_version(adapter, row)
+    what = f"the config of version {row.digest} of {adapter.name!r}"
+    checksums.check(row.config_checksum, checksums.config_checksum(adapter, row), what)
     return VersionRecord(
         adapter=AdapterName(adapter.name),
         digest=Digest(row.digest),

@@ -93,6 +93,7 @@ labels = Table(
     Column("adapter_id", RowId, ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
     Column("key", String(128), primary_key=True),
     Column("value", String(512), nullable=False),
+    Column("checksum", String(64), nullable=False, server_default=""),
 )
 
 versions = Table(
@@ -112,6 +113,7 @@ versions = Table(
     Column("config_json", Text, nullable=False),
     Column("create_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False, server_default=""),
+    Column("config_checksum", String(64), nullable=False, server_default=""),
     UniqueConstraint("adapter_id", "digest"),
 )
 """`weights_size_bytes`, `max_rank` and `dtype` are the manifest's, so that listings need not parse it."""

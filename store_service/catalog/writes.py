@@ -62,8 +62,14 @@ def insert_version(connection: Connection, change: Change, adapter: Row[Any], ve
         "config_json": version.config_json,
         "create_time_s": change.time_s,
     }
-    checksum = checksums.version_checksum(adapter, SimpleNamespace(**values))
-    connection.execute(insert(versions).values(**values, checksum=checksum))
+    row = SimpleNamespace(**values)
+    connection.execute(
+        insert(versions).values(
+            **values,
+            checksum=checksums.version_checksum(adapter, row),
+            config_checksum=checksums.config_checksum(adapter, row),
+        )
+    )
     change.add_event(EventKind.VERSION_CREATED, adapter.id, adapter.name, None, manifest.digest)
     return reads.version_row(connection, adapter, manifest.digest)
 
@@ -72,7 +78,8 @@ def merge_labels(connection: Connection, adapter: Row[Any], new_labels: dict[str
     """Set labels, leaving those of other keys."""
     for key, value in new_labels.items():
         connection.execute(delete(labels).where(labels.c.adapter_id == adapter.id, labels.c.key == key))
-        connection.execute(insert(labels).values(adapter_id=adapter.id, key=key, value=value))
+        checksum = checksums.label_checksum(adapter, SimpleNamespace(key=key, value=value))
+        connection.execute(insert(labels).values(adapter_id=adapter.id, key=key, value=value, checksum=checksum))
 
 
 def move_tag(

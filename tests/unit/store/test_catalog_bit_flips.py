@@ -29,7 +29,7 @@ def new_version(number: int) -> NewVersion:
     modules = tuple(AdapterModule(module.path, 8, 2.0) for module in SPECS[1].modules)
     weights = Digest(f"sha256:{number:064x}")
     manifest = Manifest(SPECS[1].digest, weights, 10 + number, "F32", modules)
-    return NewVersion(manifest, SPECS[1].name, "upload", "{}")
+    return NewVersion(manifest, SPECS[1].name, "upload", f'{{"r": {number}}}')
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,14 @@ def versions_of(catalog: SqlCatalog, name: AdapterName) -> list[tuple[int, Diges
     return [(position, record.digest) for position, record in found]
 
 
+def config_of(catalog: SqlCatalog, reference: str) -> str:
+    return catalog.resolve(ACME, parse_reference(reference)).version.config_json
+
+
+def labels_of(catalog: SqlCatalog, name: AdapterName) -> dict[str, str]:
+    return catalog.get_adapter(ACME, name).labels
+
+
 def tags_of(catalog: SqlCatalog, name: AdapterName) -> tuple[TagRecord, ...]:
     return catalog.get_adapter(ACME, name).tags
 
@@ -78,8 +86,10 @@ def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     for name in NAMES[:-1]:
         for tag in TAGS:
             yield f"{name}:{tag}", partial(resolved, catalog, f"{name}:{tag}")
+            yield f"{name}:{tag} config", partial(config_of, catalog, f"{name}:{tag}")
         yield f"{name}", partial(tags_of, catalog, name)
         yield f"{name}@", partial(versions_of, catalog, name)
+        yield f"{name} labels", partial(labels_of, catalog, name)
     yield "all", partial(listed, catalog)
     yield "events", partial(catalog.events_after, ACME, 0, limit=100)
     yield "weights", catalog.weights_uses

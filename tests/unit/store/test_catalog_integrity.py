@@ -37,8 +37,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     catalog = SqlCatalog(engine)
     for number, name in enumerate(("bot", "other")):
         for index, tag in enumerate(("latest", "stable")):
-            version = new_version(10 * number + index)
-            catalog.create_version(ACME, AdapterName(name), version, tag=TagName(tag), new_labels={}, tag_etag="")
+            version, labels = new_version(10 * number + index), {"team": name}
+            catalog.create_version(ACME, AdapterName(name), version, tag=TagName(tag), new_labels=labels, tag_etag="")
     engine.dispose()
     return path
 
@@ -64,6 +64,7 @@ def engine(written: Path, tmp_path: Path) -> Iterator[Engine]:
         "UPDATE versions SET max_rank = 1",
         "UPDATE versions SET weights_size_bytes = 1",
         "UPDATE versions SET dtype = 'BF16'",
+        "UPDATE versions SET config_json = replace(config_json, '{', '{ ')",
         "UPDATE adapters SET create_time_s = 0",
         "UPDATE adapters SET name = 'swapped' WHERE id = 1; UPDATE adapters SET name = 'bot' WHERE id = 2",
         "UPDATE tags SET checksum = ''",
@@ -78,6 +79,24 @@ def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
             connection.execute(text(statement))
     with pytest.raises(CatalogDamagedError):
         catalog.resolve(ACME, reference)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE labels SET value = 'red'",
+        "UPDATE labels SET key = 'pinned'",
+        "DELETE FROM labels WHERE adapter_id = 1; UPDATE labels SET adapter_id = 1",
+    ],
+)
+def test_a_changed_label_is_not_believed(engine: Engine, change: str) -> None:
+    catalog = SqlCatalog(engine)
+    assert catalog.get_adapter(ACME, AdapterName("bot")).labels == {"team": "bot"}
+    with engine.begin() as connection:
+        for statement in change.split(";"):
+            connection.execute(text(statement))
+    with pytest.raises(CatalogDamagedError):
+        catalog.get_adapter(ACME, AdapterName("bot"))
 
 
 def test_a_base_model_that_changed_is_not_believed(engine: Engine) -> None:
@@ -109,7 +128,7 @@ def old(engine: Engine, tmp_path: Path) -> Iterator[Engine]:
     old = create_engine(f"sqlite:///{tmp_path / 'old.sqlite3'}")
     with old.begin() as target, engine.connect() as source:
         command.upgrade(migration_config(target), "0001")
-        for table in ("tenants", "base_models", "adapters", "versions", "tags", "events"):
+        for table in ("tenants", "base_models", "adapters", "versions", "tags", "events", "labels"):
             known = {column["name"] for column in inspect(target).get_columns(table)}
             for row in source.execute(text(f"SELECT * FROM {table}")).mappings():
                 values = {name: value for name, value in row.items() if name in known}
@@ -126,6 +145,7 @@ def test_what_was_there_before_checksums_gets_them(engine: Engine, old: Engine, 
         reference = parse_reference(name)
         assert after.resolve(ACME, reference) == before.resolve(ACME, reference)
     for name in ("bot", "other"):
+        assert after.get_adapter(ACME, AdapterName(name)).labels == {"team": name}
         versions = after.list_versions(ACME, AdapterName(name), limit=9, before=0)
         assert versions == before.list_versions(ACME, AdapterName(name), limit=9, before=0)
         assert [version.weights_size_bytes for _, version in versions] == [10, 10]
