@@ -35,15 +35,15 @@ from store_service.blobs.local import LocalBlobStore
 from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
-from store_service.call_queue import CallQueue
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.policies import SqlPolicies
 from store_service.catalog.sql import SqlCatalog
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
+from store_service.execution.call_queue import CallQueue
+from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer, ImportOptions
-from store_service.offload import Offload
 from store_service.placement.queries import Wanted
 from store_service.recovery.origins import Origins, retention_of
 from store_service.recovery.reading import BlobReader

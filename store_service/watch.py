@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from shared.ids import TenantId
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import Event
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 
 BATCH_EVENTS = 500
 

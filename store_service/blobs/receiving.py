@@ -12,7 +12,7 @@ from shared.errors import (
 )
 from shared.ids import Digest, TenantId
 from store_service.blobs.store import Upload, UploadStore
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 
 _Key = tuple[TenantId, Digest]
 

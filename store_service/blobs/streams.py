@@ -13,7 +13,7 @@ from shared.errors import (
     QuotaExceededError,
 )
 from shared.ids import Digest
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024
 """Of a stream; it holds two at most. Smaller ones cost visits to threads and turns of the loop, larger ones memory."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, tuple_
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, tuple_
 
 from shared.errors import EtagMismatchError, PolicyNotFoundError
 from shared.ids import AdapterName, Digest, TenantId
@@ -15,6 +15,9 @@ from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading
 from store_service.catalog.records import EventKind, PinnedVersion, PolicyRecord
 from store_service.catalog.tables import adapter_policies, adapters, tags, versions
+
+# Put together once, as every resolve asks it.
+_POLICIES = select(adapter_policies).where(adapter_policies.c.adapter_id.in_(bindparam("adapter_ids", expanding=True)))
 
 
 class Policies(Protocol):
@@ -127,8 +130,8 @@ def policy_of(connection: Connection, adapter: Row[Any]) -> PolicyRecord | None:
 def policies_of(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, PolicyRecord]:
     """The policies of checked adapters' rows by the adapter's id."""
     adapter_of = {row.id: row for row in rows}
-    query = select(adapter_policies).where(adapter_policies.c.adapter_id.in_(adapter_of))
-    return {row.adapter_id: _record(adapter_of[row.adapter_id], row) for row in connection.execute(query)}
+    found = connection.execute(_POLICIES, {"adapter_ids": list(adapter_of)})
+    return {row.adapter_id: _record(adapter_of[row.adapter_id], row) for row in found}
 
 
 def _latest_digests(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, Digest]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, bindparam, func, select
 
 from shared.errors import AdapterNotFoundError, VersionNotFoundError
 from shared.ids import AdapterName, Digest, TagName, TenantId
@@ -30,6 +30,21 @@ SUMMARY_COLUMNS: Sequence[Any] = [
 ]
 """Of a version, without what is large."""
 
+# What every resolve asks, put together once: SQLAlchemy takes as long for that as SQLite for the answers.
+_LIVE_ADAPTER = select(adapters).where(
+    adapters.c.tenant == bindparam("tenant"), adapters.c.name == bindparam("name"), adapters.c.delete_time_s.is_(None)
+)
+_TAG = (
+    select(tags, versions.c.digest.label("version_digest"))
+    .join(versions, versions.c.id == tags.c.version_id)
+    .where(tags.c.adapter_id == bindparam("adapter_id"), tags.c.name == bindparam("tag"))
+)
+_VERSION = select(versions).where(
+    versions.c.adapter_id == bindparam("adapter_id"), versions.c.digest == bindparam("digest")
+)
+_TAGS_OF_VERSIONS = select(tags).where(tags.c.version_id.in_(bindparam("ids", expanding=True))).order_by(tags.c.name)
+_REVISION = select(tenants.c.revision).where(tenants.c.name == bindparam("tenant"))
+
 
 def etag_of(revision: int) -> str:
     """The etag of something last changed at a revision."""
@@ -38,15 +53,12 @@ def etag_of(revision: int) -> str:
 
 def revision_of(connection: Connection, tenant: TenantId) -> int:
     """A tenant's newest revision."""
-    found = connection.execute(select(tenants.c.revision).where(tenants.c.name == tenant)).scalar_one_or_none()
-    return found or 0
+    return connection.execute(_REVISION, {"tenant": tenant}).scalar_one_or_none() or 0
 
 
 def live_adapter(connection: Connection, tenant: TenantId, name: AdapterName) -> Row[Any]:
     """The adapter's row; raises AdapterNotFoundError."""
-    row = connection.execute(
-        select(adapters).where(adapters.c.tenant == tenant, adapters.c.name == name, adapters.c.delete_time_s.is_(None))
-    ).one_or_none()
+    row = connection.execute(_LIVE_ADAPTER, {"tenant": tenant, "name": name}).one_or_none()
     if row is None:
         raise AdapterNotFoundError(name)
     return checked_adapter(row)
@@ -66,19 +78,13 @@ def checked_tag(adapter: Row[Any], row: Row[Any], digest: Digest) -> Row[Any]:
 
 def tag_row(connection: Connection, adapter: Row[Any], tag: TagName) -> Row[Any] | None:
     """A tag's row, with its version's digest as `version_digest`."""
-    row = connection.execute(
-        select(tags, versions.c.digest.label("version_digest"))
-        .join(versions, versions.c.id == tags.c.version_id)
-        .where(tags.c.adapter_id == adapter.id, tags.c.name == tag)
-    ).one_or_none()
+    row = connection.execute(_TAG, {"adapter_id": adapter.id, "tag": tag}).one_or_none()
     return checked_tag(adapter, row, row.version_digest) if row is not None else None
 
 
 def version_row(connection: Connection, adapter: Row[Any], digest: Digest) -> Row[Any]:
     """The row of one of an adapter's versions; raises VersionNotFoundError."""
-    row = connection.execute(
-        select(versions).where(versions.c.adapter_id == adapter.id, versions.c.digest == digest)
-    ).one_or_none()
+    row = connection.execute(_VERSION, {"adapter_id": adapter.id, "digest": digest}).one_or_none()
     if row is None:
         raise VersionNotFoundError(adapter.name, digest)
     return row
@@ -99,7 +105,7 @@ def _tag_names(connection: Connection, adapter: Row[Any], rows: Sequence[Row[Any
     """The tags that point at versions, by the versions' ids."""
     pointing: dict[int, list[TagName]] = defaultdict(list)
     digest_of = {row.id: Digest(row.digest) for row in rows}
-    for tag in connection.execute(select(tags).where(tags.c.version_id.in_(digest_of)).order_by(tags.c.name)):
+    for tag in connection.execute(_TAGS_OF_VERSIONS, {"ids": list(digest_of)}):
         checked_tag(adapter, tag, digest_of[tag.version_id])
         pointing[tag.version_id].append(TagName(tag.name))
     return pointing

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from shared.ids import TenantId
 from store_service.admission.admit import Checkpoint
+from store_service.execution.offload import Offload
 from store_service.imports.progress import QUEUED, Progress, Stage
-from store_service.offload import Offload
 from store_service.sources.source import Content
 
 REPORT_EVERY_S = 0.1

@@ -16,10 +16,10 @@ from shared.errors import BaseModelNotFoundError, InvalidAdapterError, SourceNot
 from shared.ids import Digest, TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
+from store_service.execution.offload import Offload
 from store_service.imports.downloads import Downloads
 from store_service.imports.progress import QUEUED, Progress, Stage
 from store_service.imports.recent import Recent
-from store_service.offload import Offload
 from store_service.registry import Publication, Registry
 from store_service.sources.source import Content, Source, stop_if
 

@@ -8,9 +8,9 @@ from typing import BinaryIO, TypeVar
 from shared.ids import Digest, TenantId
 from store_service.blobs.files import DIGEST_BLOCK_BYTES
 from store_service.blobs.streams import Encode, RottenBlobError, Verified, read_stream
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
+from store_service.execution.turns import Turns
 from store_service.recovery.recovery import Recovery
-from store_service.turns import Turns
 
 PASSES_PER_CHUNK = 3
 """Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""

@@ -12,7 +12,7 @@ from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import digest_of_file
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.store import BlobKey
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 from store_service.recovery.origins import Origins
 from store_service.registry import Registry
 

@@ -7,7 +7,7 @@ import structlog
 from shared.errors import HotslotError
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.stats import BlobStats
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 from store_service.recovery.scrub import Scrub
 
 log = structlog.get_logger(__name__)

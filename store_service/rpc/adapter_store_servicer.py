@@ -9,12 +9,12 @@ from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from shared.references import parse_name, parse_reference, parse_tag
 from shared.rpc.tenant import tenant_of
-from store_service.call_queue import CallQueue
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter
+from store_service.execution.call_queue import CallQueue
+from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
-from store_service.offload import Offload
 from store_service.registry import Publication, Registry
 from store_service.rpc import converters, policies_convert
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of

@@ -11,7 +11,7 @@ from shared.rpc.blob_chunks import encode_chunk
 from shared.rpc.tenant import tenant_of
 from store_service.blobs.receiving import UploadChunk, Uploads
 from store_service.blobs.streams import ReadSlots
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
 

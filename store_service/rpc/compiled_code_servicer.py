@@ -10,7 +10,7 @@ from shared.pb.hotslot.store.v1 import compiled_code_pb2_grpc
 from shared.rpc.tenant import tenant_of
 from store_service.blobs.streams import CHUNK_BYTES, ReadSlots
 from store_service.compiled_code import CompiledCodeStage, CompiledCodeStore
-from store_service.offload import Offload
+from store_service.execution.offload import Offload
 
 MAX_STREAMS = 8
 

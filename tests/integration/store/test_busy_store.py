@@ -18,9 +18,9 @@ from shared.references import Reference
 from shared.rpc.channel import open_channel
 from shared.rpc.interceptor import PUSHBACK_KEY
 from shared.rpc.status import from_rpc_error
-from store_service.backlog import Backlog
 from store_service.catalog.records import Resolution
 from store_service.catalog.sql import SqlCatalog
+from store_service.execution.backlog import Backlog
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, error_of, open_store
 from tests.support.waiting import until

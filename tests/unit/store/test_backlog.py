@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import HotslotError, RequestDeadlineError, StoreBusyError
-from store_service.backlog import Backlog
+from store_service.execution.backlog import Backlog
 
 
 def busy_backlog(took_s: float, num_threads: int = 2, max_wait_s: float = 1.0) -> Backlog:

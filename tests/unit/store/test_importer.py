@@ -9,9 +9,9 @@ from unittest.mock import create_autospec
 from shared.ids import TenantId
 from shared.references import parse_reference
 from store_service.admission.admit import Checkpoint
+from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.imports.progress import Progress, Stage
-from store_service.offload import Offload
 from store_service.registry import Publication, Registry
 from store_service.sources.source import Content, ReportBytes, stop_if
 from tests.support.waiting import until

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from store_service.turns import Turns
+from store_service.execution.turns import Turns
 
 
 class Passes:

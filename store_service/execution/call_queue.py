@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
 
-from store_service.backlog import Backlog
-from store_service.offload import Offload
+from store_service.execution.backlog import Backlog
+from store_service.execution.offload import Offload
 
 P = ParamSpec("P")
 T = TypeVar("T")
