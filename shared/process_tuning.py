@@ -15,9 +15,9 @@ MAX_ARENAS = 4
 KEPT_FREE_BYTES = 32 * 2**20
 """At most, in each arena."""
 SWITCH_INTERVAL_S = 0.0005
-GC_THRESHOLDS = (2_000, 50, 100)
-"""Passes over young, older and all objects. One over ten thousand young ones took five milliseconds on a busy machine;
-one over all stops every thread for longer."""
+GC_THRESHOLDS = (1_000, 5, 2_000)
+"""Passes over young, older and all objects. One over ten thousand took five milliseconds on a busy machine, and stops
+every thread meanwhile; one over all takes longer still."""
 
 
 def reuse_freed_memory() -> bool:
