@@ -140,7 +140,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             sources,
             lookups,
             changes,
-            reading,
+            offload,
             admission,
             signal,
             SqlEpochs(engine),

@@ -101,7 +101,7 @@ class StoreSettings(Settings):
     max_connection_age_s: float = Field(default=0.0, ge=0)
     """How long a connection takes new calls; then its client connects anew, and what runs goes on. 0 means as long as
     the client likes. Set it where others than hotslot's own clients call: the store fails no call of theirs on SIGTERM
-    if it can wait until their connections have ended so."""
+    if it can wait until their connections have ended so. A store that is alone is away for as much longer."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """On SIGTERM: how long load balancers may take to learn that the store leaves. Calls are taken for so long, and for
     1.1 × max_connection_age_s + 0.5 s more."""

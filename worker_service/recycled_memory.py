@@ -14,16 +14,16 @@ import numpy as np
 
 SMALLEST_BYTES = 4 * 2**20
 """Smaller pieces are the C library's to reuse."""
-KEPT_FREE_BYTES = 512 * 2**20
+KEPT_FREE_BYTES = 256 * 2**20
 """At most, of what nobody uses now."""
-LARGEST_SHARE = 1.5
+LARGEST_SHARE = 1.125
 """A block is taken again for no less than this part of itself."""
 PAGE_BYTES = 2 * 2**20
 """A huge page's."""
 
 
 class RecycledMemory:
-    """Hands out memory; any thread may take it, and views of it may end on any."""
+    """Memory for one purpose, such as blobs that arrive; any thread may take it, and views of it may end on any."""
 
     def __init__(self, kept_free_bytes: int = KEPT_FREE_BYTES) -> None:
         self._kept_free_bytes = kept_free_bytes
@@ -63,10 +63,6 @@ class RecycledMemory:
             self._free.append(block)
             while self.free_bytes > self._kept_free_bytes:
                 del self._free[0]
-
-
-WEIGHTS_MEMORY = RecycledMemory()
-"""The process's, for blobs as they arrive and for what they are decoded to."""
 
 
 def _map(size_bytes: int) -> mmap.mmap:

@@ -97,7 +97,8 @@ class WorkerSettings(Settings):
     """Largest archive of compiled code that is made or taken."""
 
     host_cache_bytes: int = Field(default=2 * 2**30, ge=0)
-    """Host memory for adapters. Should hold at least those that are in slots."""
+    """Host memory for adapters. Should hold at least those that are in slots. On CPU an eighth more may be in use, and
+    up to 768 MiB beside it are kept for the next ones."""
     disk_cache_dir: Path | None = None
     """Folder in which fetched adapters are kept on the local disk, for the next start too; empty means none. Workers of
     one machine may share it."""

@@ -1,32 +1,16 @@
 """The few file operations that durability rests on."""
 
-import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.errors import QuotaExceededError
 from shared.ids import Digest
 
 READ_ONLY = 0o444
 PRIVATE_DIRECTORY = 0o700
 DIGEST_BLOCK_BYTES = 1024 * 1024
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextmanager
-def no_room_is_a_quota(what: str) -> Iterator[None]:
-    """Turn a full disk into QuotaExceededError."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _NO_ROOM:
-            raise
-        message = f"no space is left on the store's disk for {what}; delete adapters or enlarge the volume"
-        raise QuotaExceededError(message, subject="disk") from exc
 
 
 def make_directory(path: Path) -> None:

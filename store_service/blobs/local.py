@@ -16,8 +16,9 @@ from typing import BinaryIO
 
 from shared.errors import BlobNotFoundError, DigestMismatchError
 from shared.ids import Digest, TenantId
-from store_service.blobs.files import make_directory, move_into_place, no_room_is_a_quota, sync_directory
+from store_service.blobs.files import make_directory, move_into_place, sync_directory
 from store_service.blobs.store import BlobKey
+from store_service.execution.full_disk import no_room_is_a_quota
 
 MAX_QUARANTINED = 16
 """Rotten blobs that are kept; the oldest go."""

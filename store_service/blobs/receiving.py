@@ -1,7 +1,7 @@
 """Streams of uploads: what arrives is written message by message, and what was written is never asked for again."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
 from shared.errors import (
@@ -61,7 +61,7 @@ class Uploads:
         try:
             return await self._take(first, chunks, upload, writer)
         finally:
-            await asyncio.shield(self._end((tenant, first.digest), writer))
+            await asyncio.shield(self._end((tenant, first.digest), writer.settle()))
 
     async def status(self, tenant: TenantId, digest: Digest) -> tuple[int, bool]:
         """Bytes received and whether complete; (0, False) for an unknown upload."""
@@ -90,26 +90,37 @@ class Uploads:
             if chunk.finish:
                 if received != first.size_bytes:
                     raise BadOffsetError(f"end of upload {first.digest}", received, first.size_bytes)
-                await self._offload(upload.finish)
+                await writer.finish()
                 return UploadResult(first.digest, received, True)
             chunk = await anext(chunks, None)
         return UploadResult(first.digest, received, False)
 
     async def _begin(self, tenant: TenantId, first: UploadChunk) -> Upload:
         """Take the upload; a caller that is cancelled meanwhile does not keep it."""
-        await self._ended((tenant, first.digest))
+        key = tenant, first.digest
+        await self._ended(key)
         beginning = self._offload.start(self._uploads.begin, tenant, first.digest, first.size_bytes)
         try:
             return await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            beginning.add_done_callback(_let_go)
+            self._end(key, self._let_go(beginning))
             raise
 
-    def _end(self, key: _Key, writer: "_Writer") -> asyncio.Future[None]:
+    async def _let_go(self, beginning: "asyncio.Future[Upload]") -> None:
+        """Of an upload that was only begun, once that is done."""
+        await asyncio.wait([beginning])
+        if beginning.exception() is None:
+            await self._offload(beginning.result().close)
+
+    def _end(self, key: _Key, letting_go: Coroutine[None, None, None]) -> asyncio.Future[None]:
         """Let go of an upload; whoever goes on with it waits for that, and is not refused."""
-        ending = self._ending[key] = asyncio.ensure_future(writer.settle())
-        ending.add_done_callback(lambda _: self._ending.pop(key, None))
+        ending = self._ending[key] = asyncio.ensure_future(letting_go)
+        ending.add_done_callback(lambda _: self._forget(key, ending))
         return ending
+
+    def _forget(self, key: _Key, ending: asyncio.Future[None]) -> None:
+        if self._ending.get(key) is ending:
+            del self._ending[key]
 
     async def _ended(self, key: _Key) -> None:
         ending = self._ending.get(key)
@@ -125,30 +136,33 @@ class Uploads:
 
 
 class _Writer:
-    """Writes one message after the other, also when the call is cancelled.
+    """Does one thing after the other with an upload, each to its end, also when the call is cancelled.
 
-    The next one is only asked for when the last one is written: what a killed store had taken and not written must be
-    sent again.
+    The next message is only asked for when the last one is written: what a killed store had taken and not written must
+    be sent again.
     """
 
     def __init__(self, upload: Upload, offload: Offload) -> None:
         self._upload = upload
         self._offload = offload
-        self._writing: asyncio.Future[None] | None = None
+        self._doing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
-        """Write some bytes; raises what writing raises."""
+        """Write some bytes; raises as `Upload.write`."""
         if data:
-            self._writing = self._offload.start(self._upload.write, data)
-            await asyncio.shield(self._writing)
+            await self._do(self._offload.start(self._upload.write, data))
+
+    async def finish(self) -> None:
+        """Verify and keep what was written; raises as `Upload.finish`."""
+        await self._do(self._offload.start(self._upload.finish))
 
     async def settle(self) -> None:
-        """Let go of the upload once nothing is being written any more, whatever happened."""
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        """Let go of the upload once nothing is being done with it any more, whatever happened."""
+        if self._doing is not None:
+            await asyncio.wait([self._doing])
+            self._doing.exception()  # whoever waited for it has raised it
         await self._offload(self._upload.close)
 
-
-def _let_go(beginning: "asyncio.Future[Upload]") -> None:
-    if not beginning.cancelled() and beginning.exception() is None:
-        beginning.result().close()
+    async def _do(self, doing: "asyncio.Future[None]") -> None:
+        self._doing = doing
+        await asyncio.shield(doing)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shared.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
 from shared.ids import Digest, TenantId
-from store_service.blobs.files import make_directory, move_into_place, no_room_is_a_quota
+from store_service.blobs.files import make_directory, move_into_place
+from store_service.execution.full_disk import no_room_is_a_quota
 
 _PREFIX = "sha256:"
 _HASH_BLOCK_BYTES = 1024 * 1024

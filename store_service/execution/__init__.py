@@ -1,1 +1,1 @@
-"""How work is run: what blocks on threads, bounded and in turn, so that the event loop never waits."""
+"""How work is run so that the event loop never waits: on threads, as much as can be answered, and in turn."""

@@ -30,7 +30,7 @@ class Backlog:
             return _too_late()
         wait_s = self.expected_wait_s
         if wait_s > self._max_wait_s or (left_s is not None and wait_s > left_s):
-            return _busy(wait_s)
+            return self._busy(wait_s)
         self._num_waiting += 1
         return None
 
@@ -41,7 +41,7 @@ class Backlog:
             return _too_late()
         # What was expected is a mean: who waited a little longer is served.
         if waited_s > 2 * self._max_wait_s:
-            return _busy(waited_s)
+            return self._busy(waited_s)
         self._num_running += 1
         return None
 
@@ -54,10 +54,10 @@ class Backlog:
         self._num_running -= 1
         self._mean_s += MEMORY * (took_s - self._mean_s) if self._mean_s else took_s
 
-
-def _busy(wait_s: float) -> StoreBusyError:
-    retry_after_s = max(MIN_RETRY_AFTER_S, wait_s)
-    return StoreBusyError(f"the store is busy: the call would wait for {wait_s:.1f} s", retry_after_s=retry_after_s)
+    def _busy(self, wait_s: float) -> StoreBusyError:
+        # What is expected is bounded: after one call that took very long nobody is sent away for as long.
+        retry_after_s = max(MIN_RETRY_AFTER_S, min(wait_s, 2 * self._max_wait_s))
+        return StoreBusyError(f"the store is busy: the call would wait for {wait_s:.1f} s", retry_after_s=retry_after_s)
 
 
 def _too_late() -> RequestDeadlineError:

@@ -45,8 +45,8 @@ class CallQueue:
         turn = _Turn(self._backlog, self._lock, left_s)
         try:
             return await self._offload(turn.run, partial(function, *args, **kwargs))
-        except asyncio.CancelledError:
-            turn.leave()
+        except BaseException:
+            turn.leave()  # unless it has begun
             raise
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from store_service.blobs.files import no_room_is_a_quota
+from store_service.execution.full_disk import no_room_is_a_quota
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from shared.errors import QuotaExceededError, SourceForbiddenError, SourceNotFoundError
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
-from store_service.blobs.files import no_room_is_a_quota
+from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.source import ReportBytes, stop_if
 
 COPY_BYTES = 1024 * 1024

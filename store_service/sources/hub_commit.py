@@ -33,7 +33,7 @@ from shared.errors import (
 )
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
-from store_service.blobs.files import no_room_is_a_quota
+from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.hub import HubSource
 from store_service.sources.source import ReportBytes, stop_if
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from shared.ids import Digest
-from worker_service.recycled_memory import WEIGHTS_MEMORY
+from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,7 @@ class DiskFiles:
         """Raises OSError when the folder cannot be used."""
         self._folder = folder
         self._budget_bytes = budget_bytes
+        self._memory = RecycledMemory()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock():
             self._sweep_stages()
@@ -59,7 +60,7 @@ class DiskFiles:
         with file:
             if os.fstat(file.fileno()).st_size == size_bytes:
                 # Into memory of our own: what was verified there cannot change any more.
-                data = WEIGHTS_MEMORY.take(size_bytes)
+                data = self._memory.take(size_bytes)
                 if _read_into(file.fileno(), data) and _PREFIX + hashlib.sha256(data).hexdigest() == digest:
                     os.utime(file.fileno())
                     return data

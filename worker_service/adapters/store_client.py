@@ -20,6 +20,7 @@ from shared.errors import (
     HotslotError,
     InternalError,
     RequestDeadlineError,
+    StoreBusyError,
     StoreUnavailableError,
     UnavailableError,
 )
@@ -34,7 +35,7 @@ from shared.rpc.tenant import TENANT_KEY
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.keeper import PinnedVersion
 from worker_service.adapters.version import AdapterVersion
-from worker_service.recycled_memory import WEIGHTS_MEMORY
+from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ class StoreClient:
         self._read_blob = read_blob_of(channel)
         self._base_model_digest = base_model_digest
         self._timeouts = timeouts
+        self._memory = RecycledMemory()
 
     async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """Ask what a reference stands for now.
@@ -133,7 +135,7 @@ class StoreClient:
         Raises DigestMismatchError when the bytes are not the digest's (they are never returned), the store's own
         errors, and StoreUnavailableError when the stream keeps breaking.
         """
-        buffer = WEIGHTS_MEMORY.take(size_bytes)
+        buffer = self._memory.take(size_bytes)
         digesting = StreamDigest(also=_Gathering(buffer))
         position, breaks = 0, 0
         while position < size_bytes:
@@ -266,4 +268,7 @@ def _raise_from(failure: grpc.RpcError, what: str) -> NoReturn:
     error = from_rpc_error(failure, unavailable=StoreUnavailableError)
     if isinstance(error, RequestDeadlineError):
         error = StoreUnavailableError(f"{what}: the store did not answer in time", retry_after_s=RETRY_AFTER_S)
+    elif isinstance(error, StoreBusyError):
+        # Not for this worker's callers to wait for: they may ask another worker.
+        error = StoreUnavailableError(error.message, retry_after_s=error.retry_after_s)
     raise error from failure

@@ -20,7 +20,7 @@ from shared.ids import Digest
 from shared.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
 from shared.safetensors_header import PREFIX_BYTES, HeaderLimits, TensorEntry, parse_header
 from worker_service.model.targets import ALL_LINEAR
-from worker_service.recycled_memory import WEIGHTS_MEMORY
+from worker_service.recycled_memory import RecycledMemory
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What weights blobs have, by safetensors' names."""
@@ -78,6 +78,7 @@ class WeightsDecoder:
 
     def __init__(self, layout: SlotLayout) -> None:
         self._layout = layout
+        self._memory = RecycledMemory()
 
     def check(self, manifest: Manifest) -> None:
         """Refuse what this worker cannot serve, as far as that can be told without the weights.
@@ -152,7 +153,7 @@ class WeightsDecoder:
         size = sum((module.rank + module.has_bias) * sum(layout.shapes[module.path]) for module in modules)
         if layout.pin_memory:
             return torch.empty(size, dtype=layout.dtype, pin_memory=True)  # torch uses these again itself
-        return torch.frombuffer(WEIGHTS_MEMORY.take(size * layout.dtype.itemsize), dtype=layout.dtype)
+        return torch.frombuffer(self._memory.take(size * layout.dtype.itemsize), dtype=layout.dtype)
 
     def _fill(
         self,

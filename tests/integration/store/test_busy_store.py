@@ -25,7 +25,7 @@ from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, error_of, open_store
 from tests.support.waiting import until
 
-LOOKUP_S = 0.1
+LOOKUP_S = 0.4
 
 
 class SlowLookups:
@@ -124,7 +124,17 @@ async def test_hotslots_own_channels_come_again_when_they_were_told_to(
     assert refusals[-1] is None
 
 
-async def test_a_call_whose_deadline_passes_while_it_waits_is_never_begun(lookups: SlowLookups, tmp_path: Path) -> None:
+async def test_a_call_whose_deadline_passes_while_it_waits_is_never_begun(
+    lookups: SlowLookups, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Backlog] = []
+    leave = Backlog.leave
+
+    def watched(backlog: Backlog) -> None:
+        left.append(backlog)
+        leave(backlog)
+
+    monkeypatch.setattr(Backlog, "leave", watched)
     async with open_store(tmp_path / "data", num_catalog_threads=1, max_catalog_wait_s=30) as client:
         await client.register()
         await client.push(adapter(), "bot")
@@ -133,6 +143,7 @@ async def test_a_call_whose_deadline_passes_while_it_waits_is_never_begun(lookup
         with pytest.raises(grpc.aio.AioRpcError) as late:
             await client.adapters.ResolveAdapter(request, timeout=2 * LOOKUP_S)
         assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: bool(left))  # the store has heard of it, too
         lookups.gate.set()
         await running
         await client.resolve("bot")

@@ -22,19 +22,30 @@ def upgrade() -> None:
     metadata.reflect(connection, only=("adapters", "labels", "versions"))
     adapters, labels, versions = (metadata.tables[name] for name in ("adapters", "labels", "versions"))
     owner = (adapters.c.tenant, adapters.c.name)
-    labelled = sa.select(labels, *owner).join(adapters, adapters.c.id == labels.c.adapter_id)
-    for row in connection.execute(labelled).all():
-        where = sa.and_(labels.c.adapter_id == row.adapter_id, labels.c.key == row.key)
-        connection.execute(sa.update(labels).where(where).values(checksum=checksums.label_checksum(row, row)))
+    position = sa.tuple_(labels.c.adapter_id, labels.c.key)
+    labelled = (
+        sa.select(labels, *owner)
+        .join(adapters, adapters.c.id == labels.c.adapter_id)
+        .order_by(labels.c.adapter_id, labels.c.key)
+        .limit(ROWS_AT_ONCE)
+    )
+    this_label = sa.and_(labels.c.adapter_id == sa.bindparam("of"), labels.c.key == sa.bindparam("named"))
+    set_label = sa.update(labels).where(this_label).values(checksum=sa.bindparam("computed"))
+    last: tuple[Any, ...] = (0, "")
+    while rows := connection.execute(labelled.where(position > sa.tuple_(*last))).all():
+        last = rows[-1].adapter_id, rows[-1].key
+        computed = [{"of": r.adapter_id, "named": r.key, "computed": checksums.label_checksum(r, r)} for r in rows]
+        connection.execute(set_label, computed)
     described = (
         sa.select(versions.c.id, versions.c.digest, versions.c.config_json, *owner)
         .join(adapters, adapters.c.id == versions.c.adapter_id)
         .order_by(versions.c.id)
         .limit(ROWS_AT_ONCE)
     )
-    last_id: Any = 0
+    set_config = (
+        sa.update(versions).where(versions.c.id == sa.bindparam("of")).values(config_checksum=sa.bindparam("computed"))
+    )
+    last_id = 0
     while rows := connection.execute(described.where(versions.c.id > last_id)).all():
         last_id = rows[-1].id
-        for row in rows:
-            checksum = checksums.config_checksum(row, row)
-            connection.execute(sa.update(versions).where(versions.c.id == row.id).values(config_checksum=checksum))
+        connection.execute(set_config, [{"of": r.id, "computed": checksums.config_checksum(r, r)} for r in rows])

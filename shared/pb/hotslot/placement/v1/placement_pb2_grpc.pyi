@@ -43,7 +43,8 @@ class PlacementServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
     VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests).
+    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+    reached), STORE_BUSY (with RetryInfo).
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListWorkersRequest, _placement_pb2.ListWorkersResponse]
     """Lists the workers that hold a lease now.
@@ -76,7 +77,8 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
     VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests).
+    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+    reached), STORE_BUSY (with RetryInfo).
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListWorkersRequest, _placement_pb2.ListWorkersResponse]  # type: ignore[assignment]
     """Lists the workers that hold a lease now.
@@ -112,7 +114,8 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
         VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-        UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests).
+        UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+        reached), STORE_BUSY (with RetryInfo).
         """
 
     @_abc_1.abstractmethod
