@@ -93,14 +93,12 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         stack.callback(offload.close)
         admission = Offload("admission", settings.max_admissions)
         stack.callback(admission.close)
-        reading = Offload("catalog-lookups", settings.num_catalog_threads)
-        stack.callback(reading.close)
-        writing = Offload("catalog-changes", settings.num_catalog_threads)
-        stack.callback(writing.close)
         lookups, changes = (
-            CallQueue(threads, settings.num_catalog_threads, settings.max_catalog_wait_s)
-            for threads in (reading, writing)
+            CallQueue(name, settings.num_catalog_threads, settings.max_catalog_wait_s)
+            for name in ("catalog-lookups", "catalog-changes")
         )
+        stack.callback(lookups.close)
+        stack.callback(changes.close)
         url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / SQLITE_FILE}"
         engine = await offload(open_database, url)
         stack.callback(engine.dispose)

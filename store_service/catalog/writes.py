@@ -1,11 +1,12 @@
 """The steps of a change to an adapter; every function works inside its caller's transaction."""
 
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, insert, update
 
-from shared.errors import EtagMismatchError
+from shared.errors import AdapterNotFoundError, EtagMismatchError
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
@@ -15,11 +16,8 @@ from store_service.catalog.tables import adapters, labels, tags, versions
 
 def adapter_for_writing(connection: Connection, change: Change, tenant: TenantId, name: AdapterName) -> Row[Any]:
     """The adapter's row, made when there is none; a deleted adapter of the name stays deleted."""
-    row = connection.execute(
-        select(adapters).where(adapters.c.tenant == tenant, adapters.c.name == name, adapters.c.delete_time_s.is_(None))
-    ).one_or_none()
-    if row is not None:
-        return reads.checked_adapter(row)
+    with suppress(AdapterNotFoundError):
+        return reads.live_adapter(connection, tenant, name)
     values = {
         "tenant": tenant,
         "name": name,

@@ -24,9 +24,8 @@ class HasDeadline(Protocol):
 class CallQueue:
     """Runs calls in order on a few threads; see `Backlog` for those that are refused."""
 
-    def __init__(self, offload: Offload, num_threads: int, max_wait_s: float) -> None:
-        """`offload` has `num_threads`; what else is run on it is not counted."""
-        self._offload = offload
+    def __init__(self, name: str, num_threads: int, max_wait_s: float) -> None:
+        self._offload = Offload(name, num_threads)
         self._backlog = Backlog(num_threads, max_wait_s)
         self._lock = threading.Lock()
 
@@ -48,6 +47,10 @@ class CallQueue:
         except BaseException:
             turn.leave()  # unless it has begun
             raise
+
+    def close(self) -> None:
+        """Wait for what runs and take nothing more."""
+        self._offload.close()
 
 
 class _Turn:

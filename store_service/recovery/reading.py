@@ -9,11 +9,7 @@ from shared.ids import Digest, TenantId
 from store_service.blobs.files import DIGEST_BLOCK_BYTES
 from store_service.blobs.streams import Encode, RottenBlobError, Verified, read_stream
 from store_service.execution.offload import Offload
-from store_service.execution.turns import Turns
 from store_service.recovery.recovery import Recovery
-
-PASSES_PER_CHUNK = 3
-"""Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""
 
 T = TypeVar("T")
 
@@ -25,7 +21,6 @@ class BlobReader:
         self._recovery = recovery
         self._offload = offload
         self._verified = Verified(verify_every_s)
-        self._turns = Turns(PASSES_PER_CHUNK)
 
     async def read(
         self, tenant: TenantId, digest: Digest, offset: int, limit: int, encode: Encode[T]
@@ -39,7 +34,6 @@ class BlobReader:
             file, size_bytes = await self._recovery.open(tenant, digest)
             async with aclosing(self._stream(file, size_bytes, digest, offset, limit, encode)) as chunks:
                 async for chunk in chunks:
-                    await self._turns.take()
                     yield chunk
             return
         except RottenBlobError as exc:
@@ -52,7 +46,6 @@ class BlobReader:
         # Only a stream that reaches the end finds rot.
         async with aclosing(self._stream(file, size_bytes, digest, rotten.sent_bytes, 0, encode)) as chunks:
             async for chunk in chunks:
-                await self._turns.take()
                 yield chunk
 
     def _stream(

@@ -12,10 +12,13 @@ from shared.rpc.tenant import tenant_of
 from store_service.blobs.receiving import UploadChunk, Uploads
 from store_service.blobs.streams import ReadSlots
 from store_service.execution.offload import Offload
+from store_service.execution.turns import Turns
 from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
 
 MAX_DIGESTS = 1000
+PASSES_PER_CHUNK = 3
+"""Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""
 
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
@@ -25,6 +28,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         self._uploads = Uploads(registry.uploads, offload)
         self._read_slots = ReadSlots(max_read_streams)
         self._reader = reader
+        self._turns = Turns(PASSES_PER_CHUNK)
 
     async def ReadBlob(self, request: blob_pb2.ReadBlobRequest, context: Any) -> AsyncIterator[Any]:
         """See the service's definition; the messages are encoded already."""
@@ -34,6 +38,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
             messages = self._reader.read(tenant_of(context), digest, request.offset, request.limit, encode_chunk)
             async with aclosing(messages):
                 async for message in messages:
+                    await self._turns.take()
                     yield message
 
     async def WriteBlob(

@@ -50,6 +50,12 @@ def engine(written: Path, tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
+def execute_all(engine: Engine, statements: str) -> None:
+    with engine.begin() as connection:
+        for statement in statements.split(";"):
+            connection.execute(text(statement))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,9 +80,7 @@ def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
     catalog = SqlCatalog(engine)
     reference = parse_reference("bot")
     assert catalog.resolve(ACME, reference).version.digest == new_version(0).manifest.digest
-    with engine.begin() as connection:
-        for statement in change.split(";"):
-            connection.execute(text(statement))
+    execute_all(engine, change)
     with pytest.raises(CatalogDamagedError):
         catalog.resolve(ACME, reference)
 
@@ -92,9 +96,7 @@ def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
 def test_a_changed_label_is_not_believed(engine: Engine, change: str) -> None:
     catalog = SqlCatalog(engine)
     assert catalog.get_adapter(ACME, AdapterName("bot")).labels == {"team": "bot"}
-    with engine.begin() as connection:
-        for statement in change.split(";"):
-            connection.execute(text(statement))
+    execute_all(engine, change)
     with pytest.raises(CatalogDamagedError):
         catalog.get_adapter(ACME, AdapterName("bot"))
 
