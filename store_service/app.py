@@ -41,7 +41,7 @@ from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.policies import SqlPolicies
 from store_service.catalog.sql import SqlCatalog
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
-from store_service.execution.call_queue import CallQueue
+from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.placement.queries import Wanted
@@ -72,9 +72,9 @@ class CatalogResolver:
         self._registry = registry
         self._lookups = lookups
 
-    async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
+    async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
         """Raises as `Catalog.resolve`."""
-        found = await self._lookups(None, self._registry.catalog.resolve, tenant, reference)
+        found = await self._lookups(caller, self._registry.catalog.resolve, tenant, reference)
         policy = found.policy.policy if found.policy is not None else DEFAULT_REPLICA_POLICY
         return Wanted(found.version.digest, found.version.manifest.base_model_digest, policy)
 

@@ -29,14 +29,12 @@ class CallQueue:
         self._backlog = Backlog(num_threads, max_wait_s)
         self._lock = threading.Lock()
 
-    async def __call__(
-        self, context: HasDeadline | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """The result of a blocking call for a caller, if there is one with a deadline.
+    async def __call__(self, caller: HasDeadline, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of a blocking call for a caller, whose call's context says how long it waits.
 
         Raises StoreBusyError and RequestDeadlineError, in which case the call was not begun.
         """
-        left_s = context.time_remaining() if context is not None else None
+        left_s = caller.time_remaining()
         with self._lock:
             refusal = self._backlog.arrive(left_s)
         if refusal is not None:

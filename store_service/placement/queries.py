@@ -19,6 +19,7 @@ from shared.ids import Digest, TenantId, parse_digest
 from shared.placement.policy import Candidate
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.references import Reference
+from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
 
 DEFAULT_CANDIDATES = 3
@@ -39,8 +40,8 @@ class Wanted:
 class Resolver(Protocol):
     """What a reference stands for; the catalogue answers."""
 
-    async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
-        """Raises AdapterNotFoundError, TagNotFoundError or VersionNotFoundError."""
+    async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
+        """Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError or StoreBusyError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,15 @@ class PlacementQueries:
         self._resolver = resolver
         self._turns = itertools.count()
 
-    async def pick(self, tenant: TenantId, references: Sequence[Reference], base_model: str, max_workers: int) -> Pick:
+    async def pick(
+        self,
+        tenant: TenantId,
+        references: Sequence[Reference],
+        base_model: str,
+        max_workers: int,
+        *,
+        caller: HasDeadline,
+    ) -> Pick:
         """The best workers for these adapters; raises what PickWorkers' comment lists."""
         problems = []
         if not 0 <= max_workers <= MAX_CANDIDATES:
@@ -73,7 +82,7 @@ class PlacementQueries:
             problems.append(FieldViolation("base_model", "must be set when no adapters are given"))
         if problems:
             raise InvalidRequestError(problems)
-        resolved = [await self._resolver.resolve(tenant, reference) for reference in references]
+        resolved = [await self._resolver.resolve(tenant, reference, caller) for reference in references]
         pool = await self._pool(references, [wanted.base_model_digest for wanted in resolved], base_model)
         digests = tuple(wanted.digest for wanted in resolved)
         picture = await self._fleets.picture(pool)

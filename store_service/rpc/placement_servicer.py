@@ -35,7 +35,9 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     async def PickWorkers(self, request: pb.PickWorkersRequest, context: Any) -> pb.PickWorkersResponse:
         """Workers for a set of adapters, best first."""
         references = decode_references(request.adapters)
-        pick = await self._queries.pick(tenant_of(context), references, request.base_model, request.max_workers)
+        pick = await self._queries.pick(
+            tenant_of(context), references, request.base_model, request.max_workers, caller=context
+        )
         return encode_pick(pick)
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:

@@ -34,6 +34,7 @@ from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import ServerOptions, serve, service
 from shared.rpc.status import from_rpc_error
 from store_service.placement.fleets import FleetCache
+from store_service.execution.call_queue import HasDeadline
 from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
@@ -46,7 +47,7 @@ OTHER_POOL = digest(999)
 class TableResolver:
     """A catalogue: `a<n>` is version n of the default pool, `x<n>` of another one; number 77 may be on one worker."""
 
-    async def resolve(self, tenant: TenantId, reference: Reference) -> Wanted:
+    async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
         name = str(reference.name)
         if tenant != "default" or not name[1:].isdigit():
             raise AdapterNotFoundError(name)
