@@ -33,8 +33,8 @@ from shared.references import Reference
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import ServerOptions, serve, service
 from shared.rpc.status import from_rpc_error
-from store_service.placement.fleets import FleetCache
 from store_service.execution.call_queue import HasDeadline
+from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
@@ -47,7 +47,11 @@ OTHER_POOL = digest(999)
 class TableResolver:
     """A catalogue: `a<n>` is version n of the default pool, `x<n>` of another one; number 77 may be on one worker."""
 
+    def __init__(self) -> None:
+        self.waits_s: list[float | None] = []
+
     async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
+        self.waits_s.append(caller.time_remaining())
         name = str(reference.name)
         if tenant != "default" or not name[1:].isdigit():
             raise AdapterNotFoundError(name)
@@ -60,6 +64,7 @@ class Rig:
     stub: Any
     redis: RedisConnection
     endpoint: str
+    resolver: TableResolver
 
     async def call(self, answer: Awaitable[T]) -> T:
         try:
@@ -72,13 +77,14 @@ class Rig:
 async def running(server: EmbeddedValkey, **redis_options: Any) -> AsyncIterator[Rig]:
     async with RedisConnection(RedisOptions(server.url, **redis_options)) as redis:
         await redis.run(lambda client: client.flushall())
-        servicer = PlacementServicer(redis, TableResolver())
+        resolver = TableResolver()
+        servicer = PlacementServicer(redis, resolver)
         add = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         services = [service(pb, "PlacementService", add, servicer)]
         async with serve(services, ServerOptions(grace_s=0.1)) as grpc_server:
             endpoint = f"127.0.0.1:{grpc_server.port}"
             async with open_channel(endpoint, ChannelOptions(max_attempts=1)) as channel:
-                yield Rig(placement_pb2_grpc.PlacementServiceStub(channel), redis, endpoint)
+                yield Rig(placement_pb2_grpc.PlacementServiceStub(channel), redis, endpoint, resolver)
 
 
 @pytest.fixture
@@ -100,6 +106,12 @@ async def test_a_pick_prefers_the_worker_that_holds_the_adapter(rig: Rig) -> Non
     assert answer.candidates[0].worker.endpoint == "w-3:50052"
     assert answer.revision > 0
     assert answer.ttl.ToMilliseconds() > 0
+
+
+async def test_the_catalog_is_told_how_long_the_caller_of_a_pick_waits(rig: Rig) -> None:
+    await joined(rig.redis, "w-0")
+    await rig.call(rig.stub.PickWorkers(pb.PickWorkersRequest(adapters=["a7", "a8"]), timeout=40))
+    assert [left_s is not None and 20 < left_s <= 40 for left_s in rig.resolver.waits_s] == [True, True]
 
 
 async def test_a_pick_goes_by_the_policy_of_the_adapter(rig: Rig) -> None:
