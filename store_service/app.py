@@ -43,6 +43,7 @@ from store_service.catalog.sql import SqlCatalog
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.offload import Offload
+from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.placement.queries import Wanted
 from store_service.recovery.origins import Origins, retention_of
@@ -63,6 +64,8 @@ from store_service.watch import ChangeSignal
 log = structlog.get_logger(__name__)
 
 SQLITE_FILE = "catalog.sqlite3"
+PASSES_PER_CHUNK = 3
+"""Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""
 
 
 class CatalogResolver:
@@ -145,6 +148,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             SqlPolicies(engine, signal.notify),
             delete_grace_s=settings.delete_grace_s,
         )
+        turns = Turns(PASSES_PER_CHUNK)
         services = [
             service(
                 adapter_store_pb2,
@@ -160,10 +164,11 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                     registry,
                     BlobReader(recovery, offload, settings.verify_every_s),
                     offload,
+                    turns,
                     settings.max_read_streams,
                 ),
             ),
-            _compiled_code(settings, offload),
+            _compiled_code(settings, offload, turns),
             *await _placement(settings, registry, lookups, stack),
         ]
         for work in (
@@ -187,11 +192,11 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         yield server
 
 
-def _compiled_code(settings: StoreSettings, offload: Offload) -> Service:
+def _compiled_code(settings: StoreSettings, offload: Offload, turns: Turns) -> Service:
     options = CompiledCodeOptions(settings.compiled_code_bytes, parse_tenant(settings.compiled_code_tenant))
     code = CompiledCodeStore(settings.data_dir / "compiled-code", options)
     add = compiled_code_pb2_grpc.add_CompiledCodeServiceServicer_to_server
-    return service(compiled_code_pb2, "CompiledCodeService", add, CompiledCodeServicer(code, offload))
+    return service(compiled_code_pb2, "CompiledCodeService", add, CompiledCodeServicer(code, offload, turns))
 
 
 async def run(settings: StoreSettings) -> None:

@@ -17,18 +17,19 @@ from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
 
 MAX_DIGESTS = 1000
-PASSES_PER_CHUNK = 3
-"""Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""
 
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
     """Streams published blobs out and uploads in; served by `shared.rpc.blob_chunks.add_to_server`."""
 
-    def __init__(self, registry: Registry, reader: BlobReader, offload: Offload, max_read_streams: int) -> None:
+    def __init__(
+        self, registry: Registry, reader: BlobReader, offload: Offload, turns: Turns, max_read_streams: int
+    ) -> None:
+        """`turns` are those of all streams that the store sends."""
         self._uploads = Uploads(registry.uploads, offload)
         self._read_slots = ReadSlots(max_read_streams)
         self._reader = reader
-        self._turns = Turns(PASSES_PER_CHUNK)
+        self._turns = turns
 
     async def ReadBlob(self, request: blob_pb2.ReadBlobRequest, context: Any) -> AsyncIterator[Any]:
         """See the service's definition; the messages are encoded already."""

@@ -11,6 +11,7 @@ from shared.rpc.tenant import tenant_of
 from store_service.blobs.streams import CHUNK_BYTES, ReadSlots
 from store_service.compiled_code import CompiledCodeStage, CompiledCodeStore
 from store_service.execution.offload import Offload
+from store_service.execution.turns import Turns
 
 MAX_STREAMS = 8
 
@@ -18,9 +19,11 @@ MAX_STREAMS = 8
 class CompiledCodeServicer(compiled_code_pb2_grpc.CompiledCodeServiceServicer):
     """Streams what a key has, and takes what belongs to one."""
 
-    def __init__(self, code: CompiledCodeStore, offload: Offload) -> None:
+    def __init__(self, code: CompiledCodeStore, offload: Offload, turns: Turns) -> None:
+        """`turns` are those of all streams that the store sends."""
         self._code = code
         self._offload = offload
+        self._turns = turns
         self._streams = ReadSlots(MAX_STREAMS)
 
     async def ReadCompiledCode(
@@ -32,6 +35,7 @@ class CompiledCodeServicer(compiled_code_pb2_grpc.CompiledCodeServiceServicer):
             file, size_bytes = await self._offload(self._code.open, tenant_of(context), key)
             with file:
                 while data := await self._offload.to_its_end(file.read, CHUNK_BYTES):
+                    await self._turns.take()
                     yield pb.ReadCompiledCodeResponse(data=data, size_bytes=size_bytes)
 
     async def WriteCompiledCode(
