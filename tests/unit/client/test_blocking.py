@@ -71,15 +71,6 @@ def test_leaving_a_stream_early_cancels_the_request(served: Served, hotslot: Blo
     served.wait_for(lambda: served.worker.inference.cancelled)
 
 
-@pytest.fixture
-def interrupts() -> Iterator[None]:
-    """SIGINT raises, even when tests run in a shell's background, which ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_while_waiting_cancels_the_request(served: Served, hotslot: BlockingHotslotClient) -> None:
     inference = served.worker.inference
     inference.hang_after_pieces = 0

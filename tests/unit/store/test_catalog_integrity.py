@@ -174,3 +174,17 @@ def test_an_upgrade_does_not_make_a_damaged_version_good(old: Engine, tmp_path: 
         SqlCatalog(upgraded).list_versions(ACME, AdapterName("bot"), limit=9, before=0)
     assert len(SqlCatalog(upgraded).list_versions(ACME, AdapterName("other"), limit=9, before=0)) == 2
     upgraded.dispose()
+
+
+@pytest.mark.parametrize("change", ["labels SET value", "labels SET key", "versions SET config_json"])
+def test_an_upgrade_bears_texts_that_are_no_text_any_more(old: Engine, tmp_path: Path, change: str) -> None:
+    with old.begin() as connection:
+        command.upgrade(migration_config(connection), "0004")
+        owner = "adapter_id = (SELECT id FROM adapters WHERE name = 'bot')"
+        connection.execute(text(f"UPDATE {change} = CAST(x'ff7b7d' AS TEXT) WHERE {owner}"))
+    upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    catalog = SqlCatalog(upgraded)
+    with pytest.raises(CatalogDamagedError):
+        _ = catalog.get_adapter(ACME, AdapterName("bot")), catalog.resolve(ACME, parse_reference("bot:latest"))
+    assert catalog.get_adapter(ACME, AdapterName("other")).labels == {"team": "other"}
+    upgraded.dispose()

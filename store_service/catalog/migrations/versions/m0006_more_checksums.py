@@ -1,7 +1,5 @@
 """Checksums for what describes adapters and versions: labels, and configs as they were published."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 
@@ -22,20 +20,17 @@ def upgrade() -> None:
     metadata.reflect(connection, only=("adapters", "labels", "versions"))
     adapters, labels, versions = (metadata.tables[name] for name in ("adapters", "labels", "versions"))
     owner = (adapters.c.tenant, adapters.c.name)
-    position = sa.tuple_(labels.c.adapter_id, labels.c.key)
-    labelled = (
-        sa.select(labels, *owner)
-        .join(adapters, adapters.c.id == labels.c.adapter_id)
-        .order_by(labels.c.adapter_id, labels.c.key)
-        .limit(ROWS_AT_ONCE)
-    )
+    adapter_ids = sa.select(adapters.c.id).order_by(adapters.c.id).limit(ROWS_AT_ONCE)
+    labelled = sa.select(labels, *owner).join(adapters, adapters.c.id == labels.c.adapter_id)
     this_label = sa.and_(labels.c.adapter_id == sa.bindparam("of"), labels.c.key == sa.bindparam("named"))
     set_label = sa.update(labels).where(this_label).values(checksum=sa.bindparam("computed"))
-    last: tuple[Any, ...] = (0, "")
-    while rows := connection.execute(labelled.where(position > sa.tuple_(*last))).all():
-        last = rows[-1].adapter_id, rows[-1].key
+    last_id = 0
+    while ids := connection.scalars(adapter_ids.where(adapters.c.id > last_id)).all():
+        rows = connection.execute(labelled.where(adapters.c.id.between(ids[0], ids[-1]))).all()
+        last_id = ids[-1]
         computed = [{"of": r.adapter_id, "named": r.key, "computed": checksums.label_checksum(r, r)} for r in rows]
-        connection.execute(set_label, computed)
+        if computed:
+            connection.execute(set_label, computed)
     described = (
         sa.select(versions.c.id, versions.c.digest, versions.c.config_json, *owner)
         .join(adapters, adapters.c.id == versions.c.adapter_id)
