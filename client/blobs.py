@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc.aio
 
 from client.checkpoint import CheckpointFile
-from client.rpc import Connection
+from client.rpc import LOST_STATUS, Connection
 from shared.digesting import StreamDigest
 from shared.errors import (
     BadOffsetError,
@@ -30,8 +30,13 @@ CHUNK_BYTES = 1024 * 1024
 """Of an upload: what is sent twice, at most, where a stream breaks."""
 MAX_DIGESTS_PER_CALL = 1000
 REFUSAL_S = 0.3
+"""How long a server's refusal may be on its way."""
+REFUSAL_LOOKS = 30
 # A server that goes away ends streams with any of these; what is wrong for good is none of them.
 BROKEN_STREAM = (UnavailableError, RequestDeadlineError)
+
+
+Call = grpc.aio.StreamUnaryCall[pb.WriteBlobRequest, pb.WriteBlobResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +126,13 @@ class BlobTransfer:
             # The server ended the call while we were writing: its status says why.
             return await self._outcome(call)
         except grpc.aio.AioRpcError as exc:
+            if exc.details() == LOST_STATUS and await _has_status(call):
+                return await self._outcome(call)
             raise self._connection.error_from(exc) from exc
         finally:
             call.cancel()
 
-    async def _outcome(self, call: grpc.aio.StreamUnaryCall[pb.WriteBlobRequest, pb.WriteBlobResponse]) -> bool:
+    async def _outcome(self, call: Call) -> bool:
         try:
             return (await call).complete
         except grpc.aio.AioRpcError as exc:
@@ -179,6 +186,15 @@ class BlobTransfer:
         finally:
             part.unlink(missing_ok=True)
         return size_bytes
+
+
+async def _has_status(call: Call) -> bool:
+    """Whether the server's own status comes for a call whose write failed: it replaces what gRPC says until then."""
+    for _ in range(REFUSAL_LOOKS):
+        if await call.details() != LOST_STATUS:
+            return True
+        await asyncio.sleep(REFUSAL_S / REFUSAL_LOOKS)
+    return False
 
 
 async def _requests(file: CheckpointFile, digest: Digest, offset: int) -> AsyncGenerator[pb.WriteBlobRequest, None]:

@@ -3,8 +3,10 @@
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from grpc.aio._call import StreamUnaryCall
 
 from client import ChannelOptions, StoreClient
 from client.types.catalogue import AdapterEventKind, TransferProgress, TransferStage
@@ -84,6 +86,24 @@ async def test_a_refusal_in_the_middle_of_an_upload_is_reported_as_the_store_put
     store: StoreClient, fake_store: FakeStore, adapter_folder: Path
 ) -> None:
     fake_store.blobs.quota_bytes = 600_000
+    with pytest.raises(QuotaExceededError, match="quota"):
+        await store.push(adapter_folder, "pirate")
+
+
+async def test_a_refusal_that_grpc_hears_of_after_a_write_has_failed_is_reported_as_the_store_put_it(
+    store: StoreClient, fake_store: FakeStore, adapter_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_store.blobs.quota_bytes = 600_000
+    send = StreamUnaryCall.write
+
+    async def lost(call: Any, request: Any) -> None:
+        """What grpc.aio does when the core has no more room for a message: a status of its own, until the server's."""
+        if request.offset:
+            call._cython_call.set_internal_error("the batch failed")
+            await call._raise_for_status()
+        await send(call, request)
+
+    monkeypatch.setattr(StreamUnaryCall, "write", lost)
     with pytest.raises(QuotaExceededError, match="quota"):
         await store.push(adapter_folder, "pirate")
 
