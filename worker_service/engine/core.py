@@ -251,7 +251,8 @@ class EngineCore:
 
     def _soonest_s(self, sequence: Sequence) -> float:
         """Seconds from its row to the first answer that the caller would take."""
-        return self._pace.tokens_s(sequence.num_prompt_tokens, max(sequence.submit.stop.min_tokens, 1))
+        num_missing = self._scheduler.kv.num_missing(sequence)
+        return self._pace.tokens_s(num_missing, max(sequence.submit.stop.min_tokens, 1))
 
     def _too_late(self, needed_s: float, left_s: float) -> RequestDeadlineError:
         return RequestDeadlineError(

@@ -52,9 +52,12 @@ class Pace:
         """A sequence that ended had its row for this long."""
         self._row_s.add(duration_s)
 
-    def tokens_s(self, num_prompt_tokens: int, num_tokens: int = 1) -> float:
-        """Seconds that a row needs for its prompt and the first `num_tokens` of its answer, with nobody beside it."""
-        num_full, rest = divmod(num_prompt_tokens, self._limits.max_step_tokens)
+    def tokens_s(self, num_missing: int, num_tokens: int = 1) -> float:
+        """Seconds that a row needs for what its prompt lacks and the first tokens of its answer, with nobody beside it.
+
+        `num_missing` tokens of the prompt are not in the prefix cache; the answer counts as far as `num_tokens`.
+        """
+        num_full, rest = divmod(num_missing, self._limits.max_step_tokens)
         return num_full * self._full_step_s.known + (num_tokens - 1 + (rest > 0)) * self._step_s.known
 
     def row_wait_s(self, num_before: int) -> float:

@@ -50,6 +50,10 @@ class SequenceBlocks:
             self.hit_tokens += sequence.num_computed
         return True
 
+    def num_missing(self, sequence: Sequence) -> int:
+        """Tokens that a sequence without blocks would have to compute if it got them now; takes nothing."""
+        return len(sequence.token_ids) - len(self._find(sequence)) * self._limits.block_tokens
+
     def catch_up(self, sequence: Sequence) -> None:
         """Skip what another sequence has computed since this one got its blocks."""
         block_tokens = self._limits.block_tokens

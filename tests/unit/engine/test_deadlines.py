@@ -61,6 +61,40 @@ def test_one_that_waited_too_long_fails_before_it_gets_a_row() -> None:
     assert all(segment.history[0] != 51 for step in bench.runner.steps for segment in step)
 
 
+def test_what_the_prefix_cache_has_is_not_held_against_a_deadline() -> None:
+    bench = warmed(max_sequence_tokens=100)
+    beginning = [50] * 80
+    bench.submit(100, [*beginning, 1], max_tokens=1)
+    bench.run()
+    bench.submit(101, [*beginning, 2], max_tokens=1, deadline_s=bench.now_s + 3)
+    bench.submit(102, [51] * 81, max_tokens=1, deadline_s=bench.now_s + 3)
+    bench.run()
+    assert bench.finished() == [100, 101]
+    assert bench.failed() == {102: "RequestDeadlineError"}
+
+
+def test_a_beginning_that_is_computed_while_a_sequence_waits_is_not_held_against_it() -> None:
+    bench = warmed(max_sequence_tokens=100)
+    beginning = [50] * 80
+    bench.submit(100, [*beginning, 1], max_tokens=1)
+    bench.turns(1)
+    bench.submit(101, [*beginning, 2], max_tokens=1, deadline_s=bench.now_s + 17)
+    bench.submit(102, [51] * 81, max_tokens=1, deadline_s=bench.now_s + 17)
+    bench.run()
+    assert bench.finished() == [100, 101]
+    assert bench.failed() == {102: "RequestDeadlineError"}
+
+
+def test_looking_for_a_prompt_takes_no_blocks_and_keeps_none_from_giving_way() -> None:
+    bench = warmed(max_sequence_tokens=100)
+    bench.submit(100, [50] * 40, max_tokens=1)
+    bench.run()
+    before = bench.snapshot()
+    bench.submit(101, [50] * 40, max_tokens=1, deadline_s=bench.now_s + 100)
+    after = bench.snapshot()
+    assert (after.free_blocks, after.kept_blocks) == (before.free_blocks, before.kept_blocks)
+
+
 def test_without_measurements_nothing_is_refused() -> None:
     bench = SlowBench(small_limits())
     bench.submit(1, [1] * 20, max_tokens=1, deadline_s=0.5)
