@@ -1,22 +1,24 @@
 """Getting a checkpoint into the store: upload and admit, dry run, import from a source."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
+from typing import TypeVar
 
 from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
 from client.checkpoint import CheckpointFile, checkpoint_files, file_digest
 from client.convert import catalogue as convert
 from client.rpc import Connection
 from client.types.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
-from shared.errors import HotslotError, InternalError, InvalidAdapterError
+from shared.errors import BlobNotFoundError, DigestMismatchError, HotslotError, InternalError, InvalidAdapterError
 from shared.ids import Digest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
 from shared.references import parse_reference
 
 OnProgress = Callable[[TransferProgress], None]
+Answer = TypeVar("Answer")
 
 ADMISSION_TIMEOUT_S = 300.0
 IMPORT_TIMEOUT_S = 3600.0
@@ -49,16 +51,19 @@ class Admission:
         """Upload a folder and admit it; see `StoreClient.push`."""
         parse_reference(reference)
         files = await asyncio.to_thread(checkpoint_files, folder)
-        uploaded, uploaded_bytes = await self._upload(files, on_progress)
-        on_progress(TransferProgress(TransferStage.PUBLISHING))
-        request = pb.CreateVersionRequest(
-            reference=reference, files=uploaded, base_model=base_model, labels=labels, tag_etag=tag_etag
-        )
-        try:
-            response = await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
-        except InvalidAdapterError as exc:
-            await self._complete_violations(exc, uploaded, base_model)
-            raise
+
+        async def publish(uploaded: list[pb.UploadedFile]) -> pb.CreateVersionResponse:
+            on_progress(TransferProgress(TransferStage.PUBLISHING))
+            request = pb.CreateVersionRequest(
+                reference=reference, files=uploaded, base_model=base_model, labels=labels, tag_etag=tag_etag
+            )
+            try:
+                return await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
+            except InvalidAdapterError as exc:
+                await self._complete_violations(exc, uploaded, base_model)
+                raise
+
+        response, uploaded_bytes = await self._uploaded(files, on_progress, publish)
         return PushResult(
             version=convert.version_from(response.version),
             created=response.created,
@@ -82,12 +87,32 @@ class Admission:
     async def validate(self, folder: Path, base_model: str, on_progress: OnProgress) -> ValidationReport:
         """Upload a folder and have it checked; see `StoreClient.validate`."""
         files = await asyncio.to_thread(checkpoint_files, folder)
-        uploaded, _ = await self._upload(files, on_progress)
-        on_progress(TransferProgress(TransferStage.VALIDATING))
-        request = pb.ValidateAdapterRequest(files=uploaded, base_model=base_model)
-        return convert.report_from(
-            await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
-        )
+
+        async def check(uploaded: list[pb.UploadedFile]) -> pb.ValidateAdapterResponse:
+            on_progress(TransferProgress(TransferStage.VALIDATING))
+            request = pb.ValidateAdapterRequest(files=uploaded, base_model=base_model)
+            return await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
+
+        response, _ = await self._uploaded(files, on_progress, check)
+        return convert.report_from(response)
+
+    async def _uploaded(
+        self,
+        files: tuple[CheckpointFile, ...],
+        on_progress: OnProgress,
+        admit: Callable[[list[pb.UploadedFile]], Awaitable[Answer]],
+    ) -> tuple[Answer, int]:
+        """Upload and admit; returns the answer and the bytes that had to be sent.
+
+        The store says that it has files before it reads them again. What turns out to be gone or rotten then was
+        discarded, and is sent once more.
+        """
+        uploaded, uploaded_bytes = await self._upload(files, on_progress)
+        try:
+            return await admit(uploaded), uploaded_bytes
+        except (BlobNotFoundError, DigestMismatchError):
+            uploaded, resent_bytes = await self._upload(files, on_progress)
+            return await admit(uploaded), uploaded_bytes + resent_bytes
 
     async def _upload(
         self, files: tuple[CheckpointFile, ...], on_progress: OnProgress

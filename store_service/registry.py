@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import BinaryIO
 
 from shared.base_spec import BaseSpec
 from shared.errors import (
     BaseModelMismatchError,
     BlobNotFoundError,
+    DigestMismatchError,
     FieldViolation,
     InvalidAdapterError,
     InvalidRequestError,
@@ -84,20 +86,33 @@ class Registry:
         self._collecting = threading.Lock()
 
     def validate_uploaded(self, tenant: TenantId, files: Mapping[str, Digest], base_model: str) -> Verdict:
-        """`validate` for uploaded files; also raises BlobNotFoundError."""
+        """`validate` for uploaded files; also raises BlobNotFoundError and DigestMismatchError."""
         return self.validate(self._uploaded(tenant, files), base_model)
 
     def publish_uploaded(
         self, tenant: TenantId, files: Mapping[str, Digest], publication: Publication
     ) -> tuple[VersionRecord, bool]:
-        """`publish` for uploaded files; also raises BlobNotFoundError."""
+        """`publish` for uploaded files; also raises BlobNotFoundError and DigestMismatchError."""
         return self.publish(tenant, self._uploaded(tenant, files), publication)
 
     def _uploaded(self, tenant: TenantId, files: Mapping[str, Digest]) -> Checkpoint:
-        """The checkpoint made of uploaded files; raises BlobNotFoundError."""
+        """The checkpoint made of uploaded files, as they were sent.
+
+        Raises BlobNotFoundError, and DigestMismatchError after all files were looked at: everything that the disk has
+        changed is gone then, and can be sent again.
+        """
         if not files or len(files) > MAX_FILES:
             raise InvalidRequestError([FieldViolation("files", f"found {len(files)}, expected 1 to {MAX_FILES}")])
-        return Checkpoint({name: self.uploads.path(tenant, digest) for name, digest in files.items()})
+        paths: dict[Digest, Path] = {}
+        rotten: DigestMismatchError | None = None
+        for digest in set(files.values()):
+            try:
+                paths[digest] = self.uploads.verified_path(tenant, digest)
+            except DigestMismatchError as exc:
+                rotten = exc
+        if rotten is not None:
+            raise rotten
+        return Checkpoint({name: paths[digest] for name, digest in files.items()})
 
     def validate(self, checkpoint: Checkpoint, base_model: str) -> Verdict:
         """Admission without publishing; raises BaseModelNotFoundError."""

@@ -88,3 +88,9 @@ class UploadStore(Protocol):
 
     def path(self, tenant: TenantId, digest: Digest) -> Path:
         """A complete upload's file, which never changes; asking keeps it for longer. Raises BlobNotFoundError."""
+
+    def verified_path(self, tenant: TenantId, digest: Digest) -> Path:
+        """`path`, with every byte compared with the digest just now.
+
+        Raises BlobNotFoundError, and DigestMismatchError where the disk changed them, after which the upload is gone.
+        """

@@ -1,18 +1,19 @@
 """Files on their way to admission, on a local disk; they resume by offset, also across restarts of the store.
 
 `<root>/uploads/<tenant>/<hex>.part` while bytes arrive, `<hex>` once complete and verified. Admission reads
-complete ones only, and nobody can download either.
+complete ones only, digested once more, and nobody can download either.
 """
 
 import hashlib
 import os
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from shared.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
 from shared.ids import Digest, TenantId
-from store_service.blobs.files import make_directory, move_into_place
+from store_service.blobs.files import digest_of_file, make_directory, move_into_place
 from store_service.execution.full_disk import no_room_is_a_quota
 
 _PREFIX = "sha256:"
@@ -137,6 +138,23 @@ class LocalUploadStore:
             except FileNotFoundError as exc:
                 raise BlobNotFoundError(digest) from exc
         return path
+
+    def verified_path(self, tenant: TenantId, digest: Digest) -> Path:
+        """`path`, of bytes that are still what the digest says; raises DigestMismatchError, and then it is gone."""
+        path = self.path(tenant, digest)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as exc:
+            raise BlobNotFoundError(digest) from exc
+        with file:
+            found = digest_of_file(file)
+            if found == digest:
+                return path
+            status = os.fstat(file.fileno())
+        with self._lock, suppress(FileNotFoundError):
+            if os.path.samestat(status, path.stat()):  # or somebody has sent it again by now
+                path.unlink()
+        raise DigestMismatchError(f"upload of {status.st_size} bytes, which was whole when it came", found, digest)
 
     def complete_path(self, tenant: TenantId, digest: Digest) -> Path:
         """Where a complete upload is, if it is there."""

@@ -184,6 +184,26 @@ def test_a_part_is_not_a_file(open_uploads: OpenUploads) -> None:
     upload.close()
 
 
+def test_an_upload_that_rotted_is_noticed_and_sent_again(open_uploads: OpenUploads) -> None:
+    for is_rotten in (True, False):
+        uploads = open_uploads()
+        upload = uploads.begin(ACME, DIGEST, len(DATA))
+        assert upload.committed_size == 0
+        upload.write(DATA)
+        upload.finish()
+        upload.close()
+        path = uploads.path(ACME, DIGEST)
+        assert uploads.verified_path(ACME, DIGEST).read_bytes() == DATA
+        if is_rotten:
+            path.chmod(0o644)
+            path.write_bytes(DATA[:-1] + bytes([DATA[-1] ^ 1]))
+            with pytest.raises(DigestMismatchError):
+                uploads.verified_path(ACME, DIGEST)
+            assert uploads.status(ACME, DIGEST) == (0, False)
+            with pytest.raises(BlobNotFoundError):
+                uploads.verified_path(ACME, DIGEST)
+
+
 def test_only_one_stream_writes_an_upload(open_uploads: OpenUploads) -> None:
     uploads = open_uploads()
     upload = uploads.begin(ACME, DIGEST, len(DATA))

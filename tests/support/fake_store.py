@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +139,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     def __init__(self) -> None:
         self.calls = Calls()
         self.refuse: InvalidAdapterError | None = None
+        self.before_creating: deque[Callable[[], None]] = deque()
         self.violations: tuple[Violation, ...] = ()
         self.adapters = [
             store_pb2.Adapter(name=f"adapter-{index}", num_versions=1, latest_version=make_version())
@@ -150,6 +151,8 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def CreateVersion(self, request: store_pb2.CreateVersionRequest, context: Any) -> Any:
         self.calls.create.append(request)
         self.calls.tenants.append(tenant_of(context))
+        if self.before_creating:
+            self.before_creating.popleft()()
         if self.refuse is not None:
             raise self.refuse
         return store_pb2.CreateVersionResponse(version=make_version(), created=True)

@@ -73,6 +73,25 @@ async def test_a_bit_of_a_local_blob_that_exists_nowhere_else(tmp_path: Path) ->
             assert (await push(store)).manifest.weights_digest == digest
 
 
+async def test_a_bit_of_a_file_that_was_uploaded_and_not_admitted_yet(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "data") as store:
+        digest = (await push(store)).digest
+        uploaded, rng = sorted((tmp_path / "data" / "uploads").rglob("*")), random.Random(3)
+        paths = [path for path in uploaded if path.is_file()]
+        assert len(paths) == 2
+        for num_flipped in (1, 1, 2):
+            for path in paths[:num_flipped]:
+                flip(path, rng.randrange(path.stat().st_size * 8))
+            files = [pb.UploadedFile(path=name, digest=digest_of(data)) for name, data in DRAFT.files().items()]
+            with pytest.raises(errors.DigestMismatchError):
+                await store.call("CreateVersion", pb.CreateVersionRequest(reference="other", files=files))
+            with pytest.raises(errors.BlobNotFoundError):
+                await store.call("ValidateAdapter", pb.ValidateAdapterRequest(files=files, base_model=SPEC.name))
+            assert [path.exists() for path in paths] == [False] * num_flipped + [True] * (2 - num_flipped)
+            assert (await store.push(DRAFT, "bot")).digest == digest, "the next push sends what was discarded"
+            paths.reverse()
+
+
 async def test_a_bit_in_object_storage(tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'objects'}"
     async with open_store(tmp_path / "data", blob_url=url) as store:

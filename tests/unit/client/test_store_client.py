@@ -120,6 +120,23 @@ async def test_a_file_that_changes_while_it_is_pushed_is_an_error(
     assert not fake_store.catalogue.calls.create
 
 
+async def test_what_rots_between_upload_and_admission_is_sent_once_more(
+    store: StoreClient, fake_store: FakeStore, adapter_folder: Path
+) -> None:
+    def discard() -> None:
+        fake_store.blobs.stored.clear()
+        raise DigestMismatchError("upload", "a", "b")
+
+    fake_store.catalogue.before_creating.append(discard)
+    pushed = await store.push(adapter_folder, "pirate")
+    assert digest_of((adapter_folder / WEIGHTS).read_bytes()) in fake_store.blobs.stored
+    assert (pushed.uploaded_bytes, len(fake_store.catalogue.calls.create)) == (2 * pushed.total_bytes, 2)
+    fake_store.catalogue.before_creating.extend([discard, discard])
+    with pytest.raises(DigestMismatchError):
+        await store.push(adapter_folder, "pirate")
+    assert len(fake_store.catalogue.calls.create) == 4
+
+
 async def test_a_refusal_carries_every_violation_however_many_there_are(
     store: StoreClient, fake_store: FakeStore, adapter_folder: Path
 ) -> None:

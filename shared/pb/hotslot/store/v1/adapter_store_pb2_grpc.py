@@ -194,7 +194,8 @@ class AdapterStoreServiceServicer:
         """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
         refused is not an error here: the answer lists all violations.
 
-        Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND.
+        Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the
+        store's disk and was discarded: send it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +207,8 @@ class AdapterStoreServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
         RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-        ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+        ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
+        disk and was discarded: send it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

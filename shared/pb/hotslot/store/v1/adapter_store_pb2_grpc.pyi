@@ -66,7 +66,8 @@ class AdapterStoreServiceStub:
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
     refused is not an error here: the answer lists all violations.
 
-    Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND.
+    Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the
+    store's disk and was discarded: send it again).
     """
     CreateVersion: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.CreateVersionRequest, _adapter_store_pb2.CreateVersionResponse]
     """Admits uploaded files as a version and, if the reference carries a tag (or none: `latest`), points the
@@ -74,7 +75,8 @@ class AdapterStoreServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
     RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-    ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+    ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
+    disk and was discarded: send it again).
     """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]
     """Says which tags an adapter has, how many versions, and which is the newest.
@@ -212,7 +214,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
     refused is not an error here: the answer lists all violations.
 
-    Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND.
+    Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the
+    store's disk and was discarded: send it again).
     """
     CreateVersion: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.CreateVersionRequest, _adapter_store_pb2.CreateVersionResponse]  # type: ignore[assignment]
     """Admits uploaded files as a version and, if the reference carries a tag (or none: `latest`), points the
@@ -220,7 +223,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
     RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-    ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+    ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
+    disk and was discarded: send it again).
     """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """Says which tags an adapter has, how many versions, and which is the newest.
@@ -367,7 +371,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
         refused is not an error here: the answer lists all violations.
 
-        Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND.
+        Errors: NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the
+        store's disk and was discarded: send it again).
         """
 
     @_abc_1.abstractmethod
@@ -381,7 +386,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
         RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-        ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+        ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
+        disk and was discarded: send it again).
         """
 
     @_abc_1.abstractmethod
