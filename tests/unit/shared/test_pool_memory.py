@@ -180,6 +180,7 @@ STEPS = st.lists(st.sampled_from(["loss", "read", "die", "tell late", ""]), min_
 
 
 @given(STEPS)
+@example(["loss"] * 7 + ["tell late", "loss", "loss", "tell late", "read", "read", "loss"])
 @example(
     ["loss"] * 5
     + ["read", "loss", "tell late", "loss", "loss", "tell late", "loss", "read", "tell late", "read", "loss"]
@@ -187,7 +188,7 @@ STEPS = st.lists(st.sampled_from(["loss", "read", "die", "tell late", ""]), min_
 def test_no_loss_hides_a_living_worker_nor_keeps_a_dead_one_past_its_lease(steps: list[str]) -> None:
     """Three workers with a heartbeat every 3 s, a reader at least every other second, and a loss at any moment."""
     redis, memory, alive, died_at_s = ForgetfulRedis(), PoolMemory(), {0, 1, 2}, {}
-    lost_at_s, untold_since_s = 0, dict.fromkeys(alive, 0)
+    lost_at_s, read, unknown_since_s = 0, set(alive), dict.fromkeys(alive, 0)
     for number in alive:
         redis.announce(number, 0.0)
         redis.told.add(number)
@@ -204,15 +205,17 @@ def test_no_loss_hides_a_living_worker_nor_keeps_a_dead_one_past_its_lease(steps
                     redis.told.add(number)
         if step == "loss" and now_s - lost_at_s >= 2 * HEARTBEAT_S:
             lost_at_s = now_s
-            untold_since_s |= dict.fromkeys(redis.told, now_s)
+            unknown_since_s |= dict.fromkeys(read, now_s)
+            read.clear()
             redis.lose()
         if step == "read" or now_s % 2 == 0:
             listed = redis.listed(now_s)
+            read |= redis.told
             found = workers(memory, now_s, redis.since, *listed)
             told = [r.info.worker_id for r in listed if r.residency_revision]
             seen = holders(memory, now_s, redis.since, 7, *(int(worker_id[2:]) for worker_id in told))
             assert alive <= set(found)
             assert all(now_s < died_at_s[number] + LEASE_S for number in set(found) - alive)
             known_for_s = LEASE_S - HEARTBEAT_S - 2
-            assert {n for n in alive if n in redis.told or now_s - untold_since_s[n] < known_for_s} <= set(seen)
+            assert {n for n in alive if n in redis.told or now_s - unknown_since_s[n] < known_for_s} <= set(seen)
             assert all(now_s < died_at_s[number] + LEASE_S for number in set(seen) - alive)
