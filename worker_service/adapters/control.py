@@ -109,7 +109,8 @@ class AdapterControl:
         """Remove what the reference stands for here from every tier, once its users have ended.
 
         A version that another tenant uses too only leaves this tenant's view. Raises AdapterNotLoadedError,
-        AdapterPinnedError, and RequestDeadlineError when it is still in use after the timeout; then it stays.
+        AdapterPinnedError (also when it is pinned while this waits), and RequestDeadlineError when it is still in use
+        after the timeout; then it stays.
         """
         provider = self.provider
         version = self._loaded(tenant, reference)
@@ -122,6 +123,8 @@ class AdapterControl:
                     await self._remove(digest)
             except TimeoutError as exc:
                 raise RequestDeadlineError(f"adapter {str(reference)!r} is still in use and stays loaded") from exc
+            except AdapterPinnedError as exc:
+                raise AdapterPinnedError(str(reference)) from exc
             if provider.disk is not None:
                 await provider.disk.drop(version.manifest.weights_digest)
         provider.references.forget(tenant, digest)

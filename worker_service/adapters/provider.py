@@ -7,6 +7,7 @@ else, whatever moves meanwhile.
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -39,7 +40,10 @@ class SlotControl(Protocol):
         ...
 
     async def deactivate(self, digest: Digest) -> None:
-        """Free an adapter's slots once its last user ended; cancelling withdraws the wish."""
+        """Free an adapter's slots once its last user ended; cancelling withdraws the wish.
+
+        Raises AdapterPinnedError.
+        """
         ...
 
     def unpin(self, digest: Digest) -> None:
@@ -77,6 +81,8 @@ class AdapterProvider:
     """What stays in host memory because of its adapter's policy."""
     references: ReferenceCache = field(init=False)
     _loading: TenantPlaces = field(init=False)
+    _pinning: Counter[Digest] = field(default_factory=Counter)
+    """Activations under way that will pin."""
     seen: SeenVersions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,12 +139,18 @@ class AdapterProvider:
 
     async def activate(self, weights: AdapterWeights, *, pin: bool = False) -> Activated:
         """Bring held weights into slots. Raises SlotsFullError."""
+        if not pin:
+            return await self.slots.activate(weights, pin=False)
+        digest = weights.digest
+        self._pinning[digest] += 1
         try:
-            return await self.slots.activate(weights, pin=pin)
+            activated = await self.slots.activate(weights, pin=True)
         except (HotslotError, asyncio.CancelledError):
-            if pin and not self.pins.is_pinned(weights.digest):
-                self.slots.unpin(weights.digest)
+            self._end_pinning(digest)
+            self._unpin_slots(digest)
             raise
+        self._end_pinning(digest)
+        return activated
 
     def pin(self, version: AdapterVersion) -> None:
         """Keep an activated, held version for its reference; moves the reference's pin to it."""
@@ -227,5 +239,15 @@ class AdapterProvider:
         return self.is_resident(digest) or digest in self.loader.loading or on_disk
 
     def _let_go(self, digest: Digest) -> None:
-        self.slots.unpin(digest)
+        self._unpin_slots(digest)
         self.loader.release(digest)
+
+    def _end_pinning(self, digest: Digest) -> None:
+        self._pinning[digest] -= 1
+        if not self._pinning[digest]:
+            del self._pinning[digest]
+
+    def _unpin_slots(self, digest: Digest) -> None:
+        """Unless somebody else pins the version, or is about to."""
+        if not self.pins.is_pinned(digest) and digest not in self._pinning:
+            self.slots.unpin(digest)

@@ -127,7 +127,7 @@ class Unpin:
 class Deactivate:
     """Free an adapter's slots once its last user ended; `done` is called on the engine's thread.
 
-    With `give_up` set before that, the adapter stays.
+    It gets AdapterPinnedError when the adapter is pinned, also after this was sent.
     """
 
     digest: Digest

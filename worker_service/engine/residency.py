@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
-from shared.errors import HotslotError, InternalError, SlotsFullError
+from shared.errors import AdapterPinnedError, HotslotError, InternalError, SlotsFullError
 from shared.ids import Digest
 from worker_service.engine.copies import Copy, CopyQueue
 from worker_service.engine.limits import EngineLimits
@@ -32,6 +32,8 @@ class Residency:
         self._listener = listener
         self.slots = SlotTable(limits)
         self._copies = CopyQueue(runner, clock)
+        self._pinned: set[Digest] = set()
+        """What must keep its slots, also once it has some again after it lost them."""
         self._deactivations: dict[Digest, list[Deactivate]] = {}
         self.num_activations = 0
 
@@ -129,7 +131,9 @@ class Residency:
                 return
             self._begin_copies(reservation, (weights,))
             holder = reservation.placed[0]
-        holder.pinned = holder.pinned or command.pin
+        if command.pin:
+            self._pinned.add(weights.digest)
+            holder.pinned = True
         copy = self._copies.get(weights.digest)
         if copy is None:
             holder.use(self._clock())
@@ -140,12 +144,13 @@ class Residency:
 
     def unpin(self, digest: Digest) -> None:
         """Let an adapter be evicted again."""
+        self._pinned.discard(digest)
         holder = self.slots.get(digest)
         if holder is not None:
             holder.pinned = False
 
     def ask_to_leave(self, command: Deactivate) -> None:
-        """Free an adapter's slots once nobody needs it."""
+        """Free an adapter's slots once nobody needs it; refused when it is pinned, even if that comes later."""
         self._deactivations.setdefault(command.digest, []).append(command)
 
     def let_stay(self, digest: Digest) -> None:
@@ -160,6 +165,10 @@ class Residency:
         any_left = False
         for digest in list(self._deactivations):
             holder = self.slots.get(digest)
+            if holder is not None and holder.pinned:
+                for command in self._deactivations.pop(digest):
+                    command.done(AdapterPinnedError(digest))
+                continue
             if digest in needed or (holder is not None and (holder.users > 0 or not holder.ready)):
                 continue
             if holder is not None:
@@ -187,6 +196,7 @@ class Residency:
             self._listener.evicted(digest)
         by_digest = {w.digest: w for w in weights}
         for holder in reservation.placed:
+            holder.pinned = holder.digest in self._pinned
             self._copies.add(holder, by_digest[holder.digest], ahead=ahead)
 
     def _report(self, copy: Copy) -> None:

@@ -136,7 +136,10 @@ class EngineClient:
         return await outcome
 
     async def deactivate(self, digest: Digest) -> None:
-        """Free an adapter's slots once its last user ended. When the last who waits is cancelled, it is withdrawn."""
+        """Free an adapter's slots once its last user ended. When the last who waits is cancelled, it is withdrawn.
+
+        Raises AdapterPinnedError when it is pinned, also while this waits.
+        """
         deactivation = self._deactivations.get(digest)
         if deactivation is None:
             deactivation = self._deactivations[digest] = _Deactivation(self._loop.create_future())

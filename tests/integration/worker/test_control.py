@@ -232,6 +232,30 @@ async def test_unload_waits_for_users_and_gives_up_at_its_deadline(
     running.assert_nothing_is_held()
 
 
+async def test_a_pin_that_comes_while_an_unload_waits_is_kept_and_the_unload_refused(
+    calls: Calls, store: MemoryStore, model: EchoModel
+) -> None:
+    model.runner.step_s = 0.003
+    store.add("bot", model.spec.digest)
+    stream = calls.inference.Generate(make_request("bot", text="endless"), timeout=20)
+    await stream.read()
+    unloading = asyncio.create_task(error_of(unload(calls, "bot")))
+    await asyncio.sleep(0.05)
+    response = await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=5)
+    error = await unloading
+    assert isinstance(error, AdapterPinnedError)
+    assert error.subject == "bot:latest"
+    stream.cancel()
+    await until_async(lambda: has_no_users(calls))
+    (adapter,) = await calls.list()
+    assert (adapter.pinned, list(adapter.slots)) == (True, list(response.adapter.slots))
+    assert (await calls.status()).slots.pinned == 1
+
+
+async def has_no_users(calls: Calls) -> bool:
+    return not await has_users(calls)
+
+
 async def test_unload_by_one_tenant_leaves_anothers_same_version_alone(
     calls: Calls, running: RunningWorker, store: MemoryStore, model: EchoModel
 ) -> None:

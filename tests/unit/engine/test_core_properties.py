@@ -79,6 +79,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.live: dict[SequenceId, Expected] = {}
         self.seen: list[Expected] = []
         self.pinned: set[Digest] = set()
+        """What was asked to be pinned."""
+        self.kept: set[Digest] = set()
+        """Of these, what was said to be pinned."""
         self.num_submitted = 0
 
     def _clock(self) -> float:
@@ -167,17 +170,20 @@ class EngineMachine(RuleBasedStateMachine):
             if isinstance(outcome, Activated):
                 assert outcome.digest == adapter.digest
                 assert not adapter.broken
+                if pin and adapter.digest in self.pinned:
+                    self.kept.add(adapter.digest)
             else:
                 assert isinstance(outcome, SlotsFullError | InternalError)
 
-        self.core.handle(Activate(adapter, pin, done))
         if pin:
             self.pinned.add(adapter.digest)
+        self.core.handle(Activate(adapter, pin, done))
 
     @rule(adapter=st.sampled_from(ADAPTERS))
     def unpin(self, adapter: FakeAdapter) -> None:
         self.core.handle(Unpin(adapter.digest))
         self.pinned.discard(adapter.digest)
+        self.kept.discard(adapter.digest)
 
     @rule(adapter=st.sampled_from(ADAPTERS))
     def deactivate(self, adapter: FakeAdapter) -> None:
@@ -251,6 +257,10 @@ class EngineMachine(RuleBasedStateMachine):
         assert len(held) + snapshot.free_slots == LIMITS.num_slots
         assert snapshot.waiting <= LIMITS.max_waiting + LIMITS.max_running
         assert snapshot.running <= LIMITS.max_running
+
+    @invariant()
+    def what_was_pinned_stays_in_its_slots(self) -> None:
+        assert self.kept <= {holder.digest for holder in self._snapshot().holders if holder.pinned and holder.ready}
 
     @invariant()
     def every_block_counts_those_who_hold_it(self) -> None:

@@ -110,8 +110,9 @@ class AdapterControlServiceServicer:
         """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
         latest at the call's deadline.
 
-        Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED;
-        DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays loaded).
+        Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED
+        (also when it is pinned while this waits); DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays
+        loaded).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,8 +48,9 @@ class AdapterControlServiceStub:
     """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
     latest at the call's deadline.
 
-    Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED;
-    DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays loaded).
+    Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED
+    (also when it is pinned while this waits); DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays
+    loaded).
     """
     PinAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.PinAdapterRequest, _adapter_control_pb2.PinAdapterResponse]
     """Keeps an adapter in its slots until unpinned; loads it first if need be.
@@ -101,8 +102,9 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
     latest at the call's deadline.
 
-    Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED;
-    DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays loaded).
+    Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED
+    (also when it is pinned while this waits); DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays
+    loaded).
     """
     PinAdapter: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.PinAdapterRequest, _adapter_control_pb2.PinAdapterResponse]  # type: ignore[assignment]
     """Keeps an adapter in its slots until unpinned; loads it first if need be.
@@ -163,8 +165,9 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
         latest at the call's deadline.
 
-        Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED;
-        DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays loaded).
+        Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_LOADED; FAILED_PRECONDITION ADAPTER_PINNED
+        (also when it is pinned while this waits); DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it is still in use and stays
+        loaded).
         """
 
     @_abc_1.abstractmethod
