@@ -49,6 +49,7 @@ HotslotError
 │   │   └── StoreBusyError        more calls than it can answer
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
+│   ├── EngineFailedError         a worker's engine broke or hangs; another worker's may not
 │   └── NoWorkersError
 ├── RequestDeadlineError
 ├── RequestCancelledError
@@ -120,14 +121,8 @@ class InvalidPageTokenError(InvalidRequestError):
     """A page token that this server did not issue."""
 
     def __init__(self) -> None:
-        super().__init__(
-            [
-                FieldViolation(
-                    "page_token",
-                    "not a token from a previous page of the same listing; start again without it",
-                )
-            ]
-        )
+        problem = "not a token from a previous page of the same listing; start again without it"
+        super().__init__([FieldViolation("page_token", problem)])
 
 
 class EmptyPromptError(InvalidRequestError):
@@ -430,6 +425,10 @@ class SourceUnavailableError(UnavailableError):
 
 class CoordinationUnavailableError(UnavailableError):
     """Redis cannot be reached."""
+
+
+class EngineFailedError(UnavailableError):
+    """A worker's engine could not compute, or does not answer."""
 
 
 class NoWorkersError(UnavailableError):

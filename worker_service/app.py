@@ -34,6 +34,7 @@ from worker_service.cache.archive import Archiver
 from worker_service.cache.shared_code import SharedCode
 from worker_service.cache.sharing import CodeSharing, CodeStore
 from worker_service.engine.limits import EnginePolicy
+from worker_service.engine.loop import STOP_TIMEOUT_S
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
@@ -88,13 +89,13 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
             log.error("start_failed", why=exc.message)
             return EXIT_FAILED
         fenced = asyncio.create_task(_fenced(joining))
-        died = asyncio.create_task(worker.parts.engine.died.wait())
-        await asyncio.wait([signalled, fenced, died], return_when=asyncio.FIRST_COMPLETED)
+        lost = asyncio.create_task(worker.parts.engine.lost.wait())
+        await asyncio.wait([signalled, fenced, lost], return_when=asyncio.FIRST_COMPLETED)
         # Be picked no more, and serve what still comes until others have noticed.
         await server.set_ready(False)
         await worker.retire()
-        await server.stop(at_once=died.done())
-        return EXIT_FAILED if fenced.done() or died.done() else EXIT_OK
+        await server.stop(at_once=lost.done())
+        return EXIT_FAILED if fenced.done() or lost.done() else EXIT_OK
 
 
 def services(worker: Worker, door: FrontDoor) -> list[Service]:
@@ -145,6 +146,7 @@ class Start:
                 max_parallel_loads=settings.max_parallel_loads,
                 disk=_disk(settings),
                 references=ReferenceLimits(staleness_s=settings.staleness_s),
+                engine_silence_s=settings.engine_silence_s,
                 engine=EnginePolicy(
                     prefix_cache=settings.prefix_cache,
                     share_base_prefixes=settings.share_base_prefixes,
@@ -156,7 +158,7 @@ class Start:
         parts.provider.references.is_watched, parts.provider.references.on_answer = watch.is_live, watch.note
         stack.push_async_callback(watch.close)
         engine.start()
-        stack.callback(engine.stop)
+        stack.callback(lambda: engine.stop(0.0 if parts.engine.lost.is_set() else STOP_TIMEOUT_S))
         stack.push_async_callback(parts.provider.close)
         await self._be_known(parts, ties, store, watch)
         await self.server.set_ready(True)

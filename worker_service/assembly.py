@@ -19,7 +19,7 @@ from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import ModelRunner
-from worker_service.front.engine_client import EngineClient
+from worker_service.front.engine_client import DEFAULT_SILENCE_S, EngineClient
 from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
@@ -87,6 +87,8 @@ class AssemblyOptions:
     """Keep fetched adapters on the local disk."""
     references: ReferenceLimits = field(default_factory=ReferenceLimits)
     engine: EnginePolicy = field(default_factory=EnginePolicy)
+    engine_silence_s: float = DEFAULT_SILENCE_S
+    """How long the engine may not answer until it counts as one that hangs."""
     listener: EngineListener | None = None
     """Hears on the engine's thread what it does."""
 
@@ -100,7 +102,7 @@ def assemble(
 ) -> tuple[Parts, Engine]:
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
-    client = EngineClient()
+    client = EngineClient(silence_s=options.engine_silence_s)
     engine = Engine(
         model.runner, limits, client.on_events, client.clock, client.on_death, options.engine, options.listener
     )

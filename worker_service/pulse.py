@@ -1,4 +1,4 @@
-"""Looks at the engine regularly: says when it is stuck, and keeps what others are told of this worker fresh."""
+"""Looks at the engine regularly: says when it hangs, and keeps what others are told of this worker fresh."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import structlog
 
 from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerReport, urgent
-from shared.errors import InternalError
+from shared.errors import EngineFailedError
 from shared.ids import DEFAULT_TENANT
 from shared.placement.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
 from shared.references import parse_reference
@@ -18,6 +18,9 @@ from worker_service.front.worker import Parts, State, Worker
 log = structlog.get_logger(__name__)
 
 INTERVAL_S = 0.5
+MAX_SILENCES = 4
+"""Questions in a row, each waited for in vain, after which the engine is given up. They are counted rather than timed:
+a process that was stopped for a while, with its engine, has asked once."""
 TOLD_SHARE = 0.5
 """Change of the load, by rows, that others hear of at once rather than with the next heartbeat."""
 
@@ -43,13 +46,13 @@ class Pulse:
         self._worker = worker
         self._parts = parts
         self.on_change: Callable[[], None] = lambda: None
-        """Hears that versions came or went, or that the load changed by much."""
+        """Hears that versions came or went, that the load changed by much, or that the engine hangs or goes on."""
         self._on_health = on_health
         self._interval_s = interval_s
         self._meter = DemandMeter(demand)
         self._snapshot: EngineSnapshot | None = None
         self._told_in_flight = 0
-        self._healthy = True
+        self._silences = 0
         self._task: asyncio.Task[None] | None = None
 
     def report(self) -> WorkerReport:
@@ -75,12 +78,16 @@ class Pulse:
             await asyncio.sleep(self._interval_s)
             try:
                 self._snapshot = await self._parts.engine.inspect()
-            except InternalError as exc:
-                log.error("engine_stuck", why=exc.message)
-                self._set_healthy(False)
+            except EngineFailedError as exc:
+                self._silences += 1
+                log.error("engine_silent", why=exc.message, times=self._silences)
+                self._set_silent(True)
                 self._parts.engine.fail_all(exc)
+                if self._silences == MAX_SILENCES:
+                    self._parts.engine.give_up()
                 continue
-            self._set_healthy(True)
+            self._silences = 0
+            self._set_silent(False)
             load = self._measure(self._snapshot)
             tell = urgent(self._residents())
             jumped = abs(load.in_flight - self._told_in_flight) >= TOLD_SHARE * load.max_sequences
@@ -88,10 +95,11 @@ class Pulse:
                 told = tell
                 self.on_change()
 
-    def _set_healthy(self, healthy: bool) -> None:
-        if healthy != self._healthy:
-            self._healthy = healthy
-            self._on_health(healthy)
+    def _set_silent(self, silent: bool) -> None:
+        if silent != self._worker.engine_is_silent:
+            self._worker.engine_is_silent = silent
+            self._on_health(not silent)
+            self.on_change()
 
     def _measure(self, snapshot: EngineSnapshot) -> WorkerLoad:
         """Take the moment into the moving averages."""

@@ -111,6 +111,10 @@ class WorkerSettings(Settings):
     staleness_s: float = Field(default=2.0, ge=0, le=3600)
     """How long the store's answer to what a reference stands for is trusted."""
 
+    engine_silence_s: float = Field(default=30.0, ge=0.1)
+    """How long the engine, which answers between any two steps, may not answer. Then the worker ends what it runs,
+    so that it is tried elsewhere, and takes nothing new. After the fourth such silence in a row the process ends with
+    exit code 1, to be started anew. Loading a model and compiling come before and never count."""
     lease_s: float = Field(default=10.0, ge=0.1)
     """How long others take this worker for alive without a heartbeat."""
     max_connection_age_s: float = Field(default=0.0, ge=0)

@@ -32,6 +32,7 @@ class WorkerState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+    """Also while its engine hangs: readers of other versions know no further state."""
 
 
 @dataclass(frozen=True, slots=True)

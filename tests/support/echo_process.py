@@ -1,6 +1,7 @@
 """`python -m tests.support.echo_process`: a worker process around the echo model, with the worker's own settings.
 
-HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`; `step SECONDS` is quick and paced so.
+HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`; `step SECONDS` is quick and paced so, and
+`hang` is quick and never ends a step.
 """
 
 import asyncio
@@ -28,7 +29,10 @@ def _load(how: str) -> EchoModel:
         raise InvalidRequestError([FieldViolation("model", "it is broken")])
     while how == "slow":
         time.sleep(1)
-    return echo_model(step_s=float(how.removeprefix("step ")) if how.startswith("step ") else STEP_S)
+    model = echo_model(step_s=float(how.removeprefix("step ")) if how.startswith("step ") else STEP_S)
+    if how == "hang":
+        model.runner.gate.clear()
+    return model
 
 
 if __name__ == "__main__":

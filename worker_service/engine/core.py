@@ -1,10 +1,11 @@
 """What the engine does in one turn: expire, admit, copy, step, let go. No thread and no waiting in here."""
 
+import secrets
 from collections.abc import Callable
 
 import structlog
 
-from shared.errors import HotslotError, InternalError, QueueFullError, RequestDeadlineError
+from shared.errors import EngineFailedError, HotslotError, QueueFullError, RequestDeadlineError
 from shared.ids import Digest
 from worker_service.engine.deadlines import Deadlines
 from worker_service.engine.fair_share import ANSWER_TOKEN_COST
@@ -132,8 +133,11 @@ class EngineCore:
         try:
             results = self._runner.run([item.segment() for item in work])
         except Exception as exc:
-            log.exception("step_failed", sequences=len(work))
-            error = InternalError("a step of the model failed; the worker's log has the details")
+            incident = secrets.token_hex(6)
+            log.exception("step_failed", incident=incident, sequences=len(work))
+            error = EngineFailedError(
+                f"a step of the model failed; the worker's log has the details under incident {incident}"
+            )
             error.__cause__ = exc
             for item in work:
                 self._fail(item.sequence, error)

@@ -14,6 +14,9 @@ from worker_service.engine.messages import Command, Event, ModelRunner
 
 log = structlog.get_logger(__name__)
 
+STOP_TIMEOUT_S = 10.0
+"""How long a step that is under way may take when the engine is to stop."""
+
 
 class Engine:
     """An engine core on a thread of its own; everybody else sends it commands.
@@ -52,10 +55,15 @@ class Engine:
         """Hand over a command; never blocks, from any thread."""
         self._inbox.put(command)
 
-    def stop(self) -> None:
-        """End the thread after the current step; what is under way is dropped without events."""
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """End the thread after the current step; what is under way is dropped without events.
+
+        A thread that hangs is left behind, and ends with the process.
+        """
         self._inbox.put(None)
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.error("engine_left_behind", waited_s=timeout_s)
 
     def _run(self) -> None:
         try:

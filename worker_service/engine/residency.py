@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
-from shared.errors import AdapterPinnedError, HotslotError, InternalError, SlotsFullError
+from shared.errors import AdapterPinnedError, EngineFailedError, HotslotError, SlotsFullError
 from shared.ids import Digest
 from worker_service.engine.copies import Copy, CopyQueue
 from worker_service.engine.limits import EngineLimits
@@ -111,7 +111,9 @@ class Residency:
         except Exception as exc:
             log.exception("activation_failed", digest=copy.holder.digest)
             error = exc if isinstance(exc, HotslotError) else None
-            error = error or InternalError(f"adapter {copy.holder.digest} could not be activated")
+            error = error or EngineFailedError(
+                f"adapter {copy.holder.digest} could not be activated; the worker's log has the details"
+            )
             self._copies.drop(copy)
             for _, done in copy.waiters:
                 done(error)

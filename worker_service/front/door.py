@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shared.coordination.records import WorkerRecord
-from shared.errors import DrainingError, ExhaustedError, HotslotError, UnavailableError
+from shared.errors import ExhaustedError, HotslotError, NoWorkersError, UnavailableError
 from shared.ids import Digest, TenantId
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
@@ -26,7 +26,7 @@ from worker_service.routing.router import Router
 
 log = structlog.get_logger(__name__)
 
-# What another worker may be able to do better: this one is full, leaving, or cannot reach the store.
+# What another worker may be able to do better: this one is full, leaving, broken, or cannot reach the store.
 TRY_ELSEWHERE = (UnavailableError, ExhaustedError)
 
 Events = AsyncGenerator[GenerationEvent | bytes, None]
@@ -69,8 +69,8 @@ class FrontDoor:
     async def generate(self, call: Call) -> Events:
         """Stream a generation, from wherever it is served. Closing the generator cancels it there.
 
-        Raises what `Generation.generate` does, DrainingError, and UnavailableError when another worker was lost in
-        the middle of its answer.
+        Raises what `Generation.generate` does, this worker's refusal when nobody else took the request, and
+        UnavailableError when another worker was lost in the middle of its answer.
         """
         router = self.router
         if router is None or call.is_forwarded:
@@ -79,7 +79,7 @@ class FrontDoor:
                     yield event
             return
         routed = await self._prepare(self.worker.parts, call)
-        refusal: HotslotError = DrainingError(self.worker.worker_id)
+        refusal: HotslotError | None = None
         async with aclosing(self._places(router, routed)) as places:
             async for place, events in places:
                 begun = False
@@ -93,10 +93,10 @@ class FrontDoor:
                     if begun:
                         raise
                     # This worker's own reason is the one to tell, when nobody has room.
-                    if place is None or isinstance(refusal, DrainingError):
+                    if place is None or refusal is None:
                         refusal = exc
                     log.info("passed_over", worker=place or self.worker.worker_id, why=exc.message)
-        raise refusal
+        raise refusal or self.worker.refusal or NoWorkersError("no worker of the pool took the request; try again")
 
     async def _prepare(self, parts: Parts, call: Call) -> _Routed:
         """Refuse what is wrong, and find out which versions are wanted. Raises the store's errors."""
@@ -131,7 +131,7 @@ class FrontDoor:
             holds_all=all(parts.provider.is_resident(digest) or digest in loading for digest in digests),
             in_flight=parts.engine.open_sequences + parts.provider.num_loading,
             max_sequences=parts.info.max_sequences,
-            takes_requests=not self.worker.refuses,
+            takes_requests=self.worker.refusal is None,
         )
 
     async def _here(self, call: Call) -> Events:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from shared.errors import HotslotError, InternalError
+from shared.errors import EngineFailedError, HotslotError
 from shared.ids import Digest
 from worker_service.engine.messages import (
     Activate,
@@ -31,7 +31,7 @@ from worker_service.engine.messages import (
 )
 from worker_service.engine.snapshot import EngineSnapshot
 
-ENGINE_SILENT_AFTER_S = 30.0
+DEFAULT_SILENCE_S = 30.0
 
 
 class CommandSink(Protocol):
@@ -95,16 +95,17 @@ class SequenceGroup:
 class EngineClient:
     """Talks to one engine from one event loop. Create it on the loop, give `on_events` to the engine, then attach."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """`clock` must be the engine's."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic, silence_s: float = DEFAULT_SILENCE_S) -> None:
+        """`clock` must be the engine's; one that does not answer for `silence_s` hangs."""
         self.clock = clock
+        self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
         self._engine: CommandSink | None = None
         self._ids = itertools.count(1)
         self._groups: dict[SequenceId, SequenceGroup] = {}
         self._deactivations: dict[Digest, _Deactivation] = {}
-        self.died = asyncio.Event()
-        """Set when the engine's thread has ended by a bug; the process can only be started again."""
+        self.lost = asyncio.Event()
+        """Set when the engine's thread has ended by a bug, or hangs for good: only a new process helps."""
 
     def attach(self, engine: CommandSink) -> None:
         """Where commands go from now on."""
@@ -116,7 +117,12 @@ class EngineClient:
         return len(self._groups)
 
     def submit(self, drafts: Sequence[Submit]) -> SequenceGroup:
-        """Submit the sequences of one request; the ids of the drafts are replaced."""
+        """Submit the sequences of one request; the ids of the drafts are replaced.
+
+        Raises EngineFailedError when the engine is lost.
+        """
+        if self.lost.is_set():
+            raise EngineFailedError("the engine is lost and the worker about to end; call another worker")
         ids = [SequenceId(next(self._ids)) for _ in drafts]
         group = SequenceGroup(self, ids)
         for sequence_id, draft in zip(ids, drafts, strict=True):
@@ -160,17 +166,24 @@ class EngineClient:
         self._send(Unpin(digest))
 
     async def inspect(self) -> EngineSnapshot:
-        """The engine's state. Raises InternalError when it does not answer, which means that it is stuck."""
+        """The engine's state. Raises EngineFailedError when it does not answer, which means that it hangs."""
         outcome: asyncio.Future[EngineSnapshot] = self._loop.create_future()
         self._send(Inspect(lambda snapshot: self._post(self._resolve, outcome, snapshot)))
         try:
-            return await asyncio.wait_for(outcome, ENGINE_SILENT_AFTER_S)
+            return await asyncio.wait_for(outcome, self._silence_s)
         except TimeoutError as exc:
-            raise InternalError(f"the engine has not answered for {ENGINE_SILENT_AFTER_S} s") from exc
+            raise EngineFailedError(f"the engine has not answered for {self._silence_s:g} s") from exc
 
     def fail_all(self, error: HotslotError) -> None:
-        """End every open sequence: the engine will not."""
-        self._dispatch([SequenceFailed(sequence_id, error) for sequence_id in self._groups])
+        """End every open sequence: the engine will not. If it goes on after all, it lets go of them."""
+        sequence_ids = list(self._groups)
+        self._dispatch([SequenceFailed(sequence_id, error) for sequence_id in sequence_ids])
+        for sequence_id in sequence_ids:
+            self._send(Cancel(sequence_id))
+
+    def give_up(self) -> None:
+        """Nothing is to be expected of the engine any more."""
+        self.lost.set()
 
     def on_events(self, events: list[Event]) -> None:
         """Called on the engine's thread."""
@@ -181,8 +194,8 @@ class EngineClient:
         self._post(self._bury)
 
     def _bury(self) -> None:
-        self.died.set()
-        self.fail_all(InternalError("the engine has ended; the worker's log has the details"))
+        self.lost.set()
+        self.fail_all(EngineFailedError("the engine has ended; the worker's log has the details"))
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:

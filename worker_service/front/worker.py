@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from shared.errors import DrainingError, RequestDeadlineError, UnavailableError
+from shared.errors import DrainingError, EngineFailedError, HotslotError, RequestDeadlineError, UnavailableError
 from shared.ids import Digest, WorkerId
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
@@ -107,6 +107,8 @@ class Worker:
     """Tells the world that the worker is on its way out; called once."""
     start_time_s: float = field(default_factory=time.time)
     in_flight: int = 0
+    engine_is_silent: bool = False
+    """Whether the engine hangs, as far as is known: then the worker takes no requests itself."""
     _parts: Parts | None = None
     _retiring: "asyncio.Task[None] | None" = None
     _refusing: bool = False
@@ -117,15 +119,19 @@ class Worker:
 
     @property
     def state(self) -> State:
-        """Where it is in its life; never goes back."""
-        if self._retiring is not None:
+        """Where it is in its life; goes back only when an engine that hung goes on."""
+        if self._retiring is not None or self.engine_is_silent:
             return State.DRAINING
         return State.STARTING if self._parts is None else State.READY
 
     @property
-    def refuses(self) -> bool:
-        """Whether it takes no new requests itself."""
-        return self._refusing
+    def refusal(self) -> HotslotError | None:
+        """Why it takes no new requests itself; None while it does."""
+        if self._refusing:
+            return DrainingError(self.worker_id)
+        if self.engine_is_silent:
+            return EngineFailedError(f"the engine of worker {self.worker_id} does not answer; call another worker")
+        return None
 
     @property
     def parts(self) -> Parts:
@@ -143,9 +149,10 @@ class Worker:
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[Parts]:
-        """Count a request while it runs. Raises DrainingError, and UnavailableError while starting."""
-        if self._refusing:
-            raise DrainingError(self.worker_id)
+        """Count a request while it runs. Raises `refusal`, and UnavailableError while starting."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise refusal
         parts = self.parts
         self.in_flight += 1
         self._idle.clear()
@@ -187,5 +194,5 @@ class Worker:
             start_time_s=self.start_time_s,
             num_loading=parts.provider.num_loading if parts is not None else 0,
             info=parts.info if parts is not None else None,
-            snapshot=await parts.engine.inspect() if parts is not None else None,
+            snapshot=await parts.engine.inspect() if parts is not None and not self.engine_is_silent else None,
         )

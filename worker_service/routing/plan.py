@@ -24,7 +24,7 @@ class Here:
     max_sequences: int
     """Rows that can run at once."""
     takes_requests: bool = True
-    """False once it drains."""
+    """False once it drains, and while its engine hangs."""
 
     @property
     def keeps(self) -> bool:

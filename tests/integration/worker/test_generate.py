@@ -8,8 +8,8 @@ import pytest
 from shared.errors import (
     DigestMismatchError,
     DrainingError,
+    EngineFailedError,
     HotslotError,
-    InternalError,
     QueueFullError,
     RequestDeadlineError,
     StoreUnavailableError,
@@ -234,7 +234,7 @@ async def test_more_than_may_wait_is_refused_with_a_retry_hint(store_endpoint: s
 async def test_a_step_that_fails_fails_its_requests_and_the_worker_goes_on(calls: Calls, model: EchoModel) -> None:
     run = model.runner.run
     model.runner.run = None  # type: ignore[method-assign, assignment]
-    assert isinstance(await error_of(calls.generate()), InternalError)
+    assert isinstance(await error_of(calls.generate()), EngineFailedError)
     model.runner.run = run  # type: ignore[method-assign]
     assert (await calls.generate()).text == "base"
 

@@ -14,7 +14,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.records import Tier, WorkerState
 from shared.embedded_valkey import embedded_valkey
-from shared.errors import UnavailableError
+from shared.errors import EngineFailedError, UnavailableError
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from shared.pb.hotslot.worker.v1 import inference_pb2
 from shared.rpc.server import ServerOptions, serve
@@ -60,6 +60,17 @@ async def test_a_model_that_cannot_be_loaded_ends_the_process_with_the_reason(st
         assert worker.process.returncode == 1
         assert "it is broken" in errors.decode()
         assert "Traceback" not in errors.decode()
+
+
+async def test_an_engine_that_hangs_for_long_ends_the_process_so_that_it_is_started_anew(store_endpoint: str) -> None:
+    async with running_process(store_endpoint, model="hang", engine_silence_s="0.3") as worker:
+        await until_async(worker.is_ready)
+        with pytest.raises(grpc.RpcError) as caught:
+            await worker.calls.generate()
+        assert isinstance(from_rpc_error(caught.value), EngineFailedError)
+        assert await worker.is_alive()
+        assert not await worker.is_ready()
+        assert await worker.exit_code() == 1
 
 
 async def test_a_worker_starts_without_its_store_and_registers_when_that_comes(store: MemoryStore) -> None:

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.errors import HotslotError, InternalError, QueueFullError, RequestDeadlineError, SlotsFullError
+from shared.errors import EngineFailedError, HotslotError, QueueFullError, RequestDeadlineError, SlotsFullError
 from shared.ids import Digest, TenantId
 from tests.support.fake_model import VOCABULARY, FakeAdapter, FakeRunner, logprob_from, next_token, states
 from worker_service.engine.core import EngineCore
@@ -173,7 +173,7 @@ class EngineMachine(RuleBasedStateMachine):
                 if pin and adapter.digest in self.pinned:
                     self.kept.add(adapter.digest)
             else:
-                assert isinstance(outcome, SlotsFullError | InternalError)
+                assert isinstance(outcome, SlotsFullError | EngineFailedError)
 
         if pin:
             self.pinned.add(adapter.digest)
@@ -220,7 +220,7 @@ class EngineMachine(RuleBasedStateMachine):
                     assert stopped or len(expected.tokens) == expected.submit.stop.max_tokens
                     del self.live[event.sequence_id]
                 case SequenceFailed(error=error):
-                    allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, InternalError)
+                    allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, EngineFailedError)
                     assert isinstance(error, allowed)
                     del self.live[event.sequence_id]
 

@@ -61,7 +61,7 @@ def test_what_ends_early_is_reported_with_the_reason() -> None:
     bench.submit(4, [1], FakeAdapter(adapter(4).digest, broken=True))
     bench.turns(4)
     assert {report.outcome for report in recorder.sequences[:2]} == {"QueueFullError", "cancelled"}
-    assert "InternalError" in {report.outcome for report in recorder.sequences}
+    assert "EngineFailedError" in {report.outcome for report in recorder.sequences}
     refused = recorder.sequences[0]
     assert (refused.queue_s, refused.slots_s, refused.time_to_first_token_s) == (None, None, None)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import InternalError, SlotsFullError
+from shared.errors import EngineFailedError, SlotsFullError
 from shared.ids import digest_of
 from tests.support.echo_model import EchoWeights
 from tests.support.waiting import until
@@ -85,7 +85,7 @@ async def test_closing_cancels_what_has_not_ended_only() -> None:
     from_engine(
         client,
         SequenceFinished(SequenceId(1), FinishReason.STOP, None, 0.0),
-        SequenceFailed(SequenceId(2), InternalError("x")),
+        SequenceFailed(SequenceId(2), EngineFailedError("x")),
     )
     await group.take()
     group.close()
@@ -140,7 +140,7 @@ async def test_a_deactivation_is_shared_and_withdrawn_with_the_last_who_waits() 
 async def test_when_the_engine_is_stuck_everybody_who_waits_is_told() -> None:
     client, _ = connected()
     groups = [client.submit([DRAFT]), client.submit([DRAFT, DRAFT])]
-    client.fail_all(InternalError("stuck"))
+    client.fail_all(EngineFailedError("stuck"))
     for group in groups:
         assert all(isinstance(event, SequenceFailed) for _, event in await group.take())
     assert client.open_sequences == 0

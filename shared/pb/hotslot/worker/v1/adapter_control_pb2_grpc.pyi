@@ -42,7 +42,8 @@ class AdapterControlServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING.
+    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
+    ENGINE_FAILED.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.UnloadAdapterRequest, _adapter_control_pb2.UnloadAdapterResponse]
     """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
@@ -96,7 +97,8 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING.
+    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
+    ENGINE_FAILED.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.UnloadAdapterRequest, _adapter_control_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
@@ -153,7 +155,8 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
         FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING.
+        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
+        ENGINE_FAILED.
         """
 
     @_abc_1.abstractmethod

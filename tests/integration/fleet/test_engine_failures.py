@@ -1,0 +1,111 @@
+"""A worker whose engine breaks or hangs costs its callers nothing while another worker is well."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from shared.coordination.directory import Directory
+from shared.coordination.records import WorkerState
+from shared.errors import EngineFailedError
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from shared.rpc.status import from_rpc_error
+from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.test_forwarding import ENDLESS, hold, read_on
+from tests.support.echo_model import EchoRunner
+from tests.support.echo_worker import make_request
+from tests.support.fleet import Member, fleet_of
+from tests.support.waiting import until, until_async
+
+
+class Breaking:
+    """Stands in for a runner's steps: each fails while it is told to."""
+
+    def __init__(self, runner: EchoRunner) -> None:
+        self.calls = 0
+        self.is_broken = True
+        self._run: Callable[..., Any] = runner.run
+        runner.run = self  # type: ignore[method-assign]
+
+    def __call__(self, segments: Any) -> Any:
+        self.calls += 1
+        if self.is_broken:
+            raise RuntimeError("out of memory")
+        return self._run(segments)
+
+
+async def test_an_engine_that_hangs_gives_its_requests_and_its_traffic_to_others_until_it_goes_on(
+    store: Catalogue, redis_url: str, directory: Directory
+) -> None:
+    async with fleet_of(2, store.endpoint, redis_url, engine_silence_s=1.0) as (front, holder):
+        for name in ("one", "two"):
+            await hold(directory, holder, store, name, front)
+
+        async def state() -> WorkerState:
+            records = (await directory.workers(SPEC.digest)).workers
+            return next(r.state for r in records if r.info.worker_id == holder.worker_id)
+
+        holder.model.runner.gate.clear()
+        assert (await (await front.calls()).generate("one")).started.worker_id == front.worker_id
+
+        async def is_passed_over() -> bool:
+            sight = await front.router.view.look([])
+            return await state() is WorkerState.DRAINING and sight is not None and len(sight.fleet.workers) == 1
+
+        await until_async(is_passed_over)
+        calls = await holder.calls()
+        assert (await calls.status()).state == control_pb.WORKER_STATE_DRAINING
+        assert (await calls.generate("two")).started.worker_id == front.worker_id, "its front door goes on"
+        with pytest.raises(grpc.RpcError) as caught:
+            await (await holder.calls(marked=True)).generate("two")
+        assert isinstance(from_rpc_error(caught.value), EngineFailedError)
+        holder.model.runner.gate.set()
+
+        async def is_back() -> bool:
+            return await state() is WorkerState.READY
+
+        await until_async(is_back)
+        assert (await (await holder.calls(marked=True)).generate("two")).started.worker_id == holder.worker_id
+        await until(lambda: holder.worker.parts.engine.open_sequences == 0)
+
+
+async def test_a_step_that_fails_before_the_first_token_is_computed_by_another_worker(
+    pair: list[Member], store: Catalogue, directory: Directory
+) -> None:
+    front, holder = pair
+    for name in ("one", "two"):
+        await hold(directory, holder, store, name, front)
+    broken = Breaking(holder.model.runner)
+    assert (await (await front.calls()).generate("one")).started.worker_id == front.worker_id
+    assert broken.calls == 1
+    broken.is_broken = False
+    answer = await (await front.calls()).generate("two")
+    assert answer.started.worker_id == holder.worker_id, "one request's step is no reason to avoid a worker"
+
+
+async def test_a_step_that_fails_after_the_first_token_is_the_callers_to_see(
+    pair: list[Member], store: Catalogue, directory: Directory
+) -> None:
+    front, holder = pair
+    holder.model.runner.step_s = 0.02
+    await hold(directory, holder, store, "one", front)
+    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=20)
+    assert (await call.read()).started.worker_id == holder.worker_id
+    Breaking(holder.model.runner)
+    with pytest.raises(grpc.RpcError) as caught:
+        await read_on(call)
+    assert isinstance(from_rpc_error(caught.value), EngineFailedError)
+    assert not front.model.decoder.decoded, "nobody else was asked"
+
+
+async def test_a_request_that_breaks_every_step_is_tried_once_on_each_worker(
+    pair: list[Member], store: Catalogue, directory: Directory
+) -> None:
+    front, holder = pair
+    await hold(directory, holder, store, "one", front)
+    broken = [Breaking(member.model.runner) for member in pair]
+    with pytest.raises(grpc.RpcError, match="under incident") as caught:
+        await (await front.calls()).generate("one")
+    assert isinstance(from_rpc_error(caught.value), EngineFailedError)
+    assert [each.calls for each in broken] == [1, 1]
