@@ -22,6 +22,7 @@ HotslotError
 │   └── AdapterNotLoadedError
 ├── ConflictError                 try again from the current state
 │   ├── EtagMismatchError
+│   ├── SourceChangedError        written to while it was read
 │   ├── StaleEpochError
 │   └── UploadBusyError
 ├── PreconditionError             the state does not allow it
@@ -247,6 +248,13 @@ class EtagMismatchError(ConflictError):
         super().__init__(
             f"{resource} changed since: its etag is {found!r}, the call expected {expected!r}; read it again"
         )
+
+
+class SourceChangedError(ConflictError):
+    """A source that was written to while it was read."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} changed while it was read; import it when its save is complete")
 
 
 class StaleEpochError(ConflictError):

@@ -54,6 +54,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.AdapterNotLoadedError, Code.NOT_FOUND, "ADAPTER_NOT_LOADED"),
     StatusRow(errors.ConflictError, Code.ABORTED, "CONFLICT"),
     StatusRow(errors.EtagMismatchError, Code.ABORTED, "ETAG_MISMATCH"),
+    StatusRow(errors.SourceChangedError, Code.ABORTED, "SOURCE_CHANGED"),
     StatusRow(errors.StaleEpochError, Code.ABORTED, "STALE_EPOCH"),
     StatusRow(errors.UploadBusyError, Code.ABORTED, "UPLOAD_BUSY"),
     StatusRow(errors.PreconditionError, Code.FAILED_PRECONDITION, "FAILED_PRECONDITION"),

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import BaseModelNotFoundError, InvalidAdapterError, SourceNotFoundError, UnavailableError
+from shared.errors import (
+    BaseModelNotFoundError,
+    InvalidAdapterError,
+    SourceChangedError,
+    SourceNotFoundError,
+    UnavailableError,
+)
 from shared.ids import Digest, TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
@@ -153,6 +159,13 @@ class Importer:
             log.info("import failed", source=source.key, error=str(task.exception()))
 
     async def _work(self, job: _Import, tenant: TenantId, source: Source, publication: Publication) -> VersionRecord:
+        try:
+            return await self._import(job, tenant, source, publication)
+        except SourceChangedError:
+            # Mostly a trainer's save that has landed in between, and is whole by now.
+            return await self._import(job, tenant, source, publication)
+
+    async def _import(self, job: _Import, tenant: TenantId, source: Source, publication: Publication) -> VersionRecord:
         job.enter(Stage.RESOLVING)
         content = await self._resolve(tenant, source)
         refusal_key = (tenant, content.key, publication.base_model)

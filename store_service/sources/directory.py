@@ -3,10 +3,11 @@
 import os
 import stat
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from shared.errors import QuotaExceededError, SourceForbiddenError, SourceNotFoundError
+from shared.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
 from store_service.execution.full_disk import no_room_is_a_quota
@@ -14,6 +15,34 @@ from store_service.sources.source import ReportBytes, stop_if
 
 COPY_BYTES = 1024 * 1024
 KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
+
+
+class Stamp(NamedTuple):
+    """Which file it is, and what changes with every write to it."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a file that was looked at."""
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def stamps_in(folder: Path) -> dict[str, Stamp]:
+    """The known files that a folder has now; raises SourceForbiddenError."""
+    stamps: dict[str, Stamp] = {}
+    for name in KNOWN_FILES:
+        try:
+            stamps[name] = stamp_of((folder / name).stat())
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise SourceForbiddenError(f"{folder / name} cannot be read: {exc.strerror}") from exc
+    return stamps
 
 
 class DirectorySource:
@@ -37,21 +66,11 @@ class DirectorySource:
     def resolve(self) -> "DirectoryContent":
         """The files that are there now; see `Source.resolve`."""
         folder = self._allowed_folder()
-        sizes_bytes: dict[str, int] = {}
-        stamps = []
-        for name in KNOWN_FILES:
-            try:
-                found = (folder / name).stat()
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                raise SourceForbiddenError(f"{folder / name} cannot be read: {exc.strerror}") from exc
-            sizes_bytes[name] = found.st_size
-            stamps.append((name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        stamps = stamps_in(folder)
         pickles = [name for name in PICKLE_FILES if (folder / name).exists()]
-        if not sizes_bytes and not pickles:
+        if not stamps and not pickles:
             raise SourceNotFoundError(f"{self._path} has neither {CONFIG_FILE} nor weights", self._path)
-        return DirectoryContent(self, folder, sizes_bytes, pickles, key=f"dir:{folder}#{stamps}")
+        return DirectoryContent(self, folder, stamps, pickles)
 
     def _allowed_folder(self) -> Path:
         path = Path(self._path)
@@ -78,7 +97,7 @@ class DirectorySource:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError as exc:
-            raise SourceNotFoundError(f"{path} is not there any more", self._path) from exc
+            raise SourceChangedError(str(path)) from exc
         except OSError as exc:
             raise SourceForbiddenError(f"{path} cannot be read: {exc.strerror}") from exc
         file = os.fdopen(descriptor, "rb")
@@ -93,23 +112,23 @@ class DirectorySource:
 class DirectoryContent:
     """The files of one folder, as they were when it was looked at."""
 
-    def __init__(
-        self, source: DirectorySource, folder: Path, sizes_bytes: dict[str, int], pickles: list[str], *, key: str
-    ) -> None:
+    def __init__(self, source: DirectorySource, folder: Path, stamps: Mapping[str, Stamp], pickles: list[str]) -> None:
         self._source = source
         self._folder = folder
-        self._names = list(sizes_bytes)
+        self._stamps = stamps
         self._pickles = pickles
-        self.key = key
+        self.key = f"dir:{folder}#{stamps}"
         """Changes with every change to the files."""
         self.origin = source.key
-        self.size_bytes = sum(sizes_bytes.values())
+        self.size_bytes = sum(stamp.size_bytes for stamp in stamps.values())
 
     def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
-        """Copy the known files; see `Content.fetch`."""
+        """Copy the known files, all of one save; see `Content.fetch`."""
         done_bytes = 0
-        for name in self._names:
+        for name, stamp in self._stamps.items():
             with self._source.open_inside(self._folder / name) as file, (target / name).open("xb") as copy:
+                if stamp_of(os.fstat(file.fileno())) != stamp:
+                    raise SourceChangedError(str(self._folder / name))
                 while block := file.read(COPY_BYTES):
                     stop_if(cancelled)
                     with no_room_is_a_quota(f"import of {self.origin}"):
@@ -117,6 +136,9 @@ class DirectoryContent:
                     done_bytes += len(block)
                     self._source.check_size(done_bytes)
                     report(done_bytes)
+        # The names still lead to the files that were copied, and nobody has written to these since.
+        if stamps_in(self._folder) != self._stamps:
+            raise SourceChangedError(str(self._folder))
         # A pickle is only ever mentioned, never opened.
-        files = {name: target / name for name in self._names} | {name: self._folder / name for name in self._pickles}
+        files = {name: target / name for name in self._stamps} | {name: self._folder / name for name in self._pickles}
         return Checkpoint(files)

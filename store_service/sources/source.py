@@ -49,7 +49,8 @@ class Content(Protocol):
         """Copy the checkpoint's files into an empty folder; blocks, and ends soon after `cancelled` is set.
 
         Raises SourceNotFoundError, SourceForbiddenError, SourceUnavailableError, DigestMismatchError,
-        QuotaExceededError and RequestCancelledError.
+        QuotaExceededError and RequestCancelledError; SourceChangedError where it is something else by now, which
+        resolving again finds.
         """
 
 

@@ -45,6 +45,7 @@ EXAMPLES: list[HotslotError] = [
     errors.AdapterNotLoadedError("acme/bot"),
     errors.ConflictError("conflict"),
     errors.EtagMismatchError("adapter 'x'", "a", "b"),
+    errors.SourceChangedError("/imports/bot"),
     errors.StaleEpochError("worker w", 3, 2),
     errors.UploadBusyError("sha256:" + "2" * 64),
     errors.PreconditionError("not now", "thing"),

@@ -2,10 +2,13 @@
 
 import asyncio
 import threading
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, nullcontext
 from pathlib import Path
 from unittest.mock import create_autospec
 
+import pytest
+
+from shared.errors import SourceChangedError
 from shared.ids import TenantId
 from shared.references import parse_reference
 from store_service.admission.admit import Checkpoint
@@ -34,6 +37,47 @@ class Stalled:
         cancelled.wait(30)
         stop_if(cancelled)
         raise AssertionError("nobody cancelled the fetch")
+
+
+class Restless:
+    """A source that somebody writes to while it is read, a few times."""
+
+    origin = "restless"
+    is_remote = False
+    size_bytes = 100
+
+    def __init__(self, num_changes: int) -> None:
+        self._num_changes = num_changes
+        self.num_looks = 0
+
+    @property
+    def key(self) -> str:
+        return f"look {self.num_looks}"
+
+    def resolve(self) -> Content:
+        self.num_looks += 1
+        return self
+
+    def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
+        if self.num_looks <= self._num_changes:
+            raise SourceChangedError("/imports/bot")
+        return Checkpoint({})
+
+
+@pytest.mark.parametrize(("num_changes", "is_imported"), [(1, True), (2, False)])
+async def test_a_source_that_changed_while_it_was_read_is_looked_at_once_more(
+    tmp_path: Path, num_changes: int, is_imported: bool
+) -> None:
+    with closing(Offload("admission", 1)) as admission:
+        registry = create_autospec(Registry, instance=True)
+        registry.publish.return_value = (version := object(), True)
+        importer = Importer(registry, tmp_path / "imports", admission, ImportOptions())
+        source, events = Restless(num_changes), []
+        with nullcontext() if is_imported else pytest.raises(SourceChangedError):
+            events = [event async for event in importer.run(TENANT, source, PUBLICATION)]
+        assert source.num_looks == 2
+        assert events[-1:] == [version] * is_imported
+        await importer.close()
 
 
 async def test_a_caller_hears_of_what_happened_while_it_was_being_told_of_something_else(tmp_path: Path) -> None:

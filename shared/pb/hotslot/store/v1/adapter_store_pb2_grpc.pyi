@@ -59,8 +59,8 @@ class AdapterStoreServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
     RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-    SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED
-    QUOTA_EXCEEDED.
+    SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
+    was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     ValidateAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ValidateAdapterRequest, _adapter_store_pb2.ValidateAdapterResponse]
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
@@ -207,8 +207,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
     RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-    SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED
-    QUOTA_EXCEEDED.
+    SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
+    was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     ValidateAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ValidateAdapterRequest, _adapter_store_pb2.ValidateAdapterResponse]  # type: ignore[assignment]
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
@@ -358,8 +358,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
         RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-        SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED
-        QUOTA_EXCEEDED.
+        SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
+        was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
         """
 
     @_abc_1.abstractmethod
