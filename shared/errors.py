@@ -50,6 +50,7 @@ HotslotError
 │   │   └── StoreBusyError        more calls than it can answer
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
+│   ├── AdaptersDisabledError     by one tenant, for itself, on one worker
 │   ├── EngineFailedError         a worker's engine broke or hangs; another worker's may not
 │   └── NoWorkersError
 ├── RequestDeadlineError
@@ -433,6 +434,10 @@ class SourceUnavailableError(UnavailableError):
 
 class CoordinationUnavailableError(UnavailableError):
     """Redis cannot be reached."""
+
+
+class AdaptersDisabledError(UnavailableError):
+    """A worker on which the tenant has switched its adapters off."""
 
 
 class EngineFailedError(UnavailableError):

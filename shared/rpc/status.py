@@ -82,6 +82,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.StoreBusyError, Code.UNAVAILABLE, "STORE_BUSY"),
     StatusRow(errors.SourceUnavailableError, Code.UNAVAILABLE, "SOURCE_UNAVAILABLE"),
     StatusRow(errors.CoordinationUnavailableError, Code.UNAVAILABLE, "COORDINATION_UNAVAILABLE"),
+    StatusRow(errors.AdaptersDisabledError, Code.UNAVAILABLE, "ADAPTERS_DISABLED"),
     StatusRow(errors.EngineFailedError, Code.UNAVAILABLE, "ENGINE_FAILED"),
     StatusRow(errors.NoWorkersError, Code.UNAVAILABLE, "NO_WORKERS"),
     StatusRow(errors.RequestDeadlineError, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),

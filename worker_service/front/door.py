@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shared.coordination.records import WorkerRecord
-from shared.errors import ExhaustedError, HotslotError, NoWorkersError, UnavailableError
+from shared.errors import AdaptersDisabledError, ExhaustedError, HotslotError, NoWorkersError, UnavailableError
 from shared.ids import Digest, TenantId
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
@@ -137,7 +137,7 @@ class FrontDoor:
     async def _here(self, call: Call) -> Events:
         with self.worker.admitted() as parts:
             if call.is_forwarded and call.request.adapters and not parts.policy.is_enabled(call.tenant):
-                raise UnavailableError(f"worker {self.worker.worker_id} has the tenant's adapters disabled")
+                raise AdaptersDisabledError(f"worker {self.worker.worker_id} has the tenant's adapters disabled")
             async with aclosing(parts.generation.generate(call.tenant, call.request, call.time_remaining())) as events:
                 async for event in events:
                     yield event

@@ -8,7 +8,13 @@ from contextlib import aclosing
 import structlog
 
 from shared.coordination.records import WorkerRecord
-from shared.errors import EngineFailedError, SourceUnavailableError, StoreUnavailableError, UnavailableError
+from shared.errors import (
+    AdaptersDisabledError,
+    EngineFailedError,
+    SourceUnavailableError,
+    StoreUnavailableError,
+    UnavailableError,
+)
 from shared.ids import Digest, WorkerId
 from shared.placement.policy import Candidate, Fleet
 from shared.placement.replica_policy import ReplicaPolicy
@@ -25,9 +31,9 @@ COUNT_EVERY_S = 0.02
 """How old the count of what was sent may be: taking it looks at every worker."""
 AVOID_S = 2.0
 """How long a worker that could not be reached is passed over; its lease may run on for longer."""
-# What says nothing about the next request: others' failures, and a step, which one request's data can make fail. An
-# engine that hangs is told of in Redis.
-NOT_THE_WORKER = (StoreUnavailableError, SourceUnavailableError, EngineFailedError)
+# What says nothing about the next request: others' failures, one tenant's switch, and a step, which one request's data
+# can make fail. An engine that hangs is told of in Redis.
+NOT_THE_WORKER = (StoreUnavailableError, SourceUnavailableError, AdaptersDisabledError, EngineFailedError)
 
 
 class Router:

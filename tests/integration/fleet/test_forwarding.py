@@ -206,6 +206,21 @@ async def test_the_called_workers_defaults_and_switches_hold_wherever_it_is_serv
     assert (await others.generate("two")).text == "base"
 
 
+async def test_a_tenants_switch_keeps_nobody_elses_requests_away(
+    pair: list[Member], store: Catalogue, directory: Directory
+) -> None:
+    front, holder = pair
+    tenant = TenantId("acme")
+    other = Catalogue(store.client.of(tenant), {})
+    await other.push("private", 7)
+    await hold(directory, holder, other, "private", front, tenant=tenant)
+    await hold(directory, holder, store, "one", front)
+    others = await holder.calls(tenant)
+    await others.control.DisableAdapters(control_pb.DisableAdaptersRequest(), timeout=10)
+    assert (await (await front.calls(tenant)).generate("private")).started.worker_id == front.worker_id
+    assert (await (await front.calls()).generate("one")).started.worker_id == holder.worker_id
+
+
 async def test_workers_of_another_kind_are_never_sent_anything(store: Catalogue, redis_url: str) -> None:
     async with (
         fleet_of(1, store.endpoint, redis_url) as (front,),

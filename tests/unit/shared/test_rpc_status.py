@@ -73,6 +73,7 @@ EXAMPLES: list[HotslotError] = [
     errors.StoreBusyError("too many calls", retry_after_s=0.75),
     errors.SourceUnavailableError("hub away"),
     errors.CoordinationUnavailableError("redis away", retry_after_s=0.5),
+    errors.AdaptersDisabledError("switched off"),
     errors.EngineFailedError("incident 2"),
     errors.NoWorkersError("none"),
     errors.RequestDeadlineError("too late"),

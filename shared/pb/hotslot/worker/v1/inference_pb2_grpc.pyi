@@ -46,7 +46,8 @@ class InferenceServiceStub:
     EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
-    ENGINE_FAILED (every worker that was tried failed, or this one did after the first token);
+    ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
+    (only to other workers, which then serve the request themselves);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
@@ -70,7 +71,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
-    ENGINE_FAILED (every worker that was tried failed, or this one did after the first token);
+    ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
+    (only to other workers, which then serve the request themselves);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
@@ -97,7 +99,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
-        ENGINE_FAILED (every worker that was tried failed, or this one did after the first token);
+        ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
+        (only to other workers, which then serve the request themselves);
         DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
         """
 
