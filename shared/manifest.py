@@ -63,6 +63,11 @@ class Manifest:
         return max(module.rank for module in self.modules)
 
     @property
+    def ranks_in_slots(self) -> int:
+        """The most ranks that a module takes in slots, where a bias is one more."""
+        return max(module.rank + module.has_bias for module in self.modules)
+
+    @property
     def has_biases(self) -> bool:
         """Whether any module has a bias."""
         return any(module.has_bias for module in self.modules)

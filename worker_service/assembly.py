@@ -116,7 +116,7 @@ def assemble(
         executor=executor,
     )
     provider = AdapterProvider(
-        store, loader, client, max_loading=limits.max_waiting, limits=options.references, disk=disk
+        store, loader, client, limits, limits=options.references, disk=disk
     )
     policy = AdapterPolicy()
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens, executor)

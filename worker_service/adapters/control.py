@@ -149,7 +149,11 @@ class AdapterControl:
         return sorted(held, key=lambda item: item.last_used_s, reverse=True)
 
     async def set_defaults(self, tenant: TenantId, selections: tuple[Selection, ...]) -> None:
-        """Load these, then give them to requests that name none. If one fails, nothing changes."""
+        """Load these, then give them to requests that name none. If one fails, nothing changes.
+
+        Errors as `load`, and InvalidRequestError when they never fit the slots together; then none is loaded.
+        """
+        await self.provider.resolve(tenant, selections)
         await asyncio.gather(*(self.load(tenant, selection.reference) for selection in selections))
         self.policy.set_defaults(tenant, selections)
 

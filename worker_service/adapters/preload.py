@@ -109,7 +109,7 @@ class _Preloading:
             if self.size_bytes + size_bytes > self.max_bytes:
                 return
             self.size_bytes += size_bytes
-            num_slots = math.ceil(version.manifest.max_rank / self.slot_rank)
+            num_slots = math.ceil(version.manifest.ranks_in_slots / self.slot_rank)
             async with provider.hold([version]) as (weights,):
                 provider.seen.note(version, provider.clock())
                 if num_slots <= self.free_slots:

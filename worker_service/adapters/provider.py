@@ -23,7 +23,9 @@ from worker_service.adapters.policy import Selection
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits, Resolver
 from worker_service.adapters.seen import SeenVersion, SeenVersions
 from worker_service.adapters.version import AdapterVersion
+from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import Activated, AdapterWeights
+from worker_service.engine.mix_size import mix_too_large
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.engine.tenant_places import TenantPlaces
 
@@ -70,8 +72,8 @@ class AdapterProvider:
     resolver: Resolver
     loader: Loader
     slots: SlotControl
-    max_loading: int
-    """Requests that may wait for adapters to be loaded; more are refused."""
+    engine: EngineLimits
+    """As many requests may wait for adapters to be loaded as for rows; more are refused."""
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
     clock: Callable[[], float] = time.monotonic
     disk: DiskTier | None = None
@@ -86,7 +88,7 @@ class AdapterProvider:
     seen: SeenVersions = field(init=False)
 
     def __post_init__(self) -> None:
-        self._loading = TenantPlaces(self.max_loading)
+        self._loading = TenantPlaces(self.engine.max_waiting)
         self.seen = SeenVersions(self._is_here)
         self.references = ReferenceCache(
             self.resolver, self.is_resident, self._prepare_swap, self._flipped, self.limits, self.clock
@@ -106,8 +108,18 @@ class AdapterProvider:
         return self.seen.with_blobs(self.disk.has) if self.disk is not None else frozenset()
 
     async def resolve(self, tenant: TenantId, selections: Sequence[Selection]) -> tuple[Chosen, ...]:
-        """The versions that serve a request which begins now. Raises the store's errors."""
+        """The versions that serve a request which begins now.
+
+        Raises the store's errors, and InvalidRequestError when they never fit the slots together.
+        """
         chosen = tuple([Chosen(s, await self.references.current(tenant, s.reference)) for s in selections])
+        mix = {item.version.digest: item for item in chosen}
+        # One that is too large by itself is RANK_TOO_LARGE, which the loader says.
+        if len(mix) > 1:
+            ranks = {str(item.selection.reference): item.version.manifest.ranks_in_slots for item in mix.values()}
+            error = mix_too_large(ranks, self.engine)
+            if error is not None:
+                raise error
         for item in chosen:
             self.seen.note(item.version, self.clock())
         return chosen
@@ -122,7 +134,7 @@ class AdapterProvider:
         cold = next((version for version in versions if not self.is_resident(version.digest)), None)
         if cold is not None and not self._loading.has_room(cold.tenant):
             raise QueueFullError(
-                f"{self.num_loading} requests wait for adapters to be loaded already, at most {self.max_loading} may, "
+                f"{self.num_loading} requests wait for adapters to be loaded already, at most {self.engine.max_waiting} may, "
                 "and no tenant may leave too little for others",
                 subject="loading",
                 retry_after_s=QUEUE_RETRY_AFTER_S,

@@ -220,7 +220,7 @@ class EngineCore:
         if command.pin:
             for sequence in list(self._scheduler.waiting):
                 if not sequence.holds_slots and not self._residency.slots.fits_ever(sequence.weights):
-                    self._fail(sequence, self._residency.slots_full(sequence.weights.values()))
+                    self._fail(sequence, self._residency.refusal(sequence.weights.values()))
 
     def _submit(self, submit: Submit) -> None:
         sequence = Sequence.new(submit)
@@ -244,7 +244,7 @@ class EngineCore:
                 retry_after_s=QUEUE_RETRY_AFTER_S,
             )
         if not self._residency.slots.fits_ever(sequence.weights):
-            return self._residency.slots_full(sequence.weights.values())
+            return self._residency.refusal(sequence.weights.values())
         if submit.deadline_s is not None:
             is_full = len(self._scheduler.running) >= self.limits.max_running
             wait_s = self._pace.row_wait_s(waiting.num_before(sequence)) if is_full else 0.0

@@ -10,6 +10,7 @@ from worker_service.engine.copies import Copy, CopyQueue
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.listener import ActivationReport, EngineListener
 from worker_service.engine.messages import Activate, Activated, AdapterWeights, Deactivate, ModelRunner
+from worker_service.engine.mix_size import mix_too_large
 from worker_service.engine.sequence import Sequence
 from worker_service.engine.slots import Reservation, SlotTable
 
@@ -129,7 +130,7 @@ class Residency:
         if holder is None:
             reservation = self.slots.reserve({weights.digest: weights}, self._clock())
             if reservation is None:
-                command.done(self.slots_full([weights]))
+                command.done(self.refusal([weights]))
                 return
             self._begin_copies(reservation, (weights,))
             holder = reservation.placed[0]
@@ -180,8 +181,11 @@ class Residency:
                 command.done(None)
         return any_left
 
-    def slots_full(self, wanted: Iterable[AdapterWeights]) -> SlotsFullError:
-        """The error for adapters that do not fit now."""
+    def refusal(self, wanted: Collection[AdapterWeights]) -> HotslotError:
+        """Why these adapters do not fit: now (SlotsFullError), or ever (InvalidRequestError)."""
+        error = mix_too_large({weights.digest: weights.max_rank for weights in wanted}, self._limits)
+        if error is not None:
+            return error
         needed = sum(self._limits.slots_for(weights.max_rank) for weights in wanted)
         in_use = sum(len(h.slots) for h in self.slots.holders if not h.evictable)
         return SlotsFullError(

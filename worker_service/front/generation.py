@@ -78,8 +78,8 @@ class Generation:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation: Started and the first Chunk or Finished together, then the rest.
 
-        Raises InvalidRequestError and its kinds, the store's and the loader's errors, SlotsFullError, QueueFullError,
-        and RequestDeadlineError.
+        Raises InvalidRequestError and its kinds (also for adapters that never fit the slots together), the store's and
+        the loader's errors, SlotsFullError, QueueFullError, and RequestDeadlineError.
         """
         clock = self.engine.clock
         accepted_s = clock()

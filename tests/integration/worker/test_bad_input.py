@@ -8,7 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
+from shared.errors import InvalidRequestError
 from shared.ids import digest_of
+from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.rpc.status import DETAILS_KEY, from_rpc_error, row_for
 from tests.support.echo_model import EchoModel, voice
@@ -82,6 +84,7 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
         "INVALID_REQUEST",
     ),
     "very many adapters": (("bot",) * 20_000, {}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "more ranks than all slots have": (("wide", "broad", "large"), {}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "very many tokens": (
         (),
         {"tokens": pb.TokenPrompt(token_ids=[1] * 10**6)},
@@ -106,6 +109,8 @@ def published(store: MemoryStore, model: EchoModel) -> str:
     store.add("foreign", digest_of(b"another base"))
     store.add("truncated", base, truncated=True)
     store.add("huge", base, rank=17)
+    for name in ("wide", "broad", "large"):
+        store.add(name, base, rank=12)
     store.add("fat", base, size_bytes=2**20 + 1)
     model.decoder.refuse.add(store.add("junk", base))
     rotten = store.add("rotten", base)
@@ -138,6 +143,29 @@ async def test_a_failure_before_the_first_token_sends_no_message(calls: Calls, p
     call = calls.inference.Generate(make_request("nobody"), timeout=5)
     with pytest.raises(grpc.aio.AioRpcError):
         await call.read()
+
+
+async def test_adapters_that_never_fit_together_are_refused_before_any_is_loaded(
+    calls: Calls, running: RunningWorker, store: MemoryStore, published: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calls.generate("wide", "broad", "large")
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, InvalidRequestError)
+    (violation,) = error.fields
+    assert violation.field == "adapters"
+    assert "6 slots ('wide:latest' takes 2, 'broad:latest' takes 2, 'large:latest' takes 2)" in violation.description
+    assert "this worker has 4" in violation.description
+    defaults = control_pb.SetDefaultAdaptersRequest(
+        adapters=[control_pb.DefaultAdapter(reference=name) for name in ("wide", "broad", "large")]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await calls.control.SetDefaultAdapters(defaults, timeout=5)
+    assert reason_of(caught.value) == "INVALID_REQUEST"
+    assert store.read_offsets == []
+    assert (await calls.generate()).text == "base", "the defaults have changed"
+    await calls.generate("wide", "broad")
+    running.assert_nothing_is_held()
 
 
 async def test_a_crowd_of_bad_requests_disturbs_nobody(calls: Calls, running: RunningWorker, published: str) -> None:

@@ -6,7 +6,7 @@ from shared.ids import Digest
 from tests.support.engine_bench import Bench, adapter, expected, small_limits
 from tests.support.fake_model import FakeAdapter
 from worker_service.engine.limits import EnginePolicy
-from worker_service.engine.messages import SequenceFailed
+from worker_service.engine.messages import Activate, SequenceFailed
 
 
 @pytest.mark.parametrize("prefix_cache", [False, True])
@@ -63,6 +63,15 @@ def test_a_sequence_past_its_deadline_fails_and_frees_its_row() -> None:
     failed = [e for e in bench.events if isinstance(e, SequenceFailed)]
     assert [(e.sequence_id, type(e.error).__name__) for e in failed] == [(1, "RequestDeadlineError")]
     assert bench.finished() == [2]
+
+
+def test_a_mix_that_never_fits_is_told_from_one_that_does_not_fit_now() -> None:
+    bench = Bench(small_limits())
+    bench.core.handle(Activate(adapter(9), True, lambda outcome: None))
+    bench.submit(1, [1], adapter(1), adapter(2))
+    bench.submit(2, [2], adapter(1, max_rank=8), adapter(2))
+    bench.run()
+    assert bench.failed() == {1: "SlotsFullError", 2: "InvalidRequestError"}
 
 
 def test_a_failing_copy_fails_only_the_sequences_that_wait_for_it() -> None:

@@ -25,6 +25,10 @@ def test_what_is_written_is_read_back(manifest: Manifest) -> None:
     assert parse_manifest(manifest.canonical_json(), manifest.digest) == manifest
 
 
+def test_a_bias_takes_a_rank_more_in_slots() -> None:
+    assert (PLAIN.ranks_in_slots, WITH_BIAS.ranks_in_slots, WITH_BIAS.max_rank) == (4, 5, 4)
+
+
 def test_a_bias_is_said_of_each_module_in_a_format_of_its_own() -> None:
     document = json.loads(WITH_BIAS.canonical_json())
     assert document["format"] == "hotslot.manifest/2"

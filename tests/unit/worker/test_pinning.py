@@ -11,6 +11,7 @@ from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from shared.manifest import AdapterModule, Manifest
 from shared.references import Reference, parse_reference
 from tests.support.echo_model import EchoDecoder
+from tests.support.engine_bench import small_limits
 from tests.support.fake_model import FakeAdapter
 from tests.support.waiting import until
 from worker_service.adapters.host_tier import HostTier
@@ -78,7 +79,7 @@ async def rig() -> Rig:
     slots, store = Slots(), NoStore()
     loader = Loader(store, EchoDecoder(), HostTier(1_000), LoaderLimits(), ThreadPoolExecutor(1))
     await loader.acquire(version("one"))
-    return Rig(slots, AdapterProvider(store, loader, slots, max_loading=1))
+    return Rig(slots, AdapterProvider(store, loader, slots, small_limits()))
 
 
 async def test_a_pin_that_is_cancelled_takes_nothing_from_one_under_way(rig: Rig) -> None:

@@ -147,7 +147,7 @@ class AdapterControlServiceServicer:
     def SetDefaultAdapters(self, request, context):
         """Sets what a request that names no adapters gets: one, several with weights, or the base (none).
 
-        Errors: as LoadAdapter.
+        Errors: as LoadAdapter; INVALID_ARGUMENT INVALID_REQUEST (also when they never fit the slots together).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

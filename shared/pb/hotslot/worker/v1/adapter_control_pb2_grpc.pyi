@@ -68,7 +68,7 @@ class AdapterControlServiceStub:
     SetDefaultAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.SetDefaultAdaptersRequest, _adapter_control_pb2.SetDefaultAdaptersResponse]
     """Sets what a request that names no adapters gets: one, several with weights, or the base (none).
 
-    Errors: as LoadAdapter.
+    Errors: as LoadAdapter; INVALID_ARGUMENT INVALID_REQUEST (also when they never fit the slots together).
     """
     EnableAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.EnableAdaptersRequest, _adapter_control_pb2.EnableAdaptersResponse]
     """Serves adapters again after DisableAdapters."""
@@ -123,7 +123,7 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     SetDefaultAdapters: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.SetDefaultAdaptersRequest, _adapter_control_pb2.SetDefaultAdaptersResponse]  # type: ignore[assignment]
     """Sets what a request that names no adapters gets: one, several with weights, or the base (none).
 
-    Errors: as LoadAdapter.
+    Errors: as LoadAdapter; INVALID_ARGUMENT INVALID_REQUEST (also when they never fit the slots together).
     """
     EnableAdapters: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.EnableAdaptersRequest, _adapter_control_pb2.EnableAdaptersResponse]  # type: ignore[assignment]
     """Serves adapters again after DisableAdapters."""
@@ -211,7 +211,7 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_adapter_control_pb2.SetDefaultAdaptersResponse, _abc.Awaitable[_adapter_control_pb2.SetDefaultAdaptersResponse]]:
         """Sets what a request that names no adapters gets: one, several with weights, or the base (none).
 
-        Errors: as LoadAdapter.
+        Errors: as LoadAdapter; INVALID_ARGUMENT INVALID_REQUEST (also when they never fit the slots together).
         """
 
     @_abc_1.abstractmethod

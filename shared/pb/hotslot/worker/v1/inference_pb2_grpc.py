@@ -62,8 +62,8 @@ class InferenceServiceServicer:
         digests); chunks follow; the last message per choice carries the finish reason. Nothing, headers included,
         is sent before the first token, so a call that fails earlier may be retried.
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault), INVALID_REFERENCE, PROMPT_TOO_LONG,
-        EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `adapters` also when these never fit the
+        slots together), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
         ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
