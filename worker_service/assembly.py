@@ -115,9 +115,7 @@ def assemble(
         limits=LoaderLimits(options.max_parallel_loads),
         executor=executor,
     )
-    provider = AdapterProvider(
-        store, loader, client, limits, limits=options.references, disk=disk
-    )
+    provider = AdapterProvider(store, loader, client, limits, limits=options.references, disk=disk)
     policy = AdapterPolicy()
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens, executor)
     generation = Generation(

@@ -134,8 +134,8 @@ class AdapterProvider:
         cold = next((version for version in versions if not self.is_resident(version.digest)), None)
         if cold is not None and not self._loading.has_room(cold.tenant):
             raise QueueFullError(
-                f"{self.num_loading} requests wait for adapters to be loaded already, at most {self.engine.max_waiting} may, "
-                "and no tenant may leave too little for others",
+                f"{self.num_loading} requests wait for adapters to be loaded already, at most "
+                f"{self.engine.max_waiting} may, and no tenant may leave too little for others",
                 subject="loading",
                 retry_after_s=QUEUE_RETRY_AFTER_S,
             )
