@@ -11,7 +11,14 @@ from client.checkpoint import CheckpointFile, checkpoint_files, file_digest
 from client.convert import catalogue as convert
 from client.rpc import Connection
 from client.types.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
-from shared.errors import BlobNotFoundError, DigestMismatchError, HotslotError, InternalError, InvalidAdapterError
+from shared.errors import (
+    BlobNotFoundError,
+    DigestMismatchError,
+    HotslotError,
+    InternalError,
+    InvalidAdapterError,
+    SourceUnavailableError,
+)
 from shared.ids import Digest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
@@ -133,19 +140,29 @@ class Admission:
         return [pb.UploadedFile(path=file.path, digest=digests[file]) for file in files], sent_bytes
 
     async def import_from_source(self, request: pb.ImportAdapterRequest, on_progress: OnProgress) -> Version:
-        """Follow an import to its end; a broken stream re-attaches to it by the same request."""
+        """Follow an import to its end; a broken stream re-attaches to it by the same request.
+
+        A source that does not answer is no broken stream: the store has tried it several times, and says when to come
+        back.
+        """
         stalls = 0
+        furthest = (pb.IMPORT_STAGE_UNSPECIFIED, -1)
         while True:
             try:
                 async with aclosing(
                     self._connection.stream(self._stub.ImportAdapter, request, IMPORT_TIMEOUT_S)
                 ) as stream:
                     async for message in stream:
-                        stalls = 0
                         if message.WhichOneof("event") == "version":
                             return convert.version_from(message.version)
+                        # The store tells each caller first how far it is, whatever comes of it.
+                        reached = (message.progress.stage, message.progress.done_bytes)
+                        if reached > furthest:
+                            furthest, stalls = reached, 0
                         on_progress(convert.progress_from(message.progress))
                 raise InternalError("the import ended without a version; the store's log says why")
+            except SourceUnavailableError:
+                raise
             except BROKEN_STREAM:
                 stalls += 1
                 if stalls > self._retry.max_stalls:

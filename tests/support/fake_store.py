@@ -147,6 +147,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         ]
         self.events: deque[list[store_pb2.WatchAdaptersResponse]] = deque()
         self.break_imports = 0
+        self.import_failure: HotslotError = StoreUnavailableError("the stream broke")
 
     async def CreateVersion(self, request: store_pb2.CreateVersionRequest, context: Any) -> Any:
         self.calls.create.append(request)
@@ -217,7 +218,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             progress=store_pb2.ImportProgress(stage=store_pb2.IMPORT_STAGE_FETCHING, done_bytes=10, total_bytes=20)
         )
         if self.calls.imports <= self.break_imports:
-            raise StoreUnavailableError("the stream broke")
+            raise self.import_failure
         yield store_pb2.ImportAdapterResponse(version=make_version())
 
 

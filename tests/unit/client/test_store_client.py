@@ -16,6 +16,7 @@ from shared.errors import (
     InvalidAdapterError,
     InvalidReferenceError,
     QuotaExceededError,
+    SourceUnavailableError,
     StoreUnavailableError,
     Violation,
 )
@@ -219,6 +220,22 @@ async def test_an_import_re_attaches_when_its_stream_breaks(store: StoreClient, 
     assert version.adapter == "pirate"
     assert fake_store.catalogue.calls.imports == 3
     assert heard[0] == TransferProgress(TransferStage.FETCHING, 10, 20)
+
+
+async def test_an_import_that_gets_no_further_is_given_up(store: StoreClient, fake_store: FakeStore) -> None:
+    fake_store.catalogue.break_imports = 1000
+    with pytest.raises(StoreUnavailableError, match="the stream broke"):
+        await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
+    assert fake_store.catalogue.calls.imports == FAST_RETRIES.max_stalls + 1
+
+
+async def test_a_source_that_does_not_answer_is_told_at_once(store: StoreClient, fake_store: FakeStore) -> None:
+    fake_store.catalogue.break_imports = 1000
+    fake_store.catalogue.import_failure = SourceUnavailableError("the hub is away", retry_after_s=5.0)
+    with pytest.raises(SourceUnavailableError, match="the hub is away") as raised:
+        await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
+    assert raised.value.retry_after_s == 5.0
+    assert fake_store.catalogue.calls.imports == 1
 
 
 async def test_a_manifest_that_is_not_its_digest_is_refused(store: StoreClient, fake_store: FakeStore) -> None:
