@@ -47,6 +47,14 @@ def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -
         violations.append(
             Violation.of("BAD_CONFIG_VALUE", "lora_parameters.scale", repr(scale), "a finite number", "it is no factor")
         )
+    alpha = parameters.get("alpha")
+    if alpha is not None and (not is_finite(alpha) or alpha != rank):
+        problem = (
+            "versions of mlx-lm differ on whether they scale by alpha / rank, too; remove it, and fold it into `scale` "
+            "where the version that trained this did"
+        )
+        expected = "no alpha, or one that equals rank"
+        violations.append(Violation.of("UNSUPPORTED_CONFIG", "lora_parameters.alpha", repr(alpha), expected, problem))
     for name in sorted(set(parameters) - {"rank", "scale", "dropout", "keys", "alpha"}):
         found, subject = repr(parameters[name]), f"lora_parameters.{name}"
         violations.append(_unknown(subject, found))

@@ -68,8 +68,12 @@ def check_settings(document: Mapping[str, Any], settings: LoraSettings, paths: S
 def check_scaling(document: Mapping[str, Any], path: str, rank: int, scaling: float) -> None:
     """A module's rank and scaling are those that PEFT gives, or mlx-lm."""
     if _is_of_mlx(document):
-        # mlx-lm multiplies arrays of floats by it.
-        theirs = (document["lora_parameters"]["rank"], float(document["lora_parameters"]["scale"]))
+        # mlx-lm multiplies arrays of floats by it. Versions that know alpha scale by alpha / rank, too.
+        parameters = document["lora_parameters"]
+        their_rank, their_alpha = parameters["rank"], parameters.get("alpha")
+        factor = float(parameters["scale"])
+        require(their_alpha is None or factor * (their_alpha / their_rank) == factor, f"alpha {their_alpha} is dropped")
+        theirs = (their_rank, factor)
     else:
         ranks, alphas = document.get("rank_pattern") or {}, document.get("alpha_pattern") or {}
         if not _is_tame(*ranks, *alphas):

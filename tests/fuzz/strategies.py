@@ -39,7 +39,9 @@ _configs = st.fixed_dictionaries(
         "layers_pattern": st.one_of(st.lists(_patterns, max_size=2), _patterns),
         "rank_pattern": st.dictionaries(_patterns, _numbers, max_size=3),
         "alpha_pattern": st.dictionaries(_patterns, _numbers, max_size=3),
-        "lora_parameters": st.dictionaries(st.sampled_from(["rank", "scale", "keys", "x"]), _numbers, max_size=3),
+        "lora_parameters": st.dictionaries(
+            st.sampled_from(["rank", "scale", "alpha", "keys", "x"]), _numbers, max_size=3
+        ),
     },
 )
 

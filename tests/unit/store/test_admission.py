@@ -157,6 +157,13 @@ def test_mlx_stores_transposed_and_names_its_factor(tmp_path: Path) -> None:
     assert check(mlx_adapter(), tmp_path / "mlx").require() == check(adapter(), tmp_path / "plain").require()
 
 
+@pytest.mark.parametrize("alpha", [None, RANK, float(RANK)])
+def test_an_alpha_of_mlx_that_means_the_same_in_every_version_is_taken(tmp_path: Path, alpha: float | None) -> None:
+    draft = mlx_adapter()
+    draft.config["lora_parameters"]["alpha"] = alpha
+    assert check(draft, tmp_path / "mlx").require() == check(adapter(), tmp_path / "plain").require()
+
+
 def test_the_normalised_blob_is_the_same_for_any_order_and_metadata(tmp_path: Path) -> None:
     draft = adapter()
     shuffled = draft.copy()
