@@ -36,10 +36,9 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.blobs.store import BlobKey, BlobStore, Stage, UploadStore
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
-from store_service.catalog.records import NewVersion, Resolution, VersionRecord
+from store_service.catalog.records import MAX_LABELS, NewVersion, Resolution, VersionRecord
 
 MAX_FILES = 64
-MAX_LABELS = 64
 MAX_LABEL_KEY_CHARS = 128
 MAX_LABEL_VALUE_CHARS = 512
 
@@ -132,8 +131,8 @@ class Registry:
         """Admit a checkpoint as a version; the flag is false where that version was there already.
 
         `on_admitted` is called between the checks and publishing.
-        Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, EtagMismatchError and
-        QuotaExceededError; nothing is visible then.
+        Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, InvalidRequestError (labels),
+        EtagMismatchError and QuotaExceededError; nothing is visible then.
         """
         _check_labels(publication.labels)
         base_name, base = self.base_of(checkpoint, publication.base_model)

@@ -31,7 +31,8 @@ from shared.references import parse_name, parse_reference, parse_tag
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")]
 LabelOption = Annotated[
-    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="Label the adapter; may be repeated.")
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Label the adapter; may be repeated. An empty VALUE removes it."),
 ]
 
 

@@ -126,6 +126,7 @@ class AdapterEventKind(StrEnum):
     ADAPTER_DELETED = "adapter_deleted"
     ADAPTER_UNDELETED = "adapter_undeleted"
     POLICY_CHANGED = "policy_changed"
+    LABELS_CHANGED = "labels_changed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,10 @@ class Catalog(Protocol):
         new_labels: dict[str, str],
         tag_etag: str,
     ) -> tuple[VersionRecord, bool]:
-        """Add a version, and move a tag to it; the flag is false where the version was there. Labels are merged.
+        """Add a version, and move a tag to it; the flag is false where the version was there. Labels are merged;
+        an empty value removes one.
 
-        Raises EtagMismatchError, in which case nothing is changed.
+        Raises EtagMismatchError, and InvalidRequestError for more than MAX_LABELS, in which case nothing is changed.
         """
 
     def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:

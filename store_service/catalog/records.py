@@ -11,6 +11,9 @@ from shared.placement.replica_policy import ReplicaPolicy
 PINNED_LABEL = ("hotslot.pinned", "true")
 """On an adapter: the weights of its versions stay on the store's local disk."""
 
+MAX_LABELS = 64
+"""Of one adapter, so that its message stays within what clients take."""
+
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
@@ -143,6 +146,7 @@ class EventKind(StrEnum):
     ADAPTER_DELETED = "adapter_deleted"
     ADAPTER_UNDELETED = "adapter_undeleted"
     POLICY_CHANGED = "policy_changed"
+    LABELS_CHANGED = "labels_changed"
 
 
 @dataclass(frozen=True, slots=True)

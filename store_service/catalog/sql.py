@@ -55,7 +55,7 @@ class SqlCatalog:
         new_labels: dict[str, str],
         tag_etag: str,
     ) -> tuple[VersionRecord, bool]:
-        """Add a version, and move a tag to it; raises EtagMismatchError."""
+        """Add a version, and move a tag to it; raises EtagMismatchError and InvalidRequestError."""
         with self._changing(tenant) as (connection, change):
             adapter = writes.adapter_for_writing(connection, change, tenant, name)
             digest = version.manifest.digest
@@ -65,7 +65,7 @@ class SqlCatalog:
             created = row is None
             if row is None:
                 row = writes.insert_version(connection, change, adapter, version)
-            writes.merge_labels(connection, adapter, new_labels)
+            writes.merge_labels(connection, change, adapter, new_labels)
             if tag is not None:
                 writes.move_tag(connection, change, adapter, tag, row, tag_etag)
             return reads.version_record(connection, adapter, row), created

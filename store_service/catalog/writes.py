@@ -4,13 +4,13 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, update
+from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from shared.errors import AdapterNotFoundError, EtagMismatchError
+from shared.errors import AdapterNotFoundError, EtagMismatchError, FieldViolation, InvalidRequestError
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
-from store_service.catalog.records import EventKind, NewVersion
+from store_service.catalog.records import MAX_LABELS, EventKind, NewVersion
 from store_service.catalog.tables import adapters, labels, tags, versions
 
 
@@ -72,12 +72,31 @@ def insert_version(connection: Connection, change: Change, adapter: Row[Any], ve
     return reads.version_row(connection, adapter, manifest.digest)
 
 
-def merge_labels(connection: Connection, adapter: Row[Any], new_labels: dict[str, str]) -> None:
-    """Set labels, leaving those of other keys."""
-    for key, value in new_labels.items():
-        connection.execute(delete(labels).where(labels.c.adapter_id == adapter.id, labels.c.key == key))
-        checksum = checksums.label_checksum(adapter, SimpleNamespace(key=key, value=value))
-        connection.execute(insert(labels).values(adapter_id=adapter.id, key=key, value=value, checksum=checksum))
+def merge_labels(connection: Connection, change: Change, adapter: Row[Any], new_labels: dict[str, str]) -> None:
+    """Set labels, leaving those of other keys; an empty value removes one.
+
+    Raises InvalidRequestError where the adapter would have more of them than MAX_LABELS.
+    """
+    rows = connection.execute(select(labels).where(labels.c.adapter_id == adapter.id))
+    stored = {row.key: (row.value, row.checksum) for row in rows}
+    wanted = {
+        key: (value, checksums.label_checksum(adapter, SimpleNamespace(key=key, value=value))) if value else None
+        for key, value in new_labels.items()
+    }
+    changed = {key: label for key, label in wanted.items() if stored.get(key) != label}
+    if not changed:
+        return
+    added = {key for key, label in changed.items() if label is not None} - stored.keys()
+    num_after = len(stored | wanted) - sum(label is None for label in wanted.values())
+    if added and num_after > MAX_LABELS:
+        problem = f"{adapter.name} would have {num_after}, at most {MAX_LABELS}; an empty value removes one"
+        raise InvalidRequestError([FieldViolation("labels", problem)])
+    connection.execute(delete(labels).where(labels.c.adapter_id == adapter.id, labels.c.key.in_(changed)))
+    for key, label in changed.items():
+        if label is not None:
+            value, checksum = label
+            connection.execute(insert(labels).values(adapter_id=adapter.id, key=key, value=value, checksum=checksum))
+    change.add_event(EventKind.LABELS_CHANGED, adapter.id, adapter.name, None, None)
 
 
 def move_tag(

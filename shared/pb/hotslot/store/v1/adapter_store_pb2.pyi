@@ -58,6 +58,8 @@ class _AdapterEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adap
     ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: _AdapterEventKind.ValueType  # 6
     ADAPTER_EVENT_KIND_POLICY_CHANGED: _AdapterEventKind.ValueType  # 7
     """Set or removed."""
+    ADAPTER_EVENT_KIND_LABELS_CHANGED: _AdapterEventKind.ValueType  # 8
+    """Set, replaced or removed, by whatever admitted a version."""
 
 class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper): ...
 
@@ -70,6 +72,8 @@ ADAPTER_EVENT_KIND_ADAPTER_DELETED: AdapterEventKind.ValueType  # 5
 ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: AdapterEventKind.ValueType  # 6
 ADAPTER_EVENT_KIND_POLICY_CHANGED: AdapterEventKind.ValueType  # 7
 """Set or removed."""
+ADAPTER_EVENT_KIND_LABELS_CHANGED: AdapterEventKind.ValueType  # 8
+"""Set, replaced or removed, by whatever admitted a version."""
 Global___AdapterEventKind: _TypeAlias = AdapterEventKind  # noqa: Y015
 
 class _BaseModuleKind:
@@ -128,7 +132,7 @@ class Adapter(_message.Message):
     name: _builtins.str
     num_versions: _builtins.int
     etag: _builtins.str
-    """Changes with every change to the adapter or its tags."""
+    """Changes with every change to the adapter, its tags or its labels."""
     @_builtins.property
     def tags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tag]: ...
     @_builtins.property
@@ -478,7 +482,9 @@ class ImportAdapterRequest(_message.Message):
     @_builtins.property
     def directory(self) -> Global___DirectorySource: ...
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in CreateVersionRequest."""
+
     def __init__(
         self,
         *,
@@ -647,7 +653,11 @@ class CreateVersionRequest(_message.Message):
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]: ...
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Labels of the adapter to set; those of other keys stay, and an empty value removes one. An adapter has at most 64,
+        with keys of at most 128 characters and values of at most 512.
+        """
+
     def __init__(
         self,
         *,

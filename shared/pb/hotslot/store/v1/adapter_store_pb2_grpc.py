@@ -181,10 +181,10 @@ class AdapterStoreServiceServicer:
         already. A source that does not exist, or content that is not valid, is refused again for
         import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
-        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-        RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-        SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
-        was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+        BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
+        (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -205,10 +205,10 @@ class AdapterStoreServiceServicer:
         """Admits uploaded files as a version and, if the reference carries a tag (or none: `latest`), points the
         tag at it. The same content gives the same version again.
 
-        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-        RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-        ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
-        disk and was discarded: send it again).
+        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+        BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
+        upload has rotted on the store's disk and was discarded: send it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,10 +57,10 @@ class AdapterStoreServiceStub:
     already. A source that does not exist, or content that is not valid, is refused again for
     import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
-    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-    RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-    SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
-    was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+    BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
+    (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     ValidateAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ValidateAdapterRequest, _adapter_store_pb2.ValidateAdapterResponse]
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
@@ -73,10 +73,10 @@ class AdapterStoreServiceStub:
     """Admits uploaded files as a version and, if the reference carries a tag (or none: `latest`), points the
     tag at it. The same content gives the same version again.
 
-    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-    RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-    ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
-    disk and was discarded: send it again).
+    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+    BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
+    upload has rotted on the store's disk and was discarded: send it again).
     """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]
     """Says which tags an adapter has, how many versions, and which is the newest.
@@ -205,10 +205,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     already. A source that does not exist, or content that is not valid, is refused again for
     import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
-    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-    RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-    SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
-    was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+    BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
+    (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     ValidateAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ValidateAdapterRequest, _adapter_store_pb2.ValidateAdapterResponse]  # type: ignore[assignment]
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
@@ -221,10 +221,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """Admits uploaded files as a version and, if the reference carries a tag (or none: `latest`), points the
     tag at it. The same content gives the same version again.
 
-    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-    RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-    ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
-    disk and was discarded: send it again).
+    Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+    BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
+    upload has rotted on the store's disk and was discarded: send it again).
     """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """Says which tags an adapter has, how many versions, and which is the newest.
@@ -356,10 +356,10 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         already. A source that does not exist, or content that is not valid, is refused again for
         import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
-        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-        RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND, BASE_MODEL_NOT_FOUND; PERMISSION_DENIED
-        SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED (a folder was written to while it
-        was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+        BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
+        (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
         """
 
     @_abc_1.abstractmethod
@@ -384,10 +384,10 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Admits uploaded files as a version and, if the reference carries a tag (or none: `latest`), points the
         tag at it. The same content gives the same version again.
 
-        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation); FAILED_PRECONDITION BASE_MODEL_MISMATCH,
-        RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND, BASE_MODEL_NOT_FOUND; ABORTED
-        ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an upload has rotted on the store's
-        disk and was discarded: send it again).
+        Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
+        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+        BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
+        upload has rotted on the store's disk and was discarded: send it again).
         """
 
     @_abc_1.abstractmethod
