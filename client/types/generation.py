@@ -27,12 +27,14 @@ class Sampling:
     """How the next token is chosen; the defaults are greedy."""
 
     temperature: float = 0.0
+    """0 to 100; below 0.00001 it is greedy."""
     top_k: int = 0
     """0 means no limit."""
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int | None = None
     repetition_penalty: float = 1.0
+    """0.01 to 100."""
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)

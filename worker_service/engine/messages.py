@@ -34,11 +34,16 @@ class AdapterWeights(Protocol):
         ...
 
 
+MIN_TEMPERATURE = 1e-5
+"""Below this logits divided by it leave the range of fp32; what it draws is the most likely token anyway."""
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """How a sequence's next token is chosen; the defaults are greedy."""
 
     temperature: float = 0.0
+    """Below MIN_TEMPERATURE it is greedy."""
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
@@ -50,6 +55,11 @@ class SamplingOptions:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: bool = False
     num_alternatives: int = 0
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the most likely token is taken."""
+        return self.temperature < MIN_TEMPERATURE
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from worker_service.front.requests import (
 
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 2.0
-MAX_REPETITION_PENALTY = 100.0
+# A factor on logits: far beyond this they leave the range of fp32.
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.01, 100.0
 MAX_BIAS = 100.0
 MAX_BIASED_TOKENS = 1_024
 MAX_WEIGHT = 100.0
@@ -146,10 +147,9 @@ def _sampling_problems(request: GenerationRequest, limits: RequestLimits) -> Ite
         yield _number("sampling.top_p", sampling.top_p, "above 0 and at most 1")
     if not 0 <= sampling.min_p <= 1:
         yield _number("sampling.min_p", sampling.min_p, "between 0 and 1")
-    if not 0 < sampling.repetition_penalty <= MAX_REPETITION_PENALTY:
-        yield _number(
-            "sampling.repetition_penalty", sampling.repetition_penalty, f"above 0, at most {MAX_REPETITION_PENALTY:g}"
-        )
+    if not MIN_REPETITION_PENALTY <= sampling.repetition_penalty <= MAX_REPETITION_PENALTY:
+        expected = f"between {MIN_REPETITION_PENALTY:g} and {MAX_REPETITION_PENALTY:g}"
+        yield _number("sampling.repetition_penalty", sampling.repetition_penalty, expected)
     for name in ("presence_penalty", "frequency_penalty"):
         value = getattr(sampling, name)
         if not abs(value) <= MAX_PENALTY:

@@ -24,7 +24,7 @@ def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[Sampled
         if _changes_logits(options[row], segment):
             logits_RV[row] = _adjust(logits_RV[row], options[row], segment)
     token_ids = logits_RV.argmax(-1)
-    drawn = [row for row, option in enumerate(options) if option.temperature > 0.0]
+    drawn = [row for row, option in enumerate(options) if not option.is_greedy]
     if drawn:
         token_ids[drawn] = _draw(logits_RV[drawn], [segments[row] for row in drawn])
     chosen = token_ids.tolist()

@@ -236,7 +236,7 @@ class SamplingParams(_message.Message):
     FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
     LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
-    """0 or not set is greedy."""
+    """0 or not set is greedy, and so is all below 0.00001; at most 100."""
     top_k: _builtins.int
     """0 means no limit."""
     top_p: _builtins.float
@@ -245,7 +245,7 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Makes the request reproducible, whatever the batch around it."""
     repetition_penalty: _builtins.float
-    """Not set means 1: none."""
+    """Not set means 1: none; between 0.01 and 100."""
     presence_penalty: _builtins.float
     frequency_penalty: _builtins.float
     @_builtins.property

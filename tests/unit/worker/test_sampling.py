@@ -1,0 +1,101 @@
+"""What is drawn: a legal token with a finite log-probability, however extreme the settings that validation accepts."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.front.requests import GenerationRequest, TokenPrompt
+from worker_service.front.validation import (
+    MAX_BIAS,
+    MAX_PENALTY,
+    MAX_REPETITION_PENALTY,
+    MAX_TEMPERATURE,
+    MIN_REPETITION_PENALTY,
+    RequestLimits,
+    check,
+)
+from worker_service.model.sampling import sample
+
+VOCAB_SIZE = 64
+LIMITS = RequestLimits(VOCAB_SIZE, max_sequence_tokens=512, max_choices=16, max_adapters=4)
+HISTORY = (3, 4, 7, 7, 9)
+NUM_PROMPT_TOKENS = 2
+BANNED = frozenset({0, 5})
+TINY = (5e-324, 1e-46, 1e-40, 1e-38, 1e-37, 1e-20, 1e-9)
+
+
+def near(lowest: float, highest: float) -> st.SearchStrategy[float]:
+    """The whole range, with its ends and what is hardly anything."""
+    ends = [x for x in (lowest, highest, 0.0, 1.0, *TINY, *(-x for x in TINY)) if lowest <= x <= highest]
+    return st.one_of(st.sampled_from(ends), st.floats(lowest, highest))
+
+
+ACCEPTED = st.builds(
+    SamplingOptions,
+    temperature=near(0.0, MAX_TEMPERATURE),
+    top_k=st.sampled_from([0, 1, 2, VOCAB_SIZE, VOCAB_SIZE + 1, 2**31 - 1]),
+    top_p=near(5e-324, 1.0),
+    min_p=near(0.0, 1.0),
+    seed=st.integers(0, 2**64 - 1),
+    repetition_penalty=near(MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
+    presence_penalty=near(-MAX_PENALTY, MAX_PENALTY),
+    frequency_penalty=near(-MAX_PENALTY, MAX_PENALTY),
+    logit_bias=st.dictionaries(st.integers(0, VOCAB_SIZE - 1), near(-MAX_BIAS, MAX_BIAS), max_size=4).map(
+        lambda biases: tuple(biases.items())
+    ),
+    logprobs=st.just(True),
+    num_alternatives=st.integers(0, 20),
+)
+
+
+def logits_of(seed: int, scale: float) -> torch.Tensor:
+    """`[1, V]`."""
+    return torch.randn(1, VOCAB_SIZE, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def segment(options: SamplingOptions, banned: frozenset[int] = frozenset()) -> Segment:
+    return Segment(HISTORY, 0, (0,), (), options, HISTORY, NUM_PROMPT_TOKENS, banned)
+
+
+# A head puts out some tens; 65,504 is the most that fp16 holds.
+@given(
+    options=ACCEPTED,
+    seed=st.integers(0, 100),
+    scale=st.sampled_from([0.0, 1e-30, 1.0, 30.0, 16_000.0]),
+    bans=st.booleans(),
+)
+@example(options=SamplingOptions(temperature=1e-38, logprobs=True), seed=0, scale=5.0, bans=False)
+@example(options=SamplingOptions(1e-5, repetition_penalty=0.01, logprobs=True), seed=0, scale=16_000.0, bans=True)
+@settings(max_examples=300, deadline=None)
+def test_every_accepted_setting_draws_a_legal_token_with_a_finite_logprob(
+    options: SamplingOptions, seed: int, scale: float, bans: bool
+) -> None:
+    check(GenerationRequest(TokenPrompt(HISTORY), sampling=options), LIMITS)
+    banned = BANNED if bans else frozenset()
+    (token,) = sample(logits_of(seed, scale), [segment(options, banned)])
+    assert 0 <= token.token_id < VOCAB_SIZE
+    assert token.token_id not in banned
+    assert token.logprob is not None
+    assert math.isfinite(token.logprob)
+    assert len(token.alternatives) == options.num_alternatives
+    assert all(math.isfinite(other.logprob) for other in token.alternatives)
+
+
+@pytest.mark.parametrize("temperature", [0.0, *TINY, 1e-6, 1e-5])
+def test_hardly_any_temperature_takes_the_most_likely_token(temperature: float) -> None:
+    for seed in range(20):
+        logits_RV = logits_of(seed, 5.0)
+        (token,) = sample(logits_RV.clone(), [segment(SamplingOptions(temperature, seed=seed))])
+        assert token.token_id == int(logits_RV.argmax())
+
+
+def test_what_a_row_draws_depends_on_no_row_beside_it() -> None:
+    rows = [SamplingOptions(1.0, seed=7), SamplingOptions(0.5, top_p=0.5, seed=8), SamplingOptions()]
+    logits_RV = torch.cat([logits_of(seed, 3.0) for seed in range(3)])
+    together = sample(logits_RV.clone(), [segment(options) for options in rows])
+    alone = [sample(logits_RV[row : row + 1].clone(), [segment(rows[row])])[0] for row in range(3)]
+    assert together == alone
