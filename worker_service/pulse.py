@@ -23,6 +23,8 @@ MAX_SILENCES = 4
 a process that was stopped for a while, with its engine, has asked once."""
 TOLD_SHARE = 0.5
 """Change of the load, by rows, that others hear of at once rather than with the next heartbeat."""
+MAX_USERS = 64
+"""Tenants of one version that are reported, those that used it last: every router reads them with the placement."""
 
 _STATES = {
     State.STARTING: WorkerState.STARTING,
@@ -126,16 +128,16 @@ class Pulse:
         """Everything in host memory, where those in slots are too, and what is left on the disk."""
         provider = self._parts.provider
         holders = {h.digest for h in self._snapshot.holders if h.ready} if self._snapshot is not None else set()
-        users = provider.seen.latest_users()
+        users = provider.seen.latest_users(MAX_USERS)
         residents = []
         tiers = dict.fromkeys(provider.versions_on_disk(), Tier.DISK)
         for entry in provider.loader.tier.entries():
             digest = entry.weights.digest
             tiers[digest] = Tier.SLOT if digest in holders else Tier.HOST
         for digest, tier in tiers.items():
-            tenant, reference = users.get(digest, (DEFAULT_TENANT, ""))
-            name = str(parse_reference(reference).name) if reference else ""
+            names = [(tenant, str(parse_reference(text).name)) for tenant, text in users.get(digest, ())]
+            (tenant, name), *others = names or [(DEFAULT_TENANT, "")]
             pinned = provider.pins.is_pinned(digest) or bool(provider.num_keeping(digest))
             demand = self._meter.reported(digest)
-            residents.append(Resident(digest, tier, pinned, name, tenant, demand))
+            residents.append(Resident(digest, tier, pinned, name, tenant, demand, tuple(others)))
         return tuple(sorted(residents, key=lambda resident: resident.digest))

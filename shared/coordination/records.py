@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -116,10 +116,19 @@ class Resident:
     name: str = ""
     """The reference's name by which it was last served, for people."""
     tenant: TenantId = DEFAULT_TENANT
-    """Whose name that is; nobody else is shown it."""
+    """Whose name that is; others are shown their own."""
     demand: float = 0.0
     """Sequences of this version in flight here, by the rows that can run at once: its steps are coarse and slow
     (`shared.placement.demand`), so that it seldom changes."""
+    others: tuple[tuple[TenantId, str], ...] = ()
+    """Further tenants that use the same content here, each with its own name for it."""
+
+    def seen_by(self, tenant: TenantId) -> "Resident | None":
+        """As a tenant is shown it, under its own name and nobody else's; None when it did not use it here."""
+        for user, name in ((self.tenant, self.name), *self.others):
+            if user == tenant:
+                return replace(self, tenant=user, name=name, others=())
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,15 +198,18 @@ def decode_worker(fields: Mapping[str, str]) -> WorkerRecord:
 
 def encode_resident(resident: Resident) -> str:
     """As a value of a residency or placements hash; the digest or worker is the field's name."""
-    document = [resident.tier.value, int(resident.pinned), resident.tenant, resident.name, resident.demand]
+    names = resident.tenant, resident.name
+    document = [resident.tier.value, int(resident.pinned), *names, resident.demand, resident.others]
     return json.dumps(document, separators=(",", ":"))
 
 
 def decode_resident(digest: str, value: str) -> Resident:
-    """From a value of a residency or placements hash. Later versions may append elements, as `demand` once was."""
+    """From a value of a residency or placements hash. Later versions may append elements, as `demand` and `others`
+    once were."""
     tier, pinned, tenant, name, *rest = json.loads(value)
     demand = float(rest[0]) if rest else 0.0
-    return Resident(Digest(digest), Tier(tier), bool(pinned), str(name), TenantId(tenant), demand)
+    others = tuple((TenantId(user), str(its_name)) for user, its_name in rest[1]) if len(rest) > 1 else ()
+    return Resident(Digest(digest), Tier(tier), bool(pinned), str(name), TenantId(tenant), demand, others)
 
 
 def decode_changes(revision: int, worker_id: str, value: str) -> list[PlacementChange]:

@@ -127,11 +127,12 @@ class PlacementQueries:
         async with aclosing(self._in_order(wanted, worker_id, after)) as placements:
             async for pool, placement in placements:
                 key = (pool, placement.worker_id, placement.resident.digest)
-                if key <= after or placement.resident.tenant != tenant:
+                resident = placement.resident.seen_by(tenant)
+                if key <= after or resident is None:
                     continue
                 if len(page) == limit:
                     return page, position
-                page.append(placement)
+                page.append(Placement(placement.worker_id, resident))
                 position = key
         return page, None
 

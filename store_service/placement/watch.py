@@ -85,8 +85,9 @@ async def watch_placements(
 async def _state(directory: Directory, pool: Digest, tenant: TenantId) -> AsyncGenerator[Placement, None]:
     for record in (await directory.workers(pool)).workers:
         for placement in await directory.residency(pool, record.info.worker_id):
-            if placement.resident.tenant == tenant:
-                yield placement
+            resident = placement.resident.seen_by(tenant)
+            if resident is not None:
+                yield Placement(placement.worker_id, resident)
 
 
 async def _read(directory: Directory, at: _Followed) -> tuple[int, bool]:
@@ -117,8 +118,10 @@ def _settled_events(at: _Followed, settled: int, tenant: TenantId) -> list[Watch
 
 def _visible(change: PlacementChange, tenant: TenantId, revision: int) -> list[WatchEvent]:
     """What a tenant may see of a change: the part that happened under its own name."""
-    if change.after is not None and change.after.tenant == tenant:
-        return [WatchEvent(revision, Placement(change.worker_id, change.after))]
-    if change.before is not None and change.before.tenant == tenant:
-        return [WatchEvent(revision, Placement(change.worker_id, change.before), removed=True)]
+    before = change.before.seen_by(tenant) if change.before is not None else None
+    after = change.after.seen_by(tenant) if change.after is not None else None
+    if after is not None:
+        return [WatchEvent(revision, Placement(change.worker_id, after))] if after != before else []
+    if before is not None:
+        return [WatchEvent(revision, Placement(change.worker_id, before), removed=True)]
     return []

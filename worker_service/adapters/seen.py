@@ -55,10 +55,17 @@ class SeenVersions:
         """What a tenant used, by digest."""
         return {digest: seen for (owner, digest), seen in self._seen.items() if owner == tenant}
 
-    def latest_users(self) -> dict[Digest, tuple[TenantId, str]]:
-        """For each version the tenant and the reference that used it last."""
-        by_use = sorted(self._seen.items(), key=lambda item: item[1].last_used_s)
-        return {digest: (tenant, next(reversed(seen.references))) for (tenant, digest), seen in by_use}
+    def latest_users(self, most: int) -> dict[Digest, list[tuple[TenantId, str]]]:
+        """For each version the tenants that used it last, by name, each with the reference that it used last.
+
+        By name, so that who uses it over and over in turns changes nothing.
+        """
+        users: dict[Digest, list[tuple[TenantId, str]]] = {}
+        for (tenant, digest), seen in sorted(self._seen.items(), key=lambda item: -item[1].last_used_s):
+            of_version = users.setdefault(digest, [])
+            if len(of_version) < most:
+                of_version.append((tenant, next(reversed(seen.references))))
+        return {digest: sorted(of_version) for digest, of_version in users.items()}
 
     def with_blobs(self, has_blob: Callable[[Digest], bool]) -> frozenset[Digest]:
         """The versions whose weights blob somebody has."""

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import grpc
@@ -13,7 +13,7 @@ import pytest
 
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import Tier, WorkerLoad, WorkerState
+from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
 from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.errors import (
     AdapterNotFoundError,
@@ -280,6 +280,30 @@ async def test_a_tenant_is_shown_its_own_placements_only(rig: Rig) -> None:
     metadata = [("hotslot-tenant", "globex")]
     theirs = await rig.call(rig.stub.ListPlacements(pb.ListPlacementsRequest(), metadata=metadata))
     assert [p.adapter_digest for p in theirs.placements] == [digest(2)]
+
+
+async def test_content_that_two_tenants_use_is_shown_to_each_under_its_own_name(rig: Rig) -> None:
+    globex = TenantId("globex")
+    mine = Resident(digest(1), Tier.HOST, name="mine")
+    own = Resident(digest(2), Tier.HOST, name="own", tenant=globex)
+    member = await joined(rig.redis, "w-1", mine, own)
+    calls = {tenant: [("hotslot-tenant", tenant)] for tenant in ("default", globex)}
+    watches = {t: rig.stub.WatchPlacements(pb.WatchPlacementsRequest(), metadata=m) for t, m in calls.items()}
+    for tenant, name in (("default", "mine"), (globex, "own")):
+        assert [m.placement.adapter for m in await take(watches[tenant], 1)] == [name]
+    # Another tenant's first and last use are nothing that the first one hears of; a new tier is.
+    await member.report(replace(mine, others=((globex, "theirs"),)), own)
+    assert [(m.placement.adapter, m.removed) for m in await take(watches[globex], 1)] == [("theirs", False)]
+    for tenant, name in (("default", "mine"), (globex, "theirs")):
+        request = pb.ListPlacementsRequest(adapter_digest=digest(1))
+        listed = await rig.call(rig.stub.ListPlacements(request, metadata=calls[tenant]))
+        assert [p.adapter for p in listed.placements] == [name]
+    await member.report(replace(mine, tier=Tier.SLOT), own)
+    assert [(m.placement.adapter, m.removed) for m in await take(watches[globex], 1)] == [("theirs", True)]
+    (change,) = await take(watches["default"], 1)
+    assert (change.placement.adapter, change.placement.tier, change.removed) == ("mine", pb.TIER_SLOT, False)
+    for watch in watches.values():
+        watch.cancel()
 
 
 @pytest.mark.parametrize("token", ["x", "AAAA", "bnVsbA==", "WzEsMl0="])

@@ -13,7 +13,7 @@ from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerState
 from shared.errors import StaleEpochError
-from shared.ids import Digest, new_worker_id
+from shared.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
 from shared.placement.rendezvous import Rendezvous
 from shared.rpc.server import ServerOptions, serve
 from shared.settings import SecretUrl
@@ -148,3 +148,22 @@ async def test_a_worker_that_leaves_is_forgotten_by_the_others(store: Catalogue,
 
         await until_async(is_gone)
         await until(lambda: first.in_flight == 0)
+
+
+async def test_a_worker_reports_every_tenant_of_the_same_content(
+    pair: list[Member], store: Catalogue, directory: Directory
+) -> None:
+    acme = TenantId("acme")
+    other = Catalogue(store.client.of(acme), {})
+    digest = Digest(await other.push("mine", 0))
+    assert digest == store.digests["one"]
+    holder = pair[0]
+    await (await holder.calls(marked=True)).generate("one")
+    await (await holder.calls(acme, marked=True)).generate("mine")
+
+    async def both_are_named() -> bool:
+        held = [p.resident for p in (await directory.placements(SPEC.digest, [digest]))[digest]]
+        shown = [resident.seen_by(tenant) for resident in held for tenant in (DEFAULT_TENANT, acme)]
+        return [resident.name for resident in shown if resident is not None] == ["one", "mine"]
+
+    await until_async(both_are_named)

@@ -1,5 +1,6 @@
 """Homes follow demand and the adapter's policy; nothing moves without need; load goes where there is room."""
 
+import json
 from collections import Counter
 
 from hypothesis import given
@@ -190,3 +191,15 @@ def test_demand_travels_with_the_placement_and_may_be_missing() -> None:
     resident = Resident(digest(1), Tier.HOST, True, "pirate", TenantId("acme"), 0.375)
     assert decode_resident(digest(1), encode_resident(resident)) == resident
     assert decode_resident(digest(1), '["slot",0,"acme","pirate"]').demand == 0.0
+
+
+def test_every_tenant_of_a_version_travels_with_it_and_is_shown_its_own_name_alone() -> None:
+    acme, other = TenantId("acme"), TenantId("other")
+    resident = Resident(digest(1), Tier.HOST, True, "pirate", acme, 0.375, ((other, "buccaneer"),))
+    assert decode_resident(digest(1), encode_resident(resident)) == resident
+    assert decode_resident(digest(1), '["host",1,"acme","pirate",0.375]').others == ()
+    tier, pinned, tenant, name, demand, *_ = json.loads(encode_resident(resident))
+    assert (tier, pinned, tenant, name, demand) == ("host", 1, "acme", "pirate", 0.375), "older readers know these"
+    assert resident.seen_by(other) == Resident(digest(1), Tier.HOST, True, "buccaneer", other, 0.375)
+    assert resident.seen_by(acme) == Resident(digest(1), Tier.HOST, True, "pirate", acme, 0.375)
+    assert resident.seen_by(TenantId("stranger")) is None
