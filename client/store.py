@@ -22,7 +22,7 @@ from client.types.catalogue import (
     Version,
 )
 from shared.base_spec import BaseSpec
-from shared.errors import StoreUnavailableError
+from shared.errors import RequestDeadlineError, StoreUnavailableError
 from shared.ids import Digest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
@@ -252,12 +252,16 @@ class StoreClient:
         request = pb.DeleteVersionRequest(adapter=name, digest=digest, force=force)
         await self._connection.unary(self._stub.DeleteVersion, request)
 
-    async def watch(self, from_revision: int = 0) -> AsyncGenerator[AdapterEvent, None]:
-        """Every change after a revision (0: from now on), without gaps and without end.
+    async def watch(self, from_revision: int | None = None) -> AsyncGenerator[AdapterEvent, None]:
+        """Every change after a revision (None: from now on; 0: from the beginning), without gaps and without end.
 
         A broken stream goes on after the last revision that was seen. Raises RevisionCompactedError when that is
         too old, and StoreUnavailableError when the store stays away.
         """
+        if from_revision is None:
+            # What happens before a first event is seen has to be found again when the stream breaks until then.
+            listing = await self._connection.unary(self._stub.ListAdapters, pb.ListAdaptersRequest(page_size=1))
+            from_revision = listing.revision
         stalls = 0
         while True:
             request = pb.WatchAdaptersRequest(from_revision=from_revision)
@@ -268,6 +272,8 @@ class StoreClient:
                     async for message in stream:
                         from_revision, stalls = message.revision, 0
                         yield convert.event_from(message)
+            except RequestDeadlineError:
+                stalls = 0  # The stream stood for as long as one may; a quiet catalogue is no fault.
             except BROKEN_STREAM:
                 stalls += 1
                 if stalls > self._retry.max_stalls:

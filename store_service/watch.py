@@ -41,12 +41,12 @@ async def watch(
     *,
     poll_s: float,
 ) -> AsyncGenerator[Event]:
-    """Events after a revision (0: from now on), for ever.
+    """Events after a revision, for ever.
 
     Other processes may write to the same database, so it is also asked every `poll_s`. Raises
     RevisionCompactedError.
     """
-    revision = from_revision or await offload(catalog.revision, tenant)
+    revision = from_revision
     while True:
         changed = signal.next_change(tenant)
         events = await offload(catalog.events_after, tenant, revision, limit=BATCH_EVENTS)

@@ -246,10 +246,14 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.WatchAdaptersRequest, context: Any
     ) -> AsyncIterator[pb.WatchAdaptersResponse]:
         """See the service's definition."""
-        revision = converters.revision_of(request.from_revision)
-        # Headers say that the stream stands; events may not come for hours.
+        tenant = tenant_of(context)
+        if request.HasField("from_revision"):
+            revision = converters.revision_of(request.from_revision)
+        else:
+            revision = await self._threads(self._catalog.revision, tenant)
+        # Headers say that the stream stands, from this revision on; events may not come for hours.
         await context.send_initial_metadata(())
-        events = watch(self._catalog, self._signal, self._threads, tenant_of(context), revision, poll_s=WATCH_POLL_S)
+        events = watch(self._catalog, self._signal, self._threads, tenant, revision, poll_s=WATCH_POLL_S)
         async with aclosing(events):
             async for event in events:
                 yield converters.event_to_pb(event)

@@ -1,5 +1,6 @@
 """A store in memory behind real gRPC sockets, whose streams break where a test asks for it."""
 
+import asyncio
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -99,7 +100,7 @@ class Calls:
     tenants: list[str] = field(default_factory=list)
     pages: list[str] = field(default_factory=list)
     create: list[store_pb2.CreateVersionRequest] = field(default_factory=list)
-    watch_from: list[int] = field(default_factory=list)
+    watch_from: list[int | None] = field(default_factory=list)
     imports: int = 0
     picks: int = 0
     deleted: list[str] = field(default_factory=list)
@@ -145,6 +146,9 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             store_pb2.Adapter(name=f"adapter-{index}", num_versions=1, latest_version=make_version())
             for index in range(5)
         ]
+        self.revision = 0
+        self.is_quiet = False
+        """Whether a watch without events waits, rather than breaks."""
         self.events: deque[list[store_pb2.WatchAdaptersResponse]] = deque()
         self.break_imports = 0
         self.import_failure: HotslotError = StoreUnavailableError("the stream broke")
@@ -174,7 +178,9 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         start = int(request.page_token or 0)
         end = start + 2
         token = str(end) if end < len(self.adapters) else ""
-        return store_pb2.ListAdaptersResponse(adapters=self.adapters[start:end], next_page_token=token)
+        return store_pb2.ListAdaptersResponse(
+            adapters=self.adapters[start:end], next_page_token=token, revision=self.revision
+        )
 
     async def GetAdapter(self, request: store_pb2.GetAdapterRequest, context: Any) -> Any:
         for adapter in self.adapters:
@@ -207,7 +213,9 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         return store_pb2.DeleteVersionResponse()
 
     async def WatchAdapters(self, request: store_pb2.WatchAdaptersRequest, context: Any) -> AsyncIterator[Any]:
-        self.calls.watch_from.append(request.from_revision)
+        self.calls.watch_from.append(request.from_revision if request.HasField("from_revision") else None)
+        if self.is_quiet and not self.events:
+            await asyncio.Event().wait()
         for event in self.events.popleft() if self.events else ():
             yield event
         raise StoreUnavailableError("the stream broke")

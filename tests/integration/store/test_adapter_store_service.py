@@ -267,6 +267,24 @@ async def test_watching_gives_what_happened_since_and_then_what_happens(store: S
     watching.cancel()
 
 
+async def test_watching_from_the_listing_of_an_empty_tenant_misses_nothing(store: StoreClient) -> None:
+    listing = await store.call("ListAdapters", pb.ListAdaptersRequest())
+    await store.push(adapter(), "bot")
+    request = pb.WatchAdaptersRequest(from_revision=listing.revision)
+    watching = store.adapters.WatchAdapters(request, metadata=store.metadata, timeout=10)
+    assert (listing.revision, (await watching.read()).revision) == (0, 1)
+    watching.cancel()
+
+
+async def test_watching_without_a_revision_gives_what_happens_once_the_stream_stands(store: StoreClient) -> None:
+    await store.push(adapter(), "before")
+    watching = store.adapters.WatchAdapters(pb.WatchAdaptersRequest(), metadata=store.metadata, timeout=10)
+    await watching.initial_metadata()
+    await store.push(adapter(), "after")
+    assert (await watching.read()).adapter == "after"
+    watching.cancel()
+
+
 async def test_watching_from_a_revision_ahead_is_refused(store: StoreClient) -> None:
     error = await error_of(store.stream("WatchAdapters", pb.WatchAdaptersRequest(from_revision=99)))
     assert isinstance(error, errors.RevisionCompactedError)

@@ -23,6 +23,7 @@ from shared.errors import (
 from shared.ids import TenantId
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.fake_store import FakeStore, digest_of
+from tests.support.waiting import until
 from tests.unit.client.conftest import FAST_RETRIES, NO_CHANNEL_RETRIES
 
 WEIGHTS = "adapter_model.safetensors"
@@ -199,11 +200,12 @@ async def test_a_downloaded_blob_appears_whole(store: StoreClient, fake_store: F
     assert names_in(tmp_path) == ["weights"]
 
 
-async def test_a_watch_goes_on_after_the_last_revision_it_saw(store: StoreClient, fake_store: FakeStore) -> None:
-    def event(revision: int) -> pb.WatchAdaptersResponse:
-        return pb.WatchAdaptersResponse(revision=revision, kind=pb.ADAPTER_EVENT_KIND_TAG_MOVED, adapter="a", tag="t")
+def event_at(revision: int) -> pb.WatchAdaptersResponse:
+    return pb.WatchAdaptersResponse(revision=revision, kind=pb.ADAPTER_EVENT_KIND_TAG_MOVED, adapter="a", tag="t")
 
-    fake_store.catalogue.events.extend([[event(5), event(6)], [], [event(7)]])
+
+async def test_a_watch_goes_on_after_the_last_revision_it_saw(store: StoreClient, fake_store: FakeStore) -> None:
+    fake_store.catalogue.events.extend([[event_at(5), event_at(6)], [], [event_at(7)]])
     seen = []
     async for item in store.watch(4):
         seen.append((item.revision, item.kind))
@@ -211,6 +213,28 @@ async def test_a_watch_goes_on_after_the_last_revision_it_saw(store: StoreClient
             break
     assert seen == [(r, AdapterEventKind.TAG_MOVED) for r in (5, 6, 7)]
     assert fake_store.catalogue.calls.watch_from == [4, 6, 6]
+
+
+@pytest.mark.parametrize("revision", [0, 12])
+async def test_a_watch_from_now_on_that_breaks_before_its_first_event_misses_none(
+    store: StoreClient, fake_store: FakeStore, revision: int
+) -> None:
+    fake_store.catalogue.revision = revision
+    fake_store.catalogue.events.extend([[], [event_at(revision + 1)]])
+    assert (await anext(store.watch())).revision == revision + 1
+    assert fake_store.catalogue.calls.watch_from == [revision, revision]
+
+
+async def test_a_quiet_catalogue_is_watched_for_ever(
+    store: StoreClient, fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.store.WATCH_TIMEOUT_S", 0.02)
+    fake_store.catalogue.is_quiet = True
+    watching = asyncio.ensure_future(anext(store.watch(4)))
+    await until(lambda: len(fake_store.catalogue.calls.watch_from) > FAST_RETRIES.max_stalls + 3)
+    monkeypatch.setattr("client.store.WATCH_TIMEOUT_S", 10.0)
+    fake_store.catalogue.events.append([event_at(5)])
+    assert (await asyncio.wait_for(watching, 5)).revision == 5
 
 
 async def test_an_import_re_attaches_when_its_stream_breaks(store: StoreClient, fake_store: FakeStore) -> None:

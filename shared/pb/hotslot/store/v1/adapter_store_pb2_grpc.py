@@ -347,7 +347,8 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchAdapters(self, request, context):
-        """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
+        """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
+        once the stream stands: what happens from then on is streamed.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
         listing carries).

@@ -155,7 +155,8 @@ class AdapterStoreServiceStub:
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]
-    """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
+    """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
+    once the stream stands: what happens from then on is streamed.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
     listing carries).
@@ -303,7 +304,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
     WatchAdapters: _aio.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]  # type: ignore[assignment]
-    """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
+    """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
+    once the stream stands: what happens from then on is streamed.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
     listing carries).
@@ -556,7 +558,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.WatchAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapter_store_pb2.WatchAdaptersResponse], _abc.AsyncIterator[_adapter_store_pb2.WatchAdaptersResponse]]:
-        """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps.
+        """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
+        once the stream stands: what happens from then on is streamed.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
         listing carries).
