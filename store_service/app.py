@@ -79,7 +79,8 @@ class CatalogResolver:
         """Raises as `Catalog.resolve`."""
         found = await self._lookups(caller, self._registry.catalog.resolve, tenant, reference)
         policy = found.policy.policy if found.policy is not None else DEFAULT_REPLICA_POLICY
-        return Wanted(found.version.digest, found.version.manifest.base_model_digest, policy)
+        manifest = found.version.manifest
+        return Wanted(found.version.digest, manifest.base_model_digest, policy, manifest.max_rank)
 
 
 @asynccontextmanager

@@ -56,6 +56,10 @@ class WorkerLoad:
         return self.running_sequences + self.waiting_sequences
 
 
+Abilities = tuple[Digest, str, int, int, int, int]
+"""Base model, element type, and the sizes within which a worker serves."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """What stays the same from a worker's start to its end."""
@@ -79,18 +83,13 @@ class WorkerInfo:
 
     def serves_like(self, other: "WorkerInfo") -> bool:
         """Whether either may answer for the other: what one accepts the other accepts, and computes alike."""
-        return _abilities(self) == _abilities(other)
+        return self.abilities == other.abilities
 
-
-def _abilities(info: WorkerInfo) -> tuple[object, ...]:
-    return (
-        info.base_model_digest,
-        info.dtype,
-        info.slot_rank,
-        info.num_slots,
-        info.max_rank,
-        info.max_sequence_tokens,
-    )
+    @property
+    def abilities(self) -> Abilities:
+        """What workers that serve alike have in common."""
+        sizes = self.slot_rank, self.num_slots, self.max_rank, self.max_sequence_tokens
+        return self.base_model_digest, self.dtype, *sizes
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.records import Placement, WorkerRecord
+from shared.coordination.records import Abilities, Placement, WorkerRecord
 from shared.coordination.scripts import REVISION_SEQUENCES
 from shared.ids import Digest
-from shared.placement.policy import DEFAULT_POLICY, Fleet, PolicyOptions
+from shared.placement.policy import DEFAULT_POLICY, PolicyOptions
+from store_service.placement.groups import Group, group_workers
 
 REFRESH_S = 0.5
 
@@ -20,7 +21,7 @@ class PoolPicture:
 
     workers: tuple[WorkerRecord, ...]
     """All whose leases run, also those that take no requests."""
-    fleet: Fleet
+    groups: Mapping[Abilities, Group]
     revision: int
     """Of the moment it was read, on the scale of placement revisions."""
     read_at_s: float
@@ -89,7 +90,6 @@ class FleetCache:
     async def _read(self, pool: Digest, before: PoolPicture | None) -> PoolPicture:
         known = before.known if before is not None else KnownPool(self._directory, pool)
         view = await known.workers()
-        rendezvous = before.fleet.rendezvous if before is not None else None
-        fleet = Fleet(view.workers, view.time_s, options=self._policy, rendezvous=rendezvous)
+        groups = group_workers(view.workers, view.time_s, self._policy, before.groups if before is not None else {})
         revision = round(view.time_s * 1e3) * REVISION_SEQUENCES
-        return PoolPicture(view.workers, fleet, revision, self._clock(), known)
+        return PoolPicture(view.workers, groups, revision, self._clock(), known)

@@ -21,6 +21,7 @@ from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolic
 from shared.references import Reference
 from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
+from store_service.placement.groups import choose
 
 DEFAULT_CANDIDATES = 3
 MAX_CANDIDATES = 100
@@ -35,6 +36,8 @@ class Wanted:
     digest: Digest
     base_model_digest: Digest
     policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
+    max_rank: int = 0
+    """0 when it is not known."""
 
 
 class Resolver(Protocol):
@@ -86,19 +89,21 @@ class PlacementQueries:
         pool = await self._pool(references, [wanted.base_model_digest for wanted in resolved], base_model)
         digests = tuple(wanted.digest for wanted in resolved)
         picture = await self._fleets.picture(pool)
-        candidates = picture.fleet.pick(
-            digests,
-            await picture.placements(digests),
-            count=max_workers or DEFAULT_CANDIDATES,
-            turn=next(self._turns),
-            policy=resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY,
-        )
-        if not candidates:
+        turn = next(self._turns)
+        fleet = choose(picture.groups, digests[0] if digests else str(turn), [wanted.max_rank for wanted in resolved])
+        if fleet is None:
             raise NoWorkersError(
                 f"no worker of base model {base_model or pool} takes requests now; "
                 "start one, or wait for one to be ready",
                 retry_after_s=1.0,
             )
+        candidates = fleet.pick(
+            digests,
+            await picture.placements(digests),
+            count=max_workers or DEFAULT_CANDIDATES,
+            turn=turn,
+            policy=resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY,
+        )
         return Pick(tuple(candidates), digests, self._fleets.refresh_s, picture.revision)
 
     async def list_workers(

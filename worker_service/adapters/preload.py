@@ -58,8 +58,12 @@ async def preload(
 def share_of(
     me: WorkerRecord, workers: Sequence[WorkerRecord], placements: Mapping[Digest, Sequence[Placement]], now_s: float
 ) -> list[Resident]:
-    """What a new worker will be a home of, the most wanted first; pinned ones before all."""
-    fleet = Fleet((*workers, me), now_s)
+    """What a new worker will be a home of, the most wanted first; pinned ones before all.
+
+    Only workers that serve alike count: others share no requests with it.
+    """
+    alike = [record for record in workers if record.info.serves_like(me.info)]
+    fleet = Fleet((*alike, me), now_s)
     wanted: list[tuple[bool, float, int, Resident]] = []
     for digest, holders in placements.items():
         if me.info.worker_id not in fleet.homes(digest, holders):
@@ -77,7 +81,9 @@ def share_of(
 async def _share(directory: Directory, me: WorkerInfo, chance: random.Random) -> list[Resident]:
     view = await directory.workers(me.base_model_digest)
     others = [record for record in view.workers if record.info.worker_id != me.worker_id]
-    asked = chance.sample(others, min(MAX_ASKED, len(others)))
+    # The first of its kind begins with what the others are asked for.
+    knowing = [record for record in others if record.info.serves_like(me)] or others
+    asked = chance.sample(knowing, min(MAX_ASKED, len(knowing)))
     residencies = await asyncio.gather(
         *(directory.residency(me.base_model_digest, record.info.worker_id) for record in asked)
     )

@@ -172,6 +172,20 @@ async def test_a_pool_that_redis_forgot_is_known_until_its_leases_end(redis: Red
     assert (await fleets.picture(POOL)).workers == ()
 
 
+async def test_a_pick_names_workers_that_serve_alike_and_have_room_for_all_adapters(rig: Rig) -> None:
+    for number, num_slots in enumerate((1, 4, 1, 4)):
+        member = Member(rig.redis, replace(worker(f"w-{number}"), num_slots=num_slots))
+        await member.announce()
+        await member.membership.touch_pool()
+    singles = set()
+    for number in range(16):
+        pick = pb.PickWorkersRequest(adapters=[f"a{number}", "a99"], max_workers=4)
+        assert set(ids(await rig.call(rig.stub.PickWorkers(pick)))) == {"w-1", "w-3"}
+        pick = pb.PickWorkersRequest(adapters=[f"a{number}"], max_workers=4)
+        singles.add(frozenset(ids(await rig.call(rig.stub.PickWorkers(pick)))))
+    assert singles == {frozenset({"w-0", "w-2"}), frozenset({"w-1", "w-3"})}
+
+
 async def test_a_pick_for_the_base_model_goes_by_name_or_digest(rig: Rig) -> None:
     await joined(rig.redis, "w-1")
     for base_model in ("org/model", POOL):

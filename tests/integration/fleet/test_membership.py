@@ -101,6 +101,22 @@ async def test_a_joining_worker_loads_its_share_before_it_is_ready(
             assert all(second.worker.parts.provider.is_resident(digest) for digest in share)
 
 
+async def test_a_worker_that_is_like_nobody_begins_with_what_all_others_hold(
+    store: Catalogue, redis_url: str, directory: Directory
+) -> None:
+    async with joined(store.endpoint, redis_url) as first:
+        calls = await first.calls()
+        for name in ("one", "two", "three"):
+            await calls.generate(name)
+
+        async def are_reported() -> bool:
+            return len(await directory.residency(SPEC.digest, first.worker.worker_id)) == 3
+
+        await until_async(are_reported)
+        async with joined(store.endpoint, redis_url, echo_model(num_slots=3)) as second:
+            assert set(second.model.decoder.decoded) == set(store.digests.values())
+
+
 async def test_a_preload_is_bounded_by_half_of_the_host_memory(store: Catalogue, redis_url: str) -> None:
     async with joined(store.endpoint, redis_url) as first:
         await (await first.calls()).generate("one")

@@ -1,0 +1,67 @@
+"""Workers of one pool that are not alike: a pick stays among those that may answer for each other. Pure.
+
+A version belongs to one of the groups that can serve it, in proportion to their rows: weighted rendezvous hashing
+(Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005), so that a group that grows takes its share and
+nothing else moves.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.coordination.records import Abilities, WorkerInfo, WorkerRecord
+from shared.placement.policy import Fleet, PolicyOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The workers of a pool that accept the same requests and answer them alike."""
+
+    like: WorkerInfo
+    """Any of them."""
+    fleet: Fleet
+    num_rows: int
+    """Of those that take requests."""
+
+    def fits(self, ranks: Sequence[int]) -> bool:
+        """Whether its workers can serve adapters of these ranks together; what is not known (0) is no obstacle."""
+        like = self.like
+        if like.max_rank and max(ranks, default=0) > like.max_rank:
+            return False
+        return not like.num_slots or sum(max(1, math.ceil(rank / like.slot_rank)) for rank in ranks) <= like.num_slots
+
+
+def group_workers(
+    workers: Iterable[WorkerRecord], time_s: float, options: PolicyOptions, before: Mapping[Abilities, Group]
+) -> dict[Abilities, Group]:
+    """The groups in which somebody takes requests. Orders of `before` are kept where the workers are the same."""
+    alike: dict[Abilities, list[WorkerRecord]] = {}
+    for record in workers:
+        alike.setdefault(record.info.abilities, []).append(record)
+    groups = {}
+    for abilities, records in alike.items():
+        known = before.get(abilities)
+        fleet = Fleet(records, time_s, options=options, rendezvous=known.fleet.rendezvous if known else None)
+        if fleet.workers:
+            num_rows = sum(max(1, record.load.max_sequences) for record in fleet.workers.values())
+            groups[abilities] = Group(records[0].info, fleet, num_rows)
+    return groups
+
+
+def choose(groups: Mapping[Abilities, Group], key: str, ranks: Sequence[int]) -> Fleet | None:
+    """The group for one request; None when nobody takes requests.
+
+    `key` is the first adapter's digest, or anything that differs from request to request. When no group can serve the
+    adapters together, one of them is left to say why.
+    """
+    able = [group for group in groups.values() if group.fits(ranks)] or list(groups.values())
+    if len(able) < 2:
+        return able[0].fleet if able else None
+    return max(able, key=lambda group: _score(group, key)).fleet
+
+
+def _score(group: Group, key: str) -> float:
+    text = "|".join(map(str, (key, *group.like.abilities)))
+    drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return -group.num_rows / math.log((drawn + 0.5) / 2**64)
