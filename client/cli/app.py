@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import typer
 
-from client.cli import catalogue_commands, fleet_commands, generate_commands, policy_commands, up, worker_commands
+from client.cli import (
+    catalogue_commands,
+    fleet_commands,
+    generate_commands,
+    policy_commands,
+    removal_commands,
+    up,
+    worker_commands,
+)
 from client.cli.failures import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, report
 from shared.errors import HotslotError
 
@@ -32,7 +40,8 @@ app.command(rich_help_panel=_STORE)(catalogue_commands.ls)
 app.command(rich_help_panel=_STORE)(catalogue_commands.show)
 app.command(rich_help_panel=_STORE)(catalogue_commands.validate)
 app.command(rich_help_panel=_STORE)(catalogue_commands.tag)
-app.command(rich_help_panel=_STORE)(catalogue_commands.rm)
+app.command(rich_help_panel=_STORE)(removal_commands.rm)
+app.command(rich_help_panel=_STORE)(removal_commands.undelete)
 app.add_typer(policy_commands.app, name="policy", rich_help_panel=_STORE)
 app.command(rich_help_panel=_GENERATE)(generate_commands.generate)
 app.command(rich_help_panel=_GENERATE)(generate_commands.chat)

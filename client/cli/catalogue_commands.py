@@ -1,6 +1,5 @@
-"""Commands on the store: push, import, ls, show, validate, tag, rm."""
+"""Commands on the store: push, import, ls, show, validate, tag."""
 
-import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,9 +24,10 @@ from client.cli.rendering import (
     version_rows,
     versions_table,
 )
-from client.types.catalogue import Adapter, Version
+from client.cli.sources import StoreFolder, parse_source
+from client.types.catalogue import Version
 from shared.errors import FieldViolation, InvalidRequestError, TagNotFoundError
-from shared.references import parse_name, parse_reference, parse_tag
+from shared.references import parse_reference, parse_tag
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")]
 LabelOption = Annotated[
@@ -62,7 +62,12 @@ def push(
 
 
 def import_(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="hf:ORG/NAME[@REVISION]")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="hf:ORG/NAME[@REVISION], or dir:/PATH of a folder on the store's machine."
+        ),
+    ],
     reference: ReferenceArgument,
     base: BaseOption = "",
     subfolder: Annotated[str, typer.Option(help="Folder inside the repository.")] = "",
@@ -71,22 +76,29 @@ def import_(
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Have the store fetch an adapter from a hub, check it, and tag it.
+    """Have the store fetch an adapter from a hub or from a folder that it may read, check it, and tag it.
 
     JSON: {version}.
     """
-    repo_id, revision = parse_source(source)
+    where = parse_source(source)
     labels = parse_labels(label or [])
+    if isinstance(where, StoreFolder) and subfolder:
+        raise InvalidRequestError([FieldViolation("--subfolder", "is for repositories; add it to the path of dir:")])
     with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
-        version = client.store.import_hub(
-            repo_id,
-            reference,
-            revision=revision,
-            subfolder=subfolder,
-            base_model=base,
-            labels=labels,
-            on_progress=on_progress,
-        )
+        if isinstance(where, StoreFolder):
+            version = client.store.import_directory(
+                where.path, reference, base_model=base, labels=labels, on_progress=on_progress
+            )
+        else:
+            version = client.store.import_hub(
+                where.repo_id,
+                reference,
+                revision=where.revision,
+                subfolder=subfolder,
+                base_model=base,
+                labels=labels,
+                on_progress=on_progress,
+            )
     if as_json:
         print_document({"version": version})
         return
@@ -210,70 +222,12 @@ def tag(
     print(f"{parsed.name}:{moved.name} is version {moved.digest}{was}")
 
 
-def rm(
-    reference: Annotated[
-        str, typer.Argument(metavar="REF", help="name: the adapter; name:tag: the tag; name@digest: the version")
-    ],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="A tagged version too, with its tags.")] = False,
-    store: StoreOption = options.STORE,
-    tenant: TenantOption = options.TENANT,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove an adapter, a tag or a version.
-
-    JSON: {removed: "adapter" | "tag" | "version", reference, purge_time (of an adapter)}.
-    """
-    parsed = parse_reference(reference)
-    kind = "version" if "@" in reference else "tag" if ":" in reference else "adapter"
-    if kind == "adapter":
-        parse_name(reference)
-    with open_client(store=store, tenant=tenant) as client:
-        adapter = client.store.get(parsed.name)
-        if not yes:
-            _ask(f"Remove the {kind} {reference}{_extent(adapter) if kind == 'adapter' else ''}?")
-        purge_time = None
-        if parsed.digest is not None:
-            client.store.delete_version(parsed.name, parsed.digest, force=force)
-        elif kind == "tag":
-            client.store.delete_tag(parsed.name, str(parsed.tag))
-        else:
-            purge_time = client.store.delete_adapter(parsed.name).purge_time
-    if as_json:
-        print_document({"removed": kind, "reference": reference, "purge_time": purge_time})
-    else:
-        print(f"removed the {kind} {reference}")
-
-
-def parse_source(text: str) -> tuple[str, str]:
-    """`hf:ORG/NAME[@REVISION]` as repository and revision; raises InvalidRequestError."""
-    scheme, colon, rest = text.partition(":")
-    repo_id, _, revision = rest.partition("@")
-    parts = repo_id.split("/")
-    if not colon or scheme != "hf" or len(parts) != 2 or not all(parts):
-        problem = f"found {text!r}, expected hf:ORG/NAME or hf:ORG/NAME@REVISION"
-        raise InvalidRequestError([FieldViolation("SOURCE", problem)])
-    return repo_id, revision
-
-
 def parse_labels(texts: list[str]) -> dict[str, str]:
     """`KEY=VALUE` each; raises InvalidRequestError with every label at fault."""
     wrong = [FieldViolation("--label", f"found {t!r}, expected KEY=VALUE") for t in texts if t.find("=") < 1]
     if wrong:
         raise InvalidRequestError(wrong)
     return {key: value for key, _, value in (text.partition("=") for text in texts)}
-
-
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidRequestError([], f"{question} There is no terminal to ask on; say --yes")
-    typer.confirm(question, abort=True, err=True)
-
-
-def _extent(adapter: Adapter) -> str:
-    versions = f"{adapter.num_versions} version" + ("s" if adapter.num_versions != 1 else "")
-    tags = ", ".join(tag.name for tag in adapter.tags)
-    return f" with {versions}" + (f" and the tags {tags}" if tags else "")
 
 
 def _named(reference: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rich import box
 from rich.table import Table
@@ -40,6 +40,11 @@ def human_age(moment: datetime | None, now: datetime) -> str:
     return f"{seconds} s"
 
 
+def human_moment(moment: datetime) -> str:
+    """A moment to the minute, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def human_duration(seconds: float) -> str:
     """A duration in the unit that suits it."""
     if seconds < 1e-3:
@@ -57,13 +62,15 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def adapters_table(adapters: Iterable[Adapter], now: datetime) -> Table:
     """`hotslot ls`."""
-    made = table(
-        "NAME", "TAGS", "VERSIONS", "NEWEST", "RANK", "SIZE", "BASE MODEL", "CHANGED",
-        right=("VERSIONS", "RANK", "SIZE"),
-    )  # fmt: skip
-    for adapter in adapters:
+    listed = list(adapters)
+    columns = ["NAME", "TAGS", "VERSIONS", "NEWEST", "RANK", "SIZE", "BASE MODEL", "CHANGED"]
+    has_deleted = any(adapter.purge_time for adapter in listed)
+    if has_deleted:
+        columns.append("CAN BE UNDELETED UNTIL")
+    made = table(*columns, right=("VERSIONS", "RANK", "SIZE"))
+    for adapter in listed:
         newest = adapter.latest_version
-        made.add_row(
+        row = [
             adapter.name + (" (deleted)" if adapter.delete_time else ""),
             ", ".join(tag.name for tag in adapter.tags) or "-",
             str(adapter.num_versions),
@@ -72,7 +79,10 @@ def adapters_table(adapters: Iterable[Adapter], now: datetime) -> Table:
             human_size(newest.weights_size_bytes) if newest else "-",
             newest.base_model if newest else "-",
             human_age(adapter.update_time, now),
-        )
+        ]
+        if has_deleted:
+            row.append(human_moment(adapter.purge_time) if adapter.purge_time else "")
+        made.add_row(*row)
     return made
 
 

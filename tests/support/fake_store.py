@@ -13,6 +13,7 @@ from shared.errors import (
     DigestMismatchError,
     HotslotError,
     InvalidAdapterError,
+    NotDeletedError,
     NoWorkersError,
     QuotaExceededError,
     StoreUnavailableError,
@@ -102,6 +103,7 @@ class Calls:
     create: list[store_pb2.CreateVersionRequest] = field(default_factory=list)
     watch_from: list[int | None] = field(default_factory=list)
     imports: int = 0
+    import_requests: list[store_pb2.ImportAdapterRequest] = field(default_factory=list)
     picks: int = 0
     deleted: list[str] = field(default_factory=list)
     set_tags: list[store_pb2.SetTagRequest] = field(default_factory=list)
@@ -204,7 +206,18 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def DeleteAdapter(self, request: store_pb2.DeleteAdapterRequest, context: Any) -> Any:
         self.calls.deleted.append(request.name)
-        return store_pb2.DeleteAdapterResponse(adapter=store_pb2.Adapter(name=request.name))
+        (adapter,) = (adapter for adapter in self.adapters if adapter.name == request.name)
+        adapter.delete_time.FromSeconds(1_767_225_600)
+        adapter.purge_time.FromSeconds(1_767_225_600 + 90 * 60)
+        return store_pb2.DeleteAdapterResponse(adapter=adapter)
+
+    async def UndeleteAdapter(self, request: store_pb2.UndeleteAdapterRequest, context: Any) -> Any:
+        (adapter,) = (adapter for adapter in self.adapters if adapter.name == request.name)
+        if not adapter.HasField("delete_time"):
+            raise NotDeletedError(request.name)
+        adapter.ClearField("delete_time")
+        adapter.ClearField("purge_time")
+        return store_pb2.UndeleteAdapterResponse(adapter=adapter)
 
     async def DeleteVersion(self, request: store_pb2.DeleteVersionRequest, context: Any) -> Any:
         if not request.force:
@@ -222,6 +235,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def ImportAdapter(self, request: store_pb2.ImportAdapterRequest, context: Any) -> AsyncIterator[Any]:
         self.calls.imports += 1
+        self.calls.import_requests.append(request)
         yield store_pb2.ImportAdapterResponse(
             progress=store_pb2.ImportProgress(stage=store_pb2.IMPORT_STAGE_FETCHING, done_bytes=10, total_bytes=20)
         )

@@ -152,6 +152,30 @@ def test_rm_removes_what_the_reference_names(hotslot: Run, served: Served, refer
     assert served.store.catalogue.calls.deleted == [reference]
 
 
+def test_what_rm_removed_can_be_undeleted_until_it_says(hotslot: Run) -> None:
+    code, out, err = hotslot("rm", "adapter-1", "--yes")
+    assert (code, out) == (0, "removed the adapter adapter-1\n")
+    assert err == "`hotslot undelete adapter-1` brings it back until 2026-01-01 01:30 UTC\n"
+    lines = hotslot("ls", "--deleted")[1].splitlines()
+    assert lines[0].endswith("CAN BE UNDELETED UNTIL")
+    assert [line.endswith("2026-01-01 01:30 UTC") for line in lines[2:]] == [False, True, False, False, False]
+    assert hotslot("undelete", "adapter-1")[:2] == (0, "adapter-1 is back with 1 version\n")
+    assert "UNDELETED" not in hotslot("ls", "--deleted")[1]
+    assert hotslot("undelete", "adapter-1")[0] == 5
+
+
+def test_undelete_as_json_has_the_adapter(hotslot: Run) -> None:
+    hotslot("rm", "adapter-1", "--yes")
+    document = json.loads(hotslot("undelete", "adapter-1", "--json")[1])
+    assert (document["adapter"]["name"], document["adapter"]["purge_time"]) == ("adapter-1", None)
+
+
+def test_import_takes_a_folder_of_the_stores_machine(hotslot: Run, served: Served) -> None:
+    assert hotslot("import", "dir:/srv/adapters/a", "pirate", "--base", "org/base")[0] == 0
+    (request,) = served.store.catalogue.calls.import_requests
+    assert (request.directory.path, request.base_model) == ("/srv/adapters/a", "org/base")
+
+
 def test_rm_asks_first_and_refuses_where_it_cannot(
     hotslot: Run, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from client.cli.app import run
-from client.cli.catalogue_commands import parse_labels, parse_source
+from client.cli.catalogue_commands import parse_labels
 from client.cli.failures import error_lines, exit_code
 from client.cli.generate_commands import served_line
 from client.cli.options import parse_selection
 from client.cli.rendering import human_age, human_duration, human_size, short_digest
+from client.cli.sources import HubName, StoreFolder, parse_source
 from client.types.generation import AdapterSelection, Finished, FinishReason, ServedAdapter, Started, Timings, Usage
 from shared import errors
 from shared.rpc.status import STATUS_TABLE, new_error
@@ -37,11 +38,15 @@ def test_anything_else_is_no_adapter(text: str) -> None:
         parse_selection(text)
 
 
-def test_a_source_is_a_hub_repository_at_a_revision() -> None:
-    assert parse_source("hf:org/name") == ("org/name", "")
-    assert parse_source("hf:org/name@v1.0") == ("org/name", "v1.0")
-    for wrong in ("org/name", "hf:name", "hf:a/b/c", "hf:/x", "s3:org/name"):
-        with pytest.raises(errors.InvalidRequestError, match="hf:ORG/NAME"):
+def test_a_source_is_a_hub_repository_at_a_revision_or_a_folder_of_the_store() -> None:
+    assert parse_source("hf:org/name") == HubName("org/name", "")
+    assert parse_source("hf:org/name@v1.0") == HubName("org/name", "v1.0")
+    assert parse_source("dir:/srv/a b@1") == StoreFolder("/srv/a b@1")
+    for wrong in ("org/name", "hf:name", "hf:a/b/c", "hf:/x", "s3:org/name", "/srv/a"):
+        with pytest.raises(errors.InvalidRequestError, match=r"hf:ORG/NAME.* or dir:/PATH"):
+            parse_source(wrong)
+    for wrong in ("dir:", "dir:adapters/a"):
+        with pytest.raises(errors.InvalidRequestError, match="absolute path on the store's machine"):
             parse_source(wrong)
 
 
@@ -66,6 +71,8 @@ def test_all_wrong_labels_are_named() -> None:
         (["ls", "--tenant", "A B"], "hotslot-tenant"),
         (["generate", "-a", "Bad Ref", "Hi"], "invalid reference 'Bad Ref'"),
         (["rm", "a@b", "--yes"], "invalid reference"),
+        (["undelete", "a:b"], "invalid reference"),
+        (["import", "dir:/srv/a", "a", "--subfolder", "x"], "--subfolder: is for repositories"),
         (["generate", ""], "the prompt has no tokens"),
     ],
 )
