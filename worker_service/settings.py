@@ -53,7 +53,10 @@ class WorkerSettings(Settings):
     max_sequences: int = Field(default=8, ge=1, le=4096)
     """Rows: sequences that are computed at the same time."""
     max_waiting: int = Field(default=256, ge=0)
-    """Sequences that may wait for a row, and requests that may wait for adapters to be loaded; more are refused."""
+    """Sequences that may wait while all rows are taken; more are refused, and with 0 nobody waits.
+
+    Requests may wait for adapters to be loaded as many as these and the rows together.
+    """
     kv_tokens: int = Field(default=16384, ge=16)
     """Tokens that the KV cache holds over all sequences."""
     block_tokens: int = Field(default=0, ge=0, le=4096)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from shared.errors import HotslotError, QueueFullError, SlotsFullError
+from shared.errors import HotslotError, SlotsFullError
 from shared.ids import Digest, TenantId
 from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.loader import Loader
@@ -30,8 +30,6 @@ from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.engine.tenant_places import TenantPlaces
 
 log = structlog.get_logger(__name__)
-
-QUEUE_RETRY_AFTER_S = 1.0
 
 
 class SlotControl(Protocol):
@@ -73,7 +71,7 @@ class AdapterProvider:
     loader: Loader
     slots: SlotControl
     engine: EngineLimits
-    """As many requests may wait for adapters to be loaded as for rows; more are refused."""
+    """As many requests may wait for adapters to be loaded as may have rows or wait for them; more are refused."""
     limits: ReferenceLimits = field(default_factory=ReferenceLimits)
     clock: Callable[[], float] = time.monotonic
     disk: DiskTier | None = None
@@ -88,7 +86,7 @@ class AdapterProvider:
     seen: SeenVersions = field(init=False)
 
     def __post_init__(self) -> None:
-        self._loading = TenantPlaces(self.engine.max_waiting)
+        self._loading = TenantPlaces(self.engine.max_running + self.engine.max_waiting)
         self.seen = SeenVersions(self._is_here)
         self.references = ReferenceCache(
             self.resolver, self.is_resident, self._prepare_swap, self._flipped, self.limits, self.clock
@@ -133,12 +131,7 @@ class AdapterProvider:
         """
         cold = next((version for version in versions if not self.is_resident(version.digest)), None)
         if cold is not None and not self._loading.has_room(cold.tenant):
-            raise QueueFullError(
-                f"{self.num_loading} requests wait for adapters to be loaded already, at most "
-                f"{self.engine.max_waiting} may, and no tenant may leave too little for others",
-                subject="loading",
-                retry_after_s=QUEUE_RETRY_AFTER_S,
-            )
+            raise self._loading.refusal(cold.tenant, "requests wait for adapters to be loaded", "loading")
         async with contextlib.AsyncExitStack() as stack:
             if cold is not None:
                 self._loading.take(cold.tenant)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared.errors import EngineFailedError, HotslotError, QueueFullError, RequestDeadlineError
+from shared.errors import EngineFailedError, HotslotError, RequestDeadlineError
 from shared.ids import Digest
 from worker_service.engine.deadlines import Deadlines
 from worker_service.engine.fair_share import ANSWER_TOKEN_COST
@@ -39,7 +39,6 @@ from worker_service.engine.work import Work
 
 log = structlog.get_logger(__name__)
 
-QUEUE_RETRY_AFTER_S = 1.0
 COPY_SHARE = 0.25
 """How much longer than usual copies may make the time between two steps."""
 
@@ -236,13 +235,9 @@ class EngineCore:
     def _refusal(self, sequence: Sequence) -> HotslotError | None:
         """Why a sequence is not even queued."""
         submit, waiting = sequence.submit, self._scheduler.waiting
-        if not waiting.has_room(submit.tenant):
-            return QueueFullError(
-                f"{len(waiting)} sequences wait already, at most {self.limits.max_waiting} may, and no tenant may "
-                "leave too little for others",
-                subject="waiting",
-                retry_after_s=QUEUE_RETRY_AFTER_S,
-            )
+        full = waiting.refusal(submit.tenant, self.limits.max_running - len(self._scheduler.running))
+        if full is not None:
+            return full
         if not self._residency.slots.fits_ever(sequence.weights):
             return self._residency.refusal(sequence.weights.values())
         if submit.deadline_s is not None:

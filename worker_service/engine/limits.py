@@ -13,7 +13,7 @@ class EngineLimits:
     max_running: int
     """Sequences (rows) that a step may compute."""
     max_waiting: int
-    """Sequences that may wait for a row; more are refused."""
+    """Sequences that may wait beyond those that idle rows will take; more are refused."""
     num_blocks: int
     """KV blocks, without the one that padding writes to."""
     block_tokens: int

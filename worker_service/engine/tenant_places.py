@@ -1,9 +1,11 @@
 """Places in a bounded queue, so shared that no tenant leaves none for others."""
 
+from shared.errors import QueueFullError
 from shared.ids import TenantId
 
 QUEUE_SHARE = 8
 """A tenant may have this many times as many places as are left."""
+RETRY_AFTER_S = 1.0
 
 
 class TenantPlaces:
@@ -25,9 +27,21 @@ class TenantPlaces:
         """Places that a tenant has."""
         return self._taken.get(tenant, 0)
 
-    def has_room(self, tenant: TenantId) -> bool:
-        """Whether a tenant may have one more."""
-        return self.taken_by(tenant) < QUEUE_SHARE * (self.num_places - self._num_taken)
+    def has_room(self, tenant: TenantId, num_beyond: int = 0) -> bool:
+        """Whether a tenant may have one more, with `num_beyond` more places there just now."""
+        return self.taken_by(tenant) < QUEUE_SHARE * (self.num_places + num_beyond - self._num_taken)
+
+    def refusal(self, tenant: TenantId, waiting: str, subject: str) -> QueueFullError:
+        """The error for a tenant without room; `waiting` says who has places and for what."""
+        taken = self.taken_by(tenant)
+        if taken and self._num_taken < self.num_places:
+            left = self.num_places - self._num_taken
+            problem = f"this tenant has {taken} of {self.num_places} places, and the last {left} are for other tenants"
+        else:
+            problem = f"at most {self.num_places} may"
+        return QueueFullError(
+            f"{self._num_taken} {waiting} already; {problem}", subject=subject, retry_after_s=RETRY_AFTER_S
+        )
 
     def take(self, tenant: TenantId) -> None:
         """A tenant has one more; ask `has_room` first."""

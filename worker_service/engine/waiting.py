@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from shared.errors import QueueFullError
 from shared.ids import TenantId
 from worker_service.engine.fair_share import PROMPT_TOKEN_COST, FairShare
 from worker_service.engine.limits import EngineLimits, EnginePolicy
@@ -69,9 +70,12 @@ class WaitingQueue:
                 for flow in priority.flows.values():
                     yield from flow.values()
 
-    def has_room(self, tenant: TenantId) -> bool:
-        """Whether one more sequence of this tenant may wait."""
-        return self._places.has_room(tenant)
+    def refusal(self, tenant: TenantId, num_idle_rows: int) -> QueueFullError | None:
+        """Why one more sequence of this tenant may not wait. Rows that nobody has yet are places, too."""
+        num_beyond = max(num_idle_rows - len(self._preempted), 0)
+        if self._places.has_room(tenant, num_beyond):
+            return None
+        return self._places.refusal(tenant, f"sequences wait for one of {self._limits.max_running} rows", "waiting")
 
     def num_before(self, sequence: Sequence) -> int:
         """About how many of those who wait get a row before a sequence that comes now."""

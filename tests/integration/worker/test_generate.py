@@ -231,6 +231,20 @@ async def test_more_than_may_wait_is_refused_with_a_retry_hint(store_endpoint: s
     assert all(isinstance(error, QueueFullError) and error.retry_after_s for error in errors)
 
 
+async def test_a_worker_where_nobody_may_wait_serves_as_many_as_it_has_rows(
+    store: MemoryStore, store_endpoint: str
+) -> None:
+    model = echo_model(max_running=2, max_waiting=0)
+    digest = store.add("cold", model.spec.digest)
+    async with run_worker(model, store_endpoint) as running:
+        calls = await running.calls()
+        answer = await calls.generate("cold", num_choices=2)
+        assert answer.texts == {0: voice(digest), 1: voice(digest)}
+        with pytest.raises(grpc.RpcError) as caught:
+            await calls.generate("cold", num_choices=3)
+        assert isinstance(from_rpc_error(caught.value), QueueFullError)
+
+
 async def test_a_step_that_fails_fails_its_requests_and_the_worker_goes_on(calls: Calls, model: EchoModel) -> None:
     run = model.runner.run
     model.runner.run = None  # type: ignore[method-assign, assignment]

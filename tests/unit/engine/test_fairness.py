@@ -170,7 +170,8 @@ def test_one_tenant_cannot_fill_the_queue() -> None:
     refused = [e for e in bench.events if isinstance(e, SequenceFailed)]
     assert all(isinstance(e.error, QueueFullError) and e.error.retry_after_s for e in refused)
     assert 100 not in bench.failed()
-    assert len(refused) == 29 - 16
+    assert len(refused) == 29 - 17
+    assert "for other tenants" in refused[0].error.message
 
 
 def test_the_whole_queue_is_bounded() -> None:
@@ -178,7 +179,24 @@ def test_the_whole_queue_is_bounded() -> None:
     for number in range(1, 8):
         bench.submit(number, [1], tenant=TenantId(f"t{number}"))
     bench.turns(1)
-    assert sorted(bench.failed()) == [4, 5, 6, 7]
+    assert sorted(bench.failed()) == [5, 6, 7]
+
+
+@pytest.mark.parametrize("max_waiting", [0, 1, 2])
+def test_idle_rows_are_places_whatever_may_wait_beyond_them(max_waiting: int) -> None:
+    bench = Bench(small_limits(max_running=4, max_waiting=max_waiting, num_blocks=40))
+    for number in range(1, 5):
+        bench.submit(number, [number], max_tokens=3)
+    bench.turns(1)
+    for number in range(5, 9):
+        bench.submit(number, [number], max_tokens=3)
+    bench.run()
+    assert sorted(bench.finished()) == list(range(1, 5 + max_waiting))
+    refused = [e.error for e in bench.events if isinstance(e, SequenceFailed)]
+    assert all(isinstance(error, QueueFullError) for error in refused)
+    assert {error.message for error in refused} == {
+        f"{max_waiting} sequences wait for one of 4 rows already; at most {max_waiting} may"
+    }
 
 
 @given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 12))

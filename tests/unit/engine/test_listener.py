@@ -52,7 +52,7 @@ def test_a_sequence_is_reported_with_its_times_and_tokens() -> None:
 
 
 def test_what_ends_early_is_reported_with_the_reason() -> None:
-    bench, recorder = heard(max_running=1, max_waiting=2)
+    bench, recorder = heard(max_running=1, max_waiting=1)
     bench.submit(1, [1], max_tokens=20)
     bench.submit(2, [1], deadline_s=2.5)
     bench.submit(3, [1])
