@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from client.convert import control as convert
 from client.convert.generation import event_from, model_info_from, request_to
-from client.rpc import Connection
+from client.rpc import UNARY_TIMEOUT_S, Connection
 from client.types.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
 from client.types.generation import (
     AdapterSelection,
@@ -144,11 +144,10 @@ class WorkerClient:
         """Stop taking requests and wait until the running ones have finished."""
         await self._connection.unary(self._control.DrainWorker, control_pb.DrainWorkerRequest(), timeout_s)
 
-    async def status(self) -> WorkerStatus:
+    async def status(self, *, timeout_s: float = UNARY_TIMEOUT_S) -> WorkerStatus:
         """How the worker is."""
-        return convert.status_from(
-            await self._connection.unary(self._control.GetWorkerStatus, control_pb.GetWorkerStatusRequest())
-        )
+        request = control_pb.GetWorkerStatusRequest()
+        return convert.status_from(await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
 
 
 async def collect(events: AsyncIterator[GenerationEvent]) -> Completion:
