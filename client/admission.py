@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
-from client.checkpoint import CheckpointFile, checkpoint_files, file_digest
+from client.checkpoint import CONFIG_FILE, CheckpointFile, checkpoint_files, file_digest, find_checkpoint
 from client.convert import catalogue as convert
 from client.rpc import Connection
 from client.types.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
 from shared.errors import (
+    BaseModelNotFoundError,
     BlobNotFoundError,
     DigestMismatchError,
     HotslotError,
     InternalError,
     InvalidAdapterError,
+    InvalidRequestError,
     SourceUnavailableError,
 )
 from shared.ids import Digest
@@ -92,16 +94,29 @@ class Admission:
             refused.violations = report.violations
 
     async def validate(self, folder: Path, base_model: str, on_progress: OnProgress) -> ValidationReport:
-        """Upload a folder and have it checked; see `StoreClient.validate`."""
-        files = await asyncio.to_thread(checkpoint_files, folder)
+        """Upload what a folder holds and have it checked; see `StoreClient.validate`."""
+        found = await asyncio.to_thread(find_checkpoint, folder)
+        if not found.files:
+            return convert.refusal_of(found.violations)
 
         async def check(uploaded: list[pb.UploadedFile]) -> pb.ValidateAdapterResponse:
             on_progress(TransferProgress(TransferStage.VALIDATING))
             request = pb.ValidateAdapterRequest(files=uploaded, base_model=base_model)
             return await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
 
-        response, _ = await self._uploaded(files, on_progress, check)
-        return convert.report_from(response)
+        try:
+            response, _ = await self._uploaded(found.files, on_progress, check)
+        except (BaseModelNotFoundError, InvalidRequestError):
+            if found.violations:
+                return convert.refusal_of(found.violations)
+            raise
+        report = convert.report_from(response)
+        if not found.violations:
+            return report
+        # The store was not sent these files, and says no more than that they are missing.
+        told = {violation.subject == CONFIG_FILE for violation in found.violations}
+        others = (v for v in report.violations if v.code != "MISSING_FILE" or (v.subject == CONFIG_FILE) not in told)
+        return convert.refusal_of((*found.violations, *others))
 
     async def _uploaded(
         self,

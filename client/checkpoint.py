@@ -26,6 +26,37 @@ class CheckpointFile:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class FoundCheckpoint:
+    """What a folder holds of a checkpoint."""
+
+    files: tuple[CheckpointFile, ...]
+    """What can be pushed, the configuration first."""
+    violations: tuple[Violation, ...]
+    """What is missing, empty or pickled."""
+
+
+def find_checkpoint(folder: Path) -> FoundCheckpoint:
+    """Look for a checkpoint in a folder. Raises SourceNotFoundError when `folder` is not a folder."""
+    if not folder.is_dir():
+        raise SourceNotFoundError(
+            f"{folder} is not a folder; give the folder that `save_pretrained` wrote", str(folder)
+        )
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    chosen = [name for name in (CONFIG_FILE, *_weights(names)) if name in names]
+    files = [CheckpointFile(n, folder / n, (folder / n).stat().st_size) for n in chosen]
+    problem = "was its download or its export interrupted?"
+    empty = [
+        Violation.of("FILE_TRUNCATED", file.path, "an empty file", "content", problem)
+        for file in files
+        if not file.size_bytes
+    ]
+    return FoundCheckpoint(
+        files=tuple(file for file in files if file.size_bytes),
+        violations=(*_config_violations(folder, names), *_weights_violations(names), *empty),
+    )
+
+
 def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
     """The files of a checkpoint folder that are pushed, the configuration first.
 
@@ -33,23 +64,10 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
         SourceNotFoundError: `folder` is not a folder.
         InvalidAdapterError: it holds no adapter, or only pickled weights, or empty files.
     """
-    if not folder.is_dir():
-        raise SourceNotFoundError(
-            f"{folder} is not a folder; give the folder that `save_pretrained` wrote", str(folder)
-        )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    violations = [*_config_violations(folder, names), *_weights_violations(names)]
-    if violations:
-        raise InvalidAdapterError(violations)
-    chosen = [CONFIG_FILE, *_weights(names)]
-    files = tuple(CheckpointFile(n, folder / n, (folder / n).stat().st_size) for n in chosen)
-    empty = [file.path for file in files if not file.size_bytes]
-    if empty:
-        problem = "was its download or its export interrupted?"
-        raise InvalidAdapterError(
-            [Violation.of("FILE_TRUNCATED", n, "an empty file", "content", problem) for n in empty]
-        )
-    return files
+    found = find_checkpoint(folder)
+    if found.violations:
+        raise InvalidAdapterError(found.violations)
+    return found.files
 
 
 def file_digest(file: CheckpointFile, on_bytes: Callable[[int], None] | None = None) -> Digest:

@@ -93,7 +93,7 @@ class StoreClient:
     ) -> ValidationReport:
         """Run admission on a PEFT folder without publishing it; a checkpoint that is refused is no error here.
 
-        Raises InvalidAdapterError only for a folder that holds no checkpoint at all.
+        Nor is a folder with files missing, empty or pickled: what is there is checked all the same.
         """
         return await self._admission.validate(folder, base_model, on_progress or _ignore)
 

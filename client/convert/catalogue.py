@@ -1,5 +1,7 @@
 """Catalogue messages to and from the client's types."""
 
+from collections.abc import Sequence
+
 from client.convert.scalars import enum_field, time_or_none
 from client.types.catalogue import (
     Adapter,
@@ -95,6 +97,20 @@ def report_from(message: pb.ValidateAdapterResponse) -> ValidationReport:
         dtype=manifest.dtype,
         num_modules=len(manifest.modules),
         weights_size_bytes=manifest.weights_size_bytes,
+    )
+
+
+def refusal_of(violations: Sequence[Violation]) -> ValidationReport:
+    """The report on a checkpoint of which nothing more is known than what is wrong with it."""
+    return ValidationReport(
+        valid=False,
+        violations=tuple(violations),
+        digest=None,
+        base_model_digest=None,
+        max_rank=0,
+        dtype="",
+        num_modules=0,
+        weights_size_bytes=0,
     )
 
 

@@ -3,7 +3,9 @@
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from client import BlockingStoreClient, ChannelOptions, RetryPolicy
 from client.cli.children import Child
@@ -87,6 +89,20 @@ def test_a_refused_adapter_is_invisible_and_all_its_violations_are_told(
     assert raised.value.violations == report.violations
     with pytest.raises(AdapterNotFoundError):
         store.get("bad")
+
+
+@pytest.mark.parametrize("base_model", ["", BASE])
+def test_a_checkpoint_without_a_config_has_its_weights_checked(
+    store: BlockingStoreClient, peft_folder: PeftFolder, base_model: str
+) -> None:
+    folder = peft_folder()
+    (folder / "adapter_config.json").unlink()
+    tensors = load_file(folder / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = np.nan
+    save_file(tensors, folder / "adapter_model.safetensors")
+    report = store.validate(folder, base_model=base_model)
+    assert not report.valid
+    assert [violation.code for violation in report.violations] == ["MISSING_FILE", "NOT_FINITE"]
 
 
 def test_another_tenant_sees_nothing(store: BlockingStoreClient, store_process: Child, peft_folder: PeftFolder) -> None:

@@ -64,6 +64,13 @@ def test_every_missing_file_is_named_at_once(tmp_path: Path) -> None:
     assert [v.code for v in raised.value.violations] == ["MISSING_FILE", "MISSING_FILE"]
 
 
+def test_an_empty_file_is_named_beside_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(InvalidAdapterError) as raised:
+        checkpoint_files(tmp_path)
+    assert [v.code for v in raised.value.violations] == ["MISSING_FILE", "FILE_TRUNCATED"]
+
+
 def test_a_trainer_folder_points_at_its_last_checkpoint(tmp_path: Path) -> None:
     folder_with(tmp_path, "checkpoint-100/adapter_config.json", "checkpoint-200/adapter_config.json")
     with pytest.raises(InvalidAdapterError, match=r"did you mean .*checkpoint-200"):

@@ -106,6 +106,30 @@ def test_validate_of_a_bad_adapter_exits_with_the_same_code_as_push(
     assert json.loads(out)["valid"] is False
 
 
+def test_validate_reports_what_is_missing_here_beside_what_the_store_finds(
+    hotslot: Run, served: Served, adapter_folder: Path
+) -> None:
+    (adapter_folder / "adapter_config.json").unlink()
+    served.store.catalogue.violations = (
+        Violation("MISSING_FILE", "adapter_config.json", "no such file", "adapter_config.json", "no config"),
+        Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),
+    )
+    code, out, err = hotslot("validate", str(adapter_folder), "--json")
+    report = json.loads(out)
+    assert (code, err, report["valid"]) == (4, "", False)
+    assert [(v["code"], v["subject"]) for v in report["violations"]] == [
+        ("MISSING_FILE", "adapter_config.json"),
+        ("NON_FINITE", "t"),
+    ]
+    assert "is this what `save_pretrained` wrote?" in report["violations"][0]["message"]
+
+
+def test_validate_of_an_empty_folder_is_a_report_too(hotslot: Run, tmp_path: Path) -> None:
+    code, out, _ = hotslot("validate", str(tmp_path), "--json")
+    assert code == 4
+    assert [v["code"] for v in json.loads(out)["violations"]] == ["MISSING_FILE", "MISSING_FILE"]
+
+
 def test_a_valid_adapter_is_told_apart_by_the_exit_code(hotslot: Run, adapter_folder: Path) -> None:
     assert hotslot("validate", str(adapter_folder))[0] == 0
 
