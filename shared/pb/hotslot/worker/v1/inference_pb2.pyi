@@ -243,7 +243,9 @@ class SamplingParams(_message.Message):
     """0 or not set means 1: no limit."""
     min_p: _builtins.float
     seed: _builtins.int
-    """Makes the request reproducible, whatever the batch around it."""
+    """What is drawn depends on this, the position and the logits alone. Logits depend on the batch by rounding only:
+    in float32 by parts in a million, which hardly ever changes a token; in 16-bit types it now and then does.
+    """
     repetition_penalty: _builtins.float
     """Not set means 1: none; between 0.01 and 100."""
     presence_penalty: _builtins.float
