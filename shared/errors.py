@@ -215,7 +215,8 @@ class BaseModelNotFoundError(NotFoundError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"base model {name!r} is not registered; start a worker that serves it, or name another with --base",
+            f"base model {name!r} is not registered; `hotslot base add` registers it, and so does a worker that "
+            "serves it; or name another with --base",
             name,
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from client.cli import (
+    base_commands,
     catalogue_commands,
     fleet_commands,
     generate_commands,
@@ -42,6 +43,7 @@ app.command(rich_help_panel=_STORE)(catalogue_commands.validate)
 app.command(rich_help_panel=_STORE)(catalogue_commands.tag)
 app.command(rich_help_panel=_STORE)(removal_commands.rm)
 app.command(rich_help_panel=_STORE)(removal_commands.undelete)
+app.add_typer(base_commands.app, name="base", rich_help_panel=_STORE)
 app.add_typer(policy_commands.app, name="policy", rich_help_panel=_STORE)
 app.command(rich_help_panel=_GENERATE)(generate_commands.generate)
 app.command(rich_help_panel=_GENERATE)(generate_commands.chat)

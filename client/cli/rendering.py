@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich import box
 from rich.table import Table
 
-from client.types.catalogue import Adapter, AdapterPolicy, Version
+from client.types.catalogue import Adapter, AdapterPolicy, BaseModel, Version
 from client.types.control import LoadedAdapter, WorkerStatus
 from client.types.placement import Placement, Worker
 
@@ -112,6 +112,14 @@ def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> Table:
             "yes" if policy.pinned else "no",
             human_age(policy.update_time, now),
         )
+    return made
+
+
+def base_models_table(models: Iterable[BaseModel]) -> Table:
+    """The base models that adapters can be admitted for; whole digests, for `--base`."""
+    made = table("NAME", "TYPE", "MODULES", "DIGEST", right=("MODULES",))
+    for model in models:
+        made.add_row(model.spec.name, model.spec.model_type, str(len(model.spec.modules)), model.digest)
     return made
 
 

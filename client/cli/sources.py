@@ -1,6 +1,7 @@
 """Where something comes from, as people write it: `hf:ORG/NAME[@REVISION]`, or a folder."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from shared.errors import FieldViolation, InvalidRequestError
 
@@ -31,6 +32,17 @@ def parse_source(text: str) -> HubName | StoreFolder:
     name = parse_hub_name(text)
     if name is None:
         problem = f"found {text!r}, expected hf:ORG/NAME, hf:ORG/NAME@REVISION or dir:/PATH"
+        raise InvalidRequestError([FieldViolation("SOURCE", problem)])
+    return name
+
+
+def parse_base_source(text: str) -> HubName | Path:
+    """What a base model is registered from: a repository, or a folder here; raises InvalidRequestError."""
+    if not text.startswith("hf:"):
+        return Path(text)
+    name = parse_hub_name(text)
+    if name is None:
+        problem = f"found {text!r}, expected a folder, hf:ORG/NAME or hf:ORG/NAME@REVISION"
         raise InvalidRequestError([FieldViolation("SOURCE", problem)])
     return name
 

@@ -1,0 +1,110 @@
+"""Commands on base models: add, ls."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli import options
+from client.cli.options import JsonOption, StoreOption, TenantOption, open_client
+from client.cli.output import print_document, say
+from client.cli.output import show as show_parts
+from client.cli.rendering import base_models_table
+from client.cli.sources import HubName, parse_base_source
+from client.types.catalogue import BaseModel
+from shared.errors import InvalidRequestError, SourceNotFoundError, SourceUnavailableError
+
+MODEL_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+"""What a base model's spec is computed from."""
+
+app = typer.Typer(help="Base models: what adapters are checked against.", no_args_is_help=True)
+
+
+@app.command("add")
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="A folder with config.json and safetensors, or hf:ORG/NAME[@REVISION]."),
+    ],
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="What adapters' configs call it; by default the folder as given, or ORG/NAME."
+        ),
+    ] = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a base model, so that adapters are admitted for it before a worker serves it.
+
+    A repository is downloaded into the hub's cache, weights included: they are part of what tells models apart.
+
+    JSON: {name, digest, model_type, num_modules, create_time}.
+    """
+    # The spec needs numpy, and other commands do without it.
+    from shared.base_model import spec_from_folder
+
+    where = parse_base_source(source)
+    with open_client(store=store, tenant=tenant) as client:
+        if isinstance(where, HubName):
+            folder, default_name = _download(where), where.repo_id
+        else:
+            folder, default_name = where, source
+        if not folder.is_dir():
+            raise SourceNotFoundError(f"{source} is not a folder; a repository is hf:ORG/NAME", source)
+        model = client.store.register_base_model(spec_from_folder(folder, name or default_name))
+    if as_json:
+        print_document(_document(model))
+    else:
+        print(f"{model.spec.name} is base model {model.digest}")
+        say(f"{model.spec.model_type}, {len(model.spec.modules)} modules")
+
+
+@app.command("ls")
+def ls(
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """List the base models that adapters can be admitted for.
+
+    JSON: {base_models: [{name, digest, model_type, num_modules, create_time}]}.
+    """
+    with open_client(store=store, tenant=tenant) as client:
+        models = list(client.store.list_base_models())
+    if as_json:
+        print_document({"base_models": [_document(model) for model in models]})
+    elif models:
+        show_parts(base_models_table(models))
+    else:
+        say("no base models; `hotslot base add SOURCE` registers one, and so does a worker when it starts")
+
+
+def _document(model: BaseModel) -> dict[str, object]:
+    return {
+        "name": model.spec.name,
+        "digest": model.digest,
+        "model_type": model.spec.model_type,
+        "num_modules": len(model.spec.modules),
+        "create_time": model.create_time,
+    }
+
+
+def _download(where: HubName) -> Path:
+    """A snapshot of the repository in the hub's cache; what is there already is not fetched again."""
+    # The hub's library takes a while to import, and only this needs it.
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    named = f"hf:{where.repo_id}" + (f"@{where.revision}" if where.revision else "")
+    try:
+        return Path(snapshot_download(where.repo_id, revision=where.revision or None, allow_patterns=MODEL_FILES))
+    except HFValidationError as exc:
+        raise InvalidRequestError([], f"{named} is no repository's name: {exc}") from exc
+    except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
+        raise SourceNotFoundError(f"{named} not found, or not for your hub token (HF_TOKEN)", named) from exc
+    except (OSError, HTTPError) as exc:
+        # No connection, an answer that is none, or offline mode.
+        raise SourceUnavailableError(f"{named} cannot be fetched now: {type(exc).__name__}; try again later") from exc

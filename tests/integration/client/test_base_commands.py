@@ -1,0 +1,71 @@
+"""`hotslot base` against a real store."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from client import BlockingStoreClient
+from client.cli.app import run
+from client.cli.children import Child
+from tests.integration.client.conftest import TENANT
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    weight = np.arange(64, dtype=np.float32).reshape(8, 8)
+    names = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight")
+    save_file(dict.fromkeys(names, weight), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.usefixtures("store")
+def test_a_folder_becomes_a_base_model_that_is_listed(
+    store_process: Child, base_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", store_process.spec.endpoint, "--tenant", TENANT, "--json"]
+    assert run(["base", "add", str(base_folder), "--name", "org/added", *where]) == 0
+    added = json.loads(capsys.readouterr().out)
+    assert (added["name"], added["model_type"], added["num_modules"]) == ("org/added", "llama", 2)
+    assert run(["base", "ls", *where]) == 0
+    assert added in json.loads(capsys.readouterr().out)["base_models"]
+
+
+def test_what_is_no_base_model_is_refused(
+    store: BlockingStoreClient, store_process: Child, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--store", store_process.spec.endpoint, "--tenant", TENANT]
+    before = list(store.list_base_models())
+    assert run(["base", "add", str(tmp_path / "nowhere"), *where]) == 3
+    assert run(["base", "add", str(tmp_path), *where]) == 2
+    assert run(["base", "add", "hf:no-slash", *where]) == 2
+    assert "is not a base model: config.json cannot be read" in capsys.readouterr().err
+    assert list(store.list_base_models()) == before
+
+
+@pytest.mark.usefixtures("store")
+def test_a_repository_is_known_by_its_name(
+    store_process: Child, base_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def snapshot(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, revision))
+        if revision == "away":
+            raise ConnectionError("offline")
+        return str(base_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    where = ["--store", store_process.spec.endpoint, "--tenant", TENANT]
+    assert run(["base", "add", "hf:org/base@v1", *where]) == 0
+    assert capsys.readouterr().out.startswith("org/base is base model sha256:")
+    assert run(["base", "add", "hf:org/base@away", *where]) == 7
+    assert "hf:org/base@away cannot be fetched now: ConnectionError" in capsys.readouterr().err
+    assert asked == [("org/base", "v1"), ("org/base", "away")]
