@@ -45,7 +45,13 @@ class BaseModule:
     @property
     def is_in_layer(self) -> bool:
         """Whether it belongs to one of the repeated layers."""
-        return _IN_LAYER.search(self.path) is not None
+        return bool(self.layer_list)
+
+    @property
+    def layer_list(self) -> str:
+        """The path of the repeated layers that it belongs to, for example `model.layers`; empty outside of them."""
+        match = _IN_LAYER.search(self.path)
+        return self.path[: match.end() - 1].rpartition(".")[0] if match is not None else ""
 
 
 @dataclass(frozen=True)

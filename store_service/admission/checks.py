@@ -5,11 +5,13 @@ be what rank and base say. All violations are collected; a plan is complete only
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
 from shared.safetensors_header import Header
+from store_service.admission.all_linear import all_linear
+from store_service.admission.default_targets import with_defaults
 from store_service.admission.keys import Role
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.parts import BaseCopy, Found, StoredTensor, base_copies, sort_tensors
@@ -59,6 +61,14 @@ def check_tensors(
     """What to publish, and everything that names, shapes and types say against it."""
     parts = sort_tensors(header, base)
     violations = parts.violations
+    targets = with_defaults(settings.targets, base.model_type)
+    if targets is None:
+        problem = f"PEFT has no default for a {base.model_type}, so it could not load this either"
+        violations.append(
+            Violation.of("UNSUPPORTED_CONFIG", "target_modules", "null", "the names of the modules", problem)
+        )
+    else:
+        settings = replace(settings, targets=targets)
     violations.extend(_check_targets(parts.by_path, settings, base))
     planned: dict[str, PlannedModule] = {}
     num_misfits = len(parts.unknown_paths)
@@ -96,16 +106,23 @@ def _check_targets(
 ) -> Iterator[Violation]:
     """Config and tensors must name the same modules: PEFT would drop what only one of them names."""
     targets, tied = settings.targets, _tied_paths(settings, base)
+    by_word = all_linear(base, parts) if targets.all_linear else {}
+
+    def include(path: str, name: str = "") -> bool | None:
+        """Whether the module at a path is targeted, if its trainer called it by this name."""
+        found = targets.include(name or path)
+        return by_word.get(path) if found is None else found
+
     # Whatever names one of a tied pair means both, and PEFT saves both.
-    is_tie_targeted = any(targets.include(path) or path in parts for path in tied)
+    is_tie_targeted = any(include(path) or path in parts for path in tied)
     for path, roles in parts.items():
         raw_path = next(iter(roles.values())).parsed.path
         names = (raw_path, *(tied if path in tied else (path,)))
-        if all(targets.include(name) is False for name in names):
+        if all(include(path, name) is False for name in names):
             problem = "the config does not target this module, so its trainer would not have applied it"
             yield Violation.of("MODULE_NOT_TARGETED", path, "tensors", "none, or the module in target_modules", problem)
     for module in base.targets:
-        is_targeted = is_tie_targeted if module.path in tied else targets.include(module.path)
+        is_targeted = is_tie_targeted if module.path in tied else include(module.path)
         if module.path not in parts and is_targeted:
             problem = "the config targets this module, but the checkpoint has nothing for it (is it cut off?)"
             yield Violation.of("MODULE_MISSING", module.path, "no tensors", _names(_PAIRS[module.kind]), problem)

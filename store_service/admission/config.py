@@ -47,6 +47,9 @@ def admitted_fields(data: bytes) -> str:
 
 
 def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -> None:
+    if "peft_type" not in document:
+        problem = "without it PEFT does not load the adapter"
+        violations.append(Violation.of("BAD_CONFIG_VALUE", "peft_type", "no such field", "'LORA'", problem))
     for name, value in document.items():
         rule = FIELDS.get(name)
         if rule is None:
@@ -121,6 +124,7 @@ class _Reader:
             else frozenset(self._texts("target_modules", wanted)),
             regex=self._regex("target_modules", wanted) if not is_all_linear else None,
             all_linear=is_all_linear,
+            by_model_type=wanted is None,
             exclude_suffixes=frozenset(() if isinstance(excluded, str) else self._texts("exclude_modules", excluded)),
             exclude_regex=self._regex("exclude_modules", excluded),
             layers=None if layer_list is None else frozenset(layer_list),

@@ -19,6 +19,8 @@ class Targets:
     suffixes: frozenset[str] | None = None
     regex: Pattern | None = None
     all_linear: bool = False
+    by_model_type: bool = False
+    """Whether the config names none, so that PEFT goes by the base model's type."""
     exclude_suffixes: frozenset[str] = frozenset()
     exclude_regex: Pattern | None = None
     layers: frozenset[int] | None = None
@@ -26,7 +28,7 @@ class Targets:
     """Names of the module lists that hold the layers, for example `layers`."""
 
     def include(self, path: str) -> bool | None:
-        """Whether a module is targeted; None where only the tensors can tell.
+        """Whether a module is targeted; None where only the base model or the tensors can tell.
 
         As PEFT 0.21 (tuners/tuners_utils.py, `check_target_module_exists`).
         """

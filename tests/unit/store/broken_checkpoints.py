@@ -210,6 +210,7 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "a negative rank": (config(r=-4), "BAD_CONFIG_VALUE"),
     "a rank that is text": (config(r="4"), "BAD_CONFIG_VALUE"),
     "a rank that is true": (config(r=True), "BAD_CONFIG_VALUE"),
+    "a config without a type": (lambda draft: draft.config.pop("peft_type"), "BAD_CONFIG_VALUE"),
     "an alpha that is text": (config(lora_alpha="8"), "BAD_CONFIG_VALUE"),
     "rslora that is text": (config(use_rslora="no"), "BAD_CONFIG_VALUE"),
     "a bias on B that is text": (config(lora_bias="no"), "BAD_CONFIG_VALUE"),
@@ -277,6 +278,9 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "A without B": (drop(Q0_B), "MISSING_TENSOR"),
     "B without A": (drop(Q0_A), "MISSING_TENSOR"),
     "one layer missing": (drop(Q0_A, Q0_B), "MODULE_MISSING"),
+    "all linears, of which there are two": (config(target_modules="all-linear"), "MODULE_MISSING"),
+    "the defaults of PEFT, of which one is cut off": (
+        both(config(target_modules=None), drop(Q0_A, Q0_B)), "MODULE_MISSING"),
     "a module that the config does not target": (config(target_modules=["q_proj"]), "MODULE_NOT_TARGETED"),
     "a module that the config excludes": (config(exclude_modules=["v_proj"]), "MODULE_NOT_TARGETED"),
     "a layer that the config leaves out": (config(layers_to_transform=[1]), "MODULE_NOT_TARGETED"),

@@ -11,10 +11,12 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from safetensors.torch import load, save_file
 
 from shared.base_model import spec_from_folder
 from store_service.admission.admit import Checkpoint, Verdict, admit
+from store_service.admission.default_targets import DEFAULT_TARGETS
 from store_service.admission.settings import AdmissionLimits
 
 SIZES = {
@@ -100,6 +102,24 @@ def test_what_is_admitted_has_pefts_delta_weights(base: tuple[str, Path], option
     architecture, folder = base
     _, _, attention, mlp = ARCHITECTURES[architecture]
     check_against_peft(architecture, folder, options(attention, mlp)[option], tmp_path)
+
+
+@pytest.mark.parametrize("said", ["all-linear", None])
+def test_a_config_that_leaves_the_targets_to_peft_has_pefts_delta_weights(
+    base: tuple[str, Path], said: str | None, tmp_path: Path
+) -> None:
+    architecture, folder = base
+    config_class = ARCHITECTURES[architecture][0]
+    if said is None and config_class.model_type not in DEFAULT_TARGETS:
+        with pytest.raises(ValueError, match="Please specify `target_modules`"):
+            check_against_peft(architecture, folder, {"target_modules": said}, tmp_path)
+        return
+    check_against_peft(architecture, folder, {"target_modules": said}, tmp_path, said={"target_modules": said})
+
+
+def test_the_default_targets_are_those_of_the_installed_peft() -> None:
+    ours = {name: found if isinstance(found, str) else list(found) for name, found in DEFAULT_TARGETS.items()}
+    assert ours == TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
 
 @pytest.mark.parametrize("option", ends("", ""))
@@ -189,12 +209,19 @@ def admit_changed(
     return admit(Checkpoint(files), spec_from_folder(folder / "base", "tiny"), AdmissionLimits())
 
 
-def check_against_peft(architecture: str, folder: Path, arguments: dict[str, Any], tmp_path: Path) -> None:
-    """Make an adapter with PEFT, admit it, and compare with the same adapter as PEFT loads it freshly."""
+def check_against_peft(
+    architecture: str, folder: Path, arguments: dict[str, Any], tmp_path: Path, said: dict[str, Any] | None = None
+) -> None:
+    """Make an adapter with PEFT, admit it, and compare with the same adapter as PEFT loads it freshly.
+
+    What is `said` replaces what PEFT wrote into the config.
+    """
     arguments = {"init_lora_weights": False, "task_type": "CAUSAL_LM", **arguments}
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     torch.manual_seed(1)
     get_peft_model(model, LoraConfig(**arguments)).save_pretrained(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | (said or {})))
     fresh = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     peft_model = PeftModel.from_pretrained(fresh, str(tmp_path))
 

@@ -1,0 +1,85 @@
+"""Configs that leave the modules to PEFT: the word all-linear, and no targets at all."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.errors import Violation
+from store_service.admission.admit import admit
+from store_service.admission.settings import AdmissionLimits
+from tests.support.checkpoints import HIDDEN, adapter, base_spec
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FIRST = "model.layers.0.self_attn.q_proj"
+
+
+def violations(folder: Path, base: BaseSpec, cut: str = "", **config: object) -> tuple[Violation, ...]:
+    """Of an adapter on all projections, without those whose path contains a text."""
+    draft = adapter(LINEARS, spec=base_spec())
+    draft.config.update(config)
+    draft.tensors = {name: value for name, value in draft.tensors.items() if not cut or cut not in name}
+    return admit(draft.write(folder), base, AdmissionLimits()).violations
+
+
+def with_linears(*paths: str) -> BaseSpec:
+    spec = base_spec()
+    more = tuple(BaseModule(path, ModuleKind.LINEAR, HIDDEN, HIDDEN) for path in paths)
+    return replace(spec, modules=(*spec.modules, *more))
+
+
+@pytest.mark.parametrize("cut", [FIRST, "k_proj", "layers.1"])
+def test_all_linear_means_every_linear_of_every_layer(tmp_path: Path, cut: str) -> None:
+    assert violations(tmp_path / "whole", base_spec(), target_modules="all-linear") == ()
+    found = violations(tmp_path / "cut", base_spec(), cut, target_modules="all-linear")
+    missing = [module.path for module in base_spec().modules if cut in module.path]
+    assert [(violation.code, violation.subject) for violation in found] == [("MODULE_MISSING", p) for p in missing]
+
+
+def test_all_linear_leaves_out_what_is_excluded(tmp_path: Path) -> None:
+    def found_without(cut: str) -> tuple[Violation, ...]:
+        folder = tmp_path / f"without {cut}"
+        return violations(folder, base_spec(), cut, target_modules="all-linear", exclude_modules=["k_proj"])
+
+    assert found_without("k_proj") == ()
+    found = found_without("")
+    assert {violation.code for violation in found} == {"MODULE_NOT_TARGETED"}
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_all_linear_means_neither_end_of_the_model(tmp_path: Path, name: str) -> None:
+    draft = adapter((*LINEARS, name), spec=base_spec())
+    draft.config["target_modules"] = "all-linear"
+    found = admit(draft.write(tmp_path), base_spec(), AdmissionLimits()).violations
+    assert "MODULE_NOT_TARGETED" in {violation.code for violation in found}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "model.layers.0.mlp.gate",
+        "model.layers.0.mlp.experts.3.down_proj",
+        "vision_tower.encoder.layers.0.self_attn.out_proj",
+        "multi_modal_projector.linear_1",
+    ],
+)
+def test_linears_that_may_not_be_loaded_as_such_may_be_missing(tmp_path: Path, path: str) -> None:
+    assert violations(tmp_path, with_linears(path), target_modules="all-linear") == ()
+
+
+def test_layers_that_are_not_loaded_may_be_missing(tmp_path: Path) -> None:
+    base = with_linears("model.layers.2.eh_proj", "model.layers.2.self_attn.o_proj")
+    assert violations(tmp_path, base, target_modules="all-linear") == ()
+
+
+def test_no_targets_mean_those_that_peft_takes_for_the_type_of_the_base(tmp_path: Path) -> None:
+    draft = adapter(("q_proj", "v_proj"))
+    draft.config["target_modules"] = None
+    limits = AdmissionLimits()
+    assert admit(draft.write(tmp_path / "sound"), base_spec(), limits).violations == ()
+    found = violations(tmp_path / "more", base_spec(), target_modules=None)
+    assert {violation.code for violation in found} == {"MODULE_NOT_TARGETED"}
+    unknown = replace(base_spec(), model_type="phi3")
+    (violation,) = admit(draft.write(tmp_path / "unknown"), unknown, limits).violations
+    assert (violation.code, violation.subject) == ("UNSUPPORTED_CONFIG", "target_modules")
