@@ -16,6 +16,9 @@ MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 1024 * 1024
 """gRPC serialises answers on the event loop, and many clients take messages of 4 MiB at most."""
 
+MAX_ID = 2**63 - 1
+"""Of a row."""
+
 Position = tuple[str | int, ...]
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -54,8 +57,16 @@ def decode_token(token: str, listing: Sequence[object], first: Position) -> Posi
     try:
         found, position = json.loads(base64.urlsafe_b64decode(token.encode()))
         matches = found == json.loads(json.dumps(list(listing))) and len(position) == len(first)
-        if not matches or any(type(a) is not type(b) for a, b in zip(position, first, strict=True)):
+        if not matches or not all(_can_be(value, like) for value, like in zip(position, first, strict=True)):
             raise InvalidPageTokenError
     except (ValueError, TypeError, binascii.Error, RecursionError) as exc:
         raise InvalidPageTokenError from exc
     return tuple(position)
+
+
+def _can_be(value: object, like: str | int) -> bool:
+    """Whether a value is of the kind that stands in a position, and one that a database takes."""
+    if isinstance(value, str) and isinstance(like, str):
+        value.encode()  # ValueError for what is no text, such as half of a surrogate pair
+        return "\0" not in value
+    return type(value) is int and isinstance(like, int) and 0 <= value <= MAX_ID

@@ -1,0 +1,53 @@
+"""Page tokens that nobody was given are refused, before a database sees what is in them."""
+
+import base64
+import json
+
+import pytest
+
+from shared.errors import InvalidPageTokenError
+from store_service.rpc.paging import Position, decode_token, encode_token
+
+LISTING, FIRST = ("adapters", [["team", "x"]]), ("", 0)
+
+
+def forged(document: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
+
+
+@pytest.mark.parametrize("position", [("acme/bot", 7), ("", 0), ("ünïcode", 2**63 - 1)])
+def test_a_position_is_found_again(position: Position) -> None:
+    assert decode_token(encode_token(LISTING, position), LISTING, FIRST) == position
+    assert decode_token("", LISTING, FIRST) == FIRST
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        ["bot", 2**63],
+        ["bot", -1],
+        ["bot", True],
+        ["bot", 1.0],
+        ["bot", "7"],
+        [7, 7],
+        ["bot"],
+        ["bot", 7, 7],
+        ["\ud800", 7],
+        ["a\0b", 7],
+        None,
+    ],
+)
+def test_a_forged_position_is_refused(position: object) -> None:
+    with pytest.raises(InvalidPageTokenError):
+        decode_token(forged([LISTING, position]), LISTING, FIRST)
+
+
+@pytest.mark.parametrize("token", ["x", "\ud800", "ä", forged({}), forged([1]), forged("[" * 50_000)])
+def test_a_text_that_is_no_token_is_refused(token: str) -> None:
+    with pytest.raises(InvalidPageTokenError):
+        decode_token(token, LISTING, FIRST)
+
+
+def test_a_token_of_another_listing_is_refused() -> None:
+    with pytest.raises(InvalidPageTokenError):
+        decode_token(encode_token(("adapters", []), ("bot", 7)), LISTING, FIRST)
