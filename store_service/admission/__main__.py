@@ -27,9 +27,11 @@ def checkpoint_of_folder(folder: Path) -> Checkpoint:
 def read_base(path: Path) -> BaseSpec:
     """The spec of a model folder, or one written down as JSON; raises InvalidRequestError."""
     if path.is_dir():
-        return spec_from_folder(path, path.name)
+        return spec_from_folder(path, path.resolve().name)
     try:
         document = json.loads(path.read_bytes())
+        if not isinstance(document, dict):
+            raise TypeError("it is no JSON object")
         spec = BaseSpec(
             name=str(document.get("name", path.stem)),
             model_type=str(document["model_type"]),
@@ -39,7 +41,7 @@ def read_base(path: Path) -> BaseSpec:
                 for module_path, kind, num_in, num_out, *values_digest in document["modules"]
             ),
         )
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise InvalidRequestError(
             [FieldViolation("base", f"{path} is neither a model folder nor a base spec: {exc!r}")]
         ) from exc
@@ -60,8 +62,11 @@ def main(arguments: list[str] | None = None) -> int:
             raise InvalidRequestError([FieldViolation("folder", f"{options.folder} is no folder")])
         limits = AdmissionLimits(max_rank=options.max_rank)
         verdict = admit(checkpoint_of_folder(options.folder), read_base(options.base), limits)
-    except HotslotError as exc:
-        sys.stderr.write(f"{exc.message}\n")
+    except (HotslotError, OSError) as exc:
+        message = exc.message if isinstance(exc, HotslotError) else str(exc)
+        sys.stderr.write(f"{message}\n")
+        if options.json:
+            sys.stdout.write(json.dumps({"error": message}) + "\n")
         return EXIT_USAGE
     sys.stdout.write((as_json(verdict) if options.json else as_text(verdict, str(options.folder))) + "\n")
     return EXIT_VALID if verdict.manifest is not None else EXIT_REFUSED
