@@ -8,6 +8,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import Future
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 from client.blobs import RetryPolicy
@@ -32,15 +33,15 @@ class LoopThread:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and wait for it; an interrupt of the waiting thread cancels it."""
-        ended = threading.Event()
-        future = asyncio.run_coroutine_threadsafe(_signalling(coroutine, ended), self._loop)
+        """Run a coroutine and wait for it; an interrupt of the waiting thread, at any moment, cancels it."""
+        call = _Call(coroutine, self._loop)
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(call.start)
+            return call.outcome.result()
         except BaseException:
             # After an interrupt, let the cancelled coroutine clean up before the caller goes on to close things.
-            future.cancel()
-            ended.wait(CANCEL_TIMEOUT_S)
+            self._loop.call_soon_threadsafe(call.cancel)
+            call.ended.wait(CANCEL_TIMEOUT_S)
             raise
 
     def stop(self) -> None:
@@ -50,11 +51,37 @@ class LoopThread:
         self._loop.close()
 
 
-async def _signalling(coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> T:
-    try:
-        return await coroutine
-    finally:
-        ended.set()
+class _Call(Generic[T]):
+    """One coroutine on its way to the loop's thread and through it; its methods are the loop's to call."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
+        self.outcome: Future[T] = Future()
+        self.ended = threading.Event()
+        self._coroutine = coroutine
+        self._loop = loop
+        self._task: asyncio.Task[T] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """End it, whether or not it has begun; harmless once it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+        else:
+            self._coroutine.close()
+            self.ended.set()
+
+    def _end(self, task: "asyncio.Task[T]") -> None:
+        self.ended.set()
+        if task.cancelled():
+            self.outcome.cancel()
+        elif (error := task.exception()) is not None:
+            self.outcome.set_exception(error)
+        else:
+            self.outcome.set_result(task.result())
 
 
 class Closable(Protocol):

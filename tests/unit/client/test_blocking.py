@@ -85,6 +85,27 @@ def test_an_interrupt_while_waiting_cancels_the_request(served: Served, hotslot:
     served.wait_for(lambda: inference.cancelled)
 
 
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_an_interrupt_while_a_call_is_handed_to_the_loop_leaves_nothing_running(
+    served: Served, hotslot: BlockingHotslotClient, monkeypatch: pytest.MonkeyPatch, is_sent: bool
+) -> None:
+    served.worker.inference.hang_after_pieces = 0
+    loop = hotslot.loop._loop
+    hand_over = loop.call_soon_threadsafe
+
+    def interrupted(*args: Any) -> None:
+        monkeypatch.undo()
+        if is_sent:
+            hand_over(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(hotslot.generate("Hi"))
+    served.worker.inference.hang_after_pieces = None
+    assert hotslot.worker.complete("Hi").text == "Hello, sailor"
+
+
 def test_a_deadline_reaches_the_caller(served: Served, hotslot: BlockingHotslotClient) -> None:
     served.worker.inference.hang_after_pieces = 1
     with pytest.raises(RequestDeadlineError):
