@@ -17,6 +17,7 @@ from shared.errors import (
     BlobNotFoundError,
     DigestMismatchError,
     FieldViolation,
+    HotslotError,
     InvalidAdapterError,
     InvalidRequestError,
     QuotaExceededError,
@@ -97,20 +98,20 @@ class Registry:
     def _uploaded(self, tenant: TenantId, files: Mapping[str, Digest]) -> Checkpoint:
         """The checkpoint made of uploaded files, as they were sent.
 
-        Raises BlobNotFoundError, and DigestMismatchError after all files were looked at: everything that the disk has
-        changed is gone then, and can be sent again.
+        Raises DigestMismatchError or BlobNotFoundError after all files were looked at: everything that the disk has
+        changed is gone then, and can be sent again with what was missing.
         """
         if not files or len(files) > MAX_FILES:
             raise InvalidRequestError([FieldViolation("files", f"found {len(files)}, expected 1 to {MAX_FILES}")])
         paths: dict[Digest, Path] = {}
-        rotten: DigestMismatchError | None = None
+        missing: HotslotError | None = None
         for digest in set(files.values()):
             try:
                 paths[digest] = self.uploads.verified_path(tenant, digest)
-            except DigestMismatchError as exc:
-                rotten = exc
-        if rotten is not None:
-            raise rotten
+            except (DigestMismatchError, BlobNotFoundError) as exc:
+                missing = exc
+        if missing is not None:
+            raise missing
         return Checkpoint({name: paths[digest] for name, digest in files.items()})
 
     def validate(self, checkpoint: Checkpoint, base_model: str) -> Verdict:

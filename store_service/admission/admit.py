@@ -63,12 +63,17 @@ def admit(
     write: Sink | None = None,
     reserve: Callable[[int], object] | None = None,
     written_digest: Callable[[], Digest] | None = None,
+    *,
+    was_admitted: bool = False,
 ) -> Verdict:
     """Check a checkpoint against a base model, writing its normalised weights on the way.
 
     `reserve` is told their size before the first byte is written, and may raise. `written_digest` has the digest of
     what was passed to `write`, where that computes it anyway.
     What was passed to `write` is to be thrown away when the verdict has violations.
+
+    `was_admitted` is for a checkpoint that is read again: rules that came since are not held against it. Whether it
+    is what was admitted then, its digest tells.
     """
     violations: list[Violation] = []
     settings = _read_config(checkpoint, limits, violations)
@@ -81,6 +86,8 @@ def admit(
         if settings is not None:
             checked, problems = check_tensors(header, settings, base, limits)
             violations.extend(problems)
+            if was_admitted and checked.modules:
+                violations.clear()
         if checked is not None and not violations:
             violations.extend(check_copies(checked.copies, file))
             violations.extend(check_tie(checked.tie, file))

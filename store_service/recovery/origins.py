@@ -102,7 +102,9 @@ class Origins:
             try:
                 content = self._sources.of(use.tenant, location).resolve()
                 checkpoint = content.fetch(target, progress.report, progress.cancelled)
-                manifest = admit(checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest).require()
+                manifest = admit(
+                    checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest, was_admitted=True
+                ).require()
             finally:
                 shutil.rmtree(target, ignore_errors=True)
             return manifest.weights_size_bytes

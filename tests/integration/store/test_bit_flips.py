@@ -92,6 +92,20 @@ async def test_a_bit_of_a_file_that_was_uploaded_and_not_admitted_yet(tmp_path: 
             paths.reverse()
 
 
+async def test_what_is_gone_hides_no_upload_that_rotted(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await push(store)
+        paths = [path for path in (tmp_path / "data" / "uploads").rglob("*") if path.is_file()]
+        files = [pb.UploadedFile(path=name, digest=digest_of(data)) for name, data in DRAFT.files().items()]
+        for gone, rotten in (paths, paths[::-1]):
+            gone.unlink()
+            flip(rotten, 5)
+            with pytest.raises((errors.DigestMismatchError, errors.BlobNotFoundError)):
+                await store.call("CreateVersion", pb.CreateVersionRequest(reference="other", files=files))
+            assert not rotten.exists()
+            await push(store)
+
+
 async def test_a_bit_in_object_storage(tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'objects'}"
     async with open_store(tmp_path / "data", blob_url=url) as store:

@@ -14,6 +14,7 @@ from shared import errors
 from shared.ids import DEFAULT_TENANT, digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import blob_pb2
+from store_service.admission import checks
 from tests.support.checkpoints import Draft, adapter, base_spec
 from tests.support.fake_hub import FakeHub, fake_hub
 from tests.support.object_storage import BUCKET, s3_server
@@ -144,6 +145,21 @@ async def test_an_evicted_import_comes_back_from_its_commit(start: Open, tmp_pat
         await read(store, uploaded)
     async with start(hub_endpoint=hub.endpoint) as store:
         await read(store, version, 70_001)
+
+
+async def test_what_was_admitted_comes_back_though_it_would_be_refused_today(
+    start: Open, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(hub_endpoint=hub.endpoint) as store:
+        version = await import_hub(store)
+        (path,) = local_files(tmp_path)
+        path.unlink()
+        found = checks._check_targets
+        problem = errors.Violation.of("MODULE_MISSING", "model", "it", "more", "a rule that came later")
+        monkeypatch.setattr(checks, "_check_targets", lambda *of: (problem, *found(*of)))
+        refused = await error_of(store.push(draft(4), "new"))
+        assert isinstance(refused, errors.InvalidAdapterError)
+        await read(store, version)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ def test_all_linear_means_every_linear_of_every_layer(tmp_path: Path, cut: str) 
     assert [(violation.code, violation.subject) for violation in found] == [("MODULE_MISSING", p) for p in missing]
 
 
+def test_all_linear_asks_for_no_keys_where_layers_may_use_others(tmp_path: Path) -> None:
+    shared = "layers.1.self_attn.k_proj"
+    spec = replace(base_spec(), model_type="gemma4_text")
+    assert violations(tmp_path / "shared", spec, shared, target_modules="all-linear") == ()
+    cut = shared.replace("k_proj", "q_proj")
+    assert [v.code for v in violations(tmp_path / "cut", spec, cut, target_modules="all-linear")] == ["MODULE_MISSING"]
+
+
 def test_all_linear_leaves_out_what_is_excluded(tmp_path: Path) -> None:
     def found_without(cut: str) -> tuple[Violation, ...]:
         folder = tmp_path / f"without {cut}"
