@@ -31,6 +31,8 @@ from shared.rpc.channel import ChannelOptions
 DEFAULT_STORE = "127.0.0.1:7400"
 WATCH_TIMEOUT_S = 3600.0
 PAGE_SIZE = 200
+NO_NAMES_PREFIX = "*"
+"""No adapter's name begins so: a listing that reads none, and so none that is damaged, still carries the revision."""
 
 
 class StoreClient:
@@ -258,24 +260,24 @@ class StoreClient:
         A broken stream goes on after the last revision that was seen. Raises RevisionCompactedError when that is
         too old, and StoreUnavailableError when the store stays away.
         """
-        if from_revision is None:
-            # What happens before a first event is seen has to be found again when the stream breaks until then.
-            listing = await self._connection.unary(self._stub.ListAdapters, pb.ListAdaptersRequest(page_size=1))
-            from_revision = listing.revision
         stalls = 0
         while True:
-            request = pb.WatchAdaptersRequest(from_revision=from_revision)
             try:
+                if from_revision is None:
+                    # What happens before a first event is seen has to be found again when the stream breaks until then.
+                    here = pb.ListAdaptersRequest(page_size=1, name_prefix=NO_NAMES_PREFIX)
+                    from_revision = (await self._connection.unary(self._stub.ListAdapters, here)).revision
+                request = pb.WatchAdaptersRequest(from_revision=from_revision)
                 async with aclosing(
                     self._connection.stream(self._stub.WatchAdapters, request, WATCH_TIMEOUT_S)
                 ) as stream:
                     async for message in stream:
                         from_revision, stalls = message.revision, 0
                         yield convert.event_from(message)
-            except RequestDeadlineError:
-                stalls = 0  # The stream stood for as long as one may; a quiet catalogue is no fault.
-            except BROKEN_STREAM:
-                stalls += 1
+            except BROKEN_STREAM as exc:
+                # A stream that stood for as long as one may is no fault: the catalogue is quiet.
+                is_quiet = isinstance(exc, RequestDeadlineError) and from_revision is not None
+                stalls = 0 if is_quiet else stalls + 1
                 if stalls > self._retry.max_stalls:
                     raise
             await asyncio.sleep(self._retry.delay_s(stalls))

@@ -148,6 +148,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             store_pb2.Adapter(name=f"adapter-{index}", num_versions=1, latest_version=make_version())
             for index in range(5)
         ]
+        self.list_failures: deque[HotslotError] = deque()
         self.revision = 0
         self.is_quiet = False
         """Whether a watch without events waits, rather than breaks."""
@@ -176,6 +177,10 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
 
     async def ListAdapters(self, request: store_pb2.ListAdaptersRequest, context: Any) -> Any:
+        if self.list_failures:
+            raise self.list_failures.popleft()
+        if request.name_prefix:
+            return store_pb2.ListAdaptersResponse(revision=self.revision)
         self.calls.pages.append(request.page_token)
         start = int(request.page_token or 0)
         end = start + 2

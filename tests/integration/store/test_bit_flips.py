@@ -1,11 +1,15 @@
 """A flipped bit on the disk, in object storage or on the wire ends in DATA_LOSS or a repair, never in a wrong byte."""
 
+import asyncio
 import random
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import grpc
 import pytest
 
+from client import StoreClient as PublicClient
 from shared import errors
 from shared.ids import DEFAULT_TENANT, Digest, digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
@@ -178,3 +182,21 @@ async def test_a_bit_on_the_wire(tmp_path: Path, seed: int) -> None:
                             assert change is not bytes
                             num_errors += 1
     assert num_errors == NUM_FLIPS
+
+
+async def test_a_damaged_row_keeps_nobody_from_watching_what_happens_from_now_on(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await push(store)
+        with closing(sqlite3.connect(tmp_path / "data" / "catalog.sqlite3")) as database, database:
+            database.execute("UPDATE tags SET name = 'lates2'")
+        with pytest.raises(errors.CatalogDamagedError):
+            await store.call("ListAdapters", pb.ListAdaptersRequest())
+        async with PublicClient(store.endpoint) as watcher:
+            watching = asyncio.ensure_future(anext(watcher.watch()))
+            later = 0
+            while not watching.done():
+                # When the watch stands is not told; what happens after that is.
+                later += 1
+                await store.push(adapter(spec=SPEC, seed=later), f"later-{later}")
+                await asyncio.wait([watching], timeout=0.2)
+            assert (await watching).adapter.startswith("later-")

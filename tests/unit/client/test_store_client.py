@@ -225,6 +225,18 @@ async def test_a_watch_from_now_on_that_breaks_before_its_first_event_misses_non
     assert fake_store.catalogue.calls.watch_from == [revision, revision]
 
 
+async def test_a_watch_from_now_on_begins_once_the_store_is_back(store: StoreClient, fake_store: FakeStore) -> None:
+    away = StoreUnavailableError("away")
+    fake_store.catalogue.revision = 12
+    fake_store.catalogue.list_failures.extend([away] * FAST_RETRIES.max_stalls)
+    fake_store.catalogue.events.append([event_at(13)])
+    assert (await anext(store.watch())).revision == 13
+    fake_store.catalogue.list_failures.extend([away] * (FAST_RETRIES.max_stalls + 1))
+    with pytest.raises(StoreUnavailableError, match="away"):
+        await anext(store.watch())
+    assert fake_store.catalogue.calls.watch_from == [12]
+
+
 async def test_a_quiet_catalogue_is_watched_for_ever(
     store: StoreClient, fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
