@@ -45,6 +45,7 @@ from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
+from store_service.placement.groups import Ranks
 from store_service.placement.queries import Wanted
 from store_service.recovery.origins import Origins, retention_of
 from store_service.recovery.reading import BlobReader
@@ -80,7 +81,7 @@ class CatalogResolver:
         found = await self._lookups(caller, self._registry.catalog.resolve, tenant, reference)
         policy = found.policy.policy if found.policy is not None else DEFAULT_REPLICA_POLICY
         manifest = found.version.manifest
-        return Wanted(found.version.digest, manifest.base_model_digest, policy, manifest.max_rank)
+        return Wanted(found.version.digest, manifest.base_model_digest, policy, Ranks.of(manifest))
 
 
 @asynccontextmanager

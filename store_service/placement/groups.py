@@ -7,11 +7,31 @@ nothing else moves.
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shared.coordination.records import Abilities, WorkerInfo, WorkerRecord
+from shared.ids import Digest
+from shared.manifest import Manifest
 from shared.placement.policy import Fleet, PolicyOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How large a version is; what is not known is 0."""
+
+    largest: int = 0
+    """Of any module: what a worker's `max_rank` bounds."""
+    in_slots: int = 0
+    """The most that a module takes in slots, where a bias is one more."""
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Ranks":
+        """Those of a version."""
+        return cls(manifest.max_rank, manifest.ranks_in_slots)
+
+
+UNKNOWN_RANKS = Ranks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +44,14 @@ class Group:
     num_rows: int
     """Of those that take requests."""
 
-    def fits(self, ranks: Sequence[int]) -> bool:
-        """Whether its workers can serve adapters of these ranks together; what is not known (0) is no obstacle."""
+    def fits(self, wanted: Mapping[Digest, Ranks]) -> bool:
+        """Whether its workers can serve these versions together; what is not known (0) is no obstacle."""
         like = self.like
-        if like.max_rank and max(ranks, default=0) > like.max_rank:
+        if like.max_rank and max((ranks.largest for ranks in wanted.values()), default=0) > like.max_rank:
             return False
-        return not like.num_slots or sum(max(1, math.ceil(rank / like.slot_rank)) for rank in ranks) <= like.num_slots
+        if not like.num_slots:
+            return True
+        return sum(max(1, math.ceil(ranks.in_slots / like.slot_rank)) for ranks in wanted.values()) <= like.num_slots
 
 
 def group_workers(
@@ -49,13 +71,13 @@ def group_workers(
     return groups
 
 
-def choose(groups: Mapping[Abilities, Group], key: str, ranks: Sequence[int]) -> Fleet | None:
+def choose(groups: Mapping[Abilities, Group], key: str, wanted: Mapping[Digest, Ranks]) -> Fleet | None:
     """The group for one request; None when nobody takes requests.
 
     `key` is the first adapter's digest, or anything that differs from request to request. When no group can serve the
-    adapters together, one of them is left to say why.
+    `wanted` versions together, one of them is left to say why.
     """
-    able = [group for group in groups.values() if group.fits(ranks)] or list(groups.values())
+    able = [group for group in groups.values() if group.fits(wanted)] or list(groups.values())
     if len(able) < 2:
         return able[0].fleet if able else None
     return max(able, key=lambda group: _score(group, key)).fleet

@@ -21,7 +21,7 @@ from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolic
 from shared.references import Reference
 from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
-from store_service.placement.groups import choose
+from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
 
 DEFAULT_CANDIDATES = 3
 MAX_CANDIDATES = 100
@@ -36,8 +36,7 @@ class Wanted:
     digest: Digest
     base_model_digest: Digest
     policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
-    max_rank: int = 0
-    """0 when it is not known."""
+    ranks: Ranks = UNKNOWN_RANKS
 
 
 class Resolver(Protocol):
@@ -90,7 +89,9 @@ class PlacementQueries:
         digests = tuple(wanted.digest for wanted in resolved)
         picture = await self._fleets.picture(pool)
         turn = next(self._turns)
-        fleet = choose(picture.groups, digests[0] if digests else str(turn), [wanted.max_rank for wanted in resolved])
+        key = digests[0] if digests else str(turn)
+        # Several references may stand for one version, which takes its slots once.
+        fleet = choose(picture.groups, key, {wanted.digest: wanted.ranks for wanted in resolved})
         if fleet is None:
             raise NoWorkersError(
                 f"no worker of base model {base_model or pool} takes requests now; "

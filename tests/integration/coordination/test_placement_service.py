@@ -177,13 +177,16 @@ async def test_a_pick_names_workers_that_serve_alike_and_have_room_for_all_adapt
         member = Member(rig.redis, replace(worker(f"w-{number}"), num_slots=num_slots))
         await member.announce()
         await member.membership.touch_pool()
-    singles = set()
+    singles, twice = set(), set()
     for number in range(16):
         pick = pb.PickWorkersRequest(adapters=[f"a{number}", "a99"], max_workers=4)
         assert set(ids(await rig.call(rig.stub.PickWorkers(pick)))) == {"w-1", "w-3"}
         pick = pb.PickWorkersRequest(adapters=[f"a{number}"], max_workers=4)
         singles.add(frozenset(ids(await rig.call(rig.stub.PickWorkers(pick)))))
+        pick = pb.PickWorkersRequest(adapters=[f"a{number}", f"a0{number}"], max_workers=4)
+        twice.add(frozenset(ids(await rig.call(rig.stub.PickWorkers(pick)))))
     assert singles == {frozenset({"w-0", "w-2"}), frozenset({"w-1", "w-3"})}
+    assert twice == singles, "one version takes its slots once, however many names it goes by"
 
 
 async def test_a_pick_for_the_base_model_goes_by_name_or_digest(rig: Rig) -> None:

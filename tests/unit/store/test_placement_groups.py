@@ -4,9 +4,10 @@ from collections import Counter
 from dataclasses import replace
 
 from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
-from shared.ids import WorkerId, digest_of
+from shared.ids import Digest, WorkerId, digest_of
+from shared.manifest import AdapterModule, Manifest
 from shared.placement.policy import DEFAULT_POLICY
-from store_service.placement.groups import choose, group_workers
+from store_service.placement.groups import Ranks, choose, group_workers
 
 SMALL = WorkerInfo(WorkerId("s-1"), "s", digest_of(b"base"), "org/model", "float32", 8, 0.0, 1, 1, 8, 512)
 LARGE = replace(SMALL, worker_id=WorkerId("l-1"), num_slots=4, max_rank=64)
@@ -17,7 +18,13 @@ def record(info: WorkerInfo, state: WorkerState = WorkerState.READY, rows: int =
 
 
 def chosen(records: list[WorkerRecord], key: str, *ranks: int) -> set[str]:
-    fleet = choose(group_workers(records, 0.0, DEFAULT_POLICY, {}), key, ranks)
+    """Of the workers, who may serve versions of these ranks together."""
+    wanted = {digest_of(str(number).encode()): Ranks(rank, rank) for number, rank in enumerate(ranks)}
+    return chosen_for(records, key, wanted)
+
+
+def chosen_for(records: list[WorkerRecord], key: str, wanted: dict[Digest, Ranks]) -> set[str]:
+    fleet = choose(group_workers(records, 0.0, DEFAULT_POLICY, {}), key, wanted)
     return set(fleet.workers) if fleet is not None else set()
 
 
@@ -28,6 +35,17 @@ def test_adapters_go_to_workers_whose_slots_and_ranks_they_fit() -> None:
         assert chosen(both, key, 9) == {"l-1"}, "a larger rank"
         assert chosen(both, key, 0, 0) == {"l-1"}, "of ranks that are not known"
         assert chosen(both, key, 65) in ({"l-1"}, {"s-1"}), "who can serve it nowhere hears that from a worker"
+
+
+def test_a_bias_takes_one_rank_more_of_the_slots_but_not_of_the_largest_rank() -> None:
+    module = AdapterModule("q_proj", 8, 2.0, has_bias=True)
+    with_bias = Manifest(digest_of(b"base"), digest_of(b"weights"), 10, "F32", (module,))
+    wanted = {with_bias.digest: Ranks.of(with_bias)}
+    one_slot = record(replace(SMALL, slot_rank=8))
+    two_slots = record(replace(SMALL, worker_id=WorkerId("t-1"), slot_rank=8, num_slots=2))
+    too_small = record(replace(SMALL, worker_id=WorkerId("r-1"), slot_rank=16, max_rank=7))
+    for key in map(str, range(50)):
+        assert chosen_for([one_slot, two_slots, too_small], key, wanted) == {"t-1"}
 
 
 def test_a_difference_in_any_ability_keeps_workers_apart() -> None:
