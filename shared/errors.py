@@ -51,12 +51,13 @@ HotslotError
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
 │   ├── AdaptersDisabledError     by one tenant, for itself, on one worker
-│   ├── EngineFailedError         a worker's engine broke or hangs; another worker's may not
+│   ├── EngineFailedError         a worker's engine ended or hangs; another worker's may not
 │   └── NoWorkersError
 ├── RequestDeadlineError
 ├── RequestCancelledError
 ├── NotImplementedYetError
 └── InternalError                 our own fault; details are in the log
+    └── StepFailedError           a request's step failed; the same request may fail every worker's
 
 Messages say what failed, which id, what was found against what was expected, and what to do.
 `shared.rpc.status` maps every class to a gRPC status.
@@ -466,3 +467,10 @@ class NotImplementedYetError(HotslotError):
 
 class InternalError(HotslotError):
     """Our own fault."""
+
+
+class StepFailedError(InternalError):
+    """A step of the model failed, with every request in it.
+
+    Not UnavailableError: one of these may have broken it, and would break others' steps wherever it is tried again.
+    """

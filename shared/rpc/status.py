@@ -89,6 +89,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.RequestCancelledError, Code.CANCELLED, "CANCELLED"),
     StatusRow(errors.NotImplementedYetError, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
     StatusRow(errors.InternalError, Code.INTERNAL, "INTERNAL"),
+    StatusRow(errors.StepFailedError, Code.INTERNAL, "STEP_FAILED"),
 )
 
 _BY_ERROR = {row.error: row for row in STATUS_TABLE}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from shared.errors import EngineFailedError, HotslotError, RequestDeadlineError
+from shared.errors import HotslotError, RequestDeadlineError, StepFailedError
 from shared.ids import Digest
 from worker_service.engine.deadlines import Deadlines
 from worker_service.engine.fair_share import ANSWER_TOKEN_COST
@@ -134,7 +134,7 @@ class EngineCore:
         except Exception as exc:
             incident = secrets.token_hex(6)
             log.exception("step_failed", incident=incident, sequences=len(work))
-            error = EngineFailedError(
+            error = StepFailedError(
                 f"a step of the model failed; the worker's log has the details under incident {incident}"
             )
             error.__cause__ = exc

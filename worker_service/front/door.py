@@ -1,7 +1,8 @@
 """The front door: a request is served here, or sent one hop to a worker that has its adapters and room.
 
 Routing changes speed, never correctness: any worker of the pool can serve any request by pulling its adapters. Until
-the first event a worker that fails is passed over for the next; after it, nothing is tried again.
+the first event a worker that fails is passed over for the next; after it, nothing is tried again. A request whose step
+failed is tried on one other worker only, since it may be what breaks the steps, with every request in them.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -11,7 +12,14 @@ from dataclasses import dataclass, replace
 import structlog
 
 from shared.coordination.records import WorkerRecord
-from shared.errors import AdaptersDisabledError, ExhaustedError, HotslotError, NoWorkersError, UnavailableError
+from shared.errors import (
+    AdaptersDisabledError,
+    ExhaustedError,
+    HotslotError,
+    NoWorkersError,
+    StepFailedError,
+    UnavailableError,
+)
 from shared.ids import Digest, TenantId
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
@@ -27,7 +35,7 @@ from worker_service.routing.router import Router
 log = structlog.get_logger(__name__)
 
 # What another worker may be able to do better: this one is full, leaving, broken, or cannot reach the store.
-TRY_ELSEWHERE = (UnavailableError, ExhaustedError)
+TRY_ELSEWHERE = (UnavailableError, ExhaustedError, StepFailedError)
 
 Events = AsyncGenerator[GenerationEvent | bytes, None]
 """Events made here, or the serialised messages of another worker."""
@@ -69,8 +77,9 @@ class FrontDoor:
     async def generate(self, call: Call) -> Events:
         """Stream a generation, from wherever it is served. Closing the generator cancels it there.
 
-        Raises what `Generation.generate` does, this worker's refusal when nobody else took the request, and
-        UnavailableError when another worker was lost in the middle of its answer.
+        Raises what `Generation.generate` does, this worker's refusal when nobody else took the request,
+        StepFailedError when a step failed and no other worker answered, and UnavailableError when another worker was
+        lost in the middle of its answer.
         """
         router = self.router
         if router is None or call.is_forwarded:
@@ -80,6 +89,7 @@ class FrontDoor:
             return
         routed = await self._prepare(self.worker.parts, call)
         refusal: HotslotError | None = None
+        failed_step: StepFailedError | None = None
         async with aclosing(self._places(router, routed)) as places:
             async for place, events in places:
                 begun = False
@@ -90,13 +100,17 @@ class FrontDoor:
                             yield event
                     return
                 except TRY_ELSEWHERE as exc:
-                    if begun:
+                    if begun or (failed_step is not None and isinstance(exc, StepFailedError)):
                         raise
+                    if isinstance(exc, StepFailedError):
+                        failed_step = exc
                     # This worker's own reason is the one to tell, when nobody has room.
                     if place is None or refusal is None:
                         refusal = exc
                     log.info("passed_over", worker=place or self.worker.worker_id, why=exc.message)
-        raise refusal or self.worker.refusal or NoWorkersError("no worker of the pool took the request; try again")
+        # A failed step comes first: no client repeats the request for it, as it would for the others.
+        error = failed_step or refusal or self.worker.refusal
+        raise error or NoWorkersError("no worker of the pool took the request; try again")
 
     async def _prepare(self, parts: Parts, call: Call) -> _Routed:
         """Refuse what is wrong, and find out which versions are wanted. Raises the store's errors."""

@@ -31,8 +31,8 @@ COUNT_EVERY_S = 0.02
 """How old the count of what was sent may be: taking it looks at every worker."""
 AVOID_S = 2.0
 """How long a worker that could not be reached is passed over; its lease may run on for longer."""
-# What says nothing about the next request: others' failures, one tenant's switch, and a step, which one request's data
-# can make fail. An engine that hangs is told of in Redis.
+# What says nothing about the next request: others' failures, one tenant's switch, and a copy into slots, which one
+# adapter's data can make fail. An engine that hangs is told of in Redis.
 NOT_THE_WORKER = (StoreUnavailableError, SourceUnavailableError, AdaptersDisabledError, EngineFailedError)
 
 

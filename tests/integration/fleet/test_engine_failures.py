@@ -6,9 +6,12 @@ from typing import Any
 import grpc
 import pytest
 
+from client.hotslot import HotslotClient
+from client.types.generation import AdapterSelection, GenerationRequest
+from client.worker import WorkerClient
 from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerState
-from shared.errors import EngineFailedError
+from shared.errors import EngineFailedError, StepFailedError
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from shared.rpc.status import from_rpc_error
 from tests.integration.fleet.conftest import SPEC, Catalogue
@@ -95,17 +98,35 @@ async def test_a_step_that_fails_after_the_first_token_is_the_callers_to_see(
     Breaking(holder.model.runner)
     with pytest.raises(grpc.RpcError) as caught:
         await read_on(call)
-    assert isinstance(from_rpc_error(caught.value), EngineFailedError)
+    assert isinstance(from_rpc_error(caught.value), StepFailedError)
     assert not front.model.decoder.decoded, "nobody else was asked"
 
 
-async def test_a_request_that_breaks_every_step_is_tried_once_on_each_worker(
-    pair: list[Member], store: Catalogue, directory: Directory
+async def test_a_request_that_breaks_every_step_is_run_on_two_workers_and_by_no_client_again(
+    store: Catalogue, redis_url: str, directory: Directory
 ) -> None:
-    front, holder = pair
-    await hold(directory, holder, store, "one", front)
-    broken = [Breaking(member.model.runner) for member in pair]
-    with pytest.raises(grpc.RpcError, match="under incident") as caught:
-        await (await front.calls()).generate("one")
-    assert isinstance(from_rpc_error(caught.value), EngineFailedError)
-    assert [each.calls for each in broken] == [1, 1]
+    request = GenerationRequest("x", adapters=(AdapterSelection("one"),))
+    async with fleet_of(3, store.endpoint, redis_url) as members:
+        front, holder, _ = members
+        await hold(directory, holder, store, "one", front)
+        broken = [Breaking(member.model.runner) for member in members]
+
+        def runs() -> list[int]:
+            counts = [each.calls for each in broken]
+            for each in broken:
+                each.calls = 0
+            return sorted(counts)
+
+        with pytest.raises(grpc.RpcError, match="under incident") as caught:
+            await (await front.calls()).generate("one")
+        assert isinstance(from_rpc_error(caught.value), StepFailedError)
+        assert caught.value.code() is grpc.StatusCode.INTERNAL
+        assert runs() == [0, 1, 1]
+        async with WorkerClient(front.endpoint) as worker:
+            with pytest.raises(StepFailedError, match="under incident"):
+                await worker.complete(request)
+        assert runs() == [0, 1, 1]
+        async with HotslotClient(store.endpoint, front.endpoint, patience_s=5) as client:
+            with pytest.raises(StepFailedError, match="under incident"):
+                await client.complete(request)
+        assert runs() == [0, 1, 1]

@@ -8,10 +8,10 @@ import pytest
 from shared.errors import (
     DigestMismatchError,
     DrainingError,
-    EngineFailedError,
     HotslotError,
     QueueFullError,
     RequestDeadlineError,
+    StepFailedError,
     StoreUnavailableError,
 )
 from shared.ids import TenantId
@@ -248,7 +248,7 @@ async def test_a_worker_where_nobody_may_wait_serves_as_many_as_it_has_rows(
 async def test_a_step_that_fails_fails_its_requests_and_the_worker_goes_on(calls: Calls, model: EchoModel) -> None:
     run = model.runner.run
     model.runner.run = None  # type: ignore[method-assign, assignment]
-    assert isinstance(await error_of(calls.generate()), EngineFailedError)
+    assert isinstance(await error_of(calls.generate()), StepFailedError)
     model.runner.run = run  # type: ignore[method-assign]
     assert (await calls.generate()).text == "base"
 

@@ -8,7 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.errors import EngineFailedError, HotslotError, QueueFullError, RequestDeadlineError, SlotsFullError
+from shared.errors import (
+    EngineFailedError,
+    HotslotError,
+    QueueFullError,
+    RequestDeadlineError,
+    SlotsFullError,
+    StepFailedError,
+)
 from shared.ids import Digest, TenantId
 from tests.support.fake_model import VOCABULARY, FakeAdapter, FakeRunner, logprob_from, next_token, states
 from worker_service.engine.core import EngineCore
@@ -220,7 +227,7 @@ class EngineMachine(RuleBasedStateMachine):
                     assert stopped or len(expected.tokens) == expected.submit.stop.max_tokens
                     del self.live[event.sequence_id]
                 case SequenceFailed(error=error):
-                    allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, EngineFailedError)
+                    allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, EngineFailedError, StepFailedError)
                     assert isinstance(error, allowed)
                     del self.live[event.sequence_id]
 

@@ -80,6 +80,7 @@ EXAMPLES: list[HotslotError] = [
     errors.RequestCancelledError("gone"),
     errors.NotImplementedYetError("dora"),
     errors.InternalError("incident 1"),
+    errors.StepFailedError("incident 3"),
 ]
 
 

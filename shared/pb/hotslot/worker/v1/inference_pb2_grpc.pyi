@@ -46,8 +46,9 @@ class InferenceServiceStub:
     slots together), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
-    ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
-    (only to other workers, which then serve the request themselves);
+    ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
+    token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
+    (a step of the model failed on up to two workers, or after the first token; the request may be what breaks it);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
@@ -71,8 +72,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     slots together), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
-    ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
-    (only to other workers, which then serve the request themselves);
+    ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
+    token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
+    (a step of the model failed on up to two workers, or after the first token; the request may be what breaks it);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
@@ -99,8 +101,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         slots together), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
-        ENGINE_FAILED (every worker that was tried failed, or this one did after the first token), ADAPTERS_DISABLED
-        (only to other workers, which then serve the request themselves);
+        ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
+        token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
+        (a step of the model failed on up to two workers, or after the first token; the request may be what breaks it);
         DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
         """
 
