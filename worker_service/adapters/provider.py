@@ -86,7 +86,7 @@ class AdapterProvider:
     seen: SeenVersions = field(init=False)
 
     def __post_init__(self) -> None:
-        self._loading = TenantPlaces(self.engine.max_running + self.engine.max_waiting)
+        self._loading = TenantPlaces(self.engine.max_waiting)
         self.seen = SeenVersions(self._is_here)
         self.references = ReferenceCache(
             self.resolver, self.is_resident, self._prepare_swap, self._flipped, self.limits, self.clock
@@ -130,8 +130,10 @@ class AdapterProvider:
         this tenant.
         """
         cold = next((version for version in versions if not self.is_resident(version.digest)), None)
-        if cold is not None and not self._loading.has_room(cold.tenant):
-            raise self._loading.refusal(cold.tenant, "requests wait for adapters to be loaded", "loading")
+        num_rows = self.engine.max_running
+        if cold is not None and not self._loading.has_room(cold.tenant, num_rows):
+            who = "requests wait for adapters to be loaded"
+            raise self._loading.refusal(cold.tenant, num_rows, who, "loading")
         async with contextlib.AsyncExitStack() as stack:
             if cold is not None:
                 self._loading.take(cold.tenant)

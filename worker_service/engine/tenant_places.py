@@ -27,18 +27,22 @@ class TenantPlaces:
         """Places that a tenant has."""
         return self._taken.get(tenant, 0)
 
-    def has_room(self, tenant: TenantId, num_beyond: int = 0) -> bool:
-        """Whether a tenant may have one more, with `num_beyond` more places there just now."""
-        return self.taken_by(tenant) < QUEUE_SHARE * (self.num_places + num_beyond - self._num_taken)
+    def has_room(self, tenant: TenantId, num_beyond: int) -> bool:
+        """Whether a tenant may have one more.
 
-    def refusal(self, tenant: TenantId, waiting: str, subject: str) -> QueueFullError:
+        Just now there are `num_beyond` more places, which anybody may have: nobody waits long in them.
+        """
+        left = self.num_places + num_beyond - self._num_taken
+        return self._num_taken < num_beyond or self.taken_by(tenant) < QUEUE_SHARE * left
+
+    def refusal(self, tenant: TenantId, num_beyond: int, waiting: str, subject: str) -> QueueFullError:
         """The error for a tenant without room; `waiting` says who has places and for what."""
-        taken = self.taken_by(tenant)
-        if taken and self._num_taken < self.num_places:
-            left = self.num_places - self._num_taken
-            problem = f"this tenant has {taken} of {self.num_places} places, and the last {left} are for other tenants"
+        taken, num_places = self.taken_by(tenant), self.num_places + num_beyond
+        if taken and self._num_taken < num_places:
+            left = num_places - self._num_taken
+            problem = f"this tenant has {taken} of {num_places} places, and the last {left} are for other tenants"
         else:
-            problem = f"at most {self.num_places} may"
+            problem = f"at most {num_places} may"
         return QueueFullError(
             f"{self._num_taken} {waiting} already; {problem}", subject=subject, retry_after_s=RETRY_AFTER_S
         )

@@ -75,7 +75,8 @@ class WaitingQueue:
         num_beyond = max(num_idle_rows - len(self._preempted), 0)
         if self._places.has_room(tenant, num_beyond):
             return None
-        return self._places.refusal(tenant, f"sequences wait for one of {self._limits.max_running} rows", "waiting")
+        who = f"sequences wait for one of {self._limits.max_running} rows"
+        return self._places.refusal(tenant, num_beyond, who, "waiting")
 
     def num_before(self, sequence: Sequence) -> int:
         """About how many of those who wait get a row before a sequence that comes now."""

@@ -182,33 +182,53 @@ def test_the_whole_queue_is_bounded() -> None:
     assert sorted(bench.failed()) == [5, 6, 7]
 
 
+@pytest.mark.parametrize("num_rows", [4, 16, 32])
 @pytest.mark.parametrize("max_waiting", [0, 1, 2])
-def test_idle_rows_are_places_whatever_may_wait_beyond_them(max_waiting: int) -> None:
-    bench = Bench(small_limits(max_running=4, max_waiting=max_waiting, num_blocks=40))
-    for number in range(1, 5):
-        bench.submit(number, [number], max_tokens=3)
+def test_idle_rows_are_places_whatever_may_wait_beyond_them(max_waiting: int, num_rows: int) -> None:
+    limits = small_limits(max_running=num_rows, max_waiting=max_waiting, num_blocks=200, max_step_tokens=64)
+    bench = Bench(limits)
+    for number in range(1, num_rows + 1):
+        bench.submit(number, [1], max_tokens=3)
     bench.turns(1)
-    for number in range(5, 9):
-        bench.submit(number, [number], max_tokens=3)
+    for number in range(num_rows + 1, num_rows + 5):
+        bench.submit(number, [1], max_tokens=3)
     bench.run()
-    assert sorted(bench.finished()) == list(range(1, 5 + max_waiting))
+    assert sorted(bench.finished()) == list(range(1, num_rows + 1 + max_waiting))
     refused = [e.error for e in bench.events if isinstance(e, SequenceFailed)]
     assert all(isinstance(error, QueueFullError) for error in refused)
     assert {error.message for error in refused} == {
-        f"{max_waiting} sequences wait for one of 4 rows already; at most {max_waiting} may"
+        f"{max_waiting} sequences wait for one of {num_rows} rows already; at most {max_waiting} may"
     }
 
 
-@given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 12))
-def test_a_newcomer_finds_a_place_unless_several_tenants_fill_the_queue(arrivals: list[int], num_places: int) -> None:
+def test_behind_idle_rows_the_last_places_are_for_other_tenants() -> None:
+    bench = Bench(small_limits(max_running=16, max_waiting=18, num_blocks=200, max_step_tokens=64))
+    for number in range(1, 41):
+        bench.submit(number, [1], tenant=ACME)
+    bench.submit(100, [1], tenant=ZETA)
+    bench.turns(1)
+    refused = [e.error.message for e in bench.events if isinstance(e, SequenceFailed)]
+    assert sorted(bench.failed()) == list(range(32, 41))
+    assert set(refused) == {
+        "31 sequences wait for one of 16 rows already; "
+        "this tenant has 31 of 34 places, and the last 3 are for other tenants"
+    }
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.integers(0, 12), st.integers(0, 40))
+def test_a_newcomer_finds_a_place_unless_several_tenants_fill_the_queue(
+    arrivals: list[int], num_places: int, num_beyond: int
+) -> None:
     places = TenantPlaces(num_places)
     for arrival in arrivals:
         tenant = TenantId(f"t{arrival}")
-        if places.has_room(tenant):
+        has_room = places.has_room(tenant, num_beyond)
+        assert has_room or len(places) >= num_beyond, "a place that anybody may have was refused"
+        if has_room:
             places.take(tenant)
-    assert len(places) <= num_places
-    if num_places >= 9 and len(set(arrivals)) == 1:
-        assert places.has_room(TenantId("newcomer"))
+    assert len(places) <= num_places + num_beyond
+    if num_places and num_places + num_beyond >= 9 and len(set(arrivals)) == 1:
+        assert places.has_room(TenantId("newcomer"), num_beyond)
     for arrival in range(4):
         while places.taken_by(TenantId(f"t{arrival}")):
             places.give_back(TenantId(f"t{arrival}"))
