@@ -1,6 +1,8 @@
 """Getting a checkpoint into the store: upload and admit, dry run, import from a source."""
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -158,16 +160,19 @@ class Admission:
         """Follow an import to its end; a broken stream re-attaches to it by the same request.
 
         A source that does not answer is no broken stream: the store has tried it several times, and says when to come
-        back.
+        back. Nor does it count against the import when a path cuts streams that are quiet for long, as they are while
+        it waits, is checked or is published.
         """
         stalls = 0
         furthest = (pb.IMPORT_STAGE_UNSPECIFIED, -1)
         while True:
+            told_s = math.inf
             try:
                 async with aclosing(
                     self._connection.stream(self._stub.ImportAdapter, request, IMPORT_TIMEOUT_S)
                 ) as stream:
                     async for message in stream:
+                        told_s = min(told_s, time.monotonic())
                         if message.WhichOneof("event") == "version":
                             return convert.version_from(message.version)
                         # The store tells each caller first how far it is, whatever comes of it.
@@ -179,7 +184,8 @@ class Admission:
             except SourceUnavailableError:
                 raise
             except BROKEN_STREAM:
-                stalls += 1
+                stood = time.monotonic() - told_s > self._retry.max_delay_s
+                stalls = 0 if stood else stalls + 1
                 if stalls > self._retry.max_stalls:
                     raise
                 await asyncio.sleep(self._retry.delay_s(stalls))

@@ -154,6 +154,8 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """Whether a watch without events waits, rather than breaks."""
         self.events: deque[list[store_pb2.WatchAdaptersResponse]] = deque()
         self.break_imports = 0
+        self.imports_stand_s = 0.0
+        """How long an import's stream is quiet before it breaks."""
         self.import_failure: HotslotError = StoreUnavailableError("the stream broke")
 
     async def CreateVersion(self, request: store_pb2.CreateVersionRequest, context: Any) -> Any:
@@ -245,6 +247,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             progress=store_pb2.ImportProgress(stage=store_pb2.IMPORT_STAGE_FETCHING, done_bytes=10, total_bytes=20)
         )
         if self.calls.imports <= self.break_imports:
+            await asyncio.sleep(self.imports_stand_s)
             raise self.import_failure
         yield store_pb2.ImportAdapterResponse(version=make_version())
 

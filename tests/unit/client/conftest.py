@@ -15,7 +15,7 @@ from shared.rpc.server import ServerOptions, serve
 from tests.support.fake_store import FakeStore
 from tests.support.fake_worker import FakeWorker
 
-FAST_RETRIES = RetryPolicy(max_stalls=3, first_delay_s=0.001, max_delay_s=0.01, stream_timeout_s=20.0)
+FAST_RETRIES = RetryPolicy(max_stalls=3, first_delay_s=0.001, stream_timeout_s=20.0)
 # So that a stream's own retries are seen, and not the channel's.
 NO_CHANNEL_RETRIES = ChannelOptions(max_attempts=1)
 

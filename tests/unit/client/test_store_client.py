@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,16 @@ async def test_an_import_that_gets_no_further_is_given_up(store: StoreClient, fa
     with pytest.raises(StoreUnavailableError, match="the stream broke"):
         await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
     assert fake_store.catalogue.calls.imports == FAST_RETRIES.max_stalls + 1
+
+
+async def test_an_import_is_followed_over_a_path_that_cuts_quiet_streams(
+    store_endpoint: str, fake_store: FakeStore
+) -> None:
+    retry = replace(FAST_RETRIES, max_delay_s=0.01)
+    fake_store.catalogue.break_imports = 2 * FAST_RETRIES.max_stalls
+    fake_store.catalogue.imports_stand_s = 5 * retry.max_delay_s
+    async with StoreClient(store_endpoint, NO_CHANNEL_RETRIES, retry) as client:
+        assert (await client.import_hub("org/lora", "pirate")).adapter == "pirate"
 
 
 async def test_a_source_that_does_not_answer_is_told_at_once(store: StoreClient, fake_store: FakeStore) -> None:
