@@ -14,13 +14,11 @@ from client.convert import catalogue as convert
 from client.rpc import Connection
 from client.types.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
 from shared.errors import (
-    BaseModelNotFoundError,
     BlobNotFoundError,
     DigestMismatchError,
     HotslotError,
     InternalError,
     InvalidAdapterError,
-    InvalidRequestError,
     SourceUnavailableError,
 )
 from shared.ids import Digest
@@ -108,7 +106,7 @@ class Admission:
 
         try:
             response, _ = await self._uploaded(found.files, on_progress, check)
-        except (BaseModelNotFoundError, InvalidRequestError):
+        except HotslotError:
             if found.violations:
                 return convert.refusal_of(found.violations)
             raise

@@ -31,7 +31,7 @@ class FoundCheckpoint:
     """What a folder holds of a checkpoint."""
 
     files: tuple[CheckpointFile, ...]
-    """What can be pushed, the configuration first."""
+    """What can be pushed, the configuration first; beside violations only what is an adapter's by its name."""
     violations: tuple[Violation, ...]
     """What is missing, empty or pickled."""
 
@@ -51,10 +51,10 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint:
         for file in files
         if not file.size_bytes
     ]
-    return FoundCheckpoint(
-        files=tuple(file for file in files if file.size_bytes),
-        violations=(*_config_violations(folder, names), *_weights_violations(names), *empty),
-    )
+    violations = (*_config_violations(folder, names), *_weights_violations(names), *empty)
+    # Other weights in a folder that is no adapter's are likely those of a whole model.
+    files = [file for file in files if file.size_bytes and (not violations or _is_adapters(file.path))]
+    return FoundCheckpoint(tuple(files), violations)
 
 
 def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
@@ -86,6 +86,10 @@ def _weights(names: list[str]) -> list[str]:
         if name in names:
             return [name]
     return [n for n in names if n.endswith((".safetensors", _INDEX_SUFFIX))]
+
+
+def _is_adapters(name: str) -> bool:
+    return name in (CONFIG_FILE, *WEIGHTS_FILES) or name.startswith("adapter_model")
 
 
 def _config_violations(folder: Path, names: list[str]) -> list[Violation]:

@@ -170,6 +170,24 @@ async def test_validate_reports_violations_without_raising(
     assert report.violations == fake_store.catalogue.violations
 
 
+async def test_a_folder_that_is_no_adapters_is_told_without_sending_its_weights(
+    store: StoreClient, fake_store: FakeStore, tmp_path: Path
+) -> None:
+    (tmp_path / "model-00001-of-00002.safetensors").write_bytes(DATA)
+    report = await store.validate(tmp_path)
+    assert [violation.code for violation in report.violations] == ["MISSING_FILE"]
+    assert not fake_store.blobs.write_offsets
+
+
+async def test_what_is_missing_is_told_although_the_rest_cannot_be_sent(
+    store: StoreClient, fake_store: FakeStore, adapter_folder: Path
+) -> None:
+    (adapter_folder / "adapter_config.json").unlink()
+    fake_store.blobs.quota_bytes = 600_000
+    report = await store.validate(adapter_folder)
+    assert [violation.subject for violation in report.violations] == ["adapter_config.json"]
+
+
 async def test_a_listing_fetches_its_pages_as_they_are_needed(store: StoreClient, fake_store: FakeStore) -> None:
     names = [adapter.name async for adapter in store.list_adapters()]
     assert names == [f"adapter-{i}" for i in range(5)]
