@@ -70,22 +70,29 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     return spec
 
 
+def weights_files(folder: Path) -> list[Path]:
+    """The files that hold the model's weights; those that an index names need not be there.
+
+    Raises InvalidRequestError when there is neither a single file nor an index that can be read.
+    """
+    if (folder / SINGLE_FILE).is_file():
+        return [folder / SINGLE_FILE]
+    if not (folder / INDEX_FILE).is_file():
+        raise _bad_folder(folder, f"neither {SINGLE_FILE} nor {INDEX_FILE} is there")
+    weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise _bad_folder(folder, f"{INDEX_FILE} has no weight_map")
+    files = [folder / file_name for file_name in sorted(set(weight_map.values()))]
+    outside = [file.name for file in files if file.parent != folder]
+    if outside:
+        raise _bad_folder(folder, f"{INDEX_FILE} names files outside of the folder: {outside[:3]}")
+    return files
+
+
 def _read_parameters(folder: Path) -> dict[str, _Parameter]:
     """All tensors of all files, by name."""
-    if (folder / SINGLE_FILE).is_file():
-        files = [folder / SINGLE_FILE]
-    elif (folder / INDEX_FILE).is_file():
-        weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-            raise _bad_folder(folder, f"{INDEX_FILE} has no weight_map")
-        files = [folder / file_name for file_name in sorted(set(weight_map.values()))]
-        outside = [file.name for file in files if file.parent != folder]
-        if outside:
-            raise _bad_folder(folder, f"{INDEX_FILE} names files outside of the folder: {outside[:3]}")
-    else:
-        raise _bad_folder(folder, f"neither {SINGLE_FILE} nor {INDEX_FILE} is there")
     parameters: dict[str, _Parameter] = {}
-    for file in files:
+    for file in weights_files(folder):
         try:
             header = read_header_of(file, _LIMITS)
         except OSError as exc:

@@ -1,5 +1,7 @@
 """Commands on base models: add, ls."""
 
+import errno
+import glob
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +16,8 @@ from client.cli.sources import HubName, parse_base_source
 from client.types.catalogue import BaseModel
 from shared.errors import InvalidRequestError, SourceNotFoundError, SourceUnavailableError
 
-MODEL_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-"""What a base model's spec is computed from."""
+LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
+"""What this machine's disk says, in contrast to the network."""
 
 app = typer.Typer(help="Base models: what adapters are checked against.", no_args_is_help=True)
 
@@ -92,19 +94,31 @@ def _document(model: BaseModel) -> dict[str, object]:
 
 
 def _download(where: HubName) -> Path:
-    """A snapshot of the repository in the hub's cache; what is there already is not fetched again."""
+    """A snapshot in the hub's cache with what the spec is computed from; what is there already is not fetched again.
+
+    Repositories may hold the same weights in other layouts, too. Raises OSError where they cannot be written.
+    """
     # The hub's library takes a while to import, and only this needs it.
     from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
+    from shared.base_model import INDEX_FILE, SINGLE_FILE, weights_files
+
     named = f"hf:{where.repo_id}" + (f"@{where.revision}" if where.revision else "")
     try:
-        return Path(snapshot_download(where.repo_id, revision=where.revision or None, allow_patterns=MODEL_FILES))
+        first = ["config.json", INDEX_FILE, SINGLE_FILE]
+        folder = Path(snapshot_download(where.repo_id, revision=where.revision or None, allow_patterns=first))
+        if missing := [glob.escape(file.name) for file in weights_files(folder) if not file.is_file()]:
+            # A snapshot's folder is called by its commit, from which a branch may have moved on.
+            snapshot_download(where.repo_id, revision=folder.name, allow_patterns=missing)
+        return folder
     except HFValidationError as exc:
         raise InvalidRequestError([], f"{named} is no repository's name: {exc}") from exc
     except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SourceNotFoundError(f"{named} not found, or not for your hub token (HF_TOKEN)", named) from exc
     except (OSError, HTTPError) as exc:
+        if isinstance(exc, OSError) and exc.errno in LOCAL_ERRORS:
+            raise
         # No connection, an answer that is none, or offline mode.
         raise SourceUnavailableError(f"{named} cannot be fetched now: {type(exc).__name__}; try again later") from exc

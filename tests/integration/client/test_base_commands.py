@@ -1,6 +1,8 @@
 """`hotslot base` against a real store."""
 
+import errno
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +62,8 @@ def test_a_repository_is_known_by_its_name(
         asked.append((repo_id, revision))
         if revision == "away":
             raise ConnectionError("offline")
+        if revision == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", "blob")
         return str(base_folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
@@ -68,4 +72,36 @@ def test_a_repository_is_known_by_its_name(
     assert capsys.readouterr().out.startswith("org/base is base model sha256:")
     assert run(["base", "add", "hf:org/base@away", *where]) == 7
     assert "hf:org/base@away cannot be fetched now: ConnectionError" in capsys.readouterr().err
-    assert asked == [("org/base", "v1"), ("org/base", "away")]
+    assert run(["base", "add", "hf:org/base@full", *where]) == 1
+    assert "No space left on device: 'blob'" in capsys.readouterr().err
+    assert asked == [("org/base", "v1"), ("org/base", "away"), ("org/base", "full")]
+
+
+@pytest.mark.usefixtures("store")
+def test_only_the_weights_that_the_index_names_are_downloaded(
+    store_process: Child, base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = "model-00001-of-00001.safetensors"
+    weights = (base_folder / "model.safetensors").read_bytes()
+    index = json.dumps({"weight_map": {"model.embed_tokens.weight": shard}}).encode()
+    config = (base_folder / "config.json").read_bytes()
+    others = ("consolidated.safetensors", "original/model.safetensors", "original/config.json")
+    wanted = {"config.json": config, "model.safetensors.index.json": index, shard: weights}
+    repository = {**wanted, **dict.fromkeys(others, weights)}
+    snapshot_folder = tmp_path / ("c" * 40)
+    asked: list[str | None] = []
+
+    def snapshot(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append(revision)
+        # So does the hub's library match: a star stands for slashes, too.
+        for name in (name for name in repository if any(fnmatch(name, pattern) for pattern in allow_patterns)):
+            (snapshot_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (snapshot_folder / name).write_bytes(repository[name])
+        return str(snapshot_folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    where = ["--store", store_process.spec.endpoint, "--tenant", TENANT]
+    assert run(["base", "add", "hf:org/sharded", *where]) == 0
+    found = {str(path.relative_to(snapshot_folder)) for path in snapshot_folder.rglob("*") if path.is_file()}
+    assert found == set(wanted)
+    assert asked == [None, snapshot_folder.name], "what the index names comes from the commit of the index"
