@@ -8,17 +8,19 @@ import asyncio
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import structlog
 
 from shared.coordination.directory import Directory
 from shared.coordination.records import Placement, Resident, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
-from shared.errors import HotslotError
-from shared.ids import AdapterName, Digest
+from shared.errors import HotslotError, NotFoundError
+from shared.ids import AdapterName, Digest, TenantId
 from shared.placement.policy import Fleet
 from shared.references import Reference
 from worker_service.adapters.provider import AdapterProvider
+from worker_service.adapters.version import AdapterVersion
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +60,7 @@ async def preload(
 def share_of(
     me: WorkerRecord, workers: Sequence[WorkerRecord], placements: Mapping[Digest, Sequence[Placement]], now_s: float
 ) -> list[Resident]:
-    """What a new worker will be a home of, the most wanted first; pinned ones before all.
+    """What a new worker will be a home of, the most wanted first; pinned ones before all. Each with all its users.
 
     Only workers that serve alike count: others share no requests with it.
     """
@@ -74,7 +76,9 @@ def share_of(
         is_pinned = any(placement.resident.pinned for placement in holders)
         demand = sum(placement.resident.demand for placement in holders)
         fastest = min(placement.resident.tier.distance for placement in holders)
-        wanted.append((not is_pinned, -demand, fastest, named[0]))
+        users = dict.fromkeys(user for it in named for user in ((it.tenant, it.name), *it.others))
+        resident = replace(named[0], others=tuple(users)[1:])
+        wanted.append((not is_pinned, -demand, fastest, resident))
     return [resident for *_, resident in sorted(wanted, key=lambda item: (*item[:3], item[3].digest))]
 
 
@@ -108,9 +112,8 @@ class _Preloading:
     async def load(self, resident: Resident) -> None:
         """Into host memory, and into slots while there are free ones."""
         provider = self.provider
-        reference = Reference(AdapterName(resident.name), None, resident.digest)
         try:
-            version = await provider.references.ask(resident.tenant, reference)
+            version = await self._find(resident)
             size_bytes = version.manifest.weights_size_bytes
             if self.size_bytes + size_bytes > self.max_bytes:
                 return
@@ -124,3 +127,14 @@ class _Preloading:
             self.loaded += 1
         except HotslotError as exc:
             log.info("not_preloaded", digest=resident.digest, why=exc.message)
+
+    async def _find(self, resident: Resident) -> AdapterVersion:
+        """The version on behalf of one of those who use it; some may have deleted it. Raises the store's errors."""
+        *others, last = ((resident.tenant, resident.name), *resident.others)
+        for user in others:
+            with suppress(NotFoundError):
+                return await self._ask(resident.digest, *user)
+        return await self._ask(resident.digest, *last)
+
+    async def _ask(self, digest: Digest, tenant: TenantId, name: str) -> AdapterVersion:
+        return await self.provider.references.ask(tenant, Reference(AdapterName(name), None, digest))

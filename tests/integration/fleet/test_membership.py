@@ -14,6 +14,7 @@ from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerState
 from shared.errors import StaleEpochError
 from shared.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
 from shared.placement.rendezvous import Rendezvous
 from shared.rpc.server import ServerOptions, serve
 from shared.settings import SecretUrl
@@ -115,6 +116,30 @@ async def test_a_worker_that_is_like_nobody_begins_with_what_all_others_hold(
         await until_async(are_reported)
         async with joined(store.endpoint, redis_url, echo_model(num_slots=3)) as second:
             assert set(second.model.decoder.decoded) == set(store.digests.values())
+
+
+async def test_a_version_is_preloaded_for_those_who_have_it_still(
+    store: Catalogue, redis_url: str, directory: Directory
+) -> None:
+    acme = TenantId("acme")
+    other = Catalogue(store.client.of(acme), {})
+    digest = Digest(await other.push("mine", 0))
+    async with joined(store.endpoint, redis_url) as first:
+        await (await first.calls()).generate("one")
+        await (await first.calls(acme)).generate("mine")
+
+        async def users() -> list[str]:
+            held = await directory.residency(SPEC.digest, first.worker.worker_id)
+            return [name for p in held for name in (p.resident.name, *(name for _, name in p.resident.others))]
+
+        async def both_are_reported() -> bool:
+            return await users() == ["mine", "one"]
+
+        await until_async(both_are_reported)
+        await other.client.call("DeleteAdapter", store_pb.DeleteAdapterRequest(name="mine"))
+        async with joined(store.endpoint, redis_url, echo_model(num_slots=3)) as second:
+            assert second.model.decoder.decoded == [digest]
+        assert await users() == ["mine", "one"]
 
 
 async def test_a_preload_is_bounded_by_half_of_the_host_memory(store: Catalogue, redis_url: str) -> None:
