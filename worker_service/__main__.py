@@ -1,7 +1,7 @@
 """`python -m worker_service`: one worker, from settings to its end."""
 
 import asyncio
-import sys
+from typing import NoReturn
 
 from shared.base_model import spec_from_folder
 from shared.base_spec import BaseSpec
@@ -14,12 +14,12 @@ from worker_service.cache.shared_code import SharedCode
 from worker_service.settings import WorkerSettings
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Read the settings and serve until a signal comes."""
     settings = load(WorkerSettings, prog="python -m worker_service")
     set_up_logging(settings.log_format, settings.log_level)
     reuse_freed_memory()
-    return asyncio.run(run(settings, lambda: _describe(settings), lambda shared_code: _load(settings, shared_code)))
+    asyncio.run(run(settings, lambda: _describe(settings), lambda code: _load(settings, code))).leave()
 
 
 def _describe(settings: WorkerSettings) -> BaseSpec:
@@ -38,4 +38,4 @@ def _load(settings: WorkerSettings, shared_code: SharedCode | None) -> ServableM
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,8 +33,8 @@ from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.cache.archive import Archiver
 from worker_service.cache.shared_code import SharedCode
 from worker_service.cache.sharing import CodeSharing, CodeStore
+from worker_service.ending import EXIT_FAILED, EXIT_OK, Ending
 from worker_service.engine.limits import EnginePolicy
-from worker_service.engine.loop import STOP_TIMEOUT_S
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
@@ -48,8 +48,6 @@ from worker_service.settings import WorkerSettings
 
 log = structlog.get_logger(__name__)
 
-EXIT_OK = 0
-EXIT_FAILED = 1
 EXECUTOR_THREADS = 2
 MAX_MESSAGE_BYTES = 4 * 2**20
 """Requests are decoded on the event loop, so a large one holds up everybody."""
@@ -60,14 +58,14 @@ T = TypeVar("T")
 LoadModel = Callable[[SharedCode | None], ServableModel]
 
 
-async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: LoadModel) -> int:
-    """Serve until a signal comes; returns the exit code.
+async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: LoadModel) -> Ending:
+    """Serve until a signal comes; returns how the process is to end.
 
     Both functions are called on a thread: `describe` says quickly which base model it is, `load` is heavy.
     """
     worker = Worker(new_worker_id())
     bind_log_context(worker_id=worker.worker_id)
-    door = FrontDoor(worker)
+    door, ending = FrontDoor(worker), Ending()
     options = ServerOptions(
         address=settings.listen,
         max_message_bytes=MAX_MESSAGE_BYTES,
@@ -77,17 +75,17 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     )
     async with serve(services(worker, door), options) as server, AsyncExitStack() as stack:
         signalled = asyncio.create_task(stop_signal())
-        starting = asyncio.create_task(Start(settings, worker, door, server, stack).run(describe, load))
+        starting = asyncio.create_task(Start(settings, worker, door, server, stack, ending).run(describe, load))
         await asyncio.wait([signalled, starting], return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
             await asyncio.wait([starting])
-            return EXIT_OK
+            return Ending(EXIT_OK, leaves_threads=True)  # The model may be being loaded or compiled.
         try:
             joining = starting.result()
         except HotslotError as exc:
             log.error("start_failed", why=exc.message)
-            return EXIT_FAILED
+            return ending
         fenced = asyncio.create_task(_fenced(joining))
         lost = asyncio.create_task(worker.parts.engine.lost.wait())
         await asyncio.wait([signalled, fenced, lost], return_when=asyncio.FIRST_COMPLETED)
@@ -95,7 +93,8 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
         await server.set_ready(False)
         await worker.retire()
         await server.stop(at_once=lost.done())
-        return EXIT_FAILED if fenced.done() or lost.done() else EXIT_OK
+        ending.code = EXIT_FAILED if fenced.done() or lost.done() else EXIT_OK
+    return ending
 
 
 def services(worker: Worker, door: FrontDoor) -> list[Service]:
@@ -120,6 +119,7 @@ class Start:
     door: FrontDoor
     server: RpcServer
     stack: AsyncExitStack
+    ending: Ending = field(default_factory=Ending)
     view_limits: ViewLimits = field(default_factory=ViewLimits)
 
     async def run(self, describe: Callable[[], BaseSpec], load: LoadModel) -> Joining | None:
@@ -158,7 +158,7 @@ class Start:
         parts.provider.references.is_watched, parts.provider.references.on_answer = watch.is_live, watch.note
         stack.push_async_callback(watch.close)
         engine.start()
-        stack.callback(lambda: engine.stop(0.0 if parts.engine.lost.is_set() else STOP_TIMEOUT_S))
+        stack.callback(self.ending.stop, engine, parts.engine.lost)
         stack.push_async_callback(parts.provider.close)
         await self._be_known(parts, ties, store, watch)
         await self.server.set_ready(True)

@@ -5,8 +5,8 @@ HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`; `st
 """
 
 import asyncio
-import sys
 import time
+from typing import NoReturn
 
 from shared.errors import FieldViolation, InvalidRequestError
 from shared.settings import load
@@ -18,10 +18,10 @@ from worker_service.settings import WorkerSettings
 STEP_S = 0.005
 
 
-def main() -> int:
+def main() -> NoReturn:
     settings = load(WorkerSettings, prog="python -m tests.support.echo_process")
     set_up_logging(settings.log_format, settings.log_level)
-    return asyncio.run(run(settings, lambda: echo_model().spec, lambda _: _load(settings.model)))
+    asyncio.run(run(settings, lambda: echo_model().spec, lambda _: _load(settings.model))).leave()
 
 
 def _load(how: str) -> EchoModel:
@@ -36,4 +36,4 @@ def _load(how: str) -> EchoModel:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

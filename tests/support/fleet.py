@@ -77,7 +77,7 @@ async def joined(
     server_options = ServerOptions(grace_s=0.0)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(serve(services(worker, door), server_options, observers=()))
-        start = Start(options, worker, door, server, stack, VIEW_LIMITS)
+        start = Start(options, worker, door, server, stack, view_limits=VIEW_LIMITS)
         joining = await start.run(lambda: model.spec, lambda _: model)
         stack.callback(model.runner.gate.set)
         yield Member(worker, door, server, model, joining, stack)

@@ -55,15 +55,17 @@ class Engine:
         """Hand over a command; never blocks, from any thread."""
         self._inbox.put(command)
 
-    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """End the thread after the current step; what is under way is dropped without events.
 
-        A thread that hangs is left behind, and ends with the process.
+        Returns whether the thread ended. One that hangs is left behind, and ends with the process.
         """
         self._inbox.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("engine_left_behind", waited_s=timeout_s)
+            return False
+        return True
 
     def _run(self) -> None:
         try:
