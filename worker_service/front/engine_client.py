@@ -8,7 +8,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared.errors import EngineFailedError, HotslotError
 from shared.ids import Digest
@@ -104,6 +104,8 @@ class EngineClient:
         self._ids = itertools.count(1)
         self._groups: dict[SequenceId, SequenceGroup] = {}
         self._deactivations: dict[Digest, _Deactivation] = {}
+        self._answers: set[asyncio.Future[Any]] = set()
+        """What activations, deactivations and inspections under way wait for."""
         self.lost = asyncio.Event()
         """Set when the engine's thread has ended by a bug, or hangs for good: only a new process helps."""
 
@@ -121,8 +123,7 @@ class EngineClient:
 
         Raises EngineFailedError when the engine is lost.
         """
-        if self.lost.is_set():
-            raise EngineFailedError("the engine is lost and the worker about to end; call another worker")
+        self._refuse_if_lost()
         ids = [SequenceId(next(self._ids)) for _ in drafts]
         group = SequenceGroup(self, ids)
         for sequence_id, draft in zip(ids, drafts, strict=True):
@@ -136,19 +137,19 @@ class EngineClient:
             self._send(Cancel(sequence_id))
 
     async def activate(self, weights: AdapterWeights, *, pin: bool) -> Activated:
-        """Bring an adapter into slots; raises SlotsFullError."""
-        outcome: asyncio.Future[Activated] = self._loop.create_future()
+        """Bring an adapter into slots; raises SlotsFullError, and EngineFailedError as `fail_all` and `lost` say."""
+        outcome: asyncio.Future[Activated] = self._new_answer()
         self._send(Activate(weights, pin, lambda result: self._post(self._resolve, outcome, result)))
         return await outcome
 
     async def deactivate(self, digest: Digest) -> None:
         """Free an adapter's slots once its last user ended. When the last who waits is cancelled, it is withdrawn.
 
-        Raises AdapterPinnedError when it is pinned, also while this waits.
+        Raises AdapterPinnedError when it is pinned, also while this waits, and EngineFailedError as `activate`.
         """
         deactivation = self._deactivations.get(digest)
         if deactivation is None:
-            deactivation = self._deactivations[digest] = _Deactivation(self._loop.create_future())
+            deactivation = self._deactivations[digest] = _Deactivation(self._new_answer())
             future = deactivation.future
             self._send(Deactivate(digest, lambda result: self._post(self._resolve, future, result)))
         deactivation.waiters += 1
@@ -166,8 +167,8 @@ class EngineClient:
         self._send(Unpin(digest))
 
     async def inspect(self) -> EngineSnapshot:
-        """The engine's state. Raises EngineFailedError when it does not answer, which means that it hangs."""
-        outcome: asyncio.Future[EngineSnapshot] = self._loop.create_future()
+        """The engine's state. Raises EngineFailedError when it is lost, or does not answer: then it hangs."""
+        outcome: asyncio.Future[EngineSnapshot] = self._new_answer()
         self._send(Inspect(lambda snapshot: self._post(self._resolve, outcome, snapshot)))
         try:
             return await asyncio.wait_for(outcome, self._silence_s)
@@ -175,11 +176,19 @@ class EngineClient:
             raise EngineFailedError(f"the engine has not answered for {self._silence_s:g} s") from exc
 
     def fail_all(self, error: HotslotError) -> None:
-        """End every open sequence: the engine will not. If it goes on after all, it lets go of them."""
+        """End every open sequence and answer everybody who waits: the engine will not.
+
+        If it goes on after all, it lets go of the sequences and keeps the adapters that were to leave.
+        """
         sequence_ids = list(self._groups)
         self._dispatch([SequenceFailed(sequence_id, error) for sequence_id in sequence_ids])
         for sequence_id in sequence_ids:
             self._send(Cancel(sequence_id))
+        for digest, deactivation in self._deactivations.items():
+            if not deactivation.future.done():
+                self._send(GiveUpDeactivate(digest))
+        for answer in list(self._answers):
+            self._resolve(answer, error)
 
     def give_up(self) -> None:
         """Nothing is to be expected of the engine any more."""
@@ -205,6 +214,18 @@ class EngineClient:
             if not isinstance(event, TokenReady):
                 del self._groups[event.sequence_id]
             group.put(event)
+
+    def _refuse_if_lost(self) -> None:
+        if self.lost.is_set():
+            raise EngineFailedError("the engine is lost and the worker about to end; call another worker")
+
+    def _new_answer(self) -> "asyncio.Future[Any]":
+        """A future that `fail_all` knows of. Raises EngineFailedError when the engine is lost."""
+        self._refuse_if_lost()
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._answers.add(answer)
+        answer.add_done_callback(self._answers.discard)
+        return answer
 
     def _send(self, command: Command) -> None:
         assert self._engine is not None, "attach the engine first"

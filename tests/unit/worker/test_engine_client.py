@@ -138,9 +138,30 @@ async def test_a_deactivation_is_shared_and_withdrawn_with_the_last_who_waits() 
 
 
 async def test_when_the_engine_is_stuck_everybody_who_waits_is_told() -> None:
-    client, _ = connected()
+    client, engine = connected()
     groups = [client.submit([DRAFT]), client.submit([DRAFT, DRAFT])]
+    calls = [
+        client.activate(WEIGHTS, pin=False),
+        client.deactivate(DIGEST),
+        client.deactivate(DIGEST),
+        client.inspect(),
+    ]
+    waiting = [asyncio.create_task(call) for call in calls]
+    await until(lambda: len(engine.commands) == 6)
     client.fail_all(EngineFailedError("stuck"))
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["stuck"] * 4
+    assert engine.commands.count(GiveUpDeactivate(DIGEST)) == 1, "if it goes on, the adapter stays"
     for group in groups:
         assert all(isinstance(event, SequenceFailed) for _, event in await group.take())
     assert client.open_sequences == 0
+
+
+async def test_nothing_is_asked_of_an_engine_that_is_lost() -> None:
+    client, engine = connected()
+    client.give_up()
+    for call in (client.activate(WEIGHTS, pin=True), client.deactivate(DIGEST), client.inspect()):
+        with pytest.raises(EngineFailedError):
+            await asyncio.wait_for(call, 10)
+    assert engine.commands == []
