@@ -52,7 +52,6 @@ class Pulse:
         self._on_health = on_health
         self._interval_s = interval_s
         self._meter = DemandMeter(demand)
-        self._snapshot: EngineSnapshot | None = None
         self._told_in_flight = 0
         self._silences = 0
         self._task: asyncio.Task[None] | None = None
@@ -64,7 +63,7 @@ class Pulse:
         return WorkerReport(_STATES[self._worker.state], load, self._residents())
 
     async def __aenter__(self) -> "Pulse":
-        self._snapshot = await self._parts.engine.inspect()
+        self._worker.last_snapshot = await self._parts.engine.inspect()
         self._task = asyncio.create_task(self._run(), name="pulse")
         return self
 
@@ -79,7 +78,7 @@ class Pulse:
         while True:
             await asyncio.sleep(self._interval_s)
             try:
-                self._snapshot = await self._parts.engine.inspect()
+                snapshot = await self._parts.engine.inspect()
             except EngineFailedError as exc:
                 self._silences += 1
                 log.error("engine_silent", why=exc.message, times=self._silences)
@@ -89,8 +88,9 @@ class Pulse:
                     self._parts.engine.give_up()
                 continue
             self._silences = 0
+            self._worker.last_snapshot = snapshot
             self._set_silent(False)
-            load = self._measure(self._snapshot)
+            load = self._measure(snapshot)
             tell = urgent(self._residents())
             jumped = abs(load.in_flight - self._told_in_flight) >= TOLD_SHARE * load.max_sequences
             if tell != told or jumped:
@@ -111,7 +111,7 @@ class Pulse:
         return load
 
     def _load(self) -> WorkerLoad:
-        snapshot = self._snapshot
+        snapshot = self._worker.last_snapshot
         if snapshot is None:
             return WorkerLoad()
         return WorkerLoad(
@@ -127,7 +127,8 @@ class Pulse:
     def _residents(self) -> tuple[Resident, ...]:
         """Everything in host memory, where those in slots are too, and what is left on the disk."""
         provider = self._parts.provider
-        holders = {h.digest for h in self._snapshot.holders if h.ready} if self._snapshot is not None else set()
+        snapshot = self._worker.last_snapshot
+        holders = {h.digest for h in snapshot.holders if h.ready} if snapshot is not None else set()
         users = provider.seen.latest_users(MAX_USERS)
         residents = []
         tiers = dict.fromkeys(provider.versions_on_disk(), Tier.DISK)

@@ -69,7 +69,7 @@ class TokenMeter:
         self._last: dict[str, tuple[float, int]] = {}
 
     async def rates(self, workers: list[Worker]) -> dict[str, float]:
-        """The rate since the last call, by worker_id; a worker that does not answer soon, or is new, has none."""
+        """The rate since the last call, by worker_id; none for one that is new, late, or counts back."""
         await self._forget({worker.endpoint for worker in workers})
         counts = await asyncio.gather(*(self._count(worker.endpoint) for worker in workers))
         rates: dict[str, float] = {}
@@ -77,6 +77,9 @@ class TokenMeter:
             if counted is None:
                 continue
             before = self._last.get(worker.worker_id)
+            if before is not None and counted[1] < before[1]:
+                # Not its counter: a worker that starts anew has a new id.
+                continue
             self._last[worker.worker_id] = counted
             if before is not None and counted[0] > before[0]:
                 rates[worker.worker_id] = (counted[1] - before[1]) / (counted[0] - before[0])

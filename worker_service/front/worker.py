@@ -109,6 +109,8 @@ class Worker:
     in_flight: int = 0
     engine_is_silent: bool = False
     """Whether the engine hangs, as far as is known: then the worker takes no requests itself."""
+    last_snapshot: EngineSnapshot | None = None
+    """The engine as it was when it last answered the pulse."""
     _parts: Parts | None = None
     _retiring: "asyncio.Task[None] | None" = None
     _refusing: bool = False
@@ -186,13 +188,15 @@ class Worker:
             ) from exc
 
     async def status(self) -> WorkerStatus:
-        """The worker's state now; works at any time."""
-        parts = self._parts
+        """The worker's state now; works at any time. An engine that hangs is shown as it was before."""
+        parts, snapshot = self._parts, self.last_snapshot
+        if parts is not None and not self.engine_is_silent:
+            snapshot = await parts.engine.inspect()
         return WorkerStatus(
             worker_id=self.worker_id,
             state=self.state,
             start_time_s=self.start_time_s,
             num_loading=parts.provider.num_loading if parts is not None else 0,
             info=parts.info if parts is not None else None,
-            snapshot=await parts.engine.inspect() if parts is not None and not self.engine_is_silent else None,
+            snapshot=snapshot,
         )

@@ -49,6 +49,9 @@ async def test_an_engine_that_hangs_gives_its_requests_and_its_traffic_to_others
             records = (await directory.workers(SPEC.digest)).workers
             return next(r.state for r in records if r.info.worker_id == holder.worker_id)
 
+        await (await holder.calls(marked=True)).generate("two")
+        generated = (await (await holder.calls()).status()).generated_tokens
+        await until(lambda: (s := holder.worker.last_snapshot) is not None and s.generated_tokens == generated)
         holder.model.runner.gate.clear()
         assert (await (await front.calls()).generate("one")).started.worker_id == front.worker_id
 
@@ -58,7 +61,8 @@ async def test_an_engine_that_hangs_gives_its_requests_and_its_traffic_to_others
 
         await until_async(is_passed_over)
         calls = await holder.calls()
-        assert (await calls.status()).state == control_pb.WORKER_STATE_DRAINING
+        status = await calls.status()
+        assert (status.state, status.generated_tokens) == (control_pb.WORKER_STATE_DRAINING, generated)
         assert (await calls.generate("two")).started.worker_id == front.worker_id, "its front door goes on"
         with pytest.raises(grpc.RpcError) as caught:
             await (await holder.calls(marked=True)).generate("two")

@@ -58,6 +58,23 @@ async def test_a_worker_that_hangs_has_no_rate_and_holds_up_nobody(
         await meter.close()
 
 
+async def test_a_worker_that_counts_back_has_no_rate_and_none_for_catching_up(placement: PlacementClient) -> None:
+    fake, counts = FakeWorker(), iter((1000, 0, 1000))
+    answer = fake.control.GetWorkerStatus
+
+    async def count(request: Any, context: Any) -> Any:
+        status = await answer(request, context)
+        status.generated_tokens = next(counts)
+        return status
+
+    fake.control.GetWorkerStatus = count  # type: ignore[method-assign]
+    async with serving(fake) as endpoint:
+        meter = TokenMeter()
+        workers = await listed(placement, endpoint)
+        assert [await meter.rates(workers) for _ in range(3)] == [{}, {}, {"w-0": 0.0}]
+        await meter.close()
+
+
 async def test_a_store_that_hangs_leaves_the_last_reading_and_says_so(
     fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
