@@ -24,34 +24,29 @@ class StoreFolder:
 def parse_source(text: str) -> HubName | StoreFolder:
     """What an adapter is imported from; raises InvalidRequestError."""
     scheme, _, rest = text.partition(":")
-    if scheme == "dir":
-        if not rest.startswith("/"):
-            problem = f"found {text!r}, expected dir: and an absolute path on the store's machine"
-            raise InvalidRequestError([FieldViolation("SOURCE", problem)])
-        return StoreFolder(rest)
-    name = parse_hub_name(text)
-    if name is None:
-        problem = f"found {text!r}, expected hf:ORG/NAME, hf:ORG/NAME@REVISION or dir:/PATH"
-        raise InvalidRequestError([FieldViolation("SOURCE", problem)])
-    return name
+    if scheme != "dir":
+        return _hub_name(text, "hf:ORG/NAME, hf:ORG/NAME@REVISION or dir:/PATH")
+    if not rest.startswith("/"):
+        raise _bad_source(text, "dir: and an absolute path on the store's machine")
+    return StoreFolder(rest)
 
 
 def parse_base_source(text: str) -> HubName | Path:
     """What a base model is registered from: a repository, or a folder here; raises InvalidRequestError."""
     if not text.startswith("hf:"):
         return Path(text)
-    name = parse_hub_name(text)
-    if name is None:
-        problem = f"found {text!r}, expected a folder, hf:ORG/NAME or hf:ORG/NAME@REVISION"
-        raise InvalidRequestError([FieldViolation("SOURCE", problem)])
-    return name
+    return _hub_name(text, "a folder, hf:ORG/NAME or hf:ORG/NAME@REVISION")
 
 
-def parse_hub_name(text: str) -> HubName | None:
-    """`hf:ORG/NAME[@REVISION]`; None for anything else."""
-    scheme, colon, rest = text.partition(":")
+def _hub_name(text: str, expected: str) -> HubName:
+    """The repository in `hf:ORG/NAME[@REVISION]`; `expected` is what else may stand there, for the error."""
+    scheme, _, rest = text.partition(":")
     repo_id, _, revision = rest.partition("@")
     parts = repo_id.split("/")
-    if not colon or scheme != "hf" or len(parts) != 2 or not all(parts):
-        return None
+    if scheme != "hf" or len(parts) != 2 or not all(parts):
+        raise _bad_source(text, expected)
     return HubName(repo_id, revision)
+
+
+def _bad_source(text: str, expected: str) -> InvalidRequestError:
+    return InvalidRequestError([FieldViolation("SOURCE", f"found {text!r}, expected {expected}")])
