@@ -45,7 +45,7 @@ async def preload(
     """Load what this worker will be the home of; returns how many versions. Raises nothing."""
     if not limits.timeout_s:
         return 0
-    loading = _Preloading(provider, limits.max_bytes, me.num_slots, me.slot_rank)
+    loading = _Preloading(provider, limits.max_bytes, provider.engine.num_slots)
     try:
         async with asyncio.timeout(limits.timeout_s):
             wanted = await _share(directory, me, random.Random(seed))
@@ -105,7 +105,6 @@ class _Preloading:
     provider: AdapterProvider
     max_bytes: int
     free_slots: int
-    slot_rank: int
     loaded: int = 0
     size_bytes: int = 0
 
@@ -118,7 +117,7 @@ class _Preloading:
             if self.size_bytes + size_bytes > self.max_bytes:
                 return
             self.size_bytes += size_bytes
-            num_slots = math.ceil(version.manifest.ranks_in_slots / self.slot_rank)
+            num_slots = provider.engine.slots_for(version.manifest.ranks_in_slots)
             async with provider.hold([version]) as (weights,):
                 provider.seen.note(version, provider.clock())
                 if num_slots <= self.free_slots:
