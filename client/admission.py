@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,6 +79,7 @@ class Admission:
             created=response.created,
             uploaded_bytes=uploaded_bytes,
             total_bytes=sum(file.size_bytes for file in files),
+            warnings=convert.warnings_from(response.warnings),
         )
 
     async def _complete_violations(
@@ -172,7 +174,8 @@ class Admission:
                     async for message in stream:
                         told_s = min(told_s, time.monotonic())
                         if message.WhichOneof("event") == "version":
-                            return convert.version_from(message.version)
+                            warnings = convert.warnings_from(message.warnings)
+                            return replace(convert.version_from(message.version), warnings=warnings)
                         # The store tells each caller first how far it is, whatever comes of it.
                         reached = (message.progress.stage, message.progress.done_bytes)
                         if reached > furthest:

@@ -24,7 +24,6 @@ from shared.errors import (
     Violation,
 )
 from shared.ids import Digest, TenantId
-from shared.manifest import Manifest
 from shared.references import Reference
 from store_service.admission.admit import (
     Checkpoint,
@@ -139,7 +138,8 @@ class Registry:
         base_name, base = self.base_of(checkpoint, publication.base_model)
         stage = self.blobs.stage(tenant)
         try:
-            manifest, is_staged = self._stage(tenant, checkpoint, base, stage)
+            verdict, is_staged = self._stage(tenant, checkpoint, base, stage)
+            manifest = verdict.require()
             self._check_digest(publication.reference, manifest.digest)
             on_admitted()
             version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
@@ -156,17 +156,17 @@ class Registry:
                 )
         finally:
             stage.discard()
-        return record, created
+        return replace(record, warnings=verdict.warnings), created
 
-    def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, stage: Stage) -> tuple[Manifest, bool]:
+    def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, stage: Stage) -> tuple[Verdict, bool]:
         """Admit into a stage; the flag is false where there was no room, and no need of it: the blob is there."""
         try:
-            return admit(checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest).require(), True
+            return admit(checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest), True
         except QuotaExceededError:
-            manifest = admit(checkpoint, base, self._limits).require()
-            if not self.blobs.contains(tenant, manifest.weights_digest):
+            verdict = admit(checkpoint, base, self._limits)
+            if not self.blobs.contains(tenant, verdict.require().weights_digest):
                 raise
-            return manifest, False
+            return verdict, False
 
     def open_weights(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int] | None:
         """A published blob for reading, and its size; None where it is not, or not whole, on this machine.

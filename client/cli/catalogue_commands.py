@@ -1,5 +1,6 @@
 """Commands on the store: push, import, ls, show, validate, tag."""
 
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import islice
@@ -26,6 +27,7 @@ from client.cli.rendering import (
 )
 from client.cli.sources import StoreFolder, parse_source
 from client.types.catalogue import Version
+from shared.admission_warning import AdmissionWarning
 from shared.errors import FieldViolation, InvalidRequestError, TagNotFoundError
 from shared.references import parse_reference, parse_tag
 
@@ -47,7 +49,7 @@ def push(
 ) -> None:
     """Upload a PEFT folder, have it checked, and tag it.
 
-    JSON: {version, created, uploaded_bytes, total_bytes}.
+    JSON: {version, created, uploaded_bytes, total_bytes, warnings}.
     """
     labels = parse_labels(label or [])
     with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
@@ -59,6 +61,7 @@ def push(
     known = "" if result.created else ", which was there already"
     print(f"{_named(reference)} is version {version.digest}{known}")
     say(_summary(version) + f", sent {human_size(result.uploaded_bytes)} of {human_size(result.total_bytes)}")
+    _say_warnings(result.warnings)
 
 
 def import_(
@@ -104,6 +107,7 @@ def import_(
         return
     print(f"{_named(reference)} is version {version.digest}")
     say(_summary(version) + f", from {version.source}")
+    _say_warnings(version.warnings)
 
 
 def ls(
@@ -177,7 +181,7 @@ def validate(
 ) -> None:
     """Check a PEFT folder without publishing it; exit code 4 when it would be refused.
 
-    JSON: {valid, violations, digest, base_model_digest, max_rank, dtype, num_modules, weights_size_bytes}.
+    JSON: {valid, violations, digest, base_model_digest, max_rank, dtype, num_modules, weights_size_bytes, warnings}.
     """
     with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
         report = client.store.validate(folder, base_model=base, on_progress=on_progress)
@@ -192,6 +196,8 @@ def validate(
         say(f"hotslot: {folder} would be refused:")
         for violation in report.violations:
             say(f"  {violation_line(violation)}")
+    if not as_json:
+        _say_warnings(report.warnings)
     if not report.valid:
         raise typer.Exit(EXIT_REFUSED)
 
@@ -228,6 +234,11 @@ def parse_labels(texts: list[str]) -> dict[str, str]:
     if wrong:
         raise InvalidRequestError(wrong)
     return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _say_warnings(warnings: Iterable[AdmissionWarning]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning.message}")
 
 
 def _named(reference: str) -> str:

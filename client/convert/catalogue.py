@@ -1,6 +1,6 @@
 """Catalogue messages to and from the client's types."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from client.convert.scalars import enum_field, time_or_none
 from client.types.catalogue import (
@@ -16,6 +16,7 @@ from client.types.catalogue import (
     ValidationReport,
     Version,
 )
+from shared.admission_warning import AdmissionWarning
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
 from shared.ids import Digest
@@ -97,7 +98,13 @@ def report_from(message: pb.ValidateAdapterResponse) -> ValidationReport:
         dtype=manifest.dtype,
         num_modules=len(manifest.modules),
         weights_size_bytes=manifest.weights_size_bytes,
+        warnings=warnings_from(message.warnings),
     )
+
+
+def warnings_from(messages: Iterable[pb.Warning]) -> tuple[AdmissionWarning, ...]:
+    """Decode what the owner of a checkpoint should know."""
+    return tuple(AdmissionWarning(message.code, message.message) for message in messages)
 
 
 def refusal_of(violations: Sequence[Violation]) -> ValidationReport:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from shared.admission_warning import AdmissionWarning
 from shared.base_spec import BaseSpec
 from shared.errors import Violation
 from shared.ids import Digest
@@ -40,6 +41,8 @@ class Version:
     tags: tuple[str, ...]
     config_json: str
     """The fields of adapter_config.json that were admitted."""
+    warnings: tuple[AdmissionWarning, ...] = ()
+    """What its owner should know; told by the import that made it, and by nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ class PushResult:
     uploaded_bytes: int
     """What had to be sent; files that the store already had are not sent again."""
     total_bytes: int
+    warnings: tuple[AdmissionWarning, ...] = ()
+    """What its owner should know, though it was admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class ValidationReport:
     dtype: str
     num_modules: int
     weights_size_bytes: int
+    warnings: tuple[AdmissionWarning, ...] = ()
+    """What its owner should know, though it is no reason to refuse it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from shared.admission_warning import AdmissionWarning
 from shared.base_spec import BaseSpec
 from shared.errors import (
     BaseModelMismatchError,
@@ -26,6 +27,11 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.admission.values import check_copies, check_finite, check_tie
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
+NO_EFFECT = AdmissionWarning(
+    "NO_EFFECT",
+    "this adapter changes nothing, so its answers are the base's: all of its alphas, or of its weights on one side (B, "
+    "as before the first step of training), are zero; was another checkpoint meant?",
+)
 PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 
@@ -48,6 +54,8 @@ class Verdict:
 
     violations: tuple[Violation, ...]
     manifest: Manifest | None
+    warnings: tuple[AdmissionWarning, ...] = ()
+    """No reasons to refuse it."""
 
     def require(self) -> Manifest:
         """The manifest; raises the most telling kind of InvalidAdapterError, with all violations."""
@@ -101,7 +109,8 @@ def admit(
         sinks: list[Sink] = [] if written_digest is not None else [hasher.update]
         if write is not None:
             sinks.append(write)
-        violations.extend(write_weights(plan, file, sinks))
+        written = write_weights(plan, file, sinks)
+        violations.extend(written.violations)
     manifest = Manifest(
         base_model_digest=base.digest,
         weights_digest=written_digest() if written_digest is not None else Digest("sha256:" + hasher.hexdigest()),
@@ -109,7 +118,9 @@ def admit(
         dtype=plan.dtype,
         modules=tuple(AdapterModule(m.path, m.rank, m.scaling, m.bias is not None) for m in plan.modules),
     )
-    return _verdict(violations, limits) if violations else Verdict((), manifest)
+    if violations:
+        return _verdict(violations, limits)
+    return Verdict((), manifest, () if written.has_effect else (NO_EFFECT,))
 
 
 def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:

@@ -9,7 +9,7 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from shared.errors import Violation
@@ -26,7 +26,7 @@ from shared.weight_values import float32_bits
 from store_service.admission.checks import PlannedModule
 from store_service.admission.parts import StoredTensor
 from store_service.admission.slices import tensor_slices
-from store_service.admission.values import count_not_finite, not_finite
+from store_service.admission.values import count_not_finite, has_nonzero, not_finite
 
 DATA_ALIGNMENT_BYTES = 64
 OVERLAP_FROM_BYTES = 8 * 1024 * 1024
@@ -44,6 +44,16 @@ class WeightsPlan:
     """The file's first bytes: length and JSON, padded."""
     size_bytes: int
     modules: tuple[PlannedModule, ...]
+
+
+@dataclass(slots=True)
+class Written:
+    """Facts about the values that were written."""
+
+    violations: list[Violation] = field(default_factory=list)
+    """Tensors with values that are not finite."""
+    has_effect: bool = False
+    """False where no module changes anything, whatever its input."""
 
 
 def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
@@ -69,11 +79,11 @@ def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
     return WeightsPlan(dtype, header, len(header) + position, modules)
 
 
-def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> list[Violation]:
-    """Convert slice by slice from the open checkpoint; returns the tensors with values that are not finite.
+def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> Written:
+    """Convert slice by slice from the open checkpoint.
 
     Every sink gets all bytes in order, never two calls at once, from other threads where the file is large. What was
-    written is worthless when anything is returned; reading goes on, to report all of them.
+    written is worthless when there are violations; reading goes on, to report all of them.
     """
     if plan.size_bytes < OVERLAP_FROM_BYTES:
 
@@ -90,24 +100,29 @@ def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> l
                 call.result()
             under_way[:] = [threads.submit(sink, data) for sink in sinks]
 
-        violations = _write_tensors(plan, file, write_meanwhile)
+        written = _write_tensors(plan, file, write_meanwhile)
         for call in under_way:
             call.result()
-    return violations
+    return written
 
 
-def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> list[Violation]:
-    violations: list[Violation] = []
+def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> Written:
+    written = Written()
     write(plan.header)
     for module in plan.modules:
-        for _, tensor in _tensors(module):
+        set_ends: set[str] = set()
+        for end, tensor in _tensors(module):
             entry, num_bad = tensor.entry, 0
             for bits in tensor_slices(file, tensor):
                 num_bad += count_not_finite(entry.dtype, bits)
+                if end not in set_ends and has_nonzero(bits):
+                    set_ends.add(end)
                 converted = bits if entry.dtype == plan.dtype else float32_bits(bits, entry.dtype)
                 write(converted.data.cast("B"))
-            violations.extend(not_finite(entry, num_bad))
-    return violations
+            written.violations.extend(not_finite(entry, num_bad))
+        if module.scaling and (LORA_B_BIAS in set_ends or {LORA_A, LORA_B} <= set_ends):
+            written.has_effect = True
+    return written
 
 
 def _tensors(module: PlannedModule) -> list[tuple[str, StoredTensor]]:

@@ -6,7 +6,7 @@ from store_service.admission.admit import Verdict
 
 
 def as_json(verdict: Verdict) -> str:
-    """One JSON object with `valid`, `violations`, and the version's `digest` and `manifest` when valid."""
+    """One JSON object with `valid`, `violations`, `warnings`, and the version's `digest` and `manifest` when valid."""
     manifest = verdict.manifest
     document = {
         "valid": manifest is not None,
@@ -20,6 +20,7 @@ def as_json(verdict: Verdict) -> str:
             }
             for violation in verdict.violations
         ],
+        "warnings": [{"code": warning.code, "message": warning.message} for warning in verdict.warnings],
         "digest": manifest.digest if manifest is not None else None,
         "manifest": json.loads(manifest.canonical_json()) if manifest is not None else None,
     }
@@ -35,7 +36,9 @@ def as_text(verdict: Verdict, name: str) -> str:
         lines += [f"  {violation.code}  {violation.message}" for violation in verdict.violations]
         return "\n".join(lines)
     ranks = sorted({module.rank for module in manifest.modules})
-    return (
+    lines = [
         f"{name}: valid, {len(manifest.modules)} modules, rank {', '.join(map(str, ranks))}, {manifest.dtype}, "
-        f"{manifest.weights_size_bytes:,} bytes normalised\n  {manifest.digest}"
-    )
+        f"{manifest.weights_size_bytes:,} bytes normalised",
+        f"  {manifest.digest}",
+    ]
+    return "\n".join([*lines, *(f"  warning: {warning.message}" for warning in verdict.warnings)])

@@ -22,6 +22,12 @@ def count_not_finite(dtype: str, bits: Bits) -> int:
     return int(np.count_nonzero((bits & bits.dtype.type(exponent)) == exponent))
 
 
+def has_nonzero(bits: Bits) -> bool:
+    """Whether any element is neither 0 nor -0."""
+    sign = bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
+    return bool((bits & ~sign).any())
+
+
 def not_finite(entry: TensorEntry, num_bad: int) -> Iterator[Violation]:
     """What is wrong with a tensor of which so many elements are not finite."""
     if num_bad:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.admission_warning import AdmissionWarning
 from shared.base_spec import BaseSpec
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import Manifest
@@ -66,6 +67,8 @@ class VersionRecord:
     config_json: str
     create_time_s: float
     tags: tuple[TagName, ...] = ()
+    warnings: tuple[AdmissionWarning, ...] = field(default=(), compare=False)
+    """Told to whom publishes it; the catalog does not keep them."""
 
 
 @dataclass(frozen=True, slots=True)

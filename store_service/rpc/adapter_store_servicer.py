@@ -93,7 +93,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         files = converters.files_of(request.files)
         record, created = await self._admission(self._registry.publish_uploaded, tenant_of(context), files, publication)
         version = await self._threads(converters.version_to_pb, record)
-        return pb.CreateVersionResponse(version=version, created=created)
+        warnings = converters.warnings_to_pb(record.warnings)
+        return pb.CreateVersionResponse(version=version, created=created, warnings=warnings)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
         """See the service's definition."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from shared.admission_warning import AdmissionWarning
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidRequestError, Violation
 from shared.ids import Digest, parse_digest
@@ -112,7 +113,7 @@ def source_of(request: pb.ImportAdapterRequest) -> HubLocation | FolderLocation:
 def import_event_to_pb(event: Progress | VersionRecord) -> pb.ImportAdapterResponse:
     """Progress, or at last the version."""
     if isinstance(event, VersionRecord):
-        return pb.ImportAdapterResponse(version=version_to_pb(event))
+        return pb.ImportAdapterResponse(version=version_to_pb(event), warnings=warnings_to_pb(event.warnings))
     return pb.ImportAdapterResponse(
         progress=pb.ImportProgress(
             stage=_STAGE_TO_PB[event.stage], done_bytes=event.done_bytes, total_bytes=event.total_bytes
@@ -120,11 +121,17 @@ def import_event_to_pb(event: Progress | VersionRecord) -> pb.ImportAdapterRespo
     )
 
 
+def warnings_to_pb(warnings: Iterable[AdmissionWarning]) -> list[pb.Warning]:
+    """What the owner of a checkpoint should know."""
+    return [pb.Warning(code=warning.code, message=warning.message) for warning in warnings]
+
+
 def verdict_to_pb(verdict: Verdict) -> pb.ValidateAdapterResponse:
     """What admission found."""
     response = pb.ValidateAdapterResponse(
         valid=verdict.manifest is not None,
         violations=[violation_to_pb(violation) for violation in verdict.violations],
+        warnings=warnings_to_pb(verdict.warnings),
     )
     if verdict.manifest is not None:
         response.manifest.CopyFrom(manifest_to_pb(verdict.manifest))
