@@ -1,4 +1,4 @@
-"""Prompts to token ids. Long texts are tokenised off the event loop."""
+"""Prompts to token ids: chats are rendered, texts tokenised, token ids taken as they are."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,11 +7,9 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from shared.errors import EmptyPromptError, FieldViolation, InvalidRequestError, PromptTooLongError
+from shared.errors import EmptyPromptError, FieldViolation, InvalidRequestError
 from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenPrompt
-
-LONG_TEXT_CHARS = 2_000
-"""From here on tokenising may take longer than the event loop should wait (about a millisecond)."""
+from worker_service.front.tokenising import LONG_TEXT_CHARS, Tokeniser
 
 CHARS_PER_TURN = 20
 """What a chat template writes around a message, about."""
@@ -42,7 +40,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Tokenizer, max_sequence_tokens: int, executor: Executor) -> None:
         self._tokenizer = tokenizer
-        self._max_prompt_tokens = max_sequence_tokens - 1
+        self._tokeniser = Tokeniser(tokenizer, max_sequence_tokens - 1, executor)
         self._executor = executor
 
     @property
@@ -55,30 +53,29 @@ class PromptEncoder:
 
         Raises EmptyPromptError, PromptTooLongError, and InvalidRequestError when the chat template refuses.
         """
-        if isinstance(prompt, TextPrompt | ChatPrompt) and _num_chars(prompt) >= LONG_TEXT_CHARS:
-            loop = asyncio.get_running_loop()
-            token_ids = await loop.run_in_executor(self._executor, self._encode, prompt)
-        else:
-            token_ids = self._encode(prompt)
+        token_ids = await self._encode(prompt)
         if not token_ids:
             raise EmptyPromptError()
-        if len(token_ids) > self._max_prompt_tokens:
-            raise PromptTooLongError(len(token_ids), self._max_prompt_tokens)
         return tuple(token_ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones left out."""
         return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def _encode(self, prompt: Prompt) -> Sequence[int]:
+    async def _encode(self, prompt: Prompt) -> Sequence[int]:
         match prompt:
             case TokenPrompt(token_ids):
-                return token_ids
+                return self._tokeniser.within_bounds(token_ids)
             case TextPrompt(text):
-                return self._tokenizer.encode(text, add_special_tokens=True)
+                return await self._tokeniser.encode(text, add_special_tokens=True)
             case ChatPrompt():
                 # The template writes the special tokens itself.
-                return self._tokenizer.encode(self._render(prompt), add_special_tokens=False)
+                return await self._tokeniser.encode(await self._rendered(prompt), add_special_tokens=False)
+
+    async def _rendered(self, prompt: ChatPrompt) -> str:
+        if _num_chars(prompt) < LONG_TEXT_CHARS:
+            return self._render(prompt)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._render, prompt)
 
     def _render(self, prompt: ChatPrompt) -> str:
         if not self.has_chat_template:
@@ -94,7 +91,5 @@ class PromptEncoder:
             ) from exc
 
 
-def _num_chars(prompt: TextPrompt | ChatPrompt) -> int:
-    if isinstance(prompt, TextPrompt):
-        return len(prompt.text)
+def _num_chars(prompt: ChatPrompt) -> int:
     return sum(len(message.content) + CHARS_PER_TURN for message in prompt.messages)

@@ -7,8 +7,9 @@ import pytest
 
 from shared.errors import InvalidRequestError, PromptTooLongError
 from tests.support.echo_model import EchoTokenizer
-from worker_service.front.prompts import LONG_TEXT_CHARS, PromptEncoder
+from worker_service.front.prompts import PromptEncoder
 from worker_service.front.requests import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt
+from worker_service.front.tokenising import LONG_TEXT_CHARS
 
 
 @pytest.fixture
