@@ -16,6 +16,8 @@ _TOKEN_EMBEDDINGS = frozenset({
     "embed_in", "embed_tokens", "embedding", "embeddings", "tok_embeddings", "word_embeddings", "wte",
 })  # fmt: skip
 _HEADS = ("lm_head", "embed_out")
+END_NAMES = _TOKEN_EMBEDDINGS | frozenset(_HEADS)
+"""Names of token embeddings and heads, which have slots only where a worker's settings name them."""
 
 
 class ModuleKind(StrEnum):

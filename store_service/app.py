@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -13,6 +14,7 @@ import structlog
 from sqlalchemy import Engine
 
 from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
 from shared.errors import HotslotError, StoreUnavailableError
 from shared.ids import TenantId, parse_tenant
 from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
@@ -45,8 +47,10 @@ from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
+from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import Ranks
 from store_service.placement.queries import Wanted
+from store_service.placement.serving import ServingAdvice
 from store_service.recovery.origins import Origins, retention_of
 from store_service.recovery.reading import BlobReader
 from store_service.recovery.recovery import Recovery
@@ -137,10 +141,12 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         )
         recovery = Recovery(registry, blobs, origins, stats, offload, max_restores=settings.max_restores)
         stack.push_async_callback(recovery.close)
+        redis = await _redis(settings, stack)
         servicer = AdapterStoreServicer(
             registry,
             importer,
             sources,
+            ServingAdvice(FleetCache(Directory(redis), clock=time.monotonic) if redis is not None else None),
             lookups,
             changes,
             offload,
@@ -171,7 +177,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                 ),
             ),
             _compiled_code(settings, offload, turns),
-            *await _placement(settings, registry, lookups, stack),
+            *_placement(redis, registry, lookups),
         ]
         for work in (
             _collect_for_ever(settings, registry, uploads, offload),
@@ -230,12 +236,15 @@ def _open_blobs(settings: StoreSettings, catalog: SqlCatalog, engine: Engine, st
     )
 
 
-async def _placement(
-    settings: StoreSettings, registry: Registry, lookups: CallQueue, stack: AsyncExitStack
-) -> list[Service]:
+async def _redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
     if settings.redis_url is None:
+        return None
+    return await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+
+
+def _placement(redis: RedisConnection | None, registry: Registry, lookups: CallQueue) -> list[Service]:
+    if redis is None:
         return []
-    redis = await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
     servicer = PlacementServicer(redis, CatalogResolver(registry, lookups))
     add = placement_pb2_grpc.add_PlacementServiceServicer_to_server
     return [service(placement_pb2, "PlacementService", add, servicer)]

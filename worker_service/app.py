@@ -254,6 +254,7 @@ def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
         num_slots=model.num_slots,
         max_rank=model.max_rank,
         max_sequence_tokens=model.max_sequence_tokens,
+        target_modules=",".join(sorted({path.rpartition(".")[2] for path in model.target_modules})),
     )
 
 

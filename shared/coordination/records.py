@@ -80,6 +80,9 @@ class WorkerInfo:
     max_rank: int = 0
     max_sequence_tokens: int = 0
     """0 while the model is being loaded, as the two above."""
+    target_modules: str = ""
+    """Last names of the modules that have slots, with commas between them; empty while that is not known, as from
+    workers that do not report it. Not one of the abilities: workers of two versions share a fleet."""
 
     def serves_like(self, other: "WorkerInfo") -> bool:
         """Whether either may answer for the other: what one accepts the other accepts, and computes alike."""

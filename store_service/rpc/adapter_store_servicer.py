@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 from shared.ids import parse_digest
@@ -11,10 +12,11 @@ from shared.references import parse_name, parse_reference, parse_tag
 from shared.rpc.tenant import tenant_of
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
-from store_service.catalog.records import AdapterFilter
+from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
+from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
 from store_service.rpc import converters, policies_convert
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
@@ -36,6 +38,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         registry: Registry,
         importer: Importer,
         sources: Sources,
+        serving: ServingAdvice,
         lookups: CallQueue,
         changes: CallQueue,
         threads: Offload,
@@ -51,6 +54,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._base_models = registry.base_models
         self._importer = importer
         self._sources = sources
+        self._serving = serving
         self._lookups = lookups
         self._changes = changes
         self._threads = threads
@@ -73,12 +77,16 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
         async with aclosing(self._importer.run(tenant_of(context), source, publication)) as events:
             async for event in events:
-                yield await self._threads(converters.import_event_to_pb, event)
+                told = await self._serving.advised(event) if isinstance(event, VersionRecord) else event
+                yield await self._threads(converters.import_event_to_pb, told)
 
     async def ValidateAdapter(self, request: pb.ValidateAdapterRequest, context: Any) -> pb.ValidateAdapterResponse:
         """See the service's definition."""
         files = converters.files_of(request.files)
         verdict = await self._admission(self._registry.validate_uploaded, tenant_of(context), files, request.base_model)
+        if verdict.manifest is not None:
+            more = await self._serving.warnings(verdict.manifest)
+            verdict = replace(verdict, warnings=(*verdict.warnings, *more))
         return await self._threads(converters.verdict_to_pb, verdict)
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
@@ -92,6 +100,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         )
         files = converters.files_of(request.files)
         record, created = await self._admission(self._registry.publish_uploaded, tenant_of(context), files, publication)
+        record = await self._serving.advised(record)
         version = await self._threads(converters.version_to_pb, record)
         warnings = converters.warnings_to_pb(record.warnings)
         return pb.CreateVersionResponse(version=version, created=created, warnings=warnings)

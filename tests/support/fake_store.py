@@ -156,6 +156,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self.break_imports = 0
         self.imports_stand_s = 0.0
         """How long an import's stream is quiet before it breaks."""
+        self.warnings: list[store_pb2.Warning] = []
         self.import_failure: HotslotError = StoreUnavailableError("the stream broke")
 
     async def CreateVersion(self, request: store_pb2.CreateVersionRequest, context: Any) -> Any:
@@ -165,7 +166,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             self.before_creating.popleft()()
         if self.refuse is not None:
             raise self.refuse
-        return store_pb2.CreateVersionResponse(version=make_version(), created=True)
+        return store_pb2.CreateVersionResponse(version=make_version(), created=True, warnings=self.warnings)
 
     async def ValidateAdapter(self, request: store_pb2.ValidateAdapterRequest, context: Any) -> Any:
         return store_pb2.ValidateAdapterResponse(
@@ -176,6 +177,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
                 )
                 for v in self.violations
             ],
+            warnings=self.warnings,
         )
 
     async def ListAdapters(self, request: store_pb2.ListAdaptersRequest, context: Any) -> Any:
@@ -249,7 +251,7 @@ class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         if self.calls.imports <= self.break_imports:
             await asyncio.sleep(self.imports_stand_s)
             raise self.import_failure
-        yield store_pb2.ImportAdapterResponse(version=make_version())
+        yield store_pb2.ImportAdapterResponse(version=make_version(), warnings=self.warnings)
 
 
 class FakePlacement(placement_pb2_grpc.PlacementServiceServicer):

@@ -19,6 +19,7 @@ from shared.errors import (
     RankTooLargeError,
     Violation,
 )
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
 from tests.unit.client.conftest import Served
 
 DIGEST = "sha256:" + "ab" * 32
@@ -147,6 +148,31 @@ def test_import_follows_the_stores_progress(hotslot: Run) -> None:
     code, out, err = hotslot("import", "hf:org/lora@main", "pirate")
     assert code == 0, err
     assert out.startswith("pirate:latest is version sha256:")
+
+
+@pytest.mark.parametrize("command", ["push", "validate", "import"])
+def test_warnings_stand_beside_the_result_and_change_no_exit_code(
+    hotslot: Run, served: Served, adapter_folder: Path, command: str
+) -> None:
+    served.store.catalogue.warnings = [store_pb2.Warning(code="RANK", message="set HOTSLOT_MAX_RANK=64")]
+    arguments = {
+        "push": ["push", str(adapter_folder), "pirate"],
+        "validate": ["validate", str(adapter_folder)],
+        "import": ["import", "hf:org/lora", "pirate"],
+    }[command]
+    code, _, err = hotslot(*arguments)
+    assert code == 0
+    assert "set HOTSLOT_MAX_RANK=64" in err.splitlines()[-1]
+    code, out, err = hotslot(*arguments, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert {"code": "RANK", "message": "set HOTSLOT_MAX_RANK=64"} in _warnings(document)
+    assert "HOTSLOT_MAX_RANK" not in err
+
+
+def _warnings(document: dict[str, Any]) -> list[Any]:
+    """Of a push or a dry run beside the result, of an import within the version."""
+    return list(document.get("warnings", document.get("version", {}).get("warnings", [])))
 
 
 def test_show_has_the_adapter_and_its_versions(hotslot: Run) -> None:
