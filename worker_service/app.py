@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
@@ -38,8 +38,8 @@ from worker_service.engine.limits import EnginePolicy
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
-from worker_service.front.worker import ModelInfo, Parts, Worker
-from worker_service.joining import Joining, until_it_works
+from worker_service.front.worker import Parts, Worker
+from worker_service.joining import Joining, described, until_it_works
 from worker_service.pulse import Pulse
 from worker_service.routing.fleet_view import FleetView, ViewLimits
 from worker_service.routing.forwarding import open_peers
@@ -243,19 +243,6 @@ class _Ties:
 def _disk(settings: WorkerSettings) -> DiskOptions | None:
     folder = settings.disk_cache_dir
     return DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None
-
-
-def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
-    """A worker as others are told of it once its model is loaded."""
-    return replace(
-        info,
-        dtype=model.dtype,
-        slot_rank=model.slot_rank,
-        num_slots=model.num_slots,
-        max_rank=model.max_rank,
-        max_sequence_tokens=model.max_sequence_tokens,
-        target_modules=",".join(sorted({path.rpartition(".")[2] for path in model.target_modules})),
-    )
 
 
 async def _register_base_model(store: StoreClient, spec: BaseSpec) -> None:

@@ -16,6 +16,7 @@ from shared.coordination.connection import RedisConnection
 from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerRegistration, WorkerReport
 from shared.errors import HotslotError
+from worker_service.front.worker import ModelInfo
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +100,19 @@ class Joining:
         await self._registration.__aenter__()
         self._joined.set()
         log.info("joining", epoch=epoch, endpoint=self._info.endpoint)
+
+
+def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
+    """A worker as others are told of it once its model is loaded."""
+    return replace(
+        info,
+        dtype=model.dtype,
+        slot_rank=model.slot_rank,
+        num_slots=model.num_slots,
+        max_rank=model.max_rank,
+        max_sequence_tokens=model.max_sequence_tokens,
+        target_modules=",".join(sorted({path.rpartition(".")[2] for path in model.target_modules})),
+    )
 
 
 async def until_it_works(call: Callable[[], Awaitable[T]], event: str) -> T:
