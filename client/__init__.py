@@ -22,6 +22,7 @@ from client.store import StoreClient
 from client.types.generation import (
     AdapterSelection,
     ChatMessage,
+    ChatPrompt,
     Chunk,
     Completion,
     Finished,
@@ -30,6 +31,8 @@ from client.types.generation import (
     Sampling,
     Started,
     Stop,
+    TextPart,
+    ToolCall,
 )
 from client.worker import WorkerClient
 from shared.rpc.channel import ChannelOptions
@@ -42,6 +45,7 @@ __all__ = [
     "BlockingWorkerClient",
     "ChannelOptions",
     "ChatMessage",
+    "ChatPrompt",
     "Chunk",
     "Completion",
     "Finished",
@@ -54,5 +58,7 @@ __all__ = [
     "Started",
     "Stop",
     "StoreClient",
+    "TextPart",
+    "ToolCall",
     "WorkerClient",
 ]

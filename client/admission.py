@@ -12,6 +12,7 @@ from typing import TypeVar
 from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
 from client.checkpoint import CONFIG_FILE, CheckpointFile, checkpoint_files, file_digest, find_checkpoint
 from client.convert import catalogue as convert
+from client.convert.messages import build
 from client.rpc import Connection
 from client.types.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
 from shared.errors import (
@@ -29,6 +30,8 @@ from shared.references import parse_reference
 
 OnProgress = Callable[[TransferProgress], None]
 Answer = TypeVar("Answer")
+UploadedFile = Mapping[str, object]
+"""Fields of the message of this name."""
 
 ADMISSION_TIMEOUT_S = 300.0
 IMPORT_TIMEOUT_S = 3600.0
@@ -62,10 +65,15 @@ class Admission:
         parse_reference(reference)
         files = await asyncio.to_thread(checkpoint_files, folder)
 
-        async def publish(uploaded: list[pb.UploadedFile]) -> pb.CreateVersionResponse:
+        async def publish(uploaded: list[UploadedFile]) -> pb.CreateVersionResponse:
             on_progress(TransferProgress(TransferStage.PUBLISHING))
-            request = pb.CreateVersionRequest(
-                reference=reference, files=uploaded, base_model=base_model, labels=labels, tag_etag=tag_etag
+            request = build(
+                pb.CreateVersionRequest,
+                reference=reference,
+                files=uploaded,
+                base_model=base_model,
+                labels=labels,
+                tag_etag=tag_etag,
             )
             try:
                 return await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
@@ -83,10 +91,10 @@ class Admission:
         )
 
     async def _complete_violations(
-        self, refused: InvalidAdapterError, files: list[pb.UploadedFile], base_model: str
+        self, refused: InvalidAdapterError, files: list[UploadedFile], base_model: str
     ) -> None:
         """An error holds the violations that fit into its trailers; a dry run's answer holds all of them."""
-        request = pb.ValidateAdapterRequest(files=files, base_model=base_model)
+        request = build(pb.ValidateAdapterRequest, files=files, base_model=base_model)
         try:
             response = await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
         except HotslotError:
@@ -101,9 +109,9 @@ class Admission:
         if not found.files:
             return convert.refusal_of(found.violations)
 
-        async def check(uploaded: list[pb.UploadedFile]) -> pb.ValidateAdapterResponse:
+        async def check(uploaded: list[UploadedFile]) -> pb.ValidateAdapterResponse:
             on_progress(TransferProgress(TransferStage.VALIDATING))
-            request = pb.ValidateAdapterRequest(files=uploaded, base_model=base_model)
+            request = build(pb.ValidateAdapterRequest, files=uploaded, base_model=base_model)
             return await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
 
         try:
@@ -124,7 +132,7 @@ class Admission:
         self,
         files: tuple[CheckpointFile, ...],
         on_progress: OnProgress,
-        admit: Callable[[list[pb.UploadedFile]], Awaitable[Answer]],
+        admit: Callable[[list[UploadedFile]], Awaitable[Answer]],
     ) -> tuple[Answer, int]:
         """Upload and admit; returns the answer and the bytes that had to be sent.
 
@@ -140,7 +148,7 @@ class Admission:
 
     async def _upload(
         self, files: tuple[CheckpointFile, ...], on_progress: OnProgress
-    ) -> tuple[list[pb.UploadedFile], int]:
+    ) -> tuple[list[UploadedFile], int]:
         """Send what the store lacks; returns the files by digest and the bytes that had to be sent."""
         digests = await asyncio.to_thread(_digests, files, on_progress)
         missing = await self._blobs.missing(list(digests.values()))
@@ -154,7 +162,7 @@ class Admission:
 
             await self._blobs.upload(file, digests[file], on_position)
             sent_bytes += file.size_bytes
-        return [pb.UploadedFile(path=file.path, digest=digests[file]) for file in files], sent_bytes
+        return [{"path": file.path, "digest": digests[file]} for file in files], sent_bytes
 
     async def import_from_source(self, request: pb.ImportAdapterRequest, on_progress: OnProgress) -> Version:
         """Follow an import to its end; a broken stream re-attaches to it by the same request.

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc.aio
 
 from client.checkpoint import CheckpointFile
+from client.convert.messages import build
 from client.rpc import LOST_STATUS, Connection
 from shared.digesting import StreamDigest
 from shared.errors import (
@@ -148,7 +149,7 @@ class BlobTransfer:
         digesting = StreamDigest()
         position, size_bytes, stalls = 0, -1, 0
         while position != size_bytes:
-            request = pb.ReadBlobRequest(digest=digest, offset=position)
+            request = build(pb.ReadBlobRequest, digest=digest, offset=position)
             timeout_s = self._retry.stream_timeout_s
             try:
                 async with aclosing(self._connection.stream(self._read_blob, request, timeout_s)) as stream:

@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
+from client.convert.generation import request_to
 from client.placement import PlacementClient
 from client.routing import Picks, RouteKey
+from client.rpc import checked_timeout
 from client.store import DEFAULT_STORE, StoreClient
 from client.types.generation import Completion, GenerationEvent, GenerationRequest
 from client.types.placement import WorkerPick
@@ -21,6 +23,7 @@ from shared.errors import (
     RequestDeadlineError,
     UnavailableError,
 )
+from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.rpc.channel import ChannelOptions
 from shared.rpc.pool import Pool
 
@@ -89,15 +92,15 @@ class HotslotClient:
         A worker that fails before its first event is passed over for the next; after that, failures are the
         caller's to see, since a second run could answer something else. Closing the iterator cancels the request.
         """
-        if isinstance(request, str):
-            request = GenerationRequest(request)
+        message = request_to(request)
+        timeout_s = checked_timeout(timeout_s)
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         last_try_s = min(deadline_s, loop.time() + self._patience_s)
         for rounds in itertools.count():
             begun = False
             try:
-                async with aclosing(self._try_each(request, deadline_s)) as events:
+                async with aclosing(self._try_each(message, deadline_s)) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -108,13 +111,13 @@ class HotslotClient:
                     raise
             await asyncio.sleep(pause_s)
 
-    async def _try_each(self, request: GenerationRequest, deadline_s: float) -> AsyncGenerator[GenerationEvent, None]:
+    async def _try_each(self, message: pb.GenerateRequest, deadline_s: float) -> AsyncGenerator[GenerationEvent, None]:
         """Every worker that there is for it, until one begins."""
         loop = asyncio.get_running_loop()
         failure: HotslotError = NoWorkersError(
             "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
         )
-        for endpoint in await self._endpoints(request):
+        for endpoint in await self._endpoints(message):
             remaining_s = deadline_s - loop.time()
             if remaining_s <= 0:
                 raise RequestDeadlineError("no worker answered within the deadline") from failure
@@ -122,7 +125,7 @@ class HotslotClient:
             try:
                 async with self._pool.use(endpoint) as worker:
                     await worker.connect(min(self._connect_timeout_s, remaining_s))
-                    async with aclosing(worker.generate(request, timeout_s=remaining_s)) as events:
+                    async with aclosing(worker.generate(message, timeout_s=remaining_s)) as events:
                         async for event in events:
                             begun = True
                             yield event
@@ -139,10 +142,10 @@ class HotslotClient:
         """Generate to the end and collect it."""
         return await collect(self.generate(request, timeout_s=timeout_s))
 
-    async def _endpoints(self, request: GenerationRequest) -> list[str]:
+    async def _endpoints(self, message: pb.GenerateRequest) -> list[str]:
         """Whom to call, best first; the fallback comes last."""
         fallback = [] if self._fallback is None else [self._fallback]
-        adapters = () if request.base_only else tuple(selection.reference for selection in request.adapters)
+        adapters = () if message.base_only else tuple(selection.reference for selection in message.adapters)
         key = RouteKey(adapters, self._base_model)
         # Without adapters and without a base model there is nothing to choose by.
         if not self._route or (fallback and not (key.adapters or key.base_model)):

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from client.convert import placement as convert
+from client.convert.messages import build
 from client.rpc import Connection
 from client.store import DEFAULT_STORE, PAGE_SIZE, WATCH_TIMEOUT_S
 from client.types.placement import Placement, PlacementEvent, Worker, WorkerPick
@@ -44,38 +45,32 @@ class PlacementClient:
         timeout_s: float = 5.0,
     ) -> WorkerPick:
         """The workers to call for a request that names these references, best first."""
-        request = pb.PickWorkersRequest(adapters=adapters, base_model=base_model, max_workers=max_workers)
+        request = build(pb.PickWorkersRequest, adapters=adapters, base_model=base_model, max_workers=max_workers)
         return convert.pick_from(await self._connection.unary(self._stub.PickWorkers, request, timeout_s))
 
     async def list_workers(self, *, base_model: str = "") -> AsyncGenerator[Worker, None]:
         """The workers that hold a lease now."""
-        request = pb.ListWorkersRequest(base_model=base_model, page_size=PAGE_SIZE)
-        while True:
-            response = await self._connection.unary(self._stub.ListWorkers, request)
-            for worker in response.workers:
+        request = build(pb.ListWorkersRequest, base_model=base_model, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListWorkers, request):
+            for worker in page.workers:
                 yield convert.worker_from(worker)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def list_placements(
         self, *, adapter_digest: str = "", worker_id: str = ""
     ) -> AsyncGenerator[Placement, None]:
         """Which version is on which worker, in which tier."""
-        request = pb.ListPlacementsRequest(adapter_digest=adapter_digest, worker_id=worker_id, page_size=PAGE_SIZE)
-        while True:
-            response = await self._connection.unary(self._stub.ListPlacements, request)
-            for placement in response.placements:
+        request = build(
+            pb.ListPlacementsRequest, adapter_digest=adapter_digest, worker_id=worker_id, page_size=PAGE_SIZE
+        )
+        async for page in self._connection.pages(self._stub.ListPlacements, request):
+            for placement in page.placements:
                 yield convert.placement_from(placement)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def watch_placements(
         self, *, base_model: str = "", from_revision: int = 0
     ) -> AsyncGenerator[PlacementEvent, None]:
         """The placements that exist (when `from_revision` is 0), then every change; ends when the stream breaks."""
-        request = pb.WatchPlacementsRequest(base_model=base_model, from_revision=from_revision)
+        request = build(pb.WatchPlacementsRequest, base_model=base_model, from_revision=from_revision)
         async with aclosing(self._connection.stream(self._stub.WatchPlacements, request, WATCH_TIMEOUT_S)) as messages:
             async for message in messages:
                 yield convert.placement_event_from(message)

@@ -1,11 +1,12 @@
 """One connection to one service: a deadline on every call, errors as `shared.errors`, cancellation on close."""
 
 from collections.abc import AsyncGenerator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
-from shared.errors import HotslotError, UnavailableError
+from client.convert.messages import mismatch
+from shared.errors import HotslotError, InvalidRequestError, UnavailableError
 from shared.rpc.channel import ChannelOptions, connect, open_channel
 from shared.rpc.status import from_rpc_error
 
@@ -13,9 +14,18 @@ Req = TypeVar("Req")
 Res = TypeVar("Res")
 
 UNARY_TIMEOUT_S = 30.0
+MAX_TIMEOUT_S = 1e8
+"""Three years: gRPC has no end beyond it that it could keep."""
 UNREACHABLE = "cannot be reached"
 # grpc.aio puts this in the place of the server's status when a write fails because the stream has ended.
 LOST_STATUS = "Internal error from Core"
+
+
+def checked_timeout(timeout_s: object) -> float:
+    """The seconds that a call may take; raises InvalidRequestError for what is no number of them."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidRequestError([mismatch("timeout_s", timeout_s, f"seconds between 0 and {MAX_TIMEOUT_S:g}")])
+    return timeout_s
 
 
 class _UnreachableError(UnavailableError):
@@ -44,16 +54,26 @@ class Connection:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> Res:
         """Call a method with one answer."""
+        timeout_s = checked_timeout(timeout_s)
         try:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise self.error_from(exc) from exc
 
+    async def pages(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
+        """Call a method that lists, for one page after the other, as they are asked for."""
+        while True:
+            page = await self.unary(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[Req, Res], request: Req, timeout_s: float
     ) -> AsyncGenerator[Res, None]:
         """Call a method that streams; closing the iterator cancels the call."""
-        call = method(request, timeout=timeout_s)
+        call = method(request, timeout=checked_timeout(timeout_s))
         try:
             async for message in call:
                 yield message

@@ -8,6 +8,7 @@ from pathlib import Path
 from client.admission import Admission, OnProgress
 from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
 from client.convert import catalogue as convert
+from client.convert.messages import build
 from client.rpc import Connection
 from client.types.catalogue import (
     Adapter,
@@ -111,9 +112,10 @@ class StoreClient:
         on_progress: OnProgress | None = None,
     ) -> Version:
         """Have the store fetch a Hugging Face repository and admit it as `name[:tag]`."""
-        request = pb.ImportAdapterRequest(
+        request = build(
+            pb.ImportAdapterRequest,
             reference=reference,
-            hub=pb.HubSource(repo_id=repo_id, revision=revision, subfolder=subfolder),
+            hub={"repo_id": repo_id, "revision": revision, "subfolder": subfolder},
             base_model=base_model,
             labels=labels or {},
         )
@@ -129,9 +131,10 @@ class StoreClient:
         on_progress: OnProgress | None = None,
     ) -> Version:
         """Have the store admit a folder of its own machine, inside one of its allowed roots."""
-        request = pb.ImportAdapterRequest(
+        request = build(
+            pb.ImportAdapterRequest,
             reference=reference,
-            directory=pb.DirectorySource(path=path),
+            directory={"path": path},
             base_model=base_model,
             labels=labels or {},
         )
@@ -139,12 +142,12 @@ class StoreClient:
 
     async def get(self, name: str) -> Adapter:
         """An adapter with its tags."""
-        response = await self._connection.unary(self._stub.GetAdapter, pb.GetAdapterRequest(name=name))
+        response = await self._connection.unary(self._stub.GetAdapter, build(pb.GetAdapterRequest, name=name))
         return convert.adapter_from(response.adapter)
 
     async def resolve(self, reference: str, *, base_model_digest: str = "") -> ResolvedAdapter:
         """The version that a reference stands for now."""
-        request = pb.ResolveAdapterRequest(reference=reference, base_model_digest=base_model_digest)
+        request = build(pb.ResolveAdapterRequest, reference=reference, base_model_digest=base_model_digest)
         return convert.resolved_from(await self._connection.unary(self._stub.ResolveAdapter, request))
 
     async def list_adapters(
@@ -156,102 +159,94 @@ class StoreClient:
         show_deleted: bool = False,
     ) -> AsyncGenerator[Adapter, None]:
         """All adapters by name; pages are fetched as they are needed."""
-        request = pb.ListAdaptersRequest(
-            page_size=PAGE_SIZE,
-            base_model=base_model,
-            labels=labels or {},
-            name_prefix=name_prefix,
-            show_deleted=show_deleted,
+        request = build(
+            pb.ListAdaptersRequest,
+            {
+                "page_size": PAGE_SIZE,
+                "base_model": base_model,
+                "labels": labels or {},
+                "name_prefix": name_prefix,
+                "show_deleted": show_deleted,
+            },
         )
-        while True:
-            response = await self._connection.unary(self._stub.ListAdapters, request)
-            for adapter in response.adapters:
+        async for page in self._connection.pages(self._stub.ListAdapters, request):
+            for adapter in page.adapters:
                 yield convert.adapter_from(adapter)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def list_versions(self, name: str) -> AsyncGenerator[Version, None]:
         """An adapter's versions, newest first."""
-        request = pb.ListVersionsRequest(adapter=name, page_size=PAGE_SIZE)
-        while True:
-            response = await self._connection.unary(self._stub.ListVersions, request)
-            for version in response.versions:
+        request = build(pb.ListVersionsRequest, adapter=name, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListVersions, request):
+            for version in page.versions:
                 yield convert.version_from(version)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def list_base_models(self) -> AsyncGenerator[BaseModel, None]:
         """All base models that the store knows."""
-        request = pb.ListBaseModelsRequest(page_size=PAGE_SIZE)
-        while True:
-            response = await self._connection.unary(self._stub.ListBaseModels, request)
-            for base_model in response.base_models:
+        request = build(pb.ListBaseModelsRequest, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListBaseModels, request):
+            for base_model in page.base_models:
                 yield convert.base_model_from(base_model)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def register_base_model(self, spec: BaseSpec) -> BaseModel:
         """Make a base model known; a spec that is known already changes nothing."""
-        request = pb.RegisterBaseModelRequest(base_model=convert.base_model_to(spec))
+        request = convert.registration_to(spec)
         response = await self._connection.unary(self._stub.RegisterBaseModel, request)
         return convert.base_model_from(response.base_model)
 
     async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
         """Point a tag at a version; with an etag, only if the tag is unchanged since."""
-        request = pb.SetTagRequest(adapter=name, tag=tag, digest=digest, etag=etag)
+        request = build(pb.SetTagRequest, adapter=name, tag=tag, digest=digest, etag=etag)
         return convert.tag_from((await self._connection.unary(self._stub.SetTag, request)).tag)
 
     async def delete_tag(self, name: str, tag: str, *, etag: str = "") -> None:
         """Remove a tag; the version stays."""
-        request = pb.DeleteTagRequest(adapter=name, tag=tag, etag=etag)
+        request = build(pb.DeleteTagRequest, adapter=name, tag=tag, etag=etag)
         await self._connection.unary(self._stub.DeleteTag, request)
 
     async def set_policy(
         self, name: str, *, min_replicas: int = 0, max_replicas: int = 0, pinned: bool = False, etag: str = ""
     ) -> AdapterPolicy:
         """Say on how many workers an adapter should be; with an etag, only if its policy is unchanged since."""
-        request = pb.SetAdapterPolicyRequest(
-            adapter=name, min_replicas=min_replicas, max_replicas=max_replicas, pinned=pinned, etag=etag
+        request = build(
+            pb.SetAdapterPolicyRequest,
+            adapter=name,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            pinned=pinned,
+            etag=etag,
         )
         return convert.policy_from((await self._connection.unary(self._stub.SetAdapterPolicy, request)).policy)
 
     async def get_policy(self, name: str) -> AdapterPolicy:
         """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
-        request = pb.GetAdapterPolicyRequest(adapter=name)
+        request = build(pb.GetAdapterPolicyRequest, adapter=name)
         return convert.policy_from((await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
 
     async def list_policies(self) -> AsyncGenerator[AdapterPolicy, None]:
         """All policies by adapter; pages are fetched as they are needed."""
-        request = pb.ListAdapterPoliciesRequest(page_size=PAGE_SIZE)
-        while True:
-            response = await self._connection.unary(self._stub.ListAdapterPolicies, request)
-            for policy in response.policies:
+        request = build(pb.ListAdapterPoliciesRequest, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListAdapterPolicies, request):
+            for policy in page.policies:
                 yield convert.policy_from(policy)
-            if not response.next_page_token:
-                return
-            request.page_token = response.next_page_token
 
     async def delete_policy(self, name: str, *, etag: str = "") -> None:
         """Remove an adapter's policy; the defaults hold again."""
-        request = pb.DeleteAdapterPolicyRequest(adapter=name, etag=etag)
+        request = build(pb.DeleteAdapterPolicyRequest, adapter=name, etag=etag)
         await self._connection.unary(self._stub.DeleteAdapterPolicy, request)
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""
-        request = pb.DeleteAdapterRequest(name=name, etag=etag)
+        request = build(pb.DeleteAdapterRequest, name=name, etag=etag)
         return convert.adapter_from((await self._connection.unary(self._stub.DeleteAdapter, request)).adapter)
 
     async def undelete_adapter(self, name: str) -> Adapter:
         """Bring a deleted adapter back as it was."""
-        request = pb.UndeleteAdapterRequest(name=name)
+        request = build(pb.UndeleteAdapterRequest, name=name)
         return convert.adapter_from((await self._connection.unary(self._stub.UndeleteAdapter, request)).adapter)
 
     async def delete_version(self, name: str, digest: str, *, force: bool = False) -> None:
         """Remove one version; one that is tagged only with `force`, which removes its tags too."""
-        request = pb.DeleteVersionRequest(adapter=name, digest=digest, force=force)
+        request = build(pb.DeleteVersionRequest, adapter=name, digest=digest, force=force)
         await self._connection.unary(self._stub.DeleteVersion, request)
 
     async def watch(self, from_revision: int | None = None) -> AsyncGenerator[AdapterEvent, None]:
@@ -265,9 +260,9 @@ class StoreClient:
             try:
                 if from_revision is None:
                     # What happens before a first event is seen has to be found again when the stream breaks until then.
-                    here = pb.ListAdaptersRequest(page_size=1, name_prefix=NO_NAMES_PREFIX)
+                    here = build(pb.ListAdaptersRequest, page_size=1, name_prefix=NO_NAMES_PREFIX)
                     from_revision = (await self._connection.unary(self._stub.ListAdapters, here)).revision
-                request = pb.WatchAdaptersRequest(from_revision=from_revision)
+                request = build(pb.WatchAdaptersRequest, from_revision=from_revision)
                 async with aclosing(
                     self._connection.stream(self._stub.WatchAdapters, request, WATCH_TIMEOUT_S)
                 ) as stream:

@@ -5,11 +5,13 @@ from contextlib import aclosing
 
 from client.convert import control as convert
 from client.convert.generation import event_from, model_info_from, request_to
+from client.convert.messages import build
 from client.rpc import UNARY_TIMEOUT_S, Connection
 from client.types.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
 from client.types.generation import (
     AdapterSelection,
     ChatMessage,
+    ChatPrompt,
     Choice,
     Chunk,
     Completion,
@@ -61,13 +63,13 @@ class WorkerClient:
         await self._connection.connect(timeout_s)
 
     async def generate(
-        self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S
+        self, request: GenerationRequest | str | pb.GenerateRequest, *, timeout_s: float = GENERATE_TIMEOUT_S
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation: Started, then Chunks, then one Finished per choice.
 
         A plain string is a prompt for the worker's default adapters. Closing the iterator cancels the request.
         """
-        message = request_to(GenerationRequest(request) if isinstance(request, str) else request)
+        message = request_to(request)
         async with aclosing(self._connection.stream(self._inference.Generate, message, timeout_s)) as responses:
             async for response in responses:
                 event = event_from(response)
@@ -80,7 +82,7 @@ class WorkerClient:
 
     async def chat(
         self,
-        messages: Sequence[ChatMessage],
+        messages: ChatPrompt | Sequence[ChatMessage],
         *,
         adapters: Sequence[AdapterSelection] = (),
         sampling: Sampling | None = None,
@@ -88,9 +90,8 @@ class WorkerClient:
         timeout_s: float = GENERATE_TIMEOUT_S,
     ) -> Completion:
         """Answer a conversation, rendered with the model's chat template."""
-        request = GenerationRequest(
-            tuple(messages), tuple(adapters), sampling=sampling or Sampling(), stop=stop or Stop()
-        )
+        prompt = messages if isinstance(messages, ChatPrompt) else ChatPrompt(messages)
+        request = GenerationRequest(prompt, adapters, sampling=sampling or Sampling(), stop=stop or Stop())
         return await self.complete(request, timeout_s=timeout_s)
 
     async def model_info(self) -> ModelInfo:
@@ -99,23 +100,23 @@ class WorkerClient:
 
     async def load(self, reference: str, *, host_only: bool = False, timeout_s: float = LOAD_TIMEOUT_S) -> LoadResult:
         """Bring the version that a reference stands for now into slots, and serve it to new requests."""
-        request = control_pb.LoadAdapterRequest(reference=reference, host_only=host_only)
+        request = build(control_pb.LoadAdapterRequest, reference=reference, host_only=host_only)
         return convert.load_result_from(await self._connection.unary(self._control.LoadAdapter, request, timeout_s))
 
     async def unload(self, reference: str, *, timeout_s: float = 60.0) -> str:
         """Remove an adapter from every tier once its users are done, at the latest in `timeout_s`; its digest."""
-        request = control_pb.UnloadAdapterRequest(reference=reference)
+        request = build(control_pb.UnloadAdapterRequest, reference=reference)
         return (await self._connection.unary(self._control.UnloadAdapter, request, timeout_s)).digest
 
     async def pin(self, reference: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> LoadedAdapter:
         """Keep an adapter in its slots; loads it first if need be."""
-        request = control_pb.PinAdapterRequest(reference=reference)
+        request = build(control_pb.PinAdapterRequest, reference=reference)
         response = await self._connection.unary(self._control.PinAdapter, request, timeout_s)
         return convert.loaded_from(response.adapter)
 
     async def unpin(self, reference: str) -> LoadedAdapter:
         """Let an adapter be evicted again."""
-        request = control_pb.UnpinAdapterRequest(reference=reference)
+        request = build(control_pb.UnpinAdapterRequest, reference=reference)
         return convert.loaded_from((await self._connection.unary(self._control.UnpinAdapter, request)).adapter)
 
     async def list_adapters(self) -> WorkerAdapters:
@@ -128,7 +129,7 @@ class WorkerClient:
         self, adapters: Sequence[AdapterSelection], *, timeout_s: float = LOAD_TIMEOUT_S
     ) -> tuple[AdapterSelection, ...]:
         """Set what a request that names no adapters gets; none means the base model."""
-        request = control_pb.SetDefaultAdaptersRequest(adapters=[convert.default_to(a) for a in adapters])
+        request = convert.defaults_to(adapters)
         response = await self._connection.unary(self._control.SetDefaultAdapters, request, timeout_s)
         return tuple(convert.default_from(adapter) for adapter in response.adapters)
 

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,10 +13,13 @@ from client.blocking import BlockingHotslotClient
 from client.cli import options
 from client.cli.options import JsonOption, StoreOption, TenantOption, WorkerOption, open_client, parse_selection
 from client.cli.output import print_event, say
+from client.cli.prompts import bound_of, chat_prompt, input_lines, standard_input
 from client.cli.rendering import human_duration, short_digest
 from client.types.generation import (
+    DEFAULT_MAX_TOKENS,
     AdapterSelection,
     ChatMessage,
+    ChatPrompt,
     Chunk,
     Finished,
     GenerationEvent,
@@ -31,12 +36,30 @@ AdapterOption = Annotated[
     typer.Option("--adapter", "-a", metavar="REF[=WEIGHT]", help="An adapter; several are added up by weight."),
 ]
 SystemOption = Annotated[str, typer.Option("--system", help="The system message of the chat.")]
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", "-n", help="At most this many tokens; 0: no limit.")]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens",
+        "-n",
+        help=f"At most this many tokens; {DEFAULT_MAX_TOKENS} unless given, 0: as many as fit.",
+    ),
+]
 TemperatureOption = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")]
 TopPOption = Annotated[float, typer.Option("--top-p")]
 TopKOption = Annotated[int, typer.Option("--top-k", help="0: no limit.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
 StopOption = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this; repeatable.")]
+TemplateArgumentOption = Annotated[
+    list[str] | None,
+    typer.Option("--template-arg", metavar="NAME=JSON", help="A variable of the chat template; repeatable."),
+]
+ToolsOption = Annotated[
+    Path | None, typer.Option("--tools", metavar="FILE", help="JSON list of the tools that the chat template gets.")
+]
+AllowSpecialOption = Annotated[
+    bool, typer.Option("--allow-special-tokens", help="Special tokens in messages are more than text.")
+]
+KeepSpecialOption = Annotated[bool, typer.Option("--keep-special-tokens", help="Show special tokens in the answer.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the request.")]
 RouteOption = Annotated[
     bool, typer.Option("--route/--direct", help="Ask the store for the best worker, or call --worker.")
@@ -52,7 +75,14 @@ def generate(
         bool | None, typer.Option("--chat/--raw", help="With the chat template, or the text as it is.")
     ] = None,
     system: SystemOption = "",
-    max_tokens: MaxTokensOption = 128,
+    prefill: Annotated[
+        str, typer.Option("--prefill", metavar="TEXT", help="How the answer begins, with the chat template.")
+    ] = "",
+    tools: ToolsOption = None,
+    template_arg: TemplateArgumentOption = None,
+    allow_special_tokens: AllowSpecialOption = False,
+    keep_special_tokens: KeepSpecialOption = False,
+    max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     top_k: TopKOption = 0,
@@ -74,19 +104,29 @@ def generate(
     JSON lines: {event: "started" | "chunk" | "finished", …}.
     """
     selections = tuple(parse_selection(text) for text in adapter or [])
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = standard_input() if prompt == "-" else prompt
     if not text:
         raise EmptyPromptError  # with a chat template around it, the model would answer something
     with open_client(store=store, worker=worker, tenant=tenant, route=route) as client:
         as_chat = client.worker.model_info().has_chat_template if chat is None else chat
         system_turns = (ChatMessage("system", system),) if system else ()
+        messages = (*system_turns, ChatMessage("user", text))
         request = GenerationRequest(
-            prompt=(*system_turns, ChatMessage("user", text)) if as_chat else text,
+            prompt=chat_prompt(
+                messages,
+                prefill=prefill,
+                tools=tools,
+                template_arguments=template_arg or (),
+                allow_special_tokens=allow_special_tokens,
+            )
+            if as_chat
+            else text,
             adapters=selections,
             base_only=base_only,
             sampling=Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed),
-            stop=Stop(max_tokens=max_tokens, strings=tuple(stop or ())),
+            stop=Stop(max_tokens=bound_of(max_tokens), strings=tuple(stop or ())),
             logprobs=None if logprobs is None else Logprobs(logprobs),
+            skip_special_tokens=not keep_special_tokens,
         )
         stream_answer(client.generate(request, timeout_s=timeout_s), as_json=as_json)
 
@@ -95,7 +135,10 @@ def chat(
     adapter: AdapterOption = None,
     base_only: BaseOnlyOption = False,
     system: SystemOption = "",
-    max_tokens: MaxTokensOption = 512,
+    tools: ToolsOption = None,
+    template_arg: TemplateArgumentOption = None,
+    allow_special_tokens: AllowSpecialOption = False,
+    max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 0.0,
     top_p: TopPOption = 1.0,
     top_k: TopKOption = 0,
@@ -115,10 +158,15 @@ def chat(
     with open_client(store=store, worker=worker, tenant=tenant, route=route) as client:
         conversation = Conversation(
             GenerationRequest(
-                prompt=(),
+                prompt=chat_prompt(
+                    (),
+                    tools=tools,
+                    template_arguments=template_arg or (),
+                    allow_special_tokens=allow_special_tokens,
+                ),
                 base_only=base_only,
                 sampling=Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed),
-                stop=Stop(max_tokens=max_tokens),
+                stop=Stop(max_tokens=bound_of(max_tokens)),
             ),
             selections,
             system,
@@ -165,13 +213,8 @@ class Conversation:
         """Stream the answer to one more turn; a turn that failed or was interrupted is forgotten."""
         asked = (*self.turns, ChatMessage("user", line))
         template = self._template
-        request = GenerationRequest(
-            prompt=asked,
-            adapters=self._adapters,
-            base_only=template.base_only,
-            sampling=template.sampling,
-            stop=template.stop,
-        )
+        assert isinstance(template.prompt, ChatPrompt)
+        request = replace(template, prompt=replace(template.prompt, messages=asked), adapters=self._adapters)
         try:
             text = stream_answer(client.generate(request, timeout_s=timeout_s), as_json=as_json)
         except KeyboardInterrupt:
@@ -231,8 +274,7 @@ def served_line(started: Started, finished: Finished) -> str:
 def _lines(interactive: bool) -> Iterator[str]:
     """Lines of standard input until it ends; on a terminal with a prompt, editing and history."""
     if not interactive:
-        for line in sys.stdin:
-            yield line.strip()
+        yield from input_lines()
         return
     with suppress(ImportError):
         import readline  # noqa: F401 (importing it is what gives input() editing and history)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from client.convert.messages import Form, build
 from client.convert.scalars import enum_field, time_or_none
 from client.types.catalogue import (
     Adapter,
@@ -159,25 +160,37 @@ def base_model_from(message: pb.BaseModel) -> BaseModel:
     return BaseModel(spec, Digest(message.digest), time_or_none(message, "create_time"))
 
 
-def base_model_to(spec: BaseSpec) -> pb.BaseModel:
-    """Encode a base model's spec."""
-    kinds = {
-        ModuleKind.LINEAR: pb.BASE_MODULE_KIND_LINEAR,
-        ModuleKind.EMBEDDING: pb.BASE_MODULE_KIND_EMBEDDING,
+def registration_to(spec: BaseSpec) -> pb.RegisterBaseModelRequest:
+    """Encode a base model's spec; raises InvalidRequestError."""
+    return build(pb.RegisterBaseModelRequest, {"base_model": spec}, FORMS)
+
+
+def _spec_fields(spec: BaseSpec) -> dict[str, object]:
+    return {
+        "name": spec.name,
+        "digest": spec.digest,
+        "model_type": spec.model_type,
+        "weights_fingerprint": spec.weights_fingerprint,
+        "modules": spec.modules,
     }
-    return pb.BaseModel(
-        name=spec.name,
-        digest=spec.digest,
-        model_type=spec.model_type,
-        weights_fingerprint=spec.weights_fingerprint,
-        modules=[
-            pb.BaseModule(
-                path=m.path,
-                kind=kinds[m.kind],
-                in_features=m.in_features,
-                out_features=m.out_features,
-                values_digest=m.values_digest,
-            )
-            for m in spec.modules
-        ],
-    )
+
+
+def _module_fields(module: BaseModule) -> dict[str, object]:
+    return {
+        "path": module.path,
+        "kind": _KINDS.get(module.kind),
+        "in_features": module.in_features,
+        "out_features": module.out_features,
+        "values_digest": module.values_digest,
+    }
+
+
+_KINDS = {
+    ModuleKind.LINEAR: pb.BASE_MODULE_KIND_LINEAR,
+    ModuleKind.EMBEDDING: pb.BASE_MODULE_KIND_EMBEDDING,
+}
+FORMS = {
+    pb.BaseModel.DESCRIPTOR: Form(BaseSpec, _spec_fields),
+    pb.BaseModule.DESCRIPTOR: Form(BaseModule, _module_fields),
+}
+"""Types of the client in the place of messages."""

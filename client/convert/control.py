@@ -1,5 +1,8 @@
 """A worker's control messages to and from the client's types."""
 
+from collections.abc import Sequence
+
+from client.convert.messages import Form, build
 from client.convert.scalars import enum_field, time_or_none
 from client.types.control import (
     AdapterTier,
@@ -56,9 +59,14 @@ def default_from(message: pb.DefaultAdapter) -> AdapterSelection:
     return AdapterSelection(message.reference, message.weight if message.HasField("weight") else 1.0)
 
 
-def default_to(selection: AdapterSelection) -> pb.DefaultAdapter:
-    """Encode a default adapter."""
-    return pb.DefaultAdapter(reference=selection.reference, weight=selection.weight)
+def defaults_to(adapters: Sequence[AdapterSelection]) -> pb.SetDefaultAdaptersRequest:
+    """Encode the adapters of requests that name none; raises InvalidRequestError."""
+    return build(pb.SetDefaultAdaptersRequest, {"adapters": adapters}, FORMS)
+
+
+FORMS = {
+    pb.DefaultAdapter.DESCRIPTOR: Form(AdapterSelection, lambda a: {"reference": a.reference, "weight": a.weight}),
+}
 
 
 def worker_adapters_from(message: pb.ListAdaptersResponse) -> WorkerAdapters:

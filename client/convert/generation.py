@@ -1,83 +1,177 @@
 """Generation messages to and from the client's types."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
+from client.convert.messages import Form, build, mismatch
 from client.convert.scalars import enum_field
 from client.types.control import ModelInfo
 from client.types.generation import (
+    DEFAULT_MAX_TOKENS,
+    AdapterSelection,
     ChatMessage,
+    ChatPrompt,
     Chunk,
     Finished,
     FinishReason,
     GenerationEvent,
     GenerationRequest,
+    Logprobs,
     Sampling,
     ServedAdapter,
     Started,
     Stop,
+    TextPart,
     Timings,
     TokenLogprob,
+    ToolCall,
     Usage,
 )
+from shared.errors import FieldViolation, InvalidRequestError
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.rpc.times import from_duration as seconds
 
 
-def request_to(request: GenerationRequest) -> pb.GenerateRequest:
-    """Encode a request. Values are sent as they are: the worker checks them and names every field at fault."""
-    message = pb.GenerateRequest(
-        adapters=[pb.AdapterSelection(reference=a.reference, weight=a.weight) for a in request.adapters],
-        base_only=request.base_only,
-        sampling=_sampling_to(request.sampling),
-        stop=_stop_to(request.stop),
-        request_id=request.request_id,
-        priority=request.priority,
-        num_choices=request.num_choices,
+def request_to(request: GenerationRequest | str | pb.GenerateRequest) -> pb.GenerateRequest:
+    """Encode a request; a string is the prompt of one, and one that is encoded already stays as it is.
+
+    Raises InvalidRequestError for values that the message cannot hold. What they mean is the worker's to check.
+    """
+    if isinstance(request, pb.GenerateRequest):
+        return request
+    return _encoded(GenerationRequest(request) if isinstance(request, str) else request)
+
+
+def _encoded(request: object) -> pb.GenerateRequest:
+    if not isinstance(request, GenerationRequest):
+        raise InvalidRequestError([mismatch("request", request, "GenerationRequest or a string")])
+    stop: object = request.stop
+    return build(
+        pb.GenerateRequest,
+        {
+            **_prompt_fields(request.prompt),
+            "adapters": request.adapters,
+            "base_only": request.base_only,
+            "sampling": request.sampling,
+            "stop": Stop() if stop is None else stop,
+            "logprobs": request.logprobs,
+            "request_id": request.request_id,
+            "priority": request.priority,
+            "num_choices": request.num_choices,
+            # What older workers do is not written, so that nothing about the message is new to them.
+            "skip_special_tokens": None if request.skip_special_tokens is True else request.skip_special_tokens,
+        },
+        FORMS,
     )
-    if request.logprobs is not None:
-        message.logprobs.CopyFrom(
-            pb.LogprobOptions(
-                enabled=True,
-                num_alternatives=request.logprobs.num_alternatives,
-                prompt=request.logprobs.prompt,
-            )
-        )
-    if isinstance(request.prompt, str):
-        message.text = request.prompt
-        return message
-    turns = [p for p in request.prompt if isinstance(p, ChatMessage)]
-    if turns:
-        message.chat.CopyFrom(pb.ChatPrompt(messages=[pb.ChatMessage(role=t.role, content=t.content) for t in turns]))
-    else:
-        message.tokens.CopyFrom(pb.TokenPrompt(token_ids=[p for p in request.prompt if not isinstance(p, ChatMessage)]))
-    return message
 
 
-def _sampling_to(sampling: Sampling) -> pb.SamplingParams:
-    message = pb.SamplingParams(
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        logit_bias=dict(sampling.logit_bias),
+def _prompt_fields(prompt: object) -> dict[str, object]:
+    if isinstance(prompt, str):
+        return {"text": prompt}
+    if isinstance(prompt, ChatPrompt):
+        return {"chat": prompt}
+    if isinstance(prompt, Sequence) and not isinstance(prompt, bytes | bytearray | memoryview):
+        if any(isinstance(item, ChatMessage | Mapping) for item in prompt[:1]):
+            return {"chat": ChatPrompt(prompt)}
+        return {"tokens": {"token_ids": prompt}}
+    raise InvalidRequestError([mismatch("prompt", prompt, "text, ChatPrompt, ChatMessages or token ids")])
+
+
+def _chat_fields(chat: ChatPrompt) -> dict[str, object]:
+    opens_turn: object = (
+        not chat.continue_final_message if chat.add_generation_prompt is None else chat.add_generation_prompt
     )
-    if sampling.seed is not None:
-        message.seed = sampling.seed
-    if sampling.repetition_penalty != 1.0:
-        message.repetition_penalty = sampling.repetition_penalty
-    return message
+    if opens_turn and chat.continue_final_message:
+        problem = "excludes continue_final_message: either the last message goes on or another turn begins"
+        raise InvalidRequestError([FieldViolation("prompt.chat.add_generation_prompt", problem)])
+    return {
+        "messages": chat.messages,
+        "omit_generation_prompt": not opens_turn if isinstance(opens_turn, bool) else opens_turn,
+        "continue_final_message": chat.continue_final_message,
+        "tools_json": _objects_to_json(chat.tools, "prompt.chat.tools"),
+        "template_arguments_json": _to_json(chat.template_arguments, "prompt.chat.template_arguments"),
+        "allow_special_tokens": chat.allow_special_tokens,
+        "template": chat.template,
+    }
 
 
-def _stop_to(stop: Stop) -> pb.StopConditions:
-    return pb.StopConditions(
-        max_tokens=stop.max_tokens,
-        min_tokens=stop.min_tokens,
-        stop_strings=stop.strings,
-        stop_token_ids=stop.token_ids,
-        ignore_eos=stop.ignore_eos,
-    )
+def _message_fields(turn: ChatMessage) -> dict[str, object]:
+    is_text = isinstance(turn.content, str) or not isinstance(turn.content, Sequence)
+    return {
+        "role": turn.role,
+        "content" if is_text else "parts": turn.content,
+        "tool_calls": turn.tool_calls,
+        "tool_call_id": turn.tool_call_id,
+        "name": turn.name,
+        "reasoning_content": turn.reasoning_content,
+    }
+
+
+def _call_fields(call: ToolCall) -> dict[str, object]:
+    arguments = _to_json(call.arguments, "prompt.chat.messages.tool_calls.arguments")
+    return {"id": call.id, "name": call.name, "arguments_json": arguments}
+
+
+def _sampling_fields(sampling: Sampling) -> dict[str, object]:
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "seed": sampling.seed,
+        "repetition_penalty": None if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "logit_bias": sampling.logit_bias,
+    }
+
+
+def _stop_fields(stop: Stop) -> dict[str, object]:
+    return {
+        "max_tokens": 0 if stop.max_tokens is None else stop.max_tokens,
+        "default_max_tokens": 0 if stop.max_tokens is None else DEFAULT_MAX_TOKENS,
+        "min_tokens": stop.min_tokens,
+        "stop_strings": stop.strings,
+        "stop_token_ids": stop.token_ids,
+        "ignore_eos": stop.ignore_eos,
+    }
+
+
+def _logprobs_fields(logprobs: Logprobs) -> dict[str, object]:
+    return {"enabled": True, "num_alternatives": logprobs.num_alternatives, "prompt": logprobs.prompt}
+
+
+def _selection_fields(selection: AdapterSelection) -> dict[str, object]:
+    return {"reference": selection.reference, "weight": selection.weight}
+
+
+FORMS = {
+    pb.ChatPrompt.DESCRIPTOR: Form(ChatPrompt, _chat_fields),
+    pb.ChatMessage.DESCRIPTOR: Form(ChatMessage, _message_fields),
+    pb.ContentPart.DESCRIPTOR: Form(TextPart, lambda part: {"text": part.text}),
+    pb.ToolCall.DESCRIPTOR: Form(ToolCall, _call_fields),
+    pb.AdapterSelection.DESCRIPTOR: Form(AdapterSelection, _selection_fields),
+    pb.SamplingParams.DESCRIPTOR: Form(Sampling, _sampling_fields),
+    pb.StopConditions.DESCRIPTOR: Form(Stop, _stop_fields),
+    pb.LogprobOptions.DESCRIPTOR: Form(Logprobs, _logprobs_fields),
+}
+"""Types of the client in the place of messages."""
+
+
+def _to_json(value: object, field: str) -> str:
+    """A mapping as JSON; an empty one as nothing."""
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError([mismatch(field, value, "a mapping of names to values that JSON can express")])
+    try:
+        return json.dumps(dict(value), ensure_ascii=False, allow_nan=False) if value else ""
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidRequestError([FieldViolation(field, f"JSON cannot express it: {exc}")]) from exc
+
+
+def _objects_to_json(values: object, field: str) -> list[str]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidRequestError([mismatch(field, values, "a sequence of mappings")])
+    return [_to_json(value, f"{field}[{index}]") or "{}" for index, value in enumerate(values)]
 
 
 def event_from(message: pb.GenerateResponse) -> GenerationEvent | None:

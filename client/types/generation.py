@@ -1,8 +1,28 @@
 """A generation: what is asked, what streams back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+DEFAULT_MAX_TOKENS = 512
+"""Bound of an answer whose request sets none; the worker's limits may make it shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text that is one part of a message's content."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the assistant made."""
+
+    name: str
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """Values that JSON can express."""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,8 +30,37 @@ class ChatMessage:
     """One turn of a conversation."""
 
     role: str
-    """`system`, `user` or `assistant`."""
-    content: str
+    """Any that the model's template takes: mostly `system`, `user`, `assistant` or `tool`."""
+    content: str | Sequence[TextPart] = ""
+    tool_calls: Sequence[ToolCall] = ()
+    """What the assistant called in this turn."""
+    tool_call_id: str = ""
+    """In a tool's turn: the id of the call that it answers."""
+    name: str = ""
+    """In a tool's turn: the tool's name; else the participant's."""
+    reasoning_content: str = ""
+    """What the assistant thought before it answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """A conversation with all that the model's chat template takes beside the messages.
+
+    `add_generation_prompt` opens the assistant's turn; None means yes, unless the last message is continued.
+    """
+
+    messages: Sequence[ChatMessage]
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    """Leave the last message open, so that the answer goes on with it."""
+    tools: Sequence[Mapping[str, object]] = ()
+    """What the assistant may call: a JSON object for each, in the form that the template takes."""
+    template_arguments: Mapping[str, object] = field(default_factory=dict)
+    """Variables of the template; values that JSON can express."""
+    allow_special_tokens: bool = False
+    """Let special tokens that are written out in messages, tools and arguments be more than text."""
+    template: str = ""
+    """Name of one of the model's templates; empty means the one for tools where there are any, else the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +93,12 @@ class Sampling:
 class Stop:
     """When a generation ends, besides the model's own end-of-sequence tokens."""
 
-    max_tokens: int = 0
-    """0 means up to the worker's limit."""
+    max_tokens: int | None = 0
+    """0 means at most DEFAULT_MAX_TOKENS, and fewer where they do not fit; None means as many as fit."""
     min_tokens: int = 0
-    strings: tuple[str, ...] = ()
-    token_ids: tuple[int, ...] = ()
+    strings: Sequence[str] = ()
+    """A special token counts as the text that it is written as."""
+    token_ids: Sequence[int] = ()
     ignore_eos: bool = False
 
 
@@ -64,12 +114,12 @@ class Logprobs:
 class GenerationRequest:
     """One request to generate.
 
-    `prompt` is text (tokenised as it is), chat messages (rendered with the model's template) or token ids.
-    No adapters means the worker's defaults; `base_only` means the base model alone.
+    `prompt` is text (tokenised as it is, special tokens included), a chat or its messages alone (rendered with the
+    model's template) or token ids. No adapters means the worker's defaults; `base_only` means the base model alone.
     """
 
-    prompt: str | tuple[ChatMessage, ...] | tuple[int, ...]
-    adapters: tuple[AdapterSelection, ...] = ()
+    prompt: str | ChatPrompt | Sequence[ChatMessage] | Sequence[int]
+    adapters: Sequence[AdapterSelection] = ()
     base_only: bool = False
     sampling: Sampling = Sampling()
     stop: Stop = Stop()
@@ -77,6 +127,8 @@ class GenerationRequest:
     request_id: str = ""
     priority: int = 0
     num_choices: int = 1
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,7 +140,7 @@ class Generation:
     def _stop_rules(self, accepted: _Accepted) -> StopRules:
         request = accepted.checked.request
         room = self.limits.max_sequence_tokens - len(accepted.token_ids)
-        max_tokens = min(request.max_tokens or room, room)
+        max_tokens = min(request.most_tokens or room, room)
         eos = () if request.ignore_eos else self.identity.eos_token_ids
         return StopRules(
             max_tokens=max_tokens,

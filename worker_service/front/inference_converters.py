@@ -49,6 +49,7 @@ def decode_request(message: pb.GenerateRequest) -> GenerationRequest:
         ),
         seed=sampling.seed if sampling.HasField("seed") else None,
         max_tokens=stop.max_tokens,
+        default_max_tokens=stop.default_max_tokens,
         min_tokens=stop.min_tokens,
         stop_strings=tuple(stop.stop_strings),
         stop_token_ids=tuple(stop.stop_token_ids),
@@ -57,6 +58,7 @@ def decode_request(message: pb.GenerateRequest) -> GenerationRequest:
         request_id=message.request_id,
         priority=message.priority,
         num_choices=message.num_choices or 1,
+        skip_special_tokens=message.skip_special_tokens if message.HasField("skip_special_tokens") else True,
     )
 
 

@@ -60,6 +60,8 @@ class GenerationRequest:
     """Its seed is not used."""
     seed: int | None = None
     max_tokens: int = 0
+    """0 means the default."""
+    default_max_tokens: int = 0
     """0 means as many as fit."""
     min_tokens: int = 0
     stop_strings: tuple[str, ...] = ()
@@ -69,6 +71,14 @@ class GenerationRequest:
     request_id: str = ""
     priority: int = 0
     num_choices: int = 1
+    skip_special_tokens: bool = True
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of an answer at most; 0 means as many as fit. The default gives way to min_tokens."""
+        if self.max_tokens or not self.default_max_tokens:
+            return self.max_tokens
+        return max(self.default_max_tokens, self.min_tokens)
 
 
 @dataclass(frozen=True, slots=True)

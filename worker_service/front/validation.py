@@ -170,6 +170,8 @@ def _sampling_problems(request: GenerationRequest, limits: RequestLimits) -> Ite
 def _stop_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:
     if not 0 <= request.max_tokens <= limits.max_sequence_tokens:
         yield _number("stop.max_tokens", request.max_tokens, f"between 0 and {limits.max_sequence_tokens}")
+    if request.default_max_tokens < 0:
+        yield _number("stop.default_max_tokens", request.default_max_tokens, "0 (as many as fit) or more")
     most = request.max_tokens if request.max_tokens > 0 else limits.max_sequence_tokens
     if not 0 <= request.min_tokens <= most:
         yield _number("stop.min_tokens", request.min_tokens, f"between 0 and {most}")

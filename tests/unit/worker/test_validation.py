@@ -56,6 +56,7 @@ ABSURD: list[tuple[dict[str, object], str]] = [
     (sampling(num_alternatives=2), "logprobs.num_alternatives"),
     ({"max_tokens": -1}, "stop.max_tokens"),
     ({"max_tokens": 513}, "stop.max_tokens"),
+    ({"default_max_tokens": -1}, "stop.default_max_tokens"),
     ({"min_tokens": -1}, "stop.min_tokens"),
     ({"min_tokens": 11, "max_tokens": 10}, "stop.min_tokens"),
     ({"stop_strings": ("x",) * 17}, "stop.stop_strings"),
@@ -144,3 +145,18 @@ def test_everything_within_bounds_passes() -> None:
     )
     checked = check(request, LIMITS)
     assert [(str(s.reference), s.weight) for s in checked.selections] == [("acme/bot:v2", 0.5), ("b:latest", -1.0)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"),
+    [
+        ({}, 0),
+        ({"max_tokens": 7, "default_max_tokens": 5}, 7),
+        ({"default_max_tokens": 5}, 5),
+        ({"default_max_tokens": 5_000}, 5_000),
+        ({"default_max_tokens": 5, "min_tokens": 9}, 9),
+    ],
+)
+def test_the_default_bound_counts_where_no_other_is_given(fields: dict[str, int], most: int) -> None:
+    request = dataclasses.replace(GOOD, **fields)  # type: ignore[arg-type]
+    assert check(request, LIMITS).request.most_tokens == most
