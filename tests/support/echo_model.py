@@ -6,8 +6,9 @@ prompt that begins with `endless` it goes on for ever. Tokens are the bytes of U
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from jinja2 import TemplateError
 
@@ -74,6 +75,8 @@ class EchoTokenizer:
     """Bytes as tokens."""
 
     chat_template: object = "yes"
+    added_tokens_decoder: Mapping[int, object] = MappingProxyType({})
+    all_special_ids: Sequence[int] = (EOS,)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode())

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, TokenReady
-from worker_service.front.detokenizer import Decode, Detokenizer
+from worker_service.front.detokenizer import Decoding, Detokenizer
 from worker_service.front.requests import Chunk
 from worker_service.front.stop_strings import StopStrings
 
@@ -28,18 +28,24 @@ class Answer:
     def __init__(
         self,
         choice: int,
-        decode: Decode,
+        decoding: Decoding,
         prompt_token_ids: Sequence[int],
         stop_strings: Sequence[str],
         stop_token_ids: frozenset[int],
         min_tokens: int,
+        *,
+        skip_special_tokens: bool = True,
     ) -> None:
         self.choice = choice
         self.num_tokens = 0
         self.ending: Ending | None = None
         self.first: TokenReady | None = None
         self.last_s = 0.0
-        self._detokenizer = Detokenizer(decode, prompt_token_ids)
+        self._decoding = decoding
+        self._skips = skip_special_tokens
+        self._detokenizer = Detokenizer(decoding.plain if skip_special_tokens else decoding.complete, prompt_token_ids)
+        self._complete: Detokenizer | None = None
+        """Of the text with special tokens, from the first one on, where stop strings are looked for in it."""
         self._stop = StopStrings(stop_strings)
         self._stop_token_ids = stop_token_ids
         self._min_tokens = min_tokens
@@ -84,14 +90,22 @@ class Answer:
     def _settle(self, token: SampledToken) -> bool:
         self.num_tokens += 1
         self._tokens.append(token)
-        piece = self._detokenizer.feed(token.token_id)
+        piece, shown = self._piece(token.token_id)
         if self.num_tokens < self._min_tokens:
-            self._text.append(piece)
+            self._text.append(shown)
             return False
-        text, stop_string = self._stop.feed(piece)
+        text, stop_string = self._stop.feed(piece, shown)
         self._text.append(text)
         if stop_string is None:
             return False
         self._kept = None
         self.ending = Ending(FinishReason.STOP, stop_string=stop_string)
         return True
+
+    def _piece(self, token_id: int) -> tuple[str, str]:
+        """The text that a token completes: all of it, and what of it is shown."""
+        is_first = self._complete is None and token_id in self._decoding.special_token_ids
+        if is_first and self._skips and self._stop:
+            self._complete = self._detokenizer.twin(self._decoding.complete)
+        shown = self._detokenizer.feed(token_id)
+        return (shown if self._complete is None else self._complete.feed(token_id)), shown

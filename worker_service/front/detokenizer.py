@@ -6,6 +6,7 @@ tokens: the technique of text-generation-inference and vLLM.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 6
@@ -15,7 +16,17 @@ MAX_HELD_TOKENS = 12
 """More tokens than any character has: what is still no text then never will be."""
 
 Decode = Callable[[Sequence[int]], str]
-"""Token ids to text, without special tokens."""
+"""Token ids to text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Text of one model's tokens, as it is shown and as it is."""
+
+    plain: Decode
+    """Leaves special tokens out."""
+    complete: Decode
+    special_token_ids: frozenset[int]
 
 
 class Detokenizer:
@@ -50,6 +61,14 @@ class Detokenizer:
             return ""
         self._slide()
         return piece
+
+    def twin(self, decode: Decode) -> "Detokenizer":
+        """A second detokenizer of the same tokens, as far along, that decodes them in another way from now on."""
+        twin = Detokenizer(decode, ())
+        unknown_chars = len(self._decode(self._window)) - self._known_chars
+        twin._window, twin._num_known = list(self._window), self._num_known
+        twin._known_chars = max(0, len(decode(self._window)) - unknown_chars)
+        return twin
 
     def _slide(self) -> None:
         """Everything in the window is known now: keep its end as the context of what comes."""

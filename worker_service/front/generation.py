@@ -156,11 +156,12 @@ class Generation:
         answers = [
             Answer(
                 choice,
-                self.encoder.decode,
+                self.encoder.decoding,
                 accepted.token_ids,
                 request.stop_strings,
                 rules.stop_token_ids,
                 rules.min_tokens,
+                skip_special_tokens=request.skip_special_tokens,
             )
             for choice in range(request.num_choices)
         ]

@@ -1,13 +1,15 @@
 """Prompts to token ids: chats are rendered, texts tokenised, token ids taken as they are."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
 from shared.errors import EmptyPromptError, FieldViolation, InvalidRequestError
+from worker_service.front.detokenizer import Decode, Decoding
 from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from worker_service.front.tokenising import LONG_TEXT_CHARS, Tokeniser
 
@@ -19,6 +21,9 @@ class Tokenizer(Protocol):
     """The part of a transformers tokenizer that is used."""
 
     chat_template: Any
+    added_tokens_decoder: Mapping[int, Any]
+    """Tokens that are not the model's own, with whether they are special."""
+    all_special_ids: Sequence[int]
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Text to token ids."""
@@ -42,6 +47,7 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._tokeniser = Tokeniser(tokenizer, max_sequence_tokens - 1, executor)
         self._executor = executor
+        self.decoding = Decoding(self._decoder(skip=True), self._decoder(skip=False), _special_token_ids(tokenizer))
 
     @property
     def has_chat_template(self) -> bool:
@@ -58,9 +64,8 @@ class PromptEncoder:
             raise EmptyPromptError()
         return tuple(token_ids)
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of tokens, special ones left out."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _decoder(self, *, skip: bool) -> Decode:
+        return partial(self._tokenizer.decode, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
 
     async def _encode(self, prompt: Prompt) -> Sequence[int]:
         match prompt:
@@ -89,6 +94,11 @@ class PromptEncoder:
             raise InvalidRequestError(
                 [FieldViolation("chat.messages", f"the model's chat template refuses them: {exc}")]
             ) from exc
+
+
+def _special_token_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    added = (token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
+    return frozenset((*added, *tokenizer.all_special_ids))
 
 
 def _num_chars(prompt: ChatPrompt) -> int:

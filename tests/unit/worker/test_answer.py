@@ -2,6 +2,7 @@
 
 from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
+from worker_service.front.detokenizer import Decoding
 
 SEQUENCE = SequenceId(1)
 EOS = 256
@@ -11,8 +12,11 @@ def decode(ids: object) -> str:
     return bytes(i for i in ids if i < EOS).decode(errors="replace")  # type: ignore[attr-defined]
 
 
+DECODING = Decoding(decode, decode, frozenset({EOS}))
+
+
 def answer(*stop_strings: str, min_tokens: int = 0, stop_ids: frozenset[int] = frozenset({EOS})) -> Answer:
-    return Answer(0, decode, [], stop_strings, stop_ids, min_tokens)
+    return Answer(0, DECODING, [], stop_strings, stop_ids, min_tokens)
 
 
 def feed(choice: Answer, data: bytes | list[int]) -> bool:
