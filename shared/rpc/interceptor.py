@@ -2,14 +2,15 @@
 
 Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
 INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks. Only callers cancel:
-a call that the server cannot finish ends as UNAVAILABLE. A call whose deadline passed before it came here is not begun.
+a call that the server cannot finish ends as UNAVAILABLE. A call whose deadline passed before it came here is not begun,
+nor is one whose request cannot be decoded or is beyond its bounds (`shared.rpc.bounds`).
 """
 
 import asyncio
 import inspect
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from shared.errors import (
 )
 from shared.rpc.status import DETAILS_KEY, row_for, to_status
 from shared.rpc.tenant import tenant_of
+from shared.rpc.wire_scan import Refused, decoder_of
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +72,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, observers: Sequence[CallObserver] = (log_call,)) -> None:
         self._observers = tuple(observers)
+        self._decoders: dict[str, Callable[[bytes], Any] | None] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
 
@@ -109,9 +112,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         return make(
             call,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=self._decoder(method, handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
+
+    def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+        if method not in self._decoders:
+            self._decoders[method] = decoder_of(method, decode)
+        return self._decoders[method]
 
     async def _run(self, method: str, behavior: Callable[..., Any], request: Any, context: Any) -> Any:
         started = time.perf_counter()
@@ -125,6 +133,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             left_s = context.time_remaining()
             if left_s is not None and left_s <= 0:
                 raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
+            if isinstance(request, Refused):
+                raise request.error
+            if isinstance(request, AsyncIterable):
+                request = _decoded(request)
             return await _drive(behavior(request, context), context)
         except asyncio.CancelledError:
             if task not in self._ending or task.uncancel():
@@ -147,6 +159,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
             for observe in self._observers:
                 observe(record)
+
+
+async def _decoded(messages: AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    """The messages of a client's stream; raises at the first that is refused."""
+    async for message in messages:
+        if isinstance(message, Refused):
+            raise message.error
+        yield message
 
 
 async def _drive(result: Any, context: Any) -> Any:

@@ -20,6 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from shared.rpc.interceptor import CallObserver, ErrorInterceptor, log_call
+from shared.rpc.wire_scan import check_bounds
 
 log = structlog.get_logger(__name__)
 
@@ -153,8 +154,11 @@ async def serve(
 ) -> AsyncIterator[RpcServer]:
     """Serve until the block is left, then stop gracefully.
 
-    Raises OSError (EADDRINUSE) when the address cannot be listened on.
+    Raises OSError (EADDRINUSE) when the address cannot be listened on, and LookupError for a service with a request
+    whose fields are not all bounded.
     """
+    for entry in services:
+        check_bounds(entry.full_name)
     interceptor = ErrorInterceptor(observers)
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],
