@@ -8,6 +8,7 @@ all parameters in order of their names: one line of JSON `[name, dtype, shape]`,
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidAdapterError, InvalidRequestError
+from shared.loaded_modules import with_absences
 from shared.safetensors_header import HeaderLimits, TensorEntry, read_header_of
 from shared.weight_values import STORAGE, values_digest
 
@@ -43,7 +45,8 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
 
     Modules are the 2-D `<path>.weight` tensors: embeddings by name, everything else linear; the order is
     embeddings, layers by number, the rest. Names and shapes are those of the checkpoint, so fused
-    projections stay fused, and parameters of another rank (3-D expert weights) are not targets. Raises
+    projections stay fused, and parameters of another rank (3-D expert weights) are not targets. Which of them the
+    loaded model has is derived beside the digest (`shared/loaded_modules.py`). Raises
     InvalidRequestError when the folder is not a model with safetensors.
     """
     config = _read_json(folder / "config.json")
@@ -51,13 +54,10 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     if not isinstance(model_type, str):
         raise _bad_folder(folder, "config.json has no model_type")
     parameters = _read_parameters(folder)
-    modules = [
-        module for parameter in parameters.values() if (module := _module(parameter.entry, model_type)) is not None
-    ]
-    modules.sort(key=_layer_order)
+    modules = modules_of((parameter.entry for parameter in parameters.values()), model_type)
     if not any(module.kind is ModuleKind.LINEAR for module in modules):
         raise _bad_folder(folder, "it has no linear layers that an adapter could target (is it quantised?)")
-    spec = BaseSpec(name, model_type, _fingerprint(parameters), tuple(modules))
+    spec = with_absences(BaseSpec(name, model_type, _fingerprint(parameters), modules), config)
     # Adapters on these come with a copy of their weight, which has to be known again.
     copied = (spec.token_embedding, spec.head)
     spec = replace(
@@ -68,6 +68,12 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     )
     check_spec(spec)
     return spec
+
+
+def modules_of(entries: Iterable[TensorEntry], model_type: str) -> tuple[BaseModule, ...]:
+    """The modules that a checkpoint's tensors are weights of."""
+    modules = [module for entry in entries if (module := _module(entry, model_type)) is not None]
+    return tuple(sorted(modules, key=_layer_order))
 
 
 def weights_files(folder: Path) -> list[Path]:

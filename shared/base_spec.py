@@ -27,6 +27,28 @@ class ModuleKind(StrEnum):
     EMBEDDING = "embedding"
 
 
+class Absence(StrEnum):
+    """Reason why the loaded model lacks a module of the checkpoint, or has no linear there."""
+
+    BEYOND = "beyond"
+    EXPERT = "expert"
+    ROUTER = "router"
+    SHARED_KEYS = "shared_keys"
+    OTHER_PART = "other_part"
+    REPLACED = "replaced"
+
+
+class LoadedModules(StrEnum):
+    """Source of what is known about the loaded model's modules."""
+
+    UNKNOWN = ""
+    """Registered by a version that did not tell."""
+    DERIVED = "derived"
+    """By rules, from the checkpoint's names and its config."""
+    OBSERVED = "observed"
+    """From the model that a worker has loaded."""
+
+
 @dataclass(frozen=True, slots=True)
 class BaseModule:
     """One module: a linear `[out_features, in_features]` or an embedding of `in_features` rows."""
@@ -38,11 +60,24 @@ class BaseModule:
     values_digest: str = field(default="", compare=False)
     """Digest of its weight's and bias's values (shared/weight_values.py), for the token embedding and the head; empty
     where nobody computed it. Not part of the spec's digest, which covers a sample of all values."""
+    absence: Absence | None = field(default=None, compare=False)
+    """Why the loaded model lacks it, so that no adapter can target it; None where it has it, as far as is known. Not
+    part of the spec's digest, which is that of the checkpoint."""
 
     @property
     def name(self) -> str:
         """The last part of the path."""
         return self.path.rpartition(".")[2]
+
+    @property
+    def is_token_embedding(self) -> bool:
+        """Whether it is called like the module that looks tokens up."""
+        return self.name in _TOKEN_EMBEDDINGS
+
+    @property
+    def is_head_by_name(self) -> bool:
+        """Whether it is called like the linear that computes logits."""
+        return self.name in _HEADS
 
     @property
     def is_in_layer(self) -> bool:
@@ -67,6 +102,8 @@ class BaseSpec:
     """SHA-256 over every parameter's name, shape, type and a sample of its values."""
     modules: tuple[BaseModule, ...]
     """In layer order."""
+    loaded: LoadedModules = field(default=LoadedModules.UNKNOWN, compare=False)
+    """How it is known which of them the loaded model has; not part of the digest."""
 
     def canonical_json(self) -> bytes:
         """The bytes whose SHA-256 is the digest."""
@@ -85,7 +122,10 @@ class BaseSpec:
 
     @property
     def targets(self) -> tuple[BaseModule, ...]:
-        """Everything that an adapter may target, in layer order: the modules, and a head that is tied."""
+        """Everything that names of an adapter may mean, in layer order: the modules, and a head that is tied.
+
+        Those with an absence are among them, so that an adapter on one hears why it cannot be served.
+        """
         head = self.tied_head
         return self.modules if head is None else (*self.modules, head)
 
@@ -96,7 +136,8 @@ class BaseSpec:
     @property
     def token_embedding(self) -> BaseModule | None:
         """The module that looks tokens up; None where names do not tell which one it is."""
-        found = [m for m in self.modules if m.kind is ModuleKind.EMBEDDING and m.name in _TOKEN_EMBEDDINGS]
+        embeddings = (m for m in self.modules if m.kind is ModuleKind.EMBEDDING and m.absence is None)
+        found = [module for module in embeddings if module.is_token_embedding]
         return found[0] if len(found) == 1 else None
 
     @property
@@ -104,8 +145,9 @@ class BaseSpec:
         """The linear that computes logits, with a weight of its own or tied; None where it cannot be told."""
         embedding = self.token_embedding
         num_tokens = embedding.in_features if embedding is not None else 0
-        outside = [m for m in self.modules if m.kind is ModuleKind.LINEAR and not m.is_in_layer]
-        named = next((module for module in outside if module.name in _HEADS), None)
+        linears = (m for m in self.modules if m.kind is ModuleKind.LINEAR and m.absence is None)
+        outside = [module for module in linears if not module.is_in_layer]
+        named = next((module for module in outside if module.is_head_by_name), None)
         own = named or next((module for module in outside if module.out_features == num_tokens), None)
         if own is not None or embedding is None:
             return own

@@ -37,7 +37,7 @@ def read_base(path: Path) -> BaseSpec:
             model_type=str(document["model_type"]),
             weights_fingerprint=str(document["weights_fingerprint"]),
             modules=tuple(
-                BaseModule(str(module_path), ModuleKind(kind), int(num_in), int(num_out), *map(str, values_digest))
+                BaseModule(str(module_path), ModuleKind(kind), int(num_in), int(num_out), str(*values_digest[:1]))
                 for module_path, kind, num_in, num_out, *values_digest in document["modules"]
             ),
         )

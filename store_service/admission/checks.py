@@ -7,8 +7,9 @@ be what rank and base say. All violations are collected; a plan is complete only
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.base_spec import BaseModule, BaseSpec, LoadedModules, ModuleKind
 from shared.errors import Violation
+from shared.loaded_modules import REASONS, with_absences
 from shared.safetensors_header import Header
 from store_service.admission.all_linear import all_linear
 from store_service.admission.default_targets import with_defaults
@@ -59,6 +60,8 @@ def check_tensors(
     header: Header, settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
 ) -> tuple[AdapterPlan, list[Violation]]:
     """What to publish, and everything that names, shapes and types say against it."""
+    if base.loaded is LoadedModules.UNKNOWN:
+        base = with_absences(base)
     parts = sort_tensors(header, base)
     violations = parts.violations
     targets = with_defaults(settings.targets, base.model_type)
@@ -106,7 +109,7 @@ def _check_targets(
 ) -> Iterator[Violation]:
     """Config and tensors must name the same modules: PEFT would drop what only one of them names."""
     targets, tied = settings.targets, _tied_paths(settings, base)
-    by_word = all_linear(base, parts) if targets.all_linear else {}
+    by_word = all_linear(base) if targets.all_linear else {}
 
     def include(path: str, name: str = "") -> bool | None:
         """Whether the module at a path is targeted, if its trainer called it by this name."""
@@ -122,6 +125,8 @@ def _check_targets(
             problem = "the config does not target this module, so its trainer would not have applied it"
             yield Violation.of("MODULE_NOT_TARGETED", path, "tensors", "none, or the module in target_modules", problem)
     for module in base.targets:
+        if module.absence is not None:
+            continue
         is_targeted = is_tie_targeted if module.path in tied else include(module.path)
         if module.path not in parts and is_targeted:
             problem = "the config targets this module, but the checkpoint has nothing for it (is it cut off?)"
@@ -137,6 +142,11 @@ def _plan(module: BaseModule, roles: Mapping[Role, Found], settings: LoraSetting
 def _check_module(
     module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
 ) -> Iterator[Violation]:
+    if module.absence is not None:
+        problem = f"it cannot be adapted, because {REASONS[module.absence]}"
+        expected = "modules that the loaded model has"
+        yield Violation.of("UNSUPPORTED_MODULE", module.path, "a target", expected, problem)
+        return
     if module.kind is ModuleKind.EMBEDDING and module != base.token_embedding:
         problem = "of embeddings, only the one of tokens can be adapted"
         yield Violation.of("UNSUPPORTED_MODULE", module.path, module.kind.value, "the token embedding", problem)
