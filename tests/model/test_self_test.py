@@ -13,12 +13,26 @@ from shared.errors import InvalidRequestError, ModelNotServableError
 from tests.model.architectures import CASES, WINDOW
 from tests.model.tiny_worker import MAX_SEQUENCE_TOKENS, apart, load_tiny
 from tests.support.tiny_models import Architecture, save_model
-from worker_service.engine.limits import EngineLimits
-from worker_service.model import attention
+from worker_service.model import adapt, attention, attention_sites
 from worker_service.model.adapt import add_slots
-from worker_service.model.self_test import prompt_lengths
 
 Break = Callable[[nn.Module], None]
+BUCKETS: dict[str, dict[str, Any]] = {
+    "1": {"token_buckets": (1,), "max_sequences": 1},
+    "1,4": {"token_buckets": (1, 4), "max_sequences": 4},
+    "1,4,8": {"token_buckets": (1, 4, 8)},
+    "1,4,8,32,64": {"token_buckets": (1, 4, 8, 32, 64)},
+}
+SERVED = [name for name, case in CASES.items() if not case.refused]
+IGNORED = {
+    "a window of mistral": ("mistral", {"sliding_window": None}),
+    "a window of exaone4": ("exaone4", {"sliding_window": None}),
+    "a window of gemma3": ("gemma3_text", {"sliding_window": None}),
+    "the cap of gemma2": ("gemma2", {"softcap": None}),
+    "the scale of granite": ("granite", {"scaling": None}),
+    "the sinks of gpt_oss": ("gpt_oss", {}),
+}
+"""What of an architecture's calls of attention the worker would ignore, were it not looked for."""
 
 
 def scale_output(module: nn.Module) -> None:
@@ -35,6 +49,21 @@ def scale_weight(module: nn.Module) -> None:
 
 def poison_output(module: nn.Module) -> None:
     module.register_forward_hook(lambda _m, _i, out: out * float("nan"))
+
+
+def drop_output(module: nn.Module) -> None:
+    module.register_forward_hook(lambda _m, _i, out: (out[0] * 0, *out[1:]) if isinstance(out, tuple) else out * 0)
+
+
+def round_otherwise(module: nn.Module) -> None:
+    """Off by at most one unit in the last place, as products are that another processor adds up in another order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def off_by_a_unit(_m: nn.Module, _i: Any, out: torch.Tensor) -> torch.Tensor:
+        units = torch.randint(-1, 2, out.shape, generator=generator)
+        return (out.float() * (1 + units * torch.finfo(out.dtype).eps)).to(out.dtype)
+
+    module.register_forward_hook(off_by_a_unit)
 
 
 def break_when_adapted(monkeypatch: pytest.MonkeyPatch, path: str, break_it: Break) -> None:
@@ -124,15 +153,63 @@ def test_rotary_frequencies_that_change_with_the_length_bound_the_context(tmp_pa
             load_tiny(base)
 
 
-@pytest.mark.parametrize(
-    ("max_running", "kv_tokens", "max_step_tokens", "expected"),
-    [(8, 512, 64, (3, 17, 9)), (2, 512, 64, (3, 17)), (8, 512, 8, (1, 4, 2)), (8, 24, 64, (3, 17)), (8, 8, 8, (1,))],
-)
-def test_prompts_fit_into_a_step_a_sequence_and_the_cache(
-    max_running: int, kv_tokens: int, max_step_tokens: int, expected: tuple[int, ...]
+@pytest.mark.parametrize("buckets", BUCKETS)
+def test_a_sound_model_that_rounds_badly_starts_whatever_a_step_holds(
+    buckets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = EngineLimits(
-        num_slots=1, slot_rank=1, max_running=max_running, max_waiting=1, num_blocks=kv_tokens // 4, block_tokens=4,
-        max_step_tokens=max_step_tokens, max_sequence_tokens=min(kv_tokens, 64),
-    )  # fmt: skip
-    assert prompt_lengths(limits) == expected
+    deep = Architecture(transformers.LlamaConfig, {**CASES["llama"].architecture.config, "num_hidden_layers": 24})
+    base = save_model(tmp_path, deep)
+    break_when_adapted(monkeypatch, "model.layers.0.mlp.down_proj", round_otherwise)
+    with apart():
+        load_tiny(base, dtype="bfloat16", **BUCKETS[buckets])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("buckets", ["1", "1,4,8"])
+@pytest.mark.parametrize("part", ["self_attn", "mlp"])
+def test_a_wrong_part_is_told_in_any_element_type_and_steps(
+    part: str, buckets: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_model(tmp_path, CASES["llama"].architecture)
+    break_when_adapted(monkeypatch, f"model.layers.1.{part}", drop_output)
+    with apart(), pytest.raises(ModelNotServableError, match=rf"first to differ is model\.layers\.1\.{part} "):
+        load_tiny(base, dtype=dtype, **BUCKETS[buckets])
+
+
+@pytest.mark.parametrize("buckets", ["1", "1,4,8", "1,4,8,32,64"])
+@pytest.mark.parametrize("ignored", IGNORED)
+def test_an_architecture_of_which_something_is_ignored_is_told_in_any_steps(
+    ignored: str, buckets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, changes = IGNORED[ignored]
+    compute = attention.attention_interface
+
+    def ignore(*arguments: Any, **keywords: Any) -> Any:
+        return compute(*arguments, **{**keywords, **changes})
+
+    monkeypatch.setattr(adapt, "attention_interface", ignore)
+    monkeypatch.setattr(attention_sites, "HARMLESS", attention_sites.HARMLESS | {"s_aux"})
+    base = save_model(tmp_path, CASES[name].architecture)
+    with apart(), pytest.raises(ModelNotServableError, match=r"layers\.[01]\.self_attn"):
+        load_tiny(base, dtype="bfloat16", **BUCKETS[buckets])
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "mixtral", "gpt2"])
+@pytest.mark.parametrize("buckets", BUCKETS)
+def test_sound_models_start_with_any_buckets(model_type: str, buckets: str, tmp_path: Path) -> None:
+    start_in_halves(model_type, buckets, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", SERVED)
+def test_every_served_architecture_starts_with_any_buckets(model_type: str, tmp_path: Path) -> None:
+    for seed in range(3):
+        for buckets in BUCKETS:
+            start_in_halves(model_type, buckets, tmp_path / str(seed), seed)
+
+
+def start_in_halves(model_type: str, buckets: str, folder: Path, seed: int = 0) -> None:
+    base = save_model(folder, CASES[model_type].architecture, seed)
+    for dtype in ("bfloat16", "float16"):
+        with apart():
+            load_tiny(base, dtype=dtype, **BUCKETS[buckets])

@@ -45,14 +45,14 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def first_difference(
-    found: Mapping[str, torch.Tensor], expected: LayerOutputs, bound: float
+    found: Mapping[str, torch.Tensor], expected: LayerOutputs, bounds: Mapping[str, float]
 ) -> tuple[str, float] | None:
-    """The first module whose output is off by more than `bound` (relative), and by how much."""
+    """The first module whose output is off by more than its bound (relative), and by how much."""
     for path, expected_TX in expected.items():
         found_TX = found.get(path)
         if found_TX is None or found_TX.shape != expected_TX.shape:
             continue
         error = relative_error(found_TX, expected_TX)
-        if not error <= bound:
+        if not error <= bounds[path]:
             return path, error
     return None

@@ -82,7 +82,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
         model.requires_grad_(False)
     with stages.stage("expect"):
-        expectation = self_test.expect(model, self_test.prompt_lengths(limits))
+        expectation = self_test.expect(model, limits, dtype)
     with stages.stage("kernels"):
         with_kernels = (
             options.cpu_kernels
@@ -112,8 +112,8 @@ def load_model(
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()
     with stages.stage("self_test"):
-        error = self_test.check(model, runner, limits, expectation, dtype)
-        log.info("self_test_passed", relative_error=error)
+        passed = self_test.check(model, runner, limits, expectation, dtype)
+        log.info("self_test_passed", relative_error=passed.found, plain_error=passed.plain, bound=passed.bound)
     runner.arm()
     if shared_code is not None:
         shared_code.settle(key, num_compiled)
