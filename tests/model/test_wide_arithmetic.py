@@ -77,6 +77,7 @@ def test_matrices_are_widened_piece_by_piece(model_type: str, tmp_path: Path, mo
     assert max(whole.sizes) >= max(p.numel() for name, p in model.named_parameters() if ".0." in name)
     monkeypatch.setattr(wide_arithmetic, "MAX_PIECE_ELEMENTS", 300)
     with pieces, WideArithmetic(torch.float32):
-        assert torch.allclose(logits(model), expected, rtol=1e-5, atol=1e-6)
+        found = logits(model)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
     # Beside the pieces there are rows of the embedding, one for each token.
     assert 250 < max(pieces.sizes) <= max(300, IDS.numel() * model.config.hidden_size) < max(whole.sizes)
