@@ -2,86 +2,27 @@
 
 Nothing is written twice: a method here is made from its asyncio original and has the same signature, except that
 it returns the result (or a plain iterator) instead of an awaitable.
+
+One made before a fork, as by a server that imports before it forks, works in every child as long as its parent has
+called nothing yet; else the child's calls raise ForkedClientError.
 """
 
-import asyncio
 import functools
-import threading
+import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import Future
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
 
 from client.blobs import RetryPolicy
 from client.hotslot import HotslotClient
+from client.loop_thread import LoopThread
 from client.placement import PlacementClient
 from client.store import DEFAULT_STORE, StoreClient
 from client.worker import DEFAULT_WORKER, WorkerClient
+from shared.errors import ForkedClientError
 from shared.rpc.channel import ChannelOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CANCEL_TIMEOUT_S = 2.0
-
-
-class LoopThread:
-    """An event loop in a daemon thread."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="hotslot-client", daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and wait for it; an interrupt of the waiting thread, at any moment, cancels it."""
-        call = _Call(coroutine, self._loop)
-        try:
-            self._loop.call_soon_threadsafe(call.start)
-            return call.outcome.result()
-        except BaseException:
-            # After an interrupt, let the cancelled coroutine clean up before the caller goes on to close things.
-            self._loop.call_soon_threadsafe(call.cancel)
-            call.ended.wait(CANCEL_TIMEOUT_S)
-            raise
-
-    def stop(self) -> None:
-        """End the loop and its thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-class _Call(Generic[T]):
-    """One coroutine on its way to the loop's thread and through it; its methods are the loop's to call."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
-        self.outcome: Future[T] = Future()
-        self.ended = threading.Event()
-        self._coroutine = coroutine
-        self._loop = loop
-        self._task: asyncio.Task[T] | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._task = self._loop.create_task(self._coroutine)
-        self._task.add_done_callback(self._end)
-
-    def cancel(self) -> None:
-        """End it, whether or not it has begun; harmless once it has ended."""
-        if self._task is not None:
-            self._task.cancel()
-        else:
-            self._coroutine.close()
-            self.ended.set()
-
-    def _end(self, task: "asyncio.Task[T]") -> None:
-        self.ended.set()
-        if task.cancelled():
-            self.outcome.cancel()
-        elif (error := task.exception()) is not None:
-            self.outcome.set_exception(error)
-        else:
-            self.outcome.set_result(task.result())
 
 
 class Closable(Protocol):
@@ -100,7 +41,15 @@ class Blocking(Generic[C]):
     def __init__(self, open_client: Callable[[], C], loop: LoopThread | None = None) -> None:
         self._owns_loop = loop is None
         self.loop = loop or LoopThread()
-        self.client = self.loop.run(_made(open_client))
+        self._open_client = open_client
+        # Those of parent processes stay here untouched: ending them would end what the parents do with them.
+        self._clients: dict[int, C] = {os.getpid(): open_client()}
+
+    @property
+    def client(self) -> C:
+        """The asyncio client of this process; use it in `loop` only."""
+        process = os.getpid()
+        return self._clients.get(process) or self._clients.setdefault(process, self._open_client())
 
     def __enter__(self) -> Self:
         return self
@@ -109,14 +58,12 @@ class Blocking(Generic[C]):
         self.close()
 
     def close(self) -> None:
-        """Close all connections; calls that are under way in other threads are cancelled."""
-        self.loop.run(self.client.close())
+        """Close all connections; calls under way in other threads raise ClientClosedError. Again is harmless."""
+        client = self._clients.get(os.getpid())
+        if client is not None and not self.loop.is_closed:
+            self.loop.run(client.close())
         if self._owns_loop:
             self.loop.stop()
-
-
-async def _made(open_client: Callable[[], C]) -> C:
-    return open_client()
 
 
 def _call(
@@ -134,16 +81,19 @@ def _iterate(
 ) -> Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]:
     @functools.wraps(method)
     def iterate(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
-        items = method(self.client, *args, **kwargs)
+        items, process = method(self.client, *args, **kwargs), os.getpid()
         try:
             while True:
+                if os.getpid() != process:
+                    raise ForkedClientError("the stream")
                 item = self.loop.run(_next(items))
                 if item is None:
                     return
                 yield item[0]
         finally:
-            # Also when the caller stops early: closing is what cancels the call.
-            self.loop.run(_close(items))
+            # Also when the caller stops early: closing is what cancels the call, and so is closing the client.
+            if os.getpid() == process and not self.loop.is_closed:
+                self.loop.run(_close(items))
 
     return cast("Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]", iterate)
 

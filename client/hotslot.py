@@ -3,11 +3,14 @@
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from client.convert.generation import request_to
+from client.home import Home
 from client.placement import PlacementClient
 from client.routing import Picks, RouteKey
 from client.rpc import checked_timeout
@@ -18,6 +21,7 @@ from client.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, coll
 from shared.errors import (
     ExhaustedError,
     HotslotError,
+    InvalidEndpointError,
     NotImplementedYetError,
     NoWorkersError,
     RequestDeadlineError,
@@ -39,7 +43,7 @@ NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 
 
 class HotslotClient:
-    """Store, placement and workers of one deployment. Create it in the event loop that uses it.
+    """Store, placement and workers of one deployment. Belongs to the event loop of its first call.
 
     `worker_endpoint` is called when placement cannot say which worker to call: any worker finds the right one itself.
     None means that there is no such worker. With `route=False` every request goes there.
@@ -67,10 +71,11 @@ class HotslotClient:
         self._base_model = base_model
         self._connect_timeout_s = connect_timeout_s
         self._patience_s = patience_s
-        self._picks = Picks(self._ask, asyncio.get_running_loop().time)
+        self._picks = Picks(self._ask, time.monotonic)
+        self._home = Home("the client")
         # Failing over is this client's work: a channel that retries would only delay it.
         once = replace(options, max_attempts=1)
-        self._pool = Pool(lambda endpoint: WorkerClient(endpoint, once))
+        self._pool = Pool(partial(_dial, once))
         self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options)
 
     async def __aenter__(self) -> "HotslotClient":
@@ -80,8 +85,9 @@ class HotslotClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections; calls that are under way are cancelled."""
-        await self._picks.close()
+        """Close all connections; calls that are under way raise ClientClosedError. Again is harmless."""
+        if self._home.leave():
+            await self._picks.close()
         await asyncio.gather(self.store.close(), self.placement.close(), self.worker.close(), self._pool.close())
 
     async def generate(
@@ -94,6 +100,7 @@ class HotslotClient:
         """
         message = request_to(request)
         timeout_s = checked_timeout(timeout_s)
+        self._home.enter()
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         last_try_s = min(deadline_s, loop.time() + self._patience_s)
@@ -160,6 +167,14 @@ class HotslotClient:
 
     async def _ask(self, key: RouteKey) -> WorkerPick:
         return await self.placement.pick_workers(key.adapters, base_model=key.base_model, timeout_s=PICK_TIMEOUT_S)
+
+
+def _dial(options: ChannelOptions, endpoint: str) -> WorkerClient:
+    """The client of a worker that placement named."""
+    try:
+        return WorkerClient(endpoint, options)
+    except InvalidEndpointError as exc:
+        raise UnavailableError(f"placement named a worker that cannot be called: {exc.message}") from exc
 
 
 def _pause_s(failure: HotslotError, rounds: int) -> float:

@@ -15,7 +15,7 @@ from shared.rpc.channel import ChannelOptions
 
 
 class PlacementClient:
-    """Asks which workers there are; the store's process answers. Create it in the event loop that uses it."""
+    """Asks which workers there are; the store's process answers. Belongs to the event loop of its first call."""
 
     def __init__(self, endpoint: str = DEFAULT_STORE, options: ChannelOptions | None = None) -> None:
         self._connection = Connection("placement service", endpoint, options or ChannelOptions(), StoreUnavailableError)
@@ -33,7 +33,7 @@ class PlacementClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls that are under way are cancelled."""
+        """Close the connection; calls that are under way raise ClientClosedError. Again is harmless."""
         await self._connection.close()
 
     async def pick_workers(

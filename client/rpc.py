@@ -1,11 +1,14 @@
 """One connection to one service: a deadline on every call, errors as `shared.errors`, cancellation on close."""
 
+import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 
 from client.convert.messages import mismatch
+from client.home import Home, HomeChannel
+from shared.endpoints import dialled_endpoint
 from shared.errors import HotslotError, InvalidRequestError, UnavailableError
 from shared.rpc.channel import ChannelOptions, connect, open_channel
 from shared.rpc.status import from_rpc_error
@@ -33,7 +36,10 @@ class _UnreachableError(UnavailableError):
 
 
 class Connection:
-    """A channel with the name of what is at its other end, for messages that say where a call failed."""
+    """A channel with the name of what is at its other end, for messages that say where a call failed.
+
+    Opened by the first call; raises InvalidEndpointError at once, and what `Home.enter` does with every call.
+    """
 
     def __init__(
         self,
@@ -42,9 +48,13 @@ class Connection:
         options: ChannelOptions,
         unavailable: type[UnavailableError] = UnavailableError,
     ) -> None:
-        self.endpoint = endpoint
-        self.channel: grpc.aio.Channel = open_channel(endpoint, options)
+        self.endpoint = str(dialled_endpoint(endpoint))
+        self._home = Home(f"the client of the {peer} at {endpoint}")
+        self._channel = HomeChannel(self._home, lambda: open_channel(endpoint, options))
+        # It has what stubs use of one.
+        self.channel = cast(grpc.aio.Channel, self._channel)
         self._peer = peer
+        self._proxy = ", through the proxy that the environment names" if options.use_proxy else ""
         self._unavailable = unavailable
 
     async def unary(
@@ -59,6 +69,8 @@ class Connection:
             return await method(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as exc:
             raise self.error_from(exc) from exc
+        except asyncio.CancelledError as exc:
+            raise self._home.error_of(exc) from exc
 
     async def pages(self, method: Any, request: Any) -> AsyncGenerator[Any, None]:
         """Call a method that lists, for one page after the other, as they are asked for."""
@@ -79,13 +91,15 @@ class Connection:
                 yield message
         except grpc.aio.AioRpcError as exc:
             raise self.error_from(exc) from exc
+        except asyncio.CancelledError as exc:
+            raise self._home.error_of(exc) from exc
         finally:
             call.cancel()
 
     async def connect(self, timeout_s: float) -> None:
         """Wait until the connection stands; raises UnavailableError when it fails or takes too long."""
         try:
-            await connect(self.channel, timeout_s)
+            await connect(self._channel.opened(), timeout_s)
         except UnavailableError as exc:
             raise self._unreachable(exc.message) from exc
 
@@ -100,8 +114,8 @@ class Connection:
         return error
 
     def _unreachable(self, why: str) -> UnavailableError:
-        return self._unavailable(f"the {self._peer} at {self.endpoint} {UNREACHABLE} ({why})")
+        return self._unavailable(f"the {self._peer} at {self.endpoint} {UNREACHABLE}{self._proxy} ({why})")
 
     async def close(self) -> None:
-        """Close the channel; calls that are under way are cancelled."""
-        await self.channel.close()
+        """Close the channel; calls that are under way raise ClientClosedError. Again, or in a child, is harmless."""
+        await self._channel.close()

@@ -37,7 +37,7 @@ NO_NAMES_PREFIX = "*"
 
 
 class StoreClient:
-    """Calls one store. Create it in the event loop that uses it; use it with `async with`, or close it.
+    """Calls one store. Belongs to the event loop of its first call; use it with `async with`, or close it.
 
     Every method raises the classes of `shared.errors` that the RPC of the same name documents, and
     StoreUnavailableError when the store cannot be reached.
@@ -67,7 +67,7 @@ class StoreClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls that are under way are cancelled."""
+        """Close the connection; calls that are under way raise ClientClosedError. Again is harmless."""
         await self._connection.close()
 
     async def push(

@@ -36,7 +36,7 @@ LOAD_TIMEOUT_S = 300.0
 
 
 class WorkerClient:
-    """Calls one worker. Create it in the event loop that uses it; use it with `async with`, or close it."""
+    """Calls one worker. Belongs to the event loop of its first call; use it with `async with`, or close it."""
 
     def __init__(self, endpoint: str = DEFAULT_WORKER, options: ChannelOptions | None = None) -> None:
         self._connection = Connection("worker", endpoint, options or ChannelOptions())
@@ -55,7 +55,7 @@ class WorkerClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls that are under way are cancelled."""
+        """Close the connection; calls that are under way raise ClientClosedError. Again is harmless."""
         await self._connection.close()
 
     async def connect(self, timeout_s: float = 5.0) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from shared.endpoints import local
+from shared.errors import InvalidEndpointError
+from shared.rpc.channel import ChannelOptions, open_blocking_channel
+
 TIMEOUT_S = 4.0
 
 
@@ -15,17 +19,20 @@ def main() -> int:
     """Check one name; "readiness" and "liveness" are the ones that every hotslot service answers for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("service", nargs="?", default="readiness")
-    parser.add_argument("--address", help="host:port; by default the port of HOTSLOT_LISTEN on this machine")
+    parser.add_argument("--address", help="host:port; by default where this machine reaches HOTSLOT_LISTEN")
     arguments = parser.parse_args()
-    address = arguments.address or f"127.0.0.1:{os.environ['HOTSLOT_LISTEN'].rpartition(':')[2]}"
-    status = ask(address, arguments.service)
+    try:
+        address = arguments.address or str(local(os.environ["HOTSLOT_LISTEN"]))
+        status = ask(address, arguments.service)
+    except InvalidEndpointError as exc:
+        parser.error(exc.message)
     print(f"{address}: {arguments.service}: {status}")
     return 0 if status == "SERVING" else 1
 
 
 def ask(address: str, service: str) -> str:
     """The status of a service by its name in the health protocol, or why there is none."""
-    with grpc.insecure_channel(address) as channel:
+    with open_blocking_channel(address, ChannelOptions(max_attempts=1)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # the stubs do not know its methods
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)

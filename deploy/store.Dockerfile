@@ -27,7 +27,7 @@ COPY deploy/healthcheck.py /opt/hotslot/bin/hotslot-health.py
 ENV PATH=/opt/hotslot/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HOTSLOT_LISTEN=0.0.0.0:7400 \
+    HOTSLOT_LISTEN=[::]:7400 \
     HOTSLOT_DATA_DIR=/var/lib/hotslot \
     HOTSLOT_LOG_FORMAT=json
 WORKDIR /var/lib/hotslot

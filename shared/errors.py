@@ -4,6 +4,7 @@ HotslotError
 ├── InvalidRequestError           the caller's message is wrong; lists the fields
 │   ├── InvalidReferenceError
 │   ├── InvalidPageTokenError
+│   ├── InvalidEndpointError      text that is no host:port
 │   ├── EmptyPromptError
 │   └── PromptTooLongError
 ├── InvalidAdapterError           a checkpoint is broken; lists every violation
@@ -30,7 +31,11 @@ HotslotError
 │   ├── NotDeletedError
 │   ├── AdapterPinnedError
 │   ├── CompiledCodeMismatchError compiled for something else
-│   └── ModelNotServableError
+│   ├── ModelNotServableError
+│   └── ClientMisuseError         a client object used where it cannot be
+│       ├── ClientClosedError
+│       ├── ForkedClientError
+│       └── WrongLoopError        made in another event loop
 ├── ForbiddenError
 │   └── SourceForbiddenError
 ├── DigestMismatchError           bytes are not what their digest says
@@ -50,6 +55,7 @@ HotslotError
 │   │   └── StoreBusyError        more calls than it can answer
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
+│   │   └── CoordinationForbiddenError  its access rules refuse what we need
 │   ├── AdaptersDisabledError     by one tenant, for itself, on one worker
 │   ├── EngineFailedError         a worker's engine ended or hangs; another worker's may not
 │   └── NoWorkersError
@@ -126,6 +132,21 @@ class InvalidPageTokenError(InvalidRequestError):
     def __init__(self) -> None:
         problem = "not a token from a previous page of the same listing; start again without it"
         super().__init__([FieldViolation("page_token", problem)])
+
+
+class InvalidEndpointError(InvalidRequestError):
+    """Text that is no endpoint."""
+
+    def __init__(self, text: str, problem: str) -> None:
+        # With an @ it may be a URL with a password, in the wrong place.
+        shown = "text with an @" if "@" in text else repr(text if len(text) <= 120 else text[:117] + "…")
+        joint = ", " if problem.startswith("expected") else ": "
+        super().__init__([FieldViolation("endpoint", problem)], f"found {shown}{joint}{problem}")
+
+    @property
+    def problem(self) -> str:
+        """Reason, without the text itself."""
+        return self.fields[0].description
 
 
 class EmptyPromptError(InvalidRequestError):
@@ -323,6 +344,39 @@ class ModelNotServableError(PreconditionError):
     """A base model that this version cannot answer for exactly; the subject is the layer at fault, or the model."""
 
 
+class ClientMisuseError(PreconditionError):
+    """A client object that cannot be used here and now; nothing was sent."""
+
+
+class ClientClosedError(ClientMisuseError):
+    """A client that was closed."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is closed: make a new one, or close it after its last call", what)
+
+
+class ForkedClientError(ClientMisuseError):
+    """A client of a parent process, in a child that was forked from it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} was in use when this process was forked, and gRPC does not survive that: make the first call "
+            "after the fork, close every client before it, or start processes by spawn instead of fork",
+            what,
+        )
+
+
+class WrongLoopError(ClientMisuseError):
+    """A client in another event loop than the one that it was first used in."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} belongs to the event loop in which it was first used, and this is another: make one in each loop "
+            "(each asyncio.run is one), or use the blocking client",
+            what,
+        )
+
+
 class ForbiddenError(HotslotError):
     """Something that this caller may not do."""
 
@@ -436,6 +490,13 @@ class SourceUnavailableError(UnavailableError):
 
 class CoordinationUnavailableError(UnavailableError):
     """Redis cannot be reached."""
+
+
+class CoordinationForbiddenError(CoordinationUnavailableError):
+    """Redis answers, and refuses this user a command, a key or the login.
+
+    Unavailable like a Redis that is away, so that whatever goes on without one goes on here.
+    """
 
 
 class AdaptersDisabledError(UnavailableError):

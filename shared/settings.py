@@ -11,24 +11,34 @@ and one line for each that says which it is. Constructing a Settings class by ha
 """
 
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, ValidationError
-from pydantic_core import ErrorDetails, core_schema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretBytes, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from shared.endpoints import advertised_endpoint, dialled_endpoint, listen_endpoint
+from shared.errors import InvalidEndpointError
+from shared.secret_urls import SecretUrl, masked_url
+
 ENV_PREFIX = "HOTSLOT_"
 EXIT_WRONG_SETTING = 2
-_SECRET_PARAMETERS = {"password", "username", "token", "ssl_password"}
 
 
 class Settings(BaseModel):
     """Base of all settings classes: frozen, nothing unknown, a docstring under each field is its help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        # An error of a secret setting may end up in a traceback.
+        hide_input_in_errors=True,
+    )
 
     def shown(self) -> dict[str, Any]:
         """Every setting as it may be logged, with secrets masked."""
@@ -51,48 +61,24 @@ TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
-class SecretUrl:
-    """A URL that may hold a password: only `value` shows it, never `str` or `repr`."""
+def _endpoint(parse: Callable[[str], object]) -> AfterValidator:
+    """Check text by a parser of endpoints; the value is its text as the parser writes it."""
 
-    def __init__(self, value: str) -> None:
-        self.value = value
+    def check(text: str) -> str:
+        try:
+            return str(parse(text))
+        except InvalidEndpointError as exc:
+            raise ValueError(exc.problem) from exc
 
-    def __str__(self) -> str:
-        return masked_url(self.value)
-
-    def __repr__(self) -> str:
-        return f"SecretUrl({masked_url(self.value)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SecretUrl) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Accepts text; dumps masked."""
-        return core_schema.no_info_plain_validator_function(
-            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
-
-    @classmethod
-    def _validate(cls, value: object) -> "SecretUrl":
-        if isinstance(value, SecretUrl):
-            return value
-        if not isinstance(value, str) or "://" not in value:
-            raise ValueError("expected a URL, for example redis://host:6379/0")
-        return cls(value)
+    return AfterValidator(check)
 
 
-def masked_url(url: str) -> str:
-    """The URL with everything secret in it replaced by ***."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    if at and ":" in user:
-        user = user.partition(":")[0] + ":***"
-    query = [(k, "***" if k in _SECRET_PARAMETERS else v) for k, v in parse_qsl(parts.query, keep_blank_values=True)]
-    return urlunsplit(parts._replace(netloc=user + at + host, query=urlencode(query, safe="*")))
+ListenAddress = Annotated[str, _endpoint(listen_endpoint)]
+"""host:port to listen on, or a Unix socket."""
+DialledAddress = Annotated[str, _endpoint(dialled_endpoint)]
+"""host:port to call, or a scheme that gRPC resolves."""
+AdvertisedAddress = Annotated[str, _endpoint(lambda text: advertised_endpoint(text) if text else "")]
+"""host:port that other machines are told; empty when it is not set."""
 
 
 def load(settings: type[AnySettings], *, prog: str, argv: Sequence[str] | None = None) -> AnySettings:
@@ -119,7 +105,7 @@ def load(settings: type[AnySettings], *, prog: str, argv: Sequence[str] | None =
     except ValidationError as exc:
         lines = [_explain(settings, error) for error in exc.errors()]
     except SettingsError as exc:
-        lines = [str(exc).removeprefix("error parsing CLI: ")]
+        lines = [_without_urls(str(exc).removeprefix("error parsing CLI: "))]
     print("\n".join(f"{prog}: {line}" for line in lines), file=sys.stderr)  # noqa: T201 (no logging yet)
     print(f"{prog}: --help lists all settings", file=sys.stderr)  # noqa: T201
     raise SystemExit(EXIT_WRONG_SETTING)
@@ -133,7 +119,17 @@ def _explain(settings: type[Settings], error: ErrorDetails) -> str:
     where = f"--{name.replace('_', '-')} ({ENV_PREFIX}{name.upper()})"
     if error["type"] == "missing":
         return f"{where}: must be set"
-    found = str(error["input"])
-    shown = masked_url(found) if "://" in found else found
-    secret = settings.model_fields[name].annotation is SecretUrl and "://" not in found
-    return f"{where}: {message}" + ("" if secret else f"; found {shown[:120]!r}")
+    if is_secret(settings.model_fields[name]):
+        return f"{where}: {message}"
+    return f"{where}: {message}; found {_without_urls(str(error['input']))[:120]!r}"
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """True when a setting's value is never to be shown as it is."""
+    kinds = {field.annotation, *get_args(field.annotation)}
+    return any(isinstance(kind, type) and issubclass(kind, SecretUrl | SecretStr | SecretBytes) for kind in kinds)
+
+
+def _without_urls(text: str) -> str:
+    """Text with every URL in it masked: one that holds a password may stand in a wrong place."""
+    return " ".join(masked_url(word) if "://" in word else word for word in text.split(" "))

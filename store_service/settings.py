@@ -4,9 +4,11 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr
 
+from shared.coordination.redis_url import RedisUrl
 from shared.ids import DEFAULT_TENANT
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
-from shared.settings import SecretUrl, Settings, TextList
+from shared.secret_urls import SecretUrl
+from shared.settings import ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
@@ -26,13 +28,13 @@ and slices as they are read, checked, converted and written."""
 class StoreSettings(Settings):
     """Imports, validates and serves adapters."""
 
-    listen: str = "127.0.0.1:7400"
-    """host:port to serve on; port 0 takes a free one."""
+    listen: ListenAddress = "127.0.0.1:7400"
+    """host:port to serve on; [::] is every interface, port 0 takes a free port. Or unix:/path."""
     data_dir: Path = Path("hotslot-store")
     """Folder for blobs, uploads and the SQLite catalog; one store process at a time."""
     catalog_url: SecretUrl | None = None
     """The catalog's database as a SQLAlchemy URL, for example postgresql+psycopg://…; none means SQLite in data_dir."""
-    redis_url: SecretUrl | None = None
+    redis_url: RedisUrl | None = None
     """Redis for PlacementService; without it that service is not served."""
     import_roots: TextList = ()
     """Folders of this machine that ImportAdapter may read, separated by commas; none means no folder."""

@@ -17,10 +17,11 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerInfo
+from shared.endpoints import reachable
 from shared.errors import HotslotError, InternalError
 from shared.ids import new_worker_id, parse_tenant
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
-from shared.rpc.channel import open_channel
+from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch
@@ -126,7 +127,8 @@ class Start:
         """Join as starting, load the model, start what serves it, and become ready."""
         settings, worker, stack = self.settings, self.worker, self.stack
         spec = await _in_thread(describe)
-        channel = await stack.enter_async_context(open_channel(settings.store))
+        options = ChannelOptions(use_proxy=settings.use_proxy)
+        channel = await stack.enter_async_context(open_channel(settings.store, options))
         store = StoreClient(channel, spec.digest)
         registering = asyncio.create_task(_register_base_model(store, spec))
         stack.callback(registering.cancel)
@@ -186,7 +188,7 @@ class Start:
         connection = await self.stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
         info = WorkerInfo(
             worker_id=self.worker.worker_id,
-            endpoint=settings.advertise or _reachable(settings.listen, self.server.port),
+            endpoint=settings.advertise or str(reachable(settings.listen, self.server.port, socket.gethostname())),
             base_model_digest=spec.digest,
             base_model=spec.name,
             dtype=settings.dtype,
@@ -218,7 +220,8 @@ class Start:
         info = described(ties.info, parts.info)
         pool = KnownPool(ties.directory, info.base_model_digest, on_loss=ties.joining.nudge)
         if self.settings.forward:
-            peers = open_peers(max(MIN_PEER_KEEPALIVE_S, self.settings.lease_s / 2))
+            keepalive_s = max(MIN_PEER_KEEPALIVE_S, self.settings.lease_s / 2)
+            peers = open_peers(keepalive_s, use_proxy=self.settings.use_proxy)
             router = Router(FleetView(pool, info, peers.retain, self.view_limits), peers)
             self.stack.push_async_callback(router.close)
             self.door.router = router
@@ -280,9 +283,3 @@ async def _in_thread(function: Callable[[], T]) -> T:
 
     threading.Thread(target=call, name="load model", daemon=True).start()
     return await outcome
-
-
-def _reachable(listen: str, port: int) -> str:
-    """The address to give to others: a wildcard is replaced by this machine's name."""
-    host = listen.rpartition(":")[0]
-    return f"{socket.gethostname() if host in ('', '0.0.0.0', '[::]', '*') else host}:{port}"

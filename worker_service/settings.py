@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
+from shared.coordination.redis_url import RedisUrl
+from shared.endpoints import Target, listen_endpoint
 from shared.ids import DEFAULT_TENANT
-from shared.settings import SecretUrl, Settings, TextList
+from shared.settings import AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 
 
@@ -28,13 +30,16 @@ class WorkerSettings(Settings):
     """The base model: a folder, or `org/name` on the Hugging Face Hub."""
     model_name: str = ""
     """Public name of the base model, under which adapters refer to it; empty means what `model` says."""
-    listen: str = "127.0.0.1:7500"
-    """host:port to serve on; port 0 takes a free one."""
-    advertise: str = ""
-    """host:port under which others reach this worker; empty means what it listens on."""
-    store: str = "127.0.0.1:7400"
-    """host:port of the adapter store."""
-    redis_url: SecretUrl | None = None
+    listen: ListenAddress = "127.0.0.1:7500"
+    """host:port to serve on; [::] is every interface, port 0 takes a free port. Or unix:/path."""
+    advertise: AdvertisedAddress = ""
+    """host:port under which others reach this worker, an IPv6 address in brackets; empty means what it listens on."""
+    store: DialledAddress = "127.0.0.1:7400"
+    """host:port of the adapter store; dns:///host:port spreads calls over all addresses of a name."""
+    use_proxy: bool = False
+    """Call the store and other workers through the proxy that grpc_proxy, https_proxy or http_proxy names; no_proxy
+    excludes hosts. Otherwise these variables are for downloads from the hub alone."""
+    redis_url: RedisUrl | None = None
     """Redis for coordination; without it the worker serves alone."""
 
     forward: bool = True
@@ -133,6 +138,12 @@ class WorkerSettings(Settings):
     """How much to log."""
     log_format: LogFormat = "console"
     """json for machines, console for people."""
+
+    @model_validator(mode="after")
+    def _check_advertise(self) -> "WorkerSettings":
+        if self.redis_url is not None and not self.advertise and isinstance(listen_endpoint(self.listen), Target):
+            raise ValueError("advertise: must be set, since other workers cannot reach a Unix socket")
+        return self
 
     @model_validator(mode="after")
     def _check_sharing(self) -> "WorkerSettings":

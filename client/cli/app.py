@@ -21,7 +21,8 @@ from shared.errors import HotslotError
 
 app = typer.Typer(
     name="hotslot",
-    help="Push, serve and mix LoRA adapters. HOTSLOT_STORE and HOTSLOT_WORKER name the endpoints.",
+    help="Push, serve and mix LoRA adapters. HOTSLOT_STORE and HOTSLOT_WORKER name the endpoints. Proxy variables of "
+    "the environment are for downloads alone, unless HOTSLOT_USE_PROXY is true.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

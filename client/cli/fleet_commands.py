@@ -76,7 +76,7 @@ def top(
     one that could be read, or empty)}.
     """
     with open_client(store=store, tenant=tenant) as client:
-        reader = FleetReader(client.placement.client, base)
+        reader = FleetReader(client.placement.client, base, use_proxy=options.uses_proxy())
         try:
             with Live(console=console(), auto_refresh=False, screen=False, transient=not as_json) as live:
                 shown = 0

@@ -30,10 +30,10 @@ class Reading:
 class FleetReader:
     """Reads a fleet again and again. Belongs to one event loop."""
 
-    def __init__(self, placement: PlacementClient, base_model: str) -> None:
+    def __init__(self, placement: PlacementClient, base_model: str, *, use_proxy: bool = False) -> None:
         self._placement = placement
         self._base_model = base_model
-        self._meter = TokenMeter()
+        self._meter = TokenMeter(use_proxy=use_proxy)
         self._last: Reading | None = None
 
     async def read(self) -> Reading:
@@ -64,7 +64,8 @@ class FleetReader:
 class TokenMeter:
     """Tokens per second of each worker, from the counters that they report themselves. Belongs to one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, use_proxy: bool = False) -> None:
+        self._options = ChannelOptions(max_attempts=1, use_proxy=use_proxy)
         self._clients: dict[str, WorkerClient] = {}
         self._last: dict[str, tuple[float, int]] = {}
 
@@ -92,9 +93,9 @@ class TokenMeter:
     async def _count(self, endpoint: str) -> tuple[float, int] | None:
         """When it answered, and how many tokens it has generated."""
         client = self._clients.get(endpoint)
-        if client is None:
-            client = self._clients[endpoint] = WorkerClient(endpoint, ChannelOptions(max_attempts=1))
         try:
+            if client is None:
+                client = self._clients[endpoint] = WorkerClient(endpoint, self._options)
             status = await client.status(timeout_s=STATUS_TIMEOUT_S)
         except HotslotError:
             return None

@@ -1,5 +1,6 @@
 """The options that commands share, and the client that they open."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -8,7 +9,8 @@ from client.blocking import BlockingHotslotClient
 from client.store import DEFAULT_STORE
 from client.types.generation import AdapterSelection
 from client.worker import DEFAULT_WORKER
-from shared.errors import FieldViolation, InvalidRequestError
+from shared.endpoints import dialled_endpoint
+from shared.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
 from shared.ids import DEFAULT_TENANT, parse_tenant
 from shared.references import parse_reference
 from shared.rpc.channel import ChannelOptions
@@ -26,6 +28,9 @@ BaseOption = Annotated[
     ),
 ]
 ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="name[:tag][@sha256:…]")]
+
+USE_PROXY = "HOTSLOT_USE_PROXY"
+_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
 
 STORE = DEFAULT_STORE
 WORKER = DEFAULT_WORKER
@@ -46,16 +51,24 @@ def open_client(
         checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
         route=route,
         base_model=base_model,
-        options=ChannelOptions(tenant=parse_tenant(tenant)),
+        options=ChannelOptions(tenant=parse_tenant(tenant), use_proxy=uses_proxy()),
     )
+
+
+def uses_proxy() -> bool:
+    """True when calls go through the proxy that the environment names; raises InvalidRequestError."""
+    text = os.environ.get(USE_PROXY, "")
+    if text.lower() not in (*_YES, *_NO):
+        raise InvalidRequestError([], f"{USE_PROXY}: found {text!r}, expected true or false")
+    return text.lower() in _YES
 
 
 def checked_endpoint(text: str, option: str) -> str:
     """Refuse what gRPC would only fail to resolve much later."""
-    host, colon, port = text.rpartition(":")
-    if "://" not in text and not (colon and host and port.isdigit() and 0 < int(port) < 65_536):
-        raise InvalidRequestError([], f"{option}: found {text!r}, expected host:port")
-    return text
+    try:
+        return str(dialled_endpoint(text))
+    except InvalidEndpointError as exc:
+        raise InvalidRequestError(exc.fields, f"{option}: {exc.message}") from exc
 
 
 def parse_selection(text: str) -> AdapterSelection:

@@ -6,7 +6,7 @@ the time. So every command runs in a task of its own, which goes on to the end w
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -14,20 +14,19 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from shared.coordination.redis_url import CLUSTER
 from shared.coordination.scripts import Script
 from shared.errors import CoordinationUnavailableError
-from shared.settings import masked_url
+from shared.secret_urls import masked_url
 
 T = TypeVar("T")
-
-_CLUSTER = "+cluster://"
 
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
     """How Redis is talked to."""
 
-    url: str
+    url: str = field(repr=False)
     """redis://, rediss://, unix://, or redis+cluster:// and rediss+cluster:// for a Redis Cluster."""
     command_timeout_s: float = 2.0
     """Of one command, waiting for a connection included."""
@@ -105,9 +104,9 @@ def _open(options: RedisOptions) -> Any:
         "socket_connect_timeout": options.connect_timeout_s,
         "retry": retry,
     }
-    if _CLUSTER in options.url:
+    if CLUSTER in options.url:
         return RedisCluster.from_url(
-            options.url.replace(_CLUSTER, "://"), max_connections=options.max_connections, **common
+            options.url.replace(CLUSTER, "://"), max_connections=options.max_connections, **common
         )
     pool = BlockingConnectionPool.from_url(
         options.url, max_connections=options.max_connections, timeout=options.command_timeout_s, **common

@@ -1,6 +1,7 @@
 """Opening channels: every call gets a deadline and the tenant, and what is safe is retried.
 
-`open_channel` is for asyncio, `open_blocking_channel` for threads. Both return what generated stubs take.
+`open_channel` is for asyncio, `open_blocking_channel` for threads. Both return what generated stubs take. No other code
+opens a channel: what is decided here (proxies, keepalive, limits, forks) holds for every call.
 """
 
 import asyncio
@@ -11,8 +12,10 @@ from typing import Any, cast
 
 import grpc
 
+from shared.endpoints import dialled_endpoint
 from shared.errors import UnavailableError
 from shared.ids import DEFAULT_TENANT, TenantId
+from shared.rpc.forking import FORK_GUARD
 from shared.rpc.tenant import TENANT_KEY
 
 # Retried when the answer is UNAVAILABLE and no headers came: calling these twice is calling them once. The others
@@ -70,6 +73,9 @@ class ChannelOptions:
     """Of a call that is safe to retry, the first one included; grpc allows 5 at most. 1 turns retries off."""
     keepalive_s: float = 20.0
     """How often an idle connection is probed; not below half the server's setting."""
+    use_proxy: bool = False
+    """Go through the proxy that grpc_proxy, https_proxy or http_proxy names, where no_proxy does not exclude the host.
+    By default these variables, which are meant for the way out of a network, do not break calls inside of it."""
 
 
 DEFAULT_OPTIONS = ChannelOptions()
@@ -83,9 +89,10 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """A channel for asyncio. Connects on first use; close it, or use it with `async with`.
 
-    `endpoint` is host:port, or `dns:///host:port` to spread calls over all addresses of a name.
+    `endpoint` is host:port, or `dns:///host:port` to spread calls over all addresses of a name. Raises
+    InvalidEndpointError for anything else, and ForkedClientError in a child process that cannot use gRPC.
     """
-    arguments = _arguments(options)
+    endpoint, arguments = _checked(endpoint), _arguments(options)
     if credentials is None:
         channel = grpc.aio.insecure_channel(endpoint, arguments)
     else:
@@ -100,7 +107,7 @@ def open_blocking_channel(
     credentials: grpc.ChannelCredentials | None = None,
 ) -> grpc.Channel:
     """A channel for threads; otherwise like `open_channel`."""
-    arguments = _arguments(options)
+    endpoint, arguments = _checked(endpoint), _arguments(options)
     if credentials is None:
         channel = grpc.insecure_channel(endpoint, arguments)
     else:
@@ -160,6 +167,7 @@ class _Channel:
         self._channel = channel
         self._options = options
         self._metadata: Metadata = ((TENANT_KEY, str(options.tenant)), *options.metadata)
+        FORK_GUARD.opened(self)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._channel, name)
@@ -186,7 +194,11 @@ class _AsyncChannel(_Channel):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._channel.__aexit__(*exc)
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+        FORK_GUARD.closed(self)
 
 
 class _BlockingChannel(_Channel):
@@ -195,7 +207,17 @@ class _BlockingChannel(_Channel):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._channel.__exit__(*exc)
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+        FORK_GUARD.closed(self)
+
+
+def _checked(endpoint: str) -> str:
+    """Text for gRPC to dial, once it is known that it may."""
+    FORK_GUARD.check()
+    return dialled_endpoint(endpoint).target
 
 
 def _arguments(options: ChannelOptions) -> list[tuple[str, int | str]]:
@@ -203,6 +225,7 @@ def _arguments(options: ChannelOptions) -> list[tuple[str, int | str]]:
     return [
         ("grpc.service_config", json.dumps(_service_config(options))),
         ("grpc.enable_retries", 1),
+        ("grpc.enable_http_proxy", int(options.use_proxy)),
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", options.max_message_bytes),
         ("grpc.keepalive_time_ms", keepalive_ms),

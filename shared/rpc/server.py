@@ -19,6 +19,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from shared.endpoints import listen_endpoint
 from shared.rpc.interceptor import CallObserver, ErrorInterceptor, log_call
 from shared.rpc.wire_scan import check_bounds
 
@@ -45,7 +46,7 @@ class ServerOptions:
     """How a server listens and within which limits."""
 
     address: str = "127.0.0.1:0"
-    """host:port; port 0 takes a free one."""
+    """host:port, where port 0 takes a free one, or unix:/path."""
     max_message_bytes: int = 16 * 2**20
     """Largest message in either direction."""
     max_connection_age_s: float = 0.0
@@ -154,9 +155,10 @@ async def serve(
 ) -> AsyncIterator[RpcServer]:
     """Serve until the block is left, then stop gracefully.
 
-    Raises OSError (EADDRINUSE) when the address cannot be listened on, and LookupError for a service with a request
-    whose fields are not all bounded.
+    Raises InvalidEndpointError when the address is none, OSError (EADDRINUSE) when it cannot be listened on, and
+    LookupError for a service with a request whose fields are not all bounded.
     """
+    address = str(listen_endpoint(options.address))
     for entry in services:
         check_bounds(entry.full_name)
     interceptor = ErrorInterceptor(observers)
@@ -167,9 +169,9 @@ async def serve(
     )
     try:
         if credentials is None:
-            port = grpc_server.add_insecure_port(options.address)
+            port = grpc_server.add_insecure_port(address)
         else:
-            port = grpc_server.add_secure_port(options.address, credentials)
+            port = grpc_server.add_secure_port(address, credentials)
     except RuntimeError as exc:
         raise OSError(
             errno.EADDRINUSE,

@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from shared.coordination.redis_url import RedisUrl
 from shared.ids import DEFAULT_TENANT, TenantId, new_worker_id
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.server import RpcServer, ServerOptions, serve
-from shared.settings import SecretUrl
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, Calls
 from worker_service.app import Start, services
@@ -72,7 +72,7 @@ async def joined(
     door = FrontDoor(worker)
     chosen: dict[str, Any] = {"lease_s": LEASE_S, "staleness_s": 0.05, "host_cache_bytes": 2**20, **settings}
     options = WorkerSettings(
-        model="echo", listen=f"{ADDRESS}:0", store=store_endpoint, redis_url=SecretUrl(redis_url), **chosen
+        model="echo", listen=f"{ADDRESS}:0", store=store_endpoint, redis_url=RedisUrl(redis_url), **chosen
     )
     server_options = ServerOptions(grace_s=0.0)
     async with AsyncExitStack() as stack:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import grpc
 
 from shared.coordination.records import WorkerRecord
-from shared.errors import UnavailableError
+from shared.errors import InvalidEndpointError, UnavailableError
 from shared.ids import WorkerId
 from shared.rpc.channel import ChannelOptions, connect, open_channel
 from shared.rpc.pool import Pool
@@ -40,10 +40,17 @@ class Parcel:
     timeout_s: float | None
 
 
-def open_peers(keepalive_s: float) -> Peers:
+def open_peers(keepalive_s: float, *, use_proxy: bool = False) -> Peers:
     """Connections to other workers; one whose end is silent for 1.5 × `keepalive_s` counts as broken."""
-    options = ChannelOptions(max_attempts=1, stream_timeout_s=None, keepalive_s=keepalive_s)
-    return Pool(lambda endpoint: open_channel(endpoint, options), MAX_IDLE_PEERS)
+    options = ChannelOptions(max_attempts=1, stream_timeout_s=None, keepalive_s=keepalive_s, use_proxy=use_proxy)
+
+    def dial(endpoint: str) -> grpc.aio.Channel:
+        try:
+            return open_channel(endpoint, options)
+        except InvalidEndpointError as exc:
+            raise UnavailableError(f"a worker's address cannot be called: {exc.message}") from exc
+
+    return Pool(dial, MAX_IDLE_PEERS)
 
 
 def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], forwarder: WorkerId) -> Metadata:

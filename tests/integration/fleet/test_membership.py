@@ -12,12 +12,12 @@ from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerState
+from shared.coordination.redis_url import RedisUrl
 from shared.errors import StaleEpochError
 from shared.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
 from shared.placement.rendezvous import Rendezvous
 from shared.rpc.server import ServerOptions, serve
-from shared.settings import SecretUrl
 from tests.integration.coordination.fleet import Member as Claim
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_model import EchoModel, echo_model
@@ -45,7 +45,7 @@ async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> As
     worker = Worker(new_worker_id())
     door = FrontDoor(worker)
     settings = WorkerSettings(
-        model="echo", listen="127.0.0.1:0", store=store.endpoint, redis_url=SecretUrl(redis_url), lease_s=2.0
+        model="echo", listen="127.0.0.1:0", store=store.endpoint, redis_url=RedisUrl(redis_url), lease_s=2.0
     )
 
     def load(_: SharedCode | None) -> EchoModel:

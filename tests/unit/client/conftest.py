@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from client import ChannelOptions, RetryPolicy, StoreClient
-from shared.rpc.server import ServerOptions, serve
+from shared.rpc.server import RpcServer, ServerOptions, serve
 from tests.support.fake_store import FakeStore
 from tests.support.fake_worker import FakeWorker
 
@@ -74,6 +74,7 @@ class Served:
         self.endpoints: list[str] = []
         self.loop = asyncio.new_event_loop()
         self._stop: asyncio.Event
+        self._servers: tuple[RpcServer, ...] = ()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
 
@@ -85,8 +86,14 @@ class Served:
             serve(self.worker.services(), options, observers=()) as worker,
         ):
             self.endpoints = [f"127.0.0.1:{store.port}", f"127.0.0.1:{worker.port}"]
+            self._servers = store, worker
             self._ready.set()
             await self._stop.wait()
+
+    async def set_ready(self) -> None:
+        """Say over the health service that both serve."""
+        for server in self._servers:
+            await server.set_ready(True)
 
     def __enter__(self) -> "Served":
         self._thread.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -89,8 +90,10 @@ def test_an_interrupt_while_waiting_cancels_the_request(served: Served, hotslot:
 def test_an_interrupt_while_a_call_is_handed_to_the_loop_leaves_nothing_running(
     served: Served, hotslot: BlockingHotslotClient, monkeypatch: pytest.MonkeyPatch, is_sent: bool
 ) -> None:
+    assert hotslot.worker.complete("Hi").text == "Hello, sailor", "the loop runs"
     served.worker.inference.hang_after_pieces = 0
-    loop = hotslot.loop._loop
+    loop = hotslot.loop._loops[os.getpid()]._loop
+    assert loop is not None
     hand_over = loop.call_soon_threadsafe
 
     def interrupted(*args: Any) -> None:

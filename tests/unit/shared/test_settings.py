@@ -3,7 +3,8 @@
 import pytest
 from pydantic import Field, ValidationError
 
-from shared.settings import SecretUrl, Settings, TextList, load, masked_url
+from shared.secret_urls import SecretUrl, masked_url
+from shared.settings import Settings, TextList, load
 
 
 class Example(Settings):

@@ -1,0 +1,112 @@
+"""URLs that may hold a password: shown masked, and never in part when they cannot be read without doubt."""
+
+import re
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+MASK = "***"
+_HARMLESS_PARAMETERS = frozenset(
+    [
+        "db",
+        "protocol",
+        "client_name",
+        "sslmode",
+        "sslrootcert",
+        "ssl_cert_reqs",
+        "ssl_ca_certs",
+        "ssl_check_hostname",
+        "connect_timeout",
+        "application_name",
+        "timeout",
+        "mode",
+        "health_check_interval",
+        "socket_keepalive",
+    ]
+)
+"""Of a URL's query. Any other value may be a secret."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
+_HALF_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
+UNESCAPED = (
+    "percent-encode the password: / # ? @ % : in it are written %2F %23 %3F %40 %25 %3A "
+    "(urllib.parse.quote(password, safe=''))"
+)
+
+
+class SecretUrl:
+    """A URL that may hold a password: only `value` shows it, never `str` or `repr`."""
+
+    example = "redis://host:6379/0"
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return masked_url(self.value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({masked_url(self.value)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretUrl) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    @classmethod
+    def check(cls, url: str) -> None:
+        """Raise ValueError, without any part of the URL, for what no such URL can be."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Accepts text; dumps masked."""
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def _validate(cls, value: object) -> "SecretUrl":
+        url = value.value if isinstance(value, SecretUrl) else value
+        if not isinstance(url, str) or not _SCHEME.match(url):
+            raise ValueError(f"expected a URL, for example {cls.example}")
+        cls.check(url)
+        return value if isinstance(value, cls) else cls(url)
+
+
+def scheme_of(url: str) -> str:
+    """Scheme of a URL, in lower case; empty when it has none."""
+    scheme = _SCHEME.match(url)
+    return scheme[0].lower() if scheme else ""
+
+
+def is_unescaped(url: str) -> bool:
+    """True when a password may reach beyond what a reader of URLs takes for it."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 (reading it is the check)
+    except ValueError:
+        return True
+    user, at, host = parts.netloc.rpartition("@")
+    if at and ("@" in user or _HALF_ESCAPED.search(user)):
+        return True
+    # A password ends at its @. One that stands later belongs to a password with a / ? or # in it.
+    return "@" in f"{parts.path}{parts.query}{parts.fragment}" and bool(at or ":" in host)
+
+
+def masked_url(url: str) -> str:
+    """The URL with everything secret in it replaced by ***; all but its scheme where that could be anywhere."""
+    if is_unescaped(url):
+        return f"{scheme_of(url)}://{MASK}"
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    if at and ":" in user:
+        user = f"{user.partition(':')[0]}:{MASK}"
+    query = [
+        (name, value if name in _HARMLESS_PARAMETERS else MASK)
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
+    # Put together by hand: the standard library forgets the // of an empty host.
+    shown = f"{parts.scheme}://{user}{at}{host}{parts.path}"
+    shown += f"?{urlencode(query, safe='*')}" if query else ""
+    return shown + (f"#{MASK}" if parts.fragment else "")
