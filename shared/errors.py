@@ -63,7 +63,8 @@ HotslotError
 ├── RequestCancelledError
 ├── NotImplementedYetError
 └── InternalError                 our own fault; details are in the log
-    └── StepFailedError           a request's step failed; the same request may fail every worker's
+    ├── StepFailedError           a request's step failed; the same request may fail every worker's
+    └── NonFiniteLogitsError      the model and its adapters leave their element type's range
 
 Messages say what failed, which id, what was found against what was expected, and what to do.
 `shared.rpc.status` maps every class to a gRPC status.
@@ -531,7 +532,23 @@ class InternalError(HotslotError):
 
 
 class StepFailedError(InternalError):
-    """A step of the model failed, with every request in it.
+    """A request whose step of the model failed, also when it was computed alone.
 
-    Not UnavailableError: one of these may have broken it, and would break others' steps wherever it is tried again.
+    Not UnavailableError: the request may be what broke it, and would break others' steps wherever it is tried again.
     """
+
+
+class NonFiniteLogitsError(InternalError):
+    """A request for which the model's logits are NaN or infinite, so that no token can be chosen.
+
+    Not UnavailableError: another worker would compute the same.
+    """
+
+    def __init__(self, num_tokens: int, adapters: Sequence[str]) -> None:
+        names = ", ".join(adapters)
+        blame = f"the model with {names}" if names else "the model"
+        cure = "give the adapters smaller weights, or have it" if names else "have it"
+        super().__init__(
+            f"after {num_tokens} tokens of prompt and answer the logits are not finite, so no token can be chosen: "
+            f"{blame} leaves the range of its element type; {cure} served in one with more (HOTSLOT_DTYPE)"
+        )

@@ -87,7 +87,7 @@ def report(error: errors.HotslotError, *, as_json: bool) -> int:
             "message": error.message,
             "violations": [asdict(violation) for violation in violations],
         }
-        print(json.dumps({"error": document}), file=sys.stderr)
+        print(json.dumps({"error": document}, allow_nan=False), file=sys.stderr)
     else:
         print("\n".join(error_lines(error)), file=sys.stderr)
     return exit_code(error)

@@ -1,10 +1,12 @@
 """What commands print: JSON in a stable shape, or text for people.
 
 JSON has the fields of the dataclasses in `client.types`, with times as ISO 8601 in UTC, durations as seconds and
-full digests. A command with one answer prints one document; one that streams prints a line per event.
+full digests. Numbers that JSON does not have are the strings "NaN", "Infinity" and "-Infinity", as protobuf's own JSON
+has them. A command with one answer prints one document; one that streams prints a line per event.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -24,17 +26,19 @@ def jsonable(value: Any) -> Any:
         return [jsonable(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
 def print_document(value: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
+    print(json.dumps(jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_event(kind: str, value: Any) -> None:
     """Print one JSON line; `event` says what it is."""
-    print(json.dumps({"event": kind, **jsonable(value)}, ensure_ascii=False), flush=True)
+    print(json.dumps({"event": kind, **jsonable(value)}, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def console() -> Console:

@@ -96,6 +96,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.NotImplementedYetError, Code.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
     StatusRow(errors.InternalError, Code.INTERNAL, "INTERNAL"),
     StatusRow(errors.StepFailedError, Code.INTERNAL, "STEP_FAILED"),
+    StatusRow(errors.NonFiniteLogitsError, Code.INTERNAL, "NON_FINITE_LOGITS"),
 )
 
 _BY_ERROR = {row.error: row for row in STATUS_TABLE}

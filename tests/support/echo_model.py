@@ -21,6 +21,8 @@ from worker_service.engine.messages import AdapterWeights, Alternative, Computed
 
 EOS = 256
 VOCAB_SIZE = 257
+PAD = "<pad>"
+"""Text that the tokenizer takes for one token, of which the model knows nothing: its id is VOCAB_SIZE."""
 IN_FEATURES, OUT_FEATURES = 16, 12
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
 
@@ -79,12 +81,16 @@ class EchoTokenizer:
     all_special_ids: Sequence[int] = (EOS,)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        return list(text.encode())
+        first, *others = (list(part.encode()) for part in text.split(PAD))
+        return [*first, *(token_id for part in others for token_id in (VOCAB_SIZE, *part))]
 
     def decode(
         self, token_ids: Sequence[int], *, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool = False
     ) -> str:
-        return bytes(token_id for token_id in token_ids if token_id < EOS).decode(errors="replace")
+        known = (
+            PAD.encode() if token_id == VOCAB_SIZE else bytes([token_id]) for token_id in token_ids if token_id != EOS
+        )
+        return b"".join(known).decode(errors="replace")
 
     def apply_chat_template(
         self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool

@@ -9,6 +9,10 @@ from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 
 VOCABULARY = 50
+POISON = 48
+"""Where a runner is told so, a step that computes this token fails."""
+NON_FINITE = 49
+"""Where a runner is told so, what follows this token has logits that are not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,14 @@ class FakeRunner:
     cache: dict[int, bytes] = field(default_factory=dict)
     steps: list[list[Segment]] = field(default_factory=list)
     fail_next_step: bool = False
+    broke_alone: bool = False
+    """Whether the step that `fail_next_step` failed had one segment."""
+    is_fragile: bool = False
+    """Whether POISON and NON_FINITE do what they say."""
+    is_lost: bool = False
+    """Whether every step fails, one of nothing too."""
+    num_runs: int = 0
+    """Those that failed included."""
     on_step: Callable[[], None] = lambda: None
     mix_up: AssertionError | None = None
     """What a step found wrong; the engine takes it for a failure of the model, so whoever drives it must look."""
@@ -82,9 +94,15 @@ class FakeRunner:
             self.slots[slot] = (weights.digest, part, len(slots))
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
+        self.num_runs += 1
         if self.fail_next_step:
             self.fail_next_step = False
+            self.broke_alone = len(segments) == 1
             raise RuntimeError("the step broke")
+        if self.is_lost:
+            raise RuntimeError("the device is gone")
+        if self.is_fragile:
+            self._break(segments)
         self.steps.append(list(segments))
         self.on_step()
         try:
@@ -102,6 +120,14 @@ class FakeRunner:
         assert not set(written) & set(read), "a sequence writes to what another one reads"
         return [self._compute(segment) for segment in segments]
 
+    def _break(self, segments: Sequence[Segment]) -> None:
+        """Fail half-way where a segment is poisoned: what all of them write is there in part, and wrong."""
+        if any(POISON in segment.token_ids for segment in segments):
+            for number, segment in enumerate(segments):
+                for place in self._places(segment)[segment.start :: 2]:
+                    self.cache[place] = b"half-way %d" % number
+            raise RuntimeError("a segment broke the step")
+
     def _compute(self, segment: Segment) -> Computed:
         mix = self._mix(segment)
         places = self._places(segment)
@@ -116,6 +142,8 @@ class FakeRunner:
         for position, place in enumerate(places):
             assert self.cache.get(place) == expected[position], f"position {position} of the cache is another's"
         scoring = segment.scoring.token_ids if segment.scoring is not None else ()
+        if self.is_fragile and NON_FINITE in history and (scoring or segment.sampling is not None):
+            return Computed(is_finite=False)
         scores = tuple(SampledToken(t, logprob_from(s, t)) for t, s in zip(scoring, fresh, strict=False))
         return Computed(SampledToken(token_from(state)) if segment.sampling is not None else None, scores)
 

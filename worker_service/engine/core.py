@@ -1,12 +1,10 @@
 """What the engine does in one turn: expire, admit, copy, step, let go. No thread and no waiting in here."""
 
-import secrets
 from collections.abc import Callable
 
-import structlog
-
-from shared.errors import HotslotError, RequestDeadlineError, StepFailedError
+from shared.errors import HotslotError, NonFiniteLogitsError, RequestDeadlineError
 from shared.ids import Digest
+from worker_service.engine.attempts import Attempts, Failure, ModelLostError
 from worker_service.engine.deadlines import Deadlines
 from worker_service.engine.fair_share import ANSWER_TOKEN_COST
 from worker_service.engine.limits import EngineLimits, EnginePolicy
@@ -37,8 +35,6 @@ from worker_service.engine.sequence import Sequence
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.engine.work import Work
 
-log = structlog.get_logger(__name__)
-
 COPY_SHARE = 0.25
 """How much longer than usual copies may make the time between two steps."""
 
@@ -63,6 +59,7 @@ class EngineCore:
         self._listener = listener or SilentListener()
         self._residency = Residency(limits, runner, clock, self._listener)
         self._scheduler = Scheduler(limits, policy or EnginePolicy(), self._residency)
+        self._attempts = Attempts(runner)
         self._pace = Pace(limits)
         self._deadlines = Deadlines(lambda sequence_id: self._scheduler.get(sequence_id) is not None)
         self._events: list[Event] = []
@@ -70,6 +67,11 @@ class EngineCore:
         self._generated_tokens = 0
         self._step_ended_s: float | None = None
         self._longest_stall_s = 0.0
+
+    @property
+    def lost(self) -> ModelLostError | None:
+        """Why no turn after this one can compute anything; None while turns can."""
+        return self._attempts.lost
 
     @property
     def idle(self) -> bool:
@@ -122,27 +124,29 @@ class EngineCore:
 
     def _step(self) -> None:
         began_s = self._clock()
-        work = self._scheduler.schedule(began_s)
+        work = self._attempts.next_half(self._is_alive) or self._scheduler.schedule(began_s)
         if not work:
             self._step_ended_s = None
             return
         for item in work:
             if item.sequence.started_s is None:
                 item.sequence.started_s = began_s
-        try:
-            results = self._runner.run([item.segment() for item in work])
-        except Exception as exc:
-            incident = secrets.token_hex(6)
-            log.exception("step_failed", incident=incident, sequences=len(work))
-            error = StepFailedError(
-                f"a step of the model failed; the worker's log has the details under incident {incident}"
-            )
-            error.__cause__ = exc
-            for item in work:
+        match self._attempts.run(work):
+            case Failure() as failure:
+                self._give_up(failure)
+            case list() as results:
+                self._measure(work, began_s)
+                self._settle(work, results)
+
+    def _is_alive(self, sequence: Sequence) -> bool:
+        return self._scheduler.get(sequence.submit.sequence_id) is sequence
+
+    def _give_up(self, failure: Failure) -> None:
+        """End sequences that cannot be computed."""
+        error = failure.report()
+        for item in failure.work:
+            if self._is_alive(item.sequence):
                 self._fail(item.sequence, error)
-            return
-        self._measure(work, began_s)
-        self._settle(work, results)
 
     def _measure(self, work: list[Work], began_s: float) -> None:
         now_s = self._clock()
@@ -160,6 +164,10 @@ class EngineCore:
         now_s = self._clock()
         for item, computed in zip(work, results, strict=True):
             sequence = item.sequence
+            if not computed.is_finite:
+                self._scheduler.kv.forget(sequence)
+                self._fail(sequence, NonFiniteLogitsError(len(sequence.token_ids), [d for d, _ in sequence.mix]))
+                continue
             sequence.num_computed += item.num_tokens
             sequence.prompt_scores += computed.scores
             self._scheduler.kv.publish(sequence)

@@ -79,6 +79,13 @@ class KvBlocks:
             self._by_key[key] = block
             self._keys[block] = key
 
+    def unname(self, blocks: Iterable[int]) -> None:
+        """Make the content of held blocks unknown."""
+        for block in blocks:
+            key = self._keys.pop(block, None)
+            if key is not None:
+                del self._by_key[key]
+
     def give_back(self, blocks: Sequence[int]) -> None:
         """One holder less for each of a sequence's blocks.
 

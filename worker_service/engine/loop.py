@@ -36,8 +36,8 @@ class Engine:
     ) -> None:
         """`on_events` is called on the engine's thread and must not block it.
 
-        `on_death` is called there when the thread ends by a bug of ours: nothing sent to it will be answered. So is
-        `listener`.
+        `on_death` is called there when the thread ends, by a bug of ours or because the model is lost: nothing sent to
+        it will be answered. So is `listener`.
         """
         self.limits = limits
         self.clock = clock
@@ -73,6 +73,8 @@ class Engine:
                 events = self._core.turn()
                 if events:
                     self._on_events(events)
+                if self._core.lost is not None:
+                    raise self._core.lost
         except Exception:
             log.exception("engine_died")
             self._on_death()

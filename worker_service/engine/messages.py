@@ -223,16 +223,13 @@ Event = TokenReady | SequenceFinished | SequenceFailed
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """An adapter is in slots."""
+    """An adapter is in slots: already, or after waiting for free ones and copying."""
 
     digest: Digest
     slots: tuple[int, ...]
     already: bool
-    """It was there before."""
     wait_s: float
-    """Waiting for free slots."""
     copy_s: float
-    """Spent on copying."""
 
 
 # engine → model:
@@ -276,6 +273,8 @@ class Computed:
     """The token after it, if that was wanted."""
     scores: tuple[SampledToken, ...] = ()
     """One for each token of its scoring: the model's own log-probabilities, without penalties."""
+    is_finite: bool = True
+    """Whether the logits of both were; otherwise neither is there."""
 
 
 class ModelRunner(Protocol):
@@ -294,5 +293,5 @@ class ModelRunner(Protocol):
         ...
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
-        """Compute one step; one result for each segment."""
+        """Compute one step; one result for each segment. Raises ModelLostError when no later step can succeed."""
         ...

@@ -111,6 +111,10 @@ class SequenceBlocks:
         sequence.num_computed = 0
         sequence.num_named_blocks = 0
 
+    def forget(self, sequence: Sequence) -> None:
+        """Let nobody find what a sequence has computed; those who hold some of it go on with it."""
+        self.blocks.unname(sequence.blocks)
+
     def _give_up_spares(self) -> None:
         """Take back what sequences have beyond their tokens."""
         for sequence in self._with_spares.values():

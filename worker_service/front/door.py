@@ -2,7 +2,7 @@
 
 Routing changes speed, never correctness: any worker of the pool can serve any request by pulling its adapters. Until
 the first event a worker that fails is passed over for the next; after it, nothing is tried again. A request whose step
-failed is tried on one other worker only, since it may be what breaks the steps, with every request in them.
+failed is tried on one other worker only, since it is likely to break that one's steps too.
 """
 
 from collections.abc import AsyncGenerator, Callable, Sequence

@@ -37,7 +37,7 @@ from worker_service.front.requests import (
     Started,
     Timings,
 )
-from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs
+from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs, check_prompt_tokens
 
 _UNSET = SequenceId(0)
 
@@ -88,6 +88,7 @@ class Generation:
         request_id = request.request_id or new_request_id()
         bind_log_context(request_id=request_id)
         token_ids = await self.encoder.encode(checked.prompt)
+        check_prompt_tokens(checked.prompt, token_ids, self.limits, self.encoder.token_text)
         check_prompt_logprobs(request, len(token_ids))
         selections = self.policy.choose(tenant, checked.selections, base_only=request.base_only)
         chosen = await self.provider.resolve(tenant, selections)

@@ -67,6 +67,10 @@ class PromptEncoder:
     def _decoder(self, *, skip: bool) -> Decode:
         return partial(self._tokenizer.decode, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
 
+    def token_text(self, token_id: int) -> str:
+        """One token as a prompt would have it, special ones too; empty where the tokenizer does not know it."""
+        return self._decoder(skip=False)([token_id])
+
     async def _encode(self, prompt: Prompt) -> Sequence[int]:
         match prompt:
             case TokenPrompt(token_ids):

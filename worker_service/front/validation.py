@@ -4,7 +4,7 @@ Work is bounded whatever the request holds: of lists that are too long only the 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shared.errors import (
@@ -48,6 +48,7 @@ class RequestLimits:
     """What depends on the model and the worker."""
 
     vocab_size: int
+    """Tokens that the model can read."""
     max_sequence_tokens: int
     max_choices: int
     max_adapters: int
@@ -90,6 +91,28 @@ def check_prompt_logprobs(request: GenerationRequest, num_prompt_tokens: int) ->
         most = MAX_PROMPT_LOGPROBS // num_prompt_tokens - 1
         expected = f"at most {most} for a prompt of {num_prompt_tokens} tokens" if most >= 0 else "a shorter prompt"
         raise InvalidRequestError([_number("logprobs.num_alternatives", request.sampling.num_alternatives, expected)])
+
+
+def check_prompt_tokens(
+    prompt: Prompt, token_ids: Sequence[int], limits: RequestLimits, text_of: Callable[[int], str]
+) -> None:
+    """Refuse tokens that the model has no embedding for: a tokenizer may know more than the model that it came with.
+
+    Every prompt comes through here, since one such token makes its step fail. Raises InvalidRequestError.
+    """
+    if min(token_ids) >= 0 and max(token_ids) < limits.vocab_size:
+        return
+    place, token_id = next((i, t) for i, t in enumerate(token_ids) if not 0 <= t < limits.vocab_size)
+    field = {TextPrompt: "text", ChatPrompt: "chat.messages"}.get(type(prompt), f"tokens.token_ids[{place}]")
+    raise InvalidRequestError(
+        [
+            FieldViolation(
+                field,
+                f"token {token_id} ({text_of(token_id)!r}), at position {place} of the prompt, is beyond the "
+                f"{limits.vocab_size} that the model has embeddings for; leave it out",
+            )
+        ]
+    )
 
 
 def check_mix(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> tuple[Selection, ...]:

@@ -125,7 +125,7 @@ def load_model(
         spec=spec,
         model_type=spec.model_type,
         dtype=options.dtype,
-        vocab_size=config.get_text_config().vocab_size,
+        vocab_size=runner.num_embeddings,
         eos_token_ids=_eos_token_ids(model),
         target_paths=tuple(module.path for module in targets.modules),
         max_rank=options.max_rank,
@@ -228,6 +228,8 @@ def _adapt(
         device=device,
         with_kernels=with_kernels,
     )
+    # Its config may say more, and its tokenizer know more.
+    num_embeddings = int(model.get_input_embeddings().weight.shape[0])
     slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step)
     caches = add_caches(model, limits, step)
 
@@ -237,7 +239,16 @@ def _adapt(
 
     compile_layers(model, compile_module, with_kernels=with_kernels)
     return TorchRunner(
-        model, step, slot_linears, slot_embeddings, writer, caches, limits, options.token_buckets, device
+        model,
+        step,
+        slot_linears,
+        slot_embeddings,
+        writer,
+        caches,
+        limits,
+        options.token_buckets,
+        device,
+        num_embeddings,
     )
 
 

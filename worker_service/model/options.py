@@ -77,6 +77,7 @@ class LoadedModel:
     model_type: str
     dtype: str
     vocab_size: int
+    """Tokens that the model can read: rows of its embedding."""
     eos_token_ids: tuple[int, ...]
     target_paths: tuple[str, ...]
     max_rank: int

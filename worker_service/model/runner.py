@@ -7,8 +7,9 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
+from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import AdapterWeights, Computed, Segment
+from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 from worker_service.model.attention import KvCache
 from worker_service.model.decoder_output import DecoderOutput
 from worker_service.model.sampling import sample
@@ -42,7 +43,9 @@ class TorchRunner:
         limits: EngineLimits,
         token_buckets: Sequence[int],
         device: torch.device,
+        num_embeddings: int,
     ) -> None:
+        """`num_embeddings` are the rows of the embedding: the tokens that the model can read."""
         assert token_buckets[-1] >= limits.max_step_tokens
         self._model = model
         self._step = step
@@ -56,6 +59,7 @@ class TorchRunner:
             sorted({bucket_for(self._token_buckets, n) for n in range(1, limits.max_running + 1)})
         )
         self._device = device
+        self.num_embeddings = num_embeddings
         max_tokens = self._token_buckets[-1]
         self._input_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._position_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
@@ -112,12 +116,24 @@ class TorchRunner:
     @torch.no_grad()
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         """Compute one step."""
+        try:
+            return self._run(segments)
+        except torch.AcceleratorError as exc:
+            try:
+                torch.accelerator.synchronize(self._device)
+            except torch.AcceleratorError:
+                # It says so to every call from then on: only a new process helps.
+                raise ModelLostError(f"{self._device} computes nothing any more: {exc}") from exc
+            raise
+
+    def _run(self, segments: Sequence[Segment]) -> list[Computed]:
         wanted = [segment for segment in segments if segment.sampling is not None]
-        logits_RV = self.logits(segments)
-        tokens = iter(sample(logits_RV[: len(wanted)], wanted) if wanted else [])
+        # A head may have more rows than the embedding; what it says of those could not be read back.
+        logits_RV = self.logits(segments)[: len(wanted), : self.num_embeddings]
+        tokens = iter(sample(logits_RV, wanted) if wanted else [])
         scores = score(segments, self._more_logits, self._row_buckets[-1])
         return [
-            Computed(next(tokens) if segment.sampling is not None else None, scored)
+            _computed(segment, next(tokens) if segment.sampling is not None else None, scored)
             for segment, scored in zip(segments, scores, strict=True)
         ]
 
@@ -129,10 +145,10 @@ class TorchRunner:
         return self._logits_at(last_tokens)
 
     def _more_logits(self, positions: Sequence[int]) -> torch.Tensor:
-        """Logits at other positions of the step that was just computed."""
+        """Logits at other positions of the step that was just computed, of tokens that the model can read."""
         self._decoder_output.recalling = True
         try:
-            return self._logits_at(positions)
+            return self._logits_at(positions)[:, : self.num_embeddings]
         finally:
             self._decoder_output.recalling = False
 
@@ -185,6 +201,12 @@ class TorchRunner:
         step.describe(rows, num_tokens)
         step.with_adapters = any(segment.gates for segment in segments)
         return last_tokens
+
+
+def _computed(segment: Segment, token: SampledToken | None, scores: tuple[SampledToken, ...] | None) -> Computed:
+    if scores is None or (token is None and segment.sampling is not None):
+        return Computed(is_finite=False)
+    return Computed(token, scores)
 
 
 def _unique_graphs() -> int:

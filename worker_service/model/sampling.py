@@ -13,10 +13,11 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
 
 
-def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[SampledToken]:
-    """One token for each row; row r belongs to `segments[r]`, whose `sampling` is set.
+def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[SampledToken | None]:
+    """One token for each row, or None where its logits are not finite; row r belongs to `segments[r]`.
 
-    What a row draws depends on its own logits, seed and position alone, never on the rows beside it.
+    Each segment's `sampling` is set. What a row draws depends on its own logits, seed and position alone, never on the
+    rows beside it. A few -inf are how a model itself rules tokens out; a NaN anywhere, +inf or nothing else are none.
     """
     options = [_options(s) for s in segments]
     logits_RV = logits_RV.float()
@@ -24,13 +25,14 @@ def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[Sampled
         if _changes_logits(options[row], segment):
             logits_RV[row] = _adjust(logits_RV[row], options[row], segment)
     token_ids = logits_RV.argmax(-1)
-    drawn = [row for row, option in enumerate(options) if not option.is_greedy]
+    # To argmax a NaN is the largest, so what it found tells of all logits of its row.
+    is_finite = logits_RV.gather(-1, token_ids[:, None])[:, 0].isfinite().tolist()
+    drawn = [row for row, option in enumerate(options) if not option.is_greedy and is_finite[row]]
     if drawn:
         token_ids[drawn] = _draw(logits_RV[drawn], [segments[row] for row in drawn])
-    chosen = token_ids.tolist()
     return [
-        _with_logprobs(token_id, logits_RV[row], options[row]) if options[row].logprobs else SampledToken(token_id)
-        for row, token_id in enumerate(chosen)
+        _sampled(token_id, logits_RV[row], options[row]) if is_finite[row] else None
+        for row, token_id in enumerate(token_ids.tolist())
     ]
 
 
@@ -50,26 +52,28 @@ def _changes_logits(options: SamplingOptions, segment: Segment) -> bool:
 
 
 def _adjust(logits_V: torch.Tensor, options: SamplingOptions, segment: Segment) -> torch.Tensor:
-    """Penalties, biases and bans.
+    """Penalties, biases and bans; those of tokens that have no logit change nothing.
 
     Repetition as in CTRL (Keskar et al. 2019, section 4.1) over prompt and answer; presence and frequency over the
     answer, as in OpenAI's API.
     """
     logits_V = logits_V.clone()
-    device = logits_V.device
+    device, vocab = logits_V.device, logits_V.shape[0]
     if options.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted(set(segment.history)), dtype=torch.int64, device=device)
+        seen = torch.tensor(sorted(t for t in set(segment.history) if t < vocab), dtype=torch.int64, device=device)
         values = logits_V[seen]
         penalty = options.repetition_penalty
         logits_V[seen] = torch.where(values > 0, values / penalty, values * penalty)
     if options.presence_penalty != 0.0 or options.frequency_penalty != 0.0:
         answer = torch.tensor(segment.history[segment.num_prompt_tokens :], dtype=torch.int64, device=device)
-        counts_V = torch.bincount(answer, minlength=logits_V.shape[0])
+        counts_V = torch.bincount(answer, minlength=vocab)[:vocab]
         logits_V -= options.frequency_penalty * counts_V + options.presence_penalty * (counts_V > 0)
     for token_id, bias in options.logit_bias:
-        logits_V[token_id] += bias
+        if token_id < vocab:
+            logits_V[token_id] += bias
     for token_id in segment.banned_token_ids:
-        logits_V[token_id] = -torch.inf
+        if token_id < vocab:
+            logits_V[token_id] = -torch.inf
     return logits_V
 
 
@@ -108,7 +112,9 @@ def _truncate(scaled_RV: torch.Tensor, options: Sequence[SamplingOptions]) -> to
     return torch.empty_like(sorted_RV).scatter_(-1, order_RV, sorted_RV)
 
 
-def _with_logprobs(token_id: int, logits_V: torch.Tensor, options: SamplingOptions) -> SampledToken:
+def _sampled(token_id: int, logits_V: torch.Tensor, options: SamplingOptions) -> SampledToken:
+    if not options.logprobs:
+        return SampledToken(token_id)
     logprobs_V = logits_V.log_softmax(-1)
     alternatives: tuple[Alternative, ...] = ()
     if options.num_alternatives:

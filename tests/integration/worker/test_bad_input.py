@@ -64,6 +64,8 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
         Code.INVALID_ARGUMENT,
         "INVALID_REQUEST",
     ),
+    "text with a token that the model lacks": ((), {"text": "a<pad>"}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "chat with a token that the model lacks": ((), chat(("user", "<pad>")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "negative token": ((), {"tokens": pb.TokenPrompt(token_ids=[-1])}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "unknown role": ((), chat(("wizard", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "what the template refuses": ((), chat(("assistant", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),

@@ -11,13 +11,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shared.errors import (
     EngineFailedError,
     HotslotError,
+    NonFiniteLogitsError,
     QueueFullError,
     RequestDeadlineError,
     SlotsFullError,
     StepFailedError,
 )
 from shared.ids import Digest, TenantId
-from tests.support.fake_model import VOCABULARY, FakeAdapter, FakeRunner, logprob_from, next_token, states
+from tests.support.fake_model import (
+    NON_FINITE,
+    POISON,
+    VOCABULARY,
+    FakeAdapter,
+    FakeRunner,
+    logprob_from,
+    next_token,
+    states,
+)
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import (
@@ -81,7 +91,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self.runner = FakeRunner(LIMITS)
+        self.runner = FakeRunner(LIMITS, is_fragile=True)
         self.core = EngineCore(self.runner, LIMITS, self._clock, EnginePolicy(residency_slack_tokens=20, ageing_s=2.0))
         self.live: dict[SequenceId, Expected] = {}
         self.seen: list[Expected] = []
@@ -98,7 +108,12 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(
         beginning=st.sampled_from(BEGINNINGS),
-        end=st.one_of(st.just([5, 6, 7, 8]), st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4)),
+        end=st.one_of(
+            st.just([5, 6, 7, 8]),
+            st.just([5, 6, POISON]),
+            st.just([5, NON_FINITE, 7]),
+            st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4),
+        ),
         mix=st.lists(
             st.tuples(st.sampled_from([*ADAPTERS, BROKEN]), st.sampled_from([1.0, 0.5, -2.0, 0.0])),
             max_size=2,
@@ -218,6 +233,7 @@ class EngineMachine(RuleBasedStateMachine):
                 case TokenReady(token=token):
                     wanted = next_token(expected.all_tokens, expected.mix)
                     assert token.token_id == wanted, "a token of another adapter, position or sequence"
+                    assert not {POISON, NON_FINITE} & set(expected.all_tokens), "its step fails"
                     if not expected.tokens:
                         self._check_first(event, expected)
                     expected.tokens.append(token.token_id)
@@ -227,8 +243,15 @@ class EngineMachine(RuleBasedStateMachine):
                     assert stopped or len(expected.tokens) == expected.submit.stop.max_tokens
                     del self.live[event.sequence_id]
                 case SequenceFailed(error=error):
-                    allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, EngineFailedError, StepFailedError)
-                    assert isinstance(error, allowed)
+                    allowed = (SlotsFullError, QueueFullError, RequestDeadlineError, EngineFailedError)
+                    known = expected.all_tokens
+                    if isinstance(error, StepFailedError):
+                        assert POISON in known or self.runner.broke_alone, "another sequence broke the step"
+                        self.runner.broke_alone = False
+                    elif isinstance(error, NonFiniteLogitsError):
+                        assert NON_FINITE in known, "another sequence's logits"
+                    else:
+                        assert isinstance(error, allowed)
                     del self.live[event.sequence_id]
 
     def _check_first(self, event: TokenReady, expected: Expected) -> None:
@@ -293,6 +316,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert (snapshot.running, snapshot.waiting) == (0, 0)
         assert not self.core._scheduler.kv.blocks.users
         assert not self.core._scheduler.waiting._tenants
+        assert self.core.lost is None
         assert snapshot.free_blocks == LIMITS.num_blocks
         assert all(holder.users == 0 for holder in snapshot.holders)
 

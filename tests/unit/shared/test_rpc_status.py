@@ -87,6 +87,7 @@ EXAMPLES: list[HotslotError] = [
     errors.NotImplementedYetError("dora"),
     errors.InternalError("incident 1"),
     errors.StepFailedError("incident 3"),
+    errors.NonFiniteLogitsError(9, ["sha256:ab"]),
 ]
 
 

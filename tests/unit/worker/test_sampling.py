@@ -1,13 +1,14 @@
 """What is drawn: a legal token with a finite log-probability, however extreme the settings that validation accepts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.engine.messages import SamplingOptions, Scoring, Segment
 from worker_service.front.requests import GenerationRequest, TokenPrompt
 from worker_service.front.validation import (
     MAX_BIAS,
@@ -19,6 +20,7 @@ from worker_service.front.validation import (
     check,
 )
 from worker_service.model.sampling import sample
+from worker_service.model.scoring import score
 
 VOCAB_SIZE = 64
 LIMITS = RequestLimits(VOCAB_SIZE, max_sequence_tokens=512, max_choices=16, max_adapters=4)
@@ -77,6 +79,7 @@ def test_every_accepted_setting_draws_a_legal_token_with_a_finite_logprob(
     check(GenerationRequest(TokenPrompt(HISTORY), sampling=options), LIMITS)
     banned = BANNED if bans else frozenset()
     (token,) = sample(logits_of(seed, scale), [segment(options, banned)])
+    assert token is not None
     assert 0 <= token.token_id < VOCAB_SIZE
     assert token.token_id not in banned
     assert token.logprob is not None
@@ -90,6 +93,7 @@ def test_hardly_any_temperature_takes_the_most_likely_token(temperature: float) 
     for seed in range(20):
         logits_RV = logits_of(seed, 5.0)
         (token,) = sample(logits_RV.clone(), [segment(SamplingOptions(temperature, seed=seed))])
+        assert token is not None
         assert token.token_id == int(logits_RV.argmax())
 
 
@@ -99,3 +103,58 @@ def test_what_a_row_draws_depends_on_no_row_beside_it() -> None:
     together = sample(logits_RV.clone(), [segment(options) for options in rows])
     alone = [sample(logits_RV[row : row + 1].clone(), [segment(rows[row])])[0] for row in range(3)]
     assert together == alone
+
+
+BROKEN_LOGITS = {
+    "one NaN": (math.nan, 1),
+    "all NaN": (math.nan, VOCAB_SIZE),
+    "one +inf": (math.inf, 1),
+    "all -inf": (-math.inf, VOCAB_SIZE),
+}
+
+
+@given(options=ACCEPTED, kind=st.sampled_from(sorted(BROKEN_LOGITS)), place=st.integers(6, VOCAB_SIZE - 1))
+@settings(max_examples=150, deadline=None)
+def test_a_row_whose_logits_are_not_finite_has_no_token_and_the_rows_beside_it_are_as_they_were(
+    options: SamplingOptions, kind: str, place: int
+) -> None:
+    value, count = BROKEN_LOGITS[kind]
+    logits_RV = torch.cat([logits_of(seed, 3.0) for seed in range(3)])
+    rows = [segment(options), segment(replace(options, logprobs=False), BANNED), segment(SamplingOptions(0.7, seed=3))]
+    alone = [sample(logits_RV[row : row + 1].clone(), [rows[row]])[0] for row in range(3)]
+    logits_RV[1, torch.arange(place, place + count) % VOCAB_SIZE] = value
+    assert sample(logits_RV, rows) == [alone[0], None, alone[2]]
+
+
+def test_tokens_that_a_model_rules_out_itself_are_no_reason_to_fail() -> None:
+    logits_RV = logits_of(1, 3.0)
+    logits_RV[0, 10:] = -torch.inf
+    (token,) = sample(logits_RV, [segment(SamplingOptions(1.0, logprobs=True, num_alternatives=5))])
+    assert token is not None
+    assert token.token_id < 10
+
+
+def test_biases_bans_and_penalties_of_tokens_that_have_no_logit_change_nothing() -> None:
+    beyond = SamplingOptions(1.0, repetition_penalty=1.3, frequency_penalty=0.5, logit_bias=((VOCAB_SIZE + 3, 5.0),))
+    within = replace(beyond, logit_bias=())
+    history = (*HISTORY, VOCAB_SIZE + 1)
+    for seed in range(10):
+        rows = [
+            Segment(HISTORY, 0, (0,), (), beyond, history, NUM_PROMPT_TOKENS, frozenset({5, VOCAB_SIZE + 9})),
+            Segment(HISTORY, 0, (0,), (), within, HISTORY, NUM_PROMPT_TOKENS, frozenset({5})),
+        ]
+        logits_V = logits_of(seed, 3.0)
+        found, expected = sample(torch.cat([logits_V, logits_V]), rows)
+        assert found == expected
+
+
+def test_scores_are_none_for_the_segment_whose_logits_are_not_finite() -> None:
+    logits_RV = torch.cat([logits_of(seed, 3.0) for seed in range(4)])
+    logits_RV[2, 17] = torch.nan
+    rows = [Segment((1, 2), 0, (0,), (), None, scoring=Scoring((2, 3), 2)) for _ in range(2)]
+    first, second = score(rows, lambda positions: logits_RV[list(positions)], max_rows=4)
+    assert first is not None
+    assert len(first) == 2
+    assert second is None
+    beyond = Segment((1,), 0, (0,), (), None, scoring=Scoring((VOCAB_SIZE + 2,)))
+    assert score([beyond], lambda positions: logits_RV[list(positions)], max_rows=4) == [None]

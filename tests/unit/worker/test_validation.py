@@ -12,10 +12,18 @@ from worker_service.front.requests import (
     ChatPrompt,
     GenerationRequest,
     NamedAdapter,
+    Prompt,
     TextPrompt,
     TokenPrompt,
 )
-from worker_service.front.validation import MAX_PROMPT_LOGPROBS, RequestLimits, check, check_mix, check_prompt_logprobs
+from worker_service.front.validation import (
+    MAX_PROMPT_LOGPROBS,
+    RequestLimits,
+    check,
+    check_mix,
+    check_prompt_logprobs,
+    check_prompt_tokens,
+)
 
 LIMITS = RequestLimits(vocab_size=1_000, max_sequence_tokens=512, max_choices=16, max_adapters=4)
 GOOD = GenerationRequest(TextPrompt("hello"))
@@ -160,3 +168,26 @@ def test_everything_within_bounds_passes() -> None:
 def test_the_default_bound_counts_where_no_other_is_given(fields: dict[str, int], most: int) -> None:
     request = dataclasses.replace(GOOD, **fields)  # type: ignore[arg-type]
     assert check(request, LIMITS).request.most_tokens == most
+
+
+@pytest.mark.parametrize(
+    ("prompt", "field"),
+    [
+        (TextPrompt("hi"), "text"),
+        (ChatPrompt((ChatMessage("user", "hi"),)), "chat.messages"),
+        (TokenPrompt((1, 2, 1_000)), "tokens.token_ids[2]"),
+    ],
+)
+@pytest.mark.parametrize("token_id", [1_000, 10**6, -1])
+def test_a_token_without_an_embedding_is_named_with_its_place(prompt: Prompt, field: str, token_id: int) -> None:
+    def text_of(token_id: int) -> str:
+        return f"<{token_id}>"
+
+    check_prompt_tokens(prompt, [0, 999], LIMITS, text_of)
+    with pytest.raises(InvalidRequestError) as caught:
+        check_prompt_tokens(prompt, [0, 999, token_id, 5_000], LIMITS, text_of)
+    (violation,) = caught.value.fields
+    assert violation.field == field
+    assert (
+        f"token {token_id} ('<{token_id}>'), at position 2 of the prompt, is beyond the 1000" in violation.description
+    )

@@ -799,6 +799,7 @@ class GetModelInfoResponse(_message.Message):
     max_sequence_tokens: _builtins.int
     """Longest prompt and answer together, in tokens."""
     vocab_size: _builtins.int
+    """Tokens that the model can read, the rows of its embedding; its tokenizer may know more, or fewer."""
     has_chat_template: _builtins.bool
     num_slots: _builtins.int
     slot_rank: _builtins.int

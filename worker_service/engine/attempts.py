@@ -1,0 +1,105 @@
+"""Runs a step's work; what fails is run again in halves, until the sequence that breaks it stands alone."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from shared.errors import StepFailedError
+from worker_service.engine.messages import Computed, ModelRunner
+from worker_service.engine.sequence import Sequence
+from worker_service.engine.work import Work
+
+log = structlog.get_logger(__name__)
+
+MOST_FAILURES = 5
+"""After so many runs in a row that failed, a step of nothing tells whether the model computes at all."""
+
+
+class ModelLostError(Exception):
+    """A model of which no later step can succeed, as its runner found, or a step of nothing that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Sequences that cannot be computed, and why: one alone, or all that were left when the model was lost."""
+
+    work: list[Work]
+    cause: Exception
+
+    def report(self) -> StepFailedError:
+        """Write the cause to the log; returns what their callers hear."""
+        incident = secrets.token_hex(6)
+        log.error("step_failed", incident=incident, sequences=len(self.work), exc_info=self.cause)
+        error = StepFailedError(
+            f"the request's step of the model failed; the worker's log has the details under incident {incident}"
+        )
+        error.__cause__ = self.cause
+        return error
+
+
+class Attempts:
+    """Runs of one model, one at a time, so that the engine answers between any two.
+
+    A run that failed has written keys and values of its own tokens only, in blocks that its sequences hold and nobody
+    finds, and computing these again writes the same. So of a step that fails, every sequence that does not break it
+    goes on as if it had been computed without the one that does. That costs two more runs for each halving, so
+    2 log2(n) of n sequences for one that breaks steps, and never more than 2 n.
+    """
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self._runner = runner
+        self._halves: list[list[Work]] = []
+        self._num_failures = 0
+        """Runs since the last one that did not fail."""
+        self.lost: ModelLostError | None = None
+        """Set when the model computes nothing any more."""
+
+    def next_half(self, is_alive: Callable[[Sequence], bool]) -> list[Work]:
+        """What is to be run before the next step, less the sequences that have ended since; empty when there is none.
+
+        **Invariant**: until then nothing is scheduled, so that all of it stays as it was planned.
+        """
+        while self._halves:
+            half = [item for item in self._halves.pop() if is_alive(item.sequence)]
+            if half:
+                return half
+        return []
+
+    def run(self, work: list[Work]) -> list[Computed] | Failure | None:
+        """Run this once; None when that failed and its halves come next."""
+        try:
+            results = self._runner.run([item.segment() for item in work])
+        except Exception as exc:  # noqa: BLE001 (whatever it is, it ends only those who cause it)
+            return self._failed(work, exc)
+        self._num_failures = 0
+        return results
+
+    def _failed(self, work: list[Work], cause: Exception) -> Failure | None:
+        self._num_failures += 1
+        if isinstance(cause, ModelLostError):
+            self.lost = cause
+        elif self._num_failures >= MOST_FAILURES:
+            self._num_failures = 0
+            self.lost = self._loss()
+        if self.lost is not None:
+            left = [item for half in reversed(self._halves) for item in half]
+            self._halves.clear()
+            return Failure([*work, *left], cause)
+        if len(work) == 1:
+            return Failure(work, cause)
+        log.warning("step_halved", sequences=len(work), why=repr(cause))
+        middle = len(work) // 2
+        self._halves += [work[middle:], work[:middle]]
+        return None
+
+    def _loss(self) -> ModelLostError | None:
+        """What a step of nothing says."""
+        try:
+            self._runner.run([])
+        except Exception as exc:  # noqa: BLE001 (handed on)
+            loss = ModelLostError("steps fail, and so does one of nothing")
+            loss.__cause__ = exc
+            return loss
+        return None
