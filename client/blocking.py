@@ -189,6 +189,7 @@ class BlockingWorkerClient(Blocking[WorkerClient]):
     enable_adapters = _call(WorkerClient.enable_adapters)
     disable_adapters = _call(WorkerClient.disable_adapters)
     drain = _call(WorkerClient.drain)
+    undrain = _call(WorkerClient.undrain)
     status = _call(WorkerClient.status)
 
 

@@ -142,8 +142,15 @@ class WorkerClient:
         await self._connection.unary(self._control.DisableAdapters, control_pb.DisableAdaptersRequest())
 
     async def drain(self, *, timeout_s: float = 600.0) -> None:
-        """Stop taking requests and wait until the running ones have finished."""
+        """Stop taking requests and wait until the running ones have finished; `undrain` is the way back.
+
+        Raises RequestDeadlineError when some still run after the timeout, and ConflictError when it is called off.
+        """
         await self._connection.unary(self._control.DrainWorker, control_pb.DrainWorkerRequest(), timeout_s)
+
+    async def undrain(self) -> None:
+        """Take requests again."""
+        await self._connection.unary(self._control.UndrainWorker, control_pb.UndrainWorkerRequest())
 
     async def status(self, *, timeout_s: float = UNARY_TIMEOUT_S) -> WorkerStatus:
         """How the worker is."""

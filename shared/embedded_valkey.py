@@ -25,7 +25,12 @@ class EmbeddedValkey:
 
     url: str
     port: int
-    pid: int
+    process: "subprocess.Popen[bytes]"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
 
 
 @contextmanager
@@ -66,7 +71,7 @@ def embedded_valkey(
             _ask(chosen, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
             _await_answer(process, log, chosen, "CLUSTER", "INFO", expected="cluster_state:ok")
         scheme = "redis+cluster" if cluster else "redis"
-        yield EmbeddedValkey(f"{scheme}://127.0.0.1:{chosen}", chosen, process.pid)
+        yield EmbeddedValkey(f"{scheme}://127.0.0.1:{chosen}", chosen, process)
 
 
 def _await_answer(process: "subprocess.Popen[bytes]", log: IO[bytes], port: int, *words: str, expected: str) -> None:

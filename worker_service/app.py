@@ -163,9 +163,13 @@ class Start:
         stack.callback(self.ending.stop, engine, parts.engine.lost)
         stack.push_async_callback(parts.provider.close)
         await self._be_known(parts, ties, store, watch)
-        await self.server.set_ready(True)
+        await self._tell_readiness()
         log.info("ready", base_model=spec.name, digest=spec.digest, port=self.server.port)
         return ties.joining if ties is not None else None
+
+    async def _tell_readiness(self) -> None:
+        """Say over the health service whether the worker takes requests itself."""
+        await self.server.set_ready(self.worker.refusal is None)
 
     def _shared_code(self, channel: grpc.aio.Channel) -> CodeSharing | None:
         """Who brings and takes compiled code, where the settings want that."""
@@ -203,14 +207,19 @@ class Start:
 
     async def _be_known(self, parts: Parts, ties: "_Ties | None", store: StoreClient, watch: CatalogWatch) -> None:
         """Watch the engine, tell others of it, and take requests."""
-        health: set[asyncio.Task[None]] = set()
+        telling: set[asyncio.Task[None]] = set()
 
-        def on_health(healthy: bool) -> None:
-            task = asyncio.create_task(self.server.set_ready(healthy))
-            health.add(task)
-            task.add_done_callback(health.discard)
+        def tell_readiness() -> None:
+            task = asyncio.create_task(self._tell_readiness())
+            telling.add(task)
+            task.add_done_callback(telling.discard)
 
-        pulse = await self.stack.enter_async_context(Pulse(self.worker, parts, on_health))
+        def on_turn() -> None:
+            tell_readiness()
+            pulse.on_change()
+
+        pulse = await self.stack.enter_async_context(Pulse(self.worker, parts, lambda _: tell_readiness()))
+        self.worker.on_turn = on_turn
         limits = PreloadLimits(self.settings.preload_s, self.settings.host_cache_bytes // 2)
         if ties is None:
             keeper = Keeper(store, parts.provider, watch, self.worker.worker_id, None, limits)

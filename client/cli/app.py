@@ -56,6 +56,8 @@ app.command(rich_help_panel=_WORKER)(worker_commands.load)
 app.command(rich_help_panel=_WORKER)(worker_commands.unload)
 app.command(rich_help_panel=_WORKER)(worker_commands.pin)
 app.command(rich_help_panel=_WORKER)(worker_commands.unpin)
+app.command(rich_help_panel=_WORKER)(worker_commands.drain)
+app.command(rich_help_panel=_WORKER)(worker_commands.undrain)
 
 
 def run(arguments: Sequence[str]) -> int:

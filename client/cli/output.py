@@ -8,7 +8,8 @@ has them. A command with one answer prints one document; one that streams prints
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
@@ -39,6 +40,17 @@ def print_document(value: Any) -> None:
 def print_event(kind: str, value: Any) -> None:
     """Print one JSON line; `event` says what it is."""
     print(json.dumps({"event": kind, **jsonable(value)}, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+@contextmanager
+def spinner(text: str) -> Iterator[None]:
+    """Show on a terminal's standard error what is being waited for."""
+    waiting = Console(stderr=True)
+    if not waiting.is_terminal:
+        yield
+        return
+    with waiting.status(text):
+        yield
 
 
 def console() -> Console:

@@ -247,8 +247,9 @@ def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
     sequences = f"{queue.running_sequences} of {queue.max_sequences} running, {queue.waiting_sequences} waiting"
     buckets = [f"{b.num_tokens}{'' if b.with_adapters else ' (base)'}" for b in status.buckets]
     stages = [f"{stage.name} {human_duration(stage.duration_s)}" for stage in status.startup]
+    state = "drained: `hotslot undrain` takes it back" if status.drained else status.state.value
     return [
-        ("worker", f"{status.worker_id} ({status.state.value}, up {human_age(status.start_time, now)})"),
+        ("worker", f"{status.worker_id} ({state}, up {human_age(status.start_time, now)})"),
         ("base model", status.base_model_digest),
         ("slots", f"{slots.free} of {slots.num_slots} free, {taken}, rank {slots.slot_rank} each"),
         ("KV blocks", f"{kv.free_blocks} of {kv.num_blocks} free, {kv.block_tokens} tokens each"),

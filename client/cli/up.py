@@ -1,72 +1,27 @@
 """`hotslot up`: a whole deployment on this machine, which ends with the command."""
 
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from client.cli.children import Child, ChildFailedError, ChildSpec, stop_all
+from client.cli.children import ChildFailedError
 from client.cli.options import JsonOption
-from client.cli.output import print_event, say
+from client.cli.output import print_event, say, spinner
+from client.cli.supervisor import Event, Plan, Supervisor
+from client.cli.valkey import SupervisedValkey
 from client.store import DEFAULT_STORE
 from client.worker import DEFAULT_WORKER
-from shared.embedded_valkey import embedded_valkey
 from shared.errors import InvalidRequestError
 
 DEMO_MODEL = "demo"
-STORE_TIMEOUT_S = 60.0
-POLL_S = 0.2
-STABLE_AFTER_S = 10.0
-"""A child that ended after it had lived this long is started again; one that ends sooner would only do so again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What `up` starts."""
-
-    model: str
-    model_name: str
-    num_workers: int
-    store_port: int
-    worker_port: int
-    data_dir: Path
-    redis_url: str
-
-    def store(self) -> ChildSpec:
-        """The store's process."""
-        endpoint = f"127.0.0.1:{self.store_port}"
-        settings = {
-            "HOTSLOT_LISTEN": endpoint,
-            "HOTSLOT_DATA_DIR": str(self.data_dir / "store"),
-            "HOTSLOT_REDIS_URL": self.redis_url,
-        }
-        return ChildSpec("store", "store_service", endpoint, settings, self.data_dir / "logs" / "store.log")
-
-    def worker(self, index: int) -> ChildSpec:
-        """The process of one worker, counted from 0."""
-        name = f"worker-{index + 1}"
-        endpoint = f"127.0.0.1:{self.worker_port + index}"
-        settings = {
-            "HOTSLOT_LISTEN": endpoint,
-            "HOTSLOT_ADVERTISE": endpoint,
-            "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",
-            "HOTSLOT_REDIS_URL": self.redis_url,
-            "HOTSLOT_MODEL": self.model,
-            "HOTSLOT_MODEL_NAME": self.model_name,
-            "HOTSLOT_CACHE_DIR": os.environ.get("HOTSLOT_CACHE_DIR") or str(self.data_dir / "compiled"),
-        }
-        return ChildSpec(name, "worker_service", endpoint, settings, self.data_dir / "logs" / f"{name}.log")
 
 
 def up(
@@ -96,7 +51,8 @@ def up(
 ) -> None:
     """Run a store and workers on this machine until Ctrl-C; nothing is left running.
 
-    JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids}, {event: "restarted", name, pid},
+    What ends is started again. JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids, valkey_pid},
+    {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name, endpoint},
     {event: "stopped"}.
     """
     data_dir = data_dir.expanduser().absolute()
@@ -106,10 +62,10 @@ def up(
     with _stop_on_signals(), ExitStack() as stack:
         if model == DEMO_MODEL:
             model, model_name = _demo_model(model_name)
-        if not redis_url:
-            redis_url = _start_valkey(stack)
+        valkey = None if redis_url else _start_valkey(stack)
+        redis_url = valkey.url if valkey is not None else redis_url
         plan = Plan(model, model_name, workers, store_port, worker_port, data_dir, redis_url)
-        supervisor = Supervisor(plan, on_restart=lambda child: _report_restart(child, as_json=as_json))
+        supervisor = Supervisor(plan, valkey, on_event=lambda event: _report_event(event, as_json=as_json))
         stack.callback(supervisor.stop, grace_s)
         try:
             supervisor.start(timeout_s)
@@ -123,49 +79,6 @@ def up(
                 say("hotslot: stopping; Ctrl-C again ends at once")
     if as_json:
         print_event("stopped", {})
-
-
-class Supervisor:
-    """The children of one `up`."""
-
-    def __init__(self, plan: Plan, on_restart: Callable[[Child], None]) -> None:
-        self._plan = plan
-        self._on_restart = on_restart
-        self.children: list[Child] = []
-
-    def start(self, timeout_s: float) -> None:
-        """Start the store, then all workers at once; return when everything is ready."""
-        with _spinner("starting the store"):
-            store = self._launch(self._plan.store())
-            store.wait_ready(STORE_TIMEOUT_S)
-        plural = "s" if self._plan.num_workers > 1 else ""
-        with _spinner(f"starting {self._plan.num_workers} worker{plural}: the model is loaded and compiled"):
-            workers = [self._launch(self._plan.worker(index)) for index in range(self._plan.num_workers)]
-            for worker in workers:
-                worker.wait_ready(timeout_s)
-
-    def _launch(self, spec: ChildSpec) -> Child:
-        child = Child(spec)
-        self.children.append(child)
-        return child
-
-    def watch(self) -> None:
-        """Start again what ends; raises ChildFailedError when a child does not live long enough for that."""
-        while True:
-            for index, child in enumerate(self.children):
-                if child.exit_code() is None:
-                    continue
-                if time.monotonic() - child.started_s < STABLE_AFTER_S:
-                    raise ChildFailedError(child.failure())
-                say(f"hotslot: {child.failure()}")
-                child.kill()
-                self.children[index] = Child(child.spec)
-                self._on_restart(self.children[index])
-            time.sleep(POLL_S)
-
-    def stop(self, grace_s: float) -> None:
-        """End everything."""
-        stop_all(self.children, grace_s)
 
 
 class _Stopped(Exception):
@@ -190,12 +103,14 @@ def _stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start_valkey(stack: ExitStack) -> str:
+def _start_valkey(stack: ExitStack) -> SupervisedValkey:
     try:
-        return stack.enter_context(embedded_valkey()).url
+        valkey = SupervisedValkey()
     except ModuleNotFoundError as exc:
         problem = "there is no embedded Valkey: install hotslot[embedded], or name a Redis with --redis-url"
         raise InvalidRequestError([], problem) from exc
+    stack.callback(valkey.close)
+    return valkey
 
 
 def require_free(port: int) -> None:
@@ -211,23 +126,13 @@ def require_free(port: int) -> None:
 
 def _demo_model(model_name: str) -> tuple[str, str]:
     """Folder and name of the demo's model, fetched and converted on first use by the project's own script."""
-    with _spinner("preparing the demo's model; the first time takes about a minute"):
+    with spinner("preparing the demo's model; the first time takes about a minute"):
         found = subprocess.run(
             [sys.executable, "-m", "deploy.demo.model"], stdout=subprocess.PIPE, text=True, check=False
         )
     if found.returncode != 0:
         raise InvalidRequestError([], "the demo's model is not available here; name one with --model (HOTSLOT_MODEL)")
     return found.stdout.strip().splitlines()[-1], model_name or "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-@contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield
-        return
-    with console.status(text):
-        yield
 
 
 def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
@@ -241,6 +146,7 @@ def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
                 "redis_url": plan.redis_url,
                 "data_dir": str(plan.data_dir),
                 "pids": {child.spec.name: child.pid for child in supervisor.children},
+                "valkey_pid": supervisor.valkey.pid if supervisor.valkey is not None else None,
             },
         )
         return
@@ -259,8 +165,8 @@ def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
     print("\nCtrl-C ends it all.", flush=True)
 
 
-def _report_restart(child: Child, *, as_json: bool) -> None:
+def _report_event(event: Event, *, as_json: bool) -> None:
     if as_json:
-        print_event("restarted", {"name": child.spec.name, "pid": child.pid})
+        print_event(event.kind, event.fields)
     else:
-        say(f"hotslot: {child.spec.name} was started again")
+        say(f"hotslot: {event.text}")

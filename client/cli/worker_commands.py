@@ -1,4 +1,4 @@
-"""Commands on one worker: status, load, unload, pin, unpin."""
+"""Commands on one worker: status, load, unload, pin, unpin, drain, undrain."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -113,3 +113,36 @@ def unpin(
         print_document({"adapter": adapter})
     else:
         print(f"unpinned {reference} ({adapter.digest})")
+
+
+def drain(
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Wait so long for running requests.")
+    ] = 600,
+    worker: WorkerOption = options.WORKER,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a worker take no new requests, and wait until the running ones have finished.
+
+    It stays so, also when the wait is too short, until `hotslot undrain`. JSON: {drained}.
+    """
+    with open_client(worker=worker) as client:
+        client.worker.drain(timeout_s=timeout_s)
+    _tell_drained(True, worker, as_json=as_json)
+
+
+def undrain(worker: WorkerOption = options.WORKER, as_json: JsonOption = False) -> None:
+    """Let a drained worker take requests again; a drain that still waits ends.
+
+    JSON: {drained}.
+    """
+    with open_client(worker=worker) as client:
+        client.worker.undrain()
+    _tell_drained(False, worker, as_json=as_json)
+
+
+def _tell_drained(drained: bool, worker: str, *, as_json: bool) -> None:
+    if as_json:
+        print_document({"drained": drained})
+    else:
+        print(f"worker {worker} is drained" if drained else f"worker {worker} takes requests")

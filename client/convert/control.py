@@ -110,4 +110,5 @@ def status_from(message: pb.GetWorkerStatusResponse) -> WorkerStatus:
         activations=message.activations,
         startup=tuple(StartupStage(s.name, seconds(s.duration)) for s in message.startup),
         longest_stall_s=seconds(message.longest_stall),
+        drained=message.drained,
     )

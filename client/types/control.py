@@ -167,3 +167,5 @@ class WorkerStatus:
     startup: tuple[StartupStage, ...]
     longest_stall_s: float
     """Longest time between two steps while there was something to compute."""
+    drained: bool = False
+    """Whether it takes no requests because of a drain, until it is undrained."""

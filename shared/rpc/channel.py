@@ -50,6 +50,7 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
         "UnpinAdapter",
         "ListAdapters",
         "GetWorkerStatus",
+        "UndrainWorker",
     ),
     "grpc.health.v1.Health": ("Check",),
 }

@@ -1,7 +1,7 @@
 """`python -m tests.support.echo_process`: a worker process around the echo model, with the worker's own settings.
 
-HOTSLOT_MODEL says how loading goes: `quick`, `slow` (for ever) or `broken`; `step SECONDS` is quick and paced so, and
-`hang` is quick and never ends a step.
+HOTSLOT_MODEL says how loading goes: `quick`, `late SECONDS`, `slow` (for ever) or `broken`; `step SECONDS` is quick and
+paced so, and `hang` is quick and never ends a step.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ def main() -> NoReturn:
 def _load(how: str) -> EchoModel:
     if how == "broken":
         raise InvalidRequestError([FieldViolation("model", "it is broken")])
+    if how.startswith("late "):
+        time.sleep(float(how.removeprefix("late ")))
     while how == "slow":
         time.sleep(1)
     model = echo_model(step_s=float(how.removeprefix("step ")) if how.startswith("step ") else STEP_S)

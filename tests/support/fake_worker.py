@@ -79,6 +79,7 @@ class FakeControl(adapter_control_pb2_grpc.AdapterControlServiceServicer):
     """Holds one adapter."""
 
     def __init__(self) -> None:
+        self.drained = False
         self.adapter = adapter_control_pb2.LoadedAdapter(
             digest="sha256:" + "ab" * 32,
             references=["pirate"],
@@ -104,6 +105,14 @@ class FakeControl(adapter_control_pb2_grpc.AdapterControlServiceServicer):
         self.adapter.pinned = True
         return adapter_control_pb2.PinAdapterResponse(adapter=self.adapter)
 
+    async def DrainWorker(self, request: Any, context: Any) -> Any:
+        self.drained = True
+        return adapter_control_pb2.DrainWorkerResponse()
+
+    async def UndrainWorker(self, request: Any, context: Any) -> Any:
+        self.drained = False
+        return adapter_control_pb2.UndrainWorkerResponse()
+
     async def ListAdapters(self, request: Any, context: Any) -> Any:
         return adapter_control_pb2.ListAdaptersResponse(
             adapters=[self.adapter],
@@ -121,6 +130,7 @@ class FakeControl(adapter_control_pb2_grpc.AdapterControlServiceServicer):
             ),
             queue=adapter_control_pb2.QueueStatus(running_sequences=2, max_sequences=8),
             generated_tokens=1000,
+            drained=self.drained,
         )
 
 

@@ -1,4 +1,4 @@
-"""A process that only says over gRPC that it is healthy: what `hotslot up` starts in its own tests.
+"""A process that says over gRPC that it is healthy, and can be drained: what `hotslot up` starts in its own tests.
 
 Reads HOTSLOT_LISTEN. HOTSLOT_STUB_EXIT makes it end at once with that code; HOTSLOT_STUB_STUBBORN makes it ignore
 SIGTERM.
@@ -10,10 +10,12 @@ import signal
 import sys
 
 from shared.rpc.server import ServerOptions, serve, stop_signal
+from tests.support.fake_worker import FakeWorker
 
 
 async def main() -> None:
-    async with serve([], ServerOptions(address=os.environ["HOTSLOT_LISTEN"], grace_s=0.1)) as server:
+    options = ServerOptions(address=os.environ["HOTSLOT_LISTEN"], grace_s=0.1)
+    async with serve(FakeWorker().services(), options) as server:
         await server.set_ready(True)
         if os.environ.get("HOTSLOT_STUB_STUBBORN"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print, "I am not going")

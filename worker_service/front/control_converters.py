@@ -69,7 +69,10 @@ def encode_load(outcome: LoadOutcome) -> pb.LoadAdapterResponse:
 def encode_status(status: WorkerStatus) -> pb.GetWorkerStatusResponse:
     """The worker's state; while it starts, what there is of it."""
     response = pb.GetWorkerStatusResponse(
-        worker_id=status.worker_id, state=_STATES[status.state], start_time=to_timestamp(status.start_time_s)
+        worker_id=status.worker_id,
+        state=_STATES[status.state],
+        start_time=to_timestamp(status.start_time_s),
+        drained=status.drained,
     )
     info, snapshot = status.info, status.snapshot
     if info is not None:

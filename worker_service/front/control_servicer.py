@@ -81,6 +81,11 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         await self._worker.drain(timeout_of(context))
         return pb.DrainWorkerResponse()
 
+    async def UndrainWorker(self, request: pb.UndrainWorkerRequest, context: Context) -> pb.UndrainWorkerResponse:
+        """Take requests again."""
+        self._worker.undrain()
+        return pb.UndrainWorkerResponse()
+
     async def GetWorkerStatus(self, request: pb.GetWorkerStatusRequest, context: Context) -> pb.GetWorkerStatusResponse:
         """Say how the worker is, at any time."""
         return encode_status(await self._worker.status())

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from shared.errors import DrainingError, EngineFailedError, HotslotError, RequestDeadlineError, UnavailableError
+from shared.errors import (
+    ConflictError,
+    DrainingError,
+    EngineFailedError,
+    HotslotError,
+    RequestDeadlineError,
+    UnavailableError,
+)
 from shared.ids import Digest, WorkerId
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
@@ -92,10 +99,15 @@ class WorkerStatus:
     num_loading: int
     info: ModelInfo | None
     snapshot: EngineSnapshot | None
+    drained: bool = False
 
 
 async def _nothing() -> None:
     """What a worker that nobody knows of gives up."""
+
+
+def _unheard() -> None:
+    """A turn that nobody waits for."""
 
 
 @dataclass(slots=True)
@@ -105,6 +117,8 @@ class Worker:
     worker_id: WorkerId
     on_retire: Callable[[], Awaitable[None]] = _nothing
     """Tells the world that the worker is on its way out; called once."""
+    on_turn: Callable[[], None] = _unheard
+    """Hears that the worker was drained, or taken back into service."""
     start_time_s: float = field(default_factory=time.time)
     in_flight: int = 0
     engine_is_silent: bool = False
@@ -113,7 +127,8 @@ class Worker:
     """The engine as it was when it last answered the pulse."""
     _parts: Parts | None = None
     _retiring: "asyncio.Task[None] | None" = None
-    _refusing: bool = False
+    _undrained: asyncio.Event | None = None
+    """Set when the drain that is in force ends; None while there is none."""
     _idle: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -121,15 +136,20 @@ class Worker:
 
     @property
     def state(self) -> State:
-        """Where it is in its life; goes back only when an engine that hung goes on."""
-        if self._retiring is not None or self.engine_is_silent:
+        """Where it is in its life; goes back when an engine that hung goes on, and when a drain ends."""
+        if self._retiring is not None or self.engine_is_silent or self.is_drained:
             return State.DRAINING
         return State.STARTING if self._parts is None else State.READY
 
     @property
+    def is_drained(self) -> bool:
+        """Whether it takes no requests because it was told so."""
+        return self._undrained is not None
+
+    @property
     def refusal(self) -> HotslotError | None:
         """Why it takes no new requests itself; None while it does."""
-        if self._refusing:
+        if self.is_drained:
             return DrainingError(self.worker_id)
         if self.engine_is_silent:
             return EngineFailedError(f"the engine of worker {self.worker_id} does not answer; call another worker")
@@ -173,19 +193,37 @@ class Worker:
         await asyncio.shield(self._retiring)
 
     async def drain(self, timeout_s: float) -> None:
-        """Retire, take no new requests, and wait until those that run have ended; again waits for the same.
+        """Take no new requests, and wait until those that run have ended; again waits for the same.
 
-        Raises RequestDeadlineError when some still run after the timeout; the worker stays draining.
+        Raises RequestDeadlineError when some still run after the timeout, and the worker stays drained; ConflictError
+        when the drain is called off meanwhile.
         """
-        self._refusing = True
+        undrained = self._undrained
+        if undrained is None:
+            log.info("drained", in_flight=self.in_flight)
+            undrained = self._undrained = asyncio.Event()
+            self.on_turn()
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, undrained)]
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.retire()
-                await self._idle.wait()
-        except TimeoutError as exc:
-            raise RequestDeadlineError(
-                f"worker {self.worker_id} still runs {self.in_flight} requests; it stays draining"
-            ) from exc
+            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if undrained.is_set():
+            raise ConflictError(f"worker {self.worker_id} was undrained while the drain waited for running requests")
+        if not self._idle.is_set():
+            running = f"worker {self.worker_id} still runs {self.in_flight} requests"
+            raise RequestDeadlineError(f"{running}; it stays draining until it is undrained")
+
+    def undrain(self) -> None:
+        """Take requests again; a drain that still waits ends. Raises DrainingError when the worker is leaving."""
+        if self._retiring is not None:
+            raise DrainingError(self.worker_id)
+        if self._undrained is not None:
+            log.info("undrained")
+            self._undrained.set()
+            self._undrained = None
+            self.on_turn()
 
     async def status(self) -> WorkerStatus:
         """The worker's state now; works at any time. An engine that hangs is shown as it was before."""
@@ -199,4 +237,5 @@ class Worker:
             num_loading=parts.provider.num_loading if parts is not None else 0,
             info=parts.info if parts is not None else None,
             snapshot=snapshot,
+            drained=self.is_drained,
         )

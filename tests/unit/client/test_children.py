@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from client import BlockingWorkerClient
 from client.cli.children import Child, ChildFailedError, ChildSpec, stop_all
 from shared.child_processes import free_port
 from tests.support.stack import is_running
@@ -115,6 +117,72 @@ def test_up_gives_up_when_a_child_does_not_live(up: Up) -> None:
     os.kill(ready["pids"]["worker-1"], signal.SIGKILL)
     assert process.wait(20) == 1
     until(lambda: not is_running(ready["pids"]["store"]))
+
+
+def test_up_starts_its_valkey_again_on_the_same_port_however_often_it_is_killed(up: Up) -> None:
+    process, ready = up()
+    pid = ready["valkey_pid"]
+    port = int(ready["redis_url"].rpartition(":")[2])
+    for _ in range(3):
+        assert ask(port, "SET", "key", "value") == "+OK"
+        os.kill(pid, signal.SIGKILL)
+        restarted = next_event(process)
+        assert (restarted["event"], restarted["name"]) == ("restarted", "valkey")
+        assert restarted["pid"] != pid
+        pid = restarted["pid"]
+        assert ask(port, "GET", "key") == "$-1", "another process answers there"
+    process.send_signal(signal.SIGTERM)
+    assert next_event(process) == {"event": "stopped"}
+    until(lambda: not is_running(pid))
+
+
+def test_up_waits_longer_each_time_while_its_valkey_cannot_be_started(up: Up) -> None:
+    process, ready = up()
+    port = int(ready["redis_url"].rpartition(":")[2])
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(ready["valkey_pid"], signal.SIGSTOP)
+        os.kill(ready["valkey_pid"], signal.SIGKILL)
+        until(lambda: binds(thief, port))
+        time.sleep(1.5)
+        assert process.poll() is None
+        assert is_running(ready["pids"]["worker-1"])
+    assert next_event(process)["name"] == "valkey"
+    assert ask(port, "PING") == "+PONG"
+
+
+def test_up_tells_of_a_worker_that_is_drained_and_of_its_return(up: Up) -> None:
+    process, ready = up("--workers", "2")
+    endpoint = ready["workers"][1]
+    with BlockingWorkerClient(endpoint) as worker:
+        worker.drain()
+        assert next_event(process) == {"event": "drained", "name": "worker-2", "endpoint": endpoint}
+        worker.undrain()
+        assert next_event(process) == {"event": "undrained", "name": "worker-2", "endpoint": endpoint}
+
+
+def next_event(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(process.stdout.readline())
+    return found
+
+
+def ask(port: int, *words: str) -> str:
+    """The first line of Valkey's answer."""
+    request = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(request.encode())
+        return connection.recv(4096).decode().splitlines()[0]
+
+
+def binds(thief: socket.socket, port: int) -> bool:
+    """Take the port and listen there, unless something else does."""
+    try:
+        thief.bind(("127.0.0.1", port))
+        thief.listen()
+    except OSError:
+        return False
+    return True
 
 
 def test_up_refuses_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:

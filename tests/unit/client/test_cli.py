@@ -321,3 +321,13 @@ def test_one_worker_is_inspected_and_told_what_to_load(hotslot: Run) -> None:
     assert json.loads(hotslot("pin", "pirate", "--json")[1])["adapter"]["pinned"] is True
     assert json.loads(hotslot("unload", "pirate", "--json")[1]) == {"digest": DIGEST}
     assert hotslot("unload", "other")[0] == 3
+
+
+def test_a_worker_is_drained_and_taken_back(hotslot: Run) -> None:
+    assert "is drained" in hotslot("drain")[1]
+    assert "drained: `hotslot undrain` takes it back" in hotslot("status")[1]
+    assert json.loads(hotslot("status", "--json")[1])["status"]["drained"] is True
+    assert "takes requests" in hotslot("undrain")[1]
+    assert json.loads(hotslot("status", "--json")[1])["status"]["drained"] is False
+    assert json.loads(hotslot("drain", "--json", "--timeout", "5")[1]) == {"drained": True}
+    assert json.loads(hotslot("undrain", "--json")[1]) == {"drained": False}

@@ -55,7 +55,7 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     WORKER_STATE_STARTING: _WorkerState.ValueType  # 1
     WORKER_STATE_READY: _WorkerState.ValueType  # 2
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 3
-    """It takes no requests: it is on its way out, or its engine hangs."""
+    """It takes no requests: it was drained, is on its way out, or its engine hangs."""
 
 class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
 
@@ -63,7 +63,7 @@ WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
 WORKER_STATE_STARTING: WorkerState.ValueType  # 1
 WORKER_STATE_READY: WorkerState.ValueType  # 2
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
-"""It takes no requests: it is on its way out, or its engine hangs."""
+"""It takes no requests: it was drained, is on its way out, or its engine hangs."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
@@ -529,6 +529,36 @@ class DrainWorkerResponse(_message.Message):
 Global___DrainWorkerResponse: _TypeAlias = DrainWorkerResponse  # noqa: Y015
 
 @_typing.final
+class UndrainWorkerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainWorkerRequest: _TypeAlias = UndrainWorkerRequest  # noqa: Y015
+
+@_typing.final
+class UndrainWorkerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainWorkerResponse: _TypeAlias = UndrainWorkerResponse  # noqa: Y015
+
+@_typing.final
 class GetWorkerStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -561,6 +591,7 @@ class GetWorkerStatusResponse(_message.Message):
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     STARTUP_FIELD_NUMBER: _builtins.int
     LONGEST_STALL_FIELD_NUMBER: _builtins.int
+    DRAINED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     state: Global___WorkerState.ValueType
     base_model_digest: _builtins.str
@@ -571,6 +602,8 @@ class GetWorkerStatusResponse(_message.Message):
     """Steps run, tokens generated, adapters activated since the start."""
     generated_tokens: _builtins.int
     activations: _builtins.int
+    drained: _builtins.bool
+    """DrainWorker was called, and UndrainWorker was not since."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -606,10 +639,11 @@ class GetWorkerStatusResponse(_message.Message):
         activations: _builtins.int = ...,
         startup: _abc.Iterable[Global___StartupStage] | None = ...,
         longest_stall: _duration_pb2.Duration | None = ...,
+        drained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "generated_tokens", b"generated_tokens", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

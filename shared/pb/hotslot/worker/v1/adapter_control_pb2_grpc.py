@@ -81,6 +81,11 @@ class AdapterControlServiceStub:
                 request_serializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.DrainWorkerRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.DrainWorkerResponse.FromString,
                 _registered_method=True)
+        self.UndrainWorker = channel.unary_unary(
+                '/hotslot.worker.v1.AdapterControlService/UndrainWorker',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.UndrainWorkerRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.UndrainWorkerResponse.FromString,
+                _registered_method=True)
         self.GetWorkerStatus = channel.unary_unary(
                 '/hotslot.worker.v1.AdapterControlService/GetWorkerStatus',
                 request_serializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.GetWorkerStatusRequest.SerializeToString,
@@ -168,10 +173,22 @@ class AdapterControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DrainWorker(self, request, context):
-        """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
-        still come are forwarded where others can take them, and refused with DRAINING where not.
+        """Stops serving new requests and returns when the running ones have finished. The worker stays in its fleet, as
+        draining, and its readiness says NOT_SERVING, until UndrainWorker. Requests that still come are forwarded where
+        others can take them, and refused with DRAINING where not.
 
-        Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
+        Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays drained); ABORTED
+        CONFLICT (UndrainWorker was called meanwhile).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainWorker(self, request, context):
+        """Takes requests again after DrainWorker, or while that waits for running requests. Calling it on a worker that is
+        not drained changes nothing.
+
+        Errors: UNAVAILABLE DRAINING (the worker got SIGTERM and ends).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +248,11 @@ def add_AdapterControlServiceServicer_to_server(servicer, server):
                     servicer.DrainWorker,
                     request_deserializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.DrainWorkerRequest.FromString,
                     response_serializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.DrainWorkerResponse.SerializeToString,
+            ),
+            'UndrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainWorker,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.UndrainWorkerRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.UndrainWorkerResponse.SerializeToString,
             ),
             'GetWorkerStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetWorkerStatus,
@@ -483,6 +505,33 @@ class AdapterControlService:
             '/hotslot.worker.v1.AdapterControlService/DrainWorker',
             shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.DrainWorkerRequest.SerializeToString,
             shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.DrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.worker.v1.AdapterControlService/UndrainWorker',
+            shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.UndrainWorkerRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_adapter__control__pb2.UndrainWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,

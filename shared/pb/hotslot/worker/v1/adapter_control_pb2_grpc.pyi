@@ -75,10 +75,18 @@ class AdapterControlServiceStub:
     DisableAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.DisableAdaptersRequest, _adapter_control_pb2.DisableAdaptersResponse]
     """Serves every new request with the base model alone, whatever adapters it names, until EnableAdapters."""
     DrainWorker: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.DrainWorkerRequest, _adapter_control_pb2.DrainWorkerResponse]
-    """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
-    still come are forwarded where others can take them, and refused with DRAINING where not.
+    """Stops serving new requests and returns when the running ones have finished. The worker stays in its fleet, as
+    draining, and its readiness says NOT_SERVING, until UndrainWorker. Requests that still come are forwarded where
+    others can take them, and refused with DRAINING where not.
 
-    Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
+    Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays drained); ABORTED
+    CONFLICT (UndrainWorker was called meanwhile).
+    """
+    UndrainWorker: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.UndrainWorkerRequest, _adapter_control_pb2.UndrainWorkerResponse]
+    """Takes requests again after DrainWorker, or while that waits for running requests. Calling it on a worker that is
+    not drained changes nothing.
+
+    Errors: UNAVAILABLE DRAINING (the worker got SIGTERM and ends).
     """
     GetWorkerStatus: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.GetWorkerStatusRequest, _adapter_control_pb2.GetWorkerStatusResponse]
     """Says how the worker is: its state, slots, KV blocks, queues, compiled buckets and recompiles."""
@@ -130,10 +138,18 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     DisableAdapters: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.DisableAdaptersRequest, _adapter_control_pb2.DisableAdaptersResponse]  # type: ignore[assignment]
     """Serves every new request with the base model alone, whatever adapters it names, until EnableAdapters."""
     DrainWorker: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.DrainWorkerRequest, _adapter_control_pb2.DrainWorkerResponse]  # type: ignore[assignment]
-    """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
-    still come are forwarded where others can take them, and refused with DRAINING where not.
+    """Stops serving new requests and returns when the running ones have finished. The worker stays in its fleet, as
+    draining, and its readiness says NOT_SERVING, until UndrainWorker. Requests that still come are forwarded where
+    others can take them, and refused with DRAINING where not.
 
-    Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
+    Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays drained); ABORTED
+    CONFLICT (UndrainWorker was called meanwhile).
+    """
+    UndrainWorker: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.UndrainWorkerRequest, _adapter_control_pb2.UndrainWorkerResponse]  # type: ignore[assignment]
+    """Takes requests again after DrainWorker, or while that waits for running requests. Calling it on a worker that is
+    not drained changes nothing.
+
+    Errors: UNAVAILABLE DRAINING (the worker got SIGTERM and ends).
     """
     GetWorkerStatus: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.GetWorkerStatusRequest, _adapter_control_pb2.GetWorkerStatusResponse]  # type: ignore[assignment]
     """Says how the worker is: its state, slots, KV blocks, queues, compiled buckets and recompiles."""
@@ -236,10 +252,24 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_control_pb2.DrainWorkerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_control_pb2.DrainWorkerResponse, _abc.Awaitable[_adapter_control_pb2.DrainWorkerResponse]]:
-        """Stops serving new requests, gives up the lease and returns when the running ones have finished. Requests that
-        still come are forwarded where others can take them, and refused with DRAINING where not.
+        """Stops serving new requests and returns when the running ones have finished. The worker stays in its fleet, as
+        draining, and its readiness says NOT_SERVING, until UndrainWorker. Requests that still come are forwarded where
+        others can take them, and refused with DRAINING where not.
 
-        Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays draining).
+        Errors: DEADLINE_EXCEEDED DEADLINE_EXCEEDED (requests are still running; the worker stays drained); ABORTED
+        CONFLICT (UndrainWorker was called meanwhile).
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainWorker(
+        self,
+        request: _adapter_control_pb2.UndrainWorkerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_control_pb2.UndrainWorkerResponse, _abc.Awaitable[_adapter_control_pb2.UndrainWorkerResponse]]:
+        """Takes requests again after DrainWorker, or while that waits for running requests. Calling it on a worker that is
+        not drained changes nothing.
+
+        Errors: UNAVAILABLE DRAINING (the worker got SIGTERM and ends).
         """
 
     @_abc_1.abstractmethod
