@@ -16,8 +16,10 @@ from shared.digesting import StreamDigest
 from shared.errors import (
     BadOffsetError,
     DigestMismatchError,
+    HotslotError,
     InternalError,
     InvalidRequestError,
+    QuotaExceededError,
     RequestDeadlineError,
     UnavailableError,
     UploadBusyError,
@@ -94,10 +96,10 @@ class BlobTransfer:
                 if status.complete or await self._write(file, digest, committed, on_position, is_resumed=is_resumed):
                     return
                 raise InternalError(f"the store took all of {file.path} and did not complete {digest}")
-            except (*BROKEN_STREAM, BadOffsetError, UploadBusyError):
+            except (*BROKEN_STREAM, BadOffsetError, UploadBusyError, QuotaExceededError) as exc:
                 is_resumed = True
                 stalls += 1
-                if stalls > self._retry.max_stalls:
+                if stalls > self._retry.max_stalls or _is_final(exc):
                     raise
                 await asyncio.sleep(self._retry.delay_s(stalls))
 
@@ -160,9 +162,9 @@ class BlobTransfer:
                         await digesting.add(chunk.data)
                         position, stalls = position + len(chunk.data), 0
                         yield chunk.data
-            except BROKEN_STREAM:
+            except (*BROKEN_STREAM, QuotaExceededError) as exc:
                 stalls += 1
-                if stalls > self._retry.max_stalls:
+                if stalls > self._retry.max_stalls or _is_final(exc):
                     raise
                 await asyncio.sleep(self._retry.delay_s(stalls))
             else:
@@ -187,6 +189,11 @@ class BlobTransfer:
         finally:
             part.unlink(missing_ok=True)
         return size_bytes
+
+
+def _is_final(error: HotslotError) -> bool:
+    """Whether an error is a bound that will not be another one soon: the server does not say when to come again."""
+    return isinstance(error, QuotaExceededError) and error.retry_after_s is None
 
 
 async def _has_status(call: Call) -> bool:

@@ -57,6 +57,7 @@ HotslotError
 │   ├── CoordinationUnavailableError
 │   │   └── CoordinationForbiddenError  its access rules refuse what we need
 │   ├── AdaptersDisabledError     by one tenant, for itself, on one worker
+│   ├── StreamStalledError        its caller took or sent nothing for too long
 │   ├── EngineFailedError         a worker's engine ended or hangs; another worker's may not
 │   └── NoWorkersError
 ├── RequestDeadlineError
@@ -468,6 +469,10 @@ class UnavailableError(HotslotError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StreamStalledError(UnavailableError):
+    """A stream whose caller took or sent nothing for too long; it can be gone on with."""
 
 
 class DrainingError(UnavailableError):

@@ -64,6 +64,7 @@ from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.settings import StoreSettings
 from store_service.sources.hub import HubOptions
 from store_service.sources.sources import Sources
+from store_service.streams import stream_limits
 from store_service.watch import ChangeSignal
 
 log = structlog.get_logger(__name__)
@@ -168,13 +169,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
                 blob_pb2,
                 "BlobService",
                 blob_chunks.add_to_server,
-                BlobServicer(
-                    registry,
-                    BlobReader(recovery, offload, settings.verify_every_s),
-                    offload,
-                    turns,
-                    settings.max_read_streams,
-                ),
+                BlobServicer(registry, BlobReader(recovery, offload, settings.verify_every_s), offload, turns),
             ),
             _compiled_code(settings, offload, turns),
             *_placement(redis, registry, lookups),
@@ -194,6 +189,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             max_connection_age_s=settings.max_connection_age_s,
             drain_delay_s=settings.drain_delay_s,
             grace_s=settings.grace_s,
+            stall_s=settings.stream_stall_s,
+            stream_limits=stream_limits(settings),
         )
         server = await stack.enter_async_context(serve(services, options))
         await server.set_ready(True)

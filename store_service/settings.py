@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr
 from shared.coordination.redis_url import RedisUrl
 from shared.ids import DEFAULT_TENANT
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
+from shared.rpc.places import STALL_S
 from shared.secret_urls import SecretUrl
 from shared.settings import ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
@@ -76,7 +77,16 @@ class StoreSettings(Settings):
     max_adapter_bytes: int = Field(default=AdmissionLimits().max_weights_bytes, ge=1)
     """Largest file of a checkpoint."""
     max_read_streams: int = Field(default=64, ge=1)
-    """Blobs that are read at the same time, with about 2 MiB of memory each; more are refused for a moment."""
+    """Blobs that are read at the same time, with about 2 MiB of memory each; more are refused for a moment. One tenant
+    may have most of them while others want none (so for uploads and watches, too); streams whose readers sleep give
+    way."""
+    max_uploads: int = Field(default=64, ge=1)
+    """Files that are received at the same time, with about 4 MiB of memory each; more are refused for a moment."""
+    max_watches: int = Field(default=2048, ge=1)
+    """Callers that follow changes of the catalog or of placements; more are refused for a moment."""
+    stream_stall_s: float = Field(default=STALL_S, gt=0)
+    """How long a stream's caller may take nothing, or send nothing, before the stream is ended. At 10 kB/s the messages
+    of an upload take 105 s each."""
     verify_every_s: float = Field(default=60.0, ge=0)
     """How long a blob that was read and found whole is served without digesting it again; 0 means every time."""
     max_admissions: int = Field(default=2, ge=1)
@@ -121,8 +131,8 @@ class StoreSettings(Settings):
 
         BASE_BYTES and FREED_BYTES, and for each that may be under way at the same time: a blob being read, or an
         import fetching, 4 MiB; an admission, or a restore, which may be one, ADMISSION_BYTES, however large the
-        adapter, and 16 MiB for object storage. Each upload being received adds 4 MiB. Adapters themselves are on the
-        disk only, however many come.
+        adapter, and 16 MiB for object storage. Each of max_uploads adds 4 MiB. Adapters themselves
+        are on the disk only, however many come.
         """
         streams_bytes = (self.max_read_streams + self.max_imports) * STREAM_BYTES
         num_admissions = self.max_admissions + self.max_restores

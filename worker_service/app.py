@@ -73,6 +73,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
         max_connection_age_s=settings.max_connection_age_s,
         drain_delay_s=settings.drain_delay_s,
         grace_s=settings.drain_grace_s,
+        stall_s=settings.stream_stall_s,
     )
     async with serve(services(worker, door), options) as server, AsyncExitStack() as stack:
         signalled = asyncio.create_task(stop_signal())

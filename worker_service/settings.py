@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 from shared.coordination.redis_url import RedisUrl
 from shared.endpoints import Target, listen_endpoint
 from shared.ids import DEFAULT_TENANT
+from shared.rpc.places import STALL_S
 from shared.settings import AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 
@@ -129,6 +130,8 @@ class WorkerSettings(Settings):
     """How long a connection takes new requests; then its client connects anew, perhaps to another worker, and what runs
     goes on. 0 means as long as the client likes. Behind a load balancer that spreads connections set it: a worker loses
     no request on SIGTERM if it can wait until its connections have ended so."""
+    stream_stall_s: float = Field(default=STALL_S, gt=0)
+    """How long a stream's reader may take nothing of what waits for it before its request is ended."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """On SIGTERM: how long load balancers may take to learn that the worker leaves. Requests are taken for so long, and
     for 1.1 × max_connection_age_s + 0.5 s more."""

@@ -3,7 +3,8 @@
 Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
 INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks. Only callers cancel:
 a call that the server cannot finish ends as UNAVAILABLE. A call whose deadline passed before it came here is not begun,
-nor is one whose request cannot be decoded or is beyond its bounds (`shared.rpc.bounds`).
+nor is one whose request cannot be decoded or is beyond its bounds (`shared.rpc.bounds`). A stream whose caller neither
+takes nor sends anything for long is ended; what the handler held is free before its caller hears of that.
 """
 
 import asyncio
@@ -11,9 +12,9 @@ import inspect
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import structlog
@@ -24,8 +25,10 @@ from shared.errors import (
     NotImplementedYetError,
     RequestDeadlineError,
     StoreBusyError,
+    StreamStalledError,
     UnavailableError,
 )
+from shared.rpc.places import STALL_S, Places, Stream, StreamLimit
 from shared.rpc.status import DETAILS_KEY, row_for, to_status
 from shared.rpc.tenant import tenant_of
 from shared.rpc.wire_scan import Refused, decoder_of
@@ -70,8 +73,17 @@ def log_call(record: CallRecord) -> None:
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all four call shapes."""
 
-    def __init__(self, observers: Sequence[CallObserver] = (log_call,)) -> None:
+    def __init__(
+        self,
+        observers: Sequence[CallObserver] = (log_call,),
+        *,
+        stall_s: float = STALL_S,
+        limits: Sequence[StreamLimit] = (),
+    ) -> None:
+        """A stream whose caller takes or sends nothing for `stall_s` is ended."""
         self._observers = tuple(observers)
+        self._stall_s = stall_s
+        self._places = {method: places for places in map(Places, limits) for method in places.methods}
         self._decoders: dict[str, Callable[[bytes], Any] | None] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
@@ -127,6 +139,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
+        stream, places = Stream(self._stall_s), self._places.get(method)
         try:
             tenant = tenant_of(context)
             structlog.contextvars.bind_contextvars(tenant=tenant)
@@ -135,16 +148,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
             if isinstance(request, Refused):
                 raise request.error
+            if places is not None:
+                places.take(stream, tenant, asyncio.get_running_loop().time())
             if isinstance(request, AsyncIterable):
-                request = _decoded(request)
-            return await _drive(behavior(request, context), context)
+                request = _decoded(request, stream)
+            return await _drive(behavior(request, context), context, stream)
         except asyncio.CancelledError:
             if task not in self._ending or task.uncancel():
                 code = grpc.StatusCode.CANCELLED
                 raise
             error: HotslotError = UnavailableError("the server stops, and the call took longer than it waits for calls")
             code, reason = row_for(error).code, row_for(error).reason
-            await _abort(context, error)
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
             raise
@@ -152,24 +166,29 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             error = _as_error(exc, method, context)
             row = row_for(error)
             code, reason = row.code, row.reason
-            await _abort(context, error)
         finally:
             self._running.discard(task)
             self._ending.discard(task)
+            if places is not None:
+                places.leave(stream)
             record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
             for observe in self._observers:
                 observe(record)
+        is_left_behind = places is not None and isinstance(error, StreamStalledError)
+        with places.left_behind(tenant) if places is not None and is_left_behind else nullcontext():
+            return await _abort(context, error)
 
 
-async def _decoded(messages: AsyncIterable[Any]) -> AsyncGenerator[Any]:
-    """The messages of a client's stream; raises at the first that is refused."""
-    async for message in messages:
+async def _decoded(messages: AsyncIterable[Any], stream: Stream) -> AsyncGenerator[Any]:
+    """The messages of a client's stream; raises at the first that is refused, or does not come."""
+    coming = aiter(messages)
+    while (message := await stream.read(anext(coming, None))) is not None:
         if isinstance(message, Refused):
             raise message.error
         yield message
 
 
-async def _drive(result: Any, context: Any) -> Any:
+async def _drive(result: Any, context: Any, stream: Stream) -> Any:
     """Finish a handler's result, whichever way the handler is written.
 
     A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
@@ -179,7 +198,7 @@ async def _drive(result: Any, context: Any) -> Any:
         async with aclosing(result):
             async for message in result:
                 try:
-                    await context.write(message)
+                    await stream.write(context.write(message))
                 except grpc.aio.InternalError as exc:
                     # The call is over: gRPC fails a write under way before it cancels the handler.
                     raise asyncio.CancelledError from exc
@@ -200,11 +219,16 @@ def _as_error(exc: Exception, method: str, context: Any) -> HotslotError:
     return InternalError(f"internal error; the server's log has the details under incident {incident}")
 
 
-async def _abort(context: Any, error: HotslotError) -> None:
+async def _abort(context: Any, error: HotslotError) -> NoReturn:
     """End the call with the error's rich status; raises."""
     status = to_status(error)
     trailing = [*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, StoreBusyError) and error.retry_after_s is not None:
         # Not for all who say when to come again: of several servers another one may be asked at once.
         trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1e3))))
-    await context.abort(row_for(error).code, status.message, tuple(trailing))
+    try:
+        await context.abort(row_for(error).code, status.message, tuple(trailing))
+    except grpc.aio.InternalError as exc:
+        # The caller has gone, and gRPC could not send the status.
+        raise asyncio.CancelledError from exc
+    raise AssertionError("a call goes on after its end")

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shared.endpoints import listen_endpoint
 from shared.rpc.interceptor import CallObserver, ErrorInterceptor, log_call
+from shared.rpc.places import STALL_S, StreamLimit
 from shared.rpc.wire_scan import check_bounds
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,10 @@ class ServerOptions:
     """How often an idle connection is probed, at the least, in both directions."""
     max_concurrent_calls: int | None = None
     """More are refused with RESOURCE_EXHAUSTED by grpc itself."""
+    stall_s: float = STALL_S
+    """How long a stream's caller may take nothing, or send nothing, before the stream is ended."""
+    stream_limits: tuple[StreamLimit, ...] = ()
+    """How many streams may run at the same time; tenants share them."""
     drain_delay_s: float = 0.0
     """How long load balancers may take to notice that the server is not ready any more; calls are taken meanwhile."""
     grace_s: float = 30.0
@@ -161,7 +166,7 @@ async def serve(
     address = str(listen_endpoint(options.address))
     for entry in services:
         check_bounds(entry.full_name)
-    interceptor = ErrorInterceptor(observers)
+    interceptor = ErrorInterceptor(observers, stall_s=options.stall_s, limits=options.stream_limits)
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],
         options=_grpc_options(options),

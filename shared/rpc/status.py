@@ -89,6 +89,7 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.CoordinationUnavailableError, Code.UNAVAILABLE, "COORDINATION_UNAVAILABLE"),
     StatusRow(errors.CoordinationForbiddenError, Code.UNAVAILABLE, "COORDINATION_FORBIDDEN"),
     StatusRow(errors.AdaptersDisabledError, Code.UNAVAILABLE, "ADAPTERS_DISABLED"),
+    StatusRow(errors.StreamStalledError, Code.UNAVAILABLE, "STREAM_STALLED"),
     StatusRow(errors.EngineFailedError, Code.UNAVAILABLE, "ENGINE_FAILED"),
     StatusRow(errors.NoWorkersError, Code.UNAVAILABLE, "NO_WORKERS"),
     StatusRow(errors.RequestDeadlineError, Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),

@@ -10,13 +10,16 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 from shared.errors import (
     BadOffsetError,
     DigestMismatchError,
-    QuotaExceededError,
 )
 from shared.ids import Digest
 from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024
 """Of a stream; it holds two at most. Smaller ones cost visits to threads and turns of the loop, larger ones memory."""
+FIRST_CHUNK_BYTES = 64 * 1024
+"""Of a stream, and of one whose reader is slow: whether it takes anything is then seen within seconds."""
+FAST_S, SLOW_S = 0.25, 1.0
+"""A chunk that is taken within the first lets the next one be larger, one that takes longer than the second smaller."""
 MAX_VERIFIED = 100_000
 
 
@@ -29,6 +32,21 @@ class Encode(Protocol[T_co]):
 
     def __call__(self, data: bytes, offset: int, size_bytes: int) -> T_co:
         """`offset` is the piece's in the blob, `size_bytes` the whole blob's."""
+
+
+class Pace:
+    """How large the chunks of one stream are: small at first, then as its reader takes them."""
+
+    def __init__(self) -> None:
+        self.chunk_bytes = FIRST_CHUNK_BYTES
+        """Of the next one."""
+
+    def add(self, taken_s: float) -> None:
+        """A chunk was taken within so long."""
+        if taken_s > SLOW_S:
+            self.chunk_bytes = FIRST_CHUNK_BYTES
+        elif taken_s <= FAST_S:
+            self.chunk_bytes = min(2 * self.chunk_bytes, CHUNK_BYTES)
 
 
 class Verified:
@@ -106,12 +124,15 @@ class _Reader(Generic[T]):
             self._hash.update(block)
             remaining -= len(block)
 
-    def read_chunk(self) -> T | None:
-        """The next chunk; None at the end. Raises DigestMismatchError before the last one is given away."""
+    def read_chunk(self, most_bytes: int) -> T | None:
+        """The next chunk, of so many bytes at most; None at the end.
+
+        Raises DigestMismatchError before the last one is given away.
+        """
         begin = self._position
         if begin == self._end:
             return None
-        chunk = self._file.read(min(CHUNK_BYTES, self._end - begin))
+        chunk = self._file.read(min(most_bytes, self._end - begin))
         if not chunk:
             raise DigestMismatchError(f"blob {self._digest}", "a file that is too short", self._digest)
         self._position += len(chunk)
@@ -148,29 +169,15 @@ async def read_stream(
         end = min(size_bytes, offset + limit) if limit else size_bytes
         reader = _Reader(file, size_bytes, digest, offset, end, verified, encode)
         await offload(reader.read_prefix)
-        pending = offload.start(reader.read_chunk)
+        pace = Pace()
+        pending = offload.start(reader.read_chunk, pace.chunk_bytes)
         while (chunk := await pending) is not None:
-            pending = offload.start(reader.read_chunk)
+            pending = offload.start(reader.read_chunk, pace.chunk_bytes)
+            given_s = time.monotonic()
             yield chunk
+            pace.add(time.monotonic() - given_s)
     finally:
         if pending is None or pending.done():
             file.close()
         else:
             pending.add_done_callback(lambda _: file.close())
-
-
-class ReadSlots:
-    """Bounds how many streams are read at once, and with that their memory."""
-
-    def __init__(self, max_streams: int) -> None:
-        self._free = max_streams
-        self._max_streams = max_streams
-
-    def __enter__(self) -> None:
-        if not self._free:
-            message = f"{self._max_streams} blobs are being read already; try again shortly"
-            raise QuotaExceededError(message, subject="max_read_streams", retry_after_s=0.5)
-        self._free -= 1
-
-    def __exit__(self, *_: object) -> None:
-        self._free += 1

@@ -10,24 +10,18 @@ from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from shared.rpc.blob_chunks import encode_chunk
 from shared.rpc.tenant import tenant_of
 from store_service.blobs.receiving import UploadChunk, Uploads
-from store_service.blobs.streams import ReadSlots
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
 
-MAX_DIGESTS = 1000
-
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
     """Streams published blobs out and uploads in; served by `shared.rpc.blob_chunks.add_to_server`."""
 
-    def __init__(
-        self, registry: Registry, reader: BlobReader, offload: Offload, turns: Turns, max_read_streams: int
-    ) -> None:
+    def __init__(self, registry: Registry, reader: BlobReader, offload: Offload, turns: Turns) -> None:
         """`turns` are those of all streams that the store sends."""
         self._uploads = Uploads(registry.uploads, offload)
-        self._read_slots = ReadSlots(max_read_streams)
         self._reader = reader
         self._turns = turns
 
@@ -35,12 +29,11 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         """See the service's definition; the messages are encoded already."""
         digest = parse_digest(request.digest)
         _check_range(request.offset, request.limit)
-        with self._read_slots:
-            messages = self._reader.read(tenant_of(context), digest, request.offset, request.limit, encode_chunk)
-            async with aclosing(messages):
-                async for message in messages:
-                    await self._turns.take()
-                    yield message
+        messages = self._reader.read(tenant_of(context), digest, request.offset, request.limit, encode_chunk)
+        async with aclosing(messages):
+            async for message in messages:
+                await self._turns.take()
+                yield message
 
     async def WriteBlob(
         self, request_iterator: AsyncIterator[blob_pb2.WriteBlobRequest], context: Any
@@ -64,9 +57,6 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         self, request: blob_pb2.FindMissingBlobsRequest, context: Any
     ) -> blob_pb2.FindMissingBlobsResponse:
         """See the service's definition."""
-        if len(request.digests) > MAX_DIGESTS:
-            problem = f"found {len(request.digests)}, at most {MAX_DIGESTS}"
-            raise InvalidRequestError([FieldViolation("digests", problem)])
         digests = [parse_digest(text, field=f"digests[{i}]") for i, text in enumerate(request.digests)]
         missing = await self._uploads.missing(tenant_of(context), digests)
         return blob_pb2.FindMissingBlobsResponse(missing_digests=missing)

@@ -1,5 +1,6 @@
 """CompiledCodeService: archives of workers' compiled code, in and out."""
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,12 +9,10 @@ from shared.ids import parse_digest
 from shared.pb.hotslot.store.v1 import compiled_code_pb2 as pb
 from shared.pb.hotslot.store.v1 import compiled_code_pb2_grpc
 from shared.rpc.tenant import tenant_of
-from store_service.blobs.streams import CHUNK_BYTES, ReadSlots
+from store_service.blobs.streams import Pace
 from store_service.compiled_code import CompiledCodeStage, CompiledCodeStore
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
-
-MAX_STREAMS = 8
 
 
 class CompiledCodeServicer(compiled_code_pb2_grpc.CompiledCodeServiceServicer):
@@ -24,38 +23,36 @@ class CompiledCodeServicer(compiled_code_pb2_grpc.CompiledCodeServiceServicer):
         self._code = code
         self._offload = offload
         self._turns = turns
-        self._streams = ReadSlots(MAX_STREAMS)
 
     async def ReadCompiledCode(
         self, request: pb.ReadCompiledCodeRequest, context: Any
     ) -> AsyncIterator[pb.ReadCompiledCodeResponse]:
         """See the service's definition."""
         key = parse_digest(request.key, field="key")
-        with self._streams:
-            file, size_bytes = await self._offload(self._code.open, tenant_of(context), key)
-            with file:
-                while data := await self._offload.to_its_end(file.read, CHUNK_BYTES):
-                    await self._turns.take()
-                    yield pb.ReadCompiledCodeResponse(data=data, size_bytes=size_bytes)
+        file, size_bytes = await self._offload(self._code.open, tenant_of(context), key)
+        pace = Pace()
+        with file:
+            while data := await self._offload.to_its_end(file.read, pace.chunk_bytes):
+                await self._turns.take()
+                given_s = time.monotonic()
+                yield pb.ReadCompiledCodeResponse(data=data, size_bytes=size_bytes)
+                pace.add(time.monotonic() - given_s)
 
     async def WriteCompiledCode(
         self, request_iterator: AsyncIterator[pb.WriteCompiledCodeRequest], context: Any
     ) -> pb.WriteCompiledCodeResponse:
         """See the service's definition."""
         tenant, stage = tenant_of(context), None
-        with self._streams:
-            try:
-                async for message in request_iterator:
-                    if stage is None:
-                        key, digest = parse_digest(message.key, field="key"), parse_digest(message.digest)
-                        stage = await self._offload.to_its_end(
-                            self._code.stage, tenant, key, digest, message.size_bytes
-                        )
-                    await self._offload.to_its_end(stage.write, message.data)
-                await self._offload.to_its_end(_begun(stage).finish)
-            finally:
-                if stage is not None:
-                    stage.discard()
+        try:
+            async for message in request_iterator:
+                if stage is None:
+                    key, digest = parse_digest(message.key, field="key"), parse_digest(message.digest)
+                    stage = await self._offload.to_its_end(self._code.stage, tenant, key, digest, message.size_bytes)
+                await self._offload.to_its_end(stage.write, message.data)
+            await self._offload.to_its_end(_begun(stage).finish)
+        finally:
+            if stage is not None:
+                stage.discard()
         return pb.WriteCompiledCodeResponse()
 
 

@@ -15,8 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 STORE = {ENV_PREFIX + name.upper() for name in StoreSettings.model_fields}
 WORKER = {ENV_PREFIX + name.upper() for name in WorkerSettings.model_fields}
 STORE_NAME = "hotslot-store"
-NUM_UPLOADS = 32
-"""That the store's memory has room for beside all that its settings bound."""
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 
@@ -50,7 +48,7 @@ def test_the_store_fits_into_the_memory_that_kubernetes_gives_it() -> None:
     (container,) = yaml.safe_load((base / "store.yaml").read_text())["spec"]["template"]["spec"]["containers"]
     limit = re.fullmatch(r"(\d+)Mi", container["resources"]["limits"]["memory"])
     assert limit is not None
-    assert settings.memory_bound_bytes + NUM_UPLOADS * STREAM_BYTES <= int(limit[1]) * 2**20
+    assert settings.memory_bound_bytes + settings.max_uploads * STREAM_BYTES <= int(limit[1]) * 2**20
 
 
 @pytest.mark.parametrize(("service", "known"), [("store", STORE), ("worker-a", WORKER), ("worker-b", WORKER)])

@@ -26,6 +26,7 @@ from shared.errors import (
 from shared.ids import TenantId
 from shared.rpc.channel import SAFE_TO_RETRY, ChannelOptions, open_blocking_channel, open_channel
 from shared.rpc.interceptor import CallRecord, _drive
+from shared.rpc.places import Stream
 from shared.rpc.server import LIVENESS, READINESS, RpcServer, ServerOptions, Service, serve, stop_signal
 from shared.rpc.status import from_rpc_error
 from shared.rpc.tenant import tenant_of
@@ -173,7 +174,7 @@ async def test_a_write_that_fails_because_the_caller_left_is_no_bug_of_ours() ->
             raise grpc.aio.InternalError("the batch failed")
 
     with pytest.raises(asyncio.CancelledError):
-        await _drive(messages(), EndedCall())
+        await _drive(messages(), EndedCall(), Stream(60))
     assert closed.is_set()
 
 

@@ -73,6 +73,7 @@ EXAMPLES: list[HotslotError] = [
     errors.SlotsFullError("slots", subject="slots", retry_after_s=0.25),
     errors.QueueFullError("queue", subject="queue"),
     errors.UnavailableError("away", retry_after_s=2.0),
+    errors.StreamStalledError("the reader took nothing for 120 s"),
     errors.DrainingError("w-1"),
     errors.StoreUnavailableError("store away: ünïcode is kept"),
     errors.StoreBusyError("too many calls", retry_after_s=0.75),

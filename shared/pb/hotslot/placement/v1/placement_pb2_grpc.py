@@ -102,7 +102,8 @@ class PlacementServiceServicer:
     def WatchPlacements(self, request, context):
         """Streams the placements that exist, then every change.
 
-        Errors: OUT_OF_RANGE REVISION_COMPACTED.
+        Errors: OUT_OF_RANGE REVISION_COMPACTED; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo);
+        UNAVAILABLE STREAM_STALLED (changes were not taken for stream_stall_s: watch from the last revision that came).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

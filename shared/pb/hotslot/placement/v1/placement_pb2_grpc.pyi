@@ -59,7 +59,8 @@ class PlacementServiceStub:
     WatchPlacements: _grpc.UnaryStreamMultiCallable[_placement_pb2.WatchPlacementsRequest, _placement_pb2.WatchPlacementsResponse]
     """Streams the placements that exist, then every change.
 
-    Errors: OUT_OF_RANGE REVISION_COMPACTED.
+    Errors: OUT_OF_RANGE REVISION_COMPACTED; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo);
+    UNAVAILABLE STREAM_STALLED (changes were not taken for stream_stall_s: watch from the last revision that came).
     """
 
 @_typing.type_check_only
@@ -93,7 +94,8 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     WatchPlacements: _aio.UnaryStreamMultiCallable[_placement_pb2.WatchPlacementsRequest, _placement_pb2.WatchPlacementsResponse]  # type: ignore[assignment]
     """Streams the placements that exist, then every change.
 
-    Errors: OUT_OF_RANGE REVISION_COMPACTED.
+    Errors: OUT_OF_RANGE REVISION_COMPACTED; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo);
+    UNAVAILABLE STREAM_STALLED (changes were not taken for stream_stall_s: watch from the last revision that came).
     """
 
 class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -148,7 +150,8 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_placement_pb2.WatchPlacementsResponse], _abc.AsyncIterator[_placement_pb2.WatchPlacementsResponse]]:
         """Streams the placements that exist, then every change.
 
-        Errors: OUT_OF_RANGE REVISION_COMPACTED.
+        Errors: OUT_OF_RANGE REVISION_COMPACTED; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo);
+        UNAVAILABLE STREAM_STALLED (changes were not taken for stream_stall_s: watch from the last revision that came).
         """
 
 def add_PlacementServiceServicer_to_server(servicer: PlacementServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -351,7 +351,8 @@ class AdapterStoreServiceServicer:
         once the stream stands: what happens from then on is streamed.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
-        listing carries).
+        listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
+        (changes were not taken for stream_stall_s: watch from the last revision that came).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -159,7 +159,8 @@ class AdapterStoreServiceStub:
     once the stream stands: what happens from then on is streamed.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
-    listing carries).
+    listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
+    (changes were not taken for stream_stall_s: watch from the last revision that came).
     """
     RegisterBaseModel: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.RegisterBaseModelRequest, _adapter_store_pb2.RegisterBaseModelResponse]
     """Makes a base model known, so that adapters can be admitted for it. Registering the same spec again
@@ -308,7 +309,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     once the stream stands: what happens from then on is streamed.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
-    listing carries).
+    listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
+    (changes were not taken for stream_stall_s: watch from the last revision that came).
     """
     RegisterBaseModel: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.RegisterBaseModelRequest, _adapter_store_pb2.RegisterBaseModelResponse]  # type: ignore[assignment]
     """Makes a base model known, so that adapters can be admitted for it. Registering the same spec again
@@ -562,7 +564,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         once the stream stands: what happens from then on is streamed.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
-        listing carries).
+        listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
+        (changes were not taken for stream_stall_s: watch from the last revision that came).
         """
 
     @_abc_1.abstractmethod

@@ -76,7 +76,9 @@ class BlobServiceServicer:
         OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
         received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
         UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or too many of this tenant's while others want some, or no room
+        to fetch it back, with RetryInfo); UNAVAILABLE STREAM_STALLED (the reader took nothing for stream_stall_s, or slept
+        while others wanted its place: go on from what has arrived).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,8 +91,9 @@ class BlobServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST; OUT_OF_RANGE BAD_OFFSET (with the committed size);
         DATA_LOSS DIGEST_MISMATCH (the bytes are not what the digest says; the upload is discarded);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left); ABORTED UPLOAD_BUSY (another stream
-        writes the same blob).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left; with RetryInfo: too many uploads at the same time);
+        ABORTED UPLOAD_BUSY (another stream writes the same blob); UNAVAILABLE STREAM_STALLED (nothing came for
+        stream_stall_s: go on from the committed size).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

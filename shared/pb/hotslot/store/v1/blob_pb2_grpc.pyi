@@ -46,7 +46,9 @@ class BlobServiceStub:
     OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
     received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
     UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or too many of this tenant's while others want some, or no room
+    to fetch it back, with RetryInfo); UNAVAILABLE STREAM_STALLED (the reader took nothing for stream_stall_s, or slept
+    while others wanted its place: go on from what has arrived).
     """
     WriteBlob: _grpc.StreamUnaryMultiCallable[_blob_pb2.WriteBlobRequest, _blob_pb2.WriteBlobResponse]
     """Uploads one file. The first message names digest and size; every message's offset must equal the
@@ -55,8 +57,9 @@ class BlobServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST; OUT_OF_RANGE BAD_OFFSET (with the committed size);
     DATA_LOSS DIGEST_MISMATCH (the bytes are not what the digest says; the upload is discarded);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left); ABORTED UPLOAD_BUSY (another stream
-    writes the same blob).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left; with RetryInfo: too many uploads at the same time);
+    ABORTED UPLOAD_BUSY (another stream writes the same blob); UNAVAILABLE STREAM_STALLED (nothing came for
+    stream_stall_s: go on from the committed size).
     """
     GetWriteStatus: _grpc.UnaryUnaryMultiCallable[_blob_pb2.GetWriteStatusRequest, _blob_pb2.GetWriteStatusResponse]
     """Says how much of an upload has been received. An unknown upload answers 0.
@@ -87,7 +90,9 @@ class BlobServiceAsyncStub(BlobServiceStub):
     OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
     received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
     UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or too many of this tenant's while others want some, or no room
+    to fetch it back, with RetryInfo); UNAVAILABLE STREAM_STALLED (the reader took nothing for stream_stall_s, or slept
+    while others wanted its place: go on from what has arrived).
     """
     WriteBlob: _aio.StreamUnaryMultiCallable[_blob_pb2.WriteBlobRequest, _blob_pb2.WriteBlobResponse]  # type: ignore[assignment]
     """Uploads one file. The first message names digest and size; every message's offset must equal the
@@ -96,8 +101,9 @@ class BlobServiceAsyncStub(BlobServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST; OUT_OF_RANGE BAD_OFFSET (with the committed size);
     DATA_LOSS DIGEST_MISMATCH (the bytes are not what the digest says; the upload is discarded);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left); ABORTED UPLOAD_BUSY (another stream
-    writes the same blob).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left; with RetryInfo: too many uploads at the same time);
+    ABORTED UPLOAD_BUSY (another stream writes the same blob); UNAVAILABLE STREAM_STALLED (nothing came for
+    stream_stall_s: go on from the committed size).
     """
     GetWriteStatus: _aio.UnaryUnaryMultiCallable[_blob_pb2.GetWriteStatusRequest, _blob_pb2.GetWriteStatusResponse]  # type: ignore[assignment]
     """Says how much of an upload has been received. An unknown upload answers 0.
@@ -131,7 +137,9 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
         OUT_OF_RANGE BAD_OFFSET (offset beyond the size); DATA_LOSS DIGEST_MISMATCH (rotten bytes were sent: what was
         received of this blob is worthless, reading it again may succeed), BLOB_LOST (no whole copy is left);
         UNAVAILABLE STORE_UNAVAILABLE, SOURCE_UNAVAILABLE (the blob has to be fetched back, and cannot be now);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or no room to fetch it back, with RetryInfo).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams, or too many of this tenant's while others want some, or no room
+        to fetch it back, with RetryInfo); UNAVAILABLE STREAM_STALLED (the reader took nothing for stream_stall_s, or slept
+        while others wanted its place: go on from what has arrived).
         """
 
     @_abc_1.abstractmethod
@@ -146,8 +154,9 @@ class BlobServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST; OUT_OF_RANGE BAD_OFFSET (with the committed size);
         DATA_LOSS DIGEST_MISMATCH (the bytes are not what the digest says; the upload is discarded);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left); ABORTED UPLOAD_BUSY (another stream
-        writes the same blob).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (size limit, or no space left; with RetryInfo: too many uploads at the same time);
+        ABORTED UPLOAD_BUSY (another stream writes the same blob); UNAVAILABLE STREAM_STALLED (nothing came for
+        stream_stall_s: go on from the committed size).
         """
 
     @_abc_1.abstractmethod

@@ -68,7 +68,8 @@ class CompiledCodeServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
         PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
+        stream_stall_s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,7 +81,8 @@ class CompiledCodeServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
         not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
+        UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class CompiledCodeServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
     PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
+    stream_stall_s).
     """
     WriteCompiledCode: _grpc.StreamUnaryMultiCallable[_compiled_code_pb2.WriteCompiledCodeRequest, _compiled_code_pb2.WriteCompiledCodeResponse]
     """Keeps an archive under a key, in place of the one that is there. The first message names key, size and digest of
@@ -53,7 +54,8 @@ class CompiledCodeServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
     not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
+    UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
     """
 
 @_typing.type_check_only
@@ -73,7 +75,8 @@ class CompiledCodeServiceAsyncStub(CompiledCodeServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
     PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
+    stream_stall_s).
     """
     WriteCompiledCode: _aio.StreamUnaryMultiCallable[_compiled_code_pb2.WriteCompiledCodeRequest, _compiled_code_pb2.WriteCompiledCodeResponse]  # type: ignore[assignment]
     """Keeps an archive under a key, in place of the one that is there. The first message names key, size and digest of
@@ -81,7 +84,8 @@ class CompiledCodeServiceAsyncStub(CompiledCodeServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
     not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams).
+    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
+    UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
     """
 
 class CompiledCodeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -104,7 +108,8 @@ class CompiledCodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
         PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
+        stream_stall_s).
         """
 
     @_abc_1.abstractmethod
@@ -118,7 +123,8 @@ class CompiledCodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
         not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams).
+        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
+        UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
         """
 
 def add_CompiledCodeServiceServicer_to_server(servicer: CompiledCodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -67,9 +67,10 @@ class InferenceServiceServicer:
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
         ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
-        token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
-        (the request's step of the model failed, also when it was computed alone, on up to two workers, or after the first
-        token), NON_FINITE_LOGITS (the model with these adapters leaves the range of its element type: NaN or infinity);
+        token), STREAM_STALLED (the reader took nothing for stream_stall_s), ADAPTERS_DISABLED (only to other workers, which
+        then serve the request themselves); INTERNAL STEP_FAILED (the request's step of the model failed, also when it was
+        computed alone, on up to two workers, or after the first token), NON_FINITE_LOGITS (the model with these adapters
+        leaves the range of its element type: NaN or infinity);
         DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -47,9 +47,10 @@ class InferenceServiceStub:
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
     ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
-    token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
-    (the request's step of the model failed, also when it was computed alone, on up to two workers, or after the first
-    token), NON_FINITE_LOGITS (the model with these adapters leaves the range of its element type: NaN or infinity);
+    token), STREAM_STALLED (the reader took nothing for stream_stall_s), ADAPTERS_DISABLED (only to other workers, which
+    then serve the request themselves); INTERNAL STEP_FAILED (the request's step of the model failed, also when it was
+    computed alone, on up to two workers, or after the first token), NON_FINITE_LOGITS (the model with these adapters
+    leaves the range of its element type: NaN or infinity);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
@@ -74,9 +75,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
     QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
     ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
-    token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
-    (the request's step of the model failed, also when it was computed alone, on up to two workers, or after the first
-    token), NON_FINITE_LOGITS (the model with these adapters leaves the range of its element type: NaN or infinity);
+    token), STREAM_STALLED (the reader took nothing for stream_stall_s), ADAPTERS_DISABLED (only to other workers, which
+    then serve the request themselves); INTERNAL STEP_FAILED (the request's step of the model failed, also when it was
+    computed alone, on up to two workers, or after the first token), NON_FINITE_LOGITS (the model with these adapters
+    leaves the range of its element type: NaN or infinity);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
@@ -104,9 +106,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
         ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
-        token), ADAPTERS_DISABLED (only to other workers, which then serve the request themselves); INTERNAL STEP_FAILED
-        (the request's step of the model failed, also when it was computed alone, on up to two workers, or after the first
-        token), NON_FINITE_LOGITS (the model with these adapters leaves the range of its element type: NaN or infinity);
+        token), STREAM_STALLED (the reader took nothing for stream_stall_s), ADAPTERS_DISABLED (only to other workers, which
+        then serve the request themselves); INTERNAL STEP_FAILED (the request's step of the model failed, also when it was
+        computed alone, on up to two workers, or after the first token), NON_FINITE_LOGITS (the model with these adapters
+        leaves the range of its element type: NaN or infinity);
         DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
         """
 

@@ -1,0 +1,30 @@
+"""Limits of the streams that a store serves at the same time."""
+
+from shared.pb.hotslot.placement.v1 import placement_pb2
+from shared.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
+from shared.rpc.places import StreamLimit
+from store_service.settings import StoreSettings
+
+MAX_COMPILED_CODE_STREAMS = 8
+"""Of workers that fetch or send compiled code."""
+
+_BLOBS = f"/{blob_pb2.DESCRIPTOR.services_by_name['BlobService'].full_name}"
+_CODE = f"/{compiled_code_pb2.DESCRIPTOR.services_by_name['CompiledCodeService'].full_name}"
+_CATALOG = f"/{adapter_store_pb2.DESCRIPTOR.services_by_name['AdapterStoreService'].full_name}"
+_PLACEMENTS = f"/{placement_pb2.DESCRIPTOR.services_by_name['PlacementService'].full_name}"
+
+
+def stream_limits(settings: StoreSettings) -> tuple[StreamLimit, ...]:
+    """The limits by method; each is shared between tenants."""
+    return (
+        StreamLimit("max_read_streams", settings.max_read_streams, (f"{_BLOBS}/ReadBlob",)),
+        StreamLimit("max_uploads", settings.max_uploads, (f"{_BLOBS}/WriteBlob",)),
+        StreamLimit(
+            "max_watches", settings.max_watches, (f"{_CATALOG}/WatchAdapters", f"{_PLACEMENTS}/WatchPlacements")
+        ),
+        StreamLimit(
+            "max_compiled_code_streams",
+            MAX_COMPILED_CODE_STREAMS,
+            (f"{_CODE}/ReadCompiledCode", f"{_CODE}/WriteCompiledCode"),
+        ),
+    )
