@@ -30,6 +30,11 @@ _TORCHTUNE_NAMES = {
 _TORCHTUNE_ROTATED = ("attn.q_proj", "attn.k_proj")
 _HEADS = ("lm_head", "embed_out")
 """transformers 5 calls the head of GPT-NeoX differently than its checkpoints do."""
+_TEXT_PARTS = (
+    "model.language_model.model.", "language_model.model.", "model.language_model.", "language_model.",
+    "model.text_model.",
+)  # fmt: skip
+"""Beginnings of the text model's paths in multimodal models and their checkpoints, which differ by version."""
 
 
 class Role(StrEnum):
@@ -109,13 +114,13 @@ def _candidates(path: str) -> Iterator[str]:
     yield "model." + path
     if path.startswith("model."):
         yield path.removeprefix("model.")
-    for marker in ("model.language_model.model.", "language_model.model.", "model.language_model.", "language_model."):
-        if path.startswith(marker):
-            rest = path.removeprefix(marker)
-            yield "model." + rest
-            yield rest
     bare = path.removeprefix("model.")
-    for marker in ("model.language_model.", "language_model.model.", "language_model."):
+    marker = next((marker for marker in _TEXT_PARTS if path.startswith(marker)), None)
+    if marker is not None:
+        bare = path.removeprefix(marker)
+        yield "model." + bare
+        yield bare
+    for marker in _TEXT_PARTS:
         yield marker + bare
     match = _TORCHTUNE_LAYER.fullmatch(path)
     if match is not None and match["rest"] in _TORCHTUNE_NAMES:

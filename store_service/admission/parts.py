@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.base_spec import Absence, BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
+from shared.loaded_modules import REASONS, is_other_part
 from shared.safetensors_header import Header, TensorEntry
 from store_service.admission.keys import ParsedKey, Role, is_rotated_by_torchtune, parse_key, resolve_path
 
@@ -123,6 +124,11 @@ def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -
 
 def _note_unknown(entry: TensorEntry, parsed: ParsedKey, base: BaseSpec, parts: Parts) -> None:
     if parsed.path not in parts.unknown_paths:
+        if is_other_part(parsed.path):
+            expected = "modules of the text model"
+            problem = f"it cannot be adapted, because {REASONS[Absence.OTHER_PART]}"
+            parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))
+            return
         parts.unknown_paths.add(parsed.path)
         expected = f"a module of {base.name}"
         parts.violations.append(

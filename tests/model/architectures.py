@@ -17,6 +17,16 @@ _FULL = {name: size for name, size in _PLAIN.items() if name != "num_key_value_h
 _HEADS_OF_8 = {**_PLAIN, "head_dim": 8}
 _ALTERNATING = {**_HEADS_OF_8, "sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 _GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3}
+_VISION = {
+    "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+_QWEN_VISION = {"depth": 2, "num_heads": 2, "patch_size": 14}
+_QWEN_VISION_2 = {**_QWEN_VISION, "hidden_size": 16, "intermediate_size": 24, "out_hidden_size": 32}
+_THREE_POSITIONS = {
+    **_HEADS_OF_8, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
+}  # fmt: skip
+_OTHERS = r".*(vision|visual).*"
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
@@ -36,6 +46,13 @@ def _served(config_class: type[Any], config: dict[str, Any], notes: str = "", **
 
 def _refused(config_class: type[Any], config: dict[str, Any], why: str, notes: str) -> Case:
     return Case(Architecture(config_class, config), notes, why)
+
+
+def _text_part(
+    config_class: type[Any], text: dict[str, Any], vision: dict[str, Any], notes: str, refused: str = "", **more: Any
+) -> Case:
+    made = {"text_config": text, "vision_config": vision, **more}
+    return Case(Architecture(config_class, made, others=_OTHERS), notes, refused)
 
 
 CASES = {
@@ -98,6 +115,68 @@ CASES = {
     ),
     "exaone4": _served(transformers.Exaone4Config, _ALTERNATING, "alternating windows"),
     "nemotron": _served(transformers.NemotronConfig, _PLAIN, "squared ReLU"),
+    "gemma3": _text_part(
+        transformers.Gemma3Config, {**_ALTERNATING, "model_type": "gemma3_text"},
+        {**_VISION, "model_type": "siglip_vision_model"}, "text part", mm_tokens_per_image=4, image_token_index=60,
+        boi_token_index=61, eoi_token_index=62,
+    ),
+    "mistral3": _text_part(
+        transformers.Mistral3Config, {**_HEADS_OF_8, "model_type": "mistral", "sliding_window": None},
+        {**_VISION, "model_type": "pixtral"}, "text part", image_token_index=60,
+    ),
+    "llava": _text_part(
+        transformers.LlavaConfig, {**_PLAIN, "model_type": "llama"}, {**_VISION, "model_type": "clip_vision_model"},
+        "text part", image_token_index=60,
+    ),
+    "llava_next": _text_part(
+        transformers.LlavaNextConfig, {**_PLAIN, "model_type": "mistral", "sliding_window": None},
+        {**_VISION, "model_type": "clip_vision_model"}, "text part", image_token_index=60,
+    ),
+    "llava_onevision": _text_part(
+        transformers.LlavaOnevisionConfig, {**_PLAIN, "model_type": "qwen2"},
+        {**_VISION, "model_type": "siglip_vision_model"}, "text part", image_token_index=60, video_token_index=61,
+    ),
+    "internvl": _text_part(
+        transformers.InternVLConfig, {**_PLAIN, "model_type": "qwen2"},
+        {**_VISION, "model_type": "internvl_vision", "image_size": [28, 28], "patch_size": [14, 14]}, "text part",
+        image_token_id=60,
+    ),
+    "idefics3": _text_part(
+        transformers.Idefics3Config, {**_PLAIN, "model_type": "llama", "pad_token_id": 0}, _VISION, "text part",
+        image_token_id=60, pad_token_id=0,
+    ),
+    "smolvlm": _text_part(
+        transformers.SmolVLMConfig, {**_PLAIN, "model_type": "llama", "pad_token_id": 0}, _VISION, "text part",
+        image_token_id=60, pad_token_id=0,
+    ),
+    "qwen2_vl": _text_part(
+        transformers.Qwen2VLConfig, _THREE_POSITIONS,
+        {**_QWEN_VISION, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2},
+        "text part, whose three positions are one", image_token_id=60, video_token_id=61, vision_start_token_id=62,
+        vision_end_token_id=63,
+    ),
+    "qwen2_5_vl": _text_part(
+        transformers.Qwen2_5_VLConfig, _THREE_POSITIONS,
+        {**_QWEN_VISION_2, "fullatt_block_indexes": [1]},
+        "text part, whose three positions are one", image_token_id=60, video_token_id=61, vision_start_token_id=62,
+        vision_end_token_id=63,
+    ),
+    "qwen3_vl": _text_part(
+        transformers.Qwen3VLConfig, _THREE_POSITIONS,
+        {**_QWEN_VISION_2, "deepstack_visual_indexes": [0]},
+        "text part, whose three positions are one", image_token_id=60, video_token_id=61, vision_start_token_id=62,
+        vision_end_token_id=63,
+    ),
+    "paligemma": _text_part(
+        transformers.PaliGemmaConfig, {**_HEADS_OF_8, "model_type": "gemma"},
+        {**_VISION, "model_type": "siglip_vision_model"}, "tokens that see those after them", projection_dim=32,
+        image_token_index=60, refused="the worker's logits differ .* GemmaAttention",
+    ),
+    "aya_vision": _text_part(
+        transformers.AyaVisionConfig, {**_ALTERNATING, "model_type": "cohere2"},
+        {**_VISION, "model_type": "siglip_vision_model"}, "logits that the whole model does not scale",
+        image_token_index=60, refused="its text part alone answers otherwise than the whole model",
+    ),
     "gpt_oss": _refused(
         transformers.GptOssConfig,
         {**_ALTERNATING, "num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": {

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,7 +69,8 @@ def compare(loaded: LoadedModel, base: Path, case: Case, targets: list[str], fol
     adapters: dict[str, HostAdapter] = {}
     oracles = {"base": PeftOracle(base)}
     for name, target_modules in arguments.items():
-        adapter = make_adapter(base, folder / name, target_modules=target_modules, r=6, lora_alpha=12)
+        others: dict[str, Any] = {"exclude_modules": case.architecture.others} if case.architecture.others else {}
+        adapter = make_adapter(base, folder / name, target_modules=target_modules, r=6, lora_alpha=12, **others)
         adapters[name] = decoded(loaded, adapter)
         oracles[name] = PeftOracle(base, adapter)
     problems = []

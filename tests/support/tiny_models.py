@@ -27,6 +27,8 @@ class Architecture:
     attention: str = "q_proj"
     mlp: str = "down_proj"
     embedding: str = "embed_tokens"
+    others: str = ""
+    """Regular expression of the paths that are no part of the text model."""
 
 
 ARCHITECTURES = {
@@ -51,16 +53,30 @@ def make_model(folder: Path, architecture: str, *, is_tied: bool, seed: int = 0)
 def save_model(folder: Path, architecture: Architecture, seed: int = 0, **config: Any) -> Path:
     """The same for an architecture that has no name here."""
     torch.manual_seed(seed)
-    made = architecture.config_class(**architecture.config, bos_token_id=1, eos_token_id=2, **config)
-    transformers.AutoModelForCausalLM.from_config(made).save_pretrained(folder)
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    text_config = architecture.config.get("text_config")
+    of_part = {"text_config": {**text_config, **ends}} if text_config is not None else ends
+    made = architecture.config_class(**{**architecture.config, **of_part}, **config)
+    auto_class(made).from_config(made).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t0"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
     return folder
 
 
+def auto_class(config: transformers.PretrainedConfig) -> Any:
+    """What loads a model of this config as people do, a multimodal one as a whole."""
+    is_multimodal = config.get_text_config(decoder=True) is not config
+    return transformers.AutoModelForImageTextToText if is_multimodal else transformers.AutoModelForCausalLM
+
+
+def load_whole(base: Path) -> Any:
+    """The model of a folder, in fp32."""
+    return auto_class(transformers.AutoConfig.from_pretrained(base)).from_pretrained(base, dtype=torch.float32)
+
+
 def make_adapter(base: Path, folder: Path, *, seed: int = 1, **arguments: Any) -> Path:
     """A LoRA whose every part does something, saved by PEFT."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = load_whole(base)
     torch.manual_seed(seed)
     config = LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **arguments)
     get_peft_model(model, config).save_pretrained(folder)
@@ -81,7 +97,7 @@ class PeftOracle:
         return oracle
 
     def _load(self, base: Path, mix: Sequence[tuple[Path, float]]) -> None:
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model: Any = load_whole(base)
         weights = {f"a{index}": weight for index, (_, weight) in enumerate(mix)}
         for name, (adapter, _) in zip(weights, mix, strict=True):
             if name == "a0":

@@ -38,9 +38,9 @@ def add_slots(
         model.set_input_embeddings(slot_embeddings[targets.embedding.path])
     slot_linears: dict[str, SlotLinear] = {}
     for target in targets.linears:
-        linear = as_linear(model.get_submodule(target.path))
+        linear = as_linear(model.get_submodule(targets.path_of(target)))
         slot_linears[target.path] = SlotLinear(linear, *shares[target.path], step, step.gates_TS)
-        model.set_submodule(target.path, slot_linears[target.path])
+        model.set_submodule(targets.path_of(target), slot_linears[target.path])
     if targets.head is not None:
         head = model.get_output_embeddings()
         assert isinstance(head, nn.Linear)

@@ -11,7 +11,7 @@ import structlog
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from shared.base_model import spec_from_folder
 from shared.errors import FieldViolation, InvalidRequestError, ModelNotServableError
@@ -27,6 +27,7 @@ from worker_service.model.options import Bucket, LoadedModel, ModelOptions, Star
 from worker_service.model.runner import TorchRunner
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import Targets, choose_targets
+from worker_service.model.text_part import load_text_model
 from worker_service.model.warm_up import warm_up
 from worker_service.model.weights import SlotLayout, WeightsDecoder
 
@@ -79,7 +80,8 @@ def load_model(
             shared_code.bring(key)
     with stages.stage("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        text_model = load_text_model(folder, spec, dtype, device)
+        model, spec = text_model.model, text_model.spec
         model.requires_grad_(False)
     with stages.stage("expect"):
         expectation = self_test.expect(model, limits, dtype)
@@ -91,7 +93,7 @@ def load_model(
             and kernels.load_kernels(options.cache_dir)
         )
     with stages.stage("adapt"):
-        targets = choose_targets(model, spec, options.target_modules)
+        targets = choose_targets(model, spec, options.target_modules, text_model.paths)
         if targets.without_slots:
             examples = dict(itertools.islice(targets.without_slots.items(), 2))
             log.warning("modules_without_slots", modules=len(targets.without_slots), examples=examples)

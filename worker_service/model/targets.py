@@ -25,12 +25,18 @@ class Targets:
     """The modules that get slots, all known to be in the loaded model with the spec's shapes."""
 
     linears: tuple[BaseModule, ...]
-    """In the layers; their paths are the model's too."""
+    """In the layers."""
     embedding: BaseModule | None
     head: BaseModule | None
     """Of these two, the spec's path may not be the model's."""
     without_slots: Mapping[str, str] = field(default_factory=dict)
     """Linears in the layers that cannot have slots, by path: what they are in the loaded model."""
+    paths: Mapping[str, str] = field(default_factory=dict)
+    """Paths in the loaded model where they are not the spec's."""
+
+    def path_of(self, linear: BaseModule) -> str:
+        """The path in the loaded model of a linear in its layers."""
+        return self.paths.get(linear.path, linear.path)
 
     @property
     def modules(self) -> tuple[BaseModule, ...]:
@@ -59,16 +65,20 @@ def as_linear(module: nn.Module) -> nn.Linear:
     return linear
 
 
-def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str]) -> Targets:
+def choose_targets(
+    model: PreTrainedModel, spec: BaseSpec, names: Sequence[str], paths: Mapping[str, str] | None = None
+) -> Targets:
     """The modules whose last name is in `names`; all linears of the loaded model's layers if it is empty.
 
     Linears that transformers replaced when it loaded the model, such as experts that became one parameter, are left
-    out unless they are named. Raises InvalidRequestError for a name that means nothing, when a named module is not in
-    the loaded model as the spec has it, when a size is another one, and when nothing is left.
+    out unless they are named. `paths` are those of the spec's modules in the model, where they are not the same.
+    Raises InvalidRequestError for a name that means nothing, when a named module is not in the loaded model as the
+    spec has it, when a size is another one, and when nothing is left.
     """
     all_linear = not names or ALL_LINEAR in names
     inside = {id(module) for layer in find_layers(model) for module in layer.modules()}
     loaded = dict(model.named_modules())
+    paths = paths or {}
     ends = (spec.token_embedding, spec.head)
     linears: list[BaseModule] = []
     misfits: dict[BaseModule, str] = {}
@@ -77,12 +87,13 @@ def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str])
         is_linear = module.kind is ModuleKind.LINEAR and module not in ends
         if not is_linear or not (all_linear or module.name in names):
             continue
-        found = loaded.get(module.path)
+        found = loaded.get(paths.get(module.path, module.path))
         is_inside = module.is_in_layer if found is None else id(found) in inside
         if not is_inside:
             continue
         problem = _misfit(module, found)
-        if problem and module.name not in names and not isinstance(found, nn.Linear | Conv1D):
+        is_absent = module.absence is not None or module.name not in names
+        if problem and is_absent and not isinstance(found, nn.Linear | Conv1D):
             without_slots[module.path] = problem
             continue
         linears.append(module)
@@ -95,7 +106,7 @@ def choose_targets(model: PreTrainedModel, spec: BaseSpec, names: Sequence[str])
             misfits[end] = problem
     if misfits:
         raise _misfits_error(spec, misfits, linears)
-    targets = Targets(tuple(linears), embedding, head, without_slots)
+    targets = Targets(tuple(linears), embedding, head, without_slots, paths)
     if without_slots and not linears:
         raise _misfits_error(spec, {m: without_slots[m.path] for m in spec.modules if m.path in without_slots}, ())
     _check_names(names, {module.name for module in targets.modules}, spec)
@@ -135,7 +146,8 @@ def _misfits_error(
 def _check_names(names: Sequence[str], chosen: set[str], spec: BaseSpec) -> None:
     unknown = sorted(set(names) - chosen - {ALL_LINEAR})
     if unknown or not chosen:
-        known = {m.name for m in spec.modules if m.kind is ModuleKind.LINEAR and m.is_in_layer}
+        linears = (m for m in spec.modules if m.kind is ModuleKind.LINEAR and m.absence is None)
+        known = {module.name for module in linears if module.is_in_layer}
         known |= {module.name for module in (spec.token_embedding, spec.head) if module is not None}
         raise _bad(f"found {unknown or list(names)}, expected {ALL_LINEAR} or some of {', '.join(sorted(known))}")
 
