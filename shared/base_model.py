@@ -63,7 +63,7 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     spec = replace(
         spec,
         modules=tuple(
-            replace(m, values_digest=_values_digest(m.path, parameters)) if m in copied else m for m in modules
+            replace(m, values_digest=_values_digest(m.path, parameters)) if m in copied else m for m in spec.modules
         ),
     )
     check_spec(spec)

@@ -26,7 +26,7 @@ _QWEN_VISION_2 = {**_QWEN_VISION, "hidden_size": 16, "intermediate_size": 24, "o
 _THREE_POSITIONS = {
     **_HEADS_OF_8, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]},
 }  # fmt: skip
-_OTHERS = r".*(vision|visual).*"
+_OTHERS = r".*(vision|visual|projector|connector|merger).*"
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 

@@ -5,8 +5,10 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from shared.base_spec import Absence
+from shared.loaded_modules import text_part
 from tests.model.architectures import CASES
 from tests.model.loaded_oracle import Checkpoint, small, wrong
+from tests.support.tiny_models import auto_class
 
 NO_DECODERS = frozenset({
     "bert", "bert-generation", "big_bird", "blip-2", "camembert", "data2vec-text", "electra", "ernie", "git",
@@ -36,14 +38,14 @@ FOREIGN = {
     "expert": ("{prefix}{list}.0.mlp.experts.3.gate_proj", Absence.EXPERT),
     "router": ("{prefix}{list}.0.mlp.gate", Absence.ROUTER),
 }
-LISTS = {"gpt2": ("transformer.", "h"), "gpt_bigcode": ("transformer.", "h"), "gpt_neox": ("gpt_neox.", "layers"),
-         "opt": ("model.decoder.", "layers")}  # fmt: skip
+LAYER_LISTS = {"gpt2": "h", "gpt_bigcode": "h"}
 SERVED = {model_type: case for model_type, case in CASES.items() if not case.refused}
 
 
 def made(model_type: str) -> Checkpoint:
     architecture = CASES[model_type].architecture
-    return Checkpoint.of(architecture.config_class(**architecture.config))
+    config = architecture.config_class(**architecture.config)
+    return Checkpoint.of(config, auto_class(config))
 
 
 @pytest.mark.parametrize("model_type", SERVED)
@@ -58,7 +60,9 @@ def test_linears_of_a_served_type_are_loaded_exactly_where_the_rules_say_so(mode
 @pytest.mark.parametrize("model_type", SERVED)
 def test_what_a_checkpoint_holds_beyond_its_model_is_told_from_it(model_type: str) -> None:
     checkpoint = made(model_type)
-    prefix, layers = LISTS.get(model_type, ("model.", "layers"))
+    part = text_part(checkpoint.spec().modules)
+    assert part is not None
+    prefix, layers = part.prefix, LAYER_LISTS.get(model_type, "layers")
     count = checkpoint.model.config.get_text_config().num_hidden_layers
     names = {name: path.format(prefix=prefix, list=layers, count=count) for name, (path, _) in FOREIGN.items()}
     grown = checkpoint.with_more({f"{path}.weight": (7, 5) for path in names.values()})
@@ -68,7 +72,7 @@ def test_what_a_checkpoint_holds_beyond_its_model_is_told_from_it(model_type: st
     for name, path in names.items():
         assert found[path].absence is FOREIGN[name][1], name
     assert spec.head is not None
-    assert spec.head.path in ("lm_head", "embed_out")
+    assert spec.head.path in ("lm_head", "embed_out", "language_model.lm_head")
 
 
 @pytest.mark.parametrize("config_class", MODEL_FOR_CAUSAL_LM_MAPPING, ids=lambda it: it.model_type)
