@@ -124,7 +124,7 @@ def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -
 
 def _note_unknown(entry: TensorEntry, parsed: ParsedKey, base: BaseSpec, parts: Parts) -> None:
     if parsed.path not in parts.unknown_paths:
-        if is_other_part(parsed.path):
+        if is_other_part(parsed.path) and any(m.absence is Absence.OTHER_PART for m in base.modules):
             expected = "modules of the text model"
             problem = f"it cannot be adapted, because {REASONS[Absence.OTHER_PART]}"
             parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))

@@ -1,4 +1,4 @@
-"""Adapters on the text part of multimodal checkpoints, under every name that exports give it; other parts are refused."""
+"""Adapters on the text part of multimodal checkpoints, under every name that exports give it; others are refused."""
 
 import json
 from collections.abc import Callable
