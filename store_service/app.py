@@ -47,6 +47,7 @@ from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
+from store_service.placement.access import tell_access
 from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import Ranks
 from store_service.placement.queries import Wanted
@@ -236,7 +237,9 @@ def _open_blobs(settings: StoreSettings, catalog: SqlCatalog, engine: Engine, st
 async def _redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
     if settings.redis_url is None:
         return None
-    return await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+    redis = await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+    stack.callback(asyncio.create_task(tell_access(redis)).cancel)
+    return redis
 
 
 def _placement(redis: RedisConnection | None, registry: Registry, lookups: CallQueue) -> list[Service]:

@@ -19,7 +19,9 @@ from client.cli.supervisor import Event, Plan, Supervisor
 from client.cli.valkey import SupervisedValkey
 from client.store import DEFAULT_STORE
 from client.worker import DEFAULT_WORKER
+from shared.coordination.redis_url import RedisUrl
 from shared.errors import InvalidRequestError
+from shared.secret_urls import masked_url
 
 DEMO_MODEL = "demo"
 
@@ -55,6 +57,7 @@ def up(
     {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name, endpoint},
     {event: "stopped"}.
     """
+    _check_redis_url(redis_url)
     data_dir = data_dir.expanduser().absolute()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
     for port in (store_port, *range(worker_port, worker_port + workers)):
@@ -135,6 +138,15 @@ def _demo_model(model_name: str) -> tuple[str, str]:
     return found.stdout.strip().splitlines()[-1], model_name or "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
+def _check_redis_url(url: str) -> None:
+    """Raise InvalidRequestError, without the URL itself, for one that the children would refuse."""
+    try:
+        if url:
+            RedisUrl.check(url)
+    except ValueError as exc:
+        raise InvalidRequestError([], f"--redis-url (HOTSLOT_REDIS_URL): {exc}") from exc
+
+
 def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
     store, *workers = (child.spec for child in supervisor.children)
     if as_json:
@@ -143,7 +155,7 @@ def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
             {
                 "store": store.endpoint,
                 "workers": [spec.endpoint for spec in workers],
-                "redis_url": plan.redis_url,
+                "redis_url": masked_url(plan.redis_url),
                 "data_dir": str(plan.data_dir),
                 "pids": {child.spec.name: child.pid for child in supervisor.children},
                 "valkey_pid": supervisor.valkey.pid if supervisor.valkey is not None else None,

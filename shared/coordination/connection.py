@@ -15,11 +15,14 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from shared.coordination.redis_url import CLUSTER
+from shared.coordination.rights import refusal
 from shared.coordination.scripts import Script
-from shared.errors import CoordinationUnavailableError
+from shared.errors import CoordinationForbiddenError, CoordinationUnavailableError
 from shared.secret_urls import masked_url
 
 T = TypeVar("T")
+
+_PING = "{hotslot}:ping"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,10 @@ class RedisOptions:
 
 
 class RedisConnection:
-    """A pool of connections; raises CoordinationUnavailableError for everything that can go wrong with them."""
+    """A pool of connections; raises CoordinationUnavailableError for everything that can go wrong with them.
+
+    CoordinationForbiddenError, a kind of it, is for what its access rules refuse.
+    """
 
     def __init__(self, options: RedisOptions) -> None:
         self._shown_url = masked_url(options.url)
@@ -58,7 +64,7 @@ class RedisConnection:
     async def ping(self) -> None:
         """Return when Redis answers; raises CoordinationUnavailableError when it does not."""
         # A read that any node of a cluster routes alike, where PING would go to one node only.
-        await self.run(lambda client: client.exists("{hotslot}:ping"))
+        await self.run(lambda client: client.exists(_PING), [_PING])
 
     async def evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
         """Run a script by its hash, sending its text only to a server that does not know it yet."""
@@ -69,20 +75,27 @@ class RedisConnection:
             except exceptions.NoScriptError:
                 return await client.eval(script.text, len(keys), *keys, *arguments)
 
-        return await self.run(call)
+        return await self.run(call, keys, script.name)
 
-    async def run(self, command: Callable[[Any], Awaitable[T]]) -> T:
-        """Run a command to its end, even if the caller is cancelled meanwhile."""
-        task = asyncio.create_task(self._bounded(command))
+    async def run(self, command: Callable[[Any], Awaitable[T]], keys: Sequence[str] = (), script: str = "") -> T:
+        """Run a command to its end, even if the caller is cancelled meanwhile.
+
+        The keys that it names, and the script that it runs, are for the message of a refusal.
+        """
+        task = asyncio.create_task(self._bounded(command, keys, script))
         self._running.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
 
-    async def _bounded(self, command: Callable[[Any], Awaitable[T]]) -> T:
+    async def _bounded(self, command: Callable[[Any], Awaitable[T]], keys: Sequence[str], script: str) -> T:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await command(self._client)
-        except (exceptions.RedisError, OSError, TimeoutError) as exc:
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as exc:
+            if (refused := refusal(exc, keys, script)) is not None:
+                raise CoordinationForbiddenError(
+                    f"Redis at {self._shown_url} refuses {refused}; docs/network.md has the rights that its user needs"
+                ) from exc
             reason = str(exc) or type(exc).__name__
             raise CoordinationUnavailableError(
                 f"Redis at {self._shown_url} cannot be used: {reason}", retry_after_s=1.0

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from shared.coordination.connection import RedisConnection
 from shared.coordination.keys import POOLS, PoolKeys
 from shared.coordination.records import (
@@ -10,17 +12,22 @@ from shared.coordination.records import (
     PlacementChange,
     PlacementsView,
     PoolView,
+    WorkerRecord,
     decode_changes,
     decode_resident,
     decode_worker,
 )
 from shared.coordination.scripts import CHANGES, PLACEMENTS, REVISION_SEQUENCES, TAIL, WORKERS
-from shared.errors import RevisionCompactedError
+from shared.endpoints import advertised_endpoint
+from shared.errors import InvalidEndpointError, RevisionCompactedError
 from shared.ids import Digest, WorkerId
 
 _WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
 _WATCH_RETENTION_MS = 60_000
 _CHANGES_PER_READ = 100
+_MAX_TOLD = 1_000
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +48,12 @@ class Directory:
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
+        self._told: set[WorkerId] = set()
+        """Of whom it was logged that they cannot be dialled."""
 
     async def pools(self) -> list[Digest]:
         """The base model digests that workers serve or served lately."""
-        found: list[str] = await self._connection.run(lambda client: client.zrange(POOLS, 0, -1))
+        found: list[str] = await self._connection.run(lambda client: client.zrange(POOLS, 0, -1), [POOLS])
         return sorted(Digest(digest) for digest in found)
 
     async def workers(self, pool: Digest) -> PoolView:
@@ -54,7 +63,8 @@ class Directory:
         width = len(_WORKER_FIELDS)
         rows = (flat[start : start + width] for start in range(0, len(flat), width))
         records = [decode_worker(dict(zip(_WORKER_FIELDS, row, strict=True))) for row in rows]
-        return PoolView(tuple(sorted(records, key=lambda r: r.info.worker_id)), int(now_ms) / 1e3, since)
+        reachable = sorted(filter(self._can_be_dialled, records), key=lambda r: r.info.worker_id)
+        return PoolView(tuple(reachable), int(now_ms) / 1e3, since)
 
     async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[Placement, ...]]:
         """Who holds these versions: one call, and work by the number of holders, not by the size of the fleet."""
@@ -79,7 +89,7 @@ class Directory:
     async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
         """Everything that a worker reported, by digest."""
         key = PoolKeys.of(pool).residency(worker_id)
-        stored: dict[str, str] = await self._connection.run(lambda client: client.hgetall(key))
+        stored: dict[str, str] = await self._connection.run(lambda client: client.hgetall(key), [key])
         return tuple(Placement(worker_id, decode_resident(d, value)) for d, value in sorted(stored.items()))
 
     async def revision(self, pool: Digest) -> int:
@@ -110,6 +120,18 @@ class Directory:
         # Something may still happen in the millisecond of the read.
         settled = newest if more else max(newest, int(now_ms) * REVISION_SEQUENCES - 1)
         return ChangesRead(tuple(changes), newest, settled, more)
+
+    def _can_be_dialled(self, record: WorkerRecord) -> bool:
+        """True for a worker that told an address at which others reach it; of another, the log says so once."""
+        worker_id, endpoint = record.info.worker_id, record.info.endpoint
+        try:
+            advertised_endpoint(endpoint)
+        except InvalidEndpointError as exc:
+            if worker_id not in self._told:
+                self._told = {*self._told, worker_id} if len(self._told) < _MAX_TOLD else {worker_id}
+                log.warning("worker_left_out", worker_id=worker_id, why=exc.message)
+            return False
+        return True
 
 
 def _revision(entry_id: str) -> int:

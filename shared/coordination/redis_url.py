@@ -41,6 +41,8 @@ class RedisUrl(SecretUrl):
     def check(cls, url: str) -> None:
         """Raise ValueError, without any part of the URL but its scheme, for what cannot be used."""
         scheme = scheme_of(url)
+        if not scheme:
+            raise ValueError(f"expected a URL, for example {cls.example}")
         if "sentinel" in scheme:
             raise ValueError(
                 f"{scheme}:// is not supported: name one node with redis://, or a cluster with redis+cluster://"
@@ -60,7 +62,11 @@ class RedisUrl(SecretUrl):
             raise ValueError("port 0 cannot be dialled: expected 1 to 65535")
         if scheme == "unix" and (host or parts.path in ("", "/")):
             raise ValueError("expected the path of a socket: unix:///path/to/redis.sock")
-        for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if scheme in CLUSTER_SCHEMES and parts.path not in ("", "/", "/0"):
+            raise ValueError("a cluster has no numbered databases: leave the number out")
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if scheme in CLUSTER_SCHEMES and name == "db" and value != "0":
+                raise ValueError("a cluster has no numbered databases: leave db out")
             if name not in _PARAMETERS:
                 # The name may be the end of a password.
                 raise ValueError(f"unknown parameter after ?; known: {', '.join(sorted(_PARAMETERS))}; or {UNESCAPED}")

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
@@ -275,3 +276,18 @@ async def test_watching_alone_notices_that_the_last_worker_died(redis: RedisConn
         return [c.after for c in (await directory.changes(POOL, start)).changes][-1:] == [None]
 
     await until_async(ended)
+
+
+@pytest.mark.parametrize("endpoint", ["fd00::1:7500", "nonsense", "0.0.0.0:7500", "host:0", "[fe80::1%eth0]:7500"])
+async def test_a_worker_whose_address_nobody_can_dial_is_left_out_and_logged_once(
+    redis: RedisConnection, endpoint: str
+) -> None:
+    await Member(redis, worker("w-0", endpoint=endpoint)).announce()
+    await joined(redis, "w-1")
+    directory = Directory(redis)
+    with capture_logs() as logs:
+        assert await ids(directory) == ["w-1"]
+        assert await ids(directory) == ["w-1"]
+    (entry,) = logs
+    assert (entry["event"], entry["worker_id"]) == ("worker_left_out", "w-0")
+    assert endpoint in entry["why"]

@@ -1,6 +1,7 @@
 """Secrets in settings: refused in one line where they cannot be read, and never shown, whole or in part."""
 
 import traceback
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from redis.asyncio import ConnectionPool
 
+from client.cli.app import run
 from shared.coordination.connection import RedisOptions
 from shared.coordination.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES, RedisUrl
 from shared.secret_urls import SecretUrl, masked_url
@@ -96,6 +98,8 @@ def test_any_password_is_shown_masked_and_taken_once_it_is_encoded(characters: s
         ("redis://ho st:6379", "expected host:port"),
         ("unix://run/redis.sock", "expected the path of a socket"),
         ("unix://", "expected the path of a socket"),
+        ("redis+cluster://host:6379/1", "a cluster has no numbered databases"),
+        ("rediss+cluster://host?db=2", "a cluster has no numbered databases"),
     ],
 )
 @pytest.mark.parametrize(("kind", "needed"), KINDS, ids=["store", "worker"])
@@ -226,3 +230,16 @@ def test_a_worker_on_a_socket_must_say_where_others_reach_it() -> None:
         WorkerSettings(model="m", listen="unix:/run/worker.sock", redis_url=redis)
     WorkerSettings(model="m", listen="unix:/run/worker.sock")
     WorkerSettings(model="m", listen="unix:/run/worker.sock", redis_url=redis, advertise="host:1")
+
+
+@pytest.mark.parametrize("url", ["redis://:SECRET/x@host:1", "redis+sentinel://:SECRET@host", "SECRET"])
+def test_up_refuses_a_redis_url_before_it_starts_anything(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["up", "--redis-url", url, "--data-dir", str(tmp_path / "data")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("hotslot: --redis-url (HOTSLOT_REDIS_URL): ")
+    assert "SECRET" not in line
+    assert not (tmp_path / "data").exists()

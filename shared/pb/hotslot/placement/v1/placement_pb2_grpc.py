@@ -29,7 +29,8 @@ class PlacementServiceStub:
     """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
-    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached; a client then calls
+    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
+    COORDINATION_FORBIDDEN when it refuses the store's user a command, a key or the login; a client then calls
     any worker.
     """
 
@@ -65,7 +66,8 @@ class PlacementServiceServicer:
     """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
-    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached; a client then calls
+    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
+    COORDINATION_FORBIDDEN when it refuses the store's user a command, a key or the login; a client then calls
     any worker.
     """
 
@@ -144,7 +146,8 @@ class PlacementService:
     """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
-    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached; a client then calls
+    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
+    COORDINATION_FORBIDDEN when it refuses the store's user a command, a key or the login; a client then calls
     any worker.
     """
 

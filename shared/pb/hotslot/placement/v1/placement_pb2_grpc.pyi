@@ -30,7 +30,8 @@ class PlacementServiceStub:
     """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
-    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached; a client then calls
+    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
+    COORDINATION_FORBIDDEN when it refuses the store's user a command, a key or the login; a client then calls
     any worker.
     """
 
@@ -68,7 +69,8 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
-    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached; a client then calls
+    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
+    COORDINATION_FORBIDDEN when it refuses the store's user a command, a key or the login; a client then calls
     any worker.
     """
 
@@ -102,7 +104,8 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
     """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
-    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached; a client then calls
+    Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
+    COORDINATION_FORBIDDEN when it refuses the store's user a command, a key or the login; a client then calls
     any worker.
     """
 
