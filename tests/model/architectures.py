@@ -170,7 +170,7 @@ CASES = {
     "paligemma": _text_part(
         transformers.PaliGemmaConfig, {**_HEADS_OF_8, "model_type": "gemma"},
         {**_VISION, "model_type": "siglip_vision_model"}, "tokens that see those after them", projection_dim=32,
-        image_token_index=60, refused="the worker's logits .* GemmaAttention",
+        image_token_index=60, refused="the worker's logits .*GemmaAttention",
     ),
     "aya_vision": _text_part(
         transformers.AyaVisionConfig, {**_ALTERNATING, "model_type": "cohere2"},
