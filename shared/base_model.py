@@ -17,6 +17,7 @@ from typing import Any
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidAdapterError, InvalidRequestError
 from shared.loaded_modules import with_absences
+from shared.quantisation import method_of
 from shared.safetensors_header import HeaderLimits, TensorEntry, read_header_of
 from shared.weight_values import STORAGE, values_digest
 
@@ -47,16 +48,19 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     embeddings, layers by number, the rest. Names and shapes are those of the checkpoint, so fused
     projections stay fused, and parameters of another rank (3-D expert weights) are not targets. Which of them the
     loaded model has is derived beside the digest (`shared/loaded_modules.py`). Raises
-    InvalidRequestError when the folder is not a model with safetensors.
+    InvalidRequestError when the folder is not a model with safetensors, or a quantised one.
     """
     config = _read_json(folder / "config.json")
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise _bad_folder(folder, "config.json has no model_type")
+    refuse_quantised(folder)
     parameters = _read_parameters(folder)
+    if method := method_of({}, (parameter.entry for parameter in parameters.values())):
+        raise _quantised(folder, method)
     modules = modules_of((parameter.entry for parameter in parameters.values()), model_type)
     if not any(module.kind is ModuleKind.LINEAR for module in modules):
-        raise _bad_folder(folder, "it has no linear layers that an adapter could target (is it quantised?)")
+        raise _bad_folder(folder, "it has no linear layers that an adapter could target")
     spec = with_absences(BaseSpec(name, model_type, _fingerprint(parameters), modules), config)
     # Adapters on these come with a copy of their weight, which has to be known again.
     copied = (spec.token_embedding, spec.head)
@@ -68,6 +72,12 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     )
     check_spec(spec)
     return spec
+
+
+def refuse_quantised(folder: Path) -> None:
+    """Raise InvalidRequestError where config.json says that weights are quantised; no other file need be there."""
+    if method := method_of(_read_json(folder / "config.json"), ()):
+        raise _quantised(folder, method)
 
 
 def modules_of(entries: Iterable[TensorEntry], model_type: str) -> tuple[BaseModule, ...]:
@@ -84,6 +94,8 @@ def weights_files(folder: Path) -> list[Path]:
     if (folder / SINGLE_FILE).is_file():
         return [folder / SINGLE_FILE]
     if not (folder / INDEX_FILE).is_file():
+        if any(folder.glob("*.gguf")):
+            raise _quantised(folder, "GGUF, a format of llama.cpp")
         raise _bad_folder(folder, f"neither {SINGLE_FILE} nor {INDEX_FILE} is there")
     weight_map = _read_json(folder / INDEX_FILE).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
@@ -171,6 +183,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise _bad_folder(path.parent, f"{path.name} is not a JSON object")
     return document
+
+
+def _quantised(folder: Path, method: str) -> InvalidRequestError:
+    advice = "adapters are checked and computed against whole weights"
+    problem = f"its weights are quantised by {method}; {advice}"
+    return InvalidRequestError(
+        [FieldViolation("base", problem)],
+        f"{folder} cannot be a base model: {problem}: register the original model, in bfloat16, float16 or float32",
+    )
 
 
 def _bad_folder(folder: Path, problem: str) -> InvalidRequestError:

@@ -1,8 +1,5 @@
 """Commands on base models: add, ls."""
 
-import errno
-import glob
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,10 +11,7 @@ from client.cli.output import show as show_parts
 from client.cli.rendering import base_models_table
 from client.cli.sources import HubName, parse_base_source
 from client.types.catalogue import BaseModel
-from shared.errors import InvalidRequestError, SourceNotFoundError, SourceUnavailableError
-
-LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
-"""What this machine's disk says, in contrast to the network."""
+from shared.errors import SourceNotFoundError
 
 app = typer.Typer(help="Base models: what adapters are checked against.", no_args_is_help=True)
 
@@ -45,12 +39,13 @@ def add(
     JSON: {name, digest, model_type, num_modules, create_time}.
     """
     # The spec needs numpy, and other commands do without it.
+    from shared.base_fetch import fetch_base_model
     from shared.base_model import spec_from_folder
 
     where = parse_base_source(source)
     with open_client(store=store, tenant=tenant) as client:
         if isinstance(where, HubName):
-            folder, default_name = _download(where), where.repo_id
+            folder, default_name = fetch_base_model(where.repo_id, where.revision), where.repo_id
         else:
             folder, default_name = where, source
         if not folder.is_dir():
@@ -91,34 +86,3 @@ def _document(model: BaseModel) -> dict[str, object]:
         "num_modules": len(model.spec.modules),
         "create_time": model.create_time,
     }
-
-
-def _download(where: HubName) -> Path:
-    """A snapshot in the hub's cache with what the spec is computed from; what is there already is not fetched again.
-
-    Repositories may hold the same weights in other layouts, too. Raises OSError where they cannot be written.
-    """
-    # The hub's library takes a while to import, and only this needs it.
-    from httpx2 import HTTPError
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    from shared.base_model import INDEX_FILE, SINGLE_FILE, weights_files
-
-    named = f"hf:{where.repo_id}" + (f"@{where.revision}" if where.revision else "")
-    try:
-        first = ["config.json", INDEX_FILE, SINGLE_FILE]
-        folder = Path(snapshot_download(where.repo_id, revision=where.revision or None, allow_patterns=first))
-        if missing := [glob.escape(file.name) for file in weights_files(folder) if not file.is_file()]:
-            # A snapshot's folder is called by its commit, from which a branch may have moved on.
-            snapshot_download(where.repo_id, revision=folder.name, allow_patterns=missing)
-        return folder
-    except HFValidationError as exc:
-        raise InvalidRequestError([], f"{named} is no repository's name: {exc}") from exc
-    except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
-        raise SourceNotFoundError(f"{named} not found, or not for your hub token (HF_TOKEN)", named) from exc
-    except (OSError, HTTPError) as exc:
-        if isinstance(exc, OSError) and exc.errno in LOCAL_ERRORS:
-            raise
-        # No connection, an answer that is none, or offline mode.
-        raise SourceUnavailableError(f"{named} cannot be fetched now: {type(exc).__name__}; try again later") from exc

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-"""What a model repository is asked for; never pickles, never code."""
+from shared.base_fetch import fetch_base_model
 
 
 def model_folder(model: str) -> Path:
-    """The folder of a model that is given as a folder or as `org/name`; downloads what is not there yet."""
+    """The folder of a model that is given as a folder or as `org/name`; downloads what is not there yet.
+
+    Raises as `fetch_base_model`.
+    """
     folder = Path(model)
-    return folder if folder.is_dir() else Path(snapshot_download(model, allow_patterns=MODEL_FILES))
+    return folder if folder.is_dir() else fetch_base_model(model, with_companions=True)
