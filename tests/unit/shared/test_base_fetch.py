@@ -1,7 +1,6 @@
 """Downloads of base models take the weights that are loaded, once, and for workers what lies beside them."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -35,8 +34,8 @@ class Hub:
         repo_id: str,
         *,
         revision: str | None = None,
-        allow_patterns: Sequence[str] | None = None,
-        ignore_patterns: Sequence[str] | None = None,
+        allow_patterns: list[str] | None = None,
+        ignore_patterns: list[str] | None = None,
     ) -> str:
         self.revisions.append(revision)
         chosen = filter_repo_objects(self.files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
