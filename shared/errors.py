@@ -161,10 +161,10 @@ class EmptyPromptError(InvalidRequestError):
 class PromptTooLongError(InvalidRequestError):
     """A prompt that leaves no room for an answer."""
 
-    def __init__(self, num_tokens: int, max_tokens: int) -> None:
-        super().__init__(
-            [FieldViolation("prompt", f"found {num_tokens} tokens, at most {max_tokens} fit; shorten the prompt")],
-        )
+    def __init__(self, num_tokens: int, max_tokens: int, *, at_least: bool = False) -> None:
+        """`at_least` says that the prompt has so many tokens or more."""
+        found = f"found {'at least ' * at_least}{num_tokens} tokens"
+        super().__init__([FieldViolation("prompt", f"{found}, at most {max_tokens} fit; shorten the prompt")])
 
 
 class InvalidAdapterError(HotslotError):

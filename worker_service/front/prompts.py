@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 
 from shared.errors import EmptyPromptError, FieldViolation, InvalidRequestError
 from worker_service.front.detokenizer import Decode, Decoding
+from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from worker_service.front.tokenising import LONG_TEXT_CHARS, Tokeniser
 
@@ -45,7 +46,8 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Tokenizer, max_sequence_tokens: int, executor: Executor) -> None:
         self._tokenizer = tokenizer
-        self._tokeniser = Tokeniser(tokenizer, max_sequence_tokens - 1, executor)
+        self._threads = PromptThreads()
+        self._tokeniser = Tokeniser(tokenizer, max_sequence_tokens - 1, self._threads)
         self._executor = executor
         self.decoding = Decoding(self._decoder(skip=True), self._decoder(skip=False), _special_token_ids(tokenizer))
 
@@ -54,10 +56,15 @@ class PromptEncoder:
         """Whether chat prompts are understood."""
         return bool(self._tokenizer.chat_template)
 
+    def close(self) -> None:
+        """Let go of the threads that tokenise."""
+        self._threads.close()
+
     async def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's token ids.
 
-        Raises EmptyPromptError, PromptTooLongError, and InvalidRequestError when the chat template refuses.
+        Raises EmptyPromptError, PromptTooLongError, InvalidRequestError when the chat template refuses, and
+        QueueFullError when too much waits to be tokenised.
         """
         token_ids = await self._encode(prompt)
         if not token_ids:

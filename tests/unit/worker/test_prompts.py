@@ -35,10 +35,11 @@ async def test_a_prompt_that_leaves_no_room_for_an_answer_is_refused(executor: T
         await encoder.encode(TextPrompt("a" * 10))
 
 
-async def test_long_texts_are_tokenised_on_a_thread(executor: ThreadPoolExecutor) -> None:
+async def test_long_texts_are_tokenised_on_a_thread_of_their_own(executor: ThreadPoolExecutor) -> None:
     encoder = PromptEncoder(EchoTokenizer(), 10**6, executor)
     assert len(await encoder.encode(TextPrompt("a" * LONG_TEXT_CHARS))) == LONG_TEXT_CHARS
-    assert executor._threads
+    assert encoder._threads._short._threads
+    assert not executor._threads
 
 
 async def test_what_the_chat_template_refuses_is_the_callers_fault(executor: ThreadPoolExecutor) -> None:

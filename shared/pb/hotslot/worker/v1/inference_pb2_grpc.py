@@ -65,7 +65,7 @@ class InferenceServiceServicer:
         Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `adapters` also when these never fit the
         slots together), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
-        QUEUE_FULL (both with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
+        QUEUE_FULL (both with RetryInfo; also while too much text waits to be tokenised); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
         ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
         token), STREAM_STALLED (the reader took nothing for stream_stall_s), ADAPTERS_DISABLED (only to other workers, which
         then serve the request themselves); INTERNAL STEP_FAILED (the request's step of the model failed, also when it was
