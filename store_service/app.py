@@ -1,21 +1,16 @@
 """The store's process: what it is made of, and how it begins and ends."""
 
 import asyncio
-import fcntl
-import os
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import structlog
-from sqlalchemy import Engine
 
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.errors import HotslotError, StoreUnavailableError
+from shared.errors import HotslotError
 from shared.ids import TenantId, parse_tenant
 from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from shared.pb.hotslot.store.v1 import (
@@ -30,29 +25,24 @@ from shared.process_tuning import spare_what_stays
 from shared.references import Reference
 from shared.rpc import blob_chunks
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.files import make_directory
-from store_service.blobs.leases import Leases
-from store_service.blobs.local import LocalBlobStore
-from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
-from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.policies import SqlPolicies
-from store_service.catalog.sql import SqlCatalog
+from store_service.collection import Collector
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
+from store_service.opening import locked, open_data
 from store_service.placement.access import tell_access
 from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import Ranks
 from store_service.placement.queries import Wanted
 from store_service.placement.serving import ServingAdvice
-from store_service.recovery.origins import Origins, retention_of
+from store_service.recovery.origins import Origins
 from store_service.recovery.reading import BlobReader
 from store_service.recovery.recovery import Recovery
 from store_service.recovery.scrub import Scrub
@@ -70,7 +60,6 @@ from store_service.watch import ChangeSignal
 
 log = structlog.get_logger(__name__)
 
-SQLITE_FILE = "catalog.sqlite3"
 PASSES_PER_CHUNK = 3
 """Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""
 
@@ -94,11 +83,11 @@ class CatalogResolver:
 async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
     """A store that answers, until the block is left.
 
-    Raises StoreUnavailableError when its folder, database or object storage cannot be used, CatalogDamagedError, and
-    OSError for its address.
+    Raises StoreUnavailableError when its folder, database or object storage cannot be used, or do not belong together,
+    CatalogDamagedError, and OSError for its address.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(settings.data_dir))
+        stack.enter_context(locked(settings.data_dir))
         signal = ChangeSignal(asyncio.get_running_loop())
         offload = Offload("store-io", settings.num_io_threads)
         stack.callback(offload.close)
@@ -110,13 +99,13 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         )
         stack.callback(lookups.close)
         stack.callback(changes.close)
-        url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / SQLITE_FILE}"
-        engine = await offload(open_database, url)
+        stats = BlobStats()
+        data = await offload(open_data, settings, signal.notify, stats)
+        engine, catalog, blobs = data.engine, data.catalog, data.blobs
         stack.callback(engine.dispose)
-        uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
-        catalog, base_models, stats = SqlCatalog(engine, signal.notify), SqlBaseModels(engine), BlobStats()
-        blobs = await offload(_open_blobs, settings, catalog, engine, stats)
         stack.push_async_callback(offload, blobs.save_use_times)
+        base_models = SqlBaseModels(engine)
+        uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
         registry = Registry(catalog, base_models, blobs, uploads, settings.admission_limits)
         imports = ImportOptions(
             max_imports=settings.max_imports,
@@ -125,7 +114,9 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         )
         importer = Importer(registry, settings.data_dir / "imports", admission, imports)
         stack.push_async_callback(importer.close)
-        await _collect(settings, registry, uploads, offload)
+        collector = Collector(registry, uploads, data.ledger, data.ownership, settings.collection_options)
+        stack.push_async_callback(offload, collector.close)
+        await _collect(collector, offload)
         sources = Sources(
             import_roots=tuple(Path(root) for root in settings.import_roots),
             max_bytes=settings.max_adapter_bytes,
@@ -176,7 +167,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             *_placement(redis, registry, lookups),
         ]
         for work in (
-            _collect_for_ever(settings, registry, uploads, offload),
+            _collect_for_ever(collector, offload, settings.collect_every_s),
             keep_for_ever(blobs, stats, offload, settings.collect_every_s),
         ):
             stack.push_async_callback(_cancel, asyncio.create_task(work))
@@ -219,21 +210,6 @@ async def run(settings: StoreSettings) -> None:
         log.info("stopping", signal=received.name)
 
 
-def _open_blobs(settings: StoreSettings, catalog: SqlCatalog, engine: Engine, stats: BlobStats) -> CachedBlobStore:
-    objects = None
-    if settings.blob_url is not None:
-        objects = ObjectBlobs(settings.blob_url.value)
-        objects.claim(catalog_id(engine))
-    return CachedBlobStore(
-        LocalBlobStore(settings.data_dir),
-        objects,
-        Leases(settings.blob_lease_s),
-        stats,
-        budget_bytes=settings.blob_cache_bytes,
-        retention=partial(retention_of, catalog),
-    )
-
-
 async def _redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
     if settings.redis_url is None:
         return None
@@ -250,20 +226,17 @@ def _placement(redis: RedisConnection | None, registry: Registry, lookups: CallQ
     return [service(placement_pb2, "PlacementService", add, servicer)]
 
 
-async def _collect(settings: StoreSettings, registry: Registry, uploads: LocalUploadStore, offload: Offload) -> None:
-    num_blobs = await offload(registry.collect)
-    num_uploads = await offload(uploads.collect, older_than_s=settings.upload_ttl_s)
-    if num_blobs or num_uploads:
-        log.info("collected", num_blobs=num_blobs, num_uploads=num_uploads)
+async def _collect(collector: Collector, offload: Offload) -> None:
+    collected = await offload(collector.run)
+    if collected.num_blobs or collected.num_uploads:
+        log.info("collected", num_blobs=collected.num_blobs, num_uploads=collected.num_uploads)
 
 
-async def _collect_for_ever(
-    settings: StoreSettings, registry: Registry, uploads: LocalUploadStore, offload: Offload
-) -> None:
+async def _collect_for_ever(collector: Collector, offload: Offload, every_s: float) -> None:
     while True:
-        await asyncio.sleep(settings.collect_every_s)
+        await asyncio.sleep(every_s)
         try:
-            await _collect(settings, registry, uploads, offload)
+            await _collect(collector, offload)
         except (HotslotError, OSError) as exc:
             log.warning("collecting failed, and is tried again", error=str(exc))
 
@@ -272,18 +245,3 @@ async def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-
-
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[BinaryIO]:
-    """Hold a data folder: two stores on one would remove each other's work."""
-    make_directory(data_dir.absolute())
-    with (data_dir / "lock").open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise StoreUnavailableError(f"another store process uses {data_dir}; give each its own data_dir") from exc
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
-        yield file

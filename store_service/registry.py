@@ -185,16 +185,17 @@ class Registry:
             return None
         return file, size_bytes
 
-    def collect(self) -> int:
-        """Remove the blobs that no version refers to, and adapters past their grace; returns how many blobs went."""
-        self.catalog.purge()
-        num_removed = 0
-        for key in set(self.blobs.digests()) - self.catalog.referenced_weights():
-            with self._collecting:
-                if key not in self._publishing and not self.catalog.weights_uses(key):
-                    self.blobs.delete(*key)
-                    num_removed += 1
-        return num_removed
+    def unreferenced(self) -> set[BlobKey]:
+        """The blobs that no version refers to, deleted adapters' included; some may be about to be referred to."""
+        return set(self.blobs.digests()) - self.catalog.referenced_weights()
+
+    def remove_unreferenced(self, key: BlobKey) -> bool:
+        """Remove a blob for good; false, and it stays, where a version refers to it by now or is about to."""
+        with self._collecting:
+            if key in self._publishing or self.catalog.weights_uses(key):
+                return False
+            self.blobs.delete(*key)
+            return True
 
     @contextmanager
     def _not_collected(self, key: BlobKey) -> Iterator[None]:

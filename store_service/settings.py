@@ -13,6 +13,7 @@ from shared.settings import ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
+from store_service.collection import CollectionOptions
 
 BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""
@@ -104,12 +105,19 @@ class StoreSettings(Settings):
     max_catalog_wait_s: float = Field(default=1.0, gt=0)
     """How long a call may have to wait for one of those threads; more are refused for a moment, as are those whose
     callers would have given up by then."""
-    upload_ttl_s: float = Field(default=6 * 3600.0, gt=0)
-    """How long uploaded files are kept, whether admitted or not."""
+    upload_ttl_s: float = Field(default=6 * 3600.0, ge=0)
+    """How long uploaded files are kept after they were last asked for, whether admitted or not; as with
+    unreferenced_grace_s, time counts in which a store saw them lie there."""
     delete_grace_s: float = Field(default=7 * 86400.0, ge=0)
     """How long a deleted adapter can be undeleted."""
+    unreferenced_grace_s: float = Field(default=24 * 3600.0, ge=0)
+    """How long blobs stay that no version refers to. Time counts in which a store ran and saw them unreferenced, from
+    when it first did; it is remembered over restarts, and no clock that jumps shortens it."""
     collect_every_s: float = Field(default=300.0, gt=0)
-    """How often old uploads and unreferenced blobs are removed."""
+    """How often old uploads and unreferenced blobs are looked for and removed."""
+    adopt_blobs: str = ""
+    """Whose blobs to take over that are not known to be this catalog's, as the refusal to start names them: the id of
+    a catalog, or `unowned`. No others are taken over."""
     max_connection_age_s: float = Field(default=0.0, ge=0)
     """How long a connection takes new calls; then its client connects anew, and what runs goes on. 0 means as long as
     the client likes. Set it where others than hotslot's own clients call: the store fails no call of theirs on SIGTERM
@@ -137,6 +145,11 @@ class StoreSettings(Settings):
         streams_bytes = (self.max_read_streams + self.max_imports) * STREAM_BYTES
         num_admissions = self.max_admissions + self.max_restores
         return BASE_BYTES + FREED_BYTES + streams_bytes + num_admissions * (ADMISSION_BYTES + OBJECT_BYTES)
+
+    @property
+    def collection_options(self) -> CollectionOptions:
+        """When things are removed."""
+        return CollectionOptions(self.unreferenced_grace_s, self.upload_ttl_s, 2 * self.collect_every_s)
 
     @property
     def admission_limits(self) -> AdmissionLimits:

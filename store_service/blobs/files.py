@@ -47,3 +47,33 @@ def digest_of_file(file: BinaryIO, on_block: Callable[[int], object] = lambda nu
         digest.update(block)
         on_block(len(block))
     return Digest("sha256:" + digest.hexdigest())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give a small file new content, atomically and durably."""
+    make_directory(path.parent)
+    staged = path.with_name(f".{path.name}.new")
+    with staged.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
+    sync_directory(path.parent)
+
+
+class FileNote:
+    """A small document in a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> bytes | None:
+        """What was written last; None where nothing was."""
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, data: bytes) -> None:
+        """Replace it durably."""
+        replace_file(self._path, data)

@@ -6,8 +6,10 @@ process starts was never acknowledged, and goes. Rotten blobs lie in `<root>/qua
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +22,12 @@ from store_service.blobs.files import make_directory, move_into_place, sync_dire
 from store_service.blobs.store import BlobKey
 from store_service.execution.full_disk import no_room_is_a_quota
 
+BLOBS_FOLDER = "blobs"
 MAX_QUARANTINED = 16
 """Rotten blobs that are kept; the oldest go."""
 _PREFIX = "sha256:"
 _WHAT = "a new version"
+_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,7 @@ class LocalBlobStore:
     """Blobs below one folder of a local disk."""
 
     def __init__(self, root: Path) -> None:
-        self._blobs = root / "blobs"
+        self._blobs = root / BLOBS_FOLDER
         self._stages = root / "stages"
         self._quarantine = root / "quarantine"
         # Held while a name changes its file, so that what is put aside is the file that was looked at.
@@ -131,10 +135,7 @@ class LocalBlobStore:
 
     def found(self) -> Iterator[Found]:
         """All blobs of all tenants, with what their files say."""
-        for path in self._blobs.glob("*/*/*"):
-            status = path.stat()
-            key = TenantId(path.parent.parent.name), Digest(_PREFIX + path.name)
-            yield Found(key, status.st_size, status.st_mtime)
+        return found_below(self._blobs)
 
     def quarantine(self, tenant: TenantId, digest: Digest, rotten: BinaryIO) -> bool:
         """Put a blob's file aside, if it still is the open one; it is never served again."""
@@ -153,3 +154,13 @@ class LocalBlobStore:
         """Where a blob is, if it is there."""
         hex_digits = digest.removeprefix(_PREFIX)
         return self._blobs / tenant / hex_digits[:2] / hex_digits
+
+
+def found_below(folder: Path) -> Iterator[Found]:
+    """The blobs in a folder; whatever else lies there is none of a store's business."""
+    for path in folder.glob("*/*/*"):
+        prefix, tenant = path.parent.name, path.parent.parent.name
+        if _HEX.fullmatch(path.name) and path.name.startswith(prefix) and len(prefix) == 2:
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                yield Found((TenantId(tenant), Digest(_PREFIX + path.name)), status.st_size, status.st_mtime)

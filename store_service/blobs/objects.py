@@ -22,6 +22,7 @@ SCHEMES = ("s3", "gs", "az", "file")
 READ_BYTES = 8 * 1024 * 1024
 RETRY_AFTER_S = 5.0
 OWNER = "owner"
+NOTE = "waiting"
 _PREFIX = "sha256:"
 
 
@@ -48,19 +49,43 @@ class ObjectBlobs:
                 retry: RetryConfig = {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
                 self._objects = from_url(url, retry_config=retry)
 
-    def claim(self, owner: str) -> None:
-        """Make sure that the blobs belong to this catalog; raises StoreUnavailableError when they are another's."""
+    def owner(self) -> str | None:
+        """The catalog that the blobs say they belong to; None where they say nothing. Raises StoreUnavailableError."""
+        found = self._read_small(OWNER)
+        return found.decode(errors="replace")[:64] if found is not None else None
+
+    def claim(self, owner: str, *, adopt: bool = False) -> None:
+        """Make the blobs this catalog's, or, with `adopt`, take them over from another.
+
+        Raises StoreUnavailableError when they are another's.
+        """
         with self._failures_are_typed("claiming"):
             try:
-                self._obstore.put(self._objects, OWNER, owner.encode(), mode="create")
+                self._obstore.put(self._objects, OWNER, owner.encode(), mode="overwrite" if adopt else "create")
                 return
             except self._obstore.exceptions.AlreadyExistsError:
-                found = bytes(self._obstore.get(self._objects, OWNER).bytes()).decode(errors="replace")
+                found = self.owner()
         if found != owner:
             raise StoreUnavailableError(
-                f"blob_url holds the blobs of another catalog ({found[:64]!r}, this one is {owner!r}); give each "
-                f"catalog a URL of its own, or delete the object {OWNER!r} if that catalog is gone for good"
+                f"blob_url holds the blobs of another catalog ({found!r}, this one is {owner!r}); give each catalog a "
+                "URL of its own"
             )
+
+    def read_note(self) -> bytes | None:
+        """The document about what waits to be removed, or None. Raises StoreUnavailableError."""
+        return self._read_small(NOTE)
+
+    def write_note(self, data: bytes) -> None:
+        """Replace that document; raises StoreUnavailableError."""
+        with self._failures_are_typed("noting what waits"):
+            self._obstore.put(self._objects, NOTE, data)
+
+    def _read_small(self, name: str) -> bytes | None:
+        with self._failures_are_typed(f"reading {name}"):
+            try:
+                return bytes(self._obstore.get(self._objects, name).bytes())
+            except FileNotFoundError:
+                return None
 
     def put(self, key: BlobKey, path: Path) -> None:
         """Store a blob durably; raises StoreUnavailableError."""
@@ -116,6 +141,21 @@ class ObjectBlobs:
             raise StoreUnavailableError(
                 f"object storage cannot be used now ({doing}): {cause}", retry_after_s=RETRY_AFTER_S
             ) from exc
+
+
+class ObjectNote:
+    """A small document beside the blobs, which outlives the disk of whatever store serves them."""
+
+    def __init__(self, objects: ObjectBlobs) -> None:
+        self._objects = objects
+
+    def read(self) -> bytes | None:
+        """What was written last; None where nothing was."""
+        return self._objects.read_note()
+
+    def write(self, data: bytes) -> None:
+        """Replace it durably."""
+        self._objects.write_note(data)
 
 
 def _name(key: BlobKey) -> str:

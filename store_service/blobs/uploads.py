@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -160,15 +161,42 @@ class LocalUploadStore:
         """Where a complete upload is, if it is there."""
         return self._root / tenant / digest.removeprefix(_PREFIX)
 
-    def collect(self, *, older_than_s: float, now_unix_s: float | None = None) -> int:
-        """Remove what nobody touched for so long; returns how many files went."""
+    def marks(self) -> dict[str, str]:
+        """The files that no stream holds, each with what changes when it is asked for or written to."""
+        found: dict[str, str] = {}
+        for path in self._root.glob("*/*"):
+            with suppress(FileNotFoundError):
+                if path.is_file() and _key(path) not in self._busy:
+                    found[_name(path)] = str(path.stat().st_mtime_ns)
+        return found
+
+    def collect(
+        self,
+        *,
+        older_than_s: float,
+        now_unix_s: float | None = None,
+        is_due: Callable[[str], bool] = lambda name: True,
+    ) -> int:
+        """Remove what was not touched for so long, of what is due by its name in `marks`; returns how many went."""
         now = time.time() if now_unix_s is None else now_unix_s
         num_removed = 0
         for path in self._root.glob("*/*"):
             with self._lock:
-                key = (TenantId(path.parent.name), Digest(_PREFIX + path.stem))
                 # Since the listing a part may have become a complete file of another name.
-                if key not in self._busy and path.is_file() and now - path.stat().st_mtime > older_than_s:
+                if (
+                    is_due(_name(path))
+                    and _key(path) not in self._busy
+                    and path.is_file()
+                    and now - path.stat().st_mtime > older_than_s
+                ):
                     path.unlink()
                     num_removed += 1
         return num_removed
+
+
+def _key(path: Path) -> tuple[TenantId, Digest]:
+    return TenantId(path.parent.name), Digest(_PREFIX + path.stem)
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.references import Reference
+from store_service.blobs.ownership import CatalogState
 from store_service.catalog.records import (
     AdapterFilter,
     AdapterRecord,
@@ -94,6 +95,9 @@ class Catalog(Protocol):
 
     def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[Event]:
         """Events in order. Raises RevisionCompactedError when some after `revision` are gone, or it lies ahead."""
+
+    def state(self) -> CatalogState:
+        """Which catalog this is, and how many changes it has seen."""
 
     def revision(self, tenant: TenantId) -> int:
         """The tenant's newest revision; 0 before the first change."""

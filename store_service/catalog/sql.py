@@ -15,6 +15,7 @@ from shared.errors import (
 )
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.references import Reference
+from store_service.blobs.ownership import CatalogState
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import Change, OnChange, changing
 from store_service.catalog.database import reading, writing
@@ -32,7 +33,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
-from store_service.catalog.tables import adapters, events, labels, tags, tenants, versions
+from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
 
 
 class SqlCatalog:
@@ -244,6 +245,13 @@ class SqlCatalog:
                 raise RevisionCompactedError(revision, oldest)
             query = select(events).where(events.c.tenant == tenant, events.c.revision > revision)
             return [reads.event(row) for row in connection.execute(query.order_by(events.c.revision).limit(limit))]
+
+    def state(self) -> CatalogState:
+        """Which catalog this is, and how many changes it has seen."""
+        with reading(self._engine) as connection:
+            found = connection.execute(select(catalog_identity.c.id)).scalar_one()
+            num_changes = connection.execute(select(func.sum(tenants.c.revision))).scalar_one()
+            return CatalogState(str(found), int(num_changes or 0))
 
     def revision(self, tenant: TenantId) -> int:
         """The tenant's newest revision."""

@@ -22,7 +22,7 @@ from tests.support.store import StoreClient, error_of, open_store
 from tests.support.waiting import until, until_async
 
 SPEC = base_spec(num_layers=2)
-NOW_AND_THEN = {"collect_every_s": 0.05, "blob_lease_s": 0.0}
+NOW_AND_THEN = {"collect_every_s": 0.05, "unreferenced_grace_s": 0.0, "blob_lease_s": 0.0}
 Open = Callable[..., AbstractAsyncContextManager[StoreClient]]
 
 

@@ -44,6 +44,7 @@ class Crashes:
     async def store(self, **settings: object) -> AsyncIterator[tuple[StoreProcess, StoreClient]]:
         imports, endpoint = self.folder / "imports", self.hub.endpoint
         defaults = {"import_roots": imports, "hub_endpoint": endpoint, "collect_every_s": 0.2}
+        defaults["unreferenced_grace_s"] = 0.0
         async with self.forks.store(self.folder, **{**defaults, **settings}) as store, store.client() as client:
             yield store, client
 
@@ -136,7 +137,7 @@ class Crashes:
                     await client.call("UndeleteAdapter", pb.UndeleteAdapterRequest(name=workload.name))
                     await client.call("DeleteAdapter", pb.DeleteAdapterRequest(name=workload.name))
             await store.kill()
-        async with self.store(upload_ttl_s=1e-6) as (_, client):
+        async with self.store(upload_ttl_s=0) as (_, client):
             assert (await client.call("ListAdapters", pb.ListAdaptersRequest(show_deleted=True))).adapters == []
             assert [self.files(part) for part in ("blobs", "uploads", "stages", "imports")] == [[]] * 4
 

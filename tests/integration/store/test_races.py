@@ -39,7 +39,7 @@ async def test_an_upload_goes_on_where_the_store_was_killed(tmp_path: Path, fork
 
 
 async def test_what_is_acknowledged_stays_readable_while_others_delete_the_same_content(tmp_path: Path) -> None:
-    async with open_store(tmp_path, collect_every_s=0.001) as store:
+    async with open_store(tmp_path, collect_every_s=0.001, unreferenced_grace_s=0) as store:
         await store.register()
         files = await store.upload(adapter())
 
@@ -61,7 +61,7 @@ async def test_what_is_acknowledged_stays_readable_while_others_delete_the_same_
 
 
 async def test_one_version_made_and_deleted_at_once_is_whole_or_absent(tmp_path: Path) -> None:
-    async with open_store(tmp_path, collect_every_s=0.001) as store:
+    async with open_store(tmp_path, collect_every_s=0.001, unreferenced_grace_s=0) as store:
         await store.register()
         files = await store.upload(adapter())
         request = pb.CreateVersionRequest(reference="bot", files=files)

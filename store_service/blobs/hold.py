@@ -1,0 +1,41 @@
+"""Keeps a store from removing anything in its data folder while another process, a backup, has a hold on it."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import StoreUnavailableError
+
+HOLD_FILE = "collecting"
+POLL_S = 0.05
+
+
+@contextmanager
+def removing(data_dir: Path) -> Iterator[bool]:
+    """Whether things may be removed until the block ends: not while somebody has a hold."""
+    with (data_dir / HOLD_FILE).open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
+def holding(data_dir: Path, timeout_s: float) -> Iterator[None]:
+    """Keep a store from removing anything until the block ends, also if it is killed; raises StoreUnavailableError."""
+    deadline_s = time.monotonic() + timeout_s
+    with (data_dir / HOLD_FILE).open("a+b") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as exc:
+                if time.monotonic() > deadline_s:
+                    problem = f"the store on {data_dir} has been removing what it does not need for {timeout_s:g} s"
+                    raise StoreUnavailableError(f"{problem}; try again") from exc
+                time.sleep(POLL_S)
+        yield

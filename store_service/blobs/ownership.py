@@ -1,0 +1,117 @@
+"""Decides whether a catalog and a place of blobs belong together, before anything in either is changed.
+
+A store removes what its catalog does not refer to, so a catalog that is new, lost, restored from an early copy or
+another's would take all blobs for garbage. `require_owned` is asked first, about every place where blobs lie.
+"""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import StoreUnavailableError
+from store_service.blobs.files import make_directory, sync_directory
+from store_service.blobs.store import BlobKey
+
+UNOWNED = "unowned"
+"""What `adopt_blobs` calls blobs that say of no catalog that they are its own."""
+_MARK = ".owner-"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogState:
+    """What a catalog says of itself."""
+
+    id: str
+    """Tells it from all others; empty where there is no catalog."""
+    num_changes: int
+    """Of all tenants, since the beginning: a copy has fewer than what it was copied from has later."""
+
+
+NO_CATALOG = CatalogState("", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Blobs as they were found, and the catalogs that they say they belong to."""
+
+    name: str
+    """For people: the folder or the URL."""
+    setting: str
+    """The setting that names it."""
+    owners: frozenset[str]
+    blobs: Set[BlobKey]
+    last_num_changes: int = 0
+    """Changes of the owner when it was last seen here."""
+
+
+def require_owned(place: Place, catalog: CatalogState, known: Set[BlobKey], adopt: str) -> None:
+    """Return where the catalog may keep, and in time remove, what lies there; raises StoreUnavailableError.
+
+    `known` are the blobs that its versions refer to; `adopt` is what the setting `adopt_blobs` says.
+    """
+    strange = objection(place, catalog, known)
+    if strange is None:
+        return
+    token = min(place.owners - {catalog.id}, default=catalog.id if place.owners else UNOWNED)
+    if adopt == token:
+        return
+    raise StoreUnavailableError(
+        f"{strange}; nothing was removed. Bring back the catalog that belongs to these blobs (`hotslot "
+        f"restore`, or the database's own backup), or have {place.setting} name another place; to keep them with this "
+        f"catalog instead, start once with --adopt-blobs {token}: those that no version refers to then go when "
+        "unreferenced_grace_s is over"
+    )
+
+
+def objection(place: Place, catalog: CatalogState, known: Set[BlobKey]) -> str | None:
+    """What speaks against it, for people; None where they belong together, or nothing lies there."""
+    if not place.blobs:
+        return None
+    held = f"{place.name} holds {len(place.blobs)} blob{'s' * (len(place.blobs) != 1)}"
+    num_known = len(place.blobs & known)
+    others = sorted(place.owners - {catalog.id})
+    if others:
+        whose = "and there is no catalog" if not catalog.id else f"this one is {catalog.id}"
+        return f"{held} of another catalog ({', '.join(others)[:200]}; {whose} and knows {num_known} of them)"
+    if not catalog.id:
+        return f"{held}, and there is no catalog that knows them"
+    if num_known:
+        return None
+    if not place.owners:
+        return f"{held}, and this catalog ({catalog.id}) knows none of them: it is new, or another's"
+    if catalog.num_changes < place.last_num_changes:
+        return (
+            f"{held} of this catalog ({catalog.id}), which knows none of them: it is a copy from before they came "
+            f"({catalog.num_changes} changes, {place.last_num_changes} when it was last here)"
+        )
+    return None
+
+
+class FolderOwner:
+    """The mark in a folder of blobs that says whose they are: an empty folder `.owner-<catalog's id>`.
+
+    It is made by one system call, so that it is there whole or not at all, and moves with the folder that it lies in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self) -> frozenset[str]:
+        """The ids of the catalogs that the folder says it belongs to."""
+        if not self._folder.is_dir():
+            return frozenset()
+        return frozenset(path.name.removeprefix(_MARK) for path in self._folder.iterdir() if _is_mark(path))
+
+    def write(self, catalog_id: str) -> None:
+        """Make the folder this catalog's alone, durably."""
+        if self.read() == {catalog_id}:
+            return
+        make_directory(self._folder / f"{_MARK}{catalog_id}")
+        for path in list(self._folder.iterdir()):
+            if _is_mark(path) and path.name != f"{_MARK}{catalog_id}":
+                path.rmdir()
+        sync_directory(self._folder)
+
+
+def _is_mark(path: Path) -> bool:
+    return path.name.startswith(_MARK) and path.is_dir()

@@ -1,0 +1,138 @@
+"""Opens a store's data: a catalog and the blobs that belong to it, or nothing at all."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import structlog
+from sqlalchemy import Engine, make_url
+
+from shared.errors import StoreUnavailableError
+from shared.settings import masked_url
+from store_service.blobs.cached import CachedBlobStore
+from store_service.blobs.files import FileNote, make_directory
+from store_service.blobs.leases import Leases
+from store_service.blobs.local import BLOBS_FOLDER, LocalBlobStore, found_below
+from store_service.blobs.objects import ObjectBlobs, ObjectNote
+from store_service.blobs.ownership import NO_CATALOG, FolderOwner, Place, require_owned
+from store_service.blobs.stats import BlobStats
+from store_service.blobs.store import BlobKey
+from store_service.blobs.waiting import Ledger, Note, last_num_changes
+from store_service.catalog.changes import OnChange
+from store_service.catalog.database import open_database
+from store_service.catalog.sql import SqlCatalog
+from store_service.collection import Ownership
+from store_service.recovery.origins import retention_of
+from store_service.settings import StoreSettings
+
+log = structlog.get_logger(__name__)
+
+SQLITE_FILE = "catalog.sqlite3"
+LOCK_FILE = "lock"
+NOTE_FILE = "waiting.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a store keeps."""
+
+    engine: Engine
+    catalog: SqlCatalog
+    blobs: CachedBlobStore
+    ledger: Ledger
+    ownership: Ownership
+
+
+def open_data(settings: StoreSettings, on_change: OnChange, stats: BlobStats) -> Data:
+    """Open the catalog and its blobs.
+
+    Raises StoreUnavailableError where they do not belong together (nothing is changed then) or cannot be used, and
+    CatalogDamagedError.
+    """
+    objects = ObjectBlobs(settings.blob_url.value) if settings.blob_url is not None else None
+    note: Note = ObjectNote(objects) if objects is not None else FileNote(settings.data_dir / NOTE_FILE)
+    url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / SQLITE_FILE}"
+    if not _is_there(url):
+        # Looked at before there is a new catalog: its files would be in the way of the old one's.
+        for place in _places(settings, objects):
+            require_owned(place, NO_CATALOG, frozenset(), settings.adopt_blobs)
+    engine = open_database(url)
+    try:
+        catalog = SqlCatalog(engine, on_change)
+        state, known = catalog.state(), catalog.referenced_weights()
+        for place in _places(settings, objects, last_num_changes(note, state.id)):
+            require_owned(place, state, known, settings.adopt_blobs)
+            _warn_of_absence(place, known)
+        folder = FolderOwner(settings.data_dir / BLOBS_FOLDER)
+        if objects is not None:
+            objects.claim(state.id, adopt=objects.owner() == settings.adopt_blobs)
+        folder.write(state.id)
+        blobs = CachedBlobStore(
+            LocalBlobStore(settings.data_dir),
+            objects,
+            Leases(settings.blob_lease_s),
+            stats,
+            budget_bytes=settings.blob_cache_bytes,
+            retention=partial(retention_of, catalog),
+        )
+    except BaseException:
+        engine.dispose()
+        raise
+    ownership = Ownership(settings.data_dir, state.id, folder, objects)
+    return Data(engine, catalog, blobs, Ledger(note, state), ownership)
+
+
+def _places(settings: StoreSettings, objects: ObjectBlobs | None, num_changes: int = 0) -> Iterator[Place]:
+    folder = settings.data_dir / BLOBS_FOLDER
+    found = {blob.key for blob in found_below(folder)}
+    yield Place(str(folder), "data_dir", FolderOwner(folder).read(), found, num_changes)
+    if objects is not None and settings.blob_url is not None:
+        owner = objects.owner()
+        owners = frozenset([owner]) if owner is not None else frozenset()
+        yield Place(masked_url(settings.blob_url.value), "blob_url", owners, objects.keys(), num_changes)
+
+
+def _warn_of_absence(place: Place, known: Set[BlobKey]) -> None:
+    if num_unknown := len(place.blobs - known):
+        log.warning(
+            "blobs that no version refers to; each stays for unreferenced_grace_s from when it was first seen so",
+            place=place.name,
+            num_blobs=num_unknown,
+        )
+
+
+def _is_there(url: str) -> bool:
+    """Whether a database exists that would otherwise be made anew; raises StoreUnavailableError for half of one."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return True
+    path = Path(parsed.database)
+    if path.is_file() and path.stat().st_size:
+        return True
+    journal = path.with_name(path.name + "-wal")
+    if journal.is_file() and journal.stat().st_size:
+        raise StoreUnavailableError(
+            f"{path} is missing, but its journal {journal.name} is there: the catalog was moved, or copied, without "
+            "it. Bring the file back to where its journal lies, or `hotslot restore` a backup; nothing was changed"
+        )
+    return False
+
+
+@contextmanager
+def locked(data_dir: Path) -> Iterator[BinaryIO]:
+    """Hold a data folder: two stores on one would remove each other's work. Raises StoreUnavailableError."""
+    make_directory(data_dir.absolute())
+    with (data_dir / LOCK_FILE).open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise StoreUnavailableError(f"another store process uses {data_dir}; give each its own data_dir") from exc
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield file
