@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -11,6 +12,10 @@ from shared.ids import Digest, digest_of, parse_digest
 
 MAX_MODULES = 100_000
 
+MAX_NAME_CHARS = 512
+
+_DIGEST_PREFIX = "sha256:"
+_HEX = re.compile(r"[0-9a-f]{64}")
 _IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
 _TOKEN_EMBEDDINGS = frozenset({
     "embed_in", "embed_tokens", "embedding", "embeddings", "tok_embeddings", "word_embeddings", "wte",
@@ -18,6 +23,12 @@ _TOKEN_EMBEDDINGS = frozenset({
 _HEADS = ("lm_head", "embed_out")
 END_NAMES = _TOKEN_EMBEDDINGS | frozenset(_HEADS)
 """Names of token embeddings and heads, which have slots only where a worker's settings name them."""
+
+
+def looks_like_a_digest(text: str) -> bool:
+    """Whether a text is, or is written to be taken for, a digest: such a one is never a base model's name."""
+    plain = unicodedata.normalize("NFKC", text).strip().lower()
+    return plain.startswith(_DIGEST_PREFIX) or bool(_HEX.fullmatch(plain))
 
 
 class ModuleKind(StrEnum):
@@ -169,6 +180,14 @@ def check_spec(spec: BaseSpec) -> None:
     problems: list[FieldViolation] = []
     if not spec.name:
         problems.append(FieldViolation("name", "must not be empty"))
+    if len(spec.name) > MAX_NAME_CHARS:
+        problems.append(FieldViolation("name", f"found {len(spec.name)} characters, at most {MAX_NAME_CHARS}"))
+    if looks_like_a_digest(spec.name):
+        problem = f"found {spec.name[:80]!r}, which looks like a digest: give the base model a name of its own"
+        problems.append(FieldViolation("name", problem))
+    elif not spec.name.isprintable() or spec.name != spec.name.strip():
+        problem = f"found {spec.name[:80]!r}, expected printable characters without blanks around them"
+        problems.append(FieldViolation("name", problem))
     if not spec.model_type:
         problems.append(FieldViolation("model_type", "must not be empty"))
     if not spec.modules:

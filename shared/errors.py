@@ -28,6 +28,8 @@ HotslotError
 │   └── UploadBusyError
 ├── PreconditionError             the state does not allow it
 │   ├── VersionInUseError
+│   ├── BaseModelNameTakenError   the name stands for another base model
+│   ├── BaseModelInUseError       there are adapters for it
 │   ├── NotDeletedError
 │   ├── AdapterPinnedError
 │   ├── CompiledCodeMismatchError compiled for something else
@@ -314,6 +316,30 @@ class VersionInUseError(PreconditionError):
         super().__init__(
             f"version {digest} of {name!r} is tagged {', '.join(tags)}; move the tags first, or force the deletion",
             f"{name}@{digest}",
+        )
+
+
+class BaseModelNameTakenError(PreconditionError):
+    """A base model under a name that stands for another one."""
+
+    def __init__(self, name: str, digest: str, taken_by: str) -> None:
+        super().__init__(
+            f"the name {name!r} stands for base model {taken_by}, and this one is {digest}: another model, or other "
+            "weights; give it a name of its own (--name, HOTSLOT_MODEL_NAME), or, if the name is to mean this one from "
+            "now on, move it with `hotslot base add --move`",
+            name,
+        )
+
+
+class BaseModelInUseError(PreconditionError):
+    """A base model that adapters were admitted for."""
+
+    def __init__(self, name: str, num_adapters: int) -> None:
+        adapters = f"{num_adapters} adapter{' was' if num_adapters == 1 else 's were'}"
+        super().__init__(
+            f"base model {name!r} is in use: {adapters} admitted for it (deleted ones count until they are purged); "
+            "remove them first",
+            name,
         )
 
 

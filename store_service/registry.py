@@ -153,6 +153,7 @@ class Registry:
                     tag=publication.reference.tag,
                     new_labels=dict(publication.labels),
                     tag_etag=publication.tag_etag,
+                    requires_base=True,
                 )
         finally:
             stage.discard()

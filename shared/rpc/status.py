@@ -60,6 +60,8 @@ STATUS_TABLE: tuple[StatusRow, ...] = (
     StatusRow(errors.UploadBusyError, Code.ABORTED, "UPLOAD_BUSY"),
     StatusRow(errors.PreconditionError, Code.FAILED_PRECONDITION, "FAILED_PRECONDITION"),
     StatusRow(errors.VersionInUseError, Code.FAILED_PRECONDITION, "VERSION_IN_USE"),
+    StatusRow(errors.BaseModelNameTakenError, Code.FAILED_PRECONDITION, "BASE_MODEL_NAME_TAKEN"),
+    StatusRow(errors.BaseModelInUseError, Code.FAILED_PRECONDITION, "BASE_MODEL_IN_USE"),
     StatusRow(errors.NotDeletedError, Code.FAILED_PRECONDITION, "NOT_DELETED"),
     StatusRow(errors.AdapterPinnedError, Code.FAILED_PRECONDITION, "ADAPTER_PINNED"),
     StatusRow(errors.CompiledCodeMismatchError, Code.FAILED_PRECONDITION, "COMPILED_CODE_MISMATCH"),

@@ -34,11 +34,13 @@ class Catalog(Protocol):
         tag: TagName | None,
         new_labels: dict[str, str],
         tag_etag: str,
+        requires_base: bool = False,
     ) -> tuple[VersionRecord, bool]:
         """Add a version, and move a tag to it; the flag is false where the version was there. Labels are merged;
         an empty value removes one.
 
-        Raises EtagMismatchError, and InvalidRequestError for more than MAX_LABELS, in which case nothing is changed.
+        Raises EtagMismatchError, InvalidRequestError for more than MAX_LABELS, and, where it `requires_base`,
+        BaseModelNotFoundError for one that is not registered (any more); nothing is changed then.
         """
 
     def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:

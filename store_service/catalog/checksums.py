@@ -69,6 +69,11 @@ def base_model_checksum(row: Any) -> str:
     )
 
 
+def base_model_name_checksum(row: Any) -> str:
+    """Of a base model's name."""
+    return _checksum("base_model_name", row.name, row.digest, row.owner, row.update_time_s)
+
+
 def event_checksum(row: Any) -> str:
     """Of an event."""
     return _checksum("event", row.tenant, row.revision, row.kind, row.adapter, row.tag, row.digest, row.time_s)

@@ -3,8 +3,9 @@
 import time
 from contextlib import AbstractContextManager
 
-from sqlalchemy import Connection, Engine, delete, exists, func, or_, select, tuple_
+from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
 
+from shared.base_spec import looks_like_a_digest
 from shared.errors import (
     AdapterNotFoundError,
     EtagMismatchError,
@@ -55,9 +56,12 @@ class SqlCatalog:
         tag: TagName | None,
         new_labels: dict[str, str],
         tag_etag: str,
+        requires_base: bool = False,
     ) -> tuple[VersionRecord, bool]:
-        """Add a version, and move a tag to it; raises EtagMismatchError and InvalidRequestError."""
+        """Add a version, and move a tag to it; raises as the seam says."""
         with self._changing(tenant) as (connection, change):
+            if requires_base:
+                writes.hold_base_model(connection, version)
             adapter = writes.adapter_for_writing(connection, change, tenant, name)
             digest = version.manifest.digest
             row = connection.execute(
@@ -88,7 +92,8 @@ class SqlCatalog:
         if wanted.name_prefix:
             query = query.where(func.substr(adapters.c.name, 1, len(wanted.name_prefix)) == wanted.name_prefix)
         if wanted.base_model:
-            is_for = or_(versions.c.base_model == wanted.base_model, versions.c.base_model_digest == wanted.base_model)
+            by_digest = looks_like_a_digest(wanted.base_model)
+            is_for = (versions.c.base_model_digest if by_digest else versions.c.base_model) == wanted.base_model
             query = query.where(exists().where(versions.c.adapter_id == adapters.c.id, is_for))
         for key, value in wanted.labels.items():
             query = query.where(

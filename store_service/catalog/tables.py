@@ -64,6 +64,17 @@ base_models = Table(
     UniqueConstraint("name", "digest"),
 )
 
+base_model_names = Table(
+    "base_model_names",
+    metadata,
+    Column("name", String(512), primary_key=True),
+    Column("digest", String(71), nullable=False, index=True),
+    Column("owner", String(64), nullable=True),
+    Column("update_time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False),
+)
+"""What each name stands for, and which tenant registered it first; none where that was not written down yet."""
+
 adapters = Table(
     "adapters",
     metadata,

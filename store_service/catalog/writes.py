@@ -6,12 +6,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from shared.errors import AdapterNotFoundError, EtagMismatchError, FieldViolation, InvalidRequestError
+from shared.errors import (
+    AdapterNotFoundError,
+    BaseModelNotFoundError,
+    EtagMismatchError,
+    FieldViolation,
+    InvalidRequestError,
+)
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
 from store_service.catalog.records import MAX_LABELS, EventKind, NewVersion
-from store_service.catalog.tables import adapters, labels, tags, versions
+from store_service.catalog.tables import adapters, base_models, labels, tags, versions
 
 
 def adapter_for_writing(connection: Connection, change: Change, tenant: TenantId, name: AdapterName) -> Row[Any]:
@@ -28,6 +34,14 @@ def adapter_for_writing(connection: Connection, change: Change, tenant: TenantId
     checksum = checksums.adapter_checksum(SimpleNamespace(**values))
     connection.execute(insert(adapters).values(**values, revision=0, update_time_s=change.time_s, checksum=checksum))
     return reads.live_adapter(connection, tenant, name)
+
+
+def hold_base_model(connection: Connection, version: NewVersion) -> None:
+    """Keep a version's base model from being deleted before the transaction ends; raises BaseModelNotFoundError."""
+    digest = version.manifest.base_model_digest
+    query = select(base_models.c.id).where(base_models.c.digest == digest).with_for_update(read=True)
+    if connection.execute(query).first() is None:
+        raise BaseModelNotFoundError(digest)
 
 
 def set_deletion(

@@ -396,11 +396,11 @@ def test_digests_of_values_are_added_to_a_base_model_that_was_registered_without
     assert [module.values_digest for module in models.get(spec.digest).spec.modules][:2] == [digest, ""]
 
 
-def test_a_base_models_name_means_what_was_registered_last(engine: Engine) -> None:
+def test_a_base_models_name_means_what_it_was_moved_to_last(engine: Engine) -> None:
     models = SqlBaseModels(engine)
     specs: list[BaseSpec] = [base_spec(fingerprint=fingerprint) for fingerprint in "ab"]
     for spec in specs:
-        models.register(spec)
+        models.register(spec, move=True)
     assert models.get("acme/tiny").spec == specs[1]
     assert models.get(specs[0].digest).spec == specs[0]
     listed = models.list(limit=1, after=0)

@@ -51,6 +51,8 @@ EXAMPLES: list[HotslotError] = [
     errors.UploadBusyError("sha256:" + "2" * 64),
     errors.PreconditionError("not now", "thing"),
     errors.VersionInUseError("x", "sha256:" + "3" * 64, ["latest", "v1"]),
+    errors.BaseModelNameTakenError("org/model", "sha256:" + "5" * 64, "sha256:" + "6" * 64),
+    errors.BaseModelInUseError("org/model", 3),
     errors.NotDeletedError("x"),
     errors.AdapterPinnedError("x"),
     errors.CompiledCodeMismatchError("code", ["torch is '2.12', here '2.13'"]),
