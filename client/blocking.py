@@ -131,6 +131,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
     list_versions = _iterate(StoreClient.list_versions)
     list_base_models = _iterate(StoreClient.list_base_models)
     register_base_model = _call(StoreClient.register_base_model)
+    delete_base_model = _call(StoreClient.delete_base_model)
     set_tag = _call(StoreClient.set_tag)
     delete_tag = _call(StoreClient.delete_tag)
     set_policy = _call(StoreClient.set_policy)

@@ -187,11 +187,17 @@ class StoreClient:
             for base_model in page.base_models:
                 yield convert.base_model_from(base_model)
 
-    async def register_base_model(self, spec: BaseSpec) -> BaseModel:
-        """Make a base model known; a spec that is known already changes nothing."""
-        request = convert.registration_to(spec)
+    async def register_base_model(self, spec: BaseSpec, *, move: bool = False) -> BaseModel:
+        """Make a base model known under its name; with `move`, also where the name stood for another one."""
+        request = convert.registration_to(spec, move=move)
         response = await self._connection.unary(self._stub.RegisterBaseModel, request)
         return convert.base_model_from(response.base_model)
+
+    async def delete_base_model(self, name_or_digest: str) -> list[BaseModel]:
+        """Forget a base model that no adapter was admitted for; returns what went."""
+        request = build(pb.DeleteBaseModelRequest, base_model=name_or_digest)
+        response = await self._connection.unary(self._stub.DeleteBaseModel, request)
+        return [convert.base_model_from(model) for model in response.base_models]
 
     async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
         """Point a tag at a version; with an etag, only if the tag is unchanged since."""

@@ -104,7 +104,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         engine, catalog, blobs = data.engine, data.catalog, data.blobs
         stack.callback(engine.dispose)
         stack.push_async_callback(offload, blobs.save_use_times)
-        base_models = SqlBaseModels(engine)
+        base_models = SqlBaseModels(engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
         uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
         registry = Registry(catalog, base_models, blobs, uploads, settings.admission_limits)
         imports = ImportOptions(

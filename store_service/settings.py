@@ -64,6 +64,8 @@ class StoreSettings(Settings):
     """How long a blob stays on the disk at least after a reference to it was resolved."""
     compiled_code_bytes: int = Field(default=0, ge=0)
     """How much of the disk compiled code of workers may take, the least recently used going first; 0 keeps none."""
+    operator_tenants: TextList = (DEFAULT_TENANT,)
+    """Tenants of whoever operates the store: they may move and delete the names of base models that are others'."""
     compiled_code_tenant: str = DEFAULT_TENANT
     """The one tenant whose workers may read and write compiled code: that of whoever operates them."""
     max_restores: int = Field(default=2, ge=1)

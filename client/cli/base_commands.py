@@ -1,4 +1,4 @@
-"""Commands on base models: add, ls."""
+"""Commands on base models: add, ls, rm."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from client.cli import options
 from client.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from client.cli.output import print_document, say
+from client.cli.output import ask, print_document, say
 from client.cli.output import show as show_parts
 from client.cli.rendering import base_models_table
 from client.cli.sources import HubName, parse_base_source
@@ -28,15 +28,19 @@ def add(
             metavar="NAME", help="What adapters' configs call it; by default the folder as given, or ORG/NAME."
         ),
     ] = "",
+    move: Annotated[bool, typer.Option("--move", help="Also where the name stands for another base model.")] = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
     """Register a base model, so that adapters are admitted for it before a worker serves it.
 
+    The name stands for it from then on. --move, by the tenant that registered the name or by those who operate the
+    store, has it stand for another one; adapters stay with the model that they were admitted for.
+
     A repository is downloaded into the hub's cache, weights included: they are part of what tells models apart.
 
-    JSON: {name, digest, model_type, num_modules, create_time}.
+    JSON: {name, digest, model_type, num_modules, create_time, superseded}.
     """
     # The spec needs numpy, and other commands do without it.
     from shared.base_fetch import fetch_base_model
@@ -50,7 +54,7 @@ def add(
             folder, default_name = where, source
         if not folder.is_dir():
             raise SourceNotFoundError(f"{source} is not a folder; a repository is hf:ORG/NAME", source)
-        model = client.store.register_base_model(spec_from_folder(folder, name or default_name))
+        model = client.store.register_base_model(spec_from_folder(folder, name or default_name), move=move)
     if as_json:
         print_document(_document(model))
     else:
@@ -66,7 +70,7 @@ def ls(
 ) -> None:
     """List the base models that adapters can be admitted for.
 
-    JSON: {base_models: [{name, digest, model_type, num_modules, create_time}]}.
+    JSON: {base_models: [{name, digest, model_type, num_modules, create_time, superseded}]}.
     """
     with open_client(store=store, tenant=tenant) as client:
         models = list(client.store.list_base_models())
@@ -78,6 +82,29 @@ def ls(
         say("no base models; `hotslot base add SOURCE` registers one, and so does a worker when it starts")
 
 
+@app.command("rm")
+def rm(
+    base_model: Annotated[str, typer.Argument(metavar="NAME|DIGEST", help="A digest: with all of its names.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget a base model that no adapter was admitted for.
+
+    JSON: {removed: [{name, digest, model_type, num_modules, create_time, superseded}]}.
+    """
+    if not yes:
+        ask(f"Forget the base model {base_model}?")
+    with open_client(store=store, tenant=tenant) as client:
+        gone = client.store.delete_base_model(base_model)
+    if as_json:
+        print_document({"removed": [_document(model) for model in gone]})
+    else:
+        for model in gone:
+            print(f"removed {model.spec.name}, base model {model.digest}")
+
+
 def _document(model: BaseModel) -> dict[str, object]:
     return {
         "name": model.spec.name,
@@ -85,4 +112,5 @@ def _document(model: BaseModel) -> dict[str, object]:
         "model_type": model.spec.model_type,
         "num_modules": len(model.spec.modules),
         "create_time": model.create_time,
+        "superseded": model.superseded,
     }

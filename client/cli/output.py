@@ -14,7 +14,10 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from typing import Any
 
+import typer
 from rich.console import Console, RenderableType
+
+from shared.errors import InvalidRequestError
 
 
 def jsonable(value: Any) -> Any:
@@ -67,6 +70,13 @@ def show(*parts: RenderableType) -> None:
     with out.capture() as captured:
         out.print(*parts, sep="\n\n", end="")
     print("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
+
+
+def ask(question: str) -> None:
+    """Go on after a yes on the terminal; raises InvalidRequestError where there is none, and typer.Abort."""
+    if not sys.stdin.isatty():
+        raise InvalidRequestError([], f"{question} There is no terminal to ask on; say --yes")
+    typer.confirm(question, abort=True, err=True)
 
 
 def say(text: str) -> None:

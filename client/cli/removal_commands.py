@@ -1,16 +1,14 @@
 """Commands that take from the store, and bring back: rm, undelete."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from client.cli import options
 from client.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from client.cli.output import print_document, say
+from client.cli.output import ask, print_document, say
 from client.cli.rendering import human_moment
 from client.types.catalogue import Adapter
-from shared.errors import InvalidRequestError
 from shared.references import parse_name, parse_reference
 
 
@@ -35,7 +33,7 @@ def rm(
     with open_client(store=store, tenant=tenant) as client:
         adapter = client.store.get(parsed.name)
         if not yes:
-            _ask(f"Remove the {kind} {reference}{_extent(adapter) if kind == 'adapter' else ''}?")
+            ask(f"Remove the {kind} {reference}{_extent(adapter) if kind == 'adapter' else ''}?")
         removed: Adapter | None = None
         if parsed.digest is not None:
             client.store.delete_version(parsed.name, parsed.digest, force=force)
@@ -69,12 +67,6 @@ def undelete(
         print_document({"adapter": adapter})
     else:
         print(f"{name} is back{_extent(adapter)}")
-
-
-def _ask(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise InvalidRequestError([], f"{question} There is no terminal to ask on; say --yes")
-    typer.confirm(question, abort=True, err=True)
 
 
 def _extent(adapter: Adapter) -> str:

@@ -119,7 +119,8 @@ def base_models_table(models: Iterable[BaseModel]) -> Table:
     """The base models that adapters can be admitted for; whole digests, for `--base`."""
     made = table("NAME", "TYPE", "MODULES", "DIGEST", right=("MODULES",))
     for model in models:
-        made.add_row(model.spec.name, model.spec.model_type, str(len(model.spec.modules)), model.digest)
+        named = f"({model.spec.name}, before it was moved)" if model.superseded else model.spec.name
+        made.add_row(named, model.spec.model_type, str(len(model.spec.modules)), model.digest)
     return made
 
 

@@ -157,12 +157,12 @@ def base_model_from(message: pb.BaseModel) -> BaseModel:
             for m in message.modules
         ),
     )
-    return BaseModel(spec, Digest(message.digest), time_or_none(message, "create_time"))
+    return BaseModel(spec, Digest(message.digest), time_or_none(message, "create_time"), message.superseded)
 
 
-def registration_to(spec: BaseSpec) -> pb.RegisterBaseModelRequest:
+def registration_to(spec: BaseSpec, *, move: bool) -> pb.RegisterBaseModelRequest:
     """Encode a base model's spec; raises InvalidRequestError."""
-    return build(pb.RegisterBaseModelRequest, {"base_model": spec}, FORMS)
+    return build(pb.RegisterBaseModelRequest, {"base_model": spec, "move": move}, FORMS)
 
 
 def _spec_fields(spec: BaseSpec) -> dict[str, object]:

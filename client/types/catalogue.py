@@ -155,6 +155,8 @@ class BaseModel:
     spec: BaseSpec
     digest: Digest
     create_time: datetime | None
+    superseded: bool = False
+    """The name stands for another base model by now; this one is known by its digest only."""
 
 
 class TransferStage(StrEnum):

@@ -272,12 +272,19 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.RegisterBaseModelRequest, context: Any
     ) -> pb.RegisterBaseModelResponse:
         """See the service's definition."""
+        tenant = tenant_of(context)
 
         def answer() -> pb.RegisterBaseModelResponse:
-            record, created = self._base_models.register(converters.base_spec_of(request.base_model))
+            spec = converters.base_spec_of(request.base_model)
+            record, created = self._base_models.register(spec, tenant, move=request.move)
             return pb.RegisterBaseModelResponse(base_model=converters.base_model_to_pb(record), created=created)
 
         return await self._changes(context, answer)
+
+    async def DeleteBaseModel(self, request: pb.DeleteBaseModelRequest, context: Any) -> pb.DeleteBaseModelResponse:
+        """See the service's definition."""
+        gone = await self._changes(context, self._base_models.delete, request.base_model, tenant_of(context))
+        return pb.DeleteBaseModelResponse(base_models=map(converters.base_model_to_pb, gone))
 
     async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Any) -> pb.ListBaseModelsResponse:
         """See the service's definition."""

@@ -165,6 +165,7 @@ def base_model_to_pb(record: BaseModelRecord) -> pb.BaseModel:
             for m in spec.modules
         ],
         create_time=to_timestamp(record.create_time_s),
+        superseded=record.is_superseded,
     )
 
 

@@ -11,10 +11,10 @@ from shared.ids import DEFAULT_TENANT
 from shared.manifest import AdapterModule, Manifest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.references import parse_reference
-from store_service.app import SQLITE_FILE
 from store_service.catalog.database import open_database
 from store_service.catalog.records import NewVersion
 from store_service.catalog.sql import SqlCatalog
+from store_service.opening import SQLITE_FILE
 from tests.bench.full_load import percentile
 from tests.support.checkpoints import adapter
 from tests.support.store import dial

@@ -96,9 +96,9 @@ class StoreClient:
             position += len(chunk.data)
         return b"".join(chunk.data for chunk in chunks)
 
-    async def register(self, spec: BaseSpec | None = None) -> pb.BaseModel:
+    async def register(self, spec: BaseSpec | None = None, *, move: bool = False) -> pb.BaseModel:
         message = base_model_to_pb(BaseModelRecord(spec or base_spec(), 0))
-        response = await self.call("RegisterBaseModel", pb.RegisterBaseModelRequest(base_model=message))
+        response = await self.call("RegisterBaseModel", pb.RegisterBaseModelRequest(base_model=message, move=move))
         return response.base_model  # type: ignore[no-any-return]
 
     async def upload(self, draft: Draft) -> list[pb.UploadedFile]:

@@ -167,7 +167,10 @@ class StoreClient:
         return buffer
 
     async def register_base_model(self, spec: BaseSpec) -> None:
-        """Make the worker's base model known; again changes nothing. Raises StoreUnavailableError."""
+        """Make the worker's base model known; again changes nothing.
+
+        Raises StoreUnavailableError, and BaseModelNameTakenError when its name stands for another one.
+        """
         message = adapter_store_pb2.BaseModel(
             name=spec.name,
             digest=spec.digest,

@@ -105,3 +105,40 @@ def test_only_the_weights_that_the_index_names_are_downloaded(
     found = {str(path.relative_to(snapshot_folder)) for path in snapshot_folder.rglob("*") if path.is_file()}
     assert found == set(wanted)
     assert asked == [None, snapshot_folder.name], "what the index names comes from the commit of the index"
+
+
+@pytest.mark.usefixtures("store")
+def test_a_name_is_taken_moved_and_removed(
+    store_process: Child, base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "llama"}')
+    names = ("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight")
+    save_file(dict.fromkeys(names, np.ones((8, 8), dtype=np.float32)), other / "model.safetensors")
+    where = ["--store", store_process.spec.endpoint, "--tenant", TENANT]
+    digests = {}
+    for folder, name in ((base_folder, "org/name"), (other, "org/other")):
+        assert run(["base", "add", str(folder), "--name", name, *where, "--json"]) == 0
+        digests[folder] = json.loads(capsys.readouterr().out)["digest"]
+    assert run(["base", "add", str(other), "--name", "org/name", *where]) == 5
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert all(part in message for part in (*digests.values(), "--move", "org/name"))
+    assert run(["base", "add", str(other), "--name", digests[base_folder], *where]) == 2
+    assert "looks like a digest" in capsys.readouterr().err
+    elsewhere = ["--store", store_process.spec.endpoint, "--tenant", "mallory"]
+    assert run(["base", "add", str(other), "--name", "org/name", "--move", *elsewhere]) == 5
+    assert run(["base", "rm", "org/name", "--yes", *elsewhere]) == 5
+    assert "another tenant" in capsys.readouterr().err
+    assert run(["base", "add", str(other), "--name", "org/name", "--move", *where]) == 0
+    capsys.readouterr()
+    assert run(["base", "ls", *where, "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["base_models"]
+    standing = {(m["name"], m["digest"]): m["superseded"] for m in listed if m["name"] == "org/name"}
+    assert standing == {("org/name", digests[base_folder]): True, ("org/name", digests[other]): False}
+    assert run(["base", "rm", "org/name", *where]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert run(["base", "rm", "org/name", "--yes", *where, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["removed"]) == 2
+    assert run(["base", "rm", "org/name", "--yes", *where]) == 3

@@ -219,7 +219,7 @@ async def test_pages_follow_one_another(store: StoreClient) -> None:
 
 async def test_a_page_is_no_larger_than_any_client_takes(store: StoreClient) -> None:
     for fingerprint in range(12):
-        await store.register(base_spec(num_layers=1200, fingerprint=str(fingerprint)))
+        await store.register(base_spec(f"acme/tiny-{fingerprint}", num_layers=1200, fingerprint=str(fingerprint)))
     found, token, num_pages = [], "", 0
     while num_pages == 0 or token:
         page = await store.call("ListBaseModels", pb.ListBaseModelsRequest(page_token=token))

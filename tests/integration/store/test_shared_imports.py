@@ -185,7 +185,7 @@ async def test_a_refusal_ends_when_its_base_model_changes(store: StoreClient, hu
     spec = base_spec(num_layers=3)
     hub.repositories["acme/bot"] = adapter(spec=spec).files()
     assert isinstance(await error_of(store.import_(hub_request())), errors.InvalidAdapterError)
-    await store.register(spec)
+    await store.register(spec, move=True)
     assert (await store.import_(hub_request())).adapter == "bot"
 
 

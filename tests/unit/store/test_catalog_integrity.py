@@ -1,18 +1,21 @@
 """Rows of the catalog that changed behind its back, and rows from before there were checksums."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from alembic import command
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from shared.errors import CatalogDamagedError
+from shared.errors import CatalogDamagedError, ForbiddenError
 from shared.ids import AdapterName, Digest, TagName, TenantId
 from shared.manifest import AdapterModule, Manifest
 from shared.references import parse_reference
 from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.checksums import base_model_checksum
 from store_service.catalog.database import catalog_id, migration_config, open_database
 from store_service.catalog.records import NewVersion
 from store_service.catalog.sql import SqlCatalog
@@ -108,6 +111,14 @@ def test_a_base_model_that_changed_is_not_believed(engine: Engine) -> None:
         SqlBaseModels(engine).get(SPEC.name)
 
 
+@pytest.mark.parametrize("change", ["digest = 'sha256:00'", "owner = 'mallory'", "owner = NULL", "name = 'org/other'"])
+def test_a_base_models_name_that_changed_is_not_believed(engine: Engine, change: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE base_model_names SET {change}"))
+    with pytest.raises(CatalogDamagedError):
+        SqlBaseModels(engine).get("org/other" if "name" in change else SPEC.name)
+
+
 def test_an_adapter_whose_deletion_was_invented_is_not_purged(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE adapters SET delete_time_s = 1, purge_time_s = 2 WHERE name = 'bot'"))
@@ -154,6 +165,28 @@ def test_what_was_there_before_checksums_gets_them(engine: Engine, old: Engine, 
     assert after.events_after(ACME, 0, limit=100) == before.events_after(ACME, 0, limit=100)
     assert SqlBaseModels(upgraded).get(SPEC.name) == SqlBaseModels(engine).get(SPEC.name)
     assert catalog_id(upgraded) != catalog_id(engine)
+    upgraded.dispose()
+
+
+def test_names_of_base_models_from_before_they_had_owners_mean_what_they_meant(old: Engine, tmp_path: Path) -> None:
+    with old.begin() as connection:
+        command.upgrade(migration_config(connection), "0006")
+        copies = (("a later model", SPEC.name, "sha256:" + "1" * 64), ("a trap", SPEC.digest, "sha256:" + "2" * 64))
+        for fingerprint, name, digest in copies:
+            row = connection.execute(text("SELECT * FROM base_models WHERE id = 1")).one()
+            values = {**row._asdict(), "id": None, "name": name, "digest": digest, "weights_fingerprint": fingerprint}
+            values["checksum"] = base_model_checksum(SimpleNamespace(**{**values, "modules": json.loads(row.modules)}))
+            names = ", ".join(f":{name}" for name in values)
+            connection.execute(text(f"INSERT INTO base_models VALUES ({names})"), values)
+    upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
+    models = SqlBaseModels(upgraded)
+    assert models.get(SPEC.name).spec.weights_fingerprint == "a later model"
+    assert models.get(SPEC.digest).spec == SPEC
+    assert models.get(SPEC.name).owner is None
+    with pytest.raises(ForbiddenError):
+        models.register(SPEC, ACME, move=True)
+    models.register(SPEC, move=True)
+    assert models.get(SPEC.name).spec == SPEC
     upgraded.dispose()
 
 

@@ -88,7 +88,7 @@ def test_no_bit_that_flips_in_the_note_makes_anything_older(tmp_path: Path) -> N
     for bit in range(0, len(whole) * 8, 3):
         data = bytearray(whole)
         data[bit // 8] ^= 1 << bit % 8
-        note.write(data)
+        note.write(bytes(data))
         assert Ledger(note, STATE).blobs.due(1001) == []
     note.write(whole[:-1])
     assert Ledger(note, STATE).blobs.all() == {}

@@ -1556,6 +1556,7 @@ class BaseModel(_message.Message):
     WEIGHTS_FINGERPRINT_FIELD_NUMBER: _builtins.int
     MODULES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name under which adapters refer to it, for example "HuggingFaceTB/SmolLM2-135M-Instruct"."""
     digest: _builtins.str
@@ -1564,6 +1565,8 @@ class BaseModel(_message.Message):
     """transformers' model_type, for example "llama"."""
     weights_fingerprint: _builtins.str
     """SHA-256 over every parameter's name, shape, type and a sample of its values: tells apart models of one shape."""
+    superseded: _builtins.bool
+    """The name stands for another base model by now; this one is known by its digest only. Set by the store."""
     @_builtins.property
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModule]: ...
     @_builtins.property
@@ -1577,10 +1580,11 @@ class BaseModel(_message.Message):
         weights_fingerprint: _builtins.str = ...,
         modules: _abc.Iterable[Global___BaseModule] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        superseded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "model_type", b"model_type", "modules", b"modules", "name", b"name", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "model_type", b"model_type", "modules", b"modules", "name", b"name", "superseded", b"superseded", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1627,16 +1631,22 @@ class RegisterBaseModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_MODEL_FIELD_NUMBER: _builtins.int
+    MOVE_FIELD_NUMBER: _builtins.int
+    move: _builtins.bool
+    """Have the name stand for this base model from now on, whatever it stood for. For the tenant that the name belongs
+    to, and for the store's operator_tenants; the store logs it.
+    """
     @_builtins.property
     def base_model(self) -> Global___BaseModel: ...
     def __init__(
         self,
         *,
         base_model: Global___BaseModel | None = ...,
+        move: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "move", b"move"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1665,6 +1675,48 @@ class RegisterBaseModelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RegisterBaseModelResponse: _TypeAlias = RegisterBaseModelResponse  # noqa: Y015
+
+@_typing.final
+class DeleteBaseModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    base_model: _builtins.str
+    """Name or digest."""
+    def __init__(
+        self,
+        *,
+        base_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBaseModelRequest: _TypeAlias = DeleteBaseModelRequest  # noqa: Y015
+
+@_typing.final
+class DeleteBaseModelResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def base_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModel]:
+        """What went."""
+
+    def __init__(
+        self,
+        *,
+        base_models: _abc.Iterable[Global___BaseModel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_models", b"base_models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBaseModelResponse: _TypeAlias = DeleteBaseModelResponse  # noqa: Y015
 
 @_typing.final
 class ListBaseModelsRequest(_message.Message):

@@ -142,6 +142,11 @@ class AdapterStoreServiceStub:
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.RegisterBaseModelRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.RegisterBaseModelResponse.FromString,
                 _registered_method=True)
+        self.DeleteBaseModel = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/DeleteBaseModel',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteBaseModelRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteBaseModelResponse.FromString,
+                _registered_method=True)
         self.ListBaseModels = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/ListBaseModels',
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.SerializeToString,
@@ -359,10 +364,24 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RegisterBaseModel(self, request, context):
-        """Makes a base model known, so that adapters can be admitted for it. Registering the same spec again
-        changes nothing. A name may be registered with another digest: adapters name which one they are for.
+        """Makes a base model known, so that adapters can be admitted for it. A name belongs to the tenant that registered
+        it first, and stands for what was registered then. Registering the same spec again changes nothing; another
+        one takes another name, or `move`.
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match).
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match, a name that
+        looks like a digest); FAILED_PRECONDITION BASE_MODEL_NAME_TAKEN (the name stands for another base model; the
+        message has both digests); PERMISSION_DENIED FORBIDDEN (a move of a name that is another tenant's).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteBaseModel(self, request, context):
+        """Forgets everything that was registered under a name, or a digest with all of its names. Workers that serve it go
+        on, and register it again when they start.
+
+        Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_IN_USE (adapters were admitted for it; the
+        message has their number); PERMISSION_DENIED FORBIDDEN (the name is another tenant's).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -482,6 +501,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.RegisterBaseModel,
                     request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.RegisterBaseModelRequest.FromString,
                     response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.RegisterBaseModelResponse.SerializeToString,
+            ),
+            'DeleteBaseModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteBaseModel,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteBaseModelRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteBaseModelResponse.SerializeToString,
             ),
             'ListBaseModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListBaseModels,
@@ -1020,6 +1044,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/RegisterBaseModel',
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.RegisterBaseModelRequest.SerializeToString,
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.RegisterBaseModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteBaseModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/DeleteBaseModel',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteBaseModelRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteBaseModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -163,10 +163,20 @@ class AdapterStoreServiceStub:
     (changes were not taken for stream_stall_s: watch from the last revision that came).
     """
     RegisterBaseModel: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.RegisterBaseModelRequest, _adapter_store_pb2.RegisterBaseModelResponse]
-    """Makes a base model known, so that adapters can be admitted for it. Registering the same spec again
-    changes nothing. A name may be registered with another digest: adapters name which one they are for.
+    """Makes a base model known, so that adapters can be admitted for it. A name belongs to the tenant that registered
+    it first, and stands for what was registered then. Registering the same spec again changes nothing; another
+    one takes another name, or `move`.
 
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match).
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match, a name that
+    looks like a digest); FAILED_PRECONDITION BASE_MODEL_NAME_TAKEN (the name stands for another base model; the
+    message has both digests); PERMISSION_DENIED FORBIDDEN (a move of a name that is another tenant's).
+    """
+    DeleteBaseModel: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.DeleteBaseModelRequest, _adapter_store_pb2.DeleteBaseModelResponse]
+    """Forgets everything that was registered under a name, or a digest with all of its names. Workers that serve it go
+    on, and register it again when they start.
+
+    Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_IN_USE (adapters were admitted for it; the
+    message has their number); PERMISSION_DENIED FORBIDDEN (the name is another tenant's).
     """
     ListBaseModels: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListBaseModelsRequest, _adapter_store_pb2.ListBaseModelsResponse]
     """Lists the base models that adapters can be admitted for, by name, page by page.
@@ -313,10 +323,20 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     (changes were not taken for stream_stall_s: watch from the last revision that came).
     """
     RegisterBaseModel: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.RegisterBaseModelRequest, _adapter_store_pb2.RegisterBaseModelResponse]  # type: ignore[assignment]
-    """Makes a base model known, so that adapters can be admitted for it. Registering the same spec again
-    changes nothing. A name may be registered with another digest: adapters name which one they are for.
+    """Makes a base model known, so that adapters can be admitted for it. A name belongs to the tenant that registered
+    it first, and stands for what was registered then. Registering the same spec again changes nothing; another
+    one takes another name, or `move`.
 
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match).
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match, a name that
+    looks like a digest); FAILED_PRECONDITION BASE_MODEL_NAME_TAKEN (the name stands for another base model; the
+    message has both digests); PERMISSION_DENIED FORBIDDEN (a move of a name that is another tenant's).
+    """
+    DeleteBaseModel: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.DeleteBaseModelRequest, _adapter_store_pb2.DeleteBaseModelResponse]  # type: ignore[assignment]
+    """Forgets everything that was registered under a name, or a digest with all of its names. Workers that serve it go
+    on, and register it again when they start.
+
+    Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_IN_USE (adapters were admitted for it; the
+    message has their number); PERMISSION_DENIED FORBIDDEN (the name is another tenant's).
     """
     ListBaseModels: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListBaseModelsRequest, _adapter_store_pb2.ListBaseModelsResponse]  # type: ignore[assignment]
     """Lists the base models that adapters can be admitted for, by name, page by page.
@@ -574,10 +594,26 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.RegisterBaseModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.RegisterBaseModelResponse, _abc.Awaitable[_adapter_store_pb2.RegisterBaseModelResponse]]:
-        """Makes a base model known, so that adapters can be admitted for it. Registering the same spec again
-        changes nothing. A name may be registered with another digest: adapters name which one they are for.
+        """Makes a base model known, so that adapters can be admitted for it. A name belongs to the tenant that registered
+        it first, and stands for what was registered then. Registering the same spec again changes nothing; another
+        one takes another name, or `move`.
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match).
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (duplicate or malformed modules, digest that does not match, a name that
+        looks like a digest); FAILED_PRECONDITION BASE_MODEL_NAME_TAKEN (the name stands for another base model; the
+        message has both digests); PERMISSION_DENIED FORBIDDEN (a move of a name that is another tenant's).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteBaseModel(
+        self,
+        request: _adapter_store_pb2.DeleteBaseModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.DeleteBaseModelResponse, _abc.Awaitable[_adapter_store_pb2.DeleteBaseModelResponse]]:
+        """Forgets everything that was registered under a name, or a digest with all of its names. Workers that serve it go
+        on, and register it again when they start.
+
+        Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_IN_USE (adapters were admitted for it; the
+        message has their number); PERMISSION_DENIED FORBIDDEN (the name is another tenant's).
         """
 
     @_abc_1.abstractmethod
