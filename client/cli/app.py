@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from client.cli import (
+    backup_commands,
     base_commands,
     catalogue_commands,
     fleet_commands,
@@ -29,13 +30,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_EVERYTHING = "Everything on one machine"
+_EVERYTHING = "On this machine"
 _STORE = "Adapters in the store"
 _GENERATE = "Generate"
 _FLEET = "The fleet"
 _WORKER = "One worker"
 
 app.command(rich_help_panel=_EVERYTHING)(up.up)
+app.command(rich_help_panel=_EVERYTHING)(backup_commands.backup)
+app.command(rich_help_panel=_EVERYTHING)(backup_commands.restore)
 app.command(rich_help_panel=_STORE)(catalogue_commands.push)
 app.command("import", rich_help_panel=_STORE)(catalogue_commands.import_)
 app.command(rich_help_panel=_STORE)(catalogue_commands.ls)

@@ -40,7 +40,7 @@ def wide_spec(num_bytes: int) -> BaseSpec:
     modules = [
         BaseModule(f"model.layers.{layer}.mlp.up_proj", ModuleKind.LINEAR, 4096, 4096) for layer in range(num_modules)
     ]
-    return BaseSpec("bench/wide", "llama", "bench", tuple(modules))
+    return BaseSpec(f"bench/wide-{num_modules}", "llama", "bench", tuple(modules))
 
 
 def measure_admission(num_bytes: int, folder: Path) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""A consistent copy of a catalog with its blobs, taken while the store runs, and the way back."""

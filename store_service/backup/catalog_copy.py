@@ -1,0 +1,71 @@
+"""The catalog in a backup: copied from one that is being written to, looked through, and made a store's own again."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from shared.errors import CatalogDamagedError, StoreUnavailableError
+from shared.ids import Digest, TenantId
+from store_service.blobs.store import BlobKey
+
+TIMEOUT_S = 60.0
+LOST_CHANGES = 1_000_000
+"""How many revisions a restored catalog skips: more than a tenant can have made after the backup was taken."""
+
+
+def copy_catalog(source: Path, target: Path) -> None:
+    """Copy a SQLite catalog in one of its states, with all that was acknowledged before, while others write to it.
+
+    Raises CatalogDamagedError and StoreUnavailableError.
+    """
+    with _opened(source) as live, _opened(target, "rwc") as copy:
+        live.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, which is everything
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def check_catalog(path: Path) -> str:
+    """The id of a catalog whose file is whole; raises CatalogDamagedError."""
+    with _opened(path, "ro") as catalog:
+        for pragma in ("integrity_check(1)", "foreign_key_check"):
+            first = catalog.execute(f"PRAGMA {pragma}").fetchone()
+            if first is not None and first[0] != "ok":
+                raise CatalogDamagedError(f"{pragma} found {' '.join(str(part) for part in first)}")
+        return str(catalog.execute("SELECT id FROM catalog_identity").fetchone()[0])
+
+
+def referenced_blobs(path: Path) -> dict[BlobKey, list[str]]:
+    """The weights of all versions, deleted adapters' included, each with where its versions came from."""
+    found: dict[BlobKey, list[str]] = {}
+    with _opened(path, "ro") as catalog:
+        for tenant, digest, source in catalog.execute(
+            "SELECT adapters.tenant, versions.weights_digest, versions.source FROM versions "
+            "JOIN adapters ON adapters.id = versions.adapter_id ORDER BY versions.id DESC"
+        ):
+            found.setdefault((TenantId(tenant), Digest(digest)), []).append(source)
+    return found
+
+
+def begin_new_history(path: Path) -> None:
+    """Have nobody go on watching from a change that this copy has not seen: revisions continue far behind all those.
+
+    Whoever watched the store that was lost hears REVISION_COMPACTED and asks for everything anew.
+    """
+    with _opened(path) as catalog, catalog:
+        catalog.execute("UPDATE tenants SET revision = revision + ?", (LOST_CHANGES,))
+        catalog.execute("UPDATE tenants SET oldest_revision = revision")
+
+
+@contextmanager
+def _opened(path: Path, mode: str = "rw") -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=TIMEOUT_S)) as found:
+            yield found
+    except sqlite3.OperationalError as exc:
+        raise StoreUnavailableError(f"the catalog {path} cannot be used: {exc}") from exc
+    except sqlite3.DatabaseError as exc:
+        raise CatalogDamagedError(f"{path}: {exc}") from exc

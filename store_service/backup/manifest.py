@@ -1,0 +1,101 @@
+"""The description of a backup, written last: a backup that has it, and is what it says, is complete.
+
+`catalog.sqlite3`, `blobs/<tenant>/<first two hex digits>/<hex>` and `manifest.json`, in a folder or, in this order, in
+a tar archive.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import HotslotError, PreconditionError
+from shared.ids import Digest, parse_digest, parse_tenant
+from store_service.blobs.store import BlobKey
+
+FORMAT = "hotslot.backup/1"
+CATALOG = "catalog.sqlite3"
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 1024**3
+_PREFIX = "sha256:"
+_BLOB = re.compile(r"blobs/([^/]+)/([0-9a-f]{2})/(\2[0-9a-f]{62})")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Digest and size of a file."""
+
+    digest: Digest
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackupManifest:
+    """What a backup consists of."""
+
+    catalog_id: str
+    create_time: str
+    """ISO 8601, in UTC."""
+    catalog: Content
+    blobs: Mapping[BlobKey, int]
+    """Sizes in bytes."""
+    elsewhere: Mapping[BlobKey, str]
+    """Blobs that were not on the store's disk, and the commit that each can be had from again."""
+
+    def to_json(self) -> bytes:
+        """The file's bytes."""
+        document = {
+            "format": FORMAT,
+            "catalog_id": self.catalog_id,
+            "create_time": self.create_time,
+            "catalog": {"digest": self.catalog.digest, "size_bytes": self.catalog.size_bytes},
+            "blobs": [
+                {"tenant": tenant, "digest": digest, "size_bytes": size_bytes}
+                for (tenant, digest), size_bytes in sorted(self.blobs.items())
+            ],
+            "elsewhere": [
+                {"tenant": tenant, "digest": digest, "source": source}
+                for (tenant, digest), source in sorted(self.elsewhere.items())
+            ],
+        }
+        return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def parse_manifest(data: bytes) -> BackupManifest:
+    """Raises PreconditionError for what is none."""
+    try:
+        document: dict[str, Any] = json.loads(data)
+        if document["format"] != FORMAT:
+            raise ValueError(f"its format is {document['format']!r}, this version knows {FORMAT!r}")
+        return BackupManifest(
+            str(document["catalog_id"]),
+            str(document["create_time"]),
+            Content(parse_digest(document["catalog"]["digest"]), int(document["catalog"]["size_bytes"])),
+            {_key(entry): int(entry["size_bytes"]) for entry in document["blobs"]},
+            {_key(entry): str(entry["source"]) for entry in document["elsewhere"]},
+        )
+    except (ValueError, KeyError, TypeError, RecursionError, HotslotError) as exc:
+        raise PreconditionError(f"{MANIFEST} of the backup cannot be read: {exc}", MANIFEST) from exc
+
+
+def blob_name(key: BlobKey) -> str:
+    """A blob's name in a backup, which is the one in a store's data folder."""
+    tenant, digest = key
+    hex_digits = digest.removeprefix(_PREFIX)
+    return f"blobs/{tenant}/{hex_digits[:2]}/{hex_digits}"
+
+
+def blob_key(name: str) -> BlobKey | None:
+    """The blob that has a name in a backup; None for any other name."""
+    match = _BLOB.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        return parse_tenant(match[1]), Digest(_PREFIX + match[3])
+    except HotslotError:
+        return None
+
+
+def _key(entry: Mapping[str, Any]) -> BlobKey:
+    return parse_tenant(entry["tenant"]), parse_digest(entry["digest"])

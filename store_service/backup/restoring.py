@@ -1,0 +1,145 @@
+"""Restores a backup into an empty data folder: everything is verified before anything is in its place."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared.errors import DigestMismatchError, PreconditionError
+from shared.ids import Digest
+from store_service.backup.catalog_copy import begin_new_history, check_catalog, referenced_blobs
+from store_service.backup.manifest import (
+    CATALOG,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    BackupManifest,
+    Content,
+    blob_key,
+    parse_manifest,
+)
+from store_service.backup.places import Files, Readable, incomplete
+from store_service.blobs.files import READ_ONLY, make_directory, sync_directory
+from store_service.blobs.local import BLOBS_FOLDER
+from store_service.blobs.ownership import FolderOwner
+from store_service.opening import LOCK_FILE, SQLITE_FILE, locked
+
+STAGE = ".restoring"
+_BLOCK_BYTES = 1024 * 1024
+
+
+def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
+    """Make a store's data folder of a backup.
+
+    Raises PreconditionError where the folder is not empty or the backup is incomplete, DigestMismatchError and
+    CatalogDamagedError where the backup is not what was written, and StoreUnavailableError where a store runs; the
+    folder is as empty as before then.
+    """
+    _require_empty(data_dir)
+    with locked(data_dir), _stage(data_dir) as stage:
+        manifest = verify_backup(files, where, stage)
+        begin_new_history(stage / CATALOG)
+        _sync(stage / CATALOG)
+        make_directory(stage / BLOBS_FOLDER)
+        FolderOwner(stage / BLOBS_FOLDER).write(manifest.catalog_id)
+        # Blobs first: a store refuses to start on those alone, where a catalog alone would start without them.
+        (stage / BLOBS_FOLDER).rename(data_dir / BLOBS_FOLDER)
+        sync_directory(data_dir)
+        (stage / CATALOG).rename(data_dir / SQLITE_FILE)
+        sync_directory(data_dir)
+    return manifest
+
+
+def verify_backup(files: Files, where: str, stage: Path, *, keeps_blobs: bool = True) -> BackupManifest:
+    """Copy a backup into a folder, and compare every byte of it with what it says; raises as `restore_backup`."""
+    found: dict[str, Content] = {}
+    manifest: BackupManifest | None = None
+    for name, file in files:
+        if name == MANIFEST:
+            manifest = parse_manifest(file.read(MAX_MANIFEST_BYTES))
+            break
+        found[name] = _write(stage, name, file)
+        key = blob_key(name)
+        if key is not None and found[name].digest != key[1]:
+            raise DigestMismatchError(f"{name} in {where}", found[name].digest, key[1])
+        if key is not None and not keeps_blobs:
+            (stage / name).unlink()
+    if manifest is None:
+        raise incomplete(where, f"{MANIFEST}, which is written last, is missing")
+    _compare(found, manifest, where)
+    _check_references(stage, manifest, where)
+    return manifest
+
+
+def _compare(found: dict[str, Content], manifest: BackupManifest, where: str) -> None:
+    catalog = found.pop(CATALOG, None)
+    if catalog is None:
+        raise incomplete(where, f"{CATALOG} is missing")
+    if catalog != manifest.catalog:
+        raise DigestMismatchError(f"{CATALOG} in {where}", catalog.digest, manifest.catalog.digest)
+    blobs = {key: content.size_bytes for name, content in found.items() if (key := blob_key(name)) is not None}
+    if missing := manifest.blobs.keys() - blobs.keys():
+        raise incomplete(where, f"{len(missing)} of {len(manifest.blobs)} blobs are missing, {min(missing)[1]} first")
+    if blobs != manifest.blobs:
+        raise incomplete(where, f"it has {len(blobs)} blobs, and {MANIFEST} describes {len(manifest.blobs)}")
+
+
+def _check_references(stage: Path, manifest: BackupManifest, where: str) -> None:
+    """See that catalog and manifest speak of the same; raises as `restore_backup`."""
+    catalog_id = check_catalog(stage / CATALOG)
+    if catalog_id != manifest.catalog_id:
+        raise incomplete(where, f"{CATALOG} is {catalog_id}, and {MANIFEST} describes {manifest.catalog_id}")
+    known = manifest.blobs.keys() | manifest.elsewhere.keys()
+    if missing := referenced_blobs(stage / CATALOG).keys() - known:
+        raise incomplete(
+            where, f"versions refer to {len(missing)} blobs that it does not have, {min(missing)[1]} first"
+        )
+
+
+def _write(stage: Path, name: str, file: Readable) -> Content:
+    path, digest, size_bytes = stage / name, hashlib.sha256(), 0
+    make_directory(path.parent)
+    with path.open("xb") as out:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+            size_bytes += out.write(block)
+        out.flush()
+        os.fsync(out.fileno())
+    if blob_key(name) is not None:
+        path.chmod(READ_ONLY)
+    sync_directory(path.parent)
+    return Content(Digest("sha256:" + digest.hexdigest()), size_bytes)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _require_empty(data_dir: Path) -> None:
+    """Raises PreconditionError, having changed nothing."""
+    if not data_dir.exists():
+        return
+    held = sorted(path.name for path in data_dir.iterdir() if path.name not in (LOCK_FILE, "lost+found"))
+    if held:
+        hint = ""
+        if STAGE in held:
+            hint = "; an earlier restore was interrupted: remove what it left"
+        elif "store" in held or "logs" in held:
+            hint = f"; the store of `hotslot up` is in {data_dir / 'store'}"
+        raise PreconditionError(
+            f"{data_dir} is not empty ({', '.join(held[:5])}{', …' * (len(held) > 5)}), and a restore overwrites "
+            f"nothing: name an empty folder, or move these away first{hint}",
+            str(data_dir),
+        )
+
+
+@contextmanager
+def _stage(data_dir: Path) -> Iterator[Path]:
+    stage = data_dir / STAGE
+    make_directory(stage)
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)

@@ -1,0 +1,330 @@
+"""Backups: taken of a store at work, whole or refused, and restored bit for bit."""
+
+import asyncio
+import io
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from shared import errors
+from shared.ids import digest_of
+from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from store_service.backup.__main__ import main
+from store_service.blobs.hold import holding
+from tests.support.checkpoints import adapter
+from tests.support.fake_hub import FakeHub
+from tests.support.store import StoreClient, error_of, hub_request, open_store
+from tests.support.store_process import StoreForks
+from tests.support.waiting import until
+
+KINDS = ("folder", "file", "stream")
+NUM_CLIENTS = 4
+
+
+def program(
+    *arguments: object, stdin: bytes = b"", settings: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[bytes]:
+    """`python -m store_service.backup` in this process, whose start takes longer than most of what it does here."""
+    streams = [io.TextIOWrapper(io.BytesIO(data)) for data in (stdin, b"", b"")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stream in zip(("stdin", "stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        for name, value in settings.items():
+            patch.setenv(f"HOTSLOT_{name.upper()}", value)
+        code = main(list(map(str, arguments)))
+    for stream in streams:
+        stream.flush()
+    _, out, err = (stream.buffer.getvalue() for stream in streams)
+    return subprocess.CompletedProcess([str(part) for part in arguments], code, out, err)
+
+
+def process(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+    """The same as an operator runs it."""
+    command = [sys.executable, "-m", "store_service.backup", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=120, check=False)
+
+
+def back_up(data: Path, folder: Path, kind: str) -> str | bytes:
+    """A backup of a kind: where it is, or all of it."""
+    where = {"folder": str(folder / "backup"), "file": str(folder / "backup.tar"), "stream": "-"}[kind]
+    done = process("create", where, "--data-dir", data)
+    assert done.returncode == 0, done.stderr
+    return done.stdout if kind == "stream" else where
+
+
+def restore(backup: str | bytes, data: Path, command: str = "restore") -> subprocess.CompletedProcess[bytes]:
+    if isinstance(backup, bytes):
+        return program(command, "-", "--data-dir", data, stdin=backup)
+    return program(command, backup, "--data-dir", data)
+
+
+@dataclass
+class Publisher:
+    """A client that publishes, tags and deletes, and knows what was acknowledged."""
+
+    name: str
+    rng: random.Random
+    weights: dict[str, bytes] = field(default_factory=dict)
+    """By version, of those that were acknowledged and that nobody has begun to delete."""
+    tagged: list[str] = field(default_factory=list)
+    """What `live` was moved to, each noted before the call."""
+    num_tags_acknowledged: int = 0
+    deleted: set[str] = field(default_factory=set)
+
+    async def work(self, store: StoreClient) -> None:
+        for step in range(100_000):
+            draft = adapter(seed=self.rng.randrange(2**31), rank=8)
+            version = await store.push(draft, f"{self.name}:v{step}")
+            self.weights[version.digest] = await store.read(version.manifest.weights_digest)
+            self.tagged.append(version.digest)
+            await store.call("SetTag", pb.SetTagRequest(adapter=self.name, tag="live", digest=version.digest))
+            self.num_tags_acknowledged = len(self.tagged)
+            if step % 3 == 2:
+                digest = self.rng.choice([digest for digest in self.weights if digest != version.digest])
+                del self.weights[digest]
+                request = pb.DeleteVersionRequest(adapter=self.name, digest=digest, force=True)
+                await store.call("DeleteVersion", request)
+                self.deleted.add(digest)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_acknowledged_before_a_backup_is_restored_bit_for_bit(
+    kind: str, tmp_path: Path, forks: StoreForks
+) -> None:
+    publishers = [Publisher(f"bot-{number}", random.Random(number)) for number in range(NUM_CLIENTS)]
+    settings = {"unreferenced_grace_s": 0, "collect_every_s": 0.05}
+    async with forks.store(tmp_path, **settings) as process, process.client() as store:
+        await store.register()
+        working = [asyncio.ensure_future(publisher.work(store.of(publisher.name))) for publisher in publishers]
+        await until(lambda: all(len(publisher.deleted) >= 1 for publisher in publishers), timeout_s=60)
+        before = [(dict(p.weights), list(p.tagged[p.num_tags_acknowledged - 1 :]), set(p.deleted)) for p in publishers]
+        backup = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path, kind)
+        for work in working:
+            assert not work.done(), work.exception()
+            work.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+        # Deleted while the backup was taken: it may have either.
+        still = [set(p.weights) for p in publishers]
+    shutil.rmtree(tmp_path / "data")
+    restored = restore(backup, tmp_path / "restored")
+    assert restored.returncode == 0, restored.stderr
+    async with open_store(tmp_path / "restored") as restored_store:
+        for publisher, (weights, tagged, deleted), kept in zip(publishers, before, still, strict=True):
+            store = restored_store.of(publisher.name)
+            listed = await store.call("ListVersions", pb.ListVersionsRequest(adapter=publisher.name, page_size=1000))
+            found = {version.digest: version.manifest.weights_digest for version in listed.versions}
+            assert set(weights) & kept <= found.keys()
+            assert not deleted & found.keys()
+            for digest, weights_digest in found.items():
+                data = await store.read(weights_digest)
+                assert digest_of(data) == weights_digest
+                assert weights.get(digest, data) == data
+            live = (await store.resolve(f"{publisher.name}:live")).digest
+            assert live in tagged + publisher.tagged[publisher.tagged.index(tagged[0]) :]
+            assert await store.names() == [publisher.name]
+            again = await store.push(adapter(seed=1), publisher.name)
+            assert (await store.resolve(publisher.name)).digest == again.digest
+
+
+async def fill(data: Path) -> None:
+    async with open_store(data) as store:
+        await store.register()
+        for seed in range(3):
+            await store.of("acme").push(adapter(seed=seed), f"bot-{seed}")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("filled")
+    asyncio.run(fill(folder / "data"))
+    back_up(folder / "data", folder, "folder")
+    back_up(folder / "data", folder, "file")
+    return folder
+
+
+def blob_of(backup: Path) -> Path:
+    return next(path for path in sorted((backup / "blobs").rglob("*")) if path.is_file())
+
+
+def flip(path: Path, position: int = -1) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def forget_a_blob(backup: Path) -> None:
+    """Manifest and blobs agree, and the catalog refers to one more."""
+    path = backup / "manifest.json"
+    path.chmod(0o644)
+    document = json.loads(path.read_bytes())
+    gone = document["blobs"].pop()
+    digits = gone["digest"].removeprefix("sha256:")
+    (backup / "blobs" / gone["tenant"] / digits[:2] / digits).unlink()
+    path.write_text(json.dumps(document))
+
+
+def empty_the_manifest(backup: Path) -> None:
+    (backup / "manifest.json").unlink()
+    (backup / "manifest.json").touch()
+
+
+def rename_a_tenant(backup: Path) -> None:
+    (backup / "blobs" / "acme").rename(backup / "blobs" / "other")
+
+
+HARMS: dict[str, tuple[Callable[[Path], object], int]] = {
+    "no manifest": (lambda backup: (backup / "manifest.json").unlink(), 5),
+    "an empty manifest": (empty_the_manifest, 5),
+    "no catalog": (lambda backup: (backup / "catalog.sqlite3").unlink(), 5),
+    "a blob is missing": (lambda backup: blob_of(backup).unlink(), 5),
+    "a bit of a blob": (lambda backup: flip(blob_of(backup)), 8),
+    "a bit of the catalog": (lambda backup: flip(backup / "catalog.sqlite3", 5000), 8),
+    "a blob that nobody speaks of": (forget_a_blob, 5),
+    "blobs under another tenant": (rename_a_tenant, 5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_backup_that_is_not_whole_is_refused_and_nothing_is_restored(harm: str, filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled / "backup", tmp_path / "backup")
+    change, code = HARMS[harm]
+    change(tmp_path / "backup")
+    for command in ("verify", "restore"):
+        refused = restore(str(tmp_path / "backup"), tmp_path / "data", command)
+        assert refused.returncode == code, refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    assert {path.name for path in (tmp_path / "data").iterdir()} <= {"lock"}
+    assert restore(str(filled / "backup"), tmp_path / "data").returncode == 0
+
+
+def test_an_archive_that_ends_anywhere_is_incomplete(filled: Path, tmp_path: Path) -> None:
+    data, rng = (filled / "backup.tar").read_bytes(), random.Random(0)
+    with tarfile.open(filled / "backup.tar") as archive:
+        end = archive.getmember("manifest.json").offset_data
+    for size in (0, 1, 511, 512, 10_240, end, end + 20, *(rng.randrange(end) for _ in range(5))):
+        refused = restore(data[:size], tmp_path / "data")
+        assert refused.returncode == 5, (size, refused.stderr)
+        assert b"no complete backup" in refused.stderr or b"cannot be read" in refused.stderr
+    assert {path.name for path in (tmp_path / "data").iterdir()} <= {"lock"}
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "blobs/../../escaped", "blobs/acme/aa/" + "a" * 63])
+def test_nothing_leaves_an_archive_by_a_name_of_its_own(name: str, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"bad"))
+        link = tarfile.TarInfo("catalog.sqlite3")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    refused = restore(buffer.getvalue(), tmp_path / "inside" / "data")
+    assert refused.returncode == 5
+    assert b"no backup of hotslot's" in refused.stderr
+    assert not list(tmp_path.rglob("escaped"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"catalog_url": "postgresql+psycopg://user:secret@host/db"}, (b"pg_dump", b"versioning", b"postgresql")),
+        ({"blob_url": "s3://bucket/prefix"}, (b"versioning", b"HOTSLOT_BLOB_URL")),
+    ],
+)
+def test_a_store_that_keeps_its_data_elsewhere_is_refused_by_name(
+    settings: dict[str, str], words: tuple[bytes, ...], filled: Path, tmp_path: Path
+) -> None:
+    for command in ("create", "restore"):
+        refused = program(command, tmp_path / "new.tar", "--data-dir", filled / "data", settings=settings)
+        assert refused.returncode == 5
+        assert all(word in refused.stderr for word in words)
+        assert b"secret" not in refused.stderr
+
+
+def test_nothing_is_overwritten(filled: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes").write_text("mine")
+    (tmp_path / "taken.tar").write_text("mine")
+    for target in ("full", "taken.tar"):
+        assert program("create", tmp_path / target, "--data-dir", filled / "data").returncode == 5
+    for folder in (tmp_path / "full", filled / "data"):
+        refused = restore(str(filled / "backup"), folder)
+        assert refused.returncode == 5
+        assert b"not empty" in refused.stderr
+    assert [path.read_text() for path in (tmp_path / "full" / "notes", tmp_path / "taken.tar")] == ["mine", "mine"]
+    for missing in (
+        program("create", tmp_path / "b", "--data-dir", tmp_path / "nowhere"),
+        restore("nowhere", tmp_path / "x"),
+    ):
+        assert missing.returncode == 3
+
+
+def test_a_blob_that_has_rotted_makes_no_backup(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled / "data", tmp_path / "data")
+    flip(blob_of(tmp_path / "data"))
+    refused = program("create", tmp_path / "backup.tar", "--data-dir", tmp_path / "data")
+    assert refused.returncode == 8
+    assert not (tmp_path / "backup.tar").exists()
+    blob_of(tmp_path / "data").unlink()
+    refused = program("create", tmp_path / "backup.tar", "--data-dir", tmp_path / "data")
+    assert refused.returncode == 3
+    assert b"is not on the store's disk" in refused.stderr
+    assert not (tmp_path / "backup.tar").exists()
+
+
+async def test_what_comes_from_a_commit_and_left_the_disk_is_named_and_fetched(tmp_path: Path, hub: FakeHub) -> None:
+    async with open_store(tmp_path / "data", hub_endpoint=hub.endpoint) as store:
+        await store.register()
+        version = await store.import_(hub_request())
+    blob_of(tmp_path / "data").unlink()
+    done = program("create", tmp_path / "backup", "--data-dir", tmp_path / "data", "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["num_blobs"], document["num_elsewhere"]) == (0, 0, 1)
+    assert restore(str(tmp_path / "backup"), tmp_path / "restored").returncode == 0
+    async with open_store(tmp_path / "restored", hub_endpoint=hub.endpoint) as store:
+        assert digest_of(await store.read(version.manifest.weights_digest)) == version.manifest.weights_digest
+
+
+async def test_nothing_is_removed_while_a_backup_is_taken(tmp_path: Path) -> None:
+    settings = {"unreferenced_grace_s": 0, "delete_grace_s": 0, "collect_every_s": 0.01}
+
+    def num_blobs() -> int:
+        return sum(path.is_file() for path in (tmp_path / "blobs").rglob("*"))
+
+    async with open_store(tmp_path, **settings) as store:
+        await store.register()
+        with suppress(errors.HotslotError):
+            await store.push(adapter(), "bot")
+        with holding(tmp_path, timeout_s=10):
+            await store.call("DeleteAdapter", pb.DeleteAdapterRequest(name="bot"))
+            for _ in range(30):
+                assert num_blobs() == 1
+                await asyncio.sleep(0.01)
+        await until(lambda: not num_blobs())
+
+
+async def test_a_watch_of_the_store_that_was_lost_begins_anew(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "data") as store:
+        await store.register()
+        await store.push(adapter(seed=1), "bot")
+        backup = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path, "folder")
+        await store.push(adapter(seed=2), "bot")
+        lost = (await store.call("ListAdapters", pb.ListAdaptersRequest())).revision
+    assert restore(backup, tmp_path / "restored").returncode == 0
+    async with open_store(tmp_path / "restored") as store:
+        for seed in (3, 4):
+            await store.push(adapter(seed=seed), "bot")
+        for revision in (1, lost):
+            watch = store.stream("WatchAdapters", pb.WatchAdaptersRequest(from_revision=revision))
+            assert isinstance(await error_of(watch), errors.RevisionCompactedError)
