@@ -193,9 +193,9 @@ class StoreClient:
         response = await self._connection.unary(self._stub.RegisterBaseModel, request)
         return convert.base_model_from(response.base_model)
 
-    async def delete_base_model(self, name_or_digest: str) -> list[BaseModel]:
-        """Forget a base model that no adapter was admitted for; returns what went."""
-        request = build(pb.DeleteBaseModelRequest, base_model=name_or_digest)
+    async def delete_base_model(self, name: str) -> list[BaseModel]:
+        """Forget a base model, by name or digest, that no adapter was admitted for; returns what went."""
+        request = build(pb.DeleteBaseModelRequest, base_model=name)
         response = await self._connection.unary(self._stub.DeleteBaseModel, request)
         return [convert.base_model_from(model) for model in response.base_models]
 

@@ -110,6 +110,7 @@ GROUPS = (
             "store.v1.BaseModel.name",
             "store.v1.BaseModule.path",
             "store.v1.CreateVersionRequest.base_model",
+            "store.v1.DeleteBaseModelRequest.base_model",
             "store.v1.DirectorySource.path",
             "store.v1.HubSource.subfolder",
             "store.v1.ImportAdapterRequest.base_model",

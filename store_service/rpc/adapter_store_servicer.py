@@ -18,7 +18,7 @@ from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
-from store_service.rpc import converters, policies_convert
+from store_service.rpc import base_model_answers, converters, policies_convert
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.sources.sources import Sources
 from store_service.watch import ChangeSignal, watch
@@ -272,32 +272,15 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.RegisterBaseModelRequest, context: Any
     ) -> pb.RegisterBaseModelResponse:
         """See the service's definition."""
-        tenant = tenant_of(context)
-
-        def answer() -> pb.RegisterBaseModelResponse:
-            spec = converters.base_spec_of(request.base_model)
-            record, created = self._base_models.register(spec, tenant, move=request.move)
-            return pb.RegisterBaseModelResponse(base_model=converters.base_model_to_pb(record), created=created)
-
-        return await self._changes(context, answer)
+        return await self._changes(context, base_model_answers.register, self._base_models, request, tenant_of(context))
 
     async def DeleteBaseModel(self, request: pb.DeleteBaseModelRequest, context: Any) -> pb.DeleteBaseModelResponse:
         """See the service's definition."""
-        gone = await self._changes(context, self._base_models.delete, request.base_model, tenant_of(context))
-        return pb.DeleteBaseModelResponse(base_models=map(converters.base_model_to_pb, gone))
+        return await self._changes(context, base_model_answers.delete, self._base_models, request, tenant_of(context))
 
     async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Any) -> pb.ListBaseModelsResponse:
         """See the service's definition."""
-        limit = page_size_of(request.page_size)
-        (after,) = decode_token(request.page_token, ("base_models",), (0,))
-
-        def answer() -> pb.ListBaseModelsResponse:
-            found = self._base_models.list(limit=limit, after=int(after))
-            page, more = fitting((converters.base_model_to_pb(record) for _, record in found), limit)
-            token = encode_token(("base_models",), (found[len(page) - 1][0],)) if more else ""
-            return pb.ListBaseModelsResponse(base_models=page, next_page_token=token)
-
-        return await self._lookups(context, answer)
+        return await self._lookups(context, base_model_answers.page, self._base_models, request)
 
     async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
         """See the service's definition."""
