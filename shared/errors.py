@@ -445,7 +445,7 @@ class CatalogDamagedError(HotslotError):
     """Something in the catalog is not what was written there."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"the store's catalog is damaged: {what}; restore its database from a backup")
+        super().__init__(f"the store's catalog is damaged: {what}; restore it from a backup (docs/backup.md)")
 
 
 class RangeError(HotslotError):

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -65,9 +65,10 @@ def open_data(settings: StoreSettings, on_change: OnChange, stats: BlobStats) ->
     try:
         catalog = SqlCatalog(engine, on_change)
         state, known = catalog.state(), catalog.referenced_weights()
-        for place in _places(settings, objects, last_num_changes(note, state.id)):
+        places = list(_places(settings, objects, last_num_changes(note, state.id)))
+        for place in places:
             require_owned(place, state, known, settings.adopt_blobs)
-            _warn_of_absence(place, known)
+        _warn_of_absence(places, known)
         folder = FolderOwner(settings.data_dir / BLOBS_FOLDER)
         if objects is not None:
             objects.claim(state.id, adopt=objects.owner() == settings.adopt_blobs)
@@ -97,12 +98,20 @@ def _places(settings: StoreSettings, objects: ObjectBlobs | None, num_changes: i
         yield Place(masked_url(settings.blob_url.value), "blob_url", owners, objects.keys(), num_changes)
 
 
-def _warn_of_absence(place: Place, known: Set[BlobKey]) -> None:
-    if num_unknown := len(place.blobs - known):
+def _warn_of_absence(places: Sequence[Place], known: Set[BlobKey]) -> None:
+    names = [place.name for place in places]
+    found = frozenset[BlobKey]().union(*(place.blobs for place in places))
+    if num_unknown := len(found - known):
         log.warning(
             "blobs that no version refers to; each stays for unreferenced_grace_s from when it was first seen so",
-            place=place.name,
+            places=names,
             num_blobs=num_unknown,
+        )
+    if known and not known & found:
+        log.error(
+            "none of the blobs that versions refer to is here; is the right volume mounted?",
+            places=names,
+            num_blobs=len(known),
         )
 
 

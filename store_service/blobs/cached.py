@@ -157,8 +157,8 @@ class CachedBlobStore:
                 raise QuotaExceededError(
                     f"the store's blobs take {self.index.used_bytes()} of the {self._budget_bytes} bytes of "
                     f"blob_cache_bytes, and too few can be evicted for {size_bytes} more: the others are pinned, in "
-                    "use, or exist nowhere else (uploads and folders, without blob_url); delete adapters, raise "
-                    "blob_cache_bytes, or set blob_url",
+                    "use, or exist nowhere else (uploads and folders, without blob_url); raise blob_cache_bytes, set "
+                    "blob_url, or delete adapters, whose blobs go after delete_grace_s and unreferenced_grace_s",
                     subject=CACHE_QUOTA,
                     retry_after_s=RETRY_AFTER_S,
                 )

@@ -45,6 +45,21 @@ def test_an_address_that_cannot_be_had_is_one_clear_line(tmp_path: Path) -> None
     assert "Traceback" not in finished.stderr
 
 
+def test_a_catalog_that_was_lost_is_one_clear_line(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / "default" / "ab" / ("ab" * 32)
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"what was acknowledged")
+    settings = {"HOTSLOT_LISTEN": "127.0.0.1:0", "HOTSLOT_DATA_DIR": str(tmp_path)}
+    for _ in range(2):
+        finished = run("store_service", environment=settings)
+        assert finished.returncode == 1
+        assert "holds 1 blob" in finished.stderr.splitlines()[-1]
+        assert "hotslot restore" in finished.stderr.splitlines()[-1]
+        assert "Traceback" not in finished.stderr
+    assert blob.read_bytes() == b"what was acknowledged"
+    assert not (tmp_path / "catalog.sqlite3").exists()
+
+
 async def test_sigterm_ends_the_store_in_order(tmp_path: Path) -> None:
     port = free_port()
     settings = {"HOTSLOT_LISTEN": f"127.0.0.1:{port}", "HOTSLOT_DATA_DIR": str(tmp_path)}

@@ -1,0 +1,91 @@
+"""What a pass of collection counts as time that something was seen unreferenced."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.ids import TenantId, digest_of
+from store_service.blobs.hold import holding
+from store_service.blobs.stats import BlobStats
+from store_service.blobs.uploads import LocalUploadStore
+from store_service.catalog.base_models import SqlBaseModels
+from store_service.collection import CollectionOptions, Collector
+from store_service.opening import Data, open_data
+from store_service.registry import Registry
+from store_service.settings import StoreSettings
+
+ACME = TenantId("acme")
+BLOB = b"left over"
+OPTIONS = CollectionOptions(unreferenced_grace_s=100, upload_ttl_s=100, max_elapsed_s=20)
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Setting:
+    """A store's data with one blob and one upload that nothing refers to."""
+
+    def __init__(self, data: Data, folder: Path) -> None:
+        settings = StoreSettings(data_dir=folder)
+        self.uploads = LocalUploadStore(folder, max_upload_bytes=1000)
+        self.blobs = data.blobs
+        registry = Registry(
+            data.catalog, SqlBaseModels(data.engine), data.blobs, self.uploads, settings.admission_limits
+        )
+        self.clock = Clock()
+        self.collector = Collector(registry, self.uploads, data.ledger, data.ownership, OPTIONS, self.clock)
+        stage = data.blobs.stage(ACME)
+        stage.write(BLOB)
+        stage.publish(digest_of(BLOB), len(BLOB))
+        upload = self.uploads.begin(ACME, digest_of(BLOB), len(BLOB))
+        upload.write(BLOB)
+        upload.finish()
+        upload.close()
+
+    def after(self, elapsed_s: float) -> tuple[int, int]:
+        self.clock.now_s += elapsed_s
+        collected = self.collector.run()
+        return collected.num_blobs, collected.num_uploads
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Iterator[Setting]:
+    data = open_data(StoreSettings(data_dir=tmp_path), lambda tenant: None, BlobStats())
+    yield Setting(data, tmp_path)
+    data.engine.dispose()
+
+
+def test_things_go_once_they_were_seen_for_long_enough(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store_service.blobs.uploads.time.time", lambda: 1e12)
+    assert [setting.after(10) for _ in range(10)] == [(0, 0)] * 10
+    assert setting.after(10) == (1, 1)
+    assert setting.after(10) == (0, 0)
+    assert not setting.blobs.contains(ACME, digest_of(BLOB))
+
+
+def test_a_process_that_was_stopped_has_seen_nothing_meanwhile(setting: Setting) -> None:
+    assert [setting.after(1e6) for _ in range(5)] == [(0, 0)] * 5
+    assert setting.blobs.contains(ACME, digest_of(BLOB))
+
+
+def test_passes_that_saw_nothing_do_not_count(setting: Setting, tmp_path: Path) -> None:
+    assert [setting.after(20) for _ in range(5)] == [(0, 0)] * 5
+    for _ in range(10):
+        with holding(tmp_path, timeout_s=1):
+            assert setting.after(20) == (0, 0)
+        assert setting.after(20) == (0, 0)
+    assert setting.after(20)[0] == 1
+
+
+def test_an_upload_that_is_asked_for_begins_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store_service.blobs.uploads.time.time", lambda: 1e12)
+    assert [setting.after(19) for _ in range(6)] == [(0, 0)] * 6
+    setting.uploads.path(ACME, digest_of(BLOB))
+    assert setting.after(19) == (1, 0)
+    assert [setting.after(19) for _ in range(5)] == [(0, 0)] * 5
+    assert setting.after(19) == (0, 1)
