@@ -18,20 +18,10 @@ from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.ownership import CatalogState, FolderOwner
 from store_service.blobs.store import BlobKey
 from store_service.blobs.uploads import LocalUploadStore
-from store_service.blobs.waiting import Ledger
+from store_service.blobs.waiting import CollectionOptions, Ledger
 from store_service.registry import Registry
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionOptions:
-    """When things go."""
-
-    unreferenced_grace_s: float
-    upload_ttl_s: float
-    max_elapsed_s: float
-    """Of the time between two passes, as much counts as having been seen; a process may have been stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ PROG = "python -m store_service.backup"
 EXIT_FAILURE = 1
 # As those of the `hotslot` command; the first class that fits decides.
 _EXIT_CODES: tuple[tuple[type[errors.HotslotError], int], ...] = (
+    (errors.InvalidRequestError, 2),
     (errors.NotFoundError, 3),
     (errors.PreconditionError, 5),
     (errors.UnavailableError, 7),

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from shared.errors import NotFoundError, PreconditionError
+from shared.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 from store_service.backup.manifest import CATALOG, MANIFEST, blob_key
 from store_service.blobs.files import READ_ONLY, make_directory, sync_directory
 
 TAR_SUFFIX = ".tar"
+PACKED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 STREAM = "-"
 _BLOCK_BYTES = 1024 * 1024
 
@@ -70,7 +71,8 @@ class TarTarget:
 def writing_to(where: str, stdout: BinaryIO) -> Iterator[Target]:
     """A new backup at a place: `-`, a file that ends with .tar, or a folder.
 
-    A file appears under its name once the block has ended. Raises PreconditionError where something is already.
+    A file appears under its name once the block has ended. Raises PreconditionError where something is already, and
+    InvalidRequestError for a kind of file that no backup is.
     """
     path = Path(where)
     if where == STREAM:
@@ -82,13 +84,17 @@ def writing_to(where: str, stdout: BinaryIO) -> Iterator[Target]:
             raise PreconditionError(f"{path} exists; a backup overwrites nothing, name another file", where)
         make_directory(path.absolute().parent)
         part = path.with_name(f"{path.name}.incomplete")
-        with part.open("wb") as file:
+        # Whoever reads it reads every tenant's adapters.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 yield TarTarget(archive)
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
         sync_directory(path.absolute().parent)
+    elif path.suffix in PACKED_SUFFIXES:
+        problem = f"{path}: a backup is a folder or a .tar file; weights do not get smaller when they are packed"
+        raise InvalidRequestError([FieldViolation("backup", problem)], problem)
     else:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise PreconditionError(f"{path} is not an empty folder; a backup overwrites nothing, name another", where)

@@ -7,6 +7,7 @@ restart, a clock that jumps, nor an old modification time that was restored make
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -17,6 +18,16 @@ from store_service.blobs.ownership import CatalogState
 log = structlog.get_logger(__name__)
 
 FORMAT = "hotslot.waiting/1"
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionOptions:
+    """When things go."""
+
+    unreferenced_grace_s: float
+    upload_ttl_s: float
+    max_elapsed_s: float
+    """Of the time between two passes, as much counts as having been seen; a process may have been stopped."""
 
 
 class Note(Protocol):

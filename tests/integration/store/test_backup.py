@@ -258,6 +258,7 @@ def test_nothing_is_overwritten(filled: Path, tmp_path: Path) -> None:
     (tmp_path / "taken.tar").write_text("mine")
     for target in ("full", "taken.tar"):
         assert program("create", tmp_path / target, "--data-dir", filled / "data").returncode == 5
+    assert program("create", tmp_path / "b.tar.gz", "--data-dir", filled / "data").returncode == 2
     for folder in (tmp_path / "full", filled / "data"):
         refused = restore(str(filled / "backup"), folder)
         assert refused.returncode == 5

@@ -9,8 +9,9 @@ from shared.ids import TenantId, digest_of
 from store_service.blobs.hold import holding
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
+from store_service.blobs.waiting import CollectionOptions
 from store_service.catalog.base_models import SqlBaseModels
-from store_service.collection import CollectionOptions, Collector
+from store_service.collection import Collector
 from store_service.opening import Data, open_data
 from store_service.registry import Registry
 from store_service.settings import StoreSettings
