@@ -74,7 +74,11 @@ Messages say what failed, which id, what was found against what was expected, an
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MAX_NAMED_FIELDS = 32
+"""In the message of an error; its attributes have all of them."""
+MAX_NAMED_VIOLATIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,24 @@ class Violation:
         return cls(code, subject, found, expected, f"{subject}: {problem}: found {found}, expected {expected}")
 
 
+def grouped(violations: Sequence[Violation]) -> list[Violation]:
+    """The violations with those that differ in their subject alone as one, in the order of the first of each."""
+    groups: dict[tuple[str, str], list[Violation]] = {}
+    for violation in violations:
+        problem = violation.message.removeprefix(f"{violation.subject}: ")
+        groups.setdefault((violation.code, problem), []).append(violation)
+    return [_as_one(problem, group) for (_, problem), group in groups.items()]
+
+
+def _as_one(problem: str, group: Sequence[Violation]) -> Violation:
+    first = group[0]
+    if len(group) == 1:
+        return first
+    subject = f"{first.subject} and {len(group) - 1} more"
+    named = ", ".join(violation.subject for violation in group[:3]) + ", …" * (len(group) > 3)
+    return replace(first, subject=subject, message=f"{len(group)} times ({named}): {problem}")
+
+
 class HotslotError(Exception):
     """Base of all errors that hotslot raises on purpose."""
 
@@ -118,7 +140,9 @@ class InvalidRequestError(HotslotError):
     """The caller's message is wrong."""
 
     def __init__(self, fields: Sequence[FieldViolation], message: str | None = None) -> None:
-        super().__init__(message or "invalid request: " + "; ".join(f"{f.field}: {f.description}" for f in fields))
+        named = "; ".join(f"{f.field}: {f.description}" for f in fields[:MAX_NAMED_FIELDS])
+        rest = f"; and {len(fields) - MAX_NAMED_FIELDS} more" if len(fields) > MAX_NAMED_FIELDS else ""
+        super().__init__(message or f"invalid request: {named}{rest}")
         self.fields = tuple(fields)
 
 
@@ -174,7 +198,9 @@ class InvalidAdapterError(HotslotError):
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
         count = f"{len(violations)} violation{'s' * (len(violations) != 1)}"
-        super().__init__(message or f"the adapter is invalid ({count}): {'; '.join(v.message for v in violations[:8])}")
+        shown = grouped(violations) if len(violations) > MAX_NAMED_VIOLATIONS else violations
+        named = "; ".join(violation.message for violation in shown[:MAX_NAMED_VIOLATIONS])
+        super().__init__(message or f"the adapter is invalid ({count}): {named}")
         self.violations = tuple(violations)
 
 

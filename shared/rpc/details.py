@@ -11,24 +11,28 @@
 | retry_after_s                               | RetryInfo: retry_delay                                          |
 | found, expected (BadOffset, DigestMismatch) | ErrorInfo.metadata: found, expected                             |
 
-Details travel in HTTP/2 trailers, which peers limit to 8 KiB by default. Entries that do not fit are left out from
-the end; ErrorInfo.metadata `omitted` counts them and the message says so. An error that fits is carried exactly.
+Details travel in HTTP/2 trailers, which peers limit to 8 KiB by default. Violations that do not fit are grouped where
+they differ in their subject alone. Entries that still do not fit are left out from the end; ErrorInfo.metadata
+`omitted` counts them and the message says so. An error that fits is carried exactly.
 """
 
 import urllib.parse
+from collections.abc import Sequence
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as pb  # type: ignore[import-untyped]
 from google.rpc import status_pb2
 
 from shared import errors
-from shared.errors import FieldViolation, HotslotError, Violation
+from shared.errors import FieldViolation, HotslotError, Violation, grouped
 
 DOMAIN = "hotslot"
 MAX_STATUS_BYTES = 7_000
 """Of the trailers on the wire: 8 KiB less room for other metadata."""
 MAX_MESSAGE_BYTES = 1_200
 """Of the message, percent-encoded as it is in `grpc-message`."""
+_MAX_FIELDS = 512
+"""More fields of a request than fit, however short they are."""
 MAX_TEXT_LENGTH = 500
 """Characters of one text inside a detail."""
 
@@ -41,31 +45,44 @@ def encode(error: HotslotError, *, code: int, reason: str) -> status_pb2.Status:
         info.metadata["found"] = _clip(str(error.found))
         info.metadata["expected"] = _clip(str(error.expected))
 
-    entries: list[pb.BadRequest.FieldViolation] = []
-    violations: tuple[Violation, ...] = ()
     if isinstance(error, errors.InvalidRequestError):
-        entries = [_entry(f.field, f.description) for f in error.fields]
-    elif isinstance(error, errors.InvalidAdapterError):
-        violations = error.violations
-        entries = [_entry(v.subject, v.message, v.code) for v in violations]
+        fields = [Violation("", f.field, "", "", f.description) for f in error.fields[:_MAX_FIELDS]]
+        return _with_entries(error, code, info, others, fields, len(error.fields))
+    if isinstance(error, errors.InvalidAdapterError):
+        status = _with_entries(error, code, info, others, error.violations, len(error.violations))
+        is_cut = (found := error_info(status)) is not None and "omitted" in found.metadata
+        groups = grouped(error.violations) if is_cut else []
+        return _with_entries(error, code, info, others, groups, len(groups)) if is_cut else status
+    return _status(code, error.message, 0, [info, *others])
 
-    bad_request = pb.BadRequest()
+
+def _with_entries(
+    error: HotslotError,
+    code: int,
+    bare_info: pb.ErrorInfo,
+    others: list[Message],
+    entries: Sequence[Violation],
+    num_entries: int,
+) -> status_pb2.Status:
+    """The status with as many of `num_entries` as fit. Fields have only a subject and a message."""
+    info, bad_request = pb.ErrorInfo(), pb.BadRequest()
+    info.CopyFrom(bare_info)
     for index, entry in enumerate(entries):
-        bad_request.field_violations.append(entry)
-        if violations:
-            info.metadata[f"found_{index}"] = _clip(violations[index].found)
-            info.metadata[f"expected_{index}"] = _clip(violations[index].expected)
+        bad_request.field_violations.append(_entry(entry.subject, entry.message, entry.code))
+        if entry.code:
+            info.metadata[f"found_{index}"] = _clip(entry.found)
+            info.metadata[f"expected_{index}"] = _clip(entry.expected)
         # Measured with the longest possible note about what was left out.
-        if _wire_bytes(_status(code, error.message, len(entries), [info, bad_request, *others])) > MAX_STATUS_BYTES:
+        if _wire_bytes(_status(code, error.message, num_entries, [info, bad_request, *others])) > MAX_STATUS_BYTES:
             del bad_request.field_violations[-1]
             info.metadata.pop(f"found_{index}", None)
             info.metadata.pop(f"expected_{index}", None)
             break
-    omitted = len(entries) - len(bad_request.field_violations)
+    omitted = num_entries - len(bad_request.field_violations)
     if omitted:
         info.metadata["omitted"] = str(omitted)
     if entries:
-        others.insert(0, bad_request)
+        others = [bad_request, *others]
     return _status(code, error.message, omitted, [info, *others])
 
 

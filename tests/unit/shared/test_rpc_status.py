@@ -1,6 +1,7 @@
 """The error table: complete, and the same error comes out as went in."""
 
 import inspect
+import time
 from typing import Any
 
 import grpc
@@ -181,6 +182,48 @@ def test_a_message_lists_the_first_violations_and_tells_their_number() -> None:
     assert "reason 7;" in error.message
     assert "reason 8;" not in error.message
     assert len(error.violations) == 1000
+
+
+def violations_of(problem: str, count: int) -> list[Violation]:
+    return [Violation.of("MODULE_MISSING", f"model.layers.{i}.q_proj", "none", "A, B", problem) for i in range(count)]
+
+
+def test_violations_that_do_not_fit_are_grouped_by_what_they_say() -> None:
+    many = [*violations_of("it is missing", 2_000), *violations_of("it is not targeted", 30), *violations_of("odd", 1)]
+    error = from_status(to_status(errors.InvalidAdapterError(many)))
+    assert isinstance(error, errors.InvalidAdapterError)
+    assert [violation.subject for violation in error.violations] == [
+        "model.layers.0.q_proj and 1999 more",
+        "model.layers.0.q_proj and 29 more",
+        "model.layers.0.q_proj",
+    ]
+    first = "model.layers.0.q_proj, model.layers.1.q_proj, model.layers.2.q_proj, …"
+    assert error.violations[1].message == f"30 times ({first}): it is not targeted: found none, expected A, B"
+    assert (error.violations[1].found, error.violations[1].expected) == ("none", "A, B")
+    assert "2031 violations" in error.message
+    assert "30 times" in error.message
+
+
+def test_violations_that_fit_are_carried_as_they_are() -> None:
+    few = violations_of("it is missing", 5)
+    error = from_status(to_status(errors.InvalidAdapterError(few)))
+    assert isinstance(error, errors.InvalidAdapterError)
+    assert list(error.violations) == few
+
+
+def test_a_hundred_thousand_fields_cost_no_more_than_those_that_fit() -> None:
+    fields = [FieldViolation(f"modules[{index}].path", "must not be empty") for index in range(100_000)]
+    error = errors.InvalidRequestError(fields)
+    assert len(error.message) < 3_000
+    assert error.message.endswith("; and 99968 more")
+    began_s = time.process_time()
+    status = to_status(error)
+    assert time.process_time() - began_s < 0.5
+    received = from_status(status)
+    assert isinstance(received, errors.InvalidRequestError)
+    info = details.error_info(status)
+    assert info is not None
+    assert int(info.metadata["omitted"]) + len(received.fields) == 100_000
 
 
 def test_one_enormous_text_still_fits() -> None:
