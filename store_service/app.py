@@ -33,6 +33,7 @@ from store_service.catalog.policies import SqlPolicies
 from store_service.collection import Collector
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.execution.call_queue import CallQueue, HasDeadline
+from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
@@ -91,7 +92,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         signal = ChangeSignal(asyncio.get_running_loop())
         offload = Offload("store-io", settings.num_io_threads)
         stack.callback(offload.close)
-        admission = Offload("admission", settings.max_admissions)
+        admission = FairQueue("admission", settings.max_admissions, settings.max_waiting_admissions)
         stack.callback(admission.close)
         lookups, changes = (
             CallQueue(name, settings.num_catalog_threads, settings.max_catalog_wait_s)

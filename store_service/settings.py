@@ -93,7 +93,9 @@ class StoreSettings(Settings):
     verify_every_s: float = Field(default=60.0, ge=0)
     """How long a blob that was read and found whole is served without digesting it again; 0 means every time."""
     max_admissions: int = Field(default=2, ge=1)
-    """Checkpoints that are validated at the same time; more wait."""
+    """Checkpoints that are validated at the same time; more wait, and tenants take turns by the time theirs took."""
+    max_waiting_admissions: int = Field(default=1024, ge=1)
+    """Checkpoints that may wait for that; more are refused for a moment. Tenants share these places."""
     max_imports: int = Field(default=4, ge=1)
     """Imports that fetch at the same time, each with its files on the disk until it is admitted; more wait."""
     import_linger_s: float = Field(default=30.0, ge=0)

@@ -22,6 +22,7 @@ from shared.safetensors_header import Header, read_header
 from store_service.admission.checks import AdapterPlan, check_tensors
 from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
 from store_service.admission.lora_settings import LoraSettings
+from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.values import check_copies, check_finite, check_tie
@@ -92,9 +93,14 @@ def admit(
         file, header = opened
         checked: AdapterPlan | None = None
         if settings is not None:
-            checked, problems = check_tensors(header, settings, base, limits)
-            violations.extend(problems)
-            if was_admitted and checked.modules:
+            try:
+                with bounded_matching(limits.max_match_s):
+                    checked, problems = check_tensors(header, settings, base, limits)
+                violations.extend(problems)
+            except MatchBudgetError as exc:
+                expected = "expressions that are matched in time"
+                violations.append(Violation.of("UNSUPPORTED_PATTERN", CONFIG_FILE, "too many", expected, str(exc)))
+            if checked is not None and was_admitted and checked.modules:
                 violations.clear()
         if checked is not None and not violations:
             violations.extend(check_copies(checked.copies, file))

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from store_service.admission.match_budget import spend
 from store_service.admission.patterns import Pattern, PatternTable, path_ends
 
 ALL_LINEAR = "all-linear"
@@ -32,6 +33,7 @@ class Targets:
 
         As PEFT 0.21 (tuners/tuners_utils.py, `check_target_module_exists`).
         """
+        spend()
         if self._excluded(path):
             return False
         if self.regex is not None:
@@ -66,6 +68,7 @@ class Targets:
         parts = path.split(".")
         for pattern in self.layer_patterns:
             for index in range(1, len(parts) - 1):
+                spend()
                 if parts[index].isdecimal() and pattern.matches_end(".".join(parts[:index])):
                     return int(parts[index])
         return None

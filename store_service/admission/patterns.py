@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 
 import re2  # type: ignore[import-untyped]
 
+from store_service.admission.match_budget import spend
+
 MAX_PATTERN_CHARS = 4_096
 MAX_NAME_LAYOUTS = 512
 _MAX_PROGRAM_BYTES = 256 * 1024
@@ -75,7 +77,9 @@ class PatternTable(Generic[_Value]):
 
     def _position(self, path: str) -> int | None:
         first = min(self._positions_of_names(path), default=None)
+        spend()
         for position, pattern in self._expressions:
+            spend()
             if first is not None and position > first:
                 break
             if pattern.matches_end(path):

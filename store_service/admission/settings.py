@@ -19,6 +19,8 @@ class AdmissionLimits:
     """Size of one tensor."""
     max_header_bytes: int = MAX_ADAPTER_HEADER_BYTES
     max_tensors: int = MAX_ADAPTER_TENSORS
+    max_match_s: float = 5.0
+    """Processor time in which the expressions of a config are matched; those of real ones take milliseconds."""
     max_violations: int = 1_000
     """After so many, the rest is only counted."""
 

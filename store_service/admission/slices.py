@@ -8,6 +8,7 @@ import numpy as np
 from shared.safetensors_header import TensorEntry
 from shared.weight_values import STORAGE, Bits
 from store_service.admission.parts import StoredTensor
+from store_service.execution.unwanted import stop_if_unwanted
 
 SLICE_BYTES = 2 * 1024 * 1024
 """What is read and converted at once."""
@@ -62,6 +63,7 @@ def _transposed(file: BinaryIO, entry: TensorEntry, row: int, column: int, shape
 
 
 def _read(file: BinaryIO, entry: TensorEntry, begin: int, num_elements: int) -> Bits:
+    stop_if_unwanted()
     dtype = np.dtype(STORAGE[entry.dtype])
     file.seek(entry.begin + begin * dtype.itemsize)
     data = file.read(num_elements * dtype.itemsize)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.ids import Digest
+from store_service.execution.unwanted import stop_if_unwanted
 
 READ_ONLY = 0o444
 PRIVATE_DIRECTORY = 0o700
@@ -40,10 +41,11 @@ def move_into_place(staged: Path, target: Path) -> None:
 
 
 def digest_of_file(file: BinaryIO, on_block: Callable[[int], object] = lambda num_bytes: None) -> Digest:
-    """The digest of an open file's bytes; `on_block` is told the size of each block read."""
+    """The digest of an open file's bytes; `on_block` is told the size of each block read. Ends when it is unwanted."""
     digest = hashlib.sha256()
     file.seek(0)
     while block := file.read(DIGEST_BLOCK_BYTES):
+        stop_if_unwanted()
         digest.update(block)
         on_block(len(block))
     return Digest("sha256:" + digest.hexdigest())

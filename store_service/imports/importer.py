@@ -22,6 +22,7 @@ from shared.errors import (
 from shared.ids import Digest, TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
+from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.imports.downloads import Downloads
 from store_service.imports.progress import QUEUED, Progress, Stage
@@ -80,7 +81,7 @@ _RefusalKey = tuple[TenantId, str, str]
 class Importer:
     """Runs imports. Lives on the event loop."""
 
-    def __init__(self, registry: Registry, scratch: Path, admission: Offload, options: ImportOptions) -> None:
+    def __init__(self, registry: Registry, scratch: Path, admission: FairQueue, options: ImportOptions) -> None:
         self._registry = registry
         self._admission = admission
         self._options = options
@@ -184,8 +185,8 @@ class Importer:
                     lambda: loop.call_soon_threadsafe(job.enter, Stage.PUBLISHING),
                 )
 
-            # An import that is cancelled now ends when admission does: the files are in use until then.
-            return await self._admission.to_its_end(admit)
+            # An import that is cancelled now ends when admission has ended: the files are in use until then.
+            return await self._admission.to_its_end(tenant, None, admit)
 
     async def _resolve(self, tenant: TenantId, source: Source) -> Content:
         """What a source stands for now; callers at the same time share one answer, which is not cancelled."""

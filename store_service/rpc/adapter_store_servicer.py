@@ -14,6 +14,7 @@ from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.execution.call_queue import CallQueue
+from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
@@ -42,7 +43,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         lookups: CallQueue,
         changes: CallQueue,
         threads: Offload,
-        admission: Offload,
+        admission: FairQueue,
         signal: ChangeSignal,
         epochs: Epochs,
         policies: Policies,
@@ -83,7 +84,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def ValidateAdapter(self, request: pb.ValidateAdapterRequest, context: Any) -> pb.ValidateAdapterResponse:
         """See the service's definition."""
         files = converters.files_of(request.files)
-        verdict = await self._admission(self._registry.validate_uploaded, tenant_of(context), files, request.base_model)
+        tenant, left_s, base = tenant_of(context), context.time_remaining(), request.base_model
+        verdict = await self._admission(tenant, left_s, self._registry.validate_uploaded, tenant, files, base)
         if verdict.manifest is not None:
             more = await self._serving.warnings(verdict.manifest)
             verdict = replace(verdict, warnings=(*verdict.warnings, *more))
@@ -99,7 +101,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             tag_etag=request.tag_etag,
         )
         files = converters.files_of(request.files)
-        record, created = await self._admission(self._registry.publish_uploaded, tenant_of(context), files, publication)
+        tenant, left_s, publish = tenant_of(context), context.time_remaining(), self._registry.publish_uploaded
+        record, created = await self._admission(tenant, left_s, publish, tenant, files, publication)
         record = await self._serving.advised(record)
         version = await self._threads(converters.version_to_pb, record)
         warnings = converters.warnings_to_pb(record.warnings)

@@ -12,7 +12,7 @@ from shared.errors import SourceChangedError
 from shared.ids import TenantId
 from shared.references import parse_reference
 from store_service.admission.admit import Checkpoint
-from store_service.execution.offload import Offload
+from store_service.execution.fair_queue import FairQueue
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.imports.progress import Progress, Stage
 from store_service.registry import Publication, Registry
@@ -68,7 +68,7 @@ class Restless:
 async def test_a_source_that_changed_while_it_was_read_is_looked_at_once_more(
     tmp_path: Path, num_changes: int, is_imported: bool
 ) -> None:
-    with closing(Offload("admission", 1)) as admission:
+    with closing(FairQueue("admission", 1, 64)) as admission:
         registry = create_autospec(Registry, instance=True)
         registry.publish.return_value = (version := object(), True)
         importer = Importer(registry, tmp_path / "imports", admission, ImportOptions())
@@ -81,7 +81,7 @@ async def test_a_source_that_changed_while_it_was_read_is_looked_at_once_more(
 
 
 async def test_a_caller_hears_of_what_happened_while_it_was_being_told_of_something_else(tmp_path: Path) -> None:
-    with closing(Offload("admission", 1)) as admission:
+    with closing(FairQueue("admission", 1, 64)) as admission:
         registry = create_autospec(Registry, instance=True)  # nothing is admitted here
         importer = Importer(registry, tmp_path / "imports", admission, ImportOptions())
         fetching, heard = Progress(Stage.FETCHING, 0, Stalled.size_bytes), asyncio.Event()
