@@ -24,7 +24,8 @@ from google.rpc import error_details_pb2 as pb  # type: ignore[import-untyped]
 from google.rpc import status_pb2
 
 from shared import errors
-from shared.errors import FieldViolation, HotslotError, Violation, grouped
+from shared.errors import FieldViolation, HotslotError, Violation
+from shared.violations import grouped
 
 DOMAIN = "hotslot"
 MAX_STATUS_BYTES = 7_000
