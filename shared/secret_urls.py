@@ -37,7 +37,7 @@ UNESCAPED = (
 class SecretUrl:
     """A URL that may hold a password: only `value` shows it, never `str` or `repr`."""
 
-    example = "redis://host:6379/0"
+    example = "scheme://host/name"
 
     def __init__(self, value: str) -> None:
         self.value = value

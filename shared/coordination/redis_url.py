@@ -37,6 +37,8 @@ _DATABASE_HINT = "; after the host only the number of a database may follow"
 class RedisUrl(SecretUrl):
     """URL of one node of Redis, or of a cluster."""
 
+    example = "redis://host:6379/0"
+
     @classmethod
     def check(cls, url: str) -> None:
         """Raise ValueError, without any part of the URL but its scheme, for what cannot be used."""

@@ -1,7 +1,7 @@
 """Checkpoints in Hugging Face repositories: where one is, and how this store talks to the hub."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.errors import FieldViolation, InvalidRequestError
 from store_service.sources.source import Content
@@ -16,7 +16,7 @@ class HubOptions:
     """How this store talks to the hub."""
 
     endpoint: str = "https://huggingface.co"
-    token: str = ""
+    token: str = field(default="", repr=False)
     """Sent to the endpoint only, never to where it redirects, and in no message."""
     redirect_hosts: tuple[str, ...] = ("huggingface.co", "hf.co")
     """Hosts, with their subdomains, from which the endpoint may have files fetched."""

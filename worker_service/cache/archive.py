@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -57,7 +57,7 @@ class Archiver:
     cache_dir: Path
     max_bytes: int
     """Size of an archive; unpacked it may be MAX_UNPACKED_RATIO times as large."""
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
     """Seals what is packed, and must have sealed what is unpacked; without one, a digest protects from damage only."""
 
     def pack(self, key: CodeKey, target: Path) -> int:

@@ -18,6 +18,7 @@ from client import BlockingHotslotClient, BlockingStoreClient, ChannelOptions
 from client.cli.children import Child, ChildSpec
 from shared.errors import HotslotError
 from shared.rpc.channel import connect, open_blocking_channel, open_channel
+from store_service.sources.hub import HubOptions, HubSource
 from tests.unit.client.conftest import Served
 from worker_service.routing.forwarding import open_peers
 
@@ -121,6 +122,14 @@ def test_calls_inside_of_the_network_do_not_go_through_a_proxy(
     store, worker = (endpoint.replace("127.0.0.1", "localhost") for endpoint in served.endpoints)
     WAYS[way](store, worker, tmp_path)
     assert proxy.asked == []
+
+
+def test_downloads_from_the_hub_go_through_the_proxy(proxy: Proxy) -> None:
+    options = HubOptions("http://hub.invalid", timeout_s=5.0, num_attempts=1)
+    source = HubSource("org/adapter", "main", "", options, 2**20)
+    with pytest.raises(HotslotError):
+        source.resolve()
+    assert proxy.asked[0].startswith("GET http://hub.invalid/")
 
 
 def test_a_setting_turns_the_proxy_on_and_a_failure_names_it(served: Served, proxy: Proxy) -> None:

@@ -17,6 +17,8 @@ from shared.coordination.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES, RedisUr
 from shared.secret_urls import SecretUrl, masked_url
 from shared.settings import Settings, is_secret, load
 from store_service.settings import StoreSettings
+from store_service.sources.hub import HubOptions
+from worker_service.cache.archive import Archiver
 from worker_service.settings import WorkerSettings
 
 KINDS: list[tuple[type[Settings], tuple[str, ...]]] = [(StoreSettings, ()), (WorkerSettings, ("--model", "m"))]
@@ -156,6 +158,15 @@ def test_no_secret_setting_is_shown_by_its_settings(kind: type[Settings], needed
     assert len(values) >= 2
     for shown in (repr(settings), str(settings), str(settings.shown()), settings.model_dump_json(), f"{settings!r}"):
         assert "SECRET" not in shown
+
+
+def test_no_options_object_shows_the_secret_that_it_carries(tmp_path: Path) -> None:
+    for options in (
+        HubOptions(token="SECRET"),
+        RedisOptions("redis://:SECRET@host"),
+        Archiver(tmp_path, 1, b"SECRET"),
+    ):
+        assert "SECRET" not in repr(options) + str(options)
 
 
 def test_an_error_of_settings_made_by_hand_holds_no_input() -> None:
