@@ -22,6 +22,7 @@ from shared.errors import HotslotError, InternalError
 from shared.ids import new_worker_id, parse_tenant
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from shared.rpc.channel import ChannelOptions, open_channel
+from shared.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch
@@ -50,8 +51,6 @@ from worker_service.settings import WorkerSettings
 log = structlog.get_logger(__name__)
 
 EXECUTOR_THREADS = 2
-MAX_MESSAGE_BYTES = 4 * 2**20
-"""Requests are decoded on the event loop, so a large one holds up everybody."""
 MIN_PEER_KEEPALIVE_S = 4.0
 """A worker that is merely busy answers within half of it."""
 
@@ -69,7 +68,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     door, ending = FrontDoor(worker), Ending()
     options = ServerOptions(
         address=settings.listen,
-        max_message_bytes=MAX_MESSAGE_BYTES,
+        max_request_bytes=MAX_GENERATE_BYTES,
         max_connection_age_s=settings.max_connection_age_s,
         drain_delay_s=settings.drain_delay_s,
         grace_s=settings.drain_grace_s,

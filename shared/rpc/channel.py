@@ -16,6 +16,7 @@ from shared.endpoints import dialled_endpoint
 from shared.errors import UnavailableError
 from shared.ids import DEFAULT_TENANT, TenantId
 from shared.rpc.forking import FORK_GUARD
+from shared.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.rpc.tenant import TENANT_KEY
 
 # Retried when the answer is UNAVAILABLE and no headers came: calling these twice is calling them once. The others
@@ -69,7 +70,8 @@ class ChannelOptions:
     """Deadline of a call with one answer that sets none itself."""
     stream_timeout_s: float | None = 600.0
     """Deadline of a call that streams in either direction and sets none itself; None leaves it without one."""
-    max_message_bytes: int = 16 * 2**20
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    """Largest message in either direction; servers take as much."""
     max_attempts: int = 4
     """Of a call that is safe to retry, the first one included; grpc allows 5 at most. 1 turns retries off."""
     keepalive_s: float = 20.0

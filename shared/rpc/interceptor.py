@@ -28,6 +28,7 @@ from shared.errors import (
     StreamStalledError,
     UnavailableError,
 )
+from shared.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
 from shared.rpc.places import STALL_S, Places, Stream, StreamLimit
 from shared.rpc.status import DETAILS_KEY, row_for, to_status
 from shared.rpc.tenant import tenant_of
@@ -79,12 +80,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         *,
         stall_s: float = STALL_S,
         limits: Sequence[StreamLimit] = (),
+        max_request_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        """A stream whose caller takes or sends nothing for `stall_s` is ended."""
+        """A stream whose caller takes or sends nothing for `stall_s` is ended; larger requests are refused."""
+        self._max_request_bytes = max_request_bytes
         self._observers = tuple(observers)
         self._stall_s = stall_s
         self._places = {method: places for places in map(Places, limits) for method in places.methods}
-        self._decoders: dict[str, Callable[[bytes], Any] | None] = {}
+        self._decoders: dict[str, Callable[[bytes], Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
 
@@ -128,9 +131,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
 
-    def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
         if method not in self._decoders:
-            self._decoders[method] = decoder_of(method, decode)
+            self._decoders[method] = _limited(decoder_of(method, decode), self._max_request_bytes)
         return self._decoders[method]
 
     async def _run(self, method: str, behavior: Callable[..., Any], request: Any, context: Any) -> Any:
@@ -177,6 +180,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         is_left_behind = places is not None and isinstance(error, StreamStalledError)
         with places.left_behind(tenant) if places is not None and is_left_behind else nullcontext():
             return await _abort(context, error)
+
+
+def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:
+    """A decoder that refuses what is larger by its size alone."""
+
+    def decode_or_refuse(data: bytes) -> Any:
+        if len(data) > max_bytes:
+            return Refused(too_large(len(data), max_bytes))
+        return data if decode is None else decode(data)
+
+    return decode_or_refuse
 
 
 async def _decoded(messages: AsyncIterable[Any], stream: Stream) -> AsyncGenerator[Any]:

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from shared.endpoints import listen_endpoint
 from shared.rpc.interceptor import CallObserver, ErrorInterceptor, log_call
+from shared.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.rpc.places import STALL_S, StreamLimit
 from shared.rpc.wire_scan import check_bounds
 
@@ -48,8 +49,10 @@ class ServerOptions:
 
     address: str = "127.0.0.1:0"
     """host:port, where port 0 takes a free one, or unix:/path."""
-    max_message_bytes: int = 16 * 2**20
-    """Largest message in either direction."""
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    """Largest message in either direction; no less than clients may send."""
+    max_request_bytes: int = MAX_MESSAGE_BYTES
+    """Larger requests are refused as INVALID_REQUEST, undecoded."""
     max_connection_age_s: float = 0.0
     """After this long a connection takes no new calls, so that long-lived clients see new servers; those that run go
     on. 0 means that connections live as long as their clients like."""
@@ -166,7 +169,12 @@ async def serve(
     address = str(listen_endpoint(options.address))
     for entry in services:
         check_bounds(entry.full_name)
-    interceptor = ErrorInterceptor(observers, stall_s=options.stall_s, limits=options.stream_limits)
+    interceptor = ErrorInterceptor(
+        observers,
+        stall_s=options.stall_s,
+        limits=options.stream_limits,
+        max_request_bytes=options.max_request_bytes,
+    )
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],
         options=_grpc_options(options),

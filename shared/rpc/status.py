@@ -14,6 +14,7 @@ from google.rpc import status_pb2  # type: ignore[import-untyped]
 from shared import errors
 from shared.errors import HotslotError
 from shared.rpc import details
+from shared.rpc.message_sizes import from_refusal
 
 DETAILS_KEY = "grpc-status-details-bin"
 
@@ -175,6 +176,10 @@ def from_rpc_error(
                 break
             if error is not None:
                 return error
+    if code is Code.RESOURCE_EXHAUSTED:
+        refused = from_refusal(call.details() or "")
+        if refused is not None:
+            return refused
     cls = _BY_CODE.get(code, errors.InternalError)
     if cls is errors.UnavailableError:
         cls = unavailable

@@ -14,6 +14,7 @@ from shared.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
 from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from shared.rpc.channel import ChannelOptions, open_channel
+from shared.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.rpc.server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
@@ -150,7 +151,9 @@ async def run_worker(
         stack.callback(model.runner.gate.set)
         stack.push_async_callback(parts.provider.close)
         served = services(worker, FrontDoor(worker))
-        server = await stack.enter_async_context(serve(served, ServerOptions(grace_s=0.5), observers=()))
+        server = await stack.enter_async_context(
+            serve(served, ServerOptions(grace_s=0.5, max_request_bytes=MAX_GENERATE_BYTES), observers=())
+        )
         worker.become_ready(parts)
         await server.set_ready(True)
         yield RunningWorker(worker, parts, server, store, model, stack)

@@ -22,6 +22,7 @@ from shared.errors import (
 )
 from shared.ids import Digest, TenantId
 from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+from shared.rpc.message_sizes import MAX_GENERATE_BYTES
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.generation import new_request_id
@@ -158,8 +159,12 @@ class FrontDoor:
 
     async def _there(self, router: Router, peer: WorkerRecord, routed: _Routed) -> Events:
         call = routed.call
+        message = call.encode(call.request.request_id, routed.selections)
+        if len(message) > MAX_GENERATE_BYTES:
+            # What is settled here makes it larger than it came.
+            raise UnavailableError("the request is too large to be sent on")
         parcel = Parcel(
-            call.encode(call.request.request_id, routed.selections),
+            message,
             metadata_to_carry(call.metadata, self.worker.worker_id),
             less_margin(call.time_remaining()),
         )

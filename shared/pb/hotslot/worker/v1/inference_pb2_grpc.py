@@ -63,7 +63,7 @@ class InferenceServiceServicer:
         is sent before the first token, so a call that fails earlier may be retried.
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `adapters` also when these never fit the
-        slots together), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
+        slots together; field `request` when the message has more than 4 MiB), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo; also while too much text waits to be tokenised); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
         ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
