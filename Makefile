@@ -13,6 +13,9 @@ TORCH_SPEC ?= torch
 PIP_ARGS ?=
 # More arguments for pytest: make test PYTEST_ARGS="-k slots -x"
 PYTEST_ARGS ?=
+# What `make compose-test` is run with: make compose-test BUCKETS="1 1,4,8 default" MASKS="ATEN_CPU_CAPABILITY=avx2"
+BUCKETS ?= 1,8
+MASKS ?=
 # How many inputs `make fuzz` tries, and more arguments for it: make fuzz FUZZ_ARGS=--without-atheris
 FUZZ_RUNS ?= 5000000
 FUZZ_ARGS ?=
@@ -115,7 +118,7 @@ protos: $(INSTALLED) ## Generate shared/pb from protos/
 
 .PHONY: compose-test
 compose-test: $(INSTALLED) model ## Build the images, bring up the compose file, push, generate, tear down
-	$(BIN)/python -m deploy.compose_test
+	$(BIN)/python -m deploy.compose_test $(BUCKETS:%=--buckets %) $(MASKS:%=--mask %)
 
 .PHONY: clean
 clean: ## Remove what was built and cached, but not .venv

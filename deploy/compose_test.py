@@ -1,5 +1,11 @@
-"""Brings the compose file up for real: builds the images, pushes an adapter, generates through both workers."""
+"""Brings the compose file up for real: builds the images, pushes an adapter, generates through both workers.
 
+    python -m deploy.compose_test --buckets 1 --buckets default --mask ATEN_CPU_CAPABILITY=avx2,ONEDNN_MAX_CPU_ISA=AVX2
+
+Each --buckets is brought up by itself, and all of them once more for each --mask, with these variables in the workers.
+"""
+
+import argparse
 import json
 import os
 import shutil
@@ -8,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +34,11 @@ IMAGES = {"hotslot-store:dev": "deploy/store.Dockerfile", "hotslot-worker:dev": 
 PORTS = ("STORE_PORT", "WORKER_A_PORT", "WORKER_B_PORT")
 BUCKETS = "1,8"
 """Few, since each is compiled twice while the test waits."""
+DEFAULT_BUCKETS = "1,4,8,32,128"
+MAX_SEQUENCES = 8
+OVERRIDE = ROOT / "build" / "compose-test" / "override.yml"
+REFUSAL_PAUSE_S = 20
+REFUSED = "cannot start: "
 STORE_READY_TIMEOUT_S = 120.0
 WORKER_READY_TIMEOUT_S = 900.0
 
@@ -37,6 +49,7 @@ class ComposeTestError(Exception):
 
 def main() -> int:
     """Run the test; prints each step and what it found."""
+    setups = setups_from(sys.argv[1:])
     try:
         engine = find_engine()
         say(f"engine: {engine.name}, compose: {' '.join(engine.compose)}")
@@ -45,10 +58,15 @@ def main() -> int:
             say(f"building {image}")
             engine.build(image, ROOT / dockerfile, ROOT)
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-        environment = {"MODEL_DIR": str(ensure_model()), "BUCKETS": BUCKETS}
-        environment |= {name: str(port) for name, port in ports.items()}
-        with deployment(engine, environment) as compose:
-            check_deployment(compose, ports)
+        environment = {"MODEL_DIR": str(ensure_model())} | {name: str(port) for name, port in ports.items()}
+        for setup in setups:
+            say(f"with {setup}")
+            with deployment(engine, environment | setup.environment, setup) as compose:
+                check_deployment(compose, ports)
+        say("with a worker that cannot start")
+        refused = Setup("1", max_sequences=MAX_SEQUENCES)
+        with deployment(engine, environment | refused.environment, refused, only="worker-a") as compose:
+            check_refusal(compose)
     except (ComposeTestError, EngineError, subprocess.CalledProcessError) as exc:
         print(f"compose-test: FAILED: {exc}", file=sys.stderr)
         return 1
@@ -56,25 +74,75 @@ def main() -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Setup:
+    """Settings of the workers that a deployment is brought up with."""
+
+    buckets: str
+    variables: dict[str, str] = field(default_factory=dict)
+    """Beside hotslot's own."""
+    max_sequences: int = 0
+    """0 means as many as the buckets hold, and not more than usual."""
+
+    def __str__(self) -> str:
+        return " ".join([f"buckets {self.buckets}", *(f"{name}={value}" for name, value in self.variables.items())])
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the compose file takes from its environment."""
+        rows = self.max_sequences or min(MAX_SEQUENCES, int(self.buckets.rpartition(",")[2]))
+        return {"BUCKETS": self.buckets, "MAX_SEQUENCES": str(rows), "START_PAUSE_S": str(REFUSAL_PAUSE_S)}
+
+    def override(self) -> Path:
+        """A compose file that gives the workers the variables."""
+        services = {name: {"environment": self.variables} for name in ("worker-a", "worker-b")}
+        OVERRIDE.parent.mkdir(parents=True, exist_ok=True)
+        OVERRIDE.write_text(json.dumps({"services": services}))  # JSON is YAML.
+        return OVERRIDE
+
+
+def setups_from(arguments: list[str]) -> list[Setup]:
+    """Every set of buckets without a mask, then every one with each mask."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.compose_test", description=__doc__)
+    parser.add_argument("--buckets", action="append", help=f"for example 1,4,8, or default; by default {BUCKETS}")
+    parser.add_argument("--mask", action="append", default=[], help="NAME=VALUE,…: variables of the workers")
+    found = parser.parse_args(arguments)
+    buckets = [DEFAULT_BUCKETS if text == "default" else text for text in found.buckets or [BUCKETS]]
+    masks = [dict(part.split("=", 1) for part in mask.split(",")) for mask in found.mask]
+    return [Setup(each, mask) for mask in [{}, *masks] for each in buckets]
+
+
 class Compose:
     """Commands on the running deployment."""
 
-    def __init__(self, engine: Engine, environment: dict[str, str]) -> None:
+    def __init__(self, engine: Engine, environment: dict[str, str], setup: Setup) -> None:
         self._engine = engine
         self._environment = environment
+        self._files = [ROOT / "docker-compose.yml", *([setup.override()] if setup.variables else [])]
 
     def __call__(self, *arguments: str, check: bool = True) -> None:
         """Run one compose command."""
-        compose = [*self._engine.compose, "-p", PROJECT, "-f", str(ROOT / "docker-compose.yml")]
+        files = [argument for path in self._files for argument in ("-f", str(path))]
+        compose = [*self._engine.compose, "-p", PROJECT, *files]
         subprocess.run([*compose, *arguments], env=self._environment, check=check)
 
     def inside(self, service: str, *command: str) -> str:
         """Run a command in a service's container; what it printed."""
+        return self._output("exec", self._container(service), *command)
+
+    def logs(self, service: str) -> str:
+        """Everything that a service wrote, over all of its starts."""
+        done = subprocess.run(
+            [self._engine.name, "logs", self._container(service)],
+            env=self._environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def _container(self, service: str) -> str:
         # Not through compose: podman-compose prints what it does among what the command prints.
         labels = {"project": PROJECT, "service": service}
         filters = [f"--filter=label=com.docker.compose.{key}={value}" for key, value in labels.items()]
-        container = self._output("ps", "--quiet", *filters)
-        return self._output("exec", container, *command)
+        return self._output("ps", "--all", "--quiet", *filters)
 
     def _output(self, *arguments: str) -> str:
         command = [self._engine.name, *arguments]
@@ -84,13 +152,16 @@ class Compose:
 
 
 @contextmanager
-def deployment(engine: Engine, environment: dict[str, str]) -> Iterator[Compose]:
-    """The compose file, up; torn down with its volumes afterwards, with the logs shown when something failed."""
-    compose = Compose(engine, os.environ | engine.environment | environment)
+def deployment(engine: Engine, environment: dict[str, str], setup: Setup, only: str = "") -> Iterator[Compose]:
+    """The compose file, up; torn down with its volumes afterwards, with the logs shown when something failed.
+
+    `only` brings up one service and what it needs.
+    """
+    compose = Compose(engine, os.environ | engine.environment | environment, setup)
     compose("down", "--volumes", check=False)
     try:
         say("starting")
-        compose("up", "--detach", "--no-build")
+        compose("up", "--detach", "--no-build", *([only] if only else []))
         yield compose
     except BaseException:
         compose("logs", "--tail", "60", check=False)
@@ -137,6 +208,19 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     await_ready("store", store, STORE_READY_TIMEOUT_S)
     names = [adapter["name"] for adapter in hotslot("ls", "--store", store)[0]["adapters"]]
     expect(names == [REFERENCE], f"after a restart the store has {names}, expected [{REFERENCE!r}]")
+
+
+def check_refusal(compose: Compose) -> None:
+    """A worker whose settings do not fit each other says so in its last line, and is not started again at once."""
+    deadline_s = time.monotonic() + WORKER_READY_TIMEOUT_S
+    while REFUSED not in compose.logs("worker-a"):
+        expect(time.monotonic() < deadline_s, "a worker that cannot start does not say why")
+        time.sleep(1.0)
+    time.sleep(REFUSAL_PAUSE_S / 2)
+    reasons = [line for line in compose.logs("worker-a").splitlines() if REFUSED in line]
+    say(f"it says: {reasons[0]}")
+    expect(len(reasons) == 1, f"it was started {len(reasons)} times within {REFUSAL_PAUSE_S / 2:g} s")
+    expect("max_sequences" in reasons[0], f"the reason is not told: {reasons[0]}")
 
 
 class Answer:

@@ -10,6 +10,7 @@
 and one line for each that says which it is. Constructing a Settings class by hand reads no environment.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, get_args
@@ -22,10 +23,12 @@ from pydantic_settings.exceptions import SettingsError
 
 from shared.endpoints import advertised_endpoint, dialled_endpoint, listen_endpoint
 from shared.errors import InvalidEndpointError
+from shared.failed_start import EXIT_REFUSED, pause_before_end
 from shared.secret_urls import SecretUrl, masked_url
 
 ENV_PREFIX = "HOTSLOT_"
-EXIT_WRONG_SETTING = 2
+EXIT_WRONG_SETTING = EXIT_REFUSED
+MAX_START_PAUSE_S = 3600.0
 
 
 class Settings(BaseModel):
@@ -108,7 +111,16 @@ def load(settings: type[AnySettings], *, prog: str, argv: Sequence[str] | None =
         lines = [_without_urls(str(exc).removeprefix("error parsing CLI: "))]
     print("\n".join(f"{prog}: {line}" for line in lines), file=sys.stderr)  # noqa: T201 (no logging yet)
     print(f"{prog}: --help lists all settings", file=sys.stderr)  # noqa: T201
+    pause_before_end(_start_pause_s())
     raise SystemExit(EXIT_WRONG_SETTING)
+
+
+def _start_pause_s() -> float:
+    """The setting start_pause_s, looked up by itself, since the settings as a whole could not be read."""
+    try:
+        return min(float(os.environ.get(f"{ENV_PREFIX}START_PAUSE_S", "0")), MAX_START_PAUSE_S)
+    except ValueError:
+        return 0.0
 
 
 def _explain(settings: type[Settings], error: ErrorDetails) -> str:

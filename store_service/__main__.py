@@ -4,26 +4,26 @@ import asyncio
 import sys
 
 from shared.errors import HotslotError
+from shared.failed_start import tell_failed_start
 from shared.process_tuning import reuse_freed_memory, take_turns_often
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from store_service.app import run
 from store_service.settings import StoreSettings
 
-EXIT_CANNOT_START = 1
+PROG = "python -m store_service"
 
 
 def main() -> int:
     """Read the settings and serve until a signal comes."""
-    settings = load(StoreSettings, prog="python -m store_service")
+    settings = load(StoreSettings, prog=PROG)
     set_up_logging(settings.log_format, settings.log_level)
     reuse_freed_memory()
     take_turns_often()
     try:
         asyncio.run(run(settings))
     except (HotslotError, OSError) as exc:
-        sys.stderr.write(f"python -m store_service: {exc}\n")
-        return EXIT_CANNOT_START
+        return tell_failed_start(PROG, exc, settings.start_pause_s)
     return 0
 
 

@@ -9,7 +9,7 @@ from shared.ids import DEFAULT_TENANT
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
 from shared.rpc.places import STALL_S
 from shared.secret_urls import SecretUrl
-from shared.settings import ListenAddress, Settings, TextList
+from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
@@ -132,6 +132,9 @@ class StoreSettings(Settings):
     grace_s: float = Field(default=20.0, ge=0)
     """On SIGTERM, after that: how long calls may take to finish."""
 
+    start_pause_s: float = Field(default=0.0, ge=0, le=MAX_START_PAUSE_S)
+    """How long a start that failed waits before the process ends, where what starts it again does so at once, as Podman
+    does. Kubernetes waits by itself."""
     log_level: LogLevel = "info"
     """Least severe messages that are logged."""
     log_format: LogFormat = "console"

@@ -1,6 +1,5 @@
 """`python -m worker_service`: one worker, from settings to its end."""
 
-import asyncio
 from typing import NoReturn
 
 from shared.base_model import spec_from_folder
@@ -8,18 +7,20 @@ from shared.base_spec import BaseSpec
 from shared.process_tuning import reuse_freed_memory
 from shared.settings import load
 from shared.telemetry import set_up_logging
-from worker_service.app import run
 from worker_service.assembly import ServableModel
 from worker_service.cache.shared_code import SharedCode
+from worker_service.process import live
 from worker_service.settings import WorkerSettings
+
+PROG = "python -m worker_service"
 
 
 def main() -> NoReturn:
     """Read the settings and serve until a signal comes."""
-    settings = load(WorkerSettings, prog="python -m worker_service")
+    settings = load(WorkerSettings, prog=PROG)
     set_up_logging(settings.log_format, settings.log_level)
     reuse_freed_memory()
-    asyncio.run(run(settings, lambda: _describe(settings), lambda code: _load(settings, code))).leave()
+    live(PROG, settings, lambda: _describe(settings), lambda code: _load(settings, code))
 
 
 def _describe(settings: WorkerSettings) -> BaseSpec:

@@ -19,6 +19,7 @@ from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerInfo
 from shared.endpoints import reachable
 from shared.errors import HotslotError, InternalError
+from shared.failed_start import EXIT_FAILED
 from shared.ids import new_worker_id, parse_tenant
 from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from shared.rpc.channel import ChannelOptions, open_channel
@@ -35,7 +36,7 @@ from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.cache.archive import Archiver
 from worker_service.cache.shared_code import SharedCode
 from worker_service.cache.sharing import CodeSharing, CodeStore
-from worker_service.ending import EXIT_FAILED, EXIT_OK, Ending
+from worker_service.ending import EXIT_OK, Ending
 from worker_service.engine.limits import EnginePolicy
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
@@ -86,6 +87,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
             joining = starting.result()
         except HotslotError as exc:
             log.error("start_failed", why=exc.message)
+            ending.failure = exc
             return ending
         fenced = asyncio.create_task(_fenced(joining))
         lost = asyncio.create_task(worker.parts.engine.lost.wait())

@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
+from shared.failed_start import EXIT_FAILED
 from worker_service.engine.loop import STOP_TIMEOUT_S, Engine
 
 EXIT_OK = 0
-EXIT_FAILED = 1
 
 
 @dataclass(slots=True)
@@ -22,6 +22,8 @@ class Ending:
     """Until it is known that all went well."""
     leaves_threads: bool = False
     """Whether a thread may still be computing."""
+    failure: Exception | None = None
+    """Why the start failed, where it is known."""
 
     def stop(self, engine: Engine, lost: asyncio.Event) -> None:
         """Stop the engine; one that is lost is not waited for."""

@@ -10,7 +10,7 @@ from shared.coordination.redis_url import RedisUrl
 from shared.endpoints import Target, listen_endpoint
 from shared.ids import DEFAULT_TENANT
 from shared.rpc.places import STALL_S
-from shared.settings import AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
+from shared.settings import MAX_START_PAUSE_S, AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 
 
@@ -137,6 +137,9 @@ class WorkerSettings(Settings):
     for 1.1 × max_connection_age_s + 0.5 s more."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """On SIGTERM, after that: how long running requests may take to finish."""
+    start_pause_s: float = Field(default=0.0, ge=0, le=MAX_START_PAUSE_S)
+    """How long a start that failed waits before the process ends, where what starts it again does so at once, as Podman
+    does. Kubernetes waits by itself."""
     log_level: LogLevel = "info"
     """How much to log."""
     log_format: LogFormat = "console"

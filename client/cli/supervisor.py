@@ -40,6 +40,7 @@ class Plan:
         endpoint = f"127.0.0.1:{self.store_port}"
         settings = {
             "HOTSLOT_LISTEN": endpoint,
+            "HOTSLOT_START_PAUSE_S": "0",
             "HOTSLOT_DATA_DIR": str(self.data_dir / "store"),
             "HOTSLOT_REDIS_URL": self.redis_url,
         }
@@ -51,6 +52,7 @@ class Plan:
         endpoint = f"127.0.0.1:{self.worker_port + index}"
         settings = {
             "HOTSLOT_LISTEN": endpoint,
+            "HOTSLOT_START_PAUSE_S": "0",
             "HOTSLOT_ADVERTISE": endpoint,
             "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",
             "HOTSLOT_REDIS_URL": self.redis_url,

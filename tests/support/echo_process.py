@@ -4,7 +4,6 @@ HOTSLOT_MODEL says how loading goes: `quick`, `late SECONDS`, `slow` (for ever) 
 paced so, and `hang` is quick and never ends a step.
 """
 
-import asyncio
 import time
 from typing import NoReturn
 
@@ -12,16 +11,17 @@ from shared.errors import FieldViolation, InvalidRequestError
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from tests.support.echo_model import EchoModel, echo_model
-from worker_service.app import run
+from worker_service.process import live
 from worker_service.settings import WorkerSettings
 
 STEP_S = 0.005
 
 
 def main() -> NoReturn:
-    settings = load(WorkerSettings, prog="python -m tests.support.echo_process")
+    prog = "python -m tests.support.echo_process"
+    settings = load(WorkerSettings, prog=prog)
     set_up_logging(settings.log_format, settings.log_level)
-    asyncio.run(run(settings, lambda: echo_model().spec, lambda _: _load(settings.model))).leave()
+    live(prog, settings, lambda: echo_model().spec, lambda _: _load(settings.model))
 
 
 def _load(how: str) -> EchoModel:

@@ -57,9 +57,35 @@ async def test_a_worker_is_alive_while_its_model_loads_and_leaves_at_once_when_t
 async def test_a_model_that_cannot_be_loaded_ends_the_process_with_the_reason(store_endpoint: str) -> None:
     async with running_process(store_endpoint, model="broken") as worker:
         _, errors = await worker.process.communicate()
-        assert worker.process.returncode == 1
-        assert "it is broken" in errors.decode()
+        assert worker.process.returncode == 2
+        last = errors.decode().splitlines()[-1]
+        assert last == "python -m tests.support.echo_process: cannot start: invalid request: model: it is broken"
         assert "Traceback" not in errors.decode()
+
+
+async def test_an_address_that_is_taken_ends_the_process_with_the_reason(store_endpoint: str) -> None:
+    async with running_process(store_endpoint, listen=store_endpoint) as worker:
+        _, errors = await worker.process.communicate()
+        assert worker.process.returncode == 1
+        assert f"cannot start: [Errno 98] cannot listen on {store_endpoint}" in errors.decode().splitlines()[-1]
+        assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.parametrize("failing", [{"model": "broken"}, {"buckets": "none"}, {"redis_url": "nonsense"}])
+async def test_a_start_that_failed_waits_before_its_end_and_ends_at_once_when_told(
+    store_endpoint: str, failing: dict[str, str]
+) -> None:
+    async with running_process(store_endpoint, start_pause_s="1.5", **failing) as worker:
+        began_s = time.monotonic()
+        assert await worker.exit_code() == 2
+        assert time.monotonic() - began_s > 1.5
+    async with running_process(store_endpoint, start_pause_s="600", **failing) as worker:
+        assert worker.process.stderr is not None
+        while b"cannot start" not in (line := await worker.process.stderr.readline()) and b"--help" not in line:
+            assert line
+        await asyncio.sleep(0.2)
+        worker.process.send_signal(signal.SIGTERM)
+        assert await worker.exit_code() == 2
 
 
 async def test_an_engine_that_hangs_for_long_ends_the_process_so_that_it_is_started_anew(store_endpoint: str) -> None:

@@ -1,0 +1,23 @@
+"""A worker's process, from its settings to its exit code."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+
+from shared.base_spec import BaseSpec
+from shared.failed_start import tell_failed_start
+from worker_service.app import LoadModel, run
+from worker_service.ending import Ending
+from worker_service.settings import WorkerSettings
+
+
+def live(prog: str, settings: WorkerSettings, describe: Callable[[], BaseSpec], load: LoadModel) -> NoReturn:
+    """Serve until a signal comes, and end the process; `describe` and `load` are those of `run`."""
+    try:
+        ending = asyncio.run(run(settings, describe, load))
+    except OSError as exc:
+        # The address is taken.
+        ending = Ending(failure=exc)
+    if ending.failure is not None:
+        ending.code = tell_failed_start(prog, ending.failure, settings.start_pause_s)
+    ending.leave()
