@@ -34,6 +34,11 @@ def parse_digest(text: str, *, field: str = "digest") -> Digest:
     return Digest(text)
 
 
+def is_digest(text: object) -> bool:
+    """Whether it has the form of a digest."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
 def parse_tenant(text: str) -> TenantId:
     """Check the form of a tenant's id; raises InvalidRequestError."""
     if not _TENANT.fullmatch(text):

@@ -113,6 +113,8 @@ def _open(options: RedisOptions) -> Any:
     retry = Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,))
     common: dict[str, Any] = {
         "decode_responses": True,
+        # Bytes that are no text lie under a key that is not ours; readers pass them over.
+        "encoding_errors": "replace",
         "socket_timeout": options.command_timeout_s,
         "socket_connect_timeout": options.connect_timeout_s,
         "retry": retry,

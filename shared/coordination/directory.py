@@ -1,7 +1,8 @@
 """The read side: which workers there are, and who holds a version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -17,10 +18,19 @@ from shared.coordination.records import (
     decode_resident,
     decode_worker,
 )
-from shared.coordination.scripts import CHANGES, PLACEMENTS, REVISION_SEQUENCES, TAIL, WORKERS
+from shared.coordination.scripts import (
+    CHANGES,
+    LIST_POOLS,
+    PLACEMENTS,
+    RESIDENCY,
+    REVISION_SEQUENCES,
+    TAIL,
+    WORKERS,
+)
+from shared.coordination.unreadable import Unreadable
 from shared.endpoints import advertised_endpoint
 from shared.errors import InvalidEndpointError, RevisionCompactedError
-from shared.ids import Digest, WorkerId
+from shared.ids import Digest, WorkerId, is_digest
 
 _WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
 _WATCH_RETENTION_MS = 60_000
@@ -44,27 +54,38 @@ class ChangesRead:
 
 
 class Directory:
-    """Reads only; every method raises CoordinationUnavailableError."""
+    """Reads only, and passes over what is not ours; every method raises CoordinationUnavailableError."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._told: set[WorkerId] = set()
         """Of whom it was logged that they cannot be dialled."""
+        self._unreadable = Unreadable()
 
     async def pools(self) -> list[Digest]:
         """The base model digests that workers serve or served lately."""
-        found: list[str] = await self._connection.run(lambda client: client.zrange(POOLS, 0, -1), [POOLS])
-        return sorted(Digest(digest) for digest in found)
+        found: list[str] = await self._connection.evaluate(LIST_POOLS, [POOLS], [""])
+        return sorted(Digest(digest) for digest in found if is_digest(digest))
 
     async def workers(self, pool: Digest) -> PoolView:
         """All workers of a pool in one call; for a decision per request keep the answer a while."""
         keys = PoolKeys.of(pool)
         now_ms, since, *flat = await self._connection.evaluate(WORKERS, [keys.leases, keys.since], [keys.prefix])
-        width = len(_WORKER_FIELDS)
+        width = 1 + len(_WORKER_FIELDS)
         rows = (flat[start : start + width] for start in range(0, len(flat), width))
-        records = [decode_worker(dict(zip(_WORKER_FIELDS, row, strict=True))) for row in rows]
-        reachable = sorted(filter(self._can_be_dialled, records), key=lambda r: r.info.worker_id)
+        records = [self._worker(pool, worker_id, values) for worker_id, *values in rows]
+        readable = [record for record in records if record is not None]
+        reachable = sorted(filter(self._can_be_dialled, readable), key=lambda r: r.info.worker_id)
         return PoolView(tuple(reachable), int(now_ms) / 1e3, since)
+
+    def _worker(self, pool: Digest, worker_id: str, values: Sequence[str]) -> WorkerRecord | None:
+        def decode() -> WorkerRecord:
+            record = decode_worker(dict(zip(_WORKER_FIELDS, values, strict=True)))
+            if (record.info.worker_id, record.info.base_model_digest) != (worker_id, pool):
+                raise ValueError("it describes another worker")
+            return record
+
+        return self._unreadable.read(f"worker {worker_id}", decode)
 
     async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[Placement, ...]]:
         """Who holds these versions: one call, and work by the number of holders, not by the size of the fleet."""
@@ -78,19 +99,26 @@ class Directory:
             PLACEMENTS, [keys.since, *(keys.placements(d) for d in unique)], [keys.prefix]
         )
         placements = {
-            digest: tuple(
-                Placement(WorkerId(worker_id), decode_resident(digest, value))
-                for worker_id, value in zip(flat[::2], flat[1::2], strict=True)
-            )
+            digest: self._placed(zip(flat[::2], [digest] * len(flat), flat[1::2], strict=False))
             for digest, flat in zip(unique, found, strict=True)
         }
         return PlacementsView(placements, int(now_ms) / 1e3, since)
 
     async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
         """Everything that a worker reported, by digest."""
-        key = PoolKeys.of(pool).residency(worker_id)
-        stored: dict[str, str] = await self._connection.run(lambda client: client.hgetall(key), [key])
-        return tuple(Placement(worker_id, decode_resident(d, value)) for d, value in sorted(stored.items()))
+        keys = PoolKeys.of(pool)
+        flat = await self._connection.evaluate(RESIDENCY, [keys.residency(worker_id)], [keys.prefix])
+        stored = sorted(zip(flat[::2], flat[1::2], strict=True))
+        return self._placed((worker_id, digest, value) for digest, value in stored)
+
+    def _placed(self, stored: Iterable[tuple[str, str, str]]) -> tuple[Placement, ...]:
+        """Placements from worker_id, digest and value."""
+        placed = []
+        for worker_id, digest, value in stored:
+            resident = self._unreadable.read(f"{digest} on {worker_id}", partial(decode_resident, digest, value))
+            if resident is not None:
+                placed.append(Placement(WorkerId(worker_id), resident))
+        return tuple(placed)
 
     async def revision(self, pool: Digest) -> int:
         """Where the changes of a pool end now: read this, then the state, then the changes from here."""
@@ -113,8 +141,11 @@ class Directory:
             raise RevisionCompactedError(after, _revision(oldest) if oldest else 0)
         changes: list[PlacementChange] = []
         for entry_id, flat in entries:
-            fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            changes += decode_changes(_revision(entry_id), fields["worker"], fields["changes"])
+            found = self._unreadable.read(
+                f"change {entry_id}",
+                partial(_decode_entry, _revision(entry_id), flat),
+            )
+            changes += found or []
         newest = _revision(entries[-1][0]) if entries else after
         more = len(entries) == _CHANGES_PER_READ
         # Something may still happen in the millisecond of the read.
@@ -132,6 +163,11 @@ class Directory:
                 log.warning("worker_left_out", worker_id=worker_id, why=exc.message)
             return False
         return True
+
+
+def _decode_entry(revision: int, flat: Sequence[str]) -> list[PlacementChange]:
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return decode_changes(revision, fields["worker"], fields["changes"])
 
 
 def _revision(entry_id: str) -> int:

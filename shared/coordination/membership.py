@@ -45,7 +45,14 @@ class Membership:
         info, keys = self._info, self._keys
         answer = await self._connection.evaluate(
             ANNOUNCE,
-            [keys.worker(info.worker_id), keys.endpoint(info.endpoint), keys.leases, keys.changes, keys.since],
+            [
+                keys.worker(info.worker_id),
+                keys.endpoint(info.endpoint),
+                keys.leases,
+                keys.changes,
+                keys.since,
+                keys.residency(info.worker_id),
+            ],
             [
                 keys.prefix,
                 info.worker_id,

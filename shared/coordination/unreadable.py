@@ -1,0 +1,44 @@
+"""Passing over what lies in Redis in another form than ours: one log line for each, and never an exception."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+TOLD_FOR_S = 60.0
+"""How long the same place is not told of again."""
+MAX_TOLD = 1_024
+MAX_SHOWN = 120
+# What decoding of foreign text may raise: no JSON, another shape, missing parts, numbers beyond bounds, deep nesting.
+_KINDS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+
+T = TypeVar("T")
+
+
+class Unreadable:
+    """One reader's memory of the places that it has told of."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at_s: dict[str, float] = {}
+
+    def read(self, place: str, decode: Callable[[], T]) -> T | None:
+        """What `decode` returns; None, and a log line, where it cannot."""
+        try:
+            return decode()
+        except _KINDS as exc:
+            self._tell(place, exc)
+            return None
+
+    def _tell(self, place: str, exc: Exception) -> None:
+        now_s = self._clock()
+        if now_s - self._told_at_s.get(place, -TOLD_FOR_S) < TOLD_FOR_S:
+            return
+        if len(self._told_at_s) >= MAX_TOLD:
+            self._told_at_s.clear()
+        self._told_at_s[place] = now_s
+        why = f"{type(exc).__name__}: {exc}"
+        log.warning("unreadable_in_redis", place=place[:MAX_SHOWN], why=why[:MAX_SHOWN])
