@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
+from redis import exceptions
 
 from shared.coordination.connection import RedisConnection
 from shared.coordination.keys import POOLS, PoolKeys
@@ -20,7 +22,6 @@ from shared.coordination.records import (
 )
 from shared.coordination.scripts import (
     CHANGES,
-    LIST_POOLS,
     PLACEMENTS,
     RESIDENCY,
     REVISION_SEQUENCES,
@@ -64,7 +65,7 @@ class Directory:
 
     async def pools(self) -> list[Digest]:
         """The base model digests that workers serve or served lately."""
-        found: list[str] = await self._connection.evaluate(LIST_POOLS, [POOLS], [""])
+        found: list[str] = await self._connection.run(_list_pools, [POOLS])
         return sorted(Digest(digest) for digest in found if is_digest(digest))
 
     async def workers(self, pool: Digest) -> PoolView:
@@ -163,6 +164,16 @@ class Directory:
                 log.warning("worker_left_out", worker_id=worker_id, why=exc.message)
             return False
         return True
+
+
+async def _list_pools(client: Any) -> list[str]:
+    try:
+        found: list[str] = await client.zrange(POOLS, 0, -1)
+    except exceptions.ResponseError as exc:
+        if not str(exc).startswith("WRONGTYPE"):
+            raise
+        return []
+    return found
 
 
 def _decode_entry(revision: int, flat: Sequence[str]) -> list[PlacementChange]:

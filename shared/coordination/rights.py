@@ -9,7 +9,7 @@ from shared.coordination.scripts import SCRIPTS
 
 KEY_PATTERN = "{hotslot*"
 """Glob of every key in `keys`."""
-CALLED = ("eval", "evalsha", "exists", "hgetall", "zrange")
+CALLED = ("eval", "evalsha", "exists", "zrange")
 """Commands that are sent as they are; all others are called by scripts, with the user's rights."""
 CALLED_ON_CLUSTER = ("cluster|slots", "command")
 """By which the client of a cluster learns where keys are."""

@@ -286,11 +286,8 @@ return 1
 """,
 )
 
-# The list of pools. KEYS: pools. ARGV: unused prefix. Returns digests, or nothing where something else lies.
-LIST_POOLS = _script("list_pools", "return is(KEYS[1], 'zset') and redis.call('ZRANGE', KEYS[1], 0, -1) or {}")
-
 # A worker's residency. KEYS: residency. ARGV: prefix. Returns digest and value in turn; both empty where something else
 # lies.
 RESIDENCY = _script("residency", "return is(KEYS[1], 'hash') and redis.call('HGETALL', KEYS[1]) or {'', ''}")
 
-SCRIPTS = (ANNOUNCE, RELEASE, REPORT, WORKERS, PLACEMENTS, TAIL, CHANGES, TOUCH_POOL, LIST_POOLS, RESIDENCY)
+SCRIPTS = (ANNOUNCE, RELEASE, REPORT, WORKERS, PLACEMENTS, TAIL, CHANGES, TOUCH_POOL, RESIDENCY)
