@@ -117,7 +117,7 @@ def assemble(
     )
     provider = AdapterProvider(store, loader, client, limits, limits=options.references, disk=disk)
     policy = AdapterPolicy()
-    encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens, executor)
+    encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens)
     generation = Generation(
         Identity(worker_id, model.spec.digest, model.eos_token_ids),
         RequestLimits(model.vocab_size, limits.max_sequence_tokens, MAX_CHOICES, limits.num_slots),

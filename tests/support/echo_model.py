@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from jinja2 import TemplateError
-
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import InvalidAdapterError, RankTooLargeError, Violation
 from shared.ids import Digest
@@ -24,6 +22,13 @@ VOCAB_SIZE = 257
 PAD = "<pad>"
 """Text that the tokenizer takes for one token, of which the model knows nothing: its id is VOCAB_SIZE."""
 IN_FEATURES, OUT_FEATURES = 16, 12
+CHAT_TEMPLATE = """
+{%- if messages[0].role == "assistant" %}
+    {{- raise_exception("the conversation must not begin with the assistant") }}
+{%- endif %}
+{%- for turn in messages %}{{ "<" + turn.role + ">" + turn.content }}{% endfor %}
+{%- if add_generation_prompt %}{{ "<assistant>" }}{% endif %}
+"""
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj")
 
 
@@ -76,8 +81,9 @@ class EchoDecoder:
 class EchoTokenizer:
     """Bytes as tokens."""
 
-    chat_template: object = "yes"
+    chat_template: object = CHAT_TEMPLATE
     added_tokens_decoder: Mapping[int, object] = MappingProxyType({})
+    special_tokens_map: Mapping[str, object] = MappingProxyType({})
     all_special_ids: Sequence[int] = (EOS,)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -91,14 +97,6 @@ class EchoTokenizer:
             PAD.encode() if token_id == VOCAB_SIZE else bytes([token_id]) for token_id in token_ids if token_id != EOS
         )
         return b"".join(known).decode(errors="replace")
-
-    def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        if conversation[0]["role"] == "assistant":
-            raise TemplateError("the conversation must not begin with the assistant")
-        turns = "".join(f"<{turn['role']}>{turn['content']}" for turn in conversation)
-        return turns + ("<assistant>" if add_generation_prompt else "")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from worker_service.front.requests import (
     Started,
     TextPrompt,
     TokenPrompt,
+    ToolCall,
 )
 from worker_service.front.worker import ModelInfo, Worker
 
@@ -152,12 +153,35 @@ def _decode_prompt(message: pb.GenerateRequest) -> Prompt | None:
         case "text":
             return TextPrompt(message.text)
         case "chat":
-            turns = tuple(ChatMessage(m.role, m.content) for m in message.chat.messages)
-            return ChatPrompt(turns, add_generation_prompt=not message.chat.omit_generation_prompt)
+            return _decode_chat(message.chat)
         case "tokens":
             return TokenPrompt(tuple(message.tokens.token_ids))
         case _:
             return None
+
+
+def _decode_chat(chat: pb.ChatPrompt) -> ChatPrompt:
+    return ChatPrompt(
+        messages=tuple(_decode_message(message) for message in chat.messages),
+        add_generation_prompt=not chat.omit_generation_prompt,
+        continue_final_message=chat.continue_final_message,
+        tools_json=tuple(chat.tools_json),
+        template_arguments_json=chat.template_arguments_json,
+        allow_special_tokens=chat.allow_special_tokens,
+        template=chat.template,
+    )
+
+
+def _decode_message(message: pb.ChatMessage) -> ChatMessage:
+    return ChatMessage(
+        role=message.role,
+        content=message.content,
+        parts=tuple(part.text if part.HasField("text") else None for part in message.parts),
+        tool_calls=tuple(ToolCall(call.id, call.name, call.arguments_json) for call in message.tool_calls),
+        tool_call_id=message.tool_call_id,
+        name=message.name,
+        reasoning_content=message.reasoning_content,
+    )
 
 
 def _encode_logprob(token: SampledToken) -> pb.TokenLogprob:

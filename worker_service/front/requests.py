@@ -16,11 +16,26 @@ class TextPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that the assistant made."""
+
+    call_id: str
+    name: str
+    arguments_json: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
     """One turn."""
 
     role: str
     content: str
+    parts: tuple[str | None, ...] = ()
+    """Texts, instead of `content`; None for a part of a kind that this worker does not know."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    reasoning_content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,12 @@ class ChatPrompt:
 
     messages: tuple[ChatMessage, ...]
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """Excludes a generation prompt, whatever the field above says."""
+    tools_json: tuple[str, ...] = ()
+    template_arguments_json: str = ""
+    allow_special_tokens: bool = False
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Work is bounded whatever the request holds: of lists that are too long only the beginning is looked at.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from shared.errors import (
 from shared.references import parse_reference
 from worker_service.adapters.policy import Selection
 from worker_service.front.requests import (
+    ChatMessage,
     ChatPrompt,
     CheckedRequest,
     GenerationRequest,
@@ -40,7 +42,11 @@ MAX_PROMPT_LOGPROBS = 150_000
 """Tokens of a prompt and their alternatives together: what a message of 4 MiB, gRPC's default, holds."""
 MAX_REQUEST_ID_CHARS = 128
 MAX_PRIORITY = 1_000
-ROLES = ("system", "user", "assistant")
+MAX_NAME_CHARS = 256
+"""Of roles, names and ids in chats. What they mean is the template's to say."""
+MAX_TOOLS = 128
+MAX_JSON_CHARS = 256 * 1024
+"""Of a tool, of a call's arguments and of the template's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,16 +238,46 @@ def _is_empty(prompt: Prompt) -> bool:
 def _prompt_problems(prompt: Prompt, limits: RequestLimits) -> Iterator[FieldViolation]:
     # One of perhaps thousands tells it.
     if isinstance(prompt, ChatPrompt):
-        for index, message in enumerate(prompt.messages):
-            if message.role not in ROLES:
-                yield _number(f"chat.messages[{index}].role", repr(message.role[:40]), f"one of {', '.join(ROLES)}")
-                return
+        yield from itertools.islice(_chat_problems(prompt), 1)
     elif isinstance(prompt, TokenPrompt):
         # One that is too long has an error of its own.
         for index, token_id in enumerate(prompt.token_ids[: limits.max_sequence_tokens]):
             if not 0 <= token_id < limits.vocab_size:
                 yield _token(f"tokens.token_ids[{index}]", token_id, limits)
                 return
+
+
+def _chat_problems(prompt: ChatPrompt) -> Iterator[FieldViolation]:
+    for index, message in enumerate(prompt.messages):
+        yield from _message_problems(message, f"chat.messages[{index}]")
+    if len(prompt.tools_json) > MAX_TOOLS:
+        yield _number("chat.tools_json", len(prompt.tools_json), f"at most {MAX_TOOLS}")
+    documents = [(f"chat.tools_json[{index}]", text) for index, text in enumerate(prompt.tools_json)]
+    for field, text in (*documents, ("chat.template_arguments_json", prompt.template_arguments_json)):
+        if len(text) > MAX_JSON_CHARS:
+            yield _number(field, f"{len(text)} characters", f"at most {MAX_JSON_CHARS}")
+
+
+def _message_problems(message: ChatMessage, field: str) -> Iterator[FieldViolation]:
+    if not 1 <= len(message.role) <= MAX_NAME_CHARS:
+        yield _number(f"{field}.role", f"{len(message.role)} characters", f"1 to {MAX_NAME_CHARS}")
+    for name in ("name", "tool_call_id"):
+        if len(getattr(message, name)) > MAX_NAME_CHARS:
+            yield _number(f"{field}.{name}", f"{len(getattr(message, name))} characters", f"at most {MAX_NAME_CHARS}")
+    if message.content and message.parts:
+        yield FieldViolation(f"{field}.content", "excludes parts; give one or the other")
+    if None in message.parts:
+        place = f"{field}.parts[{message.parts.index(None)}]"
+        yield FieldViolation(place, "is of no kind that this worker knows; there is text")
+    for index, call in enumerate(message.tool_calls):
+        place = f"{field}.tool_calls[{index}]"
+        if not 1 <= len(call.name) <= MAX_NAME_CHARS:
+            yield _number(f"{place}.name", f"{len(call.name)} characters", f"1 to {MAX_NAME_CHARS}")
+        if len(call.call_id) > MAX_NAME_CHARS:
+            yield _number(f"{place}.id", f"{len(call.call_id)} characters", f"at most {MAX_NAME_CHARS}")
+        if len(call.arguments_json) > MAX_JSON_CHARS:
+            found = f"{len(call.arguments_json)} characters"
+            yield _number(f"{place}.arguments_json", found, f"at most {MAX_JSON_CHARS}")
 
 
 def _number(field: str, found: object, expected: str) -> FieldViolation:

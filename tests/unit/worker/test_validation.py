@@ -15,6 +15,7 @@ from worker_service.front.requests import (
     Prompt,
     TextPrompt,
     TokenPrompt,
+    ToolCall,
 )
 from worker_service.front.validation import (
     MAX_PROMPT_LOGPROBS,
@@ -36,6 +37,13 @@ def sampling(**fields: object) -> dict[str, object]:
 
 def adapters(*named: tuple[str, float]) -> dict[str, object]:
     return {"adapters": tuple(NamedAdapter(reference, weight) for reference, weight in named)}
+
+
+HI = ChatMessage("user", "hi")
+
+
+def calling(*calls: ToolCall) -> dict[str, object]:
+    return {"prompt": ChatPrompt((ChatMessage("assistant", "", tool_calls=calls),))}
 
 
 ABSURD: list[tuple[dict[str, object], str]] = [
@@ -79,7 +87,18 @@ ABSURD: list[tuple[dict[str, object], str]] = [
     ({"request_id": "a" * 129}, "request_id"),
     ({"prompt": TokenPrompt((1, 1_000))}, "tokens.token_ids[1]"),
     ({"prompt": TokenPrompt((-1,))}, "tokens.token_ids[0]"),
-    ({"prompt": ChatPrompt((ChatMessage("wizard", "hi"),))}, "chat.messages[0].role"),
+    ({"prompt": ChatPrompt((ChatMessage("", "hi"),))}, "chat.messages[0].role"),
+    ({"prompt": ChatPrompt((ChatMessage("user", "hi"), ChatMessage("r" * 257, "hi")))}, "chat.messages[1].role"),
+    ({"prompt": ChatPrompt((ChatMessage("user", "hi", name="n" * 257),))}, "chat.messages[0].name"),
+    ({"prompt": ChatPrompt((ChatMessage("tool", "hi", tool_call_id="n" * 257),))}, "chat.messages[0].tool_call_id"),
+    ({"prompt": ChatPrompt((ChatMessage("user", "hi", parts=("hi",)),))}, "chat.messages[0].content"),
+    ({"prompt": ChatPrompt((ChatMessage("user", "", parts=("hi", None)),))}, "chat.messages[0].parts[1]"),
+    (calling(ToolCall("1", "")), "chat.messages[0].tool_calls[0].name"),
+    (calling(ToolCall("1", "f"), ToolCall("1" * 257, "f")), "chat.messages[0].tool_calls[1].id"),
+    (calling(ToolCall("1", "f", "x" * 2**19)), "chat.messages[0].tool_calls[0].arguments_json"),
+    ({"prompt": ChatPrompt((HI,), tools_json=("{}",) * 129)}, "chat.tools_json"),
+    ({"prompt": ChatPrompt((HI,), tools_json=("{}", "x" * 2**19))}, "chat.tools_json[1]"),
+    ({"prompt": ChatPrompt((HI,), template_arguments_json="x" * 2**19)}, "chat.template_arguments_json"),
     (adapters(("a", NAN)), "adapters[0].weight"),
     (adapters(("a", INF)), "adapters[0].weight"),
     (adapters(("a", 1e9)), "adapters[0].weight"),
