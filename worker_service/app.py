@@ -164,7 +164,10 @@ class Start:
         engine.start()
         stack.callback(self.ending.stop, engine, parts.engine.lost)
         stack.push_async_callback(parts.provider.close)
-        stack.callback(parts.generation.encoder.close)
+        encoder = parts.generation.encoder
+        stack.callback(encoder.close)
+        preparing = asyncio.create_task(encoder.prepare())
+        stack.callback(preparing.cancel)
         await self._be_known(parts, ties, store, watch)
         await self._tell_readiness()
         log.info("ready", base_model=spec.name, digest=spec.digest, port=self.server.port)

@@ -150,6 +150,7 @@ async def run_worker(
         stack.callback(engine.stop)
         stack.callback(model.runner.gate.set)
         stack.push_async_callback(parts.provider.close)
+        stack.callback(parts.generation.encoder.close)
         served = services(worker, FrontDoor(worker))
         server = await stack.enter_async_context(
             serve(served, ServerOptions(grace_s=0.5, max_request_bytes=MAX_GENERATE_BYTES), observers=())

@@ -5,12 +5,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from shared.errors import FieldViolation, InvalidRequestError
+import structlog
+
+from shared.errors import FieldViolation, InvalidRequestError, UnavailableError
 from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.requests import ChatMessage, ChatPrompt
 from worker_service.front.stand_ins import StandIns, cannot_keep
 from worker_service.front.tokenising import Tokeniser
 from worker_service.templates.process import ModelTemplates, TemplateProcesses
+
+log = structlog.get_logger(__name__)
+
+_PROBE = ChatPrompt((ChatMessage("user", "hello"),))
 
 
 class ChatTokenizer(Protocol):
@@ -47,6 +53,14 @@ class Chats:
     def has_template(self) -> bool:
         """Whether there is any."""
         return bool(self._sources)
+
+    async def prepare(self) -> None:
+        """Start a process and have it look at the template; one that cannot be used is told in the log."""
+        if self._sources:
+            try:
+                await self._processes.render(request_of(_PROBE))
+            except (InvalidRequestError, UnavailableError) as exc:
+                log.warning("chat_template_refuses", why=exc.message)
 
     def close(self) -> None:
         """End the processes that render."""

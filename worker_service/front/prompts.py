@@ -51,6 +51,10 @@ class PromptEncoder:
         """Whether chat prompts are understood."""
         return self._chats.has_template
 
+    async def prepare(self) -> None:
+        """Make the first chat as quick as those after it."""
+        await self._chats.prepare()
+
     def close(self) -> None:
         """End the processes that render chats, and let go of the threads that tokenise."""
         self._chats.close()

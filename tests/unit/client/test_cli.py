@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from client.cli.app import run
+from client.types.generation import DEFAULT_MAX_TOKENS
 from shared.errors import (
     BaseModelMismatchError,
     DrainingError,
@@ -263,6 +264,57 @@ def test_generate_with_chat_and_a_prompt_from_stdin(
     assert hotslot("generate", "--chat", "--system", "be brief", "-")[0] == 0
     (request,) = served.worker.inference.requests
     assert [(m.role, m.content) for m in request.chat.messages] == [("system", "be brief"), ("user", "from a pipe")]
+
+
+def test_generate_gives_the_template_what_it_takes_beside_messages(
+    hotslot: Run, served: Served, tmp_path: Path
+) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text('[{"type": "function", "function": {"name": "weather"}}]')
+    options = ["--template-arg", "enable_thinking=false", "--template-arg", "style=short", "--prefill", "It is"]
+    options += ["--tools", str(tools), "--allow-special-tokens", "--keep-special-tokens"]
+    assert hotslot("generate", "--chat", *options, "how is it?")[0] == 0
+    (request,) = served.worker.inference.requests
+    assert json.loads(request.chat.template_arguments_json) == {"enable_thinking": False, "style": "short"}
+    assert [json.loads(tool)["function"]["name"] for tool in request.chat.tools_json] == ["weather"]
+    assert [(m.role, m.content) for m in request.chat.messages] == [("user", "how is it?"), ("assistant", "It is")]
+    assert request.chat.continue_final_message
+    assert request.chat.omit_generation_prompt
+    assert request.chat.allow_special_tokens
+    assert (request.HasField("skip_special_tokens"), request.skip_special_tokens) == (True, False)
+
+
+def test_answers_of_commands_are_bounded_as_those_of_the_client(hotslot: Run, served: Served) -> None:
+    for option in ([], ["-n", "0"], ["-n", "9"]):
+        assert hotslot("generate", "--raw", *option, "Hi")[0] == 0
+    bounds = [(r.stop.max_tokens, r.stop.default_max_tokens) for r in served.worker.inference.requests]
+    assert bounds == [(0, DEFAULT_MAX_TOKENS), (0, 0), (9, DEFAULT_MAX_TOKENS)]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--template-arg", "x"], "--template-arg"),
+        (["--template-arg", "=1"], "--template-arg"),
+        (["--tools", "/nonexistent/tools.json"], "--tools: /nonexistent/tools.json: No such file"),
+        (["--tools", "/proc/self/cmdline"], "it is not JSON"),
+    ],
+)
+def test_what_is_no_option_for_the_template_is_told(
+    hotslot: Run, served: Served, options: list[str], told: str
+) -> None:
+    code, _, err = hotslot("generate", "--chat", *options, "Hi")
+    assert code == 2
+    assert told in err
+
+
+def test_standard_input_that_is_no_text_is_refused(
+    hotslot: Run, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in (["generate", "--raw", "-"], ["chat"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\xff"), encoding="utf-8"))
+        code, _, err = hotslot(*command)
+        assert (code, "standard input" in err, "0xff at 2" in err) == (2, True, True)
 
 
 def test_chat_remembers_its_turns_and_changes_adapters(

@@ -49,13 +49,13 @@ def in_this_process() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def encoders() -> Iterator[dict[tuple[str, str], PromptEncoder]]:
+def encoders() -> dict[tuple[str, str], PromptEncoder]:
     made = {}
     for kind, tokenizer in TOKENIZERS.items():
         for name, source in TEMPLATES.items():
             tokenizer.chat_template = source
             made[kind, name] = PromptEncoder(tokenizer, 10**6)
-    yield made
+    return made
 
 
 def turns_of(texts: Sequence[str]) -> list[dict[str, str]]:
