@@ -31,8 +31,9 @@ def stop(**fields: Any) -> dict[str, Any]:
     return {"stop": pb.StopConditions(**fields)}
 
 
-def chat(*turns: tuple[str, str]) -> dict[str, Any]:
-    return {"chat": pb.ChatPrompt(messages=[pb.ChatMessage(role=role, content=text) for role, text in turns])}
+def chat(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
+    messages = [pb.ChatMessage(role=role, content=text) for role, text in turns]
+    return {"chat": pb.ChatPrompt(messages=messages, **more)}
 
 
 BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
@@ -67,7 +68,16 @@ BAD: dict[str, tuple[tuple[str, ...], dict[str, Any], grpc.StatusCode, str]] = {
     "text with a token that the model lacks": ((), {"text": "a<pad>"}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "chat with a token that the model lacks": ((), chat(("user", "<pad>")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "negative token": ((), {"tokens": pb.TokenPrompt(token_ids=[-1])}, Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
-    "unknown role": ((), chat(("wizard", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "no role": ((), chat(("", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "role of a page": ((), chat(("r" * 999, "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "tools for a template without": (
+        (),
+        chat(("user", "hi"), tools_json=["{}"]),
+        Code.INVALID_ARGUMENT,
+        "INVALID_REQUEST",
+    ),
+    "a tool that is no JSON": ((), chat(("user", "hi"), tools_json=["{"]), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
+    "a template of no name": ((), chat(("user", "hi"), template="x"), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "what the template refuses": ((), chat(("assistant", "hi")), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "temperature nan": ((), sampling(temperature=NAN), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
     "temperature below 0": ((), sampling(temperature=-1), Code.INVALID_ARGUMENT, "INVALID_REQUEST"),
