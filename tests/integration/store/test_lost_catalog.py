@@ -173,6 +173,41 @@ async def test_object_storage_without_an_owner_is_not_taken_over_by_a_new_catalo
     assert (tmp_path / "objects" / "owner").is_file()
 
 
+async def test_objects_of_another_catalog_are_taken_over_by_name_only(tmp_path: Path) -> None:
+    url = f"file://{tmp_path / 'objects'}"
+    await fill(tmp_path / "data", 1, blob_url=url)
+    owner = (tmp_path / "objects" / "owner").read_text()
+    for adopt in ("", "unowned", "0" * 32):
+        with pytest.raises(StoreUnavailableError, match=f"--adopt-blobs {owner}"):
+            await served(tmp_path / "new", blob_url=url, adopt_blobs=adopt)
+    before = contents(tmp_path / "objects" / "blobs")
+    await fill(tmp_path / "new", 2, blob_url=url, adopt_blobs=owner)
+    assert before.items() <= contents(tmp_path / "objects" / "blobs").items()
+    await served(tmp_path / "new", 2, blob_url=url)
+    with pytest.raises(StoreUnavailableError, match="another catalog"):
+        await served(tmp_path / "data", 1, blob_url=url)
+
+
+async def test_what_waits_in_object_storage_is_counted_there_by_stores_that_lose_their_disks(tmp_path: Path) -> None:
+    url, catalog = f"file://{tmp_path / 'objects'}", f"sqlite:///{tmp_path / 'catalog.sqlite3'}"
+    settings = {**QUICK, "unreferenced_grace_s": 0.5, "blob_url": url, "catalog_url": catalog}
+
+    def num_objects() -> int:
+        return len(contents(tmp_path / "objects" / "blobs"))
+
+    await fill(tmp_path / "data", 1, 2, **settings)
+    async with open_store(tmp_path / "data", **settings) as store:
+        await store.call("DeleteAdapter", pb.DeleteAdapterRequest(name="bot-1"))
+    num_lives = 0
+    while num_objects() == 2:
+        shutil.rmtree(tmp_path / "data")
+        async with open_store(tmp_path / "data", **settings):
+            await asyncio.sleep(0.2)
+        num_lives += 1
+    assert num_lives > 1
+    await served(tmp_path / "data", 2, **settings)
+
+
 async def test_an_older_copy_of_the_catalog_costs_nothing_for_the_whole_grace(tmp_path: Path) -> None:
     data = tmp_path / "data"
     await fill(data, 1)
