@@ -69,12 +69,11 @@ def objection(place: Place, catalog: CatalogState, known: Set[BlobKey]) -> str |
         return None
     held = f"{place.name} holds {len(place.blobs)} blob{'s' * (len(place.blobs) != 1)}"
     num_known = len(place.blobs & known)
-    others = sorted(place.owners - {catalog.id})
-    if others:
-        whose = "and there is no catalog" if not catalog.id else f"this one is {catalog.id}"
-        return f"{held} of another catalog ({', '.join(others)[:200]}; {whose} and knows {num_known} of them)"
+    others = ", ".join(sorted(place.owners - {catalog.id}))[:200]
     if not catalog.id:
-        return f"{held}, and there is no catalog that knows them"
+        return f"{held}{f' of catalog {others}' if others else ''}, and there is no catalog"
+    if others:
+        return f"{held} of another catalog ({others}; this one is {catalog.id}, and knows {num_known} of them)"
     if num_known:
         return None
     if not place.owners:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
 from shared.base_spec import looks_like_a_digest
 from shared.errors import (
     AdapterNotFoundError,
+    CatalogDamagedError,
     EtagMismatchError,
     NotDeletedError,
     RevisionCompactedError,
@@ -254,7 +255,9 @@ class SqlCatalog:
     def state(self) -> CatalogState:
         """Which catalog this is, and how many changes it has seen."""
         with reading(self._engine) as connection:
-            found = connection.execute(select(catalog_identity.c.id)).scalar_one()
+            found = connection.execute(select(catalog_identity.c.id)).scalar_one_or_none()
+            if not found:
+                raise CatalogDamagedError("it has lost its identity (the row of catalog_identity)")
             num_changes = connection.execute(select(func.sum(tenants.c.revision))).scalar_one()
             return CatalogState(str(found), int(num_changes or 0))
 

@@ -28,7 +28,7 @@ from shared.manifest import AdapterModule, Manifest
 from shared.references import parse_reference
 from store_service.catalog import changes
 from store_service.catalog.base_models import SqlBaseModels
-from store_service.catalog.database import open_database
+from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.records import AdapterFilter, AdapterRecord, EventKind, NewVersion, VersionRecord
 from store_service.catalog.sql import SqlCatalog
@@ -105,6 +105,22 @@ def test_a_tag_moves_and_the_old_version_stays(catalog: SqlCatalog) -> None:
     assert resolve(catalog, f"acme/bot@{first.digest}") == first.digest
     tag = catalog.set_tag(ACME, BOT, STABLE, first.digest, etag="")
     assert (tag.name, tag.digest) == (STABLE, first.digest)
+
+
+def test_a_catalog_knows_itself_and_how_far_it_is(catalog: SqlCatalog, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM catalog_identity"))
+    with pytest.raises(CatalogDamagedError, match="identity"):
+        catalog.state()
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO catalog_identity VALUES ('mine')"))
+    before = catalog.state()
+    assert before.id == catalog_id(engine) == "mine"
+    create(catalog, 1)
+    create(catalog, 1, tenant=OTHER)
+    after = catalog.state()
+    assert after.id == before.id
+    assert after.num_changes == catalog.revision(ACME) + catalog.revision(OTHER) > before.num_changes
 
 
 def test_a_version_without_a_tag_moves_none(catalog: SqlCatalog) -> None:
