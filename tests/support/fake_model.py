@@ -79,6 +79,8 @@ class FakeRunner:
     """Whether POISON and NON_FINITE do what they say."""
     is_lost: bool = False
     """Whether every step fails, one of nothing too."""
+    lost_by: Exception | None = None
+    """What every step raises, where the model is lost and its runner knows."""
     num_runs: int = 0
     """Those that failed included."""
     on_step: Callable[[], None] = lambda: None
@@ -99,6 +101,8 @@ class FakeRunner:
             self.fail_next_step = False
             self.broke_alone = len(segments) == 1
             raise RuntimeError("the step broke")
+        if self.lost_by is not None:
+            raise self.lost_by
         if self.is_lost:
             raise RuntimeError("the device is gone")
         if self.is_fragile:

@@ -85,7 +85,7 @@ class Tokeniser:
             fewest += await self._threads.short(self._bound.of, text[begin : begin + PIECE_CHARS])
             # Sums of floats may be off in their last digits.
             if fewest > self._max_tokens + 0.5:
-                raise PromptTooLongError(int(fewest), self._max_tokens, at_least=True)
+                raise PromptTooLongError(max(int(fewest), self._max_tokens + 1), self._max_tokens, at_least=True)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)

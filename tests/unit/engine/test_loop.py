@@ -4,13 +4,16 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from shared.errors import StepFailedError
 from tests.support.fake_model import FakeRunner, next_token
+from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import (
     Event,
     Inspect,
     SamplingOptions,
+    SequenceFailed,
     SequenceFinished,
     SequenceId,
     StopRules,
@@ -55,3 +58,23 @@ def test_a_bug_that_ends_the_thread_is_reported() -> None:
     engine.send(Inspect(raise_in_the_engine))
     assert died.wait(10)
     engine.stop()
+
+
+def test_a_model_that_is_lost_ends_the_thread_once_its_step_was_told() -> None:
+    heard: SimpleQueue[Event | str] = SimpleQueue()
+
+    def on_events(events: list[Event]) -> None:
+        for event in events:
+            heard.put(event)
+
+    runner = FakeRunner(LIMITS)
+    runner.lost_by = ModelLostError("an unspecified launch failure")
+    engine = Engine(runner, LIMITS, on_events, on_death=lambda: heard.put("died"))
+    engine.start()
+    engine.send(submit(1, 2))
+    failed, death = heard.get(timeout=10), heard.get(timeout=10)
+    engine.stop()
+    assert isinstance(failed, SequenceFailed)
+    assert isinstance(failed.error, StepFailedError)
+    assert death == "died"
+    assert runner.num_runs == 1

@@ -133,7 +133,7 @@ def test_a_text_that_could_never_fit_is_not_tokenised_at_all(make: str) -> None:
 
     tokeniser = Tokeniser(Refusing(made(make).backend_tokenizer), 30, THREADS)
     for text in ("x" * 20_000, "hello world " * 2_000):
-        with pytest.raises(PromptTooLongError, match=r"at least 3\d tokens, at most 30"):
+        with pytest.raises(PromptTooLongError, match=r"at least 3[1-9] tokens, at most 30"):
             asyncio.run(tokeniser.encode(text, add_special_tokens=True))
 
 
