@@ -8,13 +8,15 @@ all parameters in order of their names: one line of JSON `[name, dtype, shape]`,
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shared.base_details import BaseDetails
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
+from shared.companions import GENERATION_CONFIG, read_companions
 from shared.errors import FieldViolation, InvalidAdapterError, InvalidRequestError
 from shared.loaded_modules import with_absences
 from shared.quantisation import method_of
@@ -69,6 +71,7 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
         modules=tuple(
             replace(m, values_digest=_values_digest(m.path, parameters)) if m in copied else m for m in spec.modules
         ),
+        details=_details(folder, config, parameters),
     )
     check_spec(spec)
     return spec
@@ -105,6 +108,18 @@ def weights_files(folder: Path) -> list[Path]:
     if outside:
         raise _bad_folder(folder, f"{INDEX_FILE} names files outside of the folder: {outside[:3]}")
     return files
+
+
+def _details(folder: Path, config: Mapping[str, Any], parameters: Iterable[str]) -> BaseDetails:
+    """Facts beyond the modules; a model without a generation config ends where its config says."""
+    companions = read_companions(folder)
+    if GENERATION_CONFIG not in companions.files or not companions.end_token_ids:
+        text_config = config.get("text_config")
+        found = [c.get("eos_token_id") for c in (config, text_config) if isinstance(c, dict)]
+        ids = [i for value in found for i in (value if isinstance(value, list) else [value]) if type(i) is int]
+        companions = replace(companions, end_token_ids=tuple(sorted(set(ids))))
+    biases = frozenset(name.removesuffix(".bias") for name in parameters if name.endswith(".bias"))
+    return BaseDetails(biases, companions)
 
 
 def _read_parameters(folder: Path) -> dict[str, _Parameter]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from shared.base_details import BaseDetails
 from shared.errors import FieldViolation, InvalidRequestError
 from shared.ids import Digest, digest_of, parse_digest
 
@@ -115,6 +116,8 @@ class BaseSpec:
     """In layer order."""
     loaded: LoadedModules = field(default=LoadedModules.UNKNOWN, compare=False)
     """How it is known which of them the loaded model has; not part of the digest."""
+    details: BaseDetails | None = field(default=None, compare=False)
+    """No part of the digest either; None where it was registered without."""
 
     def canonical_json(self) -> bytes:
         """The bytes whose SHA-256 is the digest."""

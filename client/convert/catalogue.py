@@ -172,6 +172,7 @@ def _spec_fields(spec: BaseSpec) -> dict[str, object]:
         "model_type": spec.model_type,
         "weights_fingerprint": spec.weights_fingerprint,
         "modules": spec.modules,
+        "details_json": spec.details.to_json() if spec.details is not None else "",
     }
 
 

@@ -24,6 +24,7 @@ from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_c
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
+from store_service.admission.patterns import PatternError
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.values import check_copies, check_finite, check_tie
 
@@ -100,6 +101,9 @@ def admit(
             except MatchBudgetError as exc:
                 expected = "expressions that are matched in time"
                 violations.append(Violation.of("UNSUPPORTED_PATTERN", CONFIG_FILE, "too many", expected, str(exc)))
+            except PatternError as exc:
+                expected = "a regular expression that can be matched in bounded time"
+                violations.append(Violation.of("UNSUPPORTED_PATTERN", CONFIG_FILE, "an expression", expected, str(exc)))
             if checked is not None and was_admitted and checked.modules:
                 violations.clear()
         if checked is not None and not violations:

@@ -12,9 +12,11 @@ from shared.errors import Violation
 from shared.loaded_modules import REASONS, with_absences
 from shared.safetensors_header import Header
 from store_service.admission.all_linear import all_linear
+from store_service.admission.base_changes import check_base_changes
 from store_service.admission.default_targets import with_defaults
-from store_service.admission.keys import Role
+from store_service.admission.keys import HEAD_ALIASES, Role
 from store_service.admission.lora_settings import LoraSettings
+from store_service.admission.naming import check_naming
 from store_service.admission.parts import BaseCopy, Found, StoredTensor, base_copies, sort_tensors
 from store_service.admission.settings import AdmissionLimits
 
@@ -64,6 +66,7 @@ def check_tensors(
         base = with_absences(base)
     parts = sort_tensors(header, base)
     violations = parts.violations
+    violations.extend(check_naming(parts, base))
     targets = with_defaults(settings.targets, base.model_type)
     if targets is None:
         problem = f"PEFT has no default for a {base.model_type}, so it could not load this either"
@@ -73,6 +76,7 @@ def check_tensors(
     else:
         settings = replace(settings, targets=targets)
     violations.extend(_check_targets(parts.by_path, settings, base))
+    violations.extend(check_base_changes(settings, base, parts))
     planned: dict[str, PlannedModule] = {}
     num_misfits = len(parts.unknown_paths)
     num_modules = num_misfits + len(parts.by_path)
@@ -119,8 +123,10 @@ def _check_targets(
     # Whatever names one of a tied pair means both, and PEFT saves both.
     is_tie_targeted = any(include(path) or path in parts for path in tied)
     for path, roles in parts.items():
-        raw_path = next(iter(roles.values())).parsed.path
-        names = (raw_path, *(tied if path in tied else (path,)))
+        if targets.all_linear and any(found.parsed.path in HEAD_ALIASES for found in roles.values()):
+            continue  # To the trainer that calls the head so it is one linear among all.
+        raw_paths = [found.parsed.path for found in roles.values()]
+        names = (*raw_paths, *(tied if path in tied else (path,)))
         if all(include(path, name) is False for name in names):
             problem = "the config does not target this module, so its trainer would not have applied it"
             yield Violation.of("MODULE_NOT_TARGETED", path, "tensors", "none, or the module in target_modules", problem)
@@ -166,7 +172,7 @@ def _check_module(
             problem = f"it is not {expected} with elements (was a sharded model saved without gathering it?)"
             yield Violation.of("BAD_SHAPE", entry.name, str(list(entry.shape)), expected, problem)
     if has_shapes:
-        yield from _check_shapes(module, roles, settings, limits)
+        yield from _check_shapes(module, roles, settings, base, limits)
 
 
 def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings) -> Iterator[Violation]:
@@ -197,9 +203,9 @@ def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: Lora
 
 
 def _check_shapes(
-    module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings, limits: AdmissionLimits
+    module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
 ) -> Iterator[Violation]:
-    rank = settings.rank_of(module.path)
+    rank = _rank_of(module, settings, base)
     role_a, role_b = _PAIRS[module.kind]
     # Sizes by axis; the axis of the rank is told apart, because another rank is another mistake.
     expectations: Mapping[Role, tuple[tuple[int, ...], int | None]] = {
@@ -224,10 +230,17 @@ def _check_shapes(
         elif stored_rank > limits.max_rank and role is role_a:
             expected = f"at most {limits.max_rank}"
             yield Violation.of("RANK_TOO_LARGE", name, f"rank {stored_rank}", expected, "its rank is too large")
-    raw_path = next(iter(roles.values())).parsed.path
-    if settings.rank_of(raw_path) != rank or settings.scaling_of(raw_path) != settings.scaling_of(module.path):
-        problem = "a rank or alpha pattern matches only one of the names that the module has"
-        yield Violation.of("AMBIGUOUS_PATTERN", module.path, raw_path, "the same rank and alpha for both", problem)
+    for raw_path in dict.fromkeys(found.parsed.path for found in roles.values()):
+        theirs = settings.rank_of(raw_path), settings.scaling_of(raw_path)
+        if theirs != (settings.rank_of(module.path), settings.scaling_of(module.path)):
+            problem = "a rank or alpha pattern matches only one of the names that the module has"
+            yield Violation.of("AMBIGUOUS_PATTERN", module.path, raw_path, "the same rank and alpha for both", problem)
+
+
+def _rank_of(module: BaseModule, settings: LoraSettings, base: BaseSpec) -> int:
+    """A tied head has the embedding's A and B, whatever rank its own scaling goes by (PEFT, `update_layer`)."""
+    tied = _tied_paths(settings, base)
+    return settings.rank_of(tied[0] if module.path in tied else module.path)
 
 
 def _names(roles: Iterable[Role]) -> str:

@@ -10,11 +10,14 @@ from store_service.admission.config_fields import FIELDS, Decision, is_unset
 from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets, is_bool, is_finite, is_rank
 from store_service.admission.mlx_config import MLX_FIELDS, is_mlx_config, parse_mlx_config
 from store_service.admission.patterns import Pattern, PatternError, PatternTable, is_name
+from store_service.admission.training_words import TRAINING_WORDS
 
 CONFIG_FILE = "adapter_config.json"
 MAX_LIST_ITEMS = 20_000
 MAX_EXPRESSIONS = 256
 """Regular expressions in one config; each is tried on each module, and held compiled."""
+MAX_PYTHON_EXPRESSIONS = 8
+"""Of those, the ones that take Python's own engine, each with a bounded time of its own."""
 
 
 def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | None:
@@ -53,7 +56,7 @@ def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -
     for name, value in document.items():
         rule = FIELDS.get(name)
         if rule is None:
-            if not is_unset(value):
+            if not is_unset(value) and name not in TRAINING_WORDS:
                 violations.append(
                     Violation.of(
                         "UNKNOWN_CONFIG_FIELD",
@@ -65,6 +68,8 @@ def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -
                 )
         elif rule.decision is Decision.REFUSE_WHEN_SET and not is_unset(value):
             violations.append(Violation.of("UNSUPPORTED_CONFIG", name, repr(value), "unset", rule.reason))
+        elif rule.decision is Decision.REFUSE_WHEN_NOT_NULL and value is not None:
+            violations.append(Violation.of("UNSUPPORTED_CONFIG", name, repr(value), "null", rule.reason))
         elif rule.check is not None and not rule.check(value):
             code = "UNSUPPORTED_CONFIG" if rule.decision is Decision.REFUSE_OTHER else "BAD_CONFIG_VALUE"
             violations.append(Violation.of(code, name, repr(value), rule.expected, rule.reason))
@@ -78,10 +83,11 @@ class _Reader:
         self._violations = violations
         self._usable = True
         self._num_expressions = 0
+        self._num_python_expressions = 0
 
     def settings(self) -> LoraSettings | None:
-        rank = self._value("r", 8, is_rank, "a positive integer")
-        alpha = self._value("lora_alpha", 8, is_finite, "a finite number")
+        rank = self._value("r", 8, is_rank, "a positive integer", may_be_null=False)
+        alpha = self._value("lora_alpha", 8, is_finite, "a finite number", may_be_null=False)
         use_rslora = self._value("use_rslora", False, is_bool, "true or false")
         has_bias = self._value("lora_bias", False, is_bool, "true or false")
         ties_weights = self._value("ensure_weight_tying", False, is_bool, "true or false")
@@ -89,6 +95,11 @@ class _Reader:
         alpha_patterns = self._patterns("alpha_pattern", is_finite, "a finite number")
         targets = self._targets()
         name = self._value("base_model_name_or_path", "", lambda value: isinstance(value, str), "text")
+        bias = self._value("bias", "none", lambda value: isinstance(value, str), "text", may_be_null=False)
+        saved = self._texts("modules_to_save", self._document.get("modules_to_save"))
+        init = self._document.get("init_lora_weights", True)
+        if has_bias and not isinstance(init, bool):
+            self._bad("init_lora_weights", init, "true or false beside lora_bias, or PEFT does not load it")
         if not self._usable:
             return None
         return LoraSettings(
@@ -101,6 +112,9 @@ class _Reader:
             base_model_name=name,
             has_bias=has_bias,
             ties_weights=ties_weights,
+            bias=bias,
+            saved_modules=tuple(dict.fromkeys(saved)),
+            init=init if isinstance(init, str) else "",
         )
 
     def _targets(self) -> Targets:
@@ -114,8 +128,11 @@ class _Reader:
         elif not isinstance(layer_list, list) or not all(type(index) is int for index in layer_list):
             self._bad("layers_to_transform", layers, "an integer or a list of integers")
             layer_list = None
-        elif isinstance(wanted, str):
-            self._bad("layers_to_transform", layers, "unset where target_modules is text")
+        for field, value in (("layers_to_transform", layers), ("layers_pattern", layer_names)):
+            if isinstance(wanted, str) and value is not None:
+                self._bad(field, value, "unset where target_modules is text, or PEFT does not load it")
+        if layer_names and layers is None:
+            self._bad("layers_pattern", layer_names, "layers_to_transform beside it, or PEFT does not load it")
         names = [layer_names] if isinstance(layer_names, str) else layer_names
         is_all_linear = isinstance(wanted, str) and wanted.lower() == ALL_LINEAR
         return Targets(
@@ -135,9 +152,11 @@ class _Reader:
             ),
         )
 
-    def _value(self, name: str, default: Any, check: Callable[[Any], bool], expected: str) -> Any:
+    def _value(
+        self, name: str, default: Any, check: Callable[[Any], bool], expected: str, *, may_be_null: bool = True
+    ) -> Any:
         value = self._document.get(name)
-        if value is None:
+        if value is None and (may_be_null or name not in self._document):
             return default
         if not check(value):
             self._bad(name, value, expected)
@@ -162,15 +181,18 @@ class _Reader:
             self._num_expressions += not is_name(value)
             if self._num_expressions > MAX_EXPRESSIONS and not is_name(value):
                 raise PatternError(f"a config has at most {MAX_EXPRESSIONS} of them")
-            return Pattern(value)
+            pattern = Pattern(value)
+            self._num_python_expressions += pattern.needs_python
+            if self._num_python_expressions > MAX_PYTHON_EXPRESSIONS and pattern.needs_python:
+                problem = "look-around, back-references, flags and possessive repeats"
+                raise PatternError(f"a config has at most {MAX_PYTHON_EXPRESSIONS} expressions with {problem}")
+            return pattern
         except PatternError as exc:
-            self._bad(name, value, f"a regular expression in the safe subset ({exc})", "UNSUPPORTED_PATTERN")
+            self._bad(name, value, f"a regular expression that can be matched ({exc})", "UNSUPPORTED_PATTERN")
             return None
 
     def _patterns(self, name: str, check: Callable[[Any], bool], expected: str) -> PatternTable[Any]:
-        value = self._document.get(name)
-        if value is None:
-            return PatternTable()
+        value = self._document.get(name, {})
         if not isinstance(value, dict) or len(value) > MAX_LIST_ITEMS:
             self._bad(name, value, f"an object of at most {MAX_LIST_ITEMS} fields")
             return PatternTable()

@@ -17,6 +17,7 @@ class Decision(StrEnum):
     IGNORE = "ignore"
     REFUSE_OTHER = "refuse other values"
     REFUSE_WHEN_SET = "refuse when set"
+    REFUSE_WHEN_NOT_NULL = "refuse when not null"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,31 @@ def _refuse(reason: str) -> FieldRule:
     return FieldRule(Decision.REFUSE_WHEN_SET, reason)
 
 
+def _refuse_any(reason: str) -> FieldRule:
+    """For fields that PEFT reads even where they are empty."""
+    return FieldRule(Decision.REFUSE_WHEN_NOT_NULL, reason)
+
+
+def _ignore_valid(reason: str, check: Callable[[Any], bool], expected: str) -> FieldRule:
+    """For fields that only mattered in training, but that PEFT does not load with other values."""
+    return FieldRule(Decision.IGNORE, reason, check, expected)
+
+
+def _ignore_object(reason: str) -> FieldRule:
+    return _ignore_valid(reason, lambda value: value is None or isinstance(value, dict), "an object or null")
+
+
+def _is_dropout(value: Any) -> bool:
+    return isinstance(value, int | float) and value <= 1
+
+
 def _only(*values: Any, reason: str) -> FieldRule:
     return FieldRule(Decision.REFUSE_OTHER, reason, lambda value: value in values, " or ".join(repr(v) for v in values))
 
 
 FIELDS: Mapping[str, FieldRule] = {
     "peft_type": _only("LORA", reason="only LoRA adapters are served"),
-    "task_type": _only(None, "CAUSAL_LM", "", reason="only adapters of causal language models are served"),
+    "task_type": _only(None, "CAUSAL_LM", reason="only adapters of causal language models are served"),
     "r": _support("the rank"),
     "lora_alpha": _support("the scaling"),
     "use_rslora": _support("the scaling"),
@@ -82,31 +101,39 @@ FIELDS: Mapping[str, FieldRule] = {
         _is_harmless_init,
         "true, false, 'gaussian', 'eva', 'orthogonal' or 'mica'",
     ),
-    "bias": _only("none", None, reason="the biases of the base would have to change with the adapter"),
+    "bias": _only("none", "all", "lora_only", reason="PEFT knows no such choice of biases"),
+    "modules_to_save": _support("copies of the base's modules; the tensors must be the base's"),
+    "fine_tune_type": _only("lora", reason="it is another kind of adapter"),
+    "train_type": _only("lora", reason="it is another kind of adapter"),
+    "enable_lora": _refuse("merged linears of which only some parts are adapted, as PEFT before 0.3 had them"),
     "auto_mapping": _ignore("names Python classes to import; hotslot imports nothing that a config names"),
     "peft_version": _ignore("says who wrote it"),
     "revision": _ignore("a revision of the base; the base's digest decides"),
     "inference_mode": _ignore("freezes parameters in training"),
-    "lora_dropout": _ignore("only in training"),
+    "lora_dropout": _ignore_valid("only in training", _is_dropout, "a number of at most 1"),
     "fan_in_fan_out": _ignore("how the base stores its weights; A and B are the same either way"),
     "megatron_config": _ignore("how training was spread over devices"),
     "megatron_core": _ignore("a Python module to import; hotslot imports nothing that a config names"),
     "loftq_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
-    "eva_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
-    "corda_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
-    "lora_ga_config": _ignore("parameters of an initialisation, which init_lora_weights decides about"),
-    "velora_config": _ignore("changes the backward pass only"),
+    "eva_config": _ignore_object("parameters of an initialisation, which init_lora_weights decides about"),
+    "corda_config": _ignore_object("parameters of an initialisation, which init_lora_weights decides about"),
+    "lora_ga_config": _ignore_object("parameters of an initialisation, which init_lora_weights decides about"),
+    "velora_config": _ignore_object("changes the backward pass only"),
     "qalora_group_size": _ignore("only with use_qalora"),
     "runtime_config": _ignore("where weights are kept while training"),
     "use_dora": _refuse("DoRA rescales the base's weights by module, which slots cannot do yet"),
     "use_qalora": _refuse("QALoRA pools its inputs, which slots cannot do"),
-    "use_bdlora": _refuse("block-diagonal factors are not served yet"),
-    "modules_to_save": _refuse("whole modules of the base would have to change with the adapter"),
-    "trainable_token_indices": _refuse("rows of the base's embedding would have to change with the adapter"),
+    "use_bdlora": _refuse_any("block-diagonal factors are not served yet"),
+    "trainable_token_indices": FieldRule(
+        Decision.REFUSE_OTHER,
+        "rows of the base's embedding would have to change with the adapter",
+        lambda value: value is None or value == {},
+        "null",
+    ),
     "target_parameters": _refuse("adapters on bare parameters (experts) are not served yet"),
     "alora_invocation_tokens": _refuse("an adapter that begins in the middle of a prompt is not served yet"),
     "layer_replication": _refuse("the base would need other layers than it has"),
-    "monteclora_config": _refuse("sampled adapters have no single output"),
-    "arrow_config": _refuse("routing between adapters by token is not served"),
-    "kasa_config": _refuse("KaSA truncates the base's weights"),
+    "monteclora_config": _refuse_any("sampled adapters have no single output"),
+    "arrow_config": _refuse_any("routing between adapters by token is not served"),
+    "kasa_config": _refuse_any("KaSA truncates the base's weights"),
 }

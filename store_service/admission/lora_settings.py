@@ -90,6 +90,12 @@ class LoraSettings:
     """Whether B has a bias (lora_bias)."""
     ties_weights: bool = False
     """Whether a tied head has the embedding's adapter, transposed (ensure_weight_tying)."""
+    bias: str = "none"
+    """Which biases of the base were trained: none, lora_only or all."""
+    saved_modules: tuple[str, ...] = ()
+    """Modules of which the checkpoint has a whole copy (modules_to_save)."""
+    init: str = ""
+    """The name of the initialisation, where it has one."""
     fixed_scaling: float | None = None
     """MLX writes the factor itself instead of alpha."""
 

@@ -5,17 +5,15 @@ from typing import Any
 
 from shared.errors import Violation
 from store_service.admission.lora_settings import LoraSettings, is_finite, is_rank
+from store_service.admission.training_words import TRAINING_WORDS
 
-MLX_FIELDS = frozenset({"fine_tune_type", "lora_parameters", "model"})
+MLX_FIELDS = frozenset({"base_model_name_or_path", "fine_tune_type", "lora_parameters", "model", "train_type"})
 """What shapes the adapter."""
-_TRAINING_ONLY = frozenset({
-    "adapter_path", "batch_size", "clear_cache_threshold", "config", "data",
-    "grad_accumulation_steps", "grad_checkpoint", "hf_dataset", "iters", "learning_rate",
-    "lora_layers", "lr_schedule", "mask_prompt", "max_seq_length", "num_layers", "optimizer",
-    "optimizer_config", "project_name", "prompt", "prompt_feature", "completion_feature",
-    "report_to", "resume_adapter_file", "save_every", "seed", "steps_per_eval", "steps_per_report",
-    "test", "test_batches", "train", "train_type", "val_batches", "wandb",
-})  # fmt: skip
+_KINDS = ("fine_tune_type", "train_type")
+"""What mlx-lm, and mlx-lm-lora, call the kind of an adapter."""
+_TOLD_BY_TENSORS = frozenset({"alpha", "lora_layers", "num_layers", "target_modules"})
+"""Which layers and modules were trained; alpha outside of the parameters is one of preference training."""
+_NAMES = ("model", "base_model_name_or_path")
 
 
 def is_mlx_config(document: Mapping[str, Any]) -> bool:
@@ -26,13 +24,16 @@ def is_mlx_config(document: Mapping[str, Any]) -> bool:
 def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -> LoraSettings | None:
     """The settings, or None with what is wrong added to `violations`."""
     num_before = len(violations)
-    kind = document.get("fine_tune_type", "lora")
-    if kind != "lora":
-        violations.append(
-            Violation.of("UNSUPPORTED_CONFIG", "fine_tune_type", repr(kind), "'lora'", "it is another kind of adapter")
-        )
+    for name in _KINDS:
+        kind = document.get(name, "lora")
+        if kind != "lora":
+            problem = "it is another kind of adapter"
+            violations.append(Violation.of("UNSUPPORTED_CONFIG", name, repr(kind), "'lora'", problem))
+    if document.get("use_dora"):
+        problem = "DoRA rescales the base's weights by module, which slots cannot do yet"
+        violations.append(Violation.of("UNSUPPORTED_CONFIG", "use_dora", repr(document["use_dora"]), "unset", problem))
     for name, value in document.items():
-        known = name in _TRAINING_ONLY or name in MLX_FIELDS
+        known = name in TRAINING_WORDS or name in MLX_FIELDS or name in _TOLD_BY_TENSORS or name == "use_dora"
         if not known and value:
             violations.append(
                 Violation.of("UNKNOWN_CONFIG_FIELD", name, repr(value), "no such field", "nobody knows what it does")
@@ -60,8 +61,8 @@ def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -
         violations.append(_unknown(subject, found))
     if len(violations) > num_before:
         return None
-    model = document.get("model")
-    return LoraSettings(rank, 0.0, base_model_name=model if isinstance(model, str) else "", fixed_scaling=float(scale))
+    base_name = next((found for key in _NAMES if isinstance(found := document.get(key), str)), "")
+    return LoraSettings(rank, 0.0, base_model_name=base_name, fixed_scaling=float(scale))
 
 
 def _unknown(name: str, found: str) -> Violation:

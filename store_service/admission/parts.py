@@ -7,7 +7,15 @@ from shared.base_spec import Absence, BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
 from shared.loaded_modules import REASONS, is_other_part
 from shared.safetensors_header import Header, TensorEntry
-from store_service.admission.keys import ParsedKey, Role, is_rotated_by_torchtune, parse_key, resolve_path
+from store_service.admission.keys import (
+    ParsedKey,
+    Role,
+    candidate_paths,
+    is_rotated_by_torchtune,
+    parse_key,
+    resolve_path,
+)
+from store_service.admission.layouts import layout_difference
 
 _MAGNITUDE = "DoRA's magnitudes cannot be served exactly by slots yet"
 _WHOLE = "whole parameters of the base (modules_to_save) would have to change with the adapter"
@@ -56,6 +64,9 @@ class Parts:
     copies: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
     unknown_paths: set[str] = field(default_factory=set)
+    """Modules of which the base has nothing."""
+    other_layouts: set[str] = field(default_factory=set)
+    """Modules that the base has in another layout."""
 
 
 def sort_tensors(header: Header, base: BaseSpec) -> Parts:
@@ -81,7 +92,7 @@ def sort_tensors(header: Header, base: BaseSpec) -> Parts:
         else:
             adapters.add(parsed.adapter)
             _sort_part(entry, parsed, path, parts)
-    if len(adapters) > 1:
+    if len(adapters - {""}) > 1:
         found_names = ", ".join(repr(name) for name in sorted(adapters))
         problem = "the file mixes several adapters"
         parts.violations.append(Violation.of("MIXED_ADAPTERS", "the checkpoint", found_names, "one adapter", problem))
@@ -123,14 +134,25 @@ def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -
 
 
 def _note_unknown(entry: TensorEntry, parsed: ParsedKey, base: BaseSpec, parts: Parts) -> None:
-    if parsed.path not in parts.unknown_paths:
-        if is_other_part(parsed.path) and any(m.absence is Absence.OTHER_PART for m in base.modules):
-            expected = "modules of the text model"
-            problem = f"it cannot be adapted, because {REASONS[Absence.OTHER_PART]}"
-            parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))
-            return
+    if parsed.path in parts.unknown_paths or parsed.path in parts.other_layouts:
+        return
+    if is_other_part(parsed.path) and any(m.absence is Absence.OTHER_PART for m in base.modules):
+        expected = "modules of the text model"
+        problem = f"it cannot be adapted, because {REASONS[Absence.OTHER_PART]}"
+        parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))
+        return
+    expected = f"a module of {base.name}"
+    modules = base.by_path()
+    has_experts = any(".experts." in path or ".experts_" in path for path in modules)
+    candidates = (parsed.path, *candidate_paths(parsed.path))
+    differences = (layout_difference(path, modules, has_experts) for path in candidates)
+    difference = next((found for found in differences if found), "")
+    if difference:
+        parts.other_layouts.add(parsed.path)
+        problem = f"{difference}, so its parts cannot be applied as they are"
+        parts.violations.append(Violation.of("UNSUPPORTED_LAYOUT", entry.name, parsed.path, expected, problem))
+    else:
         parts.unknown_paths.add(parsed.path)
-        expected = f"a module of {base.name}"
         parts.violations.append(
             Violation.of("UNKNOWN_MODULE", entry.name, parsed.path, expected, "the base has no such module")
         )

@@ -1,7 +1,8 @@
 """Matches the regular expressions of an adapter's config, in time linear in what is matched.
 
-They come from strangers, so they run in RE2, which neither backtracks nor grows. Where RE2 and Python could
-differ (look-around, back-references, POSIX classes), the expression is refused instead.
+They come from strangers, so they run in RE2, which neither backtracks nor grows. What RE2 does not take, or could
+read differently (look-around, back-references, possessive repeats), Python's engine matches in a process of its own,
+which is ended when it takes too long. What Python itself may read differently one day is refused.
 """
 
 import re
@@ -11,12 +12,15 @@ from typing import Any, Generic, TypeVar
 import re2  # type: ignore[import-untyped]
 
 from store_service.admission.match_budget import spend
+from store_service.admission.python_matching import PythonMatcher, UnboundedMatchError
 
 MAX_PATTERN_CHARS = 4_096
 MAX_NAME_LAYOUTS = 512
 _MAX_PROGRAM_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
-_DIFFERS = re.compile(r"\[\[|\[:|&&|--|~~|\|\||\{,|\\[CXQEzpPkhHRK]|\(\?[^:P]|\(\?P[^<]")
+_MAY_CHANGE = re.compile(r"\[\[|\[:|&&|--|~~|\|\|")
+_DIFFERS = re.compile(r"\{,|\\[CXQEzpPkhHRK]|\(\?[^:P]|\(\?P[^<]")
+_TOO_LARGE = "too large"
 _Value = TypeVar("_Value")
 
 
@@ -31,19 +35,41 @@ class Pattern:
         _check(text)
         self.text = text
         self.is_name = is_name(text)
-        if not self.is_name:
-            self._whole = _compile(f"(?:{text})")
-            self._end = _compile(rf"(?:.*\.)?(?:{text})")
+        self._python: PythonMatcher | None = None
+        if self.is_name:
+            return
+        whole = _compile(f"(?:{text})") if not _DIFFERS.search(text) else None
+        end = _compile(rf"(?:.*\.)?(?:{text})") if whole is not None else None
+        if whole is None or end is None:
+            self._python = PythonMatcher(text)
+        else:
+            self._whole, self._end = whole, end
+
+    @property
+    def needs_python(self) -> bool:
+        """Whether only Python's own engine takes it."""
+        return self._python is not None
 
     def matches_whole(self, path: str) -> bool:
-        """As `re.fullmatch(text, path)` (PEFT, `match_target_against_key`)."""
+        """As `re.fullmatch(text, path)` (PEFT, `match_target_against_key`); raises PatternError."""
+        if self._python is not None:
+            return self._matched(self._python, path, whole=True)
         return _is_named(path, self.text) if self.is_name else self._whole.fullmatch(path) is not None
 
     def matches_end(self, path: str) -> bool:
-        """As `re.match(rf"(.*\\.)?({text})$", path)` (PEFT, `get_pattern_key`)."""
+        """As `re.match(rf"(.*\\.)?({text})$", path)` (PEFT, `get_pattern_key`); raises PatternError."""
+        if self._python is not None:
+            return self._matched(self._python, path, whole=False)
         if self.is_name:
             return any(_is_named(end, self.text) for end in path_ends(path))
         return self._end.fullmatch(path) is not None
+
+    def _matched(self, matcher: PythonMatcher, path: str, *, whole: bool) -> bool:
+        try:
+            return matcher.matches(path, whole=whole)
+        except UnboundedMatchError as exc:
+            advice = "write it without nested repeats, or name the modules in a list"
+            raise PatternError(f"{self.text!r} cannot be matched: {exc}; {advice}") from exc
 
 
 class PatternTable(Generic[_Value]):
@@ -121,8 +147,8 @@ def _is_named(path: str, name: str) -> bool:
 def _check(text: str) -> None:
     if len(text) > MAX_PATTERN_CHARS:
         raise PatternError(f"it has {len(text)} characters, at most {MAX_PATTERN_CHARS} are taken")
-    if _DIFFERS.search(text):
-        raise PatternError("it uses flags, look-around, back-references or classes outside of the safe subset")
+    if found := _MAY_CHANGE.search(text):
+        raise PatternError(f"{found[0]!r} may mean something else in later versions of Python; escape it")
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as exc:
@@ -130,10 +156,13 @@ def _check(text: str) -> None:
 
 
 def _compile(text: str) -> Any:
+    """In RE2; None for a syntax that it does not know. Raises PatternError for what grows too large."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_PROGRAM_BYTES
     try:
         return re2.compile(text, options)
     except re2.error as exc:
-        raise PatternError(f"it cannot be matched in bounded time: {exc}") from exc
+        if _TOO_LARGE in str(exc):
+            raise PatternError(f"it cannot be matched in bounded time: {exc}") from exc
+        return None

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from shared.base_details import details_from_json
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, looks_like_a_digest
 from shared.errors import BaseModelInUseError, BaseModelNameTakenError, BaseModelNotFoundError, ForbiddenError
 from shared.ids import DEFAULT_TENANT, TenantId
@@ -33,8 +34,9 @@ class BaseModels(Protocol):
     ) -> tuple[BaseModelRecord, bool]:
         """Make a base model known under its name; the flag is false where it was.
 
-        With `move`, a name that stands for another base model stands for this one from now on. Digests of modules'
-        values are added to a base model that was registered without, by those who may move its name.
+        With `move`, a name that stands for another base model stands for this one from now on. Details and
+        digests of modules' values are added to a base model that was registered without, by those who may move its
+        name.
 
         Raises BaseModelNameTakenError, and ForbiddenError for a move by a tenant whose name it is not.
         """
@@ -72,8 +74,8 @@ class SqlBaseModels:
                 self._require_power(name, tenant)
                 name = _set_name(connection, spec.name, spec.digest, name.owner)
             row, created = _insert(connection, spec)
-            if not _has_values_digests(row) and self._has_power(name.owner, tenant):
-                row = _add_values_digests(connection, row, spec)
+            if self._has_power(name.owner, tenant):
+                row = _add_knowledge(connection, row, spec)
             record = _record(row, name)
         if moved_from is not None:
             log.warning("a base model's name was moved", name=spec.name, was=moved_from, now=spec.digest, by=tenant)
@@ -175,14 +177,22 @@ def _insert(connection: Connection, spec: BaseSpec) -> tuple[Row[Any], bool]:
         "weights_fingerprint": spec.weights_fingerprint,
         "modules": _modules_json(spec),
         "create_time_s": time.time(),
+        "details": spec.details.to_json() if spec.details is not None else "",
     }
     connection.execute(insert(base_models).values(**values, checksum=base_model_checksum(SimpleNamespace(**values))))
     return connection.execute(query).one(), True
 
 
-def _add_values_digests(connection: Connection, row: Row[Any], spec: BaseSpec) -> Row[Any]:
-    if any(module.values_digest for module in spec.modules):
-        values = {**row._asdict(), "modules": _modules_json(spec)}
+def _add_knowledge(connection: Connection, row: Row[Any], spec: BaseSpec) -> Row[Any]:
+    """Add what the row lacks and the spec has: digests of modules' values, and details."""
+    known = _record(row, None).spec
+    more: dict[str, Any] = {}
+    if any(module.values_digest for module in spec.modules) and not any(m.values_digest for m in known.modules):
+        more["modules"] = _modules_json(spec)
+    if spec.details is not None and spec.details.says_more_than(known.details):
+        more["details"] = spec.details.to_json()
+    if more:
+        values = {**row._asdict(), **more}
         values["checksum"] = base_model_checksum(SimpleNamespace(**values))
         connection.execute(update(base_models).where(base_models.c.id == row.id).values(values))
     return connection.execute(select(base_models).where(base_models.c.id == row.id)).one()
@@ -223,14 +233,11 @@ def _modules_json(spec: BaseSpec) -> list[list[str | int]]:
     ]
 
 
-def _has_values_digests(row: Row[Any]) -> bool:
-    return any(module.values_digest for module in _record(row, None).spec.modules)
-
-
 def _record(row: Row[Any], name: Any) -> BaseModelRecord:
     """With its name's row, if it has one; raises CatalogDamagedError when the row is not what was written."""
     check(row.checksum, base_model_checksum(row), f"base model {row.name!r}")
     modules = tuple(BaseModule(path, ModuleKind(kind), *rest) for path, kind, *rest in row.modules)
-    spec = BaseSpec(row.name, row.model_type, row.weights_fingerprint, modules)
+    details = details_from_json(row.details)
+    spec = BaseSpec(row.name, row.model_type, row.weights_fingerprint, modules, details=details)
     owner = TenantId(name.owner) if name is not None and name.owner is not None else None
     return BaseModelRecord(spec, row.create_time_s, owner, name is None or name.digest != row.digest)

@@ -63,10 +63,9 @@ def policy_checksum(adapter: Any, row: Any) -> str:
 
 
 def base_model_checksum(row: Any) -> str:
-    """Of a base model with its modules."""
-    return _checksum(
-        "base_model", row.name, row.digest, row.model_type, row.weights_fingerprint, row.modules, row.create_time_s
-    )
+    """Of a base model with its modules, and with its details where it has some: rows are older than those."""
+    parts = [row.name, row.digest, row.model_type, row.weights_fingerprint, row.modules, row.create_time_s]
+    return _checksum("base_model", *parts, *([row.details] if getattr(row, "details", "") else []))
 
 
 def base_model_name_checksum(row: Any) -> str:

@@ -61,6 +61,7 @@ base_models = Table(
     Column("modules", JSON, nullable=False),
     Column("create_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False, server_default=""),
+    Column("details", Text, nullable=False, server_default=""),
     UniqueConstraint("name", "digest"),
 )
 

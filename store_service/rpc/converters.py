@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from shared.admission_warning import AdmissionWarning
+from shared.base_details import BaseDetails, details_from_json
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidRequestError, Violation
 from shared.ids import Digest, parse_digest
 from shared.manifest import Manifest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.rpc.times import to_timestamp
+from shared.strict_json import StrictJsonError
 from store_service.admission.admit import Verdict
 from store_service.catalog.records import (
     AdapterRecord,
@@ -84,6 +86,7 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
             )
             for module in message.modules
         ),
+        details=_details_of(message),
     )
     unspecified = [
         FieldViolation(f"modules[{index}].kind", "must be linear or embedding")
@@ -97,6 +100,13 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
         problem = f"found {message.digest}, the spec's is {spec.digest}"
         raise InvalidRequestError([FieldViolation("digest", problem)])
     return spec
+
+
+def _details_of(message: pb.BaseModel) -> BaseDetails | None:
+    try:
+        return details_from_json(message.details_json)
+    except StrictJsonError as exc:
+        raise InvalidRequestError([FieldViolation("details_json", str(exc))]) from exc
 
 
 def source_of(request: pb.ImportAdapterRequest) -> HubLocation | FolderLocation:

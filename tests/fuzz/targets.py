@@ -10,6 +10,7 @@ from shared.safetensors_header import HeaderLimits, parse_header
 from shared.strict_json import parse_object
 from store_service.admission.admit import Checkpoint, admit, base_model_name_of, config_json_of
 from store_service.admission.config import admitted_fields, parse_config
+from store_service.admission.patterns import PatternError
 from store_service.admission.report import as_json, as_text
 from store_service.admission.settings import AdmissionLimits
 from tests.fuzz import oracle, seeds
@@ -53,7 +54,12 @@ def run_config(data: bytes) -> Outcome:
     require(settings is not None or bool(violations), "no settings, and no reason why")
     json.loads(admitted_fields(data))
     if settings is not None:
-        oracle.check_settings(parse_object(data), settings, PATHS)
+        try:
+            oracle.check_settings(parse_object(data), settings, PATHS)
+        except PatternError as exc:
+            return outcome_of(
+                [Violation.of("UNSUPPORTED_PATTERN", "config", "an expression", "a bounded one", str(exc))]
+            )
     return outcome_of(violations)
 
 

@@ -186,6 +186,7 @@ class StoreClient:
                 )
                 for module in spec.modules
             ],
+            details_json=spec.details.to_json() if spec.details is not None else "",
         )
         try:
             await self._adapters.RegisterBaseModel(

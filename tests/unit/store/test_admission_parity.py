@@ -258,7 +258,9 @@ def check_against_peft(
     [
         ({"use_dora": True}, "UNSUPPORTED_CONFIG"),
         ({"bias": "lora_only"}, "UNSUPPORTED_CONFIG"),
-        ({"modules_to_save": ["lm_head"]}, "UNSUPPORTED_CONFIG"),
+        ({"bias": "all"}, "UNSUPPORTED_TENSOR"),
+        ({"modules_to_save": ["up_proj"]}, "UNSUPPORTED_CONFIG"),
+        ({"modules_to_save": ["norm"]}, "UNSUPPORTED_TENSOR"),
         ({"init_lora_weights": "pissa"}, "UNSUPPORTED_CONFIG"),
         ({"init_lora_weights": "olora"}, "UNSUPPORTED_CONFIG"),
         ({"trainable_token_indices": [1, 2]}, "UNSUPPORTED_CONFIG"),
@@ -270,7 +272,7 @@ def test_what_peft_saves_with_an_unsupported_option_is_refused(
     option: dict[str, Any], code: str, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES, attention_bias=True))
     model.save_pretrained(tmp_path / "base")
     arguments = {"target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **option}
     get_peft_model(model, LoraConfig(**arguments)).save_pretrained(tmp_path / "adapter")

@@ -1557,6 +1557,7 @@ class BaseModel(_message.Message):
     MODULES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDED_FIELD_NUMBER: _builtins.int
+    DETAILS_JSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name under which adapters refer to it, for example "HuggingFaceTB/SmolLM2-135M-Instruct"."""
     digest: _builtins.str
@@ -1567,6 +1568,11 @@ class BaseModel(_message.Message):
     """SHA-256 over every parameter's name, shape, type and a sample of its values: tells apart models of one shape."""
     superseded: _builtins.bool
     """The name stands for another base model by now; this one is known by its digest only. Set by the store."""
+    details_json: _builtins.str
+    """What adapters are compared with beyond the modules, as JSON: which modules have biases, the tokens at which answers
+    end, added tokens, the chat template's digest. Not part of the digest; at most 4 MiB, empty where it is not known,
+    and left out of listings.
+    """
     @_builtins.property
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModule]: ...
     @_builtins.property
@@ -1581,10 +1587,11 @@ class BaseModel(_message.Message):
         modules: _abc.Iterable[Global___BaseModule] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         superseded: _builtins.bool = ...,
+        details_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "digest", b"digest", "model_type", b"model_type", "modules", b"modules", "name", b"name", "superseded", b"superseded", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "details_json", b"details_json", "digest", b"digest", "model_type", b"model_type", "modules", b"modules", "name", b"name", "superseded", b"superseded", "weights_fingerprint", b"weights_fingerprint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

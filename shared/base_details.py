@@ -1,0 +1,43 @@
+"""Details of a base model, beyond its modules, that adapters are compared with; no part of its digest."""
+
+import json
+from dataclasses import dataclass, field
+
+from shared.companions import Companions, companions_from_json
+from shared.strict_json import StrictJsonError, parse_object
+
+MAX_DETAILS_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BaseDetails:
+    """Facts of a base model's folder beyond its modules."""
+
+    bias_paths: frozenset[str] = frozenset()
+    """Modules with a bias of their own, norms among them."""
+    companions: Companions = field(default_factory=Companions)
+
+    def to_json(self) -> str:
+        """As text that `details_from_json` reads; the same for equal ones."""
+        document = {"bias_paths": sorted(self.bias_paths), "companions": json.loads(self.companions.to_json())}
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    def says_more_than(self, other: "BaseDetails | None") -> bool:
+        """Whether more files were there when these were read."""
+        return other is None or len(self.companions.files) > len(other.companions.files)
+
+
+def details_from_json(text: str) -> BaseDetails | None:
+    """None for an empty text; raises StrictJsonError for what `BaseDetails.to_json` does not write."""
+    if not text:
+        return None
+    if len(text) > MAX_DETAILS_BYTES:
+        raise StrictJsonError(f"{len(text)} characters, at most {MAX_DETAILS_BYTES} are taken")
+    document = parse_object(text.encode("utf-8", "surrogatepass"))
+    paths = document.get("bias_paths")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise StrictJsonError("bias_paths is no list of paths")
+    return BaseDetails(
+        bias_paths=frozenset(paths),
+        companions=companions_from_json(json.dumps(document.get("companions", {})).encode()),
+    )

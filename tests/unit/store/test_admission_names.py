@@ -1,0 +1,119 @@
+"""Names of tensors: what is one style, what is several, and what the base has in another layout."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from shared.errors import Violation
+from store_service.admission.admit import Verdict, admit
+from store_service.admission.settings import AdmissionLimits
+from tests.support.checkpoints import HIDDEN, KEY_VARIANTS, RANK, VOCAB, Draft, adapter, base_spec
+
+FURTHER_VARIANTS = {
+    "a PEFT model inside of a model": lambda path, role: f"model.base_model.model.{path}.lora_{role}.weight",
+    "PEFT twice": lambda path, role: f"base_model.model.base_model.model.{path}.lora_{role}.weight",
+    "an adapter's name twice": lambda path, role: f"base_model.model.{path}.lora_{role}.default.default.weight",
+    "wrapped three times": lambda path, role: (
+        f"module._orig_mod._fsdp_wrapped_module.base_model.model.{path}.lora_{role}.weight"
+    ),
+}
+STYLES = KEY_VARIANTS | FURTHER_VARIANTS
+PARTIAL = {"FSDP", "checkpointed layers"}
+"""Wrap some layers only, so that names of others are PEFT's own."""
+
+
+def check(draft: Draft, folder: Path, base: BaseSpec | None = None) -> Verdict:
+    return admit(draft.write(folder), base or base_spec(), AdmissionLimits())
+
+
+def codes(violations: tuple[Violation, ...]) -> set[str]:
+    return {violation.code for violation in violations}
+
+
+@pytest.mark.parametrize("variant", FURTHER_VARIANTS)
+def test_wrapped_names_give_the_same_version(variant: str, tmp_path: Path) -> None:
+    expected = check(adapter(), tmp_path / "plain").require()
+    assert check(adapter(key=FURTHER_VARIANTS[variant]), tmp_path / "variant").require() == expected
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.permutations(set(STYLES) - PARTIAL, 2))
+def test_a_pair_in_two_styles_is_refused_with_an_example_of_each(one: str, other: str, tmp_path: Path) -> None:
+    draft = adapter(key=lambda path, role: STYLES[one if role == "A" else other](path, role))
+    violations = check(draft, tmp_path).violations
+    assert codes(violations) == {"MIXED_NAMES"}
+    path = "model.layers.0.self_attn.q_proj"
+    assert STYLES[one](path, "A") in violations[0].message
+    assert STYLES[other](path, "B") in violations[0].message
+
+
+@pytest.mark.parametrize(("one", "other"), itertools.combinations(sorted(set(STYLES) - PARTIAL), 2))
+def test_modules_in_two_styles_are_refused(one: str, other: str, tmp_path: Path) -> None:
+    draft = adapter(key=lambda path, role: STYLES[one if "q_proj" in path else other](path, role))
+    assert "MIXED_NAMES" in codes(check(draft, tmp_path).violations)
+
+
+def test_a_pair_of_which_one_half_is_wrapped_inside_is_refused(tmp_path: Path) -> None:
+    draft = adapter()
+    name = next(name for name in draft.tensors if "lora_B" in name)
+    draft.tensors[name.replace("self_attn", "_orig_mod.self_attn")] = draft.tensors.pop(name)
+    assert codes(check(draft, tmp_path).violations) == {"MIXED_NAMES"}
+
+
+def test_a_pattern_that_matches_only_one_name_of_a_pair_is_ambiguous(tmp_path: Path) -> None:
+    draft = adapter(key=KEY_VARIANTS["text model of a multimodal one"])
+    draft.config["alpha_pattern"] = {"language_model.layers.0.self_attn.q_proj": 4}
+    assert codes(check(draft, tmp_path).violations) == {"AMBIGUOUS_PATTERN"}
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj", "unembed_tokens"]])
+def test_the_head_is_known_by_the_name_that_tinker_has_for_it(targets: object, tmp_path: Path) -> None:
+    names: tuple[str, ...] = ("q_proj", "v_proj", "lm_head")
+    if targets == "all-linear":
+        names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+    plain, named = adapter(names), adapter(names)
+    named.tensors = {n.replace("model.lm_head", "model.model.unembed_tokens"): t for n, t in named.tensors.items()}
+    named.config["target_modules"] = targets
+    assert check(named, tmp_path / "named").require() == check(plain, tmp_path / "plain").require()
+
+
+def fused_base(**parts: tuple[str, int]) -> BaseSpec:
+    """The base with some linears of each layer in the place of others, by the name of their block."""
+    spec = base_spec()
+    modules = [m for m in spec.modules if not any(block in m.path for block in parts)]
+    for layer in (0, 1):
+        for block, (leaf, num_out) in parts.items():
+            path = f"model.layers.{layer}.{block}.{leaf}"
+            modules.append(BaseModule(path, ModuleKind.LINEAR, HIDDEN, num_out))
+    return replace(spec, model_type="other", modules=tuple(modules))
+
+
+@pytest.mark.parametrize(
+    ("base", "targets", "said"),
+    [
+        (fused_base(self_attn=("Wqkv", 16)), ("q_proj", "k_proj", "v_proj"), "self_attn.Wqkv"),
+        (fused_base(self_attn=("query_key_value", 16)), ("q_proj", "v_proj"), "self_attn.query_key_value"),
+        (fused_base(attention=("query_key_value", 16), self_attn=("x", 1)), ("q_proj",), "attention.query_key_value"),
+    ],
+)
+def test_another_layout_is_named_and_is_no_other_base(
+    base: BaseSpec, targets: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    violations = check(adapter(targets), tmp_path, base).violations
+    assert codes(violations) == {"UNSUPPORTED_LAYOUT"}
+    assert said in violations[0].message
+
+
+@pytest.mark.parametrize("path", ["mlp.experts.3.w1", "block_sparse_moe.experts.0.w2", "mlp.experts.gate_up_proj"])
+def test_experts_are_named_and_are_no_other_base(path: str, tmp_path: Path) -> None:
+    draft = adapter(())
+    draft.config["target_modules"] = ["w1", "w2", "gate_up_proj"]
+    for role, shape in (("A", (RANK, HIDDEN)), ("B", (VOCAB, RANK))):
+        name = f"base_model.model.model.layers.0.{path}.lora_{role}.weight"
+        draft.tensors[name] = np.ones(shape, np.float32)
+    violations = check(draft, tmp_path).violations
+    assert codes(violations) == {"UNSUPPORTED_LAYOUT"}
+    assert "experts" in violations[0].message
