@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
-from client.checkpoint import CONFIG_FILE, CheckpointFile, checkpoint_files, file_digest, find_checkpoint
+from client.checkpoint import (
+    CONFIG_FILE,
+    CheckpointFile,
+    FoundCheckpoint,
+    checkpoint_files,
+    file_digest,
+    find_checkpoint,
+    summary_of_companions,
+)
 from client.convert import catalogue as convert
 from client.convert.messages import build
 from client.rpc import Connection
@@ -64,6 +72,18 @@ class Admission:
         """Upload a folder and admit it; see `StoreClient.push`."""
         parse_reference(reference)
         files = await asyncio.to_thread(checkpoint_files, folder)
+        with summary_of_companions(folder) as summary:
+            return await self._push((*files, *summary), reference, base_model, labels, tag_etag, on_progress)
+
+    async def _push(
+        self,
+        files: tuple[CheckpointFile, ...],
+        reference: str,
+        base_model: str,
+        labels: Mapping[str, str],
+        tag_etag: str,
+        on_progress: OnProgress,
+    ) -> PushResult:
 
         async def publish(uploaded: list[UploadedFile]) -> pb.CreateVersionResponse:
             on_progress(TransferProgress(TransferStage.PUBLISHING))
@@ -108,6 +128,10 @@ class Admission:
         found = await asyncio.to_thread(find_checkpoint, folder)
         if not found.files:
             return convert.refusal_of(found.violations)
+        with summary_of_companions(folder) as summary:
+            return await self._validate(replace(found, files=(*found.files, *summary)), base_model, on_progress)
+
+    async def _validate(self, found: FoundCheckpoint, base_model: str, on_progress: OnProgress) -> ValidationReport:
 
         async def check(uploaded: list[UploadedFile]) -> pb.ValidateAdapterResponse:
             on_progress(TransferProgress(TransferStage.VALIDATING))

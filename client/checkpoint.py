@@ -1,19 +1,28 @@
 """Which files of a PEFT folder are pushed: the configuration and safetensors, never a pickle."""
 
 import hashlib
-from collections.abc import Callable
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, read_companions
 from shared.errors import InvalidAdapterError, SourceNotFoundError, Violation
 from shared.ids import Digest
+from shared.pickle_advice import conversion_command
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
 """What PEFT and MLX call an adapter's weights; the first that is there is taken alone."""
-_INDEX_SUFFIX = ".safetensors.index.json"
+_SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
+_INDEX = "adapter_model.safetensors.index.json"
+_SAFETENSORS = ".safetensors"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HASH_CHUNK_BYTES = 1 << 20
+MAX_SHARDS = 60
+"""More would be refused by the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +60,8 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint:
         for file in files
         if not file.size_bytes
     ]
-    violations = (*_config_violations(folder, names), *_weights_violations(names), *empty)
-    # Other weights in a folder that is no adapter's are likely those of a whole model.
-    files = [file for file in files if file.size_bytes and (not violations or _is_adapters(file.path))]
-    return FoundCheckpoint(tuple(files), violations)
+    violations = (*_config_violations(folder, names), *_weights_violations(folder, names), *empty)
+    return FoundCheckpoint(tuple(file for file in files if file.size_bytes), violations)
 
 
 def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
@@ -70,6 +77,20 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
     return found.files
 
 
+@contextmanager
+def summary_of_companions(folder: Path) -> Iterator[tuple[CheckpointFile, ...]]:
+    """The summary of what lies beside the weights, as a file to push; none where nothing does."""
+    companions = read_companions(folder)
+    data = companions.to_json().encode()
+    if not companions.files or len(data) > MAX_SUMMARY_BYTES:
+        yield ()
+        return
+    with tempfile.TemporaryDirectory(prefix="hotslot-") as scratch:
+        local = Path(scratch) / SUMMARY_FILE
+        local.write_bytes(data)
+        yield (CheckpointFile(SUMMARY_FILE, local, len(data)),)
+
+
 def file_digest(file: CheckpointFile, on_bytes: Callable[[int], None] | None = None) -> Digest:
     """The SHA-256 of a file's bytes; `on_bytes` hears of each chunk's size."""
     sha = hashlib.sha256()
@@ -82,21 +103,31 @@ def file_digest(file: CheckpointFile, on_bytes: Callable[[int], None] | None = N
 
 
 def _weights(names: list[str]) -> list[str]:
+    """The files with an adapter's tensors; other weights beside a config are those of a whole model."""
     for name in WEIGHTS_FILES:
         if name in names:
             return [name]
-    return [n for n in names if n.endswith((".safetensors", _INDEX_SUFFIX))]
+    return [name for name in names if _SHARD.fullmatch(name) or name == _INDEX]
 
 
-def _is_adapters(name: str) -> bool:
-    return name in (CONFIG_FILE, *WEIGHTS_FILES) or name.startswith("adapter_model")
+def _missing_shards(names: list[str]) -> list[str]:
+    """The shards that should be there by the names of those that are."""
+    found = {name: _SHARD.fullmatch(name) for name in names}
+    totals = {match[2] for match in found.values() if match is not None}
+    wanted = [f"adapter_model-{number:05}-of-{total}.safetensors" for total in totals
+              for number in range(1, min(int(total), MAX_SHARDS) + 1)]  # fmt: skip
+    return sorted(set(wanted) - set(names))
 
 
 def _config_violations(folder: Path, names: list[str]) -> list[Violation]:
     if CONFIG_FILE in names:
         return []
     nested = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG_FILE}"))
+    if not nested and _whole_model(names):
+        return []
     advice = f"; did you mean {nested[-1]}?" if nested else "; is this what `save_pretrained` wrote?"
+    if len(nested) > 1:
+        advice += f" There are adapters in {', '.join(nested[:8])}{', …' if len(nested) > 8 else ''}."
     return [
         Violation(
             code="MISSING_FILE",
@@ -108,9 +139,32 @@ def _config_violations(folder: Path, names: list[str]) -> list[Violation]:
     ]
 
 
-def _weights_violations(names: list[str]) -> list[Violation]:
+def _whole_model(names: list[str]) -> list[str]:
+    """Weights that are no adapter's."""
+    return [name for name in names if name.endswith(_SAFETENSORS)] if not _weights(names) else []
+
+
+def _weights_violations(folder: Path, names: list[str]) -> list[Violation]:
+    if missing := _missing_shards(names) if _weights(names) else []:
+        found = f"{len(_weights(names))} files"
+        problem = "the adapter is stored in several files, and not all of them are there"
+        return [Violation.of("MISSING_FILE", name, found, "all of them", problem) for name in missing]
     if _weights(names):
         return []
+    if whole := _whole_model(names):
+        what = (
+            "a whole model, as a full fine-tune or a merge writes it" if CONFIG_FILE not in names else "other weights"
+        )
+        return [
+            Violation(
+                code="WHOLE_MODEL",
+                subject=whole[0],
+                found=", ".join(whole[:4]),
+                expected=WEIGHTS_FILES[0],
+                message=f"{folder} holds {what} ({whole[0]}) and no adapter's: push the folder that PEFT's "
+                "save_pretrained wrote before merging; a whole model is served as a base (`hotslot base add`)",
+            )
+        ]
     pickles = [n for n in names if n.endswith(_PICKLE_SUFFIXES)]
     if not pickles:
         return [
@@ -130,7 +184,6 @@ def _weights_violations(names: list[str]) -> list[Violation]:
             found="pickled weights only",
             expected=WEIGHTS_FILES[0],
             message=f"{pickle} is a pickle, which can run code when it is read; convert it where you trust it: "
-            f'python -c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{pickle}', weights_only=True), '{WEIGHTS_FILES[0]}')\"",
+            + conversion_command(str(folder / pickle), str(folder / WEIGHTS_FILES[0])),
         )
     ]

@@ -1,12 +1,12 @@
 """Details of a base model, beyond its modules, that adapters are compared with; no part of its digest."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.companions import Companions, companions_from_json
 from shared.strict_json import StrictJsonError, parse_object
 
-MAX_DETAILS_BYTES = 4 * 1024 * 1024
+MAX_DETAILS_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class BaseDetails:
         """As text that `details_from_json` reads; the same for equal ones."""
         document = {"bias_paths": sorted(self.bias_paths), "companions": json.loads(self.companions.to_json())}
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    def within_bounds(self) -> "BaseDetails | None":
+        """The same, without what makes it too large to be sent; None where that is not enough."""
+        plain = replace(self, companions=replace(self.companions, added_tokens={}))
+        return next((d for d in (self, plain) if len(d.to_json()) <= MAX_DETAILS_BYTES), None)
 
     def says_more_than(self, other: "BaseDetails | None") -> bool:
         """Whether more files were there when these were read."""

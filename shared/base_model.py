@@ -110,7 +110,7 @@ def weights_files(folder: Path) -> list[Path]:
     return files
 
 
-def _details(folder: Path, config: Mapping[str, Any], parameters: Iterable[str]) -> BaseDetails:
+def _details(folder: Path, config: Mapping[str, Any], parameters: Iterable[str]) -> BaseDetails | None:
     """Facts beyond the modules; a model without a generation config ends where its config says."""
     companions = read_companions(folder)
     if GENERATION_CONFIG not in companions.files or not companions.end_token_ids:
@@ -119,7 +119,7 @@ def _details(folder: Path, config: Mapping[str, Any], parameters: Iterable[str])
         ids = [i for value in found for i in (value if isinstance(value, list) else [value]) if type(i) is int]
         companions = replace(companions, end_token_ids=tuple(sorted(set(ids))))
     biases = frozenset(name.removesuffix(".bias") for name in parameters if name.endswith(".bias"))
-    return BaseDetails(biases, companions)
+    return BaseDetails(biases, companions).within_bounds()
 
 
 def _read_parameters(folder: Path) -> dict[str, _Parameter]:

@@ -6,8 +6,9 @@ manifest's module order, `<path>.lora_A` `[rank, in_features]` before `<path>.lo
 the module has one, `<path>.lora_B.bias` `[out_features]`, so that a receiver can decode layer by layer while it
 downloads. An embedding's input counts as one-hot: its `in_features` are the rows that it looks up.
 
-There are two formats. The second says of each module whether it has a bias, and is written only where one has, so
-that the digests of all other versions are what they were before there were biases.
+There are three formats. The second says of each module whether it has a bias, and is written only where one has; the
+third has the tokens that end an adapter's answers, and is written only where there are some. So the digests of all
+other versions are what they were before there was either.
 """
 
 import json
@@ -20,6 +21,7 @@ from shared.ids import Digest, digest_of
 
 MANIFEST_FORMAT = "hotslot.manifest/1"
 MANIFEST_FORMAT_WITH_BIASES = "hotslot.manifest/2"
+MANIFEST_FORMAT_WITH_END_TOKENS = "hotslot.manifest/3"
 WEIGHTS_FORMAT = "hotslot.weights/1"
 WEIGHTS_FORMAT_WITH_BIASES = "hotslot.weights/2"
 LORA_A = ".lora_A"
@@ -27,7 +29,7 @@ LORA_B = ".lora_B"
 LORA_B_BIAS = ".lora_B.bias"
 DTYPE_SIZES_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
-_FORMATS = (MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_BIASES)
+_FORMATS = (MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_BIASES, MANIFEST_FORMAT_WITH_END_TOKENS)
 _FORMATS_TEXT = " or ".join(_FORMATS)
 
 
@@ -56,6 +58,8 @@ class Manifest:
     """Element type of all tensors in the weights blob, as safetensors writes it: F32, F16 or BF16."""
     modules: tuple[AdapterModule, ...]
     """In the base model's layer order."""
+    end_token_ids: tuple[int, ...] = ()
+    """Tokens that end the adapter's answers, beside those that end the base's; ascending."""
 
     @property
     def max_rank(self) -> int:
@@ -89,6 +93,8 @@ class Manifest:
             "weights_digest": self.weights_digest,
             "weights_size_bytes": self.weights_size_bytes,
         }
+        if self.end_token_ids:
+            document |= {"format": MANIFEST_FORMAT_WITH_END_TOKENS, "end_token_ids": list(self.end_token_ids)}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
     @property
@@ -119,6 +125,7 @@ def parse_manifest(data: bytes, expected: Digest) -> Manifest:
                 AdapterModule(str(path), int(rank), float(scaling), *map(bool, has_bias))
                 for path, rank, scaling, *has_bias in document["modules"]
             ),
+            end_token_ids=tuple(map(int, document.get("end_token_ids", ()))),
         )
         if manifest.dtype not in DTYPE_SIZES_BYTES or not manifest.modules:
             raise ValueError(f"dtype {manifest.dtype!r} with {len(manifest.modules)} modules")

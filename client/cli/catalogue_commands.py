@@ -25,7 +25,7 @@ from client.cli.rendering import (
     version_rows,
     versions_table,
 )
-from client.cli.sources import StoreFolder, parse_source
+from client.cli.sources import HubName, StoreFolder, parse_source
 from client.types.catalogue import Version
 from shared.admission_warning import AdmissionWarning
 from shared.errors import FieldViolation, InvalidRequestError, TagNotFoundError
@@ -68,7 +68,9 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="hf:ORG/NAME[@REVISION], or dir:/PATH of a folder on the store's machine."
+            metavar="SOURCE",
+            help="hf:ORG/NAME[@REVISION][#SUBFOLDER] or the repository's address, or dir:/PATH of a folder on the "
+            "store's machine.",
         ),
     ],
     reference: ReferenceArgument,
@@ -87,6 +89,9 @@ def import_(
     labels = parse_labels(label or [])
     if isinstance(where, StoreFolder) and subfolder:
         raise InvalidRequestError([FieldViolation("--subfolder", "is for repositories; add it to the path of dir:")])
+    if isinstance(where, HubName) and where.subfolder and subfolder.strip("/") not in ("", where.subfolder):
+        problem = f"found {subfolder!r}, and SOURCE names the folder {where.subfolder!r}"
+        raise InvalidRequestError([FieldViolation("--subfolder", problem)])
     with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
         if isinstance(where, StoreFolder):
             version = client.store.import_directory(
@@ -97,7 +102,7 @@ def import_(
                 where.repo_id,
                 reference,
                 revision=where.revision,
-                subfolder=subfolder,
+                subfolder=where.subfolder or subfolder,
                 base_model=base,
                 labels=labels,
                 on_progress=on_progress,

@@ -164,6 +164,7 @@ GROUPS = (
         Bound(max_entries=100_000),
         ("store.v1.BaseModel.modules",),
     ),
+    Group("what is known of a base model beside its modules", Bound(1 * MIB), ("store.v1.BaseModel.details_json",)),
     Group(
         "a piece of a file; messages themselves are bounded to as much",
         Bound(16 * MIB),

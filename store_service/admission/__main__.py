@@ -7,11 +7,13 @@ from pathlib import Path
 
 from shared.base_model import spec_from_folder
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
+from shared.companions import read_companions
 from shared.errors import FieldViolation, HotslotError, InvalidRequestError
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint, admit
 from store_service.admission.config import CONFIG_FILE
 from store_service.admission.report import as_json, as_text
 from store_service.admission.settings import AdmissionLimits
+from store_service.admission.shards import shard_names
 
 EXIT_VALID = 0
 EXIT_REFUSED = 1
@@ -20,8 +22,9 @@ EXIT_USAGE = 2
 
 def checkpoint_of_folder(folder: Path) -> Checkpoint:
     """The files of a folder that admission knows."""
-    names = (CONFIG_FILE, *WEIGHTS_FILES, *PICKLE_FILES)
-    return Checkpoint({name: folder / name for name in names if (folder / name).is_file()})
+    names = (CONFIG_FILE, *WEIGHTS_FILES, *PICKLE_FILES, *shard_names([path.name for path in folder.iterdir()]))
+    files = {name: folder / name for name in names if (folder / name).is_file()}
+    return Checkpoint(files, read_companions(folder))
 
 
 def read_base(path: Path) -> BaseSpec:

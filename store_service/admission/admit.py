@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from shared.admission_warning import AdmissionWarning
 from shared.base_spec import BaseSpec
+from shared.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, Companions, companions_from_json
 from shared.errors import (
     BaseModelMismatchError,
     InvalidAdapterError,
@@ -18,7 +19,10 @@ from shared.errors import (
 )
 from shared.ids import Digest
 from shared.manifest import AdapterModule, Manifest
+from shared.pickle_advice import conversion_command
 from shared.safetensors_header import Header, read_header
+from shared.strict_json import StrictJsonError
+from store_service.admission.beside import judge_companions
 from store_service.admission.checks import AdapterPlan, check_tensors
 from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
 from store_service.admission.lora_settings import LoraSettings
@@ -26,6 +30,7 @@ from store_service.admission.match_budget import MatchBudgetError, bounded_match
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.patterns import PatternError
 from store_service.admission.settings import AdmissionLimits
+from store_service.admission.shards import check_shards, open_shards, shard_names
 from store_service.admission.values import check_copies, check_finite, check_tie
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
@@ -43,10 +48,12 @@ class Checkpoint:
 
     files: dict[str, Path]
     """By their name in the checkpoint's folder; only names that admission knows are opened."""
+    companions: Companions | None = None
+    """What lies beside the weights; None where that is to be read from its summary, if there is one."""
 
     @property
     def weights_name(self) -> str | None:
-        """The file with the tensors."""
+        """The one file with the tensors; None where there are several, or none."""
         return next((name for name in WEIGHTS_FILES if name in self.files), None)
 
 
@@ -87,6 +94,7 @@ def admit(
     """
     violations: list[Violation] = []
     settings = _read_config(checkpoint, limits, violations)
+    companions = _companions_of(checkpoint, violations)
     with ExitStack() as stack:
         opened = _open_weights(checkpoint, limits, violations, stack)
         if opened is None:
@@ -112,6 +120,7 @@ def admit(
         if checked is None or violations:
             violations.extend(_values_violations(file, header, limits))
             return _verdict(violations, limits)
+        end_token_ids, warnings = judge_companions(companions, base)
         plan = plan_weights(checked.modules)
         if reserve is not None:
             reserve(plan.size_bytes)
@@ -127,10 +136,11 @@ def admit(
         weights_size_bytes=plan.size_bytes,
         dtype=plan.dtype,
         modules=tuple(AdapterModule(m.path, m.rank, m.scaling, m.bias is not None) for m in plan.modules),
+        end_token_ids=end_token_ids,
     )
     if violations:
         return _verdict(violations, limits)
-    return Verdict((), manifest, () if written.has_effect else (NO_EFFECT,))
+    return Verdict((), manifest, warnings if written.has_effect else (*warnings, NO_EFFECT))
 
 
 def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
@@ -186,25 +196,47 @@ def _open_weights(
     checkpoint: Checkpoint, limits: AdmissionLimits, violations: list[Violation], stack: ExitStack
 ) -> tuple[BinaryIO, Header] | None:
     name = checkpoint.weights_name
-    if name is None:
+    names = (name,) if name is not None else shard_names(checkpoint.files)
+    if not names:
         pickles = [pickle for pickle in PICKLE_FILES if pickle in checkpoint.files]
-        problem = "pickles run code when they are read, so none is; save as safetensors" if pickles else "no weights"
+        problem = "no weights"
+        if pickles:
+            command = conversion_command(pickles[0], WEIGHTS_FILES[0])
+            problem = f"pickles run code when they are read, so none is; convert it where you trust it: {command}"
         code = "UNSUPPORTED_PICKLE" if pickles else "MISSING_FILE"
         found = ", ".join(pickles) or "no such file"
         violations.append(Violation.of(code, WEIGHTS_FILES[0], found, WEIGHTS_FILES[0], problem))
         return None
-    path = checkpoint.files[name]
-    size_bytes = path.stat().st_size
+    paths = [checkpoint.files[name] for name in names]
+    size_bytes = sum(path.stat().st_size for path in paths)
     if size_bytes > limits.max_weights_bytes:
         expected = f"at most {limits.max_weights_bytes} bytes"
-        violations.append(Violation.of("FILE_TOO_LARGE", name, f"{size_bytes} bytes", expected, "it is too large"))
+        violations.append(Violation.of("FILE_TOO_LARGE", names[0], f"{size_bytes} bytes", expected, "it is too large"))
         return None
-    file = stack.enter_context(path.open("rb"))
     try:
+        if name is None:
+            if missing := check_shards(names):
+                violations.extend(missing)
+                return None
+            return open_shards(paths, limits.header, stack)
+        file = stack.enter_context(paths[0].open("rb"))
         return file, read_header(file, size_bytes, name, limits.header)
     except InvalidAdapterError as exc:
         violations.extend(exc.violations)
         return None
+
+
+def _companions_of(checkpoint: Checkpoint, violations: list[Violation]) -> Companions:
+    path = checkpoint.files.get(SUMMARY_FILE)
+    if checkpoint.companions is not None or path is None:
+        return checkpoint.companions or Companions()
+    try:
+        with path.open("rb") as file:
+            return companions_from_json(file.read(MAX_SUMMARY_BYTES + 1))
+    except StrictJsonError as exc:
+        expected = "a summary as hotslot's client writes it"
+        violations.append(Violation.of("BAD_COMPANIONS", SUMMARY_FILE, str(exc), expected, "it cannot be read"))
+        return Companions()
 
 
 def _values_violations(file: BinaryIO, header: Header, limits: AdmissionLimits) -> Iterator[Violation]:

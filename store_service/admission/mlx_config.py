@@ -24,11 +24,10 @@ def is_mlx_config(document: Mapping[str, Any]) -> bool:
 def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -> LoraSettings | None:
     """The settings, or None with what is wrong added to `violations`."""
     num_before = len(violations)
-    for name in _KINDS:
-        kind = document.get(name, "lora")
-        if kind != "lora":
-            problem = "it is another kind of adapter"
-            violations.append(Violation.of("UNSUPPORTED_CONFIG", name, repr(kind), "'lora'", problem))
+    for kind in _KINDS:
+        if document.get(kind, "lora") != "lora":
+            found, problem = repr(document[kind]), "it is another kind of adapter"
+            violations.append(Violation.of("UNSUPPORTED_CONFIG", kind, found, "'lora'", problem))
     if document.get("use_dora"):
         problem = "DoRA rescales the base's weights by module, which slots cannot do yet"
         violations.append(Violation.of("UNSUPPORTED_CONFIG", "use_dora", repr(document["use_dora"]), "unset", problem))
@@ -61,7 +60,8 @@ def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -
         violations.append(_unknown(subject, found))
     if len(violations) > num_before:
         return None
-    base_name = next((found for key in _NAMES if isinstance(found := document.get(key), str)), "")
+    names = [document.get(key) for key in _NAMES]
+    base_name = next((name for name in names if isinstance(name, str)), "")
     return LoraSettings(rank, 0.0, base_model_name=base_name, fixed_scaling=float(scale))
 
 

@@ -20,7 +20,8 @@ _MAX_PROGRAM_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 _MAY_CHANGE = re.compile(r"\[\[|\[:|&&|--|~~|\|\|")
 _DIFFERS = re.compile(r"\{,|\\[CXQEzpPkhHRK]|\(\?[^:P]|\(\?P[^<]")
-_TOO_LARGE = "too large"
+_TOO_LARGE = ("too large", "repetition size")
+"""In RE2's words: what would grow beyond its memory, as against what it has no syntax for."""
 _Value = TypeVar("_Value")
 
 
@@ -163,6 +164,6 @@ def _compile(text: str) -> Any:
     try:
         return re2.compile(text, options)
     except re2.error as exc:
-        if _TOO_LARGE in str(exc):
+        if any(words in str(exc) for words in _TOO_LARGE):
             raise PatternError(f"it cannot be matched in bounded time: {exc}") from exc
         return None

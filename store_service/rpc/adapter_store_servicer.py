@@ -20,6 +20,7 @@ from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
 from store_service.rpc import base_model_answers, converters, policies_convert
+from store_service.rpc.admission_convert import warnings_to_pb
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.sources.sources import Sources
 from store_service.watch import ChangeSignal, watch
@@ -105,7 +106,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         record, created = await self._admission(tenant, left_s, publish, tenant, files, publication)
         record = await self._serving.advised(record)
         version = await self._threads(converters.version_to_pb, record)
-        warnings = converters.warnings_to_pb(record.warnings)
+        warnings = warnings_to_pb(record.warnings)
         return pb.CreateVersionResponse(version=version, created=created, warnings=warnings)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:

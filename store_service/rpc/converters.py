@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from shared.admission_warning import AdmissionWarning
-from shared.base_details import BaseDetails, details_from_json
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.errors import FieldViolation, InvalidRequestError, Violation
 from shared.ids import Digest, parse_digest
 from shared.manifest import Manifest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.rpc.times import to_timestamp
-from shared.strict_json import StrictJsonError
 from store_service.admission.admit import Verdict
 from store_service.catalog.records import (
     AdapterRecord,
@@ -24,6 +21,7 @@ from store_service.catalog.records import (
     VersionSummary,
 )
 from store_service.imports.progress import Progress, Stage
+from store_service.rpc.admission_convert import details_of, warnings_to_pb
 from store_service.rpc.policies_convert import policy_to_pb
 from store_service.sources.sources import FolderLocation, HubLocation
 
@@ -86,7 +84,7 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
             )
             for module in message.modules
         ),
-        details=_details_of(message),
+        details=details_of(message),
     )
     unspecified = [
         FieldViolation(f"modules[{index}].kind", "must be linear or embedding")
@@ -100,13 +98,6 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
         problem = f"found {message.digest}, the spec's is {spec.digest}"
         raise InvalidRequestError([FieldViolation("digest", problem)])
     return spec
-
-
-def _details_of(message: pb.BaseModel) -> BaseDetails | None:
-    try:
-        return details_from_json(message.details_json)
-    except StrictJsonError as exc:
-        raise InvalidRequestError([FieldViolation("details_json", str(exc))]) from exc
 
 
 def source_of(request: pb.ImportAdapterRequest) -> HubLocation | FolderLocation:
@@ -129,11 +120,6 @@ def import_event_to_pb(event: Progress | VersionRecord) -> pb.ImportAdapterRespo
             stage=_STAGE_TO_PB[event.stage], done_bytes=event.done_bytes, total_bytes=event.total_bytes
         )
     )
-
-
-def warnings_to_pb(warnings: Iterable[AdmissionWarning]) -> list[pb.Warning]:
-    """What the owner of a checkpoint should know."""
-    return [pb.Warning(code=warning.code, message=warning.message) for warning in warnings]
 
 
 def verdict_to_pb(verdict: Verdict) -> pb.ValidateAdapterResponse:
@@ -200,6 +186,7 @@ def _manifest_to_pb(manifest: Manifest) -> pb.Manifest:
         ],
         max_rank=manifest.max_rank,
         dtype=manifest.dtype,
+        end_token_ids=manifest.end_token_ids,
     )
 
 

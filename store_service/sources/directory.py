@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from shared.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
 from shared.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
+from store_service.admission.shards import shard_names
 from store_service.execution.full_disk import no_room_is_a_quota
-from store_service.sources.source import ReportBytes, stop_if
+from store_service.sources.source import ReportBytes, no_adapter_message, stop_if
 
 COPY_BYTES = 1024 * 1024
 KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
@@ -35,7 +37,11 @@ def stamp_of(status: os.stat_result) -> Stamp:
 def stamps_in(folder: Path) -> dict[str, Stamp]:
     """The known files that a folder has now; raises SourceForbiddenError."""
     stamps: dict[str, Stamp] = {}
-    for name in KNOWN_FILES:
+    try:
+        shards = shard_names([path.name for path in folder.iterdir()])
+    except OSError as exc:
+        raise SourceForbiddenError(f"{folder} cannot be read: {exc.strerror}") from exc
+    for name in (*KNOWN_FILES, *shards):
         try:
             stamps[name] = stamp_of((folder / name).stat())
         except FileNotFoundError:
@@ -69,7 +75,10 @@ class DirectorySource:
         stamps = stamps_in(folder)
         pickles = [name for name in PICKLE_FILES if (folder / name).exists()]
         if not stamps and not pickles:
-            raise SourceNotFoundError(f"{self._path} has neither {CONFIG_FILE} nor weights", self._path)
+            adapters = [str(path.parent.relative_to(folder)) for path in folder.glob(f"*/{CONFIG_FILE}")]
+            whole = [path.name for path in folder.glob("*.safetensors")]
+            choice = f"dir:{self._path.rstrip('/')}/{{}}"
+            raise SourceNotFoundError(no_adapter_message(self._path, adapters, whole, choice), self._path)
         return DirectoryContent(self, folder, stamps, pickles)
 
     def _allowed_folder(self) -> Path:
@@ -141,4 +150,15 @@ class DirectoryContent:
             raise SourceChangedError(str(self._folder))
         # A pickle is only ever mentioned, never opened.
         files = {name: target / name for name in self._stamps} | {name: self._folder / name for name in self._pickles}
-        return Checkpoint(files)
+        self._copy_companions(target)
+        return Checkpoint(files, read_companions(target))
+
+    def _copy_companions(self, target: Path) -> None:
+        """Copy what lies beside the weights, as far as it may be read: nothing is refused for it."""
+        for name in COMPANION_FILES:
+            try:
+                with self._source.open_inside(self._folder / name) as file:
+                    if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
+                        (target / name).write_bytes(file.read(MAX_FILE_BYTES))
+            except (SourceChangedError, SourceForbiddenError):
+                continue

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
+from shared.companions import COMPANION_FILES, read_companions
 from shared.errors import (
     DigestMismatchError,
     QuotaExceededError,
@@ -33,13 +34,15 @@ from shared.errors import (
 )
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
+from store_service.admission.shards import SHARD, shard_names
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.hub import HubSource
-from store_service.sources.source import ReportBytes, stop_if
+from store_service.sources.source import ReportBytes, no_adapter_message, stop_if
 
 KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
 MAX_INFO_BYTES = 64 * 1024 * 1024
 """Of the hub's answer about a repository, which lists all of its files."""
+MAX_COMPANION_BYTES = 20 * 1024 * 1024
 MAX_REDIRECTS = 5
 RETRY_AFTER_S = 5.0
 _ERROR_HEADERS = ("X-Error-Code", "X-Error-Message")
@@ -65,18 +68,35 @@ def resolve_commit(source: HubSource) -> "HubCommit":
     found: dict[str, _File] = {}
     for sibling in info.siblings or ():
         name = sibling.rfilename.removeprefix(source.prefix)
-        if sibling.rfilename.startswith(source.prefix) and name in (*KNOWN_FILES, *PICKLE_FILES):
+        if sibling.rfilename.startswith(source.prefix) and _is_known(name):
             sha256 = sibling.lfs.sha256 if sibling.lfs is not None else ""
             found[name] = _File(name, sibling.rfilename, sibling.size or 0, sha256, sibling.blob_id or "")
-    files = [file for name in KNOWN_FILES if (file := found.get(name)) is not None]
+    order = (*KNOWN_FILES, *shard_names(found))
+    files = [file for name in order if (file := found.get(name)) is not None]
     pickles = [name for name in PICKLE_FILES if name in found]
     if not files and not pickles:
-        raise SourceNotFoundError(f"{source.key} has neither {CONFIG_FILE} nor weights", source.key)
+        raise SourceNotFoundError(_nothing_there(source, info), source.key)
+    # A tokenizer is read for the tokens that were added to it, which are mostly written elsewhere as well.
+    companions = [file for name in COMPANION_FILES if (file := found.get(name)) is not None]
+    files += [file for file in companions if file.size_bytes <= MAX_COMPANION_BYTES]
     size_bytes = sum(file.size_bytes for file in files)
     if size_bytes > source.max_bytes:
         message = f"{source.key} has {size_bytes} bytes, at most {source.max_bytes} are taken"
         raise QuotaExceededError(message, subject="max_adapter_bytes")
     return HubCommit(source, commit, files, pickles)
+
+
+def _is_known(name: str) -> bool:
+    return name in (*KNOWN_FILES, *PICKLE_FILES, *COMPANION_FILES) or SHARD.fullmatch(name) is not None
+
+
+def _nothing_there(source: HubSource, info: ModelInfo) -> str:
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    folders = [name.removesuffix(f"/{CONFIG_FILE}") for name in names if name.endswith(f"/{CONFIG_FILE}")]
+    inside = [folder for folder in folders if folder.startswith(source.prefix)] or folders
+    whole = [name for name in names if name.startswith(source.prefix) and name.endswith(".safetensors")]
+    at = f"@{source.revision}" if source.revision else ""
+    return no_adapter_message(source.key, inside, whole, f"hf:{source.repo_id}{at}#{{}}")
 
 
 class HubCommit:
@@ -104,7 +124,8 @@ class HubCommit:
                 self._fetch_file(requests, file, target / file.name, report_file, cancelled)
                 before_bytes += file.size_bytes
         # A pickle is only ever mentioned, never fetched.
-        return Checkpoint({name: target / name for name in (*(file.name for file in self._files), *self._pickles)})
+        names = [file.name for file in self._files if file.name not in COMPANION_FILES]
+        return Checkpoint({name: target / name for name in (*names, *self._pickles)}, read_companions(target))
 
     def _fetch_file(
         self, requests: "_Requests", file: _File, path: Path, report: ReportBytes, cancelled: threading.Event

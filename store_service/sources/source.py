@@ -1,12 +1,16 @@
 """The seam to places that checkpoints are imported from."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from shared.errors import RequestCancelledError
 from store_service.admission.admit import Checkpoint
+from store_service.admission.config import CONFIG_FILE
+
+MAX_LISTED = 20
+"""Folders with adapters that an error names."""
 
 ReportBytes = Callable[[int], None]
 """Told the bytes done, from any thread."""
@@ -52,6 +56,17 @@ class Content(Protocol):
         QuotaExceededError and RequestCancelledError; SourceChangedError where it is something else by now, which
         resolving again finds.
         """
+
+
+def no_adapter_message(key: str, adapters: Sequence[str], whole_models: Sequence[str], choice: str) -> str:
+    """Where a place has no adapter itself: which of its folders have one, how to choose it, or what it is instead."""
+    if adapters:
+        more = f" and {len(adapters) - MAX_LISTED} more" if len(adapters) > MAX_LISTED else ""
+        listed = ", ".join(sorted(adapters)[:MAX_LISTED]) + more
+        return f"{key} has its adapters in folders: {listed}; name one of them, as {choice.format(min(adapters))}"
+    if whole_models:
+        return f"{key} is a whole model ({whole_models[0]}) and no adapter; register it as a base model instead"
+    return f"{key} has neither {CONFIG_FILE} nor weights"
 
 
 def stop_if(cancelled: threading.Event) -> None:

@@ -27,9 +27,11 @@ _QUANTIFIER = re.compile(r"[*+?{]")
 MAX_PATTERN_CHARS = 120
 _KEY = re.compile(
     r"(?:.*\blayers\.(?P<layer>\d+)\.)?(?:.*\.)?(?P<leaf>[^.]+)\.lora_(?:embedding_)?(?P<role>[abAB])"
-    r"(?:\.(?!weight|bias)[^.]+)?(?P<last>\.weight|\.bias)?"
+    r"(?:\.(?!weight|bias)[^.]+){0,2}(?P<last>\.weight|\.bias)?"
 )
-_TORCHTUNE_LEAVES = {"output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+_OTHER_LEAVES = {
+    "output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj", "unembed_tokens": "lm_head",
+}  # fmt: skip
 
 
 def library_tensors(file: bytes) -> dict[str, tuple[str, list[int], bytes]]:
@@ -145,7 +147,7 @@ def _identity(name: str) -> tuple[int | None, str, str]:
     if match is None:
         raise OracleError(f"a tensor that is no part of an adapter was admitted: {name!r}")
     layer = match["layer"]
-    leaf = _TORCHTUNE_LEAVES.get(match["leaf"], match["leaf"])
+    leaf = _OTHER_LEAVES.get(match["leaf"], match["leaf"])
     return None if layer is None else int(layer), leaf, "bias" if match["last"] == ".bias" else match["role"].upper()
 
 

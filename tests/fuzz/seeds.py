@@ -3,7 +3,7 @@
 import json
 
 from tests.fuzz.packed import Packed
-from tests.support.checkpoints import KEY_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
 from tests.unit.shared.broken_headers import BROKEN_FILES, SOUND_FILES
 from tests.unit.store.broken_checkpoints import CORPUS, biases, embedding
 
@@ -13,7 +13,17 @@ MAX_SEED_BYTES = 16_384
 
 def drafts() -> list[Draft]:
     """Every checkpoint, the sound ones first."""
-    made = [adapter(key=key) for key in KEY_VARIANTS.values()]
+    made = [adapter(key=key) for key in (KEY_VARIANTS | WRAPPED_VARIANTS).values()]
+    made += [mixed(), tinker()]
+    words = adapter()
+    words.config |= {
+        "bias": "all",
+        "modules_to_save": ["score"],
+        "merge_weights": False,
+        "train_type": "lora",
+        "step": 3,
+    }
+    made.append(words)
     made += [adapter(rank=1), adapter(("lm_head",)), mlx_adapter(), torchtune_adapter()]
     patterns = adapter()
     patterns.config |= {
@@ -32,6 +42,20 @@ def drafts() -> list[Draft]:
     return made
 
 
+def mixed() -> Draft:
+    """A pair in two styles."""
+    plain = KEY_VARIANTS["PEFT's"]
+    return adapter(key=lambda path, role: plain(path, role).removeprefix("base_model.model." if role == "B" else ""))
+
+
+def tinker() -> Draft:
+    """The head under tinker's name."""
+    draft = adapter(("q_proj", "lm_head"))
+    draft.tensors = {n.replace("model.lm_head", "model.model.unembed_tokens"): t for n, t in draft.tensors.items()}
+    draft.config["target_modules"] = ["q_proj", "unembed_tokens"]
+    return draft
+
+
 def _unique(inputs: list[bytes]) -> list[bytes]:
     return [data for data in dict.fromkeys(inputs) if len(data) <= MAX_SEED_BYTES]
 
@@ -44,6 +68,7 @@ def checkpoints() -> list[bytes]:
 def configs() -> list[bytes]:
     """Contents of adapter_config.json."""
     expressions = [r"(?:.*?(?:self_attn|mlp).*?(?:q_proj|v_proj).*?)", r"model\.layers\.[\d]{1,}\.mlp\.\w+_proj"]
+    expressions += [r"(?!.*mlp).*\.(q|v)_proj", r".*(?<=self_attn\.)v_proj\Z", r"(?=((\w+|\.)+)+!).*", r"(q)_proj|\1++"]
     unusual = [json.dumps({"target_modules": text, "rank_pattern": {text: 2}}).encode() for text in expressions]
     return _unique([draft.files().get("adapter_config.json", b"") for draft in drafts()] + unusual)
 

@@ -140,6 +140,16 @@ KEY_VARIANTS: dict[str, Callable[[str, str], str]] = {
 }
 """How trainers call a tensor, by the module's path and `A` or `B`; all mean the same."""
 
+WRAPPED_VARIANTS: dict[str, Callable[[str, str], str]] = {
+    "a PEFT model inside of a model": lambda path, role: f"model.base_model.model.{path}.lora_{role}.weight",
+    "PEFT twice": lambda path, role: f"base_model.model.base_model.model.{path}.lora_{role}.weight",
+    "an adapter's name twice": lambda path, role: f"base_model.model.{path}.lora_{role}.default.default.weight",
+    "wrapped three times": lambda path, role: (
+        f"module._orig_mod._fsdp_wrapped_module.base_model.model.{path}.lora_{role}.weight"
+    ),
+}
+"""Further ones, of models that were wrapped more than once."""
+
 TORCHTUNE_NAMES = {
     "o_proj": "attn.output_proj", "gate_proj": "mlp.w1", "down_proj": "mlp.w2", "up_proj": "mlp.w3",
 }  # fmt: skip

@@ -60,12 +60,12 @@ class MemoryStore(adapter_store_pb2_grpc.AdapterStoreServiceServicer, blob_pb2_g
         size_bytes: int = 5_000,
         tenant: TenantId = DEFAULT_TENANT,
         truncated: bool = False,
+        end_token_ids: tuple[int, ...] = (),
     ) -> Digest:
         """Publish a version under a tag; a truncated one loses the end of its stored bytes."""
         blob = (f"{name} {seed} ".encode() * size_bytes)[:size_bytes]
-        manifest = Manifest(
-            base_model_digest, digest_of(blob), size_bytes, "F32", (AdapterModule("q_proj", rank, 2.0),)
-        )
+        modules = (AdapterModule("q_proj", rank, 2.0),)
+        manifest = Manifest(base_model_digest, digest_of(blob), size_bytes, "F32", modules, end_token_ids)
         key = (tenant, name)
         self.versions.setdefault(key, {})[manifest.digest] = manifest
         self.tags.setdefault(key, {})[tag] = manifest.digest

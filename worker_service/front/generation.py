@@ -142,7 +142,8 @@ class Generation:
         request = accepted.checked.request
         room = self.limits.max_sequence_tokens - len(accepted.token_ids)
         max_tokens = min(request.most_tokens or room, room)
-        eos = () if request.ignore_eos else self.identity.eos_token_ids
+        ends = {i for c in accepted.chosen for i in c.version.manifest.end_token_ids}
+        eos = () if request.ignore_eos else (*self.identity.eos_token_ids, *ends)
         return StopRules(
             max_tokens=max_tokens,
             min_tokens=min(request.min_tokens, max_tokens),

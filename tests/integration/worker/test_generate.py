@@ -59,6 +59,23 @@ async def test_a_cold_adapter_is_pulled_and_named_with_its_digest(
     assert answer.finished[0].timings.adapter_load.ToMicroseconds() > 0
 
 
+async def test_an_adapters_end_tokens_end_its_own_answers_and_no_others(
+    calls: Calls, store: MemoryStore, model: EchoModel
+) -> None:
+    star = ord("*")
+    ending = store.add("ending", model.spec.digest, end_token_ids=(star,))
+    other = store.add("other", model.spec.digest, seed=1)
+    ended, going_on, mixed = await asyncio.gather(
+        calls.generate("ending"), calls.generate("other"), calls.generate("other", "ending=2")
+    )
+    assert ended.text == voice(ending).partition("*")[0]
+    assert (ended.finished[0].reason, ended.finished[0].stop_token_id) == (pb.FINISH_REASON_STOP, star)
+    assert going_on.text == voice(other)
+    assert mixed.finished[0].stop_token_id == star
+    ignoring = await calls.generate("ending", stop=pb.StopConditions(ignore_eos=True, max_tokens=11))
+    assert ignoring.text.startswith(voice(ending))
+
+
 async def test_every_row_gets_the_adapters_it_asked_for(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     digests = {name: store.add(name, model.spec.digest) for name in ("a", "b", "c", "d", "e", "f")}
     answers = await asyncio.gather(*(calls.generate(name) for name in [*digests] * 5))

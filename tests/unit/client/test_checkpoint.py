@@ -55,7 +55,9 @@ def test_pickled_weights_alone_are_refused_with_the_command_that_converts_them(t
     (violation,) = raised.value.violations
     assert violation.code == "UNSUPPORTED_PICKLE"
     assert violation.subject == "adapter_model.bin"
-    assert "save_file(torch.load('adapter_model.bin', weights_only=True)" in violation.message
+    assert "adapter_model.bin" in violation.message
+    assert "torch.load(" in violation.message
+    assert "weights_only=True" in violation.message
 
 
 def test_every_missing_file_is_named_at_once(tmp_path: Path) -> None:

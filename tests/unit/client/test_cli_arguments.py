@@ -146,3 +146,55 @@ def test_the_line_under_an_answer_says_who_gave_it() -> None:
     assert served_line(started, finished) == (
         "— pirate:v1@abababababab × 0.5 on w-1: 11 tokens (stop), first after 100 ms, adapter load 20 ms, 10 tokens/s"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hf:o.r-g/na.me_1-x", HubName("o.r-g/na.me_1-x")),
+        (" hf:org/name/ ", HubName("org/name")),
+        ("hf:org/name@refs/pr/1", HubName("org/name", "refs/pr/1")),
+        ("hf:org/name#a/b/", HubName("org/name", "", "a/b")),
+        ("hf:org/name@v1#a", HubName("org/name", "v1", "a")),
+        ("hf://org/name", HubName("org/name")),
+        ("hf://models/org/name@v1/a/b", HubName("org/name", "v1", "a/b")),
+        ("hf://org/name@refs%2Fpr%2F1/a", HubName("org/name", "refs/pr/1", "a")),
+        ("https://huggingface.co/org/name", HubName("org/name")),
+        ("https://huggingface.co/org/name/", HubName("org/name")),
+        ("https://hf.co/org/name/tree/main", HubName("org/name", "main")),
+        ("https://huggingface.co/org/name/tree/refs%2Fpr%2F1/a/b?x=1#y", HubName("org/name", "refs/pr/1", "a/b")),
+        ("https://huggingface.co/org/name/blob/v1/a/adapter_config.json", HubName("org/name", "v1", "a")),
+        (
+            "https://huggingface.co/org/name/resolve/v1/adapter_model.safetensors?download=true",
+            HubName("org/name", "v1"),
+        ),
+    ],
+)
+def test_a_repository_is_known_by_every_form_of_its_name(text: str, expected: HubName) -> None:
+    assert parse_source(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("hf:org/my name", "'my name' is no name"),
+        ("hf:org/na..me", "'na..me' is no name"),
+        ("hf:org/.name", "'.name' is no name"),
+        ("hf:org/name.git", "'name.git' is no name"),
+        ("hf:org/name@a b", "'a b' is no branch"),
+        ("hf:org/name@..", "is no branch"),
+        ("hf:org/name#../x", "is no folder"),
+        ("hf:org/name#a b", "is no folder"),
+        ("https://huggingface.co/datasets/org/name", "not one of datasets"),
+        ("https://huggingface.co/org/name/discussions/1", "is no page"),
+        ("https://example.com/org/name", "a page of huggingface.co"),
+        ("https://huggingface.co/org", "hf:ORG/NAME"),
+        ("hf://org", "hf:ORG/NAME"),
+        ("hf:", "hf:ORG/NAME"),
+    ],
+)
+def test_what_is_no_repository_is_refused_in_one_line(text: str, said: str) -> None:
+    with pytest.raises(errors.InvalidRequestError) as raised:
+        parse_source(text)
+    (line,) = error_lines(raised.value)
+    assert said in line

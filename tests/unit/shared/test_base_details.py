@@ -107,3 +107,10 @@ def test_a_base_models_folder_gives_its_biases_and_ends(has_bias: bool, tmp_path
     assert details.companions.end_token_ids == (3, 5)
     parts = ("q_proj", "k_proj", "v_proj", "o_proj")
     assert details.bias_paths == {f"model.layers.0.self_attn.{part}" for part in parts if has_bias}
+
+
+def test_details_that_are_too_large_lose_their_tokens_first() -> None:
+    tokens = {f"<{'x' * 500}{number}>": number for number in range(4_000)}
+    large = BaseDetails(frozenset({"a"}), Companions(end_token="<e>", added_tokens=tokens))
+    assert large.within_bounds() == BaseDetails(frozenset({"a"}), Companions(end_token="<e>"))
+    assert BaseDetails(frozenset(tokens)).within_bounds() is None

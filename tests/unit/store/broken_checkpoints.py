@@ -225,8 +225,9 @@ CORPUS: dict[str, tuple[Break, str]] = {
     "a broken regex": (config(target_modules="(q_proj"), "UNSUPPORTED_PATTERN"),
     "a regex with a back-reference": (config(target_modules=r"(.*)\.(q_proj)\2"), "MODULE_NOT_TARGETED"),
     "a regex with look-ahead": (config(target_modules=r"(?!.*mlp).*proj"), "MODULE_MISSING"),
-    "a regex that takes for ever": (config(target_modules=r"(?=(\w|\.|[a-z])+!).*q_proj"), "UNSUPPORTED_PATTERN"),
-    "a rank pattern that takes for ever": (config(rank_pattern={r"(\w+_?)+\Z!": RANK}), "UNSUPPORTED_PATTERN"),
+    "a regex that takes for ever": (config(target_modules=r"(?=((\w+|\.)+)+!).*q_proj"), "UNSUPPORTED_PATTERN"),
+    "a rank pattern that takes for ever": (
+        config(rank_pattern={r"(?=((\w+|\.)+)+!)q_proj": RANK}), "UNSUPPORTED_PATTERN"),
     "more look-aheads than are tried": (
         config(rank_pattern={f"(?=q)q_proj{index}": RANK for index in range(9)}), "UNSUPPORTED_PATTERN"),
     "a regex that explodes when compiled": (config(rank_pattern={"((a{999}){999}){999}": 4}), "UNSUPPORTED_PATTERN"),

@@ -219,6 +219,7 @@ class Manifest(_message.Message):
     MODULES_FIELD_NUMBER: _builtins.int
     MAX_RANK_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
     base_model_digest: _builtins.str
     """Digest of the base model's spec."""
     weights_digest: _builtins.str
@@ -234,6 +235,10 @@ class Manifest(_message.Message):
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterModule]:
         """The targeted modules in layer order."""
 
+    @_builtins.property
+    def end_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that end the adapter's answers, beside those that end the base's."""
+
     def __init__(
         self,
         *,
@@ -243,10 +248,11 @@ class Manifest(_message.Message):
         modules: _abc.Iterable[Global___AdapterModule] | None = ...,
         max_rank: _builtins.int = ...,
         dtype: _builtins.str = ...,
+        end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_digest", b"base_model_digest", "dtype", b"dtype", "max_rank", b"max_rank", "modules", b"modules", "weights_digest", b"weights_digest", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_digest", b"base_model_digest", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "max_rank", b"max_rank", "modules", b"modules", "weights_digest", b"weights_digest", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1570,7 +1576,7 @@ class BaseModel(_message.Message):
     """The name stands for another base model by now; this one is known by its digest only. Set by the store."""
     details_json: _builtins.str
     """What adapters are compared with beyond the modules, as JSON: which modules have biases, the tokens at which answers
-    end, added tokens, the chat template's digest. Not part of the digest; at most 4 MiB, empty where it is not known,
+    end, added tokens, the chat template's digest. Not part of the digest; at most 1 MiB, empty where it is not known,
     and left out of listings.
     """
     @_builtins.property
