@@ -25,7 +25,7 @@ SPEC = replace(base_spec(), details=BaseDetails(frozenset(), BASE))
 @pytest.fixture
 async def store(tmp_path: Path, hub: FakeHub) -> AsyncIterator[StoreClient]:
     async with open_store(tmp_path / "data", hub_endpoint=hub.endpoint) as client:
-        await client.call("RegisterBaseModel", registration_to(SPEC))
+        await client.call("RegisterBaseModel", registration_to(SPEC, move=False))
         yield client
 
 
