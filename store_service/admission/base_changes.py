@@ -21,8 +21,10 @@ def check_base_changes(settings: LoraSettings, base: BaseSpec, parts: Parts) -> 
     yield from _check_bias(settings, base, parts)
     for name in settings.saved_modules:
         yield from _check_saved(name, base, parts)
-    for path in parts.by_path:
-        yield from _check_init(settings, base.by_path()[path])
+    if settings.init:
+        modules = base.by_path()
+        for path in parts.by_path:
+            yield from _check_init(settings, modules[path])
 
 
 def _check_bias(settings: LoraSettings, base: BaseSpec, adapted: Parts) -> Iterator[Violation]:

@@ -102,8 +102,10 @@ def check_tensors(
 
 def _tied_paths(settings: LoraSettings, base: BaseSpec) -> tuple[str, ...]:
     """The embedding and the head, where PEFT gives both one adapter (tuners/lora/model.py, `_add_targets_to_tie`)."""
+    if not settings.ties_weights:
+        return ()  # First, since finding the two ends looks at all modules.
     embedding, head = base.token_embedding, base.tied_head
-    if embedding is None or head is None or not settings.ties_weights or not settings.targets.name_an_end():
+    if embedding is None or head is None or not settings.targets.name_an_end():
         return ()
     return embedding.path, head.path
 

@@ -73,6 +73,7 @@ def sort_tensors(header: Header, base: BaseSpec) -> Parts:
     """Every tensor under the module and role that its name says; what has no place becomes a violation."""
     parts = Parts()
     modules = base.by_path()
+    has_experts = any(".experts." in path for path in modules)
     adapters: set[str] = set()
     for entry in header.tensors:
         parsed = parse_key(entry.name)
@@ -83,7 +84,7 @@ def sort_tensors(header: Header, base: BaseSpec) -> Parts:
         if parsed.role in (Role.BASE_WEIGHT, Role.BASE_BIAS):
             _sort_copy(entry, parsed.role, modules.get(path or ""), base, parts)
         elif path is None:
-            _note_unknown(entry, parsed, base, parts)
+            _note_unknown(entry, parsed, base, modules, has_experts, parts)
         elif path != parsed.path and is_rotated_by_torchtune(parsed.path) and "self_attn" in path:
             expected = "torchtune's export in PEFT's format (adapter_model.safetensors)"
             problem = "torchtune orders the rows of this projection differently"
@@ -133,7 +134,14 @@ def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -
         parts.violations.append(_duplicate(entry, other.tensor.entry, parsed.role, path))
 
 
-def _note_unknown(entry: TensorEntry, parsed: ParsedKey, base: BaseSpec, parts: Parts) -> None:
+def _note_unknown(
+    entry: TensorEntry,
+    parsed: ParsedKey,
+    base: BaseSpec,
+    modules: Mapping[str, BaseModule],
+    has_experts: bool,
+    parts: Parts,
+) -> None:
     if parsed.path in parts.unknown_paths or parsed.path in parts.other_layouts:
         return
     if is_other_part(parsed.path) and any(m.absence is Absence.OTHER_PART for m in base.modules):
@@ -142,10 +150,7 @@ def _note_unknown(entry: TensorEntry, parsed: ParsedKey, base: BaseSpec, parts: 
         parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))
         return
     expected = f"a module of {base.name}"
-    modules = base.by_path()
-    has_experts = any(".experts." in path or ".experts_" in path for path in modules)
-    candidates = (parsed.path, *candidate_paths(parsed.path))
-    differences = (layout_difference(path, modules, has_experts) for path in candidates)
+    differences = (layout_difference(path, modules, has_experts) for path in candidate_paths(parsed.path))
     difference = next((found for found in differences if found), "")
     if difference:
         parts.other_layouts.add(parsed.path)
