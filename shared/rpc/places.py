@@ -17,8 +17,9 @@ STALL_S = 120.0
 SHARE = 8
 """How many times as many places as are free a tenant may have: eight ninths of them when it is alone (dynamic
 thresholds, Choudhury and Hahne 1998)."""
-SLEEPS_S = 15.0
-"""A reader that took nothing for so long sleeps. One that takes 10 kB/s takes a chunk of 64 KiB in half of it."""
+SLEEPS_S = 30.0
+"""A reader that took nothing for so long sleeps. One that takes 10 kB/s takes a stream's first chunk, of 256 KiB, in 26
+s, and further ones, of 64 KiB, in 7 s."""
 MAX_LEFT_BEHIND = 2
 """Streams of one tenant that ended while their readers slept, and of which gRPC still holds a message: so many times as
 many as there are places."""

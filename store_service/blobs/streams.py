@@ -16,10 +16,13 @@ from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024
 """Of a stream; it holds two at most. Smaller ones cost visits to threads and turns of the loop, larger ones memory."""
-FIRST_CHUNK_BYTES = 64 * 1024
-"""Of a stream, and of one whose reader is slow: whether it takes anything is then seen within seconds."""
+FIRST_CHUNK_BYTES = 256 * 1024
+"""Of a stream, as long as nothing is known of its reader."""
+SLOW_CHUNK_BYTES = 64 * 1024
+"""Of a stream whose reader is slow: whether it takes anything is then seen within seconds."""
 FAST_S, SLOW_S = 0.25, 1.0
 """A chunk that is taken within the first lets the next one be larger, one that takes longer than the second smaller."""
+GROWTH = 4
 MAX_VERIFIED = 100_000
 
 
@@ -35,7 +38,7 @@ class Encode(Protocol[T_co]):
 
 
 class Pace:
-    """How large the chunks of one stream are: small at first, then as its reader takes them."""
+    """How large the chunks of one stream are: not large at first, then as its reader takes them."""
 
     def __init__(self) -> None:
         self.chunk_bytes = FIRST_CHUNK_BYTES
@@ -44,9 +47,9 @@ class Pace:
     def add(self, taken_s: float) -> None:
         """A chunk was taken within so long."""
         if taken_s > SLOW_S:
-            self.chunk_bytes = FIRST_CHUNK_BYTES
+            self.chunk_bytes = SLOW_CHUNK_BYTES
         elif taken_s <= FAST_S:
-            self.chunk_bytes = min(2 * self.chunk_bytes, CHUNK_BYTES)
+            self.chunk_bytes = min(GROWTH * self.chunk_bytes, CHUNK_BYTES)
 
 
 class Verified:

@@ -15,6 +15,7 @@ from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from shared.rpc.channel import ChannelOptions, open_channel
 from shared.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.rpc.places import STALL_S
 from shared.rpc.server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
@@ -136,6 +137,7 @@ async def run_worker(
     references: ReferenceLimits | None = None,
     timeouts: StoreTimeouts | None = None,
     disk: DiskOptions | None = None,
+    stall_s: float = STALL_S,
 ) -> AsyncIterator[RunningWorker]:
     """A worker over the model until the block is left."""
     worker = Worker(new_worker_id())
@@ -153,7 +155,11 @@ async def run_worker(
         stack.callback(parts.generation.encoder.close)
         served = services(worker, FrontDoor(worker))
         server = await stack.enter_async_context(
-            serve(served, ServerOptions(grace_s=0.5, max_request_bytes=MAX_GENERATE_BYTES), observers=())
+            serve(
+                served,
+                ServerOptions(grace_s=0.5, stall_s=stall_s, max_request_bytes=MAX_GENERATE_BYTES),
+                observers=(),
+            )
         )
         worker.become_ready(parts)
         await server.set_ready(True)
