@@ -132,6 +132,8 @@ class BlockingStoreClient(Blocking[StoreClient]):
     list_base_models = _iterate(StoreClient.list_base_models)
     register_base_model = _call(StoreClient.register_base_model)
     delete_base_model = _call(StoreClient.delete_base_model)
+    find_base_models = _call(StoreClient.find_base_models)
+    add_base_model_alias = _call(StoreClient.add_base_model_alias)
     set_tag = _call(StoreClient.set_tag)
     delete_tag = _call(StoreClient.delete_tag)
     set_policy = _call(StoreClient.set_policy)

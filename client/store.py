@@ -1,12 +1,10 @@
 """The asyncio client of the adapter store."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from pathlib import Path
 
 from client.admission import Admission, OnProgress
-from client.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
+from client.blobs import BlobTransfer, RetryPolicy
 from client.convert import catalogue as convert
 from client.convert.messages import build
 from client.rpc import Connection
@@ -15,6 +13,7 @@ from client.types.catalogue import (
     AdapterEvent,
     AdapterPolicy,
     BaseModel,
+    BaseModelMatch,
     PushResult,
     ResolvedAdapter,
     Tag,
@@ -22,8 +21,9 @@ from client.types.catalogue import (
     ValidationReport,
     Version,
 )
+from client.watching import watch_adapters
 from shared.base_spec import BaseSpec
-from shared.errors import RequestDeadlineError, StoreUnavailableError
+from shared.errors import StoreUnavailableError
 from shared.ids import Digest
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
@@ -32,8 +32,6 @@ from shared.rpc.channel import ChannelOptions
 DEFAULT_STORE = "127.0.0.1:7400"
 WATCH_TIMEOUT_S = 3600.0
 PAGE_SIZE = 200
-NO_NAMES_PREFIX = "*"
-"""No adapter's name begins so: a listing that reads none, and so none that is damaged, still carries the revision."""
 
 
 class StoreClient:
@@ -199,6 +197,23 @@ class StoreClient:
         response = await self._connection.unary(self._stub.DeleteBaseModel, request)
         return [convert.base_model_from(model) for model in response.base_models]
 
+    async def find_base_models(self, name: str, weights_header: bytes, weights_size_bytes: int) -> BaseModelMatch:
+        """Base models that an adapter may be for: by what its config calls its base, and by its tensors."""
+        request = build(
+            pb.FindBaseModelsRequest,
+            base_model=name,
+            weights_header=weights_header,
+            weights_size_bytes=weights_size_bytes,
+        )
+        response = await self._connection.unary(self._stub.FindBaseModels, request)
+        return BaseModelMatch(response.registered, tuple(response.fitting))
+
+    async def add_base_model_alias(self, base_model: str, alias: str) -> BaseModel:
+        """Let a further name stand for a registered base model, which is given by name or digest."""
+        request = build(pb.AddBaseModelAliasRequest, base_model=base_model, alias=alias)
+        response = await self._connection.unary(self._stub.AddBaseModelAlias, request)
+        return convert.base_model_from(response.base_model)
+
     async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
         """Point a tag at a version; with an etag, only if the tag is unchanged since."""
         request = build(pb.SetTagRequest, adapter=name, tag=tag, digest=digest, etag=etag)
@@ -255,33 +270,13 @@ class StoreClient:
         request = build(pb.DeleteVersionRequest, adapter=name, digest=digest, force=force)
         await self._connection.unary(self._stub.DeleteVersion, request)
 
-    async def watch(self, from_revision: int | None = None) -> AsyncGenerator[AdapterEvent, None]:
+    def watch(self, from_revision: int | None = None) -> AsyncGenerator[AdapterEvent, None]:
         """Every change after a revision (None: from now on; 0: from the beginning), without gaps and without end.
 
         A broken stream goes on after the last revision that was seen. Raises RevisionCompactedError when that is
         too old, and StoreUnavailableError when the store stays away.
         """
-        stalls = 0
-        while True:
-            try:
-                if from_revision is None:
-                    # What happens before a first event is seen has to be found again when the stream breaks until then.
-                    here = build(pb.ListAdaptersRequest, page_size=1, name_prefix=NO_NAMES_PREFIX)
-                    from_revision = (await self._connection.unary(self._stub.ListAdapters, here)).revision
-                request = build(pb.WatchAdaptersRequest, from_revision=from_revision)
-                async with aclosing(
-                    self._connection.stream(self._stub.WatchAdapters, request, WATCH_TIMEOUT_S)
-                ) as stream:
-                    async for message in stream:
-                        from_revision, stalls = message.revision, 0
-                        yield convert.event_from(message)
-            except BROKEN_STREAM as exc:
-                # A stream that stood for as long as one may is no fault: the catalogue is quiet.
-                is_quiet = isinstance(exc, RequestDeadlineError) and from_revision is not None
-                stalls = 0 if is_quiet else stalls + 1
-                if stalls > self._retry.max_stalls:
-                    raise
-            await asyncio.sleep(self._retry.delay_s(stalls))
+        return watch_adapters(self._connection, self._stub, self._retry, from_revision, WATCH_TIMEOUT_S)
 
     def read_blob(self, digest: str) -> AsyncGenerator[memoryview, None]:
         """Stream a weights blob, as views of what arrived, resumed when a stream breaks.

@@ -221,12 +221,15 @@ class BlobNotFoundError(NotFoundError):
 class BaseModelNotFoundError(NotFoundError):
     """A base model that nobody registered."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"base model {name!r} is not registered; `hotslot base add` registers it, and so does a worker that "
-            "serves it; or name another with --base",
-            name,
-        )
+    def __init__(self, name: str, fitting: Sequence[str] = ()) -> None:
+        """`fitting` are registered base models that the adapter's tensors fit."""
+        advice = "`hotslot base add` registers it, and so does a worker that serves it; or name another with --base"
+        if fitting:
+            advice = (
+                f"the adapter's tensors fit {', '.join(fitting)}: name one with --base, or let this name stand for one "
+                f"with `hotslot base alias {fitting[0]} {name}`"
+            )
+        super().__init__(f"base model {name!r} is not registered; {advice}", name)
 
 
 class SourceNotFoundError(NotFoundError):

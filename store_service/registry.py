@@ -14,6 +14,7 @@ from typing import BinaryIO
 from shared.base_spec import BaseSpec
 from shared.errors import (
     BaseModelMismatchError,
+    BaseModelNotFoundError,
     BlobNotFoundError,
     DigestMismatchError,
     FieldViolation,
@@ -33,6 +34,7 @@ from store_service.admission.admit import (
     config_json_of,
 )
 from store_service.admission.settings import AdmissionLimits
+from store_service.base_choice import BaseChoice
 from store_service.blobs.store import BlobKey, BlobStore, Stage, UploadStore
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
@@ -80,6 +82,7 @@ class Registry:
         self.blobs = blobs
         self.uploads = uploads
         self._limits = limits
+        self.choice = BaseChoice(base_models, limits)
         # Blobs between their publication and the catalog's reference to them: no collection comes between.
         self._publishing: Counter[BlobKey] = Counter()
         self._collecting = threading.Lock()
@@ -119,7 +122,7 @@ class Registry:
             _, base = self.base_of(checkpoint, base_model)
         except InvalidAdapterError as exc:
             return Verdict(exc.violations, None)
-        return admit(checkpoint, base, self._limits)
+        return self.choice.explained(admit(checkpoint, base, self._limits), checkpoint, base)
 
     def publish(
         self,
@@ -139,7 +142,7 @@ class Registry:
         stage = self.blobs.stage(tenant)
         try:
             verdict, is_staged = self._stage(tenant, checkpoint, base, stage)
-            manifest = verdict.require()
+            manifest = self.choice.explained(verdict, checkpoint, base).require()
             self._check_digest(publication.reference, manifest.digest)
             on_admitted()
             version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
@@ -236,7 +239,10 @@ class Registry:
         if not name:
             problem = "neither the call nor adapter_config.json names the base model; give its name or digest"
             raise InvalidRequestError([FieldViolation("base_model", problem)])
-        spec = self.base_models.get(name).spec
+        try:
+            spec = self.base_models.get(name).spec
+        except BaseModelNotFoundError as exc:
+            raise self.choice.not_found(exc, checkpoint) from exc
         return spec.name, spec
 
     def _check_digest(self, reference: Reference, found: Digest) -> None:

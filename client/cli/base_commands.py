@@ -1,4 +1,4 @@
-"""Commands on base models: add, ls, rm."""
+"""Commands on base models: add, alias, ls, rm."""
 
 from typing import Annotated
 
@@ -103,6 +103,26 @@ def rm(
     else:
         for model in gone:
             print(f"removed {model.spec.name}, base model {model.digest}")
+
+
+@app.command("alias")
+def alias(
+    base: Annotated[str, typer.Argument(metavar="BASE", help="A registered base model, by name or digest.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What adapters' configs call it, too.")],
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a further name stand for a base model: that of a local path, or of a quantised copy.
+
+    JSON: {name, digest, model_type, num_modules, create_time}.
+    """
+    with open_client(store=store, tenant=tenant) as client:
+        model = client.store.add_base_model_alias(base, name)
+    if as_json:
+        print_document(_document(model))
+    else:
+        print(f"{model.spec.name} is base model {model.digest}")
 
 
 def _document(model: BaseModel) -> dict[str, object]:

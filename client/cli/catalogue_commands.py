@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from client.cli import options
+from client.cli.base_question import can_ask, choose_base
 from client.cli.failures import EXIT_REFUSED, violation_line
 from client.cli.options import BaseOption, JsonOption, ReferenceArgument, StoreOption, TenantOption, open_client
 from client.cli.output import print_document, say
@@ -43,17 +44,24 @@ def push(
     reference: ReferenceArgument,
     base: BaseOption = "",
     label: LabelOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Take the only base model that fits, without asking.")
+    ] = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
     """Upload a PEFT folder, have it checked, and tag it.
 
+    Where its config names no base model that is registered, those that its tensors fit are offered before it is sent.
+
     JSON: {version, created, uploaded_bytes, total_bytes, warnings}.
     """
     labels = parse_labels(label or [])
-    with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
-        result = client.store.push(folder, reference, base_model=base, labels=labels, on_progress=on_progress)
+    with open_client(store=store, tenant=tenant) as client:
+        chosen = base or choose_base(client, folder, reference, yes=yes, may_ask=can_ask(as_json=as_json))
+        with transfer_bars() as on_progress:
+            result = client.store.push(folder, reference, base_model=chosen, labels=labels, on_progress=on_progress)
     if as_json:
         print_document(result)
         return

@@ -159,6 +159,16 @@ class BaseModel:
     """The name stands for another base model by now; this one is known by its digest only."""
 
 
+@dataclass(frozen=True, slots=True)
+class BaseModelMatch:
+    """Registered base models that an adapter may be for."""
+
+    registered: str
+    """Name of the one that its config's name stands for; empty where none is registered so."""
+    fitting: tuple[str, ...]
+    """Names of those that its tensors fit, the ones that are called most alike first."""
+
+
 class TransferStage(StrEnum):
     """What a push or an import is doing."""
 

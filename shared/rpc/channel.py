@@ -31,6 +31,8 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
         "WatchAdapters",
         "RegisterBaseModel",
         "ListBaseModels",
+        "FindBaseModels",
+        "AddBaseModelAlias",
         "IssueEpoch",
         "GetAdapterPolicy",
         "ListAdapterPolicies",

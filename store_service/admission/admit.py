@@ -160,6 +160,13 @@ def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
     raise error_class_of(found)(found)
 
 
+def header_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> Header | None:
+    """The header of a checkpoint's weights; None where it cannot be read."""
+    with ExitStack() as stack:
+        opened = _open_weights(checkpoint, limits, [], stack)
+        return opened[1] if opened is not None else None
+
+
 def config_json_of(checkpoint: Checkpoint) -> str:
     """The config's fields that decided about the adapter, as JSON for people."""
     path = checkpoint.files.get(CONFIG_FILE)

@@ -11,6 +11,7 @@ from shared.base_spec import END_NAMES
 from shared.coordination.records import WorkerInfo
 from shared.errors import HotslotError
 from shared.manifest import Manifest
+from store_service.admission.admit import Verdict
 from store_service.catalog.records import VersionRecord
 from store_service.placement.fleets import FleetCache
 
@@ -33,6 +34,12 @@ class ServingAdvice:
     async def advised(self, record: VersionRecord) -> VersionRecord:
         """A version that was just admitted, with what its owner should know of who could serve it."""
         return replace(record, warnings=(*record.warnings, *await self.warnings(record.manifest)))
+
+    async def judged(self, verdict: Verdict) -> Verdict:
+        """The verdict of a dry run, with the same."""
+        if verdict.manifest is None:
+            return verdict
+        return replace(verdict, warnings=(*verdict.warnings, *await self.warnings(verdict.manifest)))
 
     async def warnings(self, manifest: Manifest) -> tuple[AdmissionWarning, ...]:
         """Those for a version; none where placement cannot say."""

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any
 
 from shared.ids import parse_digest
@@ -87,10 +86,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         files = converters.files_of(request.files)
         tenant, left_s, base = tenant_of(context), context.time_remaining(), request.base_model
         verdict = await self._admission(tenant, left_s, self._registry.validate_uploaded, tenant, files, base)
-        if verdict.manifest is not None:
-            more = await self._serving.warnings(verdict.manifest)
-            verdict = replace(verdict, warnings=(*verdict.warnings, *more))
-        return await self._threads(converters.verdict_to_pb, verdict)
+        return await self._threads(converters.verdict_to_pb, await self._serving.judged(verdict))
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
         """See the service's definition."""
@@ -285,6 +281,17 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def ListBaseModels(self, request: pb.ListBaseModelsRequest, context: Any) -> pb.ListBaseModelsResponse:
         """See the service's definition."""
         return await self._lookups(context, base_model_answers.page, self._base_models, request)
+
+    async def FindBaseModels(self, request: pb.FindBaseModelsRequest, context: Any) -> pb.FindBaseModelsResponse:
+        """See the service's definition."""
+        tenant, left_s, choice = tenant_of(context), context.time_remaining(), self._registry.choice
+        return await self._admission(tenant, left_s, base_model_answers.find, choice, request)
+
+    async def AddBaseModelAlias(
+        self, request: pb.AddBaseModelAliasRequest, context: Any
+    ) -> pb.AddBaseModelAliasResponse:
+        """See the service's definition."""
+        return await self._changes(context, base_model_answers.alias, self._base_models, request, tenant_of(context))
 
     async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
         """See the service's definition."""

@@ -1,7 +1,12 @@
 """Answers to calls about base models: asked of the catalog and encoded on one thread, for specs may be large."""
 
+from dataclasses import replace
+
+from shared.base_spec import check_spec
 from shared.ids import TenantId
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from shared.safetensors_header import HeaderLimits, parse_header
+from store_service.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
 from store_service.rpc.converters import base_model_to_pb, base_spec_of
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
@@ -30,3 +35,18 @@ def page(models: BaseModels, request: pb.ListBaseModelsRequest) -> pb.ListBaseMo
     shown, more = fitting((base_model_to_pb(record) for _, record in found), limit)
     token = encode_token(_LISTING, (found[len(shown) - 1][0],)) if more else ""
     return pb.ListBaseModelsResponse(base_models=shown, next_page_token=token)
+
+
+def find(choice: BaseChoice, request: pb.FindBaseModelsRequest) -> pb.FindBaseModelsResponse:
+    """Raises InvalidAdapterError for a header that cannot be read."""
+    header = parse_header(request.weights_header, request.weights_size_bytes, "weights_header", HeaderLimits())
+    match = choice.match(request.base_model, header)
+    return pb.FindBaseModelsResponse(registered=match.registered, fitting=match.fitting)
+
+
+def alias(models: BaseModels, request: pb.AddBaseModelAliasRequest, tenant: TenantId) -> pb.AddBaseModelAliasResponse:
+    """Raises as `BaseModels.get` and `register`."""
+    spec = replace(models.get(request.base_model).spec, name=request.alias)
+    check_spec(spec)
+    record, created = models.register(spec, tenant)
+    return pb.AddBaseModelAliasResponse(base_model=base_model_to_pb(record), created=created)

@@ -1778,6 +1778,109 @@ class ListBaseModelsResponse(_message.Message):
 Global___ListBaseModelsResponse: _TypeAlias = ListBaseModelsResponse  # noqa: Y015
 
 @_typing.final
+class FindBaseModelsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    WEIGHTS_HEADER_FIELD_NUMBER: _builtins.int
+    WEIGHTS_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    base_model: _builtins.str
+    """As the adapter's config calls its base model, or a digest; may be empty."""
+    weights_header: _builtins.bytes
+    """The beginning of the weights file: its first eight bytes, and the header whose length they say."""
+    weights_size_bytes: _builtins.int
+    """Of the whole file."""
+    def __init__(
+        self,
+        *,
+        base_model: _builtins.str = ...,
+        weights_header: _builtins.bytes = ...,
+        weights_size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "weights_header", b"weights_header", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindBaseModelsRequest: _TypeAlias = FindBaseModelsRequest  # noqa: Y015
+
+@_typing.final
+class FindBaseModelsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGISTERED_FIELD_NUMBER: _builtins.int
+    FITTING_FIELD_NUMBER: _builtins.int
+    registered: _builtins.str
+    """Name of the base model that the request's stands for; empty where none is registered so."""
+    @_builtins.property
+    def fitting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the base models that the tensors fit, those that are called most alike first; at most 20."""
+
+    def __init__(
+        self,
+        *,
+        registered: _builtins.str = ...,
+        fitting: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fitting", b"fitting", "registered", b"registered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindBaseModelsResponse: _TypeAlias = FindBaseModelsResponse  # noqa: Y015
+
+@_typing.final
+class AddBaseModelAliasRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    base_model: _builtins.str
+    """Name or digest of a registered base model."""
+    alias: _builtins.str
+    def __init__(
+        self,
+        *,
+        base_model: _builtins.str = ...,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "base_model", b"base_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddBaseModelAliasRequest: _TypeAlias = AddBaseModelAliasRequest  # noqa: Y015
+
+@_typing.final
+class AddBaseModelAliasResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    created: _builtins.bool
+    """False when the name stood for it already."""
+    @_builtins.property
+    def base_model(self) -> Global___BaseModel:
+        """Under the further name."""
+
+    def __init__(
+        self,
+        *,
+        base_model: Global___BaseModel | None = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "created", b"created"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddBaseModelAliasResponse: _TypeAlias = AddBaseModelAliasResponse  # noqa: Y015
+
+@_typing.final
 class IssueEpochRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -152,6 +152,16 @@ class AdapterStoreServiceStub:
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.SerializeToString,
                 response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsResponse.FromString,
                 _registered_method=True)
+        self.FindBaseModels = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/FindBaseModels',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.FindBaseModelsRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.FindBaseModelsResponse.FromString,
+                _registered_method=True)
+        self.AddBaseModelAlias = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/AddBaseModelAlias',
+                request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.AddBaseModelAliasRequest.SerializeToString,
+                response_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.AddBaseModelAliasResponse.FromString,
+                _registered_method=True)
         self.IssueEpoch = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/IssueEpoch',
                 request_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.IssueEpochRequest.SerializeToString,
@@ -396,6 +406,26 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindBaseModels(self, request, context):
+        """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
+        before it uploads. Whether one would admit it, ValidateAdapter tells.
+
+        Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddBaseModelAlias(self, request, context):
+        """Lets a further name stand for a registered base model: the one in adapters' configs, such as that of a quantised
+        copy. It is registered like any name, belongs to who registered it, and is removed like one.
+
+        Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IssueEpoch(self, request, context):
         """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
         worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
@@ -511,6 +541,16 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.ListBaseModels,
                     request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.FromString,
                     response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsResponse.SerializeToString,
+            ),
+            'FindBaseModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindBaseModels,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.FindBaseModelsRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.FindBaseModelsResponse.SerializeToString,
+            ),
+            'AddBaseModelAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddBaseModelAlias,
+                    request_deserializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.AddBaseModelAliasRequest.FromString,
+                    response_serializer=shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.AddBaseModelAliasResponse.SerializeToString,
             ),
             'IssueEpoch': grpc.unary_unary_rpc_method_handler(
                     servicer.IssueEpoch,
@@ -1098,6 +1138,60 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/ListBaseModels',
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsRequest.SerializeToString,
             shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindBaseModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/FindBaseModels',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.FindBaseModelsRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.FindBaseModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddBaseModelAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/AddBaseModelAlias',
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.AddBaseModelAliasRequest.SerializeToString,
+            shared_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.AddBaseModelAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

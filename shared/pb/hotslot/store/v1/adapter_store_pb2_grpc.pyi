@@ -183,6 +183,18 @@ class AdapterStoreServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
+    FindBaseModels: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.FindBaseModelsRequest, _adapter_store_pb2.FindBaseModelsResponse]
+    """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
+    before it uploads. Whether one would admit it, ValidateAdapter tells.
+
+    Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
+    """
+    AddBaseModelAlias: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.AddBaseModelAliasRequest, _adapter_store_pb2.AddBaseModelAliasResponse]
+    """Lets a further name stand for a registered base model: the one in adapters' configs, such as that of a quantised
+    copy. It is registered like any name, belongs to who registered it, and is removed like one.
+
+    Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
+    """
     IssueEpoch: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]
     """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
     worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
@@ -342,6 +354,18 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """Lists the base models that adapters can be admitted for, by name, page by page.
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    FindBaseModels: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.FindBaseModelsRequest, _adapter_store_pb2.FindBaseModelsResponse]  # type: ignore[assignment]
+    """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
+    before it uploads. Whether one would admit it, ValidateAdapter tells.
+
+    Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
+    """
+    AddBaseModelAlias: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.AddBaseModelAliasRequest, _adapter_store_pb2.AddBaseModelAliasResponse]  # type: ignore[assignment]
+    """Lets a further name stand for a registered base model: the one in adapters' configs, such as that of a quantised
+    copy. It is registered like any name, belongs to who registered it, and is removed like one.
+
+    Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
     """
     IssueEpoch: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]  # type: ignore[assignment]
     """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
@@ -625,6 +649,30 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the base models that adapters can be admitted for, by name, page by page.
 
         Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def FindBaseModels(
+        self,
+        request: _adapter_store_pb2.FindBaseModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.FindBaseModelsResponse, _abc.Awaitable[_adapter_store_pb2.FindBaseModelsResponse]]:
+        """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
+        before it uploads. Whether one would admit it, ValidateAdapter tells.
+
+        Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
+        """
+
+    @_abc_1.abstractmethod
+    def AddBaseModelAlias(
+        self,
+        request: _adapter_store_pb2.AddBaseModelAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.AddBaseModelAliasResponse, _abc.Awaitable[_adapter_store_pb2.AddBaseModelAliasResponse]]:
+        """Lets a further name stand for a registered base model: the one in adapters' configs, such as that of a quantised
+        copy. It is registered like any name, belongs to who registered it, and is removed like one.
+
+        Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
         """
 
     @_abc_1.abstractmethod
