@@ -58,8 +58,8 @@ def require_owned(place: Place, catalog: CatalogState, known: Set[BlobKey], adop
     raise StoreUnavailableError(
         f"{strange}; nothing was removed. Bring back the catalog that belongs to these blobs (`hotslot "
         f"restore`, or the database's own backup), or have {place.setting} name another place; to keep them with this "
-        f"catalog instead, start once with --adopt-blobs {token}: those that no version refers to then go when "
-        "unreferenced_grace_s is over"
+        f"catalog instead, start once with --adopt-blobs {token} (HOTSLOT_ADOPT_BLOBS): those that no version "
+        "refers to then go when unreferenced_grace_s is over"
     )
 
 
