@@ -27,7 +27,7 @@ END_NAMES = _TOKEN_EMBEDDINGS | frozenset(_HEADS)
 
 
 def looks_like_a_digest(text: str) -> bool:
-    """Whether a text is, or is written to be taken for, a digest: such a one is never a base model's name."""
+    """Tell if a text is, or is written to be taken for, a digest: such a one is never a base model's name."""
     plain = unicodedata.normalize("NFKC", text).strip().lower()
     return plain.startswith(_DIGEST_PREFIX) or bool(_HEX.fullmatch(plain))
 

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a pass did."""
+    """Result of a pass."""
 
     num_blobs: int = 0
     num_uploads: int = 0

@@ -39,7 +39,7 @@ NOTE_FILE = "waiting.json"
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What a store keeps."""
+    """Catalog and blobs of a store, open."""
 
     engine: Engine
     catalog: SqlCatalog
@@ -116,7 +116,7 @@ def _warn_of_absence(places: Sequence[Place], known: Set[BlobKey]) -> None:
 
 
 def _is_there(url: str) -> bool:
-    """Whether a database exists that would otherwise be made anew; raises StoreUnavailableError for half of one."""
+    """Tell if a database exists that would otherwise be made anew; raises StoreUnavailableError for half of one."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
         return True

@@ -117,12 +117,12 @@ class StoreSettings(Settings):
     unreferenced_grace_s: float = Field(default=24 * 3600.0, ge=0)
     """How long blobs stay that no version refers to. Time counts in which a store ran and saw them unreferenced, from
     when it first did; it is remembered over restarts, and no clock that jumps shortens it. What is deleted takes room
-    for as long: whoever publishes and deletes all day may want less."""
+    for as long: a store that is published to and deleted from all day may want less."""
     collect_every_s: float = Field(default=300.0, gt=0)
     """How often old uploads and unreferenced blobs are looked for and removed."""
     adopt_blobs: str = ""
-    """Whose blobs to take over that are not known to be this catalog's, as the refusal to start names them: the id of
-    a catalog, or `unowned`. No others are taken over."""
+    """Blobs to take over that are not known to be this catalog's, as the refusal to start names them: the id of the
+    catalog that they belong to, or `unowned`. No others are taken over."""
     max_connection_age_s: float = Field(default=0.0, ge=0)
     """How long a connection takes new calls; then its client connects anew, and what runs goes on. 0 means as long as
     the client likes. Set it where others than hotslot's own clients call: the store fails no call of theirs on SIGTERM

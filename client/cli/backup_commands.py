@@ -1,4 +1,4 @@
-"""Commands on a store's data folder, for whoever has it on this machine: backup, restore.
+"""Commands on a store's data folder, on the machine that has it: backup, restore.
 
 The work is that of the store's own program, `python -m store_service.backup`, with the store's settings; these commands
 find the folder.
@@ -18,7 +18,7 @@ from shared.errors import InvalidRequestError
 UP_DATA_DIR = Path("~/.local/share/hotslot")
 CATALOG_FILE = "catalog.sqlite3"
 STORE_FOLDER = "store"
-"""Of the folder of `hotslot up`."""
+"""Folder of the store in that of `hotslot up`."""
 DataDirOption = Annotated[
     Path | None,
     typer.Option(

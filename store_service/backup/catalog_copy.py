@@ -13,7 +13,7 @@ from store_service.blobs.store import BlobKey
 
 TIMEOUT_S = 60.0
 LOST_CHANGES = 1_000_000
-"""How many revisions a restored catalog skips: more than a tenant can have made after the backup was taken."""
+"""Revisions that a restored catalog skips: more than a tenant can have made after the backup was taken."""
 
 
 def copy_catalog(source: Path, target: Path) -> None:
@@ -51,9 +51,9 @@ def referenced_blobs(path: Path) -> dict[BlobKey, list[str]]:
 
 
 def begin_new_history(path: Path) -> None:
-    """Have nobody go on watching from a change that this copy has not seen: revisions continue far behind all those.
+    """Leave behind all revisions of changes that this copy has not seen, so that no watch goes on from one of them.
 
-    Whoever watched the store that was lost hears REVISION_COMPACTED and asks for everything anew.
+    Watchers of the store that was lost hear REVISION_COMPACTED and ask for everything anew.
     """
     with _opened(path) as catalog, catalog:
         catalog.execute("UPDATE tenants SET revision = revision + ?", (LOST_CHANGES,))

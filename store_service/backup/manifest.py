@@ -32,7 +32,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class BackupManifest:
-    """What a backup consists of."""
+    """Content of a backup."""
 
     catalog_id: str
     create_time: str

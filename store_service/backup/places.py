@@ -1,4 +1,4 @@
-"""Where backups are written to and read from: a folder, a tar archive, or a stream of one."""
+"""Places that backups are written to and read from: a folder, a tar archive, or a stream of one."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ def writing_to(where: str, stdout: BinaryIO) -> Iterator[Target]:
             raise PreconditionError(f"{path} exists; a backup overwrites nothing, name another file", where)
         make_directory(path.absolute().parent)
         part = path.with_name(f"{path.name}.incomplete")
-        # Whoever reads it reads every tenant's adapters.
+        # Its reader reads every tenant's adapters.
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 yield TarTarget(archive)
@@ -120,7 +120,7 @@ def reading_from(where: str, stdin: BinaryIO) -> Files:
 
 
 def incomplete(where: str, what: str) -> PreconditionError:
-    """For a backup that ended before its end."""
+    """Error for a backup that ended before its end."""
     return PreconditionError(f"{where} is no complete backup: {what}; use another, or take a new one", where)
 
 

@@ -41,7 +41,7 @@ class _Hashing:
 
     @property
     def digest(self) -> Digest:
-        """Of what was read."""
+        """Digest of what was read."""
         return Digest("sha256:" + self._hash.hexdigest())
 
 

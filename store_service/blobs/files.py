@@ -70,7 +70,7 @@ class FileNote:
         self._path = path
 
     def read(self) -> bytes | None:
-        """What was written last; None where nothing was."""
+        """Bytes that were written last; None where nothing was."""
         try:
             return self._path.read_bytes()
         except FileNotFoundError:

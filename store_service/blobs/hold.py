@@ -14,7 +14,7 @@ POLL_S = 0.05
 
 @contextmanager
 def removing(data_dir: Path) -> Iterator[bool]:
-    """Whether things may be removed until the block ends: not while somebody has a hold."""
+    """Tell if things may be removed until the block ends: not while another process has a hold."""
     with (data_dir / HOLD_FILE).open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -150,7 +150,7 @@ class ObjectNote:
         self._objects = objects
 
     def read(self) -> bytes | None:
-        """What was written last; None where nothing was."""
+        """Bytes that were written last; None where nothing was."""
         return self._objects.read_note()
 
     def write(self, data: bytes) -> None:

@@ -13,18 +13,18 @@ from store_service.blobs.files import make_directory, sync_directory
 from store_service.blobs.store import BlobKey
 
 UNOWNED = "unowned"
-"""What `adopt_blobs` calls blobs that say of no catalog that they are its own."""
+"""Name that `adopt_blobs` has for blobs that say of no catalog that they are its own."""
 _MARK = ".owner-"
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogState:
-    """What a catalog says of itself."""
+    """Identity and progress of a catalog."""
 
     id: str
     """Tells it from all others; empty where there is no catalog."""
     num_changes: int
-    """Of all tenants, since the beginning: a copy has fewer than what it was copied from has later."""
+    """Changes of all tenants, since the beginning: a copy has fewer than what it was copied from has later."""
 
 
 NO_CATALOG = CatalogState("", 0)
@@ -35,7 +35,7 @@ class Place:
     """Blobs as they were found, and the catalogs that they say they belong to."""
 
     name: str
-    """For people: the folder or the URL."""
+    """Folder or URL, for people."""
     setting: str
     """The setting that names it."""
     owners: frozenset[str]
@@ -64,7 +64,7 @@ def require_owned(place: Place, catalog: CatalogState, known: Set[BlobKey], adop
 
 
 def objection(place: Place, catalog: CatalogState, known: Set[BlobKey]) -> str | None:
-    """What speaks against it, for people; None where they belong together, or nothing lies there."""
+    """Sentence that speaks against it; None where they belong together, or nothing lies there."""
     if not place.blobs:
         return None
     held = f"{place.name} holds {len(place.blobs)} blob{'s' * (len(place.blobs) != 1)}"

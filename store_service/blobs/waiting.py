@@ -1,4 +1,4 @@
-"""How long things have been seen without a use, over all lives of a store.
+"""Counts for how long things have been seen without a use, over all lives of a store.
 
 Only time is counted during which a store ran and saw, twice in a row, that nothing refers to the thing. So neither a
 restart, a clock that jumps, nor an old modification time that was restored makes anything older than it was seen to be.
@@ -27,14 +27,14 @@ class CollectionOptions:
     unreferenced_grace_s: float
     upload_ttl_s: float
     max_elapsed_s: float
-    """Of the time between two passes, as much counts as having been seen; a process may have been stopped."""
+    """Most of the time between two passes that counts as seen; a process may have been stopped."""
 
 
 class Note(Protocol):
     """The seam to a small document that outlives the process."""
 
     def read(self) -> bytes | None:
-        """What was written last; None where nothing was."""
+        """Bytes that were written last; None where nothing was."""
 
     def write(self, data: bytes) -> None:
         """Replace it durably, or leave it as it was."""
@@ -57,7 +57,7 @@ class Waiting:
         }
 
     def due(self, grace_s: float) -> list[str]:
-        """Those that have waited for so long."""
+        """Names of things that have waited for so long."""
         return [name for name, (_, waited_s) in self._seen.items() if waited_s >= grace_s]
 
     def forget(self, name: str) -> None:
@@ -70,7 +70,7 @@ class Waiting:
 
 
 class Ledger:
-    """What waits, and how far the catalog was, as one note."""
+    """Note of what waits, and of how far the catalog was."""
 
     def __init__(self, note: Note, catalog: CatalogState) -> None:
         """Reads the note. One of another catalog, one from a later state of this one, and one that changed by itself
@@ -108,7 +108,7 @@ class Ledger:
 
 
 def last_num_changes(note: Note, catalog_id: str) -> int:
-    """How many changes a catalog had when it was last noted; 0 where it never was."""
+    """Number of changes that a catalog had when it was last noted; 0 where it never was."""
     return int(_read(note, catalog_id).get("num_changes", 0))
 
 

@@ -69,7 +69,7 @@ def base_model_checksum(row: Any) -> str:
 
 
 def base_model_name_checksum(row: Any) -> str:
-    """Of a base model's name."""
+    """Checksum of a base model's name."""
     return _checksum("base_model_name", row.name, row.digest, row.owner, row.update_time_s)
 
 

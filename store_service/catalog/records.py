@@ -138,7 +138,7 @@ class BaseModelRecord:
     spec: BaseSpec
     create_time_s: float
     owner: TenantId | None = field(default=None, compare=False)
-    """Whose the name is; none where that was not written down when it was registered."""
+    """Tenant that the name belongs to; none where that was not written down when it was registered."""
     is_superseded: bool = field(default=False, compare=False)
     """The name stands for another base model by now; this one is known by digest only."""
 

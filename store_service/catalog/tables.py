@@ -74,7 +74,7 @@ base_model_names = Table(
     Column("update_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False),
 )
-"""What each name stands for, and which tenant registered it first; none where that was not written down yet."""
+"""Names: the digest that each stands for, and the tenant that registered it first, if that was written down."""
 
 adapters = Table(
     "adapters",

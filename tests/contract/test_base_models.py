@@ -1,4 +1,4 @@
-"""What every BaseModels must do about names, against SQLite and a real PostgreSQL: nobody takes over another's."""
+"""Names of base models, in SQLite and a real PostgreSQL: no tenant takes over another's."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress

@@ -75,9 +75,9 @@ class Publisher:
     name: str
     rng: random.Random
     weights: dict[str, bytes] = field(default_factory=dict)
-    """By version, of those that were acknowledged and that nobody has begun to delete."""
+    """Bytes by version, of those that were acknowledged and whose deletion has not begun."""
     tagged: list[str] = field(default_factory=list)
-    """What `live` was moved to, each noted before the call."""
+    """Versions that `live` was moved to, each noted before the call."""
     num_tags_acknowledged: int = 0
     deleted: set[str] = field(default_factory=set)
 

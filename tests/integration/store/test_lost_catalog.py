@@ -31,7 +31,7 @@ async def fill(data: Path, *seeds: int, **settings: object) -> None:
 
 
 async def served(data: Path, *seeds: int, **settings: object) -> None:
-    """What was pushed is served bit for bit."""
+    """Read what was pushed bit for bit."""
     async with open_store(data, **settings) as store:
         for seed in seeds:
             await read(store, f"bot-{seed}")

@@ -1,4 +1,4 @@
-"""What a pass of collection counts as time that something was seen unreferenced."""
+"""Passes of collection, and the time that they count as seen."""
 
 from collections.abc import Iterator
 from pathlib import Path

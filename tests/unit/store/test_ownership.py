@@ -1,4 +1,4 @@
-"""Which catalog may keep which blobs, and the mark that says so."""
+"""Catalogs, the blobs that they may keep, and the mark that says so."""
 
 from pathlib import Path
 

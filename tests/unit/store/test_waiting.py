@@ -1,4 +1,4 @@
-"""How long things wait to be removed: only time counts in which they were seen without a use."""
+"""Time that things wait to be removed: it counts only while they were seen without a use."""
 
 from pathlib import Path
 
