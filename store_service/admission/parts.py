@@ -121,10 +121,23 @@ def _sort_copy(entry: TensorEntry, role: Role, module: BaseModule | None, base: 
         rows, columns = columns, rows
     shape = (rows, columns) if role is Role.BASE_WEIGHT else (rows,)
     if entry.shape != shape:
-        problem = f"it is not the base's, whose shape is {list(shape)}: was the vocabulary resized?"
-        parts.violations.append(_unsupported(entry, role, problem))
+        parts.violations.append(_unsupported(entry, role, _other_rows(entry.shape, shape)))
     elif parts.copies.setdefault(module.path, {}).setdefault(role, entry) is not entry:
         parts.violations.append(_duplicate(entry, parts.copies[module.path][role], role, module.path))
+
+
+def _other_rows(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    """Names the rows that a copy has beyond the base's, or lacks."""
+    if found[1:] != expected[1:] or len(found) != len(expected):
+        return f"it is not the base's, whose shape is {list(expected)}"
+    begin, end = sorted((found[0], expected[0]))
+    rows = f"row {begin}" if end - begin == 1 else f"rows {begin} to {end - 1}"
+    if found[0] < expected[0]:
+        return f"{rows} of the base's {expected[0]} are missing: the vocabulary was cut"
+    return (
+        f"{rows} are added to the base's {expected[0]}: the vocabulary was resized, for tokens without a row in the "
+        "base; train without added tokens, or register the resized model as a base of its own"
+    )
 
 
 def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -> None:

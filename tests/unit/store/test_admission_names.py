@@ -109,3 +109,21 @@ def test_experts_are_named_and_are_no_other_base(path: str, tmp_path: Path) -> N
     violations = check(draft, tmp_path).violations
     assert codes(violations) == {"UNSUPPORTED_LAYOUT"}
     assert "experts" in violations[0].message
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (VOCAB + 1, f"row {VOCAB} are added"),
+        (VOCAB + 3, f"rows {VOCAB} to {VOCAB + 2} are added"),
+        (VOCAB - 2, f"rows {VOCAB - 2} to {VOCAB - 1} of the base's {VOCAB} are missing"),
+    ],
+)
+def test_rows_that_a_copy_has_beyond_the_bases_are_named(rows: int, said: str, tmp_path: Path) -> None:
+    spec = base_spec()
+    digest = "sha256:" + "0" * 64
+    spec = replace(spec, modules=tuple(replace(m, values_digest=digest) for m in spec.modules))
+    draft = adapter()
+    draft.tensors["base_model.model.lm_head.weight"] = np.zeros((rows, HIDDEN), np.float32)
+    (violation,) = check(draft, tmp_path, spec).violations
+    assert said in violation.message
