@@ -76,9 +76,9 @@ class Chats:
             # The template writes the special tokens itself.
             return await self._tokeniser.encode(rendered.text, add_special_tokens=False)
         stand_ins, tokeniser = await self._made_stand_ins()
-        written = stand_ins.written(rendered.text, rendered.mark)
+        written, num_specials = await self._threads.long(stand_ins.written, rendered.text, rendered.mark)
         token_ids = await tokeniser.encode(written, add_special_tokens=False)
-        stand_ins.check(written, token_ids)
+        stand_ins.check(num_specials, token_ids)
         return token_ids
 
     async def _made_stand_ins(self) -> tuple[StandIns, Tokeniser]:

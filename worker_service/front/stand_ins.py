@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from tokenizers import Tokenizer as Backend
 
 from shared.errors import FieldViolation, InvalidRequestError
-from worker_service.templates.special_text import without
+from worker_service.templates.special_text import pattern_of, without
 
 STAND_IN_CHARS = 12
 # Characters of a private-use plane: no text has twelve of them in just this order.
@@ -40,25 +40,23 @@ class StandIns:
         self._names = {text: "".join(secrets.choice(_ALPHABET) for _ in range(STAND_IN_CHARS)) for text in specials}
         self.backend_tokenizer = Backend.from_str(json.dumps(_renamed(document, self._names)))
         self._ids = frozenset(specials.values()) - {_unknown_id(document, specials)}
-        longest_first = sorted(self._names, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._pattern = re.compile(pattern_of(self._names) or "(?!)")
         for text, name in self._names.items():
             if self.encode(name, add_special_tokens=False) != tokenizer.encode(text, add_special_tokens=False):
                 raise cannot_keep()
 
-    def written(self, text: str, mark: str) -> str:
-        """The prompt as the copy takes it: special tokens by their other texts, and marks gone."""
-        text = self._pattern.sub(lambda match: self._names[match[0]], text)
-        return without(text, mark) if mark else text
+    def written(self, text: str, mark: str) -> tuple[str, int]:
+        """The prompt as the copy takes it, special tokens by their other texts and marks gone; and how many it has."""
+        text, num_specials = self._pattern.subn(lambda match: self._names[match[0]], text)
+        return without(text, mark) if mark else text, num_specials
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Text to token ids."""
         return self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def check(self, written: str, token_ids: Sequence[int]) -> None:
-        """Raise InvalidRequestError when there are other special tokens than the written ones."""
-        expected = sum(written.count(name) for name in self._names.values())
-        if sum(token_id in self._ids for token_id in token_ids) > expected:
+    def check(self, num_specials: int, token_ids: Sequence[int]) -> None:
+        """Raise InvalidRequestError when there are more special tokens than were written."""
+        if sum(token_id in self._ids for token_id in token_ids) > num_specials:
             raise cannot_keep()
 
 

@@ -23,7 +23,7 @@ class SpecialTexts:
         """
         texts = [text for text in texts if len(text) > 1]
         lower = {low if len(low := text.lower()) == len(text) else text for text in texts}
-        self._pattern = re.compile(_trie_pattern(lower), re.IGNORECASE) if texts else None
+        self._pattern = re.compile(pattern_of(lower), re.IGNORECASE) if texts else None
         self._beginnings = {text[:size] for text in lower for size in range(1, len(text))}
         self._ends = {text[size:] for text in lower for size in range(1, len(text))}
         self._longest = max(map(len, lower), default=0)
@@ -119,7 +119,7 @@ def changed(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _trie_pattern(texts: Iterable[str]) -> str:
+def pattern_of(texts: Iterable[str]) -> str:
     """A pattern of the longest text at a place, whose matching takes a text's length and not the number of texts."""
     trie: dict[str, Any] = {}
     for text in texts:
