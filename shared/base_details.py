@@ -1,6 +1,7 @@
 """Details of a base model, beyond its modules, that adapters are compared with; no part of its digest."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from shared.companions import Companions, companions_from_json
@@ -16,10 +17,16 @@ class BaseDetails:
     bias_paths: frozenset[str] = frozenset()
     """Modules with a bias of their own, norms among them."""
     companions: Companions = field(default_factory=Companions)
+    layers: Mapping[str, int] = field(default_factory=dict)
+    """Numbers in its config that decide which layers of the checkpoint are loaded (`shared/loaded_modules.py`)."""
 
     def to_json(self) -> str:
         """As text that `details_from_json` reads; the same for equal ones."""
-        document = {"bias_paths": sorted(self.bias_paths), "companions": json.loads(self.companions.to_json())}
+        document = {
+            "bias_paths": sorted(self.bias_paths),
+            "companions": json.loads(self.companions.to_json()),
+            **({"layers": dict(self.layers)} if self.layers else {}),
+        }
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     def within_bounds(self) -> "BaseDetails | None":
@@ -28,8 +35,10 @@ class BaseDetails:
         return next((d for d in (self, plain) if len(d.to_json()) <= MAX_DETAILS_BYTES), None)
 
     def says_more_than(self, other: "BaseDetails | None") -> bool:
-        """Whether more files were there when these were read."""
-        return other is None or len(self.companions.files) > len(other.companions.files)
+        """Whether more files were there when these were read, or a newer version read them."""
+        if other is None or len(self.companions.files) > len(other.companions.files):
+            return True
+        return len(self.companions.files) == len(other.companions.files) and len(self.layers) > len(other.layers)
 
 
 def details_from_json(text: str) -> BaseDetails | None:
@@ -45,4 +54,11 @@ def details_from_json(text: str) -> BaseDetails | None:
     return BaseDetails(
         bias_paths=frozenset(paths),
         companions=companions_from_json(json.dumps(document.get("companions", {})).encode()),
+        layers=_numbers(document.get("layers", {})),
     )
+
+
+def _numbers(found: object) -> dict[str, int]:
+    if not isinstance(found, dict) or not all(type(number) is int and number >= 0 for number in found.values()):
+        raise StrictJsonError("layers is no object of numbers")
+    return found

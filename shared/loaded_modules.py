@@ -27,6 +27,7 @@ _OTHER_PART = re.compile(
     r"|perceiver|abstractor|mlp1|acoustic|semantic_tokenizer|patch_)"
 )
 _TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config")
+_SHARED_COUNT = "num_kv_shared_layers"
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 REASONS: Mapping[Absence, str] = {
@@ -65,11 +66,9 @@ def with_absences(spec: BaseSpec, config: Mapping[str, Any] | None = None) -> Ba
     part = text_part(spec.modules)
     if part is None:
         return spec
-    text_config = _text_config(config or {})
-    counts = [text_config[name] for name in _LAYER_COUNTS if isinstance(text_config.get(name), int)]
-    num_layers = counts[0] if counts else None
-    num_shared = text_config.get("num_kv_shared_layers")
-    first_shared = num_layers - num_shared if num_layers is not None and isinstance(num_shared, int) else None
+    numbers = layer_numbers(config or {})
+    num_layers, num_shared = numbers.get(_LAYER_COUNTS[0]), numbers.get(_SHARED_COUNT)
+    first_shared = num_layers - num_shared if num_layers is not None and num_shared is not None else None
     speculating = {part.layer_of(m.path) for m in spec.modules if m.name == _PREDICTS_FURTHER_TOKENS} - {None}
 
     def absence(module: BaseModule) -> Absence | None:
@@ -87,6 +86,23 @@ def with_absences(spec: BaseSpec, config: Mapping[str, Any] | None = None) -> Ba
 
     modules = tuple(replace(module, absence=absence(module)) for module in spec.modules)
     return replace(spec, modules=modules, loaded=LoadedModules.DERIVED if config is not None else spec.loaded)
+
+
+def completed(spec: BaseSpec) -> BaseSpec:
+    """A registered spec with what the loaded model lacks, by rules where nothing else told it."""
+    if spec.loaded is not LoadedModules.UNKNOWN:
+        return spec
+    layers = spec.details.layers if spec.details is not None else {}
+    return with_absences(spec, layers or None)
+
+
+def layer_numbers(config: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers in a config that the rules need, under the names that they have in most."""
+    text_config = _text_config(config)
+    numbers = {name: text_config[name] for name in _LAYER_COUNTS if type(text_config.get(name)) is int}
+    found = {_LAYER_COUNTS[0]: next(iter(numbers.values()))} if numbers else {}
+    shared = text_config.get(_SHARED_COUNT)
+    return {**found, _SHARED_COUNT: shared} if found and type(shared) is int else found
 
 
 def may_lack(spec: BaseSpec, module: BaseModule) -> bool:

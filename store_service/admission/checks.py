@@ -7,9 +7,9 @@ be what rank and base say. All violations are collected; a plan is complete only
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from shared.base_spec import BaseModule, BaseSpec, LoadedModules, ModuleKind
+from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
-from shared.loaded_modules import REASONS, with_absences
+from shared.loaded_modules import REASONS, completed
 from shared.safetensors_header import Header
 from store_service.admission.all_linear import all_linear
 from store_service.admission.base_changes import check_base_changes
@@ -62,8 +62,7 @@ def check_tensors(
     header: Header, settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
 ) -> tuple[AdapterPlan, list[Violation]]:
     """What to publish, and everything that names, shapes and types say against it."""
-    if base.loaded is LoadedModules.UNKNOWN:
-        base = with_absences(base)
+    base = completed(base)
     parts = sort_tensors(header, base)
     violations = parts.violations
     violations.extend(check_naming(parts, base))

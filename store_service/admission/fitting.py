@@ -2,8 +2,8 @@
 
 import re
 
-from shared.base_spec import BaseSpec, LoadedModules, ModuleKind
-from shared.loaded_modules import with_absences
+from shared.base_spec import BaseSpec, ModuleKind
+from shared.loaded_modules import completed
 from shared.safetensors_header import Header
 from store_service.admission.keys import Role
 from store_service.admission.parts import Found, sort_tensors
@@ -17,8 +17,7 @@ _COPIES = re.compile(
 
 def fits(header: Header, base: BaseSpec) -> bool:
     """Whether every adapter's part has a module of the base, of its size; ranks and the config are another matter."""
-    if base.loaded is LoadedModules.UNKNOWN:
-        base = with_absences(base)
+    base = completed(base)
     parts = sort_tensors(header, base)
     if parts.unknown_paths or not parts.by_path:
         return False

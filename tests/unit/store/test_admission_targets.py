@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.base_details import BaseDetails, details_from_json
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
+from shared.strict_json import StrictJsonError
 from store_service.admission.admit import admit
 from store_service.admission.settings import AdmissionLimits
 from tests.support.checkpoints import HIDDEN, adapter, base_spec
@@ -91,3 +93,47 @@ def test_no_targets_mean_those_that_peft_takes_for_the_type_of_the_base(tmp_path
     unknown = replace(base_spec(), model_type="phi3")
     (violation,) = admit(draft.write(tmp_path / "unknown"), unknown, limits).violations
     assert (violation.code, violation.subject) == ("UNSUPPORTED_CONFIG", "target_modules")
+
+
+ABSENT = {
+    "model.layers.2.self_attn.q_proj": "beyond those that the model's config has",
+    "mtp.layers.0.self_attn.q_proj": "no part of the text model",
+    "vision_tower.encoder.layers.0.self_attn.q_proj": "no part of the text model",
+    "model.layers.0.mlp.experts.1.down_proj": "all experts of a layer as one parameter",
+    "model.layers.0.mlp.gate": "router",
+}
+"""Linears that a checkpoint may hold and no loaded model has, with what an adapter on them is told."""
+
+
+def with_absent(path: str) -> BaseSpec:
+    """As it is registered from a folder whose config has two layers."""
+    details = details_from_json(BaseDetails(layers={"num_hidden_layers": 2}).to_json())
+    return replace(with_linears(path), details=details)
+
+
+TARGETS = ["all-linear", list(LINEARS), [*LINEARS, "gate"], r".*\.(q|k|v|o|gate|up|down)_proj"]
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("path", ABSENT)
+def test_linears_that_are_not_loaded_are_not_missing(tmp_path: Path, path: str, targets: str | list[str]) -> None:
+    assert violations(tmp_path, with_absent(path), target_modules=targets) == ()
+
+
+@pytest.mark.parametrize("path", ABSENT)
+def test_linears_that_are_not_loaded_are_no_targets(tmp_path: Path, path: str) -> None:
+    base = with_absent(path)
+    name = path.rpartition(".")[2]
+    draft = adapter((*LINEARS, name), spec=base)
+    found = admit(draft.write(tmp_path), base, AdmissionLimits()).violations
+    assert [(violation.code, violation.subject) for violation in found] == [("UNSUPPORTED_MODULE", path)]
+    assert ABSENT[path] in found[0].message
+
+
+def test_details_of_a_newer_version_take_the_place_of_older_ones() -> None:
+    older, newer = BaseDetails(), BaseDetails(layers={"num_hidden_layers": 2})
+    assert newer.says_more_than(older)
+    assert not older.says_more_than(newer)
+    assert details_from_json(newer.to_json()) == newer
+    with pytest.raises(StrictJsonError):
+        details_from_json('{"bias_paths": [], "layers": {"num_hidden_layers": "2"}}')
