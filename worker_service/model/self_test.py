@@ -6,6 +6,7 @@ the unmodified model answers the same prompts twice, in its element type and in 
 may be a few times as far from the wider ones as plain transformers' own.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from worker_service.model.wide_arithmetic import WideArithmetic
 log = structlog.get_logger(__name__)
 
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
-MAX_TIMES_PLAIN = 3.0
-"""The worker's error over plain transformers'. Sound models were at 0.5 to 1.6, of 24 architectures, in three element
-types, with each set of buckets and instruction sets down to SSE 4.1; wrong ones at 7.7 and more."""
+MAX_TIMES_PLAIN = 4.0
+"""The worker's error over plain transformers'. Measured: sound models 0.4 to 1.8, wrong ones 7.7 and more."""
+OUTLIERS = 6
+"""One of so many logits does not count, the worst first: where two experts are nearly even, rounding decides which one
+a token gets, and that token's answer is far off. A wrong model is wrong in more places."""
 LEAST_BOUND = {torch.float32: 1e-3, torch.bfloat16: 1e-2, torch.float16: 1.25e-3}
 """Relative error that always passes: another order of additions, where plain transformers hardly round at all."""
 USUAL_ERROR = {torch.float32: 0.0, torch.bfloat16: 0.03, torch.float16: 0.005}
@@ -44,7 +47,7 @@ class Expectation:
     logits_PV: torch.Tensor
     """After the last token of each piece, in wide arithmetic."""
     plain_error: float
-    """|plain - wide| / |wide| over all of these logits."""
+    """Of plain transformers' logits, as `typical_error` has it."""
     layer_outputs: LayerOutputs
     """In wide arithmetic."""
     plain_layer_errors: dict[str, float]
@@ -79,9 +82,7 @@ def expect(model: PreTrainedModel, limits: EngineLimits, dtype: torch.dtype) -> 
         usual = dict.fromkeys(plain_outputs, USUAL_ERROR[dtype])
         return Expectation(plan, tuple(prompts), plain_PV, USUAL_ERROR[dtype], plain_outputs, usual)
     layer_errors = {path: relative_error(plain_outputs[path], wide_TX) for path, wide_TX in wide_outputs.items()}
-    return Expectation(
-        plan, tuple(prompts), wide_PV, relative_error(plain_PV, wide_PV), wide_outputs, layer_errors
-    )  # fmt: skip
+    return Expectation(plan, tuple(prompts), wide_PV, typical_error(plain_PV, wide_PV), wide_outputs, layer_errors)
 
 
 def check(
@@ -93,11 +94,21 @@ def check(
     """
     steps = _steps(limits, expectation)
     found_PV = torch.cat([runner.logits(segments)[: len(segments)].to(WIDER[dtype]) for segments in steps])
-    error, plain_error = relative_error(found_PV, expectation.logits_PV), expectation.plain_error
+    error, plain_error = typical_error(found_PV, expectation.logits_PV), expectation.plain_error
     comparison = Comparison(error, plain_error, _bound(plain_error, dtype))
     if not comparison.passes:
         raise _differs(model, comparison, dtype, _first_difference(model, runner, steps, expectation, dtype))
     return comparison
+
+
+def typical_error(found_PV: torch.Tensor, expected_PV: torch.Tensor) -> float:
+    """|found - expected| / |expected| of each row, their root mean square without the outliers; NaN where one is."""
+    found_PV, expected_PV = found_PV.double(), expected_PV.double()
+    errors_P = (found_PV - expected_PV).norm(dim=1) / expected_PV.norm(dim=1).clamp_min(torch.finfo(torch.double).tiny)
+    if errors_P.isnan().any():
+        return math.nan
+    kept_P = errors_P.sort().values[: len(errors_P) - len(errors_P) // OUTLIERS]
+    return float(kept_P.square().mean().sqrt())
 
 
 def _bound(plain_error: float, dtype: torch.dtype) -> float:
