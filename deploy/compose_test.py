@@ -192,6 +192,9 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     digest = pushed["version"]["digest"]
     say(f"pushed {REFERENCE}: {digest}")
 
+    # A worker sends a request on to one that has the adapter, unless it has it itself.
+    for worker in workers:
+        hotslot("load", REFERENCE, "--worker", worker)
     answers = [Answer(worker) for worker in workers]
     for answer in answers:
         say(f"{answer.worker_id} served {answer.digests}: {answer.text!r}")
