@@ -56,8 +56,9 @@ class WorkerSettings(Settings):
     """Ranks of one slot; an adapter of rank r takes ceil(r / slot_rank) slots."""
     max_rank: int = Field(default=64, ge=1, le=8192)
     """Largest rank that an adapter may have."""
-    max_sequences: int = Field(default=8, ge=1, le=4096)
-    """Rows: sequences that are computed at the same time."""
+    max_sequences: int = Field(default=0, ge=0, le=4096)
+    """Rows: sequences that are computed at the same time. 0 means 8, or as many as the largest bucket and the KV cache
+    hold where that is fewer."""
     max_waiting: int = Field(default=256, ge=0)
     """Sequences that may wait while all rows are taken; more are refused, and with 0 nobody waits.
 

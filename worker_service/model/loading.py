@@ -36,6 +36,7 @@ log = structlog.get_logger(__name__)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_GRAPHS = 256
 SMALL_BLOCK_TOKENS = 16
+DEFAULT_ROWS = 8
 
 
 @dataclass
@@ -170,21 +171,22 @@ def _limits(options: ModelOptions, config: PretrainedConfig, block_tokens: int) 
     buckets = options.token_buckets
     if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
         raise _bad("token_buckets", f"found {list(buckets)}, expected positive numbers that ascend")
-    if buckets[-1] < options.max_sequences:
-        raise _bad("token_buckets", f"the last is {buckets[-1]}, at least max_sequences = {options.max_sequences}")
+    num_blocks = -(-options.kv_tokens // block_tokens)
+    num_rows = options.max_sequences or min(DEFAULT_ROWS, buckets[-1], num_blocks)
+    if buckets[-1] < num_rows:
+        raise _bad("token_buckets", f"the last is {buckets[-1]}, at least max_sequences = {num_rows}")
     if buckets[-1] > max_sequence_tokens:
         raise _bad("token_buckets", f"the last is {buckets[-1]}, at most max_sequence_tokens = {max_sequence_tokens}")
     if options.max_rank > options.num_slots * options.slot_rank:
         total = options.num_slots * options.slot_rank
         raise _bad("max_rank", f"found {options.max_rank}, all slots together have {total} ranks")
-    num_blocks = -(-options.kv_tokens // block_tokens)
-    if num_blocks < options.max_sequences:
+    if num_blocks < num_rows:
         problem = f"found {options.kv_tokens}, that is {num_blocks} blocks of {block_tokens} tokens"
-        raise _bad("kv_tokens", f"{problem}, at least max_sequences = {options.max_sequences} are needed")
+        raise _bad("kv_tokens", f"{problem}, at least max_sequences = {num_rows} are needed")
     return EngineLimits(
         num_slots=options.num_slots,
         slot_rank=options.slot_rank,
-        max_running=options.max_sequences,
+        max_running=num_rows,
         max_waiting=options.max_waiting,
         num_blocks=num_blocks,
         block_tokens=block_tokens,

@@ -24,7 +24,8 @@ class ModelOptions:
     num_slots: int = 8
     slot_rank: int = 16
     max_rank: int = 64
-    max_sequences: int = 8
+    max_sequences: int = 0
+    """Rows; 0 means DEFAULT_ROWS, or as many as the largest bucket and the KV cache hold where that is fewer."""
     max_waiting: int = 256
     kv_tokens: int = 16384
     """Tokens that the KV cache holds over all sequences."""
