@@ -16,6 +16,7 @@ they differ in their subject alone. Entries that still do not fit are left out f
 `omitted` counts them and the message says so. An error that fits is carried exactly.
 """
 
+import bisect
 import urllib.parse
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ def encode(error: HotslotError, *, code: int, reason: str) -> status_pb2.Status:
         is_cut = (found := error_info(status)) is not None and "omitted" in found.metadata
         groups = grouped(error.violations) if is_cut else []
         return _with_entries(error, code, info, others, groups, len(groups)) if is_cut else status
-    return _status(code, error.message, 0, [info, *others])
+    return _status(code, _message(error.message, 0), [info, *others])
 
 
 def _with_entries(
@@ -68,23 +69,33 @@ def _with_entries(
     """The status with as many of `num_entries` as fit. Fields have only a subject and a message."""
     info, bad_request = pb.ErrorInfo(), pb.BadRequest()
     info.CopyFrom(bare_info)
+    # With the longest possible note about what was left out; made once, since it takes longest.
+    message = _message(error.message, num_entries)
     for index, entry in enumerate(entries):
         bad_request.field_violations.append(_entry(entry.subject, entry.message, entry.code))
         if entry.code:
             info.metadata[f"found_{index}"] = _clip(entry.found)
             info.metadata[f"expected_{index}"] = _clip(entry.expected)
-        # Measured with the longest possible note about what was left out.
-        if _wire_bytes(_status(code, error.message, num_entries, [info, bad_request, *others])) > MAX_STATUS_BYTES:
-            del bad_request.field_violations[-1]
-            info.metadata.pop(f"found_{index}", None)
-            info.metadata.pop(f"expected_{index}", None)
+        if _wire_bytes(_status(code, message, [info, bad_request, *others])) > MAX_STATUS_BYTES:
+            _leave_out_last(info, bad_request)
             break
-    omitted = num_entries - len(bad_request.field_violations)
-    if omitted:
-        info.metadata["omitted"] = str(omitted)
-    if entries:
-        others = [bad_request, *others]
-    return _status(code, error.message, omitted, [info, *others])
+    while True:
+        omitted = num_entries - len(bad_request.field_violations)
+        if omitted:
+            info.metadata["omitted"] = str(omitted)
+        all_details = [info, bad_request, *others] if entries else [info, *others]
+        status = _status(code, _message(error.message, omitted), all_details)
+        # Where a text is cut between its characters, and the number itself, may make it longer than it was measured.
+        if _wire_bytes(status) <= MAX_STATUS_BYTES or not bad_request.field_violations:
+            return status
+        _leave_out_last(info, bad_request)
+
+
+def _leave_out_last(info: pb.ErrorInfo, bad_request: pb.BadRequest) -> None:
+    index = len(bad_request.field_violations) - 1
+    del bad_request.field_violations[index]
+    info.metadata.pop(f"found_{index}", None)
+    info.metadata.pop(f"expected_{index}", None)
 
 
 def error_info(status: status_pb2.Status) -> pb.ErrorInfo | None:
@@ -169,9 +180,13 @@ def _entry(field: str, description: str, reason: str = "") -> pb.BadRequest.Fiel
     return pb.BadRequest.FieldViolation(field=_clip(field), description=_clip(description), reason=_clip(reason))
 
 
-def _status(code: int, message: str, omitted: int, details: list[Message]) -> status_pb2.Status:
+def _message(message: str, omitted: int) -> str:
     note = f" (and {omitted} more)" if omitted else ""
-    status = status_pb2.Status(code=code, message=_fit(message, MAX_MESSAGE_BYTES - len(note) - 9) + note)
+    return _fit(message, MAX_MESSAGE_BYTES - len(note) - 9) + note
+
+
+def _status(code: int, message: str, details: list[Message]) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message)
     for detail in details:
         status.details.add().Pack(detail)
     return status
@@ -181,12 +196,11 @@ def _fit(text: str, limit_bytes: int) -> str:
     """The text, or as much of its beginning as fits when percent-encoded, with an ellipsis."""
     if len(text) <= limit_bytes and len(urllib.parse.quote(text)) <= limit_bytes:
         return text
-    used = 0
-    for position, character in enumerate(text):
-        used += len(urllib.parse.quote(character))
-        if used > limit_bytes:
-            return text[:position] + "…"
-    return text
+    # Every character takes a byte at least.
+    size = bisect.bisect_right(
+        range(min(len(text), limit_bytes)), limit_bytes, key=lambda last: len(urllib.parse.quote(text[: last + 1]))
+    )
+    return text[:size] + "…"
 
 
 def _clip(text: str) -> str:
