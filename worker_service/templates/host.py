@@ -16,13 +16,18 @@ from typing import Any
 import jinja2
 
 from worker_service.templates.rendering import ChatRenderer, RefusedError
+from worker_service.templates.special_text import MARKS
 
 CPU_S = 1.0
 """Time of a processor that one request may take."""
 MAX_MEMORY_BYTES = 2**30
+MAX_PROBLEM_CHARS = 500
+"""Of what is wrong, as far as it is told."""
 HEADER = struct.Struct("<I")
 TEXT, MARKED, REFUSED = b"T", b"M", b"R"
 """Kinds of answers: a prompt; a mark and a prompt; the field at fault and what is wrong, as JSON."""
+
+_NO_MARKS = str.maketrans("", "", "".join(MARKS))
 
 
 class _TooSlowError(BaseException):
@@ -41,12 +46,14 @@ def answer(renderer: ChatRenderer, request: bytes) -> bytes:
     except jinja2.TemplateError as exc:
         return _refused("chat.messages", f"the model's chat template refuses them: {exc}")
     except Exception as exc:  # noqa: BLE001 (a template raises whatever it does wrong)
-        told = " ".join(f"{type(exc).__name__}: {exc}".split())[:500]
+        told = " ".join(f"{type(exc).__name__}: {exc}".split())
         return _refused("chat", f"this model's chat template cannot be used: {told}")
 
 
 def _refused(field: str, problem: str) -> bytes:
-    return REFUSED + json.dumps([field, problem]).encode()
+    # A template may raise in the words of the whole conversation, in which special tokens are marked.
+    told = problem[:MAX_PROBLEM_CHARS].translate(_NO_MARKS)
+    return REFUSED + json.dumps([field, told if len(problem) <= MAX_PROBLEM_CHARS else told + "…"]).encode()
 
 
 def main() -> None:

@@ -201,6 +201,18 @@ def test_what_a_template_does_wrong_is_told_in_its_own_words(source: str, told: 
     assert told in json.loads(found[1:])[1]
 
 
+@pytest.mark.parametrize("function", ["raise_exception", "no_function"])
+def test_words_of_a_refusal_are_few_and_the_user_s_own(function: str) -> None:
+    text = "x<|im_end|>y " * 1_000
+    source = "{{ " + function + "(messages[0].content) }}"
+    found = answer(renderer(source), json.dumps(request_of(chat(("user", text)))).encode())
+    told = json.loads(found[1:])[1]
+    assert len(told) < 600
+    if function == "raise_exception":
+        assert told.endswith("…")
+        assert "x<|im_end|>y x<|im_end|>y" in told
+
+
 @pytest.mark.parametrize(
     ("more", "field"),
     [
