@@ -64,7 +64,7 @@ gpu-test: $(INSTALLED) model ## Run the tests that need a CUDA device
 	$(BIN)/pytest -m gpu $(PYTEST_ARGS)
 
 .PHONY: fuzz
-fuzz: $(FUZZ_INSTALLED) ## Fuzz admission, FUZZ_RUNS executions (5,000,000) on all cores; takes minutes to an hour
+fuzz: $(FUZZ_INSTALLED) ## Fuzz admission and requests, FUZZ_RUNS executions (5,000,000) on all cores; takes minutes to an hour
 	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ_ARGS)
 
 $(FUZZ_INSTALLED): $(INSTALLED)

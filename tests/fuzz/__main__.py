@@ -1,4 +1,4 @@
-"""Fuzzes admission for millions of executions over all cores: `python -m tests.fuzz`, or `make fuzz`.
+"""Fuzzes admission and requests for millions of executions over all cores: `python -m tests.fuzz`, or `make fuzz`.
 
 Prints what was run, writes it to build/fuzz.json, and ends with 1 when there are findings. A finding is a file under
 build/fuzz/findings; `python -m tests.fuzz --replay FILE` runs it again.
@@ -11,6 +11,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,19 @@ from tests.fuzz.shards import Job, run_all
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "fuzz"
 DEFAULT_RUNS = 5_000_000
-SHARES = {"checkpoint": 0.02, "config": 0.08, "header": 0.9}
+SHARES = {"checkpoint": 0.02, "config": 0.08, "request": 0.4, "header": 0.5}
 """Of all executions by target; the deeper a target, the more one of its executions costs."""
 PARTS = {"atheris": 0.1, "mutation": 0.8995, "hypothesis": 0.0005}
 """Of a target's executions by engine: mutation is the fastest, and starts from what atheris found."""
 
 
-def jobs_of(num_runs: int, num_processes: int, *, guided: bool) -> list[Job]:
+def jobs_of(num_runs: int, num_processes: int, shares: Mapping[str, float], *, guided: bool) -> list[Job]:
     """Every target's executions, cut for the processes; together at least `num_runs`."""
     parts = PARTS if guided else {"hypothesis": PARTS["hypothesis"], "mutation": PARTS["mutation"] + PARTS["atheris"]}
     return [
         Job(engine, target, int(num_runs * share * part / num_processes * 1.001) + 2, seed=number)
         for engine, part in parts.items()
-        for target, share in SHARES.items()
+        for target, share in shares.items()
         for number in range(num_processes)
     ]
 
@@ -98,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=DEFAULT_RUNS, help="executions in all, at least")
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="at a time")
+    parser.add_argument("--only", choices=sorted(SHARES), help="give all executions to one target")
     parser.add_argument("--without-atheris", action="store_true", help="mutate without coverage guidance")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one input again and do nothing else")
     options = parser.parse_args()
@@ -113,7 +115,8 @@ def main() -> int:
     for name in ("findings", "shards"):
         shutil.rmtree(BUILD / name, ignore_errors=True)
     started = time.monotonic()
-    jobs = jobs_of(options.runs, options.processes, guided=guided)
+    shares = {options.only: 1.0} if options.only is not None else SHARES
+    jobs = jobs_of(options.runs, options.processes, shares, guided=guided)
     results = run_all(jobs, BUILD, options.processes, echo=print)
     document = summary(results, time.monotonic() - started)
     document["findings"] = [str(path.relative_to(ROOT)) for path in saved(BUILD / "findings")]

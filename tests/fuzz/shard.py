@@ -15,9 +15,20 @@ from typing import Any
 from tests.fuzz.box import Box
 from tests.fuzz.findings import MAX_KINDS, Findings
 
-INSTRUMENTED = ("shared.safetensors_header", "shared.strict_json", "store_service.admission")
+INSTRUMENTED = {
+    "checkpoint": ("shared.safetensors_header", "shared.strict_json", "store_service.admission"),
+    "request": ("shared.rpc.wire_scan", "worker_service.front", "worker_service.templates"),
+}
+"""Modules that atheris looks into: those of the targets of admission, and those of requests."""
+IMPORTED = {
+    "checkpoint": ("store_service.admission.admit", "store_service.admission.report"),
+    "request": (
+        "shared.rpc.wire_scan", "worker_service.front.prompts", "worker_service.front.inference_converters",
+        "worker_service.front.answer", "worker_service.templates.host",
+    ),
+}  # fmt: skip
 MAX_CPU_NS = 2_000_000_000
-"""Of one small input; everything that admission does is linear in it."""
+"""Of one small input; everything that admission and the front do is linear in it."""
 MAX_GROWTH_BYTES = 2 * 1024**3
 """Of the address space while fuzzing; beyond it an allocation fails, and that is a finding."""
 REPORT_EVERY_S = 5.0
@@ -38,8 +49,9 @@ def main() -> int:
     if options.engine == "atheris":
         import atheris
 
-        with atheris.instrument_imports(include=list(INSTRUMENTED), enable_loader_override=False):
-            for name in ("store_service.admission.admit", "store_service.admission.report"):
+        kind = options.target if options.target in INSTRUMENTED else "checkpoint"
+        with atheris.instrument_imports(include=list(INSTRUMENTED[kind]), enable_loader_override=False):
+            for name in IMPORTED[kind]:
                 importlib.import_module(name)
     from tests.fuzz import engines
     from tests.fuzz.targets import TARGETS

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for the three targets: documents drawn field by field, then sometimes damaged."""
+"""Hypothesis strategies for the targets: documents and messages drawn field by field, then sometimes damaged."""
 
 import json
 import struct
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shared.safetensors_header import DTYPE_BITS
 from store_service.admission.config_fields import FIELDS
 from tests.fuzz.packed import Packed, Shape
+from tests.fuzz.request.strategy import packed_requests
 from tests.support.checkpoints import KEY_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
 from tests.unit.store.broken_checkpoints import CORPUS
 
@@ -126,4 +127,4 @@ def _product(sizes: list[int]) -> int:
     return product
 
 
-STRATEGIES = {"header": headers(), "config": configs(), "checkpoint": checkpoints()}
+STRATEGIES = {"header": headers(), "config": configs(), "checkpoint": checkpoints(), "request": packed_requests()}

@@ -1,4 +1,4 @@
-"""The three targets: the header of a weights file, a config, a whole checkpoint."""
+"""The targets: the header of a weights file, a config, a whole checkpoint, and a request to generate."""
 
 import json
 import tempfile
@@ -17,7 +17,10 @@ from tests.fuzz import oracle, seeds
 from tests.fuzz.mutations.checkpoint import mutate_checkpoint
 from tests.fuzz.mutations.config import mutate_config
 from tests.fuzz.mutations.header import mutate_header
+from tests.fuzz.mutations.request import mutate_request
 from tests.fuzz.packed import Packed
+from tests.fuzz.request.run import run_request
+from tests.fuzz.request.seeds import packed_requests
 from tests.fuzz.target import OracleError, Outcome, Target, outcome_of, require
 from tests.support.checkpoints import base_spec
 
@@ -110,5 +113,6 @@ TARGETS = {
         Target("header", run_header, mutate_header, seeds.headers),
         Target("config", run_config, mutate_config, seeds.configs),
         Target("checkpoint", run_checkpoint, mutate_checkpoint, seeds.checkpoints),
+        Target("request", run_request, mutate_request, packed_requests),
     )
 }

@@ -14,9 +14,9 @@ from tests.fuzz.targets import TARGETS
 from tests.support.checkpoints import adapter
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*/*"))
-NUM_MUTATED = {"header": 4_000, "config": 2_000, "checkpoint": 600}
-NUM_GENERATED = {"header": 300, "config": 300, "checkpoint": 150}
-MIN_CODES = {"header": 12, "config": 6, "checkpoint": 30}
+NUM_MUTATED = {"header": 4_000, "config": 2_000, "checkpoint": 600, "request": 4_000}
+NUM_GENERATED = {"header": 300, "config": 300, "checkpoint": 150, "request": 200}
+MIN_CODES = {"header": 12, "config": 6, "checkpoint": 30, "request": 25}
 
 
 class Tally:

@@ -1,0 +1,1 @@
+"""Fuzzing of Generate's request, from its bytes on the wire to the text of an answer."""
