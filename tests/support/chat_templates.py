@@ -112,6 +112,44 @@ USERS_ONLY = (
 )
 """Leaves out roles that it does not know."""
 
+CALLS_AS_TEXT = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + ':' }}
+    {%- if message.content is not none %}{{ message.content }}{% endif %}
+    {%- for call in message.tool_calls or [] %}
+        {{- '[' + call.function.name + call.function.arguments + ']' }}
+    {%- endfor %}
+{%- endfor %}
+{%- if tools %}{{ tools | tojson }}{% endif %}
+"""
+"""Takes the arguments of calls as text alone."""
+
+CALLS_WITHOUT_CONTENT = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + ':' }}
+    {%- if message.content is none %}
+        {%- for call in message.tool_calls %}{{ '[' + call.function.name + call.function.arguments + ']' }}{% endfor %}
+    {%- else %}{{ message.content }}
+    {%- endif %}
+{%- endfor %}
+{%- if tools %}{{ tools | tojson }}{% endif %}
+"""
+"""Shows calls where a message has no content, and leaves them out where it has."""
+
+TOOLS_WITHOUT_CALLS = """
+{%- if tools %}{{ tools | tojson }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message.role + ':' + message.content }}{% endfor %}
+"""
+"""Lists tools and leaves out their calls."""
+
+FIRST_PARTS = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + ':' }}
+    {%- if message.content is string %}{{ message.content }}{% else %}{{ message.content[0].text }}{% endif %}
+{%- endfor %}
+"""
+"""Leaves out every part but the first."""
+
 TAKING_STRINGS = {
     "chatml": CHATML,
     "either": EITHER,

@@ -26,8 +26,10 @@ class Form(enum.Enum):
 
 
 def in_form(turn: Mapping[str, Any], form: Form) -> dict[str, Any]:
-    """The message with its content in this form; texts of several parts become lines."""
+    """The message with its content, if it has any, in this form; texts of several parts become lines."""
     content = turn["content"]
+    if content is None:
+        return dict(turn)
     if form is Form.PARTS and isinstance(content, str):
         content = [{"type": "text", "text": content}] if content else []
     elif form is Form.STRING and not isinstance(content, str):
@@ -38,7 +40,7 @@ def in_form(turn: Mapping[str, Any], form: Form) -> dict[str, Any]:
 def text_of(turn: Mapping[str, Any]) -> list[str]:
     """The texts of a message's content."""
     content = turn["content"]
-    return [content] if isinstance(content, str) else [part["text"] for part in content]
+    return [content] if isinstance(content, str) else [part["text"] for part in content or ()]
 
 
 @dataclass(frozen=True, slots=True)

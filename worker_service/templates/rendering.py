@@ -1,16 +1,19 @@
 """A conversation to the text that the model's chat template makes of it. Pure; endless where the template is."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
 
+from worker_service.templates.calls import other_forms
 from worker_service.templates.content import Form, Forms, forms_of, in_form, text_of
 from worker_service.templates.environment import make_environment
+from worker_service.templates.probes import is_within, probes_of, probing
 from worker_service.templates.special_text import SpecialTexts, changed, free_mark, strings_of, without
 
 MAX_RENDERED_CHARS = 32 * 2**20
@@ -19,7 +22,6 @@ OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
 """What the request has fields for."""
 _CONTINUED = "Vx3Continued9"
 """Stands at the end of a message that goes on, until the prompt is cut there."""
-_REACHED = "Vx3Reached"
 
 
 class RefusedError(Exception):
@@ -76,14 +78,18 @@ class ChatRenderer:
         template = self._template(self._name(request["template"], conversation))
         if conversation.tools and "tools" not in template.variables:
             raise RefusedError("chat.tools_json", "this model's chat template takes no tools")
-        strings = list(strings_of([conversation.turns, conversation.tools, conversation.arguments]))
+        texts = [[call["arguments_json"] for call in turn["tool_calls"]] for turn in request["messages"]]
+        others = (replace(conversation, turns=turns) for turns in other_forms(conversation.turns, texts))
+        given = [conversation, *others]
+        strings = list(strings_of([conversation.turns, conversation.tools, conversation.arguments, texts]))
         if request["allow_special_tokens"] or not self._specials.occur_in(strings):
-            return Rendered(self._complete(template, conversation))
+            return Rendered(self._complete(template, given))
         try:
             mark = free_mark([*strings, *self._sources.values()])
         except ValueError as exc:
             raise RefusedError("chat.messages", str(exc)) from exc
-        text = self._complete(template, _marked(conversation, lambda text: self._specials.marked(text, mark)), mark)
+        marked = [_marked(one, lambda text: self._specials.marked(text, mark)) for one in given]
+        text = self._complete(template, marked, mark)
         return Rendered(text, mark) if self._specials.kept(text, mark) else Rendered(without(text, mark))
 
     def _name(self, asked: str, conversation: _Conversation) -> str:
@@ -109,11 +115,15 @@ class ChatRenderer:
             known = self._templates[name] = _Template(compiled, _variables(tree), forms)
         return known
 
-    def _complete(self, template: _Template, conversation: _Conversation, mark: str = "") -> str:
-        """The prompt, in a form in which every message is in it; raises RefusedError when there is none."""
-        given = Form.STRING if all(isinstance(turn["content"], str) for turn in conversation.turns) else Form.PARTS
+    def _complete(self, template: _Template, given: Sequence[_Conversation], mark: str = "") -> str:
+        """The prompt, in a form in which every message is in it; raises RefusedError when there is none.
+
+        What is `given` is one conversation, first as it came and then with its calls in other forms.
+        """
+        is_text = all(isinstance(turn["content"], str) for turn in given[0].turns)
+        forms = template.forms.in_order(Form.STRING if is_text else Form.PARTS)
         problem: Exception | None = None
-        for form in template.forms.in_order(given):
+        for conversation, form in itertools.product(given, forms):
             try:
                 text = self._text(template, conversation, form)
                 lost = self._lost(template, conversation, form, text, mark)
@@ -135,7 +145,8 @@ class ChatRenderer:
         last = turns[-1]
         final = text_of(last)[-1] if text_of(last) else ""
         tagged = f"{final}{_CONTINUED} "
-        last["content"] = tagged if form is Form.STRING else [*last["content"][:-1], {"type": "text", "text": tagged}]
+        parts = [*(last["content"] or ())[:-1], {"type": "text", "text": tagged}]
+        last["content"] = tagged if form is Form.STRING else parts
         shown = self._shown(template.compiled, _with_turns(conversation, turns))
         if final.strip() not in shown or _CONTINUED not in shown:
             problem = "this model's chat template changes the last message, so that it cannot go on"
@@ -147,21 +158,19 @@ class ChatRenderer:
     def _lost(self, template: _Template, conversation: _Conversation, form: Form, text: str, mark: str) -> str:
         """The first field whose text is not in the prompt; empty when all are."""
         turns = [in_form(turn, form) for turn in conversation.turns]
-        missing = [index for index, turn in enumerate(turns) if not _is_within(turn, text)]
-        if missing:
-            # Perhaps only changed: what is added to a message then shows.
-            for index in missing:
-                turns[index] = _appended(turns[index], f"{_REACHED}{index}e")
-            lower = self._shown(template.compiled, _with_turns(conversation, turns)).lower()
-            for index in missing:
-                if f"{_REACHED}{index}e".lower() not in lower:
-                    return f"chat.messages[{index}].content"
-        bare = without(text, mark) if mark else text
-        for index, turn in enumerate(turns):
-            for call in turn.get("tool_calls", ()):
-                if without(call["function"]["name"], mark or "\0") not in bare:
-                    return f"chat.messages[{index}].tool_calls"
-        return ""
+        probes = probes_of(turns, text)
+        if not probes:
+            return ""
+        probed = [probing(turn, index) for index, turn in enumerate(turns)]
+        try:
+            shown = self._shown(template.compiled, _with_turns(conversation, probed)).lower()
+        except Exception:
+            if not all(is_within(turn, text) for turn in turns):
+                raise
+            # It looks at texts or names; as they are, they were seen.
+            bare = without(text, mark) if mark else text
+            return next((probe.field for probe in probes if without(probe.replaced, mark or "\0") not in bare), "")
+        return next((probe.field for probe in probes if probe.text.lower() not in shown), "")
 
     def _shown(self, compiled: jinja2.Template, conversation: _Conversation) -> str:
         """What the template makes of it, piece by piece, so that an endless one ends."""
@@ -266,18 +275,6 @@ def _with_turns(conversation: _Conversation, turns: list[dict[str, Any]]) -> _Co
 
 def _probe(turns: Sequence[Mapping[str, Any]]) -> _Conversation:
     return _Conversation([dict(turn) for turn in turns], None, {}, True, False)
-
-
-def _is_within(turn: Mapping[str, Any], text: str) -> bool:
-    return all(part.strip() in text for part in text_of(turn))
-
-
-def _appended(turn: Mapping[str, Any], more: str) -> dict[str, Any]:
-    """The message with more at the end of each of its texts."""
-    content = turn["content"]
-    if isinstance(content, str):
-        return {**turn, "content": content + more}
-    return {**turn, "content": [{**part, "text": part["text"] + more} for part in content]}
 
 
 def _variables(tree: nodes.Template) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,6 +155,51 @@ def test_a_message_that_the_template_leaves_out_is_refused() -> None:
     with pytest.raises(RefusedError) as raised:
         render(templates.CHATML, chat(("user", "hi"), tools_json=(json.dumps(WEATHER),)))
     assert raised.value.field == "chat.tools_json"
+
+
+@pytest.mark.parametrize("role", ["user", "system", "assistant"])
+@given(texts=st.lists(TEXTS.filter(str.strip), min_size=2, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_every_part_reaches_the_prompt_where_a_template_shows_the_first_of_a_list(role: str, texts: list[str]) -> None:
+    asked = ChatPrompt((ChatMessage(role, "", parts=tuple(texts)),), allow_special_tokens=True)
+    assert render(templates.FIRST_PARTS, asked).text == f"<|im_start|>{role}:" + "\n".join(texts)
+
+
+@pytest.mark.parametrize("content", ["", "I look."])
+@pytest.mark.parametrize("written", ["", "{}", '{"city":"Bärn",  "<|im_end|>": [1.0, null]}'])
+def test_calls_are_given_in_the_form_that_the_template_takes(content: str, written: str) -> None:
+    calls = (ToolCall("c1", "weather", written), ToolCall("c2", "weather", '{"b": 1}'))
+    turns = (ChatMessage("user", "how is it?"), ChatMessage("assistant", content, tool_calls=calls))
+    prompt = ChatPrompt(turns, tools_json=(json.dumps(WEATHER),), allow_special_tokens=True)
+    shown = f'[weather{written or "{}"}][weather{{"b": 1}}]'
+    assert content + shown in render(templates.CALLS_AS_TEXT, prompt).text
+    marked = render(templates.CALLS_AS_TEXT, replace(prompt, allow_special_tokens=False))
+    assert marked.text.replace(marked.mark or "\0", "") == render(templates.CALLS_AS_TEXT, prompt).text
+    assert bool(marked.mark) == ("im_end" in written)
+    assert '"arguments": {' in render(templates.THINKING, prompt).text
+    if content:
+        with pytest.raises(RefusedError) as caught:
+            render(templates.CALLS_WITHOUT_CONTENT, prompt)
+        assert caught.value.field == "chat.messages[1].tool_calls"
+    else:
+        assert shown in render(templates.CALLS_WITHOUT_CONTENT, prompt).text
+
+
+def test_calls_that_the_template_leaves_out_are_refused_whatever_else_has_their_names() -> None:
+    turns = (
+        ChatMessage("user", "weather?"),
+        ChatMessage("assistant", "", tool_calls=(ToolCall("c1", "weather", "{}"),)),
+    )
+    with pytest.raises(RefusedError) as caught:
+        render(templates.TOOLS_WITHOUT_CALLS, ChatPrompt(turns, tools_json=(json.dumps(WEATHER),)))
+    assert caught.value.field == "chat.messages[1].tool_calls"
+
+
+@pytest.mark.parametrize("content", ["U", "A:", "hello", "a text as long as nothing could be there by chance"])
+def test_a_text_that_is_left_out_is_refused_though_it_is_in_the_prompt_otherwise(content: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        render(templates.USERS_ONLY, chat(("developer", content), ("user", content), ("assistant", "A:")))
+    assert caught.value.field == "chat.messages[0].content"
 
 
 @pytest.mark.parametrize("source", [templates.SHOUTING, templates.THINKING])
