@@ -13,7 +13,7 @@ CONTEXT_TOKENS = 6
 """Tokens of the prompt that the window begins with."""
 MAX_BYTES_OF_CHARACTER = 4
 MAX_HELD_TOKENS = 12
-"""More tokens than any character has: what is still no text then never will be."""
+"""More tokens than any character has: what is still no text then never will be, but for the last ones."""
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text."""
@@ -53,6 +53,10 @@ class Detokenizer:
                 piece = certain[self._known_chars :]
                 self._known_chars = max(self._known_chars, len(certain))
                 return piece
+            head = self._cut_before_open(text)
+            if head is not None:
+                piece, self._known_chars = head[self._known_chars :], 0
+                return piece
             certain = text
         piece = certain[self._known_chars :]
         if not piece:
@@ -69,6 +73,18 @@ class Detokenizer:
         twin._window, twin._num_known = list(self._window), self._num_known
         twin._known_chars = max(0, len(decode(self._window)) - unknown_chars)
         return twin
+
+    def _cut_before_open(self, text: str) -> str | None:
+        """Give up the window's tokens but the last ones, which may still become a character; the text before those.
+
+        None where their text depends on what is before them; then they are given up, too.
+        """
+        for size in range(MAX_BYTES_OF_CHARACTER - 1, 0, -1):
+            head, tail = self._decode(self._window[:-size]), self._decode(self._window[-size:])
+            if tail and not tail.strip(REPLACEMENT) and head + tail == text and len(head) >= self._known_chars:
+                self._window, self._num_known = self._window[-size:], 0
+                return head
+        return None
 
     def _slide(self) -> None:
         """Everything in the window is known now: keep its end as the context of what comes."""

@@ -99,3 +99,24 @@ def test_a_character_of_four_tokens_comes_out_with_its_last() -> None:
 def test_bytes_that_are_no_text_are_not_held_for_ever() -> None:
     ids = [0xFF] * (3 * MAX_HELD_TOKENS)
     assert len("".join(pieces(SENTENCEPIECE, [], ids))) > MAX_HELD_TOKENS
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    stray=st.lists(st.sampled_from([b"\x80", b"\xff", b"\xe1", b"\xf0\x9f", b"\xc3"]), max_size=40).map(b"".join),
+    character=st.sampled_from("ä€🎉"),
+)
+def test_a_character_after_any_number_of_bytes_that_are_none_is_whole(stray: bytes, character: str) -> None:
+    ids = [_byte_id(byte) for byte in stray + character.encode() + b"."]
+    assert "".join(pieces(BYTE_LEVEL, [], ids)) == BYTE_LEVEL.decode(ids)
+    assert character in BYTE_LEVEL.decode(ids)
+
+
+def _byte_id(byte: int) -> int:
+    """The token of one byte: the alphabet in the order of bytes, printable ones first as themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [code for code in range(256) if code not in printable]
+    letter = chr(byte) if byte in printable else chr(256 + others.index(byte))
+    token_id = BYTE_LEVEL.token_to_id(letter)
+    assert token_id is not None
+    return token_id
