@@ -1,8 +1,9 @@
 """The seed corpus: sound and broken checkpoints of every kind that the tests know."""
 
 import json
+from dataclasses import replace
 
-from tests.fuzz.packed import Packed
+from tests.fuzz.packed import Packed, Shape
 from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
 from tests.unit.shared.broken_headers import BROKEN_FILES, SOUND_FILES
 from tests.unit.store.broken_checkpoints import CORPUS, biases, embedding
@@ -34,7 +35,12 @@ def drafts() -> list[Draft]:
     }
     layers = adapter()
     layers.config |= {"layers_to_transform": [0, 1], "layers_pattern": "layers", "exclude_modules": ["lm_head"]}
-    made += [patterns, layers]
+    of_python = adapter()
+    of_python.config |= {"target_modules": r".*\.(?=q_proj|v_proj)\w+", "rank_pattern": {r"(?<=\.0\.).*k_proj": 2}}
+    without_effect = adapter()
+    for name, tensor in without_effect.tensors.items():
+        tensor *= "lora_A" in name
+    made += [patterns, layers, of_python, without_effect]
     for change in (biases, embedding, *(change for change, _ in CORPUS.values())):
         draft = adapter()
         change(draft)
@@ -62,7 +68,8 @@ def _unique(inputs: list[bytes]) -> list[bytes]:
 
 def checkpoints() -> list[bytes]:
     """Packed checkpoints."""
-    return _unique([Packed.of_files(draft.files()).to_bytes() for draft in drafts()])
+    whole = [Packed.of_files(draft.files()) for draft in drafts()]
+    return _unique([packed.to_bytes() for packed in (*whole, *(replace(p, shape=Shape.SHARDED) for p in whole[:3]))])
 
 
 def configs() -> list[bytes]:

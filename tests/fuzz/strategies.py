@@ -10,7 +10,7 @@ from shared.safetensors_header import DTYPE_BITS
 from store_service.admission.config_fields import FIELDS
 from tests.fuzz.packed import Packed, Shape
 from tests.fuzz.request.strategy import packed_requests
-from tests.support.checkpoints import KEY_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
 from tests.unit.store.broken_checkpoints import CORPUS
 
 _LEAVES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
@@ -96,7 +96,7 @@ def checkpoints(draw: st.DrawFn) -> bytes:
         case _:
             pass
     packed = Packed.of_files(draft.files())
-    shape = packed.shape if draw(st.integers(0, 9)) else Shape(draw(st.integers(0, 15)))
+    shape = packed.shape if draw(st.integers(0, 9)) else Shape(draw(st.integers(0, 31)))
     return Packed(packed.config, _damaged(draw, packed.weights), shape).to_bytes()
 
 
@@ -108,7 +108,7 @@ def _drafts(draw: st.DrawFn) -> Draft:
     if kind == 1:
         return torchtune_adapter()
     targets = tuple(draw(st.lists(st.sampled_from(_LEAVES), min_size=1, max_size=3, unique=True)))
-    variant = KEY_VARIANTS[draw(st.sampled_from(sorted(KEY_VARIANTS)))]
+    variant = draw(st.sampled_from(list((KEY_VARIANTS | WRAPPED_VARIANTS).values())))
     return adapter(targets, rank=draw(st.integers(1, 9)), key=variant)
 
 

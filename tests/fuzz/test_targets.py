@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load
 
 from shared.errors import Violation
 from shared.safetensors_header import Header, TensorEntry
@@ -71,6 +72,17 @@ def test_a_packed_checkpoint_has_the_files_that_went_in(shape: Shape) -> None:
     packed = Packed(b"{}", b"weights", shape)
     assert Packed.from_bytes(packed.to_bytes()) == packed
     assert Packed.of_files(packed.files()) == packed
+
+
+def test_a_checkpoint_in_two_files_has_the_tensors_that_went_in() -> None:
+    weights = adapter().files()["adapter_model.safetensors"]
+    shards = Packed(b"{}", weights, Shape.SHARDED).files()
+    names = [f"adapter_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    assert sorted(shards) == ["adapter_config.json", *names]
+    parts = [load(shards[name]) for name in names]
+    assert all(parts)
+    found, expected = parts[0] | parts[1], load(weights)
+    assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
 
 
 def test_the_oracle_sees_a_tensor_read_wrongly(tmp_path: Path) -> None:

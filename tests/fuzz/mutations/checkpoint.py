@@ -11,7 +11,7 @@ from tests.fuzz.mutations.config import mutate_config
 from tests.fuzz.mutations.header import join, mutate_header, relaid, split
 from tests.fuzz.mutations.text import mutate_bytes
 from tests.fuzz.packed import Packed, Shape
-from tests.support.checkpoints import KEY_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
 from tests.unit.store.broken_checkpoints import biases, embedding
 
 _LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
@@ -44,6 +44,8 @@ def mutate_checkpoint(data: bytes, rng: Random) -> bytes:
     match rng.randrange(20):
         case 0 | 1 | 2:
             packed = Packed.of_files(_sound(rng).files())
+            if rng.random() < 0.2:
+                packed = replace(packed, shape=Shape.SHARDED)
         case 3 | 4 | 5:
             packed = replace(packed, config=mutate_config(packed.config, rng))
         case 6 | 7:
@@ -51,7 +53,7 @@ def mutate_checkpoint(data: bytes, rng: Random) -> bytes:
         case 8:
             packed = replace(packed, weights=mutate_bytes(packed.weights, rng))
         case 9:
-            packed = replace(packed, shape=Shape(rng.randrange(16)))
+            packed = replace(packed, shape=Shape(rng.randrange(32)))
         case 10 | 11:
             packed = _reranked(packed, rng)
         case _:
@@ -67,7 +69,7 @@ def _sound(rng: Random) -> Draft:
     if kind == 1:
         return torchtune_adapter()
     targets = tuple(rng.sample(_LEAVES, rng.randrange(1, 4)))
-    variant = rng.choice(list(KEY_VARIANTS.values()))
+    variant = rng.choice(list((KEY_VARIANTS | WRAPPED_VARIANTS).values()))
     draft = adapter(targets, rank=rng.choice((1, 2, 4, 8)), seed=rng.randrange(100), key=variant)
     if kind == 2:
         biases(draft)
