@@ -127,11 +127,12 @@ async def test_a_reader_that_is_slow_is_not_ended(tmp_path: Path) -> None:
         async with Sleepers(store, digest) as sleepers:
             await sleepers.add()
             sizes = []
-            for _ in range(12):
-                await asyncio.sleep(0.3)  # slower than any of the messages may be taken, and for longer than the bound
-                message = await sleepers.calls[0].read()
+            while (message := await sleepers.calls[0].read()) is not grpc.aio.EOF:
                 sizes.append(len(message.data))
+                await asyncio.sleep(0.3)
             assert all(sizes)
+            assert sum(sizes) > 8_000_000
+            assert 0.3 * len(sizes) > 1.5  # for longer than the bound, in all
 
 
 async def test_an_upload_that_sends_nothing_is_ended_and_goes_on_from_what_came(tmp_path: Path) -> None:
