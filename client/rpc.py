@@ -31,6 +31,12 @@ def checked_timeout(timeout_s: object) -> float:
     return timeout_s
 
 
+def check_endpoint(endpoint: object) -> None:
+    """Raise InvalidRequestError for what is no text."""
+    if not isinstance(endpoint, str):
+        raise InvalidRequestError([mismatch("endpoint", endpoint, "host:port as a string")])
+
+
 class _UnreachableError(UnavailableError):
     """What gRPC itself reports, in contrast to a server that answers UNAVAILABLE with a reason."""
 
@@ -48,6 +54,7 @@ class Connection:
         options: ChannelOptions,
         unavailable: type[UnavailableError] = UnavailableError,
     ) -> None:
+        check_endpoint(endpoint)
         self.endpoint = str(dialled_endpoint(endpoint))
         self._home = Home(f"the client of the {peer} at {endpoint}")
         self._channel = HomeChannel(self._home, lambda: open_channel(endpoint, options))

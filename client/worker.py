@@ -91,7 +91,12 @@ class WorkerClient:
     ) -> Completion:
         """Answer a conversation, rendered with the model's chat template."""
         prompt = messages if isinstance(messages, ChatPrompt) else ChatPrompt(messages)
-        request = GenerationRequest(prompt, adapters, sampling=sampling or Sampling(), stop=stop or Stop())
+        request = GenerationRequest(
+            prompt,
+            adapters,
+            sampling=Sampling() if sampling is None else sampling,
+            stop=Stop() if stop is None else stop,
+        )
         return await self.complete(request, timeout_s=timeout_s)
 
     async def model_info(self) -> ModelInfo:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from client.convert.messages import Form, build, mismatch
+from client.convert.messages import Form, build, items_of, mismatch
 from client.convert.scalars import enum_field
 from client.types.control import ModelInfo
 from client.types.generation import (
@@ -78,16 +78,15 @@ def _prompt_fields(prompt: object) -> dict[str, object]:
 
 
 def _chat_fields(chat: ChatPrompt) -> dict[str, object]:
-    opens_turn: object = (
-        not chat.continue_final_message if chat.add_generation_prompt is None else chat.add_generation_prompt
-    )
-    if opens_turn and chat.continue_final_message:
+    continues: object = chat.continue_final_message
+    opens_turn: object = continues is not True if chat.add_generation_prompt is None else chat.add_generation_prompt
+    if opens_turn is True and continues is True:
         problem = "excludes continue_final_message: either the last message goes on or another turn begins"
         raise InvalidRequestError([FieldViolation("prompt.chat.add_generation_prompt", problem)])
     return {
         "messages": chat.messages,
         "omit_generation_prompt": not opens_turn if isinstance(opens_turn, bool) else opens_turn,
-        "continue_final_message": chat.continue_final_message,
+        "continue_final_message": continues,
         "tools_json": _objects_to_json(chat.tools, "prompt.chat.tools"),
         "template_arguments_json": _to_json(chat.template_arguments, "prompt.chat.template_arguments"),
         "allow_special_tokens": chat.allow_special_tokens,
@@ -113,13 +112,15 @@ def _call_fields(call: ToolCall) -> dict[str, object]:
 
 
 def _sampling_fields(sampling: Sampling) -> dict[str, object]:
+    penalty: object = sampling.repetition_penalty
+    is_none = type(penalty) in (int, float) and penalty == 1.0
     return {
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
         "seed": sampling.seed,
-        "repetition_penalty": None if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty,
+        "repetition_penalty": None if is_none else penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": sampling.logit_bias,
@@ -169,9 +170,10 @@ def _to_json(value: object, field: str) -> str:
 
 
 def _objects_to_json(values: object, field: str) -> list[str]:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+    items = items_of(values)
+    if items is None:
         raise InvalidRequestError([mismatch(field, values, "a sequence of mappings")])
-    return [_to_json(value, f"{field}[{index}]") or "{}" for index, value in enumerate(values)]
+    return [_to_json(value, f"{field}[{index}]") or "{}" for index, value in enumerate(items)]
 
 
 def event_from(message: pb.GenerateResponse) -> GenerationEvent | None:

@@ -65,6 +65,17 @@ def mismatch(field: str, value: object, expected: str) -> FieldViolation:
     return FieldViolation(field, f"found {_shown(value)}, expected {expected}")
 
 
+def items_of(value: object) -> list[object] | None:
+    """The items of what stands for a sequence; None for anything else, such as text, or an array of no dimension."""
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        return None
+    try:
+        items = iter(value)
+    except TypeError:
+        return None
+    return list(items)
+
+
 class _Builder:
     """Walks one message's descriptor and values, and collects what is wrong."""
 
@@ -111,10 +122,10 @@ class _Builder:
         return self.build(field.message_type, value, f"{path}.")
 
     def _list(self, field: FieldDescriptor, value: object, path: str) -> list[object]:
-        if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Iterable):
+        items = items_of(value)
+        if items is None:
             self._problems.append(mismatch(path, value, f"a sequence of {self._expected(field)}"))
             return []
-        items = list(value)
         if _is_plain(field, items):
             return items
         made = []

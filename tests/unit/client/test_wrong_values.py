@@ -1,5 +1,6 @@
 """Values that a message cannot hold: every field of every request, and every parameter of every client."""
 
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -7,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -175,24 +177,38 @@ def test_every_field_of_a_request_that_is_wrong_is_named() -> None:
     assert [f.field for f in raised.value.fields] == ["sampling.top_p", "sampling.seed", "stop.min_tokens"]
 
 
-@pytest.mark.parametrize(
-    "kind", [GenerationRequest, Sampling, Stop, Logprobs, AdapterSelection, ChatPrompt, ChatMessage]
-)
+HOLDERS: dict[type[Any], Callable[[Any], GenerationRequest]] = {
+    Sampling: lambda v: R("hi", sampling=v),
+    Stop: lambda v: R("hi", stop=v),
+    Logprobs: lambda v: R("hi", logprobs=v),
+    AdapterSelection: lambda v: R("hi", adapters=(v,)),
+    ChatPrompt: R,
+    ChatMessage: lambda v: R((v,)),
+    GenerationRequest: lambda v: v,
+}
+NEEDED: dict[type[Any], tuple[Any, ...]] = {
+    GenerationRequest: ("hi",),
+    AdapterSelection: ("a",),
+    ChatPrompt: ((),),
+    ChatMessage: ("user",),
+}
+
+
+@pytest.mark.parametrize("kind", list(HOLDERS))
 def test_no_field_of_the_clients_types_takes_anything(kind: type[Any]) -> None:
-    holders: dict[type[Any], Callable[[Any], GenerationRequest]] = {
-        Sampling: lambda v: R("hi", sampling=v),
-        Stop: lambda v: R("hi", stop=v),
-        Logprobs: lambda v: R("hi", logprobs=v),
-        AdapterSelection: lambda v: R("hi", adapters=(v,)),
-        ChatPrompt: R,
-        ChatMessage: lambda v: R((v,)),
-        GenerationRequest: lambda v: v,
-    }
-    needed = {GenerationRequest: ("hi",), AdapterSelection: ("a",), ChatPrompt: ((),), ChatMessage: ("user",)}
     for field in dataclasses.fields(kind):
-        good = kind(*needed.get(kind, ()))
+        good = kind(*NEEDED.get(kind, ()))
         with pytest.raises(InvalidRequestError):
-            request_to(holders[kind](dataclasses.replace(good, **{field.name: object()})))
+            request_to(HOLDERS[kind](dataclasses.replace(good, **{field.name: object()})))
+
+
+@pytest.mark.parametrize("value", [np.array(5), np.array([1, 2]), np.zeros((2, 2)), np.bool_(True), np.float32(0.5)])
+@pytest.mark.parametrize("kind", list(HOLDERS))
+def test_arrays_are_taken_or_refused_as_anything_else(kind: type[Any], value: Any) -> None:
+    for field in dataclasses.fields(kind):
+        good = kind(*NEEDED.get(kind, ()))
+        with contextlib.suppress(InvalidRequestError):
+            request_to(HOLDERS[kind](dataclasses.replace(good, **{field.name: value})))
 
 
 def test_an_answer_is_bounded_unless_the_request_says_otherwise() -> None:
