@@ -27,6 +27,8 @@ _OTHER_PART = re.compile(
     r"|perceiver|abstractor|mlp1|acoustic|semantic_tokenizer|patch_)"
 )
 _TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config")
+_TEXT_MODELS = ("model.language_model.", "model.text_model.")
+"""What transformers 5 has before the text model's paths in multimodal models, whatever their checkpoints have."""
 _SHARED_COUNT = "num_kv_shared_layers"
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
@@ -119,6 +121,19 @@ def text_part(modules: Collection[BaseModule]) -> TextPart | None:
     num_inside = {part: sum(part.layer_of(module.path) is not None for module in modules) for part in parts}
     best = max(parts, key=lambda part: num_inside[part], default=None)
     return best if best is not None and num_inside[best] else None
+
+
+def other_beginnings(spec: BaseSpec, backbones: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """What the text model's paths begin with in a checkpoint, and may begin with in the loaded model instead.
+
+    A checkpoint of the decoder alone (GPT-2's) gets one of the `backbones`.
+    """
+    part = text_part(spec.modules)
+    if part is None:
+        return "", ()
+    if any(module.absence is Absence.OTHER_PART and is_other_part(module.path) for module in spec.modules):
+        return part.prefix, _TEXT_MODELS
+    return part.prefix, tuple(backbones) if not part.prefix else ()
 
 
 def is_other_part(path: str) -> bool:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
-from shared.loaded_modules import REASONS, completed
+from shared.loaded_modules import REASONS, completed, other_beginnings
 from shared.safetensors_header import Header
 from store_service.admission.all_linear import all_linear
 from store_service.admission.base_changes import check_base_changes
 from store_service.admission.default_targets import with_defaults
-from store_service.admission.keys import HEAD_ALIASES, Role
+from store_service.admission.keys import BACKBONES, HEAD_ALIASES, Role
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.naming import check_naming
-from store_service.admission.parts import BaseCopy, Found, StoredTensor, base_copies, sort_tensors
+from store_service.admission.parts import BaseCopy, Found, Parts, StoredTensor, base_copies, sort_tensors
 from store_service.admission.settings import AdmissionLimits
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
@@ -74,19 +74,23 @@ def check_tensors(
         )
     else:
         settings = replace(settings, targets=targets)
-    violations.extend(_check_targets(parts.by_path, settings, base))
+    violations.extend(_check_targets(parts, settings, base))
     violations.extend(check_base_changes(settings, base, parts))
     planned: dict[str, PlannedModule] = {}
     num_misfits = len(parts.unknown_paths)
     num_modules = num_misfits + len(parts.by_path)
+    beginning, others = other_beginnings(base, BACKBONES)
     for module in base.targets:
         if module.path not in parts.by_path:
             continue
-        problems = list(_check_module(module, parts.by_path[module.path], settings, base, limits))
+        roles = parts.by_path[module.path]
+        loaded_as = {other + module.path.removeprefix(beginning) for other in others}
+        name = next((n for found in roles.values() if (n := found.parsed.path) in loaded_as), module.path)
+        problems = list(_check_module(module, name, roles, settings, base, limits))
         num_misfits += any(problem.code == "SHAPE_MISMATCH" for problem in problems)
         violations.extend(problems)
         if not problems:
-            planned[module.path] = _plan(module, parts.by_path[module.path], settings)
+            planned[module.path] = _plan(module, name, roles, settings)
     if num_misfits * 2 > num_modules:
         violations.insert(0, _other_base(num_misfits, num_modules, settings, base))
     if not planned and not violations:
@@ -109,11 +113,9 @@ def _tied_paths(settings: LoraSettings, base: BaseSpec) -> tuple[str, ...]:
     return embedding.path, head.path
 
 
-def _check_targets(
-    parts: Mapping[str, Mapping[Role, Found]], settings: LoraSettings, base: BaseSpec
-) -> Iterator[Violation]:
+def _check_targets(found_parts: Parts, settings: LoraSettings, base: BaseSpec) -> Iterator[Violation]:
     """Config and tensors must name the same modules: PEFT would drop what only one of them names."""
-    targets, tied = settings.targets, _tied_paths(settings, base)
+    parts, targets, tied = found_parts.by_path, settings.targets, _tied_paths(settings, base)
     by_word = all_linear(base) if targets.all_linear else {}
 
     def include(path: str, name: str = "") -> bool | None:
@@ -132,7 +134,7 @@ def _check_targets(
             problem = "the config does not target this module, so its trainer would not have applied it"
             yield Violation.of("MODULE_NOT_TARGETED", path, "tensors", "none, or the module in target_modules", problem)
     for module in base.targets:
-        if module.absence is not None:
+        if module.absence is not None or module.path in found_parts.misnamed:
             continue
         is_targeted = is_tie_targeted if module.path in tied else include(module.path)
         if module.path not in parts and is_targeted:
@@ -140,14 +142,20 @@ def _check_targets(
             yield Violation.of("MODULE_MISSING", module.path, "no tensors", _names(_PAIRS[module.kind]), problem)
 
 
-def _plan(module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings) -> PlannedModule:
+def _plan(module: BaseModule, name: str, roles: Mapping[Role, Found], settings: LoraSettings) -> PlannedModule:
+    """`name` is what PEFT calls the module, which patterns are matched with."""
     a, b = (roles[role].tensor for role in _PAIRS[module.kind])
     bias = roles[Role.BIAS].tensor if Role.BIAS in roles else None
-    return PlannedModule(module.path, a.shape[0], settings.scaling_of(module.path), a, b, bias)
+    return PlannedModule(module.path, a.shape[0], settings.scaling_of(name), a, b, bias)
 
 
 def _check_module(
-    module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
+    module: BaseModule,
+    name: str,
+    roles: Mapping[Role, Found],
+    settings: LoraSettings,
+    base: BaseSpec,
+    limits: AdmissionLimits,
 ) -> Iterator[Violation]:
     if module.absence is not None:
         problem = f"it cannot be adapted, because {REASONS[module.absence]}"
@@ -173,7 +181,7 @@ def _check_module(
             problem = f"it is not {expected} with elements (was a sharded model saved without gathering it?)"
             yield Violation.of("BAD_SHAPE", entry.name, str(list(entry.shape)), expected, problem)
     if has_shapes:
-        yield from _check_shapes(module, roles, settings, base, limits)
+        yield from _check_shapes(module, name, roles, settings, base, limits)
 
 
 def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings) -> Iterator[Violation]:
@@ -204,9 +212,14 @@ def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: Lora
 
 
 def _check_shapes(
-    module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
+    module: BaseModule,
+    own_name: str,
+    roles: Mapping[Role, Found],
+    settings: LoraSettings,
+    base: BaseSpec,
+    limits: AdmissionLimits,
 ) -> Iterator[Violation]:
-    rank = _rank_of(module, settings, base)
+    rank = _rank_of(module, own_name, settings, base)
     role_a, role_b = _PAIRS[module.kind]
     # Sizes by axis; the axis of the rank is told apart, because another rank is another mistake.
     expectations: Mapping[Role, tuple[tuple[int, ...], int | None]] = {
@@ -219,6 +232,10 @@ def _check_shapes(
             continue
         shape, name = found.tensor.shape, found.tensor.entry.name
         expected_shape, rank_axis = expectations[role]
+        if shape != expected_shape and shape[::-1] == expected_shape:
+            problem = "it lies transposed, as PEFT neither writes nor reads it; save it the other way round"
+            yield Violation.of("UNSUPPORTED_LAYOUT", name, str(list(shape)), str(list(expected_shape)), problem)
+            continue
         if any(size != shape[axis] for axis, size in enumerate(expected_shape) if axis != rank_axis):
             problem = f"its shape does not fit {module.path} of the base"
             yield Violation.of("SHAPE_MISMATCH", name, str(list(shape)), str(list(expected_shape)), problem)
@@ -233,15 +250,15 @@ def _check_shapes(
             yield Violation.of("RANK_TOO_LARGE", name, f"rank {stored_rank}", expected, "its rank is too large")
     for raw_path in dict.fromkeys(found.parsed.path for found in roles.values()):
         theirs = settings.rank_of(raw_path), settings.scaling_of(raw_path)
-        if theirs != (settings.rank_of(module.path), settings.scaling_of(module.path)):
+        if theirs != (settings.rank_of(own_name), settings.scaling_of(own_name)):
             problem = "a rank or alpha pattern matches only one of the names that the module has"
             yield Violation.of("AMBIGUOUS_PATTERN", module.path, raw_path, "the same rank and alpha for both", problem)
 
 
-def _rank_of(module: BaseModule, settings: LoraSettings, base: BaseSpec) -> int:
+def _rank_of(module: BaseModule, name: str, settings: LoraSettings, base: BaseSpec) -> int:
     """A tied head has the embedding's A and B, whatever rank its own scaling goes by (PEFT, `update_layer`)."""
     tied = _tied_paths(settings, base)
-    return settings.rank_of(tied[0] if module.path in tied else module.path)
+    return settings.rank_of(tied[0] if module.path in tied else name)
 
 
 def _names(roles: Iterable[Role]) -> str:

@@ -19,7 +19,7 @@ def fits(header: Header, base: BaseSpec) -> bool:
     """Whether every adapter's part has a module of the base, of its size; ranks and the config are another matter."""
     base = completed(base)
     parts = sort_tensors(header, base)
-    if parts.unknown_paths or not parts.by_path:
+    if parts.unknown_paths or parts.other_layouts or not parts.by_path:
         return False
     modules = base.by_path()
     return all(

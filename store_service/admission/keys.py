@@ -33,6 +33,8 @@ _TORCHTUNE_NAMES = {
 _TORCHTUNE_ROTATED = ("attn.q_proj", "attn.k_proj")
 _HEADS = ("lm_head", "embed_out")
 """transformers 5 calls the head of GPT-NeoX differently than its checkpoints do."""
+BACKBONES = ("model.", "transformer.", "gpt_neox.", "backbone.")
+"""Beginnings of the decoder's paths in a model with a head; a checkpoint of the decoder alone has none (GPT-2's)."""
 _TEXT_PARTS = (
     "model.language_model.model.", "language_model.model.", "model.language_model.", "language_model.",
     "model.text_model.",
@@ -153,9 +155,10 @@ def _candidates(path: str) -> Iterator[tuple[str, str]]:
     if path in _HEADS or path in HEAD_ALIASES:
         for head in _HEADS:
             yield "", head
-    yield "<model's own>", "model." + path
-    if path.startswith("model."):
-        yield "model.<model's own>", path.removeprefix("model.")
+    for backbone in BACKBONES:
+        yield f"<{backbone} left out>", backbone + path
+        if path.startswith(backbone):
+            yield f"{backbone}<put before it>", path.removeprefix(backbone)
     bare = path.removeprefix("model.")
     marker = next((marker for marker in _TEXT_PARTS if path.startswith(marker)), None)
     if marker is not None:

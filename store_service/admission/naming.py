@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from shared.base_spec import BaseModule, BaseSpec
+from shared.base_spec import Absence, BaseModule, BaseSpec
 from shared.errors import Violation
 from store_service.admission.keys import HEAD_NAMES, ParsedKey, Role, naming_of
 from store_service.admission.parts import Found, Parts
@@ -17,6 +17,8 @@ def check_naming(parts: Parts, base: BaseSpec) -> Iterator[Violation]:
     """The first tensor of each aspect of a style that was seen, with how it has it."""
     mixed: set[str] = set()
     for path, roles in parts.by_path.items():
+        if modules[path].absence is Absence.OTHER_PART:
+            continue  # Towers have names of their own kind, and are refused in any case.
         founds = list(roles.values())
         for other in founds[1:]:
             if other.parsed.stem != founds[0].parsed.stem:

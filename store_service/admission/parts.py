@@ -1,5 +1,6 @@
 """Sorts a checkpoint's tensors: which part of which module of the base each of them is."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -19,6 +20,20 @@ from store_service.admission.layouts import layout_difference
 
 _MAGNITUDE = "DoRA's magnitudes cannot be served exactly by slots yet"
 _WHOLE = "whole parameters of the base (modules_to_save) would have to change with the adapter"
+_OTHER_WORDS = (
+    "its name is neither one of an adapter's part that is known here nor one of a parameter; convert the adapter to "
+    "PEFT's names (<module>.lora_A.weight and <module>.lora_B.weight), and leave out what is no part of it"
+)
+_PARAMETER = re.compile(r"(?:^|\.)(?:layers|h|blocks?)\.\d+\.|\.(?:weight|bias)$")
+"""Ways in which parameters of a base are named."""
+_ADAPTER_WORDS = re.compile(
+    r"(?:^|[._])(?:lora|dora|loha|lokr|hada|oft|ia3|vera|adapter|alpha)(?=[._]|$)", re.IGNORECASE
+)
+"""Words of adapters, which no parameter of a base is named by."""
+_TOWER = (
+    "it is of a vision or audio tower, or of what ties one to a text model, and the base has none; leave its tensors "
+    "out where the text part alone is wanted, or name the multimodal base model"
+)
 _UNKNOWN_VALUES = (
     "whether it is a mere copy of the base's cannot be told, because the base model was registered without a digest "
     "of this module's values; start a worker of this version, which registers it, or save the adapter again with "
@@ -66,7 +81,9 @@ class Parts:
     unknown_paths: set[str] = field(default_factory=set)
     """Modules of which the base has nothing."""
     other_layouts: set[str] = field(default_factory=set)
-    """Modules that the base has in another layout."""
+    """Modules that the base has in another layout or by another name, or that are no part of a text model."""
+    misnamed: set[str] = field(default_factory=set)
+    """The base's own paths of those that it has by another name."""
 
 
 def sort_tensors(header: Header, base: BaseSpec) -> Parts:
@@ -111,7 +128,12 @@ def base_copies(parts: Parts, modules: Mapping[str, BaseModule]) -> tuple[BaseCo
 
 def _sort_copy(entry: TensorEntry, role: Role, module: BaseModule | None, base: BaseSpec, parts: Parts) -> None:
     if module is None or module not in (base.token_embedding, base.head):
-        parts.violations.append(_unsupported(entry, role, _WHOLE))
+        is_foreign = module is None and (_ADAPTER_WORDS.search(entry.name) or not _PARAMETER.search(entry.name))
+        parts.violations.append(
+            _unsupported(entry, "a name that is not known", _OTHER_WORDS)
+            if is_foreign
+            else _unsupported(entry, role, _WHOLE)
+        )
         return
     if not module.values_digest:
         parts.violations.append(_unsupported(entry, role, _UNKNOWN_VALUES))
@@ -169,6 +191,18 @@ def _note_unknown(
         parts.other_layouts.add(parsed.path)
         problem = f"{difference}, so its parts cannot be applied as they are"
         parts.violations.append(Violation.of("UNSUPPORTED_LAYOUT", entry.name, parsed.path, expected, problem))
+    elif is_other_part(parsed.path):
+        parts.other_layouts.add(parsed.path)
+        parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, _TOWER))
+    elif (inner := _inside(parsed.path, modules)) is not None:
+        wrapper, path = inner
+        parts.other_layouts.add(parsed.path)
+        parts.misnamed.add(path)
+        problem = (
+            f"{wrapper!r} stands before the name of {path}, and is no wrapper that is known here; rename the tensors "
+            "without it, or save the adapter from the model that is inside"
+        )
+        parts.violations.append(Violation.of("UNSUPPORTED_NAME", entry.name, parsed.path, expected, problem))
     else:
         parts.unknown_paths.add(parsed.path)
         parts.violations.append(
@@ -176,9 +210,19 @@ def _note_unknown(
         )
 
 
-def _unsupported(entry: TensorEntry, role: Role, reason: str) -> Violation:
+def _inside(path: str, modules: Mapping[str, BaseModule]) -> tuple[str, str] | None:
+    """Words before the name of a module of the base, and that module; None where a path does not end with one."""
+    words = path.split(".")
+    for number in range(1, len(words)):
+        found = resolve_path(".".join(words[number:]), modules)
+        if found is not None:
+            return ".".join(words[:number]) + ".", found
+    return None
+
+
+def _unsupported(entry: TensorEntry, found: str, reason: str) -> Violation:
     expected = "lora_A and lora_B of linear modules, lora_embedding_A and lora_embedding_B of the embedding"
-    return Violation.of("UNSUPPORTED_TENSOR", entry.name, role.value, expected, reason)
+    return Violation.of("UNSUPPORTED_TENSOR", entry.name, str(found), expected, reason)
 
 
 def _duplicate(entry: TensorEntry, other: TensorEntry, role: Role, path: str) -> Violation:

@@ -87,6 +87,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _create(settings: StoreSettings, data_dir: Path, backup: str) -> BackupManifest:
+    if backup != STREAM and Path(backup).resolve().is_relative_to(data_dir.resolve()):
+        problem = f"{backup} is inside of the store's data folder, and would be lost with it; name a place outside"
+        raise errors.InvalidRequestError([errors.FieldViolation("backup", problem)], problem)
     with writing_to(backup, sys.stdout.buffer) as target:
         return take_backup(data_dir, _catalog_path(settings, data_dir, "backup"), target, _show_progress)
 

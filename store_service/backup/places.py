@@ -1,5 +1,6 @@
 """Places that backups are written to and read from: a folder, a tar archive, or a stream of one."""
 
+import fcntl
 import os
 import shutil
 import tarfile
@@ -85,12 +86,14 @@ def writing_to(where: str, stdout: BinaryIO) -> Iterator[Target]:
         make_directory(path.absolute().parent)
         part = path.with_name(f"{path.name}.incomplete")
         # Its reader reads every tenant's adapters.
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
+            _claim(file, path)
+            file.truncate()
             with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
                 yield TarTarget(archive)
             file.flush()
             os.fsync(file.fileno())
-        part.rename(path)
+            part.rename(path)
         sync_directory(path.absolute().parent)
     elif path.suffix in PACKED_SUFFIXES:
         problem = f"{path}: a backup is a folder or a .tar file; weights do not get smaller when they are packed"
@@ -100,6 +103,16 @@ def writing_to(where: str, stdout: BinaryIO) -> Iterator[Target]:
             raise PreconditionError(f"{path} is not an empty folder; a backup overwrites nothing, name another", where)
         make_directory(path.absolute())
         yield FolderTarget(path)
+
+
+def _claim(file: BinaryIO, path: Path) -> None:
+    """Keep other backups from writing the same file until it is closed; raises PreconditionError where one does."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise PreconditionError(f"another backup to {path} is under way; name another file", str(path)) from exc
+    if path.exists():  # It was renamed after it was opened here.
+        raise PreconditionError(f"{path} exists; a backup overwrites nothing, name another file", str(path))
 
 
 def reading_from(where: str, stdin: BinaryIO) -> Files:

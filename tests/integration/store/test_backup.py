@@ -20,6 +20,7 @@ from shared import errors
 from shared.ids import digest_of
 from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.backup.__main__ import main
+from store_service.backup.places import writing_to
 from store_service.blobs.hold import holding
 from tests.support.checkpoints import adapter
 from tests.support.fake_hub import FakeHub
@@ -269,6 +270,28 @@ def test_nothing_is_overwritten(filled: Path, tmp_path: Path) -> None:
         restore("nowhere", tmp_path / "x"),
     ):
         assert missing.returncode == 3
+
+
+@pytest.mark.parametrize("place", ["backup", "backup.tar", "blobs/backup.tar", "blobs/../backup"])
+def test_a_backup_inside_of_what_it_is_a_backup_of_is_refused(place: str, filled: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(filled, data)
+    before = sorted(data.rglob("*"))
+    done = program("create", data / place, "--data-dir", data)
+    assert done.returncode == 2
+    assert b"inside of the store's data folder" in done.stderr
+    assert sorted(data.rglob("*")) == before
+
+
+def test_two_backups_at_once_never_write_the_same_file(filled: Path, tmp_path: Path) -> None:
+    target = tmp_path / "backup.tar"
+    with writing_to(str(target), io.BytesIO()) as first:
+        first.add("manifest.json", io.BytesIO(b"{}"), 2)
+        done = program("create", target, "--data-dir", filled)
+        assert done.returncode == 5
+        assert b"another backup" in done.stderr
+    with tarfile.open(target) as archive:
+        assert archive.getnames() == ["manifest.json"]
 
 
 def test_a_blob_that_has_rotted_makes_no_backup(filled: Path, tmp_path: Path) -> None:

@@ -111,6 +111,53 @@ def test_experts_are_named_and_are_no_other_base(path: str, tmp_path: Path) -> N
     assert "experts" in violations[0].message
 
 
+@pytest.mark.parametrize("wrapper", ["transformer.", "policy.model.", "llm.model.", "thinker.model.", "a.b.c.model."])
+def test_a_wrapper_that_is_not_known_is_named_and_is_no_other_base(wrapper: str, tmp_path: Path) -> None:
+    draft = adapter(key=lambda path, role: f"{wrapper}{path.removeprefix('model.')}.lora_{role}.weight")
+    violations = check(draft, tmp_path).violations
+    assert codes(violations) == {"UNSUPPORTED_NAME"}
+    assert wrapper.removesuffix("model.") in violations[0].message
+
+
+@pytest.mark.parametrize("tower", ["vision_tower.encoder.", "model.visual.", "audio_tower.", "model.vision_model."])
+def test_towers_that_the_base_has_not_are_named_and_are_no_other_base(tower: str, tmp_path: Path) -> None:
+    draft = adapter()
+    more = {name.replace("model.layers", f"{tower}layers"): tensor for name, tensor in draft.tensors.items()}
+    draft.tensors |= {name.replace("k.", "x."): tensor for name, tensor in more.items()}
+    violations = check(draft, tmp_path).violations
+    assert codes(violations) == {"UNSUPPORTED_MODULE"}
+    assert "tower" in violations[0].message
+
+
+@pytest.mark.parametrize("turned", ["AB", "A", "B"])
+def test_transposed_parts_are_named_and_are_no_other_base(turned: str, tmp_path: Path) -> None:
+    draft = adapter()
+    draft.tensors = {
+        name: np.ascontiguousarray(tensor.T) if any(f"lora_{role}" in name for role in turned) else tensor
+        for name, tensor in draft.tensors.items()
+    }
+    violations = check(draft, tmp_path).violations
+    assert codes(violations) == {"UNSUPPORTED_LAYOUT"}
+    assert "transposed" in violations[0].message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_te_model_layers_0_self_attn_q_proj.lora_down.weight", "model.layers.0.self_attn.q_proj.lora_up.weight",
+        "model.layers.0.self_attn.q_proj.adapter.linear_in.weight", "model.layers.0.self_attn.q_proj.alpha",
+        "model.layers.0.self_attn.q_proj.lora_A.my.v1.weight", "global_step",
+    ],
+)  # fmt: skip
+def test_names_of_other_formats_are_not_taken_for_parameters_of_the_base(name: str, tmp_path: Path) -> None:
+    draft = adapter()
+    draft.tensors[name] = np.ones((2, 2), np.float32)
+    (violation,) = check(draft, tmp_path).violations
+    assert violation.code == "UNSUPPORTED_TENSOR"
+    assert "lora_A.weight" in violation.message
+    assert "modules_to_save" not in violation.message
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
