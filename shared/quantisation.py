@@ -8,6 +8,8 @@ from shared.safetensors_header import TensorEntry
 
 _CONFIGS = ("quantization_config", "compression_config", "quantization")
 """Fields of config.json: transformers', an older one of compressed-tensors, and MLX's."""
+_PARTS = ("thinker_config", "text_config", "llm_config", "language_config")
+"""Configs of text models inside of those of larger ones."""
 _METHODS = {
     "aqlm": "AQLM", "auto-round": "AutoRound", "awq": "AWQ", "bitnet": "BitNet", "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors", "eetq": "EETQ", "exl2": "EXL2", "exl3": "EXL3",
@@ -63,8 +65,8 @@ def _configured(config: Mapping[str, Any]) -> str:
         found = config.get(name)
         if isinstance(found, Mapping) and found:
             return f"{_named(name, found)} (config.json has {name})"
-    text_config = config.get("text_config")
-    return _configured(text_config) if isinstance(text_config, Mapping) else ""
+    parts = (config.get(name) for name in _PARTS)
+    return next((found for part in parts if isinstance(part, Mapping) and (found := _configured(part))), "")
 
 
 def _named(field: str, found: Mapping[str, Any]) -> str:

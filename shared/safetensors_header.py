@@ -27,6 +27,8 @@ DTYPE_BITS: Mapping[str, int] = {
     "U32": 32, "I32": 32, "F32": 32,
     "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+_POINTER = b"version "
+"""The beginning of a pointer of Git LFS, which a clone without LFS has in place of a file."""
 _TENSOR_FIELDS = {"dtype", "shape", "data_offsets"}
 
 
@@ -120,6 +122,9 @@ def _header_length(prefix: bytes, size_bytes: int, subject: str, limits: HeaderL
     file_size = f"a file of {size_bytes} bytes"
     if len(prefix) < PREFIX_BYTES:
         _refuse("FILE_TRUNCATED", subject, file_size, "at least 8 bytes", "it is too short for a header")
+    if prefix == _POINTER:
+        problem = "it is a pointer of Git LFS, which stands for the file; fetch that with `git lfs pull`"
+        _refuse("HEADER_TOO_LARGE", subject, file_size, "a safetensors file", problem)
     length = int(struct.unpack("<Q", prefix)[0])
     if length > limits.max_header_bytes:
         found, expected = f"{length} bytes", f"at most {limits.max_header_bytes} bytes"

@@ -22,6 +22,7 @@ from store_service.admission.settings import AdmissionLimits
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
+_TRANSPOSED = "it lies transposed, as PEFT neither writes nor reads it; save it the other way round"
 _PAIRS: Mapping[ModuleKind, tuple[Role, Role]] = {
     ModuleKind.LINEAR: (Role.A, Role.B),
     ModuleKind.EMBEDDING: (Role.EMBEDDING_A, Role.EMBEDDING_B),
@@ -87,7 +88,7 @@ def check_tensors(
         loaded_as = {other + module.path.removeprefix(beginning) for other in others}
         name = next((n for found in roles.values() if (n := found.parsed.path) in loaded_as), module.path)
         problems = list(_check_module(module, name, roles, settings, base, limits))
-        num_misfits += any(problem.code == "SHAPE_MISMATCH" for problem in problems)
+        num_misfits += any(p.code == "SHAPE_MISMATCH" and _TRANSPOSED not in p.message for p in problems)
         violations.extend(problems)
         if not problems:
             planned[module.path] = _plan(module, name, roles, settings)
@@ -233,8 +234,7 @@ def _check_shapes(
         shape, name = found.tensor.shape, found.tensor.entry.name
         expected_shape, rank_axis = expectations[role]
         if shape != expected_shape and shape[::-1] == expected_shape:
-            problem = "it lies transposed, as PEFT neither writes nor reads it; save it the other way round"
-            yield Violation.of("UNSUPPORTED_LAYOUT", name, str(list(shape)), str(list(expected_shape)), problem)
+            yield Violation.of("SHAPE_MISMATCH", name, str(list(shape)), str(list(expected_shape)), _TRANSPOSED)
             continue
         if any(size != shape[axis] for axis, size in enumerate(expected_shape) if axis != rank_axis):
             problem = f"its shape does not fit {module.path} of the base"

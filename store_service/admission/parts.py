@@ -193,7 +193,7 @@ def _note_unknown(
         parts.violations.append(Violation.of("UNSUPPORTED_LAYOUT", entry.name, parsed.path, expected, problem))
     elif is_other_part(parsed.path):
         parts.other_layouts.add(parsed.path)
-        parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, _TOWER))
+        parts.violations.append(Violation.of("UNKNOWN_MODULE", entry.name, parsed.path, expected, _TOWER))
     elif (inner := _inside(parsed.path, modules)) is not None:
         wrapper, path = inner
         parts.other_layouts.add(parsed.path)

@@ -25,6 +25,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "no header at all": (struct.pack("<Q", 0), "HEADER_NOT_JSON"),
     "header longer than the file": (struct.pack("<Q", 50) + b"{}", "FILE_TRUNCATED"),
     "header of 2^63 bytes": (struct.pack("<Q", 2**63) + b"{}", "HEADER_TOO_LARGE"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "HEADER_TOO_LARGE"),
     "a pickle": (b"PK\x03\x04aaaaaaaaaaaaaaaa", "HEADER_TOO_LARGE"),
     "a list": (file_of(b"[]"), "HEADER_NOT_JSON"),
     "a leading space": (file_of(b" {}"), "HEADER_NOT_JSON"),

@@ -72,11 +72,11 @@ def refusal(folder: Path) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("place", ["quantization_config", "text_config"])
+@pytest.mark.parametrize("place", ["quantization_config", "text_config", "llm_config", "language_config"])
 @pytest.mark.parametrize("method", CONFIGS)
 def test_a_config_names_its_method_wherever_it_stands(method: str, place: str, tmp_path: Path) -> None:
     inner = {"quantization_config": CONFIGS[method]}
-    config = inner if place == "quantization_config" else {"text_config": inner}
+    config = inner if place == "quantization_config" else {place: inner}
     assert f"quantised by {method} (config.json has quantization_config)" in refusal(
         write(tmp_path / "m", config, WHOLE)
     )

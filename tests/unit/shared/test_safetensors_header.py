@@ -26,6 +26,11 @@ def test_a_broken_file_is_refused_with_its_code(file: bytes, code: str) -> None:
     assert code in codes_of(file)
 
 
+def test_a_pointer_of_git_lfs_is_told_as_such() -> None:
+    with pytest.raises(InvalidAdapterError, match="git lfs pull"):
+        parse(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
 def test_entries_come_in_file_order_with_positions_from_the_files_beginning() -> None:
     header = json.dumps(GOOD | {"__metadata__": {"format": "pt"}}).encode()
     parsed = parse(file_of(header, bytes(12)))

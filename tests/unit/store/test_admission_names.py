@@ -125,7 +125,7 @@ def test_towers_that_the_base_has_not_are_named_and_are_no_other_base(tower: str
     more = {name.replace("model.layers", f"{tower}layers"): tensor for name, tensor in draft.tensors.items()}
     draft.tensors |= {name.replace("k.", "x."): tensor for name, tensor in more.items()}
     violations = check(draft, tmp_path).violations
-    assert codes(violations) == {"UNSUPPORTED_MODULE"}
+    assert codes(violations) == {"UNKNOWN_MODULE"}
     assert "tower" in violations[0].message
 
 
@@ -137,7 +137,7 @@ def test_transposed_parts_are_named_and_are_no_other_base(turned: str, tmp_path:
         for name, tensor in draft.tensors.items()
     }
     violations = check(draft, tmp_path).violations
-    assert codes(violations) == {"UNSUPPORTED_LAYOUT"}
+    assert codes(violations) == {"SHAPE_MISMATCH"}
     assert "transposed" in violations[0].message
 
 
