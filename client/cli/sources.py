@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from shared.errors import FieldViolation, InvalidRequestError
 
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _OTHER_KINDS = ("datasets", "spaces", "collections", "papers", "docs", "buckets")
@@ -100,8 +100,8 @@ def _checked(text: str, expected: str, repo_id: str, revision: str, subfolder: s
     if len(parts) != 2 or not all(parts):
         raise _bad_source(text, expected)
     for part in parts:
-        if not _PART.fullmatch(part) or ".." in part or part.endswith((".", "-", ".git")):
-            letters = "letters, digits, '.', '_' and '-'"
+        if not _PART.fullmatch(part) or ".." in part or "--" in part or part.endswith((".", "-", ".git")):
+            letters = "letters, digits, '_', and single '.' and '-' inside"
             raise _bad_source(text, f"{expected}; {part!r} is no name on the hub, which has {letters}")
     if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise _bad_source(text, f"{expected}; {revision!r} is no branch, tag or commit")

@@ -4,6 +4,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from client.cli.app import run
 from client.cli.catalogue_commands import parse_labels
@@ -198,3 +202,20 @@ def test_what_is_no_repository_is_refused_in_one_line(text: str, said: str) -> N
         parse_source(text)
     (line,) = error_lines(raised.value)
     assert said in line
+
+
+@given(st.text("aZ9_-. /", min_size=1, max_size=7), st.text("aZ9_-.", min_size=1, max_size=7))
+@example("_a", "_b_")
+@example("a", "b--c")
+def test_names_of_repositories_are_those_that_the_hubs_own_library_takes(owner: str, name: str) -> None:
+    repo_id = f"{owner}/{name}"
+    try:
+        validate_repo_id(repo_id)
+        is_valid = not owner.endswith((".", "-"))  # The hub has no such owner, though its library would ask.
+    except HFValidationError:
+        is_valid = False
+    try:
+        found = parse_source(f"hf:{repo_id}") == HubName(repo_id)
+    except errors.InvalidRequestError:
+        found = False
+    assert found == is_valid
