@@ -13,7 +13,7 @@ from client.blocking import BlockingHotslotClient
 from client.cli import options
 from client.cli.options import JsonOption, StoreOption, TenantOption, WorkerOption, open_client, parse_selection
 from client.cli.output import print_event, say
-from client.cli.prompts import bound_of, chat_prompt, input_lines, standard_input
+from client.cli.prompts import bound_of, chat_prompt, input_lines, refuse_without_chat, standard_input
 from client.cli.rendering import human_duration, short_digest
 from client.types.generation import (
     DEFAULT_MAX_TOKENS,
@@ -109,6 +109,10 @@ def generate(
         raise EmptyPromptError  # with a chat template around it, the model would answer something
     with open_client(store=store, worker=worker, tenant=tenant, route=route) as client:
         as_chat = client.worker.model_info().has_chat_template if chat is None else chat
+        if not as_chat:
+            refuse_without_chat(
+                {"--system": system, "--prefill": prefill, "--tools": tools, "--template-arg": template_arg}
+            )
         system_turns = (ChatMessage("system", system),) if system else ()
         messages = (*system_turns, ChatMessage("user", text))
         request = GenerationRequest(

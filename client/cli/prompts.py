@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ def chat_prompt(
         template_arguments=dict(parse_argument(text) for text in template_arguments),
         allow_special_tokens=allow_special_tokens,
     )
+
+
+def refuse_without_chat(options: Mapping[str, object]) -> None:
+    """Raise InvalidRequestError for an option that is given, by its name, and that a prompt without a chat drops."""
+    for name, value in options.items():
+        if value:
+            problem = "needs the chat template: leave it out, or --raw, with a model that has a template"
+            raise InvalidRequestError([FieldViolation(name, problem)])
 
 
 def parse_argument(text: str) -> tuple[str, object]:

@@ -291,6 +291,13 @@ def test_answers_of_commands_are_bounded_as_those_of_the_client(hotslot: Run, se
     assert bounds == [(0, DEFAULT_MAX_TOKENS), (0, 0), (9, DEFAULT_MAX_TOKENS)]
 
 
+@pytest.mark.parametrize("option", ["--system", "--prefill", "--tools", "--template-arg"])
+def test_what_only_a_chat_has_is_not_dropped_from_a_raw_prompt(hotslot: Run, option: str) -> None:
+    code, out, err = hotslot("generate", "--raw", option, "x=1", "Hi")
+    assert (code, out) == (2, "")
+    assert f"{option}: needs the chat template" in err
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
