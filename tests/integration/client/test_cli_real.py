@@ -92,7 +92,7 @@ BAD_ADAPTERS: list[tuple[str, dict[str, object], Callable[[Path], None] | None, 
     ("no JSON", {}, no_config, 4, "adapter_config.json"),
     ("empty config", {}, empty_config, 4, "adapter_config.json"),
     ("rank too large", {"rank": 300}, None, 4, "300"),
-    ("unknown base", {"base": "nobody/knows"}, None, 3, "base model 'nobody/knows' is not registered"),
+    ("unknown base", {"base": "nobody/knows"}, None, 2, "'nobody/knows', which is not registered; its tensors fit"),
     ("dora", {"use_dora": True}, None, 4, "dora"),
 ]
 
@@ -178,7 +178,7 @@ def test_show_prints_the_whole_manifest_with_the_summary_first(
     version = document["version"]
     assert sorted(version) == [
         "adapter", "base_model", "base_model_digest", "config_json", "create_time", "digest", "dtype", "max_rank",
-        "modules", "source", "tags", "weights_digest", "weights_size_bytes",
+        "modules", "source", "tags", "warnings", "weights_digest", "weights_size_bytes",
     ]  # fmt: skip
     assert [(m["path"], m["rank"], m["scaling"]) for m in version["modules"]] == [(path, 4, 2.0) for path in PATHS]
 
