@@ -298,7 +298,7 @@ async def test_a_store_with_another_catalog_does_not_take_the_objects_for_garbag
     url = f"file://{tmp_path / 'objects'}"
     async with start(blob_url=url) as store:
         await store.push(draft(0), "bot")
-    with pytest.raises(errors.StoreUnavailableError, match="another catalog"):
+    with pytest.raises(errors.StoreUnavailableError, match="and there is no catalog; nothing was removed"):
         async with open_store(tmp_path / "other", blob_url=url):
             pass
     assert len([path for path in (tmp_path / "objects" / "blobs").rglob("*") if path.is_file()]) == 1
