@@ -54,7 +54,10 @@ class Checkpoint:
     def loaded(self, spec: BaseSpec) -> dict[str, bool]:
         """Whether each linear of the spec is one of the text model that is loaded."""
         paths = loaded_paths(self.model, spec.modules)
-        text = {id(module) for module in self.model.get_decoder().modules()}
+        decoder = self.model.get_decoder()
+        if not isinstance(decoder, transformers.PreTrainedModel):  # ModernBERT calls its head the decoder
+            decoder = self.model.base_model
+        text = {id(module) for module in decoder.modules()}
         text.add(id(self.model.get_output_embeddings()))
         modules = dict(self.model.named_modules())
         return {
