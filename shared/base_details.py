@@ -19,6 +19,8 @@ class BaseDetails:
     companions: Companions = field(default_factory=Companions)
     layers: Mapping[str, int] = field(default_factory=dict)
     """Numbers in its config that decide which layers of the checkpoint are loaded (`shared/loaded_modules.py`)."""
+    attention: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of heads and their size, by their names in most configs: the rows of fused queries, keys and values."""
 
     def to_json(self) -> str:
         """As text that `details_from_json` reads; the same for equal ones."""
@@ -26,6 +28,7 @@ class BaseDetails:
             "bias_paths": sorted(self.bias_paths),
             "companions": json.loads(self.companions.to_json()),
             **({"layers": dict(self.layers)} if self.layers else {}),
+            **({"attention": dict(self.attention)} if self.attention else {}),
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
@@ -38,7 +41,8 @@ class BaseDetails:
         """Whether more files were there when these were read, or a newer version read them."""
         if other is None or len(self.companions.files) > len(other.companions.files):
             return True
-        return len(self.companions.files) == len(other.companions.files) and len(self.layers) > len(other.layers)
+        numbers, theirs = len(self.layers) + len(self.attention), len(other.layers) + len(other.attention)
+        return len(self.companions.files) == len(other.companions.files) and numbers > theirs
 
 
 def details_from_json(text: str) -> BaseDetails | None:
@@ -54,11 +58,12 @@ def details_from_json(text: str) -> BaseDetails | None:
     return BaseDetails(
         bias_paths=frozenset(paths),
         companions=companions_from_json(json.dumps(document.get("companions", {})).encode()),
-        layers=_numbers(document.get("layers", {})),
+        layers=_numbers("layers", document.get("layers", {})),
+        attention=_numbers("attention", document.get("attention", {})),
     )
 
 
-def _numbers(found: object) -> dict[str, int]:
+def _numbers(name: str, found: object) -> dict[str, int]:
     if not isinstance(found, dict) or not all(type(number) is int and number >= 0 for number in found.values()):
-        raise StrictJsonError("layers is no object of numbers")
+        raise StrictJsonError(f"{name} is no object of numbers")
     return found

@@ -18,7 +18,7 @@ from shared.base_details import BaseDetails
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from shared.companions import GENERATION_CONFIG, read_companions
 from shared.errors import FieldViolation, InvalidAdapterError, InvalidRequestError
-from shared.loaded_modules import layer_numbers, with_absences
+from shared.loaded_modules import attention_numbers, layer_numbers, with_absences
 from shared.quantisation import method_of
 from shared.safetensors_header import HeaderLimits, TensorEntry, read_header_of
 from shared.weight_values import STORAGE, values_digest
@@ -119,7 +119,7 @@ def _details(folder: Path, config: Mapping[str, Any], parameters: Iterable[str])
         ids = [i for value in found for i in (value if isinstance(value, list) else [value]) if type(i) is int]
         companions = replace(companions, end_token_ids=tuple(sorted(set(ids))))
     biases = frozenset(name.removesuffix(".bias") for name in parameters if name.endswith(".bias"))
-    return BaseDetails(biases, companions, layer_numbers(config)).within_bounds()
+    return BaseDetails(biases, companions, layer_numbers(config), attention_numbers(config)).within_bounds()
 
 
 def _read_parameters(folder: Path) -> dict[str, _Parameter]:

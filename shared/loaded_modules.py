@@ -30,6 +30,7 @@ _TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config
 _TEXT_MODELS = ("model.language_model.", "model.text_model.")
 """What transformers 5 has before the text model's paths in multimodal models, whatever their checkpoints have."""
 _SHARED_COUNT = "num_kv_shared_layers"
+_HEADS, _KEY_HEADS, _HEAD_SIZE = "num_attention_heads", "num_key_value_heads", "head_dim"
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 REASONS: Mapping[Absence, str] = {
@@ -105,6 +106,32 @@ def layer_numbers(config: Mapping[str, Any]) -> dict[str, int]:
     found = {_LAYER_COUNTS[0]: next(iter(numbers.values()))} if numbers else {}
     shared = text_config.get(_SHARED_COUNT)
     return {**found, _SHARED_COUNT: shared} if found and type(shared) is int else found
+
+
+def attention_numbers(config: Mapping[str, Any]) -> dict[str, int]:
+    """The numbers of heads for queries and for keys, and the size of one; empty where the config lacks them.
+
+    As transformers 5 (models/phi3/modeling_phi3.py) where one is left out: as many heads for keys as for queries, and
+    heads that share the hidden size.
+    """
+    text_config = _text_config(config)
+    heads = text_config.get(_HEADS)
+    if type(heads) is not int or heads <= 0:
+        return {}
+    key_heads, size = text_config.get(_KEY_HEADS), text_config.get(_HEAD_SIZE)
+    hidden_size = text_config.get("hidden_size")
+    if size is None and type(hidden_size) is int:
+        size = hidden_size // heads
+    found = {_HEADS: heads, _KEY_HEADS: heads if key_heads is None else key_heads, _HEAD_SIZE: size}
+    numbers = {name: number for name, number in found.items() if type(number) is int and number > 0}
+    return numbers if len(numbers) == len(found) else {}
+
+
+def query_and_key_rows(numbers: Mapping[str, int]) -> tuple[int, int] | None:
+    """Rows of the projection of queries, and of that of keys, by `attention_numbers`; None where it has none."""
+    if not numbers.keys() >= {_HEADS, _KEY_HEADS, _HEAD_SIZE}:
+        return None
+    return numbers[_HEADS] * numbers[_HEAD_SIZE], numbers[_KEY_HEADS] * numbers[_HEAD_SIZE]
 
 
 def may_lack(spec: BaseSpec, module: BaseModule) -> bool:

@@ -23,12 +23,13 @@ from shared.pickle_advice import conversion_command
 from shared.safetensors_header import Header, read_header
 from shared.strict_json import StrictJsonError
 from store_service.admission.beside import judge_companions
-from store_service.admission.checks import AdapterPlan, check_tensors
+from store_service.admission.checks import check_tensors
 from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.patterns import PatternError
+from store_service.admission.planned import AdapterPlan
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.shards import check_shards, open_shards, shard_names
 from store_service.admission.values import check_copies, check_finite, check_tie

@@ -5,7 +5,7 @@ be what rank and base say. All violations are collected; a plan is complete only
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from shared.errors import Violation
@@ -17,7 +17,9 @@ from store_service.admission.default_targets import with_defaults
 from store_service.admission.keys import BACKBONES, HEAD_ALIASES, Role
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.naming import check_naming
-from store_service.admission.parts import BaseCopy, Found, Parts, StoredTensor, base_copies, sort_tensors
+from store_service.admission.parts import Found, Parts, base_copies
+from store_service.admission.planned import AdapterPlan, PlannedModule, Tie
+from store_service.admission.regrouping import read_parts, regrouped
 from store_service.admission.settings import AdmissionLimits
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
@@ -29,42 +31,13 @@ _PAIRS: Mapping[ModuleKind, tuple[Role, Role]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedModule:
-    """One module that the adapter will change."""
-
-    path: str
-    rank: int
-    scaling: float
-    a: StoredTensor
-    b: StoredTensor
-    bias: StoredTensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tie:
-    """An embedding and the head that is tied to it; their parts must be each other's transposes."""
-
-    embedding: PlannedModule
-    head: PlannedModule
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterPlan:
-    """What to publish, and what its values must still show."""
-
-    modules: tuple[PlannedModule, ...]
-    """In the base's layer order."""
-    copies: tuple[BaseCopy, ...]
-    tie: Tie | None
-
-
 def check_tensors(
     header: Header, settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
 ) -> tuple[AdapterPlan, list[Violation]]:
     """What to publish, and everything that names, shapes and types say against it."""
-    base = completed(base)
-    parts = sort_tensors(header, base)
+    own_base = completed(base)
+    parts, form = read_parts(header, own_base)
+    base = form.base
     violations = parts.violations
     violations.extend(check_naming(parts, base))
     targets = with_defaults(settings.targets, base.model_type)
@@ -99,9 +72,11 @@ def check_tensors(
         violations.append(
             Violation.of("NO_ADAPTER", "the checkpoint", f"{len(header.tensors)} tensors", expected, "it is empty")
         )
+    modules, problems = regrouped(planned, form, own_base, limits.max_rank)
+    violations.extend(problems)
     tied = [planned[path] for path in _tied_paths(settings, base) if path in planned]
     tie = Tie(*tied) if len(tied) == 2 else None
-    return AdapterPlan(tuple(planned.values()), base_copies(parts, base.by_path()), tie), violations
+    return AdapterPlan(modules, base_copies(parts, base.by_path()), tie), violations
 
 
 def _tied_paths(settings: LoraSettings, base: BaseSpec) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from shared.base_spec import BaseSpec, ModuleKind
 from shared.loaded_modules import completed
 from shared.safetensors_header import Header
 from store_service.admission.keys import Role
-from store_service.admission.parts import Found, sort_tensors
+from store_service.admission.parts import Found
+from store_service.admission.regrouping import read_parts
 
 _COPIES = re.compile(
     r"[-_.](?:unsloth|bnb|4bit|8bit|int4|int8|w4a16|w8a8|w8a16|fp8|fp16|bf16|fp32|nf4|gptq|awq|gguf|hqq|quantized|dynamic"
@@ -17,11 +18,10 @@ _COPIES = re.compile(
 
 def fits(header: Header, base: BaseSpec) -> bool:
     """Whether every adapter's part has a module of the base, of its size; ranks and the config are another matter."""
-    base = completed(base)
-    parts = sort_tensors(header, base)
+    parts, form = read_parts(header, completed(base))
     if parts.unknown_paths or parts.other_layouts or not parts.by_path:
         return False
-    modules = base.by_path()
+    modules = form.base.by_path()
     return all(
         _fits(found, role, modules[path].in_features, modules[path].out_features, modules[path].kind)
         for path, roles in parts.by_path.items()

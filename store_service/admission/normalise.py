@@ -6,6 +6,7 @@ all become F32, which holds the others exactly. Memory stays at a few slices, ho
 """
 
 import json
+import math
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,12 +22,10 @@ from shared.manifest import (
     WEIGHTS_FORMAT,
     WEIGHTS_FORMAT_WITH_BIASES,
 )
-from shared.safetensors_header import PREFIX_BYTES
-from shared.weight_values import float32_bits
-from store_service.admission.checks import PlannedModule
-from store_service.admission.parts import StoredTensor
-from store_service.admission.slices import tensor_slices
-from store_service.admission.values import count_not_finite, has_nonzero, not_finite
+from shared.safetensors_header import PREFIX_BYTES, TensorEntry
+from store_service.admission.planned import ServedModule, WrittenTensor
+from store_service.admission.slices import block_slices
+from store_service.admission.values import has_nonzero, not_finite
 
 DATA_ALIGNMENT_BYTES = 64
 OVERLAP_FROM_BYTES = 8 * 1024 * 1024
@@ -43,7 +42,7 @@ class WeightsPlan:
     header: bytes
     """The file's first bytes: length and JSON, padded."""
     size_bytes: int
-    modules: tuple[PlannedModule, ...]
+    modules: tuple[ServedModule, ...]
 
 
 @dataclass(slots=True)
@@ -56,9 +55,9 @@ class Written:
     """False where no module changes anything, whatever its input."""
 
 
-def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
+def plan_weights(modules: tuple[ServedModule, ...]) -> WeightsPlan:
     """Lay out the file for modules in layer order."""
-    dtypes = {tensor.entry.dtype for module in modules for _, tensor in _tensors(module)}
+    dtypes = {dtype for module in modules for _, tensor in _tensors(module) for dtype in tensor.dtypes}
     dtype = dtypes.pop() if len(dtypes) == 1 else "F32"
     has_biases = any(module.bias is not None for module in modules)
     weights_format = WEIGHTS_FORMAT_WITH_BIASES if has_biases else WEIGHTS_FORMAT
@@ -66,7 +65,7 @@ def plan_weights(modules: tuple[PlannedModule, ...]) -> WeightsPlan:
     position = 0
     for module in modules:
         for suffix, tensor in _tensors(module):
-            end = position + tensor.entry.num_elements * DTYPE_SIZES_BYTES[dtype]
+            end = position + math.prod(tensor.shape) * DTYPE_SIZES_BYTES[dtype]
             document[module.path + suffix] = {
                 "dtype": dtype,
                 "shape": list(tensor.shape),
@@ -108,24 +107,32 @@ def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> W
 
 def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> Written:
     written = Written()
+    entries: dict[str, TensorEntry] = {}
+    bad: dict[str, dict[int, int]] = {}
+    """By tensor: values that are not finite, by the first row of what was read, which several modules may share."""
     write(plan.header)
     for module in plan.modules:
         set_ends: set[str] = set()
         for end, tensor in _tensors(module):
-            entry, num_bad = tensor.entry, 0
-            for bits in tensor_slices(file, tensor):
-                num_bad += count_not_finite(entry.dtype, bits)
-                if end not in set_ends and has_nonzero(bits):
-                    set_ends.add(end)
-                converted = bits if entry.dtype == plan.dtype else float32_bits(bits, entry.dtype)
-                write(converted.data.cast("B"))
-            written.violations.extend(not_finite(entry, num_bad))
+            for block in tensor.blocks:
+                num_bad = 0
+                for bits, num_more in block_slices(file, block, plan.dtype):
+                    num_bad += num_more
+                    if end not in set_ends and has_nonzero(bits):
+                        set_ends.add(end)
+                    write(bits.data.cast("B"))
+                if num_bad and block.tensor is not None:
+                    entry = block.tensor.entry
+                    entries[entry.name] = entry
+                    bad.setdefault(entry.name, {})[block.rows.start] = num_bad
         if module.scaling and (LORA_B_BIAS in set_ends or {LORA_A, LORA_B} <= set_ends):
             written.has_effect = True
+    for name, entry in entries.items():
+        written.violations.extend(not_finite(entry, sum(bad[name].values())))
     return written
 
 
-def _tensors(module: PlannedModule) -> list[tuple[str, StoredTensor]]:
+def _tensors(module: ServedModule) -> list[tuple[str, WrittenTensor]]:
     """A module's tensors in the order in which they are written, each with the end of its name."""
     pair = [(LORA_A, module.a), (LORA_B, module.b)]
     return pair if module.bias is None else [*pair, (LORA_B_BIAS, module.bias)]

@@ -185,7 +185,7 @@ def _note_unknown(
         parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))
         return
     expected = f"a module of {base.name}"
-    differences = (layout_difference(path, modules, has_experts) for path in candidate_paths(parsed.path))
+    differences = (layout_difference(path, base, modules, has_experts) for path in candidate_paths(parsed.path))
     difference = next((found for found in differences if found), "")
     if difference:
         parts.other_layouts.add(parsed.path)

@@ -1,47 +1,111 @@
 """A tensor's elements in PEFT's order, a few MiB at a time, however large it is and however it lies in its file."""
 
+import math
 from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
 
 from shared.safetensors_header import TensorEntry
-from shared.weight_values import STORAGE, Bits
+from shared.weight_values import STORAGE, Bits, float32_bits
 from store_service.admission.parts import StoredTensor
+from store_service.admission.planned import Block
 from store_service.execution.unwanted import stop_if_unwanted
 
+_EXPONENT_BITS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 SLICE_BYTES = 2 * 1024 * 1024
 """What is read and converted at once."""
 BLOCK_BYTES = 16 * 1024 * 1024
 """What of a transposed tensor is put together at once. Each block reads the tensor once, so larger ones read less."""
 
 
-def entry_slices(file: BinaryIO, entry: TensorEntry) -> Iterator[Bits]:
-    """A tensor's elements in the order in which they are stored."""
+def entry_slices(file: BinaryIO, entry: TensorEntry, elements: range | None = None) -> Iterator[Bits]:
+    """A tensor's elements, or a run of them, in the order in which they are stored."""
+    run = elements if elements is not None else range(entry.num_elements)
     slice_elements = SLICE_BYTES // np.dtype(STORAGE[entry.dtype]).itemsize
-    for begin in range(0, entry.num_elements, slice_elements):
-        yield _read(file, entry, begin, min(slice_elements, entry.num_elements - begin))
+    for begin in range(run.start, run.stop, slice_elements):
+        yield _read(file, entry, begin, min(slice_elements, run.stop - begin))
 
 
-def tensor_slices(file: BinaryIO, tensor: StoredTensor) -> Iterator[Bits]:
-    """A tensor's elements in PEFT's order."""
+def tensor_slices(file: BinaryIO, tensor: StoredTensor, rows: range | None = None) -> Iterator[Bits]:
+    """The elements of a tensor, or of a run of its rows, in PEFT's order."""
     if not tensor.is_transposed or len(tensor.entry.shape) != 2:
-        yield from entry_slices(file, tensor.entry)
+        columns = _columns(tensor)
+        elements = range(rows.start * columns, rows.stop * columns) if rows is not None else None
+        yield from entry_slices(file, tensor.entry, elements)
         return
     slice_elements = SLICE_BYTES // np.dtype(STORAGE[tensor.entry.dtype]).itemsize
-    for block in _transposed_blocks(file, tensor.entry):
+    for block in _transposed_blocks(file, tensor.entry, rows if rows is not None else range(tensor.shape[0])):
         for begin in range(0, block.size, slice_elements):
             yield block[begin : begin + slice_elements]
 
 
-def _transposed_blocks(file: BinaryIO, entry: TensorEntry) -> Iterator[Bits]:
-    """The transpose of a matrix in runs of its rows, or of parts of a row where one alone is larger than a block."""
-    num_columns, num_rows = entry.shape
+def block_slices(file: BinaryIO, block: Block, dtype: str) -> Iterator[tuple[Bits, int]]:
+    """A block's elements in an element type that holds them exactly, and how many of those read are not finite."""
+    if block.tensor is None:
+        yield from ((zeros, 0) for zeros in _zeros(len(block.rows) * max(1, block.left + block.right), dtype))
+        return
+    stored = block.tensor.entry.dtype
+    slices = tensor_slices(file, block.tensor, block.rows)
+    if block.is_as_stored:
+        for bits in slices:
+            yield (bits if stored == dtype else float32_bits(bits, stored)), count_not_finite(stored, bits)
+        return
+    columns = _columns(block.tensor)
+    width = block.left + columns + block.right
+    num_rows = max(1, SLICE_BYTES // (np.dtype(STORAGE[dtype]).itemsize * width))
+    for rows in _whole_rows(slices, columns):
+        for begin in range(0, len(rows), num_rows):
+            bits = _scaled(rows[begin : begin + num_rows], stored, dtype, block.factor)
+            placed = np.zeros((len(bits), width), STORAGE[dtype])
+            placed[:, block.left : block.left + columns] = bits
+            yield placed.reshape(-1), count_not_finite(dtype, bits)
+
+
+def count_not_finite(dtype: str, bits: Bits) -> int:
+    """How many elements are NaN or infinity."""
+    exponent = _EXPONENT_BITS[dtype]
+    return int(np.count_nonzero((bits & bits.dtype.type(exponent)) == exponent))
+
+
+def _columns(tensor: StoredTensor) -> int:
+    return math.prod(tensor.shape[1:])
+
+
+def _zeros(num_elements: int, dtype: str) -> Iterator[Bits]:
+    slice_elements = SLICE_BYTES // np.dtype(STORAGE[dtype]).itemsize
+    for begin in range(0, num_elements, slice_elements):
+        yield np.zeros(min(slice_elements, num_elements - begin), STORAGE[dtype])
+
+
+def _whole_rows(slices: Iterator[Bits], columns: int) -> Iterator[Bits]:
+    """The same elements as matrices of whole rows."""
+    rest: Bits | None = None
+    for bits in slices:
+        joined = bits if rest is None or not rest.size else np.concatenate([rest, bits])
+        num_whole = joined.size // columns * columns
+        if num_whole:
+            yield joined[:num_whole].reshape(-1, columns)
+        rest = joined[num_whole:]
+
+
+def _scaled(bits: Bits, stored: str, dtype: str, factor: float) -> Bits:
+    """Values times a power of two, which changes no mantissa. F16 becomes F32 first, which holds every product."""
+    if factor == 1.0:
+        return bits if stored == dtype else float32_bits(bits, stored)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = (float32_bits(bits, stored).view(np.float32) * np.float32(factor)).view(np.uint32)
+    return product if dtype == "F32" else (product >> np.uint32(16)).astype(np.uint16)
+
+
+def _transposed_blocks(file: BinaryIO, entry: TensorEntry, rows: range) -> Iterator[Bits]:
+    """Rows of the transpose of a matrix, in runs, or in parts of a row where one alone is larger than a block."""
+    num_columns = entry.shape[0]
     block_elements = BLOCK_BYTES // np.dtype(STORAGE[entry.dtype]).itemsize
     block_rows, block_columns = max(1, block_elements // num_columns), min(num_columns, block_elements)
-    for row in range(0, num_rows, block_rows):
+    for row in range(rows.start, rows.stop, block_rows):
         for column in range(0, num_columns, block_columns):
-            shape = min(block_rows, num_rows - row), min(block_columns, num_columns - column)
+            shape = min(block_rows, rows.stop - row), min(block_columns, num_columns - column)
             yield _transposed(file, entry, row, column, shape).reshape(-1)
 
 

@@ -4,22 +4,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-import numpy as np
-
 from shared.errors import Violation
 from shared.safetensors_header import TensorEntry
 from shared.weight_values import STORAGE, Bits, float32_bits, values_digest
-from store_service.admission.checks import Tie
 from store_service.admission.parts import BaseCopy, StoredTensor
-from store_service.admission.slices import entry_slices, tensor_slices
-
-_EXPONENT_BITS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
-
-
-def count_not_finite(dtype: str, bits: Bits) -> int:
-    """How many elements are NaN or infinity."""
-    exponent = _EXPONENT_BITS[dtype]
-    return int(np.count_nonzero((bits & bits.dtype.type(exponent)) == exponent))
+from store_service.admission.planned import Tie
+from store_service.admission.slices import count_not_finite, entry_slices, tensor_slices
 
 
 def has_nonzero(bits: Bits) -> bool:

@@ -4,13 +4,14 @@ import copy
 import json
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shared.base_details import BaseDetails
 from shared.base_spec import BaseModule, BaseSpec, ModuleKind
 from store_service.admission.admit import Checkpoint
 
@@ -34,6 +35,23 @@ def base_spec(name: str = "acme/tiny", num_layers: int = 2, fingerprint: str = "
             modules.append(BaseModule(f"model.layers.{layer}.{part}", ModuleKind.LINEAR, num_in, num_out))
     modules.append(BaseModule("lm_head", ModuleKind.LINEAR, HIDDEN, VOCAB))
     return BaseSpec(name, "llama", fingerprint, tuple(modules))
+
+
+def fused_base_spec(name: str = "acme/tiny-fused", num_layers: int = 2) -> BaseSpec:
+    """The same base with queries, keys and values as one linear, gate and up as another, as a Phi-3 has them."""
+    spec = base_spec(name, num_layers)
+    joined = {"q_proj": ("qkv_proj", HIDDEN + 2 * KV), "gate_proj": ("gate_up_proj", 2 * INTERMEDIATE)}
+    modules = []
+    for module in spec.modules:
+        if module.name in joined:
+            leaf, num_out = joined[module.name]
+            path = module.path.removesuffix(module.name) + leaf
+            modules.append(BaseModule(path, ModuleKind.LINEAR, HIDDEN, num_out))
+        elif module.name not in ("k_proj", "v_proj", "up_proj"):
+            modules.append(module)
+    attention = {"num_attention_heads": HIDDEN // KV, "num_key_value_heads": 1, "head_dim": KV}
+    details = BaseDetails(attention=attention)
+    return replace(spec, model_type="phi3", modules=tuple(modules), details=details)
 
 
 @dataclass
