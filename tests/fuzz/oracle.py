@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from shared.safetensors_header import Header
 from store_service.admission.lora_settings import LoraSettings
 from tests.fuzz.packed import Packed
 from tests.fuzz.target import OracleError, require
+from tests.support.checkpoints import HIDDEN, INTERMEDIATE, KV
 
 NUMPY_DTYPES = {"F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL", "C64"}
 """What the library's numpy flavour can hold."""
@@ -29,6 +30,15 @@ _KEY = re.compile(
     r"(?:.*\blayers\.(?P<layer>\d+)\.)?(?:.*\.)?(?P<leaf>[^.]+)\.lora_(?:embedding_)?(?P<role>[abAB])"
     r"(?:\.(?!weight|bias)[^.]+){0,2}(?P<last>\.weight|\.bias)?"
 )
+ROWS = {
+    "qkv_proj": {"q_proj": HIDDEN, "k_proj": KV, "v_proj": KV},
+    "gate_up_proj": {"gate_proj": INTERMEDIATE, "up_proj": INTERMEDIATE},
+}
+"""Of the fused base's linears, and of those that adapters for it have."""
+GROUPS = tuple(frozenset({fused, *parts}) for fused, parts in ROWS.items())
+ATTENTION = frozenset({"qkv_proj", *ROWS["qkv_proj"]})
+Place = tuple[int | None, str]
+"""A layer, and the last part of a path."""
 _OTHER_LEAVES = {
     "output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj", "unembed_tokens": "lm_head",
 }  # fmt: skip
@@ -115,9 +125,19 @@ def check_version(packed: Packed, manifest: Manifest, blob: bytes, base: BaseSpe
     require("sha256:" + hashlib.sha256(blob).hexdigest() == manifest.weights_digest, "another digest")
     require(len(blob) == manifest.weights_size_bytes, "another size")
     stored, given = library_tensors(blob), library_tensors(packed.weights)
-    expected = {_identity(name): _tensor(name, *found, manifest.dtype) for name, found in given.items()}
-    require(len(expected) == len(given), f"two tensors for one place were admitted: {sorted(given)}")
-    found = {_identity(name): tensor for name, tensor in stored.items()}
+    document = json.loads(packed.config)
+    identities = {name: _identity(name) for name in (*given, *stored)}
+    require(len({identities[n] for n in given}) == len(given), f"two tensors for one place: {sorted(given)}")
+    theirs, ours = {identities[name][1] for name in given}, {identities[name][1] for name in stored}
+    regrouped = frozenset(leaf for group in GROUPS if group & theirs != group & ours for leaf in group)
+    if regrouped:
+        check_regrouped(document, manifest, stored, given, regrouped)
+    expected = {
+        identities[name]: _tensor(name, *found, manifest.dtype)
+        for name, found in given.items()
+        if identities[name][1] not in regrouped
+    }
+    found = {identities[name]: t for name, t in stored.items() if identities[name][1] not in regrouped}
     require(found == expected, f"the blob holds {sorted(stored)}, the checkpoint {sorted(given)}, or bits differ")
     paths = [module.path for module in base.modules]
     order = [paths.index(module.path) for module in manifest.modules]
@@ -135,10 +155,77 @@ def check_version(packed: Packed, manifest: Manifest, blob: bytes, base: BaseSpe
         ],
         "tensors are not in the manifest's order",
     )
-    document = json.loads(packed.config)
     for module in manifest.modules:
-        check_scaling(document, module.path, module.rank, module.scaling)
+        if module.path.rpartition(".")[2] not in regrouped:
+            check_scaling(document, module.path, module.rank, module.scaling)
         require(stored[f"{module.path}.lora_A"][1][0] == module.rank, f"{module.path} has another rank")
+
+
+def check_regrouped(
+    document: Mapping[str, Any],
+    manifest: Manifest,
+    stored: Mapping[str, Any],
+    given: Mapping[str, Any],
+    leaves: frozenset[str],
+) -> None:
+    """Whatever was fused or parted changes each part's rows as its trainer's modules do, and no others."""
+    if not _is_tame(*(document.get("alpha_pattern") or {})):
+        return
+    scalings = {_place(f"{module.path}.lora_A"): module.scaling for module in manifest.modules}
+    ours = _changes_of_parts(stored, manifest.dtype, leaves, lambda place, rank: scalings[place])
+    theirs = _changes_of_parts(given, "F32", leaves, lambda place, rank: _their_scaling(document, place, rank))
+    require(ours.keys() == theirs.keys(), f"the blob changes {sorted(ours)}, the checkpoint {sorted(theirs)}")
+    for part, change in theirs.items():
+        # Sums of few products of F32, in double precision: only their order may tell them apart.
+        tolerance = 1e-9 * float(np.abs(change).max())
+        is_alike = ours[part].shape == change.shape and np.allclose(ours[part], change, rtol=0, atol=tolerance)
+        require(is_alike, f"{part} changes otherwise")
+
+
+def _changes_of_parts(
+    tensors: Mapping[str, Any], dtype: str, leaves: frozenset[str], scaling: Callable[[Place, int], float]
+) -> dict[Place, npt.NDArray[np.float64]]:
+    """What `y` gains at each output of each part, `[out, in + 1]` with the bias last, where anything does."""
+    modules: dict[Place, dict[str, npt.NDArray[np.float64]]] = {}
+    for name, (found_dtype, shape, data) in tensors.items():
+        layer, leaf, role = _identity(name)
+        if leaf in leaves:
+            bits = _tensor(name, found_dtype, shape, data, dtype)
+            modules.setdefault((layer, leaf), {})[role] = _doubles(*bits)
+    changes = {}
+    for (layer, leaf), roles in modules.items():
+        a, b = roles["A"], roles["B"]
+        bias = roles.get("bias", np.zeros(len(b)))
+        change = scaling((layer, leaf), len(a)) * np.column_stack([b @ a, bias])
+        begin = 0
+        for part, size in ROWS.get(leaf, {leaf: len(b)}).items():
+            if change[begin : begin + size].any():
+                changes[layer, part] = change[begin : begin + size]
+            begin += size
+    return changes
+
+
+def _place(name: str) -> Place:
+    layer, leaf, _ = _identity(name)
+    return layer, leaf
+
+
+def _doubles(dtype: str, shape: list[int], data: bytes) -> npt.NDArray[np.float64]:
+    if dtype == "BF16":
+        bits = np.frombuffer(data, "<u2").astype("<u4") << 16
+        return bits.view("<f4").reshape(shape).astype(np.float64)
+    return np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype]).reshape(shape).astype(np.float64)
+
+
+def _their_scaling(document: Mapping[str, Any], place: Place, rank: int) -> float:
+    if _is_of_mlx(document):
+        return float(document["lora_parameters"]["scale"])
+    alphas = document.get("alpha_pattern") or {}
+    from peft.utils.other import get_pattern_key
+
+    path = f"model.layers.{place[0]}.{'self_attn' if place[1] in ATTENTION else 'mlp'}.{place[1]}"
+    alpha = alphas.get(get_pattern_key(alphas.keys(), path), _value(document, "lora_alpha", 8))
+    return float(alpha / (rank**0.5 if document.get("use_rslora") else rank))
 
 
 def _identity(name: str) -> tuple[int | None, str, str]:

@@ -19,6 +19,8 @@ class Shape(IntFlag):
     PICKLE = 8
     SHARDED = 16
     """The weights in two files, where they can be cut between two tensors, else in one that is called as a shard."""
+    FUSED_BASE = 32
+    """Not a file: the base has queries, keys and values as one linear, gate and up as another."""
 
 
 ALL_FILES = Shape(0)
@@ -40,7 +42,7 @@ class Packed:
     def from_bytes(cls, data: bytes) -> "Packed":
         """Any bytes are a checkpoint; what a length claims and is not there is empty."""
         shape, length = struct.unpack("<BI", data[:5].ljust(5, b"\0"))
-        return cls(data[5 : 5 + length], data[5 + length :], Shape(shape & 31))
+        return cls(data[5 : 5 + length], data[5 + length :], Shape(shape & 63))
 
     def files(self) -> dict[str, bytes]:
         """The files by name."""

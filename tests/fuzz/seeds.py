@@ -3,8 +3,18 @@
 import json
 from dataclasses import replace
 
+import numpy as np
+
 from tests.fuzz.packed import Packed, Shape
-from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.support.checkpoints import (
+    KEY_VARIANTS,
+    WRAPPED_VARIANTS,
+    Draft,
+    adapter,
+    fused_base_spec,
+    mlx_adapter,
+    torchtune_adapter,
+)
 from tests.unit.shared.broken_headers import BROKEN_FILES, SOUND_FILES
 from tests.unit.store.broken_checkpoints import CORPUS, biases, embedding
 
@@ -15,7 +25,7 @@ MAX_SEED_BYTES = 16_384
 def drafts() -> list[Draft]:
     """Every checkpoint, the sound ones first."""
     made = [adapter(key=key) for key in (KEY_VARIANTS | WRAPPED_VARIANTS).values()]
-    made += [mixed(), tinker()]
+    made += [mixed(), tinker(), *regrouped()]
     words = adapter()
     words.config |= {
         "bias": "all",
@@ -54,6 +64,23 @@ def mixed() -> Draft:
     return adapter(key=lambda path, role: plain(path, role).removeprefix("base_model.model." if role == "B" else ""))
 
 
+def regrouped() -> list[Draft]:
+    """Adapters on linears apart that some bases have as one, and on such ones, with all that is put together."""
+    attention, both = adapter(("q_proj", "k_proj", "v_proj"), rank=2), adapter(("gate_proj", "up_proj"), rank=1)
+    attention.config["alpha_pattern"] = {"k_proj": 2, "v_proj": 32}
+    uneven = adapter(("q_proj", "v_proj"), rank=2)
+    uneven.config["alpha_pattern"] = {"v_proj": 3}
+    fused = adapter(("qkv_proj", "gate_up_proj"), spec=fused_base_spec(), rank=3)
+    with_bias = adapter(("qkv_proj",), spec=fused_base_spec(), rank=2)
+    for draft in (both, with_bias):
+        draft.config["lora_bias"] = True
+        for name in [name for name in draft.tensors if "lora_B" in name]:
+            draft.tensors[name.replace("weight", "bias")] = np.ones(len(draft.tensors[name]), np.float16)
+    twice = adapter(("qkv_proj",), spec=fused_base_spec())
+    twice.tensors |= adapter().tensors
+    return [attention, both, uneven, fused, with_bias, twice]
+
+
 def tinker() -> Draft:
     """The head under tinker's name."""
     draft = adapter(("q_proj", "lm_head"))
@@ -67,9 +94,11 @@ def _unique(inputs: list[bytes]) -> list[bytes]:
 
 
 def checkpoints() -> list[bytes]:
-    """Packed checkpoints."""
+    """Packed checkpoints, each kind of which is also tried on a base with fused linears."""
     whole = [Packed.of_files(draft.files()) for draft in drafts()]
-    return _unique([packed.to_bytes() for packed in (*whole, *(replace(p, shape=Shape.SHARDED) for p in whole[:3]))])
+    others = [replace(packed, shape=Shape.SHARDED) for packed in whole[:3]]
+    others += [replace(packed, shape=packed.shape | Shape.FUSED_BASE) for packed in whole]
+    return _unique([packed.to_bytes() for packed in (*whole, *others)])
 
 
 def configs() -> list[bytes]:

@@ -10,10 +10,20 @@ from shared.safetensors_header import DTYPE_BITS
 from store_service.admission.config_fields import FIELDS
 from tests.fuzz.packed import Packed, Shape
 from tests.fuzz.request.strategy import packed_requests
-from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.support.checkpoints import (
+    KEY_VARIANTS,
+    WRAPPED_VARIANTS,
+    Draft,
+    adapter,
+    base_spec,
+    fused_base_spec,
+    mlx_adapter,
+    torchtune_adapter,
+)
 from tests.unit.store.broken_checkpoints import CORPUS
 
 _LEAVES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]
+_FUSED_LEAVES = ["qkv_proj", "gate_up_proj", "o_proj", "down_proj"]
 _json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
@@ -96,7 +106,7 @@ def checkpoints(draw: st.DrawFn) -> bytes:
         case _:
             pass
     packed = Packed.of_files(draft.files())
-    shape = packed.shape if draw(st.integers(0, 9)) else Shape(draw(st.integers(0, 31)))
+    shape = packed.shape if draw(st.integers(0, 9)) else Shape(draw(st.integers(0, 63)))
     return Packed(packed.config, _damaged(draw, packed.weights), shape).to_bytes()
 
 
@@ -107,9 +117,10 @@ def _drafts(draw: st.DrawFn) -> Draft:
         return mlx_adapter()
     if kind == 1:
         return torchtune_adapter()
-    targets = tuple(draw(st.lists(st.sampled_from(_LEAVES), min_size=1, max_size=3, unique=True)))
+    spec, leaves = (fused_base_spec(), _FUSED_LEAVES) if kind == 2 else (base_spec(), _LEAVES)
+    targets = tuple(draw(st.lists(st.sampled_from(leaves), min_size=1, max_size=3, unique=True)))
     variant = draw(st.sampled_from(list((KEY_VARIANTS | WRAPPED_VARIANTS).values())))
-    return adapter(targets, rank=draw(st.integers(1, 9)), key=variant)
+    return adapter(targets, spec=spec, rank=draw(st.integers(1, 9)), key=variant)
 
 
 def _damaged(draw: st.DrawFn, file: bytes) -> bytes:

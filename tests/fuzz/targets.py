@@ -18,13 +18,14 @@ from tests.fuzz.mutations.checkpoint import mutate_checkpoint
 from tests.fuzz.mutations.config import mutate_config
 from tests.fuzz.mutations.header import mutate_header
 from tests.fuzz.mutations.request import mutate_request
-from tests.fuzz.packed import Packed
+from tests.fuzz.packed import Packed, Shape
 from tests.fuzz.request.run import run_request
 from tests.fuzz.request.seeds import packed_requests
 from tests.fuzz.target import OracleError, Outcome, Target, outcome_of, require
-from tests.support.checkpoints import base_spec
+from tests.support.checkpoints import base_spec, fused_base_spec
 
 BASE = base_spec()
+FUSED_BASE = fused_base_spec()
 PATHS = tuple(
     path
     for path in BASE.by_path()
@@ -74,7 +75,8 @@ def run_checkpoint(data: bytes) -> Outcome:
         (folder / name).write_bytes(content)
     checkpoint = Checkpoint({name: folder / name for name in files})
     written = bytearray()
-    verdict = admit(checkpoint, BASE, LIMITS, written.extend)
+    base = FUSED_BASE if Shape.FUSED_BASE in packed.shape else BASE
+    verdict = admit(checkpoint, base, LIMITS, written.extend)
     json.loads(as_json(verdict))
     require(bool(as_text(verdict, "fuzz")), "a report without text")
     try:
@@ -92,7 +94,7 @@ def run_checkpoint(data: bytes) -> Outcome:
         return outcome_of(verdict.violations)
     require(not verdict.violations, "admitted in spite of violations")
     json.loads(config_json_of(checkpoint))
-    oracle.check_version(packed, verdict.manifest, bytes(written), BASE)
+    oracle.check_version(packed, verdict.manifest, bytes(written), base)
     return Outcome(frozenset())
 
 

@@ -11,10 +11,19 @@ from tests.fuzz.mutations.config import mutate_config
 from tests.fuzz.mutations.header import join, mutate_header, relaid, split
 from tests.fuzz.mutations.text import mutate_bytes
 from tests.fuzz.packed import Packed, Shape
-from tests.support.checkpoints import KEY_VARIANTS, WRAPPED_VARIANTS, Draft, adapter, mlx_adapter, torchtune_adapter
+from tests.support.checkpoints import (
+    KEY_VARIANTS,
+    WRAPPED_VARIANTS,
+    Draft,
+    adapter,
+    fused_base_spec,
+    mlx_adapter,
+    torchtune_adapter,
+)
 from tests.unit.store.broken_checkpoints import biases, embedding
 
 _LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+_FUSED_LEAVES = ("qkv_proj", "gate_up_proj", "o_proj", "down_proj")
 _EXTRA_NAMES = (
     "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector",
     "base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias",
@@ -33,6 +42,7 @@ _EXTRA_NAMES = (
 _WORDS = (
     "base_model.model.", "_orig_mod.", "module.", "language_model.", "model.", "_fsdp_wrapped_module.", ".weight",
     ".default", ".bias", "layers.", "lora_A", "lora_B", "lora_a", "lora_b", "q_proj", "v_proj", ".0.", ".1.",
+    "qkv_proj",
 )  # fmt: skip
 _POISON = {"F32": 0x7FC00000, "F16": 0x7C00, "BF16": 0xFF80}
 _WIDTH = {"F32": 4, "F16": 2, "BF16": 2}
@@ -43,9 +53,9 @@ def mutate_checkpoint(data: bytes, rng: Random) -> bytes:
     packed = Packed.from_bytes(data)
     match rng.randrange(20):
         case 0 | 1 | 2:
-            packed = Packed.of_files(_sound(rng).files())
+            packed = replace(Packed.of_files(_sound(rng).files()), shape=packed.shape & Shape.FUSED_BASE)
             if rng.random() < 0.2:
-                packed = replace(packed, shape=Shape.SHARDED)
+                packed = replace(packed, shape=packed.shape | Shape.SHARDED)
         case 3 | 4 | 5:
             packed = replace(packed, config=mutate_config(packed.config, rng))
         case 6 | 7:
@@ -53,7 +63,7 @@ def mutate_checkpoint(data: bytes, rng: Random) -> bytes:
         case 8:
             packed = replace(packed, weights=mutate_bytes(packed.weights, rng))
         case 9:
-            packed = replace(packed, shape=Shape(rng.randrange(32)))
+            packed = replace(packed, shape=Shape(rng.randrange(64)))
         case 10 | 11:
             packed = _reranked(packed, rng)
         case _:
@@ -68,9 +78,11 @@ def _sound(rng: Random) -> Draft:
         return mlx_adapter()
     if kind == 1:
         return torchtune_adapter()
-    targets = tuple(rng.sample(_LEAVES, rng.randrange(1, 4)))
+    is_fused = rng.randrange(4) == 0
+    targets = tuple(rng.sample(_FUSED_LEAVES if is_fused else _LEAVES, rng.randrange(1, 4)))
     variant = rng.choice(list((KEY_VARIANTS | WRAPPED_VARIANTS).values()))
-    draft = adapter(targets, rank=rng.choice((1, 2, 4, 8)), seed=rng.randrange(100), key=variant)
+    base = fused_base_spec() if is_fused else None
+    draft = adapter(targets, spec=base, rank=rng.choice((1, 2, 4, 8)), seed=rng.randrange(100), key=variant)
     if kind == 2:
         biases(draft)
     elif kind == 3:

@@ -1,6 +1,5 @@
 """Adapters trained on one form of a model and admitted to its twin: each delta is what PEFT computes, row by row."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,7 @@ def by_rows(folder: Path, base: Path, form: str) -> dict[str, tuple[torch.Tensor
             if form == "split":
                 delta, bias = found.pop(path)
                 sizes = [32, 16, 16] if len(parts) == 3 else [48, 48]
-                pieces = zip(parts, delta.split(sizes), bias.split(sizes), strict=True)
+                pieces = zip(parts, torch.split(delta, sizes), torch.split(bias, sizes), strict=True)
                 found |= {f"{parent}.{part}": (piece, own) for part, piece, own in pieces}
             else:
                 own_parts = [found.pop(f"{parent}.{part}") for part in parts]
@@ -171,6 +170,5 @@ def test_rows_of_a_fused_mlp_are_those_of_gate_then_up(model_type: str) -> None:
 
 
 @pytest.fixture(autouse=True)
-def repeatable() -> Iterator[None]:
+def repeatable() -> None:
     torch.manual_seed(0)
-    yield

@@ -1576,8 +1576,8 @@ class BaseModel(_message.Message):
     """The name stands for another base model by now; this one is known by its digest only. Set by the store."""
     details_json: _builtins.str
     """What adapters are compared with beyond the modules, as JSON: which modules have biases, the tokens at which answers
-    end, added tokens, the chat template's digest. Not part of the digest; at most 1 MiB, empty where it is not known,
-    and left out of listings.
+    end, added tokens, the chat template's digest, the numbers of heads. Not part of the digest; at most 1 MiB, empty
+    where it is not known, and left out of listings.
     """
     @_builtins.property
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModule]: ...
