@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from tests.model.architectures import CASES
-from tests.support.tiny_models import VOCAB, save_model
+from tests.support.tiny_models import VOCAB, auto_class, save_model
 from worker_service.model import wide_arithmetic
 from worker_service.model.wide_arithmetic import WideArithmetic
 
@@ -40,7 +40,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def load(base: Path, dtype: torch.dtype) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, dtype=dtype).eval()
+    model: PreTrainedModel = auto_class(AutoConfig.from_pretrained(base)).from_pretrained(base, dtype=dtype).eval()
     return model
 
 
