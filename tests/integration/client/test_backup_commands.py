@@ -46,7 +46,7 @@ def test_a_backup_of_what_up_runs_becomes_a_store_again(
 def test_a_failure_is_one_line_and_a_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["restore", str(tmp_path / "nothing"), "--data-dir", str(tmp_path / "new"), "--json"]) == 3
     assert json.loads(capfd.readouterr().err)["error"]["reason"] == "NOT_FOUND"
-    assert run(["backup", str(tmp_path / "b"), "--data-dir", str(tmp_path)]) == 3
+    assert run(["backup", str(tmp_path / "b"), "--data-dir", str(tmp_path / "no-store")]) == 3
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
