@@ -1,8 +1,10 @@
 """An event loop in a thread of its own, for callers that have none; a child process gets one of its own."""
 
 import asyncio
+import atexit
 import os
 import threading
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -13,6 +15,7 @@ from shared.errors import ClientClosedError
 T = TypeVar("T")
 
 CANCEL_TIMEOUT_S = 2.0
+PARK_TIMEOUT_S = 1.0
 WHAT = "the client"
 
 
@@ -33,12 +36,16 @@ class LoopThread:
             coroutine.close()
             raise ClientClosedError(WHAT)
         process = os.getpid()
-        loop = self._loops.get(process) or self._loops.setdefault(process, _Loop())
-        return loop.run(coroutine)
+        if process not in self._loops:
+            self._loops.setdefault(process, _Loop())
+            # The interpreter would wait for ever at its end for a stream that is still in gRPC's hands.
+            atexit.register(self.stop)
+        return self._loops[process].run(coroutine)
 
     def stop(self) -> None:
         """End the loop and its thread; again is harmless."""
         self.is_closed = True
+        atexit.unregister(self.stop)
         loop = self._loops.get(os.getpid())
         if loop is not None:
             loop.stop()
@@ -53,6 +60,9 @@ class _Loop:
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._is_parked = threading.Event()
+        self._may_go_on = threading.Event()
+        _LOOPS.add(self)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         call = _Call(coroutine)
@@ -85,6 +95,25 @@ class _Loop:
         for call in list(self._calls):
             call.give_up()
 
+    def park(self) -> None:
+        """Halt the loop's thread between two steps of its tasks, for a fork in another thread; `go_on` ends it."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or not thread.is_alive() or thread is threading.current_thread():
+            return
+        self._is_parked.clear()
+        self._may_go_on.clear()
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._halt)
+            self._is_parked.wait(PARK_TIMEOUT_S)
+
+    def go_on(self) -> None:
+        """End a halt; harmless without one."""
+        self._may_go_on.set()
+
+    def _halt(self) -> None:
+        self._is_parked.set()
+        self._may_go_on.wait()
+
     def _begin(self, call: "_Call[Any]") -> None:
         with self._lock:
             if self._is_closed:
@@ -106,6 +135,24 @@ class _Loop:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call.cancel)
             call.ended.wait(CANCEL_TIMEOUT_S)
+
+
+_LOOPS: weakref.WeakSet[_Loop] = weakref.WeakSet()
+
+
+def _park_all() -> None:
+    # The child drops what a thread of the parent had on its stack: an asynchronous generator that a step held there
+    # is ended in the child without its event loop, which now and then was a segmentation fault.
+    for loop in list(_LOOPS):
+        loop.park()
+
+
+def _let_all_go_on() -> None:
+    for loop in list(_LOOPS):
+        loop.go_on()
+
+
+os.register_at_fork(before=_park_all, after_in_parent=_let_all_go_on)
 
 
 class _Call(Generic[T]):

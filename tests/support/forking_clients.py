@@ -101,7 +101,8 @@ def child_leaves_while_in_use(store: str, worker: str) -> None:
         pid = os.fork()
         if pid == 0:
             sys.exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
+        status = os.waitpid(pid, 0)[1]
+        assert status == 0, f"the child ended with {status}"
         assert list(events), "the parent's stream goes on"
         assert answer(client) == ANSWER
 

@@ -36,3 +36,20 @@ def test_a_fork_is_survived_or_refused_at_once(endpoints: list[str], scene: str)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SCENE_S)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("end", ["raise AssertionError('a fault')", "sys.exit(3)", "del events", "pass"])
+def test_a_process_ends_though_its_client_is_open_and_a_stream_under_way(endpoints: list[str], end: str) -> None:
+    program = f"""
+import sys
+from client import BlockingHotslotClient
+client = BlockingHotslotClient(*sys.argv[1:])
+events = client.generate("Hi")
+next(events)
+{end}
+"""
+    command = [sys.executable, "-c", program, *endpoints]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SCENE_S)
+    assert done.returncode == {"r": 1, "s": 3}.get(end[0], 0), done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert done.stderr.count("Traceback") == (1 if "raise" in end else 0)
