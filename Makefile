@@ -65,7 +65,7 @@ gpu-test: $(INSTALLED) model ## Run the tests that need a CUDA device
 
 .PHONY: fuzz
 fuzz: $(FUZZ_INSTALLED) ## Fuzz admission and requests, FUZZ_RUNS executions (5,000,000) on all cores; takes minutes to an hour
-	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS) $(FUZZ_ARGS)
+	$(BIN)/python -m tools.fuzz --runs $(FUZZ_RUNS) $(FUZZ_ARGS)
 
 $(FUZZ_INSTALLED): $(INSTALLED)
 	@$(BIN)/pip install --disable-pip-version-check --quiet --only-binary atheris $(PIP_ARGS) -c $(CONSTRAINTS) \
@@ -78,11 +78,11 @@ model: $(INSTALLED)
 
 .PHONY: bench
 bench: $(INSTALLED) model ## Measure, and write build/bench.json and BENCHMARKS.md
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tools.bench
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/simulation.json and SIMULATION.md
-	$(BIN)/python -m tests.simulation
+	$(BIN)/python -m tools.simulation
 
 .PHONY: lint
 lint: lint-style lint-types lint-imports lint-protos lint-manifests ## Check style, types, imports, protos and manifests
@@ -113,7 +113,7 @@ format: $(INSTALLED) ## Format the code and the protos, and fix what can be fixe
 	$(BIN)/buf format --write
 
 .PHONY: protos
-protos: $(INSTALLED) ## Generate shared/pb from protos/
+protos: $(INSTALLED) ## Generate hotslot/pb from protos/
 	$(BIN)/python protos/generate.py
 
 .PHONY: compose-test

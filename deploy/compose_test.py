@@ -22,7 +22,7 @@ from typing import Any
 from deploy.container_engine import Engine, EngineError, find_engine
 from deploy.demo.model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
-from shared.child_processes import free_ports
+from hotslot.local.child_processes import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTER = Path(__file__).parent / "demo" / "adapters" / "pirate"

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from shared.endpoints import local
-from shared.errors import InvalidEndpointError
-from shared.rpc.channel import ChannelOptions, open_blocking_channel
+from hotslot.endpoints import local
+from hotslot.errors import InvalidEndpointError
+from hotslot.rpc.channel import ChannelOptions, open_blocking_channel
 
 TIMEOUT_S = 4.0
 

@@ -14,7 +14,7 @@ COPY requirements/constraints.txt requirements/
 RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt ".[store,postgres,objects,cli]"
 COPY shared shared
 COPY store_service store_service
-COPY client client
+COPY hotslot hotslot
 RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \
     && pip uninstall --yes pip setuptools
 

@@ -22,6 +22,7 @@ print('torch', torch.__version__, 'CUDA', cuda); \
 sys.exit('DEVICE=cuda needs a CUDA build of torch' if '${DEVICE}' == 'cuda' and not cuda else 0)"
 # Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
 RUN pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt ".[worker]"
+COPY hotslot hotslot
 COPY shared shared
 COPY worker_service worker_service
 RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \

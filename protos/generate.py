@@ -1,4 +1,4 @@
-"""Generate `shared/pb` from the protos, or with `--check` report where the committed stubs have drifted."""
+"""Generate `hotslot/pb` from the protos, or with `--check` report where the committed stubs have drifted."""
 
 import argparse
 import os
@@ -9,19 +9,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
-PACKAGE = Path("shared/pb")
+PACKAGE = Path("hotslot/pb")
 PACKAGE_DOC = '"""Generated from protos/ by `make protos`; never edited by hand."""\n'
 
 
 def generate(output: Path) -> None:
-    """Write the package `shared/pb` below `output`."""
+    """Write the package `hotslot/pb` below `output`."""
     sources = [PACKAGE / path.relative_to(PROTOS) for path in sorted(PROTOS.rglob("*.proto"))]
     subprocess.run(
         [
             sys.executable,
             "-m",
             "grpc_tools.protoc",
-            # The virtual path makes protoc emit `from shared.pb…` imports.
+            # The virtual path makes protoc emit `from hotslot.pb…` imports.
             f"-I{PACKAGE}={PROTOS}",
             *(f"--{kind}_out={output}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
             *map(str, sources),

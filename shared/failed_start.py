@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from shared.errors import ForbiddenError, InvalidRequestError, NotFoundError, PreconditionError
+from hotslot.errors import ForbiddenError, InvalidRequestError, NotFoundError, PreconditionError
 
 EXIT_FAILED = 1
 """Something failed that may not fail the next time."""

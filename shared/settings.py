@@ -21,10 +21,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from shared.endpoints import advertised_endpoint, dialled_endpoint, listen_endpoint
-from shared.errors import InvalidEndpointError
+from hotslot.endpoints import advertised_endpoint, dialled_endpoint, listen_endpoint
+from hotslot.errors import InvalidEndpointError
+from hotslot.secret_urls import SecretUrl, masked_url
 from shared.failed_start import EXIT_REFUSED, pause_before_end
-from shared.secret_urls import SecretUrl, masked_url
 
 ENV_PREFIX = "HOTSLOT_"
 EXIT_WRONG_SETTING = EXIT_REFUSED

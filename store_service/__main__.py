@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from shared.errors import HotslotError
+from hotslot.errors import HotslotError
 from shared.failed_start import tell_failed_start
 from shared.process_tuning import reuse_freed_memory, take_turns_often
 from shared.settings import load

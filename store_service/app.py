@@ -8,23 +8,23 @@ from pathlib import Path
 
 import structlog
 
-from shared.coordination.connection import RedisConnection, RedisOptions
-from shared.coordination.directory import Directory
-from shared.errors import HotslotError
-from shared.ids import TenantId, parse_tenant
-from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
-from shared.pb.hotslot.store.v1 import (
+from hotslot.errors import HotslotError
+from hotslot.ids import TenantId, parse_tenant
+from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
+from hotslot.pb.hotslot.store.v1 import (
     adapter_store_pb2,
     adapter_store_pb2_grpc,
     blob_pb2,
     compiled_code_pb2,
     compiled_code_pb2_grpc,
 )
-from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY
+from hotslot.references import Reference
+from hotslot.rpc import blob_chunks
+from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.process_tuning import spare_what_stays
-from shared.references import Reference
-from shared.rpc import blob_chunks
-from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
+from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from shared.base_spec import BaseSpec
-from shared.errors import BaseModelNotFoundError, Violation
-from shared.ids import Digest
-from shared.safetensors_header import Header
+from hotslot.errors import BaseModelNotFoundError, Violation
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.safetensors_header import Header
+from hotslot.ids import Digest
 from store_service.admission.admit import Checkpoint, Verdict, header_of
 from store_service.admission.fitting import fits, likeness
 from store_service.admission.settings import AdmissionLimits

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import HotslotError, StoreUnavailableError
-from shared.ids import Digest, TenantId
+from hotslot.errors import HotslotError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.hold import removing
 from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.ownership import CatalogState, FolderOwner

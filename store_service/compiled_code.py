@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.errors import (
+from hotslot.errors import (
     CompiledCodeNotFoundError,
     DigestMismatchError,
     FieldViolation,
@@ -21,7 +21,7 @@ from shared.errors import (
     InvalidRequestError,
     QuotaExceededError,
 )
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.files import make_directory, move_into_place
 
 _PREFIX = "sha256:"

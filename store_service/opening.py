@@ -12,8 +12,8 @@ from typing import BinaryIO
 import structlog
 from sqlalchemy import Engine, make_url
 
-from shared.errors import StoreUnavailableError
-from shared.secret_urls import masked_url
+from hotslot.errors import StoreUnavailableError
+from hotslot.secret_urls import masked_url
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import FileNote, make_directory
 from store_service.blobs.leases import Leases

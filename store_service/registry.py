@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.base_spec import BaseSpec
-from shared.errors import (
+from hotslot.errors import (
     BaseModelMismatchError,
     BaseModelNotFoundError,
     BlobNotFoundError,
@@ -24,8 +23,9 @@ from shared.errors import (
     QuotaExceededError,
     Violation,
 )
-from shared.ids import Digest, TenantId
-from shared.references import Reference
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.ids import Digest, TenantId
+from hotslot.references import Reference
 from store_service.admission.admit import (
     Checkpoint,
     Verdict,

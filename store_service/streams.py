@@ -1,8 +1,8 @@
 """Limits of the streams that a store serves at the same time."""
 
-from shared.pb.hotslot.placement.v1 import placement_pb2
-from shared.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
-from shared.rpc.places import StreamLimit
+from hotslot.pb.hotslot.placement.v1 import placement_pb2
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
+from shared.server.places import StreamLimit
 from store_service.settings import StoreSettings
 
 MAX_COMPILED_CODE_STREAMS = 8

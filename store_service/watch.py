@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from shared.ids import TenantId
+from hotslot.ids import TenantId
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import Event
 from store_service.execution.offload import Offload

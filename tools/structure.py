@@ -84,7 +84,7 @@ def _imports(name: str, tree: ast.Module, modules: Mapping[str, object]) -> Iter
 
 
 def _is_up(name: str, other: str) -> bool:
-    own, others = name.split(".")[0], other.split(".")[0]
+    own, others = name.split(".", maxsplit=1)[0], other.split(".", maxsplit=1)[0]
     return own != others and LAYERS[others] >= LAYERS[own]
 
 

@@ -2,8 +2,8 @@
 
 from typing import NoReturn
 
-from shared.base_model import spec_from_folder
-from shared.base_spec import BaseSpec
+from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.base_spec import BaseSpec
 from shared.process_tuning import reuse_freed_memory
 from shared.settings import load
 from shared.telemetry import set_up_logging

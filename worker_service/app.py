@@ -12,19 +12,19 @@ from typing import TypeVar
 import grpc
 import structlog
 
-from shared.base_spec import BaseSpec
+from hotslot.endpoints import reachable
+from hotslot.errors import HotslotError, InternalError
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.ids import new_worker_id, parse_tenant
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerInfo
-from shared.endpoints import reachable
-from shared.errors import HotslotError, InternalError
 from shared.failed_start import EXIT_FAILED
-from shared.ids import new_worker_id, parse_tenant
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.message_sizes import MAX_GENERATE_BYTES
-from shared.rpc.server import RpcServer, ServerOptions, Service, serve, service, stop_signal
+from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.disk_tier import DiskOptions

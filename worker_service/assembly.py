@@ -5,8 +5,8 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.base_spec import BaseSpec
-from shared.ids import WorkerId
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.ids import WorkerId
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
 from worker_service.adapters.host_tier import HostTier

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import structlog
 
+from hotslot.errors import HotslotError
 from shared.coordination.connection import RedisConnection
 from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerRegistration, WorkerReport
-from shared.errors import HotslotError
 from worker_service.front.worker import ModelInfo
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NoReturn
 
-from shared.base_spec import BaseSpec
+from hotslot.formats.base_spec import BaseSpec
 from shared.failed_start import tell_failed_start
 from worker_service.app import LoadModel, run
 from worker_service.ending import Ending

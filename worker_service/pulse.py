@@ -6,12 +6,12 @@ from contextlib import suppress
 
 import structlog
 
+from hotslot.errors import EngineFailedError
+from hotslot.ids import DEFAULT_TENANT
+from hotslot.references import parse_reference
 from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerReport, urgent
-from shared.errors import EngineFailedError
-from shared.ids import DEFAULT_TENANT
-from shared.placement.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
-from shared.references import parse_reference
+from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.worker import Parts, State, Worker
 

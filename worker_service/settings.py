@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from shared.coordination.redis_url import RedisUrl
-from shared.endpoints import Target, listen_endpoint
-from shared.ids import DEFAULT_TENANT
-from shared.rpc.places import STALL_S
+from hotslot.endpoints import Target, listen_endpoint
+from hotslot.ids import DEFAULT_TENANT
+from hotslot.redis_url import RedisUrl
+from shared.server.places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 

@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from client import StoreClient, WorkerClient
-from client.cli.children import Child, ChildFailedError
 from deploy.demo.chat import ADAPTERS_DIR
 from deploy.demo.deployment import WORKER_READY_S, Deployment, deploy
 from deploy.demo.model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
 from deploy.demo.scenes import MixedBatch, Swap, hot_swap, mixed_batch
-from shared.errors import HotslotError
+from hotslot import StoreClient, WorkerClient
+from hotslot.errors import HotslotError
+from hotslot.local.children import Child, ChildFailedError
 
 QUESTION = "What is the capital of France?"
 SWAPPED, NEXT_VERSION = "pirate", "pirate-v2"

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from client import AdapterSelection, ChatMessage, Chunk, GenerationRequest, Started, Stop, WorkerClient
-from client.types.control import LoadResult
+from hotslot import AdapterSelection, ChatMessage, Chunk, GenerationRequest, Started, Stop, WorkerClient
+from hotslot.contract.control import LoadResult
 
 ANSWER_TOKENS = 40
 LOAD_STREAMS = 6

@@ -14,11 +14,11 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from shared.coordination.redis_url import CLUSTER
+from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError
+from hotslot.redis_url import CLUSTER
+from hotslot.secret_urls import masked_url
 from shared.coordination.rights import refusal
 from shared.coordination.scripts import Script
-from shared.errors import CoordinationForbiddenError, CoordinationUnavailableError
-from shared.secret_urls import masked_url
 
 T = TypeVar("T")
 

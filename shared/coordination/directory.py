@@ -8,6 +8,9 @@ from typing import Any
 import structlog
 from redis import exceptions
 
+from hotslot.endpoints import advertised_endpoint
+from hotslot.errors import InvalidEndpointError, RevisionCompactedError
+from hotslot.ids import Digest, WorkerId, is_digest
 from shared.coordination.connection import RedisConnection
 from shared.coordination.keys import POOLS, PoolKeys
 from shared.coordination.records import (
@@ -29,9 +32,6 @@ from shared.coordination.scripts import (
     WORKERS,
 )
 from shared.coordination.unreadable import Unreadable
-from shared.endpoints import advertised_endpoint
-from shared.errors import InvalidEndpointError, RevisionCompactedError
-from shared.ids import Digest, WorkerId, is_digest
 
 _WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
 _WATCH_RETENTION_MS = 60_000

@@ -20,7 +20,7 @@ retention is for when nobody is left to do so. Live workers report everything ag
 
 from dataclasses import dataclass
 
-from shared.ids import Digest, WorkerId
+from hotslot.ids import Digest, WorkerId
 
 RETENTION_LEASES = 8
 """How long, in leases, bookkeeping outlives the last worker that wrote it."""

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
+from hotslot.ids import Digest
 from shared.coordination.directory import Directory
 from shared.coordination.memory import PoolMemory
 from shared.coordination.records import Placement, PoolView
-from shared.ids import Digest
 
 log = structlog.get_logger(__name__)
 

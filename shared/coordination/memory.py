@@ -14,8 +14,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from hotslot.ids import Digest, WorkerId
 from shared.coordination.records import Placement, PlacementsView, PoolView, WorkerRecord
-from shared.ids import Digest, WorkerId
 
 MAX_REMEMBERED = 16_384
 """Versions whose placements are remembered, those read last."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, get_args, get_type_hints
 
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, WorkerId, is_digest
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, WorkerId, is_digest
 
 
 class Tier(StrEnum):
@@ -122,7 +122,7 @@ class Resident:
     """Whose name that is; others are shown their own."""
     demand: float = 0.0
     """Sequences of this version in flight here, by the rows that can run at once: its steps are coarse and slow
-    (`shared.placement.demand`), so that it seldom changes."""
+    (`shared.fleet.demand`), so that it seldom changes."""
     others: tuple[tuple[TenantId, str], ...] = ()
     """Further tenants that use the same content here, each with its own name for it."""
 

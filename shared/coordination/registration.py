@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from hotslot.errors import CoordinationUnavailableError, StaleEpochError
+from hotslot.ids import Digest
 from shared.coordination.connection import RedisConnection
 from shared.coordination.keys import REPORT_LEASES
 from shared.coordination.membership import Membership
 from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
 from shared.coordination.residency import Residency
-from shared.errors import CoordinationUnavailableError, StaleEpochError
-from shared.ids import Digest
 
 log = structlog.get_logger(__name__)
 

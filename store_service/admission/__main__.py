@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from shared.base_model import spec_from_folder
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
-from shared.companions import read_companions
-from shared.errors import FieldViolation, HotslotError, InvalidRequestError
+from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
+from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
+from hotslot.formats.companions import read_companions
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint, admit
 from store_service.admission.config import CONFIG_FILE
 from store_service.admission.report import as_json, as_text

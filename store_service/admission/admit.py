@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.admission_warning import AdmissionWarning
-from shared.base_spec import BaseSpec
-from shared.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, Companions, companions_from_json
-from shared.errors import (
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.errors import (
     BaseModelMismatchError,
     InvalidAdapterError,
     RankTooLargeError,
     UnsupportedAdapterError,
     Violation,
 )
-from shared.ids import Digest
-from shared.manifest import AdapterModule, Manifest
-from shared.pickle_advice import conversion_command
-from shared.safetensors_header import Header, read_header
-from shared.strict_json import StrictJsonError
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, Companions, companions_from_json
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.formats.pickle_advice import conversion_command
+from hotslot.formats.safetensors_header import Header, read_header
+from hotslot.formats.strict_json import StrictJsonError
+from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
 from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config

@@ -1,7 +1,7 @@
 """Which modules PEFT's word all-linear stands for: the linears of the loaded model."""
 
-from shared.base_spec import BaseSpec, ModuleKind
-from shared.loaded_modules import may_lack
+from hotslot.formats.base_spec import BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import may_lack
 
 
 def all_linear(base: BaseSpec) -> dict[str, bool]:

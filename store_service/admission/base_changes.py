@@ -6,8 +6,8 @@ unless the checkpoint's copies are the base's own values (values.py compares tho
 
 from collections.abc import Iterator
 
-from shared.base_spec import BaseModule, BaseSpec
-from shared.errors import Violation
+from hotslot.errors import Violation
+from hotslot.formats.base_spec import BaseModule, BaseSpec
 from store_service.admission.keys import Role
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.parts import Parts

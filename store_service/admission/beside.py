@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from shared.admission_warning import AdmissionWarning
-from shared.base_spec import BaseSpec
-from shared.companions import ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG, Companions
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.companions import ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG, Companions
 
 MAX_NAMED = 5
 _TOKENIZERS = (TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS)

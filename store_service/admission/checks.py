@@ -7,10 +7,10 @@ be what rank and base say. All violations are collected; a plan is complete only
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import Violation
-from shared.loaded_modules import REASONS, completed, other_beginnings
-from shared.safetensors_header import Header
+from hotslot.errors import Violation
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import REASONS, completed, other_beginnings
+from hotslot.formats.safetensors_header import Header
 from store_service.admission.all_linear import all_linear
 from store_service.admission.base_changes import check_base_changes
 from store_service.admission.default_targets import with_defaults

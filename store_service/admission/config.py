@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from shared.errors import Violation
-from shared.strict_json import DuplicateKeyError, StrictJsonError, parse_object
+from hotslot.errors import Violation
+from hotslot.formats.strict_json import DuplicateKeyError, StrictJsonError, parse_object
 from store_service.admission.config_fields import FIELDS, Decision, is_unset
 from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets, is_bool, is_finite, is_rank
 from store_service.admission.mlx_config import MLX_FIELDS, is_mlx_config, parse_mlx_config

@@ -2,9 +2,9 @@
 
 import re
 
-from shared.base_spec import BaseSpec, ModuleKind
-from shared.loaded_modules import completed
-from shared.safetensors_header import Header
+from hotslot.formats.base_spec import BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import completed
+from hotslot.formats.safetensors_header import Header
 from store_service.admission.keys import Role
 from store_service.admission.parts import Found
 from store_service.admission.regrouping import read_parts

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.loaded_modules import query_and_key_rows
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import query_and_key_rows
 
 _FUSED = {
     "qkv_proj": ("q_proj", "k_proj", "v_proj"),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared.errors import Violation
+from hotslot.errors import Violation
 from store_service.admission.lora_settings import LoraSettings, is_finite, is_rank
 from store_service.admission.training_words import TRAINING_WORDS
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from shared.base_spec import Absence, BaseModule, BaseSpec
-from shared.errors import Violation
+from hotslot.errors import Violation
+from hotslot.formats.base_spec import Absence, BaseModule, BaseSpec
 from store_service.admission.keys import HEAD_NAMES, ParsedKey, Role, naming_of
 from store_service.admission.parts import Found, Parts
 

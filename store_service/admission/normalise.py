@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from shared.errors import Violation
-from shared.manifest import (
+from hotslot.errors import Violation
+from hotslot.formats.manifest import (
     DTYPE_SIZES_BYTES,
     LORA_A,
     LORA_B,
@@ -22,7 +22,7 @@ from shared.manifest import (
     WEIGHTS_FORMAT,
     WEIGHTS_FORMAT_WITH_BIASES,
 )
-from shared.safetensors_header import PREFIX_BYTES, TensorEntry
+from hotslot.formats.safetensors_header import PREFIX_BYTES, TensorEntry
 from store_service.admission.planned import ServedModule, WrittenTensor
 from store_service.admission.slices import block_slices
 from store_service.admission.values import has_nonzero, not_finite

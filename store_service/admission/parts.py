@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from shared.base_spec import Absence, BaseModule, BaseSpec, ModuleKind
-from shared.errors import Violation
-from shared.loaded_modules import REASONS, is_other_part
-from shared.safetensors_header import Header, TensorEntry
+from hotslot.errors import Violation
+from hotslot.formats.base_spec import Absence, BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import REASONS, is_other_part
+from hotslot.formats.safetensors_header import Header, TensorEntry
 from store_service.admission.keys import (
     ParsedKey,
     Role,

@@ -9,9 +9,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from shared.base_spec import BaseModule, BaseSpec
-from shared.errors import Violation
-from shared.safetensors_header import Header
+from hotslot.errors import Violation
+from hotslot.formats.base_spec import BaseModule, BaseSpec
+from hotslot.formats.safetensors_header import Header
 from store_service.admission.keys import resolve_path
 from store_service.admission.layouts import FUSIONS, Linears, fused_linears, split_linears
 from store_service.admission.parts import Parts, StoredTensor, sort_tensors

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shared.safetensors_header import MAX_ADAPTER_HEADER_BYTES, MAX_ADAPTER_TENSORS, HeaderLimits
+from hotslot.formats.safetensors_header import MAX_ADAPTER_HEADER_BYTES, MAX_ADAPTER_TENSORS, HeaderLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from shared.errors import InvalidAdapterError, Violation
-from shared.safetensors_header import Header, HeaderLimits, read_header
+from hotslot.errors import InvalidAdapterError, Violation
+from hotslot.formats.safetensors_header import Header, HeaderLimits, read_header
 
 SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 MAX_SHARDS = 60

@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from shared.safetensors_header import TensorEntry
-from shared.weight_values import STORAGE, Bits, float32_bits
+from hotslot.formats.safetensors_header import TensorEntry
+from hotslot.formats.weight_values import STORAGE, Bits, float32_bits
 from store_service.admission.parts import StoredTensor
 from store_service.admission.planned import Block
 from store_service.execution.unwanted import stop_if_unwanted

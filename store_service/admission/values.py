@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from shared.errors import Violation
-from shared.safetensors_header import TensorEntry
-from shared.weight_values import STORAGE, Bits, float32_bits, values_digest
+from hotslot.errors import Violation
+from hotslot.formats.safetensors_header import TensorEntry
+from hotslot.formats.weight_values import STORAGE, Bits, float32_bits, values_digest
 from store_service.admission.parts import BaseCopy, StoredTensor
 from store_service.admission.planned import Tie
 from store_service.admission.slices import count_not_finite, entry_slices, tensor_slices

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import make_url
 
-from shared import errors
-from shared.rpc.status import row_for
+from hotslot import errors
+from hotslot.rpc.status import row_for
 from shared.settings import load
 from store_service.backup.manifest import BackupManifest
 from store_service.backup.places import STREAM, reading_from, writing_to

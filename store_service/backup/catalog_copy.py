@@ -7,8 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from shared.errors import CatalogDamagedError, StoreUnavailableError
-from shared.ids import Digest, TenantId
+from hotslot.errors import CatalogDamagedError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.store import BlobKey
 
 TIMEOUT_S = 60.0

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shared.errors import HotslotError, PreconditionError
-from shared.ids import Digest, parse_digest, parse_tenant
+from hotslot.errors import HotslotError, PreconditionError
+from hotslot.ids import Digest, parse_digest, parse_tenant
 from store_service.blobs.store import BlobKey
 
 FORMAT = "hotslot.backup/1"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from shared.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
+from hotslot.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 from store_service.backup.manifest import CATALOG, MANIFEST, blob_key
 from store_service.blobs.files import READ_ONLY, make_directory, sync_directory
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import DigestMismatchError, PreconditionError
-from shared.ids import Digest
+from hotslot.errors import DigestMismatchError, PreconditionError
+from hotslot.ids import Digest
 from store_service.backup.catalog_copy import begin_new_history, check_catalog, referenced_blobs
 from store_service.backup.manifest import (
     CATALOG,

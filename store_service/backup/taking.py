@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
-from shared.errors import DigestMismatchError, NotFoundError
-from shared.ids import Digest
+from hotslot.errors import DigestMismatchError, NotFoundError
+from hotslot.ids import Digest
 from store_service.backup.catalog_copy import check_catalog, copy_catalog, referenced_blobs
 from store_service.backup.manifest import CATALOG, MANIFEST, BackupManifest, Content, blob_name
 from store_service.backup.places import Readable, Target

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 import structlog
 
-from shared.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
-from shared.ids import Digest, TenantId
+from hotslot.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.eviction import LocalBlob, choose_victims
 from store_service.blobs.files import digest_of_file
 from store_service.blobs.index import BlobIndex, Retention

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from store_service.execution.unwanted import stop_if_unwanted
 
 READ_ONLY = 0o444

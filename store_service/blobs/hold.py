@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import StoreUnavailableError
+from hotslot.errors import StoreUnavailableError
 
 HOLD_FILE = "collecting"
 POLL_S = 0.05

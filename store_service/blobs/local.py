@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from shared.errors import BlobNotFoundError, DigestMismatchError
-from shared.ids import Digest, TenantId
+from hotslot.errors import BlobNotFoundError, DigestMismatchError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.files import make_directory, move_into_place, sync_directory
 from store_service.blobs.store import BlobKey
 from store_service.execution.full_disk import no_room_is_a_quota

@@ -11,8 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.errors import BlobNotFoundError, StoreUnavailableError
-from shared.ids import Digest, TenantId
+from hotslot.errors import BlobNotFoundError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.store import BlobKey
 
 if TYPE_CHECKING:

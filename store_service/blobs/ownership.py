@@ -8,7 +8,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import StoreUnavailableError
+from hotslot.errors import StoreUnavailableError
 from store_service.blobs.files import make_directory, sync_directory
 from store_service.blobs.store import BlobKey
 

@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 
-from shared.errors import (
+from hotslot.errors import (
     BadOffsetError,
     BlobNotFoundError,
     FieldViolation,
     InvalidRequestError,
 )
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.store import Upload, UploadStore
 from store_service.execution.offload import Offload
 

@@ -6,7 +6,7 @@ Everything here blocks: call it from a thread, never on the event loop.
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeAlias
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 
 BlobKey: TypeAlias = tuple[TenantId, Digest]
 """Whose blob, and which."""

@@ -7,11 +7,11 @@ import time
 from collections.abc import AsyncGenerator
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
-from shared.errors import (
+from hotslot.errors import (
     BadOffsetError,
     DigestMismatchError,
 )
-from shared.ids import Digest
+from hotslot.ids import Digest
 from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024

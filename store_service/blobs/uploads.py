@@ -12,8 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from shared.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
-from shared.ids import Digest, TenantId
+from hotslot.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.files import digest_of_file, make_directory, move_into_place
 from store_service.execution.full_disk import no_room_is_a_quota
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from shared.ids import digest_of
+from hotslot.ids import digest_of
 from store_service.blobs.ownership import CatalogState
 
 log = structlog.get_logger(__name__)

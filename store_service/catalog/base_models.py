@@ -13,10 +13,10 @@ import structlog
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from shared.base_details import details_from_json
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind, looks_like_a_digest
-from shared.errors import BaseModelInUseError, BaseModelNameTakenError, BaseModelNotFoundError, ForbiddenError
-from shared.ids import DEFAULT_TENANT, TenantId
+from hotslot.errors import BaseModelInUseError, BaseModelNameTakenError, BaseModelNotFoundError, ForbiddenError
+from hotslot.formats.base_details import details_from_json
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind, looks_like_a_digest
+from hotslot.ids import DEFAULT_TENANT, TenantId
 from store_service.catalog.checksums import base_model_checksum, base_model_name_checksum, check
 from store_service.catalog.database import reading, writing
 from store_service.catalog.records import BaseModelRecord

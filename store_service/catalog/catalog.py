@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.references import Reference
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.references import Reference
 from store_service.blobs.ownership import CatalogState
 from store_service.catalog.records import (
     AdapterFilter,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from shared.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
 from store_service.catalog.database import writing
 from store_service.catalog.records import EventKind

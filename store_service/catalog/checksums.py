@@ -7,7 +7,7 @@ example through a broken index, does not match either. A manifest needs none: it
 import hashlib
 from typing import Any
 
-from shared.errors import CatalogDamagedError
+from hotslot.errors import CatalogDamagedError
 
 
 def adapter_checksum(row: Any) -> str:

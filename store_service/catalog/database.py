@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shared.errors import CatalogDamagedError, QuotaExceededError, StoreUnavailableError
+from hotslot.errors import CatalogDamagedError, QuotaExceededError, StoreUnavailableError
 from store_service.catalog.tables import catalog_identity
 
 BUSY_TIMEOUT_S = 30

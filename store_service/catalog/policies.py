@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, tuple_
 
-from shared.errors import EtagMismatchError, PolicyNotFoundError
-from shared.ids import AdapterName, Digest, TenantId
-from shared.placement.replica_policy import ReplicaPolicy
-from shared.references import DEFAULT_TAG
+from hotslot.errors import EtagMismatchError, PolicyNotFoundError
+from hotslot.ids import AdapterName, Digest, TenantId
+from hotslot.references import DEFAULT_TAG
+from shared.fleet.replica_policy import ReplicaPolicy
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select
 
-from shared.errors import AdapterNotFoundError, VersionNotFoundError
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.manifest import Manifest, parse_manifest
+from hotslot.errors import AdapterNotFoundError, VersionNotFoundError
+from hotslot.formats.manifest import Manifest, parse_manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
 from store_service.catalog.records import (
     AdapterRecord,

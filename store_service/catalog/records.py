@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from shared.admission_warning import AdmissionWarning
-from shared.base_spec import BaseSpec
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.manifest import Manifest
-from shared.placement.replica_policy import ReplicaPolicy
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.manifest import Manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from shared.fleet.replica_policy import ReplicaPolicy
 
 PINNED_LABEL = ("hotslot.pinned", "true")
 """On an adapter: the weights of its versions stay on the store's local disk."""

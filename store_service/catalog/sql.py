@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager
 
 from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
 
-from shared.base_spec import looks_like_a_digest
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     CatalogDamagedError,
     EtagMismatchError,
@@ -15,8 +14,9 @@ from shared.errors import (
     TagNotFoundError,
     VersionInUseError,
 )
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.references import Reference
+from hotslot.formats.base_spec import looks_like_a_digest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.references import Reference
 from store_service.blobs.ownership import CatalogState
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import Change, OnChange, changing

@@ -6,14 +6,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelNotFoundError,
     EtagMismatchError,
     FieldViolation,
     InvalidRequestError,
 )
-from shared.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
 from store_service.catalog.records import MAX_LABELS, EventKind, NewVersion

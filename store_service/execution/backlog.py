@@ -1,6 +1,6 @@
 """Decides which calls are worth beginning when more come than can be answered: state in, decision out."""
 
-from shared.errors import HotslotError, RequestDeadlineError, StoreBusyError
+from hotslot.errors import HotslotError, RequestDeadlineError, StoreBusyError
 
 MEMORY = 0.1
 """How much the last call counts in the mean of their durations."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from shared.errors import RequestDeadlineError
+from hotslot.errors import RequestDeadlineError
 from store_service.execution.fair_shares import FairShares
 from store_service.execution.offload import Offload
 from store_service.execution.unwanted import Wish

@@ -4,7 +4,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from shared.errors import StoreBusyError
+from hotslot.errors import StoreBusyError
 
 SHARE = 8
 """How many times as many as there are places left a tenant may let wait: dynamic thresholds, as for streams."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from shared.errors import RequestCancelledError, RequestDeadlineError
+from hotslot.errors import RequestCancelledError, RequestDeadlineError
 
 T = TypeVar("T")
 _working = threading.local()

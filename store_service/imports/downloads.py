@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.ids import TenantId
+from hotslot.ids import TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.execution.offload import Offload
 from store_service.imports.progress import QUEUED, Progress, Stage

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import (
+from hotslot.errors import (
     BaseModelNotFoundError,
     InvalidAdapterError,
     SourceChangedError,
     SourceNotFoundError,
     UnavailableError,
 )
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
 from store_service.execution.fair_queue import FairQueue

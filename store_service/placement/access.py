@@ -2,10 +2,10 @@
 
 import structlog
 
+from hotslot.errors import CoordinationUnavailableError
+from hotslot.ids import Digest, WorkerId
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
-from shared.errors import CoordinationUnavailableError
-from shared.ids import Digest, WorkerId
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from hotslot.formats.manifest import Manifest
+from hotslot.ids import Digest
 from shared.coordination.records import Abilities, WorkerInfo, WorkerRecord
-from shared.ids import Digest
-from shared.manifest import Manifest
-from shared.placement.policy import Fleet, PolicyOptions
+from shared.fleet.policy import Fleet, PolicyOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,19 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.coordination.directory import Directory
-from shared.coordination.records import Placement, WorkerRecord
-from shared.errors import (
+from hotslot.errors import (
     BaseModelMismatchError,
     FieldViolation,
     InvalidRequestError,
     NoWorkersError,
     Violation,
 )
-from shared.ids import Digest, TenantId, parse_digest
-from shared.placement.policy import Candidate
-from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from shared.references import Reference
+from hotslot.ids import Digest, TenantId, parse_digest
+from hotslot.references import Reference
+from shared.coordination.directory import Directory
+from shared.coordination.records import Placement, WorkerRecord
+from shared.fleet.policy import Candidate
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import structlog
 
-from shared.admission_warning import AdmissionWarning
-from shared.base_spec import END_NAMES
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.errors import HotslotError
+from hotslot.formats.base_spec import END_NAMES
+from hotslot.formats.manifest import Manifest
 from shared.coordination.records import WorkerInfo
-from shared.errors import HotslotError
-from shared.manifest import Manifest
 from store_service.admission.admit import Verdict
 from store_service.catalog.records import VersionRecord
 from store_service.placement.fleets import FleetCache

@@ -11,9 +11,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from hotslot.ids import Digest, TenantId
 from shared.coordination.directory import Directory
 from shared.coordination.records import Placement, PlacementChange
-from shared.ids import Digest, TenantId
 
 POLL_S = 0.2
 

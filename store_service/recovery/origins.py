@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import (
+from hotslot.errors import (
     BlobLostError,
     BlobNotFoundError,
     HotslotError,
@@ -20,7 +20,7 @@ from shared.errors import (
     RequestCancelledError,
     UnavailableError,
 )
-from shared.ids import Digest
+from hotslot.ids import Digest
 from store_service.admission.admit import admit
 from store_service.admission.settings import AdmissionLimits
 from store_service.blobs.cached import CachedBlobStore

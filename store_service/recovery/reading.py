@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import BinaryIO, TypeVar
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.files import DIGEST_BLOCK_BYTES
 from store_service.blobs.streams import Encode, RottenBlobError, Verified, read_stream
 from store_service.execution.offload import Offload

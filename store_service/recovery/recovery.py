@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 import structlog
 
-from shared.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
-from shared.ids import Digest, TenantId
+from hotslot.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import digest_of_file
 from store_service.blobs.stats import BlobStats

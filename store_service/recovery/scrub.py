@@ -7,7 +7,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.errors import BlobNotFoundError, HotslotError, RequestCancelledError
+from hotslot.errors import BlobNotFoundError, HotslotError, RequestCancelledError
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import digest_of_file
 from store_service.blobs.stats import BlobStats

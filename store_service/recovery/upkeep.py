@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from shared.errors import HotslotError
+from hotslot.errors import HotslotError
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.stats import BlobStats
 from store_service.execution.offload import Offload

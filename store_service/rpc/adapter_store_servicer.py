@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from shared.ids import parse_digest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
-from shared.references import parse_name, parse_reference, parse_tag
-from shared.rpc.tenant import tenant_of
+from hotslot.ids import parse_digest
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
+from hotslot.references import parse_name, parse_reference, parse_tag
+from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter, VersionRecord

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
-from shared.admission_warning import AdmissionWarning
-from shared.base_details import BaseDetails, details_from_json
-from shared.errors import FieldViolation, InvalidRequestError
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.strict_json import StrictJsonError
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.formats.base_details import BaseDetails, details_from_json
+from hotslot.formats.strict_json import StrictJsonError
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 
 
 def details_of(message: pb.BaseModel) -> BaseDetails | None:

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from shared.base_spec import check_spec
-from shared.ids import TenantId
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.safetensors_header import HeaderLimits, parse_header
+from hotslot.formats.base_spec import check_spec
+from hotslot.formats.safetensors_header import HeaderLimits, parse_header
+from hotslot.ids import TenantId
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
 from store_service.rpc.converters import base_model_to_pb, base_spec_of

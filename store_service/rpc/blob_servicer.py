@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-from shared.errors import FieldViolation, InvalidRequestError
-from shared.ids import Digest, parse_digest
-from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
-from shared.rpc.blob_chunks import encode_chunk
-from shared.rpc.tenant import tenant_of
+from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.ids import Digest, parse_digest
+from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
+from hotslot.rpc.blob_chunks import encode_chunk
+from hotslot.rpc.tenant import tenant_of
 from store_service.blobs.receiving import UploadChunk, Uploads
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
@@ -17,7 +17,7 @@ from store_service.registry import Registry
 
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
-    """Streams published blobs out and uploads in; served by `shared.rpc.blob_chunks.add_to_server`."""
+    """Streams published blobs out and uploads in; served by `hotslot.rpc.blob_chunks.add_to_server`."""
 
     def __init__(self, registry: Registry, reader: BlobReader, offload: Offload, turns: Turns) -> None:
         """`turns` are those of all streams that the store sends."""

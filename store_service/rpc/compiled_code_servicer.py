@@ -4,11 +4,11 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from shared.errors import FieldViolation, InvalidRequestError
-from shared.ids import parse_digest
-from shared.pb.hotslot.store.v1 import compiled_code_pb2 as pb
-from shared.pb.hotslot.store.v1 import compiled_code_pb2_grpc
-from shared.rpc.tenant import tenant_of
+from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.ids import parse_digest
+from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc
+from hotslot.rpc.tenant import tenant_of
 from store_service.blobs.streams import Pace
 from store_service.compiled_code import CompiledCodeStage, CompiledCodeStore
 from store_service.execution.offload import Offload

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
-from shared.errors import FieldViolation, InvalidRequestError, Violation
-from shared.ids import Digest, parse_digest
-from shared.manifest import Manifest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.rpc.times import to_timestamp
+from hotslot.errors import FieldViolation, InvalidRequestError, Violation
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
+from hotslot.formats.manifest import Manifest
+from hotslot.ids import Digest, parse_digest
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.rpc.times import to_timestamp
 from store_service.admission.admit import Verdict
 from store_service.catalog.records import (
     AdapterRecord,

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from shared.errors import FieldViolation, InvalidPageTokenError, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidPageTokenError, InvalidRequestError
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
@@ -47,7 +47,7 @@ def fitting(messages: Iterable[AnyMessage], limit: int) -> tuple[list[AnyMessage
 def encode_token(listing: Sequence[object], position: Position) -> str:
     """A token for the page behind `position` of one listing (its name and filters), which is as short as the position.
 
-    The bound of page tokens (`shared.rpc.bounds`) holds for filters of any size.
+    The bound of page tokens (`shared.server.bounds`) holds for filters of any size.
     """
     return base64.urlsafe_b64encode(json.dumps([_mark_of(listing), list(position)]).encode()).decode()
 

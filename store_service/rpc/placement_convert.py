@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
+from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
+from hotslot.references import Reference, parse_reference
+from hotslot.rpc.times import to_duration, to_timestamp
 from shared.coordination.records import Placement, Tier, WorkerRecord, WorkerState
-from shared.errors import FieldViolation, InvalidRequestError
-from shared.pb.hotslot.placement.v1 import placement_pb2 as pb
-from shared.references import Reference, parse_reference
-from shared.rpc.times import to_duration, to_timestamp
 from store_service.placement.queries import Pick
 from store_service.placement.watch import WatchEvent
 

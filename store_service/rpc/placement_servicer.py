@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
+from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
+from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc
+from hotslot.rpc.tenant import tenant_of
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
-from shared.pb.hotslot.placement.v1 import placement_pb2 as pb
-from shared.pb.hotslot.placement.v1 import placement_pb2_grpc
-from shared.rpc.tenant import tenant_of
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import PlacementQueries, Resolver
 from store_service.placement.watch import watch_placements

@@ -1,9 +1,9 @@
 """Policies of adapters to messages and back."""
 
-from shared.errors import FieldViolation, InvalidRequestError
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.placement.replica_policy import ReplicaPolicy
-from shared.rpc.times import to_timestamp
+from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.rpc.times import to_timestamp
+from shared.fleet.replica_policy import ReplicaPolicy
 from store_service.catalog.records import PinnedVersion, PolicyRecord
 
 MAX_REPLICAS = 10_000

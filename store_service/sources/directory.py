@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from shared.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
-from shared.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
+from hotslot.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
+from hotslot.formats.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
 from store_service.admission.shards import shard_names

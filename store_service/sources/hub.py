@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from shared.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError
 from store_service.sources.source import Content
 
 _REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")

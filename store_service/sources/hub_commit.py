@@ -24,14 +24,14 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
-from shared.companions import COMPANION_FILES, read_companions
-from shared.errors import (
+from hotslot.errors import (
     DigestMismatchError,
     QuotaExceededError,
     SourceForbiddenError,
     SourceNotFoundError,
     SourceUnavailableError,
 )
+from hotslot.formats.companions import COMPANION_FILES, read_companions
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
 from store_service.admission.config import CONFIG_FILE
 from store_service.admission.shards import SHARD, shard_names

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from shared.errors import RequestCancelledError
+from hotslot.errors import RequestCancelledError
 from store_service.admission.admit import Checkpoint
 from store_service.admission.config import CONFIG_FILE
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shared.ids import TenantId
+from hotslot.ids import TenantId
 from store_service.sources.directory import DirectorySource
 from store_service.sources.hub import HubOptions, HubSource
 from store_service.sources.source import Source

@@ -34,7 +34,7 @@ def openings(tree: ast.AST) -> Iterator[int]:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_only_one_file_opens_channels(path: Path) -> None:
-    assert not list(openings(ast.parse(path.read_text(encoding="utf-8")))), "use shared.rpc.channel"
+    assert not list(openings(ast.parse(path.read_text(encoding="utf-8")))), "use hotslot.rpc.channel"
 
 
 def test_an_opening_is_seen_however_it_is_written() -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from shared.rpc.status import STATUS_TABLE
+from hotslot.rpc.status import STATUS_TABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOS = sorted((ROOT / "protos").rglob("*.proto"))

@@ -6,9 +6,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from client import StoreClient
-from client.cli.children import Child
-from shared.errors import HotslotError
+from hotslot import StoreClient
+from hotslot.errors import HotslotError
+from hotslot.local.children import Child
 from tests.chaos.fleet import Fleet
 from tests.support.tag_ledger import TagLedger
 

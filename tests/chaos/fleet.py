@@ -10,16 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from client import WorkerClient
-from client.cli.children import Child
-from client.types.control import AdapterTier
+from hotslot import WorkerClient
+from hotslot.contract.control import AdapterTier
+from hotslot.errors import CoordinationUnavailableError
+from hotslot.ids import Digest, WorkerId
+from hotslot.local.children import Child
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.rpc.channel import ChannelOptions
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerState
-from shared.errors import CoordinationUnavailableError
-from shared.ids import Digest, WorkerId
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.rpc.channel import ChannelOptions
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
 from tests.support.service_proxy import ServiceProxy, service_proxy

@@ -8,8 +8,8 @@ from collections import Counter
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 
-from client import AdapterSelection, Chunk, GenerationRequest, HotslotClient, Started, Stop
-from shared.errors import HotslotError, UnavailableError
+from hotslot import AdapterSelection, Chunk, GenerationRequest, HotslotClient, Started, Stop
+from hotslot.errors import HotslotError, UnavailableError
 from tests.support.echo_model import voice
 from tests.support.tag_ledger import TagLedger
 

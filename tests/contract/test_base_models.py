@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine
 
-from shared.base_spec import BaseSpec, check_spec, looks_like_a_digest
-from shared.errors import (
+from hotslot.errors import (
     BaseModelInUseError,
     BaseModelNameTakenError,
     BaseModelNotFoundError,
@@ -16,8 +15,9 @@ from shared.errors import (
     HotslotError,
     InvalidRequestError,
 )
-from shared.ids import DEFAULT_TENANT, AdapterName, TagName, TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
+from hotslot.formats.base_spec import BaseSpec, check_spec, looks_like_a_digest
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, AdapterName, TagName, TenantId, digest_of
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.records import NewVersion
 from store_service.catalog.sql import SqlCatalog

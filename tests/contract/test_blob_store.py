@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
-from shared.ids import Digest, TenantId, digest_of
+from hotslot.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
+from hotslot.ids import Digest, TenantId, digest_of
 from store_service.blobs.local import LocalBlobStore
 from store_service.blobs.objects import ObjectBlobs
 from store_service.blobs.store import BlobStore, UploadStore

@@ -10,8 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
 
-from shared.base_spec import BaseSpec
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelNotFoundError,
     CatalogDamagedError,
@@ -23,9 +22,10 @@ from shared.errors import (
     VersionInUseError,
     VersionNotFoundError,
 )
-from shared.ids import AdapterName, Digest, TagName, TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
-from shared.references import parse_reference
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId, digest_of
+from hotslot.references import parse_reference
 from store_service.catalog import changes
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database

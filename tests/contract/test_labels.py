@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import Engine
 
-from shared.errors import InvalidRequestError
+from hotslot.errors import InvalidRequestError
 from store_service.catalog.records import MAX_LABELS, EventKind
 from store_service.catalog.sql import SqlCatalog
 from tests.contract.test_catalog import ACME, BOT, create, kinds

@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import Engine, text
 
-from shared.errors import AdapterNotFoundError, CatalogDamagedError, EtagMismatchError, PolicyNotFoundError
-from shared.ids import AdapterName, digest_of
-from shared.placement.replica_policy import ReplicaPolicy
-from shared.references import parse_reference
+from hotslot.errors import AdapterNotFoundError, CatalogDamagedError, EtagMismatchError, PolicyNotFoundError
+from hotslot.ids import AdapterName, digest_of
+from hotslot.references import parse_reference
+from shared.fleet.replica_policy import ReplicaPolicy
 from store_service.catalog.policies import SqlPolicies
 from store_service.catalog.records import EventKind
 from store_service.catalog.sql import SqlCatalog

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load
 
-from shared.errors import Violation
-from shared.safetensors_header import Header, TensorEntry
-from tests.fuzz import engines, oracle
-from tests.fuzz.packed import Packed, Shape
-from tests.fuzz.target import OracleError, Outcome, Target, outcome_of
-from tests.fuzz.targets import TARGETS
+from hotslot.errors import Violation
+from hotslot.formats.safetensors_header import Header, TensorEntry
 from tests.support.checkpoints import adapter
+from tools.fuzz import engines, oracle
+from tools.fuzz.packed import Packed, Shape
+from tools.fuzz.target import OracleError, Outcome, Target, outcome_of
+from tools.fuzz.targets import TARGETS
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*/*"))
 NUM_MUTATED = {"header": 4_000, "config": 2_000, "checkpoint": 600, "request": 4_000}

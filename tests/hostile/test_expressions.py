@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from shared.base_spec import BaseSpec
-from shared.errors import UnsupportedAdapterError
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.errors import UnsupportedAdapterError
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.admission.admit import admit, error_class_of
 from store_service.admission.settings import AdmissionLimits
 from tests.support.checkpoints import Draft, adapter, base_spec

@@ -6,11 +6,11 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.errors import StreamStalledError
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
-from shared.rpc.server import ServerOptions, serve
-from shared.rpc.status import from_rpc_error
+from hotslot.errors import StreamStalledError
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.status import from_rpc_error
+from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import echo_model
 from tests.support.echo_worker import make_request, run_worker
 from tests.support.memory_store import memory_store

@@ -14,12 +14,12 @@ import psutil
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
 
-from shared.child_processes import free_port
-from shared.errors import InvalidRequestError
-from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
-from shared.rpc.interceptor import CallRecord
-from shared.rpc.server import ServerOptions, serve, service
-from shared.rpc.status import from_rpc_error
+from hotslot.errors import InvalidRequestError
+from hotslot.local.child_processes import free_port
+from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
+from hotslot.rpc.status import from_rpc_error
+from shared.server.grpc_server import ServerOptions, serve, service
+from shared.server.interceptor import CallRecord
 from tests.support.request_messages import methods, places
 from tests.support.waiting import until
 

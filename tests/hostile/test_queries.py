@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import InvalidPageTokenError, InvalidRequestError
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.errors import InvalidPageTokenError, InvalidRequestError
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.checkpoints import adapter
 from tests.support.store import error_of, open_store
 

@@ -11,12 +11,12 @@ from typing import Any
 import grpc
 import pytest
 
-from shared import errors
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.ids import Digest, digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2
-from shared.rpc import places
-from shared.rpc.status import from_rpc_error
+from hotslot import errors
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.ids import Digest, digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2
+from hotslot.rpc.status import from_rpc_error
+from shared.server import places
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, open_store
 from tests.support.waiting import until_async

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from client import BlockingHotslotClient
-from client.cli.children import Child
 from deploy.demo.model import BASE_MODEL, ensure_model
+from hotslot import BlockingHotslotClient
+from hotslot.local.children import Child
 from tests.support.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ from statistics import median
 import psutil
 import pytest
 
-from client import BlockingHotslotClient, WorkerClient
-from client.cli.children import Child
-from client.types.control import WorkerStatus
 from deploy.demo.model import BASE_MODEL
+from hotslot import BlockingHotslotClient, WorkerClient
+from hotslot.contract.control import WorkerStatus
+from hotslot.local.children import Child
 from tests.integration.conftest import DEMO_ADAPTERS
 from tests.support.fickle_clients import Habits, Streams, run_fickle_clients
 from tests.support.stack import Stack

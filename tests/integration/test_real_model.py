@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from client import AdapterSelection, BlockingHotslotClient, GenerationRequest, HotslotClient, Logprobs, Started, Stop
-from client.cli.children import Child
 from deploy.demo.reference import read_reference
-from shared.errors import HotslotError
+from hotslot import AdapterSelection, BlockingHotslotClient, GenerationRequest, HotslotClient, Logprobs, Started, Stop
+from hotslot.errors import HotslotError
+from hotslot.local.children import Child
 from tests.integration.conftest import DEMO_ADAPTERS
 from tests.support.stack import WORKER_READY_S, Stack
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shared.errors import HotslotError
+from hotslot.errors import HotslotError
 from tests.model.architectures import CASES, Case
 from tests.model.driver import Driver
 from tests.model.tiny_worker import apart, decoded, load_tiny

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.demo.model import BASE_MODEL, default_cache_dir, ensure_model
 from deploy.demo.reference import read_reference
-from shared.manifest import Manifest
+from hotslot.formats.manifest import Manifest
 from store_service.admission.admit import Checkpoint, admit
 from store_service.admission.settings import AdmissionLimits
 from tests.model.driver import Driver

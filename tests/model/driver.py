@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
-from shared.errors import HotslotError
+from hotslot.errors import HotslotError
 from worker_service.engine.core import EngineCore
 from worker_service.engine.messages import (
     Activate,

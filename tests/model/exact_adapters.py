@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from shared.base_model import spec_from_folder
-from shared.errors import HotslotError
+from hotslot.errors import HotslotError
+from hotslot.formats.base_model import spec_from_folder
 from tests.model.driver import Driver
 from tests.model.tiny_worker import decoded, load_tiny
 from tests.support.tiny_models import VOCAB, Architecture, PeftOracle, make_adapter, save_model

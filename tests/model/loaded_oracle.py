@@ -10,10 +10,10 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from shared.base_model import modules_of
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.loaded_modules import with_absences
-from shared.safetensors_header import TensorEntry
+from hotslot.formats.base_model import modules_of
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import with_absences
+from hotslot.formats.safetensors_header import TensorEntry
 from worker_service.model.observed import loaded_paths
 
 SMALL = {"num_hidden_layers": 4}

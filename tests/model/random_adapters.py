@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter, HostModule
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UnsupportedAdapterError
+from hotslot.errors import UnsupportedAdapterError
 from tests.model.architectures import CASES
 from tests.model.breadth import README, examine, table, table_in
 from tests.model.tiny_worker import admitted, apart, load_tiny

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import NonFiniteLogitsError, StepFailedError
+from hotslot.errors import NonFiniteLogitsError, StepFailedError
 from tests.model.driver import Driver
 from tests.model.random_adapters import random_adapter
 from tests.model.tiny_worker import apart, load_tiny

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from shared.errors import HotslotError, InvalidAdapterError, RankTooLargeError, UnsupportedAdapterError
+from hotslot.errors import HotslotError, InvalidAdapterError, RankTooLargeError, UnsupportedAdapterError
 from tests.model.architectures import CASES
 from tests.model.driver import Driver
 from tests.model.exact_adapters import ExactBench, evict, prompt_of

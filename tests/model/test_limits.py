@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import InvalidRequestError
+from hotslot.errors import InvalidRequestError
 from tests.model.tiny_worker import load_tiny
 from tests.support.tiny_models import make_model
 

@@ -4,8 +4,8 @@ import pytest
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from shared.base_spec import Absence
-from shared.loaded_modules import text_part
+from hotslot.formats.base_spec import Absence
+from hotslot.formats.loaded_modules import text_part
 from tests.model.architectures import CASES
 from tests.model.loaded_oracle import Checkpoint, small, wrong
 from tests.support.tiny_models import auto_class

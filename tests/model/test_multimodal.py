@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from shared.base_model import spec_from_folder
-from shared.base_spec import Absence, BaseSpec
+from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.base_spec import Absence, BaseSpec
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.settings import AdmissionLimits
 from tests.model.architectures import CASES

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from shared.errors import InvalidRequestError, ModelNotServableError
+from hotslot.errors import InvalidRequestError, ModelNotServableError
 from tests.model.architectures import CASES, WINDOW
 from tests.model.tiny_worker import MAX_SEQUENCE_TOKENS, apart, load_tiny
 from tests.support.tiny_models import Architecture, save_model

@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
-from shared.base_model import spec_from_folder
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import InvalidRequestError, RankTooLargeError, UnsupportedAdapterError
+from hotslot.errors import InvalidRequestError, RankTooLargeError, UnsupportedAdapterError
+from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from tests.model.tiny_worker import admitted, apart
 from tests.support.tiny_models import ARCHITECTURES, Architecture, PeftOracle, make_adapter, make_model
 from worker_service.engine.messages import SamplingOptions, Scoring, Segment

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from deploy.demo.model import ensure_model
-from shared.errors import PromptTooLongError
+from hotslot.errors import PromptTooLongError
 from worker_service.front import tokenising
 from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.tokenising import Tokeniser

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
-from shared.manifest import Manifest
+from hotslot.formats.manifest import Manifest
 from store_service.admission.admit import Checkpoint, admit
 from store_service.admission.settings import AdmissionLimits
 from worker_service.model.loading import load_model

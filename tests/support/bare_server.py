@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
-from shared.rpc.server import ServerOptions, Service, serve, stop_signal
+from shared.server.grpc_server import ServerOptions, Service, serve, stop_signal
 from tests.support.request_messages import services
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shared.base_details import BaseDetails
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.base_details import BaseDetails
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from store_service.admission.admit import Checkpoint
 
 HIDDEN, INTERMEDIATE, VOCAB, KV = 8, 12, 16, 4

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch._dynamo.utils import counters
 
-from shared.ids import DEFAULT_TENANT
-from shared.rpc.channel import open_channel
+from hotslot.ids import DEFAULT_TENANT
+from hotslot.rpc.channel import open_channel
 from worker_service.cache.archive import Archiver
 from worker_service.cache.sharing import CodeSharing, CodeStore
 from worker_service.model.loading import load_model

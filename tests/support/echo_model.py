@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import InvalidAdapterError, RankTooLargeError, Violation
-from shared.ids import Digest
-from shared.manifest import Manifest
+from hotslot.errors import InvalidAdapterError, RankTooLargeError, Violation
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.manifest import Manifest
+from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Alternative, Computed, SampledToken, Segment
 

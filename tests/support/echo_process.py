@@ -7,7 +7,7 @@ paced so, and `hang` is quick and never ends a step.
 import time
 from typing import NoReturn
 
-from shared.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from tests.support.echo_model import EchoModel, echo_model

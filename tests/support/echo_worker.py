@@ -8,15 +8,15 @@ from typing import Any
 
 import grpc
 
-from shared.ids import DEFAULT_TENANT, TenantId, new_worker_id
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.message_sizes import MAX_GENERATE_BYTES
-from shared.rpc.places import STALL_S
-from shared.rpc.server import RpcServer, ServerOptions, serve
+from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.server.grpc_server import RpcServer, ServerOptions, serve
+from shared.server.places import STALL_S
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.references import ReferenceLimits

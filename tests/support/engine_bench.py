@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shared.ids import DEFAULT_TENANT, Digest, TenantId
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from tests.support.fake_model import FakeAdapter, FakeRunner, next_token
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits, EnginePolicy

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     BadOffsetError,
     DigestMismatchError,
@@ -20,12 +20,12 @@ from shared.errors import (
     VersionInUseError,
     Violation,
 )
-from shared.manifest import AdapterModule, Manifest
-from shared.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
-from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
-from shared.rpc.server import Service, service
-from shared.rpc.tenant import tenant_of
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from hotslot.rpc.tenant import tenant_of
+from shared.server.grpc_server import Service, service
 
 CHUNK_BYTES = 64 * 1024
 

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from shared.errors import AdapterNotLoadedError, HotslotError
-from shared.pb.hotslot.worker.v1 import (
+from hotslot.errors import AdapterNotLoadedError, HotslotError
+from hotslot.pb.hotslot.worker.v1 import (
     adapter_control_pb2,
     adapter_control_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
 )
-from shared.rpc.server import Service, service
+from shared.server.grpc_server import Service, service
 
 
 class FakeInference(inference_pb2_grpc.InferenceServiceServicer):

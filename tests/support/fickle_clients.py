@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from client import AdapterSelection, Chunk, GenerationRequest, Sampling, Stop, WorkerClient
-from shared.errors import HotslotError, QueueFullError, SlotsFullError
+from hotslot import AdapterSelection, Chunk, GenerationRequest, Sampling, Stop, WorkerClient
+from hotslot.errors import HotslotError, QueueFullError, SlotsFullError
 
 LEAVES = 0.5
 """The share of requests whose client leaves before their end."""

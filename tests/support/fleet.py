@@ -6,10 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from shared.coordination.redis_url import RedisUrl
-from shared.ids import DEFAULT_TENANT, TenantId, new_worker_id
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import RpcServer, ServerOptions, serve
+from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
+from hotslot.redis_url import RedisUrl
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, Calls
 from worker_service.app import Start, services

@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from client import BlockingHotslotClient, StoreClient, WorkerClient
-from shared.errors import ForkedClientError, HotslotError
+from hotslot import BlockingHotslotClient, StoreClient, WorkerClient
+from hotslot.errors import ForkedClientError, HotslotError
 
 TIMEOUT_S = 5.0
 CHILD_S = 15.0

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     BadOffsetError,
     BaseModelMismatchError,
@@ -17,13 +17,13 @@ from shared.errors import (
     VersionNotFoundError,
     Violation,
 )
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
-from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
-from shared.references import parse_reference
-from shared.rpc.server import Service, service
-from shared.rpc.tenant import tenant_of
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from hotslot.references import parse_reference
+from hotslot.rpc.tenant import tenant_of
+from shared.server.grpc_server import Service, service
 
 CHUNK_BYTES = 1_024
 

@@ -8,8 +8,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import READINESS
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from shared.server.grpc_server import READINESS
 
 PROBE_EVERY_S = 0.1
 PROBE_TIMEOUT_S = 1.0

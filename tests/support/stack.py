@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from client.cli.children import Child, ChildSpec, stop_all
-from shared.child_processes import free_port
-from shared.embedded_valkey import embedded_valkey
+from hotslot.local.child_processes import free_port
+from hotslot.local.children import Child, ChildSpec, stop_all
+from hotslot.local.embedded_valkey import embedded_valkey
 
 STORE_READY_S = 60.0
 WORKER_READY_S = 300.0

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.child_processes import free_port
+from hotslot.local.child_processes import free_port
 from tests.support.stack import is_running
 from tests.support.store import StoreClient, dial
 from tests.support.waiting import until

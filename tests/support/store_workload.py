@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import EtagMismatchError, VersionInUseError
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.store.v1 import blob_pb2
+from hotslot.errors import EtagMismatchError, VersionInUseError
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import blob_pb2
 from store_service.admission.admit import admit
 from store_service.admission.settings import AdmissionLimits
 from tests.support.checkpoints import Draft, adapter, base_spec

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from shared.rpc.server import ServerOptions, serve, stop_signal
+from shared.server.grpc_server import ServerOptions, serve, stop_signal
 from tests.support.fake_worker import FakeWorker
 
 

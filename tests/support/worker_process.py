@@ -11,9 +11,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from shared.child_processes import free_port
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import LIVENESS, READINESS
+from hotslot.local.child_processes import free_port
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from shared.server.grpc_server import LIVENESS, READINESS
 from tests.support.echo_worker import Calls
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

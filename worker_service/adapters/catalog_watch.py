@@ -15,9 +15,9 @@ from typing import Protocol
 
 import structlog
 
-from shared.errors import HotslotError, RevisionCompactedError
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.references import Reference
+from hotslot.errors import HotslotError, RevisionCompactedError
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.references import Reference
 
 log = structlog.get_logger(__name__)
 

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.errors import AdapterNotLoadedError, AdapterPinnedError, RequestDeadlineError
-from shared.ids import Digest, TenantId
-from shared.references import Reference
+from hotslot.errors import AdapterNotLoadedError, AdapterPinnedError, RequestDeadlineError
+from hotslot.ids import Digest, TenantId
+from hotslot.references import Reference
 from worker_service.adapters.policy import AdapterPolicy, Selection
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion

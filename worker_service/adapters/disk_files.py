@@ -17,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from worker_service.adapters.disk_files import DiskFiles
 from worker_service.adapters.loader import BlobReader
 

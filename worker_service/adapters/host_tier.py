@@ -7,8 +7,8 @@ What a request holds is never dropped; the budget is never exceeded.
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from shared.errors import QuotaExceededError
-from shared.ids import Digest
+from hotslot.errors import QuotaExceededError
+from hotslot.ids import Digest
 from worker_service.engine.messages import AdapterWeights
 
 RETRY_AFTER_S = 0.5

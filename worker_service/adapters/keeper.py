@@ -12,13 +12,13 @@ from typing import Protocol
 
 import structlog
 
+from hotslot.errors import HotslotError
+from hotslot.ids import AdapterName, Digest, TenantId, WorkerId
+from hotslot.references import Reference
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
-from shared.errors import HotslotError
-from shared.ids import AdapterName, Digest, TenantId, WorkerId
-from shared.placement.policy import Fleet
-from shared.placement.replica_policy import ReplicaPolicy
-from shared.references import Reference
+from shared.fleet.policy import Fleet
+from shared.fleet.replica_policy import ReplicaPolicy
 from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind
 from worker_service.adapters.preload import PreloadLimits
 from worker_service.adapters.provider import AdapterProvider

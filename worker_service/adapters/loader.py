@@ -16,9 +16,9 @@ from typing import Protocol
 
 import structlog
 
-from shared.errors import HotslotError, InvalidAdapterError
-from shared.ids import Digest, TenantId
-from shared.manifest import Manifest
+from hotslot.errors import HotslotError, InvalidAdapterError
+from hotslot.formats.manifest import Manifest
+from hotslot.ids import Digest, TenantId
 from worker_service.adapters.host_tier import HostTier, Reservation
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights

@@ -5,8 +5,8 @@ A pin belongs to a tenant's reference and moves with it to a new version.
 
 from dataclasses import dataclass, field
 
-from shared.ids import Digest, TenantId
-from shared.references import Reference
+from hotslot.ids import Digest, TenantId
+from hotslot.references import Reference
 
 PinOwner = tuple[TenantId, Reference]
 

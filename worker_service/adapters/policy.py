@@ -5,8 +5,8 @@ Semantics of transformers' `set_adapter`, `disable_adapters` and `enable_adapter
 
 from dataclasses import dataclass, field
 
-from shared.ids import TenantId
-from shared.references import Reference
+from hotslot.ids import TenantId
+from hotslot.references import Reference
 
 
 @dataclass(frozen=True, slots=True)

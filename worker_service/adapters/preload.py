@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from hotslot.errors import HotslotError, NotFoundError
+from hotslot.ids import AdapterName, Digest, TenantId
+from hotslot.references import Reference
 from shared.coordination.directory import Directory
 from shared.coordination.records import Placement, Resident, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
-from shared.errors import HotslotError, NotFoundError
-from shared.ids import AdapterName, Digest, TenantId
-from shared.placement.policy import Fleet
-from shared.references import Reference
+from shared.fleet.policy import Fleet
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion
 

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import structlog
 
-from shared.errors import HotslotError, SlotsFullError
-from shared.ids import Digest, TenantId
+from hotslot.errors import HotslotError, SlotsFullError
+from hotslot.ids import Digest, TenantId
 from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.loader import Loader
 from worker_service.adapters.pins import PinTable

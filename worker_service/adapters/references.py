@@ -16,9 +16,9 @@ from typing import Protocol
 
 import structlog
 
-from shared.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
-from shared.ids import Digest, TenantId
-from shared.references import Reference
+from hotslot.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
+from hotslot.ids import Digest, TenantId
+from hotslot.references import Reference
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.version import AdapterVersion
 

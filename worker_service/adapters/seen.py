@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from worker_service.adapters.version import AdapterVersion
 
 MAX_REFERENCES = 16

@@ -13,9 +13,8 @@ import grpc
 import numpy as np
 import structlog
 
-from shared.base_spec import BaseSpec, ModuleKind
-from shared.digesting import StreamDigest
-from shared.errors import (
+from hotslot.digesting import StreamDigest
+from hotslot.errors import (
     DigestMismatchError,
     HotslotError,
     InternalError,
@@ -24,14 +23,15 @@ from shared.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.manifest import parse_manifest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2
-from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from shared.references import Reference
-from shared.rpc.blob_chunks import BlobChunk, read_blob_of
-from shared.rpc.status import from_rpc_error
-from shared.rpc.tenant import TENANT_KEY
+from hotslot.formats.base_spec import BaseSpec, ModuleKind
+from hotslot.formats.manifest import parse_manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2
+from hotslot.references import Reference
+from hotslot.rpc.blob_chunks import BlobChunk, read_blob_of
+from hotslot.rpc.status import from_rpc_error
+from hotslot.rpc.tenant import TENANT_KEY
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.keeper import PinnedVersion
 from worker_service.adapters.version import AdapterVersion

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from shared.ids import Digest, TenantId
-from shared.manifest import Manifest
-from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from shared.references import Reference
+from hotslot.formats.manifest import Manifest
+from hotslot.ids import Digest, TenantId
+from hotslot.references import Reference
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
 
 @dataclass(frozen=True, slots=True)

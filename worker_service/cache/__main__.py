@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared.base_model import spec_from_folder
-from shared.errors import FieldViolation, HotslotError, InvalidRequestError
+from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
+from hotslot.formats.base_model import spec_from_folder
 from shared.settings import EXIT_WRONG_SETTING, load
 from shared.telemetry import set_up_logging
 from worker_service.cache.archive import Archiver

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from shared.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
-from shared.ids import Digest, digest_of
+from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
+from hotslot.ids import Digest, digest_of
 
 FORMAT = 1
 INDUCTOR_DIR = "inductor"

@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch._inductor.cpp_builder import get_cpp_compiler
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.cache.archive import CodeKey
 from worker_service.model.cpu.library import processor
 from worker_service.model.options import ModelOptions

@@ -15,12 +15,12 @@ from typing import Any
 import grpc
 import structlog
 
-from shared.errors import CompiledCodeNotFoundError, CompiledCodeRefusedError, HotslotError, StoreUnavailableError
-from shared.ids import Digest, TenantId
-from shared.pb.hotslot.store.v1 import compiled_code_pb2 as pb
-from shared.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
-from shared.rpc.status import from_rpc_error
-from shared.rpc.tenant import TENANT_KEY
+from hotslot.errors import CompiledCodeNotFoundError, CompiledCodeRefusedError, HotslotError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId
+from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
+from hotslot.rpc.status import from_rpc_error
+from hotslot.rpc.tenant import TENANT_KEY
 from worker_service.cache.archive import Archiver, CodeKey, digest_of_file
 
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from shared.errors import StepFailedError
+from hotslot.errors import StepFailedError
 from worker_service.engine.messages import Computed, ModelRunner
 from worker_service.engine.sequence import Sequence
 from worker_service.engine.work import Work

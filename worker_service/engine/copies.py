@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from shared.errors import HotslotError
-from shared.ids import Digest
+from hotslot.errors import HotslotError
+from hotslot.ids import Digest
 from worker_service.engine.messages import Activated, AdapterWeights, ModelRunner
 from worker_service.engine.slots import Holder
 

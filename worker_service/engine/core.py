@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from shared.errors import HotslotError, NonFiniteLogitsError, RequestDeadlineError
-from shared.ids import Digest
+from hotslot.errors import HotslotError, NonFiniteLogitsError, RequestDeadlineError
+from hotslot.ids import Digest
 from worker_service.engine.attempts import Attempts, Failure, ModelLostError
 from worker_service.engine.deadlines import Deadlines
 from worker_service.engine.fair_share import ANSWER_TOKEN_COST

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
-from shared.errors import HotslotError
-from shared.ids import DEFAULT_TENANT, Digest, TenantId
+from hotslot.errors import HotslotError
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from worker_service.engine.snapshot import EngineSnapshot
 
 SequenceId = NewType("SequenceId", int)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from shared.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError
 from worker_service.engine.limits import EngineLimits
 
 

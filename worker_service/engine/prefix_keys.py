@@ -4,7 +4,7 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from worker_service.engine.kv_blocks import BlockKey
 
 Mix = tuple[tuple[Digest, float], ...]

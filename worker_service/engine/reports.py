@@ -1,6 +1,6 @@
 """What the engine reports, made from what it knows at the moment."""
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.listener import SequenceReport
 from worker_service.engine.messages import FinishReason

@@ -4,8 +4,8 @@ from collections.abc import Callable, Collection, Iterable
 
 import structlog
 
-from shared.errors import AdapterPinnedError, EngineFailedError, HotslotError, SlotsFullError
-from shared.ids import Digest
+from hotslot.errors import AdapterPinnedError, EngineFailedError, HotslotError, SlotsFullError
+from hotslot.ids import Digest
 from worker_service.engine.copies import Copy, CopyQueue
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.listener import ActivationReport, EngineListener

@@ -6,7 +6,7 @@ Pure state: nothing here computes, waits or reads a clock.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.engine.budget import share_budget
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import SequenceId

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.engine.kv_blocks import BlockKey
 from worker_service.engine.messages import AdapterWeights, FinishReason, SampledToken, Submit
 from worker_service.engine.prefix_keys import Mix

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 
 
 @dataclass(frozen=True, slots=True)

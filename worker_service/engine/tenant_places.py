@@ -1,7 +1,7 @@
 """Places in a bounded queue, so shared that no tenant leaves none for others."""
 
-from shared.errors import QueueFullError
-from shared.ids import TenantId
+from hotslot.errors import QueueFullError
+from hotslot.ids import TenantId
 
 QUEUE_SHARE = 8
 """A tenant may have this many times as many places as are left."""

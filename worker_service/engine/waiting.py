@@ -10,8 +10,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from shared.errors import QueueFullError
-from shared.ids import TenantId
+from hotslot.errors import QueueFullError
+from hotslot.ids import TenantId
 from worker_service.engine.fair_share import PROMPT_TOKEN_COST, FairShare
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import SequenceId

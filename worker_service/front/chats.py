@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from shared.errors import FieldViolation, InvalidRequestError, UnavailableError
+from hotslot.errors import FieldViolation, InvalidRequestError, UnavailableError
 from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.requests import ChatMessage, ChatPrompt
 from worker_service.front.stand_ins import StandIns, cannot_keep

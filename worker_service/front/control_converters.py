@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.rpc.times import to_duration, to_timestamp
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from hotslot.rpc.times import to_duration, to_timestamp
 from worker_service.adapters.control import Held, LoadOutcome, Tier
 from worker_service.adapters.policy import Selection
 from worker_service.engine.snapshot import EngineSnapshot

@@ -4,10 +4,10 @@ from typing import Any
 
 import grpc
 
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as pb_grpc
-from shared.references import parse_reference
-from shared.rpc.tenant import tenant_of
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as pb_grpc
+from hotslot.references import parse_reference
+from hotslot.rpc.tenant import tenant_of
 from worker_service.front.control_converters import decode_mix, encode_held, encode_load, encode_mix, encode_status
 from worker_service.front.deadline import timeout_of
 from worker_service.front.validation import check_mix

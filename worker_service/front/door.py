@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from shared.coordination.records import WorkerRecord
-from shared.errors import (
+from hotslot.errors import (
     AdaptersDisabledError,
     ExhaustedError,
     HotslotError,
@@ -20,9 +19,10 @@ from shared.errors import (
     StepFailedError,
     UnavailableError,
 )
-from shared.ids import Digest, TenantId
-from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from shared.rpc.message_sizes import MAX_GENERATE_BYTES
+from hotslot.ids import Digest, TenantId
+from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.coordination.records import WorkerRecord
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.generation import new_request_id

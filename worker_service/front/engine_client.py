@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from shared.errors import EngineFailedError, HotslotError
-from shared.ids import Digest
+from hotslot.errors import EngineFailedError, HotslotError
+from hotslot.ids import Digest
 from worker_service.engine.messages import (
     Activate,
     Activated,

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from shared.ids import Digest, TenantId, WorkerId
+from hotslot.ids import Digest, TenantId, WorkerId
 from shared.telemetry import bind_log_context
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider, Chosen

@@ -3,8 +3,8 @@
 import functools
 from collections.abc import Sequence
 
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.rpc.times import to_duration
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.rpc.times import to_duration
 from worker_service.adapters.policy import Selection
 from worker_service.engine.messages import FinishReason, SampledToken, SamplingOptions
 from worker_service.front.requests import (

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import grpc
 
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
-from shared.rpc.tenant import tenant_of
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.tenant import tenant_of
 from worker_service.front.door import Call, FrontDoor
 from worker_service.front.inference_converters import (
     decode_request,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
-from shared.errors import QueueFullError
+from hotslot.errors import QueueFullError
 
 RETRY_AFTER_S = 1.0
 

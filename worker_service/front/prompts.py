@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from shared.errors import EmptyPromptError
+from hotslot.errors import EmptyPromptError
 from worker_service.front.chats import Chats
 from worker_service.front.detokenizer import Decode, Decoding
 from worker_service.front.prompt_threads import PromptThreads

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from shared.ids import Digest, WorkerId
-from shared.references import Reference
+from hotslot.ids import Digest, WorkerId
+from hotslot.references import Reference
 from worker_service.adapters.policy import Selection
 from worker_service.engine.messages import FinishReason, SampledToken, SamplingOptions
 

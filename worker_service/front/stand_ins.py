@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from tokenizers import Tokenizer as Backend
 
-from shared.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError
 from worker_service.templates.special_text import pattern_of, without
 
 STAND_IN_CHARS = 12

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from shared.errors import PromptTooLongError
+from hotslot.errors import PromptTooLongError
 from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.text_cuts import TextCuts
 from worker_service.front.token_bound import TokenBound

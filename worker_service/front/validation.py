@@ -8,13 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shared.errors import (
+from hotslot.errors import (
     EmptyPromptError,
     FieldViolation,
     InvalidReferenceError,
     InvalidRequestError,
 )
-from shared.references import parse_reference
+from hotslot.references import parse_reference
 from worker_service.adapters.policy import Selection
 from worker_service.front.requests import (
     ChatMessage,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from shared.errors import (
+from hotslot.errors import (
     ConflictError,
     DrainingError,
     EngineFailedError,
@@ -17,7 +17,7 @@ from shared.errors import (
     RequestDeadlineError,
     UnavailableError,
 )
-from shared.ids import Digest, WorkerId
+from hotslot.ids import Digest, WorkerId
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider

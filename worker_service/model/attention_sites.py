@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
-from shared.errors import ModelNotServableError
+from hotslot.errors import ModelNotServableError
 from worker_service.model.attention import ATTENTION_NAME
 
 HARMLESS = frozenset({

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.base_fetch import fetch_base_model
+from hotslot.base_fetch import fetch_base_model
 
 
 def model_folder(model: str) -> Path:

@@ -13,8 +13,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from shared.base_model import spec_from_folder
-from shared.errors import FieldViolation, InvalidRequestError, ModelNotServableError
+from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
+from hotslot.formats.base_model import spec_from_folder
 from worker_service.cache.archive import INDUCTOR_DIR
 from worker_service.cache.key import code_key
 from worker_service.cache.shared_code import SharedCode

@@ -9,7 +9,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.pytorch_utils import Conv1D
 
-from shared.base_spec import Absence, BaseModule, BaseSpec, LoadedModules, ModuleKind
+from hotslot.formats.base_spec import Absence, BaseModule, BaseSpec, LoadedModules, ModuleKind
 
 
 def loaded_paths(model: PreTrainedModel, modules: Iterable[BaseModule]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from shared.base_spec import BaseSpec
+from hotslot.formats.base_spec import BaseSpec
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.runner import TorchRunner
 from worker_service.model.weights import WeightsDecoder

@@ -15,7 +15,7 @@ import structlog
 import torch
 from transformers import PreTrainedModel
 
-from shared.errors import ModelNotServableError
+from hotslot.errors import ModelNotServableError
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import SamplingOptions, Segment
 from worker_service.model.layer_outputs import LayerOutputs, first_difference, recording, relative_error

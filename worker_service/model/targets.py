@@ -12,8 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import FieldViolation, InvalidRequestError, ModelNotServableError
+from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 
 ALL_LINEAR = "all-linear"
 """Stands for all linears in the layers, as PEFT's word does: the head is named by itself."""

@@ -15,8 +15,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from shared.base_spec import BaseSpec
-from shared.errors import ModelNotServableError
+from hotslot.errors import ModelNotServableError
+from hotslot.formats.base_spec import BaseSpec
 from worker_service.model.layer_outputs import relative_error
 from worker_service.model.observed import loaded_paths, observed
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from shared.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError
 
 BLOCK_TOKENS = 256
 """FlashAttention 2, which torch uses for this, takes pages of a multiple of so many tokens."""

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from shared.errors import (
+from hotslot.errors import (
     BaseModelMismatchError,
     InvalidAdapterError,
     RankTooLargeError,
     UnsupportedAdapterError,
     Violation,
 )
-from shared.ids import Digest
-from shared.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
-from shared.safetensors_header import PREFIX_BYTES, HeaderLimits, TensorEntry, parse_header
+from hotslot.formats.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
+from hotslot.formats.safetensors_header import PREFIX_BYTES, HeaderLimits, TensorEntry, parse_header
+from hotslot.ids import Digest
 from worker_service.model.targets import ALL_LINEAR
 from worker_service.recycled_memory import RecycledMemory
 

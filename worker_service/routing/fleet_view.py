@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from hotslot.errors import CoordinationUnavailableError
+from hotslot.ids import Digest
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import Placement, WorkerInfo
-from shared.errors import CoordinationUnavailableError
-from shared.ids import Digest
-from shared.placement.policy import Fleet
+from shared.fleet.policy import Fleet
 
 log = structlog.get_logger(__name__)
 

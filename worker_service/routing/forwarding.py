@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import grpc
 
+from hotslot.errors import InvalidEndpointError, UnavailableError
+from hotslot.ids import WorkerId
+from hotslot.rpc.channel import ChannelOptions, connect, open_channel
+from hotslot.rpc.pool import Pool
+from hotslot.rpc.status import from_rpc_error
 from shared.coordination.records import WorkerRecord
-from shared.errors import InvalidEndpointError, UnavailableError
-from shared.ids import WorkerId
-from shared.rpc.channel import ChannelOptions, connect, open_channel
-from shared.rpc.pool import Pool
-from shared.rpc.status import from_rpc_error
 
 FORWARDED_KEY = "hotslot-forwarded-by"
 """Metadata key: the worker_id of the worker that forwarded a request."""

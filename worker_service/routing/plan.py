@@ -7,9 +7,9 @@ hop. One that would have to pull an adapter leaves the request to whoever the pl
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from hotslot.ids import WorkerId
 from shared.coordination.records import WorkerRecord
-from shared.ids import WorkerId
-from shared.placement.policy import Candidate
+from shared.fleet.policy import Candidate
 
 
 @dataclass(frozen=True, slots=True)

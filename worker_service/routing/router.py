@@ -7,17 +7,17 @@ from contextlib import aclosing
 
 import structlog
 
-from shared.coordination.records import WorkerRecord
-from shared.errors import (
+from hotslot.errors import (
     AdaptersDisabledError,
     EngineFailedError,
     SourceUnavailableError,
     StoreUnavailableError,
     UnavailableError,
 )
-from shared.ids import Digest, WorkerId
-from shared.placement.policy import Candidate, Fleet
-from shared.placement.replica_policy import ReplicaPolicy
+from hotslot.ids import Digest, WorkerId
+from shared.coordination.records import WorkerRecord
+from shared.fleet.policy import Candidate, Fleet
+from shared.fleet.replica_policy import ReplicaPolicy
 from worker_service.routing.fleet_view import FleetView
 from worker_service.routing.forwarding import Parcel, Peers, forward
 from worker_service.routing.plan import Here, before_here, instead_of_here

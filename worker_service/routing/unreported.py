@@ -7,8 +7,8 @@ between a report and its reading counts as reported, so the estimate is rather t
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from hotslot.ids import WorkerId
 from shared.coordination.records import WorkerRecord
-from shared.ids import WorkerId
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from shared.errors import FieldViolation, InvalidRequestError, UnavailableError
+from hotslot.errors import FieldViolation, InvalidRequestError, UnavailableError
 from worker_service.templates.host import CPU_S, HEADER, MARKED, MAX_MEMORY_BYTES, REFUSED, TEXT
 from worker_service.templates.rendering import Rendered
 

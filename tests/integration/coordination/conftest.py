@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
-from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
 
 
 @pytest.fixture(scope="session")

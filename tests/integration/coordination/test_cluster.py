@@ -13,11 +13,11 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.crc import key_slot
 
-from shared.child_processes import free_ports, tied_to_parent
+from hotslot.ids import Digest
+from hotslot.local.child_processes import free_ports, tied_to_parent
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import POOLS, PoolKeys
-from shared.ids import Digest
 from tests.integration.coordination.fleet import digest, joined, resident
 from tests.support.waiting import until_async
 

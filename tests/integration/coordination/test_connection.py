@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from hotslot.errors import CoordinationUnavailableError
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.scripts import WORKERS
-from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
-from shared.errors import CoordinationUnavailableError
 from tests.support.slow_proxy import slow_proxy
 from tests.support.waiting import until
 

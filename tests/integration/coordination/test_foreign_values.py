@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from hotslot.errors import RevisionCompactedError
+from hotslot.ids import WorkerId
+from hotslot.local.embedded_valkey import EmbeddedValkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import POOLS, PoolKeys
 from shared.coordination.records import WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerRegistration, WorkerReport
-from shared.embedded_valkey import EmbeddedValkey
-from shared.errors import RevisionCompactedError
-from shared.ids import WorkerId
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
 from tests.support.waiting import until_async
 

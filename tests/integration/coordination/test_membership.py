@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from hotslot.errors import RevisionCompactedError, StaleEpochError
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.keys import MAX_CHANGES, POOLS, PoolKeys
 from shared.coordination.records import Tier, WorkerLoad, WorkerState
-from shared.errors import RevisionCompactedError, StaleEpochError
 from tests.integration.coordination.fleet import LEASE_S, POOL, Member, all_keys, digest, joined, resident, worker
 from tests.support.waiting import until_async
 

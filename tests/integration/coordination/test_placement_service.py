@@ -11,11 +11,7 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 
-from shared.coordination.connection import RedisConnection, RedisOptions
-from shared.coordination.directory import Directory
-from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
-from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelMismatchError,
     CoordinationUnavailableError,
@@ -25,14 +21,18 @@ from shared.errors import (
     NoWorkersError,
     RevisionCompactedError,
 )
-from shared.ids import TenantId
-from shared.pb.hotslot.placement.v1 import placement_pb2 as pb
-from shared.pb.hotslot.placement.v1 import placement_pb2_grpc
-from shared.placement.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from shared.references import Reference
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import ServerOptions, serve, service
-from shared.rpc.status import from_rpc_error
+from hotslot.ids import TenantId
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
+from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
+from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc
+from hotslot.references import Reference
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.status import from_rpc_error
+from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
+from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+from shared.server.grpc_server import ServerOptions, serve, service
 from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import Wanted

@@ -10,6 +10,10 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError
+from hotslot.ids import Digest
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
+from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from shared.coordination import keys
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
@@ -17,10 +21,6 @@ from shared.coordination.keys import PoolKeys
 from shared.coordination.records import Tier, WorkerLoad, WorkerState
 from shared.coordination.registration import WorkerRegistration, WorkerReport
 from shared.coordination.rights import CALLED_ON_CLUSTER, KEY_PATTERN, acl_rule, commands
-from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
-from shared.errors import CoordinationForbiddenError, CoordinationUnavailableError
-from shared.ids import Digest
-from shared.pb.hotslot.placement.v1 import placement_pb2 as pb
 from store_service.placement.access import tell_access
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
 from tests.integration.coordination.test_placement_service import running

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from hotslot.ids import Digest
+from hotslot.local.embedded_valkey import EmbeddedValkey
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from shared.coordination.connection import RedisConnection
-from shared.embedded_valkey import EmbeddedValkey
-from shared.ids import Digest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.integration.coordination.fleet import Member, worker
 from tests.support.checkpoints import Draft, adapter
 from tests.support.store import StoreClient, open_store

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
 from tests.support.fleet import Member, fleet_of

@@ -8,13 +8,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from hotslot.errors import ConflictError, DrainingError, RequestDeadlineError
+from hotslot.ids import new_worker_id
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from hotslot.rpc.channel import open_channel
+from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerState
-from shared.errors import ConflictError, DrainingError, RequestDeadlineError
-from shared.ids import new_worker_id
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.rpc.channel import open_channel
-from shared.rpc.status import from_rpc_error
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_worker import Calls, make_request
 from tests.support.fleet import Member, until_known

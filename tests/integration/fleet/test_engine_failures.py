@@ -6,14 +6,14 @@ from typing import Any
 import grpc
 import pytest
 
-from client.hotslot import HotslotClient
-from client.types.generation import AdapterSelection, GenerationRequest
-from client.worker import WorkerClient
+from hotslot.clients.hotslot import HotslotClient
+from hotslot.clients.worker import WorkerClient
+from hotslot.contract.generation import AdapterSelection, GenerationRequest
+from hotslot.errors import EngineFailedError, StepFailedError
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerState
-from shared.errors import EngineFailedError, StepFailedError
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
-from shared.rpc.status import from_rpc_error
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.integration.fleet.test_forwarding import ENDLESS, hold, read_on
 from tests.support.echo_model import EchoRunner

@@ -8,10 +8,10 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.child_processes import free_port
-from shared.ids import DEFAULT_TENANT, Digest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
-from shared.references import parse_reference
+from hotslot.ids import DEFAULT_TENANT, Digest
+from hotslot.local.child_processes import free_port
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
+from hotslot.references import parse_reference
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_model import voice
 from tests.support.fleet import Member, joined

@@ -8,16 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from hotslot.errors import StaleEpochError
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
+from hotslot.redis_url import RedisUrl
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.records import WorkerState
-from shared.coordination.redis_url import RedisUrl
-from shared.errors import StaleEpochError
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
-from shared.placement.rendezvous import Rendezvous
-from shared.rpc.server import ServerOptions, serve
+from shared.fleet.rendezvous import Rendezvous
+from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.coordination.fleet import Member as Claim
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_model import EchoModel, echo_model

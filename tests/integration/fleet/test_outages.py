@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from hotslot.ids import Digest, new_worker_id
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.records import WorkerLoad, WorkerRecord, WorkerState
-from shared.embedded_valkey import EmbeddedValkey, embedded_valkey
-from shared.ids import Digest, new_worker_id
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.rpc.server import ServerOptions, serve
+from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.integration.fleet.test_forwarding import hold
 from tests.support.echo_model import voice

@@ -2,11 +2,11 @@
 
 import pytest
 
+from hotslot.ids import DEFAULT_TENANT, Digest
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.references import parse_reference
 from shared.coordination.directory import Directory
-from shared.ids import DEFAULT_TENANT, Digest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.placement.rendezvous import Rendezvous
-from shared.references import parse_reference
+from shared.fleet.rendezvous import Rendezvous
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.fleet import Member, fleet_of, joined, until_known
 from tests.support.waiting import until, until_async

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from client import BlockingHotslotClient, Chunk, GenerationRequest, Stop
-from client.types.generation import AdapterSelection, ChatMessage
-from shared.embedded_valkey import embedded_valkey
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from hotslot import BlockingHotslotClient, Chunk, GenerationRequest, Stop
+from hotslot.contract.generation import AdapterSelection, ChatMessage
+from hotslot.local.embedded_valkey import embedded_valkey
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from tests.integration.conftest import DEMO_ADAPTERS
 from tests.integration.node.conftest import HERE, PROTOS, NodeProgram
 from tests.support.checkpoints import adapter

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from shared import errors
-from shared.ids import Digest, digest_of
-from shared.manifest import parse_manifest
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot import errors
+from hotslot.formats.manifest import parse_manifest
+from hotslot.ids import Digest, digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.rpc.paging import encode_token
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.store import StoreClient, error_of, open_store

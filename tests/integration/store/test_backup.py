@@ -16,9 +16,9 @@ from types import MappingProxyType
 
 import pytest
 
-from shared import errors
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot import errors
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.backup.__main__ import main
 from store_service.backup.places import writing_to
 from store_service.blobs.hold import holding

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import errors
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot import errors
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.catalog.records import BaseModelRecord
 from store_service.rpc.converters import base_model_to_pb
 from tests.support.checkpoints import adapter, base_spec

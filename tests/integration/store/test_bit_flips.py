@@ -9,11 +9,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client import StoreClient as PublicClient
-from shared import errors
-from shared.ids import DEFAULT_TENANT, Digest, digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.references import parse_reference
+from hotslot import StoreClient as PublicClient
+from hotslot import errors
+from hotslot.ids import DEFAULT_TENANT, Digest, digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.references import parse_reference
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.slow_proxy import slow_proxy
 from tests.support.store import StoreClient, open_store

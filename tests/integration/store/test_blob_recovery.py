@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from shared import errors
-from shared.ids import DEFAULT_TENANT, digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.store.v1 import blob_pb2
+from hotslot import errors
+from hotslot.ids import DEFAULT_TENANT, digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import blob_pb2
 from store_service.admission import checks
 from tests.support.checkpoints import Draft, adapter, base_spec
 from tests.support.fake_hub import FakeHub, fake_hub

@@ -10,10 +10,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from shared import errors
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
+from hotslot import errors
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from tests.support.checkpoints import Draft, adapter, base_spec
 from tests.support.store import StoreClient, error_of, open_store
 from tests.support.waiting import until_async

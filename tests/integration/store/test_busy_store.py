@@ -10,14 +10,14 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.errors import StoreBusyError
-from shared.ids import TenantId
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.store.v1 import adapter_store_pb2_grpc
-from shared.references import Reference
-from shared.rpc.channel import open_channel
-from shared.rpc.interceptor import PUSHBACK_KEY
-from shared.rpc.status import from_rpc_error
+from hotslot.errors import StoreBusyError
+from hotslot.ids import TenantId
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
+from hotslot.references import Reference
+from hotslot.rpc.channel import open_channel
+from hotslot.rpc.status import from_rpc_error
+from shared.server.interceptor import PUSHBACK_KEY
 from store_service.catalog.records import Resolution
 from store_service.catalog.sql import SqlCatalog
 from store_service.execution.backlog import Backlog

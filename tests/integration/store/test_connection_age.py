@@ -5,9 +5,9 @@ from pathlib import Path
 
 import grpc
 
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.store.v1 import blob_pb2
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import blob_pb2
 from tests.support.checkpoints import adapter
 from tests.support.store import dial, open_store
 from tests.support.waiting import until

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import HotslotError
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.errors import HotslotError
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.fake_hub import FakeHub
 from tests.support.store import StoreClient
 from tests.support.store_model import Content, Shown

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import errors
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot import errors
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, error_of
 

@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from shared import errors
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.child_processes import free_port
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot import errors
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.ids import digest_of
+from hotslot.local.child_processes import free_port
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, dial, error_of, open_store
 from tests.support.waiting import until

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from shared import errors
-from shared.child_processes import free_port
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot import errors
+from hotslot.local.child_processes import free_port
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.sources import hub_commit
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import COMMIT, FakeHub, fake_hub

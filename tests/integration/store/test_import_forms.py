@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from client.convert.catalogue import registration_to
-from shared import errors
-from shared.base_details import BaseDetails
-from shared.companions import Companions
+from hotslot import errors
+from hotslot.convert.catalogue import registration_to
+from hotslot.formats.base_details import BaseDetails
+from hotslot.formats.companions import Companions
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import open_database
 from tests.support.checkpoints import adapter, base_spec

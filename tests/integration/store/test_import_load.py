@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from store_service.settings import StoreSettings
 from tests.support.checkpoints import adapter
 from tests.support.fake_hub import FakeHub

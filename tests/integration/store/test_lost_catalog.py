@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import StoreUnavailableError
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.errors import StoreUnavailableError
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.opening import SQLITE_FILE
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, open_store

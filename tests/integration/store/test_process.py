@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.base_spec import BaseSpec
-from shared.child_processes import free_port
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.local.child_processes import free_port
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.store import dial
 

@@ -5,10 +5,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from shared import errors
-from shared.ids import digest_of
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.store.v1 import blob_pb2
+from hotslot import errors
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import blob_pb2
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, bring, open_store
 from tests.support.store_process import StoreForks

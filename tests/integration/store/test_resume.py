@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from client import RetryPolicy, StoreClient
-from client.blobs import CHUNK_BYTES as UPLOAD_CHUNK_BYTES
-from client.cli.children import Child, ChildSpec
-from client.types.catalogue import TransferProgress, TransferStage
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.child_processes import free_port
+from hotslot import RetryPolicy, StoreClient
+from hotslot.clients.blobs import CHUNK_BYTES as UPLOAD_CHUNK_BYTES
+from hotslot.contract.catalogue import TransferProgress, TransferStage
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.local.child_processes import free_port
+from hotslot.local.children import Child, ChildSpec
 from store_service.blobs.streams import CHUNK_BYTES
 from tests.support.checkpoints import adapter
 from tests.support.slow_proxy import SlowProxy, slow_proxy

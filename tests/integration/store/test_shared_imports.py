@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from shared import errors
+from hotslot import errors
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import COMMIT, FakeHub
 from tests.support.store import StoreClient, error_of, finish, hub_request, open_store, reach

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.rpc.server import ServerOptions, serve
+from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import Calls, RunningWorker, run_worker
 from tests.support.memory_store import MemoryStore, memory_store

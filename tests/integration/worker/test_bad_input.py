@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.errors import InvalidRequestError
-from shared.ids import digest_of
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.rpc.status import DETAILS_KEY, from_rpc_error, row_for
+from hotslot.errors import InvalidRequestError
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.rpc.status import DETAILS_KEY, from_rpc_error, row_for
 from tests.support.echo_model import EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request
 from tests.support.memory_store import MemoryStore

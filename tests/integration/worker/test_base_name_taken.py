@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import BaseModelNameTakenError
-from shared.rpc.channel import open_channel
+from hotslot.errors import BaseModelNameTakenError
+from hotslot.rpc.channel import open_channel
 from store_service.app import running_store
 from store_service.settings import StoreSettings
 from tests.support.checkpoints import base_spec

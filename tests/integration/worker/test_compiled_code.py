@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from shared.errors import (
+from hotslot.errors import (
     CompiledCodeNotFoundError,
     DigestMismatchError,
     ForbiddenError,
     InvalidRequestError,
     QuotaExceededError,
 )
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
-from shared.pb.hotslot.store.v1 import compiled_code_pb2 as pb
-from shared.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.status import from_rpc_error
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.status import from_rpc_error
 from tests.support.store import open_store
 from tests.support.tiny_models import make_model
 from worker_service.cache.archive import Archiver, CodeKey

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     AdapterNotLoadedError,
     AdapterPinnedError,
@@ -14,9 +14,9 @@ from shared.errors import (
     SlotsFullError,
     StoreUnavailableError,
 )
-from shared.ids import DEFAULT_TENANT, TenantId
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.rpc.status import from_rpc_error
+from hotslot.ids import DEFAULT_TENANT, TenantId
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from hotslot.rpc.status import from_rpc_error
 from tests.support.echo_model import EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request
 from tests.support.memory_store import MemoryStore

@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from shared.errors import (
+from hotslot.errors import (
     DigestMismatchError,
     DrainingError,
     HotslotError,
@@ -14,10 +14,10 @@ from shared.errors import (
     StepFailedError,
     StoreUnavailableError,
 )
-from shared.ids import TenantId
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.rpc.status import from_rpc_error
+from hotslot.ids import TenantId
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.rpc.status import from_rpc_error
 from tests.support.echo_model import EOS, EchoModel, echo_model, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request, run_worker
 from tests.support.memory_store import CHUNK_BYTES, MemoryStore

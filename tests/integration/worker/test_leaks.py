@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from client import WorkerClient
+from hotslot import WorkerClient
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, RunningWorker
 from tests.support.fickle_clients import Habits, Streams, run_fickle_clients

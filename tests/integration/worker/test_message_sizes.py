@@ -5,16 +5,16 @@ import time
 import grpc
 import pytest
 
-from client.hotslot import HotslotClient
-from client.types.generation import ChatMessage, GenerationRequest
-from client.worker import WorkerClient
-from shared.errors import HotslotError, InternalError, InvalidRequestError, PromptTooLongError
-from shared.pb.hotslot.worker.v1 import inference_pb2 as pb
-from shared.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
-from shared.rpc.channel import ChannelOptions
-from shared.rpc.message_sizes import MAX_GENERATE_BYTES, MAX_MESSAGE_BYTES
-from shared.rpc.server import ServerOptions
-from shared.rpc.status import from_rpc_error, row_for
+from hotslot.clients.hotslot import HotslotClient
+from hotslot.clients.worker import WorkerClient
+from hotslot.contract.generation import ChatMessage, GenerationRequest
+from hotslot.errors import HotslotError, InternalError, InvalidRequestError, PromptTooLongError
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.channel import ChannelOptions
+from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES, MAX_MESSAGE_BYTES
+from hotslot.rpc.status import from_rpc_error, row_for
+from shared.server.grpc_server import ServerOptions
 from tests.support.echo_worker import Calls, RunningWorker
 
 LARGE, HUGE = MAX_GENERATE_BYTES + 1, MAX_MESSAGE_BYTES + 1

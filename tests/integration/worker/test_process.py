@@ -9,16 +9,16 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-from shared.child_processes import free_port
+from hotslot.errors import EngineFailedError, UnavailableError
+from hotslot.local.child_processes import free_port
+from hotslot.local.embedded_valkey import embedded_valkey
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2
+from hotslot.rpc.status import from_rpc_error
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.records import Tier, WorkerState
-from shared.embedded_valkey import embedded_valkey
-from shared.errors import EngineFailedError, UnavailableError
-from shared.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.pb.hotslot.worker.v1 import inference_pb2
-from shared.rpc.server import ServerOptions, serve
-from shared.rpc.status import from_rpc_error
+from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import echo_model
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async

@@ -3,7 +3,7 @@
 import asyncio
 
 from shared.coordination.records import Resident
-from shared.placement.demand import DemandOptions
+from shared.fleet.demand import DemandOptions
 from tests.support.echo_model import EchoModel
 from tests.support.echo_worker import Calls, RunningWorker
 from tests.support.memory_store import MemoryStore

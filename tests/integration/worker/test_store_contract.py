@@ -10,8 +10,8 @@ from typing import Protocol
 import grpc
 import pytest
 
-from client.store import StoreClient as PublishingClient
-from shared.errors import (
+from hotslot.clients.store import StoreClient as PublishingClient
+from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelMismatchError,
     BlobNotFoundError,
@@ -19,11 +19,11 @@ from shared.errors import (
     TagNotFoundError,
     VersionNotFoundError,
 )
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
-from shared.references import parse_reference
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.server import ServerOptions, serve
-from shared.rpc.status import from_rpc_error
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.references import parse_reference
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.status import from_rpc_error
+from shared.server.grpc_server import ServerOptions, serve
 from store_service.app import running_store
 from store_service.settings import StoreSettings
 from tests.support.checkpoints import adapter, base_spec

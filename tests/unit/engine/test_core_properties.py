@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.errors import (
+from hotslot.errors import (
     EngineFailedError,
     HotslotError,
     NonFiniteLogitsError,
@@ -17,7 +17,7 @@ from shared.errors import (
     SlotsFullError,
     StepFailedError,
 )
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from tests.support.fake_model import (
     NON_FINITE,
     POISON,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import QueueFullError
-from shared.ids import TenantId
+from hotslot.errors import QueueFullError
+from hotslot.ids import TenantId
 from tests.support.engine_bench import Bench, adapter, expected, small_limits
 from worker_service.engine.budget import share_budget
 from worker_service.engine.fair_share import FairShare

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from tests.support.engine_bench import Bench, adapter, small_limits
 from tests.support.fake_model import FakeAdapter
 from worker_service.engine.listener import ActivationReport, SequenceReport, StepReport

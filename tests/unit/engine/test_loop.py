@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from shared.errors import StepFailedError
+from hotslot.errors import StepFailedError
 from tests.support.fake_model import FakeRunner, next_token
 from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.limits import EngineLimits

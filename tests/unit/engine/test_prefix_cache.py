@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.ids import TenantId
+from hotslot.ids import TenantId
 from tests.support.engine_bench import Bench, adapter, expected, small_limits
 from tests.support.fake_model import FakeAdapter, logprob_from, states
 from worker_service.engine.limits import EngineLimits, EnginePolicy

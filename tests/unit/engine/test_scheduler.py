@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from tests.support.engine_bench import Bench, adapter, expected, small_limits
 from tests.support.fake_model import FakeAdapter
 from worker_service.engine.limits import EnginePolicy

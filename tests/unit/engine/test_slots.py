@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.ids import Digest
+from hotslot.ids import Digest
 from tests.support.fake_model import FakeAdapter
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.slots import HALF_LIFE_S, Holder, SlotTable, choose_victims

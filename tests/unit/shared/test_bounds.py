@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import InvalidRequestError
-from shared.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from shared.pb.hotslot.worker.v1 import inference_pb2
-from shared.rpc.bounds import BOUNDS, GROUPS, MAX_STRAYS, as_markdown
-from shared.rpc.wire_definitions import MAX_UNPACKED
-from shared.rpc.wire_scan import Refused, RequestDecoder, check_bounds, decoder_of
+from hotslot.errors import InvalidRequestError
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2
+from shared.server.bounds import BOUNDS, GROUPS, MAX_STRAYS, as_markdown
+from shared.server.wire_definitions import MAX_UNPACKED
+from shared.server.wire_scan import Refused, RequestDecoder, check_bounds, decoder_of
 from tests.support.request_messages import Place, class_of, methods, places, services, varint
 
 PLACES = places()
@@ -46,7 +46,7 @@ def refusal(place: Place, data: bytes) -> tuple[str, str]:
 def test_every_repeated_text_or_bytes_field_of_a_request_has_a_bound() -> None:
     assert len(methods()) > 40
     missing = sorted({place.field.full_name for place in PLACES} - BOUNDS.keys())
-    assert not missing, "give these a row in shared/rpc/bounds.py"
+    assert not missing, "give these a row in shared/server/bounds.py"
 
 
 def test_a_bound_names_a_field_that_exists_and_one_group_only() -> None:
@@ -63,7 +63,7 @@ def test_a_bound_says_what_its_field_needs() -> None:
 
 def test_the_page_about_bounds_is_current() -> None:
     page = Path(__file__).parents[3] / "docs" / "bounds.md"
-    assert page.read_text() == as_markdown(), "run python -m shared.rpc.bounds > docs/bounds.md"
+    assert page.read_text() == as_markdown(), "run python -m shared.server.bounds > docs/bounds.md"
 
 
 def test_a_server_does_not_start_with_a_field_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

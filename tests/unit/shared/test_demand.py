@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.ids import digest_of
-from shared.placement.demand import DemandMeter, DemandOptions, homes_for, homes_range
+from hotslot.ids import digest_of
+from shared.fleet.demand import DemandMeter, DemandOptions, homes_for, homes_range
 
 OPTIONS = DemandOptions()
 VERSION, OTHER = digest_of(b"one"), digest_of(b"other")

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.ids import TenantId, WorkerId, digest_of
 from shared.coordination.records import (
     Placement,
     Resident,
@@ -21,7 +22,6 @@ from shared.coordination.records import (
     encode_resident,
 )
 from shared.coordination.unreadable import TOLD_FOR_S, Unreadable
-from shared.ids import TenantId, WorkerId, digest_of
 from store_service.rpc.placement_convert import encode_placement, encode_worker
 
 DIGEST = digest_of(b"a")

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from shared.endpoints import Endpoint, advertised_endpoint, listen_endpoint
-from shared.rpc.channel import ChannelOptions, open_channel
-from shared.rpc.channel import connect as connected
+from hotslot.endpoints import Endpoint, advertised_endpoint, listen_endpoint
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.channel import connect as connected
 
 ROOT = Path(__file__).resolve().parents[3]
 SERVER = """
 import asyncio, sys
-from shared.rpc.server import ServerOptions, serve, stop_signal
+from shared.server.grpc_server import ServerOptions, serve, stop_signal
 async def main():
     async with serve([], ServerOptions(sys.argv[1])) as server:
         await server.set_ready(True)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotslot.ids import Digest, WorkerId, digest_of
 from shared.coordination.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
-from shared.ids import Digest, WorkerId, digest_of
-from shared.placement.policy import Candidate, Fleet, PolicyOptions
-from shared.placement.rendezvous import Rendezvous
+from shared.fleet.policy import Candidate, Fleet, PolicyOptions
+from shared.fleet.rendezvous import Rendezvous
 
 NOW_S = 1_000.0
 POOL = digest_of(b"base")

@@ -6,6 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.ids import Digest, TenantId, WorkerId, digest_of
 from shared.coordination.records import (
     Placement,
     Resident,
@@ -17,9 +18,8 @@ from shared.coordination.records import (
     decode_resident,
     encode_resident,
 )
-from shared.ids import Digest, TenantId, WorkerId, digest_of
-from shared.placement.policy import Fleet, PolicyOptions
-from shared.placement.replica_policy import ReplicaPolicy
+from shared.fleet.policy import Fleet, PolicyOptions
+from shared.fleet.replica_policy import ReplicaPolicy
 
 NOW_S = 1_000.0
 POOL = digest_of(b"base")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import QuotaExceededError, StreamStalledError
-from shared.rpc.places import MAX_LEFT_BEHIND, SHARE, SLEEPS_S, Places, Stream, StreamLimit
+from hotslot.errors import QuotaExceededError, StreamStalledError
+from shared.server.places import MAX_LEFT_BEHIND, SHARE, SLEEPS_S, Places, Stream, StreamLimit
 
 
 def places(max_streams: int) -> Places:

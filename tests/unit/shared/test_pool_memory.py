@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hotslot.ids import Digest, WorkerId, digest_of
 from shared.coordination.memory import PoolMemory
 from shared.coordination.records import (
     Placement,
@@ -18,7 +19,6 @@ from shared.coordination.records import (
     WorkerRecord,
     WorkerState,
 )
-from shared.ids import Digest, WorkerId, digest_of
 
 POOL = digest_of(b"base")
 LEASE_S = 10.0

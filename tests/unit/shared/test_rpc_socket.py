@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from shared.errors import (
+from hotslot.errors import (
     AdapterNotFoundError,
     HotslotError,
     InternalError,
@@ -23,13 +23,13 @@ from shared.errors import (
     RequestDeadlineError,
     StoreUnavailableError,
 )
-from shared.ids import TenantId
-from shared.rpc.channel import SAFE_TO_RETRY, ChannelOptions, open_blocking_channel, open_channel
-from shared.rpc.interceptor import CallRecord, _drive
-from shared.rpc.places import Stream
-from shared.rpc.server import LIVENESS, READINESS, RpcServer, ServerOptions, Service, serve, stop_signal
-from shared.rpc.status import from_rpc_error
-from shared.rpc.tenant import tenant_of
+from hotslot.ids import TenantId
+from hotslot.rpc.channel import SAFE_TO_RETRY, ChannelOptions, open_blocking_channel, open_channel
+from hotslot.rpc.status import from_rpc_error
+from hotslot.rpc.tenant import tenant_of
+from shared.server.grpc_server import LIVENESS, READINESS, RpcServer, ServerOptions, Service, serve, stop_signal
+from shared.server.interceptor import CallRecord, _drive
+from shared.server.places import Stream
 from tests.support.waiting import until
 
 NAME = "hotslot.test.v1.EchoService"
@@ -301,9 +301,9 @@ async def test_only_calls_that_are_safe_are_retried(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_retried_exists() -> None:
-    from shared.pb.hotslot.placement.v1 import placement_pb2
-    from shared.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
-    from shared.pb.hotslot.worker.v1 import adapter_control_pb2, inference_pb2
+    from hotslot.pb.hotslot.placement.v1 import placement_pb2
+    from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
+    from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, inference_pb2
 
     stores = (placement_pb2, adapter_store_pb2, blob_pb2, compiled_code_pb2)
     known = {

@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.errors import StoreUnavailableError, UnavailableError
-from shared.rpc.server import RpcServer, ServerOptions, Service, serve
-from shared.rpc.status import from_rpc_error
+from hotslot.errors import StoreUnavailableError, UnavailableError
+from hotslot.rpc.status import from_rpc_error
+from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve
 from tests.support.waiting import until
 
 NAME = "hotslot.worker.v1.InferenceService"

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from redis.asyncio import ConnectionPool
 
-from client.cli.app import run
+from hotslot.cli.app import run
+from hotslot.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES, RedisUrl
+from hotslot.secret_urls import SecretUrl, masked_url
 from shared.coordination.connection import RedisOptions
-from shared.coordination.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES, RedisUrl
-from shared.secret_urls import SecretUrl, masked_url
 from shared.settings import Settings, is_secret, load
 from store_service.settings import StoreSettings
 from store_service.sources.hub import HubOptions

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import Field, ValidationError
 
-from shared.secret_urls import SecretUrl, masked_url
+from hotslot.secret_urls import SecretUrl, masked_url
 from shared.settings import Settings, TextList, load
 
 

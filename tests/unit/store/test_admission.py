@@ -10,7 +10,7 @@ import safetensors.numpy
 from peft import LoraConfig
 from safetensors import safe_open
 
-from shared.errors import (
+from hotslot.errors import (
     BaseModelMismatchError,
     InvalidAdapterError,
     QuotaExceededError,

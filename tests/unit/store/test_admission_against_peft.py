@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load, load_file, save_file
 
-from shared.base_model import spec_from_folder
-from shared.base_spec import BaseSpec
+from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.base_spec import BaseSpec
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.settings import AdmissionLimits
 

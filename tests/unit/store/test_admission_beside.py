@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from shared.base_details import BaseDetails
-from shared.base_spec import BaseSpec
-from shared.companions import SUMMARY_FILE, Companions, read_companions
-from shared.manifest import Manifest, parse_manifest
+from hotslot.formats.base_details import BaseDetails
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.companions import SUMMARY_FILE, Companions, read_companions
+from hotslot.formats.manifest import Manifest, parse_manifest
 from store_service.admission.__main__ import checkpoint_of_folder
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.settings import AdmissionLimits

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.base_spec import BaseSpec
+from hotslot.formats.base_spec import BaseSpec
 from store_service.admission.__main__ import EXIT_REFUSED, EXIT_USAGE, EXIT_VALID, main
 from tests.support.checkpoints import adapter, base_spec, weights_file
 

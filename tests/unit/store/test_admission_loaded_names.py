@@ -13,8 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load, load_file, save_file
 
-from shared.base_model import spec_from_folder
-from shared.base_spec import BaseSpec
+from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.base_spec import BaseSpec
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.settings import AdmissionLimits
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import Violation
+from hotslot.errors import Violation
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from store_service.admission.admit import Verdict, admit
 from store_service.admission.settings import AdmissionLimits
 from tests.support.checkpoints import HIDDEN, KEY_VARIANTS, RANK, VOCAB, WRAPPED_VARIANTS, Draft, adapter, base_spec

@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from safetensors.torch import load, save_file
 
-from shared.base_model import spec_from_folder
+from hotslot.formats.base_model import spec_from_folder
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.default_targets import DEFAULT_TARGETS
 from store_service.admission.settings import AdmissionLimits

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.safetensors_header import TensorEntry
-from shared.weight_values import STORAGE
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.safetensors_header import TensorEntry
+from hotslot.formats.weight_values import STORAGE
 from store_service.admission import slices
 from store_service.admission.admit import admit
 from store_service.admission.parts import StoredTensor

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.base_details import BaseDetails, details_from_json
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import Violation
-from shared.strict_json import StrictJsonError
+from hotslot.errors import Violation
+from hotslot.formats.base_details import BaseDetails, details_from_json
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.strict_json import StrictJsonError
 from store_service.admission.admit import admit
 from store_service.admission.settings import AdmissionLimits
 from tests.support.checkpoints import HIDDEN, adapter, base_spec

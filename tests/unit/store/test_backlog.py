@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import HotslotError, RequestDeadlineError, StoreBusyError
+from hotslot.errors import HotslotError, RequestDeadlineError, StoreBusyError
 from store_service.execution.backlog import Backlog
 
 

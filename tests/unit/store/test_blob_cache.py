@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
-from shared.ids import Digest, TenantId, digest_of
+from hotslot.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
+from hotslot.ids import Digest, TenantId, digest_of
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.index import Retention
 from store_service.blobs.leases import Leases

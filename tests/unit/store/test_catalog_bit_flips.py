@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shared.errors import CatalogDamagedError, DigestMismatchError, HotslotError, StoreUnavailableError
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.manifest import AdapterModule, Manifest
-from shared.references import parse_reference
+from hotslot.errors import CatalogDamagedError, DigestMismatchError, HotslotError, StoreUnavailableError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.references import parse_reference
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.records import AdapterFilter, NewVersion, TagRecord

@@ -10,10 +10,10 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, create_engine, inspect, text
 
-from shared.errors import CatalogDamagedError, ForbiddenError
-from shared.ids import AdapterName, Digest, TagName, TenantId
-from shared.manifest import AdapterModule, Manifest
-from shared.references import parse_reference
+from hotslot.errors import CatalogDamagedError, ForbiddenError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.references import parse_reference
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.checksums import base_model_checksum
 from store_service.catalog.database import catalog_id, migration_config, open_database

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.ids import TenantId, digest_of
+from hotslot.ids import TenantId, digest_of
 from store_service.blobs.hold import holding
 from store_service.blobs.stats import BlobStats
 from store_service.blobs.uploads import LocalUploadStore

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import SourceChangedError
+from hotslot.errors import SourceChangedError
 from store_service.admission.admit import Checkpoint
 from store_service.sources import directory
 from store_service.sources.directory import DirectorySource

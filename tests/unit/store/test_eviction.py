@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.ids import Digest, TenantId
+from hotslot.ids import Digest, TenantId
 from store_service.blobs.eviction import LocalBlob, choose_victims
 
 

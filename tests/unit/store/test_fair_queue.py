@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.errors import RequestCancelledError, RequestDeadlineError, StoreBusyError
+from hotslot.errors import RequestCancelledError, RequestDeadlineError, StoreBusyError
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.fair_shares import FairShares
 from store_service.execution.unwanted import Wish, stop_if_unwanted

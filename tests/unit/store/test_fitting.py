@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.safetensors_header import HeaderLimits, parse_header
+from hotslot.formats.safetensors_header import HeaderLimits, parse_header
 from store_service.admission.fitting import fits, likeness
 from tests.support.checkpoints import KEY_VARIANTS, adapter, base_spec, mlx_adapter, weights_file
 

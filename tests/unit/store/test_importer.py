@@ -8,9 +8,9 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from shared.errors import SourceChangedError
-from shared.ids import TenantId
-from shared.references import parse_reference
+from hotslot.errors import SourceChangedError
+from hotslot.ids import TenantId
+from hotslot.references import parse_reference
 from store_service.admission.admit import Checkpoint
 from store_service.execution.fair_queue import FairQueue
 from store_service.imports.importer import Importer, ImportOptions

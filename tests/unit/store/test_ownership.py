@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import StoreUnavailableError
-from shared.ids import TenantId, digest_of
+from hotslot.errors import StoreUnavailableError
+from hotslot.ids import TenantId, digest_of
 from store_service.blobs.ownership import NO_CATALOG, UNOWNED, CatalogState, FolderOwner, Place, require_owned
 from store_service.blobs.store import BlobKey
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from shared.errors import InvalidPageTokenError
-from shared.rpc.bounds import BOUNDS
+from hotslot.errors import InvalidPageTokenError
+from shared.server.bounds import BOUNDS
 from store_service.rpc.paging import Position, decode_token, encode_token
 
 LISTING, FIRST = ("adapters", [["team", "x"]]), ("", 0)

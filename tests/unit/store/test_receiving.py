@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UploadBusyError
-from shared.ids import Digest, TenantId, digest_of
+from hotslot.errors import UploadBusyError
+from hotslot.ids import Digest, TenantId, digest_of
 from store_service.blobs import uploads as local
 from store_service.blobs.receiving import UploadChunk, Uploads
 from store_service.execution.offload import Offload

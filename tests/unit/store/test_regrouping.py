@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
-from shared.base_details import BaseDetails, details_from_json
-from shared.base_spec import BaseModule, BaseSpec, ModuleKind
-from shared.errors import InvalidAdapterError, RankTooLargeError, UnsupportedAdapterError
-from shared.loaded_modules import attention_numbers
-from shared.safetensors_header import Header, HeaderLimits, parse_header
+from hotslot.errors import InvalidAdapterError, RankTooLargeError, UnsupportedAdapterError
+from hotslot.formats.base_details import BaseDetails, details_from_json
+from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.loaded_modules import attention_numbers
+from hotslot.formats.safetensors_header import Header, HeaderLimits, parse_header
 from store_service.admission import slices
 from store_service.admission.admit import Verdict, admit
 from store_service.admission.fitting import fits

@@ -10,7 +10,7 @@ import transformers
 from peft import PeftModel
 from safetensors.torch import load
 
-from shared.base_model import spec_from_folder
+from hotslot.formats.base_model import spec_from_folder
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.settings import AdmissionLimits
 from tests.support.tiny_models import load_whole, make_adapter

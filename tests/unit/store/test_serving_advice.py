@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.errors import InvalidAdapterError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import WorkerId, digest_of
 from shared.coordination.records import WorkerInfo
-from shared.errors import InvalidAdapterError
-from shared.ids import WorkerId, digest_of
-from shared.manifest import AdapterModule, Manifest
 from store_service.placement.serving import RANK, TARGET, not_served
 from worker_service.model.weights import SlotLayout, WeightsDecoder
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import HotslotError, RevisionCompactedError, StoreUnavailableError
-from shared.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId
+from hotslot.errors import HotslotError, RevisionCompactedError, StoreUnavailableError
+from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId
 from tests.support.waiting import until
 from worker_service.adapters import catalog_watch
 from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind

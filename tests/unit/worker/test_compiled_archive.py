@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
+from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
 from worker_service.cache.archive import Archiver, CodeKey
 
 KEY = CodeKey({"torch": "2.13.0", "processor": "abc"})

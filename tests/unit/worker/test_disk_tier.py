@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import StoreUnavailableError
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.errors import StoreUnavailableError
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from worker_service.adapters.disk_files import DiskFiles
 from worker_service.adapters.disk_tier import DiskOptions, DiskTier, open_disk_tier
 

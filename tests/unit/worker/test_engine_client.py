@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import EngineFailedError, SlotsFullError
-from shared.ids import digest_of
+from hotslot.errors import EngineFailedError, SlotsFullError
+from hotslot.ids import digest_of
 from tests.support.echo_model import EchoWeights
 from tests.support.waiting import until
 from worker_service.engine.messages import (

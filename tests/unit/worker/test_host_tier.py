@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from shared.errors import QuotaExceededError
-from shared.ids import Digest
+from hotslot.errors import QuotaExceededError
+from hotslot.ids import Digest
 from worker_service.adapters.host_tier import HostTier, Reservation
 
 BUDGET = 100

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import (
+from hotslot.errors import (
     HotslotError,
     InvalidAdapterError,
     QuotaExceededError,
     RankTooLargeError,
     StoreUnavailableError,
 )
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
-from shared.references import parse_reference
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.references import parse_reference
 from tests.support.echo_model import EchoDecoder
 from tests.support.waiting import until
 from worker_service.adapters.host_tier import HostTier

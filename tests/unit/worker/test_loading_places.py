@@ -3,10 +3,10 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from shared.errors import QueueFullError
-from shared.ids import TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
-from shared.references import parse_reference
+from hotslot.errors import QueueFullError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import TenantId, digest_of
+from hotslot.references import parse_reference
 from tests.support.echo_model import EchoDecoder
 from tests.support.engine_bench import small_limits
 from tests.support.waiting import until

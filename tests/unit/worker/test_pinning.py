@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import SlotsFullError, StoreUnavailableError
-from shared.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
-from shared.references import Reference, parse_reference
+from hotslot.errors import SlotsFullError, StoreUnavailableError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.references import Reference, parse_reference
 from tests.support.echo_model import EchoDecoder
 from tests.support.engine_bench import small_limits
 from tests.support.fake_model import FakeAdapter

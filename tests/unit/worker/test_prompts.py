@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.errors import InvalidRequestError, PromptTooLongError
+from hotslot.errors import InvalidRequestError, PromptTooLongError
 from tests.support.echo_model import EchoTokenizer
 from worker_service.front.prompts import PromptEncoder
 from worker_service.front.requests import ChatMessage, ChatPrompt, TextPrompt, TokenPrompt

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shared.errors import AdapterNotFoundError, HotslotError, SlotsFullError, StoreUnavailableError
-from shared.ids import DEFAULT_TENANT, Digest, TagName, TenantId, digest_of
-from shared.manifest import AdapterModule, Manifest
-from shared.placement.replica_policy import ReplicaPolicy
-from shared.references import Reference, parse_reference
+from hotslot.errors import AdapterNotFoundError, HotslotError, SlotsFullError, StoreUnavailableError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, Digest, TagName, TenantId, digest_of
+from hotslot.references import Reference, parse_reference
+from shared.fleet.replica_policy import ReplicaPolicy
 from tests.support.waiting import until
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits

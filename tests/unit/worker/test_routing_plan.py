@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.ids import WorkerId, digest_of
 from shared.coordination.records import Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
-from shared.ids import WorkerId, digest_of
-from shared.placement.policy import Candidate
+from shared.fleet.policy import Candidate
 from worker_service.routing.forwarding import FORWARDED_KEY, is_forwarded, metadata_to_carry
 from worker_service.routing.plan import Here, before_here, instead_of_here
 

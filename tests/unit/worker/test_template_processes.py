@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import InvalidRequestError
+from hotslot.errors import InvalidRequestError
 from tests.support.chat_templates import CHATML
 from worker_service.front.chats import request_of
 from worker_service.front.requests import ChatMessage, ChatPrompt

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.errors import PromptTooLongError, QueueFullError
+from hotslot.errors import PromptTooLongError, QueueFullError
 from tests.support.many_tokenizers import BOUND, CORPUS, CUT, MAKES, Encoding
 from worker_service.front import tokenising
 from worker_service.front.prompt_threads import PromptThreads

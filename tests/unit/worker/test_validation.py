@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from shared.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError
+from hotslot.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError
 from worker_service.engine.messages import SamplingOptions
 from worker_service.front.requests import (
     ChatMessage,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import sqlalchemy as sa
 from alembic import op
 
-from shared.base_spec import looks_like_a_digest
+from hotslot.formats.base_spec import looks_like_a_digest
 from store_service.catalog import checksums
 
 revision = "0007"

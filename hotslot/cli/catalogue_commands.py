@@ -1,0 +1,264 @@
+"""Commands on the store: push, import, ls, show, validate, tag."""
+
+from collections.abc import Iterable
+from contextlib import closing
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hotslot.cli import options
+from hotslot.cli.base_question import can_ask, choose_base
+from hotslot.cli.failures import EXIT_REFUSED, violation_line
+from hotslot.cli.options import BaseOption, JsonOption, ReferenceArgument, StoreOption, TenantOption, open_client
+from hotslot.cli.output import print_document, say
+from hotslot.cli.output import show as show_parts
+from hotslot.cli.progress import transfer_bars
+from hotslot.cli.rendering import (
+    adapter_rows,
+    adapters_table,
+    details_table,
+    human_size,
+    modules_table,
+    short_digest,
+    version_rows,
+    versions_table,
+)
+from hotslot.cli.sources import HubName, StoreFolder, parse_source
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.contract.catalogue import Version
+from hotslot.errors import FieldViolation, InvalidRequestError, TagNotFoundError
+from hotslot.references import parse_reference, parse_tag
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")]
+LabelOption = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="KEY=VALUE", help="Label the adapter; may be repeated. An empty VALUE removes it."),
+]
+
+
+def push(
+    folder: FolderArgument,
+    reference: ReferenceArgument,
+    base: BaseOption = "",
+    label: LabelOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Take the only base model that fits, without asking.")
+    ] = False,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a PEFT folder, have it checked, and tag it.
+
+    Where its config names no base model that is registered, those that its tensors fit are offered before it is sent.
+
+    JSON: {version, created, uploaded_bytes, total_bytes, warnings}.
+    """
+    labels = parse_labels(label or [])
+    with open_client(store=store, tenant=tenant) as client:
+        chosen = base or choose_base(client, folder, reference, yes=yes, may_ask=can_ask(as_json=as_json))
+        with transfer_bars() as on_progress:
+            result = client.store.push(folder, reference, base_model=chosen, labels=labels, on_progress=on_progress)
+    if as_json:
+        print_document(result)
+        return
+    version = result.version
+    known = "" if result.created else ", which was there already"
+    print(f"{_named(reference)} is version {version.digest}{known}")
+    say(_summary(version) + f", sent {human_size(result.uploaded_bytes)} of {human_size(result.total_bytes)}")
+    _say_warnings(result.warnings)
+
+
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="hf:ORG/NAME[@REVISION][#SUBFOLDER] or the repository's address, or dir:/PATH of a folder on the "
+            "store's machine.",
+        ),
+    ],
+    reference: ReferenceArgument,
+    base: BaseOption = "",
+    subfolder: Annotated[str, typer.Option(help="Folder inside the repository.")] = "",
+    label: LabelOption = None,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Have the store fetch an adapter from a hub or from a folder that it may read, check it, and tag it.
+
+    JSON: {version}.
+    """
+    where = parse_source(source)
+    labels = parse_labels(label or [])
+    if isinstance(where, StoreFolder) and subfolder:
+        raise InvalidRequestError([FieldViolation("--subfolder", "is for repositories; add it to the path of dir:")])
+    if isinstance(where, HubName) and where.subfolder and subfolder.strip("/") not in ("", where.subfolder):
+        problem = f"found {subfolder!r}, and SOURCE names the folder {where.subfolder!r}"
+        raise InvalidRequestError([FieldViolation("--subfolder", problem)])
+    with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
+        if isinstance(where, StoreFolder):
+            version = client.store.import_directory(
+                where.path, reference, base_model=base, labels=labels, on_progress=on_progress
+            )
+        else:
+            version = client.store.import_hub(
+                where.repo_id,
+                reference,
+                revision=where.revision,
+                subfolder=where.subfolder or subfolder,
+                base_model=base,
+                labels=labels,
+                on_progress=on_progress,
+            )
+    if as_json:
+        print_document({"version": version})
+        return
+    print(f"{_named(reference)} is version {version.digest}")
+    say(_summary(version) + f", from {version.source}")
+    _say_warnings(version.warnings)
+
+
+def ls(
+    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only names that start with this.")] = "",
+    base: Annotated[str, typer.Option("--base", metavar="NAME", help="Only adapters for this base model.")] = "",
+    label: LabelOption = None,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Also adapters that can be undeleted.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most so many; 0 means all.")] = 0,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """List the adapters by name; pages are fetched as they are needed.
+
+    JSON: {adapters: […], more: whether --limit left some out}.
+    """
+    labels = parse_labels(label or [])
+    with open_client(store=store, tenant=tenant) as client:
+        found = client.store.list_adapters(base_model=base, labels=labels, name_prefix=prefix, show_deleted=deleted)
+        with closing(found):
+            adapters = list(islice(found, limit + 1 if limit else None))
+    more = bool(limit) and len(adapters) > limit
+    adapters = adapters[:limit] if limit else adapters
+    if as_json:
+        print_document({"adapters": adapters, "more": more})
+    elif adapters:
+        show_parts(adapters_table(adapters, datetime.now(UTC)))
+        if more:
+            say(f"only the first {limit}; raise --limit, or name a PREFIX")
+    else:
+        say("no adapters; `hotslot push DIR NAME` adds one")
+
+
+def show(
+    reference: ReferenceArgument,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an adapter, the version that the reference stands for with all of its modules, and the other versions.
+
+    JSON: {adapter, version (null when nothing is tagged latest), versions}.
+    """
+    parsed = parse_reference(reference)
+    with open_client(store=store, tenant=tenant) as client:
+        adapter = client.store.get(parsed.name)
+        version: Version | None = None
+        try:
+            version = client.store.resolve(str(parsed)).version
+        except TagNotFoundError:
+            if ":" in reference:
+                raise
+        versions = list(client.store.list_versions(parsed.name))
+    if as_json:
+        print_document({"adapter": adapter, "version": version, "versions": versions})
+        return
+    now = datetime.now(UTC)
+    parts = [details_table(adapter_rows(adapter, now)), versions_table(versions, now)]
+    if version is not None:
+        parts.insert(1, details_table(version_rows(version, now)))
+        parts.append(modules_table(version))
+    show_parts(*parts)
+
+
+def validate(
+    folder: FolderArgument,
+    base: BaseOption = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a PEFT folder without publishing it; exit code 4 when it would be refused.
+
+    JSON: {valid, violations, digest, base_model_digest, max_rank, dtype, num_modules, weights_size_bytes, warnings}.
+    """
+    with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
+        report = client.store.validate(folder, base_model=base, on_progress=on_progress)
+    if as_json:
+        print_document(report)
+    elif report.valid:
+        print(
+            f"valid: rank {report.max_rank} on {report.num_modules} modules, {report.dtype}, "
+            f"{human_size(report.weights_size_bytes)}; it would be version {report.digest}"
+        )
+    else:
+        say(f"hotslot: {folder} would be refused:")
+        for violation in report.violations:
+            say(f"  {violation_line(violation)}")
+    if not as_json:
+        _say_warnings(report.warnings)
+    if not report.valid:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def tag(
+    reference: ReferenceArgument,
+    name: Annotated[str, typer.Argument(metavar="TAG", help="The tag to point at that version.")],
+    etag: Annotated[str, typer.Option(help="Only if the tag still has this etag.")] = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Point a tag at the version that a reference stands for now.
+
+    JSON: {adapter, tag, previous_digest}.
+    """
+    parsed = parse_reference(reference)
+    parse_tag(name)
+    with open_client(store=store, tenant=tenant) as client:
+        version = client.store.resolve(str(parsed)).version
+        before = client.store.get(parsed.name).tag(name)
+        moved = client.store.set_tag(parsed.name, name, version.digest, etag=etag)
+    if as_json:
+        previous = before.digest if before else None
+        print_document({"adapter": parsed.name, "tag": moved, "previous_digest": previous})
+        return
+    was = f" (was {short_digest(before.digest)})" if before and before.digest != moved.digest else ""
+    print(f"{parsed.name}:{moved.name} is version {moved.digest}{was}")
+
+
+def parse_labels(texts: list[str]) -> dict[str, str]:
+    """`KEY=VALUE` each; raises InvalidRequestError with every label at fault."""
+    wrong = [FieldViolation("--label", f"found {t!r}, expected KEY=VALUE") for t in texts if t.find("=") < 1]
+    if wrong:
+        raise InvalidRequestError(wrong)
+    return {key: value for key, _, value in (text.partition("=") for text in texts)}
+
+
+def _say_warnings(warnings: Iterable[AdmissionWarning]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning.message}")
+
+
+def _named(reference: str) -> str:
+    return str(parse_reference(reference))
+
+
+def _summary(version: Version) -> str:
+    return (
+        f"rank {version.max_rank}, {version.dtype}, {human_size(version.weights_size_bytes)}, for {version.base_model}"
+    )

@@ -1,0 +1,106 @@
+"""Commands on the fleet: workers, placements, top."""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from hotslot.cli import options
+from hotslot.cli.fleet_readings import FleetReader, Reading
+from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
+from hotslot.cli.output import console, print_document, print_event, say, show
+from hotslot.cli.rendering import placements_table, workers_table
+
+PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Only workers of this base model.")]
+
+
+def workers(
+    base: PoolOption = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """List the workers.
+
+    JSON: {workers: […]}.
+    """
+    with open_client(store=store, tenant=tenant) as client:
+        found = list(client.placement.list_workers(base_model=base))
+    if as_json:
+        print_document({"workers": found})
+    elif found:
+        show(workers_table(found, datetime.now(UTC)))
+    else:
+        say("no workers; `hotslot up` or `python -m worker_service` starts one")
+
+
+def placements(
+    adapter: Annotated[str, typer.Option("--adapter", "-a", metavar="REF", help="Only this version.")] = "",
+    worker_id: Annotated[str, typer.Option("--worker-id", help="Only this worker.")] = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """List which version is on which worker, in which tier.
+
+    JSON: {placements: […]}.
+    """
+    with open_client(store=store, tenant=tenant) as client:
+        digest = client.store.resolve(adapter).version.digest if adapter else ""
+        found = list(client.placement.list_placements(adapter_digest=digest, worker_id=worker_id))
+    if as_json:
+        print_document({"placements": found})
+    elif found:
+        show(placements_table(found))
+    else:
+        say("no placements; workers load an adapter when a request names it")
+
+
+def top(
+    base: PoolOption = "",
+    interval_s: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.1)] = 1.0,
+    count: Annotated[int, typer.Option("--count", help="End after so many refreshes; 0: never.")] = 0,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch workers and placements live, until Ctrl-C.
+
+    While the store does not answer, the last view stays and says so.
+
+    JSON lines: {event: "snapshot", time, workers, placements, tokens_per_s (by worker_id), stale (why it is the last
+    one that could be read, or empty)}.
+    """
+    with open_client(store=store, tenant=tenant) as client:
+        reader = FleetReader(client.placement.client, base, use_proxy=options.uses_proxy())
+        try:
+            with Live(console=console(), auto_refresh=False, screen=False, transient=not as_json) as live:
+                shown = 0
+                while True:
+                    reading = client.loop.run(reader.read())
+                    if as_json:
+                        print_event("snapshot", reading)
+                    else:
+                        live.update(_view(reading), refresh=True)
+                    shown += 1
+                    if shown == count:
+                        break
+                    time.sleep(interval_s)
+        finally:
+            client.loop.run(reader.close())
+    if not as_json:
+        show(_view(reading))
+
+
+def _view(reading: Reading) -> Group:
+    now, found, rates = datetime.now(UTC), reading.workers, reading.tokens_per_s
+    running = sum(worker.load.running_sequences for worker in found)
+    headline = f"{now:%H:%M:%S} UTC  {len(found)} workers  {running} running  {sum(rates.values()):.1f} tokens/s"
+    parts: list[RenderableType] = [Text(headline, style="bold")]
+    if reading.stale:
+        parts.append(Text(f"as of {reading.time:%H:%M:%S} UTC: {reading.stale}", style="bold red"))
+    return Group(*parts, "", workers_table(found, now, rates), "", placements_table(reading.placements))

@@ -1,0 +1,107 @@
+"""What `hotslot top` shows: the fleet as the store knows it, rates from the workers; nobody is waited for long."""
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from hotslot.clients.placement import PlacementClient
+from hotslot.clients.worker import WorkerClient
+from hotslot.contract.placement import Placement, Worker
+from hotslot.errors import HotslotError, RequestDeadlineError, StoreUnavailableError, UnavailableError
+from hotslot.rpc.channel import ChannelOptions
+
+STORE_TIMEOUT_S = 5.0
+STATUS_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The fleet at one moment."""
+
+    time: datetime
+    workers: list[Worker]
+    placements: list[Placement]
+    tokens_per_s: dict[str, float]
+    """By worker_id."""
+    stale: str = ""
+    """Why this is an earlier reading; empty when it was read now."""
+
+
+class FleetReader:
+    """Reads a fleet again and again. Belongs to one event loop."""
+
+    def __init__(self, placement: PlacementClient, base_model: str, *, use_proxy: bool = False) -> None:
+        self._placement = placement
+        self._base_model = base_model
+        self._meter = TokenMeter(use_proxy=use_proxy)
+        self._last: Reading | None = None
+
+    async def read(self) -> Reading:
+        """The fleet now; while the store is away the last reading. Raises the store's errors when there is none."""
+        try:
+            workers, placements = await self._ask()
+        except (UnavailableError, RequestDeadlineError) as exc:
+            if self._last is None:
+                raise
+            return replace(self._last, stale=exc.message)
+        self._last = Reading(datetime.now(UTC), workers, placements, await self._meter.rates(workers))
+        return self._last
+
+    async def close(self) -> None:
+        """Close the connections to workers."""
+        await self._meter.close()
+
+    async def _ask(self) -> tuple[list[Worker], list[Placement]]:
+        try:
+            async with asyncio.timeout(STORE_TIMEOUT_S):
+                workers = [worker async for worker in self._placement.list_workers(base_model=self._base_model)]
+                ids = {worker.worker_id for worker in workers}
+                return workers, [p async for p in self._placement.list_placements() if p.worker_id in ids]
+        except TimeoutError as exc:
+            raise StoreUnavailableError(f"the store did not answer within {STORE_TIMEOUT_S:g} s") from exc
+
+
+class TokenMeter:
+    """Tokens per second of each worker, from the counters that they report themselves. Belongs to one event loop."""
+
+    def __init__(self, *, use_proxy: bool = False) -> None:
+        self._options = ChannelOptions(max_attempts=1, use_proxy=use_proxy)
+        self._clients: dict[str, WorkerClient] = {}
+        self._last: dict[str, tuple[float, int]] = {}
+
+    async def rates(self, workers: list[Worker]) -> dict[str, float]:
+        """The rate since the last call, by worker_id; none for one that is new, late, or counts back."""
+        await self._forget({worker.endpoint for worker in workers})
+        counts = await asyncio.gather(*(self._count(worker.endpoint) for worker in workers))
+        rates: dict[str, float] = {}
+        for worker, counted in zip(workers, counts, strict=True):
+            if counted is None:
+                continue
+            before = self._last.get(worker.worker_id)
+            if before is not None and counted[1] < before[1]:
+                # Not its counter: a worker that starts anew has a new id.
+                continue
+            self._last[worker.worker_id] = counted
+            if before is not None and counted[0] > before[0]:
+                rates[worker.worker_id] = (counted[1] - before[1]) / (counted[0] - before[0])
+        return rates
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._forget(set())
+
+    async def _count(self, endpoint: str) -> tuple[float, int] | None:
+        """When it answered, and how many tokens it has generated."""
+        client = self._clients.get(endpoint)
+        try:
+            if client is None:
+                client = self._clients[endpoint] = WorkerClient(endpoint, self._options)
+            status = await client.status(timeout_s=STATUS_TIMEOUT_S)
+        except HotslotError:
+            return None
+        return asyncio.get_running_loop().time(), status.generated_tokens
+
+    async def _forget(self, endpoints: set[str]) -> None:
+        """Keep connections to these alone."""
+        gone = self._clients.keys() - endpoints
+        await asyncio.gather(*(self._clients.pop(endpoint).close() for endpoint in gone))

@@ -1,0 +1,84 @@
+"""The options that commands share, and the client that they open."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from hotslot.clients.blocking import BlockingHotslotClient
+from hotslot.clients.store import DEFAULT_STORE
+from hotslot.clients.worker import DEFAULT_WORKER
+from hotslot.contract.generation import AdapterSelection
+from hotslot.endpoints import dialled_endpoint
+from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
+from hotslot.ids import DEFAULT_TENANT, parse_tenant
+from hotslot.references import parse_reference
+from hotslot.rpc.channel import ChannelOptions
+
+StoreOption = Annotated[str, typer.Option("--store", envvar="HOTSLOT_STORE", metavar="HOST:PORT", help="The store.")]
+WorkerOption = Annotated[
+    str, typer.Option("--worker", envvar="HOTSLOT_WORKER", metavar="HOST:PORT", help="The worker.")
+]
+TenantOption = Annotated[str, typer.Option("--tenant", envvar="HOTSLOT_TENANT", metavar="NAME", help="Whose adapters.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+BaseOption = Annotated[
+    str,
+    typer.Option(
+        "--base", metavar="NAME", help="Base model, by name or digest; by default what the adapter's config names."
+    ),
+]
+ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="name[:tag][@sha256:…]")]
+
+USE_PROXY = "HOTSLOT_USE_PROXY"
+_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
+
+STORE = DEFAULT_STORE
+WORKER = DEFAULT_WORKER
+TENANT = str(DEFAULT_TENANT)
+
+
+def open_client(
+    *,
+    store: str = DEFAULT_STORE,
+    worker: str = DEFAULT_WORKER,
+    tenant: str = TENANT,
+    route: bool = False,
+    base_model: str = "",
+) -> BlockingHotslotClient:
+    """The client of the deployment that the options name; use it with `with`."""
+    return BlockingHotslotClient(
+        checked_endpoint(store, "--store (HOTSLOT_STORE)"),
+        checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
+        route=route,
+        base_model=base_model,
+        options=ChannelOptions(tenant=parse_tenant(tenant), use_proxy=uses_proxy()),
+    )
+
+
+def uses_proxy() -> bool:
+    """True when calls go through the proxy that the environment names; raises InvalidRequestError."""
+    text = os.environ.get(USE_PROXY, "")
+    if text.lower() not in (*_YES, *_NO):
+        raise InvalidRequestError([], f"{USE_PROXY}: found {text!r}, expected true or false")
+    return text.lower() in _YES
+
+
+def checked_endpoint(text: str, option: str) -> str:
+    """Refuse what gRPC would only fail to resolve much later."""
+    try:
+        return str(dialled_endpoint(text))
+    except InvalidEndpointError as exc:
+        raise InvalidRequestError(exc.fields, f"{option}: {exc.message}") from exc
+
+
+def parse_selection(text: str) -> AdapterSelection:
+    """`REF[=WEIGHT]`; raises InvalidRequestError."""
+    reference, equals, weight_text = text.partition("=")
+    parse_reference(reference)
+    if not equals:
+        return AdapterSelection(reference)
+    try:
+        return AdapterSelection(reference, float(weight_text))
+    except ValueError as exc:
+        problem = f"found weight {weight_text!r} in {text!r}, expected a number: REF=0.5"
+        raise InvalidRequestError([FieldViolation("--adapter", problem)]) from exc

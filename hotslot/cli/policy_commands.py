@@ -1,0 +1,121 @@
+"""Commands on adapters' policies: set, show, ls, rm."""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from hotslot.cli import options
+from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
+from hotslot.cli.output import print_document, say
+from hotslot.cli.output import show as show_parts
+from hotslot.cli.rendering import policies_table
+from hotslot.contract.catalogue import AdapterPolicy
+from hotslot.errors import PolicyNotFoundError
+from hotslot.references import parse_name
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a policy is for all of its versions.")]
+EtagOption = Annotated[str, typer.Option(help="Only if the policy still has this etag.")]
+
+app = typer.Typer(help="On how many workers an adapter should be, and whether these keep it.", no_args_is_help=True)
+
+
+@app.command("set")
+def set_(
+    name: NameArgument,
+    least: Annotated[
+        int | None, typer.Option("--min", min=0, metavar="N", help="Workers that share it out; 0: as demand has it.")
+    ] = None,
+    most: Annotated[int | None, typer.Option("--max", min=0, metavar="N", help="At most so many; 0: no bound.")] = None,
+    pinned: Annotated[
+        bool | None, typer.Option("--pin/--no-pin", help="Whether --min workers have it in memory before anyone asks.")
+    ] = None,
+    etag: EtagOption = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Set an adapter's policy; what is not named stays as it is.
+
+    JSON: {policy}.
+    """
+    parse_name(name)
+    with open_client(store=store, tenant=tenant) as client:
+        before: AdapterPolicy | None = None
+        with suppress(PolicyNotFoundError):
+            before = client.store.get_policy(name)
+        policy = client.store.set_policy(
+            name,
+            min_replicas=least if least is not None else before.min_replicas if before else 0,
+            max_replicas=most if most is not None else before.max_replicas if before else 0,
+            pinned=pinned if pinned is not None else bool(before and before.pinned),
+            # What is kept was read just now: nobody else's change is to be undone.
+            etag=etag or (before.etag if before else ""),
+        )
+    _print(policy, as_json)
+
+
+@app.command("show")
+def show(
+    name: NameArgument,
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an adapter's policy.
+
+    JSON: {policy}.
+    """
+    parse_name(name)
+    with open_client(store=store, tenant=tenant) as client:
+        policy = client.store.get_policy(name)
+    _print(policy, as_json)
+
+
+@app.command("ls")
+def ls(
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """List the policies by adapter.
+
+    JSON: {policies: […]}.
+    """
+    with open_client(store=store, tenant=tenant) as client:
+        policies = list(client.store.list_policies())
+    if as_json:
+        print_document({"policies": policies})
+    elif policies:
+        show_parts(policies_table(policies, datetime.now(UTC)))
+    else:
+        say("no policies; `hotslot policy set NAME` makes one")
+
+
+@app.command("rm")
+def rm(
+    name: NameArgument,
+    etag: EtagOption = "",
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove an adapter's policy; the defaults hold again.
+
+    JSON: {removed: "policy", adapter}.
+    """
+    parse_name(name)
+    with open_client(store=store, tenant=tenant) as client:
+        client.store.delete_policy(name, etag=etag)
+    if as_json:
+        print_document({"removed": "policy", "adapter": name})
+    else:
+        print(f"removed the policy of {name}")
+
+
+def _print(policy: AdapterPolicy, as_json: bool) -> None:
+    if as_json:
+        print_document({"policy": policy})
+    else:
+        show_parts(policies_table([policy], datetime.now(UTC)))

@@ -1,0 +1,270 @@
+"""Tables and values as people read them. Pure: the time is passed in."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from rich import box
+from rich.table import Table
+
+from hotslot.contract.catalogue import Adapter, AdapterPolicy, BaseModel, Version
+from hotslot.contract.control import LoadedAdapter, WorkerStatus
+from hotslot.contract.placement import Placement, Worker
+
+SHORT_DIGEST_LENGTH = 12
+
+
+def short_digest(digest: str) -> str:
+    """The first 12 hex digits of a digest."""
+    return digest.removeprefix("sha256:")[:SHORT_DIGEST_LENGTH]
+
+
+def human_size(size_bytes: int) -> str:
+    """Bytes in decimal units, as file managers show them."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.5 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def human_age(moment: datetime | None, now: datetime) -> str:
+    """How long ago a moment was."""
+    if moment is None:
+        return "-"
+    seconds = max(0, int((now - moment).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def human_moment(moment: datetime) -> str:
+    """A moment to the minute, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def human_duration(seconds: float) -> str:
+    """A duration in the unit that suits it."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """A plain aligned table; the columns named in `right` hold numbers."""
+    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="ellipsis")
+    return made
+
+
+def adapters_table(adapters: Iterable[Adapter], now: datetime) -> Table:
+    """`hotslot ls`."""
+    listed = list(adapters)
+    columns = ["NAME", "TAGS", "VERSIONS", "NEWEST", "RANK", "SIZE", "BASE MODEL", "CHANGED"]
+    has_deleted = any(adapter.purge_time for adapter in listed)
+    if has_deleted:
+        columns.append("CAN BE UNDELETED UNTIL")
+    made = table(*columns, right=("VERSIONS", "RANK", "SIZE"))
+    for adapter in listed:
+        newest = adapter.latest_version
+        row = [
+            adapter.name + (" (deleted)" if adapter.delete_time else ""),
+            ", ".join(tag.name for tag in adapter.tags) or "-",
+            str(adapter.num_versions),
+            short_digest(newest.digest) if newest else "-",
+            str(newest.max_rank) if newest else "-",
+            human_size(newest.weights_size_bytes) if newest else "-",
+            newest.base_model if newest else "-",
+            human_age(adapter.update_time, now),
+        ]
+        if has_deleted:
+            row.append(human_moment(adapter.purge_time) if adapter.purge_time else "")
+        made.add_row(*row)
+    return made
+
+
+def versions_table(versions: Iterable[Version], now: datetime) -> Table:
+    """The versions of one adapter."""
+    made = table("VERSION", "TAGS", "RANK", "SIZE", "SOURCE", "CREATED", right=("RANK", "SIZE"))
+    for version in versions:
+        made.add_row(
+            short_digest(version.digest),
+            ", ".join(version.tags) or "-",
+            str(version.max_rank),
+            human_size(version.weights_size_bytes),
+            version.source or "-",
+            human_age(version.create_time, now),
+        )
+    return made
+
+
+def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> Table:
+    """On how many workers adapters should be."""
+    made = table("ADAPTER", "MIN", "MAX", "PINNED", "CHANGED", right=("MIN", "MAX"))
+    for policy in policies:
+        made.add_row(
+            policy.adapter,
+            str(policy.min_replicas) if policy.min_replicas else "-",
+            str(policy.max_replicas) if policy.max_replicas else "-",
+            "yes" if policy.pinned else "no",
+            human_age(policy.update_time, now),
+        )
+    return made
+
+
+def base_models_table(models: Iterable[BaseModel]) -> Table:
+    """The base models that adapters can be admitted for; whole digests, for `--base`."""
+    made = table("NAME", "TYPE", "MODULES", "DIGEST", right=("MODULES",))
+    for model in models:
+        named = f"({model.spec.name}, before it was moved)" if model.superseded else model.spec.name
+        made.add_row(named, model.spec.model_type, str(len(model.spec.modules)), model.digest)
+    return made
+
+
+def module_lines(version: Version) -> list[str]:
+    """The targeted modules by the last part of their path, for example `q_proj: 30 × rank 16, scaling 2`."""
+    groups = Counter((m.path.rpartition(".")[2], m.rank, m.scaling, m.has_bias) for m in version.modules)
+    return [
+        f"{name}: {count} × rank {rank}, scaling {scaling:g}{', with a bias' if has_bias else ''}"
+        for (name, rank, scaling, has_bias), count in sorted(groups.items())
+    ]
+
+
+def adapter_rows(adapter: Adapter, now: datetime) -> list[tuple[str, str]]:
+    """`hotslot show`: the adapter."""
+    rows = [
+        ("adapter", adapter.name),
+        ("tags", ", ".join(f"{tag.name} → {short_digest(tag.digest)}" for tag in adapter.tags) or "-"),
+        ("labels", ", ".join(f"{key}={value}" for key, value in adapter.labels.items()) or "-"),
+        ("created", f"{human_age(adapter.create_time, now)} ago"),
+        ("changed", f"{human_age(adapter.update_time, now)} ago"),
+    ]
+    if adapter.delete_time is not None:
+        rows.append(("deleted", f"{human_age(adapter.delete_time, now)} ago, gone for good at {adapter.purge_time}"))
+    return rows
+
+
+def version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
+    """`hotslot show`: the version; `modules_table` has its modules one by one."""
+    return [
+        ("version", version.digest),
+        ("base model", f"{version.base_model} ({version.base_model_digest})"),
+        ("weights", f"{human_size(version.weights_size_bytes)}, {version.dtype} ({version.weights_digest})"),
+        ("modules", "\n".join(module_lines(version)) or "-"),
+        ("source", version.source or "-"),
+        ("created", f"{human_age(version.create_time, now)} ago"),
+        ("config", version.config_json or "-"),
+    ]
+
+
+def modules_table(version: Version) -> Table:
+    """The targeted modules of a version, one by one."""
+    made = table("MODULE", "RANK", "SCALING", right=("RANK", "SCALING"))
+    for module in version.modules:
+        made.add_row(module.path, str(module.rank), f"{module.scaling:.10g}")
+    return made
+
+
+def details_table(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and values, one pair a line."""
+    made = Table(box=None, show_header=False, pad_edge=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, value)
+    return made
+
+
+def workers_table(workers: Iterable[Worker], now: datetime, tokens_per_s: dict[str, float] | None = None) -> Table:
+    """`hotslot workers`, and the upper half of `hotslot top`."""
+    columns = ["WORKER", "ENDPOINT", "STATE", "BASE MODEL", "RUNNING", "WAITING", "FREE SLOTS", "KV", "UP"]
+    numbers = ["RUNNING", "WAITING", "FREE SLOTS", "KV", "UP"]
+    if tokens_per_s is not None:
+        columns.append("TOKENS/S")
+        numbers.append("TOKENS/S")
+    made = table(*columns, right=numbers)
+    for worker in workers:
+        load = worker.load
+        row = [
+            worker.worker_id,
+            worker.endpoint,
+            worker.state.value,
+            worker.base_model,
+            f"{load.running_sequences}/{load.max_sequences}",
+            str(load.waiting_sequences),
+            f"{load.free_slots}/{load.num_slots}",
+            f"{load.kv_usage:.0%}",
+            human_age(worker.start_time, now),
+        ]
+        if tokens_per_s is not None:
+            rate = tokens_per_s.get(worker.worker_id)
+            row.append("-" if rate is None else f"{rate:.1f}")
+        made.add_row(*row)
+    return made
+
+
+def placements_table(placements: Iterable[Placement]) -> Table:
+    """`hotslot placements`, and the lower half of `hotslot top`."""
+    made = table("ADAPTER", "VERSION", "WORKER", "TIER", "PINNED")
+    for placement in placements:
+        made.add_row(
+            placement.adapter or "-",
+            short_digest(placement.adapter_digest),
+            placement.worker_id,
+            placement.tier.value,
+            "yes" if placement.pinned else "",
+        )
+    return made
+
+
+def loaded_table(adapters: Iterable[LoadedAdapter], now: datetime) -> Table:
+    """The adapters that one worker holds."""
+    made = table(
+        "ADAPTER", "VERSION", "TIER", "RANK", "SLOTS", "USERS", "PINNED", "HOST SIZE", "LAST USED",
+        right=("RANK", "USERS", "HOST SIZE"),
+    )  # fmt: skip
+    for adapter in adapters:
+        made.add_row(
+            ", ".join(adapter.references) or "-",
+            short_digest(adapter.digest),
+            adapter.tier.value,
+            str(adapter.max_rank),
+            " ".join(map(str, adapter.slots)) or "-",
+            str(adapter.users),
+            "yes" if adapter.pinned else "",
+            human_size(adapter.host_size_bytes),
+            human_age(adapter.last_used_time, now),
+        )
+    return made
+
+
+def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
+    """`hotslot status` without its table of adapters."""
+    slots, kv, queue = status.slots, status.kv, status.queue
+    taken = f"{slots.in_use} in use, {slots.pinned} pinned"
+    sequences = f"{queue.running_sequences} of {queue.max_sequences} running, {queue.waiting_sequences} waiting"
+    buckets = [f"{b.num_tokens}{'' if b.with_adapters else ' (base)'}" for b in status.buckets]
+    stages = [f"{stage.name} {human_duration(stage.duration_s)}" for stage in status.startup]
+    state = "drained: `hotslot undrain` takes it back" if status.drained else status.state.value
+    return [
+        ("worker", f"{status.worker_id} ({state}, up {human_age(status.start_time, now)})"),
+        ("base model", status.base_model_digest),
+        ("slots", f"{slots.free} of {slots.num_slots} free, {taken}, rank {slots.slot_rank} each"),
+        ("KV blocks", f"{kv.free_blocks} of {kv.num_blocks} free, {kv.block_tokens} tokens each"),
+        (
+            "prefix cache",
+            f"{kv.cached_tokens} of {kv.prompt_tokens} prompt tokens found, {kv.cached_blocks} blocks kept",
+        ),
+        ("sequences", f"{sequences}, {queue.loading_requests} requests wait for adapters"),
+        (
+            "work",
+            f"{status.generated_tokens} tokens in {status.steps} steps, {status.activations} activations, "
+            f"{kv.preemptions} preemptions, longest stall {human_duration(status.longest_stall_s)}",
+        ),
+        ("recompiles", str(status.recompiles)),
+        ("buckets", ", ".join(buckets) or "-"),
+        ("start", ", ".join(stages) or "-"),
+    ]

@@ -1,0 +1,153 @@
+"""The processes of one `hotslot up`: started in order, started again when they end, and looked after."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hotslot.cli.output import say, spinner
+from hotslot.cli.valkey import SupervisedValkey
+from hotslot.clients.blocking import BlockingWorkerClient
+from hotslot.errors import HotslotError
+from hotslot.local.children import Child, ChildFailedError, ChildSpec, stop_all
+from hotslot.rpc.channel import ChannelOptions
+
+STORE_TIMEOUT_S = 60.0
+POLL_S = 0.2
+STATUS_TIMEOUT_S = 1.0
+LOOKS_EVERY_S = 2.0
+"""How often a worker is asked whether it is drained."""
+STABLE_AFTER_S = 10.0
+"""A child that ended after it had lived this long is started again; one that ends sooner would only do so again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `up` starts."""
+
+    model: str
+    model_name: str
+    num_workers: int
+    store_port: int
+    worker_port: int
+    data_dir: Path
+    redis_url: str
+
+    def store(self) -> ChildSpec:
+        """The store's process."""
+        endpoint = f"127.0.0.1:{self.store_port}"
+        settings = {
+            "HOTSLOT_LISTEN": endpoint,
+            "HOTSLOT_START_PAUSE_S": "0",
+            "HOTSLOT_DATA_DIR": str(self.data_dir / "store"),
+            "HOTSLOT_REDIS_URL": self.redis_url,
+        }
+        return ChildSpec("store", "store_service", endpoint, settings, self.data_dir / "logs" / "store.log")
+
+    def worker(self, index: int) -> ChildSpec:
+        """The process of one worker, counted from 0."""
+        name = f"worker-{index + 1}"
+        endpoint = f"127.0.0.1:{self.worker_port + index}"
+        settings = {
+            "HOTSLOT_LISTEN": endpoint,
+            "HOTSLOT_START_PAUSE_S": "0",
+            "HOTSLOT_ADVERTISE": endpoint,
+            "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",
+            "HOTSLOT_REDIS_URL": self.redis_url,
+            "HOTSLOT_MODEL": self.model,
+            "HOTSLOT_MODEL_NAME": self.model_name,
+            "HOTSLOT_CACHE_DIR": os.environ.get("HOTSLOT_CACHE_DIR") or str(self.data_dir / "compiled"),
+        }
+        return ChildSpec(name, "worker_service", endpoint, settings, self.data_dir / "logs" / f"{name}.log")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to one of the processes."""
+
+    kind: str
+    fields: Mapping[str, Any]
+    """For programs."""
+    text: str
+    """For people."""
+
+
+class Supervisor:
+    """The children of one `up`."""
+
+    def __init__(self, plan: Plan, valkey: SupervisedValkey | None, on_event: Callable[[Event], None]) -> None:
+        """`valkey` is the embedded one, which somebody else ends; None where Redis is another's."""
+        self._plan = plan
+        self.valkey = valkey
+        self._on_event = on_event
+        self.children: list[Child] = []
+        self._drained: set[str] = set()
+        self._looked_at_s = time.monotonic()
+
+    def start(self, timeout_s: float) -> None:
+        """Start the store, then all workers at once; return when everything is ready."""
+        with spinner("starting the store"):
+            store = self._launch(self._plan.store())
+            store.wait_ready(STORE_TIMEOUT_S)
+        plural = "s" if self._plan.num_workers > 1 else ""
+        with spinner(f"starting {self._plan.num_workers} worker{plural}: the model is loaded and compiled"):
+            workers = [self._launch(self._plan.worker(index)) for index in range(self._plan.num_workers)]
+            for worker in workers:
+                worker.wait_ready(timeout_s)
+
+    def _launch(self, spec: ChildSpec) -> Child:
+        child = Child(spec)
+        self.children.append(child)
+        return child
+
+    def watch(self) -> None:
+        """Start again what ends; raises ChildFailedError when a child does not live long enough for that."""
+        while True:
+            if self.valkey is not None and self.valkey.revive():
+                fields = {"name": "valkey", "pid": self.valkey.pid}
+                self._on_event(Event("restarted", fields, f"valkey was started again at {self.valkey.url}"))
+            for index, child in enumerate(self.children):
+                if child.exit_code() is None:
+                    continue
+                if time.monotonic() - child.started_s < STABLE_AFTER_S:
+                    raise ChildFailedError(child.failure())
+                say(f"hotslot: {child.failure()}")
+                child.kill()
+                self.children[index] = Child(child.spec)
+                fields = {"name": child.spec.name, "pid": self.children[index].pid}
+                self._on_event(Event("restarted", fields, f"{child.spec.name} was started again"))
+            if time.monotonic() - self._looked_at_s >= LOOKS_EVERY_S:
+                self._look_for_drained()
+                self._looked_at_s = time.monotonic()
+            time.sleep(POLL_S)
+
+    def _look_for_drained(self) -> None:
+        """Tell of workers that were drained, since nothing else takes them back."""
+        for child in self.children[1:]:
+            name, endpoint = child.spec.name, child.spec.endpoint
+            drained = _is_drained(endpoint)
+            if drained is None or drained == (name in self._drained):
+                continue
+            fields = {"name": name, "endpoint": endpoint}
+            if drained:
+                self._drained.add(name)
+                text = f"{name} is drained and takes no requests; `hotslot undrain --worker {endpoint}` takes it back"
+                self._on_event(Event("drained", fields, text))
+            else:
+                self._drained.discard(name)
+                self._on_event(Event("undrained", fields, f"{name} takes requests again"))
+
+    def stop(self, grace_s: float) -> None:
+        """End everything but the Valkey."""
+        stop_all(self.children, grace_s)
+
+
+def _is_drained(endpoint: str) -> bool | None:
+    """None while the worker does not say."""
+    try:
+        with BlockingWorkerClient(endpoint, ChannelOptions(max_attempts=1)) as worker:
+            return worker.status(timeout_s=STATUS_TIMEOUT_S).drained
+    except HotslotError:
+        return None

@@ -1,0 +1,184 @@
+"""`hotslot up`: a whole deployment on this machine, which ends with the command."""
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from hotslot.cli.options import JsonOption
+from hotslot.cli.output import print_event, say, spinner
+from hotslot.cli.supervisor import Event, Plan, Supervisor
+from hotslot.cli.valkey import SupervisedValkey
+from hotslot.clients.store import DEFAULT_STORE
+from hotslot.clients.worker import DEFAULT_WORKER
+from hotslot.errors import InvalidRequestError
+from hotslot.local.children import ChildFailedError
+from hotslot.redis_url import RedisUrl
+from hotslot.secret_urls import masked_url
+
+DEMO_MODEL = "demo"
+
+
+def up(
+    model: Annotated[
+        str,
+        typer.Option(envvar="HOTSLOT_MODEL", help="Base model: a folder, a hub id, or `demo` for the demo's model."),
+    ] = DEMO_MODEL,
+    model_name: Annotated[str, typer.Option(envvar="HOTSLOT_MODEL_NAME", help="Public name of the base model.")] = "",
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="How many workers.")] = 1,
+    store_port: Annotated[int, typer.Option(min=1, max=65535)] = int(DEFAULT_STORE.rpartition(":")[2]),
+    worker_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the first worker; the others follow.")
+    ] = int(DEFAULT_WORKER.rpartition(":")[2]),
+    data_dir: Annotated[
+        Path, typer.Option(envvar="HOTSLOT_DATA_DIR", help="Where adapters, logs and compiled code are kept.")
+    ] = Path("~/.local/share/hotslot"),
+    redis_url: Annotated[
+        str, typer.Option(envvar="HOTSLOT_REDIS_URL", help="Redis to use; by default an embedded one is started.")
+    ] = "",
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="How long the workers may take to start.")
+    ] = 600.0,
+    grace_s: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", help="How long requests may finish at the end.")
+    ] = 15.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a store and workers on this machine until Ctrl-C; nothing is left running.
+
+    What ends is started again. JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids, valkey_pid},
+    {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name, endpoint},
+    {event: "stopped"}.
+    """
+    _check_redis_url(redis_url)
+    data_dir = data_dir.expanduser().absolute()
+    (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    for port in (store_port, *range(worker_port, worker_port + workers)):
+        require_free(port)
+    with _stop_on_signals(), ExitStack() as stack:
+        if model == DEMO_MODEL:
+            model, model_name = _demo_model(model_name)
+        valkey = None if redis_url else _start_valkey(stack)
+        redis_url = valkey.url if valkey is not None else redis_url
+        plan = Plan(model, model_name, workers, store_port, worker_port, data_dir, redis_url)
+        supervisor = Supervisor(plan, valkey, on_event=lambda event: _report_event(event, as_json=as_json))
+        stack.callback(supervisor.stop, grace_s)
+        try:
+            supervisor.start(timeout_s)
+            _report_ready(plan, supervisor, as_json=as_json)
+            supervisor.watch()
+        except ChildFailedError as exc:
+            say(f"hotslot: {exc}")
+            raise typer.Exit(1) from exc
+        except _Stopped:
+            if not as_json:
+                say("hotslot: stopping; Ctrl-C again ends at once")
+    if as_json:
+        print_event("stopped", {})
+
+
+class _Stopped(Exception):
+    """A signal asked us to end."""
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGHUP into an exception in the main thread, so that everything is unwound."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, stop) for number in signals]
+    try:
+        yield
+    except _Stopped:
+        pass
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _start_valkey(stack: ExitStack) -> SupervisedValkey:
+    try:
+        valkey = SupervisedValkey()
+    except ModuleNotFoundError as exc:
+        problem = "there is no embedded Valkey: install hotslot[embedded], or name a Redis with --redis-url"
+        raise InvalidRequestError([], problem) from exc
+    stack.callback(valkey.close)
+    return valkey
+
+
+def require_free(port: int) -> None:
+    """Raise InvalidRequestError when something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as exc:
+            problem = f"port {port} is taken, perhaps by another `hotslot up`; choose --store-port and --worker-port"
+            raise InvalidRequestError([], problem) from exc
+
+
+def _demo_model(model_name: str) -> tuple[str, str]:
+    """Folder and name of the demo's model, fetched and converted on first use by the project's own script."""
+    with spinner("preparing the demo's model; the first time takes about a minute"):
+        found = subprocess.run(
+            [sys.executable, "-m", "deploy.demo.model"], stdout=subprocess.PIPE, text=True, check=False
+        )
+    if found.returncode != 0:
+        raise InvalidRequestError([], "the demo's model is not available here; name one with --model (HOTSLOT_MODEL)")
+    return found.stdout.strip().splitlines()[-1], model_name or "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def _check_redis_url(url: str) -> None:
+    """Raise InvalidRequestError, without the URL itself, for one that the children would refuse."""
+    try:
+        if url:
+            RedisUrl.check(url)
+    except ValueError as exc:
+        raise InvalidRequestError([], f"--redis-url (HOTSLOT_REDIS_URL): {exc}") from exc
+
+
+def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
+    store, *workers = (child.spec for child in supervisor.children)
+    if as_json:
+        print_event(
+            "ready",
+            {
+                "store": store.endpoint,
+                "workers": [spec.endpoint for spec in workers],
+                "redis_url": masked_url(plan.redis_url),
+                "data_dir": str(plan.data_dir),
+                "pids": {child.spec.name: child.pid for child in supervisor.children},
+                "valkey_pid": supervisor.valkey.pid if supervisor.valkey is not None else None,
+            },
+        )
+        return
+    print("hotslot is up")
+    for spec in (store, *workers):
+        print(f"  {spec.name:<10} {spec.endpoint:<18} log {spec.log_path}")
+    print(f"  {'model':<10} {plan.model_name or plan.model}")
+    print(f"  {'data':<10} {plan.data_dir}")
+    print("\nIn another terminal:")
+    # Only what differs from the defaults has to be said.
+    if store.endpoint != DEFAULT_STORE or workers[0].endpoint != DEFAULT_WORKER:
+        print(f"  export HOTSLOT_STORE={store.endpoint} HOTSLOT_WORKER={workers[0].endpoint}")
+    print("  hotslot push DIR my-adapter")
+    print('  hotslot generate -a my-adapter "Hello"')
+    print("  hotslot top")
+    print("\nCtrl-C ends it all.", flush=True)
+
+
+def _report_event(event: Event, *, as_json: bool) -> None:
+    if as_json:
+        print_event(event.kind, event.fields)
+    else:
+        say(f"hotslot: {event.text}")

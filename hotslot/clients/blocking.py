@@ -1,0 +1,233 @@
+"""The same clients for code without an event loop: each call runs on a private loop in a thread of its own.
+
+Nothing is written twice: a method here is made from its asyncio original and has the same signature, except that
+it returns the result (or a plain iterator) instead of an awaitable.
+
+One made before a fork, as by a server that imports before it forks, works in every child as long as its parent has
+called nothing yet; else the child's calls raise ForkedClientError.
+"""
+
+import functools
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
+
+from hotslot.clients.blobs import RetryPolicy
+from hotslot.clients.hotslot import HotslotClient
+from hotslot.clients.loop_thread import LoopThread
+from hotslot.clients.placement import PlacementClient
+from hotslot.clients.store import DEFAULT_STORE, StoreClient
+from hotslot.clients.worker import DEFAULT_WORKER, WorkerClient
+from hotslot.errors import ForkedClientError
+from hotslot.rpc.channel import ChannelOptions
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Closable(Protocol):
+    """What every asyncio client can do."""
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Blocking(Generic[C]):
+    """An asyncio client and the loop that it lives in."""
+
+    def __init__(self, open_client: Callable[[], C], loop: LoopThread | None = None) -> None:
+        self._owns_loop = loop is None
+        self.loop = loop or LoopThread()
+        self._open_client = open_client
+        # Those of parent processes stay here untouched: ending them would end what the parents do with them.
+        self._clients: dict[int, C] = {os.getpid(): open_client()}
+
+    @property
+    def client(self) -> C:
+        """The asyncio client of this process; use it in `loop` only."""
+        process = os.getpid()
+        return self._clients.get(process) or self._clients.setdefault(process, self._open_client())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections; calls under way in other threads raise ClientClosedError. Again is harmless."""
+        client = self._clients.get(os.getpid())
+        if client is not None and not self.loop.is_closed:
+            self.loop.run(client.close())
+        if self._owns_loop:
+            self.loop.stop()
+
+
+def _call(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Blocking[C], P], T]:
+    @functools.wraps(method)
+    def run(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.loop.run(method(self.client, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Blocking[C], P], T]", run)
+
+
+def _iterate(
+    method: Callable[Concatenate[C, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]:
+    @functools.wraps(method)
+    def iterate(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        items, process = method(self.client, *args, **kwargs), os.getpid()
+        try:
+            while True:
+                if os.getpid() != process:
+                    raise ForkedClientError("the stream")
+                item = self.loop.run(_next(items))
+                if item is None:
+                    return
+                yield item[0]
+        finally:
+            # Also when the caller stops early: closing is what cancels the call, and so is closing the client.
+            if os.getpid() == process and not self.loop.is_closed:
+                self.loop.run(_close(items))
+
+    return cast("Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]", iterate)
+
+
+async def _next(items: AsyncGenerator[T, None]) -> tuple[T] | None:
+    async for item in items:
+        return (item,)
+    return None
+
+
+async def _close(items: AsyncGenerator[Any, None]) -> None:
+    await items.aclose()
+
+
+class BlockingStoreClient(Blocking[StoreClient]):
+    """`StoreClient` without an event loop."""
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_STORE,
+        options: ChannelOptions | None = None,
+        retry: RetryPolicy | None = None,
+        *,
+        loop: LoopThread | None = None,
+    ) -> None:
+        super().__init__(lambda: StoreClient(endpoint, options, retry), loop)
+
+    push = _call(StoreClient.push)
+    validate = _call(StoreClient.validate)
+    import_hub = _call(StoreClient.import_hub)
+    import_directory = _call(StoreClient.import_directory)
+    get = _call(StoreClient.get)
+    resolve = _call(StoreClient.resolve)
+    list_adapters = _iterate(StoreClient.list_adapters)
+    list_versions = _iterate(StoreClient.list_versions)
+    list_base_models = _iterate(StoreClient.list_base_models)
+    register_base_model = _call(StoreClient.register_base_model)
+    delete_base_model = _call(StoreClient.delete_base_model)
+    find_base_models = _call(StoreClient.find_base_models)
+    add_base_model_alias = _call(StoreClient.add_base_model_alias)
+    set_tag = _call(StoreClient.set_tag)
+    delete_tag = _call(StoreClient.delete_tag)
+    set_policy = _call(StoreClient.set_policy)
+    get_policy = _call(StoreClient.get_policy)
+    list_policies = _iterate(StoreClient.list_policies)
+    delete_policy = _call(StoreClient.delete_policy)
+    delete_adapter = _call(StoreClient.delete_adapter)
+    undelete_adapter = _call(StoreClient.undelete_adapter)
+    delete_version = _call(StoreClient.delete_version)
+    watch = _iterate(StoreClient.watch)
+    read_blob = _iterate(StoreClient.read_blob)
+    download_blob = _call(StoreClient.download_blob)
+
+
+class BlockingPlacementClient(Blocking[PlacementClient]):
+    """`PlacementClient` without an event loop."""
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_STORE,
+        options: ChannelOptions | None = None,
+        *,
+        loop: LoopThread | None = None,
+    ) -> None:
+        super().__init__(lambda: PlacementClient(endpoint, options), loop)
+
+    pick_workers = _call(PlacementClient.pick_workers)
+    list_workers = _iterate(PlacementClient.list_workers)
+    list_placements = _iterate(PlacementClient.list_placements)
+    watch_placements = _iterate(PlacementClient.watch_placements)
+
+
+class BlockingWorkerClient(Blocking[WorkerClient]):
+    """`WorkerClient` without an event loop."""
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_WORKER,
+        options: ChannelOptions | None = None,
+        *,
+        loop: LoopThread | None = None,
+    ) -> None:
+        super().__init__(lambda: WorkerClient(endpoint, options), loop)
+
+    connect = _call(WorkerClient.connect)
+    generate = _iterate(WorkerClient.generate)
+    complete = _call(WorkerClient.complete)
+    chat = _call(WorkerClient.chat)
+    model_info = _call(WorkerClient.model_info)
+    load = _call(WorkerClient.load)
+    unload = _call(WorkerClient.unload)
+    pin = _call(WorkerClient.pin)
+    unpin = _call(WorkerClient.unpin)
+    list_adapters = _call(WorkerClient.list_adapters)
+    set_default_adapters = _call(WorkerClient.set_default_adapters)
+    enable_adapters = _call(WorkerClient.enable_adapters)
+    disable_adapters = _call(WorkerClient.disable_adapters)
+    drain = _call(WorkerClient.drain)
+    undrain = _call(WorkerClient.undrain)
+    status = _call(WorkerClient.status)
+
+
+class BlockingHotslotClient(Blocking[HotslotClient]):
+    """`HotslotClient` without an event loop; its parts share one loop."""
+
+    def __init__(
+        self,
+        store_endpoint: str = DEFAULT_STORE,
+        worker_endpoint: str | None = DEFAULT_WORKER,
+        *,
+        route: bool = True,
+        base_model: str = "",
+        options: ChannelOptions | None = None,
+        patience_s: float = 0.0,
+    ) -> None:
+        super().__init__(
+            lambda: HotslotClient(
+                store_endpoint,
+                worker_endpoint,
+                route=route,
+                base_model=base_model,
+                options=options,
+                patience_s=patience_s,
+            )
+        )
+        self.store = BlockingStoreClient(store_endpoint, options, loop=self.loop)
+        self.placement = BlockingPlacementClient(store_endpoint, options, loop=self.loop)
+        self.worker = BlockingWorkerClient(worker_endpoint or DEFAULT_WORKER, options, loop=self.loop)
+
+    def close(self) -> None:
+        """Close all connections and end the loop."""
+        for part in (self.store, self.placement, self.worker):
+            part.close()
+        super().close()
+
+    generate = _iterate(HotslotClient.generate)
+    complete = _call(HotslotClient.complete)

@@ -1,0 +1,184 @@
+"""The asyncio client of a whole deployment: picks the best worker, dials it, and fails over while that is safe."""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+
+from hotslot.clients.home import Home
+from hotslot.clients.placement import PlacementClient
+from hotslot.clients.routing import Picks, RouteKey
+from hotslot.clients.rpc import checked_timeout
+from hotslot.clients.store import DEFAULT_STORE, StoreClient
+from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
+from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
+from hotslot.contract.placement import WorkerPick
+from hotslot.convert.generation import request_to
+from hotslot.errors import (
+    ExhaustedError,
+    HotslotError,
+    InvalidEndpointError,
+    NotImplementedYetError,
+    NoWorkersError,
+    RequestDeadlineError,
+    UnavailableError,
+)
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.rpc.channel import ChannelOptions
+from hotslot.rpc.pool import Pool
+
+CONNECT_TIMEOUT_S = 2.0
+PICK_TIMEOUT_S = 2.0
+"""How long placement may take before any worker is better."""
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
+# Before the first event nothing was generated, and another worker may well be able to.
+TRY_ANOTHER_WORKER = (UnavailableError, ExhaustedError)
+# Placement is a hint: without it, any worker does.
+NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
+
+
+class HotslotClient:
+    """Store, placement and workers of one deployment. Belongs to the event loop of its first call.
+
+    `worker_endpoint` is called when placement cannot say which worker to call: any worker finds the right one itself.
+    None means that there is no such worker. With `route=False` every request goes there.
+
+    A generation that no worker could begin is tried again for `patience_s` seconds, within its own deadline, so that
+    it outlives a store or workers that are away for a moment; 0 reports the failure at once.
+    """
+
+    def __init__(
+        self,
+        store_endpoint: str = DEFAULT_STORE,
+        worker_endpoint: str | None = DEFAULT_WORKER,
+        *,
+        route: bool = True,
+        base_model: str = "",
+        options: ChannelOptions | None = None,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        patience_s: float = 0.0,
+    ) -> None:
+        options = options or ChannelOptions()
+        self.store = StoreClient(store_endpoint, options)
+        self.placement = PlacementClient(store_endpoint, options)
+        self._fallback = worker_endpoint
+        self._route = route
+        self._base_model = base_model
+        self._connect_timeout_s = connect_timeout_s
+        self._patience_s = patience_s
+        self._picks = Picks(self._ask, time.monotonic)
+        self._home = Home("the client")
+        # Failing over is this client's work: a channel that retries would only delay it.
+        once = replace(options, max_attempts=1)
+        self._pool = Pool(partial(_dial, once))
+        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options)
+
+    async def __aenter__(self) -> "HotslotClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; calls that are under way raise ClientClosedError. Again is harmless."""
+        if self._home.leave():
+            await self._picks.close()
+        await asyncio.gather(self.store.close(), self.placement.close(), self.worker.close(), self._pool.close())
+
+    async def generate(
+        self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Stream a generation from the best worker.
+
+        A worker that fails before its first event is passed over for the next; after that, failures are the
+        caller's to see, since a second run could answer something else. Closing the iterator cancels the request.
+        """
+        message = request_to(request)
+        timeout_s = checked_timeout(timeout_s)
+        self._home.enter()
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + timeout_s
+        last_try_s = min(deadline_s, loop.time() + self._patience_s)
+        for rounds in itertools.count():
+            begun = False
+            try:
+                async with aclosing(self._try_each(message, deadline_s)) as events:
+                    async for event in events:
+                        begun = True
+                        yield event
+                return
+            except TRY_ANOTHER_WORKER as exc:
+                pause_s = _pause_s(exc, rounds)
+                if begun or loop.time() + pause_s > last_try_s:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    async def _try_each(self, message: pb.GenerateRequest, deadline_s: float) -> AsyncGenerator[GenerationEvent, None]:
+        """Every worker that there is for it, until one begins."""
+        loop = asyncio.get_running_loop()
+        failure: HotslotError = NoWorkersError(
+            "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
+        )
+        for endpoint in await self._endpoints(message):
+            remaining_s = deadline_s - loop.time()
+            if remaining_s <= 0:
+                raise RequestDeadlineError("no worker answered within the deadline") from failure
+            begun = False
+            try:
+                async with self._pool.use(endpoint) as worker:
+                    await worker.connect(min(self._connect_timeout_s, remaining_s))
+                    async with aclosing(worker.generate(message, timeout_s=remaining_s)) as events:
+                        async for event in events:
+                            begun = True
+                            yield event
+                return
+            except TRY_ANOTHER_WORKER as exc:
+                if isinstance(exc, UnavailableError):
+                    self._picks.forget_endpoint(endpoint)
+                if begun:
+                    raise
+                failure = exc
+        raise failure
+
+    async def complete(self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> Completion:
+        """Generate to the end and collect it."""
+        return await collect(self.generate(request, timeout_s=timeout_s))
+
+    async def _endpoints(self, message: pb.GenerateRequest) -> list[str]:
+        """Whom to call, best first; the fallback comes last."""
+        fallback = [] if self._fallback is None else [self._fallback]
+        adapters = () if message.base_only else tuple(selection.reference for selection in message.adapters)
+        key = RouteKey(adapters, self._base_model)
+        # Without adapters and without a base model there is nothing to choose by.
+        if not self._route or (fallback and not (key.adapters or key.base_model)):
+            return fallback
+        try:
+            pick = await self._picks.pick(key)
+        except NO_PLACEMENT:
+            if not fallback:
+                raise
+            return fallback
+        return list(dict.fromkeys([*(c.worker.endpoint for c in pick.candidates), *fallback]))
+
+    async def _ask(self, key: RouteKey) -> WorkerPick:
+        return await self.placement.pick_workers(key.adapters, base_model=key.base_model, timeout_s=PICK_TIMEOUT_S)
+
+
+def _dial(options: ChannelOptions, endpoint: str) -> WorkerClient:
+    """The client of a worker that placement named."""
+    try:
+        return WorkerClient(endpoint, options)
+    except InvalidEndpointError as exc:
+        raise UnavailableError(f"placement named a worker that cannot be called: {exc.message}") from exc
+
+
+def _pause_s(failure: HotslotError, rounds: int) -> float:
+    """How long to wait before all workers are tried again; what the one who refused asked for, at the least."""
+    asked_s = failure.retry_after_s if isinstance(failure, UnavailableError | ExhaustedError) else None
+    backoff_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(rounds, 8)) * random.uniform(0.5, 1.0)
+    return max(asked_s or 0.0, backoff_s)

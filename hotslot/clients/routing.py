@@ -1,0 +1,104 @@
+"""Which worker a request goes to: the placement service's picks, asked for once and kept for as long as they say.
+
+Placement is a hint. While it is away, the last pick is as good as a guess can be; without one, any worker does.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from hotslot.contract.placement import WorkerPick
+from hotslot.errors import (
+    HotslotError,
+    NotImplementedYetError,
+    NoWorkersError,
+    RequestDeadlineError,
+    UnavailableError,
+)
+
+MAX_CACHED_PICKS = 1024
+AWAY_S = 1.0
+"""After placement did not answer, how long it is not asked again."""
+
+_AWAY = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteKey:
+    """What a pick depends on."""
+
+    adapters: tuple[str, ...]
+    base_model: str
+
+
+class Picks:
+    """The picks of one client. Belongs to one event loop."""
+
+    def __init__(self, ask: Callable[[RouteKey], Awaitable[WorkerPick]], clock: Callable[[], float]) -> None:
+        """`ask` asks placement now."""
+        self._ask = ask
+        self._clock = clock
+        self._known: OrderedDict[RouteKey, tuple[float, WorkerPick]] = OrderedDict()
+        self._asking: dict[RouteKey, asyncio.Task[WorkerPick]] = {}
+        self._away: tuple[float, HotslotError] | None = None
+
+    async def pick(self, key: RouteKey) -> WorkerPick:
+        """The workers to call, best first; an old answer while placement is away.
+
+        Raises what placement does: UnavailableError and its kinds, RequestDeadlineError or NotImplementedYetError
+        when it cannot help and nothing is known from before.
+        """
+        expires_s, known = self._known.get(key, (0.0, None))
+        if known is not None and self._clock() < expires_s:
+            return known
+        try:
+            return await self._fresh(key)
+        except NoWorkersError:
+            raise
+        except _AWAY:
+            if known is None:
+                raise
+            return known
+
+    def forget_endpoint(self, endpoint: str) -> None:
+        """Drop every pick that names a worker which just failed."""
+        for key, (_, pick) in list(self._known.items()):
+            if any(candidate.worker.endpoint == endpoint for candidate in pick.candidates):
+                del self._known[key]
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = list(self._asking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fresh(self, key: RouteKey) -> WorkerPick:
+        if self._away is not None and self._clock() < self._away[0]:
+            raise self._away[1].with_traceback(None)
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._ask_and_keep(key))
+            task.add_done_callback(lambda done: self._answered(key, done))
+        return await asyncio.shield(task)
+
+    async def _ask_and_keep(self, key: RouteKey) -> WorkerPick:
+        try:
+            pick = await self._ask(key)
+        except NoWorkersError:
+            raise
+        except _AWAY as exc:
+            self._away = (self._clock() + AWAY_S, exc)
+            raise
+        self._away = None
+        self._known[key] = (self._clock() + pick.ttl_s, pick)
+        self._known.move_to_end(key)
+        while len(self._known) > MAX_CACHED_PICKS:
+            self._known.popitem(last=False)
+        return pick
+
+    def _answered(self, key: RouteKey, task: "asyncio.Task[WorkerPick]") -> None:
+        del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # marks it as seen when nobody waits any more

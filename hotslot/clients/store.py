@@ -1,0 +1,295 @@
+"""The asyncio client of the adapter store."""
+
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+from hotslot.clients.admission import Admission, OnProgress
+from hotslot.clients.blobs import BlobTransfer, RetryPolicy
+from hotslot.clients.rpc import Connection
+from hotslot.clients.watching import watch_adapters
+from hotslot.contract.catalogue import (
+    Adapter,
+    AdapterEvent,
+    AdapterPolicy,
+    BaseModel,
+    BaseModelMatch,
+    PushResult,
+    ResolvedAdapter,
+    Tag,
+    TransferProgress,
+    ValidationReport,
+    Version,
+)
+from hotslot.convert import catalogue as convert
+from hotslot.convert.messages import build
+from hotslot.errors import StoreUnavailableError
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.ids import Digest
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
+from hotslot.rpc.channel import ChannelOptions
+
+DEFAULT_STORE = "127.0.0.1:7400"
+WATCH_TIMEOUT_S = 3600.0
+PAGE_SIZE = 200
+
+
+class StoreClient:
+    """Calls one store. Belongs to the event loop of its first call; use it with `async with`, or close it.
+
+    Every method raises the classes of `hotslot.errors` that the RPC of the same name documents, and
+    StoreUnavailableError when the store cannot be reached.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_STORE,
+        options: ChannelOptions | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._connection = Connection("store", endpoint, options or ChannelOptions(), StoreUnavailableError)
+        self._stub = pb_grpc.AdapterStoreServiceStub(self._connection.channel)
+        self._retry = retry or RetryPolicy()
+        self._blobs = BlobTransfer(self._connection, self._retry)
+        self._admission = Admission(self._connection, self._stub, self._blobs, self._retry)
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of the store."""
+        return self._connection.endpoint
+
+    async def __aenter__(self) -> "StoreClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls that are under way raise ClientClosedError. Again is harmless."""
+        await self._connection.close()
+
+    async def push(
+        self,
+        folder: Path,
+        reference: str,
+        *,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        tag_etag: str = "",
+        on_progress: OnProgress | None = None,
+    ) -> PushResult:
+        """Upload a PEFT folder and admit it as `name[:tag]`.
+
+        Only what the store lacks is sent, and a broken stream goes on where it ended. `base_model` is a name or
+        digest; empty means the one that the adapter's configuration names. With `tag_etag` the tag must be
+        unchanged since. `on_progress` may be called from another thread.
+
+        Raises SourceNotFoundError when `folder` is not a folder, and InvalidAdapterError with every violation when
+        the checkpoint is refused.
+        """
+        return await self._admission.push(folder, reference, base_model, labels or {}, tag_etag, on_progress or _ignore)
+
+    async def validate(
+        self, folder: Path, *, base_model: str = "", on_progress: OnProgress | None = None
+    ) -> ValidationReport:
+        """Run admission on a PEFT folder without publishing it; a checkpoint that is refused is no error here.
+
+        Nor is a folder with files missing, empty or pickled: what is there is checked all the same.
+        """
+        return await self._admission.validate(folder, base_model, on_progress or _ignore)
+
+    async def import_hub(
+        self,
+        repo_id: str,
+        reference: str,
+        *,
+        revision: str = "",
+        subfolder: str = "",
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Version:
+        """Have the store fetch a Hugging Face repository and admit it as `name[:tag]`."""
+        request = build(
+            pb.ImportAdapterRequest,
+            reference=reference,
+            hub={"repo_id": repo_id, "revision": revision, "subfolder": subfolder},
+            base_model=base_model,
+            labels=labels or {},
+        )
+        return await self._admission.import_from_source(request, on_progress or _ignore)
+
+    async def import_directory(
+        self,
+        path: str,
+        reference: str,
+        *,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Version:
+        """Have the store admit a folder of its own machine, inside one of its allowed roots."""
+        request = build(
+            pb.ImportAdapterRequest,
+            reference=reference,
+            directory={"path": path},
+            base_model=base_model,
+            labels=labels or {},
+        )
+        return await self._admission.import_from_source(request, on_progress or _ignore)
+
+    async def get(self, name: str) -> Adapter:
+        """An adapter with its tags."""
+        response = await self._connection.unary(self._stub.GetAdapter, build(pb.GetAdapterRequest, name=name))
+        return convert.adapter_from(response.adapter)
+
+    async def resolve(self, reference: str, *, base_model_digest: str = "") -> ResolvedAdapter:
+        """The version that a reference stands for now."""
+        request = build(pb.ResolveAdapterRequest, reference=reference, base_model_digest=base_model_digest)
+        return convert.resolved_from(await self._connection.unary(self._stub.ResolveAdapter, request))
+
+    async def list_adapters(
+        self,
+        *,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        name_prefix: str = "",
+        show_deleted: bool = False,
+    ) -> AsyncGenerator[Adapter, None]:
+        """All adapters by name; pages are fetched as they are needed."""
+        request = build(
+            pb.ListAdaptersRequest,
+            {
+                "page_size": PAGE_SIZE,
+                "base_model": base_model,
+                "labels": labels or {},
+                "name_prefix": name_prefix,
+                "show_deleted": show_deleted,
+            },
+        )
+        async for page in self._connection.pages(self._stub.ListAdapters, request):
+            for adapter in page.adapters:
+                yield convert.adapter_from(adapter)
+
+    async def list_versions(self, name: str) -> AsyncGenerator[Version, None]:
+        """An adapter's versions, newest first."""
+        request = build(pb.ListVersionsRequest, adapter=name, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListVersions, request):
+            for version in page.versions:
+                yield convert.version_from(version)
+
+    async def list_base_models(self) -> AsyncGenerator[BaseModel, None]:
+        """All base models that the store knows."""
+        request = build(pb.ListBaseModelsRequest, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListBaseModels, request):
+            for base_model in page.base_models:
+                yield convert.base_model_from(base_model)
+
+    async def register_base_model(self, spec: BaseSpec, *, move: bool = False) -> BaseModel:
+        """Make a base model known under its name; with `move`, also where the name stood for another one."""
+        request = convert.registration_to(spec, move=move)
+        response = await self._connection.unary(self._stub.RegisterBaseModel, request)
+        return convert.base_model_from(response.base_model)
+
+    async def delete_base_model(self, name: str) -> list[BaseModel]:
+        """Forget a base model, by name or digest, that no adapter was admitted for; returns what went."""
+        request = build(pb.DeleteBaseModelRequest, base_model=name)
+        response = await self._connection.unary(self._stub.DeleteBaseModel, request)
+        return [convert.base_model_from(model) for model in response.base_models]
+
+    async def find_base_models(self, name: str, weights_header: bytes, weights_size_bytes: int) -> BaseModelMatch:
+        """Base models that an adapter may be for: by what its config calls its base, and by its tensors."""
+        request = build(
+            pb.FindBaseModelsRequest,
+            base_model=name,
+            weights_header=weights_header,
+            weights_size_bytes=weights_size_bytes,
+        )
+        response = await self._connection.unary(self._stub.FindBaseModels, request)
+        return BaseModelMatch(response.registered, tuple(response.fitting))
+
+    async def add_base_model_alias(self, base_model: str, alias: str) -> BaseModel:
+        """Let a further name stand for a registered base model, which is given by name or digest."""
+        request = build(pb.AddBaseModelAliasRequest, base_model=base_model, alias=alias)
+        response = await self._connection.unary(self._stub.AddBaseModelAlias, request)
+        return convert.base_model_from(response.base_model)
+
+    async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
+        """Point a tag at a version; with an etag, only if the tag is unchanged since."""
+        request = build(pb.SetTagRequest, adapter=name, tag=tag, digest=digest, etag=etag)
+        return convert.tag_from((await self._connection.unary(self._stub.SetTag, request)).tag)
+
+    async def delete_tag(self, name: str, tag: str, *, etag: str = "") -> None:
+        """Remove a tag; the version stays."""
+        request = build(pb.DeleteTagRequest, adapter=name, tag=tag, etag=etag)
+        await self._connection.unary(self._stub.DeleteTag, request)
+
+    async def set_policy(
+        self, name: str, *, min_replicas: int = 0, max_replicas: int = 0, pinned: bool = False, etag: str = ""
+    ) -> AdapterPolicy:
+        """Say on how many workers an adapter should be; with an etag, only if its policy is unchanged since."""
+        request = build(
+            pb.SetAdapterPolicyRequest,
+            adapter=name,
+            min_replicas=min_replicas,
+            max_replicas=max_replicas,
+            pinned=pinned,
+            etag=etag,
+        )
+        return convert.policy_from((await self._connection.unary(self._stub.SetAdapterPolicy, request)).policy)
+
+    async def get_policy(self, name: str) -> AdapterPolicy:
+        """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
+        request = build(pb.GetAdapterPolicyRequest, adapter=name)
+        return convert.policy_from((await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
+
+    async def list_policies(self) -> AsyncGenerator[AdapterPolicy, None]:
+        """All policies by adapter; pages are fetched as they are needed."""
+        request = build(pb.ListAdapterPoliciesRequest, page_size=PAGE_SIZE)
+        async for page in self._connection.pages(self._stub.ListAdapterPolicies, request):
+            for policy in page.policies:
+                yield convert.policy_from(policy)
+
+    async def delete_policy(self, name: str, *, etag: str = "") -> None:
+        """Remove an adapter's policy; the defaults hold again."""
+        request = build(pb.DeleteAdapterPolicyRequest, adapter=name, etag=etag)
+        await self._connection.unary(self._stub.DeleteAdapterPolicy, request)
+
+    async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
+        """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""
+        request = build(pb.DeleteAdapterRequest, name=name, etag=etag)
+        return convert.adapter_from((await self._connection.unary(self._stub.DeleteAdapter, request)).adapter)
+
+    async def undelete_adapter(self, name: str) -> Adapter:
+        """Bring a deleted adapter back as it was."""
+        request = build(pb.UndeleteAdapterRequest, name=name)
+        return convert.adapter_from((await self._connection.unary(self._stub.UndeleteAdapter, request)).adapter)
+
+    async def delete_version(self, name: str, digest: str, *, force: bool = False) -> None:
+        """Remove one version; one that is tagged only with `force`, which removes its tags too."""
+        request = build(pb.DeleteVersionRequest, adapter=name, digest=digest, force=force)
+        await self._connection.unary(self._stub.DeleteVersion, request)
+
+    def watch(self, from_revision: int | None = None) -> AsyncGenerator[AdapterEvent, None]:
+        """Every change after a revision (None: from now on; 0: from the beginning), without gaps and without end.
+
+        A broken stream goes on after the last revision that was seen. Raises RevisionCompactedError when that is
+        too old, and StoreUnavailableError when the store stays away.
+        """
+        return watch_adapters(self._connection, self._stub, self._retry, from_revision, WATCH_TIMEOUT_S)
+
+    def read_blob(self, digest: str) -> AsyncGenerator[memoryview, None]:
+        """Stream a weights blob, as views of what arrived, resumed when a stream breaks.
+
+        Use nothing of it before the iterator has ended: it raises DigestMismatchError after the last chunk when
+        the bytes are not those of the digest.
+        """
+        return self._blobs.read(Digest(digest))
+
+    async def download_blob(self, digest: str, path: Path) -> int:
+        """Write a weights blob to a file, which appears only once it is verified; returns its size in bytes."""
+        return await self._blobs.download(Digest(digest), path)
+
+
+def _ignore(progress: TransferProgress) -> None:
+    """For callers that do not want to know."""

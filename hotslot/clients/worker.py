@@ -1,0 +1,191 @@
+"""The asyncio client of one worker: inference and control."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+
+from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
+from hotslot.contract.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
+from hotslot.contract.generation import (
+    AdapterSelection,
+    ChatMessage,
+    ChatPrompt,
+    Choice,
+    Chunk,
+    Completion,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    Sampling,
+    Started,
+    Stop,
+    TokenLogprob,
+)
+from hotslot.convert import control as convert
+from hotslot.convert.generation import event_from, model_info_from, request_to
+from hotslot.convert.messages import build
+from hotslot.errors import InternalError
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
+from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.channel import ChannelOptions
+
+DEFAULT_WORKER = "127.0.0.1:7500"
+GENERATE_TIMEOUT_S = 600.0
+LOAD_TIMEOUT_S = 300.0
+
+
+class WorkerClient:
+    """Calls one worker. Belongs to the event loop of its first call; use it with `async with`, or close it."""
+
+    def __init__(self, endpoint: str = DEFAULT_WORKER, options: ChannelOptions | None = None) -> None:
+        self._connection = Connection("worker", endpoint, options or ChannelOptions())
+        self._inference = pb_grpc.InferenceServiceStub(self._connection.channel)
+        self._control = control_grpc.AdapterControlServiceStub(self._connection.channel)
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of the worker."""
+        return self._connection.endpoint
+
+    async def __aenter__(self) -> "WorkerClient":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls that are under way raise ClientClosedError. Again is harmless."""
+        await self._connection.close()
+
+    async def connect(self, timeout_s: float = 5.0) -> None:
+        """Wait until the connection stands; raises UnavailableError when it fails or takes too long."""
+        await self._connection.connect(timeout_s)
+
+    async def generate(
+        self, request: GenerationRequest | str | pb.GenerateRequest, *, timeout_s: float = GENERATE_TIMEOUT_S
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Stream a generation: Started, then Chunks, then one Finished per choice.
+
+        A plain string is a prompt for the worker's default adapters. Closing the iterator cancels the request.
+        """
+        message = request_to(request)
+        async with aclosing(self._connection.stream(self._inference.Generate, message, timeout_s)) as responses:
+            async for response in responses:
+                event = event_from(response)
+                if event is not None:
+                    yield event
+
+    async def complete(self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> Completion:
+        """Generate to the end and collect it."""
+        return await collect(self.generate(request, timeout_s=timeout_s))
+
+    async def chat(
+        self,
+        messages: ChatPrompt | Sequence[ChatMessage],
+        *,
+        adapters: Sequence[AdapterSelection] = (),
+        sampling: Sampling | None = None,
+        stop: Stop | None = None,
+        timeout_s: float = GENERATE_TIMEOUT_S,
+    ) -> Completion:
+        """Answer a conversation, rendered with the model's chat template."""
+        prompt = messages if isinstance(messages, ChatPrompt) else ChatPrompt(messages)
+        request = GenerationRequest(
+            prompt,
+            adapters,
+            sampling=Sampling() if sampling is None else sampling,
+            stop=Stop() if stop is None else stop,
+        )
+        return await self.complete(request, timeout_s=timeout_s)
+
+    async def model_info(self) -> ModelInfo:
+        """The model that the worker serves, and its limits."""
+        return model_info_from(await self._connection.unary(self._inference.GetModelInfo, pb.GetModelInfoRequest()))
+
+    async def load(self, reference: str, *, host_only: bool = False, timeout_s: float = LOAD_TIMEOUT_S) -> LoadResult:
+        """Bring the version that a reference stands for now into slots, and serve it to new requests."""
+        request = build(control_pb.LoadAdapterRequest, reference=reference, host_only=host_only)
+        return convert.load_result_from(await self._connection.unary(self._control.LoadAdapter, request, timeout_s))
+
+    async def unload(self, reference: str, *, timeout_s: float = 60.0) -> str:
+        """Remove an adapter from every tier once its users are done, at the latest in `timeout_s`; its digest."""
+        request = build(control_pb.UnloadAdapterRequest, reference=reference)
+        return (await self._connection.unary(self._control.UnloadAdapter, request, timeout_s)).digest
+
+    async def pin(self, reference: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> LoadedAdapter:
+        """Keep an adapter in its slots; loads it first if need be."""
+        request = build(control_pb.PinAdapterRequest, reference=reference)
+        response = await self._connection.unary(self._control.PinAdapter, request, timeout_s)
+        return convert.loaded_from(response.adapter)
+
+    async def unpin(self, reference: str) -> LoadedAdapter:
+        """Let an adapter be evicted again."""
+        request = build(control_pb.UnpinAdapterRequest, reference=reference)
+        return convert.loaded_from((await self._connection.unary(self._control.UnpinAdapter, request)).adapter)
+
+    async def list_adapters(self) -> WorkerAdapters:
+        """Every adapter that the worker holds, in any tier."""
+        return convert.worker_adapters_from(
+            await self._connection.unary(self._control.ListAdapters, control_pb.ListAdaptersRequest())
+        )
+
+    async def set_default_adapters(
+        self, adapters: Sequence[AdapterSelection], *, timeout_s: float = LOAD_TIMEOUT_S
+    ) -> tuple[AdapterSelection, ...]:
+        """Set what a request that names no adapters gets; none means the base model."""
+        request = convert.defaults_to(adapters)
+        response = await self._connection.unary(self._control.SetDefaultAdapters, request, timeout_s)
+        return tuple(convert.default_from(adapter) for adapter in response.adapters)
+
+    async def enable_adapters(self) -> None:
+        """Serve adapters again."""
+        await self._connection.unary(self._control.EnableAdapters, control_pb.EnableAdaptersRequest())
+
+    async def disable_adapters(self) -> None:
+        """Serve every new request with the base model alone."""
+        await self._connection.unary(self._control.DisableAdapters, control_pb.DisableAdaptersRequest())
+
+    async def drain(self, *, timeout_s: float = 600.0) -> None:
+        """Stop taking requests and wait until the running ones have finished; `undrain` is the way back.
+
+        Raises RequestDeadlineError when some still run after the timeout, and ConflictError when it is called off.
+        """
+        await self._connection.unary(self._control.DrainWorker, control_pb.DrainWorkerRequest(), timeout_s)
+
+    async def undrain(self) -> None:
+        """Take requests again."""
+        await self._connection.unary(self._control.UndrainWorker, control_pb.UndrainWorkerRequest())
+
+    async def status(self, *, timeout_s: float = UNARY_TIMEOUT_S) -> WorkerStatus:
+        """How the worker is."""
+        request = control_pb.GetWorkerStatusRequest()
+        return convert.status_from(await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
+
+
+async def collect(events: AsyncIterator[GenerationEvent]) -> Completion:
+    """The completion that a stream of events makes up; raises InternalError when it ends too early."""
+    started: Started | None = None
+    texts: dict[int, list[str]] = {}
+    token_ids: dict[int, list[int]] = {}
+    logprobs: dict[int, list[TokenLogprob]] = {}
+    finished: dict[int, Finished] = {}
+    async for event in events:
+        match event:
+            case Started():
+                started = event
+            case Chunk():
+                texts.setdefault(event.choice, []).append(event.text)
+                token_ids.setdefault(event.choice, []).extend(event.token_ids)
+                logprobs.setdefault(event.choice, []).extend(event.logprobs)
+            case Finished():
+                finished[event.choice] = event
+    if started is None or not finished or texts.keys() - finished.keys():
+        raise InternalError("the worker ended the stream before the generation was finished; try again")
+    return Completion(
+        started,
+        tuple(
+            Choice("".join(texts.get(i, ())), tuple(token_ids.get(i, ())), tuple(logprobs.get(i, ())), end)
+            for i, end in sorted(finished.items())
+        ),
+    )

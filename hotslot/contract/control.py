@@ -1,0 +1,171 @@
+"""One worker as its operator sees it: its model, its adapters by tier, its slots and queues."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from hotslot.contract.generation import AdapterSelection
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model that a worker serves, and its limits."""
+
+    base_model: str
+    base_model_digest: str
+    model_type: str
+    dtype: str
+    max_sequence_tokens: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    has_chat_template: bool
+    target_modules: tuple[str, ...]
+    num_slots: int
+    slot_rank: int
+    max_rank: int
+    max_sequences: int
+    worker_id: str
+
+
+class AdapterTier(StrEnum):
+    """Where an adapter is on a worker, fastest first."""
+
+    UNSPECIFIED = "unspecified"
+    SLOT = "slot"
+    HOST = "host"
+    DISK = "disk"
+    LOADING = "loading"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedAdapter:
+    """An adapter that a worker holds."""
+
+    digest: str
+    references: tuple[str, ...]
+    tier: AdapterTier
+    max_rank: int
+    slots: tuple[int, ...]
+    users: int
+    pinned: bool
+    host_size_bytes: int
+    last_used_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTimings:
+    """Where a load spent its time; stages that were not needed are 0."""
+
+    resolve_s: float
+    fetch_s: float
+    wait_s: float
+    activate_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """What a load did."""
+
+    adapter: LoadedAdapter
+    previous_digest: str
+    """What the reference stood for on this worker before; empty when nothing."""
+    timings: LoadTimings
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAdapters:
+    """Every adapter that a worker holds, and what a request that names none gets."""
+
+    adapters: tuple[LoadedAdapter, ...]
+    default_adapters: tuple[AdapterSelection, ...]
+    adapters_enabled: bool
+
+
+class WorkerState(StrEnum):
+    """Whether a worker takes requests."""
+
+    UNSPECIFIED = "unspecified"
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledBucket:
+    """A compiled shape."""
+
+    num_tokens: int
+    with_adapters: bool
+    compile_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartupStage:
+    """A part of a worker's start."""
+
+    name: str
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """Slots of a worker."""
+
+    num_slots: int
+    slot_rank: int
+    free: int
+    in_use: int
+    pinned: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvStatus:
+    """KV blocks of a worker, and what its prefix cache was good for."""
+
+    num_blocks: int
+    free_blocks: int
+    block_tokens: int
+    cached_blocks: int
+    """Of the free ones, those whose content can still be found."""
+    prompt_tokens: int
+    """Of all prompts since the start."""
+    cached_tokens: int
+    """Of these, how many were found in the prefix cache."""
+    preemptions: int
+    """Sequences that lost their blocks and were computed again."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """Sequences and requests of a worker."""
+
+    running_sequences: int
+    waiting_sequences: int
+    loading_requests: int
+    max_sequences: int
+    max_waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """How a worker is."""
+
+    worker_id: str
+    state: WorkerState
+    base_model_digest: str
+    start_time: datetime | None
+    buckets: tuple[CompiledBucket, ...]
+    recompiles: int
+    """Graphs compiled after warm-up ended; anything but 0 is a bug."""
+    slots: SlotStatus
+    kv: KvStatus
+    queue: QueueStatus
+    steps: int
+    generated_tokens: int
+    activations: int
+    startup: tuple[StartupStage, ...]
+    longest_stall_s: float
+    """Longest time between two steps while there was something to compute."""
+    drained: bool = False
+    """Whether it takes no requests because of a drain, until it is undrained."""

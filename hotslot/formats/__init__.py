@@ -1,0 +1,1 @@
+"""Formats of files and of what is digested: safetensors headers, specs, manifests."""

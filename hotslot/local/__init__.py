@@ -1,0 +1,1 @@
+"""Processes on this machine: an embedded Valkey, and children that end with their parent."""

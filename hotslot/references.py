@@ -1,0 +1,64 @@
+"""References to adapters: `name[:tag][@sha256:…]`, as container images have it."""
+
+import re
+from dataclasses import dataclass
+
+from hotslot.errors import InvalidReferenceError
+from hotslot.ids import AdapterName, Digest, TagName
+
+DEFAULT_TAG = TagName("latest")
+MAX_NAME_LENGTH = 255
+MAX_TAG_LENGTH = 128
+
+_SEGMENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+_NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_TAG = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_TAG_LENGTH - 1}}}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed reference; at least one of `tag` and `digest` is set, and the digest wins."""
+
+    name: AdapterName
+    tag: TagName | None
+    digest: Digest | None
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag is not None else ""
+        digest = f"@{self.digest}" if self.digest is not None else ""
+        return f"{self.name}{tag}{digest}"
+
+
+def parse_name(text: str) -> AdapterName:
+    """Check an adapter's name; raises InvalidReferenceError."""
+    if len(text) > MAX_NAME_LENGTH or not _NAME.fullmatch(text):
+        raise InvalidReferenceError(
+            text,
+            f"the name must be segments of [a-z0-9] joined by '.', '_', '-' and separated by '/', "
+            f"at most {MAX_NAME_LENGTH} characters",
+        )
+    return AdapterName(text)
+
+
+def parse_tag(text: str) -> TagName:
+    """Check a tag; raises InvalidReferenceError."""
+    if not _TAG.fullmatch(text):
+        raise InvalidReferenceError(
+            text, f"a tag is 1 to {MAX_TAG_LENGTH} of [A-Za-z0-9_.-], not beginning with '.' or '-'"
+        )
+    return TagName(text)
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse `name[:tag][@digest]`; no tag and no digest means the tag `latest`. Raises InvalidReferenceError."""
+    rest, at, digest_text = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest_text):
+        raise InvalidReferenceError(text, "after '@' must stand 'sha256:' and 64 lower-case hex digits")
+    name_text, colon, tag_text = rest.partition(":")
+    name = parse_name(name_text)
+    tag = parse_tag(tag_text) if colon else None
+    digest = Digest(digest_text) if at else None
+    if tag is None and digest is None:
+        tag = DEFAULT_TAG
+    return Reference(name, tag, digest)

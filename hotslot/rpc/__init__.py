@@ -1,0 +1,1 @@
+"""Channels, metadata, statuses and chunks: what both ends of a call share."""

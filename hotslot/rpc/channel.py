@@ -1,0 +1,269 @@
+"""Opening channels: every call gets a deadline and the tenant, and what is safe is retried.
+
+`open_channel` is for asyncio, `open_blocking_channel` for threads. Both return what generated stubs take. No other code
+opens a channel: what is decided here (proxies, keepalive, limits, forks) holds for every call.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+
+from hotslot.endpoints import dialled_endpoint
+from hotslot.errors import UnavailableError
+from hotslot.ids import DEFAULT_TENANT, TenantId
+from hotslot.rpc.forking import FORK_GUARD
+from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
+from hotslot.rpc.tenant import TENANT_KEY
+
+# Retried when the answer is UNAVAILABLE and no headers came: calling these twice is calling them once. The others
+# are retried by grpc only when it knows that the server never saw them.
+SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
+    "hotslot.store.v1.AdapterStoreService": (
+        "ValidateAdapter",
+        "GetAdapter",
+        "ListAdapters",
+        "ListVersions",
+        "ResolveAdapter",
+        "WatchAdapters",
+        "RegisterBaseModel",
+        "ListBaseModels",
+        "FindBaseModels",
+        "AddBaseModelAlias",
+        "IssueEpoch",
+        "GetAdapterPolicy",
+        "ListAdapterPolicies",
+        "ListPinnedVersions",
+    ),
+    "hotslot.store.v1.BlobService": ("ReadBlob", "GetWriteStatus", "FindMissingBlobs"),
+    "hotslot.store.v1.CompiledCodeService": ("ReadCompiledCode",),
+    "hotslot.placement.v1.PlacementService": (
+        "PickWorkers",
+        "ListWorkers",
+        "ListPlacements",
+        "WatchPlacements",
+    ),
+    "hotslot.worker.v1.InferenceService": ("Generate", "GetModelInfo"),
+    "hotslot.worker.v1.AdapterControlService": (
+        "LoadAdapter",
+        "PinAdapter",
+        "UnpinAdapter",
+        "ListAdapters",
+        "GetWorkerStatus",
+        "UndrainWorker",
+    ),
+    "grpc.health.v1.Health": ("Check",),
+}
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelOptions:
+    """How calls go out."""
+
+    tenant: TenantId = DEFAULT_TENANT
+    metadata: Metadata = ()
+    """Sent with every call, besides the tenant."""
+    unary_timeout_s: float = 30.0
+    """Deadline of a call with one answer that sets none itself."""
+    stream_timeout_s: float | None = 600.0
+    """Deadline of a call that streams in either direction and sets none itself; None leaves it without one."""
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    """Largest message in either direction; servers take as much."""
+    max_attempts: int = 4
+    """Of a call that is safe to retry, the first one included; grpc allows 5 at most. 1 turns retries off."""
+    keepalive_s: float = 20.0
+    """How often an idle connection is probed; not below half the server's setting."""
+    use_proxy: bool = False
+    """Go through the proxy that grpc_proxy, https_proxy or http_proxy names, where no_proxy does not exclude the host.
+    By default these variables, which are meant for the way out of a network, do not break calls inside of it."""
+
+
+DEFAULT_OPTIONS = ChannelOptions()
+
+
+def open_channel(
+    endpoint: str,
+    options: ChannelOptions = DEFAULT_OPTIONS,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.aio.Channel:
+    """A channel for asyncio. Connects on first use; close it, or use it with `async with`.
+
+    `endpoint` is host:port, or `dns:///host:port` to spread calls over all addresses of a name. Raises
+    InvalidEndpointError for anything else, and ForkedClientError in a child process that cannot use gRPC.
+    """
+    endpoint, arguments = _checked(endpoint), _arguments(options)
+    if credentials is None:
+        channel = grpc.aio.insecure_channel(endpoint, arguments)
+    else:
+        channel = grpc.aio.secure_channel(endpoint, credentials, arguments)
+    return cast(grpc.aio.Channel, _AsyncChannel(channel, options))
+
+
+def open_blocking_channel(
+    endpoint: str,
+    options: ChannelOptions = DEFAULT_OPTIONS,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+) -> grpc.Channel:
+    """A channel for threads; otherwise like `open_channel`."""
+    endpoint, arguments = _checked(endpoint), _arguments(options)
+    if credentials is None:
+        channel = grpc.insecure_channel(endpoint, arguments)
+    else:
+        channel = grpc.secure_channel(endpoint, credentials, arguments)
+    return cast(grpc.Channel, _BlockingChannel(channel, options))
+
+
+async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
+    """Return when a channel's connection stands; raises UnavailableError when it fails or takes too long."""
+    state = channel.get_state(try_to_connect=True)
+    if state is grpc.ChannelConnectivity.READY:
+        return
+    try:
+        async with asyncio.timeout(timeout_s):
+            while state is not grpc.ChannelConnectivity.READY:
+                if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
+                    raise UnavailableError("connection failed")
+                await channel.wait_for_state_change(state)
+                state = channel.get_state(try_to_connect=True)
+    except TimeoutError as exc:
+        raise UnavailableError(f"no connection within {timeout_s:g} s") from exc
+
+
+class _MultiCallable:
+    """A method of a stub, with the defaults filled in. All of grpc's call shapes take the same keywords."""
+
+    def __init__(self, inner: Any, timeout_s: float | None, metadata: Metadata) -> None:
+        self._inner = inner
+        self._timeout_s = timeout_s
+        self._metadata = tuple(metadata)
+
+    def __call__(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+        return self._inner(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+
+    def with_call(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+        """Blocking stubs only."""
+        return self._inner.with_call(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+
+    def future(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+        """Blocking stubs only."""
+        return self._inner.future(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+    def _merge(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
+        """What the call itself sets wins over the defaults."""
+        own = tuple(metadata or ())
+        keys = {key for key, _ in own}
+        return (*(pair for pair in self._metadata if pair[0] not in keys), *own)
+
+
+class _Channel:
+    """A channel whose methods carry the defaults; everything else is the channel's own."""
+
+    def __init__(self, channel: Any, options: ChannelOptions) -> None:
+        self._channel = channel
+        self._options = options
+        self._metadata: Metadata = ((TENANT_KEY, str(options.tenant)), *options.metadata)
+        FORK_GUARD.opened(self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._channel, name)
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> _MultiCallable:
+        return self._wrap(self._channel.unary_unary(*args, **kwargs), self._options.unary_timeout_s)
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> _MultiCallable:
+        return self._wrap(self._channel.unary_stream(*args, **kwargs), self._options.stream_timeout_s)
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> _MultiCallable:
+        return self._wrap(self._channel.stream_unary(*args, **kwargs), self._options.stream_timeout_s)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> _MultiCallable:
+        return self._wrap(self._channel.stream_stream(*args, **kwargs), self._options.stream_timeout_s)
+
+    def _wrap(self, inner: Any, timeout_s: float | None) -> _MultiCallable:
+        return _MultiCallable(inner, timeout_s, self._metadata)
+
+
+class _AsyncChannel(_Channel):
+    async def __aenter__(self) -> "_AsyncChannel":
+        await self._channel.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        await self._channel.close(grace)
+        FORK_GUARD.closed(self)
+
+
+class _BlockingChannel(_Channel):
+    def __enter__(self) -> "_BlockingChannel":
+        self._channel.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+        FORK_GUARD.closed(self)
+
+
+def _checked(endpoint: str) -> str:
+    """Text for gRPC to dial, once it is known that it may."""
+    FORK_GUARD.check()
+    return dialled_endpoint(endpoint).target
+
+
+def _arguments(options: ChannelOptions) -> list[tuple[str, int | str]]:
+    keepalive_ms = round(options.keepalive_s * 1e3)
+    return [
+        ("grpc.service_config", json.dumps(_service_config(options))),
+        ("grpc.enable_retries", 1),
+        ("grpc.enable_http_proxy", int(options.use_proxy)),
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
+        # Of grpc's other pings: while one of them is under way, no keepalive is sent.
+        ("grpc.http2.ping_timeout_ms", keepalive_ms // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        # A server that restarts is found again soon.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+
+
+def _service_config(options: ChannelOptions) -> dict[str, Any]:
+    """https://github.com/grpc/grpc/blob/master/doc/service_config.md, and gRFC A6 for the retry policy."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if options.max_attempts > 1:
+        names = [
+            {"service": service, "method": method} for service, methods in SAFE_TO_RETRY.items() for method in methods
+        ]
+        config["methodConfig"] = [
+            {
+                "name": names,
+                "retryPolicy": {
+                    "maxAttempts": options.max_attempts,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    # Not CANCELLED, how gRPC's servers end calls that come while they stop: retrying it hangs for ever.
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    return config

@@ -1,0 +1,248 @@
+"""The server interceptor that turns raised errors into statuses and logs every call.
+
+Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
+INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks. Only callers cancel:
+a call that the server cannot finish ends as UNAVAILABLE. A call whose deadline passed before it came here is not begun,
+nor is one whose request cannot be decoded or is beyond its bounds (`bounds.py`). A stream whose caller neither takes
+nor sends anything for long is ended; what the handler held is free before its caller hears of that.
+"""
+
+import asyncio
+import inspect
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
+from contextlib import aclosing, nullcontext
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+
+from hotslot.errors import (
+    HotslotError,
+    InternalError,
+    NotImplementedYetError,
+    RequestDeadlineError,
+    StoreBusyError,
+    StreamStalledError,
+    UnavailableError,
+)
+from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
+from hotslot.rpc.status import DETAILS_KEY, row_for, to_status
+from hotslot.rpc.tenant import tenant_of
+from shared.server.places import STALL_S, Places, Stream, StreamLimit
+from shared.server.wire_scan import Refused, decoder_of
+
+log = structlog.get_logger(__name__)
+
+# Health and reflection: called all the time, and not ours.
+_STANDARD_SERVICES = "/grpc."
+# When gRPC's own retries of a call that is safe to retry may come: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One finished call."""
+
+    method: str
+    """`/package.Service/Method`."""
+    tenant: str
+    code: grpc.StatusCode
+    reason: str
+    """Of the error; empty when there was none."""
+    duration_s: float
+
+
+CallObserver = Callable[[CallRecord], None]
+"""Told about every finished call, for example to count it; must not block or raise."""
+
+
+def log_call(record: CallRecord) -> None:
+    """The observer that every server has."""
+    log.info(
+        "rpc",
+        method=record.method,
+        tenant=record.tenant,
+        code=record.code.name,
+        duration_ms=round(record.duration_s * 1e3, 3),
+        **({"reason": record.reason} if record.reason else {}),
+    )
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handlers of all four call shapes."""
+
+    def __init__(
+        self,
+        observers: Sequence[CallObserver] = (log_call,),
+        *,
+        stall_s: float = STALL_S,
+        limits: Sequence[StreamLimit] = (),
+        max_request_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        """A stream whose caller takes or sends nothing for `stall_s` is ended; larger requests are refused."""
+        self._max_request_bytes = max_request_bytes
+        self._observers = tuple(observers)
+        self._stall_s = stall_s
+        self._places = {method: places for places in map(Places, limits) for method in places.methods}
+        self._decoders: dict[str, Callable[[bytes], Any]] = {}
+        self._running: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    def end_calls(self) -> None:
+        """End every running call as UNAVAILABLE; gRPC's own way to end them would tell callers that they cancelled."""
+        for task in self._running - self._ending:
+            self._ending.add(task)
+            task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[grpc.RpcMethodHandler[Any, Any] | None]"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Called by grpc for every call."""
+        handler: Any = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_STANDARD_SERVICES):
+            return handler  # type: ignore[no-any-return]
+        if handler.response_streaming:
+            behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+        else:
+            behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+
+        async def call(request: Any, context: Any) -> Any:
+            return await self._run(method, behavior, request, context)
+
+        return make(
+            call,
+            request_deserializer=self._decoder(method, handler.request_deserializer),
+            response_serializer=handler.response_serializer,
+        )
+
+    def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+        if method not in self._decoders:
+            self._decoders[method] = _limited(decoder_of(method, decode), self._max_request_bytes)
+        return self._decoders[method]
+
+    async def _run(self, method: str, behavior: Callable[..., Any], request: Any, context: Any) -> Any:
+        started = time.perf_counter()
+        tenant, code, reason = "", grpc.StatusCode.OK, ""
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        stream, places = Stream(self._stall_s), self._places.get(method)
+        try:
+            tenant = tenant_of(context)
+            structlog.contextvars.bind_contextvars(tenant=tenant)
+            left_s = context.time_remaining()
+            if left_s is not None and left_s <= 0:
+                raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
+            if isinstance(request, Refused):
+                raise request.error
+            if places is not None:
+                places.take(stream, tenant, asyncio.get_running_loop().time())
+            if isinstance(request, AsyncIterable):
+                request = _decoded(request, stream)
+            return await _drive(behavior(request, context), context, stream)
+        except asyncio.CancelledError:
+            if task not in self._ending or task.uncancel():
+                code = grpc.StatusCode.CANCELLED
+                raise
+            error: HotslotError = UnavailableError("the server stops, and the call took longer than it waits for calls")
+            code, reason = row_for(error).code, row_for(error).reason
+        except grpc.aio.AbortError:
+            code = context.code() or grpc.StatusCode.UNKNOWN
+            raise
+        except Exception as exc:  # noqa: BLE001 (no bug of a handler may reach the wire)
+            error = _as_error(exc, method, context)
+            row = row_for(error)
+            code, reason = row.code, row.reason
+        finally:
+            self._running.discard(task)
+            self._ending.discard(task)
+            if places is not None:
+                places.leave(stream)
+            record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
+            for observe in self._observers:
+                observe(record)
+        is_left_behind = places is not None and isinstance(error, StreamStalledError)
+        with places.left_behind(tenant) if places is not None and is_left_behind else nullcontext():
+            return await _abort(context, error)
+
+
+def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:
+    """A decoder that refuses what is larger by its size alone."""
+
+    def decode_or_refuse(data: bytes) -> Any:
+        if len(data) > max_bytes:
+            return Refused(too_large(len(data), max_bytes))
+        return data if decode is None else decode(data)
+
+    return decode_or_refuse
+
+
+async def _decoded(messages: AsyncIterable[Any], stream: Stream) -> AsyncGenerator[Any]:
+    """The messages of a client's stream; raises at the first that is refused, or does not come."""
+    coming = aiter(messages)
+    while (message := await stream.read(anext(coming, None))) is not None:
+        if isinstance(message, Refused):
+            raise message.error
+        yield message
+
+
+async def _drive(result: Any, context: Any, stream: Stream) -> Any:
+    """Finish a handler's result, whichever way the handler is written.
+
+    A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
+    once and in the same task: what its `finally` frees is free when the call is over.
+    """
+    if isinstance(result, AsyncGenerator):
+        async with aclosing(result):
+            async for message in result:
+                try:
+                    await stream.write(context.write(message))
+                except grpc.aio.InternalError as exc:
+                    # The call is over: gRPC fails a write under way before it cancels the handler.
+                    raise asyncio.CancelledError from exc
+        return None
+    if inspect.isawaitable(result):
+        return await result
+    raise TypeError("a handler must be `async def`")
+
+
+def _as_error(exc: Exception, method: str, context: Any) -> HotslotError:
+    if isinstance(exc, HotslotError):
+        return exc
+    if isinstance(exc, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
+        # What the generated base class does for a method that the servicer does not define.
+        return NotImplementedYetError(method.removeprefix("/"))
+    incident = secrets.token_hex(6)
+    log.error("incident", incident=incident, method=method, exc_info=exc)
+    return InternalError(f"internal error; the server's log has the details under incident {incident}")
+
+
+async def _abort(context: Any, error: HotslotError) -> NoReturn:
+    """End the call with the error's rich status; raises."""
+    status = to_status(error)
+    trailing = [*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString())]
+    if isinstance(error, StoreBusyError) and error.retry_after_s is not None:
+        # Not for all who say when to come again: of several servers another one may be asked at once.
+        trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1e3))))
+    try:
+        await context.abort(row_for(error).code, status.message, tuple(trailing))
+    except grpc.aio.InternalError as exc:
+        # The caller has gone, and gRPC could not send the status.
+        raise asyncio.CancelledError from exc
+    raise AssertionError("a call goes on after its end")

@@ -1,0 +1,24 @@
+"""What commands print with --json is JSON, whatever numbers are in it."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from hotslot.cli.output import print_document, print_event
+from hotslot.contract.generation import Chunk, TokenLogprob
+
+CHUNK = Chunk(0, "x", (1,), (TokenLogprob(1, math.nan, ((2, -math.inf), (3, math.inf), (4, -0.5))),))
+
+
+def refuse(constant: str) -> Any:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_numbers_that_json_does_not_have_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    print_event("chunk", CHUNK)
+    (token,) = json.loads(capsys.readouterr().out, parse_constant=refuse)["logprobs"]
+    assert (token["logprob"], token["alternatives"]) == ("NaN", [[2, "-Infinity"], [3, "Infinity"], [4, -0.5]])
+    print_document({"weights": [math.nan, 1.0], math.inf: -math.inf})
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {"weights": ["NaN", 1.0], "inf": "-Infinity"}

@@ -1,0 +1,125 @@
+"""Token ids of a prompt, computed the plain way: transformers' own Jinja, and the whole text in one call."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from hotslot.errors import PromptTooLongError
+from tools.fuzz.request.models import (
+    BACKEND,
+    LIMITS,
+    MAX_SEQUENCE_TOKENS,
+    SPECIAL_IDS,
+    Model,
+)
+from tools.fuzz.target import require
+from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from worker_service.templates.content import Form
+
+VARIABLES = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
+_BEGIN = BACKEND.encode("", add_special_tokens=True).ids[0]
+
+
+def check_tokens(model: Model, prompt: Prompt, token_ids: Sequence[int]) -> None:
+    """Raise OracleError for token ids that are not the prompt's."""
+    require(0 < len(token_ids) < MAX_SEQUENCE_TOKENS, f"{len(token_ids)} tokens")
+    require(all(0 <= token_id < LIMITS.vocab_size for token_id in token_ids), "a token beyond the embedding")
+    match prompt:
+        case TextPrompt(text):
+            require(list(token_ids) == _of_text(text), "not the text's tokens")
+        case TokenPrompt(given):
+            require(tuple(token_ids) == given, "not the given tokens")
+        case ChatPrompt():
+            _check_chat(model, prompt, token_ids)
+
+
+def check_length(prompt: Prompt, error: PromptTooLongError) -> None:
+    """Raise OracleError for a prompt that would have fitted."""
+    if isinstance(prompt, TextPrompt):
+        require(len(_of_text(prompt.text)) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")
+    elif isinstance(prompt, TokenPrompt):
+        require(len(prompt.token_ids) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")
+
+
+def _of_text(text: str) -> list[int]:
+    found = list(BACKEND.encode(text, add_special_tokens=False).ids)
+    return found if found[:1] == [_BEGIN] else [_BEGIN, *found]
+
+
+def _check_chat(model: Model, chat: ChatPrompt, token_ids: Sequence[int]) -> None:
+    source, forms = _template(model, chat)
+    texts = [text for form in forms for text in [_rendered(source, form, chat)] if text is not None]
+    if not texts:
+        return
+    if chat.allow_special_tokens or not _spells_specials(chat):
+        expected = [list(BACKEND.encode(text, add_special_tokens=False).ids) for text in texts]
+        require(list(token_ids) in expected, "not the tokens of what transformers renders")
+        return
+    shown = BACKEND.decode(list(token_ids), skip_special_tokens=False)
+    require(shown in texts, "not the text that transformers renders")
+    most = max(sum(i in SPECIAL_IDS for i in BACKEND.encode(text, add_special_tokens=False).ids) for text in texts)
+    require(sum(token_id in SPECIAL_IDS for token_id in token_ids) <= most, "special tokens out of nothing")
+
+
+def _template(model: Model, chat: ChatPrompt) -> tuple[str, tuple[Form, ...]]:
+    name = chat.template
+    if not name:
+        name = "tool_use" if chat.tools_json and "tool_use" in model.templates else "default"
+    return model.templates[name], model.forms[name]
+
+
+@cache
+def _compiled(source: str) -> Any:
+    return _compile_jinja_template(source)
+
+
+def _rendered(source: str, form: Form, chat: ChatPrompt) -> str | None:
+    """The prompt as transformers makes it; None where a message is continued, which has rules of its own."""
+    if chat.continue_final_message:
+        return None
+    arguments = json.loads(chat.template_arguments_json or "{}")
+    try:
+        shown = _compiled(source).render(
+            {**VARIABLES, **arguments},
+            messages=[_message(message, form) for message in chat.messages],
+            tools=[json.loads(text or "{}") for text in chat.tools_json] or None,
+            documents=arguments.get("documents"),
+            add_generation_prompt=chat.add_generation_prompt,
+        )
+    except Exception:  # noqa: BLE001 (in this form the template takes nothing; the other one has rendered it)
+        return None
+    return str(shown)
+
+
+def _message(message: Any, form: Form) -> dict[str, Any]:
+    texts = list(message.parts) or ([message.content] if message.content else [])
+    content: Any = "\n".join(texts) if form is Form.STRING else [{"type": "text", "text": text} for text in texts]
+    made: dict[str, Any] = {"role": message.role, "content": content}
+    for name in ("tool_call_id", "name", "reasoning_content"):
+        if getattr(message, name):
+            made[name] = getattr(message, name)
+    if message.reasoning_content:
+        made["thinking"] = message.reasoning_content
+    if message.tool_calls:
+        made["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments_json or "{}")},
+            }
+            for call in message.tool_calls
+        ]
+    return made
+
+
+def _spells_specials(chat: ChatPrompt) -> bool:
+    """Tell, generously, that a special token's text may come about in what the user says."""
+    strings = [chat.template_arguments_json, *chat.tools_json]
+    for message in chat.messages:
+        strings += [message.role, message.content, message.name, message.tool_call_id, message.reasoning_content]
+        strings += [part or "" for part in message.parts]
+        strings += [text for call in message.tool_calls for text in (call.call_id, call.name, call.arguments_json)]
+    return any(mark in text for text in strings for mark in "<>|\\")

@@ -1,0 +1,60 @@
+"""One request as a worker takes it, without sockets: bounds, values, prompt, and an answer to it."""
+
+from hotslot.errors import HotslotError, InvalidRequestError, PromptTooLongError
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from shared.server.wire_scan import Refused, RequestDecoder
+from tools.fuzz.request.answer_oracle import check_answer
+from tools.fuzz.request.bounds_oracle import check_refusal
+from tools.fuzz.request.error_oracle import outcome_of
+from tools.fuzz.request.models import LIMITS, answer_tokens, encode, model
+from tools.fuzz.request.packed import PackedRequest
+from tools.fuzz.request.prompt_oracle import check_length, check_tokens
+from tools.fuzz.request.round_trip import check_round_trips
+from tools.fuzz.request.value_oracle import check_values
+from tools.fuzz.target import Outcome, require
+from worker_service.front.inference_converters import decode_request
+from worker_service.front.validation import check, check_prompt_logprobs, check_prompt_tokens
+
+DECODER = RequestDecoder(pb.GenerateRequest.DESCRIPTOR, pb.GenerateRequest.FromString)
+SMALL_BYTES = 2_048
+"""Of messages that are far from every bound."""
+
+
+def run_request(data: bytes) -> Outcome:
+    """The bytes of a GenerateRequest, and the tokens of its answer."""
+    packed = PackedRequest.from_bytes(data)
+    wire = packed.wire()
+    message = DECODER(wire)
+    is_refused = isinstance(message, Refused)
+    if is_refused or len(wire) > SMALL_BYTES or not packed.is_shallow:
+        check_refusal(wire, _decoded(wire) if is_refused else message, is_refused=is_refused)
+    is_sent = not packed.is_shallow or len(data) % 8 == 0
+    if isinstance(message, Refused):
+        require(type(message.error) is InvalidRequestError, f"refused undecoded with {message.error!r}")
+        return outcome_of(message.error, is_sent=is_sent)
+    request = decode_request(message)
+    found = model(packed.model)
+    try:
+        checked = check(request, LIMITS)
+        check_values(checked)
+        if packed.is_shallow:
+            return Outcome(frozenset())
+        token_ids = encode(found, checked.prompt)
+        check_prompt_tokens(checked.prompt, token_ids, LIMITS, found.encoder.token_text)
+        check_prompt_logprobs(request, len(token_ids))
+    except HotslotError as exc:
+        if isinstance(exc, PromptTooLongError):
+            assert request.prompt is not None
+            check_length(request.prompt, exc)
+        return outcome_of(exc, is_sent=is_sent)
+    check_tokens(found, checked.prompt, token_ids)
+    check_answer(found, request, token_ids, answer_tokens(packed.answer))
+    check_round_trips(message, checked)
+    return Outcome(frozenset())
+
+
+def _decoded(wire: bytes) -> pb.GenerateRequest | None:
+    try:
+        return pb.GenerateRequest.FromString(wire)
+    except Exception:  # noqa: BLE001 (protobuf's own error, whose class depends on its implementation)
+        return None
