@@ -30,6 +30,7 @@ from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.policies import SqlPolicies
+from store_service.catalog.watch import ChangeSignal
 from store_service.collection import Collector
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.execution.call_queue import CallQueue, HasDeadline
@@ -53,11 +54,10 @@ from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.compiled_code_servicer import CompiledCodeServicer
 from store_service.rpc.placement_servicer import PlacementServicer
+from store_service.rpc.stream_limits import stream_limits
 from store_service.settings import StoreSettings
-from store_service.sources.hub import HubOptions
+from store_service.sources.hub.folder import HubOptions
 from store_service.sources.sources import Sources
-from store_service.streams import stream_limits
-from store_service.watch import ChangeSignal
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from shared.process_tuning import reuse_freed_memory
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from worker_service.assembly import ServableModel
-from worker_service.cache.shared_code import SharedCode
+from worker_service.model.shared_code import SharedCode
 from worker_service.process import live
 from worker_service.settings import WorkerSettings
 

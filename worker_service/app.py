@@ -33,9 +33,8 @@ from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
-from worker_service.cache.archive import Archiver
-from worker_service.cache.shared_code import SharedCode
-from worker_service.cache.sharing import CodeSharing, CodeStore
+from worker_service.compiled_code.archive import Archiver
+from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.ending import EXIT_OK, Ending
 from worker_service.engine.limits import EnginePolicy
 from worker_service.front.control_servicer import AdapterControlServicer
@@ -43,6 +42,7 @@ from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
 from worker_service.front.worker import Parts, Worker
 from worker_service.joining import Joining, described, until_it_works
+from worker_service.model.shared_code import SharedCode
 from worker_service.pulse import Pulse
 from worker_service.routing.fleet_view import FleetView, ViewLimits
 from worker_service.routing.forwarding import open_peers

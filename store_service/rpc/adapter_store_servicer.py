@@ -12,6 +12,7 @@ from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter, VersionRecord
+from store_service.catalog.watch import ChangeSignal, watch
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
@@ -22,7 +23,6 @@ from store_service.rpc import base_model_answers, converters, policies_convert
 from store_service.rpc.admission_convert import warnings_to_pb
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.sources.sources import Sources
-from store_service.watch import ChangeSignal, watch
 
 WATCH_POLL_S = 1.0
 

@@ -6,7 +6,7 @@ from hotslot.formats.base_spec import check_spec
 from hotslot.formats.safetensors_header import HeaderLimits, parse_header
 from hotslot.ids import TenantId
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.base_choice import BaseChoice
+from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
 from store_service.rpc.converters import base_model_to_pb, base_spec_of
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of

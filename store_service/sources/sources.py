@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hotslot.ids import TenantId
 from store_service.sources.directory import DirectorySource
-from store_service.sources.hub import HubOptions, HubSource
+from store_service.sources.hub.folder import HubFolder, HubOptions
+from store_service.sources.hub.source import HubSource
 from store_service.sources.source import Source
 
 _HUB_COMMIT = re.compile(r"hf:(?P<repo>[^@]+)@(?P<commit>[0-9a-f]{40})(/(?P<subfolder>.+))?")
@@ -49,4 +50,4 @@ class Sources:
         if isinstance(location, FolderLocation):
             return DirectorySource(location.path, self.import_roots, self.max_bytes)
         hub = self.hub if tenant in self.hub_token_tenants else replace(self.hub, token="")
-        return HubSource(location.repo_id, location.revision, location.subfolder, hub, self.max_bytes)
+        return HubSource(HubFolder(location.repo_id, location.revision, location.subfolder, hub, self.max_bytes))

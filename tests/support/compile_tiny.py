@@ -12,8 +12,8 @@ from torch._dynamo.utils import counters
 
 from hotslot.ids import DEFAULT_TENANT
 from hotslot.rpc.channel import open_channel
-from worker_service.cache.archive import Archiver
-from worker_service.cache.sharing import CodeSharing, CodeStore
+from worker_service.compiled_code.archive import Archiver
+from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.model.loading import load_model
 from worker_service.model.options import ModelOptions
 

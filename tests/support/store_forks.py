@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-import store_service.sources.hub_commit  # noqa: F401 (what a store imports later is here already)
+import store_service.sources.hub.commit  # noqa: F401 (what a store imports later is here already)
 from store_service.__main__ import main
 
 

@@ -15,16 +15,15 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
 from hotslot.formats.base_model import spec_from_folder
-from worker_service.cache.archive import INDUCTOR_DIR
-from worker_service.cache.key import code_key
-from worker_service.cache.shared_code import SharedCode
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
+from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.folder import model_folder
 from worker_service.model.options import Bucket, LoadedModel, ModelOptions, StartupStage
 from worker_service.model.runner import TorchRunner
+from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import Targets, choose_targets
 from worker_service.model.text_part import load_text_model

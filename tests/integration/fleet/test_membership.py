@@ -24,9 +24,9 @@ from tests.support.echo_model import EchoModel, echo_model
 from tests.support.fleet import Member, joined
 from tests.support.waiting import until, until_async
 from worker_service.app import Start, services
-from worker_service.cache.shared_code import SharedCode
 from worker_service.front.door import FrontDoor
 from worker_service.front.worker import Worker
+from worker_service.model.shared_code import SharedCode
 from worker_service.routing.fleet_view import FleetView
 from worker_service.settings import WorkerSettings
 

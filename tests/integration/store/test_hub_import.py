@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from hotslot import errors
 from hotslot.local.child_processes import free_port
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.sources import hub_commit
+from store_service.sources.hub import requests
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import COMMIT, FakeHub, fake_hub
 from tests.support.store import StoreClient, error_of, hub_request, open_store
@@ -157,7 +157,7 @@ async def test_a_hub_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
 
 
 async def test_offline_mode_is_kept(store: StoreClient, hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_commit, "is_offline_mode", lambda: True)
+    monkeypatch.setattr(requests, "is_offline_mode", lambda: True)
     error = await error_of(import_it(store))
     assert isinstance(error, errors.SourceUnavailableError)
     assert "HF_HUB_OFFLINE" in error.message

@@ -24,8 +24,9 @@ from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.status import from_rpc_error
 from tests.support.store import open_store
 from tests.support.tiny_models import make_model
-from worker_service.cache.archive import Archiver, CodeKey
-from worker_service.cache.sharing import CodeSharing, CodeStore
+from worker_service.compiled_code.archive import Archiver
+from worker_service.compiled_code.sharing import CodeSharing, CodeStore
+from worker_service.model.shared_code import CodeKey
 
 pytestmark = pytest.mark.integration
 

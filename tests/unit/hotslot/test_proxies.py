@@ -18,7 +18,8 @@ from hotslot import BlockingHotslotClient, BlockingStoreClient, ChannelOptions
 from hotslot.errors import HotslotError
 from hotslot.local.children import Child, ChildSpec
 from hotslot.rpc.channel import connect, open_blocking_channel, open_channel
-from store_service.sources.hub import HubOptions, HubSource
+from store_service.sources.hub.folder import HubFolder, HubOptions
+from store_service.sources.hub.source import HubSource
 from tests.unit.hotslot.conftest import Served
 from worker_service.routing.forwarding import open_peers
 
@@ -126,7 +127,7 @@ def test_calls_inside_of_the_network_do_not_go_through_a_proxy(
 
 def test_downloads_from_the_hub_go_through_the_proxy(proxy: Proxy) -> None:
     options = HubOptions("http://hub.invalid", timeout_s=5.0, num_attempts=1)
-    source = HubSource("org/adapter", "main", "", options, 2**20)
+    source = HubSource(HubFolder("org/adapter", "main", "", options, 2**20))
     with pytest.raises(HotslotError):
         source.resolve()
     assert proxy.asked[0].startswith("GET http://hub.invalid/")

@@ -17,8 +17,8 @@ from hotslot.secret_urls import SecretUrl, masked_url
 from shared.coordination.connection import RedisOptions
 from shared.settings import Settings, is_secret, load
 from store_service.settings import StoreSettings
-from store_service.sources.hub import HubOptions
-from worker_service.cache.archive import Archiver
+from store_service.sources.hub.folder import HubOptions
+from worker_service.compiled_code.archive import Archiver
 from worker_service.settings import WorkerSettings
 
 KINDS: list[tuple[type[Settings], tuple[str, ...]]] = [(StoreSettings, ()), (WorkerSettings, ("--model", "m"))]

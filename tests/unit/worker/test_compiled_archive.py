@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
-from worker_service.cache.archive import Archiver, CodeKey
+from worker_service.compiled_code.archive import Archiver
+from worker_service.model.shared_code import CodeKey
 
 KEY = CodeKey({"torch": "2.13.0", "processor": "abc"})
 OTHER_KEY = CodeKey({"torch": "2.12.0", "processor": "abc"})

@@ -7,7 +7,7 @@ import pytest
 from tests.support.echo_model import echo_model
 from worker_service.app import run
 from worker_service.assembly import ServableModel
-from worker_service.cache.shared_code import SharedCode
+from worker_service.model.shared_code import SharedCode
 from worker_service.settings import WorkerSettings
 
 

@@ -1,10 +1,9 @@
-"""Checkpoints in Hugging Face repositories: where one is, and how this store talks to the hub."""
+"""Folder of a Hugging Face repository, and how this store talks to the hub."""
 
 import re
 from dataclasses import dataclass, field
 
 from hotslot.errors import FieldViolation, InvalidRequestError
-from store_service.sources.source import Content
 
 _REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
@@ -27,40 +26,36 @@ class HubOptions:
     num_attempts: int = 4
 
 
-class HubSource:
-    """One folder of one repository at one revision."""
+@dataclass(frozen=True)
+class HubFolder:
+    """One folder of one repository at one revision; raises InvalidRequestError when a part is malformed."""
 
-    def __init__(self, repo_id: str, revision: str, subfolder: str, options: HubOptions, max_bytes: int) -> None:
+    repo_id: str
+    revision: str
+    """A branch, tag or commit; empty for the repository's main branch."""
+    subfolder: str
+    options: HubOptions
+    max_bytes: int
+
+    def __post_init__(self) -> None:
         problems = [
             FieldViolation(f"hub.{name}", f"found {value[:80]!r}, expected {expected}")
             for name, value, pattern, expected in (
-                ("repo_id", repo_id, _REPO_ID, "org/name"),
-                ("revision", revision or "main", _REVISION, "a branch, tag or commit"),
-                ("subfolder", subfolder or "x", _SUBFOLDER, "a folder in the repository"),
+                ("repo_id", self.repo_id, _REPO_ID, "org/name"),
+                ("revision", self.revision or "main", _REVISION, "a branch, tag or commit"),
+                ("subfolder", self.subfolder or "x", _SUBFOLDER, "a folder in the repository"),
             )
             if not pattern.fullmatch(value) or ".." in value
         ]
         if problems:
             raise InvalidRequestError(problems)
-        self.repo_id = repo_id
-        self.revision = revision
-        self.prefix = f"{subfolder}/" if subfolder else ""
-        self.options = options
-        self.max_bytes = max_bytes
+
+    @property
+    def prefix(self) -> str:
+        """Beginning of the paths of the folder's files."""
+        return f"{self.subfolder}/" if self.subfolder else ""
 
     @property
     def key(self) -> str:
         """Repository, revision and folder as they were named."""
         return f"hf:{self.repo_id}@{self.revision}/{self.prefix}"
-
-    @property
-    def is_remote(self) -> bool:
-        """Resolving is a request to the hub."""
-        return True
-
-    def resolve(self) -> Content:
-        """Ask for the commit that the revision stands for; see `Source.resolve`."""
-        # The hub's library and its HTTP client take a while to import, and a store without imports needs neither.
-        from store_service.sources.hub_commit import resolve_commit
-
-        return resolve_commit(self)

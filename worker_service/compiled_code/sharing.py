@@ -21,7 +21,8 @@ from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
-from worker_service.cache.archive import Archiver, CodeKey, digest_of_file
+from worker_service.compiled_code.archive import Archiver, digest_of_file
+from worker_service.model.shared_code import CodeKey
 
 log = structlog.get_logger(__name__)
 

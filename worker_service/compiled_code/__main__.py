@@ -1,4 +1,4 @@
-"""`python -m worker_service.cache export|import FILE`: compiled code from, and into, a worker's cache directory.
+"""`python -m worker_service.compiled_code export|import FILE`: compiled code from, and into, a cache directory.
 
 The settings are the worker's own, as variables or as flags after the file: they say what the code is for. Whoever
 imports a file runs what is in it; with HOTSLOT_COMPILED_CODE_SECRET only files sealed with it are taken.
@@ -12,10 +12,10 @@ from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
 from hotslot.formats.base_model import spec_from_folder
 from shared.settings import EXIT_WRONG_SETTING, load
 from shared.telemetry import set_up_logging
-from worker_service.cache.archive import Archiver
+from worker_service.compiled_code.archive import Archiver
 from worker_service.settings import WorkerSettings
 
-PROG = "python -m worker_service.cache"
+PROG = "python -m worker_service.compiled_code"
 EXIT_FAILED = 1
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(action: str, file: Path, settings: WorkerSettings) -> int:
     # Imported here: they bring torch, which takes seconds, and a wrong setting should be said at once.
-    from worker_service.cache.key import code_key
+    from worker_service.model.code_key import code_key
     from worker_service.model.folder import model_folder
     from worker_service.model.from_settings import model_options
     from worker_service.model.loading import configure_torch

@@ -1,4 +1,4 @@
-"""What compiled code depends on: the key under which it may be used elsewhere."""
+"""Key of compiled code: everything that it depends on, so that another worker may use it."""
 
 import hashlib
 import os
@@ -12,9 +12,9 @@ import transformers
 from torch._inductor.cpp_builder import get_cpp_compiler
 
 from hotslot.ids import Digest
-from worker_service.cache.archive import CodeKey
 from worker_service.model.cpu.library import processor
 from worker_service.model.options import ModelOptions
+from worker_service.model.shared_code import CodeKey
 
 _SHAPING = (
     "dtype", "num_slots", "slot_rank", "max_sequences", "kv_tokens", "block_tokens", "max_sequence_tokens",
@@ -50,7 +50,7 @@ def code_key(options: ModelOptions, base_model_digest: Digest) -> CodeKey:
 
 def _sources() -> str:
     """Digest of the code that is compiled: finer than a version, since it changes between releases too."""
-    folder = Path(__file__).parents[1] / "model"
+    folder = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".cpp", ".h"):

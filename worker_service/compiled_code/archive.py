@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
-from hotslot.ids import Digest, digest_of
+from hotslot.ids import Digest
+from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
 
 FORMAT = 1
-INDUCTOR_DIR = "inductor"
 MAX_HEADER_BYTES = 64 * 2**10
 MAX_FILES = 100_000
 MAX_UNPACKED_RATIO = 16
@@ -30,24 +30,6 @@ _KERNELS = re.compile(r"hotslot_cpu-[0-9a-f]{16}\.so")
 _UNSHIPPED = (".lock", ".gch", ".tmp")
 """Locks, and headers that the compiler made for itself: large, quick to make, and bound to their path."""
 _BLOCK_BYTES = 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class CodeKey:
-    """Everything that compiled code depends on, by name."""
-
-    facts: Mapping[str, str]
-
-    @property
-    def digest(self) -> Digest:
-        """Names the key to a store."""
-        return digest_of(json.dumps(dict(self.facts), sort_keys=True).encode())
-
-    def differences(self, other: Mapping[str, str]) -> list[str]:
-        """Where another key differs, for people."""
-        names = sorted(self.facts.keys() | other.keys())
-        pairs = ((name, other.get(name, "nothing"), self.facts.get(name, "nothing")) for name in names)
-        return [f"{name} is {theirs[:80]!r}, here {ours[:80]!r}" for name, theirs, ours in pairs if theirs != ours]
 
 
 @dataclass(frozen=True, slots=True)
