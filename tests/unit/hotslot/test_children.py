@@ -84,7 +84,7 @@ def up(tmp_path: Path) -> Iterator[Up]:
 
     def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
         ports = ["--store-port", str(free_port()), "--worker-port", str(free_port())]
-        command = [sys.executable, "-m", "client", "up", "--json", "--model", "m", "--data-dir", "data", *ports]
+        command = [sys.executable, "-m", "hotslot", "up", "--json", "--model", "m", "--data-dir", "data", *ports]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         environment.pop("HOTSLOT_REDIS_URL", None)
         process = subprocess.Popen(
@@ -189,7 +189,7 @@ def test_up_refuses_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
     _, ready = up()
     port = ready["store"].rpartition(":")[2]
     second = subprocess.run(
-        [sys.executable, "-m", "client", "up", "--model", "m", "--store-port", port, "--data-dir", "data"],
+        [sys.executable, "-m", "hotslot", "up", "--model", "m", "--store-port", port, "--data-dir", "data"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
