@@ -15,7 +15,7 @@ from hotslot.formats.base_model import INDEX_FILE, SINGLE_FILE, refuse_quantised
 COMPANIONS = ("*.json", "*.model", "*.txt", "*.jinja")
 """Tokenizer, templates and configs, in the repository's own folder; never pickles, never code."""
 _LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO})
-"""What this machine's disk says, in contrast to the network."""
+"""Errors of this machine's disk, in contrast to those of the network."""
 
 
 def fetch_base_model(repo_id: str, revision: str = "", *, with_companions: bool = False) -> Path:

@@ -35,7 +35,7 @@ def parse_digest(text: str, *, field: str = "digest") -> Digest:
 
 
 def is_digest(text: object) -> bool:
-    """Whether it has the form of a digest."""
+    """Tell whether a value has the form of a digest."""
     return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 

@@ -25,7 +25,7 @@ _HARMLESS_PARAMETERS = frozenset(
         "socket_keepalive",
     ]
 )
-"""Of a URL's query. Any other value may be a secret."""
+"""Parameters of a URL's query that are no secrets. Any other value may be one."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _HALF_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 UNESCAPED = (

@@ -62,7 +62,7 @@ from store_service.sources.sources import Sources
 log = structlog.get_logger(__name__)
 
 PASSES_PER_CHUNK = 3
-"""Of the event loop, for a chunk of any stream; gRPC needs four to take a call."""
+"""Passes of the event loop for a chunk of any stream; gRPC needs four to take a call."""
 
 
 class CatalogResolver:

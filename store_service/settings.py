@@ -18,13 +18,13 @@ from store_service.blobs.waiting import CollectionOptions
 BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""
 FREED_BYTES = MAX_ARENAS * KEPT_FREE_BYTES
-"""What the C library keeps of what was freed."""
+"""Freed bytes that the C library keeps."""
 STREAM_BYTES = 4 * 1024**2
 """Two chunks of a blob, one of them twice while it becomes a message, and gRPC's own copy."""
 OBJECT_BYTES = 16 * 1024**2
 ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
-"""Of one admission: the largest header with what is planned from it and the config, two blocks of a transposed tensor,
-and slices as they are read, checked, converted and written."""
+"""Bytes of one admission: the largest header with what is planned from it and the config, two blocks of a transposed
+tensor, and slices as they are read, checked, converted and written."""
 
 
 class StoreSettings(Settings):
@@ -42,7 +42,7 @@ class StoreSettings(Settings):
     """Folders of this machine that ImportAdapter may read, separated by commas; none means no folder."""
 
     hub_endpoint: str = "https://huggingface.co"
-    """Where Hugging Face repositories are fetched from: the hub or a mirror."""
+    """Endpoint that Hugging Face repositories are fetched from: the hub or a mirror."""
     hub_token: SecretStr = SecretStr("")
     """Token for private repositories; never shown, and sent to hub_endpoint only."""
     hub_token_tenants: TextList = (DEFAULT_TENANT,)
@@ -143,7 +143,7 @@ class StoreSettings(Settings):
 
     @property
     def memory_bound_bytes(self) -> int:
-        """What the process holds at most, so that its container's limit can be chosen.
+        """Most bytes that the process holds, so that its container's limit can be chosen.
 
         BASE_BYTES and FREED_BYTES, and for each that may be under way at the same time: a blob being read, or an
         import fetching, 4 MiB; an admission, or a restore, which may be one, ADMISSION_BYTES, however large the

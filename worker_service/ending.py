@@ -16,12 +16,12 @@ EXIT_OK = 0
 
 @dataclass(slots=True)
 class Ending:
-    """What is known of the end so far."""
+    """End of the process, as far as it is known."""
 
     code: int = EXIT_FAILED
     """Until it is known that all went well."""
     leaves_threads: bool = False
-    """Whether a thread may still be computing."""
+    """True if a thread may still be computing."""
     failure: Exception | None = None
     """Why the start failed, where it is known."""
 

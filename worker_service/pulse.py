@@ -57,7 +57,7 @@ class Pulse:
         self._task: asyncio.Task[None] | None = None
 
     def report(self) -> WorkerReport:
-        """What the worker says of itself now; never blocks."""
+        """Report of the worker on itself now; never blocks."""
         load = self._load()
         self._told_in_flight = load.in_flight
         return WorkerReport(_STATES[self._worker.state], load, self._residents())

@@ -34,7 +34,7 @@ class RecycledMemory:
 
     @property
     def free_bytes(self) -> int:
-        """What is kept and used by nobody."""
+        """Bytes that are kept and in no use."""
         return sum(map(len, tuple(self._free)))
 
     def take(self, size_bytes: int) -> memoryview:

@@ -49,7 +49,7 @@ class WorkerSettings(Settings):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Element type in which the model computes."""
     device: str = "cpu"
-    """Where it computes, as torch names it: cpu, cuda, cuda:1."""
+    """Device that computes, as torch names it: cpu, cuda, cuda:1."""
     num_slots: int = Field(default=8, ge=1, le=1024)
     """Slots in every target module."""
     slot_rank: int = Field(default=16, ge=1, le=1024)
@@ -94,7 +94,7 @@ class WorkerSettings(Settings):
     num_threads: int = Field(default=0, ge=0)
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
     cache_dir: Path | None = None
-    """Where compiled code is kept between starts; empty means the compiler's own default."""
+    """Folder of compiled code between starts; empty means the compiler's own default."""
     share_compiled_code: Literal["off", "fetch", "fetch-and-upload"] = "off"
     """Take the store's compiled code at start rather than compile the same again, and give it what was compiled. This
     runs native code from the store, so it needs compiled_code_secret, and cache_dir to keep the code in."""

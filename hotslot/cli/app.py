@@ -85,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report_usage(error: typer.TyperException) -> int:
-    """One line in place of typer's box; wrong arguments know the command that they were given to."""
+    """Print one line in place of typer's box; wrong arguments know the command that they were given to."""
     context: typer.Context | None = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "hotslot"
     message = error.format_message() if hasattr(error, "format_message") else str(error)

@@ -54,7 +54,7 @@ def backup(
 
 def restore(
     source: Annotated[
-        str, typer.Argument(metavar="DIR|FILE.tar|-", help="What `hotslot backup` made; - for a stream of it.")
+        str, typer.Argument(metavar="DIR|FILE.tar|-", help="A backup that `hotslot backup` made; - for a stream of it.")
     ],
     data_dir: DataDirOption = None,
     check: Annotated[bool, typer.Option("--check", help="Only verify the backup.")] = False,

@@ -13,7 +13,7 @@ from hotslot.cli.sources import HubName, parse_base_source
 from hotslot.contract.catalogue import BaseModel
 from hotslot.errors import SourceNotFoundError
 
-app = typer.Typer(help="Base models: what adapters are checked against.", no_args_is_help=True)
+app = typer.Typer(help="Base models, which adapters are checked against.", no_args_is_help=True)
 
 
 @app.command("add")
@@ -25,10 +25,11 @@ def add(
     name: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="What adapters' configs call it; by default the folder as given, or ORG/NAME."
+            metavar="NAME",
+            help="Name of the base model in adapters' configs; by default the folder as given, or ORG/NAME.",
         ),
     ] = "",
-    move: Annotated[bool, typer.Option("--move", help="Also where the name stands for another base model.")] = False,
+    move: Annotated[bool, typer.Option("--move", help="Take the name from another base model that has it.")] = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -84,7 +85,9 @@ def ls(
 
 @app.command("rm")
 def rm(
-    base_model: Annotated[str, typer.Argument(metavar="NAME|DIGEST", help="A digest: with all of its names.")],
+    base_model: Annotated[
+        str, typer.Argument(metavar="NAME|DIGEST", help="The base model; a digest removes all of its names.")
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
@@ -108,7 +111,7 @@ def rm(
 @app.command("alias")
 def alias(
     base: Annotated[str, typer.Argument(metavar="BASE", help="A registered base model, by name or digest.")],
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What adapters' configs call it, too.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Further name of the base model in adapters' configs.")],
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,

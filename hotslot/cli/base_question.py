@@ -43,7 +43,7 @@ def choose_base(
 
 
 def can_ask(*, as_json: bool) -> bool:
-    """Whether somebody sits at a terminal."""
+    """Tell whether a person sits at the terminal, who could answer a question."""
     return not as_json and sys.stdin.isatty() and sys.stderr.isatty()
 
 

@@ -45,7 +45,7 @@ def push(
     base: BaseOption = "",
     label: LabelOption = None,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Take the only base model that fits, without asking.")
+        bool, typer.Option("--yes", "-y", help="Take the only base model that fits, without a question.")
     ] = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
@@ -124,11 +124,13 @@ def import_(
 
 
 def ls(
-    prefix: Annotated[str, typer.Argument(metavar="[PREFIX]", help="Only names that start with this.")] = "",
+    prefix: Annotated[
+        str, typer.Argument(metavar="[PREFIX]", help="Only adapters whose names start with PREFIX.")
+    ] = "",
     base: Annotated[str, typer.Option("--base", metavar="NAME", help="Only adapters for this base model.")] = "",
     label: LabelOption = None,
     deleted: Annotated[bool, typer.Option("--deleted", help="Also adapters that can be undeleted.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most so many; 0 means all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N adapters; 0: all.")] = 0,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,

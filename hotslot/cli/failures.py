@@ -54,7 +54,7 @@ def exit_code(error: errors.HotslotError) -> int:
 
 
 def error_lines(error: errors.HotslotError) -> list[str]:
-    """What people read: one line, and one more for each violation of an adapter that has several."""
+    """Lines of a failed command: the message, and one more for each violation of an adapter that has several."""
     if isinstance(error, errors.InvalidAdapterError) and error.violations:
         if len(error.violations) == 1:
             return [f"hotslot: {_one_line(error.violations[0].message)}"]

@@ -45,7 +45,7 @@ def placements(
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """List which version is on which worker, in which tier.
+    """List placements: each version with its workers and tiers.
 
     JSON: {placements: […]}.
     """
@@ -63,7 +63,7 @@ def placements(
 def top(
     base: PoolOption = "",
     interval_s: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.1)] = 1.0,
-    count: Annotated[int, typer.Option("--count", help="End after so many refreshes; 0: never.")] = 0,
+    count: Annotated[int, typer.Option("--count", help="End after N refreshes; 0: never.")] = 0,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,

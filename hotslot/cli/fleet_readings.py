@@ -1,4 +1,4 @@
-"""What `hotslot top` shows: the fleet as the store knows it, rates from the workers; nobody is waited for long."""
+"""Readings of `hotslot top`: the fleet as the store knows it, rates from workers; a slow one is not waited for."""
 
 import asyncio
 from dataclasses import dataclass, replace

@@ -33,7 +33,9 @@ from hotslot.errors import EmptyPromptError, HotslotError
 
 AdapterOption = Annotated[
     list[str] | None,
-    typer.Option("--adapter", "-a", metavar="REF[=WEIGHT]", help="An adapter; several are added up by weight."),
+    typer.Option(
+        "--adapter", "-a", metavar="REF[=WEIGHT]", help="An adapter, repeatable; several are added up by weight."
+    ),
 ]
 SystemOption = Annotated[str, typer.Option("--system", help="The system message of the chat.")]
 MaxTokensOption = Annotated[
@@ -44,11 +46,13 @@ MaxTokensOption = Annotated[
         help=f"At most this many tokens; {DEFAULT_MAX_TOKENS} unless given, 0: as many as fit.",
     ),
 ]
-TemperatureOption = Annotated[float, typer.Option("--temperature", "-t", help="0 is greedy.")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", "-t", help="Temperature of sampling; 0: greedy.")]
 TopPOption = Annotated[float, typer.Option("--top-p")]
-TopKOption = Annotated[int, typer.Option("--top-k", help="0: no limit.")]
+TopKOption = Annotated[int, typer.Option("--top-k", help="Draw from the K most likely tokens; 0: no limit.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
-StopOption = Annotated[list[str] | None, typer.Option("--stop", metavar="TEXT", help="End before this; repeatable.")]
+StopOption = Annotated[
+    list[str] | None, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; repeatable.")
+]
 TemplateArgumentOption = Annotated[
     list[str] | None,
     typer.Option("--template-arg", metavar="NAME=JSON", help="A variable of the chat template; repeatable."),
@@ -57,14 +61,16 @@ ToolsOption = Annotated[
     Path | None, typer.Option("--tools", metavar="FILE", help="JSON list of the tools that the chat template gets.")
 ]
 AllowSpecialOption = Annotated[
-    bool, typer.Option("--allow-special-tokens", help="Special tokens in messages are more than text.")
+    bool, typer.Option("--allow-special-tokens", help="Read special tokens in messages as such, not as text.")
 ]
 KeepSpecialOption = Annotated[bool, typer.Option("--keep-special-tokens", help="Show special tokens in the answer.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the request.")]
 RouteOption = Annotated[
     bool, typer.Option("--route/--direct", help="Ask the store for the best worker, or call --worker.")
 ]
-BaseOnlyOption = Annotated[bool, typer.Option("--base-only", help="The base model, whatever the defaults are.")]
+BaseOnlyOption = Annotated[
+    bool, typer.Option("--base-only", help="Answer with the base model, whatever the default adapters are.")
+]
 
 
 def generate(
@@ -72,11 +78,12 @@ def generate(
     adapter: AdapterOption = None,
     base_only: BaseOnlyOption = False,
     chat: Annotated[
-        bool | None, typer.Option("--chat/--raw", help="With the chat template, or the text as it is.")
+        bool | None,
+        typer.Option("--chat/--raw", help="Render the prompt with the chat template, or take the text as it is."),
     ] = None,
     system: SystemOption = "",
     prefill: Annotated[
-        str, typer.Option("--prefill", metavar="TEXT", help="How the answer begins, with the chat template.")
+        str, typer.Option("--prefill", metavar="TEXT", help="Beginning of the answer, with the chat template.")
     ] = "",
     tools: ToolsOption = None,
     template_arg: TemplateArgumentOption = None,
@@ -260,7 +267,7 @@ def _print_chunk(chunk: Chunk) -> None:
 
 
 def served_line(started: Started, finished: Finished) -> str:
-    """Who answered, how long it took."""
+    """Line below an answer: the worker and the versions that served it, and the time it took."""
     who = " + ".join(
         f"{a.reference.partition('@')[0]}@{short_digest(a.digest)}" + (f" × {a.weight:g}" if a.weight != 1 else "")
         for a in started.adapters

@@ -15,19 +15,25 @@ from hotslot.ids import DEFAULT_TENANT, parse_tenant
 from hotslot.references import parse_reference
 from hotslot.rpc.channel import ChannelOptions
 
-StoreOption = Annotated[str, typer.Option("--store", envvar="HOTSLOT_STORE", metavar="HOST:PORT", help="The store.")]
-WorkerOption = Annotated[
-    str, typer.Option("--worker", envvar="HOTSLOT_WORKER", metavar="HOST:PORT", help="The worker.")
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="HOTSLOT_STORE", metavar="HOST:PORT", help="Endpoint of the store.")
 ]
-TenantOption = Annotated[str, typer.Option("--tenant", envvar="HOTSLOT_TENANT", metavar="NAME", help="Whose adapters.")]
+WorkerOption = Annotated[
+    str, typer.Option("--worker", envvar="HOTSLOT_WORKER", metavar="HOST:PORT", help="Endpoint of the worker.")
+]
+TenantOption = Annotated[
+    str, typer.Option("--tenant", envvar="HOTSLOT_TENANT", metavar="NAME", help="Tenant whose adapters are meant.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 BaseOption = Annotated[
     str,
     typer.Option(
-        "--base", metavar="NAME", help="Base model, by name or digest; by default what the adapter's config names."
+        "--base",
+        metavar="NAME",
+        help="Base model, by name or digest; by default the one that the adapter's config names.",
     ),
 ]
-ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="name[:tag][@sha256:…]")]
+ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="Reference: name[:tag][@sha256:…].")]
 
 USE_PROXY = "HOTSLOT_USE_PROXY"
 _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
@@ -64,7 +70,7 @@ def uses_proxy() -> bool:
 
 
 def checked_endpoint(text: str, option: str) -> str:
-    """Refuse what gRPC would only fail to resolve much later."""
+    """Refuse an endpoint that gRPC would only fail to resolve much later."""
     try:
         return str(dialled_endpoint(text))
     except InvalidEndpointError as exc:

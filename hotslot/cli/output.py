@@ -1,4 +1,4 @@
-"""What commands print: JSON in a stable shape, or text for people.
+"""Output of commands: JSON in a stable shape, or text for people.
 
 JSON has the fields of the dataclasses in `hotslot.contract`, with times as ISO 8601 in UTC, durations as seconds and
 full digests. Numbers that JSON does not have are the strings "NaN", "Infinity" and "-Infinity", as protobuf's own JSON

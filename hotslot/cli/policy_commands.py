@@ -18,25 +18,28 @@ from hotslot.references import parse_name
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a policy is for all of its versions.")]
 EtagOption = Annotated[str, typer.Option(help="Only if the policy still has this etag.")]
 
-app = typer.Typer(help="On how many workers an adapter should be, and whether these keep it.", no_args_is_help=True)
+app = typer.Typer(help="Policies of adapters: the number of workers that hold one, and pins.", no_args_is_help=True)
 
 
 @app.command("set")
 def set_(
     name: NameArgument,
     least: Annotated[
-        int | None, typer.Option("--min", min=0, metavar="N", help="Workers that share it out; 0: as demand has it.")
+        int | None,
+        typer.Option("--min", min=0, metavar="N", help="At least N workers share the adapter; 0: as demand has it."),
     ] = None,
-    most: Annotated[int | None, typer.Option("--max", min=0, metavar="N", help="At most so many; 0: no bound.")] = None,
+    most: Annotated[
+        int | None, typer.Option("--max", min=0, metavar="N", help="At most N workers; 0: no bound.")
+    ] = None,
     pinned: Annotated[
-        bool | None, typer.Option("--pin/--no-pin", help="Whether --min workers have it in memory before anyone asks.")
+        bool | None, typer.Option("--pin/--no-pin", help="Keep it in memory on --min workers before a request asks.")
     ] = None,
     etag: EtagOption = "",
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Set an adapter's policy; what is not named stays as it is.
+    """Set an adapter's policy; parts that are not named stay as they are.
 
     JSON: {policy}.
     """

@@ -1,4 +1,4 @@
-"""What prompts are made of on the command line: standard input, template arguments, tools, bounds of the answer."""
+"""Parts of a prompt on the command line: standard input, template arguments, tools, bounds of the answer."""
 
 import json
 import sys

@@ -14,10 +14,10 @@ from hotslot.references import parse_name, parse_reference
 
 def rm(
     reference: Annotated[
-        str, typer.Argument(metavar="REF", help="name: the adapter; name:tag: the tag; name@digest: the version")
+        str, typer.Argument(metavar="REF", help="name removes the adapter, name:tag the tag, name@digest the version.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="A tagged version too, with its tags.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove a tagged version too, with its tags.")] = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,

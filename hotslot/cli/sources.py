@@ -1,4 +1,4 @@
-"""Where something comes from, as people write it: a repository of the hub in any of its forms, or a folder.
+"""Names of sources as people write them: a repository of the hub in any of its forms, or a folder.
 
 A repository is `hf:ORG/NAME[@REVISION][#SUBFOLDER]`, `hf://ORG/NAME[@REVISION][/SUBFOLDER]`, or the address of one of
 its pages, `https://huggingface.co/ORG/NAME[/tree/REVISION[/SUBFOLDER]]`.
@@ -38,7 +38,7 @@ class StoreFolder:
 
 
 def parse_source(text: str) -> HubName | StoreFolder:
-    """What an adapter is imported from; raises InvalidRequestError."""
+    """Parse the source that an adapter is imported from; raises InvalidRequestError."""
     scheme, _, rest = text.partition(":")
     if scheme != "dir":
         return _hub_name(text, "hf:ORG/NAME, hf:ORG/NAME@REVISION#SUBFOLDER or dir:/PATH")
@@ -48,7 +48,9 @@ def parse_source(text: str) -> HubName | StoreFolder:
 
 
 def parse_base_source(text: str) -> HubName | Path:
-    """What a base model is registered from: a repository, or a folder here; raises InvalidRequestError."""
+    """Parse the source that a base model is registered from: a repository, or a folder here; raises
+    InvalidRequestError.
+    """
     if not _is_of_hub(text):
         return Path(text)
     found = _hub_name(text, "a folder, hf:ORG/NAME or hf:ORG/NAME@REVISION")

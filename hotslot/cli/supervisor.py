@@ -25,7 +25,7 @@ STABLE_AFTER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `up` starts."""
+    """Processes that `up` starts, and their settings."""
 
     model: str
     model_name: str

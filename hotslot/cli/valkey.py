@@ -28,12 +28,12 @@ class SupervisedValkey:
 
     @property
     def url(self) -> str:
-        """Where it answers; the same after a restart."""
+        """URL at which the server answers; the same after a restart."""
         return self._server.url
 
     @property
     def pid(self) -> int:
-        """Of the process that runs, or that ran last."""
+        """Process id of the server that runs, or that ran last."""
         return self._server.pid
 
     def revive(self) -> bool:

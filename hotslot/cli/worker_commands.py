@@ -14,7 +14,7 @@ from hotslot.cli.rendering import details_table, human_duration, loaded_table, s
 def status(
     worker: WorkerOption = options.WORKER, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
 ) -> None:
-    """Show how a worker is and which adapters it holds.
+    """Show a worker's status and the adapters that it holds.
 
     JSON: {status, adapters: {adapters, default_adapters, adapters_enabled}}.
     """
@@ -33,7 +33,7 @@ def status(
 
 def load(
     reference: ReferenceArgument,
-    host_only: Annotated[bool, typer.Option("--host-only", help="Into host memory, and leave the slots.")] = False,
+    host_only: Annotated[bool, typer.Option("--host-only", help="Load into host memory only, not into slots.")] = False,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -62,7 +62,9 @@ def load(
 
 def unload(
     reference: ReferenceArgument,
-    timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Wait so long for its users.")] = 60,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for the requests that use it.")
+    ] = 60,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -117,7 +119,7 @@ def unpin(
 
 def drain(
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="Wait so long for running requests.")
+        float, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for running requests.")
     ] = 600,
     worker: WorkerOption = options.WORKER,
     as_json: JsonOption = False,

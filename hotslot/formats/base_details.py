@@ -38,7 +38,7 @@ class BaseDetails:
         return next((d for d in (self, plain) if len(d.to_json()) <= MAX_DETAILS_BYTES), None)
 
     def says_more_than(self, other: "BaseDetails | None") -> bool:
-        """Whether more files were there when these were read, or a newer version read them."""
+        """Tell whether more files were there when these details were read, or a newer version read them."""
         if other is None or len(self.companions.files) > len(other.companions.files):
             return True
         numbers, theirs = len(self.layers) + len(self.attention), len(other.layers) + len(other.attention)

@@ -162,7 +162,7 @@ def _layer_order(module: BaseModule) -> tuple[int, tuple[tuple[int, str], ...]]:
 
 
 def _values_digest(path: str, parameters: dict[str, _Parameter]) -> str:
-    """Of a module's weight and bias; empty where an element type is not one that adapters could copy."""
+    """Digest of a module's weight and bias; empty where an element type is not one that adapters could copy."""
     found = [parameters[name] for name in (f"{path}.weight", f"{path}.bias") if name in parameters]
     if any(parameter.entry.dtype not in STORAGE for parameter in found):
         return ""

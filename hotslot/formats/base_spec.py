@@ -33,7 +33,7 @@ def looks_like_a_digest(text: str) -> bool:
 
 
 class ModuleKind(StrEnum):
-    """What a module computes."""
+    """Kind of computation that a module does."""
 
     LINEAR = "linear"
     EMBEDDING = "embedding"
@@ -83,17 +83,17 @@ class BaseModule:
 
     @property
     def is_token_embedding(self) -> bool:
-        """Whether it is called like the module that looks tokens up."""
+        """True if the module is called like the one that looks tokens up."""
         return self.name in _TOKEN_EMBEDDINGS
 
     @property
     def is_head_by_name(self) -> bool:
-        """Whether it is called like the linear that computes logits."""
+        """True if the module is called like the linear that computes logits."""
         return self.name in _HEADS
 
     @property
     def is_in_layer(self) -> bool:
-        """Whether it belongs to one of the repeated layers."""
+        """True if the module belongs to one of the repeated layers."""
         return bool(self.layer_list)
 
     @property
@@ -105,7 +105,7 @@ class BaseModule:
 
 @dataclass(frozen=True)
 class BaseSpec:
-    """What adapters are trained on; two workers with the same digest can serve the same adapters."""
+    """Modules and shapes of a base model; two workers with the same digest can serve the same adapters."""
 
     name: str
     """Public name, for example `HuggingFaceTB/SmolLM2-135M-Instruct`; not part of the digest."""

@@ -28,7 +28,9 @@ _OTHER_PART = re.compile(
 )
 _TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config")
 _TEXT_MODELS = ("model.language_model.", "model.text_model.")
-"""What transformers 5 has before the text model's paths in multimodal models, whatever their checkpoints have."""
+"""Prefixes of the text model's paths in multimodal models as transformers 5 loads them, whatever their checkpoints
+have.
+"""
 _SHARED_COUNT = "num_kv_shared_layers"
 _HEADS, _KEY_HEADS, _HEAD_SIZE = "num_attention_heads", "num_key_value_heads", "head_dim"
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -49,10 +51,10 @@ class TextPart:
     """The text model in a checkpoint."""
 
     prefix: str
-    """What its modules' paths begin with, with a dot at the end; may be empty."""
+    """Beginning of its modules' paths, with a dot at the end; may be empty."""
 
     def holds(self, path: str) -> bool:
-        """Whether a path is below it."""
+        """Tell whether a path is below the text model."""
         return path.startswith(self.prefix)
 
     def layer_of(self, path: str) -> int | None:
@@ -135,7 +137,7 @@ def query_and_key_rows(numbers: Mapping[str, int]) -> tuple[int, int] | None:
 
 
 def may_lack(spec: BaseSpec, module: BaseModule) -> bool:
-    """Whether a spec that was registered without a config leaves open that the loaded model lacks a module."""
+    """Tell whether a spec that was registered without a config leaves open that the loaded model lacks a module."""
     is_open = spec.loaded is LoadedModules.UNKNOWN
     return is_open and spec.model_type.startswith(_SHARED_KEYS[0]) and module.name in _SHARED_KEYS[1]
 
@@ -151,7 +153,7 @@ def text_part(modules: Collection[BaseModule]) -> TextPart | None:
 
 
 def other_beginnings(spec: BaseSpec, backbones: Collection[str]) -> tuple[str, tuple[str, ...]]:
-    """What the text model's paths begin with in a checkpoint, and may begin with in the loaded model instead.
+    """Prefix of the text model's paths in a checkpoint, and those that the loaded model may have instead.
 
     A checkpoint of the decoder alone (GPT-2's) gets one of the `backbones`.
     """
@@ -164,12 +166,12 @@ def other_beginnings(spec: BaseSpec, backbones: Collection[str]) -> tuple[str, t
 
 
 def is_other_part(path: str) -> bool:
-    """Whether a module's path is that of a vision or audio tower, or of what ties one to a text model."""
+    """Tell whether a module's path is that of a vision or audio tower, or of a module that ties one to a text model."""
     return _OTHER_PART.search(path) is not None
 
 
 def _is_elsewhere(module: BaseModule, part: TextPart) -> bool:
-    """Whether a module outside of the text model's layers is outside of the text model, too."""
+    """Tell whether a module outside of the text model's layers is outside of the text model, too."""
     if module.is_head_by_name and part.prefix.startswith(module.path.removesuffix(module.name)):
         return False
     if module.is_head_by_name and module.path.removesuffix(module.name) in ("", "model."):

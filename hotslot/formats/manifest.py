@@ -73,7 +73,7 @@ class Manifest:
 
     @property
     def has_biases(self) -> bool:
-        """Whether any module has a bias."""
+        """True if any module has a bias."""
         return any(module.has_bias for module in self.modules)
 
     def __hash__(self) -> int:

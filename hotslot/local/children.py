@@ -28,13 +28,13 @@ class ChildFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run."""
+    """Program to run as a child process."""
 
     name: str
     module: str
     """Run as `python -m module`."""
     endpoint: str
-    """Where it serves gRPC, with the standard health service."""
+    """Endpoint of its gRPC server, with the standard health service."""
     settings: Mapping[str, str]
     """Environment variables on top of our own."""
     log_path: Path
@@ -70,7 +70,7 @@ class Child:
         return self._process.poll()
 
     def is_ready(self) -> bool:
-        """Whether its health service says that it serves."""
+        """Tell whether its health service says that it serves."""
         # The channel must not retry or wait: the next poll comes soon.
         options = ChannelOptions(max_attempts=1)
         with open_blocking_channel(self.spec.endpoint, options) as channel:

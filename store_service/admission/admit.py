@@ -50,7 +50,7 @@ class Checkpoint:
     files: dict[str, Path]
     """By their name in the checkpoint's folder; only names that admission knows are opened."""
     companions: Companions | None = None
-    """What lies beside the weights; None where that is to be read from its summary, if there is one."""
+    """Files beside the weights; None where these are to be read from their summary, if there is one."""
 
     @property
     def weights_name(self) -> str | None:
@@ -60,7 +60,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What admission found: a manifest when there are no violations."""
+    """Verdict of admission: a manifest when there are no violations."""
 
     violations: tuple[Violation, ...]
     manifest: Manifest | None
@@ -248,7 +248,7 @@ def _companions_of(checkpoint: Checkpoint, violations: list[Violation]) -> Compa
 
 
 def _values_violations(file: BinaryIO, header: Header, limits: AdmissionLimits) -> Iterator[Violation]:
-    """What the values of a checkpoint show that is refused anyway."""
+    """Violations in the values of a checkpoint that is refused anyway."""
     return check_finite((entry for entry in header.tensors if entry.size_bytes <= limits.max_tensor_bytes), file)
 
 

@@ -5,7 +5,7 @@ from hotslot.formats.loaded_modules import may_lack
 
 
 def all_linear(base: BaseSpec) -> dict[str, bool]:
-    """Whether each module is targeted; of modules that are left out only the tensors can tell.
+    """Modules that `all-linear` stands for, True where targeted; of those that are left out only the tensors can tell.
 
     As PEFT 0.21 (tuners/tuners_utils.py, `_maybe_include_all_linear_layers`): all linears of the loaded model but the
     head. Modules outside of the layers are left out: some checkpoints have ones that are never loaded.

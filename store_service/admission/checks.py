@@ -34,7 +34,7 @@ _PAIRS: Mapping[ModuleKind, tuple[Role, Role]] = {
 def check_tensors(
     header: Header, settings: LoraSettings, base: BaseSpec, limits: AdmissionLimits
 ) -> tuple[AdapterPlan, list[Violation]]:
-    """What to publish, and everything that names, shapes and types say against it."""
+    """Plan of the adapter to publish, and every violation by names, shapes and types."""
     own_base = completed(base)
     parts, form = read_parts(header, own_base)
     base = form.base
@@ -95,7 +95,7 @@ def _check_targets(found_parts: Parts, settings: LoraSettings, base: BaseSpec) -
     by_word = all_linear(base) if targets.all_linear else {}
 
     def include(path: str, name: str = "") -> bool | None:
-        """Whether the module at a path is targeted, if its trainer called it by this name."""
+        """Tell whether the module at a path is targeted, if its trainer called it by this name."""
         found = targets.include(name or path)
         return by_word.get(path) if found is None else found
 

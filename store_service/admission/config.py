@@ -17,7 +17,7 @@ MAX_LIST_ITEMS = 20_000
 MAX_EXPRESSIONS = 256
 """Regular expressions in one config; each is tried on each module, and held compiled."""
 MAX_PYTHON_EXPRESSIONS = 8
-"""Of those, the ones that take Python's own engine, each with a bounded time of its own."""
+"""Most expressions among those for Python's own engine, each with a bounded time of its own."""
 
 
 def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | None:

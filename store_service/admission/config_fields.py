@@ -1,4 +1,4 @@
-"""What is done with every field of PEFT 0.21's LoraConfig, and why.
+"""Decision of admission on every field of PEFT 0.21's LoraConfig, and its reason.
 
 A field is supported (it shapes the result), ignored (it only mattered in training), or refused (the adapter could
 not be served exactly). A test holds this table against the installed PEFT.
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Decision(StrEnum):
-    """What is done with a field."""
+    """Decision on a field."""
 
     SUPPORT = "support"
     IGNORE = "ignore"
@@ -32,7 +32,7 @@ class FieldRule:
 
 
 def is_unset(value: Any) -> bool:
-    """Whether a value says nothing: null, false, zero or empty."""
+    """Tell whether a value says nothing: null, false, zero or empty."""
     return value is None or value is False or value == 0 or value in ("", [], {})
 
 

@@ -17,7 +17,7 @@ _COPIES = re.compile(
 
 
 def fits(header: Header, base: BaseSpec) -> bool:
-    """Whether every adapter's part has a module of the base, of its size; ranks and the config are another matter."""
+    """Tell whether every part of an adapter has a module of the base, of its size, whatever ranks and config are."""
     parts, form = read_parts(header, completed(base))
     if parts.unknown_paths or parts.other_layouts or not parts.by_path:
         return False

@@ -144,13 +144,13 @@ def candidate_paths(path: str) -> Iterator[str]:
 
 
 def is_rotated_by_torchtune(path: str) -> bool:
-    """Whether torchtune permutes this module's rows (it rotates pairs, transformers rotates halves)."""
+    """Tell whether torchtune permutes this module's rows (it rotates pairs, transformers rotates halves)."""
     match = _TORCHTUNE_LAYER.fullmatch(path)
     return match is not None and match["rest"] in _TORCHTUNE_ROTATED
 
 
 def _candidates(path: str) -> Iterator[tuple[str, str]]:
-    """What a path may stand for, each with the naming that it would be; heads have a name of their own in none."""
+    """Modules that a path may stand for, each with its naming; heads have a name of their own in none."""
     yield "", path
     if path in _HEADS or path in HEAD_ALIASES:
         for head in _HEADS:

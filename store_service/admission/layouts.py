@@ -107,7 +107,7 @@ def fusion_obstacle(fusion: Fusion, base: BaseSpec) -> str:
 
 
 def layout_difference(path: str, base: BaseSpec, base_paths: Collection[str], has_experts: bool) -> str:
-    """What differs between the base and an adapter that has this module, in a clause; empty where nothing is known."""
+    """Difference between the base and an adapter that has this module, in a clause; empty where nothing is known."""
     parent, _, leaf = path.rpartition(".")
     above = parent.rpartition(".")[0]
     for fused, split in _FUSED.items():

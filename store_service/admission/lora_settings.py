@@ -1,4 +1,4 @@
-"""What a checkpoint's config says, reduced to what decides the adapter's rank, scaling and targets."""
+"""Settings of a LoRA from a checkpoint's config: all that decides its rank, scaling and targets."""
 
 import math
 import re
@@ -21,7 +21,7 @@ class Targets:
     regex: Pattern | None = None
     all_linear: bool = False
     by_model_type: bool = False
-    """Whether the config names none, so that PEFT goes by the base model's type."""
+    """True if the config names none, so that PEFT goes by the base model's type."""
     exclude_suffixes: frozenset[str] = frozenset()
     exclude_regex: Pattern | None = None
     layers: frozenset[int] | None = None
@@ -29,7 +29,7 @@ class Targets:
     """Names of the module lists that hold the layers, for example `layers`."""
 
     def include(self, path: str) -> bool | None:
-        """Whether a module is targeted; None where only the base model or the tensors can tell.
+        """Tell whether a module is targeted; None where only the base model or the tensors can tell.
 
         As PEFT 0.21 (tuners/tuners_utils.py, `check_target_module_exists`).
         """
@@ -47,7 +47,7 @@ class Targets:
         return self.layers is None or self._layer_index(path) in self.layers
 
     def name_an_end(self) -> bool:
-        """Whether PEFT sees the embedding or the head targeted, which it tells by these two names alone.
+        """Tell whether PEFT sees the embedding or the head targeted, by these two names alone.
 
         As PEFT 0.21 (tuners/tuners_utils.py, `_check_tied_modules`), which ties only then.
         """
@@ -85,11 +85,11 @@ class LoraSettings:
     alpha_patterns: PatternTable[float] = field(default_factory=PatternTable)
     targets: Targets = field(default_factory=Targets)
     base_model_name: str = ""
-    """What the config calls its base; empty when it does not say."""
+    """Name of the base model in the config; empty when it has none."""
     has_bias: bool = False
-    """Whether B has a bias (lora_bias)."""
+    """True if B has a bias (lora_bias)."""
     ties_weights: bool = False
-    """Whether a tied head has the embedding's adapter, transposed (ensure_weight_tying)."""
+    """True if a tied head has the embedding's adapter, transposed (ensure_weight_tying)."""
     bias: str = "none"
     """Which biases of the base were trained: none, lora_only or all."""
     saved_modules: tuple[str, ...] = ()
@@ -113,15 +113,15 @@ class LoraSettings:
 
 
 def is_rank(value: Any) -> bool:
-    """Whether a JSON value is a rank."""
+    """Tell whether a JSON value is a rank."""
     return type(value) is int and 0 < value < 2**31
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a JSON value is a number that arithmetic survives."""
+    """Tell whether a JSON value is a number that arithmetic survives."""
     return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e30
 
 
 def is_bool(value: Any) -> bool:
-    """Whether a JSON value is a truth value."""
+    """Tell whether a JSON value is a truth value."""
     return isinstance(value, bool)

@@ -8,16 +8,16 @@ from store_service.admission.lora_settings import LoraSettings, is_finite, is_ra
 from store_service.admission.training_words import TRAINING_WORDS
 
 MLX_FIELDS = frozenset({"base_model_name_or_path", "fine_tune_type", "lora_parameters", "model", "train_type"})
-"""What shapes the adapter."""
+"""Fields that shape the adapter."""
 _KINDS = ("fine_tune_type", "train_type")
-"""What mlx-lm, and mlx-lm-lora, call the kind of an adapter."""
+"""Fields with the kind of an adapter, in mlx-lm and in mlx-lm-lora."""
 _TOLD_BY_TENSORS = frozenset({"alpha", "lora_layers", "num_layers", "target_modules"})
 """Which layers and modules were trained; alpha outside of the parameters is one of preference training."""
 _NAMES = ("model", "base_model_name_or_path")
 
 
 def is_mlx_config(document: Mapping[str, Any]) -> bool:
-    """Whether mlx-lm wrote this, rather than PEFT."""
+    """Tell whether mlx-lm wrote this config, rather than PEFT."""
     return "peft_type" not in document and isinstance(document.get("lora_parameters"), dict)
 
 

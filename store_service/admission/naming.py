@@ -33,7 +33,7 @@ def check_naming(parts: Parts, base: BaseSpec) -> Iterator[Violation]:
 
 
 def _aspects(parsed: ParsedKey, modules: Mapping[str, BaseModule]) -> Iterator[tuple[str, str, str]]:
-    """What a style consists of: aspect, the kind of tensors that are alike in it, and how this one has it."""
+    """Aspects of a name's style: aspect, the kind of tensors that are alike in it, and the style of this name."""
     yield "their beginning", "", parsed.leading
     if parsed.path.rpartition(".")[2] not in HEAD_NAMES:
         yield "what stands before the layers", "", naming_of(parsed.path, modules)

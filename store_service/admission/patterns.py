@@ -48,7 +48,7 @@ class Pattern:
 
     @property
     def needs_python(self) -> bool:
-        """Whether only Python's own engine takes it."""
+        """True if only Python's own engine takes the expression."""
         return self._python is not None
 
     def matches_whole(self, path: str) -> bool:
@@ -127,7 +127,7 @@ class PatternTable(Generic[_Value]):
 
 
 def is_name(text: str) -> bool:
-    """Whether it has nothing but letters, digits, `_` and `.` (any character), so that it needs no engine."""
+    """Tell whether a text has nothing but letters, digits, `_` and `.` (any character), so that it needs no engine."""
     return _NAME.fullmatch(text) is not None
 
 

@@ -42,7 +42,7 @@ class Block:
 
     @property
     def is_as_stored(self) -> bool:
-        """Whether its rows are written as they are."""
+        """True if its rows are written as they are."""
         return self.tensor is not None and not (self.left or self.right) and self.factor == 1.0
 
 
@@ -75,7 +75,7 @@ class ServedModule:
 
 @dataclass(frozen=True, slots=True)
 class AdapterPlan:
-    """What to publish, and what its values must still show."""
+    """Modules to publish, and the checks of values that are still due."""
 
     modules: tuple[ServedModule, ...]
     """In the base's layer order."""

@@ -7,7 +7,7 @@ from hotslot.formats.safetensors_header import MAX_ADAPTER_HEADER_BYTES, MAX_ADA
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """What a checkpoint may have at most."""
+    """Limits of a checkpoint."""
 
     max_rank: int = 256
     """Largest rank of any module."""

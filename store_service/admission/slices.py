@@ -14,9 +14,11 @@ from store_service.execution.unwanted import stop_if_unwanted
 
 _EXPONENT_BITS = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
 SLICE_BYTES = 2 * 1024 * 1024
-"""What is read and converted at once."""
+"""Bytes that are read and converted at once."""
 BLOCK_BYTES = 16 * 1024 * 1024
-"""What of a transposed tensor is put together at once. Each block reads the tensor once, so larger ones read less."""
+"""Bytes of a transposed tensor that are put together at once. Each block reads the tensor once, so larger ones read
+less.
+"""
 
 
 def entry_slices(file: BinaryIO, entry: TensorEntry, elements: range | None = None) -> Iterator[Bits]:

@@ -13,13 +13,13 @@ from store_service.admission.slices import count_not_finite, entry_slices, tenso
 
 
 def has_nonzero(bits: Bits) -> bool:
-    """Whether any element is neither 0 nor -0."""
+    """Tell whether any element is neither 0 nor -0."""
     sign = bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
     return bool((bits & ~sign).any())
 
 
 def not_finite(entry: TensorEntry, num_bad: int) -> Iterator[Violation]:
-    """What is wrong with a tensor of which so many elements are not finite."""
+    """Violation of a tensor of which so many elements are not finite; none for 0."""
     if num_bad:
         yield Violation.of(
             "NOT_FINITE",

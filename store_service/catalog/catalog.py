@@ -63,7 +63,7 @@ class Catalog(Protocol):
         """
 
     def resolve(self, tenant: TenantId, reference: Reference) -> Resolution:
-        """What a reference stands for now.
+        """Resolve a reference to the version that it stands for now.
 
         Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError.
         """

@@ -11,12 +11,12 @@ from hotslot.errors import CatalogDamagedError
 
 
 def adapter_checksum(row: Any) -> str:
-    """Of an adapter: its name, and whether and until when it is deleted."""
+    """Checksum of an adapter: its name, whether it is deleted, and until when."""
     return _checksum("adapter", row.tenant, row.name, row.create_time_s, row.delete_time_s, row.purge_time_s)
 
 
 def version_checksum(adapter: Any, row: Any) -> str:
-    """Of a version of an adapter."""
+    """Checksum of a version of an adapter."""
     return _checksum(
         "version",
         adapter.tenant,
@@ -34,22 +34,22 @@ def version_checksum(adapter: Any, row: Any) -> str:
 
 
 def config_checksum(adapter: Any, row: Any) -> str:
-    """Of the config that a version was published with; apart, so that listings need not read it."""
+    """Checksum of the config that a version was published with; apart, so that listings need not read it."""
     return _checksum("config", adapter.tenant, adapter.name, row.digest, row.config_json)
 
 
 def label_checksum(adapter: Any, row: Any) -> str:
-    """Of a label of an adapter."""
+    """Checksum of a label of an adapter."""
     return _checksum("label", adapter.tenant, adapter.name, row.key, row.value)
 
 
 def tag_checksum(adapter: Any, row: Any, digest: str) -> str:
-    """Of a tag of an adapter, which points at the version with this digest."""
+    """Checksum of a tag of an adapter, which points at the version with this digest."""
     return _checksum("tag", adapter.tenant, adapter.name, row.name, digest, row.revision, row.update_time_s)
 
 
 def policy_checksum(adapter: Any, row: Any) -> str:
-    """Of an adapter's policy."""
+    """Checksum of an adapter's policy."""
     return _checksum(
         "policy",
         adapter.tenant,
@@ -63,7 +63,7 @@ def policy_checksum(adapter: Any, row: Any) -> str:
 
 
 def base_model_checksum(row: Any) -> str:
-    """Of a base model with its modules, and with its details where it has some: rows are older than those."""
+    """Checksum of a base model with its modules, and with its details where it has some: rows are older than those."""
     parts = [row.name, row.digest, row.model_type, row.weights_fingerprint, row.modules, row.create_time_s]
     return _checksum("base_model", *parts, *([row.details] if getattr(row, "details", "") else []))
 
@@ -74,7 +74,7 @@ def base_model_name_checksum(row: Any) -> str:
 
 
 def event_checksum(row: Any) -> str:
-    """Of an event."""
+    """Checksum of an event."""
     return _checksum("event", row.tenant, row.revision, row.kind, row.adapter, row.tag, row.digest, row.time_s)
 
 

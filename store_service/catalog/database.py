@@ -21,7 +21,7 @@ from store_service.catalog.tables import catalog_identity
 BUSY_TIMEOUT_S = 30
 _WRITES = "hotslot_writes"
 _DAMAGED = ("malformed", "not a database", "Could not decode", "disk I/O error", "bad parameter")
-"""What SQLite's errors say about a file that is not what was written."""
+"""Parts of SQLite's errors about a file that is damaged."""
 
 
 def open_database(url: str) -> Engine:
@@ -50,7 +50,7 @@ def open_database(url: str) -> Engine:
 
 
 def catalog_id(engine: Engine) -> str:
-    """What tells this catalog from all others."""
+    """Id that tells this catalog from all others."""
     with reading(engine) as connection:
         return str(connection.execute(select(catalog_identity.c.id)).scalar_one())
 
@@ -93,7 +93,7 @@ def _failures_are_typed(what: str) -> Iterator[None]:
 
 
 def migration_config(connection: Connection) -> Config:
-    """What alembic needs to know."""
+    """Settings that alembic needs."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection

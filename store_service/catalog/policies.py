@@ -40,7 +40,7 @@ class Policies(Protocol):
         """By adapter; `after` is the last adapter known, empty for the beginning."""
 
     def pinned_for(self, base_model_digest: str, *, limit: int, after: tuple[str, str]) -> list[PinnedVersion]:
-        """Of all tenants, by tenant and adapter; `after` are those of the last one known."""
+        """Pinned versions of all tenants, by tenant and adapter; `after` are those of the last one known."""
 
 
 class SqlPolicies:
@@ -99,7 +99,7 @@ class SqlPolicies:
             return [found[row.id] for row in rows]
 
     def pinned_for(self, base_model_digest: str, *, limit: int, after: tuple[str, str]) -> list[PinnedVersion]:
-        """Of all tenants, by tenant and adapter."""
+        """Pinned versions of all tenants, by tenant and adapter."""
         query = (
             select(adapters)
             .join(adapter_policies, adapter_policies.c.adapter_id == adapters.c.id)
@@ -135,7 +135,7 @@ def policies_of(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, P
 
 
 def _latest_digests(connection: Connection, rows: Sequence[Row[Any]]) -> dict[int, Digest]:
-    """What the default tag points at, by the id of the checked adapter's row."""
+    """Digests that the default tag points at, by the id of the checked adapter's row."""
     adapter_of = {row.id: row for row in rows}
     query = (
         select(tags, versions.c.digest.label("version_digest"))

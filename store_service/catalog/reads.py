@@ -28,7 +28,7 @@ MAX_PARSED = 64
 SUMMARY_COLUMNS: Sequence[Any] = [
     column for column in versions.c if column.name not in ("manifest_json", "config_json")
 ]
-"""Of a version, without what is large."""
+"""Columns of a version, without those that are large."""
 
 # What every resolve asks, put together once: SQLAlchemy takes as long for that as SQLite for the answers.
 _LIVE_ADAPTER = select(adapters).where(

@@ -1,4 +1,4 @@
-"""What the catalog holds, as the rest of the store sees it. Times are seconds since the epoch."""
+"""Records of the catalog, as the rest of the store sees them. Times are seconds since the epoch."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +13,7 @@ PINNED_LABEL = ("hotslot.pinned", "true")
 """On an adapter: the weights of its versions stay on the store's local disk."""
 
 MAX_LABELS = 64
-"""Of one adapter, so that its message stays within what clients take."""
+"""Most labels of one adapter, so that its message stays within what clients take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class NewVersion:
     base_model: str
     """Name under which the base model was known."""
     source: str
-    """Where it came from: "upload", "hf:org/name@commit", "dir:…"."""
+    """Origin of the checkpoint: "upload", "hf:org/name@commit", "dir:…"."""
     config_json: str
 
 
 @dataclass(frozen=True, slots=True)
 class VersionSummary:
-    """What listings tell of a version: everything that does not take its manifest."""
+    """Summary of a version for listings: everything that does not take its manifest."""
 
     adapter: AdapterName
     digest: Digest
@@ -73,7 +73,7 @@ class VersionRecord:
 
 @dataclass(frozen=True, slots=True)
 class PolicyRecord:
-    """What an adapter's owner decided about where it may be."""
+    """Decision of an adapter's owner about the workers that it may be on."""
 
     adapter: AdapterName
     policy: ReplicaPolicy
@@ -83,7 +83,7 @@ class PolicyRecord:
 
 @dataclass(frozen=True, slots=True)
 class PinnedVersion:
-    """What `latest` points at of an adapter that is pinned."""
+    """Version that `latest` points at, of an adapter that is pinned."""
 
     tenant: TenantId
     digest: Digest
@@ -92,13 +92,13 @@ class PinnedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What a reference stood for."""
+    """Version that a reference stood for."""
 
     version: VersionRecord
     policy: PolicyRecord | None
     """The adapter's; None where it goes by the defaults."""
     revision: int
-    """Of the tenant's catalog, when this held."""
+    """Revision of the tenant's catalog when this held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class BaseModelRecord:
 
 
 class EventKind(StrEnum):
-    """What happened to an adapter."""
+    """Kind of change to an adapter."""
 
     VERSION_CREATED = "version_created"
     VERSION_DELETED = "version_deleted"

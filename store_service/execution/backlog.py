@@ -19,7 +19,7 @@ class Backlog:
 
     @property
     def expected_wait_s(self) -> float:
-        """Of a call that came now, going by how long calls took lately."""
+        """Wait of a call that came now, going by how long calls took lately."""
         if self._num_waiting + self._num_running < self._num_threads:
             return 0.0
         return (self._num_waiting + 1) * self._mean_s / self._num_threads

@@ -75,7 +75,7 @@ class FairShares(Generic[Work]):
         return sum(of_tenant == tenant for of_tenant, _ in self._running.values())
 
     def _time_of(self, tenant: str, now_s: float) -> float:
-        """What a tenant's work has taken, what runs included."""
+        """Time that a tenant's work has taken, including the work that runs."""
         return self._taken_s[tenant] + sum(
             now_s - began_s for of_tenant, began_s in self._running.values() if of_tenant == tenant
         )

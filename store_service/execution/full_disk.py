@@ -1,4 +1,4 @@
-"""What a full disk is to callers, wherever it shows."""
+"""Full disk as callers see it, wherever it shows."""
 
 import errno
 from collections.abc import Iterator

@@ -12,7 +12,7 @@ _working = threading.local()
 
 
 class Wish:
-    """Whether somebody still waits for a piece of work; asked on its thread, changed from any."""
+    """Wish of a caller for a piece of work; asked on the work's thread, withdrawn from any."""
 
     def __init__(self, left_s: float | None = None) -> None:
         self._until_s = None if left_s is None else time.monotonic() + left_s

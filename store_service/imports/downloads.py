@@ -107,7 +107,7 @@ class Downloads:
             del self._downloads[key]
 
     def _forget_failed(self, key: _Key, download: _Download, task: "asyncio.Task[Checkpoint]") -> None:
-        """Who comes later does not hear of this failure, but fetches anew."""
+        """Forget a download that failed, so that later imports do not hear of the failure, but fetch anew."""
         if task.cancelled() or task.exception() is not None:
             self._forget(key, download)
 

@@ -189,7 +189,7 @@ class Importer:
             return await self._admission.to_its_end(tenant, None, admit)
 
     async def _resolve(self, tenant: TenantId, source: Source) -> Content:
-        """What a source stands for now; callers at the same time share one answer, which is not cancelled."""
+        """Resolve a source to its content of now; callers at the same time share one answer, which is not cancelled."""
         key = (tenant, source.key)
         absent = self._absent.get(key)
         if absent is not None:

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """What an import is doing."""
+    """Stage of an import."""
 
     QUEUED = "queued"
     RESOLVING = "resolving"

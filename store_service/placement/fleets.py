@@ -23,12 +23,12 @@ class PoolPicture:
     """All whose leases run, also those that take no requests."""
     groups: Mapping[Abilities, Group]
     revision: int
-    """Of the moment it was read, on the scale of placement revisions."""
+    """Revision at the moment of reading, on the scale of placement revisions."""
     read_at_s: float
     known: KnownPool
 
     async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
-        """Who holds these versions now; raises CoordinationUnavailableError."""
+        """Placements of these versions now; raises CoordinationUnavailableError."""
         return await self.known.placements(digests)
 
 

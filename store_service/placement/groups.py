@@ -21,7 +21,7 @@ class Ranks:
     """How large a version is; what is not known is 0."""
 
     largest: int = 0
-    """Of any module: what a worker's `max_rank` bounds."""
+    """Largest rank of any module, which a worker's `max_rank` bounds."""
     in_slots: int = 0
     """The most that a module takes in slots, where a bias is one more."""
 
@@ -42,10 +42,10 @@ class Group:
     """Any of them."""
     fleet: Fleet
     num_rows: int
-    """Of those that take requests."""
+    """Rows of the workers that take requests."""
 
     def fits(self, wanted: Mapping[Digest, Ranks]) -> bool:
-        """Whether its workers can serve these versions together; what is not known (0) is no obstacle."""
+        """Tell whether its workers can serve these versions together; what is not known (0) is no obstacle."""
         like = self.like
         if like.max_rank and max((ranks.largest for ranks in wanted.values()), default=0) > like.max_rank:
             return False

@@ -1,4 +1,4 @@
-"""What PlacementService answers: picks and listings."""
+"""Answers of PlacementService: picks and listings."""
 
 import itertools
 from collections.abc import AsyncGenerator, Sequence
@@ -31,7 +31,7 @@ _DIGEST_PREFIX = "sha256:"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What placement needs to know of an adapter that is asked for."""
+    """Adapter that a request asks for, as placement needs to know it."""
 
     digest: Digest
     base_model_digest: Digest
@@ -40,7 +40,7 @@ class Wanted:
 
 
 class Resolver(Protocol):
-    """What a reference stands for; the catalogue answers."""
+    """Resolver of references; the catalog is one."""
 
     async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
         """Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError or StoreBusyError."""
@@ -48,7 +48,7 @@ class Resolver(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """Where a request may go."""
+    """Workers that a request may go to, best first."""
 
     candidates: tuple[Candidate, ...]
     digests: tuple[Digest, ...]

@@ -64,7 +64,7 @@ def not_served(manifest: Manifest, workers: Iterable[WorkerInfo]) -> tuple[Admis
 
 
 def _lacking(manifest: Manifest, worker: WorkerInfo) -> Iterator[AdmissionWarning]:
-    """What keeps a worker from serving a version."""
+    """Warnings of all that keeps a worker from serving a version."""
     settings = []
     total_ranks = worker.num_slots * worker.slot_rank
     if manifest.max_rank > worker.max_rank:

@@ -30,10 +30,10 @@ class WatchEvent:
 
 @dataclass(slots=True)
 class _Followed:
-    """Where a watch stands."""
+    """Position of a watch."""
 
     revision: int
-    """Of the last message; nothing up to it is missing."""
+    """Revision of the last message; nothing up to it is missing."""
     positions: dict[Digest, int] = field(default_factory=dict)
     pending: list[PlacementChange] = field(default_factory=list)
 
@@ -117,7 +117,7 @@ def _settled_events(at: _Followed, settled: int, tenant: TenantId) -> list[Watch
 
 
 def _visible(change: PlacementChange, tenant: TenantId, revision: int) -> list[WatchEvent]:
-    """What a tenant may see of a change: the part that happened under its own name."""
+    """Part of a change that a tenant may see: the one that happened under its own name."""
     before = change.before.seen_by(tenant) if change.before is not None else None
     after = change.after.seen_by(tenant) if change.after is not None else None
     if after is not None:

@@ -101,7 +101,7 @@ def base_spec_of(message: pb.BaseModel) -> BaseSpec:
 
 
 def source_of(request: pb.ImportAdapterRequest) -> HubLocation | FolderLocation:
-    """Where to import from; raises InvalidRequestError when the request does not say."""
+    """Location to import from; raises InvalidRequestError when the request does not say."""
     match request.WhichOneof("source"):
         case "hub":
             return HubLocation(request.hub.repo_id, request.hub.revision, request.hub.subfolder)
@@ -123,7 +123,7 @@ def import_event_to_pb(event: Progress | VersionRecord) -> pb.ImportAdapterRespo
 
 
 def verdict_to_pb(verdict: Verdict) -> pb.ValidateAdapterResponse:
-    """What admission found."""
+    """Encode the verdict of admission."""
     response = pb.ValidateAdapterResponse(
         valid=verdict.manifest is not None,
         violations=[violation_to_pb(violation) for violation in verdict.violations],
@@ -207,7 +207,7 @@ def version_to_pb(record: VersionRecord) -> pb.Version:
 
 
 def resolution_to_pb(resolution: Resolution) -> pb.ResolveAdapterResponse:
-    """What a reference stood for."""
+    """Encode the version that a reference stood for."""
     return pb.ResolveAdapterResponse(
         version=version_to_pb(resolution.version),
         revision=resolution.revision,

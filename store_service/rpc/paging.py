@@ -19,7 +19,7 @@ MAX_PAGE_BYTES = 1024 * 1024
 
 _MARK_CHARS = 32
 MAX_ID = 2**63 - 1
-"""Of a row."""
+"""Largest id of a row."""
 
 Position = tuple[str | int, ...]
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -70,12 +70,12 @@ def decode_token(token: str, listing: Sequence[object], first: Position) -> Posi
 
 
 def _mark_of(listing: Sequence[object]) -> str:
-    """What tells a listing from others."""
+    """Mark that tells a listing from others."""
     return hashlib.sha256(json.dumps(list(listing)).encode()).hexdigest()[:_MARK_CHARS]
 
 
 def _can_be(value: object, like: str | int) -> bool:
-    """Whether a value is of the kind that stands in a position, and one that a database takes."""
+    """Tell whether a value is of the kind that stands in a position, and one that a database takes."""
     if isinstance(value, str) and isinstance(like, str):
         value.encode()  # ValueError for what is no text, such as half of a surrogate pair
         return "\0" not in value

@@ -86,7 +86,7 @@ def encode_event(event: WatchEvent) -> pb.WatchPlacementsResponse:
 
 
 def decode_revision(revision: int) -> int:
-    """Where to watch from; raises InvalidRequestError."""
+    """Revision to watch from; raises InvalidRequestError."""
     if revision < 0:
         raise InvalidRequestError([FieldViolation("from_revision", f"found {revision}, must not be negative")])
     return revision

@@ -6,7 +6,7 @@ from shared.server.places import StreamLimit
 from store_service.settings import StoreSettings
 
 MAX_COMPILED_CODE_STREAMS = 8
-"""Of workers that fetch or send compiled code."""
+"""Most streams of workers that fetch or send compiled code."""
 
 _BLOBS = f"/{blob_pb2.DESCRIPTOR.services_by_name['BlobService'].full_name}"
 _CODE = f"/{compiled_code_pb2.DESCRIPTOR.services_by_name['CompiledCodeService'].full_name}"

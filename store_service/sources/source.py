@@ -25,10 +25,10 @@ class Source(Protocol):
 
     @property
     def is_remote(self) -> bool:
-        """Whether resolving asks another machine, which is not to be asked again and again for what it has not."""
+        """True if resolving asks another machine, which is not to be asked again and again for what it has not."""
 
     def resolve(self) -> "Content":
-        """What the name stands for now; blocks.
+        """Resolve the name to its content of now; blocks.
 
         Raises SourceNotFoundError, SourceForbiddenError, SourceUnavailableError and QuotaExceededError.
         """
@@ -59,7 +59,7 @@ class Content(Protocol):
 
 
 def no_adapter_message(key: str, adapters: Sequence[str], whole_models: Sequence[str], choice: str) -> str:
-    """Where a place has no adapter itself: which of its folders have one, how to choose it, or what it is instead."""
+    """Message about a place without an adapter: its folders that have one and how to choose, or what it is."""
     if adapters:
         more = f" and {len(adapters) - MAX_LISTED} more" if len(adapters) > MAX_LISTED else ""
         listed = ", ".join(sorted(adapters)[:MAX_LISTED]) + more

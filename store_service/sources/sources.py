@@ -30,7 +30,7 @@ class FolderLocation:
 
 
 def pinned_location(origin: str) -> HubLocation | None:
-    """Where a checkpoint can be fetched again and is sure to be the same, from what its version says of its origin."""
+    """Location of a checkpoint that can be fetched again and is sure to be the same, from its version's origin."""
     found = _HUB_COMMIT.fullmatch(origin)
     return HubLocation(found["repo"], found["commit"], found["subfolder"] or "") if found else None
 

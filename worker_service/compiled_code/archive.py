@@ -158,7 +158,7 @@ def _parse_header(line: bytes, what: str) -> dict[str, Any]:
 
 
 def _checked_name(entry: tarfile.TarInfo, what: str) -> PurePosixPath:
-    """Where an entry goes, relative to the directory; anything but a plain file in its place is refused."""
+    """Path of an entry, relative to the directory; anything but a plain file in its place is refused."""
     name = PurePosixPath(entry.name)
     in_place = not name.is_absolute() and ".." not in name.parts and name.as_posix() == entry.name
     known = _KERNELS.fullmatch(entry.name) or (len(name.parts) > 1 and name.parts[0] == INDUCTOR_DIR)
@@ -168,7 +168,7 @@ def _checked_name(entry: tarfile.TarInfo, what: str) -> PurePosixPath:
 
 
 def _shipped(cache_dir: Path) -> list[Path]:
-    """What goes into an archive, in a fixed order; links stay behind."""
+    """Files that go into an archive, in a fixed order; links stay behind."""
     found = [path for path in (cache_dir / INDUCTOR_DIR).rglob("*") if path.suffix not in _UNSHIPPED]
     found += [path for path in cache_dir.glob("hotslot_cpu-*.so") if _KERNELS.fullmatch(path.name)]
     return sorted(path for path in found if path.is_file() and not path.is_symlink())
@@ -183,7 +183,7 @@ def _publish(staged: Path, target: Path) -> bool:
 
 
 def digest_of_file(path: Path) -> Digest:
-    """Of all bytes of a file."""
+    """Digest of all bytes of a file."""
     with path.open("rb") as file:
         return _digest_of(file)
 

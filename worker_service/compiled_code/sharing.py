@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 CHUNK_BYTES = 512 * 2**10
 TIMEOUT_S = 120.0
-"""Of a whole transfer."""
+"""Longest time of a whole transfer."""
 
 
 class CodeStore:
@@ -83,7 +83,7 @@ class CodeSharing:
     store: CodeStore
     archiver: Archiver
     uploads: bool
-    """Whether what had to be compiled is given to the store."""
+    """True if code that had to be compiled is given to the store."""
     loop: asyncio.AbstractEventLoop
     _uploading: "asyncio.Task[None] | None" = field(default=None)
 

@@ -57,7 +57,7 @@ class Attempts:
         """Set when the model computes nothing any more."""
 
     def next_half(self, is_alive: Callable[[Sequence], bool]) -> list[Work]:
-        """What is to be run before the next step, less the sequences that have ended since; empty when there is none.
+        """Work to run before the next step, less the sequences that have ended since; empty when there is none.
 
         **Invariant**: until then nothing is scheduled, so that all of it stays as it was planned.
         """
@@ -95,7 +95,7 @@ class Attempts:
         return None
 
     def _loss(self) -> ModelLostError | None:
-        """What a step of nothing says."""
+        """Loss of the model that a step of nothing shows; None where it computes."""
         try:
             self._runner.run([])
         except Exception as exc:  # noqa: BLE001 (handed on)

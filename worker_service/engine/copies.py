@@ -20,7 +20,7 @@ class Copy:
     """Nobody waits for it yet."""
     copy_s: float = 0.0
     waiters: list[tuple[float, Callable[[Activated | HotslotError], None]]] = field(default_factory=list)
-    """Who wants to hear about it, with the time of asking."""
+    """Callbacks for the end of the copy, each with the time of its asking."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What the engine does in one turn: expire, admit, copy, step, let go. No thread and no waiting in here."""
+"""One turn of the engine: expire, admit, copy, step, let go. No thread and no waiting in here."""
 
 from collections.abc import Callable
 
@@ -75,7 +75,7 @@ class EngineCore:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing will happen before the next command."""
+        """True if nothing will happen before the next command."""
         scheduler = self._scheduler
         return not (scheduler.running or len(scheduler.waiting) or self._residency.num_copying)
 

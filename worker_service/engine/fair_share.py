@@ -27,7 +27,7 @@ class FairShare(Generic[Key]):
         return len(self._members)
 
     def spent(self, key: Key) -> float:
-        """What an active key was served, comparable with that of others."""
+        """Service that an active key had, comparable with that of others."""
         return self._counters[key]
 
     def join(self, key: Key) -> None:

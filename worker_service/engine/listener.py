@@ -1,4 +1,4 @@
-"""What the engine tells those who measure: one call for each thing that happened, on the engine's thread.
+"""Listener of the engine, for metrics: one call for each thing that happened, on the engine's thread.
 
 A listener must return at once; what it hears is plain data.
 """
@@ -21,7 +21,7 @@ class StepReport:
     num_rows: int
     num_tokens: int
     num_prompt_tokens: int
-    """Of the tokens, those of prompts (or computed again after a preemption)."""
+    """Tokens of prompts among them (or computed again after a preemption)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the front and the engine say to each other, and what the engine asks of a model."""
+"""Messages between front and engine, and the calls that the engine makes on a model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class SamplingOptions:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the most likely token is taken."""
+        """True if the most likely token is taken."""
         return self.temperature < MIN_TEMPERATURE
 
 
@@ -218,7 +218,7 @@ class SequenceFailed:
 
 
 Event = TokenReady | SequenceFinished | SequenceFailed
-"""What happens to sequences; every event's order is that of the steps."""
+"""Event of a sequence; events come in the order of the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +267,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What a step found for one segment."""
+    """Result of a step for one segment."""
 
     token: SampledToken | None = None
     """The token after it, if that was wanted."""
     scores: tuple[SampledToken, ...] = ()
     """One for each token of its scoring: the model's own log-probabilities, without penalties."""
     is_finite: bool = True
-    """Whether the logits of both were; otherwise neither is there."""
+    """True if the logits of both were finite; otherwise neither is there."""
 
 
 class ModelRunner(Protocol):

@@ -12,7 +12,7 @@ Mix = tuple[tuple[Digest, float], ...]
 
 
 def root_key(tenant: TenantId, mix: Mix, *, share_base: bool) -> BlockKey:
-    """What every block of a sequence depends on besides its tokens.
+    """Key of everything that a sequence's blocks depend on besides its tokens.
 
     The tenant is part of it, because finding a prefix is quicker than computing it, and that would tell one tenant
     what another has asked. Only with `share_base` are prefixes of the base alone everybody's.

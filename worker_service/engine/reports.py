@@ -1,4 +1,4 @@
-"""What the engine reports, made from what it knows at the moment."""
+"""Reports of the engine, made from its state at the moment."""
 
 from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
@@ -11,7 +11,7 @@ from worker_service.engine.snapshot import EngineSnapshot, SlotHolder
 
 
 def sequence_report(sequence: Sequence, outcome: FinishReason | str, now_s: float) -> SequenceReport:
-    """What is to be said of a sequence that ends now."""
+    """Report of a sequence that ends now."""
     submit, row_s, first_s = sequence.submit, sequence.row_s, sequence.first_token_s
     generated = sequence.num_generated
     return SequenceReport(

@@ -34,7 +34,7 @@ class Residency:
         self.slots = SlotTable(limits)
         self._copies = CopyQueue(runner, clock)
         self._pinned: set[Digest] = set()
-        """What must keep its slots, also once it has some again after it lost them."""
+        """Versions that must keep their slots, also once they have some again after they lost them."""
         self._deactivations: dict[Digest, list[Deactivate]] = {}
         self.num_activations = 0
 
@@ -45,15 +45,15 @@ class Residency:
 
     @property
     def can_bring_ahead(self) -> bool:
-        """Whether an adapter could be brought that nobody uses yet."""
+        """Tell whether an adapter could be brought that no sequence uses yet."""
         return not self._copies and (self.slots.num_free > 0 or any(h.evictable for h in self.slots.holders))
 
     def is_resident(self, sequence: Sequence) -> bool:
-        """Whether all adapters of a sequence are in slots or on their way."""
+        """Tell whether all adapters of a sequence are in slots or on their way."""
         return sequence.holds_slots or all(self.slots.get(digest) is not None for digest in sequence.weights)
 
     def can_hold(self, sequence: Sequence, keep: Collection[Digest]) -> bool:
-        """Whether `hold` would succeed now."""
+        """Tell whether `hold` would succeed now."""
         return sequence.holds_slots or self.slots.has_room(sequence.weights, keep)
 
     def hold(self, sequence: Sequence, keep: Collection[Digest]) -> None:

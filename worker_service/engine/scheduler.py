@@ -114,7 +114,7 @@ class Scheduler:
         return work + [Work(s, count) for s, count in zip(prompts, shares, strict=True) if count]
 
     def _is_ready(self, sequence: Sequence, now_s: float) -> bool:
-        """Whether all adapters of a running sequence have been copied; its gates are known from then on."""
+        """Tell whether all adapters of a running sequence have been copied; its gates are known from then on."""
         if sequence.gates is None:
             sequence.gates = self._residency.gates(sequence)
             if sequence.gates is None:
@@ -123,7 +123,7 @@ class Scheduler:
         return True
 
     def any_ready(self, now_s: float) -> bool:
-        """Whether a step would compute anything."""
+        """Tell whether a step would compute anything."""
         return any(self._is_ready(sequence, now_s) for sequence in self.running)
 
     def _admit_one(self, order: list[Candidate], now_s: float) -> bool:
@@ -156,7 +156,7 @@ class Scheduler:
         return drain
 
     def _leaves_alone(self, drain: _Drain | None, sequence: Sequence) -> bool:
-        """Whether a sequence takes none of the slots that are being emptied for another."""
+        """Tell whether a sequence takes none of the slots that are being emptied for another."""
         if drain is None or sequence is drain.sequence or sequence.holds_slots:
             return True
         return self._residency.is_resident(sequence) and drain.digests.isdisjoint(sequence.weights)

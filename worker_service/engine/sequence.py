@@ -27,7 +27,7 @@ class Sequence:
     block_keys: list[BlockKey] = field(default_factory=list)
     """The key of all that comes before its blocks, then of its full blocks, as far as they were needed."""
     num_named_blocks: int = 0
-    """Of its blocks, how many others can find."""
+    """Number of its blocks that other sequences can find."""
     num_cached: int | None = None
     """Tokens that it found in the prefix cache when it first got a row."""
     prompt_scores: list[SampledToken] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Sequence:
 
     @property
     def wants_prompt_scores(self) -> bool:
-        """Whether positions of the prompt must be computed because their log-probabilities are still wanted."""
+        """True if positions of the prompt must be computed because their log-probabilities are still wanted."""
         return self.submit.prompt_logprobs and len(self.prompt_scores) < self.num_prompt_tokens - 1
 
     def finish_reason(self, max_sequence_tokens: int) -> FinishReason | None:

@@ -30,7 +30,7 @@ class SequenceBlocks:
         self.queried_tokens = 0
         """Tokens of prompts that were looked for."""
         self.hit_tokens = 0
-        """Of these, how many were found."""
+        """Tokens of these prompts that were found in the prefix cache."""
 
     def allocate(self, sequence: Sequence) -> bool:
         """Give a sequence without blocks those for all of its tokens, shared where they are known; all or nothing."""

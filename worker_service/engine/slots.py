@@ -19,7 +19,7 @@ class Holder:
     digest: Digest
     slots: tuple[int, ...]
     reload_bytes: int
-    """What bringing it back would copy."""
+    """Bytes that bringing it back would copy."""
     last_used_s: float
     uses: float = 1.0
     """How often it was used, each use counting half after every half-life; as of `last_used_s`."""
@@ -35,7 +35,7 @@ class Holder:
 
     @property
     def worth(self) -> float:
-        """What keeping it saves for each slot that it takes; comparable between holders at any one time.
+        """Saving of keeping it, for each slot that it takes; comparable between holders at any one time.
 
         Recency and frequency in one, as LRFU has them (Lee et al. 2001), times the cost of a reload over the room, as
         in GreedyDual-Size-Frequency (Cherkasova 1998). All uses fade at the same rate, so the logarithm of the worth
@@ -109,7 +109,7 @@ class SlotTable:
         return self._holders.get(digest)
 
     def has_room(self, wanted: Mapping[Digest, AdapterWeights], keep: Collection[Digest] = ()) -> bool:
-        """Whether `reserve` would succeed."""
+        """Tell whether `reserve` would succeed."""
         return self._victims_for(wanted, keep) is not None
 
     def reserve(
@@ -152,7 +152,7 @@ class SlotTable:
         return frozenset(draining)
 
     def fits_ever(self, wanted: Mapping[Digest, AdapterWeights]) -> bool:
-        """Whether these adapters fit together beside what is pinned, if nothing else were there."""
+        """Tell whether these adapters fit together beside those that are pinned, if nothing else were there."""
         needed = sum(self.limits.slots_for(weights.max_rank) for weights in wanted.values())
         kept = sum(len(h.slots) for h in self._holders.values() if h.pinned and h.digest not in wanted)
         return needed + kept <= self.limits.num_slots

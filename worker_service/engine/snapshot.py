@@ -1,4 +1,4 @@
-"""What the engine says of itself."""
+"""Snapshot of the engine's state, for status and metrics."""
 
 from dataclasses import dataclass
 
@@ -45,7 +45,7 @@ class EngineSnapshot:
     prompt_tokens: int = 0
     """Tokens of all prompts that got a row."""
     cached_tokens: int = 0
-    """Of these, how many were found in the prefix cache."""
+    """Tokens of these prompts that were found in the prefix cache."""
     preemptions: int = 0
     """Sequences that lost their blocks and were computed again."""
     longest_stall_s: float = 0.0

@@ -9,7 +9,7 @@ RETRY_AFTER_S = 1.0
 
 
 class TenantPlaces:
-    """Who has how many of a queue's places.
+    """Places of a queue that each tenant has taken.
 
     The bound moves with what is left (dynamic thresholds, Choudhury and Hahne 1998): alone a tenant may take eight
     ninths of the queue, and never so much that others find no place.
@@ -28,7 +28,7 @@ class TenantPlaces:
         return self._taken.get(tenant, 0)
 
     def has_room(self, tenant: TenantId, num_beyond: int) -> bool:
-        """Whether a tenant may have one more.
+        """Tell whether a tenant may have one more place.
 
         Just now there are `num_beyond` more places, which anybody may have: nobody waits long in them.
         """

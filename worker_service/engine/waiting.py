@@ -58,7 +58,7 @@ class WaitingQueue:
         self._tenants: dict[TenantId, _Tenant] = {}
         self._preempted: Flow = OrderedDict()
         self._places = TenantPlaces(limits.max_waiting)
-        """Of those that have not had a row yet."""
+        """Places of sequences that have not had a row yet."""
 
     def __len__(self) -> int:
         return len(self._places) + len(self._preempted)
@@ -127,7 +127,7 @@ class WaitingQueue:
             del self._tenants[name]
 
     def candidates(self, now_s: float, is_resident: Callable[[Sequence], bool]) -> list[Candidate]:
-        """Who may get the next row, the first of each mix, best choice first.
+        """Sequences that may get the next row, the first of each mix, best choice first.
 
         Tenants take turns, the one that was served least first. A mix whose adapters are in slots goes before others
         while it is not far ahead of them, so that slots are not filled anew for every row; one that was passed over

@@ -1,4 +1,4 @@
-"""What one step computes for one sequence."""
+"""Work of one step for one sequence."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ class Work:
     num_tokens: int
 
     def segment(self) -> Segment:
-        """What the model is asked to compute."""
+        """Segment that the model is asked to compute."""
         sequence, submit = self.sequence, self.sequence.submit
         assert sequence.gates is not None, "the adapters of a sequence in a step are copied"
         begin = sequence.num_computed

@@ -154,7 +154,7 @@ class KvCache(nn.Module):
 
 
 class PagedAttention(nn.Module):
-    """What an attention module of the model carries: its cache, and the step that says who reads what."""
+    """Cache of one attention module, and the step that says which row reads which of its blocks."""
 
     def __init__(self, cache: KvCache, step: StepState, block_tokens: int) -> None:
         super().__init__()

@@ -79,7 +79,7 @@ def find_attention_sites(model: PreTrainedModel, max_sequence_tokens: int) -> li
 
 
 def _problem(key: torch.Tensor, value: torch.Tensor, arguments: Mapping[str, Any]) -> str:
-    """What of a call our attention function would ignore, empty when it would ignore nothing."""
+    """Argument of a call that our attention function would ignore, in words; empty when it would ignore none."""
     if key.shape != value.shape:
         return f"has keys {tuple(key.shape)} and values {tuple(value.shape)} of different shapes"
     asked = {name: argument for name, argument in arguments.items() if name not in HARMLESS}

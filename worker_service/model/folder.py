@@ -1,4 +1,4 @@
-"""Where a base model's files are: a folder as it is, or a snapshot from the Hugging Face Hub. Without torch."""
+"""Folder of a base model: as it is, or a snapshot from the Hugging Face Hub. Without torch."""
 
 from pathlib import Path
 

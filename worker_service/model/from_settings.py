@@ -1,4 +1,4 @@
-"""What the worker's settings say about its model."""
+"""Options of the model, from the worker's settings."""
 
 from worker_service.model.options import ModelOptions
 from worker_service.settings import WorkerSettings

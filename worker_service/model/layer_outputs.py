@@ -1,4 +1,4 @@
-"""What every layer of a model, and every part of a layer, puts out, and which of two models' differ first.
+"""Outputs of every layer of a model and of every part of a layer, and the first in which two models differ.
 
 Shapes: T tokens, X the size of an output.
 """

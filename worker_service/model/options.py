@@ -1,4 +1,4 @@
-"""What a worker is told about its model, and what comes of it."""
+"""Options of a worker's model, and the model that comes of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,13 @@ class ModelOptions:
     target_modules: tuple[str, ...] = ()
     """Last names of the modules that get slots (targets.py); empty means every linear that the loaded layers have."""
     cache_dir: Path | None = None
-    """Where compiled code is kept between starts; None means the compiler's own default."""
+    """Folder of compiled code between starts; None means the compiler's own default."""
     compile: bool = True
     """False runs the same code uncompiled, for short-lived tests."""
     cpu_kernels: bool = True
-    """Whether few tokens on CPU are computed by our own kernels; False leaves it all to torch."""
+    """True if few tokens on CPU are computed by our own kernels; False leaves it all to torch."""
     varlen_attention: bool = True
-    """Whether CUDA attends with torch's paged kernels where it can; False leaves it to the portable operators."""
+    """True if CUDA attends with torch's paged kernels where it can; False leaves it to the portable operators."""
     num_threads: int = 0
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
 

@@ -81,7 +81,7 @@ class TorchRunner:
 
     @property
     def has_head_slots(self) -> bool:
-        """Whether the head computes adapters."""
+        """True if the head computes adapters."""
         return any(linear.gates_TS is self._step.row_gates_RS for linear in self.slot_linears.values())
 
     @property
@@ -92,7 +92,7 @@ class TorchRunner:
         return _unique_graphs() - self._graphs_after_warm_up
 
     def addresses(self) -> dict[str, int]:
-        """Where every slot, gate and cache tensor lies; a compiled graph holds these, so they never change."""
+        """Address of every slot, gate and cache tensor; a compiled graph holds these, so they never change."""
         step = self._step
         tensors = {"gates": step.gates_TS, "row_gates": step.row_gates_RS, "cache_positions": step.cache_positions_T}
         modules: dict[str, SlotLinear | SlotEmbedding] = {**self.slot_embeddings, **self.slot_linears}

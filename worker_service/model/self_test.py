@@ -47,7 +47,7 @@ class Expectation:
     logits_PV: torch.Tensor
     """After the last token of each piece, in wide arithmetic."""
     plain_error: float
-    """Of plain transformers' logits, as `typical_error` has it."""
+    """Error of plain transformers' logits, as `typical_error` has it."""
     layer_outputs: LayerOutputs
     """In wide arithmetic."""
     plain_layer_errors: dict[str, float]

@@ -58,6 +58,6 @@ class SlotEmbedding(nn.Module):
         return y + added_TO.reshape(y.shape)
 
     def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where one slot lies: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""
+        """Memory of one slot: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""
         columns = slice(slot * self.slot_rank, (slot + 1) * self.slot_rank)
         return self.a_CI[columns], self.b_CO[columns]

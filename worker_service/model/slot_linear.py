@@ -29,7 +29,7 @@ def dense(
 
 
 def select(h_TC: torch.Tensor, gates_TS: torch.Tensor, scale_S: torch.Tensor, one_SK: torch.Tensor) -> torch.Tensor:
-    """What goes on to B_all: `gate · scale · (h + one)`, and 0 for every slot that is off for a token, `[T, C]`.
+    """Select the input of B_all: `gate · scale · (h + one)`, and 0 for every slot that is off for a token, `[T, C]`.
 
     It is `where`, not a product: whatever A_all made of a slot that is off, a NaN included, never reaches the token. A
     slot is off by its gate, or by a scaling of 0 where its adapter does not target the module.
@@ -123,6 +123,6 @@ class SlotLinear(nn.Module):
         return select(h_TC, self.gates_TS[: x_TI.shape[0]], self.scale_S, self.one_SK) @ self.b_CO
 
     def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where one slot lies: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""
+        """Memory of one slot: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""
         columns = slice(slot * self.slot_rank, (slot + 1) * self.slot_rank)
         return self.a_CI[columns], self.b_CO[columns]

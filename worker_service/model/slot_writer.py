@@ -18,7 +18,7 @@ SLICE_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class _SlotOfModule:
-    """Where one slot of one module lies."""
+    """Memory of one slot of one module."""
 
     a_KI: torch.Tensor
     b_KO: torch.Tensor
@@ -27,7 +27,7 @@ class _SlotOfModule:
 
 @dataclass
 class _Slice:
-    """What to write at once. Many small copies in one call cost a fraction of as many calls."""
+    """Writes that are made at once. Many small copies in one call cost a fraction of as many calls."""
 
     targets: list[torch.Tensor] = field(default_factory=list)
     sources: list[torch.Tensor] = field(default_factory=list)
@@ -130,7 +130,9 @@ class SlotWriter:
 
 
 def _pieces(slot: _SlotOfModule, module: HostModule, first: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-    """What to write to one slot of one module, which takes the ranks from `first` on, as many as there are."""
+    """Pairs of destination and source for one slot of one module, which takes the ranks from `first` on, if there are
+    any.
+    """
     a_KI, b_KO = slot.a_KI, slot.b_KO
     slot_rank = a_KI.shape[0]
     count = min(slot_rank, module.num_ranks - first)

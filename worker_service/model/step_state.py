@@ -1,4 +1,4 @@
-"""What a step tells the compiled model: tensors at fixed addresses, overwritten before every step.
+"""Inputs of a step for the compiled model: tensors at fixed addresses, overwritten before every step.
 
 Shapes: T tokens of the step's bucket, S slots, R segments or rows of logits, B KV blocks of one sequence.
 """
@@ -23,7 +23,7 @@ class StepState:
     gates_TS: torch.Tensor
     """Weight of each slot for each token, fp32; 0 is off."""
     cache_positions_T: torch.Tensor
-    """Where each token's key and value go in the flattened cache, int64; padding goes to the spare block."""
+    """Position of each token's key and value in the flattened cache, int64; padding goes to the spare block."""
     segments_R4: torch.Tensor
     """One row for each segment (SEGMENT_COLUMNS), int64, in host memory; the first row without tokens ends the list."""
     block_tables_RB: torch.Tensor
@@ -33,7 +33,7 @@ class StepState:
     varlen: VarlenRows | None = None
     """The segments once more, for attention that reads them on the device; None where it does not."""
     with_kernels: bool = False
-    """Whether few tokens are computed by the CPU kernels; never changes."""
+    """True if few tokens are computed by the CPU kernels; never changes."""
     with_adapters: bool = False
     """Which variant of a bucket runs; the base-only one computes no adapters. Guarded by the compiler."""
 

@@ -28,7 +28,7 @@ class Targets:
     """In the layers."""
     embedding: BaseModule | None
     head: BaseModule | None
-    """Of these two, the spec's path may not be the model's."""
+    """Head, if it gets slots. The spec's paths of embedding and head may not be the model's."""
     without_slots: Mapping[str, str] = field(default_factory=dict)
     """Linears in the layers that cannot have slots, by path: what they are in the loaded model."""
     paths: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def choose_targets(
 
 
 def _misfit(module: BaseModule, found: nn.Module | None) -> str:
-    """What keeps a module of the loaded model from being the spec's, empty when it is."""
+    """Difference that keeps a module of the loaded model from being the spec's, in words; empty when it is."""
     if found is None:
         return "is not in the loaded model"
     if module.kind is ModuleKind.EMBEDDING:

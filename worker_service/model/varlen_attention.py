@@ -55,7 +55,7 @@ class VarlenRows:
 
 
 def can_serve(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this torch has the kernels, for this device and element type."""
+    """Tell whether this torch has the kernels, for this device and element type."""
     if device.type != "cuda" or dtype not in DTYPES or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
         return False
     try:
@@ -66,7 +66,7 @@ def can_serve(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def fits(head_size: int) -> bool:
-    """Whether the kernels take heads of this size."""
+    """Tell whether the kernels take heads of this size."""
     return head_size <= MAX_HEAD_SIZE and head_size % HEAD_SIZE_MULTIPLE == 0
 
 

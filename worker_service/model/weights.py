@@ -23,7 +23,7 @@ from worker_service.model.targets import ALL_LINEAR
 from worker_service.recycled_memory import RecycledMemory
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-"""What weights blobs have, by safetensors' names."""
+"""Element types of weights blobs, by safetensors' names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class HostModule:
     """B transposed, as slots keep it."""
     scaling: float
     has_bias: bool = False
-    """Whether the last rank is a bias: its input is 1 in place of A's product, which is 0 there."""
+    """True if the last rank is a bias: its input is 1 in place of A's product, which is 0 there."""
 
     @property
     def num_ranks(self) -> int:
@@ -56,14 +56,14 @@ class HostAdapter:
 
 @dataclass(frozen=True)
 class SlotLayout:
-    """What adapters must fit into."""
+    """Layout of the slots, which adapters must fit into."""
 
     base_model_digest: Digest
     shapes: dict[str, tuple[int, int]]
     """(in_features, out_features) of every module with slots, by path, in layer order."""
     max_rank: int
     total_ranks: int
-    """Of all slots together."""
+    """Ranks of all slots together."""
     target_modules: tuple[str, ...]
     """The setting that chose the modules."""
     dtype: torch.dtype

@@ -53,7 +53,7 @@ class Forms:
     """They were seen to work, and no other was."""
 
     def in_order(self, given: Form) -> tuple[Form, ...]:
-        """What to try, for content that is given in one form; the request's own comes first where both work."""
+        """Forms to try, for content that is given in one form; the request's own comes first where both work."""
         if not self.are_certain or given not in self.likely:
             return self.likely
         return (given, *(form for form in self.likely if form is not given))

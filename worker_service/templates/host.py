@@ -22,7 +22,7 @@ CPU_S = 1.0
 """Time of a processor that one request may take."""
 MAX_MEMORY_BYTES = 2**30
 MAX_PROBLEM_CHARS = 500
-"""Of what is wrong, as far as it is told."""
+"""Longest description of a template's failure that callers are told."""
 HEADER = struct.Struct("<I")
 TEXT, MARKED, REFUSED = b"T", b"M", b"R"
 """Kinds of answers: a prompt; a mark and a prompt; the field at fault and what is wrong, as JSON."""

@@ -20,7 +20,7 @@ class Probe:
     field: str
     text: str
     replaced: str = ""
-    """What is in its place otherwise: the name of a call."""
+    """Text that stands in its place otherwise: the name of a call."""
 
 
 def is_within(turn: Mapping[str, Any], text: str) -> bool:

@@ -30,14 +30,14 @@ _RUN = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from worker_service.tem
 
 @dataclass(frozen=True, slots=True)
 class ModelTemplates:
-    """What a process needs to know of the model."""
+    """Chat templates of a model and its variables, as a process needs them."""
 
     sources: Mapping[str, str]
     """By name; the one that is meant where none is named is called `default`."""
     specials: Sequence[str]
     """Texts of the special tokens."""
     variables: Mapping[str, Any]
-    """What every template gets, such as `bos_token`."""
+    """Variables that every template gets, such as `bos_token`."""
 
 
 class TemplateProcesses:

@@ -19,7 +19,7 @@ from worker_service.templates.special_text import SpecialTexts, changed, free_ma
 MAX_RENDERED_CHARS = 32 * 2**20
 MAX_JSON_DEPTH = 32
 OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt"})
-"""What the request has fields for."""
+"""Variables that the request has fields for."""
 _CONTINUED = "Vx3Continued9"
 """Stands at the end of a message that goes on, until the prompt is cut there."""
 
@@ -52,7 +52,7 @@ class _Template:
 
 @dataclass(frozen=True, slots=True)
 class _Conversation:
-    """What the template gets."""
+    """Conversation as the template gets it."""
 
     turns: list[dict[str, Any]]
     tools: list[Any] | None
@@ -173,7 +173,7 @@ class ChatRenderer:
         return next((probe.field for probe in probes if probe.text.lower() not in shown), "")
 
     def _shown(self, compiled: jinja2.Template, conversation: _Conversation) -> str:
-        """What the template makes of it, piece by piece, so that an endless one ends."""
+        """Text that the template makes of a conversation, piece by piece, so that an endless one ends."""
         pieces, num_chars = [], 0
         variables = {**self._variables, **conversation.arguments}
         for piece in compiled.generate(

@@ -48,7 +48,7 @@ class SpecialTexts:
         return len(self._pattern.findall(bare)) != len(self._pattern.findall(text))
 
     def _places(self, text: str) -> list[int]:
-        """Where marks go, in order."""
+        """Positions of marks, in order."""
         if self._pattern is None:
             return []
         places = set()

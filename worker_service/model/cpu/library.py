@@ -25,7 +25,7 @@ MAX_TOKENS = 16
 LANES = 16
 """Head sizes must be multiples of this."""
 DTYPES = (torch.bfloat16, torch.float32)
-"""Of weights and activations."""
+"""Element types of weights and activations."""
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
 _BUILD_TIMEOUT_S = 600.0
 
@@ -49,7 +49,7 @@ def load_kernels(cache_dir: Path | None) -> bool:
 
 
 def are_loaded() -> bool:
-    """Whether this process has the kernels."""
+    """Tell whether this process has the kernels."""
     return hasattr(torch.ops.hotslot_cpu, "slot_linear")
 
 
@@ -74,13 +74,13 @@ def _built(directory: Path) -> Path:
 
 
 def _digest(compiler: str) -> str:
-    """Of source, flags, compiler, torch and processor."""
+    """Digest of source, flags, compiler, torch and processor."""
     parts = [file.read_text() for file in (SOURCE, *HEADERS)] + [*_FLAGS, compiler, torch.__version__, processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def processor() -> str:
-    """What the processor can do, as Linux lists it; native code is for this set of instructions."""
+    """Instruction sets of the processor, as Linux lists them; native code is for these."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

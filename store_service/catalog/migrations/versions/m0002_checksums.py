@@ -16,7 +16,7 @@ TABLES = ("adapters", "versions", "tags", "base_models", "events")
 
 
 def version_checksum(adapter: Any, row: Any) -> str:
-    """Of a version of an adapter, as it was until summaries came into its row."""
+    """Checksum of a version of an adapter, as it was until summaries came into its row."""
     values = (
         "version",
         adapter.tenant,

@@ -1,4 +1,4 @@
-"""What listings show of a version, beside its manifest."""
+"""Summaries of versions for listings, beside their manifests."""
 
 import hashlib
 import json
