@@ -34,7 +34,7 @@ class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType],
     TIER_NONE: _Tier.ValueType  # 4
 
 class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
-    """Where an adapter is on a worker, fastest first."""
+    """Tier of an adapter on a worker, fastest first."""
 
 TIER_UNSPECIFIED: Tier.ValueType  # 0
 TIER_SLOT: Tier.ValueType  # 1

@@ -76,7 +76,7 @@ class PlacementServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
         VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-        UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+        UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalog cannot be
         reached), STORE_BUSY (with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

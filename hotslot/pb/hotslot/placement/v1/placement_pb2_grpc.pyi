@@ -44,7 +44,7 @@ class PlacementServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
     VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalog cannot be
     reached), STORE_BUSY (with RetryInfo).
     """
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_placement_pb2.ListWorkersRequest, _placement_pb2.ListWorkersResponse]
@@ -80,7 +80,7 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
     VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+    UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalog cannot be
     reached), STORE_BUSY (with RetryInfo).
     """
     ListWorkers: _aio.UnaryUnaryMultiCallable[_placement_pb2.ListWorkersRequest, _placement_pb2.ListWorkersResponse]  # type: ignore[assignment]
@@ -119,7 +119,7 @@ class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST, INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND,
         VERSION_NOT_FOUND; FAILED_PRECONDITION BASE_MODEL_MISMATCH (the adapters are for different bases);
-        UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalogue cannot be
+        UNAVAILABLE NO_WORKERS (the pool has no worker that takes requests), STORE_UNAVAILABLE (the catalog cannot be
         reached), STORE_BUSY (with RetryInfo).
         """
 

@@ -308,7 +308,7 @@ class Version(_message.Message):
     manifest_json: _builtins.bytes
     """The manifest's canonical bytes, for receivers that verify the digest themselves."""
     source: _builtins.str
-    """Where it came from: "upload", "hf:org/name@commit", "dir:…"."""
+    """Origin of the checkpoint: "upload", "hf:org/name@commit", "dir:…"."""
     base_model: _builtins.str
     """Name of the base model under which it was admitted."""
     config_json: _builtins.str
@@ -576,7 +576,7 @@ class ImportProgress(_message.Message):
     DONE_BYTES_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     stage: Global___ImportStage.ValueType
-    """What is going on now; stages that are over soon may not be seen."""
+    """Stage of the import now; stages that are over soon may not be seen."""
     done_bytes: _builtins.int
     """Bytes fetched so far."""
     total_bytes: _builtins.int
@@ -636,11 +636,11 @@ class ValidateAdapterResponse(_message.Message):
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Violation]: ...
     @_builtins.property
     def manifest(self) -> Global___Manifest:
-        """What would be published; absent when not valid."""
+        """Manifest that would be published; absent when not valid."""
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
-        """What its owner should know, though it is no reason to refuse it."""
+        """Warnings for the adapter's owner, none of which is a reason to refuse it."""
 
     def __init__(
         self,
@@ -732,7 +732,7 @@ class CreateVersionResponse(_message.Message):
     def version(self) -> Global___Version: ...
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
-        """What its owner should know, though it is no reason to refuse it."""
+        """Warnings for the adapter's owner, none of which is a reason to refuse it."""
 
     def __init__(
         self,
@@ -857,7 +857,7 @@ class ListAdaptersResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     revision: _builtins.int
-    """Revision of the catalogue that the page reflects, to watch from."""
+    """Revision of the catalog that the page reflects, to watch from."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]: ...
     def __init__(
@@ -957,7 +957,7 @@ class ResolveAdapterResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Revision of the catalogue at which this held."""
+    """Revision of the catalog at which this held."""
     @_builtins.property
     def version(self) -> Global___Version: ...
     @_builtins.property
@@ -1194,7 +1194,7 @@ Global___DeleteVersionResponse: _TypeAlias = DeleteVersionResponse  # noqa: Y015
 
 @_typing.final
 class AdapterPolicy(_message.Message):
-    """What an adapter's owner decides about where it may be."""
+    """Decision of an adapter's owner about the workers that it may be on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1212,8 +1212,8 @@ class AdapterPolicy(_message.Message):
     full, others serve it: a request is never refused for this.
     """
     pinned: _builtins.bool
-    """Whether min_replicas workers (at least one) have what `latest` points at in memory before anybody asks, also after
-    a restart, and keep it there.
+    """True if min_replicas workers (at least one) have the version that `latest` points at in memory before a request
+    asks, also after a restart, and keep it there.
     """
     etag: _builtins.str
     @_builtins.property
@@ -1495,7 +1495,7 @@ class WatchAdaptersRequest(_message.Message):
 
     FROM_REVISION_FIELD_NUMBER: _builtins.int
     from_revision: _builtins.int
-    """Events after this revision; 0 means from the beginning, which is what the listing of an empty catalogue carries.
+    """Events after this revision; 0 means from the beginning, which is what the listing of an empty catalog carries.
     Unset means from now on: a caller that wants to go on after a broken stream watches from a listing's revision.
     """
     def __init__(
@@ -1552,7 +1552,7 @@ Global___WatchAdaptersResponse: _TypeAlias = WatchAdaptersResponse  # noqa: Y015
 
 @_typing.final
 class BaseModel(_message.Message):
-    """What adapters are trained on: the modules that an adapter may target, with their shapes."""
+    """Model that adapters are trained on: the modules that an adapter may target, with their shapes."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1575,9 +1575,9 @@ class BaseModel(_message.Message):
     superseded: _builtins.bool
     """The name stands for another base model by now; this one is known by its digest only. Set by the store."""
     details_json: _builtins.str
-    """What adapters are compared with beyond the modules, as JSON: which modules have biases, the tokens at which answers
-    end, added tokens, the chat template's digest, the numbers of heads. Not part of the digest; at most 1 MiB, empty
-    where it is not known, and left out of listings.
+    """Details that adapters are compared with beyond the modules, as JSON: modules with biases, the tokens that end
+    answers, added tokens, the chat template's digest, the numbers of heads. Not part of the digest; at most 1 MiB,
+    empty where they are not known, and left out of listings.
     """
     @_builtins.property
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModule]: ...
@@ -1716,7 +1716,7 @@ class DeleteBaseModelResponse(_message.Message):
     BASE_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def base_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModel]:
-        """What went."""
+        """Base models that were forgotten."""
 
     def __init__(
         self,
@@ -1789,7 +1789,7 @@ class FindBaseModelsRequest(_message.Message):
     weights_header: _builtins.bytes
     """The beginning of the weights file: its first eight bytes, and the header whose length they say."""
     weights_size_bytes: _builtins.int
-    """Of the whole file."""
+    """Size of the whole file."""
     def __init__(
         self,
         *,

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdapterStoreServiceStub:
-    """The catalogue of adapters: what exists, under which names, and what exactly each version is.
+    """The catalog of adapters: their names, tags and versions, and the exact content of each version.
 
     An adapter is a name; a version is immutable content known by its digest; a tag is a movable pointer from
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
@@ -34,9 +34,9 @@ class AdapterStoreServiceStub:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
+    CATALOG_DAMAGED when a row of the catalog is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
@@ -170,7 +170,7 @@ class AdapterStoreServiceStub:
 
 
 class AdapterStoreServiceServicer:
-    """The catalogue of adapters: what exists, under which names, and what exactly each version is.
+    """The catalog of adapters: their names, tags and versions, and the exact content of each version.
 
     An adapter is a name; a version is immutable content known by its digest; a tag is a movable pointer from
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
@@ -178,9 +178,9 @@ class AdapterStoreServiceServicer:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
+    CATALOG_DAMAGED when a row of the catalog is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
@@ -362,8 +362,8 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchAdapters(self, request, context):
-        """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
-        once the stream stands: what happens from then on is streamed.
+        """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
+        once the stream stands: changes from then on are streamed.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
         listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
@@ -408,7 +408,7 @@ class AdapterStoreServiceServicer:
 
     def FindBaseModels(self, request, context):
         """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
-        before it uploads. Whether one would admit it, ValidateAdapter tells.
+        before it uploads. ValidateAdapter tells whether one of them would admit the adapter.
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
         """
@@ -566,7 +566,7 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdapterStoreService:
-    """The catalogue of adapters: what exists, under which names, and what exactly each version is.
+    """The catalog of adapters: their names, tags and versions, and the exact content of each version.
 
     An adapter is a name; a version is immutable content known by its digest; a tag is a movable pointer from
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
@@ -574,9 +574,9 @@ class AdapterStoreService:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
+    CATALOG_DAMAGED when a row of the catalog is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """

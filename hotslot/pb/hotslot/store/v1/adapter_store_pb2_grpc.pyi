@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterStoreServiceStub:
-    """The catalogue of adapters: what exists, under which names, and what exactly each version is.
+    """The catalog of adapters: their names, tags and versions, and the exact content of each version.
 
     An adapter is a name; a version is immutable content known by its digest; a tag is a movable pointer from
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
@@ -35,9 +35,9 @@ class AdapterStoreServiceStub:
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
+    CATALOG_DAMAGED when a row of the catalog is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
@@ -155,8 +155,8 @@ class AdapterStoreServiceStub:
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]
-    """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
-    once the stream stands: what happens from then on is streamed.
+    """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
+    once the stream stands: changes from then on are streamed.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
     listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
@@ -185,7 +185,7 @@ class AdapterStoreServiceStub:
     """
     FindBaseModels: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.FindBaseModelsRequest, _adapter_store_pb2.FindBaseModelsResponse]
     """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
-    before it uploads. Whether one would admit it, ValidateAdapter tells.
+    before it uploads. ValidateAdapter tells whether one of them would admit the adapter.
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
     """
@@ -202,7 +202,7 @@ class AdapterStoreServiceStub:
 
 @_typing.type_check_only
 class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
-    """The catalogue of adapters: what exists, under which names, and what exactly each version is.
+    """The catalog of adapters: their names, tags and versions, and the exact content of each version.
 
     An adapter is a name; a version is immutable content known by its digest; a tag is a movable pointer from
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
@@ -210,9 +210,9 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
+    CATALOG_DAMAGED when a row of the catalog is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
@@ -327,8 +327,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
     WatchAdapters: _aio.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]  # type: ignore[assignment]
-    """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
-    once the stream stands: what happens from then on is streamed.
+    """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
+    once the stream stands: changes from then on are streamed.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
     listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
@@ -357,7 +357,7 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """
     FindBaseModels: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.FindBaseModelsRequest, _adapter_store_pb2.FindBaseModelsResponse]  # type: ignore[assignment]
     """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
-    before it uploads. Whether one would admit it, ValidateAdapter tells.
+    before it uploads. ValidateAdapter tells whether one of them would admit the adapter.
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
     """
@@ -373,7 +373,7 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """
 
 class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The catalogue of adapters: what exists, under which names, and what exactly each version is.
+    """The catalog of adapters: their names, tags and versions, and the exact content of each version.
 
     An adapter is a name; a version is immutable content known by its digest; a tag is a movable pointer from
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
@@ -381,9 +381,9 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
-    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalogue cannot be reached, UNAVAILABLE
+    google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
-    CATALOG_DAMAGED when what it says is not what was written there.
+    CATALOG_DAMAGED when a row of the catalog is not what was written there.
 
     The label `hotslot.pinned` with the value `true` keeps an adapter's weights on the store's local disk.
     """
@@ -604,8 +604,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.WatchAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapter_store_pb2.WatchAdaptersResponse], _abc.AsyncIterator[_adapter_store_pb2.WatchAdaptersResponse]]:
-        """Streams what changed in the catalogue after a revision, then what changes, in order and without gaps. Headers come
-        once the stream stands: what happens from then on is streamed.
+        """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
+        once the stream stands: changes from then on are streamed.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
         listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
@@ -658,7 +658,7 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.FindBaseModelsResponse, _abc.Awaitable[_adapter_store_pb2.FindBaseModelsResponse]]:
         """Tells which registered base models an adapter's tensors fit by their names and shapes, so that a caller can ask
-        before it uploads. Whether one would admit it, ValidateAdapter tells.
+        before it uploads. ValidateAdapter tells whether one of them would admit the adapter.
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (a header that cannot be read).
         """

@@ -86,8 +86,8 @@ class BlobServiceServicer:
 
     def WriteBlob(self, request_iterator, context):
         """Uploads one file. The first message names digest and size; every message's offset must equal the
-        bytes received so far; the last one sets finish. What was received before a broken stream is kept
-        for a while and continued at GetWriteStatus.committed_size. Writing a blob that is already stored succeeds.
+        bytes received so far; the last one sets finish. Bytes received before a broken stream are kept
+        for a while, and the upload goes on at GetWriteStatus.committed_size. Writing a blob that is there already succeeds.
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST; OUT_OF_RANGE BAD_OFFSET (with the committed size);
         DATA_LOSS DIGEST_MISMATCH (the bytes are not what the digest says; the upload is discarded);

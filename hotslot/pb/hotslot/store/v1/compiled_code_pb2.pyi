@@ -69,7 +69,7 @@ class WriteCompiledCodeRequest(_message.Message):
     key: _builtins.str
     """Required on the first message, ignored afterwards, as the next two."""
     digest: _builtins.str
-    """Of the archive's bytes."""
+    """Digest of the archive's bytes."""
     size_bytes: _builtins.int
     data: _builtins.bytes
     def __init__(

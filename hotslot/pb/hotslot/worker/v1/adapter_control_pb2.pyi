@@ -35,7 +35,7 @@ class _AdapterTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterTi
     """On its way into the worker."""
 
 class AdapterTier(_AdapterTier, metaclass=_AdapterTierEnumTypeWrapper):
-    """Where an adapter is on this worker, fastest first."""
+    """Tier of an adapter on this worker, fastest first."""
 
 ADAPTER_TIER_UNSPECIFIED: AdapterTier.ValueType  # 0
 ADAPTER_TIER_SLOT: AdapterTier.ValueType  # 1
@@ -171,7 +171,7 @@ Global___LoadAdapterResponse: _TypeAlias = LoadAdapterResponse  # noqa: Y015
 
 @_typing.final
 class LoadTimings(_message.Message):
-    """Where a load spent its time; stages that were not needed are 0."""
+    """Time of each stage of a load; 0 for stages that were not needed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -747,7 +747,7 @@ class KvStatus(_message.Message):
     free_blocks: _builtins.int
     block_tokens: _builtins.int
     cached_blocks: _builtins.int
-    """Of the free blocks, those whose content the prefix cache still finds."""
+    """Free blocks whose content the prefix cache still finds."""
     prompt_tokens: _builtins.int
     """Tokens of all prompts so far, and how many of them were found in the prefix cache."""
     cached_tokens: _builtins.int

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class AdapterControlServiceStub:
-    """What this one worker holds, for operators and for the control plane. Inference needs none of it: Generate
-    loads what it is asked for.
+    """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
+    loads the adapters that a request names.
     """
 
     def __init__(self, channel):
@@ -94,8 +94,8 @@ class AdapterControlServiceStub:
 
 
 class AdapterControlServiceServicer:
-    """What this one worker holds, for operators and for the control plane. Inference needs none of it: Generate
-    loads what it is asked for.
+    """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
+    loads the adapters that a request names.
     """
 
     def LoadAdapter(self, request, context):
@@ -268,8 +268,8 @@ def add_AdapterControlServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdapterControlService:
-    """What this one worker holds, for operators and for the control plane. Inference needs none of it: Generate
-    loads what it is asked for.
+    """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
+    loads the adapters that a request names.
     """
 
     @staticmethod

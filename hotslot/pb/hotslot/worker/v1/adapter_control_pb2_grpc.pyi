@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AdapterControlServiceStub:
-    """What this one worker holds, for operators and for the control plane. Inference needs none of it: Generate
-    loads what it is asked for.
+    """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
+    loads the adapters that a request names.
     """
 
     @_typing.overload
@@ -93,8 +93,8 @@ class AdapterControlServiceStub:
 
 @_typing.type_check_only
 class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
-    """What this one worker holds, for operators and for the control plane. Inference needs none of it: Generate
-    loads what it is asked for.
+    """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
+    loads the adapters that a request names.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -155,8 +155,8 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     """Says how the worker is: its state, slots, KV blocks, queues, compiled buckets and recompiles."""
 
 class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
-    """What this one worker holds, for operators and for the control plane. Inference needs none of it: Generate
-    loads what it is asked for.
+    """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
+    loads the adapters that a request names.
     """
 
     @_abc_1.abstractmethod

@@ -152,7 +152,7 @@ class ChatPrompt(_message.Message):
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]: ...
     @_builtins.property
     def tools_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the assistant may call, one JSON object for each tool, in the form that the template takes (usually
+        """Tools that the assistant may call, one JSON object for each, in the form that the template takes (usually
         {"type": "function", "function": {"name": ..., "parameters": ...}}).
         """
 
@@ -194,7 +194,7 @@ class ChatMessage(_message.Message):
     name: _builtins.str
     """In a tool's turn: the tool's name; else the participant's."""
     reasoning_content: _builtins.str
-    """What the assistant thought before it answered."""
+    """Thoughts of the assistant before it answered."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContentPart]:
         """The content in parts, instead of `content`. A template that takes plain strings gets their texts, one a line; one
@@ -203,7 +203,7 @@ class ChatMessage(_message.Message):
 
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
-        """What the assistant called in this turn."""
+        """Calls that the assistant made in this turn."""
 
     def __init__(
         self,
@@ -359,7 +359,7 @@ class SamplingParams(_message.Message):
     """0 or not set means 1: no limit."""
     min_p: _builtins.float
     seed: _builtins.int
-    """What is drawn depends on this, the position and the logits alone. Logits depend on the batch by rounding only:
+    """Draws depend on the seed, the position and the logits alone. Logits depend on the batch by rounding only:
     in float32 by parts in a million, which hardly ever changes a token; in 16-bit types it now and then does.
     """
     repetition_penalty: _builtins.float
@@ -414,7 +414,7 @@ class StopConditions(_message.Message):
     ignore_eos: _builtins.bool
     """Go on after the model's own end-of-sequence tokens."""
     default_max_tokens: _builtins.int
-    """Where max_tokens is 0: at most this many tokens, and fewer where they do not fit; 0 means as many as fit."""
+    """Bound where max_tokens is 0: at most this many tokens, and fewer where they do not fit; 0 means as many as fit."""
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Generation ends before the first of these strings; it is not part of the text. A special token counts as the text
@@ -513,13 +513,13 @@ class GenerateStarted(_message.Message):
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     worker_id: _builtins.str
-    """Who serves it: not always the worker that was called."""
+    """Worker that serves the request: not always the one that was called."""
     base_model_digest: _builtins.str
     num_prompt_tokens: _builtins.int
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedAdapter]:
-        """What serves this request, with the digests that its references stood for when it was accepted. Empty: the
-        base model alone.
+        """Adapters that serve this request, with the digests that its references stood for when it was accepted. Empty:
+        the base model alone.
         """
 
     @_builtins.property
