@@ -1,4 +1,4 @@
-"""AdapterStoreService: the catalogue of adapters."""
+"""AdapterStoreService: the catalog of adapters."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing

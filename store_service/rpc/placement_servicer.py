@@ -25,7 +25,7 @@ from store_service.rpc.placement_convert import (
 
 
 class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
-    """Answers from Redis; `resolver` answers for the catalogue."""
+    """Answers from Redis; `resolver` answers for the catalog."""
 
     def __init__(self, redis: RedisConnection, resolver: Resolver) -> None:
         self._directory = Directory(redis)

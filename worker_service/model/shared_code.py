@@ -23,7 +23,7 @@ class CodeKey:
         return digest_of(json.dumps(dict(self.facts), sort_keys=True).encode())
 
     def differences(self, other: Mapping[str, str]) -> list[str]:
-        """Where another key differs, for people."""
+        """Facts in which another key differs, for people."""
         names = sorted(self.facts.keys() | other.keys())
         pairs = ((name, other.get(name, "nothing"), self.facts.get(name, "nothing")) for name in names)
         return [f"{name} is {theirs[:80]!r}, here {ours[:80]!r}" for name, theirs, ours in pairs if theirs != ours]

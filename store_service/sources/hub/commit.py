@@ -126,7 +126,7 @@ class HubCommit:
 
 
 class _Hashes:
-    """What a file's bytes should be: SHA-256 where the hub knows it (LFS), git's own digest otherwise."""
+    """Expected digest of a file: SHA-256 where the hub knows it (LFS), git's own digest otherwise."""
 
     def __init__(self, file: HubFile) -> None:
         self._file = file

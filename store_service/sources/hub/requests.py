@@ -24,7 +24,7 @@ from hotslot.errors import SourceForbiddenError, SourceNotFoundError, SourceUnav
 from store_service.sources.hub.folder import HubFolder
 
 MAX_INFO_BYTES = 64 * 1024 * 1024
-"""Of the hub's answer about a repository, which lists all of its files."""
+"""Most bytes of the hub's answer about a repository, which lists all of its files."""
 MAX_REDIRECTS = 5
 RETRY_AFTER_S = 5.0
 _ERROR_HEADERS = ("X-Error-Code", "X-Error-Message")
@@ -56,12 +56,12 @@ class HubRequests:
         self._client.close()
 
     def unavailable(self, problem: str) -> SourceUnavailableError:
-        """What to raise for a failure that may pass."""
+        """Error for a failure that may pass."""
         message = f"{self._folder.key} cannot be fetched now: {problem}; try again later"
         return SourceUnavailableError(message, retry_after_s=RETRY_AFTER_S)
 
     def model_info(self) -> ModelInfo:
-        """What the hub says about the repository at the revision."""
+        """Description of the repository at the revision, from the hub."""
         folder = self._folder
         path = f"{self._options.endpoint}/api/models/{folder.repo_id}"
         if folder.revision:
@@ -120,7 +120,7 @@ class HubRequests:
         raise SourceForbiddenError(f"{self._folder.key} redirects more than {MAX_REDIRECTS} times")
 
     def _checked_redirect(self, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
-        """Where a response leads, if that may be followed: never into the operator's own network."""
+        """Target of a redirect, if that may be followed: never into the operator's own network."""
         try:
             target = url.join(response.headers["location"])
         except httpx2.InvalidURL as exc:

@@ -1,4 +1,4 @@
-"""PlacementService over real gRPC and a real Valkey, with a catalogue that is a table."""
+"""PlacementService over real gRPC and a real Valkey, with a catalog that is a table."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ OTHER_POOL = digest(999)
 
 
 class TableResolver:
-    """A catalogue: `a<n>` is version n of the default pool, `x<n>` of another one; number 77 may be on one worker."""
+    """A catalog: `a<n>` is version n of the default pool, `x<n>` of another one; number 77 may be on one worker."""
 
     def __init__(self) -> None:
         self.waits_s: list[float | None] = []
