@@ -36,24 +36,34 @@ def worker(name: str = "w-1", *, epoch: int = 1, endpoint: str | None = None, po
 class Member:
     """A worker's write side, driven by hand."""
 
-    def __init__(self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S) -> None:
+    def __init__(self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S, token: str = "") -> None:
         self.info = info
-        self.membership = Membership(redis, info, f"token of {info.worker_id} {info.epoch}", lease_s=lease_s)
-        self.residency = Residency(redis, info, f"token of {info.worker_id} {info.epoch}", lease_s=lease_s)
+        token = token or f"token of {info.worker_id} {info.epoch}"
+        self.membership = Membership(redis, info, token, lease_s=lease_s)
+        self.residency = Residency(redis, info, token, lease_s=lease_s)
         self.revision = 0
 
     async def announce(self, state: WorkerState = WorkerState.READY, load: WorkerLoad | None = None) -> int:
         return (await self.membership.announce(state, load or WorkerLoad())).residency_revision
 
+    def describe(self, info: WorkerInfo) -> None:
+        self.membership.describe(info)
+
+    async def touch_pool(self) -> None:
+        await self.membership.touch_pool()
+
     async def report(self, *residents: Resident) -> bool:
         self.revision += 1
         return await self.residency.report(residents, self.revision)
+
+    async def release(self) -> bool:
+        return await self.membership.release()
 
 
 async def joined(redis: RedisConnection, name: str, *residents: Resident, **kwargs: Any) -> Member:
     member = Member(redis, worker(name, **kwargs))
     await member.announce()
-    await member.membership.touch_pool()
+    await member.touch_pool()
     await member.report(*residents)
     return member
 

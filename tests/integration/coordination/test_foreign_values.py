@@ -75,7 +75,7 @@ async def beat(member: Member) -> None:
     """A heartbeat, with the report that it asks for."""
     known = await member.announce()
     if known != member.revision:
-        await member.membership.touch_pool()
+        await member.touch_pool()
         await member.report(resident(1), resident(2))
 
 
@@ -109,7 +109,7 @@ async def test_another_type_is_passed_over_and_replaced(redis: RedisConnection, 
     await beat(member)
     if name in ("placements", "pools"):
         # These are written by reports alone.
-        await member.membership.touch_pool()
+        await member.touch_pool()
         await member.report(resident(1), resident(2))
     await member.report(resident(1), resident(2), resident(3))
     await member.report(resident(1), resident(2))
@@ -117,7 +117,7 @@ async def test_another_type_is_passed_over_and_replaced(redis: RedisConnection, 
     assert await command(redis, "TYPE", key) == own
     assert await command(redis, "PTTL", key) > 0
     await directory.changes(POOL, await directory.revision(POOL))
-    assert await member.membership.release()
+    assert await member.release()
 
 
 async def fields_of(redis: RedisConnection, key: str, own: str) -> list[str]:
@@ -149,7 +149,7 @@ async def test_other_bytes_are_passed_over_and_replaced(redis: RedisConnection, 
             await spoil(redis, key, own, field, garbage)
             await read_all(directory, member)
             await beat(member)
-            await member.membership.touch_pool()
+            await member.touch_pool()
             assert await member.report(resident(1), resident(2)), (field, garbage)
             await read_all(directory, member)
             assert await is_whole(directory), (field, garbage)

@@ -70,10 +70,10 @@ async def test_a_neighbours_heartbeat_removes_what_a_dead_worker_left(redis: Red
 
 async def test_release_removes_every_trace_at_once(redis: RedisConnection) -> None:
     member = await joined(redis, "w-1", resident(1), resident(2))
-    assert await member.membership.release()
+    assert await member.release()
     left = await all_keys(redis)
     assert all(key.endswith((":changes", ":since", ":pools")) for key in left), left
-    assert not await member.membership.release()
+    assert not await member.release()
 
 
 async def test_an_older_start_at_the_same_endpoint_is_fenced_out(redis: RedisConnection) -> None:
@@ -88,7 +88,7 @@ async def test_an_older_start_at_the_same_endpoint_is_fenced_out(redis: RedisCon
     with pytest.raises(StaleEpochError, match="epoch 2"):
         await old.announce()
     assert not await old.report(resident(1))
-    assert not await old.membership.release()
+    assert not await old.release()
     assert await ids(directory) == ["w-new"]
 
 
@@ -118,7 +118,7 @@ async def test_redis_says_since_when_it_has_known_a_pool_without_a_gap(redis: Re
     first = await joined(redis, "w-1", resident(1))
     began = await since()
     await joined(redis, "w-2", resident(1))
-    await first.membership.release()
+    await first.release()
     assert await since() == began
     await redis.run(lambda client: client.flushall())
     assert await since() == ""
@@ -143,7 +143,7 @@ async def test_the_longest_lease_says_for_how_long_a_pool_is_known(redis: RedisC
 async def test_a_pool_is_known_for_as_long_as_anybody_may_believe_in_a_worker_that_left(redis: RedisConnection) -> None:
     member = await joined(redis, "w-1")
     (record,) = (await Directory(redis).workers(POOL)).workers
-    await member.membership.release()
+    await member.release()
     assert (
         await redis.run(lambda client: client.pexpiretime(PoolKeys.of(POOL).since)) >= record.lease_expire_time_s * 1e3
     )
@@ -156,7 +156,7 @@ async def test_another_process_cannot_use_a_worker_id_that_is_taken(redis: Redis
     with pytest.raises(StaleEpochError):
         await impostor.announce()
     assert not await impostor.report(resident(1))
-    assert not await impostor.membership.release()
+    assert not await impostor.release()
     await owner.announce()
 
 
@@ -212,7 +212,7 @@ async def test_changes_follow_a_revision_in_order_and_without_gaps(redis: RedisC
     start = await directory.revision(POOL)
     member = await joined(redis, "w-1", resident(1))
     await member.report(resident(1, Tier.HOST), resident(2))
-    await member.membership.release()
+    await member.release()
     read = await directory.changes(POOL, start)
     seen = [(c.digest, c.before and c.before.tier, c.after and c.after.tier) for c in read.changes]
     assert seen[0] == (digest(1), None, Tier.SLOT)

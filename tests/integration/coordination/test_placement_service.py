@@ -156,7 +156,7 @@ async def test_a_pool_that_redis_forgot_is_known_until_its_leases_end(redis: Red
     fleets = FleetCache(Directory(redis), clock=lambda: now_s)
     short = Member(redis, worker(), lease_s=1.0)
     await short.announce()
-    await short.membership.touch_pool()
+    await short.touch_pool()
     assert await fleets.pools() == [POOL]
     assert len((await fleets.picture(POOL)).workers) == 1
     await redis.run(lambda client: client.flushall())
@@ -176,7 +176,7 @@ async def test_a_pick_names_workers_that_serve_alike_and_have_room_for_all_adapt
     for number, num_slots in enumerate((1, 4, 1, 4)):
         member = Member(rig.redis, replace(worker(f"w-{number}"), num_slots=num_slots))
         await member.announce()
-        await member.membership.touch_pool()
+        await member.touch_pool()
     singles, twice = set(), set()
     for number in range(16):
         pick = pb.PickWorkersRequest(adapters=[f"a{number}", "a99"], max_workers=4)
@@ -249,7 +249,7 @@ async def test_listing_workers_pages_through_all_pools(rig: Rig) -> None:
     )
     for pool, name in expected:
         await Member(rig.redis, worker(name, pool=pool)).announce(load=WorkerLoad(1, 2, 3, 4, 5, 0.5))
-        await Member(rig.redis, worker(name, pool=pool)).membership.touch_pool()
+        await Member(rig.redis, worker(name, pool=pool)).touch_pool()
     found: list[tuple[str, str]] = []
     token = ""
     while True:
@@ -374,7 +374,7 @@ async def test_a_watch_resumes_where_it_was(rig: Rig) -> None:
     (mark,) = await take(call, 1)
     call.cancel()
     await member.report(resident(1), resident(2))
-    await member.membership.release()
+    await member.release()
     resumed = rig.stub.WatchPlacements(pb.WatchPlacementsRequest(base_model=POOL, from_revision=mark.revision))
     messages = await take(resumed, 3)
     assert seen(messages[:1]) == {("w-1", digest(2), False)}

@@ -73,7 +73,7 @@ async def live(redis: RedisConnection) -> None:
     await old.report(resident(1))
     new = Member(redis, worker("w-new", epoch=2, endpoint="same:1"))
     await new.announce(WorkerState.READY, WorkerLoad())
-    await new.membership.touch_pool()
+    await new.touch_pool()
     start = await directory.revision(POOL)
     await new.report(resident(1), resident(2, Tier.HOST))
     await new.report(resident(2))
@@ -82,7 +82,7 @@ async def live(redis: RedisConnection) -> None:
     assert len((await directory.placements(POOL, [digest(1), digest(2)]))[digest(2)]) == 1
     assert len(await directory.residency(POOL, new.info.worker_id)) == 1
     assert (await directory.changes(POOL, start)).changes
-    assert await new.membership.release()
+    assert await new.release()
 
 
 @pytest.fixture(scope="module", params=["node", "cluster"])

@@ -31,7 +31,7 @@ async def test_a_push_and_a_dry_run_name_the_settings_that_would_serve_it(
         info = worker(pool=Digest(base.digest))
         small = Member(redis, replace(info, num_slots=2, max_rank=4, slot_rank=4, target_modules="q_proj,v_proj"))
         await small.announce()
-        await small.membership.touch_pool()
+        await small.touch_pool()
         assert await warnings_of(client, adapter(), "fits") == []
         assert await warnings_of(client, large, "large") == ["RANK_NOT_SERVED_NOW"]
         assert await warnings_of(client, head, "head") == ["TARGET_NOT_SERVED_NOW"]
