@@ -22,8 +22,8 @@ from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.records import WorkerInfo
 from shared.failed_start import EXIT_FAILED
+from shared.fleet.records import WorkerInfo
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.adapters.catalog_watch import CatalogWatch

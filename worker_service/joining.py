@@ -14,8 +14,8 @@ import structlog
 
 from hotslot.errors import HotslotError
 from shared.coordination.connection import RedisConnection
-from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerState
-from shared.coordination.registration import WorkerRegistration, WorkerReport
+from shared.coordination.registration import WorkerRegistration
+from shared.fleet.records import WorkerInfo, WorkerLoad, WorkerReport, WorkerState
 from worker_service.front.worker import ModelInfo
 
 log = structlog.get_logger(__name__)

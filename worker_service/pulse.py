@@ -9,9 +9,9 @@ import structlog
 from hotslot.errors import EngineFailedError
 from hotslot.ids import DEFAULT_TENANT
 from hotslot.references import parse_reference
-from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
-from shared.coordination.registration import WorkerReport, urgent
+from shared.coordination.registration import urgent
 from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
+from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerReport, WorkerState
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.worker import Parts, State, Worker
 

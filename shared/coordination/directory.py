@@ -12,17 +12,8 @@ from hotslot.endpoints import advertised_endpoint
 from hotslot.errors import InvalidEndpointError, RevisionCompactedError
 from hotslot.ids import Digest, WorkerId, is_digest
 from shared.coordination.connection import RedisConnection
+from shared.coordination.encoding import decode_changes, decode_resident, decode_worker
 from shared.coordination.keys import POOLS, PoolKeys
-from shared.coordination.records import (
-    Placement,
-    PlacementChange,
-    PlacementsView,
-    PoolView,
-    WorkerRecord,
-    decode_changes,
-    decode_resident,
-    decode_worker,
-)
 from shared.coordination.scripts import (
     CHANGES,
     PLACEMENTS,
@@ -32,6 +23,7 @@ from shared.coordination.scripts import (
     WORKERS,
 )
 from shared.coordination.unreadable import Unreadable
+from shared.fleet.records import Placement, PlacementChange, PlacementsView, PoolView, WorkerRecord
 
 _WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
 _WATCH_RETENTION_MS = 60_000

@@ -7,8 +7,8 @@ import structlog
 
 from hotslot.ids import Digest
 from shared.coordination.directory import Directory
-from shared.coordination.memory import PoolMemory
-from shared.coordination.records import Placement, PoolView
+from shared.fleet.memory import PoolMemory
+from shared.fleet.records import Placement, PoolView
 
 log = structlog.get_logger(__name__)
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from hotslot.errors import StaleEpochError
 from shared.coordination.connection import RedisConnection
+from shared.coordination.encoding import encode_info, encode_load
 from shared.coordination.keys import POOLS, RETENTION_LEASES, SINCE_LEASES, PoolKeys
-from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerState, encode_info, encode_load
 from shared.coordination.scripts import ANNOUNCE, RELEASE, TOUCH_POOL
+from shared.fleet.records import WorkerInfo, WorkerLoad, WorkerState
 
 
 @dataclass(frozen=True, slots=True)

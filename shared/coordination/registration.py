@@ -12,7 +12,6 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import structlog
 
@@ -21,8 +20,8 @@ from hotslot.ids import Digest
 from shared.coordination.connection import RedisConnection
 from shared.coordination.keys import REPORT_LEASES
 from shared.coordination.membership import Membership
-from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
 from shared.coordination.residency import Residency
+from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerReport
 
 log = structlog.get_logger(__name__)
 
@@ -36,16 +35,6 @@ _DETAILS_SHARE = 0.75
 """Of the time between heartbeats, the least between two reports that tell only which versions are in slots, or who used
 them last: they go with a heartbeat. A report is whole, and in a busy worker such details change all the time."""
 _RELEASE_TIMEOUT_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReport:
-    """What a worker says of itself at one moment."""
-
-    state: WorkerState
-    load: WorkerLoad
-    residents: tuple[Resident, ...]
-    """Everything that it holds, in its fastest tier; at most one for each digest counts."""
 
 
 class WorkerRegistration:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from shared.coordination.connection import RedisConnection
+from shared.coordination.encoding import encode_resident
 from shared.coordination.keys import RETENTION_LEASES, PoolKeys
-from shared.coordination.records import Resident, WorkerInfo, encode_resident
 from shared.coordination.scripts import REPORT
+from shared.fleet.records import Resident, WorkerInfo
 
 
 class Residency:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from itertools import chain
 
 from hotslot.ids import Digest, WorkerId
-from shared.coordination.records import Placement, Tier, WorkerRecord, WorkerState
 from shared.fleet.demand import DEFAULT_DEMAND, DemandOptions, homes_for, homes_range
+from shared.fleet.records import Placement, Tier, WorkerRecord, WorkerState
 from shared.fleet.rendezvous import Rendezvous
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 

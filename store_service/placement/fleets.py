@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hotslot.ids import Digest
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.records import Abilities, Placement, WorkerRecord
 from shared.coordination.scripts import REVISION_SEQUENCES
 from shared.fleet.policy import DEFAULT_POLICY, PolicyOptions
+from shared.fleet.records import Abilities, Placement, WorkerRecord
 from store_service.placement.groups import Group, group_workers
 
 REFRESH_S = 0.5

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest
-from shared.coordination.records import Abilities, WorkerInfo, WorkerRecord
 from shared.fleet.policy import Fleet, PolicyOptions
+from shared.fleet.records import Abilities, WorkerInfo, WorkerRecord
 
 
 @dataclass(frozen=True, slots=True)

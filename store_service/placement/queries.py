@@ -16,8 +16,8 @@ from hotslot.errors import (
 from hotslot.ids import Digest, TenantId, parse_digest
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
-from shared.coordination.records import Placement, WorkerRecord
 from shared.fleet.policy import Candidate
+from shared.fleet.records import Placement, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache

@@ -10,7 +10,7 @@ from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.errors import HotslotError
 from hotslot.formats.base_spec import END_NAMES
 from hotslot.formats.manifest import Manifest
-from shared.coordination.records import WorkerInfo
+from shared.fleet.records import WorkerInfo
 from store_service.admission.admit import Verdict
 from store_service.catalog.records import VersionRecord
 from store_service.placement.fleets import FleetCache

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from hotslot.ids import Digest, TenantId
 from shared.coordination.directory import Directory
-from shared.coordination.records import Placement, PlacementChange
+from shared.fleet.records import Placement, PlacementChange
 
 POLL_S = 0.2
 

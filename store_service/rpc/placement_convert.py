@@ -6,7 +6,7 @@ from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from hotslot.references import Reference, parse_reference
 from hotslot.rpc.times import to_duration, to_timestamp
-from shared.coordination.records import Placement, Tier, WorkerRecord, WorkerState
+from shared.fleet.records import Placement, Tier, WorkerRecord, WorkerState
 from store_service.placement.queries import Pick
 from store_service.placement.watch import WatchEvent
 

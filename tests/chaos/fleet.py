@@ -19,7 +19,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.rpc.channel import ChannelOptions
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import WorkerState
+from shared.fleet.records import WorkerState
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
 from tests.support.service_proxy import ServiceProxy, service_proxy

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.coordination.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.policy import Fleet
+from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 
 BASE = digest_of(b"base model")
 NUM_DECISIONS = 3_000

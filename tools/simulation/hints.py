@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from hotslot.ids import Digest, WorkerId
-from shared.coordination.memory import PoolMemory
-from shared.coordination.records import Placement, PlacementsView, PoolView, WorkerRecord
+from shared.fleet.memory import PoolMemory
 from shared.fleet.policy import Fleet
+from shared.fleet.records import Placement, PlacementsView, PoolView, WorkerRecord
 from tools.simulation.worker import SimulatedWorker
 
 HEARTBEAT_S = 10 / 3

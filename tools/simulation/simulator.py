@@ -8,7 +8,7 @@ from itertools import count
 import numpy as np
 
 from hotslot.ids import WorkerId, digest_of
-from shared.coordination.records import WorkerInfo, WorkerState
+from shared.fleet.records import WorkerInfo, WorkerState
 from tools.simulation.hints import PULSE_S, Hints
 from tools.simulation.oracle import Oracle
 from tools.simulation.routers import BoundedLoads, Hotslot, LeastLoaded, PlainRendezvous, RoundRobin, Router

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hotslot.ids import Digest, WorkerId
-from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.demand import DemandMeter
+from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 
 STORE_LOAD_S = 0.5
 """From the store to host memory."""

@@ -16,8 +16,8 @@ from hotslot.errors import HotslotError
 from hotslot.ids import AdapterName, Digest, TenantId, WorkerId
 from hotslot.references import Reference
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.policy import Fleet
+from shared.fleet.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.replica_policy import ReplicaPolicy
 from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind
 from worker_service.adapters.preload import PreloadLimits

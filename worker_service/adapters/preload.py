@@ -17,8 +17,8 @@ from hotslot.errors import HotslotError, NotFoundError
 from hotslot.ids import AdapterName, Digest, TenantId
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
-from shared.coordination.records import Placement, Resident, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.policy import Fleet
+from shared.fleet.records import Placement, Resident, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion
 

@@ -21,7 +21,7 @@ from hotslot.errors import (
 )
 from hotslot.ids import Digest, TenantId
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
-from shared.coordination.records import WorkerRecord
+from shared.fleet.records import WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin

@@ -15,8 +15,8 @@ import structlog
 from hotslot.errors import CoordinationUnavailableError
 from hotslot.ids import Digest
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.records import Placement, WorkerInfo
 from shared.fleet.policy import Fleet
+from shared.fleet.records import Placement, WorkerInfo
 
 log = structlog.get_logger(__name__)
 

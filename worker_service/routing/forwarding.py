@@ -14,7 +14,7 @@ from hotslot.ids import WorkerId
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.status import from_rpc_error
-from shared.coordination.records import WorkerRecord
+from shared.fleet.records import WorkerRecord
 
 FORWARDED_KEY = "hotslot-forwarded-by"
 """Metadata key: the worker_id of the worker that forwarded a request."""

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hotslot.ids import WorkerId
-from shared.coordination.records import WorkerRecord
 from shared.fleet.policy import Candidate
+from shared.fleet.records import WorkerRecord
 
 
 @dataclass(frozen=True, slots=True)

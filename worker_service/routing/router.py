@@ -15,8 +15,8 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import Digest, WorkerId
-from shared.coordination.records import WorkerRecord
 from shared.fleet.policy import Candidate, Fleet
+from shared.fleet.records import WorkerRecord
 from shared.fleet.replica_policy import ReplicaPolicy
 from worker_service.routing.fleet_view import FleetView
 from worker_service.routing.forwarding import Parcel, Peers, forward

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from hotslot.ids import WorkerId
-from shared.coordination.records import WorkerRecord
+from shared.fleet.records import WorkerRecord
 
 
 @dataclass(slots=True)

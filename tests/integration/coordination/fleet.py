@@ -5,8 +5,8 @@ from typing import Any
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.coordination.connection import RedisConnection
 from shared.coordination.membership import Membership
-from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
 from shared.coordination.residency import Residency
+from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
 
 POOL = digest_of(b"base")
 LEASE_S = 30.0

@@ -12,8 +12,8 @@ from hotslot.local.embedded_valkey import EmbeddedValkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import POOLS, PoolKeys
-from shared.coordination.records import WorkerLoad, WorkerState
-from shared.coordination.registration import WorkerRegistration, WorkerReport
+from shared.coordination.registration import WorkerRegistration
+from shared.fleet.records import WorkerLoad, WorkerReport, WorkerState
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
 from tests.support.waiting import until_async
 

@@ -9,7 +9,7 @@ from hotslot.errors import RevisionCompactedError, StaleEpochError
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.keys import MAX_CHANGES, POOLS, PoolKeys
-from shared.coordination.records import Tier, WorkerLoad, WorkerState
+from shared.fleet.records import Tier, WorkerLoad, WorkerState
 from tests.integration.coordination.fleet import LEASE_S, POOL, Member, all_keys, digest, joined, resident, worker
 from tests.support.waiting import until_async
 

@@ -30,7 +30,7 @@ from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.server.grpc_server import ServerOptions, serve, service
 from store_service.execution.call_queue import HasDeadline

@@ -12,8 +12,8 @@ from hotslot.errors import CoordinationUnavailableError
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
-from shared.coordination.registration import WorkerRegistration, WorkerReport
+from shared.coordination.registration import WorkerRegistration
+from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerReport, WorkerState
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, resident, worker
 from tests.support.waiting import until, until_async
 

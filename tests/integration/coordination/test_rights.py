@@ -18,9 +18,9 @@ from shared.coordination import keys
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import PoolKeys
-from shared.coordination.records import Tier, WorkerLoad, WorkerState
-from shared.coordination.registration import WorkerRegistration, WorkerReport
+from shared.coordination.registration import WorkerRegistration
 from shared.coordination.rights import CALLED_ON_CLUSTER, KEY_PATTERN, acl_rule, commands
+from shared.fleet.records import Tier, WorkerLoad, WorkerReport, WorkerState
 from store_service.placement.access import tell_access
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
 from tests.integration.coordination.test_placement_service import running

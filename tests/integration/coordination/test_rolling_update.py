@@ -17,7 +17,7 @@ from hotslot.errors import StaleEpochError
 from hotslot.ids import TenantId, WorkerId
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
-from shared.coordination.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
+from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, worker
 from tests.support.waiting import until_async
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from hotslot.ids import DEFAULT_TENANT, Digest, WorkerId
 from shared.coordination.directory import ChangesRead
-from shared.coordination.records import Placement, PlacementChange, PoolView
+from shared.fleet.records import Placement, PlacementChange, PoolView
 from store_service.placement.watch import WatchEvent, watch_placements
 from tests.integration.coordination.fleet import POOL, digest, resident
 

@@ -14,7 +14,7 @@ from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.rpc.channel import open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
-from shared.coordination.records import WorkerState
+from shared.fleet.records import WorkerState
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_worker import Calls, make_request
 from tests.support.fleet import Member, until_known

@@ -13,7 +13,7 @@ from hotslot.errors import EngineFailedError, StepFailedError
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
-from shared.coordination.records import WorkerState
+from shared.fleet.records import WorkerState
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.integration.fleet.test_forwarding import ENDLESS, hold, read_on
 from tests.support.echo_model import EchoRunner

@@ -13,7 +13,7 @@ from hotslot.ids import Digest, new_worker_id
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
 from tests.integration.coordination.fleet import Member as Claim
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_model import EchoModel, echo_model, voice

@@ -15,7 +15,7 @@ from hotslot.redis_url import RedisUrl
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.records import WorkerState
+from shared.fleet.records import WorkerState
 from shared.fleet.rendezvous import Rendezvous
 from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.coordination.fleet import Member as Claim

@@ -14,7 +14,7 @@ from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import WorkerLoad, WorkerRecord, WorkerState
 from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.integration.fleet.test_forwarding import hold

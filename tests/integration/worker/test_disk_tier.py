@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.coordination.records import Tier
+from shared.fleet.records import Tier
 from tests.support.echo_model import EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, run_worker
 from tests.support.memory_store import MemoryStore

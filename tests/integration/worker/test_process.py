@@ -17,7 +17,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.records import Tier, WorkerState
+from shared.fleet.records import Tier, WorkerState
 from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import echo_model
 from tests.support.memory_store import MemoryStore

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from shared.coordination.records import Resident
 from shared.fleet.demand import DemandOptions
+from shared.fleet.records import Resident
 from tests.support.echo_model import EchoModel
 from tests.support.echo_worker import Calls, RunningWorker
 from tests.support.memory_store import MemoryStore

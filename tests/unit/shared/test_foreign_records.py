@@ -8,12 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotslot.ids import TenantId, WorkerId, digest_of
-from shared.coordination.records import (
-    Placement,
-    Resident,
-    Tier,
-    WorkerInfo,
-    WorkerLoad,
+from shared.coordination.encoding import (
     decode_changes,
     decode_resident,
     decode_worker,
@@ -22,6 +17,7 @@ from shared.coordination.records import (
     encode_resident,
 )
 from shared.coordination.unreadable import TOLD_FOR_S, Unreadable
+from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad
 from store_service.rpc.placement_convert import encode_placement, encode_worker
 
 DIGEST = digest_of(b"a")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.coordination.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.policy import Candidate, Fleet, PolicyOptions
+from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.rendezvous import Rendezvous
 
 NOW_S = 1_000.0

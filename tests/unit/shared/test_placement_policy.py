@@ -7,18 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotslot.ids import Digest, TenantId, WorkerId, digest_of
-from shared.coordination.records import (
-    Placement,
-    Resident,
-    Tier,
-    WorkerInfo,
-    WorkerLoad,
-    WorkerRecord,
-    WorkerState,
-    decode_resident,
-    encode_resident,
-)
+from shared.coordination.encoding import decode_resident, encode_resident
 from shared.fleet.policy import Fleet, PolicyOptions
+from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.replica_policy import ReplicaPolicy
 
 NOW_S = 1_000.0

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.coordination.memory import PoolMemory
-from shared.coordination.records import (
+from shared.fleet.memory import PoolMemory
+from shared.fleet.records import (
     Placement,
     PlacementsView,
     PoolView,

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.coordination.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.policy import DEFAULT_POLICY
+from shared.fleet.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from store_service.placement.groups import Ranks, choose, group_workers
 
 SMALL = WorkerInfo(WorkerId("s-1"), "s", digest_of(b"base"), "org/model", "float32", 8, 0.0, 1, 1, 8, 512)

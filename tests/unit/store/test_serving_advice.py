@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hotslot.errors import InvalidAdapterError
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import WorkerId, digest_of
-from shared.coordination.records import WorkerInfo
+from shared.fleet.records import WorkerInfo
 from store_service.placement.serving import RANK, TARGET, not_served
 from worker_service.model.weights import SlotLayout, WeightsDecoder
 

@@ -1,7 +1,7 @@
 """What a starting worker is to bring into memory."""
 
 from hotslot.ids import DEFAULT_TENANT, TenantId, WorkerId, digest_of
-from shared.coordination.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from worker_service.adapters.preload import share_of
 
 ACME, ZETA = TenantId("acme"), TenantId("zeta")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotslot.ids import WorkerId, digest_of
-from shared.coordination.records import Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from shared.fleet.policy import Candidate
+from shared.fleet.records import Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
 from worker_service.routing.forwarding import FORWARDED_KEY, is_forwarded, metadata_to_carry
 from worker_service.routing.plan import Here, before_here, instead_of_here
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hotslot.ids import Digest, WorkerId
-from shared.coordination.records import Placement, PlacementsView, PoolView, WorkerRecord
+from shared.fleet.records import Placement, PlacementsView, PoolView, WorkerRecord
 
 MAX_REMEMBERED = 16_384
 """Versions whose placements are remembered, those read last."""
