@@ -5,6 +5,7 @@ keeps its lease, and neither is needed for serving.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import structlog
 
+from hotslot.backoff import Backoff
 from hotslot.errors import HotslotError
 from shared.coordination.connection import RedisConnection
 from shared.coordination.registration import WorkerRegistration
@@ -20,8 +22,7 @@ from worker_service.front.worker import ModelInfo
 
 log = structlog.get_logger(__name__)
 
-FIRST_RETRY_S = 0.5
-MAX_RETRY_S = 15.0
+BACKOFF = Backoff(0.5, 15.0)
 
 T = TypeVar("T")
 
@@ -117,11 +118,11 @@ def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
 
 async def until_it_works(call: Callable[[], Awaitable[T]], event: str) -> T:
     """The answer of somebody who may be away for a while; every failure is logged as `event`."""
-    retry_s = FIRST_RETRY_S
-    while True:
+    for failures in itertools.count():
         try:
             return await call()
         except HotslotError as exc:
-            log.warning(event, why=exc.message, retry_s=retry_s)
+            retry_s = BACKOFF.pause_s(failures)
+            log.warning(event, why=exc.message, retry_s=round(retry_s, 3))
             await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, MAX_RETRY_S)
+    raise AssertionError("counting has no end")

@@ -1,7 +1,6 @@
 """Moving blobs to and from the store: resumed where a broken stream ended, verified by digest."""
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import grpc.aio
 
+from hotslot.backoff import Backoff
 from hotslot.clients.checkpoint import CheckpointFile
 from hotslot.clients.rpc import LOST_STATUS, Connection
 from hotslot.convert.messages import build
@@ -55,7 +55,7 @@ class RetryPolicy:
 
     def delay_s(self, stalls: int) -> float:
         """How long to wait after `stalls` attempts without progress, with jitter."""
-        return min(self.max_delay_s, self.first_delay_s * 2.0**stalls) * random.uniform(0.5, 1.0)
+        return Backoff(self.first_delay_s, self.max_delay_s).pause_s(stalls)
 
 
 class BlobTransfer:

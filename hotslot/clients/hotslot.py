@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
+from hotslot.backoff import Backoff
 from hotslot.clients.home import Home
 from hotslot.clients.placement import PlacementClient
 from hotslot.clients.routing import Picks, RouteKey
@@ -180,5 +180,4 @@ def _dial(options: ChannelOptions, endpoint: str) -> WorkerClient:
 def _pause_s(failure: HotslotError, rounds: int) -> float:
     """How long to wait before all workers are tried again; what the one who refused asked for, at the least."""
     asked_s = failure.retry_after_s if isinstance(failure, UnavailableError | ExhaustedError) else None
-    backoff_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(rounds, 8)) * random.uniform(0.5, 1.0)
-    return max(asked_s or 0.0, backoff_s)
+    return max(asked_s or 0.0, Backoff(FIRST_PAUSE_S, MAX_PAUSE_S).pause_s(rounds))

@@ -3,10 +3,10 @@
 Placement is a hint. While it is away, the last pick is as good as a guess can be; without one, any worker does.
 """
 
-import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from hotslot.contract.placement import WorkerPick
 from hotslot.errors import (
@@ -16,6 +16,7 @@ from hotslot.errors import (
     RequestDeadlineError,
     UnavailableError,
 )
+from hotslot.single_flight import SingleFlight
 
 MAX_CACHED_PICKS = 1024
 AWAY_S = 1.0
@@ -39,8 +40,9 @@ class Picks:
         """`ask` asks placement now."""
         self._ask = ask
         self._clock = clock
-        self._known: OrderedDict[RouteKey, tuple[float, WorkerPick]] = OrderedDict()
-        self._asking: dict[RouteKey, asyncio.Task[WorkerPick]] = {}
+        # Picks past their time stay: they are what there is while placement is away.
+        self._known: LRUCache[RouteKey, tuple[float, WorkerPick]] = LRUCache(MAX_CACHED_PICKS)
+        self._asking: SingleFlight[RouteKey, WorkerPick] = SingleFlight()
         self._away: tuple[float, HotslotError] | None = None
 
     async def pick(self, key: RouteKey) -> WorkerPick:
@@ -69,19 +71,12 @@ class Picks:
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = list(self._asking.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._asking.close()
 
     async def _fresh(self, key: RouteKey) -> WorkerPick:
         if self._away is not None and self._clock() < self._away[0]:
             raise self._away[1].with_traceback(None)
-        task = self._asking.get(key)
-        if task is None:
-            task = self._asking[key] = asyncio.create_task(self._ask_and_keep(key))
-            task.add_done_callback(lambda done: self._answered(key, done))
-        return await asyncio.shield(task)
+        return await self._asking.run(key, lambda: self._ask_and_keep(key))
 
     async def _ask_and_keep(self, key: RouteKey) -> WorkerPick:
         try:
@@ -93,12 +88,4 @@ class Picks:
             raise
         self._away = None
         self._known[key] = (self._clock() + pick.ttl_s, pick)
-        self._known.move_to_end(key)
-        while len(self._known) > MAX_CACHED_PICKS:
-            self._known.popitem(last=False)
         return pick
-
-    def _answered(self, key: RouteKey, task: "asyncio.Task[WorkerPick]") -> None:
-        del self._asking[key]
-        if not task.cancelled():
-            task.exception()  # marks it as seen when nobody waits any more

@@ -20,6 +20,7 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import Digest, TenantId
+from hotslot.single_flight import SingleFlight
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
 from store_service.execution.fair_queue import FairQueue
@@ -89,7 +90,7 @@ class Importer:
         # Apart from the threads that fetch: resolving a name does not wait behind somebody's download.
         self._resolving = Offload("resolve", options.max_imports)
         self._imports: dict[_ImportKey, _Import] = {}
-        self._resolutions: dict[tuple[TenantId, str], asyncio.Task[Content]] = {}
+        self._resolutions: SingleFlight[tuple[TenantId, str], Content] = SingleFlight()
         self._absent: Recent[tuple[TenantId, str], SourceNotFoundError] = Recent(options.refusal_ttl_s)
         self._refused: Recent[_RefusalKey, _Refusal] = Recent(options.refusal_ttl_s)
 
@@ -134,9 +135,10 @@ class Importer:
         jobs = dict(self._imports)
         for key, job in jobs.items():
             self._cancel(key, job)
-        tasks = [*(job.task for job in jobs.values() if job.task is not None), *self._resolutions.values()]
+        tasks = [job.task for job in jobs.values() if job.task is not None]
         if tasks:
             await asyncio.wait(tasks)
+        await self._resolutions.settled()
         await self._downloads.close()
         self._resolving.close()
 
@@ -194,11 +196,7 @@ class Importer:
         absent = self._absent.get(key)
         if absent is not None:
             raise absent.with_traceback(None)
-        resolving = self._resolutions.get(key)
-        if resolving is None:
-            resolving = self._resolutions[key] = asyncio.create_task(self._ask(key, source))
-            resolving.add_done_callback(lambda task: self._resolved(key, task))
-        return await asyncio.shield(resolving)
+        return await self._resolutions.run(key, lambda: self._ask(key, source))
 
     async def _ask(self, key: tuple[TenantId, str], source: Source) -> Content:
         try:
@@ -207,11 +205,6 @@ class Importer:
             if source.is_remote:
                 self._absent.add(key, exc)
             raise
-
-    def _resolved(self, key: tuple[TenantId, str], task: "asyncio.Task[Content]") -> None:
-        del self._resolutions[key]
-        if not task.cancelled():
-            task.exception()  # whoever still waits raises it
 
     def _raise_if_refused(self, key: _RefusalKey) -> None:
         """Repeat a refusal of this very content, unless its base model has become another one since."""

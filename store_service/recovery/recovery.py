@@ -1,6 +1,5 @@
 """Opens published blobs wherever they are: one that is not on the disk, or rotten there, is brought back first."""
 
-import asyncio
 import threading
 from typing import BinaryIO
 
@@ -8,6 +7,7 @@ import structlog
 
 from hotslot.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
+from hotslot.single_flight import SingleFlight
 from store_service.blobs.cached import CachedBlobStore
 from store_service.blobs.files import digest_of_file
 from store_service.blobs.stats import BlobStats
@@ -42,7 +42,7 @@ class Recovery:
         self._offload = offload
         self._restoring = Offload("restore", max_restores)
         self._cancelled = threading.Event()
-        self._tasks: dict[BlobKey, asyncio.Task[None]] = {}
+        self._restores: SingleFlight[BlobKey, None] = SingleFlight()
 
     async def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
         """A published blob for reading, and its size.
@@ -59,19 +59,14 @@ class Recovery:
 
     async def make_whole(self, key: BlobKey) -> None:
         """See that a blob is on the disk with the right bytes; goes on when the caller is cancelled. As `open`."""
-        task = self._tasks.get(key)
-        if task is None:
-            task = self._tasks[key] = asyncio.create_task(self._make_whole(key))
-            task.add_done_callback(lambda done: self._done(key, done))
-        await asyncio.shield(task)
-
-    def _done(self, key: BlobKey, task: "asyncio.Task[None]") -> None:
-        del self._tasks[key]
-        if not task.cancelled() and task.exception() is not None:
-            log.warning("a blob could not be made whole", tenant=key[0], digest=key[1], error=str(task.exception()))
+        await self._restores.run(key, lambda: self._make_whole(key))
 
     async def _make_whole(self, key: BlobKey) -> None:
-        await self._restoring(self._make_whole_on_thread, key)
+        try:
+            await self._restoring(self._make_whole_on_thread, key)
+        except (HotslotError, OSError) as exc:
+            log.warning("a blob could not be made whole", tenant=key[0], digest=key[1], error=str(exc))
+            raise
 
     def _make_whole_on_thread(self, key: BlobKey) -> None:
         if self._is_whole(key):
@@ -100,6 +95,5 @@ class Recovery:
     async def close(self) -> None:
         """Stop what is being restored."""
         self._cancelled.set()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
+        await self._restores.settled()
         self._restoring.close()

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import structlog
 
+from hotslot.backoff import Backoff
 from hotslot.digesting import StreamDigest
 from hotslot.errors import (
     DigestMismatchError,
@@ -40,6 +41,8 @@ from worker_service.recycled_memory import RecycledMemory
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 1.0
+MAX_PAUSE_S = 5.0
+"""Between two streams of one blob."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class StoreTimeouts:
     max_breaks: int = 5
     """Broken streams in a row, without a byte between them, after which a blob is given up."""
     backoff_s: float = 0.1
-    """Before the second of them; doubles each time."""
+    """Before the second of them; doubles each time, with jitter."""
 
 
 class StoreClient:
@@ -160,7 +163,7 @@ class StoreClient:
                     retry_after_s=RETRY_AFTER_S,
                 ) from broken
             log.warning("blob_resumed", digest=digest, position=position, size_bytes=size_bytes, why=broken.message)
-            await asyncio.sleep(self._timeouts.backoff_s * 2 ** (breaks - 1))
+            await asyncio.sleep(Backoff(self._timeouts.backoff_s, MAX_PAUSE_S).pause_s(breaks - 1))
         found = await digesting.digest()
         if found != digest:
             raise DigestMismatchError("weights from the store", found, digest)

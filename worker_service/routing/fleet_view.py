@@ -6,14 +6,15 @@ picture is used for as long as the leases in it run; then there is none, and a r
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from cachetools import TTLCache
 
 from hotslot.errors import CoordinationUnavailableError
 from hotslot.ids import Digest
+from hotslot.single_flight import SingleFlight
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import Fleet
 from shared.fleet.records import Placement, WorkerInfo
@@ -72,9 +73,11 @@ class FleetView:
         self._recalled_at_s = float("-inf")
         self._every_s = limits.refresh_s
         self._away_until_s = float("-inf")
-        self._refresh: asyncio.Task[Fleet] | None = None
-        self._placements: OrderedDict[Digest, tuple[float, Sequence[Placement]]] = OrderedDict()
-        self._reads: dict[tuple[Digest, ...], asyncio.Task[None]] = {}
+        self._refreshes: SingleFlight[None, Fleet] = SingleFlight()
+        self._placements: TTLCache[Digest, Sequence[Placement]] = TTLCache(
+            MAX_REMEMBERED, limits.placement_ttl_s, timer=clock
+        )
+        self._reads: SingleFlight[tuple[Digest, ...], Mapping[Digest, Sequence[Placement]]] = SingleFlight()
 
     async def look(self, digests: Sequence[Digest]) -> Sight | None:
         """The fleet and who holds these versions; None when nobody else is known."""
@@ -90,12 +93,8 @@ class FleetView:
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks: list[asyncio.Task[None] | asyncio.Task[Fleet]] = [*self._reads.values()]
-        if self._refresh is not None:
-            tasks.append(self._refresh)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._reads.close()
+        await self._refreshes.close()
 
     def _recall(self, digests: Sequence[Digest]) -> Sight | None:
         """What was known before Redis went away; None once no other worker's lease runs."""
@@ -110,13 +109,11 @@ class FleetView:
 
     async def _current_fleet(self) -> Fleet:
         age_s = self._clock() - self._read_at_s
-        if age_s >= self._every_s and self._refresh is None:
-            self._refresh = asyncio.create_task(self._read_fleet(), name="read the fleet")
-            self._refresh.add_done_callback(self._refreshed)
+        if age_s >= self._every_s:
+            self._refreshes.begin(None, self._read_fleet)
         if self._fleet is not None and age_s < max(self._limits.max_age_s, 2 * self._every_s):
             return self._fleet
-        assert self._refresh is not None, "an old picture is being replaced"
-        return await asyncio.shield(self._refresh)
+        return await self._refreshes.run(None, self._read_fleet)
 
     async def _read_fleet(self) -> Fleet:
         view = await self._pool.workers()
@@ -128,32 +125,14 @@ class FleetView:
         await self._on_members(frozenset(record.info.endpoint for record in view.workers))
         return self._fleet
 
-    def _refreshed(self, task: "asyncio.Task[Fleet]") -> None:
-        self._refresh = None
-        if not task.cancelled():
-            task.exception()  # marks it as seen when nobody waits any more
-
     async def _current_placements(self, digests: tuple[Digest, ...]) -> Mapping[Digest, Sequence[Placement]]:
-        now_s = self._clock()
-        unknown = tuple(d for d in digests if d not in self._placements or self._placements[d][0] <= now_s)
+        known = {digest: found for digest in digests if (found := self._placements.get(digest)) is not None}
+        unknown = tuple(digest for digest in digests if digest not in known)
         if unknown:
-            task = self._reads.get(unknown)
-            if task is None:
-                task = self._reads[unknown] = asyncio.create_task(self._read_placements(unknown))
-                task.add_done_callback(lambda done: self._placements_read(unknown, done))
-            await asyncio.shield(task)
-        return {digest: self._placements[digest][1] for digest in digests if digest in self._placements}
+            return {**known, **await self._reads.run(unknown, lambda: self._read_placements(unknown))}
+        return known
 
-    async def _read_placements(self, digests: tuple[Digest, ...]) -> None:
+    async def _read_placements(self, digests: tuple[Digest, ...]) -> Mapping[Digest, Sequence[Placement]]:
         found = await self._pool.placements(digests)
-        expires_s = self._clock() + self._limits.placement_ttl_s
-        for digest, placements in found.items():
-            self._placements[digest] = (expires_s, placements)
-            self._placements.move_to_end(digest)
-        while len(self._placements) > MAX_REMEMBERED:
-            self._placements.popitem(last=False)
-
-    def _placements_read(self, digests: tuple[Digest, ...], task: "asyncio.Task[None]") -> None:
-        del self._reads[digests]
-        if not task.cancelled():
-            task.exception()
+        self._placements.update(found)
+        return found
