@@ -239,7 +239,7 @@ async def _collect_for_ever(collector: Collector, offload: Offload, every_s: flo
         try:
             await _collect(collector, offload)
         except (HotslotError, OSError) as exc:
-            log.warning("collecting failed, and is tried again", error=str(exc))
+            log.warning("collection_failed", why=str(exc))
 
 
 async def _cancel(task: "asyncio.Task[None]") -> None:

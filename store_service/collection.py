@@ -60,7 +60,7 @@ class Collector:
         last_s, self._last_s = self._last_s, None
         with removing(self._ownership.data_dir) as is_free:
             if not is_free:
-                log.info("nothing is removed while a backup is taken")
+                log.info("collection_put_off", why="a backup is taken")
                 return Collected()
             return self._run(last_s)
 
@@ -69,7 +69,7 @@ class Collector:
         try:
             self._ledger.save(self._ownership.check(self._registry.catalog.state()).num_changes)
         except (HotslotError, OSError) as exc:
-            log.warning("what waits to be removed was not noted", error=str(exc))
+            log.warning("removal_note_not_written", why=str(exc))
 
     def _run(self, last_s: float | None) -> Collected:
         state = self._ownership.check(self._registry.catalog.state())

@@ -103,13 +103,15 @@ def _warn_of_absence(places: Sequence[Place], known: Set[BlobKey]) -> None:
     found = frozenset[BlobKey]().union(*(place.blobs for place in places))
     if num_unknown := len(found - known):
         log.warning(
-            "blobs that no version refers to; each stays for unreferenced_grace_s from when it was first seen so",
+            "unreferenced_blobs_found",
+            advice="each stays for unreferenced_grace_s from when it was first seen so",
             places=names,
             num_blobs=num_unknown,
         )
     if known and not known & found:
         log.error(
-            "none of the blobs that versions refer to is here; is the right volume mounted?",
+            "no_referenced_blob_found",
+            advice="is the right volume mounted?",
             places=names,
             num_blobs=len(known),
         )

@@ -78,7 +78,7 @@ class SqlBaseModels:
                 row = _add_knowledge(connection, row, spec)
             record = _record(row, name)
         if moved_from is not None:
-            log.warning("a base model's name was moved", name=spec.name, was=moved_from, now=spec.digest, by=tenant)
+            log.warning("base_model_name_moved", name=spec.name, was=moved_from, now=spec.digest, by=tenant)
         return record, created
 
     def get(self, name_or_digest: str) -> BaseModelRecord:
@@ -124,7 +124,7 @@ class SqlBaseModels:
             for row in rows:
                 connection.execute(delete(names).where(names.c.name == row.name, names.c.digest == row.digest))
         for record in gone:
-            log.warning("a base model was deleted", name=record.spec.name, digest=record.spec.digest, by=tenant)
+            log.warning("base_model_deleted", name=record.spec.name, digest=record.spec.digest, by=tenant)
         return gone
 
     def _take_name(self, connection: Connection, spec: BaseSpec, tenant: TenantId) -> Any:

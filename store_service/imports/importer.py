@@ -157,9 +157,9 @@ class Importer:
         if job.lingering is not None:
             job.lingering.cancel()
         if task.cancelled():
-            log.info("import cancelled", source=source.key)
+            log.info("import_cancelled", source=source.key)
         elif task.exception() is not None:
-            log.info("import failed", source=source.key, error=str(task.exception()))
+            log.info("import_failed", source=source.key, why=str(task.exception()))
 
     async def _work(self, job: _Import, tenant: TenantId, source: Source, publication: Publication) -> VersionRecord:
         try:

@@ -47,6 +47,6 @@ async def test_the_token_is_in_no_log_error_or_progress(tmp_path: Path, hub: Fak
         assert hub.tokens.count(f"Bearer {TOKEN}") > len(faults)
         assert not elsewhere.requests
     logged = store.log_path.read_text(encoding="utf-8")
-    assert "import failed" in logged
+    assert "import_failed" in logged
     assert num_failed == len(faults) - 2
     assert TOKEN not in "".join([*seen, logged])

@@ -129,7 +129,7 @@ async def test_who_still_waits_keeps_what_another_gave_up(tmp_path: Path, hub: F
         same.cancel()
         with capture_logs() as logs:
             other.cancel()
-            await until(lambda: "import cancelled" in [entry["event"] for entry in logs])
+            await until(lambda: "import_cancelled" in [entry["event"] for entry in logs])
         hub.go_on.set()
         assert (await finish(again)).adapter == "bot"
         await left_nothing(tmp_path)

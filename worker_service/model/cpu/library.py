@@ -42,7 +42,7 @@ def load_kernels(cache_dir: Path | None) -> bool:
         torch.ops.load_library(str(_built(directory)))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
         detail = exc.stderr if isinstance(exc, subprocess.CalledProcessError) else str(exc)
-        log.warning("CPU kernels could not be built, so decoding is slower", error=str(detail)[-2000:])
+        log.warning("cpu_kernels_not_built", why=str(detail)[-2000:])
         return False
     _describe_results()
     return True
@@ -69,7 +69,7 @@ def _built(directory: Path) -> Path:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
         # Whoever builds the same meanwhile builds the same bytes.
         built.replace(target)
-    log.info("CPU kernels built", duration_s=round(time.monotonic() - began_s, 1), file=target.name)
+    log.info("cpu_kernels_built", duration_s=round(time.monotonic() - began_s, 1), file=target.name)
     return target
 
 
