@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 FUZZ_INSTALLED := $(VENV)/.fuzz-installed
 CONSTRAINTS := requirements/constraints.txt
 
-# What to install as torch, and more arguments for pip; CONTRIBUTING.md shows how to choose the CPU build.
+# Package to install as torch, and more arguments for pip; CONTRIBUTING.md shows how to choose the CPU build.
 TORCH_SPEC ?= torch
 PIP_ARGS ?=
 # More arguments for pytest: make test PYTEST_ARGS="-k slots -x"

@@ -24,8 +24,8 @@ def reuse_freed_memory() -> bool:
     """Have the C library hand out again what was freed; false where it is not glibc, and nothing changes.
 
     By default every buffer above 128 KiB is mapped anew and returned to the kernel: its pages are zeroed and faulted
-    in again for each message of a stream, which costs more than everything else that moves it. What is kept free is
-    bounded by MAX_ARENAS times KEPT_FREE_BYTES.
+    in again for each message of a stream, which costs more than everything else that moves it. Memory that is
+    kept free is bounded by MAX_ARENAS times KEPT_FREE_BYTES.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -82,7 +82,7 @@ class Collector:
         self._ledger.save(state.num_changes)
         due = blobs.due(self._options.unreferenced_grace_s)
         if due:
-            # What was read in between was this catalog's, too.
+            # The rows that were read in between were this catalog's, too.
             self._ownership.check(self._registry.catalog.state())
         num_blobs = sum(self._registry.remove_unreferenced(_key(name)) for name in due)
         old = frozenset(uploads.due(self._options.upload_ttl_s))

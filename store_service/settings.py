@@ -116,8 +116,8 @@ class StoreSettings(Settings):
     """How long a deleted adapter can be undeleted."""
     unreferenced_grace_s: float = Field(default=24 * 3600.0, ge=0)
     """How long blobs stay that no version refers to. Time counts in which a store ran and saw them unreferenced, from
-    when it first did; it is remembered over restarts, and no clock that jumps shortens it. What is deleted takes room
-    for as long: a store that is published to and deleted from all day may want less."""
+    when it first did; it is remembered over restarts, and no clock that jumps shortens it. A deleted version takes
+    room for as long: a store that is published to and deleted from all day may want less."""
     collect_every_s: float = Field(default=300.0, gt=0)
     """How often old uploads and unreferenced blobs are looked for and removed."""
     adopt_blobs: str = ""

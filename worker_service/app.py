@@ -115,7 +115,7 @@ def services(worker: Worker, door: FrontDoor) -> list[Service]:
 
 @dataclass(slots=True)
 class Start:
-    """From settings to a worker that is ready. What is started ends with the stack."""
+    """From settings to a worker that is ready. All that is started ends with the stack."""
 
     settings: WorkerSettings
     worker: Worker

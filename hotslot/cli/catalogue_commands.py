@@ -53,7 +53,7 @@ def push(
 ) -> None:
     """Upload a PEFT folder, have it checked, and tag it.
 
-    Where its config names no base model that is registered, those that its tensors fit are offered before it is sent.
+    Base models that its tensors fit are offered before it is sent, if its config names none that is registered.
 
     JSON: {version, created, uploaded_bytes, total_bytes, warnings}.
     """

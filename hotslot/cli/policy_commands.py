@@ -53,7 +53,7 @@ def set_(
             min_replicas=least if least is not None else before.min_replicas if before else 0,
             max_replicas=most if most is not None else before.max_replicas if before else 0,
             pinned=pinned if pinned is not None else bool(before and before.pinned),
-            # What is kept was read just now: nobody else's change is to be undone.
+            # The parts that are kept were read just now: no other operator's change is to be undone.
             etag=etag or (before.etag if before else ""),
         )
     _print(policy, as_json)

@@ -53,9 +53,9 @@ def up(
 ) -> None:
     """Run a store and workers on this machine until Ctrl-C; nothing is left running.
 
-    What ends is started again. JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids, valkey_pid},
-    {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name, endpoint},
-    {event: "stopped"}.
+    A process that ends is started again. JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids,
+    valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
+    endpoint}, {event: "stopped"}.
     """
     _check_redis_url(redis_url)
     data_dir = data_dir.expanduser().absolute()

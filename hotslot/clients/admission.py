@@ -160,8 +160,8 @@ class Admission:
     ) -> tuple[Answer, int]:
         """Upload and admit; returns the answer and the bytes that had to be sent.
 
-        The store says that it has files before it reads them again. What turns out to be gone or rotten then was
-        discarded, and is sent once more.
+        The store says that it has files before it reads them again. A file that turns out to be gone or rotten then
+        was discarded, and is sent once more.
         """
         uploaded, uploaded_bytes = await self._upload(files, on_progress)
         try:

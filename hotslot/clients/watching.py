@@ -29,7 +29,7 @@ async def watch_adapters(
     while True:
         try:
             if from_revision is None:
-                # What happens before a first event is seen has to be found again when the stream breaks until then.
+                # Changes before the first event have to be found again when the stream breaks until then.
                 here = build(pb.ListAdaptersRequest, page_size=1, name_prefix=NO_NAMES_PREFIX)
                 from_revision = (await connection.unary(stub.ListAdapters, here)).revision
             request = build(pb.WatchAdaptersRequest, from_revision=from_revision)

@@ -1,7 +1,7 @@
 """Files that lie beside weights, as far as they decide what a model is sent and where its answers end.
 
 Tokenizers, chat templates and generation configs stand in the folders of base models and of adapters alike. Both are
-read here, so that one can be compared with the other. What cannot be read says nothing.
+read here, so that one can be compared with the other. A file that cannot be read says nothing.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The chunks of `BlobService.ReadBlob`, put into messages and taken out with as few copies as gRPC allows.
 
 Protobuf's own class copies a chunk's bytes twice on either side, on the event loop's thread; together with hashing that
-is a third of what receiving a blob costs. What goes over the wire is the same: any protobuf client or server is at
+is a third of what receiving a blob costs. The bytes on the wire are the same: any protobuf client or server is at
 the other end.
 """
 

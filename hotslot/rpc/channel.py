@@ -235,7 +235,7 @@ def _arguments(options: ChannelOptions) -> list[tuple[str, int | str]]:
         ("grpc.max_send_message_length", options.max_message_bytes),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
-        # Of grpc's other pings: while one of them is under way, no keepalive is sent.
+        # Timeout of grpc's other pings: while one of them is under way, no keepalive is sent.
         ("grpc.http2.ping_timeout_ms", keepalive_ms // 2),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),

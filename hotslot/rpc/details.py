@@ -85,7 +85,7 @@ def _with_entries(
             info.metadata["omitted"] = str(omitted)
         all_details = [info, bad_request, *others] if entries else [info, *others]
         status = _status(code, _message(error.message, omitted), all_details)
-        # Where a text is cut between its characters, and the number itself, may make it longer than it was measured.
+        # A cut between characters, and the number itself, may make a text longer than it was measured.
         if _wire_bytes(status) <= MAX_STATUS_BYTES or not bad_request.field_violations:
             return status
         _leave_out_last(info, bad_request)

@@ -119,7 +119,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HotslotError]] = {
     Code.RESOURCE_EXHAUSTED: errors.ExhaustedError,
     Code.UNAVAILABLE: errors.UnavailableError,
     Code.DEADLINE_EXCEEDED: errors.RequestDeadlineError,
-    # Who cancels a call of its own hears of that from asyncio; here it is a server that stops.
+    # A caller that cancels its own call hears of that from asyncio; here it is a server that stops.
     Code.CANCELLED: errors.UnavailableError,
     Code.UNIMPLEMENTED: errors.NotImplementedYetError,
     Code.INTERNAL: errors.InternalError,

@@ -226,7 +226,7 @@ def _as_error(exc: Exception, method: str, context: Any) -> HotslotError:
     if isinstance(exc, HotslotError):
         return exc
     if isinstance(exc, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
-        # What the generated base class does for a method that the servicer does not define.
+        # The generated base class raises this for a method that the servicer does not define.
         return NotImplementedYetError(method.removeprefix("/"))
     incident = secrets.token_hex(6)
     log.error("incident", incident=incident, method=method, exc_info=exc)

@@ -88,10 +88,10 @@ def admit(
 
     `reserve` is told their size before the first byte is written, and may raise. `written_digest` has the digest of
     what was passed to `write`, where that computes it anyway.
-    What was passed to `write` is to be thrown away when the verdict has violations.
+    Bytes that were passed to `write` are to be thrown away when the verdict has violations.
 
-    `was_admitted` is for a checkpoint that is read again: rules that came since are not held against it. Whether it
-    is what was admitted then, its digest tells.
+    `was_admitted` is for a checkpoint that is read again: rules that came since are not held against it. Its
+    digest tells whether it is the one that was admitted then.
     """
     violations: list[Violation] = []
     settings = _read_config(checkpoint, limits, violations)

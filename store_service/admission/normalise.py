@@ -81,8 +81,8 @@ def plan_weights(modules: tuple[ServedModule, ...]) -> WeightsPlan:
 def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> Written:
     """Convert slice by slice from the open checkpoint.
 
-    Every sink gets all bytes in order, never two calls at once, from other threads where the file is large. What was
-    written is worthless when there are violations; reading goes on, to report all of them.
+    Every sink gets all bytes in order, never two calls at once, from other threads where the file is large. Bytes
+    that were written are worthless when there are violations; reading goes on, to report all of them.
     """
     if plan.size_bytes < OVERLAP_FROM_BYTES:
 

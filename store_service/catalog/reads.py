@@ -30,7 +30,7 @@ SUMMARY_COLUMNS: Sequence[Any] = [
 ]
 """Columns of a version, without those that are large."""
 
-# What every resolve asks, put together once: SQLAlchemy takes as long for that as SQLite for the answers.
+# Queries of every resolve, put together once: SQLAlchemy takes as long for that as SQLite for the answers.
 _LIVE_ADAPTER = select(adapters).where(
     adapters.c.tenant == bindparam("tenant"), adapters.c.name == bindparam("name"), adapters.c.delete_time_s.is_(None)
 )

@@ -39,7 +39,7 @@ class Backlog:
         self._num_waiting -= 1
         if left_s is not None and left_s <= 0:
             return _too_late()
-        # What was expected is a mean: who waited a little longer is served.
+        # The expected wait is a mean: a call that waited a little longer is served.
         if waited_s > 2 * self._max_wait_s:
             return self._busy(waited_s)
         self._num_running += 1
@@ -55,7 +55,7 @@ class Backlog:
         self._mean_s += MEMORY * (took_s - self._mean_s) if self._mean_s else took_s
 
     def _busy(self, wait_s: float) -> StoreBusyError:
-        # What is expected is bounded: after one call that took very long nobody is sent away for as long.
+        # The expected wait is bounded: after one call that took very long no caller is sent away for as long.
         retry_after_s = max(MIN_RETRY_AFTER_S, min(wait_s, 2 * self._max_wait_s))
         return StoreBusyError(f"the store is busy: the call would wait for {wait_s:.1f} s", retry_after_s=retry_after_s)
 

@@ -16,8 +16,8 @@ Work = TypeVar("Work")
 class FairShares(Generic[Work]):
     """Work that waits, by tenant in order, and the time that each tenant's work has taken.
 
-    Of those whose work waits, the tenant is next whose work took least. Idle time earns no credit: whoever comes back
-    begins where the least served of the others is.
+    Among tenants whose work waits, the one is next whose work took least. Idle time earns no credit: a tenant that
+    comes back begins where the least served of the others is.
     """
 
     def __init__(self, max_waiting: int) -> None:

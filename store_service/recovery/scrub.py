@@ -65,7 +65,7 @@ class Scrub:
         except BlobNotFoundError:
             return True
         with file:
-            # What the kernel remembers of a file says nothing about the disk.
+            # The kernel's cache of a file says nothing about the disk.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             found = digest_of_file(file, pace.after)
         self._stats.add(scrubbed_bytes=pace.num_bytes)

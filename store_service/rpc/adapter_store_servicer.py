@@ -30,8 +30,8 @@ WATCH_POLL_S = 1.0
 class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     """Decodes, calls the registry or the catalog on a thread, encodes; what may be large is encoded there too.
 
-    What only looks things up never waits behind what changes them, nor either behind blobs and admissions. `threads`
-    are for what follows from calls that were taken: their answers, and watches.
+    Look-ups never wait behind changes, nor do either behind blobs and admissions. `threads` are for the work that
+    follows from calls that were taken: their answers, and watches.
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def stamps_in(folder: Path) -> dict[str, Stamp]:
 
 
 class DirectorySource:
-    """One folder. What it links to outside of the roots is not read."""
+    """One folder. Files outside of the roots that it links to are not read."""
 
     def __init__(self, path: str, roots: tuple[Path, ...], max_bytes: int) -> None:
         self._path = path

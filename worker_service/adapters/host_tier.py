@@ -1,7 +1,7 @@
 """Which adapters are in host memory: a byte budget, least recently used first out. Pure bookkeeping.
 
 Bytes are reserved before a load begins and become an entry when it ends, so that loads under way count too.
-What a request holds is never dropped; the budget is never exceeded.
+Weights that a request holds are never dropped; the budget is never exceeded.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,7 @@
 """Keeps in memory what adapters' policies want here, from before the first request on and across restarts.
 
 The store knows which versions are pinned, the policy of placement which workers are to have them. Both are looked at
-every few seconds, and at once when a change is heard of. What cannot be found out changes nothing: what is kept stays.
+every few seconds, and at once when a change is heard of. If they cannot be read, all that is kept stays.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The worker's view of the store: references to versions, digests to verified bytes, base models made known.
 
-Proto types of the store's contract stop here. What the store raised arrives as the same typed error; a store that
+Proto types of the store's contract stop here. An error of the store arrives as the same typed error; a store that
 cannot be reached, or does not answer in time, is a StoreUnavailableError.
 """
 

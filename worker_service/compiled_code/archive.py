@@ -1,7 +1,7 @@
 """Compiled code in one file: bound to a key, sealed, and never unpacked to anywhere but its place.
 
-The file is a line of JSON (what the code is for, the digest of the rest, a seal over both) and a gzipped tar. What is
-in it will run in this process, so nothing of it is looked at before digest and seal are found right.
+The file is a line of JSON (what the code is for, the digest of the rest, a seal over both) and a gzipped tar. The
+code in it will run in this process, so nothing of it is looked at before digest and seal are found right.
 """
 
 import gzip
@@ -63,7 +63,7 @@ class Archiver:
         return num_files
 
     def unpack(self, key: CodeKey, source: Path) -> int:
-        """Add an archive's files to the directory; returns how many were new. What is there already stays as it is.
+        """Add an archive's files to the directory; returns how many were new. Files that are there stay as they are.
 
         Raises CompiledCodeMismatchError (another key), CompiledCodeRefusedError (damaged, not sealed with the secret,
         too large, or with an entry that is no plain file in its place), and OSError.

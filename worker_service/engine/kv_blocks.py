@@ -110,7 +110,7 @@ class KvBlocks:
     def _start_run(self, num_wanted: int) -> int:
         """Index of the first free block of a run of `num_wanted`, or of the longest there is.
 
-        Where none is free, kept blocks give way: those kept longest, with as much around them as makes a run.
+        If no run is free, kept blocks give way: those kept longest, with as much around them as makes a run.
         """
         index, length = self._longest_free(num_wanted)
         if length < num_wanted:

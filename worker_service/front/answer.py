@@ -21,8 +21,8 @@ class Ending:
 class Answer:
     """Collects what a reader has not got yet.
 
-    A stop token is reported with the tokens and has no text. Whether a token was one is known with the event after
-    it, so a token that might be is kept until then.
+    A stop token is reported with the tokens and has no text. The event after a token tells whether it was one, so a
+    token that might be is kept until then.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ from worker_service.routing.router import Router
 
 log = structlog.get_logger(__name__)
 
-# What another worker may be able to do better: this one is full, leaving, broken, or cannot reach the store.
+# Errors that another worker may not have: this one is full, leaving, broken, or cannot reach the store.
 TRY_ELSEWHERE = (UnavailableError, ExhaustedError, StepFailedError)
 
 Events = AsyncGenerator[GenerationEvent | bytes, None]
@@ -161,7 +161,7 @@ class FrontDoor:
         call = routed.call
         message = call.encode(call.request.request_id, routed.selections)
         if len(message) > MAX_GENERATE_BYTES:
-            # What is settled here makes it larger than it came.
+            # Defaults and switches that were settled here make it larger than it came.
             raise UnavailableError("the request is too large to be sent on")
         parcel = Parcel(
             message,

@@ -1,4 +1,4 @@
-"""InferenceService on the wire: decode, one call, encode. What another worker serialised goes out as it came."""
+"""InferenceService on the wire: decode, one call, encode. Bytes of another worker go out as they came."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing

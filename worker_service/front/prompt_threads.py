@@ -17,8 +17,8 @@ T = TypeVar("T")
 class PromptThreads:
     """Two threads, and a bound on what waits for them.
 
-    A text is worked on in pieces, and each piece queues anew, so that texts take turns. What a call still waits for is
-    not begun once the call is cancelled.
+    A text is worked on in pieces, and each piece queues anew, so that texts take turns. Pieces of a call that
+    is cancelled are not begun.
     """
 
     def __init__(self) -> None:

@@ -82,7 +82,7 @@ def _renamed(document: dict[str, Any], names: Mapping[str, str]) -> dict[str, An
     if model.get("merges"):
         model["merges"] = [merge for merge in model["merges"] if not _makes(merge, names)]
     added = [{**token, "content": names.get(token["content"], token["content"])} for token in document["added_tokens"]]
-    # What a post-processor would add is named by text, and nothing is added to a chat.
+    # A post-processor names its additions by text, and nothing is added to a chat.
     return {**document, "model": model, "added_tokens": added, "post_processor": None}
 
 

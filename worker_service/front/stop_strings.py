@@ -54,7 +54,7 @@ class StopStrings:
             piece, shown = self._held[0]
             left = len(piece) - num_chars
             if left > 0:
-                # Where the two differ, it is at their beginning: a space that is not shown after a special token.
+                # The two differ at their beginning, if at all: a space that is not shown after a special token.
                 cut = max(0, len(shown) - left)
                 out.append(shown[:cut])
                 self._held[0] = piece[num_chars:], shown[cut:]

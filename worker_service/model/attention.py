@@ -223,7 +223,7 @@ def attention_interface(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: `[1, heads, T, D]` in, `[1, T, H, D]` out, with the tokens of all rows in T.
 
-    What else an architecture may ask for was looked at when its attention modules were found (attention_sites.py).
+    Other arguments of architectures were looked at when their attention modules were found (attention_sites.py).
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     q_THD, k_TGD, v_TGD = (x[0].transpose(0, 1) for x in (query, key, value))

@@ -16,7 +16,7 @@ _MASK64 = (1 << 64) - 1
 def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[SampledToken | None]:
     """One token for each row, or None where its logits are not finite; row r belongs to `segments[r]`.
 
-    Each segment's `sampling` is set. What a row draws depends on its own logits, seed and position alone, never on the
+    Each segment's `sampling` is set. A row's draws depend on its own logits, seed and position alone, never on the
     rows beside it. A few -inf are how a model itself rules tokens out; a NaN anywhere, +inf or nothing else are none.
     """
     options = [_options(s) for s in segments]

@@ -13,7 +13,7 @@ from worker_service.model.step_state import StepState
 class SlotEmbedding(nn.Module):
     """`y = base(id) + embed_scale · B_all · select(gate, gate · scale · A_all[:, id])`.
 
-    What a linear with slots computes for one-hot inputs, so its slots look the same; see there for `select`. As PEFT
+    The same as a linear with slots for one-hot inputs, so its slots look the same; see there for `select`. As PEFT
     0.21 (tuners/lora/layer.py, `Embedding.forward`): the product is multiplied by `embed_scale` where the embedding
     multiplies its own output by it. It runs uncompiled, in front of the compiled layers.
     """

@@ -17,7 +17,7 @@ def dense(
     """`x @ weight.T + bias` in the form that is fastest for this number of tokens.
 
     Few tokens on CPU are bound by reading the weight, which our own kernel does faster than the library's matrix
-    product. Where it could not be built, one token is still better off with the compiler's fused multiply-and-sum.
+    product. Without the kernel one token is still better off with the compiler's fused multiply-and-sum.
     """
     if has_kernels and x_TI.shape[0] <= library.MAX_TOKENS:
         y_TO: torch.Tensor = torch.ops.hotslot_cpu.linear(x_TI, weight_OI, bias_O)

@@ -1,7 +1,7 @@
 """Loads a causal language model: a checkpoint's own, or the text part of a multimodal one, proved to answer like it.
 
 The whole multimodal model is loaded once, as transformers loads it, and its text part becomes a causal language model
-of its own. What the whole model answers to text alone is the reference: a part that answers otherwise, for example
+of its own. The whole model's answer to text alone is the reference: a part that answers otherwise, for example
 because its positions mean something else, is refused.
 """
 

@@ -44,7 +44,7 @@ class WideArithmetic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         if func in _AT_MOST_FP32:
             args, named = _converted((args, named), torch.float32)
             return self._widened(func(*args, **named))
-        # What is written to must stay the tensor that it is.
+        # An argument that is written to must stay the tensor that it is.
         is_written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
         wide_args = [a if written else self._widened(a) for a, written in zip(args, is_written, strict=False)]
         outputs = {a.name for a, written in zip(func._schema.arguments, is_written, strict=True) if written}

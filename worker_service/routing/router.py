@@ -31,7 +31,7 @@ COUNT_EVERY_S = 0.02
 """How old the count of what was sent may be: taking it looks at every worker."""
 AVOID_S = 2.0
 """How long a worker that could not be reached is passed over; its lease may run on for longer."""
-# What says nothing about the next request: others' failures, one tenant's switch, and a copy into slots, which one
+# Errors that say nothing about the next request: others' failures, one tenant's switch, a copy into slots, which one
 # adapter's data can make fail. An engine that hangs is told of in Redis.
 NOT_THE_WORKER = (StoreUnavailableError, SourceUnavailableError, AdaptersDisabledError, EngineFailedError)
 
@@ -101,7 +101,7 @@ class Router:
             return []
         now_s = self._clock()
         self._avoided = {worker_id: until_s for worker_id, until_s in self._avoided.items() if until_s > now_s}
-        # What the fleet was told of this worker is older than what it knows itself.
+        # The fleet's picture of this worker is older than its own.
         placements = {
             digest: [p for p in holders if p.worker_id != here.worker_id and p.worker_id not in self._avoided]
             for digest, holders in sight.placements.items()

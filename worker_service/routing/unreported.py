@@ -1,6 +1,6 @@
 """How many requests from here are on workers that have not reported since these were sent. Pure state.
 
-A worker's load is what it last reported, and what this router has on it now beyond what it had then. What was sent
+A worker's load is what it last reported, and what this router has on it now beyond what it had then. A request sent
 between a report and its reading counts as reported, so the estimate is rather too low.
 """
 

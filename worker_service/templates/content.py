@@ -62,7 +62,7 @@ class Forms:
 def forms_of(render: Callable[[Turns], str], tree: nodes.Template) -> Forms:
     """Find the forms that a template takes.
 
-    Where it renders no probe at all (it wants arguments, or tools), its source tells what to try first.
+    If it renders no probe at all (it wants arguments, or tools), its source tells which form to try first.
     """
     accepted = tuple(form for form in Form if _shows_probe(render, form))
     if accepted:

@@ -1,7 +1,7 @@
 """Process that renders chats, one after the other, for a worker: its time and its memory are bounded by the system.
 
-Messages come and go through one socket, each with its length before it. What a template does wrong is the answer; what
-it does without end is ended, if need be with the process, and the worker starts another one.
+Messages come and go through one socket, each with its length before it. A failure of a template is the answer; work
+without end is ended, if need be with the process, and the worker starts another one.
 """
 
 import json

@@ -55,7 +55,7 @@ class TemplateProcesses:
         Raises InvalidRequestError in the template's own words, also where it takes too much time or memory, and
         UnavailableError where the machine is too busy to say.
         """
-        # Whoever asked may go away; the process answers all the same, and is free then.
+        # The caller may go away; the process answers all the same, and is free then.
         task = asyncio.create_task(self._render(json.dumps(request, ensure_ascii=False).encode()))
         self._rendering.add(task)
         task.add_done_callback(self._rendering.discard)

@@ -118,7 +118,7 @@ class ChatRenderer:
     def _complete(self, template: _Template, given: Sequence[_Conversation], mark: str = "") -> str:
         """The prompt, in a form in which every message is in it; raises RefusedError when there is none.
 
-        What is `given` is one conversation, first as it came and then with its calls in other forms.
+        `given` is one conversation, first as it came and then with its calls in other forms.
         """
         is_text = all(isinstance(turn["content"], str) for turn in given[0].turns)
         forms = template.forms.in_order(Form.STRING if is_text else Form.PARTS)

@@ -67,7 +67,7 @@ def _built(directory: Path) -> Path:
         command = [compiler, *_FLAGS, *(f"-I{path}" for path in include_paths()), str(SOURCE), "-o", str(built)]
         command += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-ltorch_cpu", "-lc10"]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S)
-        # Whoever builds the same meanwhile builds the same bytes.
+        # Another process that builds the kernels meanwhile builds the same bytes.
         built.replace(target)
     log.info("cpu_kernels_built", duration_s=round(time.monotonic() - began_s, 1), file=target.name)
     return target
