@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FUZZ_INSTALLED := $(VENV)/.fuzz-installed
 CONSTRAINTS := requirements/constraints.txt
+SERVICES := distributions/services
 
 # Package to install as torch, and more arguments for pip; CONTRIBUTING.md shows how to choose the CPU build.
 TORCH_SPEC ?= torch
@@ -29,7 +30,7 @@ help: ## List the targets
 .PHONY: setup
 setup: $(INSTALLED) ## Create .venv with everything pinned (the other targets do it by themselves)
 
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml $(SERVICES)/pyproject.toml $(CONSTRAINTS)
 	@test -n "$(PYTHON)" || { echo "error: hotslot needs Python 3.11 or newer, and none was found on PATH;" \
 		"install it or name it: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and \
@@ -40,7 +41,8 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@echo "Installing torch (its default build for Linux brings CUDA; CONTRIBUTING.md shows the small CPU build)"
 	$(BIN)/pip install --disable-pip-version-check $(PIP_ARGS) -c $(CONSTRAINTS) '$(TORCH_SPEC)'
 	@echo "Installing hotslot and its tools"
-	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) -c $(CONSTRAINTS) -e '.[dev]' \
+		-e $(SERVICES)
 	@touch $@
 
 .PHONY: demo
@@ -69,7 +71,7 @@ fuzz: $(FUZZ_INSTALLED) ## Fuzz admission and requests, FUZZ_RUNS executions (5,
 
 $(FUZZ_INSTALLED): $(INSTALLED)
 	@$(BIN)/pip install --disable-pip-version-check --quiet --only-binary atheris $(PIP_ARGS) -c $(CONSTRAINTS) \
-		-e '.[dev,fuzz]' || echo "atheris could not be installed; fuzzing goes on without coverage guidance"
+		-e '.[dev,fuzz]' -e $(SERVICES) || echo "atheris could not be installed; fuzzing goes on without coverage guidance"
 	@touch $@
 
 .PHONY: model
@@ -85,9 +87,9 @@ simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/si
 	$(BIN)/python -m tools.simulation
 
 .PHONY: lint
-lint: lint-style lint-types lint-imports lint-protos lint-manifests ## Check style, types, imports, protos and manifests
+lint: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests ## Check style, types, imports, dependencies, protos and manifests
 
-.PHONY: lint-style lint-types lint-imports lint-protos lint-manifests
+.PHONY: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests
 lint-style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
@@ -97,6 +99,10 @@ lint-types: $(INSTALLED)
 
 lint-imports: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
+
+lint-dependencies: $(INSTALLED)
+	$(BIN)/deptry hotslot
+	$(BIN)/deptry shared store_service worker_service --config $(SERVICES)/pyproject.toml
 
 lint-protos: $(INSTALLED)
 	$(BIN)/buf lint

@@ -10,12 +10,16 @@ RUN python -m venv /opt/hotslot
 ENV PATH=/opt/hotslot/bin:$PATH
 # Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
 COPY pyproject.toml LICENSE ./
+COPY distributions distributions
 COPY requirements/constraints.txt requirements/
-RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt ".[store,postgres,objects,cli]"
+RUN mkdir hotslot shared store_service worker_service \
+    && pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt . \
+        "./distributions/services[store,postgres,objects]"
+COPY hotslot hotslot
 COPY shared shared
 COPY store_service store_service
-COPY hotslot hotslot
 RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \
+        ./distributions/services \
     && pip uninstall --yes pip setuptools
 
 FROM ${PYTHON_IMAGE}

@@ -14,6 +14,7 @@ RUN python -m venv /opt/hotslot
 ENV PATH=/opt/hotslot/bin:$PATH
 # The pattern matches nothing when there is no build/wheels, and then the rest is still copied.
 COPY pyproject.toml LICENSE build/wheel[s]/*.whl ./
+COPY distributions distributions
 COPY requirements/constraints.txt requirements/
 # torch first, by its pin, so that the resolver cannot choose another build.
 RUN pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt "${TORCH_SPEC}" \
@@ -21,11 +22,14 @@ RUN pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constr
 print('torch', torch.__version__, 'CUDA', cuda); \
 sys.exit('DEVICE=cuda needs a CUDA build of torch' if '${DEVICE}' == 'cuda' and not cuda else 0)"
 # Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
-RUN pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt ".[worker]"
+RUN mkdir hotslot shared store_service worker_service \
+    && pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt . \
+        "./distributions/services[worker]"
 COPY hotslot hotslot
 COPY shared shared
 COPY worker_service worker_service
 RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \
+        ./distributions/services \
     && pip uninstall --yes pip \
     && rm /opt/hotslot/bin/hotslot
 

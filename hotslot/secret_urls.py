@@ -3,9 +3,6 @@
 import re
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import core_schema
-
 MASK = "***"
 _HARMLESS_PARAMETERS = frozenset(
     [
@@ -32,46 +29,6 @@ UNESCAPED = (
     "percent-encode the password: / # ? @ % : in it are written %2F %23 %3F %40 %25 %3A "
     "(urllib.parse.quote(password, safe=''))"
 )
-
-
-class SecretUrl:
-    """A URL that may hold a password: only `value` shows it, never `str` or `repr`."""
-
-    example = "scheme://host/name"
-
-    def __init__(self, value: str) -> None:
-        self.value = value
-
-    def __str__(self) -> str:
-        return masked_url(self.value)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({masked_url(self.value)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SecretUrl) and other.value == self.value
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    @classmethod
-    def check(cls, url: str) -> None:
-        """Raise ValueError, without any part of the URL, for what no such URL can be."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        """Accepts text; dumps masked."""
-        return core_schema.no_info_plain_validator_function(
-            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
-        )
-
-    @classmethod
-    def _validate(cls, value: object) -> "SecretUrl":
-        url = value.value if isinstance(value, SecretUrl) else value
-        if not isinstance(url, str) or not _SCHEME.match(url):
-            raise ValueError(f"expected a URL, for example {cls.example}")
-        cls.check(url)
-        return value if isinstance(value, cls) else cls(url)
 
 
 def scheme_of(url: str) -> str:

@@ -23,8 +23,9 @@ from pydantic_settings.exceptions import SettingsError
 
 from hotslot.endpoints import advertised_endpoint, dialled_endpoint, listen_endpoint
 from hotslot.errors import InvalidEndpointError
-from hotslot.secret_urls import SecretUrl, masked_url
+from hotslot.secret_urls import masked_url
 from shared.failed_start import EXIT_REFUSED, pause_before_end
+from shared.secret_urls import SecretUrl
 
 ENV_PREFIX = "HOTSLOT_"
 EXIT_WRONG_SETTING = EXIT_REFUSED

@@ -8,7 +8,7 @@ from pydantic_settings import NoDecode
 
 from hotslot.endpoints import Target, listen_endpoint
 from hotslot.ids import DEFAULT_TENANT
-from hotslot.redis_url import RedisUrl
+from shared.secret_urls import RedisUrl
 from shared.server.places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel

@@ -1,5 +1,6 @@
 """`hotslot up`: a whole deployment on this machine, which ends with the command."""
 
+import importlib.util
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from hotslot.clients.store import DEFAULT_STORE
 from hotslot.clients.worker import DEFAULT_WORKER
 from hotslot.errors import InvalidRequestError
 from hotslot.local.children import ChildFailedError
-from hotslot.redis_url import RedisUrl
+from hotslot.redis_url import check_redis_url
 from hotslot.secret_urls import masked_url
 
 DEMO_MODEL = "demo"
@@ -57,6 +58,7 @@ def up(
     valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
     endpoint}, {event: "stopped"}.
     """
+    _require_services()
     _check_redis_url(redis_url)
     data_dir = data_dir.expanduser().absolute()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
@@ -116,6 +118,14 @@ def _start_valkey(stack: ExitStack) -> SupervisedValkey:
     return valkey
 
 
+def _require_services() -> None:
+    """Raise InvalidRequestError where only the client is installed."""
+    missing = [name for name in ("store_service", "worker_service") if importlib.util.find_spec(name) is None]
+    if missing:
+        problem = f"{' and '.join(missing)} cannot be found: `hotslot up` needs hotslot[up] rather than hotslot"
+        raise InvalidRequestError([], problem)
+
+
 def require_free(port: int) -> None:
     """Raise InvalidRequestError when something listens on the port already."""
     with socket.socket() as probe:
@@ -142,7 +152,7 @@ def _check_redis_url(url: str) -> None:
     """Raise InvalidRequestError, without the URL itself, for one that the children would refuse."""
     try:
         if url:
-            RedisUrl.check(url)
+            check_redis_url(url)
     except ValueError as exc:
         raise InvalidRequestError([], f"--redis-url (HOTSLOT_REDIS_URL): {exc}") from exc
 

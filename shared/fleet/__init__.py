@@ -1,4 +1,1 @@
-"""Which worker a request should go to: pure functions over what the directory knows.
-
-Decisions: docs/decisions/fleet.md
-"""
+"""Which worker a request should go to: pure functions over what the directory knows."""

@@ -1,4 +1,1 @@
-"""gRPC as hotslot uses it: errors on the wire, server and channel set-up, tenants.
-
-Decisions: docs/decisions/server.md
-"""
+"""gRPC as hotslot uses it: errors on the wire, server and channel set-up, tenants."""

@@ -1,4 +1,1 @@
-"""A consistent copy of a catalog with its blobs, taken while the store runs, and the way back.
-
-Decisions: docs/decisions/backup.md
-"""
+"""A consistent copy of a catalog with its blobs, taken while the store runs, and the way back."""

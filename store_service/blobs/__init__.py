@@ -1,4 +1,1 @@
-"""Blobs: bytes known by their digest, complete and right or not there at all.
-
-Decisions: docs/decisions/content.md
-"""
+"""Blobs: bytes known by their digest, complete and right or not there at all."""

@@ -1,4 +1,1 @@
-"""The catalog: adapters, versions, tags and base models, durable and transactional.
-
-Decisions: docs/decisions/catalog.md
-"""
+"""The catalog: adapters, versions, tags and base models, durable and transactional."""

@@ -1,4 +1,1 @@
-"""Imports: from a source's name to a published version, sharing every fetch that can be shared.
-
-Decisions: docs/decisions/imports.md
-"""
+"""Imports: from a source's name to a published version, sharing every fetch that can be shared."""

@@ -1,4 +1,1 @@
-"""Which worker to call and what lives where: the use cases behind PlacementService.
-
-Decisions: docs/decisions/placement.md
-"""
+"""Which worker to call and what lives where: the use cases behind PlacementService."""

@@ -1,4 +1,1 @@
-"""Sources: where checkpoints come from, other than uploads.
-
-Decisions: docs/decisions/imports.md
-"""
+"""Sources: where checkpoints come from, other than uploads."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
-from hotslot.redis_url import RedisUrl
 from hotslot.rpc.channel import ChannelOptions, open_channel
+from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, Calls

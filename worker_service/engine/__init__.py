@@ -1,4 +1,1 @@
-"""The engine: which sequence computes what in which step. Knows neither torch nor gRPC nor Redis.
-
-Decisions: docs/decisions/engine.md
-"""
+"""The engine: which sequence computes what in which step. Knows neither torch nor gRPC nor Redis."""

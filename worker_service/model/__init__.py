@@ -1,4 +1,1 @@
-"""The model: torch lives here, and only here.
-
-Decisions: docs/decisions/model.md
-"""
+"""The model: torch lives here, and only here."""

@@ -11,12 +11,12 @@ import pytest
 from hotslot.errors import StaleEpochError
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
-from hotslot.redis_url import RedisUrl
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.records import WorkerState
 from shared.fleet.rendezvous import Rendezvous
+from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.coordination.fleet import Member as Claim
 from tests.integration.fleet.conftest import SPEC, Catalogue

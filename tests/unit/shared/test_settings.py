@@ -3,7 +3,8 @@
 import pytest
 from pydantic import Field, ValidationError
 
-from hotslot.secret_urls import SecretUrl, masked_url
+from hotslot.secret_urls import masked_url
+from shared.secret_urls import SecretUrl
 from shared.settings import Settings, TextList, load
 
 
