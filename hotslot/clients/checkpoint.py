@@ -82,7 +82,7 @@ def summary_of_companions(folder: Path) -> Iterator[tuple[CheckpointFile, ...]]:
     """The summary of what lies beside the weights, as a file to push; none where nothing does."""
     companions = read_companions(folder)
     data = companions.to_json().encode()
-    if not companions.files or len(data) > MAX_SUMMARY_BYTES:
+    if not (companions.files or companions.damaged) or len(data) > MAX_SUMMARY_BYTES:
         yield ()
         return
     with tempfile.TemporaryDirectory(prefix="hotslot-") as scratch:

@@ -112,7 +112,7 @@ def weights_files(folder: Path) -> list[Path]:
 
 def _details(folder: Path, config: Mapping[str, Any], parameters: Iterable[str]) -> BaseDetails | None:
     """Facts beyond the modules; a model without a generation config ends where its config says."""
-    companions = read_companions(folder)
+    companions = replace(read_companions(folder), damaged={})
     if GENERATION_CONFIG not in companions.files or not companions.end_token_ids:
         text_config = config.get("text_config")
         found = [c.get("eos_token_id") for c in (config, text_config) if isinstance(c, dict)]

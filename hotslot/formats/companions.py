@@ -1,7 +1,7 @@
 """Files that lie beside weights, as far as they decide what a model is sent and where its answers end.
 
 Tokenizers, chat templates and generation configs stand in the folders of base models and of adapters alike. Both are
-read here, so that one can be compared with the other. A file that cannot be read says nothing.
+read here, so that one can be compared with the other. A file that cannot be read says nothing but that.
 """
 
 import hashlib
@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_SUMMARY_BYTES = 1024 * 1024
 MAX_ADDED_TOKENS = 8_192
 MAX_END_TOKENS = 64
+MAX_PROBLEM_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Companions:
     chat_template_digest: str = ""
     added_tokens: Mapping[str, int] = field(default_factory=dict)
     """Ids of the tokens beside the tokenizer's own vocabulary, special ones among them, by their text."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Problems of files that are there and cannot be used, in a clause each, by the file."""
 
     def to_json(self) -> str:
         """As text that `companions_from_json` reads; the same for equal ones."""
@@ -53,6 +56,7 @@ class Companions:
             "end_token": self.end_token,
             "chat_template_digest": self.chat_template_digest,
             "added_tokens": dict(self.added_tokens),
+            **({"damaged": dict(self.damaged)} if self.damaged else {}),
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
@@ -71,12 +75,25 @@ def companions_from_json(data: bytes) -> Companions:
         end_token=_text(document.get("end_token")),
         chat_template_digest=_text(document.get("chat_template_digest")),
         added_tokens=_tokens(document.get("added_tokens")),
+        damaged={
+            name: problem[:MAX_PROBLEM_CHARS]
+            for name in COMPANION_FILES
+            if (problem := _text(_object(document.get("damaged")).get(name)))
+        },
     )
 
 
 def read_companions(folder: Path) -> Companions:
-    """The companions in a folder; files that are missing, damaged or absurdly large are left out."""
-    found = dict(_read(folder))
+    """The companions in a folder; files that are damaged or absurdly large are named as such."""
+    found: dict[str, dict[str, Any]] = {}
+    damaged: dict[str, str] = {}
+    for name in COMPANION_FILES:
+        try:
+            if (document := _read(folder / name)) is not None:
+                found[name] = document
+        except (OSError, ValueError, RecursionError) as exc:
+            damaged[name] = _problem(exc)
+    damaged |= {name: problem for name, problem in _misfits(found) if name not in damaged}
     generation, config = found.get(GENERATION_CONFIG, {}), found.get(TOKENIZER_CONFIG, {})
     special = found.get(SPECIAL_TOKENS, {})
     added: dict[str, int] = {}
@@ -100,19 +117,65 @@ def read_companions(folder: Path) -> Companions:
         end_token=_token_text(config.get("eos_token")) or _token_text(special.get("eos_token")),
         chat_template_digest=_digest_of_template(template),
         added_tokens=dict(sorted(added.items())[:MAX_ADDED_TOKENS]),
+        damaged=damaged,
     )
 
 
-def _read(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in COMPANION_FILES:
-        path = folder / name
-        try:
-            if not path.is_file() or path.stat().st_size > MAX_FILE_BYTES:
-                continue
-            data = path.read_bytes()
-            yield name, {"text": data.decode()} if name == CHAT_TEMPLATE else _object(json.loads(data))
-        except (OSError, ValueError, RecursionError):
-            continue
+def _read(path: Path) -> dict[str, Any] | None:
+    """One file's object, None where there is no such file; raises OSError, ValueError or RecursionError."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"it has more than {MAX_FILE_BYTES} bytes")
+    if path.name == CHAT_TEMPLATE:
+        return {"text": data.decode()}
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError(f"it holds a JSON {type(document).__name__}, expected an object")
+    return document
+
+
+def _problem(error: Exception) -> str:
+    """Clause for people, bounded."""
+    match error:
+        case UnicodeDecodeError():
+            problem = f"byte {error.start} is not UTF-8"
+        case json.JSONDecodeError():
+            problem = f"it is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        case RecursionError():
+            problem = "it is nested too deep"
+        case OSError():
+            problem = error.strerror or type(error).__name__
+        case _:
+            problem = str(error)
+    return problem[:MAX_PROBLEM_CHARS]
+
+
+def _misfits(found: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Values that are read from a file and have no form that is known there."""
+    for name, field_name, has_form, expected in (
+        (GENERATION_CONFIG, "eos_token_id", _are_ids, "a token id or a list of some"),
+        (TOKENIZER_CONFIG, "eos_token", _is_token, "a token's text"),
+        (
+            TOKENIZER_CONFIG,
+            "chat_template",
+            lambda value: isinstance(value, str | list),
+            "a template or a list of some",
+        ),
+    ):
+        value = found.get(name, {}).get(field_name)
+        if value is not None and not has_form(value):
+            yield name, f"its {field_name} is {repr(value)[: MAX_PROBLEM_CHARS // 4]}, expected {expected}"
+
+
+def _are_ids(value: Any) -> bool:
+    return all(type(i) is int and 0 <= i < 2**31 for i in (value if isinstance(value, list) else [value]))
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value.get("content") if isinstance(value, dict) else value, str)
 
 
 def _object(value: Any) -> dict[str, Any]:

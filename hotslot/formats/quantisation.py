@@ -34,6 +34,8 @@ _BY_NAME: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\.weight_scale(?:_inv)?$", "FP8 or another method with scales"),
     )
 )
+_MAX_SHOWN = 40
+"""Letters of a method that is written as a text, or as anything but an object."""
 _EIGHT_BIT_FLOATS = ("F8_", "F4", "F6_")
 _INTEGERS = frozenset({"I8", "U8", "I16", "U16", "I32", "U32"})
 
@@ -63,8 +65,9 @@ def method_of(config: Mapping[str, Any], entries: Iterable[TensorEntry]) -> str:
 def _configured(config: Mapping[str, Any]) -> str:
     for name in _CONFIGS:
         found = config.get(name)
-        if isinstance(found, Mapping) and found:
-            return f"{_named(name, found)} (config.json has {name})"
+        if found:
+            known = found if isinstance(found, Mapping) else {"quant_method": str(found)[:_MAX_SHOWN]}
+            return f"{_named(name, known)} (config.json has {name})"
     parts = (config.get(name) for name in _PARTS)
     return next((found for part in parts if isinstance(part, Mapping) and (found := _configured(part))), "")
 

@@ -32,7 +32,7 @@ from store_service.admission.patterns import PatternError
 from store_service.admission.planned import AdapterPlan
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.shards import check_shards, open_shards, shard_names
-from store_service.admission.values import check_copies, check_finite, check_tie
+from store_service.admission.values import check_copies, check_finite, check_tie, judged_rows
 
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
 NO_EFFECT = AdmissionWarning(
@@ -94,7 +94,8 @@ def admit(
     digest tells whether it is the one that was admitted then.
     """
     violations: list[Violation] = []
-    settings = _read_config(checkpoint, limits, violations)
+    told: list[AdmissionWarning] = []
+    settings = _read_config(checkpoint, limits, violations, told)
     companions = _companions_of(checkpoint, violations)
     with ExitStack() as stack:
         opened = _open_weights(checkpoint, limits, violations, stack)
@@ -118,6 +119,8 @@ def admit(
         if checked is not None and not violations:
             violations.extend(check_copies(checked.copies, file))
             violations.extend(check_tie(checked.tie, file))
+        if checked is not None and checked.resized:
+            violations = list(judged_rows(violations, checked.resized, file))
         if checked is None or violations:
             violations.extend(_values_violations(file, header, limits))
             return _verdict(violations, limits)
@@ -141,7 +144,7 @@ def admit(
     )
     if violations:
         return _verdict(violations, limits)
-    return Verdict((), manifest, warnings if written.has_effect else (*warnings, NO_EFFECT))
+    return Verdict((), manifest, (*told, *warnings, *(() if written.has_effect else (NO_EFFECT,))))
 
 
 def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
@@ -184,7 +187,12 @@ def error_class_of(violations: tuple[Violation, ...]) -> type[InvalidAdapterErro
     return RankTooLargeError if codes == {"RANK_TOO_LARGE"} else InvalidAdapterError
 
 
-def _read_config(checkpoint: Checkpoint, limits: AdmissionLimits, violations: list[Violation]) -> LoraSettings | None:
+def _read_config(
+    checkpoint: Checkpoint,
+    limits: AdmissionLimits,
+    violations: list[Violation],
+    warnings: list[AdmissionWarning] | None = None,
+) -> LoraSettings | None:
     path = checkpoint.files.get(CONFIG_FILE)
     if path is None:
         problem = "the checkpoint has no config"
@@ -197,7 +205,7 @@ def _read_config(checkpoint: Checkpoint, limits: AdmissionLimits, violations: li
             Violation.of("FILE_TOO_LARGE", CONFIG_FILE, f"{size_bytes} bytes", expected, "it is too large")
         )
         return None
-    return parse_config(path.read_bytes(), violations)
+    return parse_config(path.read_bytes(), violations, warnings)
 
 
 def _open_weights(

@@ -12,8 +12,15 @@ _TOKENIZERS = (TOKENIZER, TOKENIZER_CONFIG, ADDED_TOKENS)
 
 def judge_companions(found: Companions, base: BaseSpec) -> tuple[tuple[int, ...], tuple[AdmissionWarning, ...]]:
     """The tokens that end the adapter's answers beside the base's own, and what its owner should know."""
-    if not found.files:
-        return (), ()
+    damaged = tuple(
+        AdmissionWarning("BESIDE_NOT_READABLE", f"{name} beside the weights is not used, for {problem}")
+        for name, problem in found.damaged.items()
+    )
+    end_token_ids, warnings = _compare(found, base) if found.files else ((), ())
+    return end_token_ids, (*damaged, *warnings)
+
+
+def _compare(found: Companions, base: BaseSpec) -> tuple[tuple[int, ...], tuple[AdmissionWarning, ...]]:
     known = base.details.companions if base.details is not None else None
     if known is None:
         return (), (_not_compared(found.files, base),)

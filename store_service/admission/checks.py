@@ -66,7 +66,7 @@ def check_tensors(
         if not problems:
             planned[module.path] = _plan(module, name, roles, settings)
     if num_misfits * 2 > num_modules:
-        violations.insert(0, _other_base(num_misfits, num_modules, settings, base))
+        violations.insert(0, _other_base(num_misfits, num_modules, settings, base, parts.difference))
     if not planned and not violations:
         expected = "at least one pair of lora_A and lora_B"
         violations.append(
@@ -76,7 +76,8 @@ def check_tensors(
     violations.extend(problems)
     tied = [planned[path] for path in _tied_paths(settings, base) if path in planned]
     tie = Tie(*tied) if len(tied) == 2 else None
-    return AdapterPlan(modules, base_copies(parts, base.by_path()), tie), violations
+    copies, resized = (base_copies(found, base.by_path()) for found in (parts.copies, parts.resized))
+    return AdapterPlan(modules, copies, tie, resized), violations
 
 
 def _tied_paths(settings: LoraSettings, base: BaseSpec) -> tuple[str, ...]:
@@ -240,12 +241,14 @@ def _names(roles: Iterable[Role]) -> str:
     return " and ".join(role.value for role in roles)
 
 
-def _other_base(num_misfits: int, num_modules: int, settings: LoraSettings, base: BaseSpec) -> Violation:
+def _other_base(
+    num_misfits: int, num_modules: int, settings: LoraSettings, base: BaseSpec, difference: str
+) -> Violation:
     made_for = f" (its config says {settings.base_model_name})" if settings.base_model_name else ""
     return Violation.of(
         "BASE_MODEL_MISMATCH",
         "the checkpoint",
         f"{num_misfits} of {num_modules} modules do not fit",
         f"an adapter for {base.name}",
-        f"it was made for another base model{made_for}",
+        f"it was made for another base model{made_for}{'; ' if difference else ''}{difference}",
     )

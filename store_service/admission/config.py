@@ -1,16 +1,16 @@
 """Reads adapter_config.json through a typed allow-list; PEFT is never asked, nothing in it is executed."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.errors import Violation
 from hotslot.formats.strict_json import DuplicateKeyError, StrictJsonError, parse_object
-from store_service.admission.config_fields import FIELDS, Decision, is_unset
+from store_service.admission.config_fields import FIELDS, Decision, Unlisted, is_unset, judge_unlisted
 from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets, is_bool, is_finite, is_rank
-from store_service.admission.mlx_config import MLX_FIELDS, is_mlx_config, parse_mlx_config
+from store_service.admission.mlx_config import MLX_FIELDS, MLX_NAMES, is_mlx_config, parse_mlx_config
 from store_service.admission.patterns import Pattern, PatternError, PatternTable, is_name
-from store_service.admission.training_words import TRAINING_WORDS
 
 CONFIG_FILE = "adapter_config.json"
 MAX_LIST_ITEMS = 20_000
@@ -18,12 +18,18 @@ MAX_EXPRESSIONS = 256
 """Regular expressions in one config; each is tried on each module, and held compiled."""
 MAX_PYTHON_EXPRESSIONS = 8
 """Most expressions among those for Python's own engine, each with a bounded time of its own."""
+MAX_TOLD = 12
+MAX_TOLD_CHARS = 40
+"""Names in the warning of fields that are not used, and the letters of each."""
 
 
-def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | None:
+def parse_config(
+    data: bytes, violations: list[Violation], warnings: list[AdmissionWarning] | None = None
+) -> LoraSettings | None:
     """The settings in the bytes of adapter_config.json; None, with the reasons in `violations`, when unusable.
 
-    Violations may be added although settings are returned: what can still be checked is.
+    Violations may be added although settings are returned: what can still be checked is. `warnings` gets what is not
+    used.
     """
     try:
         document = parse_object(data)
@@ -31,7 +37,11 @@ def parse_config(data: bytes, violations: list[Violation]) -> LoraSettings | Non
         code = "DUPLICATE_KEY" if isinstance(exc, DuplicateKeyError) else "CONFIG_NOT_JSON"
         violations.append(Violation.of(code, CONFIG_FILE, str(exc), "a JSON object", "it cannot be read"))
         return None
-    if is_mlx_config(document):
+    is_mlx = is_mlx_config(document)
+    if warnings is not None:
+        unlisted = [name for name in document if name not in (MLX_NAMES if is_mlx else FIELDS)]
+        warnings += _not_used([name for name in unlisted if judge_unlisted(name, document[name]) is Unlisted.TELL])
+    if is_mlx:
         return parse_mlx_config(document, violations)
     _apply_decisions(document, violations)
     return _Reader(document, violations).settings()
@@ -56,16 +66,13 @@ def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -
     for name, value in document.items():
         rule = FIELDS.get(name)
         if rule is None:
-            if not is_unset(value) and name not in TRAINING_WORDS:
-                violations.append(
-                    Violation.of(
-                        "UNKNOWN_CONFIG_FIELD",
-                        name,
-                        repr(value),
-                        "a field of PEFT 0.21's LoraConfig",
-                        "what it does is not known, so the adapter cannot be served exactly",
-                    )
+            if judge_unlisted(name, value) is Unlisted.REFUSE:
+                problem = (
+                    "what it does is not known, so the adapter cannot be served exactly; remove it where it only "
+                    "describes the adapter"
                 )
+                expected = "a field of PEFT 0.21's LoraConfig"
+                violations.append(Violation.of("UNKNOWN_CONFIG_FIELD", name, repr(value), expected, problem))
         elif rule.decision is Decision.REFUSE_WHEN_SET and not is_unset(value):
             violations.append(Violation.of("UNSUPPORTED_CONFIG", name, repr(value), "unset", rule.reason))
         elif rule.decision is Decision.REFUSE_WHEN_NOT_NULL and value is not None:
@@ -73,6 +80,14 @@ def _apply_decisions(document: Mapping[str, Any], violations: list[Violation]) -
         elif rule.check is not None and not rule.check(value):
             code = "UNSUPPORTED_CONFIG" if rule.decision is Decision.REFUSE_OTHER else "BAD_CONFIG_VALUE"
             violations.append(Violation.of(code, name, repr(value), rule.expected, rule.reason))
+
+
+def _not_used(names: Sequence[str]) -> Iterator[AdmissionWarning]:
+    if names:
+        shown = ", ".join(repr(name[:MAX_TOLD_CHARS]) for name in names[:MAX_TOLD])
+        more = f" and {len(names) - MAX_TOLD} more" if len(names) > MAX_TOLD else ""
+        message = f"{CONFIG_FILE} has {shown}{more}, which are no fields of the adapter's method and are not used"
+        yield AdmissionWarning("CONFIG_FIELDS_NOT_USED", message)
 
 
 class _Reader:
@@ -181,7 +196,7 @@ class _Reader:
             self._num_expressions += not is_name(value)
             if self._num_expressions > MAX_EXPRESSIONS and not is_name(value):
                 raise PatternError(f"a config has at most {MAX_EXPRESSIONS} of them")
-            pattern = Pattern(value)
+            pattern = Pattern(value, ends=name not in ("target_modules", "exclude_modules"))
             self._num_python_expressions += pattern.needs_python
             if self._num_python_expressions > MAX_PYTHON_EXPRESSIONS and pattern.needs_python:
                 problem = "look-around, back-references, flags and possessive repeats"

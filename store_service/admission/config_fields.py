@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from store_service.admission.training_words import METADATA_WORDS, TRAINING_WORDS
+
 
 class Decision(StrEnum):
     """Decision on a field."""
@@ -137,3 +139,37 @@ FIELDS: Mapping[str, FieldRule] = {
     "arrow_config": _refuse_any("routing between adapters by token is not served"),
     "kasa_config": _refuse_any("KaSA truncates the base's weights"),
 }
+
+
+class Unlisted(StrEnum):
+    """Decision about a name that is no field of PEFT's LoraConfig."""
+
+    IGNORE = "ignore"
+    TELL = "ignore with a warning"
+    REFUSE = "refuse"
+
+
+def judge_unlisted(name: str, value: Any) -> Unlisted:
+    """Decide about a name that the table has not.
+
+    PEFT drops every such name with a warning that a newer PEFT may have written it. So one that may be a method's is
+    refused where it is set; what only describes the adapter, and what says nothing, changes nothing.
+    """
+    if name in TRAINING_WORDS:
+        return Unlisted.IGNORE
+    # The fields of a LoraConfig are parameters in Python, whose names have no underscore in front.
+    if name in METADATA_WORDS or name.startswith("_") or says_nothing(value):
+        return Unlisted.TELL
+    return Unlisted.REFUSE
+
+
+def says_nothing(value: Any) -> bool:
+    """Tell whether a value is unset, or an object of such values."""
+    left = [value]
+    while left:
+        found = left.pop()
+        if isinstance(found, dict):
+            left += found.values()
+        elif not is_unset(found):
+            return False
+    return True

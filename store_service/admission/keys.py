@@ -31,6 +31,8 @@ _TORCHTUNE_NAMES = {
     "mlp.w3": "mlp.up_proj",
 }
 _TORCHTUNE_ROTATED = ("attn.q_proj", "attn.k_proj")
+_MLX_MAGNITUDE = ".m"
+"""mlx-lm's DoRA calls it so; no parameter of a base has this name."""
 _HEADS = ("lm_head", "embed_out")
 """transformers 5 calls the head of GPT-NeoX differently than its checkpoints do."""
 BACKBONES = ("model.", "transformer.", "gpt_neox.", "backbone.")
@@ -94,6 +96,8 @@ def parse_key(name: str) -> ParsedKey:
                 form = f".{word[:-1]}?{'.*' * len(tail)}{'.' + leaf if leaf == 'weight' else ''}"
                 adapter = tail[0] if tail else ""
                 return ParsedKey(match["path"], role, adapter, is_transposed, leading, form, stem)
+    if bare.endswith(_MLX_MAGNITUDE):
+        return ParsedKey(bare.removesuffix(_MLX_MAGNITUDE), Role.MAGNITUDE, "", False)
     if bare.endswith(".bias"):
         return ParsedKey(bare.removesuffix(".bias").removesuffix(".base_layer"), Role.BASE_BIAS, "", False)
     return ParsedKey(bare.removesuffix(".weight").removesuffix(".base_layer"), Role.BASE_WEIGHT, "", False)

@@ -1,7 +1,8 @@
 """Layouts of a base's modules: fused where an adapter has them apart, apart where it has them fused."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.formats.loaded_modules import query_and_key_rows
@@ -16,6 +17,9 @@ _FUSED = {
 }
 _BLOCKS = ("self_attn", "attention", "attn", "self_attention", "mlp", "feed_forward")
 _EXPERTS = ("experts", "shared_expert", "shared_experts", "block_sparse_moe")
+_DENSE_BLOCKS = ("mlp", "feed_forward")
+_MAX_SHOWN = 8
+"""Names in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,53 @@ def fusion_obstacle(fusion: Fusion, base: BaseSpec) -> str:
     return f"{other.path} has {other.out_features} rows, and the base's heads {num_rows}" if other is not None else ""
 
 
-def layout_difference(path: str, base: BaseSpec, base_paths: Collection[str], has_experts: bool) -> str:
+class Places:
+    """A base's modules by where they are, for telling what it has where an adapter has something else."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = paths
+
+    @cached_property
+    def _names(self) -> Mapping[str, Sequence[str]]:
+        """Names of the linears that a module holds."""
+        found: dict[str, list[str]] = {}
+        for path in self._paths:
+            parent, _, name = path.rpartition(".")
+            found.setdefault(parent, []).append(name)
+        return found
+
+    @cached_property
+    def _experts(self) -> Mapping[str, str]:
+        """A path inside of the experts that a block, or its layer, holds."""
+        found: dict[str, str] = {}
+        for path in self._paths:
+            block, experts, _ = path.partition(".experts.")
+            if experts:
+                found.setdefault(block, path)
+                found.setdefault(block.rpartition(".")[0], path)
+        return found
+
+    @property
+    def has_experts(self) -> bool:
+        """True for a mixture of experts."""
+        return bool(self._experts)
+
+    def expert_instead(self, path: str) -> str:
+        """A module of the experts that the base has where an adapter has one dense linear; empty where it has none."""
+        block = path.rpartition(".")[0]
+        if block.rpartition(".")[2] not in _DENSE_BLOCKS:
+            return ""
+        return self._experts.get(block) or self._experts.get(block.rpartition(".")[0], "")
+
+    def instead(self, path: str) -> str:
+        """The linears beside the place of a missing module, in a clause; empty where there is no such place."""
+        parent = path.rpartition(".")[0]
+        names = self._names.get(parent, ()) if parent else ()
+        more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+        return f"its {parent} has {', '.join(names[:_MAX_SHOWN])}{more}" if names else ""
+
+
+def layout_difference(path: str, base: BaseSpec, base_paths: Collection[str], places: Places) -> str:
     """Difference between the base and an adapter that has this module, in a clause; empty where nothing is known."""
     parent, _, leaf = path.rpartition(".")
     above = parent.rpartition(".")[0]
@@ -121,9 +171,11 @@ def layout_difference(path: str, base: BaseSpec, base_paths: Collection[str], ha
                 names = ", ".join(split)
                 return f"the base has {names} apart (as {block}.{split[0]}), and the adapter has them as one linear"
     if not set(path.split(".")).isdisjoint(_EXPERTS):
-        if has_experts:
+        if places.has_experts:
             return "the base has its experts under other names, or as one parameter for all of them"
         return "the base has no experts (is it the dense model of the same family?)"
+    if expert := places.expert_instead(path):
+        return f"the base is a mixture of experts, with {expert} and others where the adapter has one dense linear"
     return ""
 
 

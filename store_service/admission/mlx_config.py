@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hotslot.errors import Violation
+from store_service.admission.config_fields import Unlisted, judge_unlisted
 from store_service.admission.lora_settings import LoraSettings, is_finite, is_rank
-from store_service.admission.training_words import TRAINING_WORDS
 
 MLX_FIELDS = frozenset({"base_model_name_or_path", "fine_tune_type", "lora_parameters", "model", "train_type"})
 """Fields that shape the adapter."""
@@ -14,11 +14,13 @@ _KINDS = ("fine_tune_type", "train_type")
 _TOLD_BY_TENSORS = frozenset({"alpha", "lora_layers", "num_layers", "target_modules"})
 """Which layers and modules were trained; alpha outside of the parameters is one of preference training."""
 _NAMES = ("model", "base_model_name_or_path")
+MLX_NAMES = MLX_FIELDS | _TOLD_BY_TENSORS | {"use_dora"}
+"""All that mean something here."""
 
 
 def is_mlx_config(document: Mapping[str, Any]) -> bool:
     """Tell whether mlx-lm wrote this config, rather than PEFT."""
-    return "peft_type" not in document and isinstance(document.get("lora_parameters"), dict)
+    return "peft_type" not in document and "lora_parameters" in document
 
 
 def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -> LoraSettings | None:
@@ -32,13 +34,16 @@ def parse_mlx_config(document: Mapping[str, Any], violations: list[Violation]) -
         problem = "DoRA rescales the base's weights by module, which slots cannot do yet"
         violations.append(Violation.of("UNSUPPORTED_CONFIG", "use_dora", repr(document["use_dora"]), "unset", problem))
     for name, value in document.items():
-        known = name in TRAINING_WORDS or name in MLX_FIELDS or name in _TOLD_BY_TENSORS or name == "use_dora"
-        if not known and value:
-            violations.append(
-                Violation.of("UNKNOWN_CONFIG_FIELD", name, repr(value), "no such field", "nobody knows what it does")
-            )
+        if name not in MLX_NAMES and judge_unlisted(name, value) is Unlisted.REFUSE:
+            violations.append(_unknown(name, repr(value)))
     parameters = document["lora_parameters"]
-    rank, scale = parameters.get("rank"), parameters.get("scale")
+    if not isinstance(parameters, dict):
+        found, expected = repr(parameters), "an object with rank and scale"
+        problem = "mlx-lm writes the adapter's rank and scale here, and without them no LoRA was trained"
+        violations.append(Violation.of("BAD_CONFIG_VALUE", "lora_parameters", found, expected, problem))
+        return None
+    rank: Any = parameters.get("rank")
+    scale: Any = parameters.get("scale")
     if not is_rank(rank):
         violations.append(
             Violation.of("BAD_CONFIG_VALUE", "lora_parameters.rank", repr(rank), "a positive integer", "it is no rank")

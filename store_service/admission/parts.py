@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hotslot.errors import Violation
 from hotslot.formats.base_spec import Absence, BaseModule, BaseSpec, ModuleKind
@@ -16,7 +16,7 @@ from store_service.admission.keys import (
     parse_key,
     resolve_path,
 )
-from store_service.admission.layouts import layout_difference
+from store_service.admission.layouts import Places, layout_difference
 
 _MAGNITUDE = "DoRA's magnitudes cannot be served exactly by slots yet"
 _WHOLE = "whole parameters of the base (modules_to_save) would have to change with the adapter"
@@ -77,6 +77,8 @@ class Parts:
 
     by_path: dict[str, dict[Role, Found]] = field(default_factory=dict)
     copies: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
+    resized: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
+    """Of copies with added rows, the rows that the base has, too."""
     violations: list[Violation] = field(default_factory=list)
     unknown_paths: set[str] = field(default_factory=set)
     """Modules of which the base has nothing."""
@@ -84,13 +86,15 @@ class Parts:
     """Modules that the base has in another layout or by another name, or that are no part of a text model."""
     misnamed: set[str] = field(default_factory=set)
     """The base's own paths of those that it has by another name."""
+    difference: str = ""
+    """Clause on the base's modules in the place of the first unknown one; empty where they have none in common."""
 
 
 def sort_tensors(header: Header, base: BaseSpec) -> Parts:
     """Every tensor under the module and role that its name says; what has no place becomes a violation."""
     parts = Parts()
     modules = base.by_path()
-    has_experts = any(".experts." in path for path in modules)
+    places = Places(modules)
     adapters: set[str] = set()
     for entry in header.tensors:
         parsed = parse_key(entry.name)
@@ -101,7 +105,7 @@ def sort_tensors(header: Header, base: BaseSpec) -> Parts:
         if parsed.role in (Role.BASE_WEIGHT, Role.BASE_BIAS):
             _sort_copy(entry, parsed.role, modules.get(path or ""), base, parts)
         elif path is None:
-            _note_unknown(entry, parsed, base, modules, has_experts, parts)
+            _note_unknown(entry, parsed, base, modules, places, parts)
         elif path != parsed.path and is_rotated_by_torchtune(parsed.path) and "self_attn" in path:
             expected = "torchtune's export in PEFT's format (adapter_model.safetensors)"
             problem = "torchtune orders the rows of this projection differently"
@@ -117,12 +121,13 @@ def sort_tensors(header: Header, base: BaseSpec) -> Parts:
     return parts
 
 
-def base_copies(parts: Parts, modules: Mapping[str, BaseModule]) -> tuple[BaseCopy, ...]:
+def base_copies(
+    copies: Mapping[str, Mapping[Role, TensorEntry]], modules: Mapping[str, BaseModule]
+) -> tuple[BaseCopy, ...]:
     """The copies of the base's parameters whose values are still to be compared."""
     roles = (Role.BASE_WEIGHT, Role.BASE_BIAS)
     return tuple(
-        BaseCopy(modules[path], tuple(found[role] for role in roles if role in found))
-        for path, found in parts.copies.items()
+        BaseCopy(modules[path], tuple(found[role] for role in roles if role in found)) for path, found in copies.items()
     )
 
 
@@ -144,8 +149,14 @@ def _sort_copy(entry: TensorEntry, role: Role, module: BaseModule | None, base: 
     shape = (rows, columns) if role is Role.BASE_WEIGHT else (rows,)
     if entry.shape != shape:
         parts.violations.append(_unsupported(entry, role, _other_rows(entry.shape, shape)))
+        if entry.shape[1:] == shape[1:] and entry.shape[0] > rows:
+            parts.resized.setdefault(module.path, {})[role] = replace(entry, shape=shape, end=_end_of(entry, rows))
     elif parts.copies.setdefault(module.path, {}).setdefault(role, entry) is not entry:
         parts.violations.append(_duplicate(entry, parts.copies[module.path][role], role, module.path))
+
+
+def _end_of(entry: TensorEntry, num_rows: int) -> int:
+    return entry.begin + entry.size_bytes // entry.shape[0] * num_rows
 
 
 def _other_rows(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -174,7 +185,7 @@ def _note_unknown(
     parsed: ParsedKey,
     base: BaseSpec,
     modules: Mapping[str, BaseModule],
-    has_experts: bool,
+    places: Places,
     parts: Parts,
 ) -> None:
     if parsed.path in parts.unknown_paths or parsed.path in parts.other_layouts:
@@ -185,7 +196,7 @@ def _note_unknown(
         parts.violations.append(Violation.of("UNSUPPORTED_MODULE", entry.name, parsed.path, expected, problem))
         return
     expected = f"a module of {base.name}"
-    differences = (layout_difference(path, base, modules, has_experts) for path in candidate_paths(parsed.path))
+    differences = (layout_difference(path, base, modules, places) for path in candidate_paths(parsed.path))
     difference = next((found for found in differences if found), "")
     if difference:
         parts.other_layouts.add(parsed.path)
@@ -205,9 +216,10 @@ def _note_unknown(
         parts.violations.append(Violation.of("UNSUPPORTED_NAME", entry.name, parsed.path, expected, problem))
     else:
         parts.unknown_paths.add(parsed.path)
-        parts.violations.append(
-            Violation.of("UNKNOWN_MODULE", entry.name, parsed.path, expected, "the base has no such module")
-        )
+        instead = next((found for path in candidate_paths(parsed.path) if (found := places.instead(path))), "")
+        problem = f"the base has no such module{': ' if instead else ''}{instead}"
+        parts.difference = parts.difference or (f"it has no {parsed.path}: {instead}" if instead else "")
+        parts.violations.append(Violation.of("UNKNOWN_MODULE", entry.name, parsed.path, expected, problem))
 
 
 def _inside(path: str, modules: Mapping[str, BaseModule]) -> tuple[str, str] | None:

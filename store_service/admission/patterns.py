@@ -20,6 +20,7 @@ _MAX_PROGRAM_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 _MAY_CHANGE = re.compile(r"\[\[|\[:|&&|--|~~|\|\|")
 _DIFFERS = re.compile(r"\{,|\\[CXQEzpPkhHRK]|\(\?[^:P]|\(\?P[^<]")
+_GLOBAL_FLAGS = re.compile(r"\(\?([aimsux]+)\)")
 _TOO_LARGE = ("too large", "repetition size")
 """In RE2's words: what would grow beyond its memory, as against what it has no syntax for."""
 _Value = TypeVar("_Value")
@@ -30,10 +31,15 @@ class PatternError(ValueError):
 
 
 class Pattern:
-    """One expression, with the two ways in which PEFT matches it; raises PatternError when it cannot be."""
+    """One expression, with the two ways in which PEFT matches it; raises PatternError when it cannot be.
 
-    def __init__(self, text: str) -> None:
+    One that is only asked about `ends` of paths must be right inside of the expression that PEFT puts it into.
+    """
+
+    def __init__(self, text: str, *, ends: bool = False) -> None:
         _check(text)
+        if ends:
+            _check_inside(text)
         self.text = text
         self.is_name = is_name(text)
         self._python: PythonMatcher | None = None
@@ -154,6 +160,16 @@ def _check(text: str) -> None:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as exc:
         raise PatternError(f"it is no regular expression: {exc}") from exc
+
+
+def _check_inside(text: str) -> None:
+    try:
+        re.compile(rf"(.*\.)?({text})$")
+    except (re.error, OverflowError, RecursionError) as exc:
+        flags = _GLOBAL_FLAGS.match(text)
+        advice = f"; write '(?{flags[1]}:{text[flags.end() :]})'" if flags is not None else ""
+        problem = "PEFT puts it inside of a larger expression, where it is none"
+        raise PatternError(f"{problem}: {exc}{advice}") from exc
 
 
 def _compile(text: str) -> Any:

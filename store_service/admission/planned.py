@@ -81,6 +81,8 @@ class AdapterPlan:
     """In the base's layer order."""
     copies: tuple[BaseCopy, ...]
     tie: Tie | None
+    resized: tuple[BaseCopy, ...] = ()
+    """Of copies with added rows, which are refused, the rows that the base has, too."""
 
 
 def as_stored(module: PlannedModule) -> ServedModule:

@@ -1,4 +1,4 @@
-"""Words of trainers' own that configs carry along: how training went, which nothing that is served depends on."""
+"""Words that configs carry along and no arithmetic depends on: how training went, and what hubs say of a model."""
 
 TRAINING_WORDS = frozenset({
     # PEFT before 0.3, and ms-swift beside PEFT's own fields.
@@ -29,3 +29,21 @@ TRAINING_WORDS = frozenset({
     "validation_file", "wandb_project", "warmup_ratio", "warmup_steps", "weight_decay",
 })  # fmt: skip
 """Ignored wherever they stand, whatever their values are."""
+
+METADATA_WORDS = frozenset({
+    # A model card's, which hubs and their tools write.
+    "author", "authors", "base_model", "base_model_name", "base_model_relation", "citation", "co2_eq_emissions",
+    "contact", "copyright", "created", "created_by", "creator", "datasets", "date", "description", "display_name",
+    "downloads", "eval_results", "format", "format_version", "framework", "homepage", "inference", "keywords",
+    "language", "languages", "last_modified", "library_name", "license", "license_link", "license_name", "likes",
+    "metadata", "metrics", "model-index", "model_author", "model_card", "model_creator", "model_id", "model_index",
+    "model_name", "name", "namespace", "new_version", "notes", "organization", "owner", "pipeline_tag", "private",
+    "repo_id", "repo_type", "sha", "source", "summary", "tags", "thumbnail", "timestamp", "title", "updated_at",
+    "uploaded_by", "url", "version", "widget",
+    # transformers', of the base model's config.json.
+    "architectures", "auto_map", "bos_token_id", "dtype", "eos_token_id", "max_position_embeddings",
+    "model_max_length", "model_type", "num_hidden_layers", "num_key_value_heads",
+    "pad_token_id", "quantization", "quantization_config", "tokenizer_class", "transformers_version", "use_cache",
+    "vocab_size",
+})  # fmt: skip
+"""PEFT drops them with a warning, and so does admission. None is a field of any of PEFT's methods (a test)."""

@@ -1,7 +1,8 @@
 """Checks what only values can show: that they are finite, the base's own where copied, tied where they must be."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
 from hotslot.errors import Violation
@@ -49,6 +50,18 @@ def check_copies(copies: Iterable[BaseCopy], file: BinaryIO) -> Iterator[Violati
             "to another element type; in the second case save the adapter again with save_embedding_layers=False"
         )
         yield Violation.of("UNSUPPORTED_TENSOR", names, "other values", "the base's, or no such tensor", problem)
+
+
+def judged_rows(violations: Sequence[Violation], resized: Iterable[BaseCopy], file: BinaryIO) -> Iterator[Violation]:
+    """The violations, those of copies with added rows with what became of the rows that the base has, too."""
+    told: dict[str, str] = {}
+    for copy in resized:
+        kept = "are unchanged" if not list(check_copies((copy,), file)) else "have other values than the base's"
+        num_rows = copy.entries[0].shape[0]
+        told |= {entry.name: f"; rows 0 to {num_rows - 1} of the copy {kept}" for entry in copy.entries}
+    for violation in violations:
+        is_resized = violation.code == "UNSUPPORTED_TENSOR" and violation.subject in told
+        yield replace(violation, message=violation.message + told[violation.subject]) if is_resized else violation
 
 
 def check_tie(tie: Tie | None, file: BinaryIO) -> Iterator[Violation]:

@@ -158,7 +158,7 @@ class DirectoryContent:
         for name in COMPANION_FILES:
             try:
                 with self._source.open_inside(self._folder / name) as file:
-                    if os.fstat(file.fileno()).st_size <= MAX_FILE_BYTES:
-                        (target / name).write_bytes(file.read(MAX_FILE_BYTES))
+                    # One byte more than is read shows that there is too much.
+                    (target / name).write_bytes(file.read(MAX_FILE_BYTES + 1))
             except (SourceChangedError, SourceForbiddenError):
                 continue

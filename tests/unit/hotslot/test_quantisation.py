@@ -82,6 +82,13 @@ def test_a_config_names_its_method_wherever_it_stands(method: str, place: str, t
     )
 
 
+@pytest.mark.parametrize("name", ["quantization_config", "compression_config", "quantization"])
+@pytest.mark.parametrize(("value", "method"), [("gptq", "GPTQ"), ("4bit", "4bit"), ([4], "[4]"), (True, "True")])
+def test_a_method_that_is_no_object_is_refused_as_well(value: Any, method: str, name: str, tmp_path: Path) -> None:
+    said = refusal(write(tmp_path / "m", {name: value}, WHOLE))
+    assert f"quantised by {method} (config.json has {name})" in said
+
+
 def test_mlx_has_a_field_of_its_own(tmp_path: Path) -> None:
     config = {"quantization": {"group_size": 64, "bits": 4}}
     assert "quantised by MLX, 4 bit" in refusal(write(tmp_path / "m", config, WHOLE))

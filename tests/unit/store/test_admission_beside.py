@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
+from hotslot.clients.checkpoint import summary_of_companions
 from hotslot.formats.base_details import BaseDetails
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.companions import SUMMARY_FILE, Companions, read_companions
@@ -148,6 +149,38 @@ def test_shards_that_are_missing_double_or_of_two_sets_are_refused(tmp_path: Pat
     assert violations() == []
     (tmp_path / "a" / "adapter_model-00001-of-00002.safetensors").write_bytes(data)
     assert violations()[0][0] == "MISSING_FILE"
+
+
+DAMAGED: dict[str, tuple[str, bytes]] = {
+    "cut off": ("generation_config.json", b'{"eos_token_id": [2'),
+    "empty": ("tokenizer.json", b""),
+    "a list": ("tokenizer_config.json", b"[1]"),
+    "not UTF-8": ("chat_template.jinja", b"{{ \xff }}"),
+    "nested too deep": ("added_tokens.json", b"[" * 100_000),
+    "an end token of another form": ("generation_config.json", b'{"eos_token_id": {"id": 2}}'),
+    "an end token below zero": ("generation_config.json", b'{"eos_token_id": [2, -1]}'),
+    "an end token that is no text": ("tokenizer_config.json", b'{"eos_token": 3}'),
+    "a template that is none": ("tokenizer_config.json", b'{"chat_template": 3}'),
+}
+
+
+@pytest.mark.parametrize("is_pushed", [False, True])
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_file_beside_the_weights_that_cannot_be_used_is_named(case: str, is_pushed: bool, tmp_path: Path) -> None:
+    name, data = DAMAGED[case]
+    adapter().write(tmp_path)
+    (tmp_path / name).write_bytes(data)
+    checkpoint = checkpoint_of_folder(tmp_path)
+    if is_pushed:
+        with summary_of_companions(tmp_path) as (summary,):
+            files = {**checkpoint.files, SUMMARY_FILE: summary.local}
+            verdict = admit(Checkpoint(files), base(), AdmissionLimits())
+    else:
+        verdict = admit(checkpoint, base(), AdmissionLimits())
+    assert verdict.violations == ()
+    assert [warning.code for warning in verdict.warnings] == ["BESIDE_NOT_READABLE"]
+    assert name in verdict.warnings[0].message
+    assert len(verdict.warnings[0].message) < 400
 
 
 def test_the_checker_without_a_server_reads_what_lies_beside(tmp_path: Path) -> None:

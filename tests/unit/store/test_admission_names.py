@@ -1,5 +1,6 @@
 """Names of tensors: what is one style, what is several, and what the base has in another layout."""
 
+import hashlib
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -174,3 +175,61 @@ def test_rows_that_a_copy_has_beyond_the_bases_are_named(rows: int, said: str, t
     draft.tensors["base_model.model.lm_head.weight"] = np.zeros((rows, HIDDEN), np.float32)
     (violation,) = check(draft, tmp_path, spec).violations
     assert said in violation.message
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("num_added", [1, 5])
+@pytest.mark.parametrize(("changed_row", "said"), [(None, "are unchanged"), (0, "other"), (VOCAB - 1, "other")])
+def test_a_copy_with_added_rows_is_told_to_have_the_bases_own_rows_or_others(
+    changed_row: int | None, said: str, num_added: int, dtype: type, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(1).integers(-8, 8, (VOCAB + num_added, HIDDEN)).astype(np.float32)
+    digest = "sha256:" + hashlib.sha256(values[:VOCAB].tobytes()).hexdigest()
+    spec = base_spec()
+    spec = replace(spec, modules=tuple(replace(m, values_digest=digest) for m in spec.modules))
+    draft = adapter()
+    if changed_row is not None:
+        values[changed_row, 0] += 1
+    draft.tensors["base_model.model.lm_head.weight"] = values.astype(dtype)
+    (violation,) = check(draft, tmp_path, spec).violations
+    assert f"rows 0 to {VOCAB - 1} of the copy" in violation.message
+    assert said in violation.message
+
+
+def mixture(blocks: str, names: tuple[str, ...]) -> BaseSpec:
+    """The small base with experts in place of its dense linears."""
+    spec = base_spec()
+    kept = [module for module in spec.modules if ".mlp." not in module.path]
+    for layer in range(2):
+        for expert in range(2):
+            for name in names:
+                path = f"model.layers.{layer}.{blocks}.experts.{expert}.{name}"
+                kept.append(BaseModule(path, ModuleKind.LINEAR, HIDDEN, HIDDEN))
+    return replace(spec, modules=tuple(kept))
+
+
+@pytest.mark.parametrize("others", [(), ("q_proj", "v_proj")])
+@pytest.mark.parametrize(
+    ("block", "names"),
+    [("mlp", ("gate_proj", "up_proj", "down_proj")), ("block_sparse_moe", ("w1", "w2", "w3")), ("mlp", ("gate_up",))],
+)
+def test_a_dense_adapter_on_a_mixture_of_experts_is_told_what_differs(
+    block: str, names: tuple[str, ...], others: tuple[str, ...], tmp_path: Path
+) -> None:
+    draft = adapter((*others, "gate_proj", "up_proj", "down_proj"))
+    violations = check(draft, tmp_path, mixture(block, names)).violations
+    assert codes(violations) == {"UNSUPPORTED_LAYOUT"}
+    assert len(violations) == 6
+    assert f"a mixture of experts, with model.layers.0.{block}.experts.0.{names[0]}" in violations[0].message
+
+
+def test_a_module_that_the_base_has_not_is_told_with_those_in_its_place(tmp_path: Path) -> None:
+    spec = base_spec()
+    renamed = {"q_proj": "q_b_proj", "k_proj": "kv_a_proj_with_mqa", "v_proj": "kv_b_proj"}
+    modules = (
+        replace(m, path=m.path.removesuffix(m.name) + renamed[m.name]) if m.name in renamed else m for m in spec.modules
+    )
+    violations = check(adapter(), tmp_path, replace(spec, modules=tuple(modules))).violations
+    assert codes(violations) == {"UNKNOWN_MODULE", "BASE_MODEL_MISMATCH"}
+    place = "its model.layers.0.self_attn has kv_a_proj_with_mqa, o_proj, q_b_proj, kv_b_proj"
+    assert sum(place in violation.message for violation in violations) == 3

@@ -387,7 +387,9 @@ class Warning(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     code: _builtins.str
-    """Stable code, for example "NO_EFFECT"."""
+    """Stable code, for example "NO_EFFECT"; "CONFIG_FIELDS_NOT_USED" for words of adapter_config.json that no method
+    reads, "BESIDE_NOT_READABLE" for a tokenizer's or generation config's file that is damaged.
+    """
     message: _builtins.str
     """One sentence for people, complete by itself."""
     def __init__(
