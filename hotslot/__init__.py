@@ -7,6 +7,8 @@
         print(answer.text, answer.started.adapters[0].digest)
 
 Errors are the classes of `hotslot.errors`. `hotslot.contract` holds what calls take and return.
+
+Decisions: docs/decisions/hotslot.md and docs/decisions/packaging.md
 """
 
 from hotslot.clients.blobs import RetryPolicy

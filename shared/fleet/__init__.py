@@ -1,1 +1,4 @@
-"""Which worker a request should go to: pure functions over what the directory knows."""
+"""Which worker a request should go to: pure functions over what the directory knows.
+
+Decisions: docs/decisions/fleet.md
+"""

@@ -1,1 +1,4 @@
-"""gRPC as hotslot uses it: errors on the wire, server and channel set-up, tenants."""
+"""gRPC as hotslot uses it: errors on the wire, server and channel set-up, tenants.
+
+Decisions: docs/decisions/server.md
+"""

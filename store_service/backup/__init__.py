@@ -1,1 +1,4 @@
-"""A consistent copy of a catalog with its blobs, taken while the store runs, and the way back."""
+"""A consistent copy of a catalog with its blobs, taken while the store runs, and the way back.
+
+Decisions: docs/decisions/backup.md
+"""

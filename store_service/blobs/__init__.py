@@ -1,1 +1,4 @@
-"""Blobs: bytes known by their digest, complete and right or not there at all."""
+"""Blobs: bytes known by their digest, complete and right or not there at all.
+
+Decisions: docs/decisions/content.md
+"""

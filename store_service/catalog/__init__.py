@@ -1,1 +1,4 @@
-"""The catalog: adapters, versions, tags and base models, durable and transactional."""
+"""The catalog: adapters, versions, tags and base models, durable and transactional.
+
+Decisions: docs/decisions/catalog.md
+"""

@@ -1,1 +1,4 @@
-"""Imports: from a source's name to a published version, sharing every fetch that can be shared."""
+"""Imports: from a source's name to a published version, sharing every fetch that can be shared.
+
+Decisions: docs/decisions/imports.md
+"""

@@ -1,1 +1,4 @@
-"""Which worker to call and what lives where: the use cases behind PlacementService."""
+"""Which worker to call and what lives where: the use cases behind PlacementService.
+
+Decisions: docs/decisions/placement.md
+"""

@@ -1,1 +1,4 @@
-"""Sources: where checkpoints come from, other than uploads."""
+"""Sources: where checkpoints come from, other than uploads.
+
+Decisions: docs/decisions/imports.md
+"""

@@ -1,1 +1,4 @@
-"""Compiled code that ships from one worker to others like it: how it is packed, and how it travels."""
+"""Compiled code that ships from one worker to others like it: how it is packed, and how it travels.
+
+Decisions: docs/decisions/compiled_code.md
+"""

@@ -1,1 +1,4 @@
-"""The model: torch lives here, and only here."""
+"""The model: torch lives here, and only here.
+
+Decisions: docs/decisions/model.md
+"""

@@ -1,1 +1,4 @@
-"""Chat templates, rendered in processes of their own, whose time and memory are bounded."""
+"""Chat templates, rendered in processes of their own, whose time and memory are bounded.
+
+Decisions: docs/decisions/templates.md
+"""
