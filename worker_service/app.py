@@ -161,7 +161,7 @@ class Start:
         watch = CatalogWatch(store, parts.provider.references)
         parts.provider.references.is_watched, parts.provider.references.on_answer = watch.is_live, watch.note
         stack.push_async_callback(watch.close)
-        engine.start()
+        engine.start(parts.engine.on_events, parts.engine.on_death)
         stack.callback(self.ending.stop, engine, parts.engine.lost)
         stack.push_async_callback(parts.provider.close)
         encoder = parts.generation.encoder

@@ -15,11 +15,11 @@ from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
+from worker_service.engine.handle import DEFAULT_SILENCE_S, EngineHandle
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import ModelRunner
-from worker_service.front.engine_client import DEFAULT_SILENCE_S, EngineClient
 from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
@@ -102,11 +102,8 @@ def assemble(
 ) -> tuple[Parts, Engine]:
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
-    client = EngineClient(silence_s=options.engine_silence_s)
-    engine = Engine(
-        model.runner, limits, client.on_events, client.clock, client.on_death, options.engine, options.listener
-    )
-    client.attach(engine)
+    engine = Engine(model.runner, limits, policy=options.engine, listener=options.listener)
+    client = EngineHandle(engine, engine.clock, options.engine_silence_s)
     disk = open_disk_tier(options.disk, store) if options.disk is not None else None
     loader = Loader(
         source=disk if disk is not None else store,

@@ -148,7 +148,7 @@ async def run_worker(
         executor = stack.enter_context(ThreadPoolExecutor(2))
         store = StoreClient(channel, model.spec.digest, timeouts)
         parts, engine = assemble(model, worker.worker_id, store, executor, options)
-        engine.start()
+        engine.start(parts.engine.on_events, parts.engine.on_death)
         stack.callback(engine.stop)
         stack.callback(model.runner.gate.set)
         stack.push_async_callback(parts.provider.close)

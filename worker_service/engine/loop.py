@@ -28,27 +28,28 @@ class Engine:
         self,
         runner: ModelRunner,
         limits: EngineLimits,
-        on_events: Callable[[list[Event]], None],
         clock: Callable[[], float] = time.monotonic,
-        on_death: Callable[[], None] = lambda: None,
         policy: EnginePolicy | None = None,
         listener: EngineListener | None = None,
     ) -> None:
-        """`on_events` is called on the engine's thread and must not block it.
-
-        `on_death` is called there when the thread ends, by a bug of ours or because the model is lost: nothing sent to
-        it will be answered. So is `listener`.
-        """
+        """`listener` is called on the engine's thread."""
         self.limits = limits
         self.clock = clock
-        self._on_events = on_events
-        self._on_death = on_death
         self._core = EngineCore(runner, limits, clock, policy, listener)
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Start the thread."""
+    def start(
+        self,
+        on_events: Callable[[list[Event]], None] = lambda events: None,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start the thread, which calls both and must not be blocked by them.
+
+        `on_death` is called when the thread ends, by a bug of ours or because the model is lost: nothing sent to it
+        will be answered.
+        """
+        self._thread = threading.Thread(target=self._run, args=(on_events, on_death), name="engine", daemon=True)
         self._thread.start()
 
     def send(self, command: Command) -> None:
@@ -60,6 +61,7 @@ class Engine:
 
         Returns whether the thread ended. One that hangs is left behind, and ends with the process.
         """
+        assert self._thread is not None, "start it first"
         self._inbox.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -67,17 +69,17 @@ class Engine:
             return False
         return True
 
-    def _run(self) -> None:
+    def _run(self, on_events: Callable[[list[Event]], None], on_death: Callable[[], None]) -> None:
         try:
             while self._take_commands():
                 events = self._core.turn()
                 if events:
-                    self._on_events(events)
+                    on_events(events)
                 if self._core.lost is not None:
                     raise self._core.lost
         except Exception:
             log.exception("engine_died")
-            self._on_death()
+            on_death()
 
     def _take_commands(self) -> bool:
         """Pass on what is in the inbox, waiting for something when there is nothing to do; False at the end."""

@@ -15,6 +15,7 @@ from shared.telemetry import bind_log_context
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider, Chosen
 from worker_service.adapters.version import AdapterVersion
+from worker_service.engine.handle import EngineHandle, SequenceGroup
 from worker_service.engine.messages import (
     AdapterUse,
     AdapterWeights,
@@ -26,7 +27,6 @@ from worker_service.engine.messages import (
     TokenReady,
 )
 from worker_service.front.answer import Answer
-from worker_service.front.engine_client import EngineClient, SequenceGroup
 from worker_service.front.prompts import PromptEncoder
 from worker_service.front.requests import (
     CheckedRequest,
@@ -71,7 +71,7 @@ class Generation:
     encoder: PromptEncoder
     provider: AdapterProvider
     policy: AdapterPolicy
-    engine: EngineClient
+    engine: EngineHandle
 
     async def generate(
         self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None

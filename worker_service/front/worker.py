@@ -21,8 +21,8 @@ from hotslot.ids import Digest, WorkerId
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
+from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
-from worker_service.front.engine_client import EngineClient
 from worker_service.front.generation import Generation
 
 log = structlog.get_logger(__name__)
@@ -85,7 +85,7 @@ class Parts:
     control: AdapterControl
     policy: AdapterPolicy
     provider: AdapterProvider
-    engine: EngineClient
+    engine: EngineHandle
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,8 @@ def test_a_sequence_sent_from_another_thread_comes_back_as_events() -> None:
         for event in events:
             arrived.put(event)
 
-    engine = Engine(FakeRunner(LIMITS), LIMITS, on_events)
-    engine.start()
+    engine = Engine(FakeRunner(LIMITS), LIMITS)
+    engine.start(on_events)
     engine.send(submit(1, 2))
     events = [arrived.get(timeout=10) for _ in range(3)]
     engine.stop()
@@ -49,8 +49,8 @@ def test_a_sequence_sent_from_another_thread_comes_back_as_events() -> None:
 def test_a_bug_that_ends_the_thread_is_reported() -> None:
     died = threading.Event()
     on_death: Callable[[], None] = died.set
-    engine = Engine(FakeRunner(LIMITS), LIMITS, lambda events: None, on_death=on_death)
-    engine.start()
+    engine = Engine(FakeRunner(LIMITS), LIMITS)
+    engine.start(on_death=on_death)
 
     def raise_in_the_engine(snapshot: object) -> None:
         raise RuntimeError("a bug")
@@ -69,8 +69,8 @@ def test_a_model_that_is_lost_ends_the_thread_once_its_step_was_told() -> None:
 
     runner = FakeRunner(LIMITS)
     runner.lost_by = ModelLostError("an unspecified launch failure")
-    engine = Engine(runner, LIMITS, on_events, on_death=lambda: heard.put("died"))
-    engine.start()
+    engine = Engine(runner, LIMITS)
+    engine.start(on_events, on_death=lambda: heard.put("died"))
     engine.send(submit(1, 2))
     failed, death = heard.get(timeout=10), heard.get(timeout=10)
     engine.stop()

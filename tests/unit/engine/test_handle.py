@@ -10,6 +10,7 @@ from hotslot.errors import EngineFailedError, SlotsFullError
 from hotslot.ids import digest_of
 from tests.support.echo_model import EchoWeights
 from tests.support.waiting import until
+from worker_service.engine.handle import EngineHandle
 from worker_service.engine.messages import (
     Activate,
     Activated,
@@ -28,7 +29,6 @@ from worker_service.engine.messages import (
     Submit,
     TokenReady,
 )
-from worker_service.front.engine_client import EngineClient
 
 DIGEST = digest_of(b"adapter")
 DRAFT = Submit(SequenceId(0), (1, 2), (), SamplingOptions(), StopRules(4), 0.0)
@@ -45,13 +45,12 @@ class Recorder:
         self.commands.append(command)
 
 
-def connected() -> tuple[EngineClient, Recorder]:
-    client, engine = EngineClient(), Recorder()
-    client.attach(engine)
-    return client, engine
+def connected() -> tuple[EngineHandle, Recorder]:
+    engine = Recorder()
+    return EngineHandle(engine), engine
 
 
-def from_engine(client: EngineClient, *events: Event) -> None:
+def from_engine(client: EngineHandle, *events: Event) -> None:
     thread = threading.Thread(target=client.on_events, args=(list(events),))
     thread.start()
     thread.join()
@@ -126,7 +125,7 @@ async def test_a_deactivation_is_shared_and_withdrawn_with_the_last_who_waits() 
     await until(waiting[0].done)
     assert len(engine.commands) == 1
     waiting[1].cancel()
-    await until(waiting[1].done)
+    await until(lambda: len(engine.commands) == 2)
     assert engine.commands[1:] == [GiveUpDeactivate(DIGEST)]
     again = asyncio.create_task(client.deactivate(DIGEST))
     await until(lambda: len(engine.commands) == 3)

@@ -1,4 +1,4 @@
-"""The event loop's side of the engine: commands out, events back to whoever waits for them.
+"""Engine handle: the event loop's side of the engine, commands out and events back to the requests.
 
 Events arrive on the engine's thread, one batch a step, and cross over with one `call_soon_threadsafe`.
 """
@@ -7,11 +7,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from hotslot.errors import EngineFailedError, HotslotError
 from hotslot.ids import Digest
+from hotslot.single_flight import SingleFlight
 from worker_service.engine.messages import (
     Activate,
     Activated,
@@ -42,14 +43,6 @@ class CommandSink(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Deactivation:
-    """One Deactivate under way, and how many wait for it."""
-
-    future: "asyncio.Future[None]"
-    waiters: int = 0
-
-
 class SequenceGroup:
     """The sequences of one request: their events in order, each with the index of its sequence.
 
@@ -57,7 +50,7 @@ class SequenceGroup:
     the engine gets several tokens at once.
     """
 
-    def __init__(self, client: "EngineClient", ids: Sequence[SequenceId]) -> None:
+    def __init__(self, client: "EngineHandle", ids: Sequence[SequenceId]) -> None:
         self._client = client
         self._index = {sequence_id: index for index, sequence_id in enumerate(ids)}
         self._open = dict.fromkeys(ids)
@@ -85,33 +78,34 @@ class SequenceGroup:
         self._open.clear()
 
     def put(self, event: Event) -> None:
-        """Called by the client."""
+        """Take an event of one of the sequences."""
         if isinstance(event, SequenceFinished | SequenceFailed):
             self._open.pop(event.sequence_id, None)
         self._events.append((self._index[event.sequence_id], event))
         self._arrived.set()
 
 
-class EngineClient:
-    """Talks to one engine from one event loop. Create it on the loop, give `on_events` to the engine, then attach."""
+class EngineHandle:
+    """Engine as one event loop sees it.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, silence_s: float = DEFAULT_SILENCE_S) -> None:
+    Create it on the loop, then start the engine with its `on_events` and `on_death`.
+    """
+
+    def __init__(
+        self, engine: CommandSink, clock: Callable[[], float] = time.monotonic, silence_s: float = DEFAULT_SILENCE_S
+    ) -> None:
         """`clock` must be the engine's; one that does not answer for `silence_s` hangs."""
         self.clock = clock
+        self._engine = engine
         self._silence_s = silence_s
         self._loop = asyncio.get_running_loop()
-        self._engine: CommandSink | None = None
         self._ids = itertools.count(1)
         self._groups: dict[SequenceId, SequenceGroup] = {}
-        self._deactivations: dict[Digest, _Deactivation] = {}
+        self._deactivations: SingleFlight[Digest, None] = SingleFlight(ends_unwanted=True)
         self._answers: set[asyncio.Future[Any]] = set()
         """What activations, deactivations and inspections under way wait for."""
         self.lost = asyncio.Event()
         """Set when the engine's thread has ended by a bug, or hangs for good: only a new process helps."""
-
-    def attach(self, engine: CommandSink) -> None:
-        """Where commands go from now on."""
-        self._engine = engine
 
     @property
     def open_sequences(self) -> int:
@@ -128,18 +122,18 @@ class EngineClient:
         group = SequenceGroup(self, ids)
         for sequence_id, draft in zip(ids, drafts, strict=True):
             self._groups[sequence_id] = group
-            self._send(replace(draft, sequence_id=sequence_id))
+            self._engine.send(replace(draft, sequence_id=sequence_id))
         return group
 
     def cancel(self, sequence_id: SequenceId) -> None:
         """Free what a sequence holds; its late events go nowhere."""
         if self._groups.pop(sequence_id, None) is not None:
-            self._send(Cancel(sequence_id))
+            self._engine.send(Cancel(sequence_id))
 
     async def activate(self, weights: AdapterWeights, *, pin: bool) -> Activated:
         """Bring an adapter into slots; raises SlotsFullError, and EngineFailedError as `fail_all` and `lost` say."""
         outcome: asyncio.Future[Activated] = self._new_answer()
-        self._send(Activate(weights, pin, lambda result: self._post(self._resolve, outcome, result)))
+        self._engine.send(Activate(weights, pin, lambda result: self._post(self._resolve, outcome, result)))
         return await outcome
 
     async def deactivate(self, digest: Digest) -> None:
@@ -147,29 +141,16 @@ class EngineClient:
 
         Raises AdapterPinnedError when it is pinned, also while this waits, and EngineFailedError as `activate`.
         """
-        deactivation = self._deactivations.get(digest)
-        if deactivation is None:
-            deactivation = self._deactivations[digest] = _Deactivation(self._new_answer())
-            future = deactivation.future
-            self._send(Deactivate(digest, lambda result: self._post(self._resolve, future, result)))
-        deactivation.waiters += 1
-        try:
-            await asyncio.shield(deactivation.future)
-        finally:
-            deactivation.waiters -= 1
-            if not deactivation.waiters:
-                del self._deactivations[digest]
-                if not deactivation.future.done():
-                    self._send(GiveUpDeactivate(digest))
+        await self._deactivations.run(digest, lambda: self._deactivate(digest))
 
     def unpin(self, digest: Digest) -> None:
         """Let an adapter be evicted again."""
-        self._send(Unpin(digest))
+        self._engine.send(Unpin(digest))
 
     async def inspect(self) -> EngineSnapshot:
         """The engine's state. Raises EngineFailedError when it is lost, or does not answer: then it hangs."""
         outcome: asyncio.Future[EngineSnapshot] = self._new_answer()
-        self._send(Inspect(lambda snapshot: self._post(self._resolve, outcome, snapshot)))
+        self._engine.send(Inspect(lambda snapshot: self._post(self._resolve, outcome, snapshot)))
         try:
             return await asyncio.wait_for(outcome, self._silence_s)
         except TimeoutError as exc:
@@ -183,10 +164,7 @@ class EngineClient:
         sequence_ids = list(self._groups)
         self._dispatch([SequenceFailed(sequence_id, error) for sequence_id in sequence_ids])
         for sequence_id in sequence_ids:
-            self._send(Cancel(sequence_id))
-        for digest, deactivation in self._deactivations.items():
-            if not deactivation.future.done():
-                self._send(GiveUpDeactivate(digest))
+            self._engine.send(Cancel(sequence_id))
         for answer in list(self._answers):
             self._resolve(answer, error)
 
@@ -215,6 +193,16 @@ class EngineClient:
                 del self._groups[event.sequence_id]
             group.put(event)
 
+    async def _deactivate(self, digest: Digest) -> None:
+        has_left: asyncio.Future[None] = self._new_answer()
+        self._engine.send(Deactivate(digest, lambda result: self._post(self._resolve, has_left, result)))
+        try:
+            await has_left
+        except (HotslotError, asyncio.CancelledError):
+            # Nothing is left to withdraw where the engine itself refused, and nothing comes of it.
+            self._engine.send(GiveUpDeactivate(digest))
+            raise
+
     def _refuse_if_lost(self) -> None:
         if self.lost.is_set():
             raise EngineFailedError("the engine is lost and the worker about to end; call another worker")
@@ -226,10 +214,6 @@ class EngineClient:
         self._answers.add(answer)
         answer.add_done_callback(self._answers.discard)
         return answer
-
-    def _send(self, command: Command) -> None:
-        assert self._engine is not None, "attach the engine first"
-        self._engine.send(command)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         """Run on the event loop; after its end nobody is left to hear."""
