@@ -25,14 +25,19 @@ from shared.coordination.directory import Directory
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.uploads import LocalUploadStore
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.epochs import SqlEpochs
 from store_service.catalog.policies import SqlPolicies
 from store_service.catalog.watch import ChangeSignal
-from store_service.collection import Collector
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
+from store_service.content.collection import Collector
+from store_service.content.origins import Origins
+from store_service.content.reading import BlobReader
+from store_service.content.recovery import Recovery
+from store_service.content.scrub import Scrub
+from store_service.content.stats import BlobStats
+from store_service.content.upkeep import keep_for_ever, scrub_for_ever
+from store_service.content.uploads import LocalUploadStore
 from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
@@ -44,11 +49,6 @@ from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import Ranks
 from store_service.placement.queries import Wanted
 from store_service.placement.serving import ServingAdvice
-from store_service.recovery.origins import Origins
-from store_service.recovery.reading import BlobReader
-from store_service.recovery.recovery import Recovery
-from store_service.recovery.scrub import Scrub
-from store_service.recovery.upkeep import keep_for_ever, scrub_for_ever
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer

@@ -22,7 +22,7 @@ from hotslot.errors import (
     QuotaExceededError,
 )
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.files import make_directory, move_into_place
+from store_service.content.files import make_directory, move_into_place
 
 _PREFIX = "sha256:"
 

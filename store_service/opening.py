@@ -14,20 +14,20 @@ from sqlalchemy import Engine, make_url
 
 from hotslot.errors import StoreUnavailableError
 from hotslot.secret_urls import masked_url
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.files import FileNote, make_directory
-from store_service.blobs.leases import Leases
-from store_service.blobs.local import BLOBS_FOLDER, LocalBlobStore, found_below
-from store_service.blobs.objects import ObjectBlobs, ObjectNote
-from store_service.blobs.ownership import NO_CATALOG, FolderOwner, Place, require_owned
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.store import BlobKey
-from store_service.blobs.waiting import Ledger, Note, last_num_changes
 from store_service.catalog.changes import OnChange
 from store_service.catalog.database import open_database
 from store_service.catalog.sql import SqlCatalog
-from store_service.collection import Ownership
-from store_service.recovery.origins import retention_of
+from store_service.content.collection import Ownership
+from store_service.content.files import FileNote, make_directory
+from store_service.content.folder import BLOBS_FOLDER, LocalBlobStore, found_below
+from store_service.content.keys import BlobKey
+from store_service.content.leases import Leases
+from store_service.content.objects import ObjectBlobs, ObjectNote
+from store_service.content.origins import retention_of
+from store_service.content.ownership import NO_CATALOG, FolderOwner, Place, require_owned
+from store_service.content.stats import BlobStats
+from store_service.content.store import CachedBlobStore
+from store_service.content.waiting import Ledger, Note, last_num_changes
 from store_service.settings import StoreSettings
 
 log = structlog.get_logger(__name__)

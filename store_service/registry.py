@@ -34,11 +34,11 @@ from store_service.admission.admit import (
     config_json_of,
 )
 from store_service.admission.settings import AdmissionLimits
-from store_service.blobs.store import BlobKey, BlobStore, Stage, UploadStore
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import MAX_LABELS, NewVersion, Resolution, VersionRecord
+from store_service.content.keys import BlobKey, BlobStore, Stage, UploadStore
 
 MAX_FILES = 64
 MAX_LABEL_KEY_CHARS = 128

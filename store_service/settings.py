@@ -12,7 +12,7 @@ from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
-from store_service.blobs.waiting import CollectionOptions
+from store_service.content.waiting import CollectionOptions
 
 BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from hotslot.errors import CatalogDamagedError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.store import BlobKey
+from store_service.content.keys import BlobKey
 
 TIMEOUT_S = 60.0
 LOST_CHANGES = 1_000_000

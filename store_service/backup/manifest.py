@@ -12,7 +12,7 @@ from typing import Any
 
 from hotslot.errors import HotslotError, PreconditionError
 from hotslot.ids import Digest, parse_digest, parse_tenant
-from store_service.blobs.store import BlobKey
+from store_service.content.keys import BlobKey
 
 FORMAT = "hotslot.backup/1"
 CATALOG = "catalog.sqlite3"

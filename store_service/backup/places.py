@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol
 
 from hotslot.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 from store_service.backup.manifest import CATALOG, MANIFEST, blob_key
-from store_service.blobs.files import READ_ONLY, make_directory, sync_directory
+from store_service.content.files import READ_ONLY, make_directory, sync_directory
 
 TAR_SUFFIX = ".tar"
 PACKED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")

@@ -20,9 +20,9 @@ from store_service.backup.manifest import (
     parse_manifest,
 )
 from store_service.backup.places import Files, Readable, incomplete
-from store_service.blobs.files import READ_ONLY, make_directory, sync_directory
-from store_service.blobs.local import BLOBS_FOLDER
-from store_service.blobs.ownership import FolderOwner
+from store_service.content.files import READ_ONLY, make_directory, sync_directory
+from store_service.content.folder import BLOBS_FOLDER
+from store_service.content.ownership import FolderOwner
 from store_service.opening import LOCK_FILE, SQLITE_FILE, locked
 
 STAGE = ".restoring"

@@ -4,7 +4,6 @@ from typing import Protocol
 
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
-from store_service.blobs.ownership import CatalogState
 from store_service.catalog.records import (
     AdapterFilter,
     AdapterRecord,
@@ -16,6 +15,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
+from store_service.content.ownership import CatalogState
 
 
 class Catalog(Protocol):

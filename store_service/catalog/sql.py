@@ -17,7 +17,6 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import looks_like_a_digest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
-from store_service.blobs.ownership import CatalogState
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import Change, OnChange, changing
 from store_service.catalog.database import reading, writing
@@ -36,6 +35,7 @@ from store_service.catalog.records import (
     WeightsUse,
 )
 from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
+from store_service.content.ownership import CatalogState
 
 
 class SqlCatalog:

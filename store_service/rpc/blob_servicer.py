@@ -9,10 +9,10 @@ from hotslot.ids import Digest, parse_digest
 from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.blob_chunks import encode_chunk
 from hotslot.rpc.tenant import tenant_of
-from store_service.blobs.receiving import UploadChunk, Uploads
+from store_service.content.reading import BlobReader
+from store_service.content.receiving import UploadChunk, Uploads
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
-from store_service.recovery.reading import BlobReader
 from store_service.registry import Registry
 
 

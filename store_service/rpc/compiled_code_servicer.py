@@ -9,8 +9,8 @@ from hotslot.ids import parse_digest
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc
 from hotslot.rpc.tenant import tenant_of
-from store_service.blobs.streams import Pace
 from store_service.compiled_code import CompiledCodeStage, CompiledCodeStore
+from store_service.content.streams import Pace
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 

@@ -11,10 +11,10 @@ import pytest
 
 from hotslot.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
 from hotslot.ids import Digest, TenantId, digest_of
-from store_service.blobs.local import LocalBlobStore
-from store_service.blobs.objects import ObjectBlobs
-from store_service.blobs.store import BlobStore, UploadStore
-from store_service.blobs.uploads import LocalUploadStore
+from store_service.content.folder import LocalBlobStore
+from store_service.content.keys import BlobStore, UploadStore
+from store_service.content.objects import ObjectBlobs
+from store_service.content.uploads import LocalUploadStore
 from tests.support.blob_cache import cached_blobs
 from tests.support.object_storage import BUCKET, s3_server
 

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.index import Retention
-from store_service.blobs.leases import Leases
-from store_service.blobs.local import LocalBlobStore
-from store_service.blobs.objects import ObjectBlobs
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.store import BlobKey
+from store_service.content.folder import LocalBlobStore
+from store_service.content.index import Retention
+from store_service.content.keys import BlobKey
+from store_service.content.leases import Leases
+from store_service.content.objects import ObjectBlobs
+from store_service.content.stats import BlobStats
+from store_service.content.store import CachedBlobStore
 
 
 def cached_blobs(

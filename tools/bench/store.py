@@ -22,7 +22,7 @@ from store_service.admission.checks import check_tensors
 from store_service.admission.config import CONFIG_FILE, parse_config
 from store_service.admission.normalise import plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
-from store_service.blobs.local import LocalBlobStore
+from store_service.content.folder import LocalBlobStore
 from tests.support.checkpoints import adapter
 from tests.support.store import dial
 from tools.bench.catalog_growth import fill, measure_catalog, measure_pushes

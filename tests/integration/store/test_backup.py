@@ -21,7 +21,7 @@ from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.backup.__main__ import main
 from store_service.backup.places import writing_to
-from store_service.blobs.hold import holding
+from store_service.content.hold import holding
 from tests.support.checkpoints import adapter
 from tests.support.fake_hub import FakeHub
 from tests.support.store import StoreClient, error_of, hub_request, open_store

@@ -10,11 +10,11 @@ import pytest
 
 from hotslot.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId, digest_of
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.index import Retention
-from store_service.blobs.leases import Leases
-from store_service.blobs.objects import ObjectBlobs
-from store_service.blobs.store import BlobKey
+from store_service.content.index import Retention
+from store_service.content.keys import BlobKey
+from store_service.content.leases import Leases
+from store_service.content.objects import ObjectBlobs
+from store_service.content.store import CachedBlobStore
 from tests.support.blob_cache import cached_blobs
 
 ACME = TenantId("acme")
@@ -47,7 +47,7 @@ def objects_in(folder: Path) -> ObjectBlobs:
 
 def use(blobs: CachedBlobStore, number: int, at_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("store_service.blobs.index.time.time", lambda: at_s)
+        patch.setattr("store_service.content.index.time.time", lambda: at_s)
         blobs.open(*key(number))[0].close()
 
 

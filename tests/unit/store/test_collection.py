@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from hotslot.ids import TenantId, digest_of
-from store_service.blobs.hold import holding
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.uploads import LocalUploadStore
-from store_service.blobs.waiting import CollectionOptions
 from store_service.catalog.base_models import SqlBaseModels
-from store_service.collection import Collector
+from store_service.content.collection import Collector
+from store_service.content.hold import holding
+from store_service.content.stats import BlobStats
+from store_service.content.uploads import LocalUploadStore
+from store_service.content.waiting import CollectionOptions
 from store_service.opening import Data, open_data
 from store_service.registry import Registry
 from store_service.settings import StoreSettings
@@ -62,7 +62,7 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
 
 
 def test_things_go_once_they_were_seen_for_long_enough(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store_service.blobs.uploads.time.time", lambda: 1e12)
+    monkeypatch.setattr("store_service.content.uploads.time.time", lambda: 1e12)
     assert [setting.after(10) for _ in range(10)] == [(0, 0)] * 10
     assert setting.after(10) == (1, 1)
     assert setting.after(10) == (0, 0)
@@ -84,7 +84,7 @@ def test_passes_that_saw_nothing_do_not_count(setting: Setting, tmp_path: Path) 
 
 
 def test_an_upload_that_is_asked_for_begins_anew(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store_service.blobs.uploads.time.time", lambda: 1e12)
+    monkeypatch.setattr("store_service.content.uploads.time.time", lambda: 1e12)
     assert [setting.after(19) for _ in range(6)] == [(0, 0)] * 6
     setting.uploads.path(ACME, digest_of(BLOB))
     assert setting.after(19) == (1, 0)

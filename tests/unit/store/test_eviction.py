@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.eviction import LocalBlob, choose_victims
+from store_service.content.eviction import LocalBlob, choose_victims
 
 
 @st.composite

@@ -10,8 +10,8 @@ import pytest
 
 from hotslot.errors import UploadBusyError
 from hotslot.ids import Digest, TenantId, digest_of
-from store_service.blobs import uploads as local
-from store_service.blobs.receiving import UploadChunk, Uploads
+from store_service.content import uploads as local
+from store_service.content.receiving import UploadChunk, Uploads
 from store_service.execution.offload import Offload
 from tests.support.waiting import until
 

@@ -15,15 +15,15 @@ import structlog
 
 from hotslot.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.eviction import LocalBlob, choose_victims
-from store_service.blobs.files import digest_of_file
-from store_service.blobs.index import BlobIndex, Retention
-from store_service.blobs.leased_file import LeasedFile
-from store_service.blobs.leases import Leases
-from store_service.blobs.local import LocalBlobStore, LocalStage
-from store_service.blobs.objects import ObjectBlobs
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.store import BlobKey
+from store_service.content.eviction import LocalBlob, choose_victims
+from store_service.content.files import digest_of_file
+from store_service.content.folder import LocalBlobStore, LocalStage
+from store_service.content.index import BlobIndex, Retention
+from store_service.content.keys import BlobKey
+from store_service.content.leased_file import LeasedFile
+from store_service.content.leases import Leases
+from store_service.content.objects import ObjectBlobs
+from store_service.content.stats import BlobStats
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from hotslot.ids import digest_of
-from store_service.blobs.ownership import CatalogState
+from store_service.content.ownership import CatalogState
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hotslot.errors import StoreUnavailableError
-from store_service.blobs.files import make_directory, sync_directory
-from store_service.blobs.store import BlobKey
+from store_service.content.files import make_directory, sync_directory
+from store_service.content.keys import BlobKey
 
 UNOWNED = "unowned"
 """Name that `adopt_blobs` has for blobs that say of no catalog that they are its own."""

@@ -23,13 +23,13 @@ from hotslot.errors import (
 from hotslot.ids import Digest
 from store_service.admission.admit import admit
 from store_service.admission.settings import AdmissionLimits
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.index import Retention
-from store_service.blobs.objects import ObjectBlobs
-from store_service.blobs.store import BlobKey, Stage
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import WeightsUse
+from store_service.content.index import Retention
+from store_service.content.keys import BlobKey, Stage
+from store_service.content.objects import ObjectBlobs
+from store_service.content.store import CachedBlobStore
 from store_service.sources.source import stop_if
 from store_service.sources.sources import HubLocation, Sources, pinned_location
 

@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 from hotslot.errors import BlobNotFoundError, DigestMismatchError
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.files import make_directory, move_into_place, sync_directory
-from store_service.blobs.store import BlobKey
+from store_service.content.files import make_directory, move_into_place, sync_directory
+from store_service.content.keys import BlobKey
 from store_service.execution.full_disk import no_room_is_a_quota
 
 BLOBS_FOLDER = "blobs"

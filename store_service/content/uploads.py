@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hotslot.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.files import digest_of_file, make_directory, move_into_place
+from store_service.content.files import digest_of_file, make_directory, move_into_place
 from store_service.execution.full_disk import no_room_is_a_quota
 
 _PREFIX = "sha256:"

@@ -6,10 +6,10 @@ from contextlib import aclosing
 from typing import BinaryIO, TypeVar
 
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.files import DIGEST_BLOCK_BYTES
-from store_service.blobs.streams import Encode, RottenBlobError, Verified, read_stream
+from store_service.content.files import DIGEST_BLOCK_BYTES
+from store_service.content.recovery import Recovery
+from store_service.content.streams import Encode, RottenBlobError, Verified, read_stream
 from store_service.execution.offload import Offload
-from store_service.recovery.recovery import Recovery
 
 T = TypeVar("T")
 

@@ -8,12 +8,12 @@ import structlog
 from hotslot.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.files import digest_of_file
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.store import BlobKey
+from store_service.content.files import digest_of_file
+from store_service.content.keys import BlobKey
+from store_service.content.origins import Origins
+from store_service.content.stats import BlobStats
+from store_service.content.store import CachedBlobStore
 from store_service.execution.offload import Offload
-from store_service.recovery.origins import Origins
 from store_service.registry import Registry
 
 log = structlog.get_logger(__name__)

@@ -8,12 +8,12 @@ from pathlib import Path
 import structlog
 
 from hotslot.errors import BlobNotFoundError, HotslotError, RequestCancelledError
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.files import digest_of_file
-from store_service.blobs.stats import BlobStats
-from store_service.blobs.store import BlobKey
+from store_service.content.files import digest_of_file
+from store_service.content.keys import BlobKey
+from store_service.content.recovery import Recovery
+from store_service.content.stats import BlobStats
+from store_service.content.store import CachedBlobStore
 from store_service.execution.offload import Offload
-from store_service.recovery.recovery import Recovery
 
 log = structlog.get_logger(__name__)
 

@@ -5,10 +5,10 @@ import asyncio
 import structlog
 
 from hotslot.errors import HotslotError
-from store_service.blobs.cached import CachedBlobStore
-from store_service.blobs.stats import BlobStats
+from store_service.content.scrub import Scrub
+from store_service.content.stats import BlobStats
+from store_service.content.store import CachedBlobStore
 from store_service.execution.offload import Offload
-from store_service.recovery.scrub import Scrub
 
 log = structlog.get_logger(__name__)
 

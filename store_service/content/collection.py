@@ -13,12 +13,12 @@ import structlog
 
 from hotslot.errors import HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.hold import removing
-from store_service.blobs.objects import ObjectBlobs
-from store_service.blobs.ownership import CatalogState, FolderOwner
-from store_service.blobs.store import BlobKey
-from store_service.blobs.uploads import LocalUploadStore
-from store_service.blobs.waiting import CollectionOptions, Ledger
+from store_service.content.hold import removing
+from store_service.content.keys import BlobKey
+from store_service.content.objects import ObjectBlobs
+from store_service.content.ownership import CatalogState, FolderOwner
+from store_service.content.uploads import LocalUploadStore
+from store_service.content.waiting import CollectionOptions, Ledger
 from store_service.registry import Registry
 
 log = structlog.get_logger(__name__)

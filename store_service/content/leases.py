@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from store_service.blobs.store import BlobKey
+from store_service.content.keys import BlobKey
 
 
 class Leases:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hotslot.errors import BlobNotFoundError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.store import BlobKey
+from store_service.content.keys import BlobKey
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig

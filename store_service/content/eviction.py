@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from store_service.blobs.store import BlobKey
+from store_service.content.keys import BlobKey
 
 
 @dataclass(frozen=True, slots=True)

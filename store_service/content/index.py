@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from store_service.blobs.eviction import LocalBlob
-from store_service.blobs.local import Found
-from store_service.blobs.store import BlobKey
+from store_service.content.eviction import LocalBlob
+from store_service.content.folder import Found
+from store_service.content.keys import BlobKey
 
 
 @dataclass(frozen=True, slots=True)

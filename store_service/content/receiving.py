@@ -11,7 +11,7 @@ from hotslot.errors import (
     InvalidRequestError,
 )
 from hotslot.ids import Digest, TenantId
-from store_service.blobs.store import Upload, UploadStore
+from store_service.content.keys import Upload, UploadStore
 from store_service.execution.offload import Offload
 
 _Key = tuple[TenantId, Digest]
