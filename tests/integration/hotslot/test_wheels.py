@@ -149,6 +149,19 @@ def test_the_services_are_a_wheel_of_their_own(wheels: Path) -> None:
     assert not missing
 
 
+def test_an_editable_install_runs_the_code_of_the_tree(tmp_path: Path) -> None:
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    (site_packages,) = tmp_path.glob("lib/python*/site-packages")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    target = ["--target", str(site_packages), "-e", ".", "-e", "distributions/services"]
+    subprocess.run([*pip, *target], cwd=ROOT, check=True)
+    assert {path.name for path in site_packages.iterdir() if path.is_dir()} & {"hotslot", "shared"} == set()
+    code = "import hotslot, shared, store_service, worker_service; print(hotslot.__path__, worker_service.__path__)"
+    python = [str(tmp_path / "bin" / "python"), "-c", code]
+    done = subprocess.run(python, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{[str(ROOT / 'hotslot')]} {[str(ROOT / 'worker_service')]}\n", done.stderr
+
+
 def test_installing_the_client_adds_one_name_and_leaves_other_modules_alone(
     installed: Installed, client_wheel: Path, tmp_path: Path
 ) -> None:
