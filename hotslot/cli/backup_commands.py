@@ -57,7 +57,7 @@ def restore(
         str, typer.Argument(metavar="DIR|FILE.tar|-", help="A backup that `hotslot backup` made; - for a stream of it.")
     ],
     data_dir: DataDirOption = None,
-    check: Annotated[bool, typer.Option("--check", help="Only verify the backup.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Verify the backup, and restore nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make an empty data folder of a backup, once every byte of it is verified; then start the store on it.

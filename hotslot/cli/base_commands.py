@@ -20,7 +20,9 @@ app = typer.Typer(help="Base models, which adapters are checked against.", no_ar
 def add(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="A folder with config.json and safetensors, or hf:ORG/NAME[@REVISION]."),
+        typer.Argument(
+            metavar="SOURCE", help="A folder with config.json and safetensors, or hf:ORG/NAME\\[@REVISION]."
+        ),
     ],
     name: Annotated[
         str,

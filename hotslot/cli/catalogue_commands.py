@@ -77,7 +77,7 @@ def import_(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="hf:ORG/NAME[@REVISION][#SUBFOLDER] or the repository's address, or dir:/PATH of a folder on the "
+            help="hf:ORG/NAME\\[@REVISION]\\[#SUBFOLDER] or the repository's address, or dir:/PATH of a folder on the "
             "store's machine.",
         ),
     ],
@@ -125,11 +125,11 @@ def import_(
 
 def ls(
     prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="Only adapters whose names start with PREFIX.")
+        str, typer.Argument(metavar="[PREFIX]", help="List only adapters whose names start with PREFIX.")
     ] = "",
-    base: Annotated[str, typer.Option("--base", metavar="NAME", help="Only adapters for this base model.")] = "",
+    base: Annotated[str, typer.Option("--base", metavar="NAME", help="List only adapters for this base model.")] = "",
     label: LabelOption = None,
-    deleted: Annotated[bool, typer.Option("--deleted", help="Also adapters that can be undeleted.")] = False,
+    deleted: Annotated[bool, typer.Option("--deleted", help="List adapters that can be undeleted, too.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N adapters; 0: all.")] = 0,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
@@ -220,7 +220,7 @@ def validate(
 def tag(
     reference: ReferenceArgument,
     name: Annotated[str, typer.Argument(metavar="TAG", help="The tag to point at that version.")],
-    etag: Annotated[str, typer.Option(help="Only if the tag still has this etag.")] = "",
+    etag: Annotated[str, typer.Option(help="Etag that the tag must still have.")] = "",
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,

@@ -15,7 +15,7 @@ from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_clie
 from hotslot.cli.output import console, print_document, print_event, say, show
 from hotslot.cli.rendering import placements_table, workers_table
 
-PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Only workers of this base model.")]
+PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Show only workers of this base model.")]
 
 
 def workers(
@@ -39,8 +39,10 @@ def workers(
 
 
 def placements(
-    adapter: Annotated[str, typer.Option("--adapter", "-a", metavar="REF", help="Only this version.")] = "",
-    worker_id: Annotated[str, typer.Option("--worker-id", help="Only this worker.")] = "",
+    adapter: Annotated[
+        str, typer.Option("--adapter", "-a", metavar="REF", help="List only placements of this version.")
+    ] = "",
+    worker_id: Annotated[str, typer.Option("--worker-id", help="List only placements on this worker.")] = "",
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -62,7 +64,9 @@ def placements(
 
 def top(
     base: PoolOption = "",
-    interval_s: Annotated[float, typer.Option("--interval", metavar="SECONDS", min=0.1)] = 1.0,
+    interval_s: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Time between refreshes.")
+    ] = 1.0,
     count: Annotated[int, typer.Option("--count", help="End after N refreshes; 0: never.")] = 0,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,

@@ -47,7 +47,9 @@ MaxTokensOption = Annotated[
     ),
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", "-t", help="Temperature of sampling; 0: greedy.")]
-TopPOption = Annotated[float, typer.Option("--top-p")]
+TopPOption = Annotated[
+    float, typer.Option("--top-p", help="Draw from the likeliest tokens with this much probability; 1: no limit.")
+]
 TopKOption = Annotated[int, typer.Option("--top-k", help="Draw from the K most likely tokens; 0: no limit.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")]
 StopOption = Annotated[

@@ -33,7 +33,7 @@ BaseOption = Annotated[
         help="Base model, by name or digest; by default the one that the adapter's config names.",
     ),
 ]
-ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="Reference: name[:tag][@sha256:…].")]
+ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="Reference: name\\[:tag]\\[@sha256:…].")]
 
 USE_PROXY = "HOTSLOT_USE_PROXY"
 _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")

@@ -16,7 +16,7 @@ from hotslot.errors import PolicyNotFoundError
 from hotslot.references import parse_name
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a policy is for all of its versions.")]
-EtagOption = Annotated[str, typer.Option(help="Only if the policy still has this etag.")]
+EtagOption = Annotated[str, typer.Option(help="Etag that the policy must still have.")]
 
 app = typer.Typer(help="Policies of adapters: the number of workers that hold one, and pins.", no_args_is_help=True)
 

@@ -33,22 +33,24 @@ def up(
         typer.Option(envvar="HOTSLOT_MODEL", help="Base model: a folder, a hub id, or `demo` for the demo's model."),
     ] = DEMO_MODEL,
     model_name: Annotated[str, typer.Option(envvar="HOTSLOT_MODEL_NAME", help="Public name of the base model.")] = "",
-    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="How many workers.")] = 1,
-    store_port: Annotated[int, typer.Option(min=1, max=65535)] = int(DEFAULT_STORE.rpartition(":")[2]),
+    workers: Annotated[int, typer.Option("--workers", "-w", min=1, max=64, help="Number of workers.")] = 1,
+    store_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the store.")] = int(
+        DEFAULT_STORE.rpartition(":")[2]
+    ),
     worker_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the first worker; the others follow.")
     ] = int(DEFAULT_WORKER.rpartition(":")[2]),
     data_dir: Annotated[
-        Path, typer.Option(envvar="HOTSLOT_DATA_DIR", help="Where adapters, logs and compiled code are kept.")
+        Path, typer.Option(envvar="HOTSLOT_DATA_DIR", help="Folder of adapters, logs and compiled code.")
     ] = Path("~/.local/share/hotslot"),
     redis_url: Annotated[
         str, typer.Option(envvar="HOTSLOT_REDIS_URL", help="Redis to use; by default an embedded one is started.")
     ] = "",
     timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="How long the workers may take to start.")
+        float, typer.Option("--timeout", metavar="SECONDS", help="Longest start of the workers.")
     ] = 600.0,
     grace_s: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", help="How long requests may finish at the end.")
+        float, typer.Option("--grace", metavar="SECONDS", help="Longest wait for running requests at the end.")
     ] = 15.0,
     as_json: JsonOption = False,
 ) -> None:
