@@ -72,7 +72,7 @@ class SingleFlight(Generic[K, V]):
     def _landed(self, key: K, flight: _Flight[V], task: "asyncio.Task[V]") -> None:
         self._forget(key, flight)
         if not task.cancelled():
-            task.exception()  # marks it as seen when nobody waits any more
+            task.exception()  # marks it as seen when no caller waits any more
 
     def _forget(self, key: K, flight: _Flight[V]) -> None:
         if self._flights.get(key) is flight:

@@ -64,9 +64,9 @@ class StoreSettings(Settings):
     compiled_code_bytes: int = Field(default=0, ge=0)
     """How much of the disk compiled code of workers may take, the least recently used going first; 0 keeps none."""
     operator_tenants: TextList = (DEFAULT_TENANT,)
-    """Tenants of whoever operates the store: they may move and delete the names of base models that are others'."""
+    """Tenants of the store's operators: they may move and delete the names of base models that are others'."""
     compiled_code_tenant: str = DEFAULT_TENANT
-    """The one tenant whose workers may read and write compiled code: that of whoever operates them."""
+    """The one tenant whose workers may read and write compiled code: that of the workers' operator."""
     max_restores: int = Field(default=2, ge=1)
     """Blobs that are brought back to the disk at the same time; more wait."""
     scrub_every_s: float = Field(default=86400.0, ge=0)

@@ -1,4 +1,4 @@
-"""Memory for weights, used again once nobody looks at it any more.
+"""Memory for weights, used again once no view of it is left.
 
 A fresh mapping costs a fault and a zeroed page for every 4 KiB or 2 MiB of it. In a virtual machine that gives freed
 memory back to its host that takes longer than receiving an adapter does, and a worker that swaps adapters would pay it
@@ -15,7 +15,7 @@ import numpy as np
 SMALLEST_BYTES = 4 * 2**20
 """Smaller pieces are the C library's to reuse."""
 KEPT_FREE_BYTES = 256 * 2**20
-"""At most, of what nobody uses now."""
+"""Most bytes that are kept and in no use."""
 LARGEST_SHARE = 1.125
 """A block is taken again for no less than this part of itself."""
 PAGE_BYTES = 2 * 2**20

@@ -60,7 +60,7 @@ class WorkerSettings(Settings):
     """Rows: sequences that are computed at the same time. 0 means 8, or as many as the largest bucket and the KV cache
     hold where that is fewer."""
     max_waiting: int = Field(default=256, ge=0)
-    """Sequences that may wait while all rows are taken; more are refused, and with 0 nobody waits.
+    """Sequences that may wait while all rows are taken; more are refused, and with 0 none waits.
 
     Requests may wait for adapters to be loaded as many as these and the rows together.
     """

@@ -78,7 +78,7 @@ class Supervisor:
     """The children of one `up`."""
 
     def __init__(self, plan: Plan, valkey: SupervisedValkey | None, on_event: Callable[[Event], None]) -> None:
-        """`valkey` is the embedded one, which somebody else ends; None where Redis is another's."""
+        """`valkey` is the embedded one, which its caller ends; None where Redis is another's."""
         self._plan = plan
         self.valkey = valkey
         self._on_event = on_event

@@ -53,7 +53,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _ports_for_servers() -> Sequence[int]:
-    """Ports that the kernel gives to nobody by itself.
+    """Ports that the kernel gives to no process by itself.
 
     One of those that it gives to outgoing connections may be gone before its server starts or restarts; and who calls
     such a port of the loopback again and again while nothing listens there, may at last be connected to itself.

@@ -45,7 +45,7 @@ PICKLE_FILES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The files of one checkpoint, which nobody changes any more."""
+    """The files of one checkpoint, which no process changes any more."""
 
     files: dict[str, Path]
     """By their name in the checkpoint's folder; only names that admission knows are opened."""

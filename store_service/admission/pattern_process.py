@@ -1,7 +1,7 @@
 """Program of the helper process: matches what comes on its input, a line of JSON at a time. Imports nothing of ours.
 
 Python's engine backtracks, so a match may take for ever. The kernel ends this process once one match has used its share
-of processor time, and whoever waits for the answer sees the pipe close.
+of processor time, and the process that waits for the answer sees the pipe close.
 """
 
 import json

@@ -110,7 +110,7 @@ class SqlBaseModels:
         by_digest = looks_like_a_digest(name_or_digest)
         wanted = (base_models.c.digest if by_digest else base_models.c.name) == name_or_digest
         with writing(self._engine) as connection:
-            # Taken for writing: whoever publishes an adapter for one of them holds it until that is done.
+            # Taken for writing: a publication of an adapter for one of them holds it until that is done.
             rows = connection.execute(select(base_models).where(wanted).with_for_update()).all()
             if not rows:
                 raise BaseModelNotFoundError(name_or_digest)
@@ -128,7 +128,7 @@ class SqlBaseModels:
         return gone
 
     def _take_name(self, connection: Connection, spec: BaseSpec, tenant: TenantId) -> Any:
-        """The name's row, made when there is none. One that is nobody's becomes an operator's who knows the model."""
+        """The name's row, made when there is none. One without an owner becomes an operator's who knows the model."""
         make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         values = _name_values(spec.name, spec.digest, tenant)
         connection.execute(make(names).values(values).on_conflict_do_nothing())

@@ -103,7 +103,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class WeightsUse:
-    """A version, as somebody sees it who keeps its weights."""
+    """A version, as the keeper of its weights sees it."""
 
     tenant: TenantId
     weights_digest: Digest
@@ -133,7 +133,7 @@ class AdapterRecord:
 
 @dataclass(frozen=True, slots=True)
 class BaseModelRecord:
-    """A base model that somebody registered."""
+    """A base model as it was registered."""
 
     spec: BaseSpec
     create_time_s: float

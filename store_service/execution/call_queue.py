@@ -1,4 +1,4 @@
-"""Threads for the catalog's calls, which work on no call that nobody waits for any more or that waited too long."""
+"""Threads for the catalog's calls, which work on no call whose caller has gone or that waited too long."""
 
 import asyncio
 import threading
@@ -80,7 +80,7 @@ class _Turn:
                 self._backlog.end(time.monotonic() - began_s)
 
     def leave(self) -> None:
-        """Nobody waits for it any more; what runs goes on to its end."""
+        """Take back the call, as its caller has gone; work that runs goes on to its end."""
         with self._lock:
             if self._waits:
                 self._waits = False

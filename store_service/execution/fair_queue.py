@@ -111,6 +111,6 @@ class FairQueue:
 
 
 def _forget(running: "asyncio.Future[T]") -> None:
-    """Take note of how work ended that nobody waits for."""
+    """Take note of how work ended that no caller waits for."""
     if not running.cancelled():
         running.exception()

@@ -34,7 +34,7 @@ class Offload:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             await asyncio.wait([running])
-            running.exception()  # nobody else will ask for it
+            running.exception()  # no caller will ask for it
             raise
 
     def close(self) -> None:

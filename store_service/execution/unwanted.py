@@ -19,11 +19,11 @@ class Wish:
         self._is_withdrawn = False
 
     def withdraw(self) -> None:
-        """Nobody waits any more."""
+        """Take the wish back, as no caller waits any more."""
         self._is_withdrawn = True
 
     def check(self) -> None:
-        """Raises RequestCancelledError and RequestDeadlineError when nobody waits."""
+        """Raises RequestCancelledError and RequestDeadlineError when no caller waits."""
         if self._is_withdrawn:
             raise RequestCancelledError("the caller has gone, so the work was ended; nothing was changed")
         if self._until_s is not None and time.monotonic() >= self._until_s:
@@ -40,7 +40,7 @@ class Wish:
 
 
 def stop_if_unwanted() -> None:
-    """End the work that this thread does, when nobody waits for it; called where work is long and may be ended.
+    """End the work that this thread does, when no caller waits for it; called where work is long and may be ended.
 
     Raises RequestCancelledError and RequestDeadlineError.
     """

@@ -48,7 +48,7 @@ class ImportOptions:
 
 @dataclass
 class _Import:
-    """One import under way, with everybody who waits for it."""
+    """One import under way, with all callers that wait for it."""
 
     progress: Progress = QUEUED
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,7 +87,7 @@ class Importer:
         self._admission = admission
         self._options = options
         self._downloads = Downloads(scratch, options.max_imports)
-        # Apart from the threads that fetch: resolving a name does not wait behind somebody's download.
+        # Apart from the threads that fetch: resolving a name does not wait behind a download.
         self._resolving = Offload("resolve", options.max_imports)
         self._imports: dict[_ImportKey, _Import] = {}
         self._resolutions: SingleFlight[tuple[TenantId, str], Content] = SingleFlight()

@@ -56,7 +56,7 @@ class FleetCache:
         """The pools that exist or did lately."""
         if self._clock() - self._pools_read_at_s >= self.refresh_s:
             pools = set(await self._directory.pools())
-            # Redis may have lost the list: other pools stay until nobody's lease runs there.
+            # Redis may have lost the list: other pools stay until no lease runs there.
             for pool in self._pictures.keys() - pools:
                 if (await self.picture(pool)).workers:
                     pools.add(pool)

@@ -57,7 +57,7 @@ class Group:
 def group_workers(
     workers: Iterable[WorkerRecord], time_s: float, options: PolicyOptions, before: Mapping[Abilities, Group]
 ) -> dict[Abilities, Group]:
-    """The groups in which somebody takes requests. Orders of `before` are kept where the workers are the same."""
+    """The groups in which a worker takes requests. Orders of `before` are kept where the workers are the same."""
     alike: dict[Abilities, list[WorkerRecord]] = {}
     for record in workers:
         alike.setdefault(record.info.abilities, []).append(record)
@@ -72,7 +72,7 @@ def group_workers(
 
 
 def choose(groups: Mapping[Abilities, Group], key: str, wanted: Mapping[Digest, Ranks]) -> Fleet | None:
-    """The group for one request; None when nobody takes requests.
+    """The group for one request; None when no worker takes requests.
 
     `key` is the first adapter's digest, or anything that differs from request to request. When no group can serve the
     `wanted` versions together, one of them is left to say why.

@@ -28,7 +28,7 @@ class ServingAdvice:
     """Asks placement who could serve a version. Lives on the event loop."""
 
     def __init__(self, fleets: FleetCache | None) -> None:
-        """Without Redis nobody is known to serve anything, and there are no warnings."""
+        """Without Redis no worker is known to serve anything, and there are no warnings."""
         self._fleets = fleets
 
     async def advised(self, record: VersionRecord) -> VersionRecord:

@@ -172,7 +172,7 @@ def manifest_to_pb(manifest: Manifest) -> pb.Manifest:
 
 @lru_cache(maxsize=MAX_ENCODED)
 def _encoded(manifest: Manifest) -> tuple[pb.Manifest, bytes]:
-    """A manifest as a message, which nobody changes, and as canonical bytes."""
+    """A manifest as a message, which stays unchanged, and as canonical bytes."""
     return _manifest_to_pb(manifest), manifest.canonical_json()
 
 

@@ -88,7 +88,7 @@ class DirectorySource:
         if not self._roots:
             raise SourceForbiddenError("this store imports from no folders; its operator may set import_roots")
         folder = Path(os.path.realpath(path))
-        # Outside of the roots, whether something exists is nobody's business either.
+        # Outside of the roots, the existence of a file is not told either.
         if not any(folder.is_relative_to(root) for root in self._roots):
             raise SourceForbiddenError(f"{self._path!r} is not inside of the store's import_roots")
         if not folder.is_dir():
@@ -145,7 +145,7 @@ class DirectoryContent:
                     done_bytes += len(block)
                     self._source.check_size(done_bytes)
                     report(done_bytes)
-        # The names still lead to the files that were copied, and nobody has written to these since.
+        # The names still lead to the files that were copied, and no process has written to these since.
         if stamps_in(self._folder) != self._stamps:
             raise SourceChangedError(str(self._folder))
         # A pickle is only ever mentioned, never opened.

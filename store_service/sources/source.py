@@ -17,7 +17,7 @@ ReportBytes = Callable[[int], None]
 
 
 class Source(Protocol):
-    """A checkpoint as somebody named it; what the name stands for may change."""
+    """A checkpoint by its name; the content that the name stands for may change."""
 
     @property
     def key(self) -> str:
@@ -70,6 +70,6 @@ def no_adapter_message(key: str, adapters: Sequence[str], whole_models: Sequence
 
 
 def stop_if(cancelled: threading.Event) -> None:
-    """Raises RequestCancelledError when nobody wants the checkpoint any more."""
+    """Raises RequestCancelledError when no import wants the checkpoint any more."""
     if cancelled.is_set():
         raise RequestCancelledError("the import was cancelled")

@@ -43,7 +43,7 @@ class Sources:
     max_bytes: int
     hub: HubOptions
     hub_token_tenants: tuple[str, ...]
-    """Tenants for whom the hub's token is used: it opens repositories that are not everybody's."""
+    """Tenants for whom the hub's token is used: it opens repositories that are not public."""
 
     def of(self, tenant: TenantId, location: HubLocation | FolderLocation) -> Source:
         """The source at a location; raises InvalidRequestError when it is malformed."""

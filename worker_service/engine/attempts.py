@@ -42,7 +42,7 @@ class Failure:
 class Attempts:
     """Runs of one model, one at a time, so that the engine answers between any two.
 
-    A run that failed has written keys and values of its own tokens only, in blocks that its sequences hold and nobody
+    A run that failed has written keys and values of its own tokens only, in blocks that its sequences hold and no other
     finds, and computing these again writes the same. So of a step that fails, every sequence that does not break it
     goes on as if it had been computed without the one that does. That costs two more runs for each halving, so
     2 log2(n) of n sequences for one that breaks steps, and never more than 2 n.

@@ -17,7 +17,7 @@ class Copy:
     slices: Iterator[None]
     asked_s: float
     ahead: bool
-    """Nobody waits for it yet."""
+    """True if no sequence waits for it yet."""
     copy_s: float = 0.0
     waiters: list[tuple[float, Callable[[Activated | HotslotError], None]]] = field(default_factory=list)
     """Callbacks for the end of the copy, each with the time of its asking."""
@@ -25,7 +25,7 @@ class Copy:
 
 @dataclass
 class CopyQueue:
-    """Copies under way, first come first served; those that somebody waits for before those made ahead."""
+    """Copies under way, first come first served; those that a sequence waits for before those made ahead."""
 
     runner: ModelRunner
     clock: Callable[[], float]

@@ -268,7 +268,7 @@ class EngineCore:
         )
 
     def _abandon(self, digest: Digest, error: HotslotError) -> None:
-        """A copy failed: everybody who waits for that adapter hears of it, and its slots are free again."""
+        """Fail a copy: every waiter for that adapter hears of it, and its slots are free again."""
         for sequence in self._scheduler:
             if digest in sequence.weights:
                 self._fail(sequence, error)

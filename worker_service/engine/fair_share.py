@@ -49,7 +49,7 @@ class FairShare(Generic[Key]):
         self._now += cost / len(self._members)
 
     def _forget(self) -> None:
-        """Drop the counters of idle keys that the virtual time has passed; with nobody active, all of them."""
+        """Drop the counters of idle keys that the virtual time has passed; with no key active, all of them."""
         if not self._members:
             self._counters.clear()
             self._now = 0.0

@@ -18,9 +18,9 @@ class KvBlocks:
     """Blocks of the KV cache, counted by those who hold them, and handed out side by side where they can be.
 
     A reader on CPU sees a run of blocks as one stretch of memory instead of gathering them. A block whose content was
-    named stays, once nobody holds it, until its room is wanted: least recently held first, and what lies beside that.
+    named stays, once no sequence holds it, until its room is wanted: least recently held first, with its neighbours.
     **Invariant**: a block is free, or kept, or held by at least one sequence; only blocks whose every position was
-    computed have a name, and nobody writes to those.
+    computed have a name, and no step writes to those.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -32,17 +32,17 @@ class KvBlocks:
 
     @property
     def num_free(self) -> int:
-        """Blocks that nobody holds; those kept for their content count, because they give way."""
+        """Blocks that no sequence holds; those kept for their content count, because they give way."""
         return len(self._free) + len(self._kept)
 
     @property
     def num_kept(self) -> int:
-        """Blocks that nobody holds and whose content can be found."""
+        """Blocks that no sequence holds and whose content can be found."""
         return len(self._kept)
 
     @property
     def users(self) -> Mapping[int, int]:
-        """How many hold each block that somebody holds."""
+        """Number of sequences that hold each held block."""
         return self._users
 
     def take(self, count: int, held: Sequence[int]) -> list[int] | None:

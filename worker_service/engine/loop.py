@@ -19,7 +19,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class Engine:
-    """An engine core on a thread of its own; everybody else sends it commands.
+    """An engine core on a thread of its own; other threads send it commands.
 
     **Invariant**: only this thread touches the core, so nothing in it needs a lock.
     """

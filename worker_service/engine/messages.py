@@ -288,7 +288,7 @@ class ModelRunner(Protocol):
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         """Copy an adapter into slots, one bounded slice for each item taken; done when exhausted.
 
-        Nobody's gate may be on for these slots meanwhile.
+        No gate may be on for these slots meanwhile.
         """
         ...
 

@@ -53,7 +53,7 @@ class Pace:
         self._row_s.add(duration_s)
 
     def tokens_s(self, num_missing: int, num_tokens: int = 1) -> float:
-        """Seconds that a row needs for what its prompt lacks and the first tokens of its answer, with nobody beside it.
+        """Seconds that a row needs for what its prompt lacks and the first tokens of its answer, with no row beside it.
 
         `num_missing` tokens of the prompt are not in the prefix cache; the answer counts as far as `num_tokens`.
         """

@@ -15,7 +15,7 @@ def root_key(tenant: TenantId, mix: Mix, *, share_base: bool) -> BlockKey:
     """Key of everything that a sequence's blocks depend on besides its tokens.
 
     The tenant is part of it, because finding a prefix is quicker than computing it, and that would tell one tenant
-    what another has asked. Only with `share_base` are prefixes of the base alone everybody's.
+    what another has asked. Only with `share_base` are prefixes of the base alone shared by all tenants.
     """
     owner = "" if share_base and not mix else tenant
     hashed = hashlib.sha256(f"{owner}\n".encode())

@@ -153,7 +153,7 @@ class Residency:
             holder.pinned = False
 
     def ask_to_leave(self, command: Deactivate) -> None:
-        """Free an adapter's slots once nobody needs it; refused when it is pinned, even if that comes later."""
+        """Free an adapter's slots once no sequence needs it; refused when it is pinned, even if that comes later."""
         self._deactivations.setdefault(command.digest, []).append(command)
 
     def let_stay(self, digest: Digest) -> None:
@@ -161,7 +161,7 @@ class Residency:
         self._deactivations.pop(digest, None)
 
     def let_go(self, waiting: Iterable[Sequence]) -> bool:
-        """Free what was asked to leave and is in nobody's way any more; says whether there was any."""
+        """Free adapters that were asked to leave and that no sequence uses any more; tells whether there was any."""
         if not self._deactivations:
             return False
         needed = {digest for sequence in waiting for digest in sequence.weights}

@@ -10,7 +10,7 @@ from worker_service.engine.prefix_keys import Mix
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """The engine's own state of a sequence; nobody else writes to it."""
+    """The engine's own state of a sequence; no other thread writes to it."""
 
     submit: Submit
     token_ids: list[int]

@@ -112,7 +112,7 @@ class SequenceBlocks:
         sequence.num_named_blocks = 0
 
     def forget(self, sequence: Sequence) -> None:
-        """Let nobody find what a sequence has computed; those who hold some of it go on with it."""
+        """Let no sequence find the blocks that one has computed; sequences that hold some of them go on with them."""
         self.blocks.unname(sequence.blocks)
 
     def _give_up_spares(self) -> None:

@@ -30,7 +30,7 @@ class Holder:
 
     @property
     def evictable(self) -> bool:
-        """Nobody uses it, nothing keeps it, and no copy into it is under way."""
+        """No sequence uses it, nothing keeps it, and no copy into it is under way."""
         return self.users == 0 and not self.pinned and self.ready
 
     @property
@@ -171,7 +171,7 @@ class SlotTable:
         holder.use(now_s)
 
     def remove(self, digest: Digest) -> None:
-        """Free the slots of an adapter that nobody uses."""
+        """Free the slots of an adapter that no sequence uses."""
         holder = self._holders.pop(digest)
         assert holder.users == 0, f"{digest} is in use"
         self._free.extend(holder.slots)

@@ -34,14 +34,14 @@ class EngineSnapshot:
     """Running and waiting sequences by adapter, in slots or not."""
     num_blocks: int
     free_blocks: int
-    """Blocks that nobody holds; those kept for their content count."""
+    """Blocks that no sequence holds; those kept for their content count."""
     block_tokens: int
     steps: int
     generated_tokens: int
     activations: int
     recompiles: int
     kept_blocks: int = 0
-    """Blocks that nobody holds and whose content is in the prefix cache."""
+    """Blocks that no sequence holds and whose content is in the prefix cache."""
     prompt_tokens: int = 0
     """Tokens of all prompts that got a row."""
     cached_tokens: int = 0

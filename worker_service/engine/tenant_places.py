@@ -30,7 +30,7 @@ class TenantPlaces:
     def has_room(self, tenant: TenantId, num_beyond: int) -> bool:
         """Tell whether a tenant may have one more place.
 
-        Just now there are `num_beyond` more places, which anybody may have: nobody waits long in them.
+        Just now there are `num_beyond` more places, which any tenant may have: sequences do not wait long in them.
         """
         left = self.num_places + num_beyond - self._num_taken
         return self._num_taken < num_beyond or self.taken_by(tenant) < QUEUE_SHARE * left

@@ -71,7 +71,7 @@ class WaitingQueue:
                     yield from flow.values()
 
     def refusal(self, tenant: TenantId, num_idle_rows: int) -> QueueFullError | None:
-        """Why one more sequence of this tenant may not wait. Rows that nobody has yet are places, too."""
+        """Why one more sequence of this tenant may not wait. Free rows are places, too."""
         num_beyond = max(num_idle_rows - len(self._preempted), 0)
         if self._places.has_room(tenant, num_beyond):
             return None

@@ -40,7 +40,7 @@ DEFAULT_ROWS = 8
 
 @dataclass
 class _Stages:
-    """Times the parts of the start and tells somebody which one is on."""
+    """Times the parts of the start and reports the current one."""
 
     on_stage: Callable[[str], None]
     done: list[StartupStage] = field(default_factory=list)
@@ -146,7 +146,7 @@ def configure_torch(options: ModelOptions) -> None:
     if options.cache_dir is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / INDUCTOR_DIR)
     # One core is left for the front and for whatever else runs here: a kernel whose threads wait for a core that
-    # somebody else has costs milliseconds at each of hundreds of barriers in a step.
+    # another process has costs milliseconds at each of hundreds of barriers in a step.
     torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS

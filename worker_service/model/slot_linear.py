@@ -61,7 +61,7 @@ class SlotLinear(nn.Module):
     """`y = W x + b + B_all · select(gate, gate · scale · (A_all x + one))`, all slots side by side in A_all and B_all.
 
     `one` is 1 for ranks whose input is 1 rather than x: a bias on an adapter's B is B's column of such a rank, so it
-    costs nobody anything but the adapter that has it, and that one rank. B_all must be finite (0 · inf is NaN), which
+    costs no adapter anything but the one that has it, and that one rank. B_all must be finite (0 · inf is NaN), which
     loading checks. The kernel for few tokens on CPU computes the same for the slots that are on, and reads no others.
 
     B_all is kept transposed, so that a slot is one stretch of memory of each and is written by plain copies.

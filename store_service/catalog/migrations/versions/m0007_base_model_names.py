@@ -13,7 +13,7 @@ down_revision = "0006"
 
 
 def upgrade() -> None:
-    """Apply. A name stands for what was registered last under it, and is nobody's; a name like a digest for nothing.
+    """Apply. A name stands for what was registered last under it, and has no owner; a name like a digest for nothing.
 
     A row that is damaged now makes a name that is damaged.
     """

@@ -352,8 +352,8 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPinnedVersions(self, request, context):
-        """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
-        `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+        """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
+        ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
 
         Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
         """

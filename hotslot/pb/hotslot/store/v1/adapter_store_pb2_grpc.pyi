@@ -149,8 +149,8 @@ class AdapterStoreServiceStub:
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
     ListPinnedVersions: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]
-    """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
-    `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+    """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
+    ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
@@ -321,8 +321,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
     ListPinnedVersions: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]  # type: ignore[assignment]
-    """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
-    `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+    """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
+    ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
@@ -592,8 +592,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.ListPinnedVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.ListPinnedVersionsResponse, _abc.Awaitable[_adapter_store_pb2.ListPinnedVersionsResponse]]:
-        """Lists what workers of a base model should have in memory before anybody asks: of every tenant, the versions that
-        `latest` points at of adapters that are pinned. Meant for workers, which serve all tenants.
+        """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
+        ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
 
         Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
         """

@@ -31,7 +31,7 @@ class CompiledCodeServiceStub:
     An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
     processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
     them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of whoever operates the workers, and only when it was set
+    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
     up to; what was used least recently goes first.
     """
 
@@ -59,7 +59,7 @@ class CompiledCodeServiceServicer:
     An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
     processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
     them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of whoever operates the workers, and only when it was set
+    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
     up to; what was used least recently goes first.
     """
 
@@ -115,7 +115,7 @@ class CompiledCodeService:
     An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
     processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
     them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of whoever operates the workers, and only when it was set
+    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
     up to; what was used least recently goes first.
     """
 

@@ -32,7 +32,7 @@ class CompiledCodeServiceStub:
     An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
     processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
     them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of whoever operates the workers, and only when it was set
+    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
     up to; what was used least recently goes first.
     """
 
@@ -65,7 +65,7 @@ class CompiledCodeServiceAsyncStub(CompiledCodeServiceStub):
     An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
     processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
     them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of whoever operates the workers, and only when it was set
+    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
     up to; what was used least recently goes first.
     """
 
@@ -94,7 +94,7 @@ class CompiledCodeServiceServicer(metaclass=_abc_1.ABCMeta):
     An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
     processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
     them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of whoever operates the workers, and only when it was set
+    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
     up to; what was used least recently goes first.
     """
 
