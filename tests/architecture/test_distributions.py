@@ -20,6 +20,7 @@ DEVELOPMENT = ("demo", "dev", "fuzz")
 PROGRAMS = {
     "buf-bin": ("Makefile", "buf lint"),
     "deptry": ("Makefile", "deptry"),
+    "editables": ("tests/integration/hotslot/test_wheels.py", '"-e"'),
     "flask": ("tests/support/object_storage.py", "ThreadedMotoServer"),
     "flask-cors": ("tests/support/object_storage.py", "ThreadedMotoServer"),
     "gguf": ("deploy/demo/model.py", "gguf_file"),
