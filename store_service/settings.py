@@ -49,7 +49,7 @@ class StoreSettings(Settings):
     hub_redirect_hosts: TextList = ("huggingface.co", "hf.co")
     """Hosts, with their subdomains, that hub_endpoint may redirect downloads to."""
     hub_timeout_s: float = Field(default=30.0, gt=0)
-    """How long the hub may send nothing before an attempt is given up."""
+    """Longest time in which the hub sends nothing before an attempt is given up."""
     hub_attempts: int = Field(default=4, ge=1)
     """Attempts at each file; a further one goes on where the last one ended."""
 
@@ -57,12 +57,12 @@ class StoreSettings(Settings):
     """Object storage that keeps every blob too: s3://, gs://, az:// or file://, with a prefix for this store alone;
     credentials come from the provider's own variables (AWS_…). None means that the only copies are in data_dir."""
     blob_cache_bytes: int = Field(default=0, ge=0)
-    """How much of the disk blobs may take; beyond it the least recently used go that blob_url or a Hugging Face commit
-    has too, and new versions are refused when too few do. 0 means no bound."""
+    """Most bytes of the disk that blobs take; beyond it the least recently used go that blob_url or a Hugging Face
+    commit has too, and new versions are refused when too few do. 0 means no bound."""
     blob_lease_s: float = Field(default=300.0, ge=0)
-    """How long a blob stays on the disk at least after a reference to it was resolved."""
+    """Least time for which a blob stays on the disk after a reference to it was resolved."""
     compiled_code_bytes: int = Field(default=0, ge=0)
-    """How much of the disk compiled code of workers may take, the least recently used going first; 0 keeps none."""
+    """Most bytes of the disk that compiled code of workers takes, the least recently used going first; 0 keeps none."""
     operator_tenants: TextList = (DEFAULT_TENANT,)
     """Tenants of the store's operators: they may move and delete the names of base models that are others'."""
     compiled_code_tenant: str = DEFAULT_TENANT
@@ -70,9 +70,9 @@ class StoreSettings(Settings):
     max_restores: int = Field(default=2, ge=1)
     """Blobs that are brought back to the disk at the same time; more wait."""
     scrub_every_s: float = Field(default=86400.0, ge=0)
-    """How often every blob on the disk is digested again to find rot; 0 means never."""
+    """Time between two digests of every blob on the disk, to find rot; 0 means never."""
     scrub_bytes_per_s: int = Field(default=32 * 1024**2, ge=1)
-    """How fast scrubbing may read."""
+    """Most bytes a second that scrubbing reads."""
 
     max_rank: int = Field(default=AdmissionLimits().max_rank, ge=1, le=8192)
     """Largest rank that an adapter may have."""
@@ -87,10 +87,10 @@ class StoreSettings(Settings):
     max_watches: int = Field(default=2048, ge=1)
     """Callers that follow changes of the catalog or of placements; more are refused for a moment."""
     stream_stall_s: float = Field(default=STALL_S, gt=0)
-    """How long a stream's caller may take nothing, or send nothing, before the stream is ended. At 10 kB/s the messages
-    of an upload take 105 s each."""
+    """Longest time in which a stream's caller takes nothing, or sends nothing, before the stream is ended. At 10 kB/s
+    the messages of an upload take 105 s each."""
     verify_every_s: float = Field(default=60.0, ge=0)
-    """How long a blob that was read and found whole is served without digesting it again; 0 means every time."""
+    """Time for which a blob that was read and found whole is served undigested; 0 digests it every time."""
     max_admissions: int = Field(default=2, ge=1)
     """Checkpoints that are validated at the same time; more wait, and tenants take turns by the time theirs took."""
     max_waiting_admissions: int = Field(default=1024, ge=1)
@@ -98,34 +98,34 @@ class StoreSettings(Settings):
     max_imports: int = Field(default=4, ge=1)
     """Imports that fetch at the same time, each with its files on the disk until it is admitted; more wait."""
     import_linger_s: float = Field(default=30.0, ge=0)
-    """How long an import goes on when all its callers have gone, before it is cancelled."""
+    """Time for which an import goes on when all its callers have gone, before it is cancelled."""
     import_refusal_ttl_s: float = Field(default=10.0, ge=0)
-    """How long an import is refused again unasked when the hub had no such thing or its content was not valid."""
+    """Time for which an import is refused again unasked when the hub had no such thing or its content was not valid."""
     num_io_threads: int = Field(default=16, ge=1)
     """Threads for files."""
     num_catalog_threads: int = Field(default=4, ge=1, le=8)
     """Threads for looking things up in the catalog, and as many again for changing it."""
     max_catalog_wait_s: float = Field(default=1.0, gt=0)
-    """How long a call may have to wait for one of those threads; more are refused for a moment, as are those whose
+    """Longest wait of a call for one of those threads; more are refused for a moment, as are those whose
     callers would have given up by then."""
     upload_ttl_s: float = Field(default=6 * 3600.0, ge=0)
-    """How long uploaded files are kept after they were last asked for, whether admitted or not; as with
+    """Time for which uploaded files are kept after they were last asked for, whether admitted or not; as with
     unreferenced_grace_s, time counts in which a store saw them lie there."""
     delete_grace_s: float = Field(default=7 * 86400.0, ge=0)
-    """How long a deleted adapter can be undeleted."""
+    """Time for which a deleted adapter can be undeleted."""
     unreferenced_grace_s: float = Field(default=24 * 3600.0, ge=0)
-    """How long blobs stay that no version refers to. Time counts in which a store ran and saw them unreferenced, from
-    when it first did; it is remembered over restarts, and no clock that jumps shortens it. A deleted version takes
+    """Time for which blobs stay that no version refers to. Time counts in which a store ran and saw them unreferenced,
+    from when it first did; it is remembered over restarts, and no clock that jumps shortens it. A deleted version takes
     room for as long: a store that is published to and deleted from all day may want less."""
     collect_every_s: float = Field(default=300.0, gt=0)
-    """How often old uploads and unreferenced blobs are looked for and removed."""
+    """Time between two passes that remove old uploads and unreferenced blobs."""
     adopt_blobs: str = ""
     """Blobs to take over that are not known to be this catalog's, as the refusal to start names them: the id of the
     catalog that they belong to, or `unowned`. No others are taken over."""
     max_connection_age_s: float = Field(default=0.0, ge=0)
-    """How long a connection takes new calls; then its client connects anew, and what runs goes on. 0 means as long as
-    the client likes. Set it where others than hotslot's own clients call: the store fails no call of theirs on SIGTERM
-    if it can wait until their connections have ended so. A store that is alone is away for as much longer."""
+    """Age at which a connection takes no new calls; then its client connects anew, and what runs goes on. 0 means as
+    long as the client likes. Set it where others than hotslot's own clients call: the store fails no call of theirs on
+    SIGTERM if it can wait until their connections have ended so. A store that is alone is away for as much longer."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """On SIGTERM: how long load balancers may take to learn that the store leaves. Calls are taken for so long, and for
     1.1 × max_connection_age_s + 0.5 s more."""
@@ -133,7 +133,7 @@ class StoreSettings(Settings):
     """On SIGTERM, after that: how long calls may take to finish."""
 
     start_pause_s: float = Field(default=0.0, ge=0, le=MAX_START_PAUSE_S)
-    """How long a start that failed waits before the process ends, where what starts it again does so at once, as Podman
+    """Pause of a start that failed before the process ends, for supervisors that start it again at once, as Podman
     does. Kubernetes waits by itself."""
     log_level: LogLevel = "info"
     """Least severe messages that are logged."""
@@ -155,7 +155,7 @@ class StoreSettings(Settings):
 
     @property
     def collection_options(self) -> CollectionOptions:
-        """When things are removed."""
+        """Times after which things are removed."""
         return CollectionOptions(self.unreferenced_grace_s, self.upload_ttl_s, 2 * self.collect_every_s)
 
     @property

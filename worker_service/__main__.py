@@ -24,7 +24,7 @@ def main() -> NoReturn:
 
 
 def _describe(settings: WorkerSettings) -> BaseSpec:
-    """Which base model it is: from the files alone, so that others hear of the worker while it loads."""
+    """Base model of the worker: from the files alone, so that others hear of the worker while it loads."""
     from worker_service.model.folder import model_folder
 
     return spec_from_folder(model_folder(settings.model), settings.model_name or settings.model)

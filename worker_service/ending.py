@@ -1,4 +1,4 @@
-"""How a worker's process ends: in order, or at once where a thread that hangs would not let it."""
+"""End of a worker's process: in order, or at once where a thread that hangs would not let it."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ class Ending:
     leaves_threads: bool = False
     """True if a thread may still be computing."""
     failure: Exception | None = None
-    """Why the start failed, where it is known."""
+    """Reason for a failed start, where it is known."""
 
     def stop(self, engine: Engine, lost: asyncio.Event) -> None:
         """Stop the engine; one that is lost is not waited for."""

@@ -76,7 +76,7 @@ class WorkerSettings(Settings):
     """Share cached prefixes of requests without adapters between tenants. Then answering times tell a tenant whether
     another has sent a prompt that begins alike."""
     ageing_s: float = Field(default=10.0, gt=0, le=3600)
-    """How long requests of one priority may be passed over by the same tenant's higher ones to count as one higher."""
+    """Time for which a priority is passed over by the same tenant's higher ones until it counts as one higher."""
     max_sequence_tokens: int = Field(default=0, ge=0)
     """Longest prompt and answer together; 0 means the model's context, as far as the KV cache holds it."""
     buckets: NumberList = (1, 4, 8, 32, 128)
@@ -113,36 +113,36 @@ class WorkerSettings(Settings):
     """Folder in which fetched adapters are kept on the local disk, for the next start too; empty means none. Workers of
     one machine may share it."""
     disk_cache_bytes: int = Field(default=16 * 2**30, ge=0)
-    """How much of the disk it may take, the least recently used going first; those who share it set the same."""
+    """Most bytes of the disk that it takes, the least recently used going first; workers that share it set the same."""
     max_parallel_loads: int = Field(default=4, ge=1, le=64)
     """Adapters that are pulled from the store at a time."""
     preload_s: float = Field(default=5.0, ge=0)
-    """How long a start may load what others hold and this worker will be the home of; needs Redis."""
+    """Longest time in which a start loads versions that others hold and this worker will be a home of; needs Redis."""
     staleness_s: float = Field(default=2.0, ge=0, le=3600)
-    """How long the store's answer to what a reference stands for is trusted."""
+    """Time for which the store's answer to a reference is trusted."""
 
     engine_silence_s: float = Field(default=30.0, ge=0.1)
-    """How long the engine, which answers between any two steps, may not answer. Then the worker ends what it runs,
+    """Longest silence of the engine, which answers between any two steps. Then the worker ends what it runs,
     so that it is tried elsewhere, and takes nothing new. After the fourth such silence in a row the process ends with
     exit code 1, to be started anew. Loading a model and compiling come before and never count."""
     lease_s: float = Field(default=10.0, ge=0.1)
-    """How long others take this worker for alive without a heartbeat."""
+    """Time for which others take this worker for alive without a heartbeat."""
     max_connection_age_s: float = Field(default=0.0, ge=0)
-    """How long a connection takes new requests; then its client connects anew, perhaps to another worker, and what runs
-    goes on. 0 means as long as the client likes. Behind a load balancer that spreads connections set it: a worker loses
-    no request on SIGTERM if it can wait until its connections have ended so."""
+    """Age at which a connection takes no new requests; then its client connects anew, perhaps to another worker, and
+    what runs goes on. 0 means as long as the client likes. Behind a load balancer that spreads connections set it: a
+    worker loses no request on SIGTERM if it can wait until its connections have ended so."""
     stream_stall_s: float = Field(default=STALL_S, gt=0)
-    """How long a stream's reader may take nothing of what waits for it before its request is ended."""
+    """Longest time in which a stream's reader takes nothing of its messages before its request is ended."""
     drain_delay_s: float = Field(default=0.0, ge=0)
     """On SIGTERM: how long load balancers may take to learn that the worker leaves. Requests are taken for so long, and
     for 1.1 × max_connection_age_s + 0.5 s more."""
     drain_grace_s: float = Field(default=30.0, ge=0)
     """On SIGTERM, after that: how long running requests may take to finish."""
     start_pause_s: float = Field(default=0.0, ge=0, le=MAX_START_PAUSE_S)
-    """How long a start that failed waits before the process ends, where what starts it again does so at once, as Podman
+    """Pause of a start that failed before the process ends, for supervisors that start it again at once, as Podman
     does. Kubernetes waits by itself."""
     log_level: LogLevel = "info"
-    """How much to log."""
+    """Least level of events that are logged."""
     log_format: LogFormat = "console"
     """json for machines, console for people."""
 

@@ -24,7 +24,7 @@ class Reading:
     tokens_per_s: dict[str, float]
     """By worker_id."""
     stale: str = ""
-    """Why this is an earlier reading; empty when it was read now."""
+    """Reason for an earlier reading; empty when it was read now."""
 
 
 class FleetReader:
@@ -91,7 +91,7 @@ class TokenMeter:
         await self._forget(set())
 
     async def _count(self, endpoint: str) -> tuple[float, int] | None:
-        """When it answered, and how many tokens it has generated."""
+        """Time of its answer, and the number of tokens that it has generated."""
         client = self._clients.get(endpoint)
         try:
             if client is None:

@@ -30,7 +30,7 @@ def human_size(size_bytes: int) -> str:
 
 
 def human_age(moment: datetime | None, now: datetime) -> str:
-    """How long ago a moment was."""
+    """Age of a moment, as people read it."""
     if moment is None:
         return "-"
     seconds = max(0, int((now - moment).total_seconds()))

@@ -18,7 +18,7 @@ STORE_TIMEOUT_S = 60.0
 POLL_S = 0.2
 STATUS_TIMEOUT_S = 1.0
 LOOKS_EVERY_S = 2.0
-"""How often a worker is asked whether it is drained."""
+"""Time between two questions to a worker whether it is drained."""
 STABLE_AFTER_S = 10.0
 """A child that ended after it had lived this long is started again; one that ends sooner would only do so again."""
 

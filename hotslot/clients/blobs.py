@@ -33,7 +33,7 @@ CHUNK_BYTES = 1024 * 1024
 """Of an upload: what is sent twice, at most, where a stream breaks."""
 MAX_DIGESTS_PER_CALL = 1000
 REFUSAL_S = 0.3
-"""How long a server's refusal may be on its way."""
+"""Longest way of a server's refusal."""
 REFUSAL_LOOKS = 30
 # A server that goes away ends streams with any of these; what is wrong for good is none of them.
 BROKEN_STREAM = (UnavailableError, RequestDeadlineError)
@@ -44,7 +44,7 @@ Call = grpc.aio.StreamUnaryCall[pb.WriteBlobRequest, pb.WriteBlobResponse]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a transfer that makes no progress is tried again."""
+    """Retries of a transfer that makes no progress."""
 
     max_stalls: int = 6
     """Attempts in a row without a single new byte."""
@@ -54,7 +54,7 @@ class RetryPolicy:
     """Deadline of one stream; a transfer that needs longer goes on with the next."""
 
     def delay_s(self, stalls: int) -> float:
-        """How long to wait after `stalls` attempts without progress, with jitter."""
+        """Pause after `stalls` attempts without progress, with jitter."""
         return Backoff(self.first_delay_s, self.max_delay_s).pause_s(stalls)
 
 
@@ -68,7 +68,7 @@ class BlobTransfer:
         self._retry = retry
 
     async def missing(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Which of these the store does not have yet."""
+        """Digests among these that the store does not have yet."""
         found: set[Digest] = set()
         for start in range(0, len(digests), MAX_DIGESTS_PER_CALL):
             request = pb.FindMissingBlobsRequest(digests=digests[start : start + MAX_DIGESTS_PER_CALL])

@@ -1,4 +1,4 @@
-"""Which files of a PEFT folder are pushed: the configuration and safetensors, never a pickle."""
+"""Files of a PEFT folder that are pushed: the configuration and safetensors, never a pickle."""
 
 import hashlib
 import re

@@ -33,7 +33,7 @@ from hotslot.rpc.pool import Pool
 
 CONNECT_TIMEOUT_S = 2.0
 PICK_TIMEOUT_S = 2.0
-"""How long placement may take before any worker is better."""
+"""Longest wait for placement before any worker is better."""
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 # Before the first event nothing was generated, and another worker may well be able to.
@@ -178,6 +178,6 @@ def _dial(options: ChannelOptions, endpoint: str) -> WorkerClient:
 
 
 def _pause_s(failure: HotslotError, rounds: int) -> float:
-    """How long to wait before all workers are tried again; what the one who refused asked for, at the least."""
+    """Pause before all workers are tried again; at least as long as the one that refused asked for."""
     asked_s = failure.retry_after_s if isinstance(failure, UnavailableError | ExhaustedError) else None
     return max(asked_s or 0.0, Backoff(FIRST_PAUSE_S, MAX_PAUSE_S).pause_s(rounds))

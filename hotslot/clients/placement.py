@@ -58,7 +58,7 @@ class PlacementClient:
     async def list_placements(
         self, *, adapter_digest: str = "", worker_id: str = ""
     ) -> AsyncGenerator[Placement, None]:
-        """Which version is on which worker, in which tier."""
+        """Placements: each version with its workers and tiers."""
         request = build(
             pb.ListPlacementsRequest, adapter_digest=adapter_digest, worker_id=worker_id, page_size=PAGE_SIZE
         )

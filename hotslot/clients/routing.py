@@ -1,4 +1,4 @@
-"""Which worker a request goes to: the placement service's picks, asked for once and kept for as long as they say.
+"""Routing of requests to workers by the placement service's picks, asked for once and kept for as long as they say.
 
 Placement is a hint. While it is away, the last pick is as good as a guess can be; without one, any worker does.
 """

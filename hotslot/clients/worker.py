@@ -158,7 +158,7 @@ class WorkerClient:
         await self._connection.unary(self._control.UndrainWorker, control_pb.UndrainWorkerRequest())
 
     async def status(self, *, timeout_s: float = UNARY_TIMEOUT_S) -> WorkerStatus:
-        """How the worker is."""
+        """Status of the worker."""
         request = control_pb.GetWorkerStatusRequest()
         return convert.status_from(await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
 

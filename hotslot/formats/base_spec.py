@@ -73,8 +73,8 @@ class BaseModule:
     """Digest of its weight's and bias's values (`weight_values.py`), for the token embedding and the head; empty where
     nobody computed it. Not part of the spec's digest, which covers a sample of all values."""
     absence: Absence | None = field(default=None, compare=False)
-    """Why the loaded model lacks it, so that no adapter can target it; None where it has it, as far as is known. Not
-    part of the spec's digest, which is that of the checkpoint."""
+    """Reason for which the loaded model lacks it, so that no adapter can target it; None where it has it, as far as is
+    known. Not part of the spec's digest, which is that of the checkpoint."""
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ class BaseSpec:
     modules: tuple[BaseModule, ...]
     """In layer order."""
     loaded: LoadedModules = field(default=LoadedModules.UNKNOWN, compare=False)
-    """How it is known which of them the loaded model has; not part of the digest."""
+    """Knowledge of which of them the loaded model has; not part of the digest."""
     details: BaseDetails | None = field(default=None, compare=False)
     """No part of the digest either; None where it was registered without."""
 

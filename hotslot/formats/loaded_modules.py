@@ -18,8 +18,8 @@ _ROUTERS = frozenset({"gate", "router"})
 _LINEAR_ROUTERS = frozenset({"afmoe", "jetmoe", "llama4", "llama4_text", "phimoe"})
 """Types whose routers are linears of the loaded model."""
 _SHARED_KEYS = ("gemma4", frozenset({"k_proj", "v_proj"}))
-"""How types of models begin whose last layers use the keys and values of others, and what those layers lack once they
-are loaded, though their checkpoints have it."""
+"""Beginnings of the types of models whose last layers use the keys and values of others, and what those layers lack
+once they are loaded, though their checkpoints have it."""
 _PREDICTS_FURTHER_TOKENS = "eh_proj"
 """Only layers that are for speculation have it."""
 _OTHER_PART = re.compile(
@@ -43,7 +43,7 @@ REASONS: Mapping[Absence, str] = {
     Absence.OTHER_PART: "it is no part of the text model: a vision or audio tower, a projector, speculation",
     Absence.REPLACED: "transformers loads it as something else than this linear",
 }
-"""Why the loaded model lacks a module, for people."""
+"""Reasons for which the loaded model lacks a module, for people."""
 
 
 @dataclass(frozen=True, slots=True)

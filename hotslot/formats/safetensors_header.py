@@ -34,7 +34,7 @@ _TENSOR_FIELDS = {"dtype", "shape", "data_offsets"}
 
 @dataclass(frozen=True, slots=True)
 class HeaderLimits:
-    """How much header is read at most."""
+    """Most bytes of a header."""
 
     max_header_bytes: int = MAX_ADAPTER_HEADER_BYTES
     max_tensors: int = MAX_ADAPTER_TENSORS

@@ -92,7 +92,7 @@ class Child:
             time.sleep(POLL_S)
 
     def failure(self) -> str:
-        """How it ended, with the end of its log."""
+        """End of the process in words, with the end of its log."""
         return f"{self.spec.name} ended with {self.exit_code()}{self._log_tail()}"
 
     def _log_tail(self) -> str:

@@ -1,4 +1,4 @@
-"""Which modules PEFT's word all-linear stands for: the linears of the loaded model."""
+"""Modules that PEFT's word all-linear stands for: the linears of the loaded model."""
 
 from hotslot.formats.base_spec import BaseSpec, ModuleKind
 from hotslot.formats.loaded_modules import may_lack

@@ -162,7 +162,7 @@ def _check_module(
 
 
 def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings) -> Iterator[Violation]:
-    """Which parts the module's kind and the config ask for."""
+    """Parts that the module's kind and the config ask for."""
     pair = _PAIRS[module.kind]
     for role in pair:
         if role not in roles:

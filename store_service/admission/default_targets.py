@@ -1,4 +1,4 @@
-"""Which modules PEFT 0.21 adapts where a config names none: it goes by the base model's type."""
+"""Modules that PEFT 0.21 adapts where a config names none: it goes by the base model's type."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -30,7 +30,7 @@ def fits(header: Header, base: BaseSpec) -> bool:
 
 
 def likeness(name: str, other: str) -> tuple[bool, bool, bool]:
-    """How alike two base models are called, for sorting: the same but for case and slashes, by the last part of the
+    """Likeness of two base models' names, for sorting: the same but for case and slashes, by the last part of the
     name, and but for what names of quantised copies end with."""
     mine, theirs = name.rstrip("/").casefold(), other.rstrip("/").casefold()
     last, their_last = mine.rpartition("/")[2], theirs.rpartition("/")[2]

@@ -48,7 +48,7 @@ HEAD_NAMES = (*_HEADS, "unembed_tokens")
 
 
 class Role(StrEnum):
-    """Which part of an adapter a tensor is."""
+    """Role of a tensor in an adapter."""
 
     A = "lora_A"
     B = "lora_B"
@@ -74,7 +74,7 @@ class ParsedKey:
     leading: str = ""
     """The wrappers' prefix of the whole model, as it was written."""
     form: str = ""
-    """How the part was written, behind the module: `.lora_A.default.weight` has the form `.lora_A.*.weight`."""
+    """Form of the part's name, behind the module: `.lora_A.default.weight` has the form `.lora_A.*.weight`."""
     stem: str = ""
     """The module as it was written, wrappers and all: a pair has one."""
 
@@ -138,7 +138,7 @@ def resolve_path(path: str, base_paths: Container[str]) -> str | None:
 
 
 def naming_of(path: str, base_paths: Container[str]) -> str:
-    """How a trainer's path differs from the base's own, as a text that is equal for paths of one naming."""
+    """Difference of a path from the base's own, as a text that is equal for paths of one naming."""
     return next((naming for naming, candidate in _candidates(path) if candidate in base_paths), "")
 
 

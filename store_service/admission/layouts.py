@@ -92,7 +92,8 @@ def split_linears(fusion: Fusion, base: BaseSpec) -> list[Linears]:
 
 
 def fusion_obstacle(fusion: Fusion, base: BaseSpec) -> str:
-    """Why adapters on the parts cannot be served by a base that has them as one, in a clause; empty where they can."""
+    """Reason for which adapters on the parts cannot be served by a base that has them as one, in a clause; empty where
+    they can."""
     ending = f".{fusion.block}.{fusion.fused}"
     if base.model_type not in fusion.fused_types:
         return f"the order of the rows of a {base.model_type}'s {fusion.fused} is not known"

@@ -15,7 +15,7 @@ _FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 
 @dataclass(frozen=True)
 class Targets:
-    """Which modules an adapter is for: suffixes, one regular expression, or everything the tensors name."""
+    """Targets of an adapter: suffixes, one regular expression, or everything the tensors name."""
 
     suffixes: frozenset[str] | None = None
     regex: Pattern | None = None
@@ -91,7 +91,7 @@ class LoraSettings:
     ties_weights: bool = False
     """True if a tied head has the embedding's adapter, transposed (ensure_weight_tying)."""
     bias: str = "none"
-    """Which biases of the base were trained: none, lora_only or all."""
+    """Biases of the base that were trained: none, lora_only or all."""
     saved_modules: tuple[str, ...] = ()
     """Modules of which the checkpoint has a whole copy (modules_to_save)."""
     init: str = ""

@@ -12,7 +12,8 @@ MLX_FIELDS = frozenset({"base_model_name_or_path", "fine_tune_type", "lora_param
 _KINDS = ("fine_tune_type", "train_type")
 """Fields with the kind of an adapter, in mlx-lm and in mlx-lm-lora."""
 _TOLD_BY_TENSORS = frozenset({"alpha", "lora_layers", "num_layers", "target_modules"})
-"""Which layers and modules were trained; alpha outside of the parameters is one of preference training."""
+"""Fields with the layers and modules that were trained; alpha outside of the parameters is one of preference training.
+"""
 _NAMES = ("model", "base_model_name_or_path")
 MLX_NAMES = MLX_FIELDS | _TOLD_BY_TENSORS | {"use_dora"}
 """All that mean something here."""

@@ -33,7 +33,7 @@ class Block:
     tensor: StoredTensor | None
     """None for zeros."""
     rows: range
-    """Which rows of the stored tensor; of a vector, which elements."""
+    """Rows of the stored tensor; elements of a vector."""
     left: int = 0
     """Columns of zeros before its own."""
     right: int = 0

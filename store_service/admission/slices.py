@@ -65,7 +65,7 @@ def block_slices(file: BinaryIO, block: Block, dtype: str) -> Iterator[tuple[Bit
 
 
 def count_not_finite(dtype: str, bits: Bits) -> int:
-    """How many elements are NaN or infinity."""
+    """Number of elements that are NaN or infinity."""
     exponent = _EXPONENT_BITS[dtype]
     return int(np.count_nonzero((bits & bits.dtype.type(exponent)) == exponent))
 

@@ -99,7 +99,7 @@ class Catalog(Protocol):
         """Events in order. Raises RevisionCompactedError when some after `revision` are gone, or it lies ahead."""
 
     def state(self) -> CatalogState:
-        """Which catalog this is, and how many changes it has seen."""
+        """State of this catalog: its id and the number of its changes."""
 
     def revision(self, tenant: TenantId) -> int:
         """The tenant's newest revision; 0 before the first change."""

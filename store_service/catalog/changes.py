@@ -15,7 +15,7 @@ from store_service.catalog.records import EventKind
 from store_service.catalog.tables import adapters, events, tenants
 
 KEPT_EVENTS = 100_000
-"""How many of a tenant's last events can be watched from."""
+"""Number of a tenant's last events that can be watched from."""
 TRIM_EVERY = 1_000
 
 OnChange = Callable[[TenantId], None]
@@ -37,7 +37,7 @@ class Change:
         self._connection = connection
         self._tenant = tenant
         self.time_s = time.time()
-        """When this change happens."""
+        """Time of this change."""
         make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         row = {"name": tenant, "revision": 0, "oldest_revision": 0}
         connection.execute(make(tenants).values(row).on_conflict_do_nothing())

@@ -170,7 +170,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class AdapterFilter:
-    """Which adapters a listing wants."""
+    """Filter of a listing of adapters."""
 
     base_model: str = ""
     """Name or digest; empty means any."""

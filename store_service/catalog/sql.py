@@ -253,7 +253,7 @@ class SqlCatalog:
             return [reads.event(row) for row in connection.execute(query.order_by(events.c.revision).limit(limit))]
 
     def state(self) -> CatalogState:
-        """Which catalog this is, and how many changes it has seen."""
+        """State of this catalog: its id and the number of its changes."""
         with reading(self._engine) as connection:
             found = connection.execute(select(catalog_identity.c.id)).scalar_one_or_none()
             if not found:

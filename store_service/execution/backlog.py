@@ -3,7 +3,7 @@
 from hotslot.errors import HotslotError, RequestDeadlineError, StoreBusyError
 
 MEMORY = 0.1
-"""How much the last call counts in the mean of their durations."""
+"""Weight of the last call in the mean of their durations."""
 MIN_RETRY_AFTER_S = 0.25
 
 

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 from hotslot.errors import StoreBusyError
 
 SHARE = 8
-"""How many times as many as there are places left a tenant may let wait: dynamic thresholds, as for streams."""
+"""Multiple of the places left that a tenant may let wait: dynamic thresholds, as for streams."""
 RETRY_AFTER_S = 2.0
 
 Work = TypeVar("Work")

@@ -36,14 +36,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """How imports share the store."""
+    """Options of imports: their shares of the store."""
 
     max_imports: int = 4
     """Downloads at the same time; more wait."""
     linger_s: float = 30.0
-    """How long an import goes on without callers."""
+    """Time for which an import goes on without callers."""
     refusal_ttl_s: float = 10.0
-    """How long a refusal is repeated without asking again."""
+    """Time for which a refusal is repeated without asking again."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""How far an import is."""
+"""Progress of an import."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Which worker to call and what lives where: the use cases behind PlacementService.
+"""Use cases behind PlacementService: the worker to call, and listings of workers and placements.
 
 Decisions: docs/decisions/placement.md
 """

@@ -18,7 +18,7 @@ from shared.fleet.records import Abilities, WorkerInfo, WorkerRecord
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """How large a version is; what is not known is 0."""
+    """Ranks of a version; those that are not known are 0."""
 
     largest: int = 0
     """Largest rank of any module, which a worker's `max_rank` bounds."""

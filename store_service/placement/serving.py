@@ -18,7 +18,7 @@ from store_service.placement.fleets import FleetCache
 log = structlog.get_logger(__name__)
 
 PATIENCE_S = 1.0
-"""How long an answer waits for Redis: the version is published already."""
+"""Longest wait of an answer for Redis: the version is published already."""
 RANK = "RANK_NOT_SERVED_NOW"
 TARGET = "TARGET_NOT_SERVED_NOW"
 _SETTING = "HOTSLOT_TARGET_MODULES"

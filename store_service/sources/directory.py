@@ -20,7 +20,7 @@ KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
 
 
 class Stamp(NamedTuple):
-    """Which file it is, and what changes with every write to it."""
+    """Identity of a file, and the facts that change with every write to it."""
 
     device: int
     inode: int

@@ -1,4 +1,4 @@
-"""Which sources this store can import from, and with which limits."""
+"""Sources that this store can import from, and their limits."""
 
 import re
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""How the prompts that are being computed share what a step has left beside the sequences that generate."""
+"""Budget of a step: prompts share the tokens that the sequences that generate leave."""
 
 from collections.abc import Sequence
 

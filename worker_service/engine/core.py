@@ -36,7 +36,7 @@ from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.engine.work import Work
 
 COPY_SHARE = 0.25
-"""How much longer than usual copies may make the time between two steps."""
+"""Share by which copies may lengthen the time between two steps."""
 
 
 class EngineCore:
@@ -70,7 +70,7 @@ class EngineCore:
 
     @property
     def lost(self) -> ModelLostError | None:
-        """Why no turn after this one can compute anything; None while turns can."""
+        """Reason for which no turn after this one can compute anything; None while turns can."""
         return self._attempts.lost
 
     @property
@@ -241,7 +241,7 @@ class EngineCore:
             self._deadlines.add(submit.deadline_s - self._soonest_s(sequence), submit.sequence_id)
 
     def _refusal(self, sequence: Sequence) -> HotslotError | None:
-        """Why a sequence is not even queued."""
+        """Reason for which a sequence is not even queued."""
         submit, waiting = sequence.submit, self._scheduler.waiting
         full = waiting.refusal(submit.tenant, self.limits.max_running - len(self._scheduler.running))
         if full is not None:

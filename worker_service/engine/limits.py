@@ -23,7 +23,7 @@ class EngineLimits:
     max_sequence_tokens: int
     """Longest prompt and answer together."""
     max_bypasses: int = 16
-    """How many later sequences may get a row before one whose turn it is, because their adapters have slots."""
+    """Most later sequences that get a row before one whose turn it is, because their adapters have slots."""
 
     def __post_init__(self) -> None:
         assert self.max_step_tokens >= self.max_running >= 1
@@ -49,8 +49,8 @@ class EnginePolicy:
     share_base_prefixes: bool = False
     """Share cached prefixes of the base alone between tenants; answering times then tell what others have asked."""
     ageing_s: float = 10.0
-    """How long a priority must go without a row to count as one higher."""
+    """Time without a row after which a priority counts as one higher."""
     residency_slack_tokens: int = 512
-    """How much more than the least served mix one may get because its adapters are in slots already."""
+    """Tokens that a mix may get beyond the least served one because its adapters are in slots already."""
     look_ahead: int = 32
-    """How many waiting sequences are looked at to fill a row or to bring an adapter ahead."""
+    """Most waiting sequences that are looked at to fill a row or to bring an adapter ahead."""

@@ -31,7 +31,7 @@ class SequenceReport:
     tenant: TenantId
     mix: Mix
     outcome: FinishReason | str
-    """Why it ended: a reason, `cancelled`, or the name of the error's class."""
+    """Reason for its end: a finish reason, `cancelled`, or the name of the error's class."""
     queue_s: float | None
     """From arrival to its row."""
     slots_s: float | None

@@ -15,7 +15,7 @@ from worker_service.engine.messages import Command, Event, ModelRunner
 log = structlog.get_logger(__name__)
 
 STOP_TIMEOUT_S = 10.0
-"""How long a step that is under way may take when the engine is to stop."""
+"""Longest wait for a step that is under way when the engine is to stop."""
 
 
 class Engine:

@@ -40,7 +40,7 @@ MIN_TEMPERATURE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """How a sequence's next token is chosen; the defaults are greedy."""
+    """Sampling of a sequence's next token; the defaults are greedy."""
 
     temperature: float = 0.0
     """Below MIN_TEMPERATURE it is greedy."""
@@ -64,7 +64,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True)
 class StopRules:
-    """When a sequence ends. Stop strings are the front's concern: it cancels the sequence."""
+    """Conditions for the end of a sequence. Stop strings are the front's concern: it cancels the sequence."""
 
     max_tokens: int
     min_tokens: int = 0
@@ -81,7 +81,7 @@ class AdapterUse:
 
 
 class FinishReason(enum.Enum):
-    """Why a sequence ended by itself."""
+    """Reason for which a sequence ended by itself."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -190,9 +190,9 @@ class TokenReady:
     token: SampledToken
     time_s: float
     started_s: float
-    """When the first step that worked on it began."""
+    """Begin of the first step that worked on it."""
     adapters_ready_s: float
-    """When all of its adapters were in slots."""
+    """Time at which all of its adapters were in slots."""
     cached_tokens: int = 0
     """Tokens of the prompt that were found in the prefix cache."""
     prompt_logprobs: tuple[SampledToken, ...] = ()
@@ -237,7 +237,7 @@ class Activated:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """Which log-probabilities of a prompt a step computes."""
+    """Log-probabilities of a prompt that a step computes."""
 
     token_ids: tuple[int, ...]
     """The tokens that follow the segment's first positions."""

@@ -1,4 +1,4 @@
-"""How many slots a mix of adapters takes."""
+"""Size of a mix of adapters in slots."""
 
 from collections.abc import Mapping
 

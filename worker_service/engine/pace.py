@@ -1,4 +1,4 @@
-"""How fast the engine has been lately, and how soon a sequence could have its first token."""
+"""Pace of the engine lately, and the time until a sequence could have its first token."""
 
 from dataclasses import dataclass
 

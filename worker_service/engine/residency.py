@@ -182,7 +182,7 @@ class Residency:
         return any_left
 
     def refusal(self, wanted: Collection[AdapterWeights]) -> HotslotError:
-        """Why these adapters do not fit: now (SlotsFullError), or ever (InvalidRequestError)."""
+        """Error for adapters that do not fit: now (SlotsFullError), or ever (InvalidRequestError)."""
         error = mix_too_large({weights.digest: weights.max_rank for weights in wanted}, self._limits)
         if error is not None:
             return error

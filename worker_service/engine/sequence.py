@@ -43,9 +43,9 @@ class Sequence:
     """Set once all of its adapters are copied."""
     adapters_ready_s: float = 0.0
     row_s: float | None = None
-    """When it first got a row."""
+    """Time of its first row."""
     started_s: float | None = None
-    """When the first step that worked on it began."""
+    """Begin of the first step that worked on it."""
     first_token_s: float | None = None
 
     @property
@@ -64,7 +64,7 @@ class Sequence:
         return self.submit.prompt_logprobs and len(self.prompt_scores) < self.num_prompt_tokens - 1
 
     def finish_reason(self, max_sequence_tokens: int) -> FinishReason | None:
-        """Why the sequence ends with its last token; None when it goes on."""
+        """Reason for which the sequence ends with its last token; None when it goes on."""
         stop = self.submit.stop
         if self.token_ids[-1] in stop.stop_token_ids and self.num_generated >= stop.min_tokens:
             return FinishReason.STOP

@@ -7,7 +7,7 @@ from worker_service.engine.prefix_keys import block_key, root_key
 from worker_service.engine.sequence import Sequence
 
 SPARE_BLOCKS = 16
-"""How many blocks beyond its tokens a sequence takes for its answer, so that these lie side by side."""
+"""Blocks beyond its tokens that a sequence takes for its answer, so that these lie side by side."""
 SPARE_SHARE = 8
 """No more spare blocks than this part of those that are free."""
 

@@ -22,7 +22,7 @@ class Holder:
     """Bytes that bringing it back would copy."""
     last_used_s: float
     uses: float = 1.0
-    """How often it was used, each use counting half after every half-life; as of `last_used_s`."""
+    """Uses of the adapter, each counting half after every half-life; as of `last_used_s`."""
     users: int = 0
     pinned: bool = False
     ready: bool = False

@@ -36,7 +36,7 @@ class _Priority:
     """Waiting sequences of one tenant and priority, by mix."""
 
     served_s: float
-    """When one of them last got a row, or the first of them came."""
+    """Time at which one of them last got a row, or the first of them came."""
     flows: dict[Mix, Flow] = field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ class WaitingQueue:
                     yield from flow.values()
 
     def refusal(self, tenant: TenantId, num_idle_rows: int) -> QueueFullError | None:
-        """Why one more sequence of this tenant may not wait. Free rows are places, too."""
+        """Error for one more sequence of this tenant, which may not wait. Free rows are places, too."""
         num_beyond = max(num_idle_rows - len(self._preempted), 0)
         if self._places.has_room(tenant, num_beyond):
             return None

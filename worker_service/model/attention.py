@@ -130,7 +130,7 @@ def _attend_capped(
 
 
 def _mask(num_tokens: int, num_keys: int, window: int, device: torch.device) -> torch.Tensor:
-    """Which keys each of the last T of L tokens sees, `[T, L]`."""
+    """Mask of the keys that each of the last T of L tokens sees, `[T, L]`."""
     positions_T1 = torch.arange(num_keys - num_tokens, num_keys, device=device)[:, None]
     keys_L = torch.arange(num_keys, device=device)
     mask_TL = keys_L <= positions_T1

@@ -31,7 +31,7 @@ class AttentionSite:
     num_kv_heads: int
     head_size: int
     window: int
-    """How many keys a token sees, itself included; 0 means all before it."""
+    """Number of keys that a token sees, itself included; 0 means all before it."""
 
 
 def find_attention_sites(model: PreTrainedModel, max_sequence_tokens: int) -> list[AttentionSite]:

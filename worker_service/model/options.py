@@ -13,7 +13,7 @@ from worker_service.model.weights import WeightsDecoder
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How to load and compile a model."""
+    """Options of loading and compiling a model."""
 
     model: str
     """A folder, or `org/name` on the Hugging Face Hub."""

@@ -13,7 +13,7 @@ from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.weights import HostAdapter, HostModule
 
 SLICE_BYTES = 8 << 20
-"""How much one slice writes: a millisecond or two, which is less than a step."""
+"""Bytes that one slice writes: a millisecond or two, which is less than a step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ class StepState:
     with_kernels: bool = False
     """True if few tokens are computed by the CPU kernels; never changes."""
     with_adapters: bool = False
-    """Which variant of a bucket runs; the base-only one computes no adapters. Guarded by the compiler."""
+    """Variant of a bucket that runs; the base-only one computes no adapters. Guarded by the compiler."""
 
     @classmethod
     def allocate(

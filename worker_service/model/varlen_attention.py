@@ -23,7 +23,7 @@ _NEEDED = {"block_table", "seqused_k", "window_size", "enable_gqa", "num_splits"
 
 @dataclass(eq=False)
 class VarlenRows:
-    """Which tokens and keys each row has, int32 on the device. No tensor in here is ever replaced."""
+    """Tokens and keys of each row, int32 on the device. No tensor in here is ever replaced."""
 
     cu_tokens_R1: torch.Tensor
     """Tokens of all rows before this one; the last element is the whole bucket."""

@@ -19,7 +19,7 @@ _SHAPES = (("user",), ("system", "user"), ("user", "assistant", "user"), ("syste
 
 
 class Form(enum.Enum):
-    """How content is given."""
+    """Form in which content is given."""
 
     STRING = "string"
     PARTS = "parts"

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 MAX_PROCESSES = 2
 WALL_S = 60.0
-"""How long an answer may take on a machine that is too busy to give the process its time."""
+"""Longest wait for an answer on a machine that is too busy to give the process its time."""
 EXIT_S = 2.0
 _ROOT = Path(__file__).resolve().parents[2]
 _RUN = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from worker_service.templates.host import main; main()"

@@ -1,1 +1,1 @@
-"""How the catalog's schema came to be, step by step; run when the store starts."""
+"""Migrations: the catalog's schema, step by step; run when the store starts."""

@@ -12,7 +12,7 @@ _SUBFOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9.
 
 @dataclass(frozen=True)
 class HubOptions:
-    """How this store talks to the hub."""
+    """Options of this store's calls to the hub."""
 
     endpoint: str = "https://huggingface.co"
     token: str = field(default="", repr=False)
