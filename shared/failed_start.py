@@ -1,4 +1,4 @@
-"""The end of a process that cannot start: its reason in one line, an exit code that tells its kind, and a pause.
+"""End of a process that cannot start, or cannot go on: its reason in one line, an exit code of its kind, and a pause.
 
 The line is the last that the process writes, where `docker compose logs`, a pod's termination message and `hotslot up`
 show it. The pause is for what starts processes again at once, as Podman does: the same failure comes again.
@@ -21,11 +21,21 @@ _REFUSALS = (InvalidRequestError, PreconditionError, NotFoundError, ForbiddenErr
 
 def tell_failed_start(prog: str, error: Exception, pause_s: float) -> int:
     """Write why `prog` does not start, pause, and return the exit code."""
-    sys.stdout.flush()
-    sys.stderr.write(f"{prog}: cannot start: {' '.join(str(error).split())}\n")
-    sys.stderr.flush()
+    _tell(prog, "cannot start", error)
     pause_before_end(pause_s)
     return EXIT_REFUSED if isinstance(error, _REFUSALS) else EXIT_FAILED
+
+
+def tell_failure(prog: str, error: Exception) -> int:
+    """Write why `prog`, which had started, ends; returns the exit code. Starting again may help."""
+    _tell(prog, "cannot go on", error)
+    return EXIT_FAILED
+
+
+def _tell(prog: str, what: str, error: Exception) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"{prog}: {what}: {' '.join(str(error).split()) or repr(error)}\n")
+    sys.stderr.flush()
 
 
 class _Told(Exception):

@@ -15,7 +15,7 @@ EXIT_OK = 0
 
 
 @dataclass(slots=True)
-class Ending:
+class ProcessEnding:
     """End of the process, as far as it is known."""
 
     code: int = EXIT_FAILED
@@ -23,7 +23,9 @@ class Ending:
     leaves_threads: bool = False
     """True if a thread may still be computing."""
     failure: Exception | None = None
-    """Reason for a failed start, where it is known."""
+    """Reason why the process ends, where nothing asked it to."""
+    failed_start: bool = False
+    """True if that kept it from starting."""
 
     def stop(self, engine: Engine, lost: asyncio.Event) -> None:
         """Stop the engine; one that is lost is not waited for."""

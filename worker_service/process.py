@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from hotslot.formats.base_spec import BaseSpec
-from shared.failed_start import tell_failed_start
-from worker_service.app import LoadModel, run
-from worker_service.ending import Ending
+from shared.failed_start import tell_failed_start, tell_failure
+from worker_service.app import run
+from worker_service.ending import ProcessEnding
 from worker_service.settings import WorkerSettings
+from worker_service.starting import LoadModel
 
 
 def live(prog: str, settings: WorkerSettings, describe: Callable[[], BaseSpec], load: LoadModel) -> NoReturn:
@@ -17,7 +18,9 @@ def live(prog: str, settings: WorkerSettings, describe: Callable[[], BaseSpec], 
         ending = asyncio.run(run(settings, describe, load))
     except OSError as exc:
         # The address is taken.
-        ending = Ending(failure=exc)
-    if ending.failure is not None:
+        ending = ProcessEnding(failure=exc, failed_start=True)
+    if ending.failure is not None and ending.failed_start:
         ending.code = tell_failed_start(prog, ending.failure, settings.start_pause_s)
+    elif ending.failure is not None:
+        ending.code = tell_failure(prog, ending.failure)
     ending.leave()

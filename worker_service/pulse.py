@@ -1,4 +1,4 @@
-"""Looks at the engine regularly: says when it hangs, and keeps what others are told of this worker fresh."""
+"""Pulse of a worker: asks its engine regularly, says when it hangs, and keeps what the fleet is told fresh."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import structlog
 from hotslot.errors import EngineFailedError
 from hotslot.ids import DEFAULT_TENANT
 from hotslot.references import parse_reference
-from shared.coordination.registration import urgent
 from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
 from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.reporting import urgent
+from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
-from worker_service.front.worker import Parts, State, Worker
+from worker_service.front.worker import State, Worker
 
 log = structlog.get_logger(__name__)
 
@@ -34,74 +35,51 @@ _STATES = {
 
 
 class Pulse:
-    """A background task between `async with` and its end, once the worker's parts exist."""
+    """What a worker tells of itself, and the loop that keeps it fresh. Belongs to one event loop."""
 
-    def __init__(
-        self,
-        worker: Worker,
-        parts: Parts,
-        on_health: Callable[[bool], None],
-        interval_s: float = INTERVAL_S,
-        demand: DemandOptions = DEFAULT_DEMAND,
-    ) -> None:
-        """`on_health` hears whether the engine answers, when that changes."""
+    def __init__(self, worker: Worker, interval_s: float = INTERVAL_S, demand: DemandOptions = DEFAULT_DEMAND) -> None:
         self._worker = worker
-        self._parts = parts
-        self.on_change: Callable[[], None] = lambda: None
-        """Hears that versions came or went, that the load changed by much, or that the engine hangs or goes on."""
-        self._on_health = on_health
         self._interval_s = interval_s
         self._meter = DemandMeter(demand)
         self._told_in_flight = 0
-        self._silences = 0
-        self._task: asyncio.Task[None] | None = None
 
     def report(self) -> WorkerReport:
-        """Report of the worker on itself now; never blocks."""
+        """What the worker says of itself now; never blocks."""
+        if not self._worker.is_started:
+            return WorkerReport(WorkerState.STARTING, WorkerLoad(), ())
         load = self._load()
         self._told_in_flight = load.in_flight
         return WorkerReport(_STATES[self._worker.state], load, self._residents())
 
-    async def __aenter__(self) -> "Pulse":
-        self._worker.last_snapshot = await self._parts.engine.inspect()
-        self._task = asyncio.create_task(self._run(), name="pulse")
-        return self
+    async def run(self, engine: EngineHandle, on_change: Callable[[], None]) -> None:
+        """Ask the engine again and again; raises EngineFailedError once it is lost.
 
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-
-    async def _run(self) -> None:
+        `on_change` hears that versions came or went, and that the load changed by much.
+        """
         told = urgent(self._residents())
+        silences = 0
         while True:
-            await asyncio.sleep(self._interval_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(engine.lost.wait(), self._interval_s)
+                raise EngineFailedError("the engine is lost: its thread has ended, or it does not answer any more")
             try:
-                snapshot = await self._parts.engine.inspect()
+                snapshot = await engine.inspect()
             except EngineFailedError as exc:
-                self._silences += 1
-                log.error("engine_silent", why=exc.message, times=self._silences)
-                self._set_silent(True)
-                self._parts.engine.fail_all(exc)
-                if self._silences == MAX_SILENCES:
-                    self._parts.engine.give_up()
+                silences += 1
+                log.error("engine_silent", why=exc.message, times=silences)
+                self._worker.hear_engine(None)
+                engine.fail_all(exc)
+                if silences == MAX_SILENCES:
+                    engine.give_up()
                 continue
-            self._silences = 0
-            self._worker.last_snapshot = snapshot
-            self._set_silent(False)
+            silences = 0
+            self._worker.hear_engine(snapshot)
             load = self._measure(snapshot)
             tell = urgent(self._residents())
             jumped = abs(load.in_flight - self._told_in_flight) >= TOLD_SHARE * load.max_sequences
             if tell != told or jumped:
                 told = tell
-                self.on_change()
-
-    def _set_silent(self, silent: bool) -> None:
-        if silent != self._worker.engine_is_silent:
-            self._worker.engine_is_silent = silent
-            self._on_health(not silent)
-            self.on_change()
+                on_change()
 
     def _measure(self, snapshot: EngineSnapshot) -> WorkerLoad:
         """Take the moment into the moving averages."""
@@ -116,7 +94,7 @@ class Pulse:
             return WorkerLoad()
         return WorkerLoad(
             running_sequences=snapshot.running,
-            waiting_sequences=snapshot.waiting + self._parts.provider.num_loading,
+            waiting_sequences=snapshot.waiting + self._worker.parts.provider.num_loading,
             max_sequences=snapshot.max_running,
             free_slots=snapshot.free_slots,
             num_slots=snapshot.num_slots,
@@ -126,7 +104,7 @@ class Pulse:
 
     def _residents(self) -> tuple[Resident, ...]:
         """Everything in host memory, where those in slots are too, and what is left on the disk."""
-        provider = self._parts.provider
+        provider = self._worker.parts.provider
         snapshot = self._worker.last_snapshot
         holders = {h.digest for h in snapshot.holders if h.ready} if snapshot is not None else set()
         users = provider.seen.latest_users(MAX_USERS)

@@ -5,8 +5,10 @@ the time. So every command runs in a task of its own, which goes on to the end w
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -17,12 +19,23 @@ from redis.backoff import NoBackoff
 from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError
 from hotslot.redis_url import CLUSTER
 from hotslot.secret_urls import masked_url
-from shared.coordination.rights import refusal
-from shared.coordination.scripts import Script
+from shared.coordination.keys import PING, Key
+from shared.coordination.refusals import refusal
 
 T = TypeVar("T")
 
-_PING = "{hotslot}:ping"
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua function by its text."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def sha(self) -> str:
+        """Hash by which a server knows it."""
+        return hashlib.sha1(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +77,9 @@ class RedisConnection:
     async def ping(self) -> None:
         """Return when Redis answers; raises CoordinationUnavailableError when it does not."""
         # A read that any node of a cluster routes alike, where PING would go to one node only.
-        await self.run(lambda client: client.exists(_PING), [_PING])
+        await self.run(lambda client: client.exists(PING), [PING])
 
-    async def evaluate(self, script: Script, keys: Sequence[str], arguments: Sequence[str | int]) -> Any:
+    async def evaluate(self, script: Script, keys: Sequence[Key], arguments: Sequence[str | int]) -> Any:
         """Run a script by its hash, sending its text only to a server that does not know it yet."""
 
         async def call(client: Any) -> Any:

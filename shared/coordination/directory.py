@@ -11,21 +11,14 @@ from redis import exceptions
 from hotslot.endpoints import advertised_endpoint
 from hotslot.errors import InvalidEndpointError, RevisionCompactedError
 from hotslot.ids import Digest, WorkerId, is_digest
+from shared.coordination import directory_functions
 from shared.coordination.connection import RedisConnection
+from shared.coordination.directory_functions import REVISION_SEQUENCES, stream_id
 from shared.coordination.encoding import decode_changes, decode_resident, decode_worker
 from shared.coordination.keys import POOLS, PoolKeys
-from shared.coordination.scripts import (
-    CHANGES,
-    PLACEMENTS,
-    RESIDENCY,
-    REVISION_SEQUENCES,
-    TAIL,
-    WORKERS,
-)
 from shared.coordination.unreadable import Unreadable
 from shared.fleet.records import Placement, PlacementChange, PlacementsView, PoolView, WorkerRecord
 
-_WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision")
 _WATCH_RETENTION_MS = 60_000
 _CHANGES_PER_READ = 100
 _MAX_TOLD = 1_000
@@ -63,17 +56,17 @@ class Directory:
     async def workers(self, pool: Digest) -> PoolView:
         """All workers of a pool in one call; for a decision per request keep the answer a while."""
         keys = PoolKeys.of(pool)
-        now_ms, since, *flat = await self._connection.evaluate(WORKERS, [keys.leases, keys.since], [keys.prefix])
-        width = 1 + len(_WORKER_FIELDS)
-        rows = (flat[start : start + width] for start in range(0, len(flat), width))
-        records = [self._worker(pool, worker_id, values) for worker_id, *values in rows]
+        read = await directory_functions.workers(
+            self._connection, leases=keys.leases, since=keys.since, prefix=keys.prefix
+        )
+        records = [self._worker(pool, worker_id, fields) for worker_id, fields in read.fields]
         readable = [record for record in records if record is not None]
         reachable = sorted(filter(self._can_be_dialled, readable), key=lambda r: r.info.worker_id)
-        return PoolView(tuple(reachable), int(now_ms) / 1e3, since)
+        return PoolView(tuple(reachable), read.time_s, read.since)
 
-    def _worker(self, pool: Digest, worker_id: str, values: Sequence[str]) -> WorkerRecord | None:
+    def _worker(self, pool: Digest, worker_id: str, fields: Mapping[str, str]) -> WorkerRecord | None:
         def decode() -> WorkerRecord:
-            record = decode_worker(dict(zip(_WORKER_FIELDS, values, strict=True)))
+            record = decode_worker(fields)
             if (record.info.worker_id, record.info.base_model_digest) != (worker_id, pool):
                 raise ValueError("it describes another worker")
             return record
@@ -88,21 +81,25 @@ class Directory:
         """The same with what tells whether Redis has lost its memory."""
         keys = PoolKeys.of(pool)
         unique = list(dict.fromkeys(digests))
-        now_ms, since, *found = await self._connection.evaluate(
-            PLACEMENTS, [keys.since, *(keys.placements(d) for d in unique)], [keys.prefix]
+        read = await directory_functions.placements(
+            self._connection,
+            since=keys.since,
+            placements=[keys.placements(digest) for digest in unique],
+            prefix=keys.prefix,
         )
         placements = {
-            digest: self._placed(zip(flat[::2], [digest] * len(flat), flat[1::2], strict=False))
-            for digest, flat in zip(unique, found, strict=True)
+            digest: self._placed((worker_id, digest, value) for worker_id, value in held)
+            for digest, held in zip(unique, read.found, strict=True)
         }
-        return PlacementsView(placements, int(now_ms) / 1e3, since)
+        return PlacementsView(placements, read.time_s, read.since)
 
     async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
         """Everything that a worker reported, by digest."""
         keys = PoolKeys.of(pool)
-        flat = await self._connection.evaluate(RESIDENCY, [keys.residency(worker_id)], [keys.prefix])
-        stored = sorted(zip(flat[::2], flat[1::2], strict=True))
-        return self._placed((worker_id, digest, value) for digest, value in stored)
+        stored = await directory_functions.residency(
+            self._connection, residency=keys.residency(worker_id), prefix=keys.prefix
+        )
+        return self._placed((worker_id, digest, value) for digest, value in sorted(stored))
 
     def _placed(self, stored: Iterable[tuple[str, str, str]]) -> tuple[Placement, ...]:
         """Placements from worker_id, digest and value."""
@@ -116,8 +113,9 @@ class Directory:
     async def revision(self, pool: Digest) -> int:
         """Where the changes of a pool end now: read this, then the state, then the changes from here."""
         keys = PoolKeys.of(pool)
-        newest = await self._connection.evaluate(TAIL, [keys.changes], [keys.prefix, _WATCH_RETENTION_MS])
-        return _revision(newest)
+        return await directory_functions.tail(
+            self._connection, changes=keys.changes, prefix=keys.prefix, retention_ms=_WATCH_RETENTION_MS
+        )
 
     async def changes(self, pool: Digest, after: int) -> ChangesRead:
         """What happened after a revision, in order.
@@ -125,24 +123,24 @@ class Directory:
         Raises RevisionCompactedError when that is not known any more: trimmed, flushed or expired.
         """
         keys = PoolKeys.of(pool)
-        start = f"{after // REVISION_SEQUENCES}-{after % REVISION_SEQUENCES}"
-        now_ms, oldest, entries = await self._connection.evaluate(
-            CHANGES, [keys.changes], [keys.prefix, start, _CHANGES_PER_READ, _WATCH_RETENTION_MS]
+        read = await directory_functions.changes(
+            self._connection,
+            changes=keys.changes,
+            prefix=keys.prefix,
+            start=stream_id(after),
+            count=_CHANGES_PER_READ,
+            retention_ms=_WATCH_RETENTION_MS,
         )
         # The entry that the watcher saw last must still be there: else something after it may be gone as well.
-        if not oldest or _revision(oldest) > after:
-            raise RevisionCompactedError(after, _revision(oldest) if oldest else 0)
+        if read.oldest_revision is None or read.oldest_revision > after:
+            raise RevisionCompactedError(after, read.oldest_revision or 0)
         changes: list[PlacementChange] = []
-        for entry_id, flat in entries:
-            found = self._unreadable.read(
-                f"change {entry_id}",
-                partial(_decode_entry, _revision(entry_id), flat),
-            )
-            changes += found or []
-        newest = _revision(entries[-1][0]) if entries else after
-        more = len(entries) == _CHANGES_PER_READ
+        for revision, fields in read.entries:
+            changes += self._unreadable.read(f"change {revision}", partial(_decode_entry, revision, fields)) or []
+        newest = read.entries[-1][0] if read.entries else after
+        more = len(read.entries) == _CHANGES_PER_READ
         # Something may still happen in the millisecond of the read.
-        settled = newest if more else max(newest, int(now_ms) * REVISION_SEQUENCES - 1)
+        settled = newest if more else max(newest, read.time_ms * REVISION_SEQUENCES - 1)
         return ChangesRead(tuple(changes), newest, settled, more)
 
     def _can_be_dialled(self, record: WorkerRecord) -> bool:
@@ -168,11 +166,5 @@ async def _list_pools(client: Any) -> list[str]:
     return found
 
 
-def _decode_entry(revision: int, flat: Sequence[str]) -> list[PlacementChange]:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+def _decode_entry(revision: int, fields: Mapping[str, str]) -> list[PlacementChange]:
     return decode_changes(revision, fields["worker"], fields["changes"])
-
-
-def _revision(entry_id: str) -> int:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds) * REVISION_SEQUENCES + int(sequence)

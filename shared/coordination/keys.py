@@ -19,6 +19,7 @@ retention is for when nobody is left to do so. Live workers report everything ag
 """
 
 from dataclasses import dataclass
+from typing import NewType
 
 from hotslot.ids import Digest, WorkerId
 
@@ -32,7 +33,13 @@ gap when Redis comes back with a state from before, in which leases have ended m
 MAX_CHANGES = 2_000
 """Entries in the stream of changes; who watches from before the oldest must list everything again."""
 
-POOLS = "{hotslot}:pools"
+Key = NewType("Key", str)
+
+POOLS = Key("{hotslot}:pools")
+PING = Key("{hotslot}:ping")
+"""Never written; reading it tells if Redis answers."""
+KEY_PATTERN = "{hotslot*"
+"""Glob of every key here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +53,50 @@ class PoolKeys:
         """Keys for a base model; the digest is shortened to 128 bits."""
         return PoolKeys("{hotslot:" + base_model_digest.removeprefix("sha256:")[:32] + "}")
 
-    def worker(self, worker_id: WorkerId) -> str:
+    def worker(self, worker_id: WorkerId) -> Key:
         """Exists exactly as long as the worker's lease."""
-        return f"{self.prefix}:worker:{worker_id}"
+        return Key(f"{self.prefix}:worker:{worker_id}")
 
-    def endpoint(self, endpoint: str) -> str:
+    def endpoint(self, endpoint: str) -> Key:
         """Fences out an older start at the same endpoint."""
-        return f"{self.prefix}:endpoint:{endpoint}"
+        return Key(f"{self.prefix}:endpoint:{endpoint}")
 
     @property
-    def since(self) -> str:
+    def since(self) -> Key:
         """Tells readers that Redis has lost its memory: set by whichever worker announces itself first."""
-        return f"{self.prefix}:since"
+        return Key(f"{self.prefix}:since")
 
     @property
-    def leases(self) -> str:
+    def leases(self) -> Key:
         """Lists a pool's workers and finds those whose lease ended."""
-        return f"{self.prefix}:leases"
+        return Key(f"{self.prefix}:leases")
 
-    def residency(self, worker_id: WorkerId) -> str:
+    def residency(self, worker_id: WorkerId) -> Key:
         """What to remove when the worker is gone, and what changed since its last report."""
-        return f"{self.prefix}:residency:{worker_id}"
+        return Key(f"{self.prefix}:residency:{worker_id}")
 
-    def placements(self, digest: Digest) -> str:
+    def placements(self, digest: Digest) -> Key:
         """Who holds a version, in one read however large the fleet."""
-        return f"{self.prefix}:placements:{digest}"
+        return Key(f"{self.prefix}:placements:{digest}")
 
     @property
-    def changes(self) -> str:
+    def changes(self) -> Key:
         """What watchers follow."""
-        return f"{self.prefix}:changes"
+        return Key(f"{self.prefix}:changes")
+
+
+def lua_key_builders() -> str:
+    """Lua text that builds, from `prefix`, the keys which depend on what a function reads."""
+    keys = PoolKeys("")
+    constants = {"leases": keys.leases, "changes": keys.changes}
+    of_one = {
+        "worker": keys.worker(WorkerId("")),
+        "residency": keys.residency(WorkerId("")),
+        "placements": keys.placements(Digest("")),
+    }
+    return "".join(
+        [
+            *(f"local {name}_key = prefix .. '{end}'\n" for name, end in constants.items()),
+            *(f"local function {name}_key(id) return prefix .. '{end}' .. id end\n" for name, end in of_one.items()),
+        ]
+    )

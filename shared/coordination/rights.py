@@ -1,29 +1,23 @@
-"""Rights of the user of Redis: the least ACL rule that hotslot works with, and what a refusal says is missing."""
+"""Rights of the user of Redis: the least ACL rule that hotslot works with."""
 
 import re
-from collections.abc import Iterator, Sequence
 
-from redis import exceptions
+from shared.coordination import directory_functions, member_functions
+from shared.coordination.keys import KEY_PATTERN
+from shared.coordination.lua import LuaFunction
 
-from shared.coordination.scripts import SCRIPTS
-
-KEY_PATTERN = "{hotslot*"
-"""Glob of every key in `keys`."""
 CALLED = ("eval", "evalsha", "exists", "zrange")
 """Commands that are sent as they are; all others are called by scripts, with the user's rights."""
 CALLED_ON_CLUSTER = ("cluster|slots", "command")
 """By which the client of a cluster learns where keys are."""
 _CALL = re.compile(r"redis\.call\('([A-Za-z]+)'")
-_COMMAND = re.compile(r"no permissions to run the '([^']+)' command", re.IGNORECASE)
-_KEY = re.compile(r"no permissions to access (?:a|one of the) keys?", re.IGNORECASE)
-_CHANNEL = re.compile(r"no permissions to access (?:a|one of the) channels?", re.IGNORECASE)
-_IN_SCRIPT = "ACL failure in script"
-_LOGIN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 
 def commands() -> tuple[str, ...]:
     """Every command that one node of Redis must let its user run."""
-    called_by_scripts = {name.lower() for script in SCRIPTS for name in _CALL.findall(script.text)}
+    functions = (each for module in (member_functions, directory_functions) for each in vars(module).values())
+    texts = [each.script.text for each in functions if isinstance(each, LuaFunction)]
+    called_by_scripts = {name.lower() for text in texts for name in _CALL.findall(text)}
     return tuple(sorted(called_by_scripts | set(CALLED)))
 
 
@@ -31,31 +25,3 @@ def acl_rule(*, cluster: bool = False) -> str:
     """Rule for `ACL SETUSER name on >password`, which gives exactly what is needed."""
     allowed = (*commands(), *(CALLED_ON_CLUSTER if cluster else ()))
     return f"resetkeys ~{KEY_PATTERN} resetchannels -@all {' '.join(f'+{name}' for name in allowed)}"
-
-
-def refusal(failure: BaseException, keys: Sequence[str], script: str = "") -> str | None:
-    """What Redis refuses its user, in words that follow "refuses "; None when the failure is something else.
-
-    `keys` are those that the call named, `script` is what it ran.
-    """
-    for cause in _causes(failure):
-        text = str(cause)
-        if isinstance(cause, _LOGIN):
-            return f"the login: {text}"
-        if not isinstance(cause, exceptions.NoPermissionError) and _IN_SCRIPT not in text:
-            continue
-        where = f", which its script {script} calls" if _IN_SCRIPT in text and script else ""
-        if (command := _COMMAND.search(text)) is not None:
-            return f"the command {command[1]}{where}"
-        if _KEY.search(text):
-            return f"access to a key like {', '.join(keys[:3]) or KEY_PATTERN}{where}"
-        return f"access to a channel{where}" if _CHANNEL.search(text) else text
-    return None
-
-
-def _causes(failure: BaseException) -> Iterator[BaseException]:
-    """A failure and what lies behind it: the client of a cluster wraps what a node said."""
-    cause: BaseException | None = failure
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from hotslot.ids import Digest
 from shared.coordination.directory import Directory
+from shared.coordination.directory_functions import REVISION_SEQUENCES
 from shared.coordination.known_pool import KnownPool
-from shared.coordination.scripts import REVISION_SEQUENCES
 from shared.fleet.policy import DEFAULT_POLICY, PolicyOptions
 from shared.fleet.records import Abilities, Placement, WorkerRecord
 from store_service.placement.groups import Group, group_workers

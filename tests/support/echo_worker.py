@@ -23,7 +23,6 @@ from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient, StoreTimeouts
 from worker_service.app import services
 from worker_service.assembly import AssemblyOptions, assemble
-from worker_service.front.door import FrontDoor
 from worker_service.front.worker import Parts, Worker
 
 ADDRESS = "127.0.0.1"
@@ -153,7 +152,7 @@ async def run_worker(
         stack.callback(model.runner.gate.set)
         stack.push_async_callback(parts.provider.close)
         stack.callback(parts.generation.encoder.close)
-        served = services(worker, FrontDoor(worker))
+        served = services(worker)
         server = await stack.enter_async_context(
             serve(
                 served,

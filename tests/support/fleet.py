@@ -8,18 +8,19 @@ from typing import Any
 
 from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
 from hotslot.rpc.channel import ChannelOptions, open_channel
+from shared.loops import Loops
 from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, Calls
-from worker_service.app import Start, services
-from worker_service.front.door import FrontDoor
+from worker_service.app import services
+from worker_service.ending import ProcessEnding
 from worker_service.front.worker import Worker
-from worker_service.joining import Joining
 from worker_service.routing.fleet_view import ViewLimits
 from worker_service.routing.forwarding import FORWARDED_KEY
 from worker_service.routing.router import Router
 from worker_service.settings import WorkerSettings
+from worker_service.starting import Host, start
 
 LEASE_S = 2.0
 VIEW_LIMITS = ViewLimits(refresh_s=0.1, patience_s=1.0)
@@ -31,11 +32,10 @@ class Member:
     """One worker that has joined."""
 
     worker: Worker
-    door: FrontDoor
     server: RpcServer
     model: EchoModel
-    joining: Joining | None
     stack: AsyncExitStack
+    loops: Loops
 
     @property
     def worker_id(self) -> str:
@@ -47,8 +47,8 @@ class Member:
 
     @property
     def router(self) -> Router:
-        assert self.door.router is not None
-        return self.door.router
+        assert self.worker.router is not None
+        return self.worker.router
 
     @property
     def in_flight(self) -> int:
@@ -69,18 +69,20 @@ async def joined(
     """A worker of the fleet, ready, until the block is left; it leaves at once and loses what it runs."""
     model = model or echo_model()
     worker = Worker(new_worker_id())
-    door = FrontDoor(worker)
     chosen: dict[str, Any] = {"lease_s": LEASE_S, "staleness_s": 0.05, "host_cache_bytes": 2**20, **settings}
     options = WorkerSettings(
         model="echo", listen=f"{ADDRESS}:0", store=store_endpoint, redis_url=RedisUrl(redis_url), **chosen
     )
     server_options = ServerOptions(grace_s=0.0)
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(serve(services(worker, door), server_options, observers=()))
-        start = Start(options, worker, door, server, stack, view_limits=VIEW_LIMITS)
-        joining = await start.run(lambda: model.spec, lambda _: model)
+    async with (
+        serve(services(worker), server_options, observers=()) as server,
+        AsyncExitStack() as stack,
+        Loops() as loops,
+    ):
+        host = Host(options, worker, server, stack, loops, ProcessEnding(), VIEW_LIMITS)
+        await start(host, lambda: model.spec, lambda _: model)
         stack.callback(model.runner.gate.set)
-        yield Member(worker, door, server, model, joining, stack)
+        yield Member(worker, server, model, stack, loops)
 
 
 @asynccontextmanager

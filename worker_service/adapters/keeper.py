@@ -57,7 +57,7 @@ class PoolReader(Protocol):
         ...
 
 
-class Pool:
+class PinnedPool:
     """The workers that share pinned versions with this one."""
 
     def __init__(self, known: KnownPool, me: WorkerInfo) -> None:

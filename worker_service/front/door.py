@@ -72,8 +72,6 @@ class FrontDoor:
     """The use case behind InferenceService.Generate."""
 
     worker: Worker
-    router: Router | None = None
-    """The way to other workers; without one, everything is served here."""
 
     async def generate(self, call: Call) -> Events:
         """Stream a generation, from wherever it is served. Closing the generator cancels it there.
@@ -82,7 +80,7 @@ class FrontDoor:
         StepFailedError when a step failed and no other worker answered, and UnavailableError when another worker was
         lost in the middle of its answer.
         """
-        router = self.router
+        router = self.worker.router
         if router is None or call.is_forwarded:
             async with aclosing(self._here(call)) as events:
                 async for event in events:

@@ -18,12 +18,14 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import Digest, WorkerId
+from shared.loops import first_of
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.generation import Generation
+from worker_service.routing.router import Router
 
 log = structlog.get_logger(__name__)
 
@@ -103,11 +105,7 @@ class WorkerStatus:
 
 
 async def _nothing() -> None:
-    """What a worker that nobody knows of gives up."""
-
-
-def _unheard() -> None:
-    """A turn that nobody waits for."""
+    """End the membership of a worker without a fleet."""
 
 
 @dataclass(slots=True)
@@ -115,17 +113,18 @@ class Worker:
     """State and parts; belongs to one event loop."""
 
     worker_id: WorkerId
-    on_retire: Callable[[], Awaitable[None]] = _nothing
-    """Tells the world that the worker is on its way out; called once."""
-    on_turn: Callable[[], None] = _unheard
-    """Hears that the worker was drained, or taken back into service."""
+    turned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the worker was drained or taken back into service, and when its engine fell silent or went on."""
     start_time_s: float = field(default_factory=time.time)
     in_flight: int = 0
     engine_is_silent: bool = False
     """Whether the engine hangs, as far as is known: then the worker takes no requests itself."""
     last_snapshot: EngineSnapshot | None = None
     """The engine as it was when it last answered the pulse."""
+    router: Router | None = None
+    """The way to other workers, once there is one; without it, everything is served here."""
     _parts: Parts | None = None
+    _leave: Callable[[], Awaitable[None]] = _nothing
     _retiring: "asyncio.Task[None] | None" = None
     _undrained: asyncio.Event | None = None
     """Set when the drain that is in force ends; None while there is none."""
@@ -165,9 +164,24 @@ class Worker:
             )
         return self._parts
 
-    def become_ready(self, parts: Parts) -> None:
-        """The model is loaded: requests may come."""
-        self._parts = parts
+    @property
+    def is_started(self) -> bool:
+        """Whether its model is loaded."""
+        return self._parts is not None
+
+    def become_ready(
+        self, parts: Parts, router: Router | None = None, leave: Callable[[], Awaitable[None]] = _nothing
+    ) -> None:
+        """Take requests: the model is loaded. `leave` ends the membership in the fleet when the worker retires."""
+        self._parts, self.router, self._leave = parts, router, leave
+
+    def hear_engine(self, snapshot: EngineSnapshot | None) -> None:
+        """Note how the engine answered the pulse; None for in vain."""
+        if snapshot is not None:
+            self.last_snapshot = snapshot
+        if self.engine_is_silent is not (snapshot is None):
+            self.engine_is_silent = snapshot is None
+            self.turned.set()
 
     @contextlib.contextmanager
     def admitted(self) -> Iterator[Parts]:
@@ -189,7 +203,7 @@ class Worker:
         """Tell the world that the worker is leaving. Requests that come all the same are still served."""
         if self._retiring is None:
             log.info("retiring", in_flight=self.in_flight)
-            self._retiring = asyncio.ensure_future(self.on_retire())
+            self._retiring = asyncio.ensure_future(self._leave())
         await asyncio.shield(self._retiring)
 
     async def drain(self, timeout_s: float) -> None:
@@ -202,13 +216,10 @@ class Worker:
         if undrained is None:
             log.info("drained", in_flight=self.in_flight)
             undrained = self._undrained = asyncio.Event()
-            self.on_turn()
-        waits = [asyncio.create_task(event.wait()) for event in (self._idle, undrained)]
-        try:
-            await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+            self.turned.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await first_of(self._idle.wait(), undrained.wait())
         if undrained.is_set():
             raise ConflictError(f"worker {self.worker_id} was undrained while the drain waited for running requests")
         if not self._idle.is_set():
@@ -223,7 +234,7 @@ class Worker:
             log.info("undrained")
             self._undrained.set()
             self._undrained = None
-            self.on_turn()
+            self.turned.set()
 
     async def status(self) -> WorkerStatus:
         """The worker's state now; works at any time. An engine that hangs is shown as it was before."""

@@ -1,12 +1,14 @@
 """Workers, residents and digests for the tests of coordination."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.coordination.connection import RedisConnection
-from shared.coordination.membership import Membership
-from shared.coordination.residency import Residency
-from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
+from shared.coordination.member import FleetMember
+from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerReport, WorkerState
+from shared.loops import Loops
 
 POOL = digest_of(b"base")
 LEASE_S = 30.0
@@ -33,31 +35,44 @@ def worker(name: str = "w-1", *, epoch: int = 1, endpoint: str | None = None, po
     )
 
 
+async def issued(epoch: int) -> int:
+    return epoch
+
+
+def member_of(
+    redis: RedisConnection, info: WorkerInfo, observe: Callable[[], WorkerReport], *, lease_s: float = LEASE_S
+) -> FleetMember:
+    """A member whose epoch is the one that its info has already."""
+    return FleetMember(redis, info, lambda: issued(info.epoch), observe, lease_s=lease_s)
+
+
 class Member:
     """A worker's write side, driven by hand."""
 
-    def __init__(self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S, token: str = "") -> None:
+    def __init__(self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S) -> None:
         self.info = info
-        token = token or f"token of {info.worker_id} {info.epoch}"
-        self.membership = Membership(redis, info, token, lease_s=lease_s)
-        self.residency = Residency(redis, info, token, lease_s=lease_s)
+        self.fleet_member = member_of(
+            redis, info, lambda: WorkerReport(WorkerState.READY, WorkerLoad(), ()), lease_s=lease_s
+        )
+        self.describe, self.touch_pool = self.fleet_member.describe, self.fleet_member.touch_pool
+        self.release = self.fleet_member.release
+        self.token = self.fleet_member._token
         self.revision = 0
 
     async def announce(self, state: WorkerState = WorkerState.READY, load: WorkerLoad | None = None) -> int:
-        return (await self.membership.announce(state, load or WorkerLoad())).residency_revision
-
-    def describe(self, info: WorkerInfo) -> None:
-        self.membership.describe(info)
-
-    async def touch_pool(self) -> None:
-        await self.membership.touch_pool()
+        return (await self.fleet_member.announce(state, load or WorkerLoad())).residency_revision
 
     async def report(self, *residents: Resident) -> bool:
         self.revision += 1
-        return await self.residency.report(residents, self.revision)
+        return await self.fleet_member.report(residents, self.revision)
 
-    async def release(self) -> bool:
-        return await self.membership.release()
+
+@asynccontextmanager
+async def beating(member: FleetMember) -> AsyncIterator[FleetMember]:
+    """A member whose heartbeats run until the block is left."""
+    async with Loops() as loops:
+        loops.essential("member", member.run(), member.leave)
+        yield member
 
 
 async def joined(redis: RedisConnection, name: str, *residents: Resident, **kwargs: Any) -> Member:

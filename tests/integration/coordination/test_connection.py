@@ -10,8 +10,9 @@ import pytest
 
 from hotslot.errors import CoordinationUnavailableError
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
+from shared.coordination import directory_functions
 from shared.coordination.connection import RedisConnection, RedisOptions
-from shared.coordination.scripts import WORKERS
+from shared.coordination.keys import PoolKeys
 from tests.support.slow_proxy import slow_proxy
 from tests.support.waiting import until
 
@@ -74,7 +75,9 @@ async def test_a_cancelled_caller_stops_waiting_at_once_and_close_waits_for_the_
 
 async def test_a_script_is_known_again_after_the_server_forgot_it(redis: RedisConnection) -> None:
     for _ in range(2):
-        assert len(await redis.evaluate(WORKERS, ["{hotslot:x}:leases", "{hotslot:x}:since"], ["{hotslot:x}"])) == 2
+        keys = PoolKeys("{hotslot:x}")
+        read = await directory_functions.workers(redis, leases=keys.leases, since=keys.since, prefix=keys.prefix)
+        assert read.fields == ()
         await redis.run(lambda client: client.script_flush())
 
 

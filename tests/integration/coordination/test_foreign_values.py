@@ -12,9 +12,9 @@ from hotslot.local.embedded_valkey import EmbeddedValkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import POOLS, PoolKeys
-from shared.coordination.registration import WorkerRegistration
 from shared.fleet.records import WorkerLoad, WorkerReport, WorkerState
-from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
+from shared.loops import Loops
+from tests.integration.coordination.fleet import POOL, Member, digest, joined, member_of, resident, worker
 from tests.support.waiting import until_async
 
 KEYS = PoolKeys.of(POOL)
@@ -186,7 +186,9 @@ async def test_the_heartbeats_of_a_registered_worker_replace_it(valkey_node: Emb
     async with RedisConnection(RedisOptions(valkey_node.url)) as redis:
         await command(redis, "FLUSHALL")
         directory = Directory(redis)
-        async with WorkerRegistration(redis, worker(WORKER_ID), lambda: report, lease_s=lease_s) as registration:
+        async with Loops() as loops:
+            member = member_of(redis, worker(WORKER_ID), lambda: report, lease_s=lease_s)
+            loops.essential("member", member.run(), member.leave)
 
             async def is_ours() -> bool:
                 # There is no stream while nothing changes.
@@ -195,7 +197,7 @@ async def test_the_heartbeats_of_a_registered_worker_replace_it(valkey_node: Emb
 
             await until_async(is_ours)
             await put_foreign(redis, key, "list")
-            fenced = asyncio.create_task(registration.until_fenced())
+            fenced = asyncio.create_task(loops.until_failed())
             await until_async(is_ours, timeout_s=3 * lease_s + 2)
             assert not fenced.done()
             fenced.cancel()

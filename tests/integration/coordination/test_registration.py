@@ -12,9 +12,10 @@ from hotslot.errors import CoordinationUnavailableError
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.registration import WorkerRegistration
+from shared.coordination.member import FleetMember
 from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerReport, WorkerState
-from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, resident, worker
+from shared.loops import Loops
+from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, member_of, resident, worker
 from tests.support.waiting import until, until_async
 
 LEASE_S = 1.2
@@ -46,8 +47,8 @@ class FakeWorker:
 class Rig:
     """One registered worker and a reader of its own."""
 
-    def __init__(self, fake: FakeWorker, registration: WorkerRegistration, redis: RedisConnection) -> None:
-        self.fake, self.registration, self.redis = fake, registration, redis
+    def __init__(self, fake: FakeWorker, registration: FleetMember, redis: RedisConnection, loops: Loops) -> None:
+        self.fake, self.registration, self.redis, self.loops = fake, registration, redis, loops
         self.directory = Directory(redis)
 
     async def whole(self) -> bool:
@@ -69,9 +70,11 @@ async def rig(server: EmbeddedValkey, fake: FakeWorker, info: WorkerInfo | None 
     async with (
         RedisConnection(options) as redis,
         RedisConnection(options) as reader,
-        WorkerRegistration(redis, info or worker(), fake.observe, lease_s=LEASE_S) as registration,
+        Loops() as loops,
     ):
-        yield Rig(fake, registration, reader)
+        registration = member_of(redis, info or worker(), fake.observe, lease_s=LEASE_S)
+        loops.essential("member", registration.run(), registration.leave)
+        yield Rig(fake, registration, reader, loops)
 
 
 async def test_it_registers_reports_and_leaves_nothing_behind(valkey: EmbeddedValkey) -> None:
@@ -207,7 +210,7 @@ async def test_a_worker_whose_place_was_taken_is_told(valkey_node: EmbeddedValke
         await until_async(it.whole)
         newer = Member(it.redis, worker("w-2", epoch=2, endpoint="pod:1"))
         await newer.announce()
-        error = await asyncio.wait_for(it.registration.until_fenced(), LEASE_S)
+        error = await asyncio.wait_for(it.loops.until_failed(), LEASE_S)
         assert "epoch 2" in str(error)
         assert not it.registration.connected
     async with RedisConnection(RedisOptions(valkey_node.url)) as redis:

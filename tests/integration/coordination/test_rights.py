@@ -17,12 +17,11 @@ from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from shared.coordination import keys
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.keys import PoolKeys
-from shared.coordination.registration import WorkerRegistration
-from shared.coordination.rights import CALLED_ON_CLUSTER, KEY_PATTERN, acl_rule, commands
+from shared.coordination.keys import KEY_PATTERN, PoolKeys
+from shared.coordination.rights import CALLED_ON_CLUSTER, acl_rule, commands
 from shared.fleet.records import Tier, WorkerLoad, WorkerReport, WorkerState
 from store_service.placement.access import tell_access
-from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
+from tests.integration.coordination.fleet import POOL, Member, beating, digest, joined, member_of, resident, worker
 from tests.integration.coordination.test_placement_service import running
 from tests.support.waiting import until
 
@@ -161,7 +160,7 @@ async def test_a_worker_says_in_one_line_what_is_refused_and_joins_when_it_is_al
     async with allowed(server, rule.replace(" +hset", "")) as redis:
         with capture_logs() as logs:
             report = WorkerReport(WorkerState.READY, WorkerLoad(), ())
-            async with WorkerRegistration(redis, worker(), lambda: report, lease_s=2.0) as registration:
+            async with beating(member_of(redis, worker(), lambda: report, lease_s=2.0)) as registration:
                 await until(lambda: bool(logs))
                 await administer(server, "ACL", "SETUSER", USER, "+hset")
                 await until(lambda: registration.connected)

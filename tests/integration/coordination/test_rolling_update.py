@@ -17,7 +17,7 @@ from hotslot.errors import StaleEpochError
 from hotslot.ids import TenantId, WorkerId
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
-from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerState
+from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, worker
 from tests.support.waiting import until_async
 
@@ -70,13 +70,9 @@ class Recorder(RedisConnection):
         return {"announce": ["ok", "1", "0"]}.get(script.name, 1)
 
 
-def member(redis: RedisConnection, info: WorkerInfo = INFO, *, lease_s: float = 30.0) -> Member:
-    return Member(redis, info, lease_s=lease_s, token=TOKEN)
-
-
 async def test_a_worker_says_what_the_earlier_release_said_byte_for_byte() -> None:
     recorder = Recorder()
-    it = member(recorder, replace(INFO, num_slots=0, max_rank=0, max_sequence_tokens=0, target_modules=""))
+    it = Member(recorder, replace(INFO, num_slots=0, max_rank=0, max_sequence_tokens=0, target_modules=""))
     await it.announce(WorkerState.STARTING)
     it.describe(INFO)
     await it.touch_pool()
@@ -86,7 +82,7 @@ async def test_a_worker_says_what_the_earlier_release_said_byte_for_byte() -> No
     await it.release()
     life = ("announce starting", "touch pool", "report", "announce ready", "report moved", "release")
     said = [{part: CALLS[label][part] for part in ("function", "keys", "arguments")} for label in life]
-    assert recorder.calls == said
+    assert recorder.calls == json.loads(json.dumps(said).replace(TOKEN, it.token))
 
 
 async def test_this_release_reads_what_the_earlier_one_wrote(redis: RedisConnection) -> None:
@@ -113,7 +109,7 @@ async def test_this_release_reads_what_the_earlier_one_wrote(redis: RedisConnect
 
 async def test_the_earlier_release_reads_what_this_one_writes(redis: RedisConnection) -> None:
     start = str(await earlier(redis, "tail"))
-    it = member(redis)
+    it = Member(redis, INFO)
     await it.announce(WorkerState.STARTING)
     await it.touch_pool()
     await it.report(*RESIDENTS)
@@ -126,16 +122,17 @@ async def test_the_earlier_release_reads_what_this_one_writes(redis: RedisConnec
 
 async def test_either_release_renews_and_gives_back_the_lease_of_the_other(redis: RedisConnection) -> None:
     """As one process does, whose functions are of either release: the records mean the same to both."""
-    it = member(redis)
-    await earlier(redis, "announce starting")
-    await earlier(redis, "report")
+    it = Member(redis, INFO)
+    same = {TOKEN: it.token}
+    await earlier(redis, "announce starting", same)
+    await earlier(redis, "report", same)
     assert await it.announce(WorkerState.READY, LOAD) == 1
-    assert (await earlier(redis, "announce ready"))[2] == "1"
+    assert (await earlier(redis, "announce ready", same))[2] == "1"
     assert await it.release()
     assert all(key.endswith((":changes", ":since", ":pools")) for key in await all_keys(redis))
     await it.announce()
     await it.report(*RESIDENTS)
-    assert await earlier(redis, "release") == 1
+    assert await earlier(redis, "release", same) == 1
     assert all(key.endswith((":changes", ":since", ":pools")) for key in await all_keys(redis))
 
 

@@ -190,7 +190,7 @@ async def test_a_worker_that_died_with_redis_is_given_up_when_its_lease_ends(
         info = replace(view.me, worker_id=new_worker_id(), endpoint="127.0.0.1:1", epoch=1)
         held = Resident(Digest(store.digests["one"]), Tier.HOST)
         dead = Claim(redis, info, lease_s=LEASE_S)
-        lease = await dead.membership.announce(WorkerState.READY, WorkerLoad())
+        lease = await dead.fleet_member.announce(WorkerState.READY, WorkerLoad())
         await dead.report(held)
 
         async def known() -> tuple[set[str], list[str]]:

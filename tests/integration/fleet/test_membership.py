@@ -16,6 +16,7 @@ from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.records import WorkerState
 from shared.fleet.rendezvous import Rendezvous
+from shared.loops import Loops
 from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.coordination.fleet import Member as Claim
@@ -23,12 +24,13 @@ from tests.integration.fleet.conftest import SPEC, Catalogue
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.fleet import Member, joined
 from tests.support.waiting import until, until_async
-from worker_service.app import Start, services
-from worker_service.front.door import FrontDoor
+from worker_service.app import services
+from worker_service.ending import ProcessEnding
 from worker_service.front.worker import Worker
 from worker_service.model.shared_code import SharedCode
 from worker_service.routing.fleet_view import FleetView
 from worker_service.settings import WorkerSettings
+from worker_service.starting import Host, start
 
 
 async def states(directory: Directory) -> dict[str, WorkerState]:
@@ -43,7 +45,6 @@ async def nobody(endpoints: frozenset[str]) -> None:
 async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> AsyncIterator[Worker]:
     """A worker whose model is loaded once the gate opens."""
     worker = Worker(new_worker_id())
-    door = FrontDoor(worker)
     settings = WorkerSettings(
         model="echo", listen="127.0.0.1:0", store=store.endpoint, redis_url=RedisUrl(redis_url), lease_s=2.0
     )
@@ -52,11 +53,14 @@ async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> As
         gate.wait()
         return echo_model()
 
-    async with AsyncExitStack() as stack:
+    async with (
+        serve(services(worker), ServerOptions(grace_s=0), observers=()) as server,
+        AsyncExitStack() as stack,
+        Loops() as loops,
+    ):
         stack.callback(gate.set)
-        server = await stack.enter_async_context(serve(services(worker, door), ServerOptions(grace_s=0), observers=()))
-        start = Start(settings, worker, door, server, stack)
-        starting = asyncio.create_task(start.run(lambda: SPEC, load))
+        host = Host(settings, worker, server, stack, loops, ProcessEnding())
+        starting = asyncio.create_task(start(host, lambda: SPEC, load))
         yield worker
         gate.set()
         await starting
@@ -167,9 +171,8 @@ async def test_each_start_has_a_larger_epoch_and_an_older_one_is_refused(
             await Claim(redis, old).announce()
         newer = replace(old, epoch=infos[second.worker.worker_id].epoch + 1)
         await Claim(redis, newer).announce()
-        assert second.joining is not None
         async with asyncio.timeout(10):
-            await second.joining.until_fenced()
+            assert isinstance(await second.loops.until_failed(), StaleEpochError)
 
 
 async def test_a_worker_that_leaves_is_forgotten_by_the_others(store: Catalogue, redis_url: str) -> None:

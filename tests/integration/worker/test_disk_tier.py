@@ -44,10 +44,10 @@ async def test_an_adapter_that_left_host_memory_comes_back_from_disk(
         await disk.settled()
     tiers = {adapter.digest: adapter.tier for adapter in await calls.list()}
     assert tiers[first] == pb.ADAPTER_TIER_DISK
-    async with Pulse(running.worker, running.parts, lambda healthy: None) as pulse:
-        told = {resident.digest: resident for resident in pulse.report().residents}
-        assert (told[first].tier, told[first].name) == (Tier.DISK, "first")
-        assert told[second].tier in (Tier.SLOT, Tier.HOST)
+    running.worker.hear_engine(await running.parts.engine.inspect())
+    told = {resident.digest: resident for resident in Pulse(running.worker).report().residents}
+    assert (told[first].tier, told[first].name) == (Tier.DISK, "first")
+    assert told[second].tier in (Tier.SLOT, Tier.HOST)
     reads = len(store.read_offsets)
     assert (await calls.generate("first")).text == voice(first)
     assert len(store.read_offsets) == reads

@@ -4,6 +4,7 @@ import asyncio
 
 from shared.fleet.demand import DemandOptions
 from shared.fleet.records import Resident
+from shared.loops import Loops
 from tests.support.echo_model import EchoModel
 from tests.support.echo_worker import Calls, RunningWorker
 from tests.support.memory_store import MemoryStore
@@ -26,8 +27,10 @@ async def test_demand_rises_with_the_sequences_of_an_adapter_and_falls_after_the
         told += 1
         pulse.report()
 
-    async with Pulse(running.worker, running.parts, lambda healthy: None, interval_s=0.01, demand=QUICK) as pulse:
-        pulse.on_change = tell
+    pulse = Pulse(running.worker, interval_s=0.01, demand=QUICK)
+    running.worker.hear_engine(await running.parts.engine.inspect())
+    async with Loops() as loops:
+        loops.essential("pulse", pulse.run(running.parts.engine, tell))
 
         def residents() -> dict[str, Resident]:
             return {resident.digest: resident for resident in pulse.report().residents}

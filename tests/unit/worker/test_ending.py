@@ -29,7 +29,7 @@ class Hanging(FakeRunner):
 async def serve(is_lost):
     global loop
     loop = asyncio.get_running_loop()
-    engine, lost, ending = Engine(Hanging(LIMITS), LIMITS), asyncio.Event(), module.Ending()
+    engine, lost, ending = Engine(Hanging(LIMITS), LIMITS), asyncio.Event(), module.ProcessEnding()
     engine.start()
     engine.send(Submit(SequenceId(1), (1, 2), (), SamplingOptions(), StopRules(3), arrival_s=0.0))
     await started.wait()

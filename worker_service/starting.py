@@ -1,0 +1,259 @@
+"""A worker's start, top to bottom: known as starting, its model loaded, its parts built one on the other, ready."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import grpc
+import structlog
+
+from hotslot.endpoints import reachable
+from hotslot.errors import InternalError
+from hotslot.formats.base_spec import BaseSpec
+from hotslot.ids import parse_tenant
+from hotslot.rpc.channel import ChannelOptions, open_channel
+from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
+from shared.coordination.known_pool import KnownPool
+from shared.coordination.member import FleetMember
+from shared.fleet.records import WorkerInfo
+from shared.loops import Loops, until_it_works
+from shared.server.grpc_server import RpcServer
+from worker_service.adapters.catalog_watch import CatalogWatch
+from worker_service.adapters.disk_tier import DiskOptions
+from worker_service.adapters.keeper import Keeper, PinnedPool
+from worker_service.adapters.preload import PreloadLimits, preload
+from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.store_client import StoreClient
+from worker_service.assembly import AssemblyOptions, ServableModel, assemble
+from worker_service.compiled_code.archive import Archiver
+from worker_service.compiled_code.sharing import CodeSharing, CodeStore
+from worker_service.ending import ProcessEnding
+from worker_service.engine.limits import EnginePolicy
+from worker_service.front.worker import ModelInfo, Parts, Worker
+from worker_service.model.shared_code import SharedCode
+from worker_service.pulse import Pulse
+from worker_service.routing.fleet_view import FleetView, ViewLimits
+from worker_service.routing.forwarding import open_peers
+from worker_service.routing.router import Router
+from worker_service.settings import WorkerSettings
+
+log = structlog.get_logger(__name__)
+
+EXECUTOR_THREADS = 2
+MIN_PEER_KEEPALIVE_S = 4.0
+"""A worker that is merely busy answers within half of it."""
+
+T = TypeVar("T")
+LoadModel = Callable[[SharedCode | None], ServableModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a worker is built in: its parts end with the stack, its loops before them."""
+
+    settings: WorkerSettings
+    worker: Worker
+    server: RpcServer
+    stack: AsyncExitStack
+    loops: Loops
+    ending: ProcessEnding
+    view_limits: ViewLimits = field(default_factory=ViewLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTies:
+    """What ties a worker to its fleet."""
+
+    directory: Directory
+    member: FleetMember
+    info: WorkerInfo
+
+
+async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -> None:
+    """Join as starting, load the model, start what serves it, and become ready."""
+    worker, loops = host.worker, host.loops
+    spec = await _in_thread(describe)
+    channel = await build_store_channel(host)
+    store = StoreClient(channel, spec.digest)
+    loops.restarted("register base model", lambda: register_base_model(store, spec))
+    pulse = Pulse(worker)
+    ties = await build_fleet_ties(host, spec, store, pulse)
+    shared_code = build_shared_code(host, channel)
+    model = await _in_thread(lambda: load(shared_code))
+    if model.spec.digest != spec.digest:
+        raise InternalError(f"the model's folder changed while it was loaded: {spec.digest} to {model.spec.digest}")
+    parts, watch = build_parts(host, model, store)
+    worker.hear_engine(await parts.engine.inspect())
+    if ties is None:
+        await build_keeper(host, parts, store, watch, None)
+        worker.become_ready(parts)
+    else:
+        info = described(ties.info, parts.info)
+        pool = KnownPool(ties.directory, info.base_model_digest, on_loss=ties.member.nudge)
+        router = build_router(host, pool, info)
+        await build_keeper(host, parts, store, watch, PinnedPool(pool, info))
+        await preload(ties.directory, info, parts.provider, preload_limits(host.settings))
+        worker.become_ready(parts, router, ties.member.leave)
+        ties.member.describe(info)
+    nudge = ties.member.nudge if ties is not None else _nothing
+    loops.essential("pulse", pulse.run(parts.engine, nudge))
+    await host.server.set_ready(worker.refusal is None)
+    loops.essential("readiness", tell_readiness(worker, host.server, nudge))
+    log.info("ready", base_model=spec.name, digest=spec.digest, port=host.server.port)
+
+
+async def build_store_channel(host: Host) -> grpc.aio.Channel:
+    """The connection to the store."""
+    options = ChannelOptions(use_proxy=host.settings.use_proxy)
+    return await host.stack.enter_async_context(open_channel(host.settings.store, options))
+
+
+async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreClient, pulse: Pulse) -> FleetTies | None:
+    """With a Redis, begin to be known to others."""
+    settings, worker = host.settings, host.worker
+    if settings.redis_url is None:
+        return None
+    redis = await host.stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+    info = WorkerInfo(
+        worker_id=worker.worker_id,
+        endpoint=settings.advertise or str(reachable(settings.listen, host.server.port, socket.gethostname())),
+        base_model_digest=spec.digest,
+        base_model=spec.name,
+        dtype=settings.dtype,
+        slot_rank=settings.slot_rank,
+        start_time_s=worker.start_time_s,
+        epoch=0,
+    )
+    member = FleetMember(redis, info, store.issue_epoch, pulse.report, lease_s=settings.lease_s)
+    host.loops.essential("fleet member", member.run(), member.leave)
+    return FleetTies(Directory(redis), member, info)
+
+
+def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | None:
+    """Who brings and takes compiled code, where the settings want that."""
+    settings = host.settings
+    if settings.share_compiled_code == "off" or settings.cache_dir is None:
+        return None
+    secret = settings.compiled_code_secret.get_secret_value().encode()
+    archiver = Archiver(settings.cache_dir, settings.max_compiled_code_bytes, secret)
+    store = CodeStore(channel, parse_tenant(settings.compiled_code_tenant))
+    uploads = settings.share_compiled_code == "fetch-and-upload"
+    sharing = CodeSharing(store, archiver, uploads, asyncio.get_running_loop())
+    host.stack.push_async_callback(sharing.close)
+    return sharing
+
+
+def build_parts(host: Host, model: ServableModel, store: StoreClient) -> tuple[Parts, CatalogWatch]:
+    """The engine, running, and what serves requests with it."""
+    settings, stack = host.settings, host.stack
+    folder = settings.disk_cache_dir
+    options = AssemblyOptions(
+        host_cache_bytes=settings.host_cache_bytes,
+        max_parallel_loads=settings.max_parallel_loads,
+        disk=DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None,
+        references=ReferenceLimits(staleness_s=settings.staleness_s),
+        engine_silence_s=settings.engine_silence_s,
+        engine=EnginePolicy(
+            prefix_cache=settings.prefix_cache,
+            share_base_prefixes=settings.share_base_prefixes,
+            ageing_s=settings.ageing_s,
+        ),
+    )
+    executor = stack.enter_context(ThreadPoolExecutor(EXECUTOR_THREADS, "adapters"))
+    parts, engine = assemble(model, host.worker.worker_id, store, executor, options)
+    watch = CatalogWatch(store, parts.provider.references)
+    parts.provider.references.is_watched, parts.provider.references.on_answer = watch.is_live, watch.note
+    stack.push_async_callback(watch.close)
+    engine.start(parts.engine.on_events, parts.engine.on_death)
+    stack.callback(host.ending.stop, engine, parts.engine.lost)
+    stack.push_async_callback(parts.provider.close)
+    encoder = parts.generation.encoder
+    stack.callback(encoder.close)
+    host.loops.restarted("prepare the tokenizer", encoder.prepare)
+    return parts, watch
+
+
+def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
+    """The way to other workers, where the settings want that."""
+    settings = host.settings
+    if not settings.forward:
+        return None
+    peers = open_peers(max(MIN_PEER_KEEPALIVE_S, settings.lease_s / 2), use_proxy=settings.use_proxy)
+    router = Router(FleetView(pool, me, peers.retain, host.view_limits), peers)
+    host.stack.push_async_callback(router.close)
+    return router
+
+
+async def build_keeper(
+    host: Host, parts: Parts, store: StoreClient, watch: CatalogWatch, pool: PinnedPool | None
+) -> None:
+    """Keep pinned versions here, from the first look on."""
+    limits = preload_limits(host.settings)
+    keeper = Keeper(store, parts.provider, watch, host.worker.worker_id, pool, limits)
+    await host.stack.enter_async_context(keeper)
+
+
+def preload_limits(settings: WorkerSettings) -> PreloadLimits:
+    """How much of the start and of host memory preloading may take."""
+    return PreloadLimits(settings.preload_s, settings.host_cache_bytes // 2)
+
+
+async def tell_readiness(worker: Worker, server: RpcServer, nudge: Callable[[], None]) -> None:
+    """Say over the health service, and to the fleet, whether the worker takes requests, whenever that may change."""
+    while True:
+        await worker.turned.wait()
+        worker.turned.clear()
+        await server.set_ready(worker.refusal is None)
+        nudge()
+
+
+def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
+    """A worker as others are told of it once its model is loaded."""
+    return replace(
+        info,
+        dtype=model.dtype,
+        slot_rank=model.slot_rank,
+        num_slots=model.num_slots,
+        max_rank=model.max_rank,
+        max_sequence_tokens=model.max_sequence_tokens,
+        target_modules=",".join(sorted({path.rpartition(".")[2] for path in model.target_modules})),
+    )
+
+
+async def register_base_model(store: StoreClient, spec: BaseSpec) -> None:
+    """Make the base model known to the store, however long that takes; serving does not wait for it."""
+    await until_it_works(lambda: store.register_base_model(spec), "base_model_not_registered")
+    log.info("base_model_registered", base_model=spec.name, digest=spec.digest)
+
+
+def _nothing() -> None:
+    """Nudge no fleet."""
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Run on a thread that does not keep the process alive: a compilation cannot be interrupted."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(set_outcome: Callable[[], None]) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: None if outcome.done() else set_outcome())
+
+    def call() -> None:
+        try:
+            result = function()
+        except Exception as exc:  # noqa: BLE001 (handed over)
+            # A future refuses StopIteration, and the start would wait for ever.
+            failure = RuntimeError(f"stray {exc!r}") if isinstance(exc, StopIteration) else exc
+            settle(lambda: outcome.set_exception(failure))
+        else:
+            settle(lambda: outcome.set_result(result))
+
+    threading.Thread(target=call, name="load model", daemon=True).start()
+    return await outcome
