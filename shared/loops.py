@@ -45,11 +45,11 @@ class Loops:
                 task.cancel()
             await self._group.__aexit__(None, None, None)
 
-    def essential(self, name: str, work: Work, end: Callable[[], Awaitable[None]] | None = None) -> None:
+    def essential(self, name: str, begin: Callable[[], Work], end: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run what the process must not go on without; `end` ends it in order, before anything is cancelled."""
         if end is not None:
             self._ends.append(end)
-        self._begin(name, self._essential(work))
+        self._begin(name, self._essential(begin))
 
     def restarted(self, name: str, begin: Callable[[], Work]) -> None:
         """Run what the process can do without for a while; it may also come to an end."""
@@ -64,9 +64,9 @@ class Loops:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _essential(self, work: Work) -> None:
+    async def _essential(self, begin: Callable[[], Work]) -> None:
         try:
-            await work
+            await begin()
         except Exception as exc:  # noqa: BLE001 (the process ends with it)
             if not self._failure.done():
                 self._failure.set_result(exc)

@@ -38,7 +38,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
         Loops() as loops,
     ):
         host = Host(settings, worker, server, stack, loops, ending)
-        loops.essential("start", start(host, describe, load))
+        loops.essential("start", lambda: start(host, describe, load))
         reason: signal.Signals | Exception = await first_of(stop_signal(), loops.until_failed())
         if worker.is_started:
             await shut_down(worker, server)

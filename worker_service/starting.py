@@ -102,9 +102,9 @@ async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -
         worker.become_ready(parts, router, ties.member.leave)
         ties.member.describe(info)
     nudge = ties.member.nudge if ties is not None else _nothing
-    loops.essential("pulse", pulse.run(parts.engine, nudge))
+    loops.essential("pulse", lambda: pulse.run(parts.engine, nudge))
     await host.server.set_ready(worker.refusal is None)
-    loops.essential("readiness", tell_readiness(worker, host.server, nudge))
+    loops.essential("readiness", lambda: tell_readiness(worker, host.server, nudge))
     log.info("ready", base_model=spec.name, digest=spec.digest, port=host.server.port)
 
 
@@ -131,7 +131,7 @@ async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreClient, pulse
         epoch=0,
     )
     member = FleetMember(redis, info, store.issue_epoch, pulse.report, lease_s=settings.lease_s)
-    host.loops.essential("fleet member", member.run(), member.leave)
+    host.loops.essential("fleet member", member.run, member.leave)
     return FleetTies(Directory(redis), member, info)
 
 

@@ -71,7 +71,7 @@ class Member:
 async def beating(member: FleetMember) -> AsyncIterator[FleetMember]:
     """A member whose heartbeats run until the block is left."""
     async with Loops() as loops:
-        loops.essential("member", member.run(), member.leave)
+        loops.essential("member", member.run, member.leave)
         yield member
 
 

@@ -188,7 +188,7 @@ async def test_the_heartbeats_of_a_registered_worker_replace_it(valkey_node: Emb
         directory = Directory(redis)
         async with Loops() as loops:
             member = member_of(redis, worker(WORKER_ID), lambda: report, lease_s=lease_s)
-            loops.essential("member", member.run(), member.leave)
+            loops.essential("member", member.run, member.leave)
 
             async def is_ours() -> bool:
                 # There is no stream while nothing changes.

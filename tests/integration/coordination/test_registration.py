@@ -73,7 +73,7 @@ async def rig(server: EmbeddedValkey, fake: FakeWorker, info: WorkerInfo | None 
         Loops() as loops,
     ):
         registration = member_of(redis, info or worker(), fake.observe, lease_s=LEASE_S)
-        loops.essential("member", registration.run(), registration.leave)
+        loops.essential("member", registration.run, registration.leave)
         yield Rig(fake, registration, reader, loops)
 
 

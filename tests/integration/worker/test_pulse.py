@@ -30,7 +30,7 @@ async def test_demand_rises_with_the_sequences_of_an_adapter_and_falls_after_the
     pulse = Pulse(running.worker, interval_s=0.01, demand=QUICK)
     running.worker.hear_engine(await running.parts.engine.inspect())
     async with Loops() as loops:
-        loops.essential("pulse", pulse.run(running.parts.engine, tell))
+        loops.essential("pulse", lambda: pulse.run(running.parts.engine, tell))
 
         def residents() -> dict[str, Resident]:
             return {resident.digest: resident for resident in pulse.report().residents}
