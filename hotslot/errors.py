@@ -494,7 +494,7 @@ class DrainingError(UnavailableError):
 
 
 class StoreUnavailableError(UnavailableError):
-    """The store, or its catalogue, cannot be reached."""
+    """The store, or its catalog, cannot be reached."""
 
 
 class StoreBusyError(StoreUnavailableError):

@@ -9,7 +9,7 @@ import typer
 from hotslot.cli import (
     backup_commands,
     base_commands,
-    catalogue_commands,
+    catalog_commands,
     fleet_commands,
     generate_commands,
     policy_commands,
@@ -39,12 +39,12 @@ _WORKER = "One worker"
 app.command(rich_help_panel=_EVERYTHING)(up.up)
 app.command(rich_help_panel=_EVERYTHING)(backup_commands.backup)
 app.command(rich_help_panel=_EVERYTHING)(backup_commands.restore)
-app.command(rich_help_panel=_STORE)(catalogue_commands.push)
-app.command("import", rich_help_panel=_STORE)(catalogue_commands.import_)
-app.command(rich_help_panel=_STORE)(catalogue_commands.ls)
-app.command(rich_help_panel=_STORE)(catalogue_commands.show)
-app.command(rich_help_panel=_STORE)(catalogue_commands.validate)
-app.command(rich_help_panel=_STORE)(catalogue_commands.tag)
+app.command(rich_help_panel=_STORE)(catalog_commands.push)
+app.command("import", rich_help_panel=_STORE)(catalog_commands.import_)
+app.command(rich_help_panel=_STORE)(catalog_commands.ls)
+app.command(rich_help_panel=_STORE)(catalog_commands.show)
+app.command(rich_help_panel=_STORE)(catalog_commands.validate)
+app.command(rich_help_panel=_STORE)(catalog_commands.tag)
 app.command(rich_help_panel=_STORE)(removal_commands.rm)
 app.command(rich_help_panel=_STORE)(removal_commands.undelete)
 app.add_typer(base_commands.app, name="base", rich_help_panel=_STORE)

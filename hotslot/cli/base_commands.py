@@ -10,7 +10,7 @@ from hotslot.cli.output import ask, print_document, say
 from hotslot.cli.output import show as show_parts
 from hotslot.cli.rendering import base_models_table
 from hotslot.cli.sources import HubName, parse_base_source
-from hotslot.contract.catalogue import BaseModel
+from hotslot.contract.catalog import BaseModel
 from hotslot.errors import SourceNotFoundError
 
 app = typer.Typer(help="Base models, which adapters are checked against.", no_args_is_help=True)

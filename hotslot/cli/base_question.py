@@ -8,7 +8,7 @@ from pathlib import Path
 from hotslot.cli.output import say
 from hotslot.clients.base_choice import base_of_folder
 from hotslot.clients.blocking import BlockingHotslotClient
-from hotslot.contract.catalogue import BaseModelMatch
+from hotslot.contract.catalog import BaseModelMatch
 from hotslot.errors import BaseModelNotFoundError, FieldViolation, InvalidRequestError, NotImplementedYetError
 
 Ask = Callable[[str], str]

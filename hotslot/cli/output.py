@@ -1,8 +1,8 @@
 """Output of commands: JSON in a stable shape, or text for people.
 
 JSON has the fields of the dataclasses in `hotslot.contract`, with times as ISO 8601 in UTC, durations as seconds and
-full digests. Numbers that JSON does not have are the strings "NaN", "Infinity" and "-Infinity", as protobuf's own JSON
-has them. A command with one answer prints one document; one that streams prints a line per event.
+full digests. Numbers that JSON does not have are the strings "NaN", "Infinity" and "-Infinity", as
+protobuf's own JSON has them. A command with one answer prints one document; one that streams prints a line per event.
 """
 
 import json
@@ -23,7 +23,8 @@ from hotslot.errors import InvalidRequestError
 def jsonable(value: Any) -> Any:
     """A value of the client's types as what `json` takes."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+        printed = [field.name for field in fields(value) if field.metadata.get("printed", True)]
+        return {name: jsonable(getattr(value, name)) for name in printed}
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

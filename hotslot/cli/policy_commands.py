@@ -11,7 +11,7 @@ from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_clie
 from hotslot.cli.output import print_document, say
 from hotslot.cli.output import show as show_parts
 from hotslot.cli.rendering import policies_table
-from hotslot.contract.catalogue import AdapterPolicy
+from hotslot.contract.catalog import AdapterPolicy
 from hotslot.errors import PolicyNotFoundError
 from hotslot.references import parse_name
 

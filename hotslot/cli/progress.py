@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hotslot.contract.catalogue import TransferProgress, TransferStage
+from hotslot.contract.catalog import TransferProgress, TransferStage
 
 # Stages that move no bytes are over when the next begins, and have nothing to measure.
 _MEASURED = {TransferStage.HASHING, TransferStage.UPLOADING, TransferStage.FETCHING}

@@ -8,7 +8,7 @@ from hotslot.cli import options
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
 from hotslot.cli.output import ask, print_document, say
 from hotslot.cli.rendering import human_moment
-from hotslot.contract.catalogue import Adapter
+from hotslot.contract.catalog import Adapter
 from hotslot.references import parse_name, parse_reference
 
 

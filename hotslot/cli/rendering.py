@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich import box
 from rich.table import Table
 
-from hotslot.contract.catalogue import Adapter, AdapterPolicy, BaseModel, Version
+from hotslot.contract.catalog import Adapter, AdapterPolicy, BaseModel, Version
 from hotslot.contract.control import LoadedAdapter, WorkerStatus
 from hotslot.contract.placement import Placement, Worker
 

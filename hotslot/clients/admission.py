@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,9 @@ from hotslot.clients.checkpoint import (
     summary_of_companions,
 )
 from hotslot.clients.rpc import Connection
-from hotslot.contract.catalogue import PushResult, TransferProgress, TransferStage, ValidationReport, Version
-from hotslot.convert import catalogue as convert
-from hotslot.convert.messages import build
+from hotslot.codec import build, from_proto
+from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.contract.catalog import PushResult, TransferProgress, TransferStage, ValidationReport, Version
 from hotslot.errors import (
     BlobNotFoundError,
     DigestMismatchError,
@@ -30,6 +30,7 @@ from hotslot.errors import (
     InternalError,
     InvalidAdapterError,
     SourceUnavailableError,
+    Violation,
 )
 from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
@@ -103,11 +104,11 @@ class Admission:
 
         response, uploaded_bytes = await self._uploaded(files, on_progress, publish)
         return PushResult(
-            version=convert.version_from(response.version),
+            version=from_proto(Version, response.version),
             created=response.created,
             uploaded_bytes=uploaded_bytes,
             total_bytes=sum(file.size_bytes for file in files),
-            warnings=convert.warnings_from(response.warnings),
+            warnings=_warnings(response.warnings),
         )
 
     async def _complete_violations(
@@ -119,7 +120,7 @@ class Admission:
             response = await self._connection.unary(self._stub.ValidateAdapter, request, ADMISSION_TIMEOUT_S)
         except HotslotError:
             return  # The caller has the refusal already; this call could only have made it longer.
-        report = convert.report_from(response)
+        report = report_from(response)
         if len(report.violations) > len(refused.violations):
             refused.violations = report.violations
 
@@ -127,7 +128,7 @@ class Admission:
         """Upload what a folder holds and have it checked; see `StoreClient.validate`."""
         found = await asyncio.to_thread(find_checkpoint, folder)
         if not found.files:
-            return convert.refusal_of(found.violations)
+            return refusal_of(found.violations)
         with summary_of_companions(folder) as summary:
             return await self._validate(replace(found, files=(*found.files, *summary)), base_model, on_progress)
 
@@ -142,15 +143,15 @@ class Admission:
             response, _ = await self._uploaded(found.files, on_progress, check)
         except HotslotError:
             if found.violations:
-                return convert.refusal_of(found.violations)
+                return refusal_of(found.violations)
             raise
-        report = convert.report_from(response)
+        report = report_from(response)
         if not found.violations:
             return report
         # The store was not sent these files, and says no more than that they are missing.
         told = {violation.subject == CONFIG_FILE for violation in found.violations}
         others = (v for v in report.violations if v.code != "MISSING_FILE" or (v.subject == CONFIG_FILE) not in told)
-        return convert.refusal_of((*found.violations, *others))
+        return refusal_of((*found.violations, *others))
 
     async def _uploaded(
         self,
@@ -206,13 +207,13 @@ class Admission:
                     async for message in stream:
                         told_s = min(told_s, time.monotonic())
                         if message.WhichOneof("event") == "version":
-                            warnings = convert.warnings_from(message.warnings)
-                            return replace(convert.version_from(message.version), warnings=warnings)
+                            warnings = _warnings(message.warnings)
+                            return replace(from_proto(Version, message.version), warnings=warnings)
                         # The store tells each caller first how far it is, whatever comes of it.
                         reached = (message.progress.stage, message.progress.done_bytes)
                         if reached > furthest:
                             furthest, stalls = reached, 0
-                        on_progress(convert.progress_from(message.progress))
+                        on_progress(from_proto(TransferProgress, message.progress))
                 raise InternalError("the import ended without a version; the store's log says why")
             except SourceUnavailableError:
                 raise
@@ -234,3 +235,28 @@ def _digests(files: tuple[CheckpointFile, ...], on_progress: OnProgress) -> dict
         on_progress(TransferProgress(TransferStage.HASHING, done_bytes, total_bytes))
 
     return {file: file_digest(file, on_bytes) for file in files}
+
+
+def report_from(message: pb.ValidateAdapterResponse) -> ValidationReport:
+    """Admission's verdict, with its modules counted."""
+    manifest = message.manifest
+    return ValidationReport(
+        valid=message.valid,
+        violations=tuple(from_proto(Violation, violation) for violation in message.violations),
+        digest=Digest(message.digest) if message.digest else None,
+        base_model_digest=Digest(manifest.base_model_digest) if manifest.base_model_digest else None,
+        max_rank=manifest.max_rank,
+        dtype=manifest.dtype,
+        num_modules=len(manifest.modules),
+        weights_size_bytes=manifest.weights_size_bytes,
+        warnings=_warnings(message.warnings),
+    )
+
+
+def refusal_of(violations: Sequence[Violation]) -> ValidationReport:
+    """Report on a checkpoint of which nothing more is known than its violations."""
+    return ValidationReport(False, tuple(violations))
+
+
+def _warnings(messages: Iterable[pb.Warning]) -> tuple[AdmissionWarning, ...]:
+    return tuple(from_proto(AdmissionWarning, message) for message in messages)

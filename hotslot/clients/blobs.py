@@ -11,7 +11,7 @@ import grpc.aio
 from hotslot.backoff import Backoff
 from hotslot.clients.checkpoint import CheckpointFile
 from hotslot.clients.rpc import LOST_STATUS, Connection
-from hotslot.convert.messages import build
+from hotslot.codec import build
 from hotslot.digesting import StreamDigest
 from hotslot.errors import (
     BadOffsetError,

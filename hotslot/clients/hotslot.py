@@ -15,9 +15,9 @@ from hotslot.clients.routing import Picks, RouteKey
 from hotslot.clients.rpc import checked_timeout
 from hotslot.clients.store import DEFAULT_STORE, StoreClient
 from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
+from hotslot.codec import request_to_proto
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.contract.placement import WorkerPick
-from hotslot.convert.generation import request_to
 from hotslot.errors import (
     ExhaustedError,
     HotslotError,
@@ -98,7 +98,7 @@ class HotslotClient:
         A worker that fails before its first event is passed over for the next; after that, failures are the
         caller's to see, since a second run could answer something else. Closing the iterator cancels the request.
         """
-        message = request_to(request)
+        message = request_to_proto(request)
         timeout_s = checked_timeout(timeout_s)
         self._home.enter()
         loop = asyncio.get_running_loop()

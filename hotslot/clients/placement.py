@@ -5,9 +5,8 @@ from contextlib import aclosing
 
 from hotslot.clients.rpc import Connection
 from hotslot.clients.store import DEFAULT_STORE, PAGE_SIZE, WATCH_TIMEOUT_S
+from hotslot.codec import build, from_proto
 from hotslot.contract.placement import Placement, PlacementEvent, Worker, WorkerPick
-from hotslot.convert import placement as convert
-from hotslot.convert.messages import build
 from hotslot.errors import StoreUnavailableError
 from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc as pb_grpc
@@ -46,14 +45,14 @@ class PlacementClient:
     ) -> WorkerPick:
         """The workers to call for a request that names these references, best first."""
         request = build(pb.PickWorkersRequest, adapters=adapters, base_model=base_model, max_workers=max_workers)
-        return convert.pick_from(await self._connection.unary(self._stub.PickWorkers, request, timeout_s))
+        return from_proto(WorkerPick, await self._connection.unary(self._stub.PickWorkers, request, timeout_s))
 
     async def list_workers(self, *, base_model: str = "") -> AsyncGenerator[Worker, None]:
         """The workers that hold a lease now."""
         request = build(pb.ListWorkersRequest, base_model=base_model, page_size=PAGE_SIZE)
         async for page in self._connection.pages(self._stub.ListWorkers, request):
             for worker in page.workers:
-                yield convert.worker_from(worker)
+                yield from_proto(Worker, worker)
 
     async def list_placements(
         self, *, adapter_digest: str = "", worker_id: str = ""
@@ -64,7 +63,7 @@ class PlacementClient:
         )
         async for page in self._connection.pages(self._stub.ListPlacements, request):
             for placement in page.placements:
-                yield convert.placement_from(placement)
+                yield from_proto(Placement, placement)
 
     async def watch_placements(
         self, *, base_model: str = "", from_revision: int = 0
@@ -73,4 +72,4 @@ class PlacementClient:
         request = build(pb.WatchPlacementsRequest, base_model=base_model, from_revision=from_revision)
         async with aclosing(self._connection.stream(self._stub.WatchPlacements, request, WATCH_TIMEOUT_S)) as messages:
             async for message in messages:
-                yield convert.placement_event_from(message)
+                yield from_proto(PlacementEvent, message)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import grpc
 
 from hotslot.clients.home import Home, HomeChannel
-from hotslot.convert.messages import mismatch
+from hotslot.codec import mismatch
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import HotslotError, InvalidRequestError, UnavailableError
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel

@@ -7,7 +7,8 @@ from hotslot.clients.admission import Admission, OnProgress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
 from hotslot.clients.rpc import Connection
 from hotslot.clients.watching import watch_adapters
-from hotslot.contract.catalogue import (
+from hotslot.codec import build, from_proto, mismatch
+from hotslot.contract.catalog import (
     Adapter,
     AdapterEvent,
     AdapterPolicy,
@@ -20,9 +21,7 @@ from hotslot.contract.catalogue import (
     ValidationReport,
     Version,
 )
-from hotslot.convert import catalogue as convert
-from hotslot.convert.messages import build
-from hotslot.errors import StoreUnavailableError
+from hotslot.errors import InvalidRequestError, StoreUnavailableError
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
@@ -141,12 +140,12 @@ class StoreClient:
     async def get(self, name: str) -> Adapter:
         """An adapter with its tags."""
         response = await self._connection.unary(self._stub.GetAdapter, build(pb.GetAdapterRequest, name=name))
-        return convert.adapter_from(response.adapter)
+        return from_proto(Adapter, response.adapter)
 
     async def resolve(self, reference: str, *, base_model_digest: str = "") -> ResolvedAdapter:
         """The version that a reference stands for now."""
         request = build(pb.ResolveAdapterRequest, reference=reference, base_model_digest=base_model_digest)
-        return convert.resolved_from(await self._connection.unary(self._stub.ResolveAdapter, request))
+        return from_proto(ResolvedAdapter, await self._connection.unary(self._stub.ResolveAdapter, request))
 
     async def list_adapters(
         self,
@@ -169,33 +168,36 @@ class StoreClient:
         )
         async for page in self._connection.pages(self._stub.ListAdapters, request):
             for adapter in page.adapters:
-                yield convert.adapter_from(adapter)
+                yield from_proto(Adapter, adapter)
 
     async def list_versions(self, name: str) -> AsyncGenerator[Version, None]:
         """An adapter's versions, newest first."""
         request = build(pb.ListVersionsRequest, adapter=name, page_size=PAGE_SIZE)
         async for page in self._connection.pages(self._stub.ListVersions, request):
             for version in page.versions:
-                yield convert.version_from(version)
+                yield from_proto(Version, version)
 
     async def list_base_models(self) -> AsyncGenerator[BaseModel, None]:
         """All base models that the store knows."""
         request = build(pb.ListBaseModelsRequest, page_size=PAGE_SIZE)
         async for page in self._connection.pages(self._stub.ListBaseModels, request):
             for base_model in page.base_models:
-                yield convert.base_model_from(base_model)
+                yield from_proto(BaseModel, base_model)
 
     async def register_base_model(self, spec: BaseSpec, *, move: bool = False) -> BaseModel:
         """Make a base model known under its name; with `move`, also where the name stood for another one."""
-        request = convert.registration_to(spec, move=move)
+        if not isinstance(spec, BaseSpec):
+            raise InvalidRequestError([mismatch("base_model", spec, "BaseSpec")])
+        model = BaseModel(spec, spec.digest)
+        request = build(pb.RegisterBaseModelRequest, base_model=model, move=move)
         response = await self._connection.unary(self._stub.RegisterBaseModel, request)
-        return convert.base_model_from(response.base_model)
+        return from_proto(BaseModel, response.base_model)
 
     async def delete_base_model(self, name: str) -> list[BaseModel]:
         """Forget a base model, by name or digest, that no adapter was admitted for; returns what went."""
         request = build(pb.DeleteBaseModelRequest, base_model=name)
         response = await self._connection.unary(self._stub.DeleteBaseModel, request)
-        return [convert.base_model_from(model) for model in response.base_models]
+        return [from_proto(BaseModel, model) for model in response.base_models]
 
     async def find_base_models(self, name: str, weights_header: bytes, weights_size_bytes: int) -> BaseModelMatch:
         """Base models that an adapter may be for: by what its config calls its base, and by its tensors."""
@@ -206,18 +208,18 @@ class StoreClient:
             weights_size_bytes=weights_size_bytes,
         )
         response = await self._connection.unary(self._stub.FindBaseModels, request)
-        return BaseModelMatch(response.registered, tuple(response.fitting))
+        return from_proto(BaseModelMatch, response)
 
     async def add_base_model_alias(self, base_model: str, alias: str) -> BaseModel:
         """Let a further name stand for a registered base model, which is given by name or digest."""
         request = build(pb.AddBaseModelAliasRequest, base_model=base_model, alias=alias)
         response = await self._connection.unary(self._stub.AddBaseModelAlias, request)
-        return convert.base_model_from(response.base_model)
+        return from_proto(BaseModel, response.base_model)
 
     async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
         """Point a tag at a version; with an etag, only if the tag is unchanged since."""
         request = build(pb.SetTagRequest, adapter=name, tag=tag, digest=digest, etag=etag)
-        return convert.tag_from((await self._connection.unary(self._stub.SetTag, request)).tag)
+        return from_proto(Tag, (await self._connection.unary(self._stub.SetTag, request)).tag)
 
     async def delete_tag(self, name: str, tag: str, *, etag: str = "") -> None:
         """Remove a tag; the version stays."""
@@ -236,19 +238,19 @@ class StoreClient:
             pinned=pinned,
             etag=etag,
         )
-        return convert.policy_from((await self._connection.unary(self._stub.SetAdapterPolicy, request)).policy)
+        return from_proto(AdapterPolicy, (await self._connection.unary(self._stub.SetAdapterPolicy, request)).policy)
 
     async def get_policy(self, name: str) -> AdapterPolicy:
         """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
         request = build(pb.GetAdapterPolicyRequest, adapter=name)
-        return convert.policy_from((await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
+        return from_proto(AdapterPolicy, (await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
 
     async def list_policies(self) -> AsyncGenerator[AdapterPolicy, None]:
         """All policies by adapter; pages are fetched as they are needed."""
         request = build(pb.ListAdapterPoliciesRequest, page_size=PAGE_SIZE)
         async for page in self._connection.pages(self._stub.ListAdapterPolicies, request):
             for policy in page.policies:
-                yield convert.policy_from(policy)
+                yield from_proto(AdapterPolicy, policy)
 
     async def delete_policy(self, name: str, *, etag: str = "") -> None:
         """Remove an adapter's policy; the defaults hold again."""
@@ -258,12 +260,12 @@ class StoreClient:
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""
         request = build(pb.DeleteAdapterRequest, name=name, etag=etag)
-        return convert.adapter_from((await self._connection.unary(self._stub.DeleteAdapter, request)).adapter)
+        return from_proto(Adapter, (await self._connection.unary(self._stub.DeleteAdapter, request)).adapter)
 
     async def undelete_adapter(self, name: str) -> Adapter:
         """Bring a deleted adapter back as it was."""
         request = build(pb.UndeleteAdapterRequest, name=name)
-        return convert.adapter_from((await self._connection.unary(self._stub.UndeleteAdapter, request)).adapter)
+        return from_proto(Adapter, (await self._connection.unary(self._stub.UndeleteAdapter, request)).adapter)
 
     async def delete_version(self, name: str, digest: str, *, force: bool = False) -> None:
         """Remove one version; one that is tagged only with `force`, which removes its tags too."""

@@ -1,4 +1,4 @@
-"""Watching the catalogue: every change in order, over streams that break."""
+"""Watching the catalog: every change in order, over streams that break."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -6,9 +6,8 @@ from contextlib import aclosing
 
 from hotslot.clients.blobs import BROKEN_STREAM, RetryPolicy
 from hotslot.clients.rpc import Connection
-from hotslot.contract.catalogue import AdapterEvent
-from hotslot.convert import catalogue as convert
-from hotslot.convert.messages import build
+from hotslot.codec import build, from_proto
+from hotslot.contract.catalog import AdapterEvent
 from hotslot.errors import RequestDeadlineError
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
@@ -36,9 +35,9 @@ async def watch_adapters(
             async with aclosing(connection.stream(stub.WatchAdapters, request, timeout_s)) as stream:
                 async for message in stream:
                     from_revision, stalls = message.revision, 0
-                    yield convert.event_from(message)
+                    yield from_proto(AdapterEvent, message)
         except BROKEN_STREAM as exc:
-            # A stream that stood for as long as one may is no fault: the catalogue is quiet.
+            # A stream that stood for as long as one may is no fault: the catalog is quiet.
             is_quiet = isinstance(exc, RequestDeadlineError) and from_revision is not None
             stalls = 0 if is_quiet else stalls + 1
             if stalls > retry.max_stalls:

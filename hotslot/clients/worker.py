@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
+from hotslot.codec import build, from_proto, generation_event_from_proto, request_to_proto
 from hotslot.contract.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
 from hotslot.contract.generation import (
     AdapterSelection,
@@ -20,9 +21,6 @@ from hotslot.contract.generation import (
     Stop,
     TokenLogprob,
 )
-from hotslot.convert import control as convert
-from hotslot.convert.generation import event_from, model_info_from, request_to
-from hotslot.convert.messages import build
 from hotslot.errors import InternalError
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
@@ -69,10 +67,10 @@ class WorkerClient:
 
         A plain string is a prompt for the worker's default adapters. Closing the iterator cancels the request.
         """
-        message = request_to(request)
+        message = request_to_proto(request)
         async with aclosing(self._connection.stream(self._inference.Generate, message, timeout_s)) as responses:
             async for response in responses:
-                event = event_from(response)
+                event = generation_event_from_proto(response)
                 if event is not None:
                     yield event
 
@@ -101,12 +99,14 @@ class WorkerClient:
 
     async def model_info(self) -> ModelInfo:
         """The model that the worker serves, and its limits."""
-        return model_info_from(await self._connection.unary(self._inference.GetModelInfo, pb.GetModelInfoRequest()))
+        response = await self._connection.unary(self._inference.GetModelInfo, pb.GetModelInfoRequest())
+        return from_proto(ModelInfo, response)
 
     async def load(self, reference: str, *, host_only: bool = False, timeout_s: float = LOAD_TIMEOUT_S) -> LoadResult:
         """Bring the version that a reference stands for now into slots, and serve it to new requests."""
         request = build(control_pb.LoadAdapterRequest, reference=reference, host_only=host_only)
-        return convert.load_result_from(await self._connection.unary(self._control.LoadAdapter, request, timeout_s))
+        response = await self._connection.unary(self._control.LoadAdapter, request, timeout_s)
+        return from_proto(LoadResult, response)
 
     async def unload(self, reference: str, *, timeout_s: float = 60.0) -> str:
         """Remove an adapter from every tier once its users are done, at the latest in `timeout_s`; its digest."""
@@ -117,26 +117,26 @@ class WorkerClient:
         """Keep an adapter in its slots; loads it first if need be."""
         request = build(control_pb.PinAdapterRequest, reference=reference)
         response = await self._connection.unary(self._control.PinAdapter, request, timeout_s)
-        return convert.loaded_from(response.adapter)
+        return from_proto(LoadedAdapter, response.adapter)
 
     async def unpin(self, reference: str) -> LoadedAdapter:
         """Let an adapter be evicted again."""
         request = build(control_pb.UnpinAdapterRequest, reference=reference)
-        return convert.loaded_from((await self._connection.unary(self._control.UnpinAdapter, request)).adapter)
+        response = await self._connection.unary(self._control.UnpinAdapter, request)
+        return from_proto(LoadedAdapter, response.adapter)
 
     async def list_adapters(self) -> WorkerAdapters:
         """Every adapter that the worker holds, in any tier."""
-        return convert.worker_adapters_from(
-            await self._connection.unary(self._control.ListAdapters, control_pb.ListAdaptersRequest())
-        )
+        response = await self._connection.unary(self._control.ListAdapters, control_pb.ListAdaptersRequest())
+        return from_proto(WorkerAdapters, response)
 
     async def set_default_adapters(
         self, adapters: Sequence[AdapterSelection], *, timeout_s: float = LOAD_TIMEOUT_S
     ) -> tuple[AdapterSelection, ...]:
         """Set what a request that names no adapters gets; none means the base model."""
-        request = convert.defaults_to(adapters)
+        request = build(control_pb.SetDefaultAdaptersRequest, adapters=adapters)
         response = await self._connection.unary(self._control.SetDefaultAdapters, request, timeout_s)
-        return tuple(convert.default_from(adapter) for adapter in response.adapters)
+        return tuple(from_proto(AdapterSelection, adapter) for adapter in response.adapters)
 
     async def enable_adapters(self) -> None:
         """Serve adapters again."""
@@ -160,7 +160,7 @@ class WorkerClient:
     async def status(self, *, timeout_s: float = UNARY_TIMEOUT_S) -> WorkerStatus:
         """Status of the worker."""
         request = control_pb.GetWorkerStatusRequest()
-        return convert.status_from(await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
+        return from_proto(WorkerStatus, await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
 
 
 async def collect(events: AsyncIterator[GenerationEvent]) -> Completion:

@@ -1,1 +1,1 @@
-"""What the client takes and returns: frozen dataclasses, no protobuf."""
+"""The contract: frozen types for the messages that people and services handle, without protobuf."""

@@ -28,7 +28,7 @@ class ModelInfo:
 
 
 class AdapterTier(StrEnum):
-    """Where an adapter is on a worker, fastest first."""
+    """Tier of an adapter on a worker, fastest first."""
 
     UNSPECIFIED = "unspecified"
     SLOT = "slot"
@@ -54,7 +54,7 @@ class LoadedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class LoadTimings:
-    """Where a load spent its time; stages that were not needed are 0."""
+    """Durations of a load's stages; those that were not needed are 0."""
 
     resolve_s: float
     fetch_s: float
@@ -65,11 +65,11 @@ class LoadTimings:
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """What a load did."""
+    """Outcome of a load."""
 
     adapter: LoadedAdapter
     previous_digest: str
-    """What the reference stood for on this worker before; empty when nothing."""
+    """Version that the reference stood for on this worker before; empty when there was none."""
     timings: LoadTimings
 
 
@@ -83,7 +83,7 @@ class WorkerAdapters:
 
 
 class WorkerState(StrEnum):
-    """Whether a worker takes requests."""
+    """State of a worker: only a ready one takes requests."""
 
     UNSPECIFIED = "unspecified"
     STARTING = "starting"
@@ -121,17 +121,17 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class KvStatus:
-    """KV blocks of a worker, and what its prefix cache was good for."""
+    """KV blocks of a worker, and hits of its prefix cache."""
 
     num_blocks: int
     free_blocks: int
     block_tokens: int
     cached_blocks: int
-    """Of the free ones, those whose content can still be found."""
+    """Free blocks whose content can still be found."""
     prompt_tokens: int
-    """Of all prompts since the start."""
+    """Tokens of all prompts since the start."""
     cached_tokens: int
-    """Of these, how many were found in the prefix cache."""
+    """Prompt tokens that were found in the prefix cache."""
     preemptions: int
     """Sequences that lost their blocks and were computed again."""
 
@@ -149,7 +149,7 @@ class QueueStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """How a worker is."""
+    """A worker at one moment."""
 
     worker_id: str
     state: WorkerState
@@ -168,4 +168,4 @@ class WorkerStatus:
     longest_stall_s: float
     """Longest time between two steps while there was something to compute."""
     drained: bool = False
-    """Whether it takes no requests because of a drain, until it is undrained."""
+    """Takes no requests because of a drain, until it is undrained."""

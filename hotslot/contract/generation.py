@@ -1,11 +1,20 @@
-"""A generation: what is asked, what streams back."""
+"""Generations: a request for one, and the events that stream back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 DEFAULT_MAX_TOKENS = 512
 """Bound of an answer whose request sets none; the worker's limits may make it shorter."""
+MIN_TEMPERATURE = 1e-5
+"""Below this logits divided by it leave the range of fp32; what it draws is the most likely token anyway."""
+
+
+class JsonText(str):
+    """A JSON document in the place of the value that it stands for, as it arrived."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +29,8 @@ class ToolCall:
     """A call of a tool that the assistant made."""
 
     name: str
-    arguments: Mapping[str, object] = field(default_factory=dict)
-    """Values that JSON can express."""
+    arguments: Mapping[str, object] | JsonText = field(default_factory=dict)
+    """Values that JSON can express; an empty text means none."""
     id: str = ""
 
 
@@ -33,13 +42,15 @@ class ChatMessage:
     """Any that the model's template takes: mostly `system`, `user`, `assistant` or `tool`."""
     content: str | Sequence[TextPart] = ""
     tool_calls: Sequence[ToolCall] = ()
-    """What the assistant called in this turn."""
+    """Calls of the assistant in this turn."""
     tool_call_id: str = ""
     """In a tool's turn: the id of the call that it answers."""
     name: str = ""
     """In a tool's turn: the tool's name; else the participant's."""
     reasoning_content: str = ""
-    """What the assistant thought before it answered."""
+    """Thoughts of the assistant before it answered."""
+    parts: Sequence[TextPart | None] = ()
+    """The content where it arrived in parts; None for one of a kind that this version does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +64,9 @@ class ChatPrompt:
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     """Leave the last message open, so that the answer goes on with it."""
-    tools: Sequence[Mapping[str, object]] = ()
-    """What the assistant may call: a JSON object for each, in the form that the template takes."""
-    template_arguments: Mapping[str, object] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, object] | JsonText] = ()
+    """Functions that the assistant may call: a JSON object for each, in the form that the template takes."""
+    template_arguments: Mapping[str, object] | JsonText = field(default_factory=dict)
     """Variables of the template; values that JSON can express."""
     allow_special_tokens: bool = False
     """Let special tokens that are written out in messages, tools and arguments be more than text."""
@@ -88,6 +99,11 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
+    @property
+    def is_greedy(self) -> bool:
+        """Tell if the most likely token is taken."""
+        return self.temperature < MIN_TEMPERATURE
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -100,14 +116,25 @@ class Stop:
     """A special token counts as the text that it is written as."""
     token_ids: Sequence[int] = ()
     ignore_eos: bool = False
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    """Bound where `max_tokens` is 0; 0 means as many as fit. Gives way to `min_tokens`."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of an answer at most; 0 means as many as fit."""
+        if self.max_tokens is None or self.max_tokens or not self.default_max_tokens:
+            return self.max_tokens or 0
+        return max(self.default_max_tokens, self.min_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Logprobs:
-    """Which log-probabilities come back."""
+    """Log-probabilities that come back: of generated tokens, and of the prompt's."""
 
     num_alternatives: int = 0
     prompt: bool = False
+    enabled: bool = True
+    """Of generated tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +142,11 @@ class GenerationRequest:
     """One request to generate.
 
     `prompt` is text (tokenised as it is, special tokens included), a chat or its messages alone (rendered with the
-    model's template) or token ids. No adapters means the worker's defaults; `base_only` means the base model alone.
+    model's template) or token ids; only a worker sees None,
+    which it refuses. No adapters means the worker's defaults; `base_only` means the base model alone.
     """
 
-    prompt: str | ChatPrompt | Sequence[ChatMessage] | Sequence[int]
+    prompt: str | ChatPrompt | Sequence[ChatMessage] | Sequence[int] | None
     adapters: Sequence[AdapterSelection] = ()
     base_only: bool = False
     sampling: Sampling = Sampling()
@@ -133,11 +161,18 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class ServedAdapter:
-    """What a reference stood for when the request was accepted."""
+    """An adapter with the digest that its reference stood for when the request was accepted."""
 
     reference: str
     digest: str
     weight: float
+
+
+class TokenAlternative(NamedTuple):
+    """A token that might have been chosen."""
+
+    token_id: int
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +181,12 @@ class TokenLogprob:
 
     token_id: int
     logprob: float
-    alternatives: tuple[tuple[int, float], ...] = ()
+    alternatives: tuple[TokenAlternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first event: what serves the request."""
+    """The first event: the worker and the adapters that serve the request."""
 
     request_id: str
     worker_id: str

@@ -8,7 +8,7 @@ from hotslot.contract.control import WorkerState
 
 
 class Tier(StrEnum):
-    """Where an adapter is on a worker, fastest first."""
+    """Tier of an adapter on a worker, fastest first."""
 
     UNSPECIFIED = "unspecified"
     SLOT = "slot"

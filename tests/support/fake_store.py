@@ -136,8 +136,8 @@ def make_version(name: str = "pirate", **fields: Any) -> store_pb2.Version:
     )
 
 
-class FakeCatalogue(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
-    """A catalogue of scripted answers."""
+class FakeCatalogService(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
+    """A catalog of scripted answers."""
 
     def __init__(self) -> None:
         self.calls = Calls()
@@ -309,14 +309,14 @@ class FakeStore:
     """All services of a store's process."""
 
     blobs: FakeBlobs
-    catalogue: FakeCatalogue
+    catalog: FakeCatalogService
     placement: FakePlacement
 
     @staticmethod
     def create() -> "FakeStore":
         # What a fake does not answer, the generated base class answers with UNIMPLEMENTED.
-        catalogue = FakeCatalogue()  # type: ignore[abstract]
-        return FakeStore(FakeBlobs(), catalogue, FakePlacement(catalogue.calls))  # type: ignore[abstract]
+        catalog = FakeCatalogService()  # type: ignore[abstract]
+        return FakeStore(FakeBlobs(), catalog, FakePlacement(catalog.calls))  # type: ignore[abstract]
 
     def services(self) -> list[Service]:
         return [
@@ -325,7 +325,7 @@ class FakeStore:
                 store_pb2,
                 "AdapterStoreService",
                 adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server,
-                self.catalogue,
+                self.catalog,
             ),
             service(
                 placement_pb2,

@@ -1,4 +1,4 @@
-"""What a catalogue must show, as a model: states of one adapter's name, and what each call makes of them."""
+"""What a catalog must show, as a model: states of one adapter's name, and what each call makes of them."""
 
 from dataclasses import dataclass, replace
 

@@ -18,7 +18,7 @@ SPEC = echo_model().spec
 
 
 @dataclass
-class Catalogue:
+class Catalog:
     """A store's client, with the digests of what was pushed to it."""
 
     client: StoreClient
@@ -58,17 +58,17 @@ def directory(redis: RedisConnection) -> Directory:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Catalogue]:
+async def store(tmp_path: Path) -> AsyncIterator[Catalog]:
     async with open_store(tmp_path / "data") as client:
         await client.register(SPEC)
-        catalogue = Catalogue(client, {})
+        catalog = Catalog(client, {})
         for seed, name in enumerate(("one", "two", "three")):
-            await catalogue.push(name, seed)
-        yield catalogue
+            await catalog.push(name, seed)
+        yield catalog
 
 
 @pytest.fixture
-async def pair(store: Catalogue, redis_url: str) -> AsyncIterator[list[Member]]:
+async def pair(store: Catalog, redis_url: str) -> AsyncIterator[list[Member]]:
     """Two workers that know each other."""
     async with fleet_of(2, store.endpoint, redis_url) as members:
         yield members

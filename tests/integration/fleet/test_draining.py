@@ -15,7 +15,7 @@ from hotslot.rpc.channel import open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from shared.fleet.records import WorkerState
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_worker import Calls, make_request
 from tests.support.fleet import Member, until_known
 from tests.support.waiting import until_async
@@ -53,7 +53,7 @@ async def state_of(directory: Directory, member: Member) -> WorkerState | None:
 
 
 async def test_a_drained_worker_is_alive_and_not_ready_and_comes_back(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, other = pair
     calls = await front.calls()
@@ -131,7 +131,7 @@ def _soon(holds: Any) -> Any:
     return check
 
 
-async def test_a_worker_that_was_drained_ends_when_it_is_told(store: Catalogue, redis_url: str) -> None:
+async def test_a_worker_that_was_drained_ends_when_it_is_told(store: Catalog, redis_url: str) -> None:
     async with running_process(store.endpoint, redis_url=redis_url) as worker:
         await until_async(worker.is_ready)
         await drain(worker.calls)
@@ -141,7 +141,7 @@ async def test_a_worker_that_was_drained_ends_when_it_is_told(store: Catalogue, 
         assert await worker.exit_code() == 0
 
 
-async def test_a_worker_that_is_drained_while_it_starts_stays_so(store: Catalogue, redis_url: str) -> None:
+async def test_a_worker_that_is_drained_while_it_starts_stays_so(store: Catalog, redis_url: str) -> None:
     async with running_process(store.endpoint, redis_url=redis_url, model="late 1.5") as worker:
         await until_async(worker.is_alive)
         await drain(worker.calls)

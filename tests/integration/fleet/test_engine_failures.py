@@ -14,7 +14,7 @@ from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from shared.fleet.records import WorkerState
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.integration.fleet.test_forwarding import ENDLESS, hold, read_on
 from tests.support.echo_model import EchoRunner
 from tests.support.echo_worker import make_request
@@ -39,7 +39,7 @@ class Breaking:
 
 
 async def test_an_engine_that_hangs_gives_its_requests_and_its_traffic_to_others_until_it_goes_on(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     async with fleet_of(2, store.endpoint, redis_url, engine_silence_s=1.0) as (front, holder):
         for name in ("one", "two"):
@@ -78,7 +78,7 @@ async def test_an_engine_that_hangs_gives_its_requests_and_its_traffic_to_others
 
 
 async def test_a_step_that_fails_before_the_first_token_is_computed_by_another_worker(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     for name in ("one", "two"):
@@ -92,7 +92,7 @@ async def test_a_step_that_fails_before_the_first_token_is_computed_by_another_w
 
 
 async def test_a_step_that_fails_after_the_first_token_is_the_callers_to_see(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     holder.model.runner.step_s = 0.02
@@ -107,7 +107,7 @@ async def test_a_step_that_fails_after_the_first_token_is_the_callers_to_see(
 
 
 async def test_a_request_that_breaks_every_step_is_run_on_two_workers_and_by_no_client_again(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     request = GenerationRequest("x", adapters=(AdapterSelection("one"),))
     async with fleet_of(3, store.endpoint, redis_url) as members:

@@ -12,7 +12,7 @@ from hotslot.ids import DEFAULT_TENANT, Digest
 from hotslot.local.child_processes import free_port
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
 from hotslot.references import parse_reference
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import voice
 from tests.support.fleet import Member, joined
 from tests.support.store import open_store
@@ -22,7 +22,7 @@ HOUR_S = 3600.0
 
 
 @pytest.fixture
-async def member(store: Catalogue, redis_url: str) -> AsyncIterator[Member]:
+async def member(store: Catalog, redis_url: str) -> AsyncIterator[Member]:
     async with joined(store.endpoint, redis_url, staleness_s=HOUR_S) as worker:
         yield worker
 
@@ -31,7 +31,7 @@ async def is_watching(member: Member) -> None:
     await until(lambda: member.worker.parts.provider.references.is_watched(DEFAULT_TENANT))
 
 
-async def test_a_moved_tag_is_prepared_before_anybody_asks_and_then_served(member: Member, store: Catalogue) -> None:
+async def test_a_moved_tag_is_prepared_before_anybody_asks_and_then_served(member: Member, store: Catalog) -> None:
     calls = await member.calls()
     assert (await calls.generate("one")).text == voice(store.digests["one"])
     await is_watching(member)
@@ -49,7 +49,7 @@ async def test_a_moved_tag_is_prepared_before_anybody_asks_and_then_served(membe
     assert (await calls.generate("one")).text == voice(new)
 
 
-async def test_a_name_that_is_only_routed_by_moves_without_being_loaded(member: Member, store: Catalogue) -> None:
+async def test_a_name_that_is_only_routed_by_moves_without_being_loaded(member: Member, store: Catalog) -> None:
     references = member.worker.parts.provider.references
     reference = parse_reference("one")
     assert (await references.hint(DEFAULT_TENANT, reference)).digest == store.digests["one"]
@@ -72,7 +72,7 @@ async def test_a_name_that_is_only_routed_by_moves_without_being_loaded(member: 
     ],
 )
 async def test_what_is_deleted_is_not_served_any_more(
-    member: Member, store: Catalogue, method: str, request_of: Any
+    member: Member, store: Catalog, method: str, request_of: Any
 ) -> None:
     calls = await member.calls()
     await calls.generate("one")
@@ -95,7 +95,7 @@ async def test_what_moved_while_the_store_was_away_is_heard_of_when_it_is_back(t
     async with AsyncExitStack() as stack:
         async with open_store(tmp_path / "data", listen=endpoint, grace_s=0.0) as client:
             await client.register(SPEC)
-            store = Catalogue(client, {})
+            store = Catalog(client, {})
             await store.push("one", 0)
             member = await stack.enter_async_context(joined(endpoint, redis_url, staleness_s=HOUR_S))
             calls = await member.calls()
@@ -104,7 +104,7 @@ async def test_what_moved_while_the_store_was_away_is_heard_of_when_it_is_back(t
         await until(lambda: not member.worker.parts.provider.references.is_watched(DEFAULT_TENANT))
         assert (await calls.generate("one")).text == voice(store.digests["one"]), "it goes on serving what it has"
         async with open_store(tmp_path / "data", grace_s=0.0) as client:
-            new = await Catalogue(client, {}).push("one", 17)
+            new = await Catalog(client, {}).push("one", 17)
         async with open_store(tmp_path / "data", listen=endpoint, grace_s=0.0):
 
             async def has_moved() -> bool:

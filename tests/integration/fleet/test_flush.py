@@ -15,7 +15,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
 from tests.integration.coordination.fleet import Member as Claim
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import EchoModel, echo_model, voice
 from tests.support.fleet import LEASE_S, Member, fleet_of, joined
 from tests.support.slow_proxy import SlowProxy, slow_proxy
@@ -121,7 +121,7 @@ async def own_redis(meanwhile: Callable[[], Awaitable[None]]) -> AsyncIterator[R
 
 
 @contextmanager
-def asking(members: list[Member], store: Catalogue, names: list[str], answers: list[str]) -> Iterator[None]:
+def asking(members: list[Member], store: Catalog, names: list[str], answers: list[str]) -> Iterator[None]:
     """Clients that ask any worker for any adapter, one request after the other."""
 
     async def one(number: int) -> None:
@@ -155,7 +155,7 @@ FAULTS: dict[str, Callable[[Redis], Awaitable[None]]] = {
 }
 
 
-async def test_a_loss_under_load_is_healed_within_a_lease_and_costs_no_loads(store: Catalogue) -> None:
+async def test_a_loss_under_load_is_healed_within_a_lease_and_costs_no_loads(store: Catalog) -> None:
     names = [f"bot-{number}" for number in range(NUM_ADAPTERS)]
     for number, name in enumerate(names):
         await store.push(name, 100 + number)
@@ -183,7 +183,7 @@ async def test_a_loss_under_load_is_healed_within_a_lease_and_costs_no_loads(sto
 
 
 async def test_a_worker_that_died_with_redis_is_given_up_when_its_lease_ends(
-    store: Catalogue, redis_url: str, redis: RedisConnection
+    store: Catalog, redis_url: str, redis: RedisConnection
 ) -> None:
     async with joined(store.endpoint, redis_url) as front:
         view = front.router.view

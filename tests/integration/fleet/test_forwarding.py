@@ -14,7 +14,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from shared.fleet.records import Tier
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import echo_model, voice
 from tests.support.echo_worker import make_request
 from tests.support.fleet import Member, fleet_of, joined, until_known
@@ -26,7 +26,7 @@ ENDLESS: dict[str, Any] = {"text": "endless", "stop": pb.StopConditions(max_toke
 async def hold(
     directory: Directory,
     member: Member,
-    store: Catalogue,
+    store: Catalog,
     name: str,
     *pool: Member,
     tenant: TenantId = DEFAULT_TENANT,
@@ -56,7 +56,7 @@ async def read_on(call: Any) -> None:
 
 
 async def test_a_request_is_served_by_the_worker_that_holds_its_adapter(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
@@ -69,14 +69,14 @@ async def test_a_request_is_served_by_the_worker_that_holds_its_adapter(
 
 
 async def test_who_holds_the_adapter_serves_without_a_hop(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     for holder in pair:
         await hold(directory, holder, store, "one")
         assert (await (await holder.calls()).generate("one")).started.worker_id == holder.worker_id
 
 
-async def test_a_marked_request_stays_where_it_is(pair: list[Member], store: Catalogue, directory: Directory) -> None:
+async def test_a_marked_request_stays_where_it_is(pair: list[Member], store: Catalog, directory: Directory) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
     marked = await front.calls(marked=True)
@@ -84,7 +84,7 @@ async def test_a_marked_request_stays_where_it_is(pair: list[Member], store: Cat
 
 
 async def test_workers_that_believe_each_other_to_be_better_make_one_hop(
-    pair: list[Member], store: Catalogue, directory: Directory, monkeypatch: pytest.MonkeyPatch
+    pair: list[Member], store: Catalog, directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def the_other(self: Any, digests: Any, here: Any, policy: Any) -> Any:
         sight = await self.view.look(digests)
@@ -96,11 +96,11 @@ async def test_workers_that_believe_each_other_to_be_better_make_one_hop(
 
 
 async def test_another_tenants_request_is_forwarded_as_that_tenants(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     tenant = TenantId("acme")
-    other = Catalogue(store.client.of(tenant), {})
+    other = Catalog(store.client.of(tenant), {})
     digest = await other.push("private", 7)
     await hold(directory, holder, other, "private", front, tenant=tenant)
     answer = await (await front.calls(tenant)).generate("private")
@@ -111,7 +111,7 @@ async def test_another_tenants_request_is_forwarded_as_that_tenants(
 
 
 async def test_a_client_that_leaves_frees_the_row_on_the_other_worker(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     holder.model.runner.step_s = 0.02
@@ -124,7 +124,7 @@ async def test_a_client_that_leaves_frees_the_row_on_the_other_worker(
 
 
 async def test_the_deadline_travels_and_is_reported_by_the_one_who_is_called(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
@@ -137,7 +137,7 @@ async def test_the_deadline_travels_and_is_reported_by_the_one_who_is_called(
 
 
 async def test_headers_are_held_back_until_the_other_workers_first_token(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
@@ -152,7 +152,7 @@ async def test_headers_are_held_back_until_the_other_workers_first_token(
 
 
 async def test_a_worker_lost_before_the_first_token_is_replaced_by_the_one_who_was_called(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
@@ -164,7 +164,7 @@ async def test_a_worker_lost_before_the_first_token_is_replaced_by_the_one_who_w
 
 
 async def test_a_worker_lost_after_the_first_token_is_an_error_and_nothing_is_tried_again(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
@@ -180,7 +180,7 @@ async def test_a_worker_lost_after_the_first_token_is_an_error_and_nothing_is_tr
 
 
 async def test_a_draining_worker_forwards_what_it_would_refuse(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, other = pair
     calls = await front.calls()
@@ -193,7 +193,7 @@ async def test_a_draining_worker_forwards_what_it_would_refuse(
 
 
 async def test_the_called_workers_defaults_and_switches_hold_wherever_it_is_served(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, other = pair
     await hold(directory, other, store, "two", front)
@@ -207,11 +207,11 @@ async def test_the_called_workers_defaults_and_switches_hold_wherever_it_is_serv
 
 
 async def test_a_tenants_switch_keeps_nobody_elses_requests_away(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
     tenant = TenantId("acme")
-    other = Catalogue(store.client.of(tenant), {})
+    other = Catalog(store.client.of(tenant), {})
     await other.push("private", 7)
     await hold(directory, holder, other, "private", front, tenant=tenant)
     await hold(directory, holder, store, "one", front)
@@ -221,7 +221,7 @@ async def test_a_tenants_switch_keeps_nobody_elses_requests_away(
     assert (await (await front.calls()).generate("one")).started.worker_id == holder.worker_id
 
 
-async def test_workers_of_another_kind_are_never_sent_anything(store: Catalogue, redis_url: str) -> None:
+async def test_workers_of_another_kind_are_never_sent_anything(store: Catalog, redis_url: str) -> None:
     async with (
         fleet_of(1, store.endpoint, redis_url) as (front,),
         joined(store.endpoint, redis_url, echo_model(num_slots=3)) as stranger,
@@ -239,7 +239,7 @@ async def test_workers_of_another_kind_are_never_sent_anything(store: Catalogue,
 
 
 @pytest.fixture
-async def saturated(store: Catalogue, redis_url: str) -> AsyncIterator[list[Member]]:
+async def saturated(store: Catalog, redis_url: str) -> AsyncIterator[list[Member]]:
     """Two workers with one row and one place in the queue each, slow enough to fill."""
     async with (
         joined(store.endpoint, redis_url, echo_model(max_running=1, max_waiting=1)) as first,

@@ -20,7 +20,7 @@ from shared.loops import Loops
 from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.coordination.fleet import Member as Claim
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.fleet import Member, joined
 from tests.support.waiting import until, until_async
@@ -42,7 +42,7 @@ async def nobody(endpoints: frozenset[str]) -> None:
 
 
 @asynccontextmanager
-async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> AsyncIterator[Worker]:
+async def loading(store: Catalog, redis_url: str, gate: threading.Event) -> AsyncIterator[Worker]:
     """A worker whose model is loaded once the gate opens."""
     worker = Worker(new_worker_id())
     settings = WorkerSettings(
@@ -67,7 +67,7 @@ async def loading(store: Catalogue, redis_url: str, gate: threading.Event) -> As
 
 
 async def test_a_worker_is_listed_as_starting_and_sent_nothing_until_its_model_is_loaded(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     gate = threading.Event()
     async with joined(store.endpoint, redis_url) as first, loading(store, redis_url, gate) as second:
@@ -86,7 +86,7 @@ async def test_a_worker_is_listed_as_starting_and_sent_nothing_until_its_model_i
 
 
 async def test_a_joining_worker_loads_its_share_before_it_is_ready(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     names = [f"bot-{number}" for number in range(8)]
     digests = [Digest(await store.push(name, 100 + number)) for number, name in enumerate(names)]
@@ -107,7 +107,7 @@ async def test_a_joining_worker_loads_its_share_before_it_is_ready(
 
 
 async def test_a_worker_that_is_like_nobody_begins_with_what_all_others_hold(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     async with joined(store.endpoint, redis_url) as first:
         calls = await first.calls()
@@ -123,10 +123,10 @@ async def test_a_worker_that_is_like_nobody_begins_with_what_all_others_hold(
 
 
 async def test_a_version_is_preloaded_for_those_who_have_it_still(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     acme = TenantId("acme")
-    other = Catalogue(store.client.of(acme), {})
+    other = Catalog(store.client.of(acme), {})
     digest = Digest(await other.push("mine", 0))
     async with joined(store.endpoint, redis_url) as first:
         await (await first.calls()).generate("one")
@@ -146,7 +146,7 @@ async def test_a_version_is_preloaded_for_those_who_have_it_still(
         assert await users() == ["mine", "one"]
 
 
-async def test_a_preload_is_bounded_by_half_of_the_host_memory(store: Catalogue, redis_url: str) -> None:
+async def test_a_preload_is_bounded_by_half_of_the_host_memory(store: Catalog, redis_url: str) -> None:
     async with joined(store.endpoint, redis_url) as first:
         await (await first.calls()).generate("one")
         async with joined(store.endpoint, redis_url, host_cache_bytes=16) as second:
@@ -154,7 +154,7 @@ async def test_a_preload_is_bounded_by_half_of_the_host_memory(store: Catalogue,
 
 
 async def test_each_start_has_a_larger_epoch_and_an_older_one_is_refused(
-    store: Catalogue, redis_url: str, redis: RedisConnection, directory: Directory
+    store: Catalog, redis_url: str, redis: RedisConnection, directory: Directory
 ) -> None:
     async with joined(store.endpoint, redis_url) as first, joined(store.endpoint, redis_url) as second:
 
@@ -175,7 +175,7 @@ async def test_each_start_has_a_larger_epoch_and_an_older_one_is_refused(
             assert isinstance(await second.loops.until_failed(), StaleEpochError)
 
 
-async def test_a_worker_that_leaves_is_forgotten_by_the_others(store: Catalogue, redis_url: str) -> None:
+async def test_a_worker_that_leaves_is_forgotten_by_the_others(store: Catalog, redis_url: str) -> None:
     async with joined(store.endpoint, redis_url) as first:
         async with joined(store.endpoint, redis_url) as second:
             left: Member = second
@@ -195,10 +195,10 @@ async def test_a_worker_that_leaves_is_forgotten_by_the_others(store: Catalogue,
 
 
 async def test_a_worker_reports_every_tenant_of_the_same_content(
-    pair: list[Member], store: Catalogue, directory: Directory
+    pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     acme = TenantId("acme")
-    other = Catalogue(store.client.of(acme), {})
+    other = Catalog(store.client.of(acme), {})
     digest = Digest(await other.push("mine", 0))
     assert digest == store.digests["one"]
     holder = pair[0]

@@ -16,7 +16,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.fleet.records import WorkerLoad, WorkerRecord, WorkerState
 from shared.server.grpc_server import ServerOptions, serve
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.integration.fleet.test_forwarding import hold
 from tests.support.echo_model import voice
 from tests.support.echo_worker import Calls, make_request
@@ -43,7 +43,7 @@ async def served_by(calls: Calls, worker_id: str) -> bool:
 
 
 async def test_a_flushed_redis_costs_nothing_but_hops(
-    pair: list[Member], store: Catalogue, redis: RedisConnection, directory: Directory
+    pair: list[Member], store: Catalog, redis: RedisConnection, directory: Directory
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
@@ -61,7 +61,7 @@ async def test_a_flushed_redis_costs_nothing_but_hops(
     assert await served_by(calls, holder.worker_id)
 
 
-async def test_without_redis_the_worker_that_is_called_serves(store: Catalogue, own_valkey: EmbeddedValkey) -> None:
+async def test_without_redis_the_worker_that_is_called_serves(store: Catalog, own_valkey: EmbeddedValkey) -> None:
     async with fleet_of(2, store.endpoint, own_valkey.url) as (front, holder):
         async with RedisConnection(RedisOptions(own_valkey.url)) as connection:
             await hold(Directory(connection), holder, store, "one", front)
@@ -79,7 +79,7 @@ async def test_without_redis_the_worker_that_is_called_serves(store: Catalogue, 
 
 @pytest.fixture
 async def front_and_process(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> AsyncIterator[tuple[Member, WorkerProcess]]:
     """A worker here, and a process that holds adapter `one`, as the worker here knows."""
     async with (
@@ -113,7 +113,7 @@ async def test_a_frozen_worker_is_noticed_and_replaced_before_the_first_token(
 
 @pytest.mark.chaos
 async def test_the_placements_of_a_killed_worker_vanish_with_its_lease(
-    front_and_process: tuple[Member, WorkerProcess], store: Catalogue, directory: Directory
+    front_and_process: tuple[Member, WorkerProcess], store: Catalog, directory: Directory
 ) -> None:
     front, process = front_and_process
     process.process.kill()
@@ -129,7 +129,7 @@ async def test_the_placements_of_a_killed_worker_vanish_with_its_lease(
 
 
 async def test_a_slow_reader_slows_both_hops_down_and_fills_neither(
-    store: Catalogue, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    store: Catalog, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeWorker("w-fake")
     sent = 0

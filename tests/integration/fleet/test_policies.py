@@ -7,7 +7,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_reference
 from shared.coordination.directory import Directory
 from shared.fleet.rendezvous import Rendezvous
-from tests.integration.fleet.conftest import SPEC, Catalogue
+from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.fleet import Member, fleet_of, joined, until_known
 from tests.support.waiting import until, until_async
 from worker_service.adapters import keeper
@@ -19,7 +19,7 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "MIN_INTERVAL_S", 0.05)
 
 
-async def set_policy(store: Catalogue, name: str, **fields: object) -> None:
+async def set_policy(store: Catalog, name: str, **fields: object) -> None:
     request = pb.SetAdapterPolicyRequest(**{"adapter": name, **fields})  # type: ignore[arg-type]
     await store.client.call("SetAdapterPolicy", request)
 
@@ -29,7 +29,7 @@ def keepers(members: list[Member], digest: str) -> set[str]:
     return {member.worker_id for member in members if wanted in member.worker.parts.provider.kept}
 
 
-async def test_a_pinned_version_is_in_memory_when_a_worker_is_ready(store: Catalogue, redis_url: str) -> None:
+async def test_a_pinned_version_is_in_memory_when_a_worker_is_ready(store: Catalog, redis_url: str) -> None:
     await set_policy(store, "one", pinned=True)
     for _ in range(2):
         async with joined(store.endpoint, redis_url) as started:
@@ -39,7 +39,7 @@ async def test_a_pinned_version_is_in_memory_when_a_worker_is_ready(store: Catal
 
 
 async def test_its_homes_keep_it_and_others_take_over_when_one_leaves(
-    store: Catalogue, redis_url: str, directory: Directory
+    store: Catalog, redis_url: str, directory: Directory
 ) -> None:
     digest = Digest(store.digests["one"])
     async with joined(store.endpoint, redis_url) as first, joined(store.endpoint, redis_url) as second:
@@ -58,9 +58,7 @@ async def test_its_homes_keep_it_and_others_take_over_when_one_leaves(
         await until(lambda: keepers([first, second], digest) == {first.worker_id, second.worker_id})
 
 
-async def test_a_moved_tag_moves_what_is_kept_and_the_end_of_the_policy_lets_go(
-    store: Catalogue, redis_url: str
-) -> None:
+async def test_a_moved_tag_moves_what_is_kept_and_the_end_of_the_policy_lets_go(store: Catalog, redis_url: str) -> None:
     await set_policy(store, "one", pinned=True)
     old = store.digests["one"]
     async with joined(store.endpoint, redis_url) as member:
@@ -76,7 +74,7 @@ async def test_a_moved_tag_moves_what_is_kept_and_the_end_of_the_policy_lets_go(
         assert entry.users == 0
 
 
-async def test_what_is_kept_is_not_evicted_for_requests_nor_unloaded(store: Catalogue, redis_url: str) -> None:
+async def test_what_is_kept_is_not_evicted_for_requests_nor_unloaded(store: Catalog, redis_url: str) -> None:
     await set_policy(store, "one", pinned=True)
     async with joined(store.endpoint, redis_url) as member:
         provider = member.worker.parts.provider
@@ -94,7 +92,7 @@ async def test_what_is_kept_is_not_evicted_for_requests_nor_unloaded(store: Cata
         assert held[Digest(store.digests["one"])].users == 0
 
 
-async def test_requests_go_to_no_more_workers_than_the_policy_allows(store: Catalogue, redis_url: str) -> None:
+async def test_requests_go_to_no_more_workers_than_the_policy_allows(store: Catalog, redis_url: str) -> None:
     await set_policy(store, "one", max_replicas=1)
     digest = Digest(store.digests["one"])
     async with fleet_of(3, store.endpoint, redis_url) as members:

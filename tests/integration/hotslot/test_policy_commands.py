@@ -7,7 +7,7 @@ import pytest
 
 from hotslot import BlockingStoreClient
 from hotslot.cli.app import run
-from hotslot.contract.catalogue import AdapterPolicy
+from hotslot.contract.catalog import AdapterPolicy
 from hotslot.local.children import Child
 from tests.integration.hotslot.conftest import TENANT, PeftFolder
 

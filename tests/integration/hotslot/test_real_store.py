@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hotslot import BlockingStoreClient, ChannelOptions, RetryPolicy
-from hotslot.contract.catalogue import AdapterEvent, AdapterEventKind, TransferProgress, TransferStage
+from hotslot.contract.catalog import AdapterEvent, AdapterEventKind, TransferProgress, TransferStage
 from hotslot.errors import (
     AdapterNotFoundError,
     EtagMismatchError,

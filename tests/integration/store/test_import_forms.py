@@ -9,9 +9,11 @@ import pytest
 from safetensors.numpy import save
 
 from hotslot import errors
-from hotslot.convert.catalogue import registration_to
+from hotslot.codec import build
+from hotslot.contract.catalog import BaseModel
 from hotslot.formats.base_details import BaseDetails
 from hotslot.formats.companions import Companions
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2
 from store_service.catalog.base_models import SqlBaseModels
 from store_service.catalog.database import open_database
 from tests.support.checkpoints import adapter, base_spec
@@ -25,7 +27,8 @@ SPEC = replace(base_spec(), details=BaseDetails(frozenset(), BASE))
 @pytest.fixture
 async def store(tmp_path: Path, hub: FakeHub) -> AsyncIterator[StoreClient]:
     async with open_store(tmp_path / "data", hub_endpoint=hub.endpoint) as client:
-        await client.call("RegisterBaseModel", registration_to(SPEC, move=False))
+        request = build(adapter_store_pb2.RegisterBaseModelRequest, base_model=BaseModel(SPEC, SPEC.digest))
+        await client.call("RegisterBaseModel", request)
         yield client
 
 

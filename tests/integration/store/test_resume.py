@@ -14,7 +14,7 @@ import pytest
 
 from hotslot import RetryPolicy, StoreClient
 from hotslot.clients.blobs import CHUNK_BYTES as UPLOAD_CHUNK_BYTES
-from hotslot.contract.catalogue import TransferProgress, TransferStage
+from hotslot.contract.catalog import TransferProgress, TransferStage
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildSpec

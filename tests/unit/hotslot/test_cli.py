@@ -71,7 +71,7 @@ def test_push_says_which_version_it_became(hotslot: Run, served: Served, adapter
     assert code == 0
     assert out.startswith("acme/pirate:latest is version sha256:")
     assert "sent 1.5 MB of 1.5 MB" in err
-    (request,) = served.store.catalogue.calls.create
+    (request,) = served.store.catalog.calls.create
     assert (request.base_model, dict(request.labels)) == ("org/base", {"team": "a"})
 
 
@@ -82,8 +82,8 @@ def test_a_refused_adapter_lists_every_violation(
     violations = tuple(
         Violation("SHAPE_MISMATCH", f"t{i}", "[1]", "[2]", f"t{i}: found [1],\nexpected [2]") for i in range(30)
     )
-    served.store.catalogue.refuse = InvalidAdapterError(violations)
-    served.store.catalogue.violations = violations
+    served.store.catalog.refuse = InvalidAdapterError(violations)
+    served.store.catalog.violations = violations
     code, out, err = hotslot("push", str(adapter_folder), "pirate", *(["--json"] if as_json else []))
     assert (code, out) == (4, "")
     if as_json:
@@ -99,7 +99,7 @@ def test_a_refused_adapter_lists_every_violation(
 def test_validate_of_a_bad_adapter_exits_with_the_same_code_as_push(
     hotslot: Run, served: Served, adapter_folder: Path
 ) -> None:
-    served.store.catalogue.violations = (Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),)
+    served.store.catalog.violations = (Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),)
     code, out, err = hotslot("validate", str(adapter_folder))
     assert (code, out) == (4, "")
     assert err.endswith("would be refused:\n  NON_FINITE: t has NaN\n")
@@ -112,7 +112,7 @@ def test_validate_reports_what_is_missing_here_beside_what_the_store_finds(
     hotslot: Run, served: Served, adapter_folder: Path
 ) -> None:
     (adapter_folder / "adapter_config.json").unlink()
-    served.store.catalogue.violations = (
+    served.store.catalog.violations = (
         Violation("MISSING_FILE", "adapter_config.json", "no such file", "adapter_config.json", "no config"),
         Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),
     )
@@ -155,7 +155,7 @@ def test_import_follows_the_stores_progress(hotslot: Run) -> None:
 def test_warnings_stand_beside_the_result_and_change_no_exit_code(
     hotslot: Run, served: Served, adapter_folder: Path, command: str
 ) -> None:
-    served.store.catalogue.warnings = [store_pb2.Warning(code="RANK", message="set HOTSLOT_MAX_RANK=64")]
+    served.store.catalog.warnings = [store_pb2.Warning(code="RANK", message="set HOTSLOT_MAX_RANK=64")]
     arguments = {
         "push": ["push", str(adapter_folder), "pirate"],
         "validate": ["validate", str(adapter_folder)],
@@ -187,7 +187,7 @@ def test_show_has_the_adapter_and_its_versions(hotslot: Run) -> None:
 
 def test_tag_moves_a_tag_to_what_the_reference_stands_for(hotslot: Run, served: Served) -> None:
     code, out, _ = hotslot("tag", "adapter-1:v1", "prod")
-    (request,) = served.store.catalogue.calls.set_tags
+    (request,) = served.store.catalog.calls.set_tags
     assert code == 0
     assert (request.adapter, request.tag) == ("adapter-1", "prod")
     assert out.startswith(f"adapter-1:prod is version {request.digest}")
@@ -200,7 +200,7 @@ def test_rm_removes_what_the_reference_names(hotslot: Run, served: Served, refer
     code, out, _ = hotslot("rm", reference, "--yes", "--force", "--json")
     assert code == 0
     assert json.loads(out)["removed"] == kind
-    assert served.store.catalogue.calls.deleted == [reference]
+    assert served.store.catalog.calls.deleted == [reference]
 
 
 def test_what_rm_removed_can_be_undeleted_until_it_says(hotslot: Run) -> None:
@@ -223,7 +223,7 @@ def test_undelete_as_json_has_the_adapter(hotslot: Run) -> None:
 
 def test_import_takes_a_folder_of_the_stores_machine(hotslot: Run, served: Served) -> None:
     assert hotslot("import", "dir:/srv/adapters/a", "pirate", "--base", "org/base")[0] == 0
-    (request,) = served.store.catalogue.calls.import_requests
+    (request,) = served.store.catalog.calls.import_requests
     assert (request.directory.path, request.base_model) == ("/srv/adapters/a", "org/base")
 
 
@@ -237,7 +237,7 @@ def test_rm_asks_first_and_refuses_where_it_cannot(
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stdin", terminal)
     assert hotslot("rm", "adapter-1")[0] == 130
-    assert served.store.catalogue.calls.deleted == []
+    assert served.store.catalog.calls.deleted == []
 
 
 def test_generate_streams_the_text_alone_to_stdout(hotslot: Run, served: Served) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hotslot import errors
 from hotslot.cli.app import run
-from hotslot.cli.catalogue_commands import parse_labels
+from hotslot.cli.catalog_commands import parse_labels
 from hotslot.cli.failures import error_lines, exit_code
 from hotslot.cli.generate_commands import served_line
 from hotslot.cli.options import parse_selection

@@ -2,14 +2,20 @@
 
 import json
 import math
+from itertools import starmap
 from typing import Any
 
 import pytest
 
 from hotslot.cli.output import print_document, print_event
-from hotslot.contract.generation import Chunk, TokenLogprob
+from hotslot.contract.generation import Chunk, TokenAlternative, TokenLogprob
 
-CHUNK = Chunk(0, "x", (1,), (TokenLogprob(1, math.nan, ((2, -math.inf), (3, math.inf), (4, -0.5))),))
+CHUNK = Chunk(
+    0,
+    "x",
+    (1,),
+    (TokenLogprob(1, math.nan, tuple(starmap(TokenAlternative, [(2, -math.inf), (3, math.inf), (4, -0.5)]))),),
+)
 
 
 def refuse(constant: str) -> Any:

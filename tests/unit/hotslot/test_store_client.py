@@ -10,7 +10,7 @@ import pytest
 from grpc.aio._call import StreamUnaryCall
 
 from hotslot import ChannelOptions, StoreClient
-from hotslot.contract.catalogue import AdapterEventKind, TransferProgress, TransferStage
+from hotslot.contract.catalog import AdapterEventKind, TransferProgress, TransferStage
 from hotslot.errors import (
     AdapterNotFoundError,
     DigestMismatchError,
@@ -42,7 +42,7 @@ async def test_a_push_uploads_both_files_and_creates_the_version(
     result = await store.push(
         adapter_folder, "acme/pirate:v1", base_model="org/base", labels={"a": "b"}, on_progress=heard.append
     )
-    (request,) = fake_store.catalogue.calls.create
+    (request,) = fake_store.catalog.calls.create
     assert (request.reference, request.base_model, dict(request.labels)) == ("acme/pirate:v1", "org/base", {"a": "b"})
     assert [f.path for f in request.files] == ["adapter_config.json", WEIGHTS]
     assert fake_store.blobs.stored[request.files[1].digest] == (adapter_folder / WEIGHTS).read_bytes()
@@ -120,7 +120,7 @@ async def test_a_file_that_changes_while_it_is_pushed_is_an_error(
 
     with pytest.raises(DigestMismatchError):
         await store.push(adapter_folder, "pirate", on_progress=spoil)
-    assert not fake_store.catalogue.calls.create
+    assert not fake_store.catalog.calls.create
 
 
 async def test_what_rots_between_upload_and_admission_is_sent_once_more(
@@ -130,14 +130,14 @@ async def test_what_rots_between_upload_and_admission_is_sent_once_more(
         fake_store.blobs.stored.clear()
         raise DigestMismatchError("upload", "a", "b")
 
-    fake_store.catalogue.before_creating.append(discard)
+    fake_store.catalog.before_creating.append(discard)
     pushed = await store.push(adapter_folder, "pirate")
     assert digest_of((adapter_folder / WEIGHTS).read_bytes()) in fake_store.blobs.stored
-    assert (pushed.uploaded_bytes, len(fake_store.catalogue.calls.create)) == (2 * pushed.total_bytes, 2)
-    fake_store.catalogue.before_creating.extend([discard, discard])
+    assert (pushed.uploaded_bytes, len(fake_store.catalog.calls.create)) == (2 * pushed.total_bytes, 2)
+    fake_store.catalog.before_creating.extend([discard, discard])
     with pytest.raises(DigestMismatchError):
         await store.push(adapter_folder, "pirate")
-    assert len(fake_store.catalogue.calls.create) == 4
+    assert len(fake_store.catalog.calls.create) == 4
 
 
 async def test_a_refusal_carries_every_violation_however_many_there_are(
@@ -146,8 +146,8 @@ async def test_a_refusal_carries_every_violation_however_many_there_are(
     many = tuple(
         Violation("SHAPE_MISMATCH", f"tensor.{i}", "[1, 2]", "[3, 4]", f"tensor.{i}: {'x' * 100}") for i in range(200)
     )
-    fake_store.catalogue.refuse = InvalidAdapterError(many)
-    fake_store.catalogue.violations = many
+    fake_store.catalog.refuse = InvalidAdapterError(many)
+    fake_store.catalog.violations = many
     with pytest.raises(InvalidAdapterError) as raised:
         await store.push(adapter_folder, "pirate")
     assert raised.value.violations == many
@@ -164,10 +164,10 @@ async def test_a_malformed_reference_fails_before_anything_is_sent(
 async def test_validate_reports_violations_without_raising(
     store: StoreClient, fake_store: FakeStore, adapter_folder: Path
 ) -> None:
-    fake_store.catalogue.violations = (Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),)
+    fake_store.catalog.violations = (Violation("NON_FINITE", "t", "NaN", "finite", "t has NaN"),)
     report = await store.validate(adapter_folder)
     assert not report.valid
-    assert report.violations == fake_store.catalogue.violations
+    assert report.violations == fake_store.catalog.violations
 
 
 async def test_a_folder_that_is_no_adapters_is_told_without_sending_its_weights(
@@ -191,7 +191,7 @@ async def test_what_is_missing_is_told_although_the_rest_cannot_be_sent(
 async def test_a_listing_fetches_its_pages_as_they_are_needed(store: StoreClient, fake_store: FakeStore) -> None:
     names = [adapter.name async for adapter in store.list_adapters()]
     assert names == [f"adapter-{i}" for i in range(5)]
-    assert fake_store.catalogue.calls.pages == ["", "2", "4"]
+    assert fake_store.catalog.calls.pages == ["", "2", "4"]
 
 
 async def test_a_blob_is_read_whole_over_broken_streams(store: StoreClient, fake_store: FakeStore) -> None:
@@ -224,87 +224,87 @@ def event_at(revision: int) -> pb.WatchAdaptersResponse:
 
 
 async def test_a_watch_goes_on_after_the_last_revision_it_saw(store: StoreClient, fake_store: FakeStore) -> None:
-    fake_store.catalogue.events.extend([[event_at(5), event_at(6)], [], [event_at(7)]])
+    fake_store.catalog.events.extend([[event_at(5), event_at(6)], [], [event_at(7)]])
     seen = []
     async for item in store.watch(4):
         seen.append((item.revision, item.kind))
         if item.revision == 7:
             break
     assert seen == [(r, AdapterEventKind.TAG_MOVED) for r in (5, 6, 7)]
-    assert fake_store.catalogue.calls.watch_from == [4, 6, 6]
+    assert fake_store.catalog.calls.watch_from == [4, 6, 6]
 
 
 @pytest.mark.parametrize("revision", [0, 12])
 async def test_a_watch_from_now_on_that_breaks_before_its_first_event_misses_none(
     store: StoreClient, fake_store: FakeStore, revision: int
 ) -> None:
-    fake_store.catalogue.revision = revision
-    fake_store.catalogue.events.extend([[], [event_at(revision + 1)]])
+    fake_store.catalog.revision = revision
+    fake_store.catalog.events.extend([[], [event_at(revision + 1)]])
     assert (await anext(store.watch())).revision == revision + 1
-    assert fake_store.catalogue.calls.watch_from == [revision, revision]
+    assert fake_store.catalog.calls.watch_from == [revision, revision]
 
 
 async def test_a_watch_from_now_on_begins_once_the_store_is_back(store: StoreClient, fake_store: FakeStore) -> None:
     away = StoreUnavailableError("away")
-    fake_store.catalogue.revision = 12
-    fake_store.catalogue.list_failures.extend([away] * FAST_RETRIES.max_stalls)
-    fake_store.catalogue.events.append([event_at(13)])
+    fake_store.catalog.revision = 12
+    fake_store.catalog.list_failures.extend([away] * FAST_RETRIES.max_stalls)
+    fake_store.catalog.events.append([event_at(13)])
     assert (await anext(store.watch())).revision == 13
-    fake_store.catalogue.list_failures.extend([away] * (FAST_RETRIES.max_stalls + 1))
+    fake_store.catalog.list_failures.extend([away] * (FAST_RETRIES.max_stalls + 1))
     with pytest.raises(StoreUnavailableError, match="away"):
         await anext(store.watch())
-    assert fake_store.catalogue.calls.watch_from == [12]
+    assert fake_store.catalog.calls.watch_from == [12]
 
 
-async def test_a_quiet_catalogue_is_watched_for_ever(
+async def test_a_quiet_catalog_is_watched_for_ever(
     store: StoreClient, fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hotslot.clients.store.WATCH_TIMEOUT_S", 0.02)
-    fake_store.catalogue.is_quiet = True
+    fake_store.catalog.is_quiet = True
     watching = asyncio.ensure_future(anext(store.watch(4)))
-    await until(lambda: len(fake_store.catalogue.calls.watch_from) > FAST_RETRIES.max_stalls + 3)
+    await until(lambda: len(fake_store.catalog.calls.watch_from) > FAST_RETRIES.max_stalls + 3)
     monkeypatch.setattr("hotslot.clients.store.WATCH_TIMEOUT_S", 10.0)
-    fake_store.catalogue.events.append([event_at(5)])
+    fake_store.catalog.events.append([event_at(5)])
     assert (await asyncio.wait_for(watching, 5)).revision == 5
 
 
 async def test_an_import_re_attaches_when_its_stream_breaks(store: StoreClient, fake_store: FakeStore) -> None:
-    fake_store.catalogue.break_imports = 2
+    fake_store.catalog.break_imports = 2
     heard: list[TransferProgress] = []
     version = await store.import_hub("org/lora", "pirate", on_progress=heard.append)
     assert version.adapter == "pirate"
-    assert fake_store.catalogue.calls.imports == 3
+    assert fake_store.catalog.calls.imports == 3
     assert heard[0] == TransferProgress(TransferStage.FETCHING, 10, 20)
 
 
 async def test_an_import_that_gets_no_further_is_given_up(store: StoreClient, fake_store: FakeStore) -> None:
-    fake_store.catalogue.break_imports = 1000
+    fake_store.catalog.break_imports = 1000
     with pytest.raises(StoreUnavailableError, match="the stream broke"):
         await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
-    assert fake_store.catalogue.calls.imports == FAST_RETRIES.max_stalls + 1
+    assert fake_store.catalog.calls.imports == FAST_RETRIES.max_stalls + 1
 
 
 async def test_an_import_is_followed_over_a_path_that_cuts_quiet_streams(
     store_endpoint: str, fake_store: FakeStore
 ) -> None:
     retry = replace(FAST_RETRIES, max_delay_s=0.01)
-    fake_store.catalogue.break_imports = 2 * FAST_RETRIES.max_stalls
-    fake_store.catalogue.imports_stand_s = 5 * retry.max_delay_s
+    fake_store.catalog.break_imports = 2 * FAST_RETRIES.max_stalls
+    fake_store.catalog.imports_stand_s = 5 * retry.max_delay_s
     async with StoreClient(store_endpoint, NO_CHANNEL_RETRIES, retry) as client:
         assert (await client.import_hub("org/lora", "pirate")).adapter == "pirate"
 
 
 async def test_a_source_that_does_not_answer_is_told_at_once(store: StoreClient, fake_store: FakeStore) -> None:
-    fake_store.catalogue.break_imports = 1000
-    fake_store.catalogue.import_failure = SourceUnavailableError("the hub is away", retry_after_s=5.0)
+    fake_store.catalog.break_imports = 1000
+    fake_store.catalog.import_failure = SourceUnavailableError("the hub is away", retry_after_s=5.0)
     with pytest.raises(SourceUnavailableError, match="the hub is away") as raised:
         await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
     assert raised.value.retry_after_s == 5.0
-    assert fake_store.catalogue.calls.imports == 1
+    assert fake_store.catalog.calls.imports == 1
 
 
 async def test_a_manifest_that_is_not_its_digest_is_refused(store: StoreClient, fake_store: FakeStore) -> None:
-    fake_store.catalogue.adapters[0].latest_version.manifest_json += b" "
+    fake_store.catalog.adapters[0].latest_version.manifest_json += b" "
     with pytest.raises(DigestMismatchError, match="manifest"):
         await store.get("adapter-0")
 
@@ -326,7 +326,7 @@ async def test_the_tenant_travels_with_every_call(
 ) -> None:
     async with StoreClient(store_endpoint, ChannelOptions(tenant=TenantId("acme"))) as client:
         await client.push(adapter_folder, "pirate")
-    assert fake_store.catalogue.calls.tenants == ["acme"]
+    assert fake_store.catalog.calls.tenants == ["acme"]
 
 
 async def test_closing_a_listing_early_is_no_error(store: StoreClient) -> None:

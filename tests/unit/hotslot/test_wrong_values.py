@@ -30,9 +30,9 @@ from hotslot import (
     WorkerClient,
 )
 from hotslot.cli.app import run
+from hotslot.codec import build
+from hotslot.codec import request_to_proto as request_to
 from hotslot.contract.generation import DEFAULT_MAX_TOKENS
-from hotslot.convert.generation import request_to
-from hotslot.convert.messages import build
 from hotslot.errors import InvalidRequestError
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2
@@ -138,7 +138,7 @@ REQUESTS: list[tuple[object, str]] = [
     (R((1, True)), "prompt.tokens.token_ids[1]"),
     (R((1, "a")), "prompt.tokens.token_ids[1]"),  # type: ignore[arg-type]
     (R(b"hi"), "prompt"),
-    (R(None), "prompt"),  # type: ignore[arg-type]
+    (R(None), "prompt"),
     (R("hi", adapters="abc"), "adapters"),  # type: ignore[arg-type]
     (R("hi", adapters=("abc",)), "adapters[0]"),  # type: ignore[arg-type]
     (R("hi", adapters=(AdapterSelection("a", "1"),)), "adapters[0].weight"),  # type: ignore[arg-type]

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from hotslot.codec import request_to_proto as request_to
 from hotslot.contract import generation as client
-from hotslot.convert.generation import request_to
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from tools.fuzz.target import require
 from worker_service.front.inference_converters import decode_request, serialise_settled

@@ -1,15 +1,18 @@
-"""The catalogue as the client sees it: adapters, tags, versions, base models, events."""
+"""The catalog: adapters, tags, versions, policies, base models, events."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.errors import Violation
 from hotslot.formats.base_spec import BaseSpec
-from hotslot.formats.manifest import AdapterModule
-from hotslot.ids import Digest
+from hotslot.formats.manifest import AdapterModule, parse_manifest
+from hotslot.ids import Digest, TenantId
+
+UNPRINTED = {"printed": False}
+"""Marks a field that the command leaves out of its JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,21 @@ class Version:
     config_json: str
     """The fields of adapter_config.json that were admitted."""
     warnings: tuple[AdmissionWarning, ...] = ()
-    """What its owner should know; told by the import that made it, and by nothing else."""
+    """Hints for its owner; told by the import that made it, and by nothing else."""
+    end_token_ids: tuple[int, ...] = field(default=(), metadata=UNPRINTED)
+    """Tokens that end its answers, beside those that end the base's."""
+    manifest_json: bytes = field(default=b"", metadata=UNPRINTED)
+    """Canonical bytes of its manifest, from which `modules` were read; empty in listings."""
+
+    def verified(self) -> "Version":
+        """The version with the modules of its canonical bytes, if it has these.
+
+        Raises DigestMismatchError when they are not those of its digest, and InvalidAdapterError when they are no
+        manifest that this version of hotslot understands.
+        """
+        if not self.manifest_json:
+            return self
+        return replace(self, modules=parse_manifest(self.manifest_json, self.digest).modules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +84,33 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """What a push did."""
+    """Outcome of a push."""
 
     version: Version
     created: bool
     """False when the same content was already a version of this adapter."""
     uploaded_bytes: int
-    """What had to be sent; files that the store already had are not sent again."""
+    """Bytes that had to be sent; files that the store already had are not sent again."""
     total_bytes: int
     warnings: tuple[AdmissionWarning, ...] = ()
-    """What its owner should know, though it was admitted."""
+    """Hints for its owner, though it was admitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """What admission says about a checkpoint, without publishing it."""
+    """Admission's verdict on a checkpoint, without publishing it."""
 
     valid: bool
     violations: tuple[Violation, ...]
-    digest: Digest | None
+    digest: Digest | None = None
     """The digest that the version would have."""
-    base_model_digest: Digest | None
-    max_rank: int
-    dtype: str
-    num_modules: int
-    weights_size_bytes: int
+    base_model_digest: Digest | None = None
+    max_rank: int = 0
+    dtype: str = ""
+    num_modules: int = 0
+    weights_size_bytes: int = 0
     warnings: tuple[AdmissionWarning, ...] = ()
-    """What its owner should know, though it is no reason to refuse it."""
+    """Hints for its owner, though they are no reason to refuse it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +119,14 @@ class ResolvedAdapter:
 
     version: Version
     revision: int
-    """Revision of the catalogue at which this held."""
+    """Revision of the catalog at which this held."""
     policy: "AdapterPolicy | None" = None
     """The adapter's; None where it goes by the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterPolicy:
-    """What an adapter's owner decided about where it may be."""
+    """Bounds that an adapter's owner set on where it may be."""
 
     adapter: str
     min_replicas: int
@@ -117,13 +134,22 @@ class AdapterPolicy:
     max_replicas: int
     """Workers that its requests go to however many there are; 0 for no bound."""
     pinned: bool
-    """Whether min_replicas workers (at least one) have `latest` in memory before anybody asks, and keep it."""
+    """Have min_replicas workers (at least one) hold `latest` in memory before any request, and keep it."""
     etag: str
     update_time: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedVersion:
+    """The version that `latest` points at, of an adapter whose policy pins it."""
+
+    tenant: TenantId
+    digest: Digest
+    policy: AdapterPolicy
+
+
 class AdapterEventKind(StrEnum):
-    """What happened in the catalogue."""
+    """Kind of a change in the catalog."""
 
     UNSPECIFIED = "unspecified"
     VERSION_CREATED = "version_created"
@@ -138,7 +164,7 @@ class AdapterEventKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AdapterEvent:
-    """One change of the catalogue."""
+    """One change of the catalog."""
 
     revision: int
     kind: AdapterEventKind
@@ -154,7 +180,7 @@ class BaseModel:
 
     spec: BaseSpec
     digest: Digest
-    create_time: datetime | None
+    create_time: datetime | None = None
     superseded: bool = False
     """The name stands for another base model by now; this one is known by its digest only."""
 
@@ -170,7 +196,7 @@ class BaseModelMatch:
 
 
 class TransferStage(StrEnum):
-    """What a push or an import is doing."""
+    """Stage of a push or an import."""
 
     HASHING = "hashing"
     UPLOADING = "uploading"

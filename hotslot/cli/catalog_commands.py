@@ -28,7 +28,7 @@ from hotslot.cli.rendering import (
 )
 from hotslot.cli.sources import HubName, StoreFolder, parse_source
 from hotslot.contract.admission_warning import AdmissionWarning
-from hotslot.contract.catalogue import Version
+from hotslot.contract.catalog import Version
 from hotslot.errors import FieldViolation, InvalidRequestError, TagNotFoundError
 from hotslot.references import parse_reference, parse_tag
 
