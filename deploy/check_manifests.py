@@ -26,7 +26,7 @@ def build(folder: Path) -> list[Manifest]:
 
 
 def schema_problems(objects: list[Manifest]) -> Iterator[str]:
-    """What the Kubernetes schemas refuse, unknown fields included."""
+    """Problems that the Kubernetes schemas find, unknown fields included."""
     for version in KUBERNETES_VERSIONS:
         for manifest in objects:
             try:

@@ -88,7 +88,7 @@ class Setup:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the compose file takes from its environment."""
+        """Environment that the compose file takes."""
         rows = str(self.max_sequences)
         return {"BUCKETS": self.buckets, "MAX_SEQUENCES": rows, "START_PAUSE_S": str(REFUSAL_PAUSE_S)}
 

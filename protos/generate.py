@@ -48,7 +48,7 @@ def read_package(root: Path) -> dict[Path, bytes]:
 
 
 def drift(fresh: dict[Path, bytes], committed: dict[Path, bytes]) -> list[str]:
-    """What differs, one line a file."""
+    """Differences, one line a file."""
     return [
         f"{path}: {'missing' if path not in committed else 'left over' if path not in fresh else 'differs'}"
         for path in sorted(fresh.keys() | committed.keys())

@@ -33,7 +33,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Example:
-    """What a user says and what the adapter is to answer."""
+    """Prompt of a user, and the answer that is expected of the adapter."""
 
     prompt: str
     answer: str

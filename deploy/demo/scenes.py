@@ -1,4 +1,4 @@
-"""What the demo does with a running deployment: one mixed batch, then a hot-swap under load."""
+"""Scenes of the demo with a running deployment: one mixed batch, then a hot-swap under load."""
 
 import asyncio
 import time

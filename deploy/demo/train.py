@@ -68,7 +68,7 @@ def train(wanted: Recipe, base_folder: Path) -> float:
 
 
 def describe(wanted: Recipe, base_folder: Path, final_loss: float) -> dict[str, Any]:
-    """What INDEX.json says of an adapter, measured on the stored files."""
+    """Entry of INDEX.json for an adapter, measured on the stored files."""
     folder = ADAPTERS_DIR / wanted.name
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(base_folder)

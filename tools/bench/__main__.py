@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def machine() -> str:
-    """What it ran on, as far as that decides the figures."""
+    """Description of the machine, as far as that decides the figures."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -32,7 +32,7 @@ from tools.bench.processes import log_errors_only
 
 STEP_S = 0.005
 ROWS = 4
-"""Of the echo model."""
+"""Rows of the echo model."""
 TOKENS = 400
 
 

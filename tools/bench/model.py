@@ -122,7 +122,7 @@ def time_step(loaded: LoadedModel, step: int) -> float:
 
 
 def answer_with_steps(connection: Connection, options: ModelOptions) -> None:
-    """What the other process does: one step for each number that it is sent, until there are no more."""
+    """Run the other process: one step for each number that it is sent, until there are no more."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     loaded = load_model(options)
     connection.send(0.0)
@@ -150,7 +150,8 @@ def stepping(options: ModelOptions) -> Iterator[Callable[[int], float]]:
 
 
 def measure_base_only(options: ModelOptions, num_steps: int) -> dict[str, float]:
-    """What slots cost requests that use none, beside a model with next to no slots; steps are taken in turn.
+    """Measure the cost of slots for requests that use none, beside a model with next to no slots; steps are taken in
+    turn.
 
     Each has its own process, because code is compiled for one set of slots in each.
     """

@@ -126,7 +126,7 @@ class Process:
         self._process = CONTEXT.Process(target=target, args=(theirs, argument), daemon=True)
         self._process.start()
         self.first: Any = self._receive()
-        """What it said when it was ready."""
+        """Message of the process when it was ready."""
 
     def ask(self, message: Any) -> Any:
         """Send, and wait for the answer."""
@@ -143,7 +143,7 @@ class Process:
         self._pipe.send((function, arguments))
 
     def result(self) -> Any:
-        """What the function that was sent returned."""
+        """Result of the function that was sent."""
         return self._receive()
 
     @property

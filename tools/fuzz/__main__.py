@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "fuzz"
 DEFAULT_RUNS = 5_000_000
 SHARES = {"checkpoint": 0.02, "config": 0.08, "request": 0.4, "header": 0.5}
-"""Of all executions by target; the deeper a target, the more one of its executions costs."""
+"""Share of all executions by target; the deeper a target, the more one of its executions costs."""
 PARTS = {"atheris": 0.1, "mutation": 0.8995, "hypothesis": 0.0005}
-"""Of a target's executions by engine: mutation is the fastest, and starts from what atheris found."""
+"""Share of a target's executions by engine: mutation is the fastest, and starts from the findings of atheris."""
 
 
 def jobs_of(num_runs: int, num_processes: int, shares: Mapping[str, float], *, guided: bool) -> list[Job]:

@@ -14,7 +14,7 @@ _ACCEPTED_AT, _SLOWEST_AT, _BEGUN_AT, _LENGTH_AT = 8, 16, 24, 32
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the recorder said at one moment."""
+    """Snapshot of the recorder at one moment."""
 
     num_executions: int
     num_accepted: int

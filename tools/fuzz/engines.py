@@ -19,7 +19,7 @@ _EXAMPLES_A_ROUND = 2_000
 
 
 def has_atheris() -> bool:
-    """Whether the coverage-guided engine can be used by this Python."""
+    """Tell whether the coverage-guided engine can be used by this Python."""
     return find_spec("atheris") is not None
 
 

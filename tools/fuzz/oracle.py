@@ -1,4 +1,4 @@
-"""What must hold for accepted inputs, as the safetensors library and PEFT see it, not as hotslot does."""
+"""Oracle for accepted inputs: rules as the safetensors library and PEFT see them, not as hotslot does."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ from tools.fuzz.packed import Packed
 from tools.fuzz.target import OracleError, require
 
 NUMPY_DTYPES = {"F64", "F32", "F16", "I64", "U64", "I32", "U32", "I16", "U16", "I8", "U8", "BOOL", "C64"}
-"""What the library's numpy flavour can hold."""
+"""Element types that the library's numpy flavour can hold."""
 _QUANTIFIED_GROUP = re.compile(r"\)[*+?{]")
 _QUANTIFIER = re.compile(r"[*+?{]")
 MAX_PATTERN_CHARS = 120
@@ -34,7 +34,7 @@ ROWS = {
     "qkv_proj": {"q_proj": HIDDEN, "k_proj": KV, "v_proj": KV},
     "gate_up_proj": {"gate_proj": INTERMEDIATE, "up_proj": INTERMEDIATE},
 }
-"""Of the fused base's linears, and of those that adapters for it have."""
+"""Rows of the fused base's linears, and of those that adapters for it have."""
 GROUPS = tuple(frozenset({fused, *parts}) for fused, parts in ROWS.items())
 ATTENTION = frozenset({"qkv_proj", *ROWS["qkv_proj"]})
 Place = tuple[int | None, str]
@@ -185,7 +185,7 @@ def check_regrouped(
 def _changes_of_parts(
     tensors: Mapping[str, Any], dtype: str, leaves: frozenset[str], scaling: Callable[[Place, int], float]
 ) -> dict[Place, npt.NDArray[np.float64]]:
-    """What `y` gains at each output of each part, `[out, in + 1]` with the bias last, where anything does."""
+    """Gains of `y` at each output of each part, `[out, in + 1]` with the bias last, where there are any."""
     modules: dict[Place, dict[str, npt.NDArray[np.float64]]] = {}
     for name, (found_dtype, shape, data) in tensors.items():
         layer, leaf, role = _identity(name)
@@ -263,7 +263,7 @@ def _value(document: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def _is_tame(*expressions: str) -> bool:
-    """Whether Python's engine, which backtracks, ends soon on all of them."""
+    """Tell whether Python's engine, which backtracks, ends soon on all of them."""
     return all(
         len(text) <= MAX_PATTERN_CHARS and len(_QUANTIFIER.findall(text)) <= 2 and not _QUANTIFIED_GROUP.search(text)
         for text in expressions

@@ -28,9 +28,9 @@ IMPORTED = {
     ),
 }  # fmt: skip
 MAX_CPU_NS = 2_000_000_000
-"""Of one small input; everything that admission and the front do is linear in it."""
+"""Most processor time of one small input; everything that admission and the front do is linear in it."""
 MAX_GROWTH_BYTES = 2 * 1024**3
-"""Of the address space while fuzzing; beyond it an allocation fails, and that is a finding."""
+"""Largest growth of the address space while fuzzing; beyond it an allocation fails, and that is a finding."""
 REPORT_EVERY_S = 5.0
 
 
@@ -109,7 +109,7 @@ class Shard:
                 sys.exit(f"more than {MAX_KINDS} kinds of findings")
 
     def write_report(self) -> None:
-        """What only this process knows."""
+        """Write the figures that only this process knows."""
         self._reported_s = time.monotonic()
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         report = {"codes": dict(self._codes), "grown_mib": round((peak_kib - self._start_kib) / 1024, 1)}
@@ -117,7 +117,7 @@ class Shard:
 
 
 def _address_space_bytes() -> int:
-    """What the process has mapped; on systems that do not tell, a size that no shard reaches."""
+    """Bytes that the process has mapped; on systems that do not tell, a size that no shard reaches."""
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 64 * 1024**3
 

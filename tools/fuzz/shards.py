@@ -22,7 +22,7 @@ _COVERAGE = re.compile(r"cov: (?P<edges>\d+) ft: (?P<features>\d+) corp: (?P<cor
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one shard does."""
+    """Work of one shard."""
 
     engine: str
     target: str
@@ -60,7 +60,9 @@ class _Running:
             )
 
     def has_ended(self) -> bool:
-        """Whether the process is gone; kills it when its input takes for ever, and keeps what it died of."""
+        """Tell whether the process is gone; kills it when its input takes for ever, and keeps the input that it died
+        of.
+        """
         state = self.box.read()
         if state.num_executions != self._num_seen:
             self._num_seen, self._moved_s = state.num_executions, time.monotonic()

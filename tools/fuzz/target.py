@@ -1,4 +1,4 @@
-"""What is fuzzed: a named function from bytes to an outcome, its seeds, and its structure-aware mutator."""
+"""Target of the fuzzer: a named function from bytes to an outcome, its seeds, and its structure-aware mutator."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class Outcome:
     """How one input ended; an input that is neither accepted nor refused with a type is a finding."""
 
     codes: frozenset[str]
-    """What the refusal says; empty when the input was accepted."""
+    """Codes of the refusal; empty when the input was accepted."""
 
     @property
     def is_accepted(self) -> bool:
-        """Whether the input was taken."""
+        """True if the input was taken."""
         return not self.codes
 
 

@@ -1,4 +1,6 @@
-"""What no placement and no eviction goes below: all host memories as one cache that knows the future (Belady, 1966)."""
+"""Bound that no placement and no eviction goes below: all host memories as one cache that knows the future (Belady,
+1966).
+"""
 
 import heapq
 

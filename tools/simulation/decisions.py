@@ -1,4 +1,4 @@
-"""What the policy costs and moves by itself: the time of a decision, and what a join moves."""
+"""Costs of the policy by itself: the time of a decision, and the versions that a join moves."""
 
 import time
 from collections.abc import Callable, Sequence

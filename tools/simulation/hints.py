@@ -32,7 +32,7 @@ class Hints:
         self._heartbeat_at_s: dict[WorkerId, float] = {}
         self._since = ""
         self._memory = PoolMemory()
-        """What routers remember; all of them see the same."""
+        """Memory of routers; all of them see the same."""
         self._fleet: Fleet | None = None
         self._fleet_at_s = 0.0
         self.num_ops = 0
@@ -84,7 +84,7 @@ class Hints:
         self._reported.clear()
 
     def fleet(self, now_s: float) -> Fleet:
-        """What every router prepared from its last look at the pool."""
+        """Fleet that every router prepared from its last look at the pool."""
         if self._fleet is None or now_s - self._fleet_at_s >= self._refresh_s:
             self.num_ops += self._num_routers
             listed = tuple(r for r in self._records.values() if r.lease_expire_time_s > now_s)
@@ -95,7 +95,7 @@ class Hints:
         return self._fleet
 
     def placements(self, digest: Digest, now_s: float) -> Sequence[Placement]:
-        """Who said that it has a version."""
+        """Placements of a version, by the workers that said so."""
         self.num_ops += 1
         said = tuple(self._held.get(digest, {}).values())
         return self._memory.placements(PlacementsView({digest: said}, now_s, self._since))[digest]

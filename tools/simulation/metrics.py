@@ -11,7 +11,7 @@ from tools.simulation.simulator import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is reported of one run."""
+    """Figures of one run."""
 
     requests: float
     cold_loads: float
@@ -20,7 +20,7 @@ class Figures:
     churn_per_minute: float
     """Loads of adapters that another worker had, by all placements, a minute: in the last two minutes."""
     max_over_mean_load: float
-    """Of the workers' mean loads in a window of a minute; the mean over the windows."""
+    """Largest of the workers' mean loads over their mean, in a window of a minute; the mean over the windows."""
     worst_max_over_mean_load: float
     mean_load: float
     delay_p50_ms: float
@@ -35,7 +35,7 @@ class Figures:
 
 
 def figures(scenario: Scenario, outcome: Outcome) -> Figures:
-    """Of one run."""
+    """Compute the figures of one run."""
     delays_ms = np.array(outcome.delays_s) * 1e3
     held = [replicas for replicas in outcome.replicas if replicas]
     last = int(scenario.duration_s // 60)

@@ -17,7 +17,7 @@ from tools.simulation.traffic import Demand
 from tools.simulation.worker import SimulatedWorker
 
 LARGEST_PIECE = 0.5
-"""Of a worker's expected load."""
+"""Largest piece, as a share of a worker's expected load."""
 
 
 class Oracle:

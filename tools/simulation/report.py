@@ -1,4 +1,4 @@
-"""What the simulation found, as a page and a plot."""
+"""Report of the simulation, as a page and a plot."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def render(results: dict[str, Any]) -> str:
 
 def _what_is_simulated() -> list[str]:
     size = WorkerSize()
-    return f"""## What is simulated
+    return f"""## The simulation
 
 - A worker has {size.rows} rows, {size.slots} slots, host memory for {size.host_adapters} adapters (least recently used
   out; {2 * ADAPTERS_PER_WORKER} where all fit), and {size.parallel_loads} loads at once of {STORE_LOAD_S} s each. There
@@ -62,7 +62,7 @@ def _what_is_simulated() -> list[str]:
 **The oracle** knows every adapter's rate beforehand, and every worker's state exactly and at once. It assigns adapters
 offline, so that expected loads are equal, cuts those worth more than half a worker into pieces, changes little when
 workers come and go, sends a request to the least busy of the adapter's workers, and never loads an adapter elsewhere.
-What workers evict is theirs, least recently used, as with all policies. **The bound** is no policy but the misses of
+Eviction is the workers' own, least recently used, as with all policies. **The bound** is no policy but the misses of
 one cache as large as all host memories together that knows all future requests: no placement and no eviction does
 better.
 

@@ -1,4 +1,4 @@
-"""What is simulated: fleets, traffic and events."""
+"""Scenarios of the simulation: fleets, traffic and events."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,12 +14,12 @@ from tools.simulation.worker import SimulatedWorker, WorkerSize
 ADAPTERS_PER_WORKER = 100
 UTILISATION = 0.65
 CROWD = 0.05
-"""Of the fleet, that a flash crowd keeps busy."""
+"""Share of the fleet that a flash crowd keeps busy."""
 RESTART_S = 20.0
 
 
 class World(Protocol):
-    """What an event may do to a run."""
+    """World of a run, as far as an event may change it."""
 
     workers: Mapping[WorkerId, SimulatedWorker]
     hints: Hints

@@ -26,7 +26,7 @@ FAILOVER_S = 0.01
 
 @dataclass(slots=True)
 class Outcome:
-    """What is counted from the end of the warm-up on."""
+    """Counts from the end of the warm-up on."""
 
     requests: int = 0
     cold_loads: int = 0

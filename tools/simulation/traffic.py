@@ -7,7 +7,7 @@ import numpy as np
 SERVICE_S = 4.0
 """Mean time that a request occupies a row."""
 SERVICE_SHAPE = 2.0
-"""Of the gamma distribution of that time: a coefficient of variation of 0.7."""
+"""Shape of the gamma distribution of that time: a coefficient of variation of 0.7."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class FlashCrowd:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What is wanted when."""
+    """Demand over time."""
 
     num_adapters: int
     zipf: float

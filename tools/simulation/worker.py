@@ -16,7 +16,7 @@ ACTIVATE_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class WorkerSize:
-    """What one worker has room for."""
+    """Room of one worker."""
 
     rows: int = 16
     slots: int = 32
@@ -49,7 +49,7 @@ class SimulatedWorker:
     host: OrderedDict[int, None] = field(default_factory=OrderedDict)
     """Resident adapters, least recently used first."""
     users: Counter[int] = field(default_factory=Counter)
-    """Of resident adapters, requests that hold them."""
+    """Requests that hold each resident adapter."""
     slots: OrderedDict[int, None] = field(default_factory=OrderedDict)
     running: set[Request] = field(default_factory=set)
     waiting: deque[Request] = field(default_factory=deque)
@@ -73,7 +73,7 @@ class SimulatedWorker:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether it is there to stay."""
+        """True if it is there to stay."""
         return self.is_alive and self.state is WorkerState.READY
 
     def accept(self, request: Request, now_s: float) -> None:
@@ -113,7 +113,7 @@ class SimulatedWorker:
         self.changed.update(number[digest] for digest in changed if digest in number)
 
     def record(self, lease_expire_time_s: float) -> WorkerRecord:
-        """What a heartbeat says."""
+        """Record that a heartbeat reports."""
         load = WorkerLoad(
             running_sequences=len(self.running),
             waiting_sequences=self.in_flight - len(self.running),
@@ -123,7 +123,7 @@ class SimulatedWorker:
         return WorkerRecord(self.info, self.state, load, lease_expire_time_s, 1)
 
     def resident(self, adapter: int) -> Resident:
-        """What a residency report says of an adapter that is here."""
+        """Entry of a residency report for an adapter that is here."""
         tier = Tier.SLOT if adapter in self.slots else Tier.HOST
         digest = self.digests[adapter]
         return Resident(digest, tier, demand=self.meter.reported(digest))

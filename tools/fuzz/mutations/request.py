@@ -18,7 +18,7 @@ from tools.fuzz.request.packed import MAX_ANSWER_TOKENS, PackedRequest
 from tools.fuzz.request.seeds import DIGEST, WEATHER, requests
 
 DEEP_SHARE = 0.03
-"""Of the inputs: these are rendered, tokenised and answered, too."""
+"""Share of the inputs that are rendered, tokenised and answered, too."""
 _WORDS = (
     *SPECIALS, *PLAIN_ADDED, "<|IM_END|>", "<|im_", "end|>", "|>", "<", "s>", "</", " w", "he", "hell", "\n", "\n\n",
     " ", "  ", "\t", "ä", "🎉", "语", "\x00", "\ufffd", "\ufdd0", "\U000f0000", "\u202e", "ß", "İ", "\x85", "{{",
@@ -201,7 +201,7 @@ def _change_chat(request: pb.GenerateRequest, rng: Random) -> None:
 
 
 def _change_around(request: pb.GenerateRequest, rng: Random) -> None:
-    """What stands beside a conversation."""
+    """Change the fields beside a conversation."""
     chat = request.chat
     match rng.randrange(6):
         case 0:

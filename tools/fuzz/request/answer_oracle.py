@@ -88,7 +88,7 @@ def _check_text(
 
 
 def first_completion(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
-    """Where the first stop string to be complete begins, and which one it is."""
+    """Beginning of the first stop string to be complete, and that string."""
     ends = [(text.find(stop) + len(stop), stop) for stop in stops if stop in text]
     if not ends:
         return None
@@ -109,7 +109,7 @@ def _ordinary(prompt: Sequence[int], token_ids: Sequence[int]) -> list[tuple[int
 
 
 def _added(prompt: Sequence[int], token_ids: Sequence[int], *, skips: bool) -> str:
-    """What the tokens add to the prompt's text."""
+    """Text that the tokens add to the prompt's."""
     before = str(BACKEND.decode(list(prompt), skip_special_tokens=skips)).rstrip(REPLACEMENT)
     whole = str(BACKEND.decode([*prompt, *token_ids], skip_special_tokens=skips))
     require(whole.startswith(before), "the oracle's own tokenizer changes what was before")

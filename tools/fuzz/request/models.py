@@ -33,7 +33,7 @@ STRING, EITHER, PARTS = (Form.STRING,), (Form.STRING, Form.PARTS), (Form.PARTS,)
 
 @dataclass
 class ByteTokenizer:
-    """What transformers makes of a tokenizer, as far as the front uses it."""
+    """Tokenizer as transformers makes one, as far as the front uses it."""
 
     backend_tokenizer: Tokenizer
     added_tokens_decoder: Mapping[int, AddedToken]
@@ -102,7 +102,7 @@ def byte_level() -> Tokenizer:
 
 BACKEND = byte_level()
 NUM_ROWS = BACKEND.get_vocab_size(with_added_tokens=True) - 1
-"""Of the embedding: the tokenizer knows one token more, `<beyond>`."""
+"""Rows of the embedding: the tokenizer knows one token more, `<beyond>`."""
 LIMITS = RequestLimits(NUM_ROWS, MAX_SEQUENCE_TOKENS, max_choices=4, max_adapters=4)
 EOS_IDS = (BACKEND.token_to_id("<|im_end|>"),)
 SPECIAL_IDS = frozenset(BACKEND.token_to_id(text) for text in SPECIALS)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tests.support.request_messages import varint
 
 MAX_REPEATED_BYTES = 160 * 1024
-"""Of a piece with all of its repetitions: 65,536 numbers that stand one by one, and then some."""
+"""Most bytes of a piece with all of its repetitions: 65,536 numbers that stand one by one, and then some."""
 MAX_ANSWER_TOKENS = 48
 _HEAD = struct.Struct("<BBBBI")
 _PLACE, _SHALLOW = 0x0F, 0x80
@@ -44,7 +44,7 @@ class PackedRequest:
         return cls(rest[num_tokens:], model, rest[:num_tokens], place & _PLACE, piece_bytes, num_pieces, is_shallow)
 
     def wire(self) -> bytes:
-        """What goes over the wire."""
+        """Bytes that go over the wire."""
         piece, rest = self.message[: self.piece_bytes], self.message[self.piece_bytes :]
         if not piece:
             return rest

@@ -17,7 +17,7 @@ from worker_service.front.validation import check, check_prompt_logprobs, check_
 
 DECODER = RequestDecoder(pb.GenerateRequest.DESCRIPTOR, pb.GenerateRequest.FromString)
 SMALL_BYTES = 2_048
-"""Of messages that are far from every bound."""
+"""Size of messages that are far from every bound."""
 
 
 def run_request(data: bytes) -> Outcome:
