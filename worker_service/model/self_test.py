@@ -39,7 +39,7 @@ USUAL_ERROR = {torch.float32: 0.0, torch.bfloat16: 0.03, torch.float16: 0.005}
 
 @dataclass(frozen=True)
 class Expectation:
-    """Answers of the unmodified model. P are the plan's pieces, T their tokens."""
+    """Answers of the unmodified model. P are the plan's pieces, R its rows, T tokens."""
 
     plan: Plan
     prompts: tuple[tuple[int, ...], ...]
@@ -69,7 +69,7 @@ class Comparison:
 
 @torch.no_grad()
 def expect(model: PreTrainedModel, limits: EngineLimits, dtype: torch.dtype) -> Expectation:
-    """Run the unmodified model on each prompt alone, plainly and in wide arithmetic."""
+    """Run the unmodified model on all prompts, plainly and in wide arithmetic."""
     plan = plan_self_test(limits)
     generator = torch.Generator().manual_seed(0)
     vocab = model.config.get_text_config().vocab_size
@@ -118,17 +118,20 @@ def _bound(plain_error: float, dtype: torch.dtype) -> float:
 def _answers(
     model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], plan: Plan, wide: torch.dtype | None
 ) -> tuple[torch.Tensor, LayerOutputs]:
-    """Logits and layers' outputs by the plan's order."""
+    """Logits and layers' outputs by the plan's order, from one batch.
+
+    Rows are filled up on the right, where a causal model's earlier tokens do not look. Wide arithmetic widens every
+    weight in each forward, so it takes one for all rows.
+    """
     device = next(model.parameters()).device
-    logits, outputs = [], []
-    for prompt in prompts:
-        with recording(model) as recorded, WideArithmetic(wide) if wide is not None else nullcontext():
-            logits.append(model(input_ids=torch.tensor([prompt], device=device), use_cache=False).logits[0])
-        outputs.append(recorded)
-    logits_PV = torch.stack([logits[piece.row][piece.end - 1] for piece in plan.pieces])
+    length = max(map(len, prompts))
+    rows = [[*prompt, *[0] * (length - len(prompt))] for prompt in prompts]
+    with recording(model) as recorded, WideArithmetic(wide) if wide is not None else nullcontext():
+        logits_RTV = model(input_ids=torch.tensor(rows, device=device), use_cache=False).logits
+    logits_PV = torch.stack([logits_RTV[piece.row, piece.end - 1] for piece in plan.pieces])
     layer_outputs = {
-        path: torch.cat([outputs[piece.row][path][piece.begin : piece.end] for piece in plan.pieces])
-        for path in outputs[0]
+        path: torch.cat([output_TX[p.row * length + p.begin : p.row * length + p.end] for p in plan.pieces])
+        for path, output_TX in recorded.items()
     }
     return logits_PV, layer_outputs
 
