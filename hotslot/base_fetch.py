@@ -18,6 +18,19 @@ _LOCAL_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM
 """Errors of this machine's disk, in contrast to those of the network."""
 
 
+def local_folder(model: str) -> Path | None:
+    """The folder that a model's name is; None for a repository's name. Raises InvalidRequestError for neither."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        problem = f"{model} is a file; name the folder that it lies in, with config.json and the tokenizer"
+        raise InvalidRequestError([], problem)
+    if model.startswith(("/", ".", "~")) or model.endswith("/") or model.count("/") > 1 or "\\" in model:
+        raise InvalidRequestError([], f"no such folder: {model}; a model is a folder or ORG/NAME on the hub")
+    return None
+
+
 def fetch_base_model(repo_id: str, revision: str = "", *, with_companions: bool = False) -> Path:
     """A snapshot in the hub's cache with what the spec is computed from; what is there already is not fetched again.
 
@@ -42,7 +55,8 @@ def fetch_base_model(repo_id: str, revision: str = "", *, with_companions: bool 
             snapshot_download(repo_id, revision=folder.name, **more)
         return folder
     except HFValidationError as exc:
-        raise InvalidRequestError([], f"{named} is no repository's name: {exc}") from exc
+        problem = f"{repo_id!r} is neither a folder here nor a repository's name (ORG/NAME)"
+        raise InvalidRequestError([], problem) from exc
     except (RepositoryNotFoundError, RevisionNotFoundError) as exc:
         raise SourceNotFoundError(f"{named} not found, or not for your hub token (HF_TOKEN)", named) from exc
     except (OSError, HTTPError) as exc:

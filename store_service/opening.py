@@ -143,6 +143,10 @@ def locked(data_dir: Path) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             raise StoreUnavailableError(f"another store process uses {data_dir}; give each its own data_dir") from exc
+        if not (data_dir / LOCK_FILE).exists() or not os.path.samestat(
+            os.fstat(file.fileno()), (data_dir / LOCK_FILE).stat()
+        ):
+            raise StoreUnavailableError(f"{data_dir} was in use until now; start again")
         file.truncate(0)
         file.write(str(os.getpid()).encode())
         file.flush()

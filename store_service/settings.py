@@ -12,6 +12,7 @@ from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
+from store_service.catalog.url import CatalogUrl
 from store_service.content.waiting import CollectionOptions
 
 BASE_BYTES = 192 * 1024**2
@@ -33,7 +34,7 @@ class StoreSettings(Settings):
     """host:port to serve on; [::] is every interface, port 0 takes a free port. Or unix:/path."""
     data_dir: Path = Path("hotslot-store")
     """Folder for blobs, uploads and the SQLite catalog; one store process at a time."""
-    catalog_url: SecretUrl | None = None
+    catalog_url: CatalogUrl | None = None
     """The catalog's database as a SQLAlchemy URL, for example postgresql+psycopg://…; none means SQLite in data_dir."""
     redis_url: RedisUrl | None = None
     """Redis for PlacementService; without it that service is not served."""

@@ -17,6 +17,7 @@ With `--json` the error is one JSON line on stderr: `{"error": {"reason", "messa
 """
 
 import json
+import re
 import sys
 from dataclasses import asdict
 
@@ -48,6 +49,10 @@ _ADVICE: tuple[tuple[type[errors.HotslotError], str], ...] = (
 )
 
 
+_AGAIN = re.compile(r"[;,] try again(?: later| shortly| soon)?$")
+"""Advice of a message that is given with a time, too."""
+
+
 def exit_code(error: errors.HotslotError) -> int:
     """The exit code that an error stands for."""
     return next((code for cls, code in _EXIT_CODES if isinstance(error, cls)), EXIT_FAILURE)
@@ -63,13 +68,13 @@ def error_lines(error: errors.HotslotError) -> list[str]:
             f"hotslot: the adapter is refused for {count} reasons:",
             *(f"  {violation_line(violation)}" for violation in error.violations),
         ]
-    line = f"hotslot: {_one_line(error.message)}"
+    line, retry_after_s = f"hotslot: {_one_line(error.message)}", getattr(error, "retry_after_s", None)
+    line = _AGAIN.sub("", line) if retry_after_s else line
     advice = next((text for cls, text in _ADVICE if isinstance(error, cls)), "")
     # A server that answers UNAVAILABLE says itself what to do.
     if isinstance(error, errors.UnavailableError) and UNREACHABLE not in error.message:
         advice = ""
     line += f"; {advice}" if advice else ""
-    retry_after_s = getattr(error, "retry_after_s", None)
     return [line + (f"; try again in {retry_after_s:g} s" if retry_after_s else "")]
 
 

@@ -61,7 +61,12 @@ def up(
     endpoint}, {event: "stopped"}.
     """
     _require_services()
+    # Other commands do without what this needs.
+    from hotslot.base_fetch import local_folder
+
     _check_redis_url(redis_url)
+    if model != DEMO_MODEL:
+        local_folder(model)
     data_dir = data_dir.expanduser().absolute()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
     for port in (store_port, *range(worker_port, worker_port + workers)):

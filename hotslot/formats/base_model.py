@@ -63,7 +63,8 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     modules = modules_of((parameter.entry for parameter in parameters.values()), model_type)
     if not any(module.kind is ModuleKind.LINEAR for module in modules):
         raise _bad_folder(folder, "it has no linear layers that an adapter could target")
-    spec = with_absences(BaseSpec(name, model_type, _fingerprint(parameters), modules), config)
+    # A folder's name is the same with a slash behind it, and so is what adapters' configs call it.
+    spec = with_absences(BaseSpec(name.rstrip("/") or name, model_type, _fingerprint(parameters), modules), config)
     # Adapters on these come with a copy of their weight, which has to be known again.
     copied = (spec.token_embedding, spec.head)
     spec = replace(

@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     except errors.HotslotError as exc:
         return _report(exc, as_json=options.json)
     except OSError as exc:
-        sys.stderr.write(f"hotslot: {exc}\n")
+        where = f" {exc.filename}" if exc.filename is not None else ""
+        sys.stderr.write(f"hotslot: cannot read or write{where}: {exc.strerror or exc}\n")
         return EXIT_FAILURE
     out = sys.stderr if options.command == "create" and options.backup == STREAM else sys.stdout
     size_bytes = sum(manifest.blobs.values()) + manifest.catalog.size_bytes

@@ -37,7 +37,8 @@ def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
     folder is as empty as before then.
     """
     _require_empty(data_dir)
-    with locked(data_dir), _stage(data_dir) as stage:
+    had_lock = (data_dir / LOCK_FILE).exists()
+    with locked(data_dir), _as_before(data_dir, had_lock=had_lock), _stage(data_dir) as stage:
         manifest = verify_backup(files, where, stage)
         begin_new_history(stage / CATALOG)
         _sync(stage / CATALOG)
@@ -119,6 +120,11 @@ def _sync(path: Path) -> None:
 
 def _require_empty(data_dir: Path) -> None:
     """Raises PreconditionError, having changed nothing."""
+    nearest = next(place for place in (data_dir, *data_dir.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise PreconditionError(
+            f"{nearest} is a file; a restore needs a folder: name an empty one, or a new one", str(data_dir)
+        )
     if not data_dir.exists():
         return
     held = sorted(path.name for path in data_dir.iterdir() if path.name not in (LOCK_FILE, "lost+found"))
@@ -133,6 +139,17 @@ def _require_empty(data_dir: Path) -> None:
             f"nothing: name an empty folder, or move these away first{hint}",
             str(data_dir),
         )
+
+
+@contextmanager
+def _as_before(data_dir: Path, *, had_lock: bool) -> Iterator[None]:
+    """Remove the lock's file, while it is held, when the block fails and the file was not there before."""
+    try:
+        yield
+    except BaseException:
+        if not had_lock:
+            (data_dir / LOCK_FILE).unlink()
+        raise
 
 
 @contextmanager

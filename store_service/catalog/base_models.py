@@ -89,7 +89,8 @@ class SqlBaseModels:
                 row = connection.execute(query.where(base_models.c.digest == name_or_digest)).one_or_none()
                 name = _name_row(connection, row.name) if row is not None else None
             else:
-                row, name = None, _name_row(connection, name_or_digest)
+                row, bare = None, name_or_digest.rstrip("/")
+                name = _name_row(connection, name_or_digest) or _name_row(connection, bare)
                 if name is not None:
                     stands = and_(base_models.c.name == name.name, base_models.c.digest == name.digest)
                     row = connection.execute(query.where(stands)).one_or_none()

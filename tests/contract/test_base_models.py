@@ -220,3 +220,11 @@ def test_publishing_and_deleting_at_once_leave_no_adapter_without_its_base(
             else:
                 with pytest.raises(BaseModelNotFoundError):
                     models.get(spec.name)
+
+
+@pytest.mark.parametrize("slashes", ["/", "//"])
+def test_a_folders_name_is_found_with_a_slash_behind_it(slashes: str, models: SqlBaseModels) -> None:
+    models.register(replace(FIRST, name="./tiny"))
+    assert models.get("./tiny" + slashes).spec.name == "./tiny"
+    models.register(replace(FIRST, name=f"./old{slashes}"))
+    assert models.get(f"./old{slashes}").spec.name == f"./old{slashes}", "as older clients registered it"

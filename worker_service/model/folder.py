@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from hotslot.base_fetch import fetch_base_model
+from hotslot.base_fetch import fetch_base_model, local_folder
 
 
 def model_folder(model: str) -> Path:
     """The folder of a model that is given as a folder or as `org/name`; downloads what is not there yet.
 
-    Raises as `fetch_base_model`.
+    Raises as `local_folder` and `fetch_base_model`.
     """
-    folder = Path(model)
-    return folder if folder.is_dir() else fetch_base_model(model, with_companions=True)
+    return local_folder(model) or fetch_base_model(model, with_companions=True)

@@ -57,5 +57,6 @@ class HubFolder:
 
     @property
     def key(self) -> str:
-        """Repository, revision and folder as they were named."""
-        return f"hf:{self.repo_id}@{self.revision}/{self.prefix}"
+        """Repository, revision and folder as people write them."""
+        at = f"@{self.revision}" if self.revision else ""
+        return f"hf:{self.repo_id}{at}" + (f"#{self.subfolder}" if self.subfolder else "")

@@ -272,6 +272,26 @@ def test_nothing_is_overwritten(filled: Path, tmp_path: Path) -> None:
         assert missing.returncode == 3
 
 
+@pytest.mark.parametrize("place", ["data", "data/below", "data/below/it"])
+def test_a_restore_into_a_file_is_refused_by_name_and_changes_nothing(place: str, filled: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("x")
+    refused = restore(str(filled / "backup"), tmp_path / place)
+    assert refused.returncode == 5
+    assert refused.stderr.decode().startswith(f"hotslot: {tmp_path / 'data'} is a file")
+    assert (tmp_path / "data").read_text() == "x"
+
+
+def test_a_restore_that_is_refused_leaves_nothing_behind(filled: Path, tmp_path: Path) -> None:
+    shutil.copytree(filled / "backup", tmp_path / "backup")
+    flip(blob_of(tmp_path / "backup"))
+    assert restore(str(tmp_path / "backup"), tmp_path / "data").returncode == 8
+    assert list((tmp_path / "data").iterdir()) == []
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "lock").touch()
+    assert restore(str(tmp_path / "backup"), tmp_path / "old").returncode == 8
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["lock"], "that of a store is not ours to remove"
+
+
 @pytest.mark.parametrize("place", ["backup", "backup.tar", "blobs/backup.tar", "blobs/../backup"])
 def test_a_backup_inside_of_what_it_is_a_backup_of_is_refused(place: str, filled: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"

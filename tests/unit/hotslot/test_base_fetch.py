@@ -1,12 +1,14 @@
 """Downloads of base models take the weights that are loaded, once, and for workers what lies beside them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from hotslot.base_fetch import fetch_base_model
+from hotslot.cli.app import run
 from hotslot.errors import InvalidRequestError
 from worker_service.model.folder import model_folder
 
@@ -80,3 +82,37 @@ def test_shards_of_a_quantised_model_are_not_downloaded(hub: Hub) -> None:
 def test_a_folder_is_taken_as_it_is(tmp_path: Path, hub: Hub) -> None:
     assert model_folder(str(tmp_path)) == tmp_path
     assert hub.revisions == []
+
+
+NO_NAMES = ("/nonexistent", "./nonexistent", "../x", "~/models/x", "models/x/", "a/b/c", "C:\\models\\x")
+"""Models that nobody can mean a repository with."""
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_folder_that_is_not_there_is_said_to_be_missing(
+    name: str, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidRequestError, match=re.escape(f"no such folder: {name}")):
+        model_folder(name)
+    assert run(["up", "--model", name, "--data-dir", str(tmp_path / "up")]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"hotslot: no such folder: {name}; a model is a folder or ORG/NAME on the hub"
+    ]
+    assert hub.revisions == []
+    assert not (tmp_path / "up").exists()
+
+
+def test_a_file_is_no_folder_of_a_model(tmp_path: Path, hub: Hub) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"x")
+    with pytest.raises(InvalidRequestError, match="is a file; name the folder"):
+        model_folder(str(path))
+    assert hub.revisions == []
+
+
+@pytest.mark.parametrize("name", ["a b/c", "org/na--me", "-x/y"])
+def test_a_name_that_the_hub_cannot_have_is_refused_in_words_of_our_own(name: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        fetch_base_model(name)
+    assert caught.value.message == f"{name!r} is neither a folder here nor a repository's name (ORG/NAME)"

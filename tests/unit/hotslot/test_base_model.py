@@ -146,3 +146,8 @@ def test_the_real_model_has_seven_linears_in_each_of_thirty_layers() -> None:
     assert spec.digest == "sha256:827119370f7e9538ebdccd326f4ad901157c00efb5d071a696dabf472e1a4ea3"
     with (folder / "model.safetensors").open("rb") as file:
         assert struct.unpack("<Q", file.read(8))[0] < 100_000
+
+
+@pytest.mark.parametrize(("given", "name"), [("./m/", "./m"), ("m//", "m"), ("acme/tiny", "acme/tiny"), ("/", "/")])
+def test_a_slash_behind_a_folders_name_is_no_part_of_the_models_name(given: str, name: str, tmp_path: Path) -> None:
+    assert spec_from_folder(model_folder(tmp_path / "m", tiny()), given).name == name

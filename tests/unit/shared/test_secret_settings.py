@@ -17,6 +17,7 @@ from hotslot.secret_urls import masked_url
 from shared.coordination.connection import RedisOptions
 from shared.secret_urls import RedisUrl, SecretUrl
 from shared.settings import Settings, is_secret, load
+from store_service.catalog.url import CatalogUrl
 from store_service.settings import StoreSettings
 from store_service.sources.hub.folder import HubOptions
 from worker_service.compiled_code.archive import Archiver
@@ -154,7 +155,8 @@ def test_no_secret_setting_is_shown_by_its_settings(kind: type[Settings], needed
     for name, field in kind.model_fields.items():
         if is_secret(field):
             is_url = "_url" in name
-            values[name] = "redis://u:SECRETSECRETSECRET@host/0" if is_url else "SECRETSECRETSECRET"
+            scheme = "postgresql+psycopg" if name == "catalog_url" else "redis"
+            values[name] = f"{scheme}://u:SECRETSECRETSECRET@host/0" if is_url else "SECRETSECRETSECRET"
     settings = kind(**values)
     assert len(values) >= 2
     for shown in (repr(settings), str(settings), str(settings.shown()), settings.model_dump_json(), f"{settings!r}"):
@@ -199,6 +201,34 @@ def test_a_url_in_a_wrong_place_is_masked(capsys: pytest.CaptureFixture[str]) ->
 )
 def test_other_urls_are_masked_as_carefully(url: str, shown: str) -> None:
     assert str(SecretUrl(url)) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nonsense", "expected a URL"),
+        ("postgres://u:SECRET@h/db", "unknown dialect 'postgres'"),
+        ("oracel+x://u:SECRET@h/db", "unknown dialect 'oracel+x'"),
+        ("mysql://u:SECRET@h/db", "no catalog can be in mysql://"),
+        ("postgresql+asyncpg://u:SECRET@h/db", "no catalog can be in postgresql+asyncpg://"),
+        ("postgresql+pg8000://u:SECRET@h/db", "the driver of postgresql+pg8000:// (pg8000) is not installed"),
+        ("postgresql+psycopg://u:SECRET@h:port/db", "it cannot be read as a database's URL"),
+        ("postgresql+nodriver://u:SECRET@h/db", "unknown dialect 'postgresql+nodriver'"),
+    ],
+)
+def test_a_catalog_that_no_database_can_hold_is_refused_in_a_line(
+    url: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = refused(StoreSettings, ["--catalog-url", url], capsys)
+    assert said in line
+    assert "SECRET" not in line
+    monkeypatch.setenv("HOTSLOT_CATALOG_URL", url)
+    assert said in refused(StoreSettings, [], capsys)
+
+
+@pytest.mark.parametrize("url", ["sqlite:////data/c.sqlite3", "sqlite://", "postgresql+psycopg://u:p@h:5432/db"])
+def test_databases_that_a_catalog_can_be_in_are_taken(url: str) -> None:
+    assert str(StoreSettings(catalog_url=CatalogUrl(url)).catalog_url) == masked_url(url)
 
 
 @pytest.mark.parametrize(
