@@ -91,11 +91,15 @@ class HotslotClient:
         await asyncio.gather(self.store.close(), self.placement.close(), self.worker.close(), self._pool.close())
 
     async def generate(
-        self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S
+        self,
+        request: GenerationRequest | str,
+        *,
+        base_model: str = "",
+        timeout_s: float = GENERATE_TIMEOUT_S,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation from the best worker.
 
-        A worker that fails before its first event is passed over for the next; after that, failures are the
+        `base_model` is for this request what the client's own is for all. A worker that fails before its first event is passed over for the next; after that, failures are the
         caller's to see, since a second run could answer something else. Closing the iterator cancels the request.
         """
         message = request_to_proto(request)
@@ -107,7 +111,7 @@ class HotslotClient:
         for rounds in itertools.count():
             begun = False
             try:
-                async with aclosing(self._try_each(message, deadline_s)) as events:
+                async with aclosing(self._try_each(message, base_model, deadline_s)) as events:
                     async for event in events:
                         begun = True
                         yield event
@@ -118,13 +122,15 @@ class HotslotClient:
                     raise
             await asyncio.sleep(pause_s)
 
-    async def _try_each(self, message: pb.GenerateRequest, deadline_s: float) -> AsyncGenerator[GenerationEvent, None]:
+    async def _try_each(
+        self, message: pb.GenerateRequest, base_model: str, deadline_s: float
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """Every worker that there is for it, until one begins."""
         loop = asyncio.get_running_loop()
         failure: HotslotError = NoWorkersError(
             "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
         )
-        for endpoint in await self._endpoints(message):
+        for endpoint in await self._endpoints(message, base_model):
             remaining_s = deadline_s - loop.time()
             if remaining_s <= 0:
                 raise RequestDeadlineError("no worker answered within the deadline") from failure
@@ -149,11 +155,11 @@ class HotslotClient:
         """Generate to the end and collect it."""
         return await collect(self.generate(request, timeout_s=timeout_s))
 
-    async def _endpoints(self, message: pb.GenerateRequest) -> list[str]:
+    async def _endpoints(self, message: pb.GenerateRequest, base_model: str) -> list[str]:
         """Whom to call, best first; the fallback comes last."""
         fallback = [] if self._fallback is None else [self._fallback]
         adapters = () if message.base_only else tuple(selection.reference for selection in message.adapters)
-        key = RouteKey(adapters, self._base_model)
+        key = RouteKey(adapters, base_model or self._base_model)
         # Without adapters and without a base model there is nothing to choose by.
         if not self._route or (fallback and not (key.adapters or key.base_model)):
             return fallback

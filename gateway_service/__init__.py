@@ -1,0 +1,1 @@
+"""The gateway: OpenAI's HTTP over hotslot's Python client."""

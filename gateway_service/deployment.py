@@ -1,0 +1,129 @@
+"""What the gateway serves from: one worker, or the fleet that the store's placement service knows."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+
+from hotslot import ChannelOptions, GenerationRequest, HotslotClient, WorkerClient
+from hotslot.clients.store import DEFAULT_STORE
+from hotslot.contract.control import WorkerState
+from hotslot.contract.generation import GenerationEvent
+from hotslot.errors import HotslotError, NoWorkersError
+from hotslot.ids import DEFAULT_TENANT, TenantId
+from hotslot.rpc.pool import Pool
+
+BASES_TTL_S = 5.0
+"""How long the base models that workers serve are believed to be the same."""
+LOOK_TIMEOUT_S = 3.0
+MAX_IDLE_TENANTS = 64
+"""Tenants whose channels stay open while they ask for nothing; the connections below are shared."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedBase:
+    """A base model that some worker serves now."""
+
+    name: str
+    digest: str
+    max_tokens: int
+    """Longest prompt and answer together."""
+
+
+class Deployment:
+    """The clients of one gateway, by tenant. Belongs to one event loop."""
+
+    def __init__(self, store: str, worker: str) -> None:
+        """`worker` is the one that all requests go to; empty where the fleet's best one is picked."""
+        self.worker = worker
+        self.has_store = bool(store)
+        self._store = store or DEFAULT_STORE
+        self._clients = Pool(self._dial, MAX_IDLE_TENANTS)
+        self._bases: tuple[ServedBase, ...] = ()
+        self._looked_s: float | None = None
+        self._looking = asyncio.Lock()
+
+    def _dial(self, tenant: str) -> HotslotClient:
+        options = ChannelOptions(tenant=TenantId(tenant))
+        return HotslotClient(self._store, self.worker or None, route=not self.worker, options=options)
+
+    @asynccontextmanager
+    async def client(self, tenant: TenantId) -> AsyncIterator[HotslotClient]:
+        """A tenant's client, open until the block is left."""
+        async with self._clients.use(tenant) as client:
+            yield client
+
+    async def generate(
+        self, tenant: TenantId, request: GenerationRequest, base_model: str, timeout_s: float
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """Stream a generation; closing the iterator cancels it."""
+        async with self.client(tenant) as client:
+            stream = client.generate(request, base_model=base_model, timeout_s=timeout_s)
+            async with aclosing(stream) as events:
+                async for event in events:
+                    yield event
+
+    async def bases(self) -> tuple[ServedBase, ...]:
+        """Base models that are served now; while nobody answers, those that were. Raises what the first look raises."""
+        async with self._looking:
+            if self._looked_s is None or time.monotonic() - self._looked_s > BASES_TTL_S:
+                try:
+                    self._bases = await self._look()
+                except HotslotError:
+                    if not self._bases:
+                        raise
+                self._looked_s = time.monotonic()
+        return self._bases
+
+    async def base_named(self, model: str) -> ServedBase | None:
+        """The base model of that name or digest."""
+        return next((base for base in await self.bases() if model in (base.name, base.digest)), None)
+
+    async def check(self) -> None:
+        """Raise what keeps requests from being served."""
+        if self.worker:
+            await self._base_at(self.worker)
+            return
+        async with self.client(DEFAULT_TENANT) as client, aclosing(client.placement.list_workers()) as workers:
+            async for worker in workers:
+                if worker.state is WorkerState.READY:
+                    return
+        raise NoWorkersError("no worker takes requests")
+
+    async def endpoints(self) -> list[str]:
+        """Where workers are now."""
+        if self.worker:
+            return [self.worker]
+        async with self.client(DEFAULT_TENANT) as client:
+            return [worker.endpoint async for worker in client.placement.list_workers()]
+
+    @asynccontextmanager
+    async def worker_at(self, tenant: TenantId, endpoint: str) -> AsyncIterator[WorkerClient]:
+        """A tenant's client of one worker, for a call or two."""
+        async with WorkerClient(endpoint, ChannelOptions(tenant=tenant)) as worker:
+            yield worker
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._clients.close()
+
+    async def _look(self) -> tuple[ServedBase, ...]:
+        if self.worker:
+            return (await self._base_at(self.worker),)
+        found: dict[str, ServedBase] = {}
+        known = {base.digest: base for base in self._bases}
+        async with self.client(DEFAULT_TENANT) as client:
+            async for worker in client.placement.list_workers():
+                digest = worker.base_model_digest
+                if digest in found:
+                    continue
+                base = known.get(digest) or await self._base_at(worker.endpoint)
+                found[digest] = replace(base, name=worker.base_model)
+        return tuple(found.values())
+
+    async def _base_at(self, endpoint: str) -> ServedBase:
+        async with self.worker_at(DEFAULT_TENANT, endpoint) as worker:
+            await worker.connect(LOOK_TIMEOUT_S)
+            info = await worker.model_info()
+        return ServedBase(info.base_model, info.base_model_digest, info.max_sequence_tokens)

@@ -1,0 +1,188 @@
+"""The gateway's routes: each handler decodes, makes one call and encodes."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from gateway_service import lora_updates, models, openapi
+from gateway_service.access import AccessLog, request_id_of
+from gateway_service.answers import Kind
+from gateway_service.bodies import read_object
+from gateway_service.callers import tenant_of
+from gateway_service.deployment import Deployment
+from gateway_service.errors import ApiError, ParamOf, api_error
+from gateway_service.exchange import Exchange, GenerationResponse
+from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
+from gateway_service.settings import GatewaySettings
+from gateway_service.translation import Wanted, chat_from, chat_param, completion_from, completion_param
+from hotslot.errors import HotslotError
+from shared.server.places import Places, StreamLimit
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass
+class Gateway:
+    """What handlers need."""
+
+    settings: GatewaySettings
+    deployment: Deployment
+    exchange: Exchange = field(init=False)
+    is_stopping: bool = False
+
+    def __post_init__(self) -> None:
+        limit = StreamLimit("HOTSLOT_GATEWAY_MAX_REQUESTS", self.settings.gateway_max_requests, ())
+        self.exchange = Exchange(Places(limit), self.settings.gateway_stall_s)
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        wanted, _ = chat_from(await self._body(request), request_id_of(request.scope))
+        return await self._generation(request, "chat", wanted, chat_param)
+
+    async def completion(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        wanted, _ = completion_from(await self._body(request), request_id_of(request.scope))
+        return await self._generation(request, "completion", wanted, completion_param)
+
+    async def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        cards = [card async for card in models.cards(self.deployment, tenant_of(request))]
+        return JSONResponse({"object": "list", "data": cards})
+
+    async def get_model(self, request: Request) -> Response:
+        """GET /v1/models/{model}."""
+        return JSONResponse(await models.card_of(self.deployment, tenant_of(request), request.path_params["model"]))
+
+    async def load_adapter(self, request: Request) -> Response:
+        """POST /v1/load_lora_adapter."""
+        self._check_updates()
+        body = parsed(LoadAdapterBody, await self._body(request))
+        return PlainTextResponse(await lora_updates.load(self.deployment, tenant_of(request), body))
+
+    async def unload_adapter(self, request: Request) -> Response:
+        """POST /v1/unload_lora_adapter."""
+        self._check_updates()
+        body = parsed(UnloadAdapterBody, await self._body(request))
+        return PlainTextResponse(await lora_updates.unload(self.deployment, tenant_of(request), body))
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: 200 while requests can be served."""
+        if self.is_stopping:
+            raise ApiError(503, "DRAINING", "the gateway is stopping", kind="server_error", retry_after_s=1.0)
+        await self.deployment.check()
+        return Response()
+
+    async def live(self, request: Request) -> Response:
+        """GET /health/live: 200 while the process answers."""
+        return Response()
+
+    async def version(self, request: Request) -> Response:
+        """GET /version."""
+        return JSONResponse({"version": hotslot_version()})
+
+    async def document(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        return JSONResponse(openapi.document(hotslot_version()))
+
+    async def page(self, request: Request) -> Response:
+        """GET /docs."""
+        return HTMLResponse(openapi.page(hotslot_version()))
+
+    async def _body(self, request: Request) -> dict[str, object]:
+        settings = self.settings
+        return await read_object(request, settings.gateway_max_body_bytes, settings.gateway_body_timeout_s)
+
+    async def _generation(self, request: Request, kind: Kind, wanted: Wanted, param_of: ParamOf) -> Response:
+        tenant = tenant_of(request)
+        base_model, adapters, base_only = await models.selected(self.deployment, wanted)
+        streams = [
+            self.deployment.generate(
+                tenant,
+                replace(one, adapters=adapters, base_only=base_only),
+                base_model,
+                self.settings.gateway_timeout_s,
+            )
+            for one in wanted.requests
+        ]
+        request.state.model = wanted.model
+        return GenerationResponse(self.exchange, tenant, kind, wanted, streams, request_id_of(request.scope), param_of)
+
+    def _check_updates(self) -> None:
+        if not self.settings.gateway_lora_updates:
+            message = "loading and unloading is off here; HOTSLOT_GATEWAY_LORA_UPDATES=true turns it on"
+            raise ApiError(403, "FORBIDDEN", message, kind="permission_error")
+
+
+def application(gateway: Gateway) -> Starlette:
+    """The ASGI application."""
+    routes = [
+        Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
+        Route("/v1/completions", gateway.completion, methods=["POST"]),
+        Route("/v1/models", gateway.list_models, methods=["GET"]),
+        Route("/v1/models/{model:path}", gateway.get_model, methods=["GET"]),
+        Route("/v1/load_lora_adapter", gateway.load_adapter, methods=["POST"]),
+        Route("/v1/unload_lora_adapter", gateway.unload_adapter, methods=["POST"]),
+        Route("/health", gateway.health, methods=["GET"]),
+        Route("/health/live", gateway.live, methods=["GET"]),
+        Route("/version", gateway.version, methods=["GET"]),
+        Route("/openapi.json", gateway.document, methods=["GET"]),
+        Route("/docs", gateway.page, methods=["GET"]),
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            ApiError: _tell_api_error,
+            HotslotError: _tell_domain_error,
+            HTTPException: _tell_http_error,
+            Exception: _tell_bug,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.add_middleware(AccessLog)
+    return app
+
+
+def hotslot_version() -> str:
+    """The installed version; `0` in a folder that nothing was installed from."""
+    try:
+        return version("hotslot")
+    except PackageNotFoundError:
+        return "0"
+
+
+async def _tell_api_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ApiError)
+    request.state.ended = exc.code
+    headers = exc.headers()
+    if exc.status in (408, 413):
+        # The rest of the body is not read.
+        headers["connection"] = "close"
+    return JSONResponse(exc.body(), exc.status, headers)
+
+
+async def _tell_domain_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HotslotError)
+    return await _tell_api_error(request, api_error(exc))
+
+
+async def _tell_http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    if exc.status_code == 405:
+        told = ApiError(405, "METHOD_NOT_ALLOWED", f"{request.method} is not served at this path")
+    else:
+        told = ApiError(exc.status_code, "UNKNOWN_PATH", "nothing is served at this path", kind="not_found_error")
+    response = await _tell_api_error(request, told)
+    response.headers.update(exc.headers or {})
+    return response
+
+
+async def _tell_bug(request: Request, exc: Exception) -> Response:
+    """Any failure of our own: the server logs it with its traceback, the client hears that there was one."""
+    text = "something failed here; the log has the reason"
+    return await _tell_api_error(request, ApiError(500, "INTERNAL", text, kind="server_error"))

@@ -1,0 +1,72 @@
+"""The gateway's settings, from `HOTSLOT_*` variables and flags."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from hotslot.clients.worker import GENERATE_TIMEOUT_S
+from hotslot.endpoints import dialled_endpoint
+from hotslot.errors import InvalidEndpointError
+from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.server.places import STALL_S
+from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings
+from shared.telemetry import LogFormat, LogLevel
+
+DEFAULT_LISTEN = "127.0.0.1:7600"
+
+
+def _dialled_or_none(text: str) -> str:
+    try:
+        return str(dialled_endpoint(text)) if text else ""
+    except InvalidEndpointError as exc:
+        raise ValueError(exc.problem) from exc
+
+
+OptionalAddress = Annotated[str, AfterValidator(_dialled_or_none)]
+"""host:port to call; empty when there is none."""
+
+
+class GatewaySettings(Settings):
+    """Speaks OpenAI's HTTP, and calls workers by gRPC."""
+
+    gateway_listen: ListenAddress = DEFAULT_LISTEN
+    """host:port to serve HTTP on; [::] is every interface, port 0 takes a free port. Or unix:/path."""
+    gateway_worker: OptionalAddress = ""
+    """The one worker that all requests go to, as a sidecar has it; empty means the best worker of the fleet, which the
+    store's placement service names."""
+    store: OptionalAddress = ""
+    """host:port of the adapter store: it lists adapters, imports them and places requests. Only with gateway_worker may
+    it be left out."""
+
+    gateway_max_body_bytes: int = Field(default=MAX_GENERATE_BYTES, ge=1024)
+    """Largest body of a request; workers take requests of 4 MiB."""
+    gateway_max_header_bytes: int = Field(default=32 * 1024, ge=1024)
+    """Largest head of a request: its first line and headers together."""
+    gateway_max_requests: int = Field(default=512, ge=1)
+    """Generations under way at the same time; more are refused for a moment. Tenants share these places: one may have
+    most of them while others want none."""
+    gateway_max_connections: int = Field(default=2048, ge=1)
+    """Connections at the same time; more are closed with 503."""
+    gateway_head_timeout_s: float = Field(default=20.0, gt=0)
+    """How long the head of a request may take to arrive, from its first byte or the connection's beginning."""
+    gateway_body_timeout_s: float = Field(default=60.0, gt=0)
+    """How long the body of a request may take to arrive."""
+    gateway_idle_s: float = Field(default=75.0, gt=0)
+    """How long a connection is kept for its client's next request."""
+    gateway_timeout_s: float = Field(default=GENERATE_TIMEOUT_S, gt=0)
+    """How long a generation may take."""
+    gateway_stall_s: float = Field(default=STALL_S, gt=0)
+    """How long the reader of a stream may take nothing before the stream is ended."""
+    gateway_lora_updates: bool = False
+    """Serve /v1/load_lora_adapter and /v1/unload_lora_adapter, which change what workers hold for everybody."""
+
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """On SIGTERM: how long load balancers may take to learn that the gateway leaves; requests are taken meanwhile."""
+    grace_s: float = Field(default=30.0, ge=0)
+    """On SIGTERM, after that: how long requests may take to finish."""
+    start_pause_s: float = Field(default=0.0, ge=0, le=MAX_START_PAUSE_S)
+    """How long a start that failed waits before the process ends, where what starts it again does so at once."""
+    log_level: LogLevel = "info"
+    """Least severe messages that are logged."""
+    log_format: LogFormat = "console"
+    """console for people, json for machines."""

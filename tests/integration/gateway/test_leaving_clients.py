@@ -1,0 +1,130 @@
+"""Clients that leave, sleep or break off: their generations end, and nothing of them stays."""
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.support.echo_model import echo_model
+from tests.support.gateway import Served, served
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.integration
+
+NUM_SHORT, NUM_LONG = 200, 5_000
+AT_ONCE = 16
+
+
+async def ask(stack: Served, *, stream: bool, prompt: str = "endless", max_tokens: int = 400) -> "Connection":
+    body = json.dumps({"model": "bot", "prompt": prompt, "max_tokens": max_tokens, "stream": stream}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", stack.gateway.server.port)
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    writer.write(head.encode() + b"\r\n\r\n" + body)
+    await writer.drain()
+    return Connection(reader, writer)
+
+
+class Connection:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def leave(self) -> None:
+        self.writer.transport.abort()
+
+
+def num_running(stack: Served) -> int:
+    return stack.worker.parts.engine.open_sequences
+
+
+async def nothing_stays(stack: Served) -> None:
+    await until(lambda: num_running(stack) == 0 and stack.worker.worker.in_flight == 0)
+    await until(lambda: stack.gateway.server.num_connections == 0 and stack.gateway.server.num_running == 0)
+    stack.worker.assert_nothing_is_held()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_a_client_that_leaves_ends_its_generation(tmp_path: Path, stream: bool) -> None:
+    async with served(tmp_path, echo_model(step_s=0.02)) as stack:
+        connection = await ask(stack, stream=stream)
+        await until(lambda: num_running(stack) == 1)
+        if stream:
+            await connection.reader.readuntil(b"data: ")
+        connection.leave()
+        await nothing_stays(stack)
+        assert stack.model.runner.slots, "the adapter stays where it is"
+
+
+async def test_a_client_that_leaves_while_its_request_waits_is_forgotten(tmp_path: Path) -> None:
+    async with served(tmp_path, echo_model(max_running=1, step_s=0.02)) as stack:
+        first = await ask(stack, stream=True)
+        await first.reader.readuntil(b"data: ")
+        second = await ask(stack, stream=True)
+        await until(lambda: num_running(stack) == 2)
+        second.leave()
+        await until(lambda: num_running(stack) == 1)
+        first.leave()
+        await nothing_stays(stack)
+
+
+async def test_a_client_that_breaks_off_its_body_leaves_nothing(tmp_path: Path) -> None:
+    async with served(tmp_path, gateway_body_timeout_s=0.3) as stack:
+        reader, writer = await asyncio.open_connection("127.0.0.1", stack.gateway.server.port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        answer = await asyncio.wait_for(reader.read(), 10)
+        assert b" 408 " in answer.splitlines()[0]
+        assert b"BODY_TIMEOUT" in answer
+        writer.close()
+        await nothing_stays(stack)
+
+
+async def leave_many(stack: Served, count: int) -> None:
+    """Some read to the end, some leave after a while, some at once."""
+    dice = random.Random(7)
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> None:
+        async with places:
+            connection = await ask(stack, stream=dice.random() < 0.8, max_tokens=dice.randrange(1, 60))
+            num_reads = dice.randrange(4)
+            for _ in range(num_reads):
+                await connection.reader.read(200)
+            connection.leave()
+
+    await asyncio.gather(*(one() for _ in range(count)))
+
+
+async def test_200_streams_with_disconnects_leave_nothing_behind(tmp_path: Path) -> None:
+    async with served(tmp_path, echo_model(max_running=8, step_s=0.001)) as stack, asyncio.timeout(20):
+        await leave_many(stack, NUM_SHORT)
+        await nothing_stays(stack)
+
+
+@pytest.mark.slow
+async def test_thousands_of_streams_with_disconnects_leave_nothing_behind(tmp_path: Path) -> None:
+    async with served(tmp_path, echo_model(max_running=8, step_s=0.001)) as stack, asyncio.timeout(240):
+        await leave_many(stack, NUM_LONG)
+        await nothing_stays(stack)
+        num_tasks = len(asyncio.all_tasks())
+        await leave_many(stack, NUM_SHORT)
+        await nothing_stays(stack)
+        assert len(asyncio.all_tasks()) <= num_tasks + 2
+
+
+async def test_a_reader_that_sleeps_is_cut_off(tmp_path: Path) -> None:
+    async with served(tmp_path, gateway_stall_s=0.5) as stack:
+        # Answers that no socket's buffer holds: each choice's tokens, with alternatives.
+        body = {"model": "bot", "prompt": "endless", "max_tokens": 500, "stream": True, "n": 4, "logprobs": 20}
+        data = json.dumps(body).encode()
+        connections = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", stack.gateway.server.port, limit=1)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            writer.write(head + f"content-length: {len(data)}\r\n\r\n".encode() + data)
+            connections.append((reader, writer))
+        await until(lambda: stack.worker.worker.in_flight > 0)
+        await nothing_stays(stack)
+        for _, writer in connections:
+            writer.transport.abort()
