@@ -102,7 +102,7 @@ lint-imports: $(INSTALLED)
 
 lint-dependencies: $(INSTALLED)
 	$(BIN)/deptry hotslot
-	$(BIN)/deptry shared store_service worker_service --config $(SERVICES)/pyproject.toml
+	$(BIN)/deptry shared gateway_service store_service worker_service --config $(SERVICES)/pyproject.toml
 
 lint-protos: $(INSTALLED)
 	$(BIN)/buf lint

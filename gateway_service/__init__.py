@@ -1,1 +1,4 @@
-"""The gateway: OpenAI's HTTP over hotslot's Python client."""
+"""The gateway: OpenAI's HTTP over hotslot's Python client.
+
+Decisions: docs/decisions/gateway.md
+"""

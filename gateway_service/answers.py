@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gateway_service import token_logprobs
-from gateway_service.translation import Wanted
+from gateway_service.translation import WantedAnswer
 from hotslot.contract.generation import Chunk, Finished, FinishReason, GenerationEvent, Started, TokenLogprob
 
 Kind = Literal["chat", "completion"]
@@ -21,7 +21,7 @@ _ID_PREFIXES: dict[Kind, str] = {"chat": "chatcmpl-", "completion": "cmpl-"}
 
 @dataclass
 class _Choice:
-    """What is known of one choice so far."""
+    """One choice, as far as it has come."""
 
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -29,10 +29,10 @@ class _Choice:
     finished: Finished | None = None
 
 
-class Answer:
+class HttpAnswer:
     """One answer as it comes; choices of several prompts are numbered through."""
 
-    def __init__(self, kind: Kind, wanted: Wanted, request_id: str) -> None:
+    def __init__(self, kind: Kind, wanted: WantedAnswer, request_id: str) -> None:
         self._kind: Kind = kind
         self._wanted = wanted
         self._id = _ID_PREFIXES[kind] + request_id
@@ -156,13 +156,13 @@ class Answer:
 
 
 def fingerprint(started: Started) -> str:
-    """What served a request: the base model's digest, and each adapter with its digest and weight."""
+    """Digests that served a request: the base model's digest, and each adapter with its digest and weight."""
     adapters = (f"{adapter.reference}@{adapter.digest}*{adapter.weight:g}" for adapter in started.adapters)
     return "+".join((started.base_model_digest, *adapters))
 
 
 def served_headers(started: Started) -> dict[str, str]:
-    """What served a request, as headers of the response."""
+    """Digests that served a request, as headers of the response."""
     adapters = ", ".join(f"{a.reference}@{a.digest};weight={a.weight:g}" for a in started.adapters)
     return {
         "hotslot-base-model": started.base_model_digest,

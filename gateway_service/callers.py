@@ -1,4 +1,4 @@
-"""Whose request it is, decided in one place: by the header that gRPC callers send as metadata.
+"""Tenant of a request, decided in one place: by the header that gRPC callers send as metadata.
 
 An API key is taken and not looked at: nobody is authenticated yet.
 """

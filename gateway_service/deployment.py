@@ -1,4 +1,4 @@
-"""What the gateway serves from: one worker, or the fleet that the store's placement service knows."""
+"""Clients of what the gateway serves from: one worker, or the fleet that the store's placement service knows."""
 
 import asyncio
 import time
@@ -92,7 +92,7 @@ class Deployment:
         raise NoWorkersError("no worker takes requests")
 
     async def endpoints(self) -> list[str]:
-        """Where workers are now."""
+        """Endpoints of the workers that there are now."""
         if self.worker:
             return [self.worker]
         async with self.client(DEFAULT_TENANT) as client:

@@ -20,7 +20,7 @@ ParamOf = Callable[[str], str]
 """Name of a field of our protocol as this request calls it."""
 
 RETRY_AFTER_S = 1.0
-"""Where a service that is full or away does not say when to try again."""
+"""Pause that is asked for in the name of a service that is full or away and names none."""
 MAX_NAMED_FIELDS = 32
 _COMMANDS = re.compile(r"; `hotslot [^;]*")
 """Advice to call our command, which HTTP clients do not have."""
@@ -34,7 +34,7 @@ class HttpStatus:
     kind: str
     """OpenAI's `type`."""
     is_retried: bool = False
-    """Whether clients should send the same request again; OpenAI's retry on 408, 409, 429 and 5xx by themselves."""
+    """True when clients should send the same request again; OpenAI's retry on 408, 409, 429 and 5xx by themselves."""
 
 
 INVALID = "invalid_request_error"
@@ -102,7 +102,7 @@ class ApiError(Exception):
         self.is_retried = is_retried
 
     def body(self) -> dict[str, object]:
-        """What is sent."""
+        """JSON that is sent."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
@@ -161,7 +161,7 @@ def api_error(error: HotslotError, param_of: ParamOf = str) -> ApiError:
 
 
 def public_text(error: HotslotError) -> str | None:
-    """What is said in the place of an error's own message; None where that may be told."""
+    """Text in the place of an error's own message; None where that may be told."""
     if isinstance(error, _SHOWN):
         return None
     for cls in type(error).__mro__:

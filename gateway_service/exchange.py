@@ -15,9 +15,9 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway_service.answers import Answer, Kind, served_headers
+from gateway_service.answers import HttpAnswer, Kind, served_headers
 from gateway_service.errors import ApiError, ParamOf, StoppingError, api_error
-from gateway_service.translation import Wanted
+from gateway_service.translation import WantedAnswer
 from hotslot.contract.generation import GenerationEvent
 from hotslot.errors import HotslotError, InternalError, StreamStalledError
 from hotslot.ids import TenantId
@@ -33,7 +33,7 @@ EVENTS_AHEAD = 8
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What generations of one gateway share."""
+    """Places and patience that the generations of one gateway share."""
 
     places: Places
     stall_s: float
@@ -47,7 +47,7 @@ class GenerationResponse(Response):
         exchange: Exchange,
         tenant: TenantId,
         kind: Kind,
-        wanted: Wanted,
+        wanted: WantedAnswer,
         streams: Sequence[Events],
         request_id: str,
         param_of: ParamOf,
@@ -58,7 +58,7 @@ class GenerationResponse(Response):
         self._tenant = tenant
         self._wanted = wanted
         self._streams = streams
-        self._answer = Answer(kind, wanted, request_id)
+        self._answer = HttpAnswer(kind, wanted, request_id)
         self._param_of = param_of
         self._begun = False
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway_service.deployment import Deployment, ServedBase
 from gateway_service.errors import ModelNotFoundError, wrong_param
-from gateway_service.translation import Wanted
+from gateway_service.translation import WantedAnswer
 from hotslot import AdapterSelection
 from hotslot.contract.catalogue import Adapter, Version
 from hotslot.errors import InvalidReferenceError, NotFoundError
@@ -19,7 +19,7 @@ NEITHER = "it is neither a base model that is served nor a reference"
 Card = dict[str, Any]
 
 
-async def selected(deployment: Deployment, wanted: Wanted) -> tuple[str, tuple[AdapterSelection, ...], bool]:
+async def selected(deployment: Deployment, wanted: WantedAnswer) -> tuple[str, tuple[AdapterSelection, ...], bool]:
     """The base model to route by, the adapters, and whether it is the base model alone that serves `wanted`.
 
     A name of both kinds is the base model's; the adapter has `name:tag`. Raises ApiError.

@@ -13,7 +13,7 @@ from gateway_service.errors import ApiError
 
 
 class Treatment(StrEnum):
-    """What becomes of a parameter."""
+    """Fate of a parameter."""
 
     SUPPORTED = "supported"
     REFUSED = "refused"

@@ -8,7 +8,7 @@ from gateway_service.errors import wrong_param
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 1024
-"""Of a prompt; workers have fewer rows than that."""
+"""For one prompt; workers have fewer rows than that."""
 MAX_SHOWN_CHARS = 60
 _INT64 = 2**63
 
@@ -93,7 +93,7 @@ class AdapterBody(Body):
 
 
 class StreamOptionsBody(Body):
-    """What a stream carries."""
+    """Contents of a stream."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -107,7 +107,7 @@ class ResponseFormatBody(Body):
 
 
 class GenerationBody(Body):
-    """What chats and completions have in common."""
+    """Parameters of chats and completions alike."""
 
     model: str
     adapters: Annotated[list[AdapterBody], Field(fail_fast=True, min_length=1)] | None = None
@@ -189,7 +189,7 @@ class UnloadAdapterBody(Body):
 
     lora_name: str
     lora_int_id: int | None = None
-    """Of vLLM; not looked at."""
+    """Known to vLLM; not looked at."""
 
 
 def parsed(kind: type[B], values: dict[str, Any]) -> B:

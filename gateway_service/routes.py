@@ -20,7 +20,7 @@ from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
-from gateway_service.translation import Wanted, chat_from, chat_param, completion_from, completion_param
+from gateway_service.translation import WantedAnswer, chat_from, chat_param, completion_from, completion_param
 from hotslot.errors import HotslotError
 from shared.server.places import Places, StreamLimit
 
@@ -29,7 +29,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass
 class Gateway:
-    """What handlers need."""
+    """Handlers, and the parts that they call."""
 
     settings: GatewaySettings
     deployment: Deployment
@@ -98,7 +98,7 @@ class Gateway:
         settings = self.settings
         return await read_object(request, settings.gateway_max_body_bytes, settings.gateway_body_timeout_s)
 
-    async def _generation(self, request: Request, kind: Kind, wanted: Wanted, param_of: ParamOf) -> Response:
+    async def _generation(self, request: Request, kind: Kind, wanted: WantedAnswer, param_of: ParamOf) -> Response:
         tenant = tenant_of(request)
         base_model, adapters, base_only = await models.selected(self.deployment, wanted)
         streams = [

@@ -6,7 +6,7 @@ from typing import Any
 from hotslot.contract.generation import TokenLogprob
 
 UNLIKELY = -9999.0
-"""What OpenAI writes in the place of minus infinity."""
+"""Number that OpenAI writes in the place of minus infinity."""
 
 
 def token_name(token_id: int) -> str:

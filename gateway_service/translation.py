@@ -38,7 +38,7 @@ Select = Callable[[str], Sequence[AdapterSelection] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedAnswer:
     """One HTTP request as it is to be served."""
 
     model: str
@@ -47,16 +47,16 @@ class Wanted:
     adapters: tuple[AdapterSelection, ...]
     """The mix that the body names; empty where the model says it all."""
     num_choices: int
-    """Of each prompt."""
+    """For each prompt."""
     is_stream: bool
     include_usage: bool
     wants_token_ids: bool
     keeps_stop_string: bool
     echoed: tuple[str, ...] = ()
-    """What each choice's text begins with, by prompt."""
+    """Beginning of each choice's text, by prompt."""
 
 
-def chat_from(values: dict[str, Any], request_id: str) -> tuple[Wanted, ChatBody]:
+def chat_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnswer, ChatBody]:
     """A chat; raises ApiError."""
     body = parsed(ChatBody, parameters.supported(parameters.CHAT, values))
     if None not in (limits := (body.max_tokens, body.max_completion_tokens)) and len(set(limits)) == 2:
@@ -68,7 +68,7 @@ def chat_from(values: dict[str, Any], request_id: str) -> tuple[Wanted, ChatBody
     return _wanted(body, (_chat_prompt(body),), max_tokens, logprobs, request_id), body
 
 
-def completion_from(values: dict[str, Any], request_id: str) -> tuple[Wanted, CompletionBody]:
+def completion_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnswer, CompletionBody]:
     """A completion; raises ApiError."""
     if "prompt" not in values:
         raise wrong_param("prompt", "must be given")
@@ -89,7 +89,7 @@ def _wanted(
     logprobs: Logprobs | None,
     request_id: str,
     echoed: tuple[str, ...] = (),
-) -> Wanted:
+) -> WantedAnswer:
     if body.stream_options is not None and not body.stream:
         raise wrong_param("stream_options", "is for streams only; set stream to true")
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
@@ -118,7 +118,7 @@ def _wanted(
     )
     mix = tuple(AdapterSelection(part.reference, part.weight) for part in body.adapters or ())
     options = body.stream_options
-    return Wanted(
+    return WantedAnswer(
         model=body.model,
         requests=requests,
         adapters=mix,

@@ -99,8 +99,9 @@ class HotslotClient:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation from the best worker.
 
-        `base_model` is for this request what the client's own is for all. A worker that fails before its first event is passed over for the next; after that, failures are the
-        caller's to see, since a second run could answer something else. Closing the iterator cancels the request.
+        `base_model` is for this request what the client's own is for all. A worker that fails before its first event
+        is passed over for the next; after that, failures are the caller's to see, since a second run could answer
+        something else. Closing the iterator cancels the request.
         """
         message = request_to_proto(request)
         timeout_s = checked_timeout(timeout_s)
