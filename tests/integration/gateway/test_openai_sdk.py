@@ -3,6 +3,7 @@
 import openai
 import pytest
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionContentPartTextParam, ChatCompletionMessageParam
 
 from tests.support.echo_model import voice
 from tests.support.gateway import Served
@@ -10,7 +11,7 @@ from tests.support.gateway import Served
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 BASE = "test/echo"
-USER = [{"role": "user", "content": "hello"}]
+USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 
 
 async def test_a_chat_is_answered_by_the_adapter_that_the_model_names(stack: Served, sdk: AsyncOpenAI) -> None:
@@ -157,7 +158,10 @@ async def test_token_ids_come_back_where_they_are_asked_for(sdk: AsyncOpenAI) ->
 
 
 async def test_contents_may_be_parts(sdk: AsyncOpenAI) -> None:
-    parts = [{"type": "text", "text": "hello"}, {"type": "text", "text": "there"}]
+    parts: list[ChatCompletionContentPartTextParam] = [
+        {"type": "text", "text": "hello"},
+        {"type": "text", "text": "there"},
+    ]
     answer = await sdk.chat.completions.create(model=BASE, messages=[{"role": "user", "content": parts}], max_tokens=8)
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len("<user>hello\nthere<assistant>")

@@ -174,10 +174,11 @@ WRONG = (
 def body_of(wrong: Wrong) -> bytes:
     if isinstance(wrong.body, bytes):
         return wrong.body
-    sound: dict[str, Any] = {CHAT: {"model": "bot", "messages": [USER]}, TEXT: {"model": "bot", "prompt": "hello"}}.get(
-        wrong.path, {}
-    )
-    body = {**sound, **wrong.body}
+    sound: dict[str, dict[str, Any]] = {
+        CHAT: {"model": "bot", "messages": [USER]},
+        TEXT: {"model": "bot", "prompt": "hello"},
+    }
+    body = {**sound.get(wrong.path, {}), **wrong.body}
     return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
 
 
