@@ -9,7 +9,7 @@ from gateway_service.deployment import Deployment, ServedBase
 from gateway_service.errors import ModelNotFoundError, wrong_param
 from gateway_service.translation import WantedAnswer
 from hotslot import AdapterSelection
-from hotslot.contract.catalogue import Adapter, Version
+from hotslot.contract.catalog import Adapter, Version
 from hotslot.errors import InvalidReferenceError, NotFoundError
 from hotslot.ids import TenantId
 from hotslot.references import DEFAULT_TAG, parse_reference
