@@ -124,6 +124,15 @@ CALLS_AS_TEXT = """
 """
 """Takes the arguments of calls as text alone."""
 
+CALLS_PRINTED = CALLS_AS_TEXT.replace(" + call.function.arguments + ", " ~ call.function.arguments ~ ")
+"""Writes arguments as they are: an object as Python does."""
+
+CALLS_BY_NAME = CALLS_AS_TEXT.replace(" + call.function.arguments + ", " + ")
+"""Leaves out the arguments of calls."""
+
+CALLS_OF_ONE_ARGUMENT = CALLS_AS_TEXT.replace("call.function.arguments +", "call.function.arguments.city +")
+"""Writes the argument that it knows."""
+
 CALLS_WITHOUT_CONTENT = """
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + ':' }}

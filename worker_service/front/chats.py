@@ -16,6 +16,7 @@ from worker_service.templates.process import ModelTemplates, TemplateProcesses
 
 log = structlog.get_logger(__name__)
 
+_ANSWERING = frozenset({"assistant", "model"})
 _PROBE = ChatPrompt((ChatMessage("user", "hello"),))
 
 
@@ -70,6 +71,7 @@ class Chats:
         """The chat's token ids. Raises PromptTooLongError, and InvalidRequestError in the template's own words."""
         if not self._sources:
             raise InvalidRequestError([FieldViolation("chat", "this model has no chat template; give text instead")])
+        await self._tokeniser.refuse_beyond_bound(_kept_texts(prompt))
         rendered = await self._processes.render(request_of(prompt))
         is_ordinary = prompt.allow_special_tokens or not self._needs_stand_ins
         if is_ordinary and not rendered.mark:
@@ -93,6 +95,12 @@ class Chats:
         backed: Any = self._tokenizer
         stand_ins = StandIns(backed)
         return stand_ins, Tokeniser(stand_ins, self._max_tokens, self._threads)
+
+
+def _kept_texts(prompt: ChatPrompt) -> list[str]:
+    """Texts that a template cannot leave out, but for white space around them: of answers it may cut thoughts."""
+    others = (message for message in prompt.messages if message.role not in _ANSWERING)
+    return [text.strip() for message in others for text in (message.content, *message.parts) if text]
 
 
 def _sources(chat_template: Any) -> dict[str, str]:

@@ -76,13 +76,26 @@ class Tokeniser:
             raise PromptTooLongError(len(token_ids), self._max_tokens)
         return token_ids
 
+    async def refuse_beyond_bound(self, texts: Sequence[str]) -> None:
+        """Raise PromptTooLongError where no prompt with these texts in it can fit, whatever the case of its letters."""
+        num_chars = sum(map(len, texts))
+        if self._bound is not None and num_chars > max(self._max_tokens, LONG_TEXT_CHARS):
+            with self._threads.place_for(num_chars, MAX_WAITING_CHARS):
+                await self._add_up(
+                    "".join(texts), lambda bound, text: min(map(bound.of, (text, text.lower(), text.upper())))
+                )
+
     async def _refuse_beyond_bound(self, text: str) -> None:
         """Add up what its characters weigh, as far as that may decide."""
-        if self._bound is None or len(text) <= self._max_tokens:
+        if len(text) > self._max_tokens:
+            await self._add_up(text, TokenBound.of)
+
+    async def _add_up(self, text: str, fewest_of: Callable[[TokenBound, str], float]) -> None:
+        if self._bound is None:
             return
         fewest = 0.0
         for begin in range(0, len(text), PIECE_CHARS):
-            fewest += await self._threads.short(self._bound.of, text[begin : begin + PIECE_CHARS])
+            fewest += await self._threads.short(fewest_of, self._bound, text[begin : begin + PIECE_CHARS])
             # Sums of floats may be off in their last digits.
             if fewest > self._max_tokens + 0.5:
                 raise PromptTooLongError(max(int(fewest), self._max_tokens + 1), self._max_tokens, at_least=True)

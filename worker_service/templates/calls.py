@@ -30,15 +30,35 @@ def other_forms(turns: Sequence[Turn], texts: Sequence[Sequence[str]]) -> Iterat
         yield [_with_none(turn) for turn in turns]
 
 
-def renamed(turn: Turn, name: str) -> Turn:
-    """The message with other names for what it calls: this one, and the place of the call."""
+def probing_calls(turn: Turn, name: str) -> Turn:
+    """The message with this name and the place of the call as what is called, and in the arguments."""
     if not calls_of(turn):
         return turn
     calls = [
-        {**call, "function": {**call["function"], "name": f"{name}{index}e"}}
+        {
+            **call,
+            "function": {
+                **call["function"],
+                "name": f"{name}{index}e",
+                "arguments": _probing_arguments(call["function"]["arguments"], f"{name}{index}a"),
+            },
+        }
         for index, call in enumerate(calls_of(turn))
     ]
     return {**turn, "tool_calls": calls}
+
+
+def written_by_python(probe: str) -> str:
+    """Text of a probe in arguments that a template writes as Python does, which is no JSON."""
+    return f"'{probe}': '{probe}'"
+
+
+def _probing_arguments(arguments: Any, probe: str) -> Any:
+    """Arguments with a probe in each text, and as one more: a template may write only those that a tool declares."""
+    if isinstance(arguments, str):
+        return json.dumps(_probing_arguments(json.loads(arguments), probe), ensure_ascii=False)
+    changed = {key: value + probe if isinstance(value, str) else value for key, value in arguments.items()}
+    return {**changed, probe: probe}
 
 
 def _with_texts(turn: Turn, texts: Sequence[str]) -> Turn:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worker_service.templates.calls import calls_of, renamed
+from worker_service.templates.calls import calls_of, probing_calls, written_by_python
 from worker_service.templates.content import text_of
 
 _REACHED = "Vx3Reached"
@@ -19,6 +19,8 @@ class Probe:
 
     field: str
     text: str
+    rough: str = ""
+    """Text that a template shows where it writes arguments as Python does."""
     replaced: str = ""
     """Text that stands in its place otherwise: the name of a call."""
 
@@ -40,15 +42,17 @@ def probes_of(turns: Sequence[Mapping[str, Any]], text: str) -> list[Probe]:
                 probes.append(Probe(f"chat.messages[{index}].content", f"{_REACHED}{index}p{place}e"))
         for place, call in enumerate(calls_of(turn)):
             name = call["function"]["name"]
-            probes.append(Probe(f"chat.messages[{index}].tool_calls", f"{_REACHED}{index}c{place}e", name))
+            field, arguments = f"chat.messages[{index}].tool_calls", f"{_REACHED}{index}c{place}a"
+            probes.append(Probe(field, f"{_REACHED}{index}c{place}e", replaced=name))
+            probes.append(Probe(f"{field}[{place}].arguments_json", arguments, rough=written_by_python(arguments)))
     return probes
 
 
 def probing(turn: dict[str, Any], index: int) -> dict[str, Any]:
-    """The message with a probe at the end of each of its texts, and in the place of each name of a call."""
+    """The message with a probe at the end of each of its texts, in the place of each call's name, and in arguments."""
     content = turn["content"]
     if isinstance(content, str) and content.strip():
         content = f"{content}{_REACHED}{index}p0e"
     elif isinstance(content, list):
         content = [{**part, "text": f"{part['text']}{_REACHED}{index}p{place}e"} for place, part in enumerate(content)]
-    return renamed({**turn, "content": content}, f"{_REACHED}{index}c")
+    return probing_calls({**turn, "content": content}, f"{_REACHED}{index}c")

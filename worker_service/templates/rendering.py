@@ -123,17 +123,23 @@ class ChatRenderer:
         is_text = all(isinstance(turn["content"], str) for turn in given[0].turns)
         forms = template.forms.in_order(Form.STRING if is_text else Form.PARTS)
         problem: Exception | None = None
+        rough = ""
         for conversation, form in itertools.product(given, forms):
             try:
                 text = self._text(template, conversation, form)
-                lost = self._lost(template, conversation, form, text, mark)
+                lost, is_rough = self._lost(template, conversation, form, text, mark)
             except Exception as exc:  # noqa: BLE001 (a template raises what it likes; in the other form perhaps nothing)
                 problem = problem or exc
                 continue
-            if not lost:
+            if not lost and not is_rough:
                 return text
+            if not lost:
+                rough = rough or text
+                continue
             advice = "this model's chat template leaves it out; give it in another role, or not at all"
             problem = problem or RefusedError(lost, advice)
+        if rough:
+            return rough
         assert problem is not None
         raise problem
 
@@ -155,22 +161,29 @@ class ChatRenderer:
         is_kept = shown[place:].startswith(f"{_CONTINUED} ")
         return shown[:place] if is_kept else shown[:place].rstrip()
 
-    def _lost(self, template: _Template, conversation: _Conversation, form: Form, text: str, mark: str) -> str:
-        """The first field whose text is not in the prompt; empty when all are."""
+    def _lost(
+        self, template: _Template, conversation: _Conversation, form: Form, text: str, mark: str
+    ) -> tuple[str, bool]:
+        """The first field whose text is not in the prompt, empty when all are; true where arguments are no JSON there.
+
+        Those that a template writes as Python does it was written to get as JSON text.
+        """
         turns = [in_form(turn, form) for turn in conversation.turns]
         probes = probes_of(turns, text)
         if not probes:
-            return ""
-        probed = [probing(turn, index) for index, turn in enumerate(turns)]
+            return "", False
         try:
+            probed = [probing(turn, index) for index, turn in enumerate(turns)]
             shown = self._shown(template.compiled, _with_turns(conversation, probed)).lower()
         except Exception:
             if not all(is_within(turn, text) for turn in turns):
                 raise
             # It looks at texts or names; as they are, they were seen.
             bare = without(text, mark) if mark else text
-            return next((probe.field for probe in probes if without(probe.replaced, mark or "\0") not in bare), "")
-        return next((probe.field for probe in probes if probe.text.lower() not in shown), "")
+            lost = (probe.field for probe in probes if without(probe.replaced, mark or "\0") not in bare)
+            return next(lost, ""), False
+        is_rough = any(probe.rough and probe.rough.lower() in shown for probe in probes)
+        return next((probe.field for probe in probes if probe.text.lower() not in shown), ""), is_rough
 
     def _shown(self, compiled: jinja2.Template, conversation: _Conversation) -> str:
         """Text that the template makes of a conversation, piece by piece, so that an endless one ends."""

@@ -1,6 +1,7 @@
 """Token ids of chats and texts, against transformers' own, with real tokenizers of all kinds."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotslot.errors import PromptTooLongError
 from tests.support import chat_templates as templates
 from tests.support import tokenizers_of_all_kinds as kinds
-from worker_service.front import chats
+from worker_service.front import chats, tokenising
 from worker_service.front.prompts import PromptEncoder
 from worker_service.front.requests import ChatMessage, ChatPrompt, TextPrompt
 from worker_service.front.stand_ins import StandIns
@@ -153,3 +155,60 @@ async def test_a_text_gets_nothing_where_the_tokenizer_adds_nothing() -> None:
     tokenizer = kinds.dressing(begin=False, end=True)
     found = await PromptEncoder(tokenizer, 512).encode(TextPrompt("hi"))
     assert list(found) == tokenizer.encode("hi", add_special_tokens=False)
+
+
+@EVERY
+@pytest.mark.parametrize("name", [*TEMPLATES, "shouting"])
+@pytest.mark.parametrize("allows", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(SPELT, min_size=1, max_size=3), repeats=st.integers(1, 20))
+def test_a_chat_that_fits_is_not_refused_before_it_is_rendered(
+    kind: str,
+    name: str,
+    allows: bool,
+    texts: list[str],
+    repeats: int,
+    encoders: dict[tuple[str, str], PromptEncoder],
+) -> None:
+    texts = [text * repeats for text in texts]
+    messages = tuple(ChatMessage(turn["role"], turn["content"]) for turn in turns_of(texts))
+    prompt = ChatPrompt(messages, allow_special_tokens=allows)
+    if name == "shouting":
+        tokenizer = TOKENIZERS[kind]
+        tokenizer.chat_template = templates.SHOUTING
+        encoder = PromptEncoder(tokenizer, 10**6)
+    else:
+        encoder = encoders[kind, name]
+    num_tokens = len(asyncio.run(encoder.encode(prompt)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenising, "LONG_TEXT_CHARS", 1)
+        patch.setattr(encoder._tokeniser, "_max_tokens", num_tokens)
+        asyncio.run(encoder._tokeniser.refuse_beyond_bound(chats._kept_texts(prompt)))
+
+
+class NeverRenders:
+    """Stands where the processes are."""
+
+    async def render(self, request: dict[str, Any]) -> Rendered:
+        raise AssertionError(f"{len(request['messages'])} messages were rendered")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("allows", [False, True])
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
+@pytest.mark.parametrize("text", ["<|im_end|>", "hello ", "<|IM_START|>", "\U0001f600"])
+async def test_a_chat_that_cannot_fit_is_too_long_before_a_template_sees_it(text: str, role: str, allows: bool) -> None:
+    tokenizer = kinds.ALL["byte-level"]()
+    tokenizer.chat_template = templates.CHATML
+    encoder = PromptEncoder(tokenizer, 2_048)
+    encoder._chats._processes = NeverRenders()  # type: ignore[assignment]
+    long = text * (3_900_000 // len(text))
+    halves = (long[: len(long) // 2], long[len(long) // 2 :])
+    for message in (ChatMessage(role, long), ChatMessage(role, "", parts=halves)):
+        before_s = time.monotonic()
+        with pytest.raises(PromptTooLongError, match="at least"):
+            await encoder.encode(ChatPrompt((ChatMessage("user", "hi"), message), allow_special_tokens=allows))
+        assert time.monotonic() - before_s < 5
+    encoder.close()

@@ -185,6 +185,32 @@ def test_calls_are_given_in_the_form_that_the_template_takes(content: str, writt
         assert shown in render(templates.CALLS_WITHOUT_CONTENT, prompt).text
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text("a'\"ä\\n {}", max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text("ab'ä ", max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(arguments=st.dictionaries(st.text("ab'ä ", max_size=3), JSON_VALUES, max_size=3), is_dense=st.booleans())
+@pytest.mark.parametrize("source", [templates.CALLS_AS_TEXT, templates.CALLS_PRINTED], ids=["joined", "printed"])
+def test_arguments_that_a_template_writes_as_they_are_are_the_json_that_the_request_has(
+    source: str, arguments: dict[str, Any], is_dense: bool
+) -> None:
+    written = json.dumps(arguments, ensure_ascii=False, separators=(",", ":") if is_dense else None)
+    turns = (ChatMessage("user", "?"), ChatMessage("assistant", "", tool_calls=(ToolCall("c1", "weather", written),)))
+    assert f"[weather{written}]" in render(source, ChatPrompt(turns)).text
+
+
+def test_arguments_that_the_template_leaves_out_are_refused_and_those_that_it_knows_are_enough() -> None:
+    call = ToolCall("c1", "weather", '{"city": "Oslo", "days": 3}')
+    turns = (ChatMessage("user", "weather?"), ChatMessage("assistant", "", tool_calls=(call,)))
+    with pytest.raises(RefusedError) as caught:
+        render(templates.CALLS_BY_NAME, ChatPrompt(turns))
+    assert caught.value.field == "chat.messages[1].tool_calls[0].arguments_json"
+    assert "[weatherOslo]" in render(templates.CALLS_OF_ONE_ARGUMENT, ChatPrompt(turns)).text
+
+
 def test_calls_that_the_template_leaves_out_are_refused_whatever_else_has_their_names() -> None:
     turns = (
         ChatMessage("user", "weather?"),
