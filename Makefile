@@ -87,7 +87,7 @@ simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/si
 	$(BIN)/python -m tools.simulation
 
 .PHONY: lint
-lint: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests ## Check style, types, imports, dependencies, protos and manifests
+lint: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests ## Check style, types, imports, dependencies, unused code, protos and manifests
 
 .PHONY: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests
 lint-style: $(INSTALLED)
@@ -103,6 +103,7 @@ lint-imports: $(INSTALLED)
 lint-dependencies: $(INSTALLED)
 	$(BIN)/deptry hotslot
 	$(BIN)/deptry shared gateway_service store_service worker_service --config $(SERVICES)/pyproject.toml
+	$(BIN)/python -m tools.unused
 
 lint-protos: $(INSTALLED)
 	$(BIN)/buf lint

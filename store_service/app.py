@@ -25,9 +25,9 @@ from shared.coordination.directory import Directory
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
-from store_service.catalog.base_models import SqlBaseModels
-from store_service.catalog.epochs import SqlEpochs
-from store_service.catalog.policies import SqlPolicies
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.epochs import Epochs
+from store_service.catalog.policies import Policies
 from store_service.catalog.watch import ChangeSignal
 from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.content.collection import Collector
@@ -105,7 +105,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         engine, catalog, blobs = data.engine, data.catalog, data.blobs
         stack.callback(engine.dispose)
         stack.push_async_callback(offload, blobs.save_use_times)
-        base_models = SqlBaseModels(engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
+        base_models = BaseModels(engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
         uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
         registry = Registry(catalog, base_models, blobs, uploads, settings.admission_limits)
         imports = ImportOptions(
@@ -146,8 +146,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
             offload,
             admission,
             signal,
-            SqlEpochs(engine),
-            SqlPolicies(engine, signal.notify),
+            Epochs(engine),
+            Policies(engine, signal.notify),
             delete_grace_s=settings.delete_grace_s,
         )
         turns = Turns(PASSES_PER_CHUNK)

@@ -14,9 +14,9 @@ from sqlalchemy import Engine, make_url
 
 from hotslot.errors import StoreUnavailableError
 from hotslot.secret_urls import masked_url
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
 from store_service.catalog.database import open_database
-from store_service.catalog.sql import SqlCatalog
 from store_service.content.collection import Ownership
 from store_service.content.files import FileNote, make_directory
 from store_service.content.folder import BLOBS_FOLDER, LocalBlobStore, found_below
@@ -42,7 +42,7 @@ class Data:
     """Catalog and blobs of a store, open."""
 
     engine: Engine
-    catalog: SqlCatalog
+    catalog: Catalog
     blobs: CachedBlobStore
     ledger: Ledger
     ownership: Ownership
@@ -63,7 +63,7 @@ def open_data(settings: StoreSettings, on_change: OnChange, stats: BlobStats) ->
             require_owned(place, NO_CATALOG, frozenset(), settings.adopt_blobs)
     engine = open_database(url)
     try:
-        catalog = SqlCatalog(engine, on_change)
+        catalog = Catalog(engine, on_change)
         state, known = catalog.state(), catalog.referenced_weights()
         places = list(_places(settings, objects, last_num_changes(note, state.id)))
         for place in places:

@@ -11,18 +11,8 @@ def to_timestamp(unix_s: float) -> Timestamp:
     return stamp
 
 
-def from_timestamp(stamp: Timestamp) -> float:
-    """A Timestamp as seconds since the epoch."""
-    return stamp.ToMicroseconds() / 1e6
-
-
 def to_duration(seconds: float) -> Duration:
     """Seconds as a Duration, to the microsecond."""
     duration = Duration()
     duration.FromMicroseconds(round(seconds * 1e6))
     return duration
-
-
-def from_duration(duration: Duration) -> float:
-    """A Duration as seconds."""
-    return duration.ToMicroseconds() / 1e6

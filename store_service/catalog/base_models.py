@@ -7,7 +7,7 @@ digest stands for the first registration of it; it is never looked up among the 
 import time
 from collections.abc import Collection, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
@@ -26,8 +26,12 @@ from store_service.catalog.tables import base_models, versions
 log = structlog.get_logger(__name__)
 
 
-class BaseModels(Protocol):
-    """The seam to registered base models; every method is one transaction and blocks."""
+class BaseModels:
+    """Base models over a SQLAlchemy engine; `operators` are the tenants that may move and delete others' names."""
+
+    def __init__(self, engine: Engine, operators: Collection[TenantId] = (DEFAULT_TENANT,)) -> None:
+        self._engine = engine
+        self._operators = frozenset(operators)
 
     def register(
         self, spec: BaseSpec, tenant: TenantId = DEFAULT_TENANT, *, move: bool = False
@@ -40,31 +44,6 @@ class BaseModels(Protocol):
 
         Raises BaseModelNameTakenError, and ForbiddenError for a move by a tenant whose name it is not.
         """
-
-    def get(self, name_or_digest: str) -> BaseModelRecord:
-        """By digest, or what a name stands for; raises BaseModelNotFoundError."""
-
-    def list(self, *, limit: int, after: int) -> list[tuple[int, BaseModelRecord]]:
-        """Base models in order of registration, each with its position."""
-
-    def delete(self, name_or_digest: str, tenant: TenantId = DEFAULT_TENANT) -> Sequence[BaseModelRecord]:
-        """Forget everything that was registered under a name, or a digest with all of its names; returns what went.
-
-        Raises BaseModelNotFoundError, ForbiddenError as `register`, and BaseModelInUseError.
-        """
-
-
-class SqlBaseModels:
-    """Base models over a SQLAlchemy engine; `operators` are the tenants that may move and delete others' names."""
-
-    def __init__(self, engine: Engine, operators: Collection[TenantId] = (DEFAULT_TENANT,)) -> None:
-        self._engine = engine
-        self._operators = frozenset(operators)
-
-    def register(
-        self, spec: BaseSpec, tenant: TenantId = DEFAULT_TENANT, *, move: bool = False
-    ) -> tuple[BaseModelRecord, bool]:
-        """Make a base model known; raises BaseModelNameTakenError and ForbiddenError."""
         with writing(self._engine) as connection:
             name = self._take_name(connection, spec, tenant)
             moved_from = name.digest if name.digest != spec.digest else None
@@ -107,7 +86,10 @@ class SqlBaseModels:
             return [(row.id, _record(row, named.get(row.name))) for row in rows]
 
     def delete(self, name_or_digest: str, tenant: TenantId = DEFAULT_TENANT) -> Sequence[BaseModelRecord]:
-        """Forget a base model; raises BaseModelNotFoundError, ForbiddenError and BaseModelInUseError."""
+        """Forget everything that was registered under a name, or a digest with all of its names; returns what went.
+
+        Raises BaseModelNotFoundError, ForbiddenError as `register`, and BaseModelInUseError.
+        """
         by_digest = looks_like_a_digest(name_or_digest)
         wanted = (base_models.c.digest if by_digest else base_models.c.name) == name_or_digest
         with writing(self._engine) as connection:

@@ -1,13 +1,32 @@
-"""The seam to the catalog. Every method is one transaction; all of them block, so call them from a thread."""
+"""Adapters, versions and tags in a relational database. Every public method is one transaction."""
 
-from typing import Protocol
+import time
+from contextlib import AbstractContextManager
 
+from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
+
+from hotslot.errors import (
+    AdapterNotFoundError,
+    CatalogDamagedError,
+    EtagMismatchError,
+    NotDeletedError,
+    RevisionCompactedError,
+    TagNotFoundError,
+    VersionInUseError,
+)
+from hotslot.formats.base_spec import looks_like_a_digest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
+from store_service.catalog import reads, writes
+from store_service.catalog.changes import Change, OnChange, changing
+from store_service.catalog.database import reading, writing
+from store_service.catalog.policies import policy_of
 from store_service.catalog.records import (
+    PINNED_LABEL,
     AdapterFilter,
     AdapterRecord,
     Event,
+    EventKind,
     NewVersion,
     Resolution,
     TagRecord,
@@ -15,15 +34,24 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
+from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
 from store_service.content.ownership import CatalogState
 
 
-class Catalog(Protocol):
+class Catalog:
     """Adapters, versions and tags; a tenant sees its own only.
 
     Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction.
-    Any method may raise StoreUnavailableError, and CatalogDamagedError when a row is not what was written.
+    Any method may raise StoreUnavailableError, and CatalogDamagedError when a row is not what was written. All of them
+    block, so call them from a thread.
     """
+
+    def __init__(self, engine: Engine, on_change: OnChange = lambda tenant: None) -> None:
+        self._engine = engine
+        self._on_change = on_change
+
+    def _changing(self, tenant: TenantId) -> AbstractContextManager[tuple[Connection, Change]]:
+        return changing(self._engine, tenant, self._on_change)
 
     def create_version(
         self,
@@ -42,9 +70,26 @@ class Catalog(Protocol):
         Raises EtagMismatchError, InvalidRequestError for more than MAX_LABELS, and, where it `requires_base`,
         BaseModelNotFoundError for one that is not registered (any more); nothing is changed then.
         """
+        with self._changing(tenant) as (connection, change):
+            if requires_base:
+                writes.hold_base_model(connection, version)
+            adapter = writes.adapter_for_writing(connection, change, tenant, name)
+            digest = version.manifest.digest
+            row = connection.execute(
+                select(versions).where(versions.c.adapter_id == adapter.id, versions.c.digest == digest)
+            ).one_or_none()
+            created = row is None
+            if row is None:
+                row = writes.insert_version(connection, change, adapter, version)
+            writes.merge_labels(connection, change, adapter, new_labels)
+            if tag is not None:
+                writes.move_tag(connection, change, adapter, tag, row, tag_etag)
+            return reads.version_record(connection, adapter, row), created
 
     def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
         """Raises AdapterNotFoundError."""
+        with reading(self._engine) as connection:
+            return reads.adapter_record(connection, reads.live_adapter(connection, tenant, name))
 
     def list_adapters(
         self, tenant: TenantId, wanted: AdapterFilter, *, limit: int, after: tuple[str, int]
@@ -53,6 +98,26 @@ class Catalog(Protocol):
 
         `after` is the name and position of the last one known; ("", 0) means from the beginning.
         """
+        query = select(adapters).where(adapters.c.tenant == tenant)
+        if after != ("", 0):
+            query = query.where(tuple_(adapters.c.name, adapters.c.id) > tuple_(*after))
+        if not wanted.show_deleted:
+            query = query.where(adapters.c.delete_time_s.is_(None))
+        if wanted.name_prefix:
+            query = query.where(func.substr(adapters.c.name, 1, len(wanted.name_prefix)) == wanted.name_prefix)
+        if wanted.base_model:
+            by_digest = looks_like_a_digest(wanted.base_model)
+            is_for = (versions.c.base_model_digest if by_digest else versions.c.base_model) == wanted.base_model
+            query = query.where(exists().where(versions.c.adapter_id == adapters.c.id, is_for))
+        for key, value in wanted.labels.items():
+            query = query.where(
+                exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
+            )
+        with reading(self._engine) as connection:
+            rows = connection.execute(query.order_by(adapters.c.name, adapters.c.id).limit(limit)).all()
+            records = reads.adapter_records(connection, rows)
+            found = [(row.id, record) for row, record in zip(rows, records, strict=True)]
+            return found, reads.revision_of(connection, tenant)
 
     def list_versions(
         self, tenant: TenantId, name: AdapterName, *, limit: int, before: int
@@ -61,45 +126,161 @@ class Catalog(Protocol):
 
         Raises AdapterNotFoundError.
         """
+        with reading(self._engine) as connection:
+            adapter = reads.live_adapter(connection, tenant, name)
+            query = select(*reads.SUMMARY_COLUMNS).where(versions.c.adapter_id == adapter.id)
+            if before:
+                query = query.where(versions.c.id < before)
+            rows = connection.execute(query.order_by(versions.c.id.desc()).limit(limit)).all()
+            records = reads.version_summaries(connection, adapter, rows)
+            return [(row.id, record) for row, record in zip(rows, records, strict=True)]
 
     def resolve(self, tenant: TenantId, reference: Reference) -> Resolution:
         """Resolve a reference to the version that it stands for now.
 
         Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError.
         """
+        with reading(self._engine) as connection:
+            adapter = reads.live_adapter(connection, tenant, reference.name)
+            if reference.digest is not None:
+                row = reads.version_row(connection, adapter, reference.digest)
+            else:
+                assert reference.tag is not None, "a reference has a tag or a digest"
+                tag = reads.tag_row(connection, adapter, reference.tag)
+                if tag is None:
+                    raise TagNotFoundError(reference.name, reference.tag)
+                row = reads.version_row(connection, adapter, tag.version_digest)
+            return Resolution(
+                reads.version_record(connection, adapter, row),
+                policy_of(connection, adapter),
+                reads.revision_of(connection, tenant),
+            )
 
     def set_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, digest: Digest, *, etag: str) -> TagRecord:
         """Raises AdapterNotFoundError, VersionNotFoundError, EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            row = reads.version_row(connection, adapter, digest)
+            writes.move_tag(connection, change, adapter, tag, row, etag)
+            return next(found for found in reads.adapter_record(connection, adapter).tags if found.name == tag)
 
     def delete_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, *, etag: str) -> None:
         """Raises AdapterNotFoundError, TagNotFoundError, EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            found = next((entry for entry in reads.adapter_record(connection, adapter).tags if entry.name == tag), None)
+            if found is None:
+                raise TagNotFoundError(name, tag)
+            if etag and etag != found.etag:
+                raise EtagMismatchError(f"tag {name}:{tag}", found.etag, etag)
+            connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+            change.add_event(EventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
 
     def delete_adapter(self, tenant: TenantId, name: AdapterName, *, etag: str, grace_s: float) -> AdapterRecord:
         """Hide an adapter; it can be brought back within the grace. Raises as `get_adapter`, EtagMismatchError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            found = reads.etag_of(adapter.revision)
+            if etag and etag != found:
+                raise EtagMismatchError(f"adapter {name}", found, etag)
+            writes.set_deletion(connection, adapter, change.time_s, change.time_s + grace_s)
+            change.add_event(EventKind.ADAPTER_DELETED, adapter.id, name, None, None)
+            return reads.adapter_record(connection, adapter)
 
     def undelete_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
         """Raises AdapterNotFoundError (never there, or purged) and NotDeletedError."""
+        with self._changing(tenant) as (connection, change):
+            rows = connection.execute(
+                select(adapters)
+                .where(adapters.c.tenant == tenant, adapters.c.name == name)
+                .order_by(adapters.c.delete_time_s)
+            ).all()
+            if any(row.delete_time_s is None for row in rows):
+                raise NotDeletedError(name)
+            undeletable = [row for row in map(reads.checked_adapter, rows) if row.purge_time_s > change.time_s]
+            if not undeletable:
+                raise AdapterNotFoundError(name)
+            adapter = undeletable[-1]
+            writes.set_deletion(connection, adapter, None, None)
+            change.add_event(EventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
+            return reads.adapter_record(connection, adapter)
 
     def delete_version(self, tenant: TenantId, name: AdapterName, digest: Digest, *, force: bool) -> None:
         """Raises AdapterNotFoundError, VersionNotFoundError, VersionInUseError."""
+        with self._changing(tenant) as (connection, change):
+            adapter = reads.live_adapter(connection, tenant, name)
+            row = reads.version_row(connection, adapter, digest)
+            pointing = reads.version_record(connection, adapter, row).tags
+            if pointing and not force:
+                raise VersionInUseError(name, digest, pointing)
+            for tag in pointing:
+                connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+                change.add_event(EventKind.TAG_DELETED, adapter.id, name, tag, digest)
+            connection.execute(delete(versions).where(versions.c.id == row.id))
+            change.add_event(EventKind.VERSION_DELETED, adapter.id, name, None, digest)
 
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""
+        with writing(self._engine) as connection:
+            rows = connection.execute(select(adapters).where(adapters.c.purge_time_s <= time.time())).all()
+            gone = [reads.checked_adapter(row).id for row in rows]
+            connection.execute(delete(adapters).where(adapters.c.id.in_(gone)))
+            return len(gone)
 
     def weights_size_bytes(self, tenant: TenantId, digest: Digest) -> int | None:
         """The size of a weights blob; None where no version of an adapter that is not deleted has it."""
+        query = (
+            select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name)
+            .join(adapters, adapters.c.id == versions.c.adapter_id)
+            .where(
+                versions.c.weights_digest == digest,
+                adapters.c.tenant == tenant,
+                adapters.c.delete_time_s.is_(None),
+            )
+            .limit(1)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return int(reads.checked_version(row, row).weights_size_bytes) if row is not None else None
 
     def weights_uses(self, of: tuple[TenantId, Digest] | None = None) -> list[WeightsUse]:
         """All versions by their weights, or those of one blob, newest first; deleted adapters' included."""
+        key, value = PINNED_LABEL
+        is_pinned = exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
+        query = (
+            select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name, is_pinned.label("is_pinned"))
+            .join(adapters, adapters.c.id == versions.c.adapter_id)
+            .order_by(versions.c.id.desc())
+        )
+        if of is not None:
+            query = query.where(adapters.c.tenant == of[0], versions.c.weights_digest == of[1])
+        with reading(self._engine) as connection:
+            return [reads.weights_use(row) for row in connection.execute(query)]
 
     def referenced_weights(self) -> set[tuple[TenantId, Digest]]:
         """The weights blobs of all versions, deleted adapters' included."""
+        return {(use.tenant, use.weights_digest) for use in self.weights_uses()}
 
     def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[Event]:
         """Events in order. Raises RevisionCompactedError when some after `revision` are gone, or it lies ahead."""
+        with reading(self._engine) as connection:
+            row = connection.execute(select(tenants).where(tenants.c.name == tenant)).one_or_none()
+            oldest, newest = (row.oldest_revision, row.revision) if row is not None else (0, 0)
+            if not oldest <= revision <= newest:
+                raise RevisionCompactedError(revision, oldest)
+            query = select(events).where(events.c.tenant == tenant, events.c.revision > revision)
+            return [reads.event(row) for row in connection.execute(query.order_by(events.c.revision).limit(limit))]
 
     def state(self) -> CatalogState:
         """State of this catalog: its id and the number of its changes."""
+        with reading(self._engine) as connection:
+            found = connection.execute(select(catalog_identity.c.id)).scalar_one_or_none()
+            if not found:
+                raise CatalogDamagedError("it has lost its identity (the row of catalog_identity)")
+            num_changes = connection.execute(select(func.sum(tenants.c.revision))).scalar_one()
+            return CatalogState(str(found), int(num_changes or 0))
 
     def revision(self, tenant: TenantId) -> int:
         """The tenant's newest revision; 0 before the first change."""
+        with reading(self._engine) as connection:
+            return reads.revision_of(connection, tenant)

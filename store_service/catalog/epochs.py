@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from sqlalchemy import Engine, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -13,14 +12,7 @@ from store_service.catalog.tables import counters
 _NAME = "epoch"
 
 
-class Epochs(Protocol):
-    """The seam to the durable counter; blocks."""
-
-    def issue(self) -> int:
-        """The next number, durable before it is returned; raises StoreUnavailableError."""
-
-
-class SqlEpochs:
+class Epochs:
     """The counter in a relational database."""
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.time) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, tuple_
 
@@ -20,30 +20,7 @@ from store_service.catalog.tables import adapter_policies, adapters, tags, versi
 _POLICIES = select(adapter_policies).where(adapter_policies.c.adapter_id.in_(bindparam("adapter_ids", expanding=True)))
 
 
-class Policies(Protocol):
-    """The seam to adapters' policies; every method is one transaction and blocks.
-
-    A change also writes an event, as those of the catalog do. A deleted adapter's policy comes back with it. Any method
-    may raise StoreUnavailableError and CatalogDamagedError.
-    """
-
-    def set(self, tenant: TenantId, name: AdapterName, policy: ReplicaPolicy, *, etag: str) -> PolicyRecord:
-        """Raises AdapterNotFoundError, EtagMismatchError."""
-
-    def get(self, tenant: TenantId, name: AdapterName) -> PolicyRecord:
-        """Raises AdapterNotFoundError, PolicyNotFoundError."""
-
-    def delete(self, tenant: TenantId, name: AdapterName, *, etag: str) -> None:
-        """Raises AdapterNotFoundError, PolicyNotFoundError, EtagMismatchError."""
-
-    def of_tenant(self, tenant: TenantId, *, limit: int, after: str) -> list[PolicyRecord]:
-        """By adapter; `after` is the last adapter known, empty for the beginning."""
-
-    def pinned_for(self, base_model_digest: str, *, limit: int, after: tuple[str, str]) -> list[PinnedVersion]:
-        """Pinned versions of all tenants, by tenant and adapter; `after` are those of the last one known."""
-
-
-class SqlPolicies:
+class Policies:
     """Policies over a SQLAlchemy engine."""
 
     def __init__(self, engine: Engine, on_change: OnChange = lambda tenant: None) -> None:
@@ -85,7 +62,7 @@ class SqlPolicies:
             change.add_event(EventKind.POLICY_CHANGED, adapter.id, name, None, None)
 
     def of_tenant(self, tenant: TenantId, *, limit: int, after: str) -> list[PolicyRecord]:
-        """By adapter."""
+        """By adapter; `after` is the last adapter known, empty for the beginning."""
         query = (
             select(adapters)
             .join(adapter_policies, adapter_policies.c.adapter_id == adapters.c.id)
@@ -99,7 +76,7 @@ class SqlPolicies:
             return [found[row.id] for row in rows]
 
     def pinned_for(self, base_model_digest: str, *, limit: int, after: tuple[str, str]) -> list[PinnedVersion]:
-        """Pinned versions of all tenants, by tenant and adapter."""
+        """Pinned versions of all tenants, by tenant and adapter; `after` are those of the last one known."""
         query = (
             select(adapters)
             .join(adapter_policies, adapter_policies.c.adapter_id == adapters.c.id)

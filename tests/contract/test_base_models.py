@@ -18,9 +18,9 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import BaseSpec, check_spec, looks_like_a_digest
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT, AdapterName, TagName, TenantId, digest_of
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import NewVersion
-from store_service.catalog.sql import SqlCatalog
 from tests.support.checkpoints import base_spec
 
 ACME, OTHER = TenantId("acme"), TenantId("other")
@@ -29,20 +29,20 @@ NAME = FIRST.name
 
 
 @pytest.fixture
-def models(engine: Engine) -> SqlBaseModels:
-    return SqlBaseModels(engine)
+def models(engine: Engine) -> BaseModels:
+    return BaseModels(engine)
 
 
 def publish(engine: Engine, spec: BaseSpec, name: str = "bot", tenant: TenantId = ACME) -> None:
     manifest = Manifest(spec.digest, digest_of(name.encode()), 1, "F32", (AdapterModule(spec.modules[1].path, 4, 2.0),))
     version = NewVersion(manifest, spec.name, "upload", "{}")
-    SqlCatalog(engine).create_version(
+    Catalog(engine).create_version(
         tenant, AdapterName(name), version, tag=TagName("latest"), new_labels={}, tag_etag="", requires_base=True
     )
 
 
 @pytest.mark.parametrize("by", [ACME, OTHER, DEFAULT_TENANT])
-def test_a_name_stays_what_it_was_registered_as_whoever_comes_next(models: SqlBaseModels, by: TenantId) -> None:
+def test_a_name_stays_what_it_was_registered_as_whoever_comes_next(models: BaseModels, by: TenantId) -> None:
     models.register(FIRST, ACME)
     with pytest.raises(BaseModelNameTakenError) as caught:
         models.register(SECOND, by)
@@ -54,7 +54,7 @@ def test_a_name_stays_what_it_was_registered_as_whoever_comes_next(models: SqlBa
     assert not models.register(FIRST, by)[1]
 
 
-def test_a_name_is_moved_by_its_owner_and_by_operators_only(models: SqlBaseModels) -> None:
+def test_a_name_is_moved_by_its_owner_and_by_operators_only(models: BaseModels) -> None:
     models.register(FIRST, ACME)
     with pytest.raises(ForbiddenError):
         models.register(SECOND, OTHER, move=True)
@@ -99,7 +99,7 @@ def test_other_names_are_names(name: str) -> None:
     check_spec(replace(FIRST, name=name))
 
 
-def test_a_digest_is_not_looked_up_among_the_names(models: SqlBaseModels) -> None:
+def test_a_digest_is_not_looked_up_among_the_names(models: BaseModels) -> None:
     models.register(replace(SECOND, name=FIRST.digest), OTHER)  # as it was possible once
     with pytest.raises(BaseModelNotFoundError):
         models.get(FIRST.digest)
@@ -108,7 +108,7 @@ def test_a_digest_is_not_looked_up_among_the_names(models: SqlBaseModels) -> Non
     assert models.get(SECOND.digest).spec.digest == SECOND.digest
 
 
-def test_a_digest_stands_for_the_first_registration_of_it(models: SqlBaseModels) -> None:
+def test_a_digest_stands_for_the_first_registration_of_it(models: BaseModels) -> None:
     def with_values(spec: BaseSpec, values: bytes) -> BaseSpec:
         return replace(spec, modules=(replace(spec.modules[0], values_digest=digest_of(values)), *spec.modules[1:]))
 
@@ -121,7 +121,7 @@ def test_a_digest_stands_for_the_first_registration_of_it(models: SqlBaseModels)
     assert models.get(NAME).spec.modules[0].values_digest == digest_of(b"right")
 
 
-def test_of_many_that_register_one_name_at_once_one_has_it(models: SqlBaseModels) -> None:
+def test_of_many_that_register_one_name_at_once_one_has_it(models: BaseModels) -> None:
     specs = [base_spec(fingerprint=str(number)) for number in range(8)]
 
     def register(spec: BaseSpec) -> HotslotError | bool:
@@ -140,24 +140,24 @@ def test_of_many_that_register_one_name_at_once_one_has_it(models: SqlBaseModels
     assert len(models.list(limit=99, after=0)) == 1
 
 
-def test_workers_that_register_one_model_at_once_are_all_content(models: SqlBaseModels) -> None:
+def test_workers_that_register_one_model_at_once_are_all_content(models: BaseModels) -> None:
     with ThreadPoolExecutor(8) as threads:
         created = list(threads.map(lambda _: models.register(FIRST)[1], range(16)))
     assert created.count(True) == 1
 
 
-def test_a_base_model_in_use_stays_and_says_by_how_many(models: SqlBaseModels, engine: Engine) -> None:
+def test_a_base_model_in_use_stays_and_says_by_how_many(models: BaseModels, engine: Engine) -> None:
     models.register(FIRST, ACME)
     for name, tenant in (("bot", ACME), ("bot", OTHER), ("second", ACME)):
         publish(engine, FIRST, name, tenant)
-    SqlCatalog(engine).delete_adapter(ACME, AdapterName("second"), etag="", grace_s=1e9)
+    Catalog(engine).delete_adapter(ACME, AdapterName("second"), etag="", grace_s=1e9)
     for wanted in (NAME, FIRST.digest):
         with pytest.raises(BaseModelInUseError, match="3 adapters"):
             models.delete(wanted, ACME)
     assert models.get(NAME).spec == FIRST
 
 
-def test_deleting_takes_a_name_with_all_that_it_stood_for(models: SqlBaseModels, engine: Engine) -> None:
+def test_deleting_takes_a_name_with_all_that_it_stood_for(models: BaseModels, engine: Engine) -> None:
     models.register(FIRST, ACME)
     models.register(SECOND, ACME, move=True)
     publish(engine, FIRST)
@@ -172,7 +172,7 @@ def test_deleting_takes_a_name_with_all_that_it_stood_for(models: SqlBaseModels,
             models.delete(missing, ACME)
 
 
-def test_only_the_owner_and_operators_delete(models: SqlBaseModels) -> None:
+def test_only_the_owner_and_operators_delete(models: BaseModels) -> None:
     models.register(FIRST, ACME)
     models.register(replace(FIRST, name="other/copy"), OTHER)
     with pytest.raises(ForbiddenError):
@@ -185,7 +185,7 @@ def test_only_the_owner_and_operators_delete(models: SqlBaseModels) -> None:
     assert models.get(NAME).owner == OTHER
 
 
-def test_another_name_of_a_model_in_use_can_go(models: SqlBaseModels, engine: Engine) -> None:
+def test_another_name_of_a_model_in_use_can_go(models: BaseModels, engine: Engine) -> None:
     models.register(FIRST, ACME)
     models.register(replace(FIRST, name="acme/alias"), ACME)
     publish(engine, FIRST)
@@ -194,9 +194,7 @@ def test_another_name_of_a_model_in_use_can_go(models: SqlBaseModels, engine: En
         models.delete(NAME, ACME)
 
 
-def test_publishing_and_deleting_at_once_leave_no_adapter_without_its_base(
-    models: SqlBaseModels, engine: Engine
-) -> None:
+def test_publishing_and_deleting_at_once_leave_no_adapter_without_its_base(models: BaseModels, engine: Engine) -> None:
     for round_number in range(12):
         spec = base_spec(f"acme/round-{round_number}", fingerprint=f"round {round_number}")
         models.register(spec, ACME)
@@ -223,7 +221,7 @@ def test_publishing_and_deleting_at_once_leave_no_adapter_without_its_base(
 
 
 @pytest.mark.parametrize("slashes", ["/", "//"])
-def test_a_folders_name_is_found_with_a_slash_behind_it(slashes: str, models: SqlBaseModels) -> None:
+def test_a_folders_name_is_found_with_a_slash_behind_it(slashes: str, models: BaseModels) -> None:
     models.register(replace(FIRST, name="./tiny"))
     assert models.get("./tiny" + slashes).spec.name == "./tiny"
     models.register(replace(FIRST, name=f"./old{slashes}"))

@@ -27,11 +27,11 @@ from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId, digest_of
 from hotslot.references import parse_reference
 from store_service.catalog import changes
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.database import catalog_id, open_database
-from store_service.catalog.epochs import SqlEpochs
+from store_service.catalog.epochs import Epochs
 from store_service.catalog.records import AdapterFilter, AdapterRecord, EventKind, NewVersion, VersionRecord
-from store_service.catalog.sql import SqlCatalog
 from store_service.catalog.tables import metadata
 from tests.support.checkpoints import base_spec
 
@@ -41,8 +41,8 @@ LATEST, STABLE = TagName("latest"), TagName("stable")
 
 
 @pytest.fixture
-def catalog(engine: Engine) -> SqlCatalog:
-    return SqlCatalog(engine)
+def catalog(engine: Engine) -> Catalog:
+    return Catalog(engine)
 
 
 def new_version(number: int, base: str = "acme/tiny") -> NewVersion:
@@ -57,14 +57,14 @@ def new_version(number: int, base: str = "acme/tiny") -> NewVersion:
 
 
 def create(
-    catalog: SqlCatalog, number: int, name: AdapterName = BOT, tag: TagName | None = LATEST, tenant: TenantId = ACME,
+    catalog: Catalog, number: int, name: AdapterName = BOT, tag: TagName | None = LATEST, tenant: TenantId = ACME,
     labels: dict[str, str] | None = None, etag: str = "", base: str = "acme/tiny",
 ) -> tuple[VersionRecord, bool]:  # fmt: skip
     version = new_version(number, base)
     return catalog.create_version(tenant, name, version, tag=tag, new_labels=labels or {}, tag_etag=etag)
 
 
-def resolve(catalog: SqlCatalog, reference: str, tenant: TenantId = ACME) -> Digest:
+def resolve(catalog: Catalog, reference: str, tenant: TenantId = ACME) -> Digest:
     return catalog.resolve(tenant, parse_reference(reference)).version.digest
 
 
@@ -72,16 +72,16 @@ def tag_etag(adapter: AdapterRecord, tag: TagName = LATEST) -> str:
     return next(found.etag for found in adapter.tags if found.name == tag)
 
 
-def names(catalog: SqlCatalog, wanted: AdapterFilter | None = None, tenant: TenantId = ACME) -> list[str]:
+def names(catalog: Catalog, wanted: AdapterFilter | None = None, tenant: TenantId = ACME) -> list[str]:
     found, _ = catalog.list_adapters(tenant, wanted or AdapterFilter(), limit=100, after=("", 0))
     return [record.name for _, record in found]
 
 
-def kinds(catalog: SqlCatalog, after: int = 0) -> list[EventKind]:
+def kinds(catalog: Catalog, after: int = 0) -> list[EventKind]:
     return [event.kind for event in catalog.events_after(ACME, after, limit=1000)]
 
 
-def test_a_version_is_resolved_by_tag_and_by_digest(catalog: SqlCatalog) -> None:
+def test_a_version_is_resolved_by_tag_and_by_digest(catalog: Catalog) -> None:
     record, created = create(catalog, 1)
     assert created
     assert record.tags == (LATEST,)
@@ -90,7 +90,7 @@ def test_a_version_is_resolved_by_tag_and_by_digest(catalog: SqlCatalog) -> None
     assert catalog.resolve(ACME, parse_reference("acme/bot")).version == record
 
 
-def test_the_same_content_is_the_same_version(catalog: SqlCatalog) -> None:
+def test_the_same_content_is_the_same_version(catalog: Catalog) -> None:
     first, _ = create(catalog, 1)
     revision = catalog.revision(ACME)
     second, created = create(catalog, 1)
@@ -98,7 +98,7 @@ def test_the_same_content_is_the_same_version(catalog: SqlCatalog) -> None:
     assert catalog.revision(ACME) == revision
 
 
-def test_a_tag_moves_and_the_old_version_stays(catalog: SqlCatalog) -> None:
+def test_a_tag_moves_and_the_old_version_stays(catalog: Catalog) -> None:
     first, _ = create(catalog, 1)
     second, _ = create(catalog, 2)
     assert resolve(catalog, "acme/bot") == second.digest
@@ -107,7 +107,7 @@ def test_a_tag_moves_and_the_old_version_stays(catalog: SqlCatalog) -> None:
     assert (tag.name, tag.digest) == (STABLE, first.digest)
 
 
-def test_a_catalog_knows_itself_and_how_far_it_is(catalog: SqlCatalog, engine: Engine) -> None:
+def test_a_catalog_knows_itself_and_how_far_it_is(catalog: Catalog, engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM catalog_identity"))
     with pytest.raises(CatalogDamagedError, match="identity"):
@@ -123,13 +123,13 @@ def test_a_catalog_knows_itself_and_how_far_it_is(catalog: SqlCatalog, engine: E
     assert after.num_changes == catalog.revision(ACME) + catalog.revision(OTHER) > before.num_changes
 
 
-def test_a_version_without_a_tag_moves_none(catalog: SqlCatalog) -> None:
+def test_a_version_without_a_tag_moves_none(catalog: Catalog) -> None:
     first, _ = create(catalog, 1)
     create(catalog, 2, tag=None)
     assert resolve(catalog, "acme/bot") == first.digest
 
 
-def test_an_old_etag_changes_nothing(catalog: SqlCatalog) -> None:
+def test_an_old_etag_changes_nothing(catalog: Catalog) -> None:
     first, _ = create(catalog, 1)
     before = catalog.get_adapter(ACME, BOT)
     second, _ = create(catalog, 2)
@@ -147,14 +147,14 @@ def test_an_old_etag_changes_nothing(catalog: SqlCatalog) -> None:
     assert catalog.get_adapter(ACME, BOT).num_versions == 2
 
 
-def test_the_current_etag_is_accepted(catalog: SqlCatalog) -> None:
+def test_the_current_etag_is_accepted(catalog: Catalog) -> None:
     create(catalog, 1)
     etag = tag_etag(catalog.get_adapter(ACME, BOT))
     second, _ = create(catalog, 2, etag=etag)
     assert resolve(catalog, "acme/bot") == second.digest
 
 
-def test_of_two_writers_with_one_etag_one_wins(catalog: SqlCatalog) -> None:
+def test_of_two_writers_with_one_etag_one_wins(catalog: Catalog) -> None:
     create(catalog, 1)
     etag = tag_etag(catalog.get_adapter(ACME, BOT))
     barrier = threading.Barrier(8)
@@ -171,7 +171,7 @@ def test_of_two_writers_with_one_etag_one_wins(catalog: SqlCatalog) -> None:
         assert sum(pool.map(attempt, range(10, 18))) == 1
 
 
-def test_writers_of_the_same_content_at_once_get_one_version(catalog: SqlCatalog) -> None:
+def test_writers_of_the_same_content_at_once_get_one_version(catalog: Catalog) -> None:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: create(catalog, 1), range(16)))
     assert len({record.digest for record, _ in results}) == 1
@@ -179,7 +179,7 @@ def test_writers_of_the_same_content_at_once_get_one_version(catalog: SqlCatalog
     assert kinds(catalog) == [EventKind.VERSION_CREATED, EventKind.TAG_MOVED]
 
 
-def test_revisions_have_no_gaps_under_concurrent_writers(catalog: SqlCatalog) -> None:
+def test_revisions_have_no_gaps_under_concurrent_writers(catalog: Catalog) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: create(catalog, n, AdapterName(f"bot-{n % 3}")), range(24)))
     events = catalog.events_after(ACME, 0, limit=1000)
@@ -194,13 +194,13 @@ def test_revisions_have_no_gaps_under_concurrent_writers(catalog: SqlCatalog) ->
         (f"acme/bot@{digest_of(b'?')}", VersionNotFoundError),
     ],
 )
-def test_what_is_not_there_says_what(catalog: SqlCatalog, reference: str, error: type[Exception]) -> None:
+def test_what_is_not_there_says_what(catalog: Catalog, reference: str, error: type[Exception]) -> None:
     create(catalog, 1)
     with pytest.raises(error):
         resolve(catalog, reference)
 
 
-def test_a_tenant_sees_nothing_of_another(catalog: SqlCatalog) -> None:
+def test_a_tenant_sees_nothing_of_another(catalog: Catalog) -> None:
     record, _ = create(catalog, 1)
     with pytest.raises(AdapterNotFoundError):
         resolve(catalog, "acme/bot", OTHER)
@@ -213,7 +213,7 @@ def test_a_tenant_sees_nothing_of_another(catalog: SqlCatalog) -> None:
     assert catalog.weights_size_bytes(ACME, record.manifest.weights_digest) == record.manifest.weights_size_bytes
 
 
-def test_listing_is_by_name_page_by_page(catalog: SqlCatalog) -> None:
+def test_listing_is_by_name_page_by_page(catalog: Catalog) -> None:
     expected = sorted(f"bot-{number:02d}" for number in range(25))
     for number, name in enumerate(reversed(expected)):
         create(catalog, number, AdapterName(name))
@@ -225,7 +225,7 @@ def test_listing_is_by_name_page_by_page(catalog: SqlCatalog) -> None:
     assert found == expected
 
 
-def test_listing_filters_by_base_labels_and_prefix(catalog: SqlCatalog) -> None:
+def test_listing_filters_by_base_labels_and_prefix(catalog: Catalog) -> None:
     create(catalog, 1, AdapterName("a"), labels={"team": "x", "env": "prod"})
     create(catalog, 2, AdapterName("b"), labels={"team": "x"})
     create(catalog, 3, AdapterName("b_c"), base="acme/large")
@@ -237,7 +237,7 @@ def test_listing_filters_by_base_labels_and_prefix(catalog: SqlCatalog) -> None:
     assert names(catalog, AdapterFilter(name_prefix="%")) == []
 
 
-def test_an_adapter_shows_tags_labels_and_its_newest_version(catalog: SqlCatalog) -> None:
+def test_an_adapter_shows_tags_labels_and_its_newest_version(catalog: Catalog) -> None:
     create(catalog, 1, labels={"a": "1"})
     newest, _ = create(catalog, 2, labels={"b": "2"})
     adapter = catalog.get_adapter(ACME, BOT)
@@ -246,7 +246,7 @@ def test_an_adapter_shows_tags_labels_and_its_newest_version(catalog: SqlCatalog
     assert adapter.latest_version == newest
 
 
-def test_listings_tell_what_the_manifest_says(catalog: SqlCatalog) -> None:
+def test_listings_tell_what_the_manifest_says(catalog: Catalog) -> None:
     record, _ = create(catalog, 7)
     ((_, listed),), _ = catalog.list_adapters(ACME, AdapterFilter(), limit=9, after=("", 0))
     ((_, version),) = catalog.list_versions(ACME, BOT, limit=9, before=0)
@@ -257,7 +257,7 @@ def test_listings_tell_what_the_manifest_says(catalog: SqlCatalog) -> None:
     assert (version.digest, version.tags, version.create_time_s) == (record.digest, (LATEST,), record.create_time_s)
 
 
-def test_versions_are_listed_newest_first_page_by_page(catalog: SqlCatalog) -> None:
+def test_versions_are_listed_newest_first_page_by_page(catalog: Catalog) -> None:
     digests = [create(catalog, number)[0].digest for number in range(5)]
     first = catalog.list_versions(ACME, BOT, limit=3, before=0)
     second = catalog.list_versions(ACME, BOT, limit=3, before=first[-1][0])
@@ -265,7 +265,7 @@ def test_versions_are_listed_newest_first_page_by_page(catalog: SqlCatalog) -> N
     assert first[0][1].tags == (LATEST,)
 
 
-def test_a_deleted_adapter_is_hidden_and_can_be_brought_back(catalog: SqlCatalog) -> None:
+def test_a_deleted_adapter_is_hidden_and_can_be_brought_back(catalog: Catalog) -> None:
     record, _ = create(catalog, 1, labels={"a": "1"})
     deleted = catalog.delete_adapter(ACME, BOT, etag="", grace_s=60)
     assert deleted.delete_time_s is not None
@@ -281,7 +281,7 @@ def test_a_deleted_adapter_is_hidden_and_can_be_brought_back(catalog: SqlCatalog
     assert resolve(catalog, "acme/bot") == record.digest
 
 
-def test_a_purged_adapter_is_gone_for_good(catalog: SqlCatalog) -> None:
+def test_a_purged_adapter_is_gone_for_good(catalog: Catalog) -> None:
     create(catalog, 1)
     catalog.delete_adapter(ACME, BOT, etag="", grace_s=0)
     with pytest.raises(AdapterNotFoundError):
@@ -291,7 +291,7 @@ def test_a_purged_adapter_is_gone_for_good(catalog: SqlCatalog) -> None:
     assert names(catalog, AdapterFilter(show_deleted=True)) == []
 
 
-def test_a_name_can_be_used_anew_while_its_old_adapter_is_deleted(catalog: SqlCatalog) -> None:
+def test_a_name_can_be_used_anew_while_its_old_adapter_is_deleted(catalog: Catalog) -> None:
     create(catalog, 1)
     catalog.delete_adapter(ACME, BOT, etag="", grace_s=60)
     second, _ = create(catalog, 2)
@@ -301,7 +301,7 @@ def test_a_name_can_be_used_anew_while_its_old_adapter_is_deleted(catalog: SqlCa
     assert resolve(catalog, "acme/bot") == second.digest
 
 
-def test_what_is_not_deleted_cannot_be_undeleted(catalog: SqlCatalog) -> None:
+def test_what_is_not_deleted_cannot_be_undeleted(catalog: Catalog) -> None:
     with pytest.raises(AdapterNotFoundError):
         catalog.undelete_adapter(ACME, BOT)
     create(catalog, 1)
@@ -309,7 +309,7 @@ def test_what_is_not_deleted_cannot_be_undeleted(catalog: SqlCatalog) -> None:
         catalog.undelete_adapter(ACME, BOT)
 
 
-def test_a_tagged_version_is_deleted_by_force_only(catalog: SqlCatalog) -> None:
+def test_a_tagged_version_is_deleted_by_force_only(catalog: Catalog) -> None:
     record, _ = create(catalog, 1)
     catalog.set_tag(ACME, BOT, STABLE, record.digest, etag="")
     with pytest.raises(VersionInUseError, match="latest, stable"):
@@ -321,7 +321,7 @@ def test_a_tagged_version_is_deleted_by_force_only(catalog: SqlCatalog) -> None:
     assert kinds(catalog)[-3:] == [EventKind.TAG_DELETED, EventKind.TAG_DELETED, EventKind.VERSION_DELETED]
 
 
-def test_a_tag_can_be_deleted(catalog: SqlCatalog) -> None:
+def test_a_tag_can_be_deleted(catalog: Catalog) -> None:
     record, _ = create(catalog, 1)
     catalog.delete_tag(ACME, BOT, LATEST, etag="")
     with pytest.raises(TagNotFoundError):
@@ -331,7 +331,7 @@ def test_a_tag_can_be_deleted(catalog: SqlCatalog) -> None:
     assert resolve(catalog, f"acme/bot@{record.digest}") == record.digest
 
 
-def test_events_tell_what_happened_in_order(catalog: SqlCatalog) -> None:
+def test_events_tell_what_happened_in_order(catalog: Catalog) -> None:
     first, _ = create(catalog, 1)
     create(catalog, 2)
     catalog.delete_adapter(ACME, BOT, etag="", grace_s=60)
@@ -344,7 +344,7 @@ def test_events_tell_what_happened_in_order(catalog: SqlCatalog) -> None:
     assert [event.revision for event in catalog.events_after(ACME, 4, limit=1)] == [5]
 
 
-def test_revisions_that_are_gone_or_ahead_are_refused(catalog: SqlCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revisions_that_are_gone_or_ahead_are_refused(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "KEPT_EVENTS", 4)
     monkeypatch.setattr(changes, "TRIM_EVERY", 10)
     for number in range(5):
@@ -356,7 +356,7 @@ def test_revisions_that_are_gone_or_ahead_are_refused(catalog: SqlCatalog, monke
             catalog.events_after(ACME, revision, limit=100)
 
 
-def test_a_manifest_that_rotted_is_never_given_out(catalog: SqlCatalog, engine: Engine) -> None:
+def test_a_manifest_that_rotted_is_never_given_out(catalog: Catalog, engine: Engine) -> None:
     create(catalog, 1)
     with engine.begin() as connection:
         connection.execute(text("UPDATE versions SET manifest_json = :rot"), {"rot": b'{"format": "x"}'})
@@ -366,7 +366,7 @@ def test_a_manifest_that_rotted_is_never_given_out(catalog: SqlCatalog, engine: 
 
 def test_changes_are_announced_after_they_are_durable(engine: Engine) -> None:
     seen: list[tuple[TenantId, int]] = []
-    catalog = SqlCatalog(engine, lambda tenant: seen.append((tenant, SqlCatalog(engine).revision(tenant))))
+    catalog = Catalog(engine, lambda tenant: seen.append((tenant, Catalog(engine).revision(tenant))))
     create(catalog, 1)
     with pytest.raises(EtagMismatchError):
         create(catalog, 2, etag="no")
@@ -375,8 +375,8 @@ def test_changes_are_announced_after_they_are_durable(engine: Engine) -> None:
 
 def test_all_of_it_is_there_after_a_restart(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'c'}"
-    record, _ = create(SqlCatalog(open_database(url)), 1)
-    assert resolve(SqlCatalog(open_database(url)), "acme/bot") == record.digest
+    record, _ = create(Catalog(open_database(url)), 1)
+    assert resolve(Catalog(open_database(url)), "acme/bot") == record.digest
 
 
 def test_migrations_make_the_tables_that_the_code_uses(engine: Engine) -> None:
@@ -391,7 +391,7 @@ def test_a_file_that_is_no_database_is_a_typed_error(tmp_path: Path) -> None:
 
 
 def test_base_models_are_found_by_name_and_by_digest(engine: Engine) -> None:
-    models = SqlBaseModels(engine)
+    models = BaseModels(engine)
     spec = base_spec()
     assert models.register(spec)[1]
     assert not models.register(spec)[1]
@@ -402,7 +402,7 @@ def test_base_models_are_found_by_name_and_by_digest(engine: Engine) -> None:
 
 
 def test_digests_of_values_are_added_to_a_base_model_that_was_registered_without(engine: Engine) -> None:
-    models = SqlBaseModels(engine)
+    models = BaseModels(engine)
     without = base_spec()
     digest = digest_of(b"values")
     spec = replace(without, modules=(replace(without.modules[0], values_digest=digest), *without.modules[1:]))
@@ -413,7 +413,7 @@ def test_digests_of_values_are_added_to_a_base_model_that_was_registered_without
 
 
 def test_a_base_models_name_means_what_it_was_moved_to_last(engine: Engine) -> None:
-    models = SqlBaseModels(engine)
+    models = BaseModels(engine)
     specs: list[BaseSpec] = [base_spec(fingerprint=fingerprint) for fingerprint in "ab"]
     for spec in specs:
         models.register(spec, move=True)
@@ -424,14 +424,14 @@ def test_a_base_models_name_means_what_it_was_moved_to_last(engine: Engine) -> N
 
 
 def test_epochs_only_grow_whatever_the_clock_does(engine: Engine) -> None:
-    first = SqlEpochs(engine, clock=lambda: 1_000.0).issue()
-    after_a_step_back = SqlEpochs(engine, clock=lambda: 10.0).issue()
-    after_a_step_forward = SqlEpochs(engine, clock=lambda: 2_000.0).issue()
+    first = Epochs(engine, clock=lambda: 1_000.0).issue()
+    after_a_step_back = Epochs(engine, clock=lambda: 10.0).issue()
+    after_a_step_forward = Epochs(engine, clock=lambda: 2_000.0).issue()
     assert [first, after_a_step_back, after_a_step_forward] == [1_000_000, 1_000_001, 2_000_000]
 
 
 def test_epochs_asked_for_at_once_are_all_different(engine: Engine) -> None:
-    epochs = SqlEpochs(engine, clock=lambda: 0.0)
+    epochs = Epochs(engine, clock=lambda: 0.0)
     with ThreadPoolExecutor(8) as threads:
         issued = list(threads.map(lambda _: epochs.issue(), range(40)))
     assert sorted(issued) == list(range(1, 41))

@@ -4,17 +4,17 @@ import pytest
 from sqlalchemy import Engine
 
 from hotslot.errors import InvalidRequestError
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import MAX_LABELS, EventKind
-from store_service.catalog.sql import SqlCatalog
 from tests.contract.test_catalog import ACME, BOT, create, kinds
 
 
 @pytest.fixture
-def catalog(engine: Engine) -> SqlCatalog:
-    return SqlCatalog(engine)
+def catalog(engine: Engine) -> Catalog:
+    return Catalog(engine)
 
 
-def test_a_label_that_changes_is_a_change_of_the_adapter(catalog: SqlCatalog) -> None:
+def test_a_label_that_changes_is_a_change_of_the_adapter(catalog: Catalog) -> None:
     create(catalog, 1, labels={"a": "1", "b": "2"})
     for new_labels, expected in (
         ({"a": "2"}, {"a": "2", "b": "2"}),
@@ -30,14 +30,14 @@ def test_a_label_that_changes_is_a_change_of_the_adapter(catalog: SqlCatalog) ->
         assert kinds(catalog, revision) == [EventKind.LABELS_CHANGED]
 
 
-def test_labels_that_are_as_they_were_change_nothing(catalog: SqlCatalog) -> None:
+def test_labels_that_are_as_they_were_change_nothing(catalog: Catalog) -> None:
     create(catalog, 1, labels={"a": "1"})
     before = catalog.get_adapter(ACME, BOT)
     create(catalog, 1, labels={"a": "1", "never there": ""})
     assert catalog.get_adapter(ACME, BOT) == before
 
 
-def test_an_adapter_has_a_bounded_number_of_labels(catalog: SqlCatalog) -> None:
+def test_an_adapter_has_a_bounded_number_of_labels(catalog: Catalog) -> None:
     create(catalog, 1, labels={f"k{index}": "v" for index in range(MAX_LABELS)})
     before = catalog.get_adapter(ACME, BOT)
     with pytest.raises(InvalidRequestError, match=f"at most {MAX_LABELS}"):

@@ -7,9 +7,9 @@ from hotslot.errors import AdapterNotFoundError, CatalogDamagedError, EtagMismat
 from hotslot.ids import AdapterName, digest_of
 from hotslot.references import parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
-from store_service.catalog.policies import SqlPolicies
+from store_service.catalog.catalog import Catalog
+from store_service.catalog.policies import Policies
 from store_service.catalog.records import EventKind
-from store_service.catalog.sql import SqlCatalog
 from tests.contract.test_catalog import ACME, BOT, OTHER, create, kinds, new_version
 
 POLICY = ReplicaPolicy(2, 5, pinned=True)
@@ -17,18 +17,18 @@ BASE = digest_of(b"acme/tiny")
 
 
 @pytest.fixture
-def catalog(engine: Engine) -> SqlCatalog:
-    catalog = SqlCatalog(engine)
+def catalog(engine: Engine) -> Catalog:
+    catalog = Catalog(engine)
     create(catalog, 1)
     return catalog
 
 
 @pytest.fixture
-def policies(engine: Engine, catalog: SqlCatalog) -> SqlPolicies:
-    return SqlPolicies(engine)
+def policies(engine: Engine, catalog: Catalog) -> Policies:
+    return Policies(engine)
 
 
-def test_what_is_set_is_found_again_also_when_resolving(policies: SqlPolicies, catalog: SqlCatalog) -> None:
+def test_what_is_set_is_found_again_also_when_resolving(policies: Policies, catalog: Catalog) -> None:
     reference = parse_reference(BOT)
     assert catalog.resolve(ACME, reference).policy is None
     made = policies.set(ACME, BOT, POLICY, etag="")
@@ -39,9 +39,7 @@ def test_what_is_set_is_found_again_also_when_resolving(policies: SqlPolicies, c
     assert changed.policy == ReplicaPolicy()
 
 
-def test_changes_are_events_with_revisions_and_setting_the_same_is_none(
-    policies: SqlPolicies, catalog: SqlCatalog
-) -> None:
+def test_changes_are_events_with_revisions_and_setting_the_same_is_none(policies: Policies, catalog: Catalog) -> None:
     before = catalog.revision(ACME)
     made = policies.set(ACME, BOT, POLICY, etag="")
     assert policies.set(ACME, BOT, POLICY, etag="") == made
@@ -51,7 +49,7 @@ def test_changes_are_events_with_revisions_and_setting_the_same_is_none(
     assert {event.adapter for event in catalog.events_after(ACME, before, limit=9)} == {BOT}
 
 
-def test_an_old_etag_changes_nothing(policies: SqlPolicies) -> None:
+def test_an_old_etag_changes_nothing(policies: Policies) -> None:
     first = policies.set(ACME, BOT, POLICY, etag="")
     second = policies.set(ACME, BOT, ReplicaPolicy(1), etag=first.etag)
     for attempt in (
@@ -66,7 +64,7 @@ def test_an_old_etag_changes_nothing(policies: SqlPolicies) -> None:
         policies.set(ACME, BOT, POLICY, etag=second.etag)
 
 
-def test_what_is_not_there_is_said_and_other_tenants_see_nothing(policies: SqlPolicies) -> None:
+def test_what_is_not_there_is_said_and_other_tenants_see_nothing(policies: Policies) -> None:
     with pytest.raises(PolicyNotFoundError):
         policies.get(ACME, BOT)
     with pytest.raises(PolicyNotFoundError):
@@ -79,7 +77,7 @@ def test_what_is_not_there_is_said_and_other_tenants_see_nothing(policies: SqlPo
     assert policies.of_tenant(OTHER, limit=9, after="") == []
 
 
-def test_listings_go_page_by_page(policies: SqlPolicies, catalog: SqlCatalog) -> None:
+def test_listings_go_page_by_page(policies: Policies, catalog: Catalog) -> None:
     names = [AdapterName(f"bot-{number}") for number in range(5)]
     for number, name in enumerate(names):
         create(catalog, 10 + number, name)
@@ -90,7 +88,7 @@ def test_listings_go_page_by_page(policies: SqlPolicies, catalog: SqlCatalog) ->
     assert [record.policy.min_replicas for record in (*first, *rest)] == list(range(5))
 
 
-def test_a_policy_goes_and_comes_back_with_its_adapter(policies: SqlPolicies, catalog: SqlCatalog) -> None:
+def test_a_policy_goes_and_comes_back_with_its_adapter(policies: Policies, catalog: Catalog) -> None:
     made = policies.set(ACME, BOT, POLICY, etag="")
     catalog.delete_adapter(ACME, BOT, etag="", grace_s=100.0)
     assert policies.of_tenant(ACME, limit=9, after="") == []
@@ -105,7 +103,7 @@ def test_a_policy_goes_and_comes_back_with_its_adapter(policies: SqlPolicies, ca
 
 
 def test_workers_find_the_latest_versions_of_pinned_adapters_of_all_tenants(
-    policies: SqlPolicies, catalog: SqlCatalog
+    policies: Policies, catalog: Catalog
 ) -> None:
     create(catalog, 2, tenant=OTHER)
     create(catalog, 3, AdapterName("unpinned"))
@@ -128,7 +126,7 @@ def test_workers_find_the_latest_versions_of_pinned_adapters_of_all_tenants(
 
 @pytest.mark.parametrize("column", ["min_replicas", "max_replicas", "revision"])
 def test_a_row_that_changed_by_itself_is_not_believed(
-    engine: Engine, policies: SqlPolicies, catalog: SqlCatalog, column: str
+    engine: Engine, policies: Policies, catalog: Catalog, column: str
 ) -> None:
     policies.set(ACME, BOT, POLICY, etag="")
     with engine.begin() as connection:

@@ -11,9 +11,9 @@ from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_reference
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.database import open_database
 from store_service.catalog.records import NewVersion
-from store_service.catalog.sql import SqlCatalog
 from store_service.opening import SQLITE_FILE
 from tests.support.checkpoints import adapter
 from tests.support.store import dial
@@ -37,7 +37,7 @@ def small_spec(num_layers: int = 30) -> BaseSpec:
 def fill(data_dir: Path, first: int, last: int) -> float:
     """Add adapters, each with a manifest of its own, straight to a store's catalog; milliseconds for each."""
     engine = open_database(f"sqlite:///{data_dir / SQLITE_FILE}")
-    catalog = SqlCatalog(engine)
+    catalog = Catalog(engine)
     spec = small_spec()
     modules = tuple(AdapterModule(module.path, 8, 2.0) for module in spec.modules)
     began_s = time.perf_counter()

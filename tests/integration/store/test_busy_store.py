@@ -18,8 +18,8 @@ from hotslot.references import Reference
 from hotslot.rpc.channel import open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.server.interceptor import PUSHBACK_KEY
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import Resolution
-from store_service.catalog.sql import SqlCatalog
 from store_service.execution.backlog import Backlog
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, error_of, open_store
@@ -35,15 +35,15 @@ class SlowLookups:
         self.begun: list[str] = []
         self.gate = threading.Event()
         self.gate.set()
-        resolve = SqlCatalog.resolve
+        resolve = Catalog.resolve
 
-        def slowly(catalog: SqlCatalog, tenant: TenantId, reference: Reference) -> Resolution:
+        def slowly(catalog: Catalog, tenant: TenantId, reference: Reference) -> Resolution:
             self.begun.append(reference.name)
             time.sleep(LOOKUP_S)
             assert self.gate.wait(30)
             return resolve(catalog, tenant, reference)
 
-        monkeypatch.setattr(SqlCatalog, "resolve", slowly)
+        monkeypatch.setattr(Catalog, "resolve", slowly)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hotslot.contract.catalog import BaseModel
 from hotslot.formats.base_details import BaseDetails
 from hotslot.formats.companions import Companions
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
 from store_service.catalog.database import open_database
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import FakeHub
@@ -77,7 +77,7 @@ async def test_what_lies_beside_the_weights_of_a_repository_is_judged(store: Sto
 
 def test_details_are_kept_once_they_are_known_and_never_lost(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path / 'catalog.sqlite3'}")
-    models = SqlBaseModels(engine)
+    models = BaseModels(engine)
     plain = replace(SPEC, details=None)
     for spec, expected in ((plain, None), (SPEC, SPEC.details), (plain, SPEC.details)):
         models.register(spec)

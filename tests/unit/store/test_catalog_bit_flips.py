@@ -12,10 +12,10 @@ from hotslot.errors import CatalogDamagedError, DigestMismatchError, HotslotErro
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import parse_reference
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.records import AdapterFilter, NewVersion, TagRecord
-from store_service.catalog.sql import SqlCatalog
 from tests.support.checkpoints import base_spec
 
 ACME = TenantId("acme")
@@ -38,8 +38,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("catalog") / "catalog.sqlite3"
     engine = open_database(f"sqlite:///{path}")
     for spec in SPECS:
-        SqlBaseModels(engine).register(spec)
-    catalog = SqlCatalog(engine)
+        BaseModels(engine).register(spec)
+    catalog = Catalog(engine)
     for index, name in enumerate(NAMES):
         for version in range(2):
             labels = {"team": f"team-{index}"}
@@ -52,28 +52,28 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def resolved(catalog: SqlCatalog, reference: str) -> Digest:
+def resolved(catalog: Catalog, reference: str) -> Digest:
     return catalog.resolve(ACME, parse_reference(reference)).version.digest
 
 
-def versions_of(catalog: SqlCatalog, name: AdapterName) -> list[tuple[int, Digest]]:
+def versions_of(catalog: Catalog, name: AdapterName) -> list[tuple[int, Digest]]:
     found = catalog.list_versions(ACME, name, limit=10, before=0)
     return [(position, record.digest) for position, record in found]
 
 
-def config_of(catalog: SqlCatalog, reference: str) -> str:
+def config_of(catalog: Catalog, reference: str) -> str:
     return catalog.resolve(ACME, parse_reference(reference)).version.config_json
 
 
-def labels_of(catalog: SqlCatalog, name: AdapterName) -> dict[str, str]:
+def labels_of(catalog: Catalog, name: AdapterName) -> dict[str, str]:
     return catalog.get_adapter(ACME, name).labels
 
 
-def tags_of(catalog: SqlCatalog, name: AdapterName) -> tuple[TagRecord, ...]:
+def tags_of(catalog: Catalog, name: AdapterName) -> tuple[TagRecord, ...]:
     return catalog.get_adapter(ACME, name).tags
 
 
-def listed(catalog: SqlCatalog) -> list[AdapterName]:
+def listed(catalog: Catalog) -> list[AdapterName]:
     found, _ = catalog.list_adapters(ACME, AdapterFilter(), limit=99, after=("", 0))
     return [record.name for _, record in found]
 
@@ -81,7 +81,7 @@ def listed(catalog: SqlCatalog) -> list[AdapterName]:
 def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Everything that names are turned into, after a start of the store."""
     engine = open_database(f"sqlite:///{path}")
-    catalog, models = SqlCatalog(engine), SqlBaseModels(engine)
+    catalog, models = Catalog(engine), BaseModels(engine)
     catalog.purge()
     for name in NAMES[:-1]:
         for tag in TAGS:

@@ -14,11 +14,11 @@ from hotslot.errors import CatalogDamagedError, ForbiddenError
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import parse_reference
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
+from store_service.catalog.catalog import Catalog
 from store_service.catalog.checksums import base_model_checksum
 from store_service.catalog.database import catalog_id, migration_config, open_database
 from store_service.catalog.records import NewVersion
-from store_service.catalog.sql import SqlCatalog
 from tests.support.checkpoints import base_spec
 
 ACME = TenantId("acme")
@@ -36,8 +36,8 @@ def new_version(number: int) -> NewVersion:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("catalog") / "catalog.sqlite3"
     engine = open_database(f"sqlite:///{path}")
-    SqlBaseModels(engine).register(SPEC)
-    catalog = SqlCatalog(engine)
+    BaseModels(engine).register(SPEC)
+    catalog = Catalog(engine)
     for number, name in enumerate(("bot", "other")):
         for index, tag in enumerate(("latest", "stable")):
             version, labels = new_version(10 * number + index), {"team": name}
@@ -80,7 +80,7 @@ def execute_all(engine: Engine, statements: str) -> None:
     ],
 )
 def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
-    catalog = SqlCatalog(engine)
+    catalog = Catalog(engine)
     reference = parse_reference("bot")
     assert catalog.resolve(ACME, reference).version.digest == new_version(0).manifest.digest
     execute_all(engine, change)
@@ -97,7 +97,7 @@ def test_a_changed_row_is_not_believed(engine: Engine, change: str) -> None:
     ],
 )
 def test_a_changed_label_is_not_believed(engine: Engine, change: str) -> None:
-    catalog = SqlCatalog(engine)
+    catalog = Catalog(engine)
     assert catalog.get_adapter(ACME, AdapterName("bot")).labels == {"team": "bot"}
     execute_all(engine, change)
     with pytest.raises(CatalogDamagedError):
@@ -108,7 +108,7 @@ def test_a_base_model_that_changed_is_not_believed(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE base_models SET modules = replace(modules, '8', '9')"))
     with pytest.raises(CatalogDamagedError):
-        SqlBaseModels(engine).get(SPEC.name)
+        BaseModels(engine).get(SPEC.name)
 
 
 @pytest.mark.parametrize("change", ["digest = 'sha256:00'", "owner = 'mallory'", "owner = NULL", "name = 'org/other'"])
@@ -116,23 +116,23 @@ def test_a_base_models_name_that_changed_is_not_believed(engine: Engine, change:
     with engine.begin() as connection:
         connection.execute(text(f"UPDATE base_model_names SET {change}"))
     with pytest.raises(CatalogDamagedError):
-        SqlBaseModels(engine).get("org/other" if "name" in change else SPEC.name)
+        BaseModels(engine).get("org/other" if "name" in change else SPEC.name)
 
 
 def test_an_adapter_whose_deletion_was_invented_is_not_purged(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE adapters SET delete_time_s = 1, purge_time_s = 2 WHERE name = 'bot'"))
     with pytest.raises(CatalogDamagedError):
-        SqlCatalog(engine).purge()
+        Catalog(engine).purge()
     with pytest.raises(CatalogDamagedError):
-        SqlCatalog(engine).undelete_adapter(ACME, AdapterName("bot"))
+        Catalog(engine).undelete_adapter(ACME, AdapterName("bot"))
 
 
 def test_weights_whose_row_changed_are_not_taken_for_garbage(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE versions SET weights_digest = 'sha256:00' WHERE id = 1"))
     with pytest.raises(CatalogDamagedError):
-        SqlCatalog(engine).referenced_weights()
+        Catalog(engine).referenced_weights()
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def old(engine: Engine, tmp_path: Path) -> Iterator[Engine]:
 
 def test_what_was_there_before_checksums_gets_them(engine: Engine, old: Engine, tmp_path: Path) -> None:
     upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    before, after = SqlCatalog(engine), SqlCatalog(upgraded)
+    before, after = Catalog(engine), Catalog(upgraded)
     for name in ("bot:latest", "bot:stable", "other"):
         reference = parse_reference(name)
         assert after.resolve(ACME, reference) == before.resolve(ACME, reference)
@@ -163,7 +163,7 @@ def test_what_was_there_before_checksums_gets_them(engine: Engine, old: Engine, 
         assert versions == before.list_versions(ACME, AdapterName(name), limit=9, before=0)
         assert [version.weights_size_bytes for _, version in versions] == [10, 10]
     assert after.events_after(ACME, 0, limit=100) == before.events_after(ACME, 0, limit=100)
-    assert SqlBaseModels(upgraded).get(SPEC.name) == SqlBaseModels(engine).get(SPEC.name)
+    assert BaseModels(upgraded).get(SPEC.name) == BaseModels(engine).get(SPEC.name)
     assert catalog_id(upgraded) != catalog_id(engine)
     upgraded.dispose()
 
@@ -179,7 +179,7 @@ def test_names_of_base_models_from_before_they_had_owners_mean_what_they_meant(o
             names = ", ".join(f":{name}" for name in values)
             connection.execute(text(f"INSERT INTO base_models VALUES ({names})"), values)
     upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    models = SqlBaseModels(upgraded)
+    models = BaseModels(upgraded)
     assert models.get(SPEC.name).spec.weights_fingerprint == "a later model"
     assert models.get(SPEC.digest).spec == SPEC
     assert models.get(SPEC.name).owner is None
@@ -204,8 +204,8 @@ def test_an_upgrade_does_not_make_a_damaged_version_good(old: Engine, tmp_path: 
         connection.execute(text(f"UPDATE versions SET {change} WHERE id = 1"))
     upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
     with pytest.raises(CatalogDamagedError):
-        SqlCatalog(upgraded).list_versions(ACME, AdapterName("bot"), limit=9, before=0)
-    assert len(SqlCatalog(upgraded).list_versions(ACME, AdapterName("other"), limit=9, before=0)) == 2
+        Catalog(upgraded).list_versions(ACME, AdapterName("bot"), limit=9, before=0)
+    assert len(Catalog(upgraded).list_versions(ACME, AdapterName("other"), limit=9, before=0)) == 2
     upgraded.dispose()
 
 
@@ -216,7 +216,7 @@ def test_an_upgrade_bears_texts_that_are_no_text_any_more(old: Engine, tmp_path:
         owner = "adapter_id = (SELECT id FROM adapters WHERE name = 'bot')"
         connection.execute(text(f"UPDATE {change} = CAST(x'ff7b7d' AS TEXT) WHERE {owner}"))
     upgraded = open_database(f"sqlite:///{tmp_path / 'old.sqlite3'}")
-    catalog = SqlCatalog(upgraded)
+    catalog = Catalog(upgraded)
     with pytest.raises(CatalogDamagedError):
         _ = catalog.get_adapter(ACME, AdapterName("bot")), catalog.resolve(ACME, parse_reference("bot:latest"))
     assert catalog.get_adapter(ACME, AdapterName("other")).labels == {"team": "other"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hotslot.ids import TenantId, digest_of
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
 from store_service.content.collection import Collector
 from store_service.content.hold import holding
 from store_service.content.stats import BlobStats
@@ -35,9 +35,7 @@ class Setting:
         settings = StoreSettings(data_dir=folder)
         self.uploads = LocalUploadStore(folder, max_upload_bytes=1000)
         self.blobs = data.blobs
-        registry = Registry(
-            data.catalog, SqlBaseModels(data.engine), data.blobs, self.uploads, settings.admission_limits
-        )
+        registry = Registry(data.catalog, BaseModels(data.engine), data.blobs, self.uploads, settings.admission_limits)
         self.clock = Clock()
         self.collector = Collector(registry, self.uploads, data.ledger, data.ownership, OPTIONS, self.clock)
         stage = data.blobs.stage(ACME)
