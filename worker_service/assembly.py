@@ -7,14 +7,16 @@ from typing import Protocol
 
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import WorkerId
+from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
-from worker_service.adapters.host_tier import HostTier
+from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader, LoaderLimits, WeightsDecoder
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.references import ReferenceCache, ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
+from worker_service.adapters.tiers import AdapterTiers
 from worker_service.engine.handle import DEFAULT_SILENCE_S, EngineHandle
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
@@ -105,14 +107,11 @@ def assemble(
     engine = Engine(model.runner, limits, policy=options.engine, listener=options.listener)
     client = EngineHandle(engine, engine.clock, options.engine_silence_s)
     disk = open_disk_tier(options.disk, store) if options.disk is not None else None
-    loader = Loader(
-        source=disk if disk is not None else store,
-        decoder=model.decoder,
-        tier=HostTier(options.host_cache_bytes),
-        limits=LoaderLimits(options.max_parallel_loads),
-        executor=executor,
-    )
-    provider = AdapterProvider(store, loader, client, limits, limits=options.references, disk=disk)
+    holdings = Holdings(options.host_cache_bytes, disk.has) if disk is not None else Holdings(options.host_cache_bytes)
+    loader = Loader(disk or store, model.decoder, holdings, LoaderLimits(options.max_parallel_loads), executor)
+    tiers = AdapterTiers(holdings, loader, client, limits, disk)
+    watch = CatalogWatch(store)
+    provider = AdapterProvider(ReferenceCache(store, tiers, options.references, watch), tiers)
     policy = AdapterPolicy()
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens)
     generation = Generation(
@@ -125,7 +124,7 @@ def assemble(
     )
     control = AdapterControl(provider, policy)
     info = _info(model, encoder.has_chat_template)
-    return Parts(info, generation, control, policy, provider, client), engine
+    return Parts(info, generation, control, policy, provider, watch, client), engine
 
 
 def _info(model: ServableModel, has_chat_template: bool) -> ModelInfo:

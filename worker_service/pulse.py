@@ -7,10 +7,8 @@ from contextlib import suppress
 import structlog
 
 from hotslot.errors import EngineFailedError
-from hotslot.ids import DEFAULT_TENANT
-from hotslot.references import parse_reference
 from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
-from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.records import Resident, WorkerLoad, WorkerReport, WorkerState
 from shared.fleet.reporting import urgent
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
@@ -63,7 +61,7 @@ class Pulse:
                 await asyncio.wait_for(engine.lost.wait(), self._interval_s)
                 raise EngineFailedError("the engine is lost: its thread has ended, or it does not answer any more")
             try:
-                snapshot = await engine.inspect()
+                snapshot = await self._worker.parts.provider.tiers.inspect()
             except EngineFailedError as exc:
                 silences += 1
                 log.error("engine_silent", why=exc.message, times=silences)
@@ -94,7 +92,7 @@ class Pulse:
             return WorkerLoad()
         return WorkerLoad(
             running_sequences=snapshot.running,
-            waiting_sequences=snapshot.waiting + self._worker.parts.provider.num_loading,
+            waiting_sequences=snapshot.waiting + self._worker.parts.provider.tiers.num_loading,
             max_sequences=snapshot.max_running,
             free_slots=snapshot.free_slots,
             num_slots=snapshot.num_slots,
@@ -104,19 +102,4 @@ class Pulse:
 
     def _residents(self) -> tuple[Resident, ...]:
         """Everything in host memory, where those in slots are too, and what is left on the disk."""
-        provider = self._worker.parts.provider
-        snapshot = self._worker.last_snapshot
-        holders = {h.digest for h in snapshot.holders if h.ready} if snapshot is not None else set()
-        users = provider.seen.latest_users(MAX_USERS)
-        residents = []
-        tiers = dict.fromkeys(provider.versions_on_disk(), Tier.DISK)
-        for entry in provider.loader.tier.entries():
-            digest = entry.weights.digest
-            tiers[digest] = Tier.SLOT if digest in holders else Tier.HOST
-        for digest, tier in tiers.items():
-            names = [(tenant, str(parse_reference(text).name)) for tenant, text in users.get(digest, ())]
-            (tenant, name), *others = names or [(DEFAULT_TENANT, "")]
-            pinned = provider.pins.is_pinned(digest) or bool(provider.num_keeping(digest))
-            demand = self._meter.reported(digest)
-            residents.append(Resident(digest, tier, pinned, name, tenant, demand, tuple(others)))
-        return tuple(sorted(residents, key=lambda resident: resident.digest))
+        return self._worker.parts.provider.tiers.holdings.residency(MAX_USERS, self._meter.reported)

@@ -24,7 +24,6 @@ from shared.coordination.member import FleetMember
 from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
 from shared.server.grpc_server import RpcServer
-from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.keeper import Keeper, PinnedPool
 from worker_service.adapters.preload import PreloadLimits, preload
@@ -88,16 +87,16 @@ async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -
     model = await _in_thread(lambda: load(shared_code))
     if model.spec.digest != spec.digest:
         raise InternalError(f"the model's folder changed while it was loaded: {spec.digest} to {model.spec.digest}")
-    parts, watch = build_parts(host, model, store)
-    worker.hear_engine(await parts.engine.inspect())
+    parts = build_parts(host, model, store)
+    worker.hear_engine(await parts.provider.tiers.inspect())
     if ties is None:
-        await build_keeper(host, parts, store, watch, None)
+        await build_keeper(host, parts, store, None)
         worker.become_ready(parts)
     else:
         info = described(ties.info, parts.info)
         pool = KnownPool(ties.directory, info.base_model_digest, on_loss=ties.member.nudge)
         router = build_router(host, pool, info)
-        await build_keeper(host, parts, store, watch, PinnedPool(pool, info))
+        await build_keeper(host, parts, store, PinnedPool(pool, info))
         await preload(ties.directory, info, parts.provider, preload_limits(host.settings))
         worker.become_ready(parts, router, ties.member.leave)
         ties.member.describe(info)
@@ -149,7 +148,7 @@ def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | No
     return sharing
 
 
-def build_parts(host: Host, model: ServableModel, store: StoreClient) -> tuple[Parts, CatalogWatch]:
+def build_parts(host: Host, model: ServableModel, store: StoreClient) -> Parts:
     """The engine, running, and what serves requests with it."""
     settings, stack = host.settings, host.stack
     folder = settings.disk_cache_dir
@@ -167,16 +166,13 @@ def build_parts(host: Host, model: ServableModel, store: StoreClient) -> tuple[P
     )
     executor = stack.enter_context(ThreadPoolExecutor(EXECUTOR_THREADS, "adapters"))
     parts, engine = assemble(model, host.worker.worker_id, store, executor, options)
-    watch = CatalogWatch(store, parts.provider.references)
-    parts.provider.references.is_watched, parts.provider.references.on_answer = watch.is_live, watch.note
-    stack.push_async_callback(watch.close)
     engine.start(parts.engine.on_events, parts.engine.on_death)
     stack.callback(host.ending.stop, engine, parts.engine.lost)
     stack.push_async_callback(parts.provider.close)
     encoder = parts.generation.encoder
     stack.callback(encoder.close)
     host.loops.restarted("prepare the tokenizer", encoder.prepare)
-    return parts, watch
+    return parts
 
 
 def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
@@ -190,13 +186,12 @@ def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
     return router
 
 
-async def build_keeper(
-    host: Host, parts: Parts, store: StoreClient, watch: CatalogWatch, pool: PinnedPool | None
-) -> None:
-    """Keep pinned versions here, from the first look on."""
-    limits = preload_limits(host.settings)
-    keeper = Keeper(store, parts.provider, watch, host.worker.worker_id, pool, limits)
-    await host.stack.enter_async_context(keeper)
+async def build_keeper(host: Host, parts: Parts, store: StoreClient, pool: PinnedPool | None) -> None:
+    """Follow the catalog and keep pinned versions here, from the first look on."""
+    keeper = Keeper(store, parts.provider, host.worker.worker_id, pool, preload_limits(host.settings))
+    host.loops.restarted("watch the catalog", lambda: parts.watch.run(parts.provider.references, keeper.hear))
+    host.loops.restarted("keep pinned versions", keeper.run)
+    await keeper.until_looked()
 
 
 def preload_limits(settings: WorkerSettings) -> PreloadLimits:

@@ -15,6 +15,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.fleet.records import Tier
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.server.places import STALL_S
 from tests.support.echo_model import EchoModel
@@ -123,8 +124,10 @@ class RunningWorker:
         """Whatever requests held is free again."""
         assert self.worker.in_flight == 0
         assert self.parts.engine.open_sequences == 0
-        assert all(entry.users == 0 for entry in self.parts.provider.loader.tier.entries())
-        assert self.parts.provider.num_loading == 0
+        tiers = self.parts.provider.tiers
+        in_memory = {it.digest for it in tiers.holdings.residency(0, lambda digest: 0.0) if it.tier is not Tier.DISK}
+        assert in_memory == set(tiers.holdings.evictable())
+        assert tiers.num_loading == 0
 
 
 @asynccontextmanager

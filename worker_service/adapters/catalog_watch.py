@@ -7,14 +7,15 @@ stale as they would be without it.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 import structlog
 
+from hotslot.backoff import Backoff
 from hotslot.errors import HotslotError, RevisionCompactedError
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
@@ -23,8 +24,7 @@ log = structlog.get_logger(__name__)
 
 MAX_TENANTS = 32
 """Streams of one worker; the tenants that were asked for least recently go without."""
-FIRST_RETRY_S = 0.1
-MAX_RETRY_S = 15.0
+BACKOFF = Backoff(0.1, 15.0)
 
 
 class ChangeKind(Enum):
@@ -78,12 +78,15 @@ class Follower(Protocol):
         """Something changed."""
         ...
 
-    async def ask_all(self, tenant: TenantId) -> int:
+    async def resync(self, tenant: TenantId) -> int:
         """Ask again for everything; returns a revision that all answers are at least from, 0 without any.
 
         Raises the store's errors.
         """
         ...
+
+
+Hearer = Callable[[TenantId, CatalogChange], None]
 
 
 @dataclass(slots=True)
@@ -95,15 +98,16 @@ class _Stream:
     task: "asyncio.Task[None] | None" = None
 
 
-@dataclass(slots=True)
 class CatalogWatch:
     """The streams of one worker. Belongs to one event loop."""
 
-    source: ChangeSource
-    follower: Follower
-    max_tenants: int = MAX_TENANTS
-    on_change: Callable[[TenantId, CatalogChange], None] = lambda tenant, change: None  # after the follower
-    _streams: OrderedDict[TenantId, _Stream] = field(default_factory=OrderedDict)
+    def __init__(self, source: ChangeSource, max_tenants: int = MAX_TENANTS) -> None:
+        """Streams are begun by `run`."""
+        self._source = source
+        self._max_tenants = max_tenants
+        # Not a library's map: a stream that makes room is ended.
+        self._streams: OrderedDict[TenantId, _Stream] = OrderedDict()
+        self._noted = asyncio.Event()
 
     def is_live(self, tenant: TenantId) -> bool:
         """Whether changes to a tenant's adapters arrive here now."""
@@ -111,49 +115,54 @@ class CatalogWatch:
         return stream is not None and stream.live
 
     def note(self, tenant: TenantId, revision: int) -> None:
-        """A reference of this tenant was resolved, at this revision of its catalog."""
+        """Follow a tenant whose reference was resolved, from this revision of its catalog on."""
         if tenant in self._streams:
             self._streams.move_to_end(tenant)
             return
-        stream = self._streams[tenant] = _Stream(revision)
-        stream.task = asyncio.create_task(self._follow(tenant, stream), name=f"watch {tenant}")
-        while len(self._streams) > self.max_tenants:
+        self._streams[tenant] = _Stream(revision)
+        self._noted.set()
+        while len(self._streams) > self._max_tenants:
             self._drop(next(iter(self._streams)))
 
-    async def close(self) -> None:
-        """End all streams."""
-        tasks = [stream.task for stream in self._streams.values() if stream.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    async def run(self, follower: Follower, *hearers: Hearer) -> None:
+        """Follow the catalogs of all noted tenants, for ever; each change is told to the follower, then the hearers."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._noted.clear()
+                for tenant, stream in self._streams.items():
+                    if stream.task is None or stream.task.done():
+                        work = self._follow(tenant, stream, follower, hearers)
+                        stream.task = group.create_task(work, name=f"watch {tenant}")
+                await self._noted.wait()
 
-    async def _follow(self, tenant: TenantId, stream: _Stream) -> None:
-        retry_s = FIRST_RETRY_S
+    async def _follow(self, tenant: TenantId, stream: _Stream, follower: Follower, hearers: Sequence[Hearer]) -> None:
+        failures = 0
         while True:
             try:
-                async with aclosing(self.source.watch(tenant, stream.revision)) as changes:
+                async with aclosing(self._source.watch(tenant, stream.revision)) as changes:
                     async for change in changes:
-                        stream.live, retry_s = True, FIRST_RETRY_S
+                        stream.live, failures = True, 0
                         if change is not None:
                             stream.revision = change.revision
-                            self.follower.apply(tenant, change)
-                            self.on_change(tenant, change)
+                            follower.apply(tenant, change)
+                            for hear in hearers:
+                                hear(tenant, change)
             except RevisionCompactedError as exc:
                 stream.live = False
                 log.warning("catalog_gap", tenant=tenant, why=exc.message)
-                if not await self._resync(tenant, stream):
+                if not await self._resync(tenant, stream, follower):
                     return
             except HotslotError as exc:
-                log.info("catalog_stream_down", tenant=tenant, why=exc.message, retry_s=retry_s)
+                log.info("catalog_stream_down", tenant=tenant, why=exc.message)
             finally:
                 stream.live = False
-            await asyncio.sleep(retry_s)
-            retry_s = min(2 * retry_s, MAX_RETRY_S)
+            await asyncio.sleep(BACKOFF.pause_s(failures))
+            failures += 1
 
-    async def _resync(self, tenant: TenantId, stream: _Stream) -> bool:
+    async def _resync(self, tenant: TenantId, stream: _Stream, follower: Follower) -> bool:
         """Ask for everything again and go on from there; False when there is nothing left to follow."""
         try:
-            stream.revision = await self.follower.ask_all(tenant)
+            stream.revision = await follower.resync(tenant)
         except HotslotError as exc:
             log.warning("resync_failed", tenant=tenant, why=exc.message)
             return True

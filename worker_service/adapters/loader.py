@@ -8,18 +8,19 @@ pull it again and again.
 import asyncio
 import functools
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
+from cachetools import TTLCache
 
 from hotslot.errors import HotslotError, InvalidAdapterError
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TenantId
-from worker_service.adapters.host_tier import HostTier, Reservation
+from hotslot.single_flight import SingleFlight
+from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights
 
@@ -61,95 +62,71 @@ class LoaderLimits:
     """How long a permanent failure is remembered."""
 
 
-@dataclass(slots=True)
-class _Flight:
-    """One load under way, and how many wait for it."""
-
-    task: "asyncio.Task[None]"
-    waiters: int = 0
-
-
-@dataclass(slots=True)
 class Loader:
-    """Loads under way over one host tier. Belongs to one event loop."""
+    """Loads under way into one worker's holdings. Belongs to one event loop."""
 
-    source: BlobReader
-    decoder: WeightsDecoder
-    tier: HostTier
-    limits: LoaderLimits
-    executor: Executor
-    """Where decoding runs."""
-    clock: Callable[[], float] = time.monotonic
-    _flights: dict[FlightKey, _Flight] = field(default_factory=dict)
-    _failures: OrderedDict[FlightKey, tuple[float, InvalidAdapterError]] = field(default_factory=OrderedDict)
-    _turns: asyncio.Semaphore = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._turns = asyncio.Semaphore(self.limits.max_parallel)
-
-    @property
-    def loading(self) -> frozenset[Digest]:
-        """Digests on their way."""
-        return frozenset(digest for _, digest in self._flights)
+    def __init__(
+        self,
+        source: BlobReader,
+        decoder: WeightsDecoder,
+        holdings: Holdings,
+        limits: LoaderLimits,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Decoding runs on the executor."""
+        self._holdings = holdings
+        self._source = source
+        self._decoder = decoder
+        self._executor = executor
+        self._clock = clock
+        self._flights: SingleFlight[FlightKey, AdapterWeights] = SingleFlight(ends_unwanted=True)
+        self._failures: TTLCache[FlightKey, InvalidAdapterError] = TTLCache(
+            MAX_REMEMBERED_FAILURES, limits.failure_ttl_s, timer=clock
+        )
+        self._turns = asyncio.Semaphore(limits.max_parallel)
 
     async def acquire(self, version: AdapterVersion) -> AdapterWeights:
-        """The version's weights, held in the host tier until `release`; loads them if need be.
+        """The version's weights, held until the holdings' `release`; loads them if need be.
 
         Raises the store's errors, the decoder's, and QuotaExceededError when host memory has no room.
         """
-        key = (version.tenant, version.digest)
-        weights = self.tier.acquire(version.digest)
+        # Held while it waits, so that what the load brings stays.
+        weights = self._holdings.hold(version.digest)
         if weights is not None:
             return weights
-        self._raise_remembered(key)
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = _Flight(asyncio.create_task(self._load(version), name=f"load {version.digest}"))
-            self._flights[key] = flight
-        flight.waiters += 1
         try:
-            await asyncio.shield(flight.task)
-            weights = self.tier.acquire(version.digest)
-            assert weights is not None, "the load holds it while somebody waits"
-            return weights
-        finally:
-            flight.waiters -= 1
-            if not flight.waiters:
-                self._end_flight(key, flight)
-
-    def release(self, digest: Digest) -> None:
-        """End one `acquire`."""
-        self.tier.release(digest)
+            return await self._load_once(version)
+        except BaseException:
+            self._holdings.release(version.digest)
+            raise
 
     async def close(self) -> None:
         """Cancel what is under way and wait until it has ended."""
-        tasks = [flight.task for flight in self._flights.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._flights.close()
 
-    def _end_flight(self, key: FlightKey, flight: _Flight) -> None:
-        """The last waiter turns out the light: an unfinished load is cancelled, whoever comes next starts anew."""
-        del self._flights[key]
-        if not flight.task.done():
-            flight.task.cancel()
-        elif not flight.task.cancelled() and flight.task.exception() is None:
-            self.tier.release(key[1])
+    async def _load_once(self, version: AdapterVersion) -> AdapterWeights:
+        key = (version.tenant, version.digest)
+        refused = self._failures.get(key)
+        if refused is not None:
+            raise refused.with_traceback(None)
+        return await self._flights.run(key, lambda: self._load(version))
 
-    async def _load(self, version: AdapterVersion) -> None:
-        """Pull, verify, decode and commit one version; it is held until the last waiter has its own hold."""
-        started = self.clock()
+    async def _load(self, version: AdapterVersion) -> AdapterWeights:
+        """Pull, verify, decode and commit one version."""
+        started = self._clock()
         manifest = version.manifest
         try:
-            self.decoder.check(manifest)
+            self._decoder.check(manifest)
             async with self._turns:
-                reservation = self.tier.reserve(version.digest, manifest.weights_size_bytes)
+                room = self._holdings.reserve(version.digest, manifest.weights_size_bytes)
                 try:
-                    await self._fetch(version, reservation)
+                    weights = self._holdings.commit(room, await self._fetch(version))
                 finally:
-                    self.tier.cancel(reservation)
+                    self._holdings.cancel(room)
         except InvalidAdapterError as exc:
-            self._remember((version.tenant, version.digest), exc)
+            log.warning("load_refused", digest=version.digest, why=exc.message)
+            self._failures[version.tenant, version.digest] = exc
             raise
         except HotslotError as exc:
             log.warning("load_failed", digest=version.digest, reference=str(version.reference), why=exc.message)
@@ -159,35 +136,18 @@ class Loader:
             digest=version.digest,
             reference=str(version.reference),
             size_bytes=manifest.weights_size_bytes,
-            duration_ms=round((self.clock() - started) * 1e3, 3),
+            duration_ms=round((self._clock() - started) * 1e3, 3),
         )
+        return weights
 
-    async def _fetch(self, version: AdapterVersion, reservation: Reservation) -> None:
+    async def _fetch(self, version: AdapterVersion) -> AdapterWeights:
         manifest = version.manifest
-        blob = await self.source.read_blob(version.tenant, manifest.weights_digest, manifest.weights_size_bytes)
+        blob = await self._source.read_blob(version.tenant, manifest.weights_digest, manifest.weights_size_bytes)
         loop = asyncio.get_running_loop()
-        decoding = loop.run_in_executor(self.executor, functools.partial(self.decoder.decode, manifest, blob))
+        decoding = loop.run_in_executor(self._executor, functools.partial(self._decoder.decode, manifest, blob))
         try:
-            weights = await asyncio.shield(decoding)
+            return await asyncio.shield(decoding)
         except asyncio.CancelledError:
             # A thread cannot be interrupted: its memory counts until it has ended.
             await asyncio.wait([decoding])
             raise
-        self.tier.commit(reservation, weights)
-        self.tier.acquire(version.digest)
-
-    def _remember(self, key: FlightKey, error: InvalidAdapterError) -> None:
-        log.warning("load_refused", digest=key[1], why=error.message)
-        self._failures[key] = (self.clock() + self.limits.failure_ttl_s, error)
-        self._failures.move_to_end(key)
-        while len(self._failures) > MAX_REMEMBERED_FAILURES:
-            self._failures.popitem(last=False)
-
-    def _raise_remembered(self, key: FlightKey) -> None:
-        remembered = self._failures.get(key)
-        if remembered is None:
-            return
-        until, error = remembered
-        if self.clock() < until:
-            raise error.with_traceback(None)
-        del self._failures[key]

@@ -45,7 +45,7 @@ async def preload(
     """Load what this worker will be the home of; returns how many versions. Raises nothing."""
     if not limits.timeout_s:
         return 0
-    loading = _Preloading(provider, limits.max_bytes, provider.engine.num_slots)
+    loading = _Preloading(provider, limits.max_bytes, provider.tiers.engine.num_slots)
     try:
         async with asyncio.timeout(limits.timeout_s):
             wanted = await _share(directory, me, random.Random(seed))
@@ -110,19 +110,19 @@ class _Preloading:
 
     async def load(self, resident: Resident) -> None:
         """Into host memory, and into slots while there are free ones."""
-        provider = self.provider
+        tiers = self.provider.tiers
         try:
             version = await self._find(resident)
             size_bytes = version.manifest.weights_size_bytes
             if self.size_bytes + size_bytes > self.max_bytes:
                 return
             self.size_bytes += size_bytes
-            num_slots = provider.engine.slots_for(version.manifest.ranks_in_slots)
-            async with provider.hold([version]) as (weights,):
-                provider.seen.note(version, provider.clock())
+            num_slots = tiers.engine.slots_for(version.manifest.ranks_in_slots)
+            async with tiers.hold([version]) as (weights,):
+                tiers.note(version)
                 if num_slots <= self.free_slots:
                     self.free_slots -= num_slots
-                    await provider.activate(weights)
+                    await tiers.activate(weights)
             self.loaded += 1
         except HotslotError as exc:
             log.info("not_preloaded", digest=resident.digest, why=exc.message)
@@ -136,4 +136,4 @@ class _Preloading:
         return await self._ask(resident.digest, *last)
 
     async def _ask(self, digest: Digest, tenant: TenantId, name: str) -> AdapterVersion:
-        return await self.provider.references.ask(tenant, Reference(AdapterName(name), None, digest))
+        return await self.provider.references.resolve_current(tenant, Reference(AdapterName(name), None, digest))

@@ -7,11 +7,12 @@ it; then the name flips at once for all new requests. If preparing fails, the ol
 """
 
 import asyncio
+import functools
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -19,7 +20,8 @@ import structlog
 from hotslot.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
-from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
+from hotslot.single_flight import SingleFlight
+from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind
 from worker_service.adapters.version import AdapterVersion
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,22 @@ class Resolver(Protocol):
         ...
 
 
+class Home(Protocol):
+    """Place of the versions that references stand for."""
+
+    def is_resident(self, digest: Digest) -> bool:
+        """Whether a version can be served without the store."""
+        ...
+
+    async def prepare(self, version: AdapterVersion) -> None:
+        """Bring a version to where it can be served from at once; raises HotslotError."""
+        ...
+
+    def moved(self, old: AdapterVersion, new: AdapterVersion) -> None:
+        """Hear that a name moved from an old to a new version."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReferenceLimits:
     """The bounds of the cache."""
@@ -52,18 +70,6 @@ class ReferenceLimits:
     """After a failed swap, when to try the same version again."""
     max_entries: int = 10_000
 
-    def trusted_s(self, watched: bool) -> float:
-        """How long an answer is trusted."""
-        return max(self.staleness_s, self.watched_staleness_s) if watched else self.staleness_s
-
-
-@dataclass(slots=True)
-class _Swap:
-    """A newer version being prepared."""
-
-    version: AdapterVersion
-    task: "asyncio.Task[None]"
-
 
 @dataclass(slots=True)
 class _Entry:
@@ -74,82 +80,74 @@ class _Entry:
     """When the store was last asked, answered or not."""
     confirmed: bool = True
     """Whether the store said so when it was last asked, and nothing is on its way."""
-    swap: _Swap | None = None
+    swap: "tuple[Digest, asyncio.Task[None]] | None" = None
+    """A newer version being prepared."""
     failed_digest: Digest | None = None
     failed_s: float = 0.0
 
 
-@dataclass(slots=True)
 class ReferenceCache:
-    """The entries. Belongs to one event loop."""
+    """References of one worker's tenants. Belongs to one event loop.
 
-    resolver: Resolver
-    is_resident: Callable[[Digest], bool]
-    prepare: Callable[[AdapterVersion], Awaitable[None]]
-    """Brings a version to where it can be served from at once; raises HotslotError."""
-    on_flip: Callable[[AdapterVersion, AdapterVersion], None]
-    """Told that a name moved from an old to a new version."""
-    limits: ReferenceLimits = field(default_factory=ReferenceLimits)
-    clock: Callable[[], float] = time.monotonic
-    is_watched: Callable[[TenantId], bool] = lambda tenant: False  # whether changes to its adapters are heard of
-    on_answer: Callable[[TenantId, int], None] = lambda tenant, revision: None
-    _entries: OrderedDict[ReferenceKey, _Entry] = field(default_factory=OrderedDict)
-    _refreshes: "dict[ReferenceKey, asyncio.Task[AdapterVersion]]" = field(default_factory=dict)
-    # Something changed while the store was being asked, so its answer may be older.
-    _overtaken: set[ReferenceKey] = field(default_factory=set)
+    Two reads, by how fresh they are: `resolve_current` for what serves a request, `resolve_known` for hints.
+    """
 
-    async def current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
-        """The version to serve a request that begins now. Raises what the resolver raises."""
+    def __init__(
+        self,
+        resolver: Resolver,
+        home: Home,
+        limits: ReferenceLimits = ReferenceLimits(),
+        watch: CatalogWatch | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._resolver = resolver
+        self._home = home
+        self._limits = limits
+        self._watch = watch
+        self._clock = clock
+        # Not a library's map: an entry that makes room ends its swap.
+        self._entries: OrderedDict[ReferenceKey, _Entry] = OrderedDict()
+        self._refreshes: SingleFlight[ReferenceKey, AdapterVersion] = SingleFlight()
+
+    async def resolve_current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """The version to serve a request that begins now. Raises what the resolver raises.
+
+        The store was asked within `staleness_s`, or `watched_staleness_s` while the watch vouches for the tenant, or is
+        asked now. A resident version waits `patience_s` for the answer, then is served unconfirmed.
+        """
         key = (tenant, reference)
         entry = self._entries.get(key)
         if entry is None:
-            return await asyncio.shield(self._refresh(key))
+            return await self._refreshes.run(key, lambda: self._ask_and_settle(key))
         self._entries.move_to_end(key)
         if not self._is_old(key, entry):
             return entry.version
         refresh = self._refresh(key)
-        patience_s = self.limits.patience_s if self.is_resident(entry.version.digest) else None
+        patience_s = self._limits.patience_s if self._home.is_resident(entry.version.digest) else None
         done, _ = await asyncio.wait([refresh], timeout=patience_s)
         if done:
             return refresh.result()
-        entry.checked_s, entry.confirmed = self.clock(), False
+        entry.checked_s, entry.confirmed = self._clock(), False
         return entry.version
 
-    async def hint(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
-        """The version that the reference stood for when the store was last asked: good enough to find a worker by.
+    def resolve_known(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
+        """The version that the reference stood for when the store was last asked, however long ago; never waits.
 
-        An old answer is renewed behind the caller's back. Raises what the resolver raises when there is none.
+        Good enough to find a worker by. An old answer is renewed behind the caller's back; None while there is none,
+        which is then asked for.
         """
-        key = (tenant, reference)
-        version = self.glance(tenant, reference)
-        if version is None:
-            return await asyncio.shield(self._refresh(key))
-        self._entries.move_to_end(key)
-        return version
-
-    def glance(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
-        """What `hint` would say, without waiting: None while nothing is known, which is then asked for."""
         key = (tenant, reference)
         entry = self._entries.get(key)
         if entry is None or self._is_old(key, entry):
             self._refresh(key)
-        return entry.version if entry is not None else None
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return entry.version
 
-    async def ask(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
-        """What the store says now, whatever is cached; nothing flips. Raises what the resolver raises."""
-        try:
-            version = await self.resolver.resolve(tenant, reference)
-        except _DEFINITIVE:
-            self._drop((tenant, reference))
-            raise
-        if version.revision:
-            self.on_answer(tenant, version.revision)
-        return version
-
-    def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
-        """What is served under the reference now, without asking anybody."""
-        entry = self._entries.get((tenant, reference))
-        return entry.version if entry is not None else None
+    async def begin_flip(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """Ask the store which version to `flip` a reference to, whatever is cached; raises what the resolver raises."""
+        return await self._ask((tenant, reference))
 
     def flip(self, version: AdapterVersion) -> AdapterVersion | None:
         """Serve this version under its reference from now on; returns what was served before."""
@@ -160,10 +158,10 @@ class ReferenceCache:
             return None
         self._end_swap(entry)
         previous, entry.version = entry.version, version
-        entry.checked_s, entry.confirmed, entry.failed_digest = self.clock(), True, None
+        entry.checked_s, entry.confirmed, entry.failed_digest = self._clock(), True, None
         if previous.digest != version.digest:
             log.info("reference_moved", reference=str(version.reference), old=previous.digest, new=version.digest)
-            self.on_flip(previous, version)
+            self._home.moved(previous, version)
         return previous
 
     def forget(self, tenant: TenantId, digest: Digest) -> None:
@@ -174,12 +172,13 @@ class ReferenceCache:
 
     def apply(self, tenant: TenantId, change: CatalogChange) -> None:
         """Something changed in the catalog: what it concerns is asked again now, or at its next use if it is gone."""
-        for key in [key for key in {**self._entries, **self._refreshes} if key[0] == tenant]:
+        for key in {*self._entries, *self._refreshes.keys()}:
             entry = self._entries.get(key)
-            if not change.concerns(key[1], entry.version.digest if entry is not None else None):
+            if key[0] != tenant or not change.concerns(key[1], entry.version.digest if entry is not None else None):
                 continue
             if key in self._refreshes:
-                self._overtaken.add(key)
+                # The answer under way may be older than the change, so the store is asked once more after it.
+                self._refresh(key).add_done_callback(functools.partial(self._ask_again, key))
             match change.kind:
                 case ChangeKind.POLICY_CHANGED:
                     if entry is not None:
@@ -192,7 +191,7 @@ class ReferenceCache:
                 case _:
                     self._drop(key)
 
-    async def ask_all(self, tenant: TenantId) -> int:
+    async def resync(self, tenant: TenantId) -> int:
         """Ask again for every reference of a tenant.
 
         Returns a revision that all answers are at least from, 0 when nothing is left. Raises the store's errors.
@@ -200,49 +199,50 @@ class ReferenceCache:
         revisions = []
         for key in [key for key in self._entries if key[0] == tenant]:
             with suppress(*_DEFINITIVE):
-                version = await self.ask(*key)
+                version = await self._ask(key)
                 revisions.append(version.revision)
                 self._settle(key, version)
         return min(revisions, default=0)
 
     async def close(self) -> None:
         """Cancel what is under way and wait until it has ended."""
-        swaps = [entry.swap.task for entry in self._entries.values() if entry.swap is not None]
-        tasks = [*self._refreshes.values(), *swaps]
-        for task in tasks:
+        swaps = [entry.swap[1] for entry in self._entries.values() if entry.swap is not None]
+        for task in swaps:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(self._refreshes.close(), *swaps, return_exceptions=True)
 
     def _is_old(self, key: ReferenceKey, entry: _Entry) -> bool:
-        return self.clock() - entry.checked_s >= self.limits.trusted_s(entry.confirmed and self.is_watched(key[0]))
+        trusted_s = self._limits.staleness_s
+        if entry.confirmed and self._watch is not None and self._watch.is_live(key[0]):
+            trusted_s = max(trusted_s, self._limits.watched_staleness_s)
+        return self._clock() - entry.checked_s >= trusted_s
 
     def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
-        """The one question to the store that is under way for a reference."""
-        task = self._refreshes.get(key)
-        if task is None:
-            task = asyncio.create_task(self._ask_and_settle(key), name=f"resolve {key[1]}")
-            self._refreshes[key] = task
-            task.add_done_callback(lambda done: self._refreshed(key, done))
-        return task
+        return self._refreshes.begin(key, lambda: self._ask_and_settle(key))
 
-    def _refreshed(self, key: ReferenceKey, task: "asyncio.Task[AdapterVersion]") -> None:
-        del self._refreshes[key]
-        if task.cancelled():
-            return
-        task.exception()  # marks it as seen when nobody waits any more
-        if key in self._overtaken:
-            self._overtaken.discard(key)
+    def _ask_again(self, key: ReferenceKey, asked: "asyncio.Task[AdapterVersion]") -> None:
+        if not asked.cancelled():
             self._refresh(key)
+
+    async def _ask(self, key: ReferenceKey) -> AdapterVersion:
+        try:
+            version = await self._resolver.resolve(*key)
+        except _DEFINITIVE:
+            self._drop(key)
+            raise
+        if version.revision and self._watch is not None:
+            self._watch.note(key[0], version.revision)
+        return version
 
     async def _ask_and_settle(self, key: ReferenceKey) -> AdapterVersion:
         try:
-            fresh = await self.ask(*key)
+            fresh = await self._ask(key)
         except HotslotError as exc:
             entry = self._entries.get(key)
-            if entry is None or not self.is_resident(entry.version.digest):
+            if entry is None or not self._home.is_resident(entry.version.digest):
                 raise
             log.warning("serving_unconfirmed", reference=str(key[1]), digest=entry.version.digest, why=exc.message)
-            entry.checked_s, entry.confirmed = self.clock(), False
+            entry.checked_s, entry.confirmed = self._clock(), False
             return entry.version
         return self._settle(key, fresh)
 
@@ -251,30 +251,29 @@ class ReferenceCache:
         entry = self._entries.get(key)
         if entry is None:
             return self._add(key, fresh).version
-        entry.checked_s, entry.confirmed = self.clock(), fresh.digest == entry.version.digest
+        entry.checked_s, entry.confirmed = self._clock(), fresh.digest == entry.version.digest
         if fresh.digest == entry.version.digest:
             entry.version = fresh
             self._end_swap(entry)
-        elif not self.is_resident(entry.version.digest):
+        elif not self._home.is_resident(entry.version.digest):
             self.flip(fresh)
         else:
             self._begin_swap(key, entry, fresh)
         return entry.version
 
     def _begin_swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
-        if entry.swap is not None and entry.swap.version.digest == fresh.digest:
+        if entry.swap is not None and entry.swap[0] == fresh.digest:
             return
-        if entry.failed_digest == fresh.digest and self.clock() - entry.failed_s < self.limits.swap_retry_s:
+        if entry.failed_digest == fresh.digest and self._clock() - entry.failed_s < self._limits.swap_retry_s:
             return
         self._end_swap(entry)
-        task = asyncio.create_task(self._swap(key, entry, fresh), name=f"swap {key[1]}")
-        entry.swap = _Swap(fresh, task)
+        entry.swap = fresh.digest, asyncio.create_task(self._swap(key, entry, fresh), name=f"swap {key[1]}")
 
     async def _swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
         try:
-            await self.prepare(fresh)
+            await self._home.prepare(fresh)
         except HotslotError as exc:
-            entry.swap, entry.failed_digest, entry.failed_s = None, fresh.digest, self.clock()
+            entry.swap, entry.failed_digest, entry.failed_s = None, fresh.digest, self._clock()
             log.warning(
                 "swap_failed", reference=str(key[1]), kept=entry.version.digest, new=fresh.digest, why=exc.message
             )
@@ -285,12 +284,12 @@ class ReferenceCache:
 
     def _end_swap(self, entry: _Entry) -> None:
         if entry.swap is not None:
-            entry.swap.task.cancel()
+            entry.swap[1].cancel()
             entry.swap = None
 
     def _add(self, key: ReferenceKey, version: AdapterVersion) -> _Entry:
-        entry = self._entries[key] = _Entry(version, self.clock())
-        while len(self._entries) > self.limits.max_entries:
+        entry = self._entries[key] = _Entry(version, self._clock())
+        while len(self._entries) > self._limits.max_entries:
             self._drop(next(iter(self._entries)))
         return entry
 

@@ -34,8 +34,7 @@ from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
-from worker_service.adapters.keeper import PinnedVersion
-from worker_service.adapters.version import AdapterVersion
+from worker_service.adapters.version import AdapterVersion, WantedVersion
 from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
@@ -96,10 +95,10 @@ class StoreClient:
         policy = _policy_of(response.policy) if response.HasField("policy") else DEFAULT_REPLICA_POLICY
         return AdapterVersion(tenant, reference, digest, manifest, response.revision, policy)
 
-    async def pinned(self) -> list[PinnedVersion]:
+    async def pinned(self) -> list[WantedVersion]:
         """What workers of this base model should hold, of all tenants. Raises StoreUnavailableError."""
         request = adapter_store_pb2.ListPinnedVersionsRequest(base_model_digest=self._base_model_digest)
-        found: list[PinnedVersion] = []
+        found: list[WantedVersion] = []
         while True:
             try:
                 page = await self._adapters.ListPinnedVersions(request, timeout=self._timeouts.call_s)
@@ -107,7 +106,7 @@ class StoreClient:
                 _raise_from(exc, "listing pinned versions")
             for it in page.versions:
                 name, digest = AdapterName(it.policy.adapter), Digest(it.digest)
-                found.append(PinnedVersion(TenantId(it.tenant), name, digest, _policy_of(it.policy)))
+                found.append(WantedVersion(TenantId(it.tenant), name, digest, _policy_of(it.policy)))
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token

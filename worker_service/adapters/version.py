@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hotslot.formats.manifest import Manifest
-from hotslot.ids import Digest, TenantId
+from hotslot.ids import AdapterName, Digest, TenantId
 from hotslot.references import Reference
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
@@ -20,3 +20,13 @@ class AdapterVersion:
     """Of the tenant's catalog, when this held; 0 where that is not known."""
     policy: ReplicaPolicy = field(default=DEFAULT_REPLICA_POLICY, compare=False)
     """Of the adapter, at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedVersion:
+    """A version that its adapter's owner wants in memory before anybody asks."""
+
+    tenant: TenantId
+    name: AdapterName
+    digest: Digest
+    policy: ReplicaPolicy

@@ -3,19 +3,21 @@
 import time
 from collections.abc import Iterable, Sequence
 
+from hotslot.contract.control import AdapterTier
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.rpc.times import to_duration, to_timestamp
-from worker_service.adapters.control import Held, LoadOutcome, Tier
+from worker_service.adapters.control import LoadOutcome
+from worker_service.adapters.holding import Held
 from worker_service.adapters.policy import Selection
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.requests import NamedAdapter
 from worker_service.front.worker import State, WorkerStatus
 
 _TIERS = {
-    Tier.SLOT: pb.ADAPTER_TIER_SLOT,
-    Tier.HOST: pb.ADAPTER_TIER_HOST,
-    Tier.DISK: pb.ADAPTER_TIER_DISK,
-    Tier.LOADING: pb.ADAPTER_TIER_LOADING,
+    AdapterTier.SLOT: pb.ADAPTER_TIER_SLOT,
+    AdapterTier.HOST: pb.ADAPTER_TIER_HOST,
+    AdapterTier.DISK: pb.ADAPTER_TIER_DISK,
+    AdapterTier.LOADING: pb.ADAPTER_TIER_LOADING,
 }
 _STATES = {
     State.STARTING: pb.WORKER_STATE_STARTING,
@@ -42,7 +44,7 @@ def encode_held(held: Held) -> pb.LoadedAdapter:
         references=held.references,
         tier=_TIERS[held.tier],
         max_rank=held.max_rank,
-        slots=held.slots if held.tier is Tier.SLOT else (),
+        slots=held.slots if held.tier is AdapterTier.SLOT else (),
         users=held.users,
         pinned=held.pinned,
         host_size_bytes=held.host_size_bytes,

@@ -20,10 +20,12 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import Digest, TenantId
+from hotslot.references import Reference
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.fleet.records import WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
+from worker_service.adapters.references import ReferenceCache
 from worker_service.front.deadline import less_margin
 from worker_service.front.generation import new_request_id
 from worker_service.front.requests import GenerationEvent, GenerationRequest
@@ -117,9 +119,9 @@ class FrontDoor:
         checked = check(request, parts.generation.limits)
         selections = parts.policy.choose(call.tenant, checked.selections, base_only=request.base_only)
         references = parts.provider.references
-        digests = [s.reference.digest or (await references.hint(call.tenant, s.reference)).digest for s in selections]
+        digests = [s.reference.digest or await _digest(references, call.tenant, s.reference) for s in selections]
         request = replace(request, request_id=request.request_id or new_request_id())
-        first = references.glance(call.tenant, selections[0].reference) if selections else None
+        first = references.resolve_known(call.tenant, selections[0].reference) if selections else None
         policy = first.policy if first is not None else DEFAULT_REPLICA_POLICY
         return _Routed(replace(call, request=request), selections, tuple(digests), policy)
 
@@ -138,11 +140,11 @@ class FrontDoor:
 
     def _facts(self, digests: Sequence[Digest]) -> Here:
         parts = self.worker.parts
-        loading = parts.provider.loader.loading
+        tiers = parts.provider.tiers
         return Here(
             worker_id=self.worker.worker_id,
-            holds_all=all(parts.provider.is_resident(digest) or digest in loading for digest in digests),
-            in_flight=parts.engine.open_sequences + parts.provider.num_loading,
+            holds_all=all(tiers.holdings.of(digest).is_at_hand for digest in digests),
+            in_flight=parts.engine.open_sequences + tiers.num_loading,
             max_sequences=parts.info.max_sequences,
             takes_requests=self.worker.refusal is None,
         )
@@ -169,3 +171,9 @@ class FrontDoor:
         async with aclosing(router.forward(peer, parcel)) as messages:
             async for message in messages:
                 yield message
+
+
+async def _digest(references: ReferenceCache, tenant: TenantId, reference: Reference) -> Digest:
+    """Digest to find a worker by: an old answer is good enough, and only the first one is waited for."""
+    known = references.resolve_known(tenant, reference) or await references.resolve_current(tenant, reference)
+    return known.digest

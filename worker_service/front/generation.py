@@ -102,7 +102,7 @@ class Generation:
         )
         mix = _mix(chosen)
         resolved_s = clock()
-        async with self.provider.hold([version for version, _ in mix]) as held:
+        async with self.provider.tiers.hold([version for version, _ in mix]) as held:
             load_s = clock() - resolved_s if mix else 0.0
             group = self.engine.submit(self._drafts(tenant, accepted, mix, held))
             try:

@@ -19,6 +19,7 @@ from hotslot.errors import (
 )
 from hotslot.ids import Digest, WorkerId
 from shared.loops import first_of
+from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.policy import AdapterPolicy
 from worker_service.adapters.provider import AdapterProvider
@@ -87,6 +88,7 @@ class Parts:
     control: AdapterControl
     policy: AdapterPolicy
     provider: AdapterProvider
+    watch: CatalogWatch
     engine: EngineHandle
 
 
@@ -240,12 +242,12 @@ class Worker:
         """The worker's state now; works at any time. An engine that hangs is shown as it was before."""
         parts, snapshot = self._parts, self.last_snapshot
         if parts is not None and not self.engine_is_silent:
-            snapshot = await parts.engine.inspect()
+            snapshot = await parts.provider.tiers.inspect()
         return WorkerStatus(
             worker_id=self.worker_id,
             state=self.state,
             start_time_s=self.start_time_s,
-            num_loading=parts.provider.num_loading if parts is not None else 0,
+            num_loading=parts.provider.tiers.num_loading if parts is not None else 0,
             info=parts.info if parts is not None else None,
             snapshot=snapshot,
             drained=self.is_drained,

@@ -28,7 +28,7 @@ async def member(store: Catalog, redis_url: str) -> AsyncIterator[Member]:
 
 
 async def is_watching(member: Member) -> None:
-    await until(lambda: member.worker.parts.provider.references.is_watched(DEFAULT_TENANT))
+    await until(lambda: member.worker.parts.watch.is_live(DEFAULT_TENANT))
 
 
 async def test_a_moved_tag_is_prepared_before_anybody_asks_and_then_served(member: Member, store: Catalog) -> None:
@@ -40,7 +40,7 @@ async def test_a_moved_tag_is_prepared_before_anybody_asks_and_then_served(membe
     references = member.worker.parts.provider.references
 
     def has_flipped() -> bool:
-        version = references.peek(DEFAULT_TENANT, reference)
+        version = references.resolve_known(DEFAULT_TENANT, reference)
         return version is not None and version.digest == new
 
     await until(has_flipped)
@@ -52,14 +52,15 @@ async def test_a_moved_tag_is_prepared_before_anybody_asks_and_then_served(membe
 async def test_a_name_that_is_only_routed_by_moves_without_being_loaded(member: Member, store: Catalog) -> None:
     references = member.worker.parts.provider.references
     reference = parse_reference("one")
-    assert (await references.hint(DEFAULT_TENANT, reference)).digest == store.digests["one"]
+    assert (await references.resolve_current(DEFAULT_TENANT, reference)).digest == store.digests["one"]
     await is_watching(member)
     new = await store.push("one", 17)
 
-    async def has_moved() -> bool:
-        return (await references.hint(DEFAULT_TENANT, reference)).digest == new
+    def has_moved() -> bool:
+        version = references.resolve_known(DEFAULT_TENANT, reference)
+        return version is not None and version.digest == new
 
-    await until_async(has_moved)
+    await until(has_moved)
     assert not member.model.decoder.decoded
 
 
@@ -101,7 +102,7 @@ async def test_what_moved_while_the_store_was_away_is_heard_of_when_it_is_back(t
             calls = await member.calls()
             await calls.generate("one")
             await is_watching(member)
-        await until(lambda: not member.worker.parts.provider.references.is_watched(DEFAULT_TENANT))
+        await until(lambda: not member.worker.parts.watch.is_live(DEFAULT_TENANT))
         assert (await calls.generate("one")).text == voice(store.digests["one"]), "it goes on serving what it has"
         async with open_store(tmp_path / "data", grace_s=0.0) as client:
             new = await Catalog(client, {}).push("one", 17)

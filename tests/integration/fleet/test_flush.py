@@ -9,7 +9,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
 from hotslot.errors import CoordinationUnavailableError
-from hotslot.ids import Digest, new_worker_id
+from hotslot.ids import DEFAULT_TENANT, Digest, new_worker_id
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
@@ -52,7 +52,7 @@ class Shown:
         return {record.info.worker_id for record in (await self.directory.workers(SPEC.digest)).workers}
 
     async def _is_whole(self, member: Member) -> bool:
-        held = {entry.weights.digest for entry in member.worker.parts.provider.loader.tier.entries()}
+        held = {held.digest for held in member.worker.parts.provider.tiers.holdings.of_tenant(DEFAULT_TENANT)}
         told = {p.resident.digest for p in await self.directory.residency(SPEC.digest, member.worker.worker_id)}
         placed = await self.directory.placements(SPEC.digest, sorted(held))
         here = {digest for digest, found in placed.items() if any(p.worker_id == member.worker_id for p in found)}

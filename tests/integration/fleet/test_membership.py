@@ -103,7 +103,7 @@ async def test_a_joining_worker_loads_its_share_before_it_is_ready(
             order = Rendezvous([first.worker.worker_id, second.worker.worker_id])
             share = {digest for digest in digests if order.top(digest, 1)[0] == second.worker_id}
             assert share <= set(second.model.decoder.decoded)
-            assert all(second.worker.parts.provider.is_resident(digest) for digest in share)
+            assert all(second.worker.parts.provider.tiers.is_resident(digest) for digest in share)
 
 
 async def test_a_worker_that_is_like_nobody_begins_with_what_all_others_hold(

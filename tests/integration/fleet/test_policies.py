@@ -26,7 +26,7 @@ async def set_policy(store: Catalog, name: str, **fields: object) -> None:
 
 def keepers(members: list[Member], digest: str) -> set[str]:
     wanted = (DEFAULT_TENANT, Digest(digest))
-    return {member.worker_id for member in members if wanted in member.worker.parts.provider.kept}
+    return {member.worker_id for member in members if wanted in member.worker.parts.provider.tiers.holdings.kept()}
 
 
 async def test_a_pinned_version_is_in_memory_when_a_worker_is_ready(store: Catalog, redis_url: str) -> None:
@@ -34,8 +34,8 @@ async def test_a_pinned_version_is_in_memory_when_a_worker_is_ready(store: Catal
     for _ in range(2):
         async with joined(store.endpoint, redis_url) as started:
             assert keepers([started], store.digests["one"])
-            assert started.worker.parts.provider.is_resident(Digest(store.digests["one"]))
-            assert not started.worker.parts.provider.is_resident(Digest(store.digests["two"]))
+            assert started.worker.parts.provider.tiers.is_resident(Digest(store.digests["one"]))
+            assert not started.worker.parts.provider.tiers.is_resident(Digest(store.digests["two"]))
 
 
 async def test_its_homes_keep_it_and_others_take_over_when_one_leaves(
@@ -65,28 +65,27 @@ async def test_a_moved_tag_moves_what_is_kept_and_the_end_of_the_policy_lets_go(
         assert keepers([member], old)
         new = await store.push("one", 77)
         await until(lambda: bool(keepers([member], new)) and not keepers([member], old))
-        tier = member.worker.parts.provider.loader.tier
-        entry = tier.peek(Digest(new))
-        assert entry is not None
-        assert entry.users == 1
+        holdings = member.worker.parts.provider.tiers.holdings
+        assert holdings.is_resident(Digest(new))
+        assert Digest(new) not in set(holdings.evictable())
         await set_policy(store, "one", pinned=False)
         await until(lambda: not keepers([member], new))
-        assert entry.users == 0
+        assert Digest(new) in set(holdings.evictable())
 
 
 async def test_what_is_kept_is_not_evicted_for_requests_nor_unloaded(store: Catalog, redis_url: str) -> None:
     await set_policy(store, "one", pinned=True)
     async with joined(store.endpoint, redis_url) as member:
         provider = member.worker.parts.provider
-        used = provider.loader.tier.used_bytes
+        used = provider.tiers.holdings.used_bytes
     async with joined(store.endpoint, redis_url, host_cache_bytes=3 * used) as member:
         provider, calls = member.worker.parts.provider, await member.calls()
         for number in range(6):
             name = f"many-{number}"
             await store.push(name, 200 + number)
             await calls.generate(name)
-        assert provider.is_resident(Digest(store.digests["one"]))
-        assert not provider.is_resident(Digest(store.digests["many-0"]))
+        assert provider.tiers.is_resident(Digest(store.digests["one"]))
+        assert not provider.tiers.is_resident(Digest(store.digests["many-0"]))
         held = {item.digest: item for item in await member.worker.parts.control.list(DEFAULT_TENANT)}
         assert held[Digest(store.digests["one"])].pinned
         assert held[Digest(store.digests["one"])].users == 0
@@ -102,6 +101,6 @@ async def test_requests_go_to_no_more_workers_than_the_policy_allows(store: Cata
             assert served.started.worker_id == order[0]
         reference = parse_reference("one")
         for member in members:
-            known = member.worker.parts.provider.references.peek(DEFAULT_TENANT, reference)
+            known = member.worker.parts.provider.references.resolve_known(DEFAULT_TENANT, reference)
             assert known is not None
             assert known.policy.max_replicas == 1

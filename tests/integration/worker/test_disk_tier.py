@@ -37,7 +37,7 @@ async def test_an_adapter_that_left_host_memory_comes_back_from_disk(
     running: RunningWorker, calls: Calls, store: MemoryStore, model: EchoModel
 ) -> None:
     first, second = (store.add(name, model.spec.digest, size_bytes=SIZE_BYTES) for name in ("first", "second"))
-    disk = running.parts.provider.disk
+    disk = running.parts.provider.tiers.disk
     assert disk is not None
     for name in ("first", "second"):
         await calls.generate(name)
@@ -58,7 +58,7 @@ async def test_an_unloaded_adapter_is_on_no_tier(
 ) -> None:
     store.add("first", model.spec.digest, size_bytes=SIZE_BYTES)
     await calls.load("first")
-    disk = running.parts.provider.disk
+    disk = running.parts.provider.tiers.disk
     assert disk is not None
     await disk.settled()
     assert kept(tmp_path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from hotslot.backoff import Backoff
 from hotslot.errors import HotslotError, RevisionCompactedError, StoreUnavailableError
 from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId
 from tests.support.waiting import until
@@ -43,7 +44,7 @@ class FakeCatalog:
     def apply(self, tenant: TenantId, change: CatalogChange) -> None:
         self.heard.append(change.revision)
 
-    async def ask_all(self, tenant: TenantId) -> int:
+    async def resync(self, tenant: TenantId) -> int:
         self.resyncs += 1
         if self.answer is not None:
             raise self.answer
@@ -52,15 +53,17 @@ class FakeCatalog:
 
 @pytest.fixture
 def catalog(monkeypatch: pytest.MonkeyPatch) -> FakeCatalog:
-    monkeypatch.setattr(catalog_watch, "FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(catalog_watch, "BACKOFF", Backoff(0.01, 15.0))
     return FakeCatalog()
 
 
 @pytest.fixture
 async def watch(catalog: FakeCatalog) -> AsyncIterator[CatalogWatch]:
-    watch = CatalogWatch(catalog, catalog, max_tenants=2)
+    watch = CatalogWatch(catalog, max_tenants=2)
+    running = asyncio.create_task(watch.run(catalog))
     yield watch
-    await watch.close()
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_it_follows_from_the_revision_of_the_first_answer(catalog: FakeCatalog, watch: CatalogWatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from hotslot.contract.control import AdapterTier
 from hotslot.errors import (
     HotslotError,
     InvalidAdapterError,
@@ -19,7 +20,7 @@ from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from hotslot.references import parse_reference
 from tests.support.echo_model import EchoDecoder
 from tests.support.waiting import until
-from worker_service.adapters.host_tier import HostTier
+from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader, LoaderLimits
 from worker_service.adapters.version import AdapterVersion
 
@@ -30,6 +31,9 @@ def version(seed: int, *, rank: int = 8, size: int = 100, tenant: TenantId = DEF
     weights = digest_of(f"weights {seed}".encode())
     manifest = Manifest(digest_of(b"base"), weights, size, "F32", (AdapterModule("q_proj", rank, 2.0),))
     return AdapterVersion(tenant, parse_reference("a"), manifest.digest, manifest)
+
+
+DIGESTS = [version(seed).digest for seed in range(6)]
 
 
 @dataclass
@@ -64,7 +68,7 @@ class Rig:
     loader: Loader
     source: Source
     decoder: EchoDecoder
-    tier: HostTier
+    holdings: Holdings
     now_s: float = 0.0
 
 
@@ -74,9 +78,9 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
     rigs: list[Rig] = []
 
     def make(budget: int = 1_000, max_parallel: int = 4) -> Rig:
-        source, decoder, tier = Source(), EchoDecoder(), HostTier(budget)
+        source, decoder, holdings = Source(), EchoDecoder(), Holdings(budget)
         limits = LoaderLimits(max_parallel=max_parallel, failure_ttl_s=2.0)
-        rig = Rig(Loader(source, decoder, tier, limits, executor, lambda: rig.now_s), source, decoder, tier)
+        rig = Rig(Loader(source, decoder, holdings, limits, executor, lambda: rig.now_s), source, decoder, holdings)
         rigs.append(rig)
         return rig
 
@@ -84,7 +88,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
     for rig in rigs:
         rig.decoder.gate.set()
         await rig.loader.close()
-        assert rig.tier.used_bytes == sum(entry.weights.size_bytes for entry in rig.tier.entries())
+        assert rig.holdings.used_bytes == sum(rig.holdings.of(digest).size_bytes for digest in DIGESTS)
     executor.shutdown()
 
 
@@ -95,15 +99,14 @@ async def test_fifty_requests_for_one_cold_adapter_pull_it_once(make_rig: MakeRi
     rig = make_rig()
     waiting = [asyncio.create_task(rig.loader.acquire(version(1))) for _ in range(50)]
     await until(lambda: rig.source.active == 1)
-    assert rig.loader.loading == {version(1).digest}
+    assert rig.holdings.of(version(1).digest).tier(None, on_disk=False) is AdapterTier.LOADING
     rig.source.gate.set()
     weights = await asyncio.gather(*waiting)
     assert len({id(item) for item in weights}) == 1
     assert rig.source.reads == len(rig.decoder.decoded) == 1
-    entry = rig.tier.peek(version(1).digest)
-    assert entry is not None
-    assert entry.users == 50
-    assert not rig.loader.loading
+    holding = rig.holdings.of(version(1).digest)
+    assert holding.users == 50
+    assert holding.tier(None, on_disk=False) is AdapterTier.HOST
 
 
 async def test_what_is_resident_is_not_pulled_again(make_rig: MakeRig) -> None:
@@ -132,7 +135,7 @@ async def test_the_last_that_goes_away_cancels_the_pull_and_the_next_begins_anew
     for task in waiting:
         task.cancel()
     await until(lambda: rig.source.cancelled == 1)
-    assert rig.tier.used_bytes == 0
+    assert rig.holdings.used_bytes == 0
     rig.source.gate.set()
     await rig.loader.acquire(version(1))
     assert rig.source.reads == 2
@@ -147,9 +150,9 @@ async def test_memory_of_a_decoding_that_nobody_waits_for_counts_until_it_has_en
     waiting.cancel()
     await until(waiting.done)
     await asyncio.sleep(0.01)
-    assert rig.tier.used_bytes == 100
+    assert rig.holdings.used_bytes == 100
     rig.decoder.gate.set()
-    await until(lambda: rig.tier.used_bytes == 0)
+    await until(lambda: rig.holdings.used_bytes == 0)
 
 
 async def test_a_failure_reaches_all_and_is_not_kept(make_rig: MakeRig) -> None:

@@ -11,9 +11,9 @@ from tests.support.echo_model import EchoDecoder
 from tests.support.engine_bench import small_limits
 from tests.support.waiting import until
 from tests.unit.worker.test_pinning import NoStore, Slots
-from worker_service.adapters.host_tier import HostTier
+from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader, LoaderLimits
-from worker_service.adapters.provider import AdapterProvider
+from worker_service.adapters.tiers import AdapterTiers
 from worker_service.adapters.version import AdapterVersion
 
 MANIFEST = Manifest(digest_of(b"base"), digest_of(b"weights"), 10, "F32", (AdapterModule("q_proj", 8, 2.0),))
@@ -26,23 +26,23 @@ class Requests:
     def __init__(self, num_rows: int, max_waiting: int) -> None:
         self.decoder = EchoDecoder()
         self.decoder.gate.clear()
-        store = NoStore()
-        loader = Loader(store, self.decoder, HostTier(1_000), LoaderLimits(), ThreadPoolExecutor(1))
+        holdings = Holdings(1_000)
+        loader = Loader(NoStore(), self.decoder, holdings, LoaderLimits(), ThreadPoolExecutor(1))
         limits = small_limits(max_running=num_rows, max_waiting=max_waiting, max_step_tokens=64)
-        self.provider = AdapterProvider(store, loader, Slots(), limits)
+        self.tiers = AdapterTiers(holdings, loader, Slots(), limits)
 
     async def hold(self, tenant: TenantId) -> str:
         """Why it is refused, if it is."""
         version = AdapterVersion(tenant, parse_reference("one"), MANIFEST.digest, MANIFEST)
         try:
-            async with self.provider.hold([version]):
+            async with self.tiers.hold([version]):
                 return ""
         except QueueFullError as exc:
             return exc.message
 
     async def all_at_once(self, *tenants: TenantId) -> list[str]:
         tasks = [asyncio.create_task(self.hold(tenant)) for tenant in tenants]
-        await until(lambda: self.provider.num_loading + sum(task.done() for task in tasks) == len(tasks))
+        await until(lambda: self.tiers.num_loading + sum(task.done() for task in tasks) == len(tasks))
         self.decoder.gate.set()
         return await asyncio.gather(*tasks)
 

@@ -14,9 +14,9 @@ from tests.support.echo_model import EchoDecoder
 from tests.support.engine_bench import small_limits
 from tests.support.fake_model import FakeAdapter
 from tests.support.waiting import until
-from worker_service.adapters.host_tier import HostTier
+from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader, LoaderLimits
-from worker_service.adapters.provider import AdapterProvider
+from worker_service.adapters.tiers import AdapterTiers
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import Activated, AdapterWeights
 from worker_service.engine.snapshot import EngineSnapshot
@@ -59,15 +59,15 @@ class NoStore:
 
 @dataclass
 class Rig:
-    """A provider whose only version is in host memory."""
+    """Tiers whose only version is in host memory."""
 
     slots: Slots
-    provider: AdapterProvider
+    tiers: AdapterTiers
 
     async def pin(self, name: str) -> None:
         """As the control does it."""
-        await self.provider.activate(WEIGHTS, pin=True)
-        self.provider.pin(version(name))
+        await self.tiers.activate(WEIGHTS, pin=True)
+        self.tiers.pin(version(name))
 
 
 def version(name: str) -> AdapterVersion:
@@ -77,9 +77,10 @@ def version(name: str) -> AdapterVersion:
 @pytest.fixture
 async def rig() -> Rig:
     slots, store = Slots(), NoStore()
-    loader = Loader(store, EchoDecoder(), HostTier(1_000), LoaderLimits(), ThreadPoolExecutor(1))
+    holdings = Holdings(1_000)
+    loader = Loader(store, EchoDecoder(), holdings, LoaderLimits(), ThreadPoolExecutor(1))
     await loader.acquire(version("one"))
-    return Rig(slots, AdapterProvider(store, loader, slots, small_limits()))
+    return Rig(slots, AdapterTiers(holdings, loader, slots, small_limits()))
 
 
 async def test_a_pin_that_is_cancelled_takes_nothing_from_one_under_way(rig: Rig) -> None:
@@ -90,7 +91,7 @@ async def test_a_pin_that_is_cancelled_takes_nothing_from_one_under_way(rig: Rig
     rig.slots.grant(1)
     await other
     assert rig.slots.unpinned == []
-    rig.provider.unpin(version("two"))
+    rig.tiers.unpin(version("two"))
     assert rig.slots.unpinned == [MANIFEST.digest]
 
 
@@ -99,7 +100,7 @@ async def test_the_end_of_the_last_pin_takes_nothing_from_one_under_way(rig: Rig
     await until(lambda: len(rig.slots.asked) == 2)
     rig.slots.grant(0)
     await first
-    rig.provider.unpin(version("one"))
+    rig.tiers.unpin(version("one"))
     rig.slots.grant(1)
     await second
     assert rig.slots.unpinned == []

@@ -66,19 +66,19 @@ class World:
             raise self.prepare_error
         self.resident.add(version.digest)
 
-    def cache(self) -> ReferenceCache:
-        return ReferenceCache(
-            resolver=self,
-            is_resident=self.resident.__contains__,
-            prepare=self.prepare,
-            on_flip=lambda old, new: self.flips.append((old.digest, new.digest)),
-            limits=ReferenceLimits(staleness_s=STALENESS_S, patience_s=0.05, swap_retry_s=10.0),
-            clock=lambda: self.now_s,
-        )
+    def is_resident(self, digest: Digest) -> bool:
+        return digest in self.resident
+
+    def moved(self, old: AdapterVersion, new: AdapterVersion) -> None:
+        self.flips.append((old.digest, new.digest))
+
+    def cache(self, max_entries: int = 10_000) -> ReferenceCache:
+        limits = ReferenceLimits(STALENESS_S, patience_s=0.05, swap_retry_s=10.0, max_entries=max_entries)
+        return ReferenceCache(self, self, limits, clock=lambda: self.now_s)
 
 
 async def served(cache: ReferenceCache, tenant: TenantId = DEFAULT_TENANT) -> Digest:
-    return (await cache.current(tenant, NAME)).digest
+    return (await cache.resolve_current(tenant, NAME)).digest
 
 
 async def test_the_store_is_asked_once_in_the_time_that_its_answer_is_trusted() -> None:
@@ -252,29 +252,31 @@ async def test_the_cache_is_bounded() -> None:
     world = World()
     references = [parse_reference(f"a{index}") for index in range(20)]
     world.tags = {(DEFAULT_TENANT, reference): FIRST for reference in references}
-    cache = world.cache()
-    cache.limits = ReferenceLimits(max_entries=5)
+    cache = world.cache(max_entries=5)
     for reference in references:
-        await cache.current(DEFAULT_TENANT, reference)
-    kept = [reference for reference in references if cache.peek(DEFAULT_TENANT, reference) is not None]
+        await cache.resolve_current(DEFAULT_TENANT, reference)
+    kept = [reference for reference in references if cache.resolve_known(DEFAULT_TENANT, reference) is not None]
     assert kept == references[-5:]
+    await cache.close()
 
 
 async def test_a_changed_policy_is_asked_for_and_the_version_goes_on_serving() -> None:
     world = World()
     cache = world.cache()
-    assert (await cache.current(DEFAULT_TENANT, NAME)).policy == ReplicaPolicy()
+    assert (await cache.resolve_current(DEFAULT_TENANT, NAME)).policy == ReplicaPolicy()
     world.policy = ReplicaPolicy(2, 3, pinned=True)
     changed = CatalogChange(2, ChangeKind.POLICY_CHANGED, NAME.name, TagName(""), Digest(""))
     cache.apply(DEFAULT_TENANT, changed)
-    assert cache.peek(DEFAULT_TENANT, NAME) is not None
-    await until(lambda: (known := cache.glance(DEFAULT_TENANT, NAME)) is not None and known.policy == world.policy)
+    assert cache.resolve_known(DEFAULT_TENANT, NAME) is not None
+    await until(
+        lambda: (known := cache.resolve_known(DEFAULT_TENANT, NAME)) is not None and known.policy == world.policy
+    )
     assert (world.questions, world.flips) == (2, [])
 
 
-async def test_a_glance_does_not_wait_and_asks_for_what_is_not_known() -> None:
+async def test_what_is_known_does_not_wait_and_asks_for_what_is_not() -> None:
     world = World()
     cache = world.cache()
-    assert cache.glance(DEFAULT_TENANT, NAME) is None
-    await until(lambda: cache.peek(DEFAULT_TENANT, NAME) is not None)
+    assert cache.resolve_known(DEFAULT_TENANT, NAME) is None
+    await until(lambda: cache.resolve_known(DEFAULT_TENANT, NAME) is not None)
     assert world.questions == 1
