@@ -219,7 +219,7 @@ class BlobNotFoundError(NotFoundError):
 
 
 class BaseModelNotFoundError(NotFoundError):
-    """A base model that nobody registered."""
+    """A base model that no tenant registered."""
 
     def __init__(self, name: str, fitting: Sequence[str] = ()) -> None:
         """`fitting` are registered base models that the adapter's tensors fit."""
@@ -237,7 +237,7 @@ class SourceNotFoundError(NotFoundError):
 
 
 class CompiledCodeNotFoundError(NotFoundError):
-    """A key that nobody has kept compiled code for."""
+    """A key that the store has no compiled code for."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"no compiled code is kept for key {key}", key)
@@ -251,7 +251,7 @@ class AdapterNotLoadedError(NotFoundError):
 
 
 class ConflictError(HotslotError):
-    """Somebody else was first: read the current state and try again."""
+    """Another caller was first: read the current state and try again."""
 
 
 class EtagMismatchError(ConflictError):

@@ -1,1 +1,1 @@
-"""What the store, the workers and the clients have in common; imports neither torch nor either service."""
+"""Code that store and workers have in common; imports neither torch nor either service."""

@@ -15,7 +15,7 @@ from hotslot.errors import ForbiddenError, InvalidRequestError, NotFoundError, P
 EXIT_FAILED = 1
 """Something failed that may not fail the next time."""
 EXIT_REFUSED = 2
-"""A setting, the model or the data is refused: starting again changes nothing until somebody changes that."""
+"""A setting, the model or the data is refused: starting again changes nothing until an operator changes that."""
 _REFUSALS = (InvalidRequestError, PreconditionError, NotFoundError, ForbiddenError)
 
 

@@ -1,4 +1,4 @@
-"""What a process that moves blobs or serves sets once about itself: memory that is reused, threads that take turns."""
+"""Tuning of a process that moves blobs or serves, once at its start: memory that is reused, threads that take turns."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""What the store does with checkpoints: admit them, publish them, and collect what nobody refers to.
+"""What the store does with checkpoints: admit them, publish them, and collect blobs that no version refers to.
 
 Everything here blocks: call it from a thread.
 """

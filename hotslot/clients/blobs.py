@@ -30,7 +30,7 @@ from hotslot.pb.hotslot.store.v1 import blob_pb2_grpc as pb_grpc
 from hotslot.rpc.blob_chunks import read_blob_of
 
 CHUNK_BYTES = 1024 * 1024
-"""Of an upload: what is sent twice, at most, where a stream breaks."""
+"""Bytes of one chunk of an upload; at most these are sent twice where a stream breaks."""
 MAX_DIGESTS_PER_CALL = 1000
 REFUSAL_S = 0.3
 """Longest way of a server's refusal."""
@@ -192,12 +192,12 @@ class BlobTransfer:
 
 
 def _is_final(error: HotslotError) -> bool:
-    """Whether an error is a bound that will not be another one soon: the server does not say when to come again."""
+    """Tell whether an error is a bound that stays as it is: the server does not say when to come again."""
     return isinstance(error, QuotaExceededError) and error.retry_after_s is None
 
 
 async def _has_status(call: Call) -> bool:
-    """Whether the server's own status comes for a call whose write failed: it replaces what gRPC says until then."""
+    """Tell whether the server's own status comes for a call whose write failed: it replaces that of gRPC until then."""
     for _ in range(REFUSAL_LOOKS):
         if await call.details() != LOST_STATUS:
             return True

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Closable(Protocol):
-    """What every asyncio client can do."""
+    """Client that can be closed, as every asyncio client can."""
 
     async def close(self) -> None:
         """Close all connections."""

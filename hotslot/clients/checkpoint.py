@@ -15,7 +15,7 @@ from hotslot.ids import Digest
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
-"""What PEFT and MLX call an adapter's weights; the first that is there is taken alone."""
+"""Names of an adapter's weights in PEFT and MLX; the first that is there is taken alone."""
 _SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 _INDEX = "adapter_model.safetensors.index.json"
 _SAFETENSORS = ".safetensors"
@@ -37,12 +37,12 @@ class CheckpointFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundCheckpoint:
-    """What a folder holds of a checkpoint."""
+    """Checkpoint found in a folder."""
 
     files: tuple[CheckpointFile, ...]
-    """What can be pushed, the configuration first; beside violations only what is an adapter's by its name."""
+    """Files to push, the configuration first; beside violations only those that are an adapter's by their names."""
     violations: tuple[Violation, ...]
-    """What is missing, empty or pickled."""
+    """Files that are missing, empty or pickled."""
 
 
 def find_checkpoint(folder: Path) -> FoundCheckpoint:

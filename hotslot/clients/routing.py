@@ -27,7 +27,7 @@ _AWAY = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 
 @dataclass(frozen=True, slots=True)
 class RouteKey:
-    """What a pick depends on."""
+    """Key of a pick: all that it depends on."""
 
     adapters: tuple[str, ...]
     base_model: str

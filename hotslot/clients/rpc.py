@@ -38,7 +38,7 @@ def check_endpoint(endpoint: object) -> None:
 
 
 class _UnreachableError(UnavailableError):
-    """What gRPC itself reports, in contrast to a server that answers UNAVAILABLE with a reason."""
+    """Failure that gRPC itself reports, in contrast to a server that answers UNAVAILABLE with a reason."""
 
 
 class Connection:

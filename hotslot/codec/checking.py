@@ -40,7 +40,7 @@ def request_to_proto(
 ) -> inference_pb2.GenerateRequest:
     """Encode a request; a string is the prompt of one, and one that is encoded already stays as it is.
 
-    Raises InvalidRequestError for values that the message cannot hold. What they mean is the worker's to check.
+    Raises InvalidRequestError for values that the message cannot hold. Their meaning is the worker's to check.
     """
     kind = inference_pb2.GenerateRequest
     if isinstance(request, kind):

@@ -231,7 +231,7 @@ def _one_of_kinds(name: str, oneof: str, kinds: dict[str, FieldDescriptor], hint
 
 
 def _converters(field: FieldDescriptor, hint: Any, default: Any, lookup: Lookup) -> tuple[Convert | None, Convert]:
-    """Of a single field: from the type's value, and from the whole message."""
+    """Converters of a single field: from the type's value, and from the whole message."""
     read, inner = attrgetter(field.name), field.message_type
     if inner is not None and inner.GetOptions().map_entry:
         return None, _of(read, dict)

@@ -15,7 +15,7 @@ def moment(unix_s: float) -> datetime:
 
 
 def moment_converters(field: Any, *, is_seconds: bool) -> tuple[Callable[[Any], dict[str, int]], Callable[[Any], Any]]:
-    """Of a field that is a Timestamp or a Duration, from the type's value and from the whole message.
+    """Converters of a field that is a Timestamp or a Duration, from the type's value and from the whole message.
 
     `is_seconds` says that the type has a number of seconds; other times are in UTC, and None where they are not set.
     """

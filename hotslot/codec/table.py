@@ -42,7 +42,7 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(
         generation.GenerationRequest,
         inference_pb2.GenerateRequest,
-        # What older workers do is not written, so that nothing about the message is new to them.
+        # The value that older workers assume is not written, so that nothing about the message is new to them.
         through={"num_choices": reads_zero_as(1), "skip_special_tokens": omits(True)},
         settle=settled_request,
     ),

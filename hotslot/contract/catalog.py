@@ -209,7 +209,7 @@ class TransferStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TransferProgress:
-    """How far a push or an import is."""
+    """Progress of a push or an import."""
 
     stage: TransferStage
     done_bytes: int = 0

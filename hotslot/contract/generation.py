@@ -84,7 +84,7 @@ class AdapterSelection:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen; the defaults are greedy."""
+    """Sampling of the next token; the defaults are greedy."""
 
     temperature: float = 0.0
     """0 to 100; below 0.00001 it is greedy."""
@@ -107,7 +107,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When a generation ends, besides the model's own end-of-sequence tokens."""
+    """Conditions for the end of a generation, besides the model's own end-of-sequence tokens."""
 
     max_tokens: int | None = 0
     """0 means at most DEFAULT_MAX_TOKENS, and fewer where they do not fit; None means as many as fit."""
@@ -134,7 +134,7 @@ class Logprobs:
     num_alternatives: int = 0
     prompt: bool = False
     enabled: bool = True
-    """Of generated tokens."""
+    """True if the log-probabilities of generated tokens come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class Chunk:
 
 
 class FinishReason(StrEnum):
-    """Why a choice ended."""
+    """Reason for the end of a choice."""
 
     UNSPECIFIED = "unspecified"
     STOP = "stop"
@@ -226,7 +226,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time went, counted from acceptance."""
+    """Time of each stage of a request, counted from acceptance."""
 
     queue_s: float
     adapter_load_s: float

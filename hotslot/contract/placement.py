@@ -19,7 +19,7 @@ class Tier(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """How busy a worker is."""
+    """Load of a worker."""
 
     running_sequences: int
     waiting_sequences: int

@@ -71,7 +71,7 @@ class BaseModule:
     out_features: int
     values_digest: str = field(default="", compare=False)
     """Digest of its weight's and bias's values (`weight_values.py`), for the token embedding and the head; empty where
-    nobody computed it. Not part of the spec's digest, which covers a sample of all values."""
+no store computed it. Not part of the spec's digest, which covers a sample of all values."""
     absence: Absence | None = field(default=None, compare=False)
     """Reason for which the loaded model lacks it, so that no adapter can target it; None where it has it, as far as is
     known. Not part of the spec's digest, which is that of the checkpoint."""

@@ -31,7 +31,7 @@ class BlobChunk:
     data: memoryview
     offset: int
     size_bytes: int
-    """Of the whole blob."""
+    """Size of the whole blob."""
 
 
 def encode_chunk(data: bytes, offset: int, size_bytes: int) -> bytes:
@@ -41,7 +41,7 @@ def encode_chunk(data: bytes, offset: int, size_bytes: int) -> bytes:
 
 
 def decode_chunk(message: bytes) -> BlobChunk:
-    """What a `ReadBlobResponse` says; its data is a view of the message. Raises protobuf's DecodeError."""
+    """Decode a `ReadBlobResponse`; the chunk's data is a view of the message. Raises protobuf's DecodeError."""
     found = _fields_of(message)
     if found is None:
         parsed = blob_pb2.ReadBlobResponse.FromString(message)

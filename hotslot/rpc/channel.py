@@ -63,7 +63,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class ChannelOptions:
-    """How calls go out."""
+    """Options of a channel's calls."""
 
     tenant: TenantId = DEFAULT_TENANT
     metadata: Metadata = ()
@@ -75,9 +75,9 @@ class ChannelOptions:
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """Largest message in either direction; servers take as much."""
     max_attempts: int = 4
-    """Of a call that is safe to retry, the first one included; grpc allows 5 at most. 1 turns retries off."""
+    """Attempts of a call that is safe to retry, the first one included; grpc allows 5 at most. 1 turns retries off."""
     keepalive_s: float = 20.0
-    """How often an idle connection is probed; not below half the server's setting."""
+    """Time between two probes of an idle connection; not below half the server's setting."""
     use_proxy: bool = False
     """Go through the proxy that grpc_proxy, https_proxy or http_proxy names, where no_proxy does not exclude the host.
     By default these variables, which are meant for the way out of a network, do not break calls inside of it."""
@@ -159,7 +159,7 @@ class _MultiCallable:
         return self._timeout_s if timeout_s is None else timeout_s
 
     def _merge(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
-        """What the call itself sets wins over the defaults."""
+        """Merge a call's metadata with the defaults; the call's own wins."""
         own = tuple(metadata or ())
         keys = {key for key, _ in own}
         return (*(pair for pair in self._metadata if pair[0] not in keys), *own)

@@ -1,4 +1,4 @@
-"""How the attributes of errors travel as `google.rpc` details, and back.
+"""Details of errors: attributes to `google.rpc` messages, and back.
 
 | attribute                                   | detail                                                          |
 |---------------------------------------------|-----------------------------------------------------------------|
@@ -30,9 +30,9 @@ from hotslot.violations import grouped
 
 DOMAIN = "hotslot"
 MAX_STATUS_BYTES = 7_000
-"""Of the trailers on the wire: 8 KiB less room for other metadata."""
+"""Most bytes of the trailers on the wire: 8 KiB less room for other metadata."""
 MAX_MESSAGE_BYTES = 1_200
-"""Of the message, percent-encoded as it is in `grpc-message`."""
+"""Most bytes of the message, percent-encoded as it is in `grpc-message`."""
 _MAX_FIELDS = 512
 """More fields of a request than fit, however short they are."""
 MAX_TEXT_LENGTH = 500

@@ -1,4 +1,4 @@
-"""How large messages may be, for both ends of a call, and what gRPC's own refusals of larger ones mean.
+"""Sizes of messages, for both ends of a call, and the meaning of gRPC's own refusals of larger ones.
 
 A server's channel takes whatever a client's channel may send. A server that wants smaller requests refuses the others
 itself, undecoded (`ServerOptions.max_request_bytes`), so that its callers get a reason. Beyond MAX_MESSAGE_BYTES gRPC
@@ -10,15 +10,15 @@ import re
 from hotslot.errors import FieldViolation, HotslotError, InternalError, InvalidRequestError
 
 MAX_MESSAGE_BYTES = 16 * 2**20
-"""Of any message, in either direction."""
+"""Most bytes of any message, in either direction."""
 MAX_GENERATE_BYTES = 4 * 2**20
-"""Of a request to a worker: it is decoded on the event loop, so a large one holds up everybody."""
+"""Most bytes of a request to a worker: it is decoded on the event loop, so a large one holds up all others."""
 
 _REFUSAL = re.compile(r"(SERVER: Received|CLIENT: Received|Received|Sent) message larger than max \((\d+) vs\. (\d+)\)")
 
 
 def from_refusal(text: str) -> HotslotError | None:
-    """What gRPC's refusal of a message means to the caller; None when the text is no such refusal."""
+    """Error that stands for gRPC's refusal of a message; None when the text is no such refusal."""
     found = _REFUSAL.search(text)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What was dialled, by endpoint: opened once, shared, and closed when it is neither used nor wanted any more."""
+"""Pool of dialled servers, by endpoint: opened once, shared, and closed when neither used nor wanted any more."""
 
 import asyncio
 from collections import OrderedDict
@@ -46,11 +46,11 @@ class Pool(Generic[T]):
             await self._close_surplus()
 
     def users(self, endpoint: str) -> int:
-        """How many use the connection to an endpoint now."""
+        """Number of users of the connection to an endpoint now."""
         return self._users.get(endpoint, 0)
 
     async def retain(self, endpoints: Collection[str]) -> None:
-        """Close the connections to everybody else: the idle ones now, the others when their last user has ended."""
+        """Close the connections to all other servers: the idle ones now, the others when their last user has ended."""
         self._unwanted = set(self._open).difference(endpoints)
         await self._close_surplus()
 

@@ -23,7 +23,7 @@ Code = grpc.StatusCode
 
 @dataclass(frozen=True, slots=True)
 class StatusRow:
-    """How one error class travels."""
+    """Row of the table: the status, reason and details of one error class."""
 
     error: type[HotslotError]
     code: grpc.StatusCode

@@ -1,6 +1,6 @@
 """The connection to Redis: one node or a cluster, bounded, and safe under cancellation.
 
-A command that is cancelled half-way leaves its reply in the socket for whoever asks next; gRPC cancels handlers all
+A command that is cancelled half-way leaves its reply in the socket for the next command; gRPC cancels handlers all
 the time. So every command runs in a task of its own, which goes on to the end when the caller goes away.
 """
 
@@ -40,12 +40,12 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class RedisOptions:
-    """How Redis is talked to."""
+    """Options of the connection to Redis."""
 
     url: str = field(repr=False)
     """redis://, rediss://, unix://, or redis+cluster:// and rediss+cluster:// for a Redis Cluster."""
     command_timeout_s: float = 2.0
-    """Of one command, waiting for a connection included."""
+    """Longest wait for one command, waiting for a connection included."""
     connect_timeout_s: float = 1.0
     max_connections: int = 16
 
@@ -117,7 +117,7 @@ class RedisConnection:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled():
-            # An abandoned command's failure is nobody's business any more.
+            # No caller wants an abandoned command's failure any more.
             task.exception()
 
 

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ChangesRead:
-    """What a watcher got in one read."""
+    """Changes that a watcher got in one read."""
 
     changes: tuple[PlacementChange, ...]
     next_revision: int
@@ -36,7 +36,7 @@ class ChangesRead:
     settled_revision: int
     """No change that is still unread will have a revision up to this one."""
     more: bool
-    """Whether there is more to read at once."""
+    """True if there is more to read at once."""
 
 
 class Directory:
@@ -45,7 +45,7 @@ class Directory:
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
         self._told: set[WorkerId] = set()
-        """Of whom it was logged that they cannot be dialled."""
+        """Workers of which it was logged that they cannot be dialled."""
         self._unreadable = Unreadable()
 
     async def pools(self) -> list[Digest]:
@@ -74,7 +74,7 @@ class Directory:
         return self._unreadable.read(f"worker {worker_id}", decode)
 
     async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[Placement, ...]]:
-        """Who holds these versions: one call, and work by the number of holders, not by the size of the fleet."""
+        """Placements of these versions: one call, and work by the number of holders, not by the size of the fleet."""
         return (await self.placements_view(pool, digests)).placements if digests else {}
 
     async def placements_view(self, pool: Digest, digests: Sequence[Digest]) -> PlacementsView:
@@ -111,14 +111,14 @@ class Directory:
         return tuple(placed)
 
     async def revision(self, pool: Digest) -> int:
-        """Where the changes of a pool end now: read this, then the state, then the changes from here."""
+        """Revision of a pool's last change: read this, then the state, then the changes from here."""
         keys = PoolKeys.of(pool)
         return await directory_functions.tail(
             self._connection, changes=keys.changes, prefix=keys.prefix, retention_ms=_WATCH_RETENTION_MS
         )
 
     async def changes(self, pool: Digest, after: int) -> ChangesRead:
-        """What happened after a revision, in order.
+        """Changes after a revision, in order.
 
         Raises RevisionCompactedError when that is not known any more: trimmed, flushed or expired.
         """

@@ -14,8 +14,8 @@ Every key expires. Times are multiples of the lease that the writing worker hold
 | {pool}:changes              | stream of placement changes                       | RETENTION_LEASES, MAX_CHANGES |
 | {hotslot}:pools             | sorted set: base model digest by last sign, ms    | RETENTION_LEASES              |
 
-What a crashed worker leaves behind is removed by whichever worker next renews its lease, or by who watches; the
-retention is for when nobody is left to do so. Live workers report everything again several times within it.
+Keys of a crashed worker are removed by whichever worker next renews its lease, or by a watcher; the
+retention is for when none is left to do so. Live workers report everything again several times within it.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from typing import NewType
 from hotslot.ids import Digest, WorkerId
 
 RETENTION_LEASES = 8
-"""How long, in leases, bookkeeping outlives the last worker that wrote it."""
+"""Leases for which bookkeeping outlives the last worker that wrote it."""
 REPORT_LEASES = 2
-"""How often, in leases, an unchanged residency is reported again."""
+"""Leases between two reports of an unchanged residency."""
 SINCE_LEASES = 2 / 3
-"""How long, in leases, Redis knows a pool without any heartbeat from it. Less than a lease, so that it also counts as a
+"""Leases for which Redis knows a pool without any heartbeat from it. Less than one, so that it also counts as a
 gap when Redis comes back with a state from before, in which leases have ended meanwhile."""
 MAX_CHANGES = 2_000
 """Entries in the stream of changes; who watches from before the oldest must list everything again."""
@@ -72,16 +72,16 @@ class PoolKeys:
         return Key(f"{self.prefix}:leases")
 
     def residency(self, worker_id: WorkerId) -> Key:
-        """What to remove when the worker is gone, and what changed since its last report."""
+        """Placements to remove when the worker is gone, and those that changed since its last report."""
         return Key(f"{self.prefix}:residency:{worker_id}")
 
     def placements(self, digest: Digest) -> Key:
-        """Who holds a version, in one read however large the fleet."""
+        """Workers that hold a version, in one read however large the fleet."""
         return Key(f"{self.prefix}:placements:{digest}")
 
     @property
     def changes(self) -> Key:
-        """What watchers follow."""
+        """Stream that watchers follow."""
         return Key(f"{self.prefix}:changes")
 
 

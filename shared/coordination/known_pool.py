@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 def _nothing() -> None:
-    """Who need not hear of it."""
+    """Ignore the news, for a pool whose reader needs none."""
 
 
 class KnownPool:

@@ -72,7 +72,7 @@ class FleetMember:
 
     @property
     def connected(self) -> bool:
-        """Whether the last heartbeat reached Redis. The worker serves either way; readiness may say so."""
+        """True if the last heartbeat reached Redis. The worker serves either way; readiness may say so."""
         return self._connected.is_set()
 
     async def until_connected(self) -> None:
@@ -117,7 +117,7 @@ class FleetMember:
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
                 await self.release()
         except (CoordinationUnavailableError, TimeoutError) as exc:
-            log.warning("the lease could not be given back and will run out", error=str(exc))
+            log.warning("lease_not_given_back", why=str(exc))
 
     async def announce(self, state: WorkerState, load: WorkerLoad) -> Lease:
         """Take the lease, or renew it.
@@ -191,11 +191,11 @@ class FleetMember:
             except CoordinationUnavailableError as exc:
                 failures += 1
                 if self._connected.is_set() or failures == 1:
-                    log.warning("coordination lost; serving what is resident", error=str(exc))
+                    log.warning("coordination_lost", why=str(exc))
                 self._connected.clear()
             else:
                 if failures:
-                    log.info("coordination is back", failures=failures)
+                    log.info("coordination_back", failures=failures)
                 failures = 0
                 self._connected.set()
             await self._pause(failures)

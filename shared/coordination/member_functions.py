@@ -14,7 +14,7 @@ class Lease:
     expire_time_s: float
     """On Redis's clock."""
     residency_revision: int
-    """Of the report that Redis holds; 0 when it holds none, so that a whole one is due."""
+    """Revision of the report that Redis holds; 0 when it holds none, so that a whole one is due."""
 
 
 @dataclass(frozen=True, slots=True)

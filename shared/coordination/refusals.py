@@ -15,7 +15,7 @@ _LOGIN = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 
 
 def refusal(failure: BaseException, keys: Sequence[str], script: str = "") -> str | None:
-    """What Redis refuses its user, in words that follow "refuses "; None when the failure is something else.
+    """Right that Redis refuses its user, in words that follow "refuses "; None when the failure is something else.
 
     `keys` are those that the call named, `script` is what it ran.
     """

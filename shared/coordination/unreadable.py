@@ -9,10 +9,10 @@ import structlog
 log = structlog.get_logger(__name__)
 
 TOLD_FOR_S = 60.0
-"""How long the same place is not told of again."""
+"""Time until the same place is told of again."""
 MAX_TOLD = 1_024
 MAX_SHOWN = 120
-# What decoding of foreign text may raise: no JSON, another shape, missing parts, numbers beyond bounds, deep nesting.
+# Errors of decoding foreign text: no JSON, another shape, missing parts, numbers beyond bounds, deep nesting.
 _KINDS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ class Unreadable:
         self._told_at_s: dict[str, float] = {}
 
     def read(self, place: str, decode: Callable[[], T]) -> T | None:
-        """What `decode` returns; None, and a log line, where it cannot."""
+        """Result of `decode`; None, and a log line, where it fails."""
         try:
             return decode()
         except _KINDS as exc:

@@ -1,4 +1,4 @@
-"""Which worker a request should go to: pure functions over what the directory knows.
+"""Placement policy: the worker that a request should go to, as pure functions of the fleet's state.
 
 Decisions: docs/decisions/fleet.md
 """

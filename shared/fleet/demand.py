@@ -1,8 +1,8 @@
-"""How much a version is wanted, and how many homes that is worth.
+"""Demand for a version, and the number of homes that it is worth.
 
 A version's demand is the number of its sequences in flight, by the rows of a worker: 2.0 keeps two workers busy. Every
 worker measures its own part, smooths it, and reports it in coarse steps beside the version's tier: in what a router
-reads for a decision anyway. A router adds the parts up. So all of them see the same demand, without asking anyone.
+reads for a decision anyway. A router adds the parts up. So all of them see the same demand, without a further question.
 
 The number of homes has hysteresis of three kinds: a part is lowered only after it was below for `dwell_s`; between
 `lower_below` and `raise_above` for each home the number stays; and what it was is read off the placements
@@ -20,14 +20,14 @@ _FORGOTTEN_BELOW = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class DemandOptions:
-    """How demand is measured and what it is worth."""
+    """Constants with which demand is measured and turned into homes."""
 
     smoothing_s: float = 20.0
     """Time constant of the moving averages."""
     step: float = 0.125
     """Demand is reported in multiples of this, and changes once it is three quarters of a step away."""
     dwell_s: float = 60.0
-    """How long demand must be lower before a lower one is reported."""
+    """Time for which demand must be lower before a lower one is reported."""
     raise_above: float = 0.2
     """Demand for each home above which there will be one more. Well below 1: a version with several homes is what
     evens out the load, and another home costs no more than one load and one place in a host's memory."""
@@ -39,7 +39,7 @@ DEFAULT_DEMAND = DemandOptions()
 
 
 def homes_for(demand: float, current: int, options: DemandOptions = DEFAULT_DEMAND) -> int:
-    """How many homes a version should have when it has `current` ones; at least 1."""
+    """Number of homes that a version should have when it has `current` ones; at least 1."""
     low, high = homes_range(demand, options)
     return min(max(current, low), high)
 

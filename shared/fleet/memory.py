@@ -1,9 +1,9 @@
-"""What a reader goes by when Redis has lost its memory: what it read before, until that is said anew or has ended.
+"""Memory of a reader for the time after Redis lost its data: earlier reads, until they are said anew or have ended.
 
 Redis names the moment since when it has known a pool without a gap. When that changes, or is missing, then everything
 that it does not say may be unknown to it rather than untrue. So every worker that was known stays until its lease, as
-last seen, would have ended, and so do its placements, until the worker has told its residency again. What is read
-replaces what is remembered, worker by worker. While the moment stays the same, what is not read is not there.
+last seen, would have ended, and so do its placements, until the worker has told its residency again. News
+replaces memories, worker by worker. While the moment stays the same, placements that are not read are not there.
 
 Several reads may be under way at once, and their answers come in any order: what a later one said of a worker says
 nothing of what an earlier one could have seen.
@@ -20,7 +20,7 @@ from shared.fleet.records import Placement, PlacementsView, PoolView, WorkerReco
 MAX_REMEMBERED = 16_384
 """Versions whose placements are remembered, those read last."""
 _MAX_LATE_S = 2.0
-"""How old an answer may be that another one overtook; from longer ago is a clock that was set back, by a failover."""
+"""Largest age of an answer that another one overtook; from longer ago is a clock that was set back, by a failover."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class _Untold:
     lease_expire_time_s: float
     """As last seen before."""
     told_at_s: float = math.inf
-    """When its residency was first seen again; it may have been told any time before."""
+    """Time at which its residency was first seen again; it may have been told any time before."""
 
 
 class PoolMemory:
@@ -103,13 +103,13 @@ class PoolMemory:
                 untold.told_at_s = min(untold.told_at_s, now_s)
 
     def _is_untold(self, worker_id: WorkerId, now_s: float) -> bool:
-        """Whether a read of this moment may have missed what the worker holds."""
+        """Tell whether a read of this moment may have missed versions that the worker holds."""
         untold = self._untold.get(worker_id)
         return untold is not None and now_s < untold.lease_expire_time_s and now_s <= untold.told_at_s
 
 
 def _newest_starts(records: Sequence[WorkerRecord]) -> tuple[WorkerRecord, ...]:
-    """Of several starts at one endpoint the one with the largest epoch; by worker_id.
+    """Newest start at each endpoint, by the largest epoch; sorted by worker_id.
 
     Redis has forgotten the epochs, too, so an older start that was frozen until now could be listed again.
     """

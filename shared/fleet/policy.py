@@ -10,8 +10,9 @@ A version's homes are the first k workers in its rendezvous order; k follows its
 4. else, when every worker spills it, to the least loaded that has it.
 
 A worker that is overloaded spills by degrees: the further it is above the bound, the more of its versions go on to the
-next worker, and always the same ones first, whoever decides. So the excess goes, rather than everything at once and
-back again, and a cold load is paid for once. Where others have a version as well, it is let go at once.
+next worker, and always the same ones first, whichever router decides. So the excess goes, rather than everything at
+once and back again, and a cold load is paid for once. A version that others have as well is let go at once.
+
 """
 
 import math
@@ -33,7 +34,7 @@ class PolicyOptions:
 
     demand: DemandOptions = DEFAULT_DEMAND
     max_load_ratio: float = 1.25
-    """Of the fleet's mean load; a worker above it is overloaded. As in consistent hashing with bounded loads
+    """Ratio to the fleet's mean load above which a worker is overloaded. As in consistent hashing with bounded loads
     (Mirrokni, Thorup and Zadimoghaddam, 2018), c = 1.25."""
     spill_above: float = 0.5
     """Share of its rows below which a worker's usual load is never too much: in an idle fleet one request is far above
@@ -41,8 +42,8 @@ class PolicyOptions:
     full_above: float = 1.25
     """The same for the load of the moment: a short wait for a row is cheaper than a cold load."""
     spill_range: float = 0.3
-    """How far above its bound, as a share of it, a worker spills everything. What is spilled costs a load and leaves a
-    copy behind, so a steep answer to loads that are seconds old costs more than it evens out."""
+    """Distance above its bound, as a share of it, at which a worker spills everything. A spilled request costs a load
+    and leaves a copy behind, so a steep answer to loads that are seconds old costs more than it evens out."""
     cold_below: float = 0.95
     """Share of its bound up to which a worker is given what it has to load: that costs as much anywhere else."""
     cold_share: float = 0.3
@@ -55,11 +56,11 @@ _WINDOW = 8
 _WARM = (Tier.SLOT, Tier.HOST)
 _LEAST_ROOM = 0.02
 _LEAST_EVEN = 0.05
-"""Of a worker's load, when requests are shared out: for fleets that do nothing."""
+"""Least bound of a worker's load, when requests are shared out: for fleets that do nothing."""
 _MOMENT_WEIGHT = 0.3
-"""Of the load of the moment beside the usual load, when requests are shared out."""
+"""Weight of the load of the moment beside the usual load, when requests are shared out."""
 _RELUCTANCE_DIGITS = 8
-"""Of a digest's hexadecimal ones, that say how late its version is spilled."""
+"""Hexadecimal digits of a digest that say how late its version is spilled."""
 _MASK = 2**64 - 1
 
 
@@ -101,14 +102,14 @@ class Fleet:
         return fleet
 
     def _judge(self, loads: Mapping[WorkerId, float]) -> None:
-        """What follows from the workers' loads of the moment."""
+        """Judge the workers by their loads of the moment: spilled shares, room, nearness to the bound."""
         self._loads, options = loads, self._options
         usual = {worker_id: usual_load(record) for worker_id, record in self.workers.items()}
         even_now, even = (max(options.max_load_ratio * _mean(each), _LEAST_EVEN) for each in (loads, usual))
         bound_now, bound = max(even_now, options.full_above), max(even, options.spill_above)
         excess = {w: max(load / bound_now, usual[w] / bound) - 1 for w, load in loads.items()}
         self._spilled = {w: above / options.spill_range for w, above in excess.items() if above > 0}
-        """Of its versions, the share that an overloaded worker spills; above 1 all of them."""
+        """Share of its versions that an overloaded worker spills; above 1 all of them."""
         self._near_bound = {w for w, above in excess.items() if above > options.cold_below - 1}
         # By the fleet's mean, however quiet it is: to share out what several have evens out the load for nothing.
         now, usually = _MOMENT_WEIGHT / even_now, (1 - _MOMENT_WEIGHT) / even
@@ -146,16 +147,18 @@ class Fleet:
     def homes(
         self, key: Digest, holders: Sequence[Placement], policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
     ) -> Sequence[WorkerId]:
-        """Where a version should be, first the first in its order: as many as its demand and its policy want."""
+        """Homes of a version, first the first in its order: as many as its demand and its policy want."""
         return self._homes(key, *self._holdings(holders), policy)
 
     def should_hold(self, worker_id: WorkerId, key: Digest, policy: ReplicaPolicy) -> bool:
-        """Whether a worker should have a version even if nobody asks for it: the first homes of a pinned adapter."""
+        """Tell whether a worker should have a version even if no request asks for it: the first homes of a pinned
+        adapter.
+        """
         most = min(max(1, policy.min_replicas), self._most(policy))
         return policy.pinned and worker_id in self.rendezvous.top(key, most)
 
     def spills(self, worker_id: WorkerId, key: Digest) -> bool:
-        """Whether a worker is so much overloaded that this version should go elsewhere."""
+        """Tell whether a worker is so much overloaded that this version should go elsewhere."""
         return self._spilled.get(worker_id, 0.0) > _reluctance(key)
 
     def _steps(
@@ -192,7 +195,7 @@ class Fleet:
     def _shared_out(self, homes: Iterable[WorkerId], tiers: Mapping[WorkerId, Tier], turn: int) -> list[WorkerId]:
         """In a random order that is weighted with the room of each (Efraimidis and Spirakis, 2006).
 
-        Loads are seconds old and the same for everybody: the least loaded would get everything until the next report.
+        Loads are seconds old and the same for all routers: the least loaded would get everything until the next report.
         """
         drawn = []
         for number, worker_id in enumerate(homes):
@@ -214,7 +217,7 @@ class Fleet:
         return min(policy.max_replicas or len(self.workers), len(self.workers))
 
     def _holdings(self, holders: Iterable[Placement]) -> tuple[dict[WorkerId, Tier], float]:
-        """Where a version is, and its demand: one pass, since there may be hundreds of holders."""
+        """Tiers of a version by worker, and its demand: one pass, since there may be hundreds of holders."""
         workers, held, demand = self.workers, {}, 0.0
         for placement in holders:
             worker_id = placement.worker_id
@@ -271,7 +274,7 @@ def usual_load(record: WorkerRecord) -> float:
 
 
 def _reluctance(key: Digest) -> float:
-    """How late a version is spilled, 0 to 1: the same everywhere."""
+    """Reluctance to spill a version, 0 to 1: the same on every router."""
     return float(int(key[-_RELUCTANCE_DIGITS:], 16) / 16**_RELUCTANCE_DIGITS)
 
 

@@ -8,7 +8,7 @@ from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, WorkerId
 
 
 class Tier(StrEnum):
-    """Where an adapter is on a worker, fastest first."""
+    """Tier of an adapter on a worker, fastest first."""
 
     SLOT = "slot"
     HOST = "host"
@@ -25,7 +25,7 @@ _DISTANCES = {tier: position for position, tier in enumerate(Tier)}
 
 
 class WorkerState(StrEnum):
-    """Whether a worker takes requests."""
+    """State of a worker: whether it takes requests."""
 
     STARTING = "starting"
     READY = "ready"
@@ -35,7 +35,7 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerLoad:
-    """How busy a worker is."""
+    """Load of a worker."""
 
     running_sequences: int = 0
     waiting_sequences: int = 0
@@ -60,7 +60,7 @@ Abilities = tuple[Digest, str, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """What stays the same from a worker's start to its end."""
+    """Facts about a worker that stay the same from its start to its end."""
 
     worker_id: WorkerId
     endpoint: str
@@ -83,12 +83,12 @@ class WorkerInfo:
     workers that do not report it. Not one of the abilities: workers of two versions share a fleet."""
 
     def serves_like(self, other: "WorkerInfo") -> bool:
-        """Whether either may answer for the other: what one accepts the other accepts, and computes alike."""
+        """Tell whether either worker may answer for the other: both accept the same requests, and compute alike."""
         return self.abilities == other.abilities
 
     @property
     def abilities(self) -> Abilities:
-        """What workers that serve alike have in common."""
+        """Abilities that workers have in common that serve alike."""
         sizes = self.slot_rank, self.num_slots, self.max_rank, self.max_sequence_tokens
         return self.base_model_digest, self.dtype, *sizes
 
@@ -103,7 +103,7 @@ class WorkerRecord:
     lease_expire_time_s: float
     """On Redis's clock, seconds since the Unix epoch."""
     residency_revision: int
-    """Of the newest residency report; 0 before the first."""
+    """Revision of the newest residency report; 0 before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class Resident:
     """Further tenants that use the same content here, each with its own name for it."""
 
     def seen_by(self, tenant: TenantId) -> "Resident | None":
-        """As a tenant is shown it, under its own name and nobody else's; None when it did not use it here."""
+        """As a tenant is shown it, under its own name alone; None when it did not use it here."""
         for user, name in ((self.tenant, self.name), *self.others):
             if user == tenant:
                 return replace(self, tenant=user, name=name, others=())
@@ -133,7 +133,7 @@ class Resident:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """What a worker says of itself at one moment."""
+    """Report of a worker on itself at one moment."""
 
     state: WorkerState
     load: WorkerLoad
@@ -163,7 +163,7 @@ class PoolView:
 
 @dataclass(frozen=True, slots=True)
 class PlacementsView:
-    """Who holds some versions at one moment."""
+    """Placements of some versions at one moment."""
 
     placements: Mapping[Digest, tuple[Placement, ...]]
     time_s: float

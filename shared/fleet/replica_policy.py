@@ -1,4 +1,4 @@
-"""What an adapter's owner decides about where it may be."""
+"""Policy of an adapter's owner on the workers that it may be on."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class ReplicaPolicy:
     max_replicas: int | None = None
     """Workers that it may be on however much it is wanted; None for as many as there are."""
     pinned: bool = False
-    """Whether as many homes, at least one, load it before anyone asks, and keep it in memory."""
+    """True if as many homes, at least one, load it before a request asks, and keep it in memory."""
 
     def __post_init__(self) -> None:
         assert self.min_replicas >= 0, self

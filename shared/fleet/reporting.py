@@ -6,8 +6,9 @@ from hotslot.ids import Digest
 from shared.fleet.records import Resident, Tier
 
 DETAILS_SHARE = 0.75
-"""Of the time between heartbeats, the least between two reports that tell only which versions are in slots, or who used
-them last: they go with a heartbeat. A report is whole, and in a busy worker such details change all the time."""
+"""Least part of the time between heartbeats, between two reports that tell only which versions are in slots, or which
+tenants used them last: they go with a heartbeat. A report is whole, and in a busy worker such details change all the
+time."""
 _IN_MEMORY = (Tier.SLOT, Tier.HOST)
 
 

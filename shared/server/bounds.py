@@ -17,9 +17,10 @@ class Bound:
     """The most that one field may hold."""
 
     max_bytes: int = 0
-    """Of one value of text (in UTF-8) or bytes; 0 for numbers and messages."""
+    """Most bytes of one value of text (in UTF-8) or bytes; 0 for numbers and messages."""
     max_entries: int = 1
-    """Of a repeated field or a map, in the whole message: those of all messages that have the field count together."""
+    """Most entries of a repeated field or a map, in the whole message: those of all messages that have the field
+    together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Group:
 KIB, MIB = 2**10, 2**20
 
 MAX_DEPTH = 100
-"""Of messages inside of each other; also protobuf's own limit."""
+"""Most messages inside of each other; also protobuf's own limit."""
 MAX_STRAYS = 2_048
 """Entries of one message, nested ones included, that its definition does not account for: fields that this server does
 not know, and repetitions of what may stand once."""

@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 LIVENESS = "liveness"
 READINESS = "readiness"
 RECEIVE_WINDOW_BYTES = 64 * 2**10
-"""Of a stream that a client sends, beyond the message that is being received: that one may always come whole."""
+"""Bytes that a client's stream may send beyond the message that is being received: that one may always come whole."""
 MAX_WAITING_CALLS = 8192
 """That arrived and were not taken by the event loop yet. Beyond it gRPC ends calls as CANCELLED, which tells callers
 nothing; by default from 1,000 on, which a loop that is short of processor time reaches within seconds."""
@@ -38,14 +38,14 @@ nothing; by default from 1,000 on, which a loop that is short of processor time 
 AGE_SPREAD = 1.1
 """gRPC ends connections at up to so many times their age."""
 GOODBYE_S = 0.5
-"""How long clients may take to hear that their connection has ended."""
+"""Longest time until clients hear that their connection has ended."""
 LAST_WORDS_S = 1.0
-"""How long the statuses of calls that took longer than the grace may take to leave."""
+"""Longest time for the statuses of calls that took longer than the grace to leave."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """How a server listens and within which limits."""
+    """Options of a server: its address and limits."""
 
     address: str = "127.0.0.1:0"
     """host:port, where port 0 takes a free one, or unix:/path."""
@@ -57,24 +57,24 @@ class ServerOptions:
     """After this long a connection takes no new calls, so that long-lived clients see new servers; those that run go
     on. 0 means that connections live as long as their clients like."""
     keepalive_s: float = 20.0
-    """How often an idle connection is probed, at the least, in both directions."""
+    """Longest time between two probes of an idle connection, in both directions."""
     max_concurrent_calls: int | None = None
     """More are refused with RESOURCE_EXHAUSTED by grpc itself."""
     stall_s: float = STALL_S
-    """How long a stream's caller may take nothing, or send nothing, before the stream is ended."""
+    """Longest time in which a stream's caller takes nothing, or sends nothing, before the stream is ended."""
     stream_limits: tuple[StreamLimit, ...] = ()
-    """How many streams may run at the same time; tenants share them."""
+    """Most streams that run at the same time; tenants share them."""
     drain_delay_s: float = 0.0
-    """How long load balancers may take to notice that the server is not ready any more; calls are taken meanwhile."""
+    """Time for load balancers to notice that the server is not ready any more; calls are taken meanwhile."""
     grace_s: float = 30.0
-    """How long running calls may take to finish when the server stops; longer ones end as UNAVAILABLE."""
+    """Time for running calls to finish when the server stops; longer ones end as UNAVAILABLE."""
 
     @property
     def drain_s(self) -> float:
         """From not being ready to stopping: until no load balancer sends connections and the last one has its age.
 
-        Until its clients know that a server stops, gRPC ends what they still send as CANCELLED. Nobody sends once all
-        connections have ended by age, which clients hear of in time.
+        Until its clients know that a server stops, gRPC ends calls that they still send as CANCELLED. No client sends
+        once all connections have ended by age, which clients hear of in time.
         """
         if not self.max_connection_age_s:
             return self.drain_delay_s
@@ -239,7 +239,7 @@ def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", keepalive_ms // 2),
         ("grpc.keepalive_permit_without_calls", 1),
-        # A server that was too busy to read sees several probes at once, which is no abuse: nobody is cut off for it.
+        # A server that was too busy to read sees several probes at once, which is no abuse: no client is cut off.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", keepalive_ms // 2),
         ("grpc.http2.max_ping_strikes", 0),
     ]

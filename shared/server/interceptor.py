@@ -51,7 +51,7 @@ class CallRecord:
     tenant: str
     code: grpc.StatusCode
     reason: str
-    """Of the error; empty when there was none."""
+    """Reason of the error; empty when there was none."""
     duration_s: float
 
 

@@ -15,7 +15,7 @@ from hotslot.errors import QuotaExceededError, StreamStalledError
 STALL_S = 120.0
 """A message of 1 MiB at 10 kB/s takes 105 s."""
 SHARE = 8
-"""How many times as many places as are free a tenant may have: eight ninths of them when it is alone (dynamic
+"""Multiple of the free places that a tenant may have: eight ninths of them when it is alone (dynamic
 thresholds, Choudhury and Hahne 1998)."""
 SLEEPS_S = 30.0
 """A reader that took nothing for so long sleeps. One that takes 10 kB/s takes a stream's first chunk, of 256 KiB, in 26
@@ -28,10 +28,10 @@ RETRY_AFTER_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class StreamLimit:
-    """How many calls of some methods may run at the same time."""
+    """Limit of calls of some methods that run at the same time."""
 
     setting: str
-    """Where the number comes from, as errors name it."""
+    """Setting that has the number, as errors name it."""
     max_streams: int
     methods: tuple[str, ...]
     """`/package.Service/Method`."""
@@ -44,7 +44,8 @@ class Stream:
         self._stall_s = stall_s
         self._timeout: asyncio.Timeout | None = None
         self.waits_since_s: float | None = None
-        """When the message that its reader has not taken yet was given to gRPC; None while there is no such message."""
+        """Time at which the message that its reader has not taken yet was given to gRPC; None while there is no such
+        message."""
 
     async def write(self, writing: Awaitable[None]) -> None:
         """Wait until a message is taken; raises StreamStalledError when that takes too long."""

@@ -38,10 +38,10 @@ class WireField:
     counter: int
     """Index of its entries' number; both tags of a repeated number share it."""
     packed_bytes: int = -1
-    """Of one number where many stand together, 0 where they are varints; -1 for all other fields."""
+    """Bytes of one number where many stand together, 0 where they are varints; -1 for all other fields."""
     kind: "WireMessage | None" = None
     is_short: bool = False
-    """Whether nothing in an entry of up to 127 bytes can be too long."""
+    """True if nothing in an entry of up to 127 bytes can be too long."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Where a request is served: on this worker, or one hop away on the one that has its adapters and room.
+"""Routing of requests: to this worker, or one hop away to the one that has its adapters and room.
 
 Decisions: docs/decisions/routing.md
 """

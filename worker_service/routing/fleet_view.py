@@ -26,25 +26,25 @@ MAX_REMEMBERED = 4_096
 
 @dataclass(frozen=True, slots=True)
 class ViewLimits:
-    """How fresh and how patient."""
+    """Freshness of the picture, and patience for it."""
 
     refresh_s: float = 0.5
-    """How old a picture may be before a newer one is read."""
+    """Age of a picture at which a newer one is read."""
     refresh_per_worker_s: float = 0.005
     """The same for each worker of the pool, where that is longer: all of them read, and each reads all."""
     max_age_s: float = 5.0
-    """How old a picture may be while Redis is there; in a large pool two refreshes, where that is longer."""
+    """Largest age of a picture while Redis is there; in a large pool two refreshes, where that is longer."""
     placement_ttl_s: float = 0.25
-    """How long it is believed who holds a version."""
+    """Time for which the holders of a version are believed."""
     patience_s: float = 0.1
-    """How long a request waits for Redis."""
+    """Longest wait of a request for Redis."""
     away_s: float = 1.0
-    """After it waited in vain, how long nobody else does."""
+    """Time for which no request waits after one waited in vain."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What a decision is made from."""
+    """Picture from which a decision is made."""
 
     fleet: Fleet
     placements: Mapping[Digest, Sequence[Placement]]
@@ -63,7 +63,7 @@ class FleetView:
     ) -> None:
         """`on_members` hears the endpoints of each new picture, this worker's own included."""
         self.me = me
-        """Who asks; only workers that serve alike are seen."""
+        """Worker that asks; only workers that serve alike are seen."""
         self._pool = pool
         self._on_members = on_members
         self._limits = limits
@@ -80,7 +80,7 @@ class FleetView:
         self._reads: SingleFlight[tuple[Digest, ...], Mapping[Digest, Sequence[Placement]]] = SingleFlight()
 
     async def look(self, digests: Sequence[Digest]) -> Sight | None:
-        """The fleet and who holds these versions; None when nobody else is known."""
+        """The fleet and who holds these versions; None when no other worker is known."""
         if self._clock() >= self._away_until_s:
             try:
                 async with asyncio.timeout(self._limits.patience_s):
@@ -97,7 +97,7 @@ class FleetView:
         await self._refreshes.close()
 
     def _recall(self, digests: Sequence[Digest]) -> Sight | None:
-        """What was known before Redis went away; None once no other worker's lease runs."""
+        """Picture from before Redis went away; None once no other worker's lease runs."""
         if self._fleet is None:
             return None
         if self._clock() - self._recalled_at_s >= self._every_s:

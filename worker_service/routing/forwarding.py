@@ -1,6 +1,6 @@
 """One request on its one hop: the same metadata and deadline, raw messages back, cancelled when the caller leaves.
 
-**Invariant**: what was forwarded is never forwarded again. The mark that says so comes from whoever calls, so all it
+**Invariant**: a forwarded request is never forwarded again. The mark that says so comes from the caller, so all it
 may do is keep a request on the worker that it reached.
 """
 
@@ -60,7 +60,7 @@ def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], forwarder: Wo
 
 
 def is_forwarded(received: Iterable[tuple[str, str | bytes]]) -> bool:
-    """Whether somebody forwarded this request already."""
+    """Tell whether a worker forwarded this request already."""
     return any(key == FORWARDED_KEY for key, _ in received)
 
 

@@ -1,7 +1,7 @@
-"""Whether a request leaves this worker, and for which others. Pure.
+"""Plan of a request: whether it leaves this worker, and to which others. Pure.
 
 A worker that has everything keeps the request while it has a free row; then only a free row elsewhere is worth the
-hop. One that would have to pull an adapter leaves the request to whoever the placement policy ranks before it.
+hop. One that would have to pull an adapter leaves the request to the worker that the placement policy ranks before it.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ class Here:
 
     worker_id: WorkerId
     holds_all: bool
-    """Whether every adapter that the request needs is in memory here, or on its way."""
+    """True if every adapter that the request needs is in memory here, or on its way."""
     in_flight: int
     """Sequences accepted and not finished."""
     max_sequences: int
@@ -28,7 +28,7 @@ class Here:
 
     @property
     def keeps(self) -> bool:
-        """Whether the request stays, whatever others could do for it."""
+        """True if the request stays, whatever other workers could do for it."""
         return self.takes_requests and self.holds_all and self.in_flight < self.max_sequences
 
 

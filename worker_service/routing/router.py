@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 MAX_FORWARDS = 2
 """Other workers that one request is sent to, one after the other."""
 COUNT_EVERY_S = 0.02
-"""How old the count of what was sent may be: taking it looks at every worker."""
+"""Largest age of the count of requests that were sent: taking it looks at every worker."""
 AVOID_S = 2.0
-"""How long a worker that could not be reached is passed over; its lease may run on for longer."""
+"""Time for which a worker that could not be reached is passed over; its lease may run on for longer."""
 # Errors that say nothing about the next request: others' failures, one tenant's switch, a copy into slots, which one
 # adapter's data can make fail. An engine that hangs is told of in Redis.
 NOT_THE_WORKER = (StoreUnavailableError, SourceUnavailableError, AdaptersDisabledError, EngineFailedError)

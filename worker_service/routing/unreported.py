@@ -1,4 +1,4 @@
-"""How many requests from here are on workers that have not reported since these were sent. Pure state.
+"""Requests from here on workers that have not reported since these were sent. Pure state.
 
 A worker's load is what it last reported, and what this router has on it now beyond what it had then. A request sent
 between a report and its reading counts as reported, so the estimate is rather too low.
@@ -13,7 +13,7 @@ from shared.fleet.records import WorkerRecord
 
 @dataclass(slots=True)
 class Unreported:
-    """What was open from here when each worker's newest report was first seen."""
+    """Requests open from here when each worker's newest report was first seen."""
 
     _at_report: dict[WorkerId, tuple[float, int]] = field(default_factory=dict)
 
