@@ -8,10 +8,18 @@ import pytest
 from deploy.demo.model import BASE_MODEL, ensure_model
 from hotslot import BlockingHotslotClient
 from hotslot.local.children import Child
+from tests.support.lasting_keys import lasting_keys
 from tests.support.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_ADAPTERS = ROOT / "deploy" / "demo" / "adapters"
+
+
+@pytest.fixture(autouse=True)
+def no_key_lasts() -> Iterator[None]:
+    """Every key that a test leaves in a Valkey must end by itself."""
+    yield
+    assert lasting_keys() == {}, "keys without a time to live"
 
 
 @pytest.fixture(scope="session")
