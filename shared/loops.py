@@ -55,6 +55,16 @@ class Loops:
         """Run what the process can do without for a while; it may also come to an end."""
         self._begin(name, self._restarted(name, begin))
 
+    def repeated(self, name: str, every_s: float, work: Callable[[], Work]) -> None:
+        """Run work every so often, the first time after `every_s`; as `restarted` when it fails."""
+
+        async def again() -> None:
+            while True:
+                await asyncio.sleep(every_s)
+                await work()
+
+        self.restarted(name, again)
+
     async def until_failed(self) -> Exception:
         """Return why an essential loop failed, once one has."""
         return await asyncio.shield(self._failure)

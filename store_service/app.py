@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from hotslot.errors import HotslotError
 from hotslot.ids import TenantId, parse_tenant
 from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from hotslot.pb.hotslot.store.v1 import (
@@ -23,6 +23,7 @@ from hotslot.rpc import blob_chunks
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY
+from shared.loops import Loops
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
@@ -36,14 +37,14 @@ from store_service.content.reading import BlobReader
 from store_service.content.recovery import Recovery
 from store_service.content.scrub import Scrub
 from store_service.content.stats import BlobStats
-from store_service.content.upkeep import keep_for_ever, scrub_for_ever
+from store_service.content.upkeep import keep_blobs, scrub_for_ever
 from store_service.content.uploads import LocalUploadStore
 from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
-from store_service.opening import locked, open_data
+from store_service.opening import Data, locked, open_data
 from store_service.placement.access import tell_access
 from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import Ranks
@@ -80,121 +81,179 @@ class CatalogResolver:
         return Wanted(found.version.digest, manifest.base_model_digest, policy, Ranks.of(manifest))
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Threads and queues that keep the event loop from waiting."""
+
+    offload: Offload
+    admission: FairQueue
+    lookups: CallQueue
+    changes: CallQueue
+    signal: ChangeSignal
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """The store's parts below its servicers."""
+
+    data: Data
+    stats: BlobStats
+    registry: Registry
+    importer: Importer
+    collector: Collector
+    sources: Sources
+    recovery: Recovery
+
+
 @asynccontextmanager
 async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
-    """A store that answers, until the block is left.
+    """A store that answers, until the block is left; then calls end first, loops after them, and files last.
 
     Raises StoreUnavailableError when its folder, database or object storage cannot be used, or do not belong together,
     CatalogDamagedError, and OSError for its address.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(locked(settings.data_dir))
-        signal = ChangeSignal(asyncio.get_running_loop())
-        offload = Offload("store-io", settings.num_io_threads)
-        stack.callback(offload.close)
-        admission = FairQueue("admission", settings.max_admissions, settings.max_waiting_admissions)
-        stack.callback(admission.close)
-        lookups, changes = (
-            CallQueue(name, settings.num_catalog_threads, settings.max_catalog_wait_s)
-            for name in ("catalog-lookups", "catalog-changes")
-        )
-        stack.callback(lookups.close)
-        stack.callback(changes.close)
-        stats = BlobStats()
-        data = await offload(open_data, settings, signal.notify, stats)
-        engine, catalog, blobs = data.engine, data.catalog, data.blobs
-        stack.callback(engine.dispose)
-        stack.push_async_callback(offload, blobs.save_use_times)
-        base_models = BaseModels(engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
-        uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
-        registry = Registry(catalog, base_models, blobs, uploads, settings.admission_limits)
-        imports = ImportOptions(
-            max_imports=settings.max_imports,
-            linger_s=settings.import_linger_s,
-            refusal_ttl_s=settings.import_refusal_ttl_s,
-        )
-        importer = Importer(registry, settings.data_dir / "imports", admission, imports)
-        stack.push_async_callback(importer.close)
-        collector = Collector(registry, uploads, data.ledger, data.ownership, settings.collection_options)
-        stack.push_async_callback(offload, collector.close)
-        await _collect(collector, offload)
-        sources = Sources(
-            import_roots=tuple(Path(root) for root in settings.import_roots),
-            max_bytes=settings.max_adapter_bytes,
-            hub=HubOptions(
-                endpoint=settings.hub_endpoint,
-                token=settings.hub_token.get_secret_value(),
-                redirect_hosts=settings.hub_redirect_hosts,
-                timeout_s=settings.hub_timeout_s,
-                num_attempts=settings.hub_attempts,
-            ),
-            hub_token_tenants=settings.hub_token_tenants,
-        )
-        origins = Origins(
-            catalog, base_models, blobs, sources, settings.admission_limits, settings.data_dir / "restores"
-        )
-        recovery = Recovery(registry, blobs, origins, stats, offload, max_restores=settings.max_restores)
-        stack.push_async_callback(recovery.close)
-        redis = await _redis(settings, stack)
-        servicer = AdapterStoreServicer(
-            registry,
-            importer,
-            sources,
-            ServingAdvice(FleetCache(Directory(redis), clock=time.monotonic) if redis is not None else None),
-            lookups,
-            changes,
-            offload,
-            admission,
-            signal,
-            Epochs(engine),
-            Policies(engine, signal.notify),
-            delete_grace_s=settings.delete_grace_s,
-        )
-        turns = Turns(PASSES_PER_CHUNK)
-        services = [
-            service(
-                adapter_store_pb2,
-                "AdapterStoreService",
-                adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server,
-                servicer,
-            ),
-            service(
-                blob_pb2,
-                "BlobService",
-                blob_chunks.add_to_server,
-                BlobServicer(registry, BlobReader(recovery, offload, settings.verify_every_s), offload, turns),
-            ),
-            _compiled_code(settings, offload, turns),
-            *_placement(redis, registry, lookups),
-        ]
-        for work in (
-            _collect_for_ever(collector, offload, settings.collect_every_s),
-            keep_for_ever(blobs, stats, offload, settings.collect_every_s),
-        ):
-            stack.push_async_callback(_cancel, asyncio.create_task(work))
-        if settings.scrub_every_s:
-            marker = settings.data_dir / "scrubbed"
-            scrub = Scrub(blobs, recovery, stats, marker, max_bytes_per_s=settings.scrub_bytes_per_s)
-            stack.push_async_callback(asyncio.to_thread, scrub.close)
-            stack.push_async_callback(_cancel, asyncio.create_task(scrub_for_ever(scrub, settings.scrub_every_s)))
-        options = ServerOptions(
-            address=settings.listen,
-            max_connection_age_s=settings.max_connection_age_s,
-            drain_delay_s=settings.drain_delay_s,
-            grace_s=settings.grace_s,
-            stall_s=settings.stream_stall_s,
-            stream_limits=stream_limits(settings),
-        )
-        server = await stack.enter_async_context(serve(services, options))
+        execution = build_execution(settings, stack)
+        domain = await build_domain(settings, execution, stack)
+        redis = await build_redis(settings, stack)
+        services = build_services(settings, execution, domain, redis)
+        scrub = build_scrub(settings, domain, stack)
+        loops = await stack.enter_async_context(Loops())
+        begin_loops(settings, execution, domain, scrub, redis, loops)
+        server = await stack.enter_async_context(serve(services, _server_options(settings)))
         await server.set_ready(True)
         yield server
 
 
-def _compiled_code(settings: StoreSettings, offload: Offload, turns: Turns) -> Service:
-    options = CompiledCodeOptions(settings.compiled_code_bytes, parse_tenant(settings.compiled_code_tenant))
-    code = CompiledCodeStore(settings.data_dir / "compiled-code", options)
-    add = compiled_code_pb2_grpc.add_CompiledCodeServiceServicer_to_server
-    return service(compiled_code_pb2, "CompiledCodeService", add, CompiledCodeServicer(code, offload, turns))
+def build_execution(settings: StoreSettings, stack: AsyncExitStack) -> Execution:
+    """Threads for files, turns for admissions, and two queues for the catalog."""
+    offload = Offload("store-io", settings.num_io_threads)
+    stack.callback(offload.close)
+    admission = FairQueue("admission", settings.max_admissions, settings.max_waiting_admissions)
+    stack.callback(admission.close)
+    lookups, changes = (
+        CallQueue(name, settings.num_catalog_threads, settings.max_catalog_wait_s)
+        for name in ("catalog-lookups", "catalog-changes")
+    )
+    stack.callback(lookups.close)
+    stack.callback(changes.close)
+    return Execution(offload, admission, lookups, changes, ChangeSignal(asyncio.get_running_loop()))
+
+
+async def build_domain(settings: StoreSettings, execution: Execution, stack: AsyncExitStack) -> Domain:
+    """Catalog and blobs, opened, and what admits, collects and restores them."""
+    offload, stats = execution.offload, BlobStats()
+    data = await offload(open_data, settings, execution.signal.notify, stats)
+    stack.callback(data.engine.dispose)
+    stack.push_async_callback(offload, data.blobs.save_use_times)
+    base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
+    uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
+    registry = Registry(data.catalog, base_models, data.blobs, uploads, settings.admission_limits)
+    imports = ImportOptions(
+        max_imports=settings.max_imports,
+        linger_s=settings.import_linger_s,
+        refusal_ttl_s=settings.import_refusal_ttl_s,
+    )
+    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports)
+    stack.push_async_callback(importer.close)
+    collector = Collector(registry, uploads, data.ledger, data.ownership, settings.collection_options)
+    stack.push_async_callback(offload, collector.close)
+    await _collect(collector, offload)
+    sources = build_sources(settings)
+    restores = settings.data_dir / "restores"
+    origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
+    recovery = Recovery(registry, data.blobs, origins, stats, offload, max_restores=settings.max_restores)
+    stack.push_async_callback(recovery.close)
+    return Domain(data, stats, registry, importer, collector, sources, recovery)
+
+
+def build_sources(settings: StoreSettings) -> Sources:
+    """Places that checkpoints may come from."""
+    return Sources(
+        import_roots=tuple(Path(root) for root in settings.import_roots),
+        max_bytes=settings.max_adapter_bytes,
+        hub=HubOptions(
+            endpoint=settings.hub_endpoint,
+            token=settings.hub_token.get_secret_value(),
+            redirect_hosts=settings.hub_redirect_hosts,
+            timeout_s=settings.hub_timeout_s,
+            num_attempts=settings.hub_attempts,
+        ),
+        hub_token_tenants=settings.hub_token_tenants,
+    )
+
+
+async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
+    """The connection to Redis, without which there is no placement."""
+    if settings.redis_url is None:
+        return None
+    return await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+
+
+def build_services(
+    settings: StoreSettings, execution: Execution, domain: Domain, redis: RedisConnection | None
+) -> list[Service]:
+    """The gRPC services over the domain."""
+    registry, offload, turns = domain.registry, execution.offload, Turns(PASSES_PER_CHUNK)
+    adapters = AdapterStoreServicer(
+        registry,
+        domain.importer,
+        domain.sources,
+        ServingAdvice(FleetCache(Directory(redis), clock=time.monotonic) if redis is not None else None),
+        execution.lookups,
+        execution.changes,
+        offload,
+        execution.admission,
+        execution.signal,
+        Epochs(domain.data.engine),
+        Policies(domain.data.engine, execution.signal.notify),
+        delete_grace_s=settings.delete_grace_s,
+    )
+    add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
+    reader = BlobReader(domain.recovery, offload, settings.verify_every_s)
+    blobs = BlobServicer(registry, reader, offload, turns)
+    code_options = CompiledCodeOptions(settings.compiled_code_bytes, parse_tenant(settings.compiled_code_tenant))
+    code = CompiledCodeServicer(CompiledCodeStore(settings.data_dir / "compiled-code", code_options), offload, turns)
+    add_code = compiled_code_pb2_grpc.add_CompiledCodeServiceServicer_to_server
+    services = [
+        service(adapter_store_pb2, "AdapterStoreService", add_adapters, adapters),
+        service(blob_pb2, "BlobService", blob_chunks.add_to_server, blobs),
+        service(compiled_code_pb2, "CompiledCodeService", add_code, code),
+    ]
+    if redis is not None:
+        placement = PlacementServicer(redis, CatalogResolver(registry, execution.lookups))
+        add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
+        services.append(service(placement_pb2, "PlacementService", add_placement, placement))
+    return services
+
+
+def build_scrub(settings: StoreSettings, domain: Domain, stack: AsyncExitStack) -> Scrub | None:
+    """The scrub of the disk, where the settings want one."""
+    if not settings.scrub_every_s:
+        return None
+    marker, max_bytes_per_s = settings.data_dir / "scrubbed", settings.scrub_bytes_per_s
+    scrub = Scrub(domain.data.blobs, domain.recovery, domain.stats, marker, max_bytes_per_s=max_bytes_per_s)
+    stack.push_async_callback(asyncio.to_thread, scrub.close)
+    return scrub
+
+
+def begin_loops(
+    settings: StoreSettings,
+    execution: Execution,
+    domain: Domain,
+    scrub: Scrub | None,
+    redis: RedisConnection | None,
+    loops: Loops,
+) -> None:
+    """Begin what goes on beside calls; the store serves without any of it."""
+    offload, blobs, every_s = execution.offload, domain.data.blobs, settings.collect_every_s
+    loops.repeated("collection", every_s, lambda: _collect(domain.collector, offload))
+    loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, domain.stats, offload))
+    if scrub is not None:
+        loops.restarted("scrub", lambda: scrub_for_ever(scrub, settings.scrub_every_s))
+    if redis is not None:
+        loops.restarted("access to Redis", lambda: tell_access(redis))
 
 
 async def run(settings: StoreSettings) -> None:
@@ -211,38 +270,18 @@ async def run(settings: StoreSettings) -> None:
         log.info("stopping", signal=received.name)
 
 
-async def _redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
-    if settings.redis_url is None:
-        return None
-    redis = await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
-    stack.callback(asyncio.create_task(tell_access(redis)).cancel)
-    return redis
-
-
-def _placement(redis: RedisConnection | None, registry: Registry, lookups: CallQueue) -> list[Service]:
-    if redis is None:
-        return []
-    servicer = PlacementServicer(redis, CatalogResolver(registry, lookups))
-    add = placement_pb2_grpc.add_PlacementServiceServicer_to_server
-    return [service(placement_pb2, "PlacementService", add, servicer)]
-
-
 async def _collect(collector: Collector, offload: Offload) -> None:
     collected = await offload(collector.run)
     if collected.num_blobs or collected.num_uploads:
         log.info("collected", num_blobs=collected.num_blobs, num_uploads=collected.num_uploads)
 
 
-async def _collect_for_ever(collector: Collector, offload: Offload, every_s: float) -> None:
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            await _collect(collector, offload)
-        except (HotslotError, OSError) as exc:
-            log.warning("collection_failed", why=str(exc))
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+def _server_options(settings: StoreSettings) -> ServerOptions:
+    return ServerOptions(
+        address=settings.listen,
+        max_connection_age_s=settings.max_connection_age_s,
+        drain_delay_s=settings.drain_delay_s,
+        grace_s=settings.grace_s,
+        stall_s=settings.stream_stall_s,
+        stream_limits=stream_limits(settings),
+    )
