@@ -3,11 +3,11 @@
 import time
 from contextlib import ExitStack
 
+from hotslot.backoff import Backoff
 from hotslot.cli.output import say
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 
-FIRST_PAUSE_S = 0.2
-MAX_PAUSE_S = 15.0
+BACKOFF = Backoff(0.2, 15.0)
 STABLE_AFTER_S = 10.0
 """One that ended after it had lived this long is started again without a pause."""
 
@@ -22,7 +22,8 @@ class SupervisedValkey:
         self._stack = ExitStack()
         self._server: EmbeddedValkey = self._stack.enter_context(embedded_valkey())
         self._started_s = time.monotonic()
-        self._pause_s = 0.0
+        self._short_lives = 0
+        """Ends in a row after which a pause follows."""
         self._has_ended = False
         self._next_start_s = 0.0
 
@@ -51,8 +52,9 @@ class SupervisedValkey:
         try:
             self._server = self._stack.enter_context(embedded_valkey(port=self._server.port))
         except (RuntimeError, OSError) as exc:
-            self._plan_start(time.monotonic(), lived_s=0.0)
-            say(f"hotslot: valkey cannot be started again, next try in {self._pause_s:.1f} s: {exc}")
+            now_s = time.monotonic()
+            self._plan_start(now_s, lived_s=0.0)
+            say(f"hotslot: valkey cannot be started again, next try in {self._next_start_s - now_s:.1f} s: {exc}")
             return False
         self._has_ended = False
         self._started_s = time.monotonic()
@@ -60,10 +62,10 @@ class SupervisedValkey:
 
     def _plan_start(self, now_s: float, lived_s: float) -> None:
         if lived_s >= STABLE_AFTER_S:
-            self._pause_s = 0.0
+            self._short_lives, self._next_start_s = 0, now_s
         else:
-            self._pause_s = min(MAX_PAUSE_S, max(FIRST_PAUSE_S, 2 * self._pause_s))
-        self._next_start_s = now_s + self._pause_s
+            self._next_start_s = now_s + BACKOFF.pause_s(self._short_lives)
+            self._short_lives += 1
 
     def close(self) -> None:
         """End it; again is harmless."""

@@ -10,9 +10,10 @@ nothing of what an earlier one could have seen.
 """
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from hotslot.ids import Digest, WorkerId
 from shared.fleet.records import Placement, PlacementsView, PoolView, WorkerRecord
@@ -37,13 +38,12 @@ class PoolMemory:
     """One reader's memory of one pool. Pure state: times are those of the views, on Redis's clock."""
 
     def __init__(self, max_remembered: int = MAX_REMEMBERED) -> None:
-        self._max_remembered = max_remembered
         self._since = ""
         self._view = PoolView((), -math.inf, "")
         self._unlisted: set[WorkerId] = set()
         """Workers that have not been listed since the loss."""
         self._untold: dict[WorkerId, _Untold] = {}
-        self._placements: OrderedDict[Digest, tuple[Placement, ...]] = OrderedDict()
+        self._placements: LRUCache[Digest, tuple[Placement, ...]] = LRUCache(max_remembered)
 
     @property
     def since(self) -> str:
@@ -71,6 +71,7 @@ class PoolMemory:
         self._note(read.since)
         # A worker tells all of its residency at once.
         self._tell((p.worker_id for found in read.placements.values() for p in found), read.time_s)
+        known: dict[Digest, tuple[Placement, ...]] = {}
         for digest, found in read.placements.items():
             here = {placement.worker_id for placement in found}
             kept = [
@@ -78,11 +79,7 @@ class PoolMemory:
                 for placement in self._placements.get(digest, ())
                 if placement.worker_id not in here and self._is_untold(placement.worker_id, read.time_s)
             ]
-            self._placements[digest] = (*found, *kept) if kept else found
-            self._placements.move_to_end(digest)
-        known = self.recall(list(read.placements))
-        while len(self._placements) > self._max_remembered:
-            self._placements.popitem(last=False)
+            known[digest] = self._placements[digest] = (*found, *kept) if kept else tuple(found)
         return known
 
     def recall(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:

@@ -28,7 +28,7 @@ BACKOFF = Backoff(0.1, 15.0)
 
 
 class ChangeKind(Enum):
-    """What happened to an adapter, as far as it matters to workers."""
+    """Kind of a change to an adapter, as far as it matters to workers."""
 
     TAG_MOVED = "tag_moved"
     TAG_DELETED = "tag_deleted"
@@ -49,7 +49,7 @@ class CatalogChange:
     digest: Digest
 
     def concerns(self, reference: Reference, digest: Digest | None) -> bool:
-        """Whether it may alter what is known of a reference, which stands for `digest` as far as is known."""
+        """True if it may alter what is known of a reference, which stands for `digest` as far as is known."""
         if self.adapter != reference.name:
             return False
         match self.kind:
@@ -64,7 +64,7 @@ class CatalogChange:
 
 
 class ChangeSource(Protocol):
-    """Who tells of changes."""
+    """Catalog whose changes can be followed."""
 
     def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
         """None once the stream stands, then every change after the revision; raises HotslotError."""
@@ -72,7 +72,7 @@ class ChangeSource(Protocol):
 
 
 class Follower(Protocol):
-    """Who wants to know."""
+    """References that follow the catalog."""
 
     def apply(self, tenant: TenantId, change: CatalogChange) -> None:
         """Something changed."""
@@ -110,7 +110,7 @@ class CatalogWatch:
         self._noted = asyncio.Event()
 
     def is_live(self, tenant: TenantId) -> bool:
-        """Whether changes to a tenant's adapters arrive here now."""
+        """True while changes to a tenant's adapters arrive here."""
         stream = self._streams.get(tenant)
         return stream is not None and stream.live
 

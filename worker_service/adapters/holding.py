@@ -58,7 +58,7 @@ class Holding:
     num_pinning: int = 0
     """Activations under way that will pin it in slots."""
     pins: set[PinOwner] = field(default_factory=set)
-    """Of references: they keep its slots too."""
+    """Pins of references: they keep its slots too."""
     policies: set[TenantId] = field(default_factory=set)
     """Tenants whose policies keep it in host memory."""
     uses: dict[TenantId, dict[Reference, float]] = field(default_factory=dict)
@@ -68,17 +68,17 @@ class Holding:
 
     @property
     def is_at_hand(self) -> bool:
-        """Whether it is in host memory or on its way there."""
+        """True if it is in host memory or on its way there."""
         return self.weights is not None or self.users > 0
 
     @property
     def is_kept(self) -> bool:
-        """Whether it may not be evicted from host memory."""
+        """True if it may not be evicted from host memory."""
         return bool(self.users or self.pins or self.policies)
 
     @property
     def keeps_slots(self) -> bool:
-        """Whether a pin keeps its slots, or is about to."""
+        """True if a pin keeps its slots, or is about to."""
         return bool(self.pins or self.num_pinning)
 
     @property
@@ -88,7 +88,7 @@ class Holding:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing left to know of it."""
+        """True if nothing is left to know of it."""
         return self.weights is None and not (self.users or self.num_pinning or self.uses)
 
     def tier(self, slots: SlotHolder | None, *, on_disk: bool) -> AdapterTier:
@@ -102,15 +102,15 @@ class Holding:
         return AdapterTier.DISK if on_disk else AdapterTier.UNSPECIFIED
 
     def is_pinned_by(self, tenant: TenantId) -> bool:
-        """Whether a reference of this tenant pins it."""
+        """True if a reference of this tenant pins it."""
         return any(owner == tenant for owner, _ in self.pins)
 
     def is_protected_from(self, tenant: TenantId) -> bool:
-        """Whether a tenant may not unload it: one of its references pins it, or any tenant's policy."""
+        """True if a tenant may not unload it: one of its references pins it, or any tenant's policy."""
         return bool(self.policies) or self.is_pinned_by(tenant)
 
     def is_shared_by(self, tenant: TenantId) -> bool:
-        """Whether another tenant uses it beside this one."""
+        """True if another tenant uses it beside this one."""
         return any(user != tenant for user in self.uses)
 
     def note(self, version: AdapterVersion, now_s: float) -> None:

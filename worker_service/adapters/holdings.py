@@ -55,7 +55,7 @@ class Holdings:
         return self._holdings.get(digest) or Holding(digest)
 
     def is_resident(self, digest: Digest) -> bool:
-        """Whether a version is in host memory, so that it can be served without the store."""
+        """True for a version in host memory: it can be served without the store."""
         return digest in self._host
 
     def evictable(self) -> Iterator[Digest]:

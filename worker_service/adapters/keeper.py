@@ -109,7 +109,7 @@ class Keeper:
             log.info("not_kept_any_more", tenant=key[0], digest=key[1])
 
     async def _keep(self, pinned: WantedVersion, budget: "_Budget") -> None:
-        """What fails is tried again at the next look."""
+        """Keep one version; if that fails, the next look tries again."""
         references, tiers = self._provider.references, self._provider.tiers
         known = (pinned.tenant, pinned.digest) in tiers.holdings.kept()
         try:
@@ -130,12 +130,12 @@ class Keeper:
 
 @dataclass(slots=True)
 class _Budget:
-    """What is left of a bound in bytes."""
+    """Bytes that are left of a bound."""
 
     left: int
 
     def take(self, size_bytes: int) -> bool:
-        """Whether there was room."""
+        """Take some, if there is room; says so."""
         if size_bytes > self.left:
             return False
         self.left -= size_bytes

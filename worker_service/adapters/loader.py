@@ -33,7 +33,7 @@ FlightKey = tuple[TenantId, Digest]
 
 
 class BlobReader(Protocol):
-    """Where weights come from."""
+    """Source of weights blobs."""
 
     async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytes | bytearray | memoryview:
         """All bytes of a blob, verified; raises HotslotError."""

@@ -26,13 +26,13 @@ class AdapterPolicy:
     _disabled: set[TenantId] = field(default_factory=set)
 
     def choose(self, tenant: TenantId, named: tuple[Selection, ...], *, base_only: bool) -> tuple[Selection, ...]:
-        """What to serve a request with; empty is the base model alone. Disabled adapters win over everything."""
+        """Adapters that serve a request; empty is the base model alone. Disabled adapters win over everything."""
         if base_only or tenant in self._disabled:
             return ()
         return named or self.defaults(tenant)
 
     def defaults(self, tenant: TenantId) -> tuple[Selection, ...]:
-        """What a request that names none gets."""
+        """Adapters of a request that names none."""
         return self._defaults.get(tenant, ())
 
     def set_defaults(self, tenant: TenantId, selections: tuple[Selection, ...]) -> None:
@@ -43,7 +43,7 @@ class AdapterPolicy:
             self._defaults.pop(tenant, None)
 
     def is_enabled(self, tenant: TenantId) -> bool:
-        """Whether adapters are applied."""
+        """True while adapters are applied."""
         return tenant not in self._disabled
 
     def enable(self, tenant: TenantId) -> None:

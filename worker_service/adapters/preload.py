@@ -36,7 +36,7 @@ class PreloadLimits:
     timeout_s: float
     """0 turns preloading off."""
     max_bytes: int
-    """Of weights, as the store has them."""
+    """Bytes of weights, as the store has them."""
 
 
 async def preload(
@@ -60,7 +60,7 @@ async def preload(
 def share_of(
     me: WorkerRecord, workers: Sequence[WorkerRecord], placements: Mapping[Digest, Sequence[Placement]], now_s: float
 ) -> list[Resident]:
-    """What a new worker will be a home of, the most wanted first; pinned ones before all. Each with all its users.
+    """Versions that a new worker will be a home of, the most wanted first and pinned ones before all, with their users.
 
     Only workers that serve alike count: others share no requests with it.
     """
@@ -100,7 +100,7 @@ async def _share(directory: Directory, me: WorkerInfo, chance: random.Random) ->
 
 @dataclass(slots=True)
 class _Preloading:
-    """What is left of the limits."""
+    """Loads of one start, within what is left of the limits."""
 
     provider: AdapterProvider
     max_bytes: int

@@ -1,4 +1,4 @@
-"""What each tenant's references stand for here, and how a name moves to a new version without a gap.
+"""References of each tenant with the versions that they stand for here; a name moves to a new version without a gap.
 
 A resolved reference is trusted for a bounded time, long while the store tells of changes by itself and short while it
 does not; then the store is asked again before the next request is served. If it does not answer, a resident version
@@ -33,7 +33,7 @@ _DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapte
 
 
 class Resolver(Protocol):
-    """Who knows what references stand for."""
+    """Store, as far as references go."""
 
     async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """Ask now; raises HotslotError."""
@@ -44,7 +44,7 @@ class Home(Protocol):
     """Place of the versions that references stand for."""
 
     def is_resident(self, digest: Digest) -> bool:
-        """Whether a version can be served without the store."""
+        """True for a version that can be served without the store."""
         ...
 
     async def prepare(self, version: AdapterVersion) -> None:
@@ -79,7 +79,7 @@ class _Entry:
     checked_s: float
     """When the store was last asked, answered or not."""
     confirmed: bool = True
-    """Whether the store said so when it was last asked, and nothing is on its way."""
+    """The store said so when it was last asked, and no newer version is on its way."""
     swap: "tuple[Digest, asyncio.Task[None]] | None" = None
     """A newer version being prepared."""
     failed_digest: Digest | None = None

@@ -25,7 +25,7 @@ USERS_POLL_S = 0.02
 
 
 class SlotControl(Protocol):
-    """What the adapter side asks of the engine."""
+    """The engine, as far as its slots go."""
 
     async def activate(self, weights: AdapterWeights, *, pin: bool) -> Activated:
         """Bring an adapter into slots; raises SlotsFullError."""
@@ -74,7 +74,7 @@ class AdapterTiers:
         return len(self._loading)
 
     def is_resident(self, digest: Digest) -> bool:
-        """Whether a version can be served without the store."""
+        """True for a version that can be served without the store."""
         return self.holdings.is_resident(digest)
 
     def note(self, version: AdapterVersion) -> None:
@@ -144,7 +144,7 @@ class AdapterTiers:
             self._slots.unpin(freed)
 
     def is_pinned_reference(self, version: AdapterVersion) -> bool:
-        """Whether the version's reference is pinned, on this version or another."""
+        """True where the version's reference is pinned, on this version or another."""
         return self.holdings.pinned((version.tenant, version.reference)) is not None
 
     async def keep(self, version: AdapterVersion) -> None:

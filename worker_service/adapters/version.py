@@ -10,16 +10,16 @@ from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """What a reference stood for when the store was asked, with its verified manifest."""
+    """Version that a reference stood for when the store was asked, with its verified manifest."""
 
     tenant: TenantId
     reference: Reference
     digest: Digest
     manifest: Manifest
     revision: int = field(default=0, compare=False)
-    """Of the tenant's catalog, when this held; 0 where that is not known."""
+    """Revision of the tenant's catalog when this held; 0 where that is not known."""
     policy: ReplicaPolicy = field(default=DEFAULT_REPLICA_POLICY, compare=False)
-    """Of the adapter, at that moment."""
+    """The adapter's policy at that moment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class SequenceGroup:
         self._arrived = asyncio.Event()
 
     async def take(self) -> list[tuple[int, Event]]:
-        """What has arrived since the last time; waits until there is something."""
+        """Take the events that have arrived since the last time; waits until there is one."""
         await self._arrived.wait()
         self._arrived.clear()
         events, self._events = self._events, []
@@ -103,7 +103,7 @@ class EngineHandle:
         self._groups: dict[SequenceId, SequenceGroup] = {}
         self._deactivations: SingleFlight[Digest, None] = SingleFlight(ends_unwanted=True)
         self._answers: set[asyncio.Future[Any]] = set()
-        """What activations, deactivations and inspections under way wait for."""
+        """Answers that activations, deactivations and inspections under way wait for."""
         self.lost = asyncio.Event()
         """Set when the engine's thread has ended by a bug, or hangs for good: only a new process helps."""
 

@@ -33,8 +33,6 @@ class Residency:
         self._listener = listener
         self.slots = SlotTable(limits)
         self._copies = CopyQueue(runner, clock)
-        self._pinned: set[Digest] = set()
-        """Versions that must keep their slots, also once they have some again after they lost them."""
         self._deactivations: dict[Digest, list[Deactivate]] = {}
         self.num_activations = 0
 
@@ -135,8 +133,7 @@ class Residency:
             self._begin_copies(reservation, (weights,))
             holder = reservation.placed[0]
         if command.pin:
-            self._pinned.add(weights.digest)
-            holder.pinned = True
+            self.slots.pin(weights.digest)
         copy = self._copies.get(weights.digest)
         if copy is None:
             holder.use(self._clock())
@@ -147,10 +144,7 @@ class Residency:
 
     def unpin(self, digest: Digest) -> None:
         """Let an adapter be evicted again."""
-        self._pinned.discard(digest)
-        holder = self.slots.get(digest)
-        if holder is not None:
-            holder.pinned = False
+        self.slots.unpin(digest)
 
     def ask_to_leave(self, command: Deactivate) -> None:
         """Free an adapter's slots once no sequence needs it; refused when it is pinned, even if that comes later."""
@@ -202,7 +196,6 @@ class Residency:
             self._listener.evicted(digest)
         by_digest = {w.digest: w for w in weights}
         for holder in reservation.placed:
-            holder.pinned = holder.digest in self._pinned
             self._copies.add(holder, by_digest[holder.digest], ahead=ahead)
 
     def _report(self, copy: Copy) -> None:

@@ -90,6 +90,8 @@ class SlotTable:
     limits: EngineLimits
     _holders: dict[Digest, Holder] = field(default_factory=dict)
     _free: list[int] = field(default_factory=list)
+    _pinned: set[Digest] = field(default_factory=set)
+    """Versions that must keep their slots, also once they have some again after they lost them."""
 
     def __post_init__(self) -> None:
         self._free = list(range(self.limits.num_slots))
@@ -131,7 +133,7 @@ class SlotTable:
                 continue
             count = self.limits.slots_for(weights.max_rank)
             slots, self._free = tuple(self._free[:count]), self._free[count:]
-            holder = Holder(digest, slots, weights.size_bytes, last_used_s=now_s)
+            holder = Holder(digest, slots, weights.size_bytes, now_s, pinned=digest in self._pinned)
             self._holders[digest] = holder
             placed.append(holder)
         return Reservation(tuple(placed), tuple(v.digest for v in victims))
@@ -156,6 +158,17 @@ class SlotTable:
         needed = sum(self.limits.slots_for(weights.max_rank) for weights in wanted.values())
         kept = sum(len(h.slots) for h in self._holders.values() if h.pinned and h.digest not in wanted)
         return needed + kept <= self.limits.num_slots
+
+    def pin(self, digest: Digest) -> None:
+        """Let an adapter in slots keep them."""
+        self._pinned.add(digest)
+        self._holders[digest].pinned = True
+
+    def unpin(self, digest: Digest) -> None:
+        """Let an adapter be evicted again; it may have no slots."""
+        self._pinned.discard(digest)
+        if digest in self._holders:
+            self._holders[digest].pinned = False
 
     def acquire(self, digest: Digest, now_s: float) -> None:
         """One more user."""

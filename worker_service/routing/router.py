@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 import structlog
+from cachetools import TTLCache
 
 from hotslot.errors import (
     AdaptersDisabledError,
@@ -29,6 +30,7 @@ MAX_FORWARDS = 2
 """Other workers that one request is sent to, one after the other."""
 COUNT_EVERY_S = 0.02
 """Largest age of the count of requests that were sent: taking it looks at every worker."""
+MAX_AVOIDED = 1_024
 AVOID_S = 2.0
 """Time for which a worker that could not be reached is passed over; its lease may run on for longer."""
 # Errors that say nothing about the next request: others' failures, one tenant's switch, a copy into slots, which one
@@ -44,7 +46,7 @@ class Router:
         self._peers = peers
         self._clock = clock
         self._turns = itertools.count()
-        self._avoided: dict[WorkerId, float] = {}
+        self._avoided: TTLCache[WorkerId, None] = TTLCache(MAX_AVOIDED, AVOID_S, timer=clock)
         self._unreported = Unreported()
         self._seen: Fleet | None = None
         self._knowing: Fleet | None = None
@@ -78,7 +80,7 @@ class Router:
         except UnavailableError as exc:
             log.warning("peer_failed", peer=peer.info.worker_id, endpoint=peer.info.endpoint, why=exc.message)
             if not isinstance(exc, NOT_THE_WORKER):
-                self._avoided[peer.info.worker_id] = self._clock() + AVOID_S
+                self._avoided[peer.info.worker_id] = None
             raise
 
     async def close(self) -> None:
@@ -100,13 +102,13 @@ class Router:
         if sight is None:
             return []
         now_s = self._clock()
-        self._avoided = {worker_id: until_s for worker_id, until_s in self._avoided.items() if until_s > now_s}
+        avoided = frozenset(self._avoided)
         # The fleet's picture of this worker is older than its own.
         placements = {
-            digest: [p for p in holders if p.worker_id != here.worker_id and p.worker_id not in self._avoided]
+            digest: [p for p in holders if p.worker_id != here.worker_id and p.worker_id not in avoided]
             for digest, holders in sight.placements.items()
         }
-        count = MAX_FORWARDS + 1 + len(self._avoided)
+        count = MAX_FORWARDS + 1 + len(avoided)
         fleet = self._fleet(sight.fleet, now_s)
         ranked = fleet.pick(digests, placements, count=count, turn=next(self._turns), policy=policy)
-        return [candidate for candidate in ranked if candidate.worker.info.worker_id not in self._avoided]
+        return [candidate for candidate in ranked if candidate.worker.info.worker_id not in avoided]

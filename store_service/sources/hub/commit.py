@@ -10,6 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelInfo
 
+from hotslot.backoff import Backoff
 from hotslot.errors import DigestMismatchError, QuotaExceededError, SourceNotFoundError, SourceUnavailableError
 from hotslot.formats.companions import COMPANION_FILES, read_companions
 from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
@@ -22,6 +23,8 @@ from store_service.sources.source import ReportBytes, no_adapter_message, stop_i
 
 KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
 MAX_COMPANION_BYTES = 20 * 1024 * 1024
+MAX_PAUSE_S = 30.0
+"""Between two attempts at a file."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -104,7 +107,7 @@ class HubCommit:
         with path.open("xb") as target:
             for attempt in range(options.num_attempts):
                 if attempt:
-                    cancelled.wait(options.backoff_s * 2 ** (attempt - 1))
+                    cancelled.wait(Backoff(options.backoff_s, MAX_PAUSE_S).pause_s(attempt - 1))
                 stop_if(cancelled)
                 try:
                     for data in requests.file(self._commit, file, done_bytes):
