@@ -66,7 +66,7 @@ async def shut_down(worker: Worker, server: RpcServer) -> None:
 
 
 def services(worker: Worker) -> list[Service]:
-    """What a worker serves."""
+    """Services of a worker."""
     return [
         service(
             inference_pb2, "InferenceService", add_inference_servicer, InferenceServicer(worker, FrontDoor(worker))

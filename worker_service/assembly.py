@@ -81,7 +81,7 @@ class ServableModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AssemblyOptions:
-    """What the parts need to know beyond the model."""
+    """Options of the parts beyond those of the model."""
 
     host_cache_bytes: int
     max_parallel_loads: int = 4
@@ -90,7 +90,7 @@ class AssemblyOptions:
     references: ReferenceLimits = field(default_factory=ReferenceLimits)
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     engine_silence_s: float = DEFAULT_SILENCE_S
-    """How long the engine may not answer until it counts as one that hangs."""
+    """Silence of the engine after which it counts as one that hangs."""
     listener: EngineListener | None = None
     """Hears on the engine's thread what it does."""
 

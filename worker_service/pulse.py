@@ -33,7 +33,7 @@ _STATES = {
 
 
 class Pulse:
-    """What a worker tells of itself, and the loop that keeps it fresh. Belongs to one event loop."""
+    """Report of a worker on itself, and the loop that keeps it fresh. Belongs to one event loop."""
 
     def __init__(self, worker: Worker, interval_s: float = INTERVAL_S, demand: DemandOptions = DEFAULT_DEMAND) -> None:
         self._worker = worker
@@ -42,7 +42,7 @@ class Pulse:
         self._told_in_flight = 0
 
     def report(self) -> WorkerReport:
-        """What the worker says of itself now; never blocks."""
+        """Report of the worker on itself now; never blocks."""
         if not self._worker.is_started:
             return WorkerReport(WorkerState.STARTING, WorkerLoad(), ())
         load = self._load()

@@ -54,7 +54,7 @@ LoadModel = Callable[[SharedCode | None], ServableModel]
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a worker is built in: its parts end with the stack, its loops before them."""
+    """Frame in which a worker is built: its parts end with the stack, its loops before them."""
 
     settings: WorkerSettings
     worker: Worker
@@ -67,7 +67,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class FleetTies:
-    """What ties a worker to its fleet."""
+    """Ties of a worker to its fleet."""
 
     directory: Directory
     member: FleetMember
@@ -135,7 +135,7 @@ async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreClient, pulse
 
 
 def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | None:
-    """Who brings and takes compiled code, where the settings want that."""
+    """Sharing of compiled code, where the settings want that."""
     settings = host.settings
     if settings.share_compiled_code == "off" or settings.cache_dir is None:
         return None

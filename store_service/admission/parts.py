@@ -78,7 +78,7 @@ class Parts:
     by_path: dict[str, dict[Role, Found]] = field(default_factory=dict)
     copies: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
     resized: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
-    """Of copies with added rows, the rows that the base has, too."""
+    """Rows that the base has, too, of copies with added rows."""
     violations: list[Violation] = field(default_factory=list)
     unknown_paths: set[str] = field(default_factory=set)
     """Modules of which the base has nothing."""

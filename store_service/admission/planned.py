@@ -82,7 +82,7 @@ class AdapterPlan:
     copies: tuple[BaseCopy, ...]
     tie: Tie | None
     resized: tuple[BaseCopy, ...] = ()
-    """Of copies with added rows, which are refused, the rows that the base has, too."""
+    """Rows that the base has, too, of copies with added rows, which are refused."""
 
 
 def as_stored(module: PlannedModule) -> ServedModule:

@@ -53,7 +53,7 @@ class Collector:
         self._options = options
         self._clock = clock
         self._last_s: float | None = None
-        """When a pass last saw everything; None where the last one did not."""
+        """Time of the last pass that saw everything; None where the last one did not."""
 
     def run(self) -> Collected:
         """One pass; raises StoreUnavailableError and CatalogDamagedError, and then nothing more is removed."""

@@ -1,4 +1,4 @@
-"""Which blobs leave the local disk: the least recently used of those that nobody needs and that can be had again."""
+"""Eviction from the local disk: the least recently used blobs of those that are not needed and can be had again."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from store_service.content.keys import BlobKey
 
 @dataclass(frozen=True, slots=True)
 class LocalBlob:
-    """What counts about a blob on the local disk."""
+    """Blob on the local disk, as eviction looks at it."""
 
     key: BlobKey
     size_bytes: int
@@ -22,7 +22,7 @@ class LocalBlob:
 
     @property
     def is_evictable(self) -> bool:
-        """Whether losing the local copy harms nobody."""
+        """True if losing the local copy harms no reader."""
         return self.is_recoverable and not (self.is_pinned or self.is_leased)
 
 
@@ -32,7 +32,7 @@ class Eviction:
 
     victims: tuple[LocalBlob, ...]
     fits: bool
-    """Whether the budget holds once they are gone."""
+    """True if the budget holds once they are gone."""
 
 
 def choose_victims(blobs: Collection[LocalBlob], room_bytes: int) -> Eviction:

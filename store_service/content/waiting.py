@@ -22,7 +22,7 @@ FORMAT = "hotslot.waiting/1"
 
 @dataclass(frozen=True, slots=True)
 class CollectionOptions:
-    """When things go."""
+    """Times after which things go."""
 
     unreferenced_grace_s: float
     upload_ttl_s: float
@@ -118,7 +118,7 @@ def _read(note: Note, catalog_id: str) -> dict[str, Any]:
         return {}
     digest, _, body = data.partition(b"\n")
     if digest.decode(errors="replace") != digest_of(body):
-        log.warning("the note of what waits to be removed is not what was written, and begins anew")
+        log.warning("removal_note_damaged")
         return {}
     document: dict[str, Any] = json.loads(body)
     return document if (document["format"], document["catalog"]) == (FORMAT, catalog_id) else {}

@@ -21,7 +21,7 @@ MAX_PENDING_WRITES = 4
 
 @dataclass(frozen=True, slots=True)
 class DiskOptions:
-    """Where, and how much."""
+    """Folder of the disk tier, and its budget."""
 
     folder: Path
     budget_bytes: int
@@ -37,11 +37,11 @@ class DiskTier:
     source: BlobReader
     files: DiskFiles
     _known: set[Digest] = field(default_factory=set)
-    """What was on the disk when this worker last looked; others may have made room since."""
+    """Blobs that were on the disk when this worker last looked; other workers may have made room since."""
     _writes: "set[asyncio.Task[None]]" = field(default_factory=set)
 
     def has(self, digest: Digest) -> bool:
-        """Whether a blob was on the disk lately; it may be gone, and is verified only when it is read."""
+        """Tell whether a blob was on the disk lately; it may be gone, and is verified only when it is read."""
         return digest in self._known
 
     async def read_blob(self, tenant: TenantId, digest: Digest, size_bytes: int) -> bytes | bytearray | memoryview:

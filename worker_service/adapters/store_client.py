@@ -46,7 +46,7 @@ MAX_PAUSE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class StoreTimeouts:
-    """How long the worker waits for the store."""
+    """Longest waits of the worker for the store."""
 
     call_s: float = 5.0
     """For an answer to a call."""
@@ -96,7 +96,7 @@ class StoreClient:
         return AdapterVersion(tenant, reference, digest, manifest, response.revision, policy)
 
     async def pinned(self) -> list[WantedVersion]:
-        """What workers of this base model should hold, of all tenants. Raises StoreUnavailableError."""
+        """Pinned versions of all tenants for workers of this base model. Raises StoreUnavailableError."""
         request = adapter_store_pb2.ListPinnedVersionsRequest(base_model_digest=self._base_model_digest)
         found: list[WantedVersion] = []
         while True:

@@ -11,7 +11,7 @@ from worker_service.front.stop_strings import StopStrings
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a choice ended."""
+    """Reason for the end of a choice."""
 
     reason: FinishReason
     stop_string: str | None = None
@@ -45,7 +45,7 @@ class Answer:
         self._skips = skip_special_tokens
         self._detokenizer = Detokenizer(decoding.plain if skip_special_tokens else decoding.complete, prompt_token_ids)
         self._complete: Detokenizer | None = None
-        """Of the text with special tokens, from the first one on, where stop strings are looked for in it."""
+        """Detokenizer of the text with special tokens, from the first one on, if stop strings are looked for in it."""
         self._stop = StopStrings(stop_strings)
         self._stop_token_ids = stop_token_ids
         self._min_tokens = min_tokens
@@ -80,7 +80,7 @@ class Answer:
         self.ending = Ending(event.reason, stop_token_id=event.stop_token_id)
 
     def take(self) -> Chunk | None:
-        """What has come together since the last time, if anything."""
+        """Chunk of all that has come together since the last time, if anything."""
         if not self._tokens and not any(self._text):
             return None
         chunk = Chunk(self.choice, "".join(self._text), tuple(self._tokens))

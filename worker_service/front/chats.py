@@ -52,7 +52,7 @@ class Chats:
 
     @property
     def has_template(self) -> bool:
-        """Whether there is any."""
+        """True if the model has a template."""
         return bool(self._sources)
 
     async def prepare(self) -> None:
@@ -110,7 +110,7 @@ def _sources(chat_template: Any) -> dict[str, str]:
 
 
 def _normalises_specials(tokenizer: ChatTokenizer) -> bool:
-    """Whether special tokens are looked for in text that was changed first, where more than their own text is one."""
+    """Tell whether special tokens are looked for in text that was changed first, so that further texts are one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.normalizer is None:
         return False
@@ -118,7 +118,7 @@ def _normalises_specials(tokenizer: ChatTokenizer) -> bool:
 
 
 def request_of(prompt: ChatPrompt) -> dict[str, Any]:
-    """What the process that renders gets."""
+    """Request to the process that renders."""
     return {
         "messages": [_message(message) for message in prompt.messages],
         "tools_json": prompt.tools_json,

@@ -17,7 +17,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
-    """What operators call."""
+    """Servicer of AdapterControlService, which operators call."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

@@ -1,4 +1,4 @@
-"""How long a call may take: its own deadline, less what answering takes."""
+"""Deadlines of calls: a call's own, less the time that answering takes."""
 
 from typing import Protocol
 
@@ -21,5 +21,5 @@ def timeout_of(context: HasDeadline) -> float:
 
 
 def less_margin(remaining_s: float | None) -> float | None:
-    """What is left for somebody else's work when the answer must still be passed on; None stays None."""
+    """Time for a call to another server when the answer must still be passed on; None stays None."""
     return None if remaining_s is None else max(remaining_s - min(MARGIN_S, remaining_s / 2), 0.0)

@@ -44,7 +44,7 @@ _UNSET = SequenceId(0)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What every answer says about who made it."""
+    """Identity of the worker, which every answer tells."""
 
     worker_id: WorkerId
     base_model_digest: Digest

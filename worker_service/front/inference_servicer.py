@@ -24,7 +24,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceServicer(pb_grpc.InferenceServiceServicer):
-    """What clients call."""
+    """Servicer of InferenceService, which clients call."""
 
     def __init__(self, worker: Worker, door: FrontDoor) -> None:
         self._worker = worker

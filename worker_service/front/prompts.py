@@ -48,7 +48,7 @@ class PromptEncoder:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether chat prompts are understood."""
+        """True if chat prompts are understood."""
         return self._chats.has_template
 
     async def prepare(self) -> None:

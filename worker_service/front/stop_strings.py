@@ -43,12 +43,12 @@ class StopStrings:
         return out, stop
 
     def flush(self) -> str:
-        """What was held back, when the answer ends in another way."""
+        """Text that was held back, when the answer ends in another way."""
         held, self._held = self._held, []
         return "".join(shown for _, shown in held)
 
     def _release(self, num_chars: int) -> str:
-        """What is shown for the first characters that are held, which are held no longer."""
+        """Text that is shown for the first characters that are held, which are held no longer."""
         out: list[str] = []
         while self._held:
             piece, shown = self._held[0]

@@ -1,4 +1,4 @@
-"""Where a text can be cut so that the token ids of its pieces, side by side, are those of the whole."""
+"""Cuts of a text at which the token ids of its pieces, side by side, are those of the whole."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -73,7 +73,7 @@ class TextCuts:
 
 
 def _space_after(normalisers: list[dict[str, Any]]) -> str:
-    """What a space is after all normalisers. Raises ValueError for those that may look past one."""
+    """Text of a space after all normalisers. Raises ValueError for those that may look past one."""
     space, prepended = " ", None
     for part in normalisers:
         if part["type"] == "Prepend":
@@ -103,7 +103,7 @@ def _is_known(part: Mapping[str, Any], space: str) -> bool:
 
 
 def _cuts_there(part: Mapping[str, Any]) -> bool:
-    """Whether a pre-tokenizer cuts at every place that is cut here."""
+    """Tell whether a pre-tokenizer cuts at every place that is cut here."""
     if part["type"] == "Split":
         return "Regex" in part["pattern"]
     return bool(part.get("use_regex") if part["type"] == "ByteLevel" else part.get("split"))

@@ -73,7 +73,7 @@ class TokenBound:
         return math.fsum(count * self._weight(char) for char, count in counts.items())
 
     def _is_composed(self, text: str, characters: Iterable[str]) -> bool:
-        """Whether composing leaves this as it is, in this and in any other version of Unicode."""
+        """Tell whether composing leaves a text as it is, in this and in any other version of Unicode."""
         assert self._form is not None
         if not unicodedata.is_normalized(self._form, text):
             return False
@@ -112,7 +112,7 @@ def parts_of(part: Any, members: str) -> list[dict[str, Any]]:
 
 
 def _by_character(normalisers: list[dict[str, Any]]) -> Any:
-    """What normalises a character beside others, or None. Raises ValueError for parts that look further."""
+    """Normaliser of a character beside others, or None. Raises ValueError for parts that look further."""
     kept: list[dict[str, Any]] = []
     for part in normalisers:
         kind = part["type"]
@@ -128,7 +128,7 @@ def _by_character(normalisers: list[dict[str, Any]]) -> Any:
 
 
 def replaces_one(part: Mapping[str, Any]) -> bool:
-    """Whether a normalizer replaces a single character wherever it stands."""
+    """Tell whether a normalizer replaces a single character wherever it stands."""
     return part["type"] == "Replace" and len(part["pattern"].get("String", "")) == 1
 
 
@@ -141,7 +141,7 @@ def _check_cutter(part: dict[str, Any]) -> None:
 
 
 def is_exhaustive(part: Mapping[str, Any]) -> bool:
-    """Whether a pattern matches every character, so that leaving out what is between its matches loses nothing."""
+    """Tell whether a pattern matches every character, so that leaving out what is between its matches loses nothing."""
     return str(part["pattern"].get("Regex", "")).endswith(r"\s+(?!\S)|\s+")
 
 
@@ -156,7 +156,8 @@ def _longest_by_character(tokens: Iterable[str]) -> dict[str, int]:
 
 
 def _knows_all(model: Any, vocabulary: Mapping[str, int]) -> bool:
-    """Whether a model puts every character into a token, and unknown ones into one of their own. Raises ValueError.
+    """Tell whether a model puts every character into a token, and unknown ones into one of their own. Raises
+    ValueError.
 
     One that does not still does so with characters that are tokens themselves.
     """

@@ -19,9 +19,9 @@ log = structlog.get_logger(__name__)
 LONG_TEXT_CHARS = 2_000
 """From here on tokenising may take longer than the event loop should wait (about a millisecond)."""
 PIECE_CHARS = 32_768
-"""What is tokenised, or looked at, at a time: some tens of milliseconds."""
+"""Characters that are tokenised, or looked at, at a time: some tens of milliseconds."""
 MAX_WAITING_CHARS = 64 * 2**20
-"""Of all texts that are being tokenised or wait for it: sixteen requests of the largest size."""
+"""Most characters of all texts that are tokenised or wait for it: sixteen requests of the largest size."""
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class Tokeniser:
 
 
 def _known_of(kind: Callable[[Any], T], backend: Any) -> T | None:
-    """What is known of a tokenizer; None where nothing is."""
+    """Knowledge of a tokenizer; None where there is none."""
     if backend is None:
         return None
     try:

@@ -43,15 +43,15 @@ MAX_PROMPT_LOGPROBS = 150_000
 MAX_REQUEST_ID_CHARS = 128
 MAX_PRIORITY = 1_000
 MAX_NAME_CHARS = 256
-"""Of roles, names and ids in chats. What they mean is the template's to say."""
+"""Most characters of roles, names and ids in chats. Their meaning is the template's to say."""
 MAX_TOOLS = 128
 MAX_JSON_CHARS = 256 * 1024
-"""Of a tool, of a call's arguments and of the template's."""
+"""Most characters of a tool, of a call's arguments and of the template's."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """What depends on the model and the worker."""
+    """Limits of a request that depend on the model and the worker."""
 
     vocab_size: int
     """Tokens that the model can read."""
