@@ -19,7 +19,8 @@ TagName = NewType("TagName", str)
 """A movable pointer within an adapter, for example `latest`."""
 
 DEFAULT_TENANT = TenantId("default")
-DIGEST_LENGTH = len("sha256:") + 64
+_SHA256 = "sha256:"
+DIGEST_LENGTH = len(_SHA256) + 64
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
@@ -55,7 +56,17 @@ def parse_tenant(text: str) -> TenantId:
 
 def digest_of(data: bytes | bytearray | memoryview) -> Digest:
     """The digest of bytes in memory."""
-    return Digest("sha256:" + hashlib.sha256(data).hexdigest())
+    return digest_of_hex(hashlib.sha256(data).hexdigest())
+
+
+def digest_of_hex(hex_digits: str) -> Digest:
+    """The digest that a SHA-256, in lower-case hex digits, is written as."""
+    return Digest(_SHA256 + hex_digits)
+
+
+def hex_of(digest: Digest) -> str:
+    """Hex digits of a digest."""
+    return digest.removeprefix(_SHA256)
 
 
 def new_worker_id() -> WorkerId:

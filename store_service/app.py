@@ -30,15 +30,15 @@ from store_service.catalog.base_models import BaseModels
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.watch import ChangeSignal
-from store_service.compiled_code import CompiledCodeOptions, CompiledCodeStore
 from store_service.content.collection import Collector
+from store_service.content.keyed import KeyedContent
 from store_service.content.origins import Origins
-from store_service.content.reading import BlobReader
+from store_service.content.published import PublishedBlobs
+from store_service.content.reading import ContentReader
 from store_service.content.recovery import Recovery
 from store_service.content.scrub import Scrub
-from store_service.content.stats import BlobStats
 from store_service.content.upkeep import keep_blobs, scrub_for_ever
-from store_service.content.uploads import LocalUploadStore
+from store_service.content.uploads import UploadFolder
 from store_service.execution.call_queue import CallQueue, HasDeadline
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
@@ -97,7 +97,7 @@ class Domain:
     """The store's parts below its servicers."""
 
     data: Data
-    stats: BlobStats
+    uploads: UploadFolder
     registry: Registry
     importer: Importer
     collector: Collector
@@ -143,13 +143,14 @@ def build_execution(settings: StoreSettings, stack: AsyncExitStack) -> Execution
 
 async def build_domain(settings: StoreSettings, execution: Execution, stack: AsyncExitStack) -> Domain:
     """Catalog and blobs, opened, and what admits, collects and restores them."""
-    offload, stats = execution.offload, BlobStats()
-    data = await offload(open_data, settings, execution.signal.notify, stats)
+    offload = execution.offload
+    data = await offload(open_data, settings, execution.signal.notify)
     stack.callback(data.engine.dispose)
     stack.push_async_callback(offload, data.blobs.save_use_times)
     base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
-    uploads = LocalUploadStore(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
-    registry = Registry(data.catalog, base_models, data.blobs, uploads, settings.admission_limits)
+    published = PublishedBlobs(data.catalog, data.blobs)
+    uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
+    registry = Registry(published, base_models, uploads, settings.admission_limits)
     imports = ImportOptions(
         max_imports=settings.max_imports,
         linger_s=settings.import_linger_s,
@@ -157,15 +158,15 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     )
     importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports)
     stack.push_async_callback(importer.close)
-    collector = Collector(registry, uploads, data.ledger, data.ownership, settings.collection_options)
+    collector = Collector(published, uploads, data.ledger, data.ownership, settings.collection_options)
     stack.push_async_callback(offload, collector.close)
     await _collect(collector, offload)
     sources = build_sources(settings)
     restores = settings.data_dir / "restores"
     origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
-    recovery = Recovery(registry, data.blobs, origins, stats, offload, max_restores=settings.max_restores)
+    recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)
     stack.push_async_callback(recovery.close)
-    return Domain(data, stats, registry, importer, collector, sources, recovery)
+    return Domain(data, uploads, registry, importer, collector, sources, recovery)
 
 
 def build_sources(settings: StoreSettings) -> Sources:
@@ -211,10 +212,11 @@ def build_services(
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
-    reader = BlobReader(domain.recovery, offload, settings.verify_every_s)
-    blobs = BlobServicer(registry, reader, offload, turns)
-    code_options = CompiledCodeOptions(settings.compiled_code_bytes, parse_tenant(settings.compiled_code_tenant))
-    code = CompiledCodeServicer(CompiledCodeStore(settings.data_dir / "compiled-code", code_options), offload, turns)
+    reader = ContentReader(domain.recovery, offload, settings.verify_every_s)
+    blobs = BlobServicer(domain.uploads, reader, offload, turns)
+    code_tenant = parse_tenant(settings.compiled_code_tenant)
+    kept_code = KeyedContent(settings.data_dir / "compiled-code", code_tenant, settings.compiled_code_bytes)
+    code = CompiledCodeServicer(kept_code, offload, turns)
     add_code = compiled_code_pb2_grpc.add_CompiledCodeServiceServicer_to_server
     services = [
         service(adapter_store_pb2, "AdapterStoreService", add_adapters, adapters),
@@ -233,7 +235,7 @@ def build_scrub(settings: StoreSettings, domain: Domain, stack: AsyncExitStack) 
     if not settings.scrub_every_s:
         return None
     marker, max_bytes_per_s = settings.data_dir / "scrubbed", settings.scrub_bytes_per_s
-    scrub = Scrub(domain.data.blobs, domain.recovery, domain.stats, marker, max_bytes_per_s=max_bytes_per_s)
+    scrub = Scrub(domain.data.blobs, domain.recovery, marker, max_bytes_per_s=max_bytes_per_s)
     stack.push_async_callback(asyncio.to_thread, scrub.close)
     return scrub
 
@@ -249,7 +251,7 @@ def begin_loops(
     """Begin what goes on beside calls; the store serves without any of it."""
     offload, blobs, every_s = execution.offload, domain.data.blobs, settings.collect_every_s
     loops.repeated("collection", every_s, lambda: _collect(domain.collector, offload))
-    loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, domain.stats, offload))
+    loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, offload))
     if scrub is not None:
         loops.restarted("scrub", lambda: scrub_for_ever(scrub, settings.scrub_every_s))
     if redis is not None:

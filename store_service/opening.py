@@ -12,22 +12,21 @@ from typing import BinaryIO
 import structlog
 from sqlalchemy import Engine, make_url
 
+from hotslot.content_files import make_directory
 from hotslot.errors import StoreUnavailableError
 from hotslot.secret_urls import masked_url
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
 from store_service.catalog.database import open_database
 from store_service.content.collection import Ownership
-from store_service.content.files import FileNote, make_directory
-from store_service.content.folder import BLOBS_FOLDER, LocalBlobStore, found_below
-from store_service.content.keys import BlobKey
+from store_service.content.folder import BlobFolder, found_below
+from store_service.content.keys import BLOBS_FOLDER, BlobKey
 from store_service.content.leases import Leases
 from store_service.content.objects import ObjectBlobs, ObjectNote
 from store_service.content.origins import retention_of
 from store_service.content.ownership import NO_CATALOG, FolderOwner, Place, require_owned
-from store_service.content.stats import BlobStats
-from store_service.content.store import CachedBlobStore
-from store_service.content.waiting import Ledger, Note, last_num_changes
+from store_service.content.store import ContentStore
+from store_service.content.waiting import FileNote, Ledger, Note, last_num_changes
 from store_service.settings import StoreSettings
 
 log = structlog.get_logger(__name__)
@@ -43,12 +42,12 @@ class Data:
 
     engine: Engine
     catalog: Catalog
-    blobs: CachedBlobStore
+    blobs: ContentStore
     ledger: Ledger
     ownership: Ownership
 
 
-def open_data(settings: StoreSettings, on_change: OnChange, stats: BlobStats) -> Data:
+def open_data(settings: StoreSettings, on_change: OnChange) -> Data:
     """Open the catalog and its blobs.
 
     Raises StoreUnavailableError where they do not belong together (nothing is changed then) or cannot be used, and
@@ -73,11 +72,10 @@ def open_data(settings: StoreSettings, on_change: OnChange, stats: BlobStats) ->
         if objects is not None:
             objects.claim(state.id, adopt=objects.owner() == settings.adopt_blobs)
         folder.write(state.id)
-        blobs = CachedBlobStore(
-            LocalBlobStore(settings.data_dir),
+        blobs = ContentStore(
+            BlobFolder(settings.data_dir),
             objects,
             Leases(settings.blob_lease_s),
-            stats,
             budget_bytes=settings.blob_cache_bytes,
             retention=partial(retention_of, catalog),
         )

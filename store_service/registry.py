@@ -1,15 +1,11 @@
-"""What the store does with checkpoints: admit them, publish them, and collect blobs that no version refers to.
+"""The store's registry: admits checkpoints and publishes them as versions.
 
 Everything here blocks: call it from a thread.
 """
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from hotslot.errors import (
     BaseModelMismatchError,
@@ -36,9 +32,10 @@ from store_service.admission.admit import (
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
-from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import MAX_LABELS, NewVersion, Resolution, VersionRecord
-from store_service.content.keys import BlobKey, BlobStore, Stage, UploadStore
+from store_service.content.published import PublishedBlobs
+from store_service.content.uploads import UploadFolder
+from store_service.content.writer import Writer
 
 MAX_FILES = 64
 MAX_LABEL_KEY_CHARS = 128
@@ -71,21 +68,18 @@ class Registry:
 
     def __init__(
         self,
-        catalog: Catalog,
+        published: PublishedBlobs,
         base_models: BaseModels,
-        blobs: BlobStore,
-        uploads: UploadStore,
+        uploads: UploadFolder,
         limits: AdmissionLimits,
     ) -> None:
-        self.catalog = catalog
+        self.catalog = published.catalog
         self.base_models = base_models
-        self.blobs = blobs
-        self.uploads = uploads
+        self._uploads = uploads
         self._limits = limits
         self.choice = BaseChoice(base_models, limits)
-        # Blobs between their publication and the catalog's reference to them: no collection comes between.
-        self._publishing: Counter[BlobKey] = Counter()
-        self._collecting = threading.Lock()
+        self._published = published
+        self._blobs = published.blobs
 
     def validate_uploaded(self, tenant: TenantId, files: Mapping[str, Digest], base_model: str) -> Verdict:
         """`validate` for uploaded files; also raises BlobNotFoundError and DigestMismatchError."""
@@ -109,7 +103,7 @@ class Registry:
         missing: HotslotError | None = None
         for digest in set(files.values()):
             try:
-                paths[digest] = self.uploads.verified_path(tenant, digest)
+                paths[digest] = self._uploads.verified_path(tenant, digest)
             except (DigestMismatchError, BlobNotFoundError) as exc:
                 missing = exc
         if missing is not None:
@@ -139,16 +133,16 @@ class Registry:
         """
         _check_labels(publication.labels)
         base_name, base = self.base_of(checkpoint, publication.base_model)
-        stage = self.blobs.stage(tenant)
+        writer = self._blobs.writer(tenant)
         try:
-            verdict, is_staged = self._stage(tenant, checkpoint, base, stage)
+            verdict, is_staged = self._stage(tenant, checkpoint, base, writer)
             manifest = self.choice.explained(verdict, checkpoint, base).require()
             self._check_digest(publication.reference, manifest.digest)
             on_admitted()
             version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
-            with self._not_collected((tenant, manifest.weights_digest)):
+            with self._published.publishing((tenant, manifest.weights_digest)):
                 if is_staged:
-                    stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
+                    writer.publish(manifest.weights_digest, manifest.weights_size_bytes)
                 record, created = self.catalog.create_version(
                     tenant,
                     publication.reference.name,
@@ -159,59 +153,18 @@ class Registry:
                     requires_base=True,
                 )
         finally:
-            stage.discard()
+            writer.close()
         return replace(record, warnings=verdict.warnings), created
 
-    def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, stage: Stage) -> tuple[Verdict, bool]:
-        """Admit into a stage; the flag is false where there was no room, and no need of it: the blob is there."""
+    def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, writer: Writer) -> tuple[Verdict, bool]:
+        """Admit into a writer; the flag is false where there was no room, and no need of it: the blob is there."""
         try:
-            return admit(checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest), True
+            return admit(checkpoint, base, self._limits, writer.write, writer.reserve, writer.digest), True
         except QuotaExceededError:
             verdict = admit(checkpoint, base, self._limits)
-            if not self.blobs.contains(tenant, verdict.require().weights_digest):
+            if not self._blobs.contains(tenant, verdict.require().weights_digest):
                 raise
             return verdict, False
-
-    def open_weights(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int] | None:
-        """A published blob for reading, and its size; None where it is not, or not whole, on this machine.
-
-        Raises BlobNotFoundError, also for what was only uploaded.
-        """
-        size_bytes = self.catalog.weights_size_bytes(tenant, digest)
-        if size_bytes is None:
-            raise BlobNotFoundError(digest)
-        try:
-            file, found_bytes = self.blobs.open(tenant, digest)
-        except BlobNotFoundError:
-            return None
-        if found_bytes != size_bytes:
-            file.close()
-            return None
-        return file, size_bytes
-
-    def unreferenced(self) -> set[BlobKey]:
-        """The blobs that no version refers to, deleted adapters' included; some may be about to be referred to."""
-        return set(self.blobs.digests()) - self.catalog.referenced_weights()
-
-    def remove_unreferenced(self, key: BlobKey) -> bool:
-        """Remove a blob for good; false, and it stays, where a version refers to it by now or is about to."""
-        with self._collecting:
-            if key in self._publishing or self.catalog.weights_uses(key):
-                return False
-            self.blobs.delete(*key)
-            return True
-
-    @contextmanager
-    def _not_collected(self, key: BlobKey) -> Iterator[None]:
-        with self._collecting:
-            self._publishing[key] += 1
-        try:
-            yield
-        finally:
-            with self._collecting:
-                self._publishing[key] -= 1
-                if not self._publishing[key]:
-                    del self._publishing[key]
 
     def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> Resolution:
         """What a reference stands for now.
@@ -220,7 +173,7 @@ class Registry:
         """
         resolution = self.catalog.resolve(tenant, reference)
         record = resolution.version
-        self.blobs.keep(tenant, record.manifest.weights_digest)
+        self._blobs.keep(tenant, record.manifest.weights_digest)
         found = record.manifest.base_model_digest
         if base_model_digest and found != base_model_digest:
             problem = f"it was admitted for {record.base_model}"

@@ -5,7 +5,6 @@ a tar archive.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,6 @@ FORMAT = "hotslot.backup/1"
 CATALOG = "catalog.sqlite3"
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1024**3
-_PREFIX = "sha256:"
-_BLOB = re.compile(r"blobs/([^/]+)/([0-9a-f]{2})/(\2[0-9a-f]{62})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +74,6 @@ def parse_manifest(data: bytes) -> BackupManifest:
         )
     except (ValueError, KeyError, TypeError, RecursionError, HotslotError) as exc:
         raise PreconditionError(f"{MANIFEST} of the backup cannot be read: {exc}", MANIFEST) from exc
-
-
-def blob_name(key: BlobKey) -> str:
-    """A blob's name in a backup, which is the one in a store's data folder."""
-    tenant, digest = key
-    hex_digits = digest.removeprefix(_PREFIX)
-    return f"blobs/{tenant}/{hex_digits[:2]}/{hex_digits}"
-
-
-def blob_key(name: str) -> BlobKey | None:
-    """The blob that has a name in a backup; None for any other name."""
-    match = _BLOB.fullmatch(name)
-    if match is None:
-        return None
-    try:
-        return parse_tenant(match[1]), Digest(_PREFIX + match[3])
-    except HotslotError:
-        return None
 
 
 def _key(entry: Mapping[str, Any]) -> BlobKey:

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from hotslot.content_files import READ_ONLY, make_directory, sync_directory
 from hotslot.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
-from store_service.backup.manifest import CATALOG, MANIFEST, blob_key
-from store_service.content.files import READ_ONLY, make_directory, sync_directory
+from store_service.backup.manifest import CATALOG, MANIFEST
+from store_service.content.keys import blob_key
 
 TAR_SUFFIX = ".tar"
 PACKED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hotslot.content_files import READ_ONLY, make_directory, sync_directory
 from hotslot.errors import DigestMismatchError, PreconditionError
 from hotslot.ids import Digest
 from store_service.backup.catalog_copy import begin_new_history, check_catalog, referenced_blobs
@@ -16,12 +17,10 @@ from store_service.backup.manifest import (
     MAX_MANIFEST_BYTES,
     BackupManifest,
     Content,
-    blob_key,
     parse_manifest,
 )
 from store_service.backup.places import Files, Readable, incomplete
-from store_service.content.files import READ_ONLY, make_directory, sync_directory
-from store_service.content.folder import BLOBS_FOLDER
+from store_service.content.keys import BLOBS_FOLDER, blob_key
 from store_service.content.ownership import FolderOwner
 from store_service.opening import LOCK_FILE, SQLITE_FILE, locked
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from hotslot.errors import DigestMismatchError, NotFoundError
 from hotslot.ids import Digest
 from store_service.backup.catalog_copy import check_catalog, copy_catalog, referenced_blobs
-from store_service.backup.manifest import CATALOG, MANIFEST, BackupManifest, Content, blob_name
+from store_service.backup.manifest import CATALOG, MANIFEST, BackupManifest, Content
 from store_service.backup.places import Readable, Target
 from store_service.content.hold import holding
-from store_service.content.keys import BlobKey
+from store_service.content.keys import BlobKey, blob_name
 from store_service.sources.sources import pinned_location
 
 HOLD_TIMEOUT_S = 60.0

@@ -25,6 +25,7 @@ from store_service.catalog.records import (
     PINNED_LABEL,
     AdapterFilter,
     AdapterRecord,
+    CatalogState,
     Event,
     EventKind,
     NewVersion,
@@ -35,7 +36,6 @@ from store_service.catalog.records import (
     WeightsUse,
 )
 from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
-from store_service.content.ownership import CatalogState
 
 
 class Catalog:

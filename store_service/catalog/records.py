@@ -17,6 +17,16 @@ MAX_LABELS = 64
 
 
 @dataclass(frozen=True, slots=True)
+class CatalogState:
+    """Identity and progress of a catalog."""
+
+    id: str
+    """Tells it from all others; empty where there is no catalog."""
+    num_changes: int
+    """Changes of all tenants, since the beginning: a copy has fewer than what it was copied from has later."""
+
+
+@dataclass(frozen=True, slots=True)
 class TagRecord:
     """A movable pointer to a version."""
 

@@ -13,13 +13,14 @@ import structlog
 
 from hotslot.errors import HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
+from store_service.catalog.records import CatalogState
 from store_service.content.hold import removing
 from store_service.content.keys import BlobKey
 from store_service.content.objects import ObjectBlobs
-from store_service.content.ownership import CatalogState, FolderOwner
-from store_service.content.uploads import LocalUploadStore
+from store_service.content.ownership import FolderOwner
+from store_service.content.published import PublishedBlobs
+from store_service.content.uploads import UploadFolder
 from store_service.content.waiting import CollectionOptions, Ledger
-from store_service.registry import Registry
 
 log = structlog.get_logger(__name__)
 
@@ -39,14 +40,14 @@ class Collector:
 
     def __init__(
         self,
-        registry: Registry,
-        uploads: LocalUploadStore,
+        published: PublishedBlobs,
+        uploads: UploadFolder,
         ledger: Ledger,
         ownership: "Ownership",
         options: CollectionOptions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._registry = registry
+        self._published = published
         self._uploads = uploads
         self._ledger = ledger
         self._ownership = ownership
@@ -67,24 +68,24 @@ class Collector:
     def close(self) -> None:
         """Note how far the catalog is, so that an earlier copy of it is known as one at the next start."""
         try:
-            self._ledger.save(self._ownership.check(self._registry.catalog.state()).num_changes)
+            self._ledger.save(self._ownership.check(self._published.catalog.state()).num_changes)
         except (HotslotError, OSError) as exc:
             log.warning("removal_note_not_written", why=str(exc))
 
     def _run(self, last_s: float | None) -> Collected:
-        state = self._ownership.check(self._registry.catalog.state())
+        state = self._ownership.check(self._published.catalog.state())
         now_s = self._clock()
         elapsed_s = min(now_s - last_s, self._options.max_elapsed_s) if last_s is not None else 0.0
-        self._registry.catalog.purge()
+        self._published.catalog.purge()
         blobs, uploads = self._ledger.blobs, self._ledger.uploads
-        blobs.observe({_name(key): "" for key in self._registry.unreferenced()}, elapsed_s)
+        blobs.observe({_name(key): "" for key in self._published.unreferenced()}, elapsed_s)
         uploads.observe(self._uploads.marks(), elapsed_s)
         self._ledger.save(state.num_changes)
         due = blobs.due(self._options.unreferenced_grace_s)
         if due:
             # The rows that were read in between were this catalog's, too.
-            self._ownership.check(self._registry.catalog.state())
-        num_blobs = sum(self._registry.remove_unreferenced(_key(name)) for name in due)
+            self._ownership.check(self._published.catalog.state())
+        num_blobs = sum(self._published.remove_unreferenced(_key(name)) for name in due)
         old = frozenset(uploads.due(self._options.upload_ttl_s))
         num_uploads = self._uploads.collect(older_than_s=self._options.upload_ttl_s, is_due=old.__contains__)
         self._last_s = now_s

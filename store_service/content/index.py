@@ -1,18 +1,19 @@
-"""Which blobs are on the local disk, how large, last used when, and which ones object storage has. Thread-safe."""
+"""Index of blobs: on the local disk, how large, last used when; in object storage; and counts. Thread-safe."""
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from store_service.content.eviction import LocalBlob
-from store_service.content.folder import Found
+from store_service.content.folder import FoundBlob
 from store_service.content.keys import BlobKey
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What the catalog says about keeping a blob."""
+    """Word of the catalog about keeping a blob."""
 
     is_pinned: bool
     has_source: bool
@@ -30,12 +31,13 @@ class _Entry:
 
 
 class BlobIndex:
-    """The bookkeeping behind `CachedBlobStore`."""
+    """The bookkeeping behind `ContentStore`."""
 
-    def __init__(self, found: Iterable[Found], stored: set[BlobKey]) -> None:
+    def __init__(self, found: Iterable[FoundBlob], stored: set[BlobKey]) -> None:
         self._local = {blob.key: _Entry(blob.size_bytes, blob.modify_time_s) for blob in found}
         self._stored = stored
         self._reserved_bytes = 0
+        self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def enter(self, key: BlobKey, size_bytes: int) -> None:
@@ -76,7 +78,7 @@ class BlobIndex:
             (self._stored.add if is_stored else self._stored.discard)(key)
 
     def is_stored(self, key: BlobKey) -> bool:
-        """Whether object storage has a blob, as far as is known."""
+        """Tell if object storage has a blob, as far as is known."""
         with self._lock:
             return key in self._stored
 
@@ -96,7 +98,7 @@ class BlobIndex:
             return sorted(self._local, key=lambda key: self._local[key].last_used_s)
 
     def local_blobs(self, retention: Mapping[BlobKey, Retention], leased: set[BlobKey]) -> list[LocalBlob]:
-        """What eviction decides upon."""
+        """Blobs on the local disk, as eviction decides upon them."""
         with self._lock:
             return [
                 LocalBlob(
@@ -111,9 +113,19 @@ class BlobIndex:
             ]
 
     def take_unsaved(self) -> list[tuple[BlobKey, float]]:
-        """When blobs were last used, for those where it changed since this was asked."""
+        """Times of last use, of the blobs that were used since this was asked."""
         with self._lock:
             unsaved = [(key, entry) for key, entry in self._local.items() if not entry.is_saved]
             for _, entry in unsaved:
                 entry.is_saved = True
             return [(key, entry.last_used_s) for key, entry in unsaved]
+
+    def count(self, **counts: int) -> None:
+        """Add to the counts of what happened to blobs since the process began, which are for the logs."""
+        with self._lock:
+            self._counts.update(counts)
+
+    def counts(self) -> dict[str, int]:
+        """Counts so far."""
+        with self._lock:
+            return dict(self._counts)

@@ -1,11 +1,13 @@
-"""Which blobs are in use: those are not evicted. Told from any thread."""
+"""Leases of blobs: a blob in use is not evicted. Told from any thread."""
 
+import io
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from store_service.content.keys import BlobKey
 
@@ -22,12 +24,12 @@ class Leases:
         self._lock = threading.RLock()
 
     def take(self, key: BlobKey) -> None:
-        """Somebody reads or publishes it, until `give_back`."""
+        """Hold a blob that is read or published, until `give_back`."""
         with self._lock:
             self._held[key] += 1
 
     def give_back(self, key: BlobKey) -> None:
-        """One holder is done."""
+        """End one hold."""
         with self._lock:
             self._held[key] -= 1
             if self._held[key] <= 0:
@@ -43,7 +45,7 @@ class Leases:
             self.give_back(key)
 
     def extend(self, key: BlobKey) -> None:
-        """Somebody will probably want it within `lease_s`."""
+        """Hold a blob that will probably be wanted within `lease_s`, for so long."""
         with self._lock:
             self._until_s[key] = self._clock() + self._lease_s
 
@@ -56,6 +58,28 @@ class Leases:
 
     @contextmanager
     def excluded(self, key: BlobKey) -> Iterator[bool]:
-        """Whether nobody uses it; nobody can begin to before the block ends, which must therefore be short."""
+        """Tell if a blob is free; it stays so until the block ends, which must therefore be short."""
         with self._lock:
             yield key not in self._held and self._until_s.get(key, -math.inf) <= self._clock()
+
+
+class LeasedFile(io.FileIO):
+    """A blob open for reading, whose lease ends when it is closed or forgotten."""
+
+    def __init__(self, path: Path, leases: Leases, key: BlobKey) -> None:
+        """Raises OSError, and then there is no lease."""
+        self._give_back: Callable[[], None] | None = None
+        leases.take(key)
+        try:
+            super().__init__(path, "r")
+        except BaseException:
+            leases.give_back(key)
+            raise
+        self._give_back = lambda: leases.give_back(key)
+
+    def close(self) -> None:
+        """Close, and give the lease back once."""
+        give_back, self._give_back = self._give_back, None
+        super().close()
+        if give_back is not None:
+            give_back()

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hotslot.errors import BlobNotFoundError, StoreUnavailableError
-from hotslot.ids import Digest, TenantId
-from store_service.content.keys import BlobKey
+from store_service.content.keys import BLOBS_FOLDER, BlobKey, blob_key, blob_name
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -23,7 +22,6 @@ READ_BYTES = 8 * 1024 * 1024
 RETRY_AFTER_S = 5.0
 OWNER = "owner"
 NOTE = "waiting"
-_PREFIX = "sha256:"
 
 
 class ObjectBlobs:
@@ -90,13 +88,13 @@ class ObjectBlobs:
     def put(self, key: BlobKey, path: Path) -> None:
         """Store a blob durably; raises StoreUnavailableError."""
         with self._failures_are_typed(f"storing {key[1]}"):
-            self._obstore.put(self._objects, _name(key), path)
+            self._obstore.put(self._objects, blob_name(key), path)
 
     def size_bytes(self, key: BlobKey) -> int | None:
         """Size of a stored blob, or None where there is none; raises StoreUnavailableError."""
         with self._failures_are_typed(f"looking for {key[1]}"):
             try:
-                return int(self._obstore.head(self._objects, _name(key))["size"])
+                return int(self._obstore.head(self._objects, blob_name(key))["size"])
             except FileNotFoundError:
                 return None
 
@@ -107,7 +105,7 @@ class ObjectBlobs:
             end = min(start + READ_BYTES, size_bytes)
             with self._failures_are_typed(f"reading {key[1]}"):
                 try:
-                    data = self._obstore.get_range(self._objects, _name(key), start=start, end=end)
+                    data = self._obstore.get_range(self._objects, blob_name(key), start=start, end=end)
                 except FileNotFoundError as exc:
                     raise BlobNotFoundError(key[1]) from exc
             yield memoryview(data)
@@ -116,7 +114,7 @@ class ObjectBlobs:
         """Remove a blob; harmless when it is not there. Raises StoreUnavailableError."""
         with self._failures_are_typed(f"deleting {key[1]}"):
             try:
-                self._obstore.delete(self._objects, _name(key))
+                self._obstore.delete(self._objects, blob_name(key))
             except FileNotFoundError:
                 return
 
@@ -124,11 +122,8 @@ class ObjectBlobs:
         """All blobs; raises StoreUnavailableError."""
         found: set[BlobKey] = set()
         with self._failures_are_typed("listing blobs"):
-            for page in self._obstore.list(self._objects, prefix="blobs"):
-                for meta in page:
-                    match meta["path"].split("/"):
-                        case ["blobs", tenant, _, hex_digits]:
-                            found.add((TenantId(tenant), Digest(_PREFIX + hex_digits)))
+            for page in self._obstore.list(self._objects, prefix=BLOBS_FOLDER):
+                found.update(key for meta in page if (key := blob_key(meta["path"])) is not None)
         return found
 
     @contextmanager
@@ -156,9 +151,3 @@ class ObjectNote:
     def write(self, data: bytes) -> None:
         """Replace it durably."""
         self._objects.write_note(data)
-
-
-def _name(key: BlobKey) -> str:
-    tenant, digest = key
-    hex_digits = digest.removeprefix(_PREFIX)
-    return f"blobs/{tenant}/{hex_digits[:2]}/{hex_digits}"

@@ -1,4 +1,4 @@
-"""Where a published blob can be had again: object storage, or a source that pins its content.
+"""Origins of published blobs: object storage, or a source that pins its content.
 
 Whatever comes is digested before it is served; bytes of another digest count as none. Everything here blocks.
 """
@@ -27,9 +27,10 @@ from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import WeightsUse
 from store_service.content.index import Retention
-from store_service.content.keys import BlobKey, Stage
+from store_service.content.keys import BlobKey
 from store_service.content.objects import ObjectBlobs
-from store_service.content.store import CachedBlobStore
+from store_service.content.store import ContentStore
+from store_service.content.writer import Writer
 from store_service.sources.source import stop_if
 from store_service.sources.sources import HubLocation, Sources, pinned_location
 
@@ -37,8 +38,8 @@ log = structlog.get_logger(__name__)
 
 LOG_EVERY_S = 10.0
 
-Copy = Callable[[Stage, "_Progress"], int]
-"""Writes a blob into a stage and returns its size; its digest is checked by whoever publishes the stage."""
+Copy = Callable[[Writer, "_Progress"], object]
+"""Writes a blob; its digest is checked when it is published."""
 
 
 class Origins:
@@ -48,7 +49,7 @@ class Origins:
         self,
         catalog: Catalog,
         base_models: BaseModels,
-        blobs: CachedBlobStore,
+        blobs: ContentStore,
         sources: Sources,
         limits: AdmissionLimits,
         scratch: Path,
@@ -87,7 +88,7 @@ class Origins:
     def _copies_of(self, key: BlobKey) -> Iterator[tuple[str, Copy]]:
         objects = self._blobs.objects
         if objects is not None:
-            yield "object storage", lambda stage, progress: _copy_object(objects, key, stage, progress)
+            yield "object storage", lambda writer, progress: _copy_object(objects, key, writer, progress)
         seen: set[tuple[str, Digest]] = set()
         for use in self._catalog.weights_uses(key):
             location = pinned_location(use.source)
@@ -96,33 +97,33 @@ class Origins:
                 yield use.source, self._copy_source(use, location)
 
     def _copy_source(self, use: WeightsUse, location: HubLocation) -> Copy:
-        def copy(stage: Stage, progress: _Progress) -> int:
+        def copy(writer: Writer, progress: _Progress) -> None:
             base = self._base_models.get(use.base_model_digest).spec
             target = Path(tempfile.mkdtemp(dir=self._scratch))
             try:
                 content = self._sources.of(use.tenant, location).resolve()
                 checkpoint = content.fetch(target, progress.report, progress.cancelled)
-                manifest = admit(
-                    checkpoint, base, self._limits, stage.write, stage.reserve, stage.digest, was_admitted=True
+                admit(
+                    checkpoint, base, self._limits, writer.write, writer.reserve, writer.digest, was_admitted=True
                 ).require()
             finally:
                 shutil.rmtree(target, ignore_errors=True)
-            return manifest.weights_size_bytes
 
         return copy
 
     def _restore_from(self, name: str, copy: Copy, key: BlobKey, cancelled: threading.Event) -> None:
         progress = _Progress(name, key, cancelled)
         log.info("restoring a blob", origin=name, tenant=key[0], digest=key[1])
-        stage = self._blobs.stage_restored(key[0])
+        writer = self._blobs.writer(key[0], is_new=False)
         try:
-            size_bytes = copy(stage, progress)
-            stage.publish(key[1], size_bytes)
+            copy(writer, progress)
+            size_bytes = writer.size_bytes
+            writer.publish(key[1], size_bytes)
         except HotslotError as exc:
             log.warning("a blob could not be restored", origin=name, tenant=key[0], digest=key[1], error=exc.message)
             raise
         finally:
-            stage.discard()
+            writer.close()
         log.info("blob restored", origin=name, tenant=key[0], digest=key[1], size_bytes=size_bytes)
 
 
@@ -145,17 +146,14 @@ class _Progress:
             log.info("restoring", origin=self._origin, tenant=tenant, digest=digest, done_bytes=done_bytes)
 
 
-def _copy_object(objects: ObjectBlobs, key: BlobKey, stage: Stage, progress: _Progress) -> int:
+def _copy_object(objects: ObjectBlobs, key: BlobKey, writer: Writer, progress: _Progress) -> None:
     size_bytes = objects.size_bytes(key)
     if size_bytes is None:
         raise BlobNotFoundError(key[1])
-    stage.reserve(size_bytes)
-    done_bytes = 0
+    writer.reserve(size_bytes)
     for data in objects.read(key, size_bytes):
-        done_bytes += len(data)
-        stage.write(data)
-        progress.report(done_bytes)
-    return done_bytes
+        writer.write(data)
+        progress.report(writer.size_bytes)
 
 
 def retention_of(catalog: Catalog) -> Mapping[BlobKey, Retention]:

@@ -8,23 +8,14 @@ from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from hotslot.content_files import make_directory, sync_directory
 from hotslot.errors import StoreUnavailableError
-from store_service.content.files import make_directory, sync_directory
+from store_service.catalog.records import CatalogState
 from store_service.content.keys import BlobKey
 
 UNOWNED = "unowned"
 """Name that `adopt_blobs` has for blobs that say of no catalog that they are its own."""
 _MARK = ".owner-"
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogState:
-    """Identity and progress of a catalog."""
-
-    id: str
-    """Tells it from all others; empty where there is no catalog."""
-    num_changes: int
-    """Changes of all tenants, since the beginning: a copy has fewer than what it was copied from has later."""
 
 
 NO_CATALOG = CatalogState("", 0)

@@ -11,10 +11,10 @@ from hotslot.errors import (
     InvalidRequestError,
 )
 from hotslot.ids import Digest, TenantId
-from store_service.content.keys import Upload, UploadStore
+from store_service.content.keys import BlobKey
+from store_service.content.uploads import UploadFolder
+from store_service.content.writer import Writer
 from store_service.execution.offload import Offload
-
-_Key = tuple[TenantId, Digest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class UploadResult:
 class Uploads:
     """Takes uploads. Lives on the event loop; all file work is done on threads."""
 
-    def __init__(self, uploads: UploadStore, offload: Offload) -> None:
+    def __init__(self, uploads: UploadFolder, offload: Offload) -> None:
         self._uploads = uploads
         self._offload = offload
-        self._ending: dict[_Key, asyncio.Future[None]] = {}
+        self._ending: dict[BlobKey, asyncio.Future[None]] = {}
         """Streams that are over and still write down what had arrived."""
 
     async def receive(self, tenant: TenantId, chunks: AsyncIterator[UploadChunk]) -> UploadResult:
@@ -57,9 +57,12 @@ class Uploads:
         if first.size_bytes <= 0:
             raise InvalidRequestError([FieldViolation("size_bytes", f"found {first.size_bytes}, expected more than 0")])
         upload = await self._begin(tenant, first)
-        writer = _Writer(upload, self._offload)
+        if upload is None:
+            committed_size, _ = await self._offload(self._uploads.status, tenant, first.digest)
+            return UploadResult(first.digest, committed_size, True)
+        writer = _StreamWriter(upload, self._offload)
         try:
-            return await self._take(first, chunks, upload, writer)
+            return await self._take(first, chunks, writer, upload.size_bytes)
         finally:
             await asyncio.shield(self._end((tenant, first.digest), writer.settle()))
 
@@ -73,11 +76,8 @@ class Uploads:
         return await self._offload(lambda: [digest for digest in digests if not self._is_complete(tenant, digest)])
 
     async def _take(
-        self, first: UploadChunk, chunks: AsyncIterator[UploadChunk], upload: Upload, writer: "_Writer"
+        self, first: UploadChunk, chunks: AsyncIterator[UploadChunk], writer: "_StreamWriter", received: int
     ) -> UploadResult:
-        if upload.is_complete:
-            return UploadResult(first.digest, upload.committed_size, True)
-        received = upload.committed_size
         chunk: UploadChunk | None = first
         while chunk is not None:
             if chunk.offset != received:
@@ -90,12 +90,12 @@ class Uploads:
             if chunk.finish:
                 if received != first.size_bytes:
                     raise BadOffsetError(f"end of upload {first.digest}", received, first.size_bytes)
-                await writer.finish()
+                await writer.publish(first.digest, received)
                 return UploadResult(first.digest, received, True)
             chunk = await anext(chunks, None)
         return UploadResult(first.digest, received, False)
 
-    async def _begin(self, tenant: TenantId, first: UploadChunk) -> Upload:
+    async def _begin(self, tenant: TenantId, first: UploadChunk) -> Writer | None:
         """Take the upload; a caller that is cancelled meanwhile does not keep it."""
         key = tenant, first.digest
         await self._ended(key)
@@ -106,23 +106,23 @@ class Uploads:
             self._end(key, self._let_go(beginning))
             raise
 
-    async def _let_go(self, beginning: "asyncio.Future[Upload]") -> None:
+    async def _let_go(self, beginning: "asyncio.Future[Writer | None]") -> None:
         """Of an upload that was only begun, once that is done."""
         await asyncio.wait([beginning])
-        if beginning.exception() is None:
-            await self._offload(beginning.result().close)
+        if beginning.exception() is None and (writer := beginning.result()) is not None:
+            await self._offload(writer.close)
 
-    def _end(self, key: _Key, letting_go: Coroutine[None, None, None]) -> asyncio.Future[None]:
+    def _end(self, key: BlobKey, letting_go: Coroutine[None, None, None]) -> asyncio.Future[None]:
         """Let go of an upload; whoever goes on with it waits for that, and is not refused."""
         ending = self._ending[key] = asyncio.ensure_future(letting_go)
         ending.add_done_callback(lambda _: self._forget(key, ending))
         return ending
 
-    def _forget(self, key: _Key, ending: asyncio.Future[None]) -> None:
+    def _forget(self, key: BlobKey, ending: asyncio.Future[None]) -> None:
         if self._ending.get(key) is ending:
             del self._ending[key]
 
-    async def _ended(self, key: _Key) -> None:
+    async def _ended(self, key: BlobKey) -> None:
         ending = self._ending.get(key)
         if ending is not None:
             await asyncio.wait([ending])
@@ -135,26 +135,26 @@ class Uploads:
         return True
 
 
-class _Writer:
+class _StreamWriter:
     """Does one thing after the other with an upload, each to its end, also when the call is cancelled.
 
     The next message is only asked for when the last one is written: what a killed store had taken and not written must
     be sent again.
     """
 
-    def __init__(self, upload: Upload, offload: Offload) -> None:
+    def __init__(self, upload: Writer, offload: Offload) -> None:
         self._upload = upload
         self._offload = offload
         self._doing: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
-        """Write some bytes; raises as `Upload.write`."""
+        """Write some bytes; raises as `Writer.write`."""
         if data:
             await self._do(self._offload.start(self._upload.write, data))
 
-    async def finish(self) -> None:
-        """Verify and keep what was written; raises as `Upload.finish`."""
-        await self._do(self._offload.start(self._upload.finish))
+    async def publish(self, digest: Digest, size_bytes: int) -> None:
+        """Verify and keep what was written; raises as `Writer.publish`."""
+        await self._do(self._offload.start(self._upload.publish, digest, size_bytes))
 
     async def settle(self) -> None:
         """Let go of the upload once nothing is being done with it any more, whatever happened."""

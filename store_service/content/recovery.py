@@ -5,16 +5,14 @@ from typing import BinaryIO
 
 import structlog
 
+from hotslot.content_files import digest_of_file
 from hotslot.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
-from store_service.content.files import digest_of_file
 from store_service.content.keys import BlobKey
 from store_service.content.origins import Origins
-from store_service.content.stats import BlobStats
-from store_service.content.store import CachedBlobStore
+from store_service.content.published import PublishedBlobs
 from store_service.execution.offload import Offload
-from store_service.registry import Registry
 
 log = structlog.get_logger(__name__)
 
@@ -27,18 +25,15 @@ class Recovery:
 
     def __init__(
         self,
-        registry: Registry,
-        blobs: CachedBlobStore,
+        published: PublishedBlobs,
         origins: Origins,
-        stats: BlobStats,
         offload: Offload,
         *,
         max_restores: int,
     ) -> None:
-        self._registry = registry
-        self._blobs = blobs
+        self._published = published
+        self._blobs = published.blobs
         self._origins = origins
-        self._stats = stats
         self._offload = offload
         self._restoring = Offload("restore", max_restores)
         self._cancelled = threading.Event()
@@ -50,7 +45,7 @@ class Recovery:
         Raises BlobNotFoundError, BlobLostError, StoreUnavailableError, SourceUnavailableError, QuotaExceededError.
         """
         for _ in range(NUM_OPENS):
-            opened = await self._offload(self._registry.open_weights, tenant, digest)
+            opened = await self._offload(self._published.open, tenant, digest)
             if opened is not None:
                 return opened
             self._blobs.keep(tenant, digest)
@@ -74,12 +69,12 @@ class Recovery:
         try:
             self._origins.restore(key, self._cancelled)
         except HotslotError:
-            self._stats.add(num_failed_restores=1)
+            self._blobs.index.count(num_failed_restores=1)
             raise
-        self._stats.add(num_restored=1)
+        self._blobs.index.count(num_restored=1)
 
     def _is_whole(self, key: BlobKey) -> bool:
-        """Whether the disk has the right bytes; wrong ones are put aside."""
+        """Tell if the disk has the right bytes; wrong ones are put aside."""
         try:
             file = self._blobs.open_unused(key)
         except BlobNotFoundError:
@@ -88,7 +83,7 @@ class Recovery:
             if digest_of_file(file) == key[1]:
                 return True
             log.error("a blob has rotted on the disk", tenant=key[0], digest=key[1])
-            self._stats.add(num_rotten=1)
+            self._blobs.index.count(num_rotten=1)
             # One that was published again meanwhile was verified when it was.
             return not self._blobs.quarantine(key, file)
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import structlog
 
+from hotslot.content_files import digest_of_file
 from hotslot.errors import BlobNotFoundError, HotslotError, RequestCancelledError
-from store_service.content.files import digest_of_file
 from store_service.content.keys import BlobKey
 from store_service.content.recovery import Recovery
-from store_service.content.stats import BlobStats
-from store_service.content.store import CachedBlobStore
+from store_service.content.store import ContentStore
 from store_service.execution.offload import Offload
 
 log = structlog.get_logger(__name__)
@@ -21,12 +20,9 @@ log = structlog.get_logger(__name__)
 class Scrub:
     """Passes over all local blobs; `marker` carries the time of the last complete one across restarts."""
 
-    def __init__(
-        self, blobs: CachedBlobStore, recovery: Recovery, stats: BlobStats, marker: Path, *, max_bytes_per_s: int
-    ) -> None:
+    def __init__(self, blobs: ContentStore, recovery: Recovery, marker: Path, *, max_bytes_per_s: int) -> None:
         self._blobs = blobs
         self._recovery = recovery
-        self._stats = stats
         self._marker = marker
         self._max_bytes_per_s = max_bytes_per_s
         self._thread = Offload("scrub", 1)
@@ -49,11 +45,11 @@ class Scrub:
             num_rotten += 1
             try:
                 await self._recovery.make_whole(key)
-                self._stats.add(num_repaired=1)
+                self._blobs.index.count(num_repaired=1)
             except HotslotError:
                 continue  # logged where it happened
         self._marker.touch()
-        log.info("blobs scrubbed", num_rotten_now=num_rotten, **self._stats.all())
+        log.info("blobs scrubbed", num_rotten_now=num_rotten, **self._blobs.index.counts())
         return num_rotten
 
     def _is_whole(self, key: BlobKey) -> bool:
@@ -68,7 +64,7 @@ class Scrub:
             # The kernel's cache of a file says nothing about the disk.
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             found = digest_of_file(file, pace.after)
-        self._stats.add(scrubbed_bytes=pace.num_bytes)
+        self._blobs.index.count(scrubbed_bytes=pace.num_bytes)
         return found == key[1]
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""The local disk as a cache of published blobs: a byte budget, and object storage below it where there is one.
+"""Published blobs: a local disk with a byte budget, and object storage below it where there is one.
 
 A blob's file carries in its modification time when it was last used, so that the order survives a restart; it is
 written by `save_use_times`, not at every read, since each write makes the next reader digest the file again.
+Everything here blocks: call it from a thread, never on the event loop.
 """
 
 import os
@@ -13,17 +14,16 @@ from typing import BinaryIO
 
 import structlog
 
+from hotslot.content_files import StagedFile, digest_of_file
 from hotslot.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from store_service.content.eviction import LocalBlob, choose_victims
-from store_service.content.files import digest_of_file
-from store_service.content.folder import LocalBlobStore, LocalStage
+from store_service.content.folder import BlobFolder
 from store_service.content.index import BlobIndex, Retention
 from store_service.content.keys import BlobKey
-from store_service.content.leased_file import LeasedFile
-from store_service.content.leases import Leases
+from store_service.content.leases import LeasedFile, Leases
 from store_service.content.objects import ObjectBlobs
-from store_service.content.stats import BlobStats
+from store_service.content.writer import Writer
 
 log = structlog.get_logger(__name__)
 
@@ -31,59 +31,14 @@ CACHE_QUOTA = "blob_cache_bytes"
 RETRY_AFTER_S = 10.0
 
 
-class CachedStage:
-    """A blob being written to the local disk and, if it is a new one, to object storage as well."""
-
-    def __init__(self, inner: LocalStage, blobs: "CachedBlobStore", tenant: TenantId, *, is_new: bool) -> None:
-        self._inner = inner
-        self._blobs = blobs
-        self._tenant = tenant
-        self._is_new = is_new
-        self._reserved_bytes = 0
-
-    def reserve(self, size_bytes: int) -> None:
-        """Make room in the budget and on the disk; raises QuotaExceededError."""
-        self._blobs.reserve(size_bytes)
-        self._reserved_bytes += size_bytes
-        self._inner.reserve(size_bytes)
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append; raises QuotaExceededError when the disk is full."""
-        self._inner.write(data)
-
-    def digest(self) -> Digest:
-        """Of everything that was written so far."""
-        return self._inner.digest()
-
-    def publish(self, digest: Digest, size_bytes: int) -> None:
-        """Durable on the disk, then in object storage; see `Stage.publish`."""
-        key = self._tenant, digest
-        with self._blobs.leases.holding(key):
-            self._inner.publish(digest, size_bytes)
-            self._blobs.index.enter(key, size_bytes)
-            self._release()
-            if self._is_new:
-                self._blobs.store_object(key)
-
-    def discard(self) -> None:
-        """Forget it; harmless after `publish`."""
-        self._inner.discard()
-        self._release()
-
-    def _release(self) -> None:
-        self._blobs.index.reserve(-self._reserved_bytes)
-        self._reserved_bytes = 0
-
-
-class CachedBlobStore:
+class ContentStore:
     """Blobs on the local disk, with at most `budget_bytes` (0: no bound), over object storage if there is any."""
 
     def __init__(
         self,
-        local: LocalBlobStore,
+        folder: BlobFolder,
         objects: ObjectBlobs | None,
         leases: Leases,
-        stats: BlobStats,
         *,
         budget_bytes: int,
         retention: Callable[[], Mapping[BlobKey, Retention]],
@@ -91,55 +46,65 @@ class CachedBlobStore:
         """Looks at everything that is stored; raises StoreUnavailableError when object storage does not answer."""
         self.objects = objects
         self.leases = leases
-        self.index = BlobIndex(local.found(), objects.keys() if objects is not None else set())
-        self._local = local
-        self._stats = stats
+        self.index = BlobIndex(folder.found(), objects.keys() if objects is not None else set())
+        self._folder = folder
         self._budget_bytes = budget_bytes
         self._retention = retention
         # One decision at a time.
         self._evicting = threading.Lock()
 
-    def stage(self, tenant: TenantId) -> CachedStage:
-        """Begin a new blob."""
-        return CachedStage(self._local.stage(tenant), self, tenant, is_new=True)
+    def writer(self, tenant: TenantId, *, is_new: bool = True) -> Writer:
+        """Begin a blob, or, where it is not new, to bring back one that object storage may have already."""
+        reservation = _Reservation(self)
 
-    def stage_restored(self, tenant: TenantId) -> CachedStage:
-        """Begin to bring back a blob that was published before."""
-        return CachedStage(self._local.stage(tenant), self, tenant, is_new=False)
+        def take_in(staged: StagedFile, digest: Digest) -> None:
+            key, size_bytes = (tenant, digest), staged.size_bytes
+            with self.leases.holding(key):
+                self._folder.take_in(staged, key)
+                self.index.enter(key, size_bytes)
+                reservation.release()
+                if is_new:
+                    self.store_object(key)
+
+        return Writer(
+            self._folder.new_stage(),
+            "blob",
+            take_in,
+            on_reserve=reservation.add,
+            on_close=reservation.release,
+        )
 
     def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
-        """A blob's bytes and their number, leased until closed; raises BlobNotFoundError for what is not here now."""
+        """A blob's bytes and their number, leased until closed; raises BlobNotFoundError for one not on the disk."""
         key = tenant, digest
-        self.leases.take(key)
         try:
-            file = LeasedFile(self._local.path(tenant, digest), lambda: self.leases.give_back(key))
+            file = LeasedFile(self._folder.path(key), self.leases, key)
         except FileNotFoundError as exc:
-            self.leases.give_back(key)
             raise BlobNotFoundError(digest) from exc
-        except BaseException:
-            self.leases.give_back(key)
-            raise
         self.index.use(key)
         return file, os.fstat(file.fileno()).st_size
 
     def open_unused(self, key: BlobKey) -> BinaryIO:
-        """A blob's bytes for somebody who only looks after it: neither a lease nor a use. Raises BlobNotFoundError."""
-        return self._local.open(*key)[0]
+        """A blob's bytes for upkeep: neither a lease nor a use. Raises BlobNotFoundError."""
+        return self._folder.open(key)
 
     def contains(self, tenant: TenantId, digest: Digest) -> bool:
-        """Whether a blob is on the local disk."""
-        return self._local.contains(tenant, digest)
+        """Tell if a blob is on the local disk."""
+        return self._folder.path((tenant, digest)).is_file()
 
     def keep(self, tenant: TenantId, digest: Digest) -> None:
-        """Somebody is about to read it: not evicted for a while."""
+        """Hold a blob that is about to be read: not evicted for a while."""
         self.leases.extend((tenant, digest))
 
     def delete(self, tenant: TenantId, digest: Digest) -> None:
-        """Remove a blob from object storage and the disk; raises StoreUnavailableError."""
+        """Remove a blob from object storage and the disk; harmless when it is not there, and readers can finish.
+
+        Raises StoreUnavailableError.
+        """
         key = tenant, digest
         if self.objects is not None:
             self.objects.delete(key)
-        self._local.delete(tenant, digest)
+        self._folder.delete(key)
         self.index.note_stored(key, is_stored=False)
         self.index.leave(key)
 
@@ -165,13 +130,13 @@ class CachedBlobStore:
             self.index.reserve(size_bytes)
 
     def trim(self) -> bool:
-        """Evict what does not fit into the budget; whether it holds now."""
+        """Evict what does not fit into the budget; false where more would have to go than can."""
         with self._evicting:
             return not self._budget_bytes or self._make_room(0, only_if_enough=False)
 
     def quarantine(self, key: BlobKey, rotten: BinaryIO) -> bool:
         """Put a rotten file aside, unless another has taken its place already."""
-        if not self._local.quarantine(*key, rotten):
+        if not self._folder.quarantine(key, rotten):
             return False
         self.index.leave(key)
         return True
@@ -179,7 +144,7 @@ class CachedBlobStore:
     def store_object(self, key: BlobKey) -> None:
         """Copy a blob from the local disk to object storage, if there is any; raises StoreUnavailableError."""
         if self.objects is not None:
-            self.objects.put(key, self._local.path(*key))
+            self.objects.put(key, self._folder.path(key))
             self.index.note_stored(key, is_stored=True)
 
     def store_missing_objects(self) -> int:
@@ -197,7 +162,7 @@ class CachedBlobStore:
         """Write down when each blob was last used."""
         for key, last_used_s in self.index.take_unsaved():
             with suppress(FileNotFoundError):
-                os.utime(self._local.path(*key), (last_used_s, last_used_s))
+                os.utime(self._folder.path(key), (last_used_s, last_used_s))
 
     def _make_room(self, needed_bytes: int, *, only_if_enough: bool) -> bool:
         room_bytes = self._budget_bytes - needed_bytes
@@ -218,15 +183,15 @@ class CachedBlobStore:
                     break
 
     def _evict(self, victim: LocalBlob) -> bool:
-        """Whether it went: not when somebody began to use it, or when object storage has lost it."""
+        """Remove a blob from the disk; false, and it stays, when it is in use by now, or object storage lost it."""
         if self.index.is_stored(victim.key) and not self._is_stored(victim):
             return False
         with self.leases.excluded(victim.key) as is_free:
             if not is_free:
                 return False
-            self._local.delete(*victim.key)
+            self._folder.delete(victim.key)
             self.index.leave(victim.key)
-        self._stats.add(num_evicted=1, evicted_bytes=victim.size_bytes)
+        self.index.count(num_evicted=1, evicted_bytes=victim.size_bytes)
         log.info("blob evicted", tenant=victim.key[0], digest=victim.key[1], size_bytes=victim.size_bytes)
         return True
 
@@ -242,3 +207,19 @@ class CachedBlobStore:
             log.error("object storage has lost a blob, storing it again", tenant=tenant, digest=digest)
             self.index.note_stored(blob.key, is_stored=False)
         return found_bytes == blob.size_bytes
+
+
+class _Reservation:
+    """Part of a budget that one writer has taken before it writes."""
+
+    def __init__(self, blobs: ContentStore) -> None:
+        self._blobs = blobs
+        self._size_bytes = 0
+
+    def add(self, size_bytes: int) -> None:
+        self._blobs.reserve(size_bytes)
+        self._size_bytes += size_bytes
+
+    def release(self) -> None:
+        self._blobs.index.reserve(-self._size_bytes)
+        self._size_bytes = 0

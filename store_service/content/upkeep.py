@@ -1,24 +1,23 @@
-"""What happens to blobs without anybody asking: the budget is kept, object storage completed, the disk scrubbed."""
+"""Upkeep of blobs: the budget is kept, object storage completed, the disk scrubbed."""
 
 import asyncio
 
 import structlog
 
 from store_service.content.scrub import Scrub
-from store_service.content.stats import BlobStats
-from store_service.content.store import CachedBlobStore
+from store_service.content.store import ContentStore
 from store_service.execution.offload import Offload
 
 log = structlog.get_logger(__name__)
 
 
-async def keep_blobs(blobs: CachedBlobStore, stats: BlobStats, offload: Offload) -> None:
+async def keep_blobs(blobs: ContentStore, offload: Offload) -> None:
     """Store what object storage lacks, and evict what does not fit."""
     num_stored = await offload(blobs.store_missing_objects)
     fits = await offload(blobs.trim)
     await offload(blobs.save_use_times)
     if not fits:
-        log.warning("blobs exceed blob_cache_bytes, and none more can be evicted", **stats.all())
+        log.warning("blobs exceed blob_cache_bytes, and none more can be evicted", **blobs.index.counts())
     elif num_stored:
         log.info("blobs stored in object storage", num_blobs=num_stored)
 

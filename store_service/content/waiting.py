@@ -8,12 +8,14 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
+from hotslot.content_files import replace_file
 from hotslot.ids import digest_of
-from store_service.content.ownership import CatalogState
+from store_service.catalog.records import CatalogState
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +40,24 @@ class Note(Protocol):
 
     def write(self, data: bytes) -> None:
         """Replace it durably, or leave it as it was."""
+
+
+class FileNote:
+    """A note in a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> bytes | None:
+        """Bytes that were written last; None where nothing was."""
+        try:
+            return self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, data: bytes) -> None:
+        """Replace it durably."""
+        replace_file(self._path, data)
 
 
 class Waiting:

@@ -9,19 +9,19 @@ from hotslot.ids import Digest, parse_digest
 from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.blob_chunks import encode_chunk
 from hotslot.rpc.tenant import tenant_of
-from store_service.content.reading import BlobReader
+from store_service.content.reading import ContentReader
 from store_service.content.receiving import UploadChunk, Uploads
+from store_service.content.uploads import UploadFolder
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
-from store_service.registry import Registry
 
 
 class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
     """Streams published blobs out and uploads in; served by `hotslot.rpc.blob_chunks.add_to_server`."""
 
-    def __init__(self, registry: Registry, reader: BlobReader, offload: Offload, turns: Turns) -> None:
+    def __init__(self, uploads: UploadFolder, reader: ContentReader, offload: Offload, turns: Turns) -> None:
         """`turns` are those of all streams that the store sends."""
-        self._uploads = Uploads(registry.uploads, offload)
+        self._uploads = Uploads(uploads, offload)
         self._reader = reader
         self._turns = turns
 

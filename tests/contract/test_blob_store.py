@@ -1,4 +1,4 @@
-"""What every BlobStore and UploadStore must do."""
+"""What every ContentStore and UploadFolder must do."""
 
 import errno
 import hashlib
@@ -11,10 +11,10 @@ import pytest
 
 from hotslot.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
 from hotslot.ids import Digest, TenantId, digest_of
-from store_service.content.folder import LocalBlobStore
-from store_service.content.keys import BlobStore, UploadStore
 from store_service.content.objects import ObjectBlobs
-from store_service.content.uploads import LocalUploadStore
+from store_service.content.store import ContentStore
+from store_service.content.uploads import UploadFolder
+from store_service.content.writer import Writer
 from tests.support.blob_cache import cached_blobs
 from tests.support.object_storage import BUCKET, s3_server
 
@@ -22,8 +22,8 @@ ACME, OTHER = TenantId("acme"), TenantId("other")
 DATA = os.urandom(300_000)
 DIGEST = digest_of(DATA)
 
-OpenBlobs = Callable[[], BlobStore]
-OpenUploads = Callable[[], UploadStore]
+OpenBlobs = Callable[[], ContentStore]
+OpenUploads = Callable[[], UploadFolder]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,9 @@ def open_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenBlobs:
     """Opens the store, again and again: what is kept outlives the object."""
     match request.param:
         case "local":
-            return lambda: LocalBlobStore(tmp_path)
-        case "cached":
             return lambda: cached_blobs(tmp_path)
+        case "cached":
+            return lambda: cached_blobs(tmp_path, budget_bytes=10_000_000)
         case "file":
             return lambda: cached_blobs(tmp_path, ObjectBlobs(f"file://{tmp_path / 'objects'}"))
         case _:
@@ -51,23 +51,29 @@ def open_blobs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenBlobs:
 
 @pytest.fixture(params=["local"])
 def open_uploads(request: pytest.FixtureRequest, tmp_path: Path) -> OpenUploads:
-    return lambda: LocalUploadStore(tmp_path, max_upload_bytes=1_000_000)
+    return lambda: UploadFolder(tmp_path, max_upload_bytes=1_000_000)
 
 
-def publish(blobs: BlobStore, tenant: TenantId, data: bytes) -> Digest:
-    stage = blobs.stage(tenant)
+def publish(blobs: ContentStore, tenant: TenantId, data: bytes) -> Digest:
+    stage = blobs.writer(tenant)
     stage.write(data[:7])
     stage.write(memoryview(data)[7:])
     stage.publish(digest_of(data), len(data))
     return digest_of(data)
 
 
-def read(blobs: BlobStore, tenant: TenantId, digest: Digest) -> bytes:
+def read(blobs: ContentStore, tenant: TenantId, digest: Digest) -> bytes:
     file, size_bytes = blobs.open(tenant, digest)
     with file:
         data = file.read()
     assert len(data) == size_bytes
     return data
+
+
+def begin(uploads: UploadFolder, tenant: TenantId, digest: Digest, size_bytes: int) -> Writer:
+    upload = uploads.begin(tenant, digest, size_bytes)
+    assert upload is not None, "it is complete"
+    return upload
 
 
 def test_a_published_blob_is_read_back_after_a_restart(open_blobs: OpenBlobs) -> None:
@@ -86,16 +92,16 @@ def test_another_tenants_blob_is_not_there(open_blobs: OpenBlobs) -> None:
 
 def test_nothing_is_visible_before_it_is_published(open_blobs: OpenBlobs) -> None:
     blobs = open_blobs()
-    stage = blobs.stage(ACME)
+    stage = blobs.writer(ACME)
     stage.write(DATA)
     assert not blobs.contains(ACME, DIGEST)
     assert blobs.digests() == []
-    stage.discard()
+    stage.close()
 
 
 def test_room_can_be_reserved_before_writing(open_blobs: OpenBlobs) -> None:
     blobs = open_blobs()
-    stage = blobs.stage(ACME)
+    stage = blobs.writer(ACME)
     stage.reserve(len(DATA) + 1)
     stage.write(DATA)
     stage.publish(DIGEST, len(DATA))
@@ -105,7 +111,7 @@ def test_room_can_be_reserved_before_writing(open_blobs: OpenBlobs) -> None:
 @pytest.mark.parametrize(("digest", "size"), [(digest_of(b"x"), len(DATA)), (DIGEST, len(DATA) + 1)])
 def test_bytes_that_are_not_the_digests_are_never_published(open_blobs: OpenBlobs, digest: Digest, size: int) -> None:
     blobs = open_blobs()
-    stage = blobs.stage(ACME)
+    stage = blobs.writer(ACME)
     stage.write(DATA)
     with pytest.raises(DigestMismatchError):
         stage.publish(digest, size)
@@ -136,7 +142,7 @@ def test_a_reader_finishes_although_the_blob_is_deleted(open_blobs: OpenBlobs) -
 def test_published_blobs_are_read_only_and_stages_go_at_the_next_start(open_blobs: OpenBlobs, tmp_path: Path) -> None:
     blobs = open_blobs()
     publish(blobs, ACME, DATA)
-    blobs.stage(ACME).write(b"half")
+    blobs.writer(ACME).write(b"half")
     (path,) = (path for path in (tmp_path / "blobs").rglob("*") if path.is_file())
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert len(list((tmp_path / "stages").iterdir())) == 1
@@ -149,35 +155,35 @@ def test_a_full_disk_is_a_quota_and_leaves_nothing(open_blobs: OpenBlobs, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     blobs = open_blobs()
-    stage = blobs.stage(ACME)
+    stage = blobs.writer(ACME)
     stage.write(DATA)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_room)
         with pytest.raises(QuotaExceededError, match="no space"):
             stage.publish(DIGEST, len(DATA))
-    stage.discard()
+    stage.close()
     assert open_blobs().digests() == []
 
 
 def test_an_upload_resumes_after_a_restart(open_uploads: OpenUploads) -> None:
-    first = open_uploads().begin(ACME, DIGEST, len(DATA))
+    first = begin(open_uploads(), ACME, DIGEST, len(DATA))
     first.write(DATA[:1000])
     first.close()
     uploads = open_uploads()
     assert uploads.status(ACME, DIGEST) == (1000, False)
-    second = uploads.begin(ACME, DIGEST, len(DATA))
-    assert second.committed_size == 1000
+    second = begin(uploads, ACME, DIGEST, len(DATA))
+    assert second.size_bytes == 1000
     second.write(DATA[1000:])
-    second.finish()
+    second.publish(DIGEST, len(DATA))
     second.close()
     assert uploads.path(ACME, DIGEST).read_bytes() == DATA
     assert open_uploads().status(ACME, DIGEST) == (len(DATA), True)
-    assert open_uploads().begin(ACME, DIGEST, len(DATA)).is_complete
+    assert open_uploads().begin(ACME, DIGEST, len(DATA)) is None
 
 
 def test_a_part_is_not_a_file(open_uploads: OpenUploads) -> None:
     uploads = open_uploads()
-    upload = uploads.begin(ACME, DIGEST, len(DATA))
+    upload = begin(uploads, ACME, DIGEST, len(DATA))
     upload.write(DATA)
     with pytest.raises(BlobNotFoundError):
         uploads.path(ACME, DIGEST)
@@ -187,10 +193,10 @@ def test_a_part_is_not_a_file(open_uploads: OpenUploads) -> None:
 def test_an_upload_that_rotted_is_noticed_and_sent_again(open_uploads: OpenUploads) -> None:
     for is_rotten in (True, False):
         uploads = open_uploads()
-        upload = uploads.begin(ACME, DIGEST, len(DATA))
-        assert upload.committed_size == 0
+        upload = begin(uploads, ACME, DIGEST, len(DATA))
+        assert upload.size_bytes == 0
         upload.write(DATA)
-        upload.finish()
+        upload.publish(DIGEST, len(DATA))
         upload.close()
         path = uploads.path(ACME, DIGEST)
         assert uploads.verified_path(ACME, DIGEST).read_bytes() == DATA
@@ -206,43 +212,43 @@ def test_an_upload_that_rotted_is_noticed_and_sent_again(open_uploads: OpenUploa
 
 def test_only_one_stream_writes_an_upload(open_uploads: OpenUploads) -> None:
     uploads = open_uploads()
-    upload = uploads.begin(ACME, DIGEST, len(DATA))
+    upload = begin(uploads, ACME, DIGEST, len(DATA))
     with pytest.raises(UploadBusyError):
-        uploads.begin(ACME, DIGEST, len(DATA))
-    uploads.begin(OTHER, DIGEST, len(DATA)).close()
+        begin(uploads, ACME, DIGEST, len(DATA))
+    begin(uploads, OTHER, DIGEST, len(DATA)).close()
     upload.close()
-    uploads.begin(ACME, DIGEST, len(DATA)).close()
+    begin(uploads, ACME, DIGEST, len(DATA)).close()
 
 
 def test_wrong_bytes_are_refused_and_the_upload_begins_anew(open_uploads: OpenUploads) -> None:
     uploads = open_uploads()
-    upload = uploads.begin(ACME, DIGEST, len(DATA))
+    upload = begin(uploads, ACME, DIGEST, len(DATA))
     upload.write(b"x" + DATA[1:])
     with pytest.raises(DigestMismatchError):
-        upload.finish()
+        upload.publish(DIGEST, len(DATA))
     upload.close()
     assert uploads.status(ACME, DIGEST) == (0, False)
 
 
 def test_an_upload_above_the_limit_is_refused_at_once(open_uploads: OpenUploads) -> None:
     with pytest.raises(QuotaExceededError):
-        open_uploads().begin(ACME, DIGEST, 1_000_001)
+        begin(open_uploads(), ACME, DIGEST, 1_000_001)
 
 
 def test_a_tenant_learns_nothing_of_anothers_uploads(open_uploads: OpenUploads) -> None:
     uploads = open_uploads()
-    upload = uploads.begin(ACME, DIGEST, len(DATA))
+    upload = begin(uploads, ACME, DIGEST, len(DATA))
     upload.write(DATA)
-    upload.finish()
+    upload.publish(DIGEST, len(DATA))
     upload.close()
     assert uploads.status(OTHER, DIGEST) == (0, False)
-    assert uploads.begin(OTHER, DIGEST, len(DATA)).committed_size == 0
+    assert begin(uploads, OTHER, DIGEST, len(DATA)).size_bytes == 0
 
 
 def test_old_uploads_are_collected_and_busy_ones_kept(tmp_path: Path) -> None:
-    uploads = LocalUploadStore(tmp_path, max_upload_bytes=1_000_000)
+    uploads = UploadFolder(tmp_path, max_upload_bytes=1_000_000)
     for data in (b"a", b"b"):
-        upload = uploads.begin(ACME, digest_of(data), 2)
+        upload = begin(uploads, ACME, digest_of(data), 2)
         upload.write(data)
         if data == b"a":
             upload.close()
@@ -253,10 +259,10 @@ def test_old_uploads_are_collected_and_busy_ones_kept(tmp_path: Path) -> None:
 
 
 def test_an_upload_that_is_asked_for_is_not_old(tmp_path: Path) -> None:
-    uploads = LocalUploadStore(tmp_path, max_upload_bytes=1_000_000)
-    upload = uploads.begin(ACME, DIGEST, len(DATA))
+    uploads = UploadFolder(tmp_path, max_upload_bytes=1_000_000)
+    upload = begin(uploads, ACME, DIGEST, len(DATA))
     upload.write(DATA)
-    upload.finish()
+    upload.publish(DIGEST, len(DATA))
     upload.close()
     os.utime(uploads.path(ACME, DIGEST), (0, 0))
     uploads.path(ACME, DIGEST)
@@ -273,10 +279,10 @@ def upload_time(root: Path) -> float:
 
 def test_the_digest_of_a_resumed_upload_covers_all_of_it(open_uploads: OpenUploads) -> None:
     for end in (100, 200, len(DATA)):
-        upload = open_uploads().begin(ACME, DIGEST, len(DATA))
-        upload.write(DATA[upload.committed_size : end])
+        upload = begin(open_uploads(), ACME, DIGEST, len(DATA))
+        upload.write(DATA[upload.size_bytes : end])
         if end == len(DATA):
-            upload.finish()
+            upload.publish(DIGEST, len(DATA))
         upload.close()
     data = open_uploads().path(ACME, DIGEST).read_bytes()
     assert "sha256:" + hashlib.sha256(data).hexdigest() == DIGEST

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from store_service.content.folder import LocalBlobStore
+from store_service.content.folder import BlobFolder
 from store_service.content.index import Retention
 from store_service.content.keys import BlobKey
 from store_service.content.leases import Leases
 from store_service.content.objects import ObjectBlobs
-from store_service.content.stats import BlobStats
-from store_service.content.store import CachedBlobStore
+from store_service.content.store import ContentStore
 
 
 def cached_blobs(
@@ -19,13 +18,12 @@ def cached_blobs(
     budget_bytes: int = 0,
     retention: Mapping[BlobKey, Retention] | None = None,
     leases: Leases | None = None,
-) -> CachedBlobStore:
+) -> ContentStore:
     """A cache in a folder; `retention` is what a catalog would say, and may change."""
-    return CachedBlobStore(
-        LocalBlobStore(folder),
+    return ContentStore(
+        BlobFolder(folder),
         objects,
         leases or Leases(lease_s=0),
-        BlobStats(),
         budget_bytes=budget_bytes,
         retention=lambda: retention or {},
     )

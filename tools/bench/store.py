@@ -22,7 +22,8 @@ from store_service.admission.checks import check_tensors
 from store_service.admission.config import CONFIG_FILE, parse_config
 from store_service.admission.normalise import plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
-from store_service.content.folder import LocalBlobStore
+from store_service.content.store import ContentStore
+from tests.support.blob_cache import cached_blobs
 from tests.support.checkpoints import adapter
 from tests.support.store import dial
 from tools.bench.catalog_growth import fill, measure_catalog, measure_pushes
@@ -47,7 +48,7 @@ def measure_admission(num_bytes: int, folder: Path) -> dict[str, float]:
     """Admission alone, as a dry run and with storing, and the time of each stage; medians of five."""
     spec = wide_spec(num_bytes)
     checkpoint = adapter(("up_proj",), spec=spec, rank=256).write(folder)
-    blobs = LocalBlobStore(folder / "blobs")
+    blobs = cached_blobs(folder / "blobs")
     rounds = [_stages(checkpoint, spec, blobs) for _ in range(5)]
     size_mib = admit(checkpoint, spec, AdmissionLimits()).require().weights_size_bytes / MIB
     stages_ms = {name: round(statistics.median(row[name] for row in rounds) * 1e3, 2) for name in rounds[0]}
@@ -60,7 +61,7 @@ def measure_admission(num_bytes: int, folder: Path) -> dict[str, float]:
     }
 
 
-def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: LocalBlobStore) -> dict[str, float]:
+def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: ContentStore) -> dict[str, float]:
     """Seconds of each stage alone, then of admission as a dry run and with storing, in which stages overlap."""
     limits, weights = AdmissionLimits(), checkpoint.files[WEIGHTS_FILES[0]]
     marks = [("", time.perf_counter())]
@@ -83,10 +84,10 @@ def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: LocalBlobStore) -> di
         mark("values_and_hash_ms")
     admit(checkpoint, spec, limits)
     mark("all_dry_ms")
-    stage = blobs.stage(TenantId("bench"))
-    manifest = admit(checkpoint, spec, limits, stage.write, None, stage.digest).require()
+    writer = blobs.writer(TenantId("bench"))
+    manifest = admit(checkpoint, spec, limits, writer.write, None, writer.digest).require()
     mark("all_with_writing_ms")
-    stage.publish(manifest.weights_digest, manifest.weights_size_bytes)
+    writer.publish(manifest.weights_digest, manifest.weights_size_bytes)
     mark("publish_ms")
     return {name: at - before for (_, before), (name, at) in pairwise(marks)}
 

@@ -16,7 +16,7 @@ from hotslot import StoreClient
 from hotslot.ids import DEFAULT_TENANT, Digest
 from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.channel import open_channel
-from store_service.content.streams import CHUNK_BYTES
+from store_service.content.reading import CHUNK_BYTES
 from tools.bench.processes import MIB, Process
 from worker_service.adapters.store_client import StoreClient as WorkerStoreClient
 

@@ -18,7 +18,7 @@ from hotslot.contract.catalog import TransferProgress, TransferStage
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildSpec
-from store_service.content.streams import CHUNK_BYTES
+from store_service.content.reading import CHUNK_BYTES
 from tests.support.checkpoints import adapter
 from tests.support.slow_proxy import SlowProxy, slow_proxy
 

@@ -14,7 +14,7 @@ from store_service.content.index import Retention
 from store_service.content.keys import BlobKey
 from store_service.content.leases import Leases
 from store_service.content.objects import ObjectBlobs
-from store_service.content.store import CachedBlobStore
+from store_service.content.store import ContentStore
 from tests.support.blob_cache import cached_blobs
 
 ACME = TenantId("acme")
@@ -30,14 +30,14 @@ def key(number: int) -> BlobKey:
     return ACME, digest_of(blob(number))
 
 
-def publish(blobs: CachedBlobStore, number: int) -> BlobKey:
-    stage = blobs.stage(ACME)
+def publish(blobs: ContentStore, number: int) -> BlobKey:
+    stage = blobs.writer(ACME)
     try:
         stage.reserve(SIZE)
         stage.write(blob(number))
         stage.publish(key(number)[1], SIZE)
     finally:
-        stage.discard()
+        stage.close()
     return key(number)
 
 
@@ -45,13 +45,13 @@ def objects_in(folder: Path) -> ObjectBlobs:
     return ObjectBlobs(f"file://{folder / 'objects'}")
 
 
-def use(blobs: CachedBlobStore, number: int, at_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(blobs: ContentStore, number: int, at_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("store_service.content.index.time.time", lambda: at_s)
         blobs.open(*key(number))[0].close()
 
 
-def present(blobs: CachedBlobStore, *numbers: int) -> list[bool]:
+def present(blobs: ContentStore, *numbers: int) -> list[bool]:
     return [blobs.contains(*key(number)) for number in numbers]
 
 
@@ -86,12 +86,12 @@ def test_without_anything_to_evict_a_publication_is_refused_before_it_is_written
 ) -> None:
     blobs = cached_blobs(tmp_path, budget_bytes=SIZE + 10, retention=retention)
     publish(blobs, 0)
-    stage = blobs.stage(ACME)
+    stage = blobs.writer(ACME)
     with pytest.raises(QuotaExceededError, match="blob_cache_bytes") as caught:
         stage.reserve(SIZE)
     assert caught.value.subject == "blob_cache_bytes"
     assert [path.stat().st_size for path in (tmp_path / "stages").iterdir()] == [0]
-    stage.discard()
+    stage.close()
     assert present(blobs, 0) == [True]
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_evicted_when_that_would_not_be_enough(tmp_path: Path) -> Non
     publish(blobs, 0)
     publish(blobs, 1)
     with pytest.raises(QuotaExceededError):
-        blobs.stage(ACME).reserve(2 * SIZE)
+        blobs.writer(ACME).reserve(2 * SIZE)
     assert present(blobs, 0, 1) == [True, True]
 
 
@@ -130,11 +130,11 @@ def test_a_leased_blob_stays_until_its_lease_ends(tmp_path: Path, how: str) -> N
 
 def test_bytes_being_written_count(tmp_path: Path) -> None:
     blobs = cached_blobs(tmp_path, budget_bytes=2 * SIZE)
-    first = blobs.stage(ACME)
+    first = blobs.writer(ACME)
     first.reserve(2 * SIZE)
     with pytest.raises(QuotaExceededError):
         publish(blobs, 0)
-    first.discard()
+    first.close()
     publish(blobs, 0)
     assert blobs.index.used_bytes() == SIZE
 

@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 
 from hotslot.ids import TenantId, digest_of
-from store_service.catalog.base_models import BaseModels
 from store_service.content.collection import Collector
 from store_service.content.hold import holding
-from store_service.content.stats import BlobStats
-from store_service.content.uploads import LocalUploadStore
+from store_service.content.published import PublishedBlobs
+from store_service.content.uploads import UploadFolder
 from store_service.content.waiting import CollectionOptions
 from store_service.opening import Data, open_data
-from store_service.registry import Registry
 from store_service.settings import StoreSettings
 
 ACME = TenantId("acme")
@@ -32,18 +30,18 @@ class Setting:
     """A store's data with one blob and one upload that nothing refers to."""
 
     def __init__(self, data: Data, folder: Path) -> None:
-        settings = StoreSettings(data_dir=folder)
-        self.uploads = LocalUploadStore(folder, max_upload_bytes=1000)
+        self.uploads = UploadFolder(folder, max_upload_bytes=1000)
         self.blobs = data.blobs
-        registry = Registry(data.catalog, BaseModels(data.engine), data.blobs, self.uploads, settings.admission_limits)
+        published = PublishedBlobs(data.catalog, data.blobs)
         self.clock = Clock()
-        self.collector = Collector(registry, self.uploads, data.ledger, data.ownership, OPTIONS, self.clock)
-        stage = data.blobs.stage(ACME)
+        self.collector = Collector(published, self.uploads, data.ledger, data.ownership, OPTIONS, self.clock)
+        stage = data.blobs.writer(ACME)
         stage.write(BLOB)
         stage.publish(digest_of(BLOB), len(BLOB))
         upload = self.uploads.begin(ACME, digest_of(BLOB), len(BLOB))
+        assert upload is not None
         upload.write(BLOB)
-        upload.finish()
+        upload.publish(digest_of(BLOB), len(BLOB))
         upload.close()
 
     def after(self, elapsed_s: float) -> tuple[int, int]:
@@ -54,7 +52,7 @@ class Setting:
 
 @pytest.fixture
 def setting(tmp_path: Path) -> Iterator[Setting]:
-    data = open_data(StoreSettings(data_dir=tmp_path), lambda tenant: None, BlobStats())
+    data = open_data(StoreSettings(data_dir=tmp_path), lambda tenant: None)
     yield Setting(data, tmp_path)
     data.engine.dispose()
 

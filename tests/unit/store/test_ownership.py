@@ -6,8 +6,9 @@ import pytest
 
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import TenantId, digest_of
+from store_service.catalog.records import CatalogState
 from store_service.content.keys import BlobKey
-from store_service.content.ownership import NO_CATALOG, UNOWNED, CatalogState, FolderOwner, Place, require_owned
+from store_service.content.ownership import NO_CATALOG, UNOWNED, FolderOwner, Place, require_owned
 
 OURS = CatalogState("ours", 9)
 KEYS: list[BlobKey] = [(TenantId("acme"), digest_of(bytes([number]))) for number in range(3)]

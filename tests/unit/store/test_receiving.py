@@ -10,8 +10,9 @@ import pytest
 
 from hotslot.errors import UploadBusyError
 from hotslot.ids import Digest, TenantId, digest_of
-from store_service.content import uploads as local
 from store_service.content.receiving import UploadChunk, Uploads
+from store_service.content.uploads import UploadFolder
+from store_service.content.writer import Writer
 from store_service.execution.offload import Offload
 from tests.support.waiting import until
 
@@ -40,7 +41,7 @@ def offload() -> Iterator[Offload]:
 
 @pytest.fixture
 def uploads(tmp_path: Path, offload: Offload) -> Uploads:
-    return Uploads(local.LocalUploadStore(tmp_path, max_upload_bytes=10_000), offload)
+    return Uploads(UploadFolder(tmp_path, max_upload_bytes=10_000), offload)
 
 
 async def messages(begin: int, end: int) -> AsyncIterator[UploadChunk]:
@@ -48,13 +49,13 @@ async def messages(begin: int, end: int) -> AsyncIterator[UploadChunk]:
     await asyncio.Event().wait()  # the rest of the stream does not come
 
 
-@pytest.mark.parametrize("step", ["begin", "write", "finish", "close"])
+@pytest.mark.parametrize("step", ["begin", "write", "publish", "close"])
 async def test_the_next_stream_waits_for_what_a_broken_one_still_does(
     uploads: Uploads, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     gate = Gate()
     passed: list[str] = []
-    owner, name = (local.LocalUploadStore, step) if step == "begin" else (local.LocalUpload, step)
+    owner, name = (UploadFolder, step) if step == "begin" else (Writer, step)
     original = getattr(owner, name)
 
     def held_up(*arguments: object) -> object:
@@ -64,7 +65,7 @@ async def test_the_next_stream_waits_for_what_a_broken_one_still_does(
         return original(*arguments)
 
     monkeypatch.setattr(owner, name, held_up)
-    end = len(DATA) if step == "finish" else 400
+    end = len(DATA) if step == "publish" else 400
     broken = asyncio.create_task(uploads.receive(TENANT, messages(0, end)))
     if step == "close":
         await until(lambda: bool(uploads._uploads.status(TENANT, DIGEST)[0]))

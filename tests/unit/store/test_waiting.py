@@ -5,9 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from store_service.content.files import FileNote
-from store_service.content.ownership import CatalogState
-from store_service.content.waiting import Ledger, Waiting, last_num_changes
+from store_service.catalog.records import CatalogState
+from store_service.content.waiting import FileNote, Ledger, Waiting, last_num_changes
 
 STATE = CatalogState("catalog", 5)
 
