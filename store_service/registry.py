@@ -22,13 +22,7 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
-from store_service.admission.admit import (
-    Checkpoint,
-    Verdict,
-    admit,
-    base_model_name_of,
-    config_json_of,
-)
+from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
@@ -139,7 +133,7 @@ class Registry:
             manifest = self.choice.explained(verdict, checkpoint, base).require()
             self._check_digest(publication.reference, manifest.digest)
             on_admitted()
-            version = NewVersion(manifest, base_name, publication.source, config_json_of(checkpoint))
+            version = NewVersion(manifest, base_name, publication.source, checkpoint.config(self._limits).shown_json)
             with self._published.publishing((tenant, manifest.weights_digest)):
                 if is_staged:
                     writer.publish(manifest.weights_digest, manifest.weights_size_bytes)

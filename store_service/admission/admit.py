@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +24,7 @@ from hotslot.formats.strict_json import StrictJsonError
 from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
-from store_service.admission.config import CONFIG_FILE, admitted_fields, parse_config
-from store_service.admission.lora_settings import LoraSettings
+from store_service.admission.config import CONFIG_FILE, ReadConfig, parse_config
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.patterns import PatternError
@@ -51,11 +50,20 @@ class Checkpoint:
     """By their name in the checkpoint's folder; only names that admission knows are opened."""
     companions: Companions | None = None
     """Files beside the weights; None where these are to be read from their summary, if there is one."""
+    _configs: dict[int, ReadConfig] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The config by how large it may be."""
 
     @property
     def weights_name(self) -> str | None:
         """The one file with the tensors; None where there are several, or none."""
         return next((name for name in WEIGHTS_FILES if name in self.files), None)
+
+    def config(self, limits: AdmissionLimits) -> ReadConfig:
+        """The checkpoint's config, which is read and parsed once."""
+        max_bytes = limits.max_config_bytes
+        if max_bytes not in self._configs:
+            self._configs[max_bytes] = _read_config(self.files.get(CONFIG_FILE), max_bytes)
+        return self._configs[max_bytes]
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,8 @@ def admit(
     `was_admitted` is for a checkpoint that is read again: rules that came since are not held against it. Its
     digest tells whether it is the one that was admitted then.
     """
-    violations: list[Violation] = []
-    told: list[AdmissionWarning] = []
-    settings = _read_config(checkpoint, limits, violations, told)
+    config = checkpoint.config(limits)
+    settings, violations = config.settings, list(config.violations)
     companions = _companions_of(checkpoint, violations)
     with ExitStack() as stack:
         opened = _open_weights(checkpoint, limits, violations, stack)
@@ -144,7 +151,7 @@ def admit(
     )
     if violations:
         return _verdict(violations, limits)
-    return Verdict((), manifest, (*told, *warnings, *(() if written.has_effect else (NO_EFFECT,))))
+    return Verdict((), manifest, (*config.warnings, *warnings, *(() if written.has_effect else (NO_EFFECT,))))
 
 
 def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
@@ -152,10 +159,10 @@ def base_model_name_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> str:
 
     Raises InvalidAdapterError where the config cannot be used, with everything that can be told without a base.
     """
-    violations: list[Violation] = []
-    settings = _read_config(checkpoint, limits, violations)
-    if settings is not None:
-        return settings.base_model_name
+    config = checkpoint.config(limits)
+    if config.settings is not None:
+        return config.settings.base_model_name
+    violations = list(config.violations)
     with ExitStack() as stack:
         opened = _open_weights(checkpoint, limits, violations, stack)
         if opened is not None:
@@ -171,12 +178,6 @@ def header_of(checkpoint: Checkpoint, limits: AdmissionLimits) -> Header | None:
         return opened[1] if opened is not None else None
 
 
-def config_json_of(checkpoint: Checkpoint) -> str:
-    """The config's fields that decided about the adapter, as JSON for people."""
-    path = checkpoint.files.get(CONFIG_FILE)
-    return admitted_fields(path.read_bytes()) if path is not None else "{}"
-
-
 def error_class_of(violations: tuple[Violation, ...]) -> type[InvalidAdapterError]:
     """The kind of error that tells most about a set of violations."""
     codes = {violation.code for violation in violations}
@@ -187,25 +188,14 @@ def error_class_of(violations: tuple[Violation, ...]) -> type[InvalidAdapterErro
     return RankTooLargeError if codes == {"RANK_TOO_LARGE"} else InvalidAdapterError
 
 
-def _read_config(
-    checkpoint: Checkpoint,
-    limits: AdmissionLimits,
-    violations: list[Violation],
-    warnings: list[AdmissionWarning] | None = None,
-) -> LoraSettings | None:
-    path = checkpoint.files.get(CONFIG_FILE)
+def _read_config(path: Path | None, max_bytes: int) -> ReadConfig:
     if path is None:
         problem = "the checkpoint has no config"
-        violations.append(Violation.of("MISSING_FILE", CONFIG_FILE, "no such file", CONFIG_FILE, problem))
-        return None
-    size_bytes = path.stat().st_size
-    if size_bytes > limits.max_config_bytes:
-        expected = f"at most {limits.max_config_bytes} bytes"
-        violations.append(
-            Violation.of("FILE_TOO_LARGE", CONFIG_FILE, f"{size_bytes} bytes", expected, "it is too large")
-        )
-        return None
-    return parse_config(path.read_bytes(), violations, warnings)
+        return ReadConfig(None, (Violation.of("MISSING_FILE", CONFIG_FILE, "no such file", CONFIG_FILE, problem),))
+    found, expected = f"{path.stat().st_size} bytes", f"at most {max_bytes} bytes"
+    if path.stat().st_size > max_bytes:
+        return ReadConfig(None, (Violation.of("FILE_TOO_LARGE", CONFIG_FILE, found, expected, "it is too large"),))
+    return parse_config(path.read_bytes())
 
 
 def _open_weights(

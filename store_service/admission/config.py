@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hotslot.contract.admission_warning import AdmissionWarning
@@ -23,38 +24,43 @@ MAX_TOLD_CHARS = 40
 """Names in the warning of fields that are not used, and the letters of each."""
 
 
-def parse_config(
-    data: bytes, violations: list[Violation], warnings: list[AdmissionWarning] | None = None
-) -> LoraSettings | None:
-    """The settings in the bytes of adapter_config.json; None, with the reasons in `violations`, when unusable.
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """Content of adapter_config.json, parsed."""
 
-    Violations may be added although settings are returned: what can still be checked is. `warnings` gets what is not
-    used.
-    """
+    settings: LoraSettings | None
+    """None where it is unusable."""
+    violations: tuple[Violation, ...]
+    """Reasons for that, and others although there are settings: what can still be checked is."""
+    warnings: tuple[AdmissionWarning, ...] = ()
+    """Notes about what is not used."""
+    shown_json: str = "{}"
+    """The fields that decided about the adapter, as JSON for people."""
+
+
+def parse_config(data: bytes) -> ReadConfig:
+    """Read the bytes of adapter_config.json."""
     try:
         document = parse_object(data)
     except StrictJsonError as exc:
         code = "DUPLICATE_KEY" if isinstance(exc, DuplicateKeyError) else "CONFIG_NOT_JSON"
-        violations.append(Violation.of(code, CONFIG_FILE, str(exc), "a JSON object", "it cannot be read"))
-        return None
+        problem = Violation.of(code, CONFIG_FILE, str(exc), "a JSON object", "it cannot be read")
+        return ReadConfig(None, (problem,))
+    violations: list[Violation] = []
     is_mlx = is_mlx_config(document)
-    if warnings is not None:
-        unlisted = [name for name in document if name not in (MLX_NAMES if is_mlx else FIELDS)]
-        warnings += _not_used([name for name in unlisted if judge_unlisted(name, document[name]) is Unlisted.TELL])
+    unlisted = [name for name in document if name not in (MLX_NAMES if is_mlx else FIELDS)]
+    warnings = _not_used([name for name in unlisted if judge_unlisted(name, document[name]) is Unlisted.TELL])
     if is_mlx:
-        return parse_mlx_config(document, violations)
-    _apply_decisions(document, violations)
-    return _Reader(document, violations).settings()
+        settings = parse_mlx_config(document, violations)
+    else:
+        _apply_decisions(document, violations)
+        settings = _Reader(document, violations).settings()
+    return ReadConfig(settings, tuple(violations), tuple(warnings), _shown(document, is_mlx=is_mlx))
 
 
-def admitted_fields(data: bytes) -> str:
-    """The fields that decided about the adapter, as JSON for people; "{}" where the config cannot be read."""
-    try:
-        document = parse_object(data)
-    except StrictJsonError:
-        return "{}"
+def _shown(document: Mapping[str, Any], *, is_mlx: bool) -> str:
     supported = {name for name, rule in FIELDS.items() if rule.decision is not Decision.IGNORE}
-    names = MLX_FIELDS if is_mlx_config(document) else supported
+    names = MLX_FIELDS if is_mlx else supported
     shown = {name: document[name] for name in sorted(names & document.keys()) if not is_unset(document[name])}
     return json.dumps(shown, sort_keys=True)
 

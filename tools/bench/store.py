@@ -72,7 +72,7 @@ def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: ContentStore) -> dict
     with weights.open("rb") as file:
         header = read_header(file, weights.stat().st_size, weights.name, limits.header)
         mark("header_ms")
-        settings = parse_config(checkpoint.files[CONFIG_FILE].read_bytes(), [])
+        settings = parse_config(checkpoint.files[CONFIG_FILE].read_bytes()).settings
         mark("config_ms")
         assert settings is not None
         plan, violations = check_tensors(header, settings, spec, limits)

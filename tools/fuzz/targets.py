@@ -8,8 +8,8 @@ from pathlib import Path
 from hotslot.errors import InvalidAdapterError, Violation
 from hotslot.formats.safetensors_header import HeaderLimits, parse_header
 from hotslot.formats.strict_json import parse_object
-from store_service.admission.admit import Checkpoint, admit, base_model_name_of, config_json_of
-from store_service.admission.config import admitted_fields, parse_config
+from store_service.admission.admit import Checkpoint, admit, base_model_name_of
+from store_service.admission.config import parse_config
 from store_service.admission.patterns import PatternError
 from store_service.admission.report import as_json, as_text
 from store_service.admission.settings import AdmissionLimits
@@ -53,10 +53,10 @@ def run_header(data: bytes) -> Outcome:
 
 def run_config(data: bytes) -> Outcome:
     """An adapter_config.json that is parsed, and whose settings are used for every module of a base."""
-    violations: list[Violation] = []
-    settings = parse_config(data, violations)
+    config = parse_config(data)
+    settings, violations = config.settings, config.violations
     require(settings is not None or bool(violations), "no settings, and no reason why")
-    json.loads(admitted_fields(data))
+    json.loads(config.shown_json)
     if settings is not None:
         try:
             oracle.check_settings(parse_object(data), settings, PATHS)
@@ -93,7 +93,7 @@ def run_checkpoint(data: bytes) -> Outcome:
             raise OracleError("a verdict without a manifest gave one")
         return outcome_of(verdict.violations)
     require(not verdict.violations, "admitted in spite of violations")
-    json.loads(config_json_of(checkpoint))
+    json.loads(checkpoint.config(LIMITS).shown_json)
     oracle.check_version(packed, verdict.manifest, bytes(written), base)
     return Outcome(frozenset())
 
