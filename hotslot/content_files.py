@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from hotslot.errors import DigestMismatchError
 from hotslot.ids import Digest, digest_of_hex
@@ -13,6 +13,13 @@ READ_ONLY = 0o444
 PRIVATE = 0o600
 PRIVATE_DIRECTORY = 0o700
 BLOCK_BYTES = 1024 * 1024
+
+
+class Readable(Protocol):
+    """Bytes that are read once, from their beginning to their end."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes, none at the end."""
 
 
 class StagedFile:
@@ -32,7 +39,7 @@ class StagedFile:
         """Number of bytes written, by this writer and those before it."""
         if resumes:
             try:
-                self.size_bytes = hash_file(self._file, self._hash.update)
+                self.size_bytes = read_blocks(self._file, self._hash.update)
             except BaseException:
                 self._file.close()
                 raise
@@ -57,6 +64,9 @@ class StagedFile:
         if self._digests:
             self._hash.update(data)
         self.size_bytes += len(data)
+
+    def flush(self) -> None:
+        """Do nothing, for writers of archives: what is written is not buffered here."""
 
     def digest(self) -> Digest:
         """Digest of everything written so far."""
@@ -105,23 +115,24 @@ class StagedFile:
             self._path.unlink(missing_ok=True)
 
 
-def hash_file(file: BinaryIO, on_block: Callable[[bytes], object]) -> int:
-    """Read an open file from its beginning to its end, block by block; returns the number of bytes."""
+def read_blocks(file: Readable, on_block: Callable[[bytes], object]) -> int:
+    """Read a file from where it is to its end, block by block; returns the number of bytes."""
     size_bytes = 0
-    file.seek(0)
     while block := file.read(BLOCK_BYTES):
         on_block(block)
         size_bytes += len(block)
     return size_bytes
 
 
-def digest_of_file(file: BinaryIO, on_block: Callable[[int], object] = lambda num_bytes: None) -> Digest:
-    """Compute the digest of an open file; `on_block` hears the size of each block, before it is digested."""
+def digest_of_file(file: Readable, on_block: Callable[[int], object] = lambda num_bytes: None) -> Digest:
+    """Compute the digest of a file from where it is to its end; `on_block` hears the size of each block."""
     digest = hashlib.sha256()
-    file.seek(0)
-    while block := file.read(BLOCK_BYTES):
+
+    def add(block: bytes) -> None:
         on_block(len(block))
         digest.update(block)
+
+    read_blocks(file, add)
     return digest_of_hex(digest.hexdigest())
 
 
@@ -143,14 +154,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Give a small file new content, atomically and durably."""
-    staged = path.with_name(f".{path.name}.new")
+def write_file(path: Path, source: Readable, *, mode: int | None = None) -> tuple[Digest, int]:
+    """Write a file, or give it new content, atomically and durably; returns its digest and size."""
     make_directory(path.parent)
-    staged.unlink(missing_ok=True)
-    file = StagedFile(staged)
+    stage = path.with_name(f".{path.name}.new")
+    stage.unlink(missing_ok=True)
+    staged = StagedFile(stage)
     try:
-        file.write(data)
-        file.publish(path)
+        read_blocks(source, staged.write)
+        staged.publish(path, mode=mode)
     finally:
-        file.discard()
+        staged.discard()
+    return staged.digest(), staged.size_bytes

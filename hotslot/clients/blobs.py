@@ -1,6 +1,7 @@
 """Moving blobs to and from the store: resumed where a broken stream ended, verified by digest."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from hotslot.backoff import Backoff
 from hotslot.clients.checkpoint import CheckpointFile
 from hotslot.clients.rpc import LOST_STATUS, Connection
 from hotslot.codec import build
+from hotslot.content_files import StagedFile
 from hotslot.digesting import StreamDigest
 from hotslot.errors import (
     BadOffsetError,
@@ -178,17 +180,16 @@ class BlobTransfer:
 
     async def download(self, digest: Digest, path: Path) -> int:
         """Write a blob to a file, which appears only once it is complete and verified; returns its size."""
-        part = path.with_name(f".{path.name}.part")
-        size_bytes = 0
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        staged = StagedFile(part, digests=False)  # `read` digests what it gives
         try:
-            with part.open("wb") as stream:
-                async with aclosing(self.read(digest)) as chunks:
-                    async for chunk in chunks:
-                        size_bytes += await asyncio.to_thread(stream.write, chunk)
-            part.replace(path)
+            async with aclosing(self.read(digest)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(staged.write, chunk)
+            staged.publish(path, is_durable=False)
         finally:
-            part.unlink(missing_ok=True)
-        return size_bytes
+            staged.discard()
+        return staged.size_bytes
 
 
 def _is_final(error: HotslotError) -> bool:

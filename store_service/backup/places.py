@@ -2,14 +2,13 @@
 
 import fcntl
 import os
-import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from hotslot.content_files import READ_ONLY, make_directory, sync_directory
+from hotslot.content_files import READ_ONLY, Readable, make_directory, sync_directory, write_file
 from hotslot.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 from store_service.backup.manifest import CATALOG, MANIFEST
 from store_service.content.keys import blob_key
@@ -17,14 +16,6 @@ from store_service.content.keys import blob_key
 TAR_SUFFIX = ".tar"
 PACKED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 STREAM = "-"
-_BLOCK_BYTES = 1024 * 1024
-
-
-class Readable(Protocol):
-    """Bytes that are read once, from their beginning to their end."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """The next bytes, none at the end."""
 
 
 Files = Iterator[tuple[str, Readable]]
@@ -46,14 +37,7 @@ class FolderTarget:
 
     def add(self, name: str, file: Readable, size_bytes: int) -> None:
         """Write a file of this size."""
-        path = self._folder / name
-        make_directory(path.parent)
-        with path.open("xb") as out:
-            shutil.copyfileobj(file, out, _BLOCK_BYTES)
-            out.flush()
-            os.fsync(out.fileno())
-        path.chmod(READ_ONLY)
-        sync_directory(path.parent)
+        write_file(self._folder / name, file, mode=READ_ONLY)
 
 
 class TarTarget:

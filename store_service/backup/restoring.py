@@ -1,15 +1,13 @@
 """Restores a backup into an empty data folder: everything is verified before anything is in its place."""
 
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hotslot.content_files import READ_ONLY, make_directory, sync_directory
+from hotslot.content_files import READ_ONLY, Readable, make_directory, sync_directory, write_file
 from hotslot.errors import DigestMismatchError, PreconditionError
-from hotslot.ids import Digest
 from store_service.backup.catalog_copy import begin_new_history, check_catalog, referenced_blobs
 from store_service.backup.manifest import (
     CATALOG,
@@ -19,13 +17,12 @@ from store_service.backup.manifest import (
     Content,
     parse_manifest,
 )
-from store_service.backup.places import Files, Readable, incomplete
+from store_service.backup.places import Files, incomplete
 from store_service.content.keys import BLOBS_FOLDER, blob_key
 from store_service.content.ownership import FolderOwner
 from store_service.opening import LOCK_FILE, SQLITE_FILE, locked
 
 STAGE = ".restoring"
-_BLOCK_BYTES = 1024 * 1024
 
 
 def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
@@ -98,18 +95,8 @@ def _check_references(stage: Path, manifest: BackupManifest, where: str) -> None
 
 
 def _write(stage: Path, name: str, file: Readable) -> Content:
-    path, digest, size_bytes = stage / name, hashlib.sha256(), 0
-    make_directory(path.parent)
-    with path.open("xb") as out:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-            size_bytes += out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
-    if blob_key(name) is not None:
-        path.chmod(READ_ONLY)
-    sync_directory(path.parent)
-    return Content(Digest("sha256:" + digest.hexdigest()), size_bytes)
+    mode = READ_ONLY if blob_key(name) is not None else None
+    return Content(*write_file(stage / name, file, mode=mode))
 
 
 def _sync(path: Path) -> None:

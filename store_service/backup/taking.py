@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 
+from hotslot.content_files import Readable
 from hotslot.errors import DigestMismatchError, NotFoundError
 from hotslot.ids import Digest
 from store_service.backup.catalog_copy import check_catalog, copy_catalog, referenced_blobs
 from store_service.backup.manifest import CATALOG, MANIFEST, BackupManifest, Content
-from store_service.backup.places import Readable, Target
+from store_service.backup.places import Target
 from store_service.content.hold import holding
 from store_service.content.keys import BlobKey, blob_name
 from store_service.sources.sources import pinned_location

@@ -8,12 +8,13 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-from hotslot.content_files import replace_file
+from hotslot.content_files import write_file
 from hotslot.ids import digest_of
 from store_service.catalog.records import CatalogState
 
@@ -57,7 +58,7 @@ class FileNote:
 
     def write(self, data: bytes) -> None:
         """Replace it durably."""
-        replace_file(self._path, data)
+        write_file(self._path, BytesIO(data))
 
 
 class Waiting:

@@ -7,7 +7,6 @@ digest's any more is removed when it is read.
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import secrets
@@ -17,12 +16,12 @@ from pathlib import Path
 
 import structlog
 
-from hotslot.ids import Digest
+from hotslot.content_files import PRIVATE, StagedFile
+from hotslot.ids import Digest, digest_of, digest_of_hex, hex_of
 from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 
-_PREFIX = "sha256:"
 _BLOB = re.compile(r"[0-9a-f]{64}")
 _STAGE = ".stage-"
 
@@ -48,7 +47,7 @@ class DiskFiles:
 
     def digests(self) -> frozenset[Digest]:
         """The blobs that are there, unverified."""
-        return frozenset(Digest(_PREFIX + blob.name) for blob in self._blobs())
+        return frozenset(digest_of_hex(blob.name) for blob in self._blobs())
 
     def read(self, digest: Digest, size_bytes: int) -> memoryview | None:
         """A blob's verified bytes; None when it is not there, or is rotten and therefore gone. Raises OSError."""
@@ -61,7 +60,7 @@ class DiskFiles:
             if os.fstat(file.fileno()).st_size == size_bytes:
                 # Into memory of our own: what was verified there cannot change any more.
                 data = self._memory.take(size_bytes)
-                if _read_into(file.fileno(), data) and _PREFIX + hashlib.sha256(data).hexdigest() == digest:
+                if _read_into(file.fileno(), data) and digest_of(data) == digest:
                     os.utime(file.fileno())
                     return data
         log.warning("disk_blob_rotten", digest=digest, folder=str(self._folder))
@@ -73,25 +72,19 @@ class DiskFiles:
         with self._lock():
             if not self._make_room(len(data)):
                 return False
-            stage = self._folder / f"{_STAGE}{secrets.token_hex(8)}"
-            descriptor = os.open(stage, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Not digested, and not synced: whatever becomes of it, it is verified when it is read.
+            staged = StagedFile(self._folder / f"{_STAGE}{secrets.token_hex(8)}", mode=PRIVATE, digests=False)
             try:
-                os.posix_fallocate(descriptor, 0, len(data))  # counts from now on
+                fcntl.flock(staged.fileno(), fcntl.LOCK_EX)
+                staged.reserve(len(data))  # counts from now on
             except OSError:
-                stage.unlink(missing_ok=True)
-                os.close(descriptor)
+                staged.discard()
                 raise
         try:
-            left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
-            stage.replace(self._path(digest))
-        except OSError:
-            stage.unlink(missing_ok=True)
-            raise
+            staged.write(data)
+            staged.publish(self._path(digest), is_durable=False)
         finally:
-            os.close(descriptor)
+            staged.discard()
         return True
 
     def remove(self, digest: Digest) -> None:
@@ -145,7 +138,7 @@ class DiskFiles:
                         yield _Blob(status.st_mtime_ns, status.st_size, entry.name)
 
     def _path(self, digest: Digest) -> Path:
-        return self._folder / digest.removeprefix(_PREFIX)
+        return self._folder / hex_of(digest)
 
 
 def _read_into(descriptor: int, data: memoryview) -> bool:

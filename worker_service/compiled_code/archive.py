@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from hotslot.content_files import StagedFile, digest_of_file, read_blocks
 from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
 from hotslot.ids import Digest
 from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
@@ -47,19 +48,19 @@ class Archiver:
 
         Raises CompiledCodeRefusedError when it is larger than an archive may be, and OSError.
         """
-        payload = target.with_name(f"{target.name}.{secrets.token_hex(4)}.payload")
-        staged = payload.with_suffix(".staged")
+        path = target.with_name(f"{target.name}.{secrets.token_hex(4)}.payload")
+        payload, staged = StagedFile(path), StagedFile(path.with_suffix(".staged"), digests=False)
         try:
             num_files = self._pack_payload(payload, target)
-            digest = digest_of_file(payload)
+            digest = payload.digest()
             header = {"format": FORMAT, "facts": dict(key.facts), "payload": digest, "seal": self._seal(key, digest)}
-            with staged.open("xb") as file, payload.open("rb") as rest:
-                file.write(json.dumps(header, sort_keys=True).encode() + b"\n")
-                shutil.copyfileobj(rest, file, _BLOCK_BYTES)
-            staged.replace(target)
+            staged.write(json.dumps(header, sort_keys=True).encode() + b"\n")
+            with path.open("rb") as rest:
+                read_blocks(rest, staged.write)
+            staged.publish(target, is_durable=False)
         finally:
-            payload.unlink(missing_ok=True)
-            staged.unlink(missing_ok=True)
+            payload.discard()
+            staged.discard()
         return num_files
 
     def unpack(self, key: CodeKey, source: Path) -> int:
@@ -85,7 +86,7 @@ class Archiver:
         """Leaves the file at its payload."""
         header = _parse_header(file.readline(MAX_HEADER_BYTES), what)
         begin = file.tell()
-        found = _digest_of(file)
+        found = digest_of_file(file)
         file.seek(begin)
         if found != header["payload"]:
             raise CompiledCodeRefusedError(what, f"the bytes have digest {found}, expected {header['payload']}")
@@ -102,11 +103,10 @@ class Archiver:
         message = f"hotslot compiled code {FORMAT}\n{key.digest}\n{payload_digest}".encode()
         return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
 
-    def _pack_payload(self, payload: Path, target: Path) -> int:
+    def _pack_payload(self, payload: StagedFile, target: Path) -> int:
         num_files = 0
         with (
-            payload.open("xb") as raw,
-            gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as packed,
+            gzip.GzipFile("", "wb", compresslevel=3, fileobj=payload, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
         ):
             for path in _shipped(self.cache_dir):
@@ -117,7 +117,7 @@ class Archiver:
                     entry.mode = 0o644
                     tar.addfile(entry, file)
                 num_files += 1
-                if raw.tell() > self.max_bytes - MAX_HEADER_BYTES:
+                if payload.size_bytes > self.max_bytes - MAX_HEADER_BYTES:
                     problem = f"{self.cache_dir} has more code than fits into {self.max_bytes} bytes; empty it"
                     raise CompiledCodeRefusedError(target.name, problem)
         return num_files
@@ -180,16 +180,3 @@ def _publish(staged: Path, target: Path) -> bool:
     target.parent.mkdir(parents=True, exist_ok=True)
     staged.replace(target)
     return True
-
-
-def digest_of_file(path: Path) -> Digest:
-    """Digest of all bytes of a file."""
-    with path.open("rb") as file:
-        return _digest_of(file)
-
-
-def _digest_of(file: IO[bytes]) -> Digest:
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK_BYTES):
-        digest.update(block)
-    return Digest("sha256:" + digest.hexdigest())

@@ -15,13 +15,14 @@ from typing import Any
 import grpc
 import structlog
 
+from hotslot.content_files import digest_of_file
 from hotslot.errors import CompiledCodeNotFoundError, CompiledCodeRefusedError, HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
-from worker_service.compiled_code.archive import Archiver, digest_of_file
+from worker_service.compiled_code.archive import Archiver
 from worker_service.model.shared_code import CodeKey
 
 log = structlog.get_logger(__name__)
@@ -61,12 +62,17 @@ class CodeStore:
 
     async def write(self, key: Digest, source: Path) -> None:
         """Keep a file as a key's archive. Raises what the store does."""
-        digest, size_bytes = await asyncio.to_thread(lambda: (digest_of_file(source), source.stat().st_size))
+        digest, size_bytes = await asyncio.to_thread(_measured, source)
         first = pb.WriteCompiledCodeRequest(key=key, digest=digest, size_bytes=size_bytes)
         try:
             await self._stub.WriteCompiledCode(_messages(first, source), timeout=TIMEOUT_S, metadata=self._metadata)
         except grpc.RpcError as exc:
             raise from_rpc_error(exc, unavailable=StoreUnavailableError) from exc
+
+
+def _measured(path: Path) -> tuple[Digest, int]:
+    with path.open("rb") as file:
+        return digest_of_file(file), path.stat().st_size
 
 
 async def _messages(first: pb.WriteCompiledCodeRequest, source: Path) -> AsyncIterator[pb.WriteCompiledCodeRequest]:
