@@ -50,7 +50,8 @@ class StagedFile:
 
     def reserve(self, size_bytes: int) -> None:
         """Take the disk's room for so many bytes; raises OSError."""
-        os.posix_fallocate(self._file.fileno(), 0, size_bytes)
+        if size_bytes:  # The call takes no 0, which an object that lost its bytes asks for.
+            os.posix_fallocate(self._file.fileno(), 0, size_bytes)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of it; raises OSError, and then none of it is there."""
