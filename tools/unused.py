@@ -38,8 +38,6 @@ KEPT: Mapping[str, str] = {
 SEAMS: Mapping[str, str] = {
     "HasMetadata": "contexts of gRPC",
     "SharedCode": "loading a model knows nothing of the network; without sharing there is none",
-    "Upload": "one implementation so far",
-    "UploadStore": "one implementation so far",
 }
 """Protocols with fewer classes than two in this repository, and their other implementations."""
 

@@ -10,7 +10,7 @@ from hotslot.errors import InvalidAdapterError, QuotaExceededError
 from hotslot.formats.strict_json import parse_object
 from hotslot.ids import TenantId
 from hotslot.references import parse_reference
-from store_service.catalog.base_models import SqlBaseModels
+from store_service.catalog.base_models import BaseModels
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.opening import open_data
@@ -40,7 +40,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     (tmp_path / "data").mkdir()
     settings = StoreSettings(data_dir=tmp_path / "data", blob_cache_bytes=2_000)
     data = open_data(settings, lambda tenant: None)
-    base_models = SqlBaseModels(data.engine)
+    base_models = BaseModels(data.engine)
     base_models.register(base_spec(), ACME)
     published = PublishedBlobs(data.catalog, data.blobs)
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
