@@ -32,6 +32,7 @@ class Deployment:
 
     store: Child
     worker: Child
+    gateway: Child
     redis_url: str
 
 
@@ -42,9 +43,11 @@ def deploy(model: Path, cache_dir: Path) -> Iterator[Deployment]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hotslot-demo-")))
         redis_url = os.environ.get("HOTSLOT_REDIS_URL") or stack.enter_context(embedded_valkey()).url
         store = _start(folder, "store", "store_service", redis_url, {"HOTSLOT_DATA_DIR": str(folder / "store")})
-        deployment = Deployment(store, store, redis_url)
+        deployment = Deployment(store, store, store, redis_url)
         stack.callback(
-            lambda: stop_all(list({id(c): c for c in (deployment.store, deployment.worker)}.values()), GRACE_S)
+            lambda: stop_all(
+                list({id(c): c for c in (deployment.store, deployment.worker, deployment.gateway)}.values()), GRACE_S
+            )
         )
         deployment.worker = _start(
             folder,
@@ -60,7 +63,15 @@ def deploy(model: Path, cache_dir: Path) -> Iterator[Deployment]:
             },
         )
         store.wait_ready(STORE_READY_S)
+        deployment.gateway = _start_gateway(folder, store.spec.endpoint)
         yield deployment
+
+
+def _start_gateway(folder: Path, store_endpoint: str) -> Child:
+    endpoint = f"127.0.0.1:{free_port()}"
+    settings = {"HOTSLOT_GATEWAY_LISTEN": endpoint, "HOTSLOT_STORE": store_endpoint, "HOTSLOT_GATEWAY_WORKER": ""}
+    log_path = folder / "gateway.log"
+    return Child(ChildSpec("gateway", "gateway_service", endpoint, settings, log_path, health_path="/health"))
 
 
 def _start(folder: Path, name: str, module: str, redis_url: str, settings: dict[str, str]) -> Child:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from deploy.demo.chat import ADAPTERS_DIR
 from deploy.demo.deployment import WORKER_READY_S, Deployment, deploy
+from deploy.demo.http_request import OverHttp, ask_over_http
 from deploy.demo.model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
 from deploy.demo.scenes import MixedBatch, Swap, hot_swap, mixed_batch
 from hotslot import StoreClient, WorkerClient
@@ -45,7 +46,7 @@ def main() -> int:
         except KeyboardInterrupt:
             console.print("interrupted; everything was stopped")
             return 130
-        except (DemoError, DemoModelError, ChildFailedError, HotslotError) as exc:
+        except (DemoError, DemoModelError, ChildFailedError, HotslotError, OSError) as exc:
             console.print(f"[red]demo failed:[/red] {exc}", markup=True)
             return 1
     return 0
@@ -64,6 +65,9 @@ async def _scenes(deployment: Deployment) -> None:
         names = await _push_all(store)
         batch = await mixed_batch(worker, QUESTION, names)
         _show_batch(batch)
+        await _ready(deployment.gateway)
+        over_http = await ask_over_http(deployment.gateway.spec.endpoint, QUESTION, SWAPPED)
+        _show_http(over_http)
         version = await store.push(ADAPTERS_DIR / NEXT_VERSION, f"{SWAPPED}:v2")
 
         async def move_tag() -> None:
@@ -76,7 +80,7 @@ async def _scenes(deployment: Deployment) -> None:
         console.print(
             f"\nrecompiles = {status.recompiles}   after {status.activations} activations, {status.steps} steps"
         )
-        _check(batch, swap, status.recompiles, version.version.digest)
+        _check(batch, over_http, swap, status.recompiles, version.version.digest)
 
 
 async def _ready(child: Child) -> None:
@@ -116,6 +120,12 @@ def _show_batch(batch: MixedBatch) -> None:
     console.print(f"{len(batch.answers)} rows, {tokens} tokens in {batch.num_steps} steps of one compiled model\n")
 
 
+def _show_http(asked: OverHttp) -> None:
+    console.print("the same over OpenAI's HTTP")
+    console.print(f"$ {asked.command}", soft_wrap=True, markup=False)
+    console.print(f"{asked.text}\n", markup=False)
+
+
 def _show_swap(swap: Swap) -> None:
     timings = swap.result.timings
     title = f"hot-swap of {SWAPPED} while {swap.tokens_a_second:.0f} tokens/s are streaming"
@@ -138,7 +148,7 @@ def _show_swap(swap: Swap) -> None:
     )
 
 
-def _check(batch: MixedBatch, swap: Swap, recompiles: int, new_digest: str) -> None:
+def _check(batch: MixedBatch, over_http: OverHttp, swap: Swap, recompiles: int, new_digest: str) -> None:
     """Raise DemoError unless everything that was promised is there."""
     texts = [row.text for row in batch.answers]
     tokens = sum(row.num_tokens for row in batch.answers)
@@ -146,6 +156,7 @@ def _check(batch: MixedBatch, swap: Swap, recompiles: int, new_digest: str) -> N
         problem
         for broken, problem in (
             (recompiles != 0, f"{recompiles} recompiles after warm-up"),
+            (swap.before.digest not in over_http.fingerprint, "HTTP was served by another version than gRPC"),
             (len(set(texts)) != len(texts), "two rows of the mixed batch answered the same"),
             (batch.num_steps >= tokens, "the rows did not share steps"),
             (swap.after.digest != new_digest, f"after the swap {swap.after.digest} served, expected {new_digest}"),

@@ -15,6 +15,7 @@ from hotslot.local.children import Child, ChildFailedError, ChildSpec, stop_all
 from hotslot.rpc.channel import ChannelOptions
 
 STORE_TIMEOUT_S = 60.0
+GATEWAY_TIMEOUT_S = 60.0
 POLL_S = 0.2
 STATUS_TIMEOUT_S = 1.0
 LOOKS_EVERY_S = 2.0
@@ -34,6 +35,8 @@ class Plan:
     worker_port: int
     data_dir: Path
     redis_url: str
+    gateway_port: int | None
+    """None leaves the gateway out."""
 
     def store(self) -> ChildSpec:
         """The store's process."""
@@ -62,6 +65,20 @@ class Plan:
         }
         return ChildSpec(name, "worker_service", endpoint, settings, self.data_dir / "logs" / f"{name}.log")
 
+    def gateway(self, port: int) -> ChildSpec:
+        """The process that speaks OpenAI's HTTP."""
+        endpoint = f"127.0.0.1:{port}"
+        settings = {
+            "HOTSLOT_GATEWAY_LISTEN": endpoint,
+            "HOTSLOT_GATEWAY_WORKER": "",
+            # Whoever reaches this machine's ports may push and load by gRPC too.
+            "HOTSLOT_GATEWAY_LORA_UPDATES": os.environ.get("HOTSLOT_GATEWAY_LORA_UPDATES", "true"),
+            "HOTSLOT_START_PAUSE_S": "0",
+            "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",
+        }
+        log_path = self.data_dir / "logs" / "gateway.log"
+        return ChildSpec("gateway", "gateway_service", endpoint, settings, log_path, health_path="/health")
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -87,7 +104,7 @@ class Supervisor:
         self._looked_at_s = time.monotonic()
 
     def start(self, timeout_s: float) -> None:
-        """Start the store, then all workers at once; return when everything is ready."""
+        """Start the store, then all workers at once, then the gateway; return when everything is ready."""
         with spinner("starting the store"):
             store = self._launch(self._plan.store())
             store.wait_ready(STORE_TIMEOUT_S)
@@ -96,6 +113,9 @@ class Supervisor:
             workers = [self._launch(self._plan.worker(index)) for index in range(self._plan.num_workers)]
             for worker in workers:
                 worker.wait_ready(timeout_s)
+        if self._plan.gateway_port is not None:
+            with spinner("starting the gateway"):
+                self._launch(self._plan.gateway(self._plan.gateway_port)).wait_ready(GATEWAY_TIMEOUT_S)
 
     def _launch(self, spec: ChildSpec) -> Child:
         child = Child(spec)
@@ -125,7 +145,7 @@ class Supervisor:
 
     def _look_for_drained(self) -> None:
         """Tell of workers that were drained, since nothing else takes them back."""
-        for child in self.children[1:]:
+        for child in self.children[1 : 1 + self._plan.num_workers]:
             name, endpoint = child.spec.name, child.spec.endpoint
             drained = _is_drained(endpoint)
             if drained is None or drained == (name in self._drained):

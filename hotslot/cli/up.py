@@ -25,6 +25,7 @@ from hotslot.redis_url import check_redis_url
 from hotslot.secret_urls import masked_url
 
 DEMO_MODEL = "demo"
+DEFAULT_GATEWAY_PORT = 7600
 
 
 def up(
@@ -40,6 +41,10 @@ def up(
     worker_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the first worker; the others follow.")
     ] = int(DEFAULT_WORKER.rpartition(":")[2]),
+    gateway_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the gateway, which speaks OpenAI's HTTP.")
+    ] = DEFAULT_GATEWAY_PORT,
+    gateway: Annotated[bool, typer.Option("--gateway/--no-gateway", help="Gateway beside the workers.")] = True,
     data_dir: Annotated[
         Path, typer.Option(envvar="HOTSLOT_DATA_DIR", help="Folder of adapters, logs and compiled code.")
     ] = Path("~/.local/share/hotslot"),
@@ -54,13 +59,13 @@ def up(
     ] = 15.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a store and workers on this machine until Ctrl-C; nothing is left running.
+    """Run a store, workers and a gateway on this machine until Ctrl-C; nothing is left running.
 
-    A process that ends is started again. JSON lines: {event: "ready", store, workers, redis_url, data_dir, pids,
-    valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
+    A process that ends is started again. JSON lines: {event: "ready", store, workers, gateway, redis_url, data_dir,
+    pids, valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
     endpoint}, {event: "stopped"}.
     """
-    _require_services()
+    _require_services(gateway=gateway)
     # Other commands do without what this needs.
     from hotslot.base_fetch import local_folder
 
@@ -69,14 +74,16 @@ def up(
         local_folder(model)
     data_dir = data_dir.expanduser().absolute()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
-    for port in (store_port, *range(worker_port, worker_port + workers)):
+    for port in (store_port, *range(worker_port, worker_port + workers), *([gateway_port] if gateway else [])):
         require_free(port)
     with _stop_on_signals(), ExitStack() as stack:
         if model == DEMO_MODEL:
             model, model_name = _demo_model(model_name)
         valkey = None if redis_url else _start_valkey(stack)
         redis_url = valkey.url if valkey is not None else redis_url
-        plan = Plan(model, model_name, workers, store_port, worker_port, data_dir, redis_url)
+        plan = Plan(
+            model, model_name, workers, store_port, worker_port, data_dir, redis_url, gateway_port if gateway else None
+        )
         supervisor = Supervisor(plan, valkey, on_event=lambda event: _report_event(event, as_json=as_json))
         stack.callback(supervisor.stop, grace_s)
         try:
@@ -125,9 +132,10 @@ def _start_valkey(stack: ExitStack) -> SupervisedValkey:
     return valkey
 
 
-def _require_services() -> None:
-    """Raise InvalidRequestError where only the client is installed."""
-    missing = [name for name in ("store_service", "worker_service") if importlib.util.find_spec(name) is None]
+def _require_services(*, gateway: bool) -> None:
+    """Raise InvalidRequestError where only the client, or not all that is to be run, is installed."""
+    needed = ("store_service", "worker_service", *(("gateway_service", "uvicorn") if gateway else ()))
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         problem = f"{' and '.join(missing)} cannot be found: `hotslot up` needs hotslot[up] rather than hotslot"
         raise InvalidRequestError([], problem)
@@ -140,7 +148,8 @@ def require_free(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as exc:
-            problem = f"port {port} is taken, perhaps by another `hotslot up`; choose --store-port and --worker-port"
+            options = "--store-port, --worker-port and --gateway-port"
+            problem = f"port {port} is taken, perhaps by another `hotslot up`; choose {options}"
             raise InvalidRequestError([], problem) from exc
 
 
@@ -166,12 +175,14 @@ def _check_redis_url(url: str) -> None:
 
 def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
     store, *workers = (child.spec for child in supervisor.children)
+    gateway = workers.pop() if plan.gateway_port is not None else None
     if as_json:
         print_event(
             "ready",
             {
                 "store": store.endpoint,
                 "workers": [spec.endpoint for spec in workers],
+                "gateway": f"http://{gateway.endpoint}" if gateway is not None else None,
                 "redis_url": masked_url(plan.redis_url),
                 "data_dir": str(plan.data_dir),
                 "pids": {child.spec.name: child.pid for child in supervisor.children},
@@ -182,6 +193,8 @@ def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
     print("hotslot is up")
     for spec in (store, *workers):
         print(f"  {spec.name:<10} {spec.endpoint:<18} log {spec.log_path}")
+    if gateway is not None:
+        print(f"  {gateway.name:<10} {gateway.endpoint:<18} log {gateway.log_path}")
     print(f"  {'model':<10} {plan.model_name or plan.model}")
     print(f"  {'data':<10} {plan.data_dir}")
     print("\nIn another terminal:")
@@ -191,6 +204,8 @@ def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
     print("  hotslot push DIR my-adapter")
     print('  hotslot generate -a my-adapter "Hello"')
     print("  hotslot top")
+    if gateway is not None:
+        print(f"  OpenAI's HTTP: http://{gateway.endpoint}/v1 (http://{gateway.endpoint}/docs)")
     print("\nCtrl-C ends it all.", flush=True)
 
 

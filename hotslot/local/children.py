@@ -1,5 +1,7 @@
 """Child processes that end with their parent, however that ends, and are known to be ready before they are used."""
 
+import http
+import http.client
 import os
 import signal
 import subprocess
@@ -38,6 +40,8 @@ class ChildSpec:
     settings: Mapping[str, str]
     """Environment variables on top of our own."""
     log_path: Path
+    health_path: str = ""
+    """Path that answers 200 while it serves, where it speaks HTTP instead."""
 
 
 class Child:
@@ -71,6 +75,8 @@ class Child:
 
     def is_ready(self) -> bool:
         """Tell whether its health service says that it serves."""
+        if self.spec.health_path:
+            return _answers(self.spec.endpoint, self.spec.health_path)
         # The channel must not retry or wait: the next poll comes soon.
         options = ChannelOptions(max_attempts=1)
         with open_blocking_channel(self.spec.endpoint, options) as channel:
@@ -119,6 +125,17 @@ class Child:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self._log.close()
+
+
+def _answers(endpoint: str, path: str) -> bool:
+    connection = http.client.HTTPConnection(endpoint, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def stop_all(children: Sequence[Child], grace_s: float) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,15 @@ def up(tmp_path: Path) -> Iterator[Up]:
         (tmp_path / name / "__init__.py").touch()
         code = f"import asyncio\nfrom {STUB} import main\nasyncio.run(main())\n"
         (tmp_path / name / "__main__.py").write_text(code)
+    (tmp_path / "gateway_service").mkdir()
+    (tmp_path / "gateway_service" / "__init__.py").touch()
+    code = (ROOT / "tests/support/stub_gateway.py").read_text(encoding="utf-8")
+    (tmp_path / "gateway_service" / "__main__.py").write_text(code, encoding="utf-8")
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: str) -> tuple[subprocess.Popen[str], dict[str, Any]]:
+    def start(*arguments: str, gateway: bool = False) -> tuple[subprocess.Popen[str], dict[str, Any]]:
         ports = ["--store-port", str(free_port()), "--worker-port", str(free_port())]
+        ports += ["--gateway-port", str(free_port())] if gateway else ["--no-gateway"]
         command = [sys.executable, "-m", "hotslot", "up", "--json", "--model", "m", "--data-dir", "data", *ports]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         environment.pop("HOTSLOT_REDIS_URL", None)
@@ -110,6 +116,16 @@ def test_up_leaves_no_process_behind(up: Up, number: signal.Signals) -> None:
     process.send_signal(number)
     assert process.wait(20) == (-signal.SIGKILL if number is signal.SIGKILL else 0)
     until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_up_runs_a_gateway_and_says_where(up: Up) -> None:
+    process, ready = up(gateway=True)
+    assert sorted(ready["pids"]) == ["gateway", "store", "worker-1"]
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(ready["gateway"] + "/health") as answer:
+        assert answer.status == 200
+    process.send_signal(signal.SIGTERM)
+    assert next_event(process) == {"event": "stopped"}
+    until(lambda: not is_running(ready["pids"]["gateway"]))
 
 
 def test_up_gives_up_when_a_child_does_not_live(up: Up) -> None:
