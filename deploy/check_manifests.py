@@ -80,7 +80,8 @@ def _unknown_ports(workload: Manifest, objects: list[Manifest]) -> Iterator[str]
     }
     for container in template["spec"]["containers"]:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            if container[probe]["grpc"]["port"] not in ports:
+            asked = container[probe].get("grpc") or container[probe]["httpGet"]
+            if asked["port"] not in ports:
                 yield f"{_name(workload)}: its {probe} asks a port that it does not open"
     for manifest in objects:
         if (

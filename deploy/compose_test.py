@@ -6,6 +6,7 @@ Each --buckets is brought up by itself, and all of them once more for each --mas
 """
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.container_engine import Engine, EngineError, find_engine
+from deploy.demo.http_request import ask_over_http
 from deploy.demo.model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
 from hotslot.local.child_processes import free_ports
@@ -31,7 +33,7 @@ PROJECT = "hotslot-test"
 REFERENCE = "demo/pirate"
 PROMPT = "What is the capital of France?"
 IMAGES = {"hotslot-store:dev": "deploy/store.Dockerfile", "hotslot-worker:dev": "deploy/worker.Dockerfile"}
-PORTS = ("STORE_PORT", "WORKER_A_PORT", "WORKER_B_PORT")
+PORTS = ("STORE_PORT", "WORKER_A_PORT", "WORKER_B_PORT", "GATEWAY_PORT")
 BUCKETS = "1,8"
 """Few, since each is compiled twice while the test waits."""
 DEFAULT_BUCKETS = "1,4,8,32,128"
@@ -172,7 +174,7 @@ def deployment(engine: Engine, environment: dict[str, str], setup: Setup, only: 
 
 def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     """Everything that a deployment is for, once."""
-    store, *workers = (f"127.0.0.1:{ports[name]}" for name in PORTS)
+    store, *workers, gateway = (f"127.0.0.1:{ports[name]}" for name in PORTS)
     await_ready("store", store, STORE_READY_TIMEOUT_S)
     for worker in workers:
         await_ready("worker", worker, WORKER_READY_TIMEOUT_S)
@@ -204,6 +206,9 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     base = Answer(workers[0], adapter="")
     say(f"the base model answers: {base.text!r}")
     expect(base.text != first.text, "the adapter changes nothing")
+    over_http = asyncio.run(ask_over_http(gateway, PROMPT, REFERENCE))
+    say(f"over HTTP: {over_http.text!r}")
+    expect(digest in over_http.fingerprint, f"the gateway was served by {over_http.fingerprint}, expected {digest}")
 
     say("restarting the store")
     compose("restart", "store")

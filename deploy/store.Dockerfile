@@ -1,4 +1,4 @@
-# The adapter store: no torch, no GPU. Build it from the repository's root:
+# The adapter store, and the gateway as `python -m gateway_service`: no torch, no GPU. From the repository's root:
 #   docker build -f deploy/store.Dockerfile -t hotslot-store .
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -12,12 +12,13 @@ ENV PATH=/opt/hotslot/bin:$PATH
 COPY pyproject.toml LICENSE ./
 COPY distributions distributions
 COPY requirements/constraints.txt requirements/
-RUN mkdir hotslot shared store_service worker_service \
+RUN mkdir hotslot shared gateway_service store_service worker_service \
     && pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt . \
-        "./distributions/services[store,postgres,objects]"
+        "./distributions/services[store,postgres,objects,gateway]"
 COPY hotslot hotslot
 COPY shared shared
 COPY store_service store_service
+COPY gateway_service gateway_service
 RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \
         ./distributions/services \
     && pip uninstall --yes pip setuptools

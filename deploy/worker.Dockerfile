@@ -22,7 +22,7 @@ RUN pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constr
 print('torch', torch.__version__, 'CUDA', cuda); \
 sys.exit('DEVICE=cuda needs a CUDA build of torch' if '${DEVICE}' == 'cuda' and not cuda else 0)"
 # Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
-RUN mkdir hotslot shared store_service worker_service \
+RUN mkdir hotslot shared gateway_service store_service worker_service \
     && pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt . \
         "./distributions/services[worker]"
 COPY hotslot hotslot

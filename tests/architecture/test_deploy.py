@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway_service.settings import GatewaySettings
 from shared.settings import ENV_PREFIX
 from store_service.settings import STREAM_BYTES, StoreSettings
 from worker_service.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 STORE = {ENV_PREFIX + name.upper() for name in StoreSettings.model_fields}
+GATEWAY = {ENV_PREFIX + name.upper() for name in GatewaySettings.model_fields}
 WORKER = {ENV_PREFIX + name.upper() for name in WorkerSettings.model_fields}
 STORE_NAME = "hotslot-store"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -28,8 +30,8 @@ def names_in(path: str) -> set[str]:
     [
         ("deploy/store.Dockerfile", STORE),
         ("deploy/worker.Dockerfile", WORKER),
-        ("docker-compose.yml", STORE | WORKER | {"HOTSLOT_TAG"}),
-        ("deploy/kubernetes/base/kustomization.yaml", STORE | WORKER),
+        ("docker-compose.yml", STORE | WORKER | GATEWAY | {"HOTSLOT_TAG"}),
+        ("deploy/kubernetes/base/kustomization.yaml", STORE | WORKER | GATEWAY),
         ("deploy/kubernetes/base/worker.yaml", WORKER),
         ("deploy/kubernetes/overlays/gpu/kustomization.yaml", WORKER),
     ],
@@ -51,7 +53,9 @@ def test_the_store_fits_into_the_memory_that_kubernetes_gives_it() -> None:
     assert settings.memory_bound_bytes + settings.max_uploads * STREAM_BYTES <= int(limit[1]) * 2**20
 
 
-@pytest.mark.parametrize(("service", "known"), [("store", STORE), ("worker-a", WORKER), ("worker-b", WORKER)])
+@pytest.mark.parametrize(
+    ("service", "known"), [("store", STORE), ("gateway", GATEWAY), ("worker-a", WORKER), ("worker-b", WORKER)]
+)
 def test_a_composed_service_gets_only_its_own_settings(service: str, known: set[str]) -> None:
     assert set(COMPOSE["services"][service]["environment"]) <= known
 

@@ -52,6 +52,14 @@ class Served:
 
 
 @asynccontextmanager
+async def open_gateway(**settings: Any) -> AsyncIterator[RunningGateway]:
+    """A gateway on a free port."""
+    defaults = {"gateway_listen": f"{ADDRESS}:0", "grace_s": 1.0, "gateway_lora_updates": True}
+    async with running_gateway(GatewaySettings(**{**defaults, **settings})) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
 async def served(folder: Path, model: EchoModel | None = None, **settings: Any) -> AsyncIterator[Served]:
     """A gateway as its one worker's sidecar; the store has the adapters `bot` and `other`."""
     model = model or echo_model()
@@ -63,15 +71,6 @@ async def served(folder: Path, model: EchoModel | None = None, **settings: Any) 
             draft = adapter(seed=seed, spec=model.spec)
             digests[name] = (await store.push(draft, name, base_model=model.spec.digest)).digest
         worker = await stack.enter_async_context(run_worker(model, store.endpoint, references=REFERENCES))
-        options = GatewaySettings(
-            gateway_listen=f"{ADDRESS}:0",
-            **{
-                "gateway_worker": f"{ADDRESS}:{worker.server.port}",
-                "store": store.endpoint,
-                "grace_s": 1.0,
-                "gateway_lora_updates": True,
-                **settings,
-            },
-        )
-        gateway = await stack.enter_async_context(running_gateway(options))
+        options: dict[str, Any] = {"gateway_worker": f"{ADDRESS}:{worker.server.port}", "store": store.endpoint}
+        gateway = await stack.enter_async_context(open_gateway(**{**options, **settings}))
         yield Served(gateway, worker, store, digests, stack)

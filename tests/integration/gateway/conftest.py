@@ -11,16 +11,16 @@ from tests.support.gateway import Served, served
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     async with served(tmp_path_factory.mktemp("gateway")) as running:
         yield running
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sdk(stack: Served) -> AsyncOpenAI:
-    return await stack.sdk()
+async def sdk(gateway: Served) -> AsyncOpenAI:
+    return await gateway.sdk()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def http(stack: Served) -> httpx2.AsyncClient:
-    return await stack.http()
+async def http(gateway: Served) -> httpx2.AsyncClient:
+    return await gateway.http()

@@ -14,47 +14,47 @@ BASE = "test/echo"
 USER: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 
 
-async def test_a_chat_is_answered_by_the_adapter_that_the_model_names(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_a_chat_is_answered_by_the_adapter_that_the_model_names(gateway: Served, sdk: AsyncOpenAI) -> None:
     answer = await sdk.chat.completions.create(model="bot", messages=USER, temperature=0, max_tokens=64)
-    digest = stack.digests["bot"]
+    digest = gateway.digests["bot"]
     assert answer.choices[0].message.content == voice(digest)
     assert answer.choices[0].message.role == "assistant"
     assert answer.choices[0].finish_reason == "stop"
     assert answer.object == "chat.completion"
     assert answer.model == "bot"
-    assert answer.system_fingerprint == f"{stack.model.spec.digest}+bot:latest@{digest}*1"
+    assert answer.system_fingerprint == f"{gateway.model.spec.digest}+bot:latest@{digest}*1"
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == len("<user>hello<assistant>")
     assert answer.usage.completion_tokens == len(voice(digest)) + 1
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-async def test_the_base_models_name_is_the_base_model_alone(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_the_base_models_name_is_the_base_model_alone(gateway: Served, sdk: AsyncOpenAI) -> None:
     answer = await sdk.chat.completions.create(model=BASE, messages=USER, max_tokens=64)
     assert answer.choices[0].message.content == "base"
-    assert answer.system_fingerprint == stack.model.spec.digest
+    assert answer.system_fingerprint == gateway.model.spec.digest
 
 
-async def test_a_version_is_named_by_its_digest(stack: Served, sdk: AsyncOpenAI) -> None:
-    digest = stack.digests["other"]
+async def test_a_version_is_named_by_its_digest(gateway: Served, sdk: AsyncOpenAI) -> None:
+    digest = gateway.digests["other"]
     answer = await sdk.completions.create(model=f"other@{digest}", prompt="hello", max_tokens=64)
     assert answer.choices[0].text == voice(digest)
 
 
-async def test_several_adapters_are_a_mix(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_several_adapters_are_a_mix(gateway: Served, sdk: AsyncOpenAI) -> None:
     mix = [{"reference": "bot", "weight": 0.5}, {"reference": "other:latest", "weight": -2}]
     raw = await sdk.chat.completions.with_raw_response.create(
         model=BASE, messages=USER, max_tokens=128, extra_body={"adapters": mix}
     )
-    first, second = stack.digests["bot"], stack.digests["other"]
+    first, second = gateway.digests["bot"], gateway.digests["other"]
     assert raw.parse().choices[0].message.content == "+".join(sorted((voice(first, 0.5), voice(second, -2.0))))
     assert raw.headers["hotslot-adapters"] == f"bot:latest@{first};weight=0.5, other:latest@{second};weight=-2"
-    assert raw.headers["hotslot-base-model"] == stack.model.spec.digest
-    assert raw.headers["hotslot-worker"] == stack.worker.worker.worker_id
+    assert raw.headers["hotslot-base-model"] == gateway.model.spec.digest
+    assert raw.headers["hotslot-worker"] == gateway.worker.worker.worker_id
     assert raw.headers["x-request-id"]
 
 
-async def test_a_chat_streams_and_ends_with_its_usage(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_a_chat_streams_and_ends_with_its_usage(gateway: Served, sdk: AsyncOpenAI) -> None:
     stream = await sdk.chat.completions.create(
         model="bot", messages=USER, max_tokens=64, stream=True, stream_options={"include_usage": True}
     )
@@ -62,7 +62,7 @@ async def test_a_chat_streams_and_ends_with_its_usage(stack: Served, sdk: AsyncO
     *pieces, last = chunks
     assert pieces[0].choices[0].delta.role == "assistant"
     text = "".join(chunk.choices[0].delta.content or "" for chunk in pieces)
-    assert text == voice(stack.digests["bot"])
+    assert text == voice(gateway.digests["bot"])
     assert [chunk.choices[0].finish_reason for chunk in pieces if chunk.choices[0].finish_reason] == ["stop"]
     assert all(chunk.usage is None for chunk in pieces)
     assert last.choices == []
@@ -78,16 +78,16 @@ async def test_a_stream_without_the_option_has_no_usage(sdk: AsyncOpenAI) -> Non
     assert all(chunk.usage is None and chunk.choices for chunk in chunks)
 
 
-async def test_n_choices_each_end(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_n_choices_each_end(gateway: Served, sdk: AsyncOpenAI) -> None:
     answer = await sdk.chat.completions.create(model="bot", messages=USER, n=3, seed=7, max_tokens=64)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
-    assert {choice.message.content for choice in answer.choices} == {voice(stack.digests["bot"])}
+    assert {choice.message.content for choice in answer.choices} == {voice(gateway.digests["bot"])}
     stream = await sdk.chat.completions.create(model="bot", messages=USER, n=3, max_tokens=64, stream=True)
     texts: dict[int, str] = {}
     async for chunk in stream:
         choice = chunk.choices[0]
         texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
-    assert texts == dict.fromkeys(range(3), voice(stack.digests["bot"]))
+    assert texts == dict.fromkeys(range(3), voice(gateway.digests["bot"]))
 
 
 async def test_several_prompts_are_answered_in_their_order(sdk: AsyncOpenAI) -> None:
@@ -167,16 +167,16 @@ async def test_contents_may_be_parts(sdk: AsyncOpenAI) -> None:
     assert answer.usage.prompt_tokens == len("<user>hello\nthere<assistant>")
 
 
-async def test_models_are_listed_and_described(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_models_are_listed_and_described(gateway: Served, sdk: AsyncOpenAI) -> None:
     models = {model.id: model async for model in sdk.models.list()}
     assert set(models) == {BASE, "bot", "other"}
     assert models["bot"].model_extra == {
-        "root": f"bot@{stack.digests['bot']}",
+        "root": f"bot@{gateway.digests['bot']}",
         "parent": BASE,
         "max_model_len": 512,
     }
-    described = await sdk.models.retrieve(f"bot@{stack.digests['bot']}")
-    assert described.id == f"bot@{stack.digests['bot']}"
+    described = await sdk.models.retrieve(f"bot@{gateway.digests['bot']}")
+    assert described.id == f"bot@{gateway.digests['bot']}"
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         await sdk.models.retrieve("nobody")
 
@@ -196,7 +196,7 @@ async def test_a_wrong_value_names_the_parameter(sdk: AsyncOpenAI) -> None:
     assert refused.value.request_id
 
 
-async def test_tenants_are_apart(stack: Served, sdk: AsyncOpenAI) -> None:
+async def test_tenants_are_apart(gateway: Served, sdk: AsyncOpenAI) -> None:
     stranger = sdk.with_options(default_headers={"hotslot-tenant": "stranger"})
     with pytest.raises(openai.NotFoundError):
         await stranger.chat.completions.create(model="bot", messages=USER)

@@ -188,7 +188,7 @@ def test_the_table_is_long_and_each_row_has_a_name() -> None:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.name)
-async def test_a_wrong_request_is_told_what_is_wrong(wrong: Wrong, stack: Served, http: httpx2.AsyncClient) -> None:
+async def test_a_wrong_request_is_told_what_is_wrong(wrong: Wrong, gateway: Served, http: httpx2.AsyncClient) -> None:
     headers = {"content-type": "application/json", **wrong.headers}
     answer = await http.request(wrong.method, wrong.path, content=body_of(wrong), headers=headers)
     assert answer.headers["content-type"] == "application/json", answer.text
@@ -200,4 +200,4 @@ async def test_a_wrong_request_is_told_what_is_wrong(wrong: Wrong, stack: Served
     assert len(error["message"]) < 2000
     for inside in ("Traceback", ".py", "127.0.0.1", "pydantic", "hotslot ", "stop.", "sampling."):
         assert inside not in error["message"]
-    stack.worker.assert_nothing_is_held()
+    gateway.worker.assert_nothing_is_held()
