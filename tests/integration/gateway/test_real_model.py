@@ -19,7 +19,7 @@ from hotslot import (
     Stop,
 )
 from tests.integration.conftest import DEMO_ADAPTERS
-from tests.support.gateway import ADDRESS, open_gateway
+from tests.support.gateway import open_gateway
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 
@@ -40,7 +40,7 @@ async def real_sdk(pushed: BlockingHotslotClient) -> AsyncIterator[AsyncOpenAI]:
     settings = {"store": pushed.store.client.endpoint, "gateway_worker": pushed.worker.client.endpoint}
     async with (
         open_gateway(**settings) as gateway,
-        AsyncOpenAI(base_url=f"http://{ADDRESS}:{gateway.server.port}/v1", api_key="none", max_retries=0) as sdk,
+        AsyncOpenAI(base_url=f"http://127.0.0.1:{gateway.server.port}/v1", api_key="none", max_retries=0) as sdk,
     ):
         yield sdk
 
