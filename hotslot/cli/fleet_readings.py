@@ -1,6 +1,7 @@
 """Readings of `hotslot top`: the fleet as the store knows it, rates from workers; a slow one is not waited for."""
 
 import asyncio
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -33,6 +34,7 @@ class FleetReader:
     def __init__(self, placement: PlacementClient, base_model: str, *, use_proxy: bool = False) -> None:
         self._placement = placement
         self._base_model = base_model
+        self._followed = FollowedPlacements(placement, base_model)
         self._meter = TokenMeter(use_proxy=use_proxy)
         self._last: Reading | None = None
 
@@ -48,7 +50,8 @@ class FleetReader:
         return self._last
 
     async def close(self) -> None:
-        """Close the connections to workers."""
+        """Stop following placements, and close the connections to workers."""
+        await self._followed.close()
         await self._meter.close()
 
     async def _ask(self) -> tuple[list[Worker], list[Placement]]:
@@ -56,9 +59,51 @@ class FleetReader:
             async with asyncio.timeout(STORE_TIMEOUT_S):
                 workers = [worker async for worker in self._placement.list_workers(base_model=self._base_model)]
                 ids = {worker.worker_id for worker in workers}
-                return workers, [p async for p in self._placement.list_placements() if p.worker_id in ids]
+                return workers, [p for p in await self._followed.read() if p.worker_id in ids]
         except TimeoutError as exc:
             raise StoreUnavailableError(f"the store did not answer within {STORE_TIMEOUT_S:g} s") from exc
+
+
+class FollowedPlacements:
+    """Placements as a watch keeps them; listed while there is none, or its state has not come whole yet."""
+
+    def __init__(self, placement: PlacementClient, base_model: str) -> None:
+        self._placement = placement
+        self._base_model = base_model
+        self._held: dict[tuple[str, str], Placement] = {}
+        self._is_whole = False
+        self._watch: asyncio.Task[None] | None = None
+
+    async def read(self) -> list[Placement]:
+        """Placements now, by worker and version; raises the store's errors when they must be listed."""
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._follow(), name="follow placements")
+        if self._is_whole:
+            return [self._held[key] for key in sorted(self._held)]
+        return [placement async for placement in self._placement.list_placements()]
+
+    async def close(self) -> None:
+        """End the watch."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+
+    async def _follow(self) -> None:
+        self._held.clear()
+        try:
+            # A watch that broke, or that a store does not have, is begun again by the next reading.
+            with suppress(HotslotError):
+                async with aclosing(self._placement.watch_placements(base_model=self._base_model)) as events:
+                    async for event in events:
+                        key = event.placement.worker_id, event.placement.adapter_digest
+                        if event.removed:
+                            self._held.pop(key, None)
+                        else:
+                            self._held[key] = event.placement
+                        # The last message of the state that comes first is the first with a revision.
+                        self._is_whole |= event.revision > 0
+        finally:
+            self._is_whole = False
 
 
 class TokenMeter:
