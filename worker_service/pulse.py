@@ -6,9 +6,10 @@ from contextlib import suppress
 
 import structlog
 
+from hotslot.contract.control import WorkerState
 from hotslot.errors import EngineFailedError
 from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
-from shared.fleet.records import Resident, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.records import ReportedLoad, Resident, WorkerReport
 from shared.fleet.reporting import urgent
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
@@ -44,7 +45,7 @@ class Pulse:
     def report(self) -> WorkerReport:
         """Report of the worker on itself now; never blocks."""
         if not self._worker.is_started:
-            return WorkerReport(WorkerState.STARTING, WorkerLoad(), ())
+            return WorkerReport(WorkerState.STARTING, ReportedLoad(), ())
         load = self._load()
         self._told_in_flight = load.in_flight
         return WorkerReport(_STATES[self._worker.state], load, self._residents())
@@ -79,18 +80,18 @@ class Pulse:
                 told = tell
                 on_change()
 
-    def _measure(self, snapshot: EngineSnapshot) -> WorkerLoad:
+    def _measure(self, snapshot: EngineSnapshot) -> ReportedLoad:
         """Take the moment into the moving averages."""
         load = self._load()
         now_s = asyncio.get_running_loop().time()
         self._meter.observe(snapshot.users, load.in_flight, load.max_sequences, now_s)
         return load
 
-    def _load(self) -> WorkerLoad:
+    def _load(self) -> ReportedLoad:
         snapshot = self._worker.last_snapshot
         if snapshot is None:
-            return WorkerLoad()
-        return WorkerLoad(
+            return ReportedLoad()
+        return ReportedLoad(
             running_sequences=snapshot.running,
             waiting_sequences=snapshot.waiting + self._worker.parts.provider.tiers.num_loading,
             max_sequences=snapshot.max_running,

@@ -17,7 +17,7 @@ from shared.coordination.directory_functions import REVISION_SEQUENCES, stream_i
 from shared.coordination.encoding import decode_changes, decode_resident, decode_worker
 from shared.coordination.keys import POOLS, PoolKeys
 from shared.coordination.unreadable import Unreadable
-from shared.fleet.records import Placement, PlacementChange, PlacementsView, PoolView, WorkerRecord
+from shared.fleet.records import PlacedVersion, PlacementChange, PlacementsView, PoolView, WorkerRecord
 
 _WATCH_RETENTION_MS = 60_000
 _CHANGES_PER_READ = 100
@@ -73,7 +73,7 @@ class Directory:
 
         return self._unreadable.read(f"worker {worker_id}", decode)
 
-    async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[Placement, ...]]:
+    async def placements(self, pool: Digest, digests: Sequence[Digest]) -> Mapping[Digest, tuple[PlacedVersion, ...]]:
         """Placements of these versions: one call, and work by the number of holders, not by the size of the fleet."""
         return (await self.placements_view(pool, digests)).placements if digests else {}
 
@@ -93,7 +93,7 @@ class Directory:
         }
         return PlacementsView(placements, read.time_s, read.since)
 
-    async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
+    async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[PlacedVersion, ...]:
         """Everything that a worker reported, by digest."""
         keys = PoolKeys.of(pool)
         stored = await directory_functions.residency(
@@ -101,13 +101,13 @@ class Directory:
         )
         return self._placed((worker_id, digest, value) for digest, value in sorted(stored))
 
-    def _placed(self, stored: Iterable[tuple[str, str, str]]) -> tuple[Placement, ...]:
+    def _placed(self, stored: Iterable[tuple[str, str, str]]) -> tuple[PlacedVersion, ...]:
         """Placements from worker_id, digest and value."""
         placed = []
         for worker_id, digest, value in stored:
             resident = self._unreadable.read(f"{digest} on {worker_id}", partial(decode_resident, digest, value))
             if resident is not None:
-                placed.append(Placement(WorkerId(worker_id), resident))
+                placed.append(PlacedVersion(WorkerId(worker_id), resident))
         return tuple(placed)
 
     async def revision(self, pool: Digest) -> int:

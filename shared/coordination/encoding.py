@@ -4,22 +4,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, get_args, get_type_hints
+from enum import StrEnum
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, TenantId, WorkerId, is_digest
-from shared.fleet.records import (
-    PlacementChange,
-    Resident,
-    Tier,
-    WorkerInfo,
-    WorkerLoad,
-    WorkerRecord,
-    WorkerState,
-)
+from shared.fleet.records import PlacementChange, ReportedLoad, Resident, WorkerInfo, WorkerRecord
+
+E = TypeVar("E", bound=StrEnum)
 
 _KINDS: dict[type[Any], dict[str, Any]] = {
     WorkerInfo: {each.name: get_type_hints(WorkerInfo)[each.name] for each in fields(WorkerInfo)},
-    WorkerLoad: {each.name: get_type_hints(WorkerLoad)[each.name] for each in fields(WorkerLoad)},
+    ReportedLoad: {each.name: get_type_hints(ReportedLoad)[each.name] for each in fields(ReportedLoad)},
 }
 MAX_COUNT = 2**31 - 1
 MAX_EPOCH = 2**63 - 1
@@ -32,7 +29,7 @@ def encode_info(info: WorkerInfo) -> str:
     return json.dumps(asdict(info), separators=(",", ":"))
 
 
-def encode_load(load: WorkerLoad) -> str:
+def encode_load(load: ReportedLoad) -> str:
     """As the field `load` of a worker's key."""
     return json.dumps(asdict(load), separators=(",", ":"))
 
@@ -41,8 +38,8 @@ def decode_worker(fields: Mapping[str, str]) -> WorkerRecord:
     """From the fields of a worker's key. Raises ValueError, TypeError or KeyError for what is none."""
     return WorkerRecord(
         info=WorkerInfo(**_known(WorkerInfo, fields["info"])),
-        state=WorkerState(fields["state"]),
-        load=WorkerLoad(**_known(WorkerLoad, fields["load"])),
+        state=_specified(WorkerState(fields["state"])),
+        load=ReportedLoad(**_known(ReportedLoad, fields["load"])),
         lease_expire_time_s=_number(int, int(fields["lease_until_ms"]), most=MAX_TIME_S * 1000) / 1e3,
         # It only tells whether there was a report.
         residency_revision=int(fields["residency_revision"]) if _is_whole(fields.get("residency_revision")) else 0,
@@ -65,7 +62,9 @@ def decode_resident(digest: str, value: str) -> Resident:
     demand = float(_number(float, rest[0], most=math.inf)) if rest else 0.0
     users = rest[1] if len(rest) > 1 else ()
     others = tuple((TenantId(_text(user)), _text(its_name)) for user, its_name in users)
-    return Resident(Digest(digest), Tier(tier), bool(pinned), _text(name), TenantId(_text(tenant)), demand, others)
+    return Resident(
+        Digest(digest), _specified(Tier(tier)), bool(pinned), _text(name), TenantId(_text(tenant)), demand, others
+    )
 
 
 def decode_changes(revision: int, worker_id: str, value: str) -> list[PlacementChange]:
@@ -111,6 +110,13 @@ def _checked(name: str, kind: Any, value: Any) -> Any:
         most = MAX_EPOCH if name == "epoch" else MAX_COUNT if kind is int else MAX_TIME_S
         return _number(kind, value, least=1 if name == "max_sequences" else 0, most=most)
     return _text(value)
+
+
+def _specified(member: E) -> E:
+    """A member that this release knows; UNSPECIFIED is for messages of others."""
+    if member.value == "unspecified":
+        raise ValueError("unspecified")
+    return member
 
 
 def _number(kind: type[int] | type[float], value: Any, *, least: int = 0, most: float) -> Any:

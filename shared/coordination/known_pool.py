@@ -8,7 +8,7 @@ import structlog
 from hotslot.ids import Digest
 from shared.coordination.directory import Directory
 from shared.fleet.memory import PoolMemory
-from shared.fleet.records import Placement, PoolView
+from shared.fleet.records import PlacedVersion, PoolView
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class KnownPool:
         self._notice(before)
         return view
 
-    async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+    async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[PlacedVersion]]:
         """The placements to go by; raises CoordinationUnavailableError."""
         if not digests:
             return {}
@@ -58,7 +58,7 @@ class KnownPool:
         self._notice(before)
         return known
 
-    def recall(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+    def recall(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[PlacedVersion]]:
         """The placements as last gone by, without asking."""
         return self._memory.recall(digests)
 

@@ -19,12 +19,13 @@ from dataclasses import replace
 import structlog
 
 from hotslot.backoff import Backoff
+from hotslot.contract.control import WorkerState
 from hotslot.errors import CoordinationUnavailableError, StaleEpochError
 from shared.coordination.connection import RedisConnection
 from shared.coordination.encoding import encode_info, encode_load, encode_resident
 from shared.coordination.keys import POOLS, REPORT_LEASES, RETENTION_LEASES, SINCE_LEASES, PoolKeys
 from shared.coordination.member_functions import Lease, NewerStart, announce, release, report, touch_pool
-from shared.fleet.records import Resident, WorkerInfo, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.fleet.reporting import ReportSchedule, by_digest
 from shared.loops import until_it_works
 
@@ -119,7 +120,7 @@ class FleetMember:
         except (CoordinationUnavailableError, TimeoutError) as exc:
             log.warning("lease_not_given_back", why=str(exc))
 
-    async def announce(self, state: WorkerState, load: WorkerLoad) -> Lease:
+    async def announce(self, state: WorkerState, load: ReportedLoad) -> Lease:
         """Take the lease, or renew it.
 
         Raises StaleEpochError when a newer start holds this endpoint or this worker_id, and

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cachetools import LRUCache
 
 from hotslot.ids import Digest, WorkerId
-from shared.fleet.records import Placement, PlacementsView, PoolView, WorkerRecord
+from shared.fleet.records import PlacedVersion, PlacementsView, PoolView, WorkerRecord
 
 MAX_REMEMBERED = 16_384
 """Versions whose placements are remembered, those read last."""
@@ -43,7 +43,7 @@ class PoolMemory:
         self._unlisted: set[WorkerId] = set()
         """Workers that have not been listed since the loss."""
         self._untold: dict[WorkerId, _Untold] = {}
-        self._placements: LRUCache[Digest, tuple[Placement, ...]] = LRUCache(max_remembered)
+        self._placements: LRUCache[Digest, tuple[PlacedVersion, ...]] = LRUCache(max_remembered)
 
     @property
     def since(self) -> str:
@@ -66,12 +66,12 @@ class PoolMemory:
         self._view = PoolView(workers, read.time_s, read.since)
         return self._view
 
-    def placements(self, read: PlacementsView) -> Mapping[Digest, Sequence[Placement]]:
+    def placements(self, read: PlacementsView) -> Mapping[Digest, Sequence[PlacedVersion]]:
         """The placements to go by, now that these were read."""
         self._note(read.since)
         # A worker tells all of its residency at once.
         self._tell((p.worker_id for found in read.placements.values() for p in found), read.time_s)
-        known: dict[Digest, tuple[Placement, ...]] = {}
+        known: dict[Digest, tuple[PlacedVersion, ...]] = {}
         for digest, found in read.placements.items():
             here = {placement.worker_id for placement in found}
             kept = [
@@ -82,7 +82,7 @@ class PoolMemory:
             known[digest] = self._placements[digest] = (*found, *kept) if kept else tuple(found)
         return known
 
-    def recall(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+    def recall(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[PlacedVersion]]:
         """The placements of these versions as they were last gone by; of some maybe none."""
         return {digest: self._placements[digest] for digest in digests if digest in self._placements}
 

@@ -21,9 +21,11 @@ from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId
 from shared.fleet.demand import DEFAULT_DEMAND, DemandOptions, homes_for, homes_range
-from shared.fleet.records import Placement, Tier, WorkerRecord, WorkerState
+from shared.fleet.records import PlacedVersion, WorkerRecord, distance_of
 from shared.fleet.rendezvous import Rendezvous
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
@@ -119,7 +121,7 @@ class Fleet:
     def pick(
         self,
         digests: Sequence[Digest],
-        placements: Mapping[Digest, Sequence[Placement]],
+        placements: Mapping[Digest, Sequence[PlacedVersion]],
         *,
         count: int,
         turn: int = 0,
@@ -145,7 +147,7 @@ class Fleet:
         return list(ranked.values())
 
     def homes(
-        self, key: Digest, holders: Sequence[Placement], policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
+        self, key: Digest, holders: Sequence[PlacedVersion], policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY
     ) -> Sequence[WorkerId]:
         """Homes of a version, first the first in its order: as many as its demand and its policy want."""
         return self._homes(key, *self._holdings(holders), policy)
@@ -183,7 +185,7 @@ class Fleet:
         rank = {worker_id: position for position, worker_id in enumerate(order)}
         elsewhere = sorted(
             (w for w in tiers if spilled.get(w, 0.0) <= reluctance and (w in rank or not policy.max_replicas)),
-            key=lambda w: (tiers[w].distance, loads[w], rank.get(w, len(rank)), w),
+            key=lambda w: (distance_of(tiers[w]), loads[w], rank.get(w, len(rank)), w),
         )
         yield elsewhere
         yield [w for w in order if w not in self._near_bound]
@@ -216,7 +218,7 @@ class Fleet:
         """The most workers that a version may be on."""
         return min(policy.max_replicas or len(self.workers), len(self.workers))
 
-    def _holdings(self, holders: Iterable[Placement]) -> tuple[dict[WorkerId, Tier], float]:
+    def _holdings(self, holders: Iterable[PlacedVersion]) -> tuple[dict[WorkerId, Tier], float]:
         """Tiers of a version by worker, and its demand: one pass, since there may be hundreds of holders."""
         workers, held, demand = self.workers, {}, 0.0
         for placement in holders:
@@ -240,7 +242,10 @@ class Fleet:
         return order[: max(wanted, policy.min_replicas)]
 
     def _slowest(
-        self, held: Mapping[WorkerId, Tier], others: Sequence[Digest], placements: Mapping[Digest, Sequence[Placement]]
+        self,
+        held: Mapping[WorkerId, Tier],
+        others: Sequence[Digest],
+        placements: Mapping[Digest, Sequence[PlacedVersion]],
     ) -> dict[WorkerId, Tier]:
         """On each worker that has any of the adapters, the slowest tier among them."""
         tiers = dict(held)
@@ -248,7 +253,7 @@ class Fleet:
             other_held, _ = self._holdings(placements.get(digest, ()))
             for worker_id in {*tiers, *other_held}:
                 one, other = tiers.get(worker_id, Tier.NONE), other_held.get(worker_id, Tier.NONE)
-                tiers[worker_id] = max(one, other, key=lambda tier: tier.distance)
+                tiers[worker_id] = max(one, other, key=distance_of)
         return tiers
 
     def _least_loaded(self, count: int, turn: int) -> list[WorkerId]:

@@ -2,39 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, WorkerId
 
-
-class Tier(StrEnum):
-    """Tier of an adapter on a worker, fastest first."""
-
-    SLOT = "slot"
-    HOST = "host"
-    DISK = "disk"
-    NONE = "none"
-
-    @property
-    def distance(self) -> int:
-        """0 for the fastest tier."""
-        return _DISTANCES[self]
+_DISTANCES = {
+    tier: position for position, tier in enumerate((Tier.SLOT, Tier.HOST, Tier.DISK, Tier.NONE, Tier.UNSPECIFIED))
+}
 
 
-_DISTANCES = {tier: position for position, tier in enumerate(Tier)}
-
-
-class WorkerState(StrEnum):
-    """State of a worker: whether it takes requests."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    """Also while its engine hangs: readers of other versions know no further state."""
+def distance_of(tier: Tier) -> int:
+    """Distance of a tier from the slots: 0 for the fastest."""
+    return _DISTANCES[tier]
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerLoad:
+class ReportedLoad:
     """Load of a worker."""
 
     running_sequences: int = 0
@@ -99,7 +83,7 @@ class WorkerRecord:
 
     info: WorkerInfo
     state: WorkerState
-    load: WorkerLoad
+    load: ReportedLoad
     lease_expire_time_s: float
     """On Redis's clock, seconds since the Unix epoch."""
     residency_revision: int
@@ -136,13 +120,13 @@ class WorkerReport:
     """Report of a worker on itself at one moment."""
 
     state: WorkerState
-    load: WorkerLoad
+    load: ReportedLoad
     residents: tuple[Resident, ...]
     """Everything that it holds, in its fastest tier; at most one for each digest counts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class PlacedVersion:
     """A version on a worker. A hint: the worker's own word is the truth."""
 
     worker_id: WorkerId
@@ -165,7 +149,7 @@ class PoolView:
 class PlacementsView:
     """Placements of some versions at one moment."""
 
-    placements: Mapping[Digest, tuple[Placement, ...]]
+    placements: Mapping[Digest, tuple[PlacedVersion, ...]]
     time_s: float
     """As of `PoolView`."""
     since: str

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest
-from shared.fleet.records import Resident, Tier
+from shared.fleet.records import Resident, distance_of
 
 DETAILS_SHARE = 0.75
 """Least part of the time between heartbeats, between two reports that tell only which versions are in slots, or which
@@ -58,6 +59,6 @@ def by_digest(residents: Iterable[Resident]) -> dict[Digest, Resident]:
     fastest: dict[Digest, Resident] = {}
     for resident in residents:
         known = fastest.get(resident.digest)
-        if known is None or resident.tier.distance < known.tier.distance:
+        if known is None or distance_of(resident.tier) < distance_of(known.tier):
             fastest[resident.digest] = resident
     return fastest

@@ -9,7 +9,7 @@ from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import REVISION_SEQUENCES
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import DEFAULT_POLICY, PolicyOptions
-from shared.fleet.records import Abilities, Placement, WorkerRecord
+from shared.fleet.records import Abilities, PlacedVersion, WorkerRecord
 from store_service.placement.groups import Group, group_workers
 
 REFRESH_S = 0.5
@@ -27,7 +27,7 @@ class PoolPicture:
     read_at_s: float
     known: KnownPool
 
-    async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[Placement]]:
+    async def placements(self, digests: Sequence[Digest]) -> Mapping[Digest, Sequence[PlacedVersion]]:
         """Placements of these versions now; raises CoordinationUnavailableError."""
         return await self.known.placements(digests)
 

@@ -17,7 +17,7 @@ from hotslot.ids import Digest, TenantId, parse_digest
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
 from shared.fleet.policy import Candidate
-from shared.fleet.records import Placement, WorkerRecord
+from shared.fleet.records import PlacedVersion, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
@@ -125,10 +125,10 @@ class PlacementQueries:
 
     async def list_placements(
         self, tenant: TenantId, digest: str, worker_id: str, limit: int, after: tuple[str, str, str]
-    ) -> tuple[list[Placement], tuple[str, str, str] | None]:
+    ) -> tuple[list[PlacedVersion], tuple[str, str, str] | None]:
         """The tenant's versions behind a position (pool, worker, digest), and the position to go on from."""
         wanted = parse_digest(digest, field="adapter_digest") if digest else None
-        page: list[Placement] = []
+        page: list[PlacedVersion] = []
         position = after
         async with aclosing(self._in_order(wanted, worker_id, after)) as placements:
             async for pool, placement in placements:
@@ -138,7 +138,7 @@ class PlacementQueries:
                     continue
                 if len(page) == limit:
                     return page, position
-                page.append(Placement(placement.worker_id, resident))
+                page.append(PlacedVersion(placement.worker_id, resident))
                 position = key
         return page, None
 
@@ -157,7 +157,7 @@ class PlacementQueries:
 
     async def _in_order(
         self, digest: Digest | None, worker_id: str, after: tuple[str, str, str]
-    ) -> AsyncGenerator[tuple[Digest, Placement], None]:
+    ) -> AsyncGenerator[tuple[Digest, PlacedVersion], None]:
         """Placements by pool, worker and digest, read as far as they are asked for; may begin before `after`."""
         for pool in await self._fleets.pools():
             if digest is not None:

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from hotslot.ids import Digest, TenantId
 from shared.coordination.directory import Directory
-from shared.fleet.records import Placement, PlacementChange
+from shared.fleet.records import PlacedVersion, PlacementChange
 
 POLL_S = 0.2
 
@@ -24,7 +24,7 @@ class WatchEvent:
 
     revision: int
     """To resume from after this message."""
-    placement: Placement
+    placement: PlacedVersion
     removed: bool = False
 
 
@@ -56,7 +56,7 @@ async def watch_placements(
     if from_revision:
         at.positions = dict.fromkeys(followed, from_revision)
     else:
-        last: Placement | None = None
+        last: PlacedVersion | None = None
         for pool in followed:
             at.positions[pool] = await directory.revision(pool)
             async with aclosing(_state(directory, pool, tenant)) as state:
@@ -82,12 +82,12 @@ async def watch_placements(
                         yield WatchEvent(at.revision, placement)
 
 
-async def _state(directory: Directory, pool: Digest, tenant: TenantId) -> AsyncGenerator[Placement, None]:
+async def _state(directory: Directory, pool: Digest, tenant: TenantId) -> AsyncGenerator[PlacedVersion, None]:
     for record in (await directory.workers(pool)).workers:
         for placement in await directory.residency(pool, record.info.worker_id):
             resident = placement.resident.seen_by(tenant)
             if resident is not None:
-                yield Placement(placement.worker_id, resident)
+                yield PlacedVersion(placement.worker_id, resident)
 
 
 async def _read(directory: Directory, at: _Followed) -> tuple[int, bool]:
@@ -121,7 +121,7 @@ def _visible(change: PlacementChange, tenant: TenantId, revision: int) -> list[W
     before = change.before.seen_by(tenant) if change.before is not None else None
     after = change.after.seen_by(tenant) if change.after is not None else None
     if after is not None:
-        return [WatchEvent(revision, Placement(change.worker_id, after))] if after != before else []
+        return [WatchEvent(revision, PlacedVersion(change.worker_id, after))] if after != before else []
     if before is not None:
-        return [WatchEvent(revision, Placement(change.worker_id, before), removed=True)]
+        return [WatchEvent(revision, PlacedVersion(change.worker_id, before), removed=True)]
     return []

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from hotslot.references import Reference, parse_reference
 from hotslot.rpc.times import to_duration, to_timestamp
-from shared.fleet.records import Placement, Tier, WorkerRecord, WorkerState
+from shared.fleet.records import PlacedVersion, WorkerRecord
 from store_service.placement.queries import Pick
 from store_service.placement.watch import WatchEvent
 
@@ -64,7 +66,7 @@ def encode_worker(record: WorkerRecord) -> pb.Worker:
     )
 
 
-def encode_placement(placement: Placement) -> pb.Placement:
+def encode_placement(placement: PlacedVersion) -> pb.Placement:
     """A version on a worker."""
     resident = placement.resident
     return pb.Placement(

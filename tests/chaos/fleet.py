@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hotslot import WorkerClient
-from hotslot.contract.control import AdapterTier
+from hotslot.contract.control import AdapterTier, WorkerState
 from hotslot.errors import CoordinationUnavailableError
 from hotslot.ids import Digest, WorkerId
 from hotslot.local.children import Child
@@ -19,7 +19,6 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.rpc.channel import ChannelOptions
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.fleet.records import WorkerState
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
 from tests.support.service_proxy import ServiceProxy, service_proxy

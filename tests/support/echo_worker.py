@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from hotslot.contract.placement import Tier
 from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
@@ -15,7 +16,6 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
-from shared.fleet.records import Tier
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.server.places import STALL_S
 from tests.support.echo_model import EchoModel

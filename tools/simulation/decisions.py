@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.fleet.policy import Fleet
-from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord
 
 BASE = digest_of(b"base model")
 NUM_DECISIONS = 3_000
@@ -18,7 +20,7 @@ def fleet_of(num_workers: int) -> Fleet:
             WorkerRecord(
                 WorkerInfo(WorkerId(f"w-{n:04}"), f"h{n}:1", BASE, "m", "bfloat16", 16, 0.0, 1),
                 WorkerState.READY,
-                WorkerLoad(n % 16, 0, 16, mean_in_flight=8.0),
+                ReportedLoad(n % 16, 0, 16, mean_in_flight=8.0),
                 1e9,
                 1,
             )
@@ -36,7 +38,7 @@ def versions(count: int) -> list[Digest]:
 def decision_us(num_workers: int) -> dict[str, float]:
     """Median time of a decision, by what is known of the version; each version is asked for once."""
     fleet, keys = fleet_of(num_workers), versions(5 * NUM_DECISIONS)
-    cases: dict[str, Callable[[Digest], Sequence[Placement]]] = {
+    cases: dict[str, Callable[[Digest], Sequence[PlacedVersion]]] = {
         "on no worker": lambda key: (),
         "on a worker that is not its home": lambda key: (_placement(WorkerId("w-0003"), key),),
         "on its home": lambda key: tuple(_placement(w, key) for w in fleet.rendezvous.top(key, 1)),
@@ -62,5 +64,5 @@ def moved_by_a_join(num_workers: int, num_versions: int = 20_000) -> float:
     return moved / num_versions * num_workers
 
 
-def _placement(worker_id: WorkerId, key: Digest, demand: float = 0.0) -> Placement:
-    return Placement(worker_id, Resident(key, Tier.SLOT, demand=demand))
+def _placement(worker_id: WorkerId, key: Digest, demand: float = 0.0) -> PlacedVersion:
+    return PlacedVersion(worker_id, Resident(key, Tier.SLOT, demand=demand))

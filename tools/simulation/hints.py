@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hotslot.ids import Digest, WorkerId
 from shared.fleet.memory import PoolMemory
 from shared.fleet.policy import Fleet
-from shared.fleet.records import Placement, PlacementsView, PoolView, WorkerRecord
+from shared.fleet.records import PlacedVersion, PlacementsView, PoolView, WorkerRecord
 from tools.simulation.worker import SimulatedWorker
 
 HEARTBEAT_S = 10 / 3
@@ -27,7 +27,7 @@ class Hints:
         self._heartbeat_s = heartbeat_s
         self._num_routers = num_routers
         self._records: dict[WorkerId, WorkerRecord] = {}
-        self._held: dict[Digest, dict[WorkerId, Placement]] = {}
+        self._held: dict[Digest, dict[WorkerId, PlacedVersion]] = {}
         self._reported: dict[WorkerId, set[int]] = {}
         self._heartbeat_at_s: dict[WorkerId, float] = {}
         self._since = ""
@@ -62,7 +62,7 @@ class Hints:
         for adapter in worker.changed:
             digest = worker.digests[adapter]
             if adapter in worker.host:
-                self._held.setdefault(digest, {})[worker_id] = Placement(worker_id, worker.resident(adapter))
+                self._held.setdefault(digest, {})[worker_id] = PlacedVersion(worker_id, worker.resident(adapter))
                 reported.add(adapter)
             elif adapter in reported:
                 reported.discard(adapter)
@@ -94,7 +94,7 @@ class Hints:
             self._fleet_at_s = now_s
         return self._fleet
 
-    def placements(self, digest: Digest, now_s: float) -> Sequence[Placement]:
+    def placements(self, digest: Digest, now_s: float) -> Sequence[PlacedVersion]:
         """Placements of a version, by the workers that said so."""
         self.num_ops += 1
         said = tuple(self._held.get(digest, {}).values())

@@ -7,8 +7,9 @@ from itertools import count
 
 import numpy as np
 
+from hotslot.contract.control import WorkerState
 from hotslot.ids import WorkerId, digest_of
-from shared.fleet.records import WorkerInfo, WorkerState
+from shared.fleet.records import WorkerInfo
 from tools.simulation.hints import PULSE_S, Hints
 from tools.simulation.oracle import Oracle
 from tools.simulation.routers import BoundedLoads, Hotslot, LeastLoaded, PlainRendezvous, RoundRobin, Router

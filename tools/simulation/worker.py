@@ -4,9 +4,11 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId
 from shared.fleet.demand import DemandMeter
-from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerRecord
 
 STORE_LOAD_S = 0.5
 """From the store to host memory."""
@@ -114,7 +116,7 @@ class SimulatedWorker:
 
     def record(self, lease_expire_time_s: float) -> WorkerRecord:
         """Record that a heartbeat reports."""
-        load = WorkerLoad(
+        load = ReportedLoad(
             running_sequences=len(self.running),
             waiting_sequences=self.in_flight - len(self.running),
             max_sequences=self.size.rows,

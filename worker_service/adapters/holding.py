@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from hotslot.contract.control import AdapterTier
+from hotslot.contract.placement import Tier
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from hotslot.references import Reference
-from shared.fleet.records import Resident, Tier
+from shared.fleet.records import Resident
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights
 from worker_service.engine.snapshot import SlotHolder

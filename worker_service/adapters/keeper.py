@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import structlog
 
+from hotslot.contract.control import WorkerState
 from hotslot.errors import HotslotError
 from hotslot.ids import AdapterName, TenantId, WorkerId
 from hotslot.references import Reference
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import Fleet
-from shared.fleet.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.preload import PreloadLimits
 from worker_service.adapters.provider import AdapterProvider
@@ -43,7 +44,7 @@ class PinnedPool:
         view = await self._known.workers()
         alike = [record for record in view.workers if record.info.serves_like(self._me)]
         others = [record for record in alike if record.info.worker_id != self._me.worker_id]
-        me = WorkerRecord(self._me, WorkerState.READY, WorkerLoad(), float("inf"), 0)
+        me = WorkerRecord(self._me, WorkerState.READY, ReportedLoad(), float("inf"), 0)
         return Fleet((*others, me), view.time_s)
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from hotslot.contract.control import WorkerState
 from hotslot.errors import HotslotError, NotFoundError
 from hotslot.ids import AdapterName, Digest, TenantId
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
 from shared.fleet.policy import Fleet
-from shared.fleet.records import Placement, Resident, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord, distance_of
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion
 
@@ -58,7 +59,10 @@ async def preload(
 
 
 def share_of(
-    me: WorkerRecord, workers: Sequence[WorkerRecord], placements: Mapping[Digest, Sequence[Placement]], now_s: float
+    me: WorkerRecord,
+    workers: Sequence[WorkerRecord],
+    placements: Mapping[Digest, Sequence[PlacedVersion]],
+    now_s: float,
 ) -> list[Resident]:
     """Versions that a new worker will be a home of, the most wanted first and pinned ones before all, with their users.
 
@@ -75,7 +79,7 @@ def share_of(
             continue
         is_pinned = any(placement.resident.pinned for placement in holders)
         demand = sum(placement.resident.demand for placement in holders)
-        fastest = min(placement.resident.tier.distance for placement in holders)
+        fastest = min(distance_of(placement.resident.tier) for placement in holders)
         users = dict.fromkeys(user for it in named for user in ((it.tenant, it.name), *it.others))
         resident = replace(named[0], others=tuple(users)[1:])
         wanted.append((not is_pinned, -demand, fastest, resident))
@@ -91,10 +95,10 @@ async def _share(directory: Directory, me: WorkerInfo, chance: random.Random) ->
     residencies = await asyncio.gather(
         *(directory.residency(me.base_model_digest, record.info.worker_id) for record in asked)
     )
-    placements: dict[Digest, list[Placement]] = {}
+    placements: dict[Digest, list[PlacedVersion]] = {}
     for placement in (placement for residency in residencies for placement in residency):
         placements.setdefault(placement.resident.digest, []).append(placement)
-    record = WorkerRecord(me, WorkerState.READY, WorkerLoad(), view.time_s + math.inf, 0)
+    record = WorkerRecord(me, WorkerState.READY, ReportedLoad(), view.time_s + math.inf, 0)
     return share_of(record, others, placements, view.time_s)
 
 

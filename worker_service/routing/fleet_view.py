@@ -17,7 +17,7 @@ from hotslot.ids import Digest
 from hotslot.single_flight import SingleFlight
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import Fleet
-from shared.fleet.records import Placement, WorkerInfo
+from shared.fleet.records import PlacedVersion, WorkerInfo
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Sight:
     """Picture from which a decision is made."""
 
     fleet: Fleet
-    placements: Mapping[Digest, Sequence[Placement]]
+    placements: Mapping[Digest, Sequence[PlacedVersion]]
 
 
 class FleetView:
@@ -74,10 +74,10 @@ class FleetView:
         self._every_s = limits.refresh_s
         self._away_until_s = float("-inf")
         self._refreshes: SingleFlight[None, Fleet] = SingleFlight()
-        self._placements: TTLCache[Digest, Sequence[Placement]] = TTLCache(
+        self._placements: TTLCache[Digest, Sequence[PlacedVersion]] = TTLCache(
             MAX_REMEMBERED, limits.placement_ttl_s, timer=clock
         )
-        self._reads: SingleFlight[tuple[Digest, ...], Mapping[Digest, Sequence[Placement]]] = SingleFlight()
+        self._reads: SingleFlight[tuple[Digest, ...], Mapping[Digest, Sequence[PlacedVersion]]] = SingleFlight()
 
     async def look(self, digests: Sequence[Digest]) -> Sight | None:
         """The fleet and who holds these versions; None when no other worker is known."""
@@ -125,14 +125,14 @@ class FleetView:
         await self._on_members(frozenset(record.info.endpoint for record in view.workers))
         return self._fleet
 
-    async def _current_placements(self, digests: tuple[Digest, ...]) -> Mapping[Digest, Sequence[Placement]]:
+    async def _current_placements(self, digests: tuple[Digest, ...]) -> Mapping[Digest, Sequence[PlacedVersion]]:
         known = {digest: found for digest in digests if (found := self._placements.get(digest)) is not None}
         unknown = tuple(digest for digest in digests if digest not in known)
         if unknown:
             return {**known, **await self._reads.run(unknown, lambda: self._read_placements(unknown))}
         return known
 
-    async def _read_placements(self, digests: tuple[Digest, ...]) -> Mapping[Digest, Sequence[Placement]]:
+    async def _read_placements(self, digests: tuple[Digest, ...]) -> Mapping[Digest, Sequence[PlacedVersion]]:
         found = await self._pool.placements(digests)
         self._placements.update(found)
         return found

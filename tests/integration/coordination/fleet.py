@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.coordination.connection import RedisConnection
 from shared.coordination.member import FleetMember
-from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.loops import Loops
 
 POOL = digest_of(b"base")
@@ -52,15 +54,15 @@ class Member:
     def __init__(self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S) -> None:
         self.info = info
         self.fleet_member = member_of(
-            redis, info, lambda: WorkerReport(WorkerState.READY, WorkerLoad(), ()), lease_s=lease_s
+            redis, info, lambda: WorkerReport(WorkerState.READY, ReportedLoad(), ()), lease_s=lease_s
         )
         self.describe, self.touch_pool = self.fleet_member.describe, self.fleet_member.touch_pool
         self.release = self.fleet_member.release
         self.token = self.fleet_member._token
         self.revision = 0
 
-    async def announce(self, state: WorkerState = WorkerState.READY, load: WorkerLoad | None = None) -> int:
-        return (await self.fleet_member.announce(state, load or WorkerLoad())).residency_revision
+    async def announce(self, state: WorkerState = WorkerState.READY, load: ReportedLoad | None = None) -> int:
+        return (await self.fleet_member.announce(state, load or ReportedLoad())).residency_revision
 
     async def report(self, *residents: Resident) -> bool:
         self.revision += 1

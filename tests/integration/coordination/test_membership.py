@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import RevisionCompactedError, StaleEpochError
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.keys import MAX_CHANGES, POOLS, PoolKeys
-from shared.fleet.records import Tier, WorkerLoad, WorkerState
+from shared.fleet.records import ReportedLoad
 from tests.integration.coordination.fleet import LEASE_S, POOL, Member, all_keys, digest, joined, resident, worker
 from tests.support.waiting import until_async
 
@@ -19,7 +21,7 @@ async def ids(directory: Directory) -> list[str]:
 
 
 async def test_a_worker_is_listed_as_it_announced_itself(redis: RedisConnection) -> None:
-    load = WorkerLoad(3, 2, 8, 4, 16, 0.25)
+    load = ReportedLoad(3, 2, 8, 4, 16, 0.25)
     member = Member(redis, worker())
     await member.announce(WorkerState.DRAINING, load)
     view = await Directory(redis).workers(POOL)

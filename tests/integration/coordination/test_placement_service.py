@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import grpc
 import pytest
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelMismatchError,
@@ -30,7 +32,7 @@ from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.fleet.records import ReportedLoad, Resident
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.server.grpc_server import ServerOptions, serve, service
 from store_service.execution.call_queue import HasDeadline
@@ -248,7 +250,7 @@ async def test_listing_workers_pages_through_all_pools(rig: Rig) -> None:
         [(POOL, f"w-{n}") for n in range(5)] + [(OTHER_POOL, f"v-{n}") for n in range(4)],
     )
     for pool, name in expected:
-        await Member(rig.redis, worker(name, pool=pool)).announce(load=WorkerLoad(1, 2, 3, 4, 5, 0.5))
+        await Member(rig.redis, worker(name, pool=pool)).announce(load=ReportedLoad(1, 2, 3, 4, 5, 0.5))
         await Member(rig.redis, worker(name, pool=pool)).touch_pool()
     found: list[tuple[str, str]] = []
     token = ""

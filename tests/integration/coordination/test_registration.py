@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import CoordinationUnavailableError
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.member import FleetMember
-from shared.fleet.records import Resident, Tier, WorkerInfo, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.loops import Loops
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, member_of, resident, worker
 from tests.support.waiting import until, until_async
@@ -35,7 +37,7 @@ class FakeWorker:
 
     def __init__(self, *residents: Resident) -> None:
         self.state = WorkerState.READY
-        self.load = WorkerLoad(max_sequences=4)
+        self.load = ReportedLoad(max_sequences=4)
         self.residents = residents
         self.observed = 0
 

@@ -10,6 +10,8 @@ import pytest
 from redis.asyncio import Redis
 from structlog.testing import capture_logs
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError
 from hotslot.ids import Digest
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
@@ -19,7 +21,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import KEY_PATTERN, PoolKeys
 from shared.coordination.rights import CALLED_ON_CLUSTER, acl_rule, commands
-from shared.fleet.records import Tier, WorkerLoad, WorkerReport, WorkerState
+from shared.fleet.records import ReportedLoad, WorkerReport
 from store_service.placement.access import tell_access
 from tests.integration.coordination.fleet import POOL, Member, beating, digest, joined, member_of, resident, worker
 from tests.integration.coordination.test_placement_service import running
@@ -71,7 +73,7 @@ async def live(redis: RedisConnection) -> None:
     await old.announce()
     await old.report(resident(1))
     new = Member(redis, worker("w-new", epoch=2, endpoint="same:1"))
-    await new.announce(WorkerState.READY, WorkerLoad())
+    await new.announce(WorkerState.READY, ReportedLoad())
     await new.touch_pool()
     start = await directory.revision(POOL)
     await new.report(resident(1), resident(2, Tier.HOST))
@@ -159,7 +161,7 @@ async def test_a_worker_says_in_one_line_what_is_refused_and_joins_when_it_is_al
     rule = acl_rule(cluster=is_cluster(server))
     async with allowed(server, rule.replace(" +hset", "")) as redis:
         with capture_logs() as logs:
-            report = WorkerReport(WorkerState.READY, WorkerLoad(), ())
+            report = WorkerReport(WorkerState.READY, ReportedLoad(), ())
             async with beating(member_of(redis, worker(), lambda: report, lease_s=2.0)) as registration:
                 await until(lambda: any(entry["log_level"] == "warning" for entry in logs))
                 await administer(server, "ACL", "SETUSER", USER, "+hset")

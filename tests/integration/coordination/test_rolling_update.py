@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import StaleEpochError
 from hotslot.ids import TenantId, WorkerId
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
-from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.fleet.records import ReportedLoad, Resident
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, worker
 from tests.support.waiting import until_async
 
@@ -32,7 +34,7 @@ INFO = replace(
     target_modules="q_proj,v_proj",
 )
 TOKEN = "token of the old one"
-LOAD = WorkerLoad(3, 2, 8, 4, 16, 0.25, 1.5)
+LOAD = ReportedLoad(3, 2, 8, 4, 16, 0.25, 1.5)
 RESIDENTS = (
     Resident(digest(1), Tier.SLOT, True, "acme/a1", TenantId("acme"), 0.375, ((TenantId("globex"), "their/a1"),)),
     Resident(digest(2), Tier.DISK),

@@ -5,7 +5,7 @@ from typing import Any
 
 from hotslot.ids import DEFAULT_TENANT, Digest, WorkerId
 from shared.coordination.directory import ChangesRead
-from shared.fleet.records import Placement, PlacementChange, PoolView
+from shared.fleet.records import PlacedVersion, PlacementChange, PoolView
 from store_service.placement.watch import WatchEvent, watch_placements
 from tests.integration.coordination.fleet import POOL, digest, resident
 
@@ -28,7 +28,7 @@ class ScriptedDirectory:
     async def workers(self, pool: Digest) -> PoolView:
         return PoolView((), 0.0, "")
 
-    async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[Placement, ...]:
+    async def residency(self, pool: Digest, worker_id: WorkerId) -> tuple[PlacedVersion, ...]:
         return ()
 
     async def changes(self, pool: Digest, after: int) -> ChangesRead:

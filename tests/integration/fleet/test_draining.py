@@ -8,13 +8,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from hotslot.contract.control import WorkerState
 from hotslot.errors import ConflictError, DrainingError, RequestDeadlineError
 from hotslot.ids import new_worker_id
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.rpc.channel import open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
-from shared.fleet.records import WorkerState
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_worker import Calls, make_request
 from tests.support.fleet import Member, until_known

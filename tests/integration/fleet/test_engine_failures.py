@@ -8,12 +8,12 @@ import pytest
 
 from hotslot.clients.hotslot import HotslotClient
 from hotslot.clients.worker import WorkerClient
+from hotslot.contract.control import WorkerState
 from hotslot.contract.generation import AdapterSelection, GenerationRequest
 from hotslot.errors import EngineFailedError, StepFailedError
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
-from shared.fleet.records import WorkerState
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.integration.fleet.test_forwarding import ENDLESS, hold, read_on
 from tests.support.echo_model import EchoRunner

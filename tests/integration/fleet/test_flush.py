@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import CoordinationUnavailableError
 from hotslot.ids import DEFAULT_TENANT, Digest, new_worker_id
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.fleet.records import Resident, Tier, WorkerLoad, WorkerState
+from shared.fleet.records import ReportedLoad, Resident
 from tests.integration.coordination.fleet import Member as Claim
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import EchoModel, echo_model, voice
@@ -190,7 +192,7 @@ async def test_a_worker_that_died_with_redis_is_given_up_when_its_lease_ends(
         info = replace(view.me, worker_id=new_worker_id(), endpoint="127.0.0.1:1", epoch=1)
         held = Resident(Digest(store.digests["one"]), Tier.HOST)
         dead = Claim(redis, info, lease_s=LEASE_S)
-        lease = await dead.fleet_member.announce(WorkerState.READY, WorkerLoad())
+        lease = await dead.fleet_member.announce(WorkerState.READY, ReportedLoad())
         await dead.report(held)
 
         async def known() -> tuple[set[str], list[str]]:

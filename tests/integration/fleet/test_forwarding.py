@@ -7,13 +7,13 @@ from typing import Any
 import grpc
 import pytest
 
+from hotslot.contract.placement import Tier
 from hotslot.errors import QueueFullError, RequestDeadlineError, UnavailableError
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
-from shared.fleet.records import Tier
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import echo_model, voice
 from tests.support.echo_worker import make_request

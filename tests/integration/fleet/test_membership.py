@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 
+from hotslot.contract.control import WorkerState
 from hotslot.errors import StaleEpochError
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, new_worker_id
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
-from shared.fleet.records import WorkerState
 from shared.fleet.rendezvous import Rendezvous
 from shared.loops import Loops
 from shared.secret_urls import RedisUrl

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from hotslot.contract.control import WorkerState
 from hotslot.ids import Digest, new_worker_id
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.fleet.records import WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import ReportedLoad, WorkerRecord
 from shared.server.grpc_server import ServerOptions, serve
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.integration.fleet.test_forwarding import hold
@@ -147,7 +148,7 @@ async def test_a_slow_reader_slows_both_hops_down_and_fills_neither(
         serve(fake.services(), ServerOptions(grace_s=0), observers=()) as server,
     ):
         info = replace(front.router.view.me, worker_id=new_worker_id(), endpoint=f"127.0.0.1:{server.port}")
-        peer = WorkerRecord(info, WorkerState.READY, WorkerLoad(), 0.0, 0)
+        peer = WorkerRecord(info, WorkerState.READY, ReportedLoad(), 0.0, 0)
 
         async def to_the_fake(self: Any, digests: Any, here: Any, policy: Any) -> list[WorkerRecord]:
             return [peer]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from hotslot.contract.placement import Tier
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
-from shared.fleet.records import Tier
 from tests.support.echo_model import EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, run_worker
 from tests.support.memory_store import MemoryStore

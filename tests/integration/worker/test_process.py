@@ -9,6 +9,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.errors import EngineFailedError, UnavailableError
 from hotslot.local.child_processes import free_port
 from hotslot.local.embedded_valkey import embedded_valkey
@@ -17,7 +19,6 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.fleet.records import Tier, WorkerState
 from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import echo_model
 from tests.support.memory_store import MemoryStore

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.contract.placement import Tier
 from hotslot.ids import TenantId, WorkerId, digest_of
 from shared.coordination.encoding import (
     decode_changes,
@@ -17,7 +18,7 @@ from shared.coordination.encoding import (
     encode_resident,
 )
 from shared.coordination.unreadable import TOLD_FOR_S, Unreadable
-from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad
+from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo
 from store_service.rpc.placement_convert import encode_placement, encode_worker
 
 DIGEST = digest_of(b"a")
@@ -44,7 +45,7 @@ def changed(record: Any) -> st.SearchStrategy[str]:
         {
             "info": changed(INFO) | texts,
             "state": st.sampled_from(["ready", "draining"]) | texts,
-            "load": changed(WorkerLoad()) | texts,
+            "load": changed(ReportedLoad()) | texts,
             "lease_until_ms": st.integers().map(str) | texts,
             "residency_revision": st.integers().map(str) | texts,
         }
@@ -62,7 +63,7 @@ def test_a_worker_is_read_as_messages_hold_it_or_not_at_all(fields: dict[str, st
 def test_a_resident_is_read_as_messages_hold_it_or_not_at_all(text: str) -> None:
     resident = Unreadable().read("resident", lambda: decode_resident(DIGEST, text))
     if resident is not None:
-        encode_placement(Placement(WorkerId("w"), resident)).SerializeToString()
+        encode_placement(PlacedVersion(WorkerId("w"), resident)).SerializeToString()
         assert resident.demand >= 0
 
 

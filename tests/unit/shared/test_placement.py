@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.fleet.policy import Candidate, Fleet, PolicyOptions
-from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord
 from shared.fleet.rendezvous import Rendezvous
 
 NOW_S = 1_000.0
@@ -21,16 +23,18 @@ def record(
 ) -> WorkerRecord:
     info = WorkerInfo(WorkerId(f"w-{number:04}"), f"h{number}:1", POOL, "m", "bfloat16", 16, 0.0, 1)
     running = min(in_flight, rows)
-    return WorkerRecord(info, state, WorkerLoad(running, in_flight - running, rows), NOW_S + lease_s, 1)
+    return WorkerRecord(info, state, ReportedLoad(running, in_flight - running, rows), NOW_S + lease_s, 1)
 
 
 def digest(number: int) -> Digest:
     return digest_of(b"adapter %d" % number)
 
 
-def held(number: int, tiers: dict[int, Tier]) -> dict[Digest, list[Placement]]:
+def held(number: int, tiers: dict[int, Tier]) -> dict[Digest, list[PlacedVersion]]:
     return {
-        digest(number): [Placement(WorkerId(f"w-{w:04}"), Resident(digest(number), tier)) for w, tier in tiers.items()]
+        digest(number): [
+            PlacedVersion(WorkerId(f"w-{w:04}"), Resident(digest(number), tier)) for w, tier in tiers.items()
+        ]
     }
 
 

@@ -6,10 +6,12 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, TenantId, WorkerId, digest_of
 from shared.coordination.encoding import decode_resident, encode_resident
 from shared.fleet.policy import Fleet, PolicyOptions
-from shared.fleet.records import Placement, Resident, Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord
 from shared.fleet.replica_policy import ReplicaPolicy
 
 NOW_S = 1_000.0
@@ -20,7 +22,7 @@ OPTIONS = PolicyOptions()
 
 def record(number: int, in_flight: int = 8, usual: float | None = None, lease_s: float = 10.0) -> WorkerRecord:
     info = WorkerInfo(WorkerId(f"w-{number:04}"), f"h{number}:1", POOL, "m", "bfloat16", 16, 0.0, 1)
-    load = WorkerLoad(min(in_flight, ROWS), max(0, in_flight - ROWS), ROWS, mean_in_flight=usual)
+    load = ReportedLoad(min(in_flight, ROWS), max(0, in_flight - ROWS), ROWS, mean_in_flight=usual)
     return WorkerRecord(info, WorkerState.READY, load, NOW_S + lease_s, 1)
 
 
@@ -34,11 +36,11 @@ def digest(number: int) -> Digest:
     return digest_of(b"adapter %d" % number)
 
 
-def held(key: Digest, workers: list[WorkerId], demand: float = 0.0) -> dict[Digest, list[Placement]]:
-    return {key: [Placement(worker, Resident(key, Tier.SLOT, demand=demand)) for worker in workers]}
+def held(key: Digest, workers: list[WorkerId], demand: float = 0.0) -> dict[Digest, list[PlacedVersion]]:
+    return {key: [PlacedVersion(worker, Resident(key, Tier.SLOT, demand=demand)) for worker in workers]}
 
 
-def first(fleet: Fleet, key: Digest, placements: dict[Digest, list[Placement]], **more: object) -> WorkerId:
+def first(fleet: Fleet, key: Digest, placements: dict[Digest, list[PlacedVersion]], **more: object) -> WorkerId:
     return fleet.pick([key], placements, count=1, **more)[0].worker.info.worker_id  # type: ignore[arg-type]
 
 

@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.fleet.memory import PoolMemory
 from shared.fleet.records import (
-    Placement,
+    PlacedVersion,
     PlacementsView,
     PoolView,
+    ReportedLoad,
     Resident,
-    Tier,
     WorkerInfo,
-    WorkerLoad,
     WorkerRecord,
-    WorkerState,
 )
 
 POOL = digest_of(b"base")
@@ -29,19 +29,19 @@ def record(
 ) -> WorkerRecord:
     worker_id = WorkerId(f"w-{number}")
     info = WorkerInfo(worker_id, endpoint or f"h{number}:1", POOL, "m", "bfloat16", 16, 0.0, epoch)
-    return WorkerRecord(info, WorkerState.READY, WorkerLoad(), until_s, reports)
+    return WorkerRecord(info, WorkerState.READY, ReportedLoad(), until_s, reports)
 
 
 def digest(number: int) -> Digest:
     return digest_of(b"adapter %d" % number)
 
 
-def held(number: int, *workers: int) -> dict[Digest, tuple[Placement, ...]]:
+def held(number: int, *workers: int) -> dict[Digest, tuple[PlacedVersion, ...]]:
     resident = Resident(digest(number), Tier.SLOT)
-    return {digest(number): tuple(Placement(WorkerId(f"w-{n}"), resident) for n in workers)}
+    return {digest(number): tuple(PlacedVersion(WorkerId(f"w-{n}"), resident) for n in workers)}
 
 
-def numbers(found: PoolView | Sequence[Placement]) -> list[int]:
+def numbers(found: PoolView | Sequence[PlacedVersion]) -> list[int]:
     ids = [r.info.worker_id for r in found.workers] if isinstance(found, PoolView) else [p.worker_id for p in found]
     return sorted(int(worker_id[2:]) for worker_id in ids)
 

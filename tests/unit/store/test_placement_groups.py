@@ -3,10 +3,11 @@
 from collections import Counter
 from dataclasses import replace
 
+from hotslot.contract.control import WorkerState
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.fleet.policy import DEFAULT_POLICY
-from shared.fleet.records import WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from store_service.placement.groups import Ranks, choose, group_workers
 
 SMALL = WorkerInfo(WorkerId("s-1"), "s", digest_of(b"base"), "org/model", "float32", 8, 0.0, 1, 1, 8, 512)
@@ -14,7 +15,7 @@ LARGE = replace(SMALL, worker_id=WorkerId("l-1"), num_slots=4, max_rank=64)
 
 
 def record(info: WorkerInfo, state: WorkerState = WorkerState.READY, rows: int = 4) -> WorkerRecord:
-    return WorkerRecord(info, state, WorkerLoad(max_sequences=rows), 100.0, 1)
+    return WorkerRecord(info, state, ReportedLoad(max_sequences=rows), 100.0, 1)
 
 
 def chosen(records: list[WorkerRecord], key: str, *ranks: int) -> set[str]:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from hotslot.contract.control import AdapterTier
+from hotslot.contract.placement import Tier
 from hotslot.errors import QuotaExceededError
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from hotslot.references import parse_reference
-from shared.fleet.records import Tier
 from worker_service.adapters import holdings as module
 from worker_service.adapters.holding import MAX_REFERENCES, HostRoom, PinOwner
 from worker_service.adapters.holdings import Holdings

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.contract.control import WorkerState
+from hotslot.contract.placement import Tier
 from hotslot.ids import WorkerId, digest_of
 from shared.fleet.policy import Candidate
-from shared.fleet.records import Tier, WorkerInfo, WorkerLoad, WorkerRecord, WorkerState
+from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from worker_service.routing.forwarding import FORWARDED_KEY, is_forwarded, metadata_to_carry
 from worker_service.routing.plan import Here, before_here, instead_of_here
 
@@ -18,7 +20,7 @@ ROWS = 4
 
 def worker(name: str, in_flight: int = 0) -> WorkerRecord:
     info = WorkerInfo(WorkerId(name), f"{name}:1", digest_of(b"base"), "base", "float32", 8, 0.0, 1)
-    load = WorkerLoad(running_sequences=in_flight, max_sequences=ROWS)
+    load = ReportedLoad(running_sequences=in_flight, max_sequences=ROWS)
     return WorkerRecord(info, WorkerState.READY, load, 0.0, 0)
 
 

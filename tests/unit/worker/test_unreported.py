@@ -1,8 +1,8 @@
 """What a router sent since the workers reported: counted from each report on, and spilled by."""
 
+from hotslot.contract.placement import Tier
 from hotslot.ids import WorkerId
 from shared.fleet.policy import Fleet
-from shared.fleet.records import Tier
 from tests.unit.shared.test_placement import NOW_S, digest, held, names, record
 from worker_service.routing.unreported import Unreported
 
