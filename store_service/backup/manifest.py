@@ -20,7 +20,7 @@ MAX_MANIFEST_BYTES = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class BackedUpFile:
     """Digest and size of a file."""
 
     digest: Digest
@@ -34,7 +34,7 @@ class BackupManifest:
     catalog_id: str
     create_time: str
     """ISO 8601, in UTC."""
-    catalog: Content
+    catalog: BackedUpFile
     blobs: Mapping[BlobKey, int]
     """Sizes in bytes."""
     elsewhere: Mapping[BlobKey, str]
@@ -68,7 +68,7 @@ def parse_manifest(data: bytes) -> BackupManifest:
         return BackupManifest(
             str(document["catalog_id"]),
             str(document["create_time"]),
-            Content(parse_digest(document["catalog"]["digest"]), int(document["catalog"]["size_bytes"])),
+            BackedUpFile(parse_digest(document["catalog"]["digest"]), int(document["catalog"]["size_bytes"])),
             {_key(entry): int(entry["size_bytes"]) for entry in document["blobs"]},
             {_key(entry): str(entry["source"]) for entry in document["elsewhere"]},
         )

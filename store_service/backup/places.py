@@ -22,7 +22,7 @@ Files = Iterator[tuple[str, Readable]]
 """Names and bytes of a backup, its manifest last; to be read one after the other."""
 
 
-class Target(Protocol):
+class BackupTarget(Protocol):
     """The seam to what a backup is written to."""
 
     def add(self, name: str, file: Readable, size_bytes: int) -> None:
@@ -54,7 +54,7 @@ class TarTarget:
 
 
 @contextmanager
-def writing_to(where: str, stdout: BinaryIO) -> Iterator[Target]:
+def writing_to(where: str, stdout: BinaryIO) -> Iterator[BackupTarget]:
     """A new backup at a place: `-`, a file that ends with .tar, or a folder.
 
     A file appears under its name once the block has ended. Raises PreconditionError where something is already, and

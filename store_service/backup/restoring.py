@@ -13,8 +13,8 @@ from store_service.backup.manifest import (
     CATALOG,
     MANIFEST,
     MAX_MANIFEST_BYTES,
+    BackedUpFile,
     BackupManifest,
-    Content,
     parse_manifest,
 )
 from store_service.backup.places import Files, incomplete
@@ -50,7 +50,7 @@ def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
 
 def verify_backup(files: Files, where: str, stage: Path, *, keeps_blobs: bool = True) -> BackupManifest:
     """Copy a backup into a folder, and compare every byte of it with what it says; raises as `restore_backup`."""
-    found: dict[str, Content] = {}
+    found: dict[str, BackedUpFile] = {}
     manifest: BackupManifest | None = None
     for name, file in files:
         if name == MANIFEST:
@@ -69,7 +69,7 @@ def verify_backup(files: Files, where: str, stage: Path, *, keeps_blobs: bool = 
     return manifest
 
 
-def _compare(found: dict[str, Content], manifest: BackupManifest, where: str) -> None:
+def _compare(found: dict[str, BackedUpFile], manifest: BackupManifest, where: str) -> None:
     catalog = found.pop(CATALOG, None)
     if catalog is None:
         raise incomplete(where, f"{CATALOG} is missing")
@@ -94,9 +94,9 @@ def _check_references(stage: Path, manifest: BackupManifest, where: str) -> None
         )
 
 
-def _write(stage: Path, name: str, file: Readable) -> Content:
+def _write(stage: Path, name: str, file: Readable) -> BackedUpFile:
     mode = READ_ONLY if blob_key(name) is not None else None
-    return Content(*write_file(stage / name, file, mode=mode))
+    return BackedUpFile(*write_file(stage / name, file, mode=mode))
 
 
 def _sync(path: Path) -> None:

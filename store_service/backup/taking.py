@@ -15,8 +15,8 @@ from hotslot.content_files import Readable
 from hotslot.errors import DigestMismatchError, NotFoundError
 from hotslot.ids import Digest
 from store_service.backup.catalog_copy import check_catalog, copy_catalog, referenced_blobs
-from store_service.backup.manifest import CATALOG, MANIFEST, BackupManifest, Content
-from store_service.backup.places import Target
+from store_service.backup.manifest import CATALOG, MANIFEST, BackedUpFile, BackupManifest
+from store_service.backup.places import BackupTarget
 from store_service.content.hold import holding
 from store_service.content.keys import BlobKey, blob_name
 from store_service.sources.sources import pinned_location
@@ -47,7 +47,7 @@ class _Hashing:
 
 
 def take_backup(
-    data_dir: Path, catalog: Path, target: Target, on_progress: OnProgress = lambda done, of: None
+    data_dir: Path, catalog: Path, target: BackupTarget, on_progress: OnProgress = lambda done, of: None
 ) -> BackupManifest:
     """Write a backup; it is complete once this returns.
 
@@ -87,12 +87,12 @@ def take_backup(
         return manifest
 
 
-def _add(target: Target, name: str, path: Path) -> Content:
+def _add(target: BackupTarget, name: str, path: Path) -> BackedUpFile:
     with path.open("rb") as file:
         size_bytes = path.stat().st_size
         hashing = _Hashing(file)
         target.add(name, hashing, size_bytes)
-        return Content(hashing.digest, size_bytes)
+        return BackedUpFile(hashing.digest, size_bytes)
 
 
 def _other_source(key: BlobKey, sources: list[str], missing: FileNotFoundError) -> str:

@@ -157,7 +157,7 @@ def _copy_object(objects: ObjectBlobs, key: BlobKey, writer: Writer, progress: _
 
 
 def retention_of(catalog: Catalog) -> Mapping[BlobKey, Retention]:
-    """What the catalog says about keeping each blob."""
+    """Word of the catalog about keeping each blob."""
     found: dict[BlobKey, Retention] = {}
     for use in catalog.weights_uses():
         key = use.tenant, use.weights_digest

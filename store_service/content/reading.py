@@ -17,11 +17,11 @@ from store_service.content.recovery import Recovery
 from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024
-"""Of a stream; it holds two at most. Smaller ones cost visits to threads and turns of the loop, larger ones memory."""
+"""Largest chunk of a stream, which holds two at most. Smaller ones cost turns of threads and loop, larger ones memory."""
 FIRST_CHUNK_BYTES = 256 * 1024
-"""Of a stream, as long as nothing is known of its reader."""
+"""Chunk of a stream, as long as nothing is known of its reader."""
 SLOW_CHUNK_BYTES = 64 * 1024
-"""Of a stream whose reader is slow: whether it takes anything is then seen within seconds."""
+"""Chunk of a stream whose reader is slow: whether it takes anything is then seen within seconds."""
 FAST_S, SLOW_S = 0.25, 1.0
 """A chunk that is taken within the first lets the next one be larger, one that takes longer than the second smaller."""
 GROWTH = 4
@@ -44,7 +44,7 @@ class ChunkPace:
 
     def __init__(self) -> None:
         self.chunk_bytes = FIRST_CHUNK_BYTES
-        """Of the next one."""
+        """Size of the next one."""
 
     def add(self, taken_s: float) -> None:
         """A chunk was taken within so long."""
@@ -65,7 +65,7 @@ class Verified:
         self._seen: dict[tuple[int, ...], float] = {}
 
     def is_fresh(self, file: BinaryIO) -> bool:
-        """Whether this file was found whole within `valid_s`."""
+        """Tell if this file was found whole within `valid_s`."""
         seen_s = self._seen.get(_identity(file))
         return seen_s is not None and time.monotonic() - seen_s < self._valid_s
 

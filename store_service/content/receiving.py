@@ -107,7 +107,7 @@ class Uploads:
             raise
 
     async def _let_go(self, beginning: "asyncio.Future[Writer | None]") -> None:
-        """Of an upload that was only begun, once that is done."""
+        """Let go of an upload that was only begun, once that is done."""
         await asyncio.wait([beginning])
         if beginning.exception() is None and (writer := beginning.result()) is not None:
             await self._offload(writer.close)
