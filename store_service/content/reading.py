@@ -17,7 +17,7 @@ from store_service.content.recovery import Recovery
 from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024
-"""Largest chunk of a stream, which holds two at most. Smaller ones cost turns of threads and loop, larger ones memory."""
+"""Largest chunk of a stream, which holds two at most. Smaller ones cost turns of threads and loop, larger memory."""
 FIRST_CHUNK_BYTES = 256 * 1024
 """Chunk of a stream, as long as nothing is known of its reader."""
 SLOW_CHUNK_BYTES = 64 * 1024
