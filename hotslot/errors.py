@@ -70,10 +70,12 @@ HotslotError
     └── NonFiniteLogitsError      the model and its adapters leave their element type's range
 
 Messages say what failed, which id, what was found against what was expected, and what to do.
-`hotslot.rpc.status` maps every class to a gRPC status.
+`hotslot.rpc.status` makes gRPC statuses of them, and back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import ClassVar
 
 from hotslot.violations import FieldViolation as FieldViolation  # noqa: PLC0414 (errors are imported with what they list)
 from hotslot.violations import Violation as Violation  # noqa: PLC0414
@@ -84,16 +86,47 @@ MAX_NAMED_FIELDS = 32
 MAX_NAMED_VIOLATIONS = 8
 
 
+class Detail(Enum):
+    """Place of an error's attribute in the status that carries it (`hotslot.rpc.details`)."""
+
+    FIELDS = "fields"
+    VIOLATIONS = "violations"
+    RESOURCE = "resource"
+    PRECONDITION = "precondition"
+    QUOTA = "quota"
+    RETRY = "retry"
+    TEXT = "text"
+    NUMBER = "number"
+
+
 class HotslotError(Exception):
-    """Base of all errors that hotslot raises on purpose."""
+    """Base of all errors that hotslot raises on purpose.
+
+    A class names its reason, which stands for it and no other, its gRPC status unless that is its base's, and the
+    attributes that travel. One without a reason of its own travels as its base.
+    """
+
+    reason: ClassVar[str] = "UNKNOWN"
+    """Stable and machine-readable."""
+    code: ClassVar[str] = "UNKNOWN"
+    """Name of a gRPC status."""
+    carries: ClassVar[Mapping[str, Detail]] = {}
+
+    def __init_subclass__(cls, *, reason: str | None = None, code: str | None = None) -> None:
+        if reason is not None:
+            cls.reason = reason
+        if code is not None:
+            cls.code = code
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
 
-class InvalidRequestError(HotslotError):
+class InvalidRequestError(HotslotError, reason="INVALID_REQUEST", code="INVALID_ARGUMENT"):
     """The caller's message is wrong."""
+
+    carries: ClassVar = {"fields": Detail.FIELDS}
 
     def __init__(self, fields: Sequence[FieldViolation], message: str | None = None) -> None:
         named = "; ".join(f"{f.field}: {f.description}" for f in fields[:MAX_NAMED_FIELDS])
@@ -102,7 +135,7 @@ class InvalidRequestError(HotslotError):
         self.fields = tuple(fields)
 
 
-class InvalidReferenceError(InvalidRequestError):
+class InvalidReferenceError(InvalidRequestError, reason="INVALID_REFERENCE"):
     """Text that is not a reference, a name or a tag."""
 
     def __init__(self, text: str, problem: str) -> None:
@@ -110,7 +143,7 @@ class InvalidReferenceError(InvalidRequestError):
         super().__init__([FieldViolation("reference", problem)], f"invalid reference {shown!r}: {problem}")
 
 
-class InvalidPageTokenError(InvalidRequestError):
+class InvalidPageTokenError(InvalidRequestError, reason="INVALID_PAGE_TOKEN"):
     """A page token that this server did not issue."""
 
     def __init__(self) -> None:
@@ -118,7 +151,7 @@ class InvalidPageTokenError(InvalidRequestError):
         super().__init__([FieldViolation("page_token", problem)])
 
 
-class InvalidEndpointError(InvalidRequestError):
+class InvalidEndpointError(InvalidRequestError, reason="INVALID_ENDPOINT"):
     """Text that is no endpoint."""
 
     def __init__(self, text: str, problem: str) -> None:
@@ -133,14 +166,14 @@ class InvalidEndpointError(InvalidRequestError):
         return self.fields[0].description
 
 
-class EmptyPromptError(InvalidRequestError):
+class EmptyPromptError(InvalidRequestError, reason="EMPTY_PROMPT"):
     """A prompt without a single token."""
 
     def __init__(self) -> None:
         super().__init__([FieldViolation("prompt", "the prompt has no tokens; give text, chat messages or token ids")])
 
 
-class PromptTooLongError(InvalidRequestError):
+class PromptTooLongError(InvalidRequestError, reason="PROMPT_TOO_LONG"):
     """A prompt that leaves no room for an answer."""
 
     def __init__(self, num_tokens: int, max_tokens: int, *, at_least: bool = False) -> None:
@@ -149,8 +182,10 @@ class PromptTooLongError(InvalidRequestError):
         super().__init__([FieldViolation("prompt", f"{found}, at most {max_tokens} fit; shorten the prompt")])
 
 
-class InvalidAdapterError(HotslotError):
+class InvalidAdapterError(HotslotError, reason="INVALID_ADAPTER", code="INVALID_ARGUMENT"):
     """A checkpoint that admission refuses, with all of its violations; the message has the first ones."""
+
+    carries: ClassVar = {"violations": Detail.VIOLATIONS}
 
     def __init__(self, violations: Sequence[Violation], message: str | None = None) -> None:
         count = f"{len(violations)} violation{'s' * (len(violations) != 1)}"
@@ -160,48 +195,50 @@ class InvalidAdapterError(HotslotError):
         self.violations = tuple(violations)
 
 
-class UnsupportedAdapterError(InvalidAdapterError):
+class UnsupportedAdapterError(InvalidAdapterError, reason="UNSUPPORTED_ADAPTER", code="FAILED_PRECONDITION"):
     """A sound checkpoint that cannot be served exactly."""
 
 
-class BaseModelMismatchError(InvalidAdapterError):
+class BaseModelMismatchError(InvalidAdapterError, reason="BASE_MODEL_MISMATCH", code="FAILED_PRECONDITION"):
     """An adapter for another base model."""
 
 
-class RankTooLargeError(InvalidAdapterError):
+class RankTooLargeError(InvalidAdapterError, reason="RANK_TOO_LARGE", code="FAILED_PRECONDITION"):
     """An adapter of a larger rank than the receiver takes."""
 
 
-class NotFoundError(HotslotError):
+class NotFoundError(HotslotError, reason="NOT_FOUND", code="NOT_FOUND"):
     """Something that does not exist, for this tenant."""
+
+    carries: ClassVar = {"resource": Detail.RESOURCE}
 
     def __init__(self, message: str, resource: str) -> None:
         super().__init__(message)
         self.resource = resource
 
 
-class AdapterNotFoundError(NotFoundError):
+class AdapterNotFoundError(NotFoundError, reason="ADAPTER_NOT_FOUND"):
     """No adapter of that name for this tenant."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"adapter {name!r} not found; `hotslot ls` lists the adapters that exist", name)
 
 
-class TagNotFoundError(NotFoundError):
+class TagNotFoundError(NotFoundError, reason="TAG_NOT_FOUND"):
     """An adapter without that tag."""
 
     def __init__(self, name: str, tag: str) -> None:
         super().__init__(f"adapter {name!r} has no tag {tag!r}; `hotslot show {name}` lists its tags", f"{name}:{tag}")
 
 
-class PolicyNotFoundError(NotFoundError):
+class PolicyNotFoundError(NotFoundError, reason="POLICY_NOT_FOUND"):
     """An adapter without a policy of its own."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"adapter {name!r} has no policy; `hotslot policy set {name}` gives it one", name)
 
 
-class VersionNotFoundError(NotFoundError):
+class VersionNotFoundError(NotFoundError, reason="VERSION_NOT_FOUND"):
     """An adapter without that version."""
 
     def __init__(self, name: str, digest: str) -> None:
@@ -211,14 +248,14 @@ class VersionNotFoundError(NotFoundError):
         )
 
 
-class BlobNotFoundError(NotFoundError):
+class BlobNotFoundError(NotFoundError, reason="BLOB_NOT_FOUND"):
     """Bytes that are not stored, or not for this tenant."""
 
     def __init__(self, digest: str) -> None:
         super().__init__(f"blob {digest} not found", digest)
 
 
-class BaseModelNotFoundError(NotFoundError):
+class BaseModelNotFoundError(NotFoundError, reason="BASE_MODEL_NOT_FOUND"):
     """A base model that no tenant registered."""
 
     def __init__(self, name: str, fitting: Sequence[str] = ()) -> None:
@@ -232,29 +269,29 @@ class BaseModelNotFoundError(NotFoundError):
         super().__init__(f"base model {name!r} is not registered; {advice}", name)
 
 
-class SourceNotFoundError(NotFoundError):
+class SourceNotFoundError(NotFoundError, reason="SOURCE_NOT_FOUND"):
     """A source that has no such checkpoint."""
 
 
-class CompiledCodeNotFoundError(NotFoundError):
+class CompiledCodeNotFoundError(NotFoundError, reason="COMPILED_CODE_NOT_FOUND"):
     """A key that the store has no compiled code for."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"no compiled code is kept for key {key}", key)
 
 
-class AdapterNotLoadedError(NotFoundError):
+class AdapterNotLoadedError(NotFoundError, reason="ADAPTER_NOT_LOADED"):
     """An adapter that this worker does not hold."""
 
     def __init__(self, reference: str) -> None:
         super().__init__(f"adapter {reference!r} is not loaded on this worker", reference)
 
 
-class ConflictError(HotslotError):
+class ConflictError(HotslotError, reason="CONFLICT", code="ABORTED"):
     """Another caller was first: read the current state and try again."""
 
 
-class EtagMismatchError(ConflictError):
+class EtagMismatchError(ConflictError, reason="ETAG_MISMATCH"):
     """The resource changed since the etag was read."""
 
     def __init__(self, resource: str, found: str, expected: str) -> None:
@@ -263,14 +300,14 @@ class EtagMismatchError(ConflictError):
         )
 
 
-class SourceChangedError(ConflictError):
+class SourceChangedError(ConflictError, reason="SOURCE_CHANGED"):
     """A source that was written to while it was read."""
 
     def __init__(self, path: str) -> None:
         super().__init__(f"{path} changed while it was read; import it when its save is complete")
 
 
-class StaleEpochError(ConflictError):
+class StaleEpochError(ConflictError, reason="STALE_EPOCH"):
     """A newer holder of the same lease exists."""
 
     def __init__(self, resource: str, found: int, expected: int) -> None:
@@ -279,22 +316,24 @@ class StaleEpochError(ConflictError):
         )
 
 
-class UploadBusyError(ConflictError):
+class UploadBusyError(ConflictError, reason="UPLOAD_BUSY"):
     """Another stream is writing the same blob."""
 
     def __init__(self, digest: str) -> None:
         super().__init__(f"another stream is uploading {digest}; wait for it, then ask GetWriteStatus")
 
 
-class PreconditionError(HotslotError):
+class PreconditionError(HotslotError, reason="FAILED_PRECONDITION", code="FAILED_PRECONDITION"):
     """The state does not allow the operation."""
+
+    carries: ClassVar = {"subject": Detail.PRECONDITION}
 
     def __init__(self, message: str, subject: str) -> None:
         super().__init__(message)
         self.subject = subject
 
 
-class VersionInUseError(PreconditionError):
+class VersionInUseError(PreconditionError, reason="VERSION_IN_USE"):
     """A version that tags point at."""
 
     def __init__(self, name: str, digest: str, tags: Sequence[str]) -> None:
@@ -304,7 +343,7 @@ class VersionInUseError(PreconditionError):
         )
 
 
-class BaseModelNameTakenError(PreconditionError):
+class BaseModelNameTakenError(PreconditionError, reason="BASE_MODEL_NAME_TAKEN"):
     """A base model under a name that stands for another one."""
 
     def __init__(self, name: str, digest: str, taken_by: str) -> None:
@@ -316,7 +355,7 @@ class BaseModelNameTakenError(PreconditionError):
         )
 
 
-class BaseModelInUseError(PreconditionError):
+class BaseModelInUseError(PreconditionError, reason="BASE_MODEL_IN_USE"):
     """A base model that adapters were admitted for."""
 
     def __init__(self, name: str, num_adapters: int) -> None:
@@ -328,14 +367,14 @@ class BaseModelInUseError(PreconditionError):
         )
 
 
-class NotDeletedError(PreconditionError):
+class NotDeletedError(PreconditionError, reason="NOT_DELETED"):
     """An undelete of something that is there."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"adapter {name!r} is not deleted", name)
 
 
-class AdapterPinnedError(PreconditionError):
+class AdapterPinnedError(PreconditionError, reason="ADAPTER_PINNED"):
     """An unload of something pinned."""
 
     def __init__(self, reference: str) -> None:
@@ -344,7 +383,7 @@ class AdapterPinnedError(PreconditionError):
         )
 
 
-class CompiledCodeMismatchError(PreconditionError):
+class CompiledCodeMismatchError(PreconditionError, reason="COMPILED_CODE_MISMATCH"):
     """An archive of code that was compiled for something else than this worker."""
 
     def __init__(self, what: str, differences: Sequence[str]) -> None:
@@ -353,22 +392,22 @@ class CompiledCodeMismatchError(PreconditionError):
         )
 
 
-class ModelNotServableError(PreconditionError):
+class ModelNotServableError(PreconditionError, reason="MODEL_NOT_SERVABLE"):
     """A base model that this version cannot answer for exactly; the subject is the layer at fault, or the model."""
 
 
-class ClientMisuseError(PreconditionError):
+class ClientMisuseError(PreconditionError, reason="CLIENT_MISUSE"):
     """A client object that cannot be used here and now; nothing was sent."""
 
 
-class ClientClosedError(ClientMisuseError):
+class ClientClosedError(ClientMisuseError, reason="CLIENT_CLOSED"):
     """A client that was closed."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is closed: make a new one, or close it after its last call", what)
 
 
-class ForkedClientError(ClientMisuseError):
+class ForkedClientError(ClientMisuseError, reason="CLIENT_FORKED"):
     """A client of a parent process, in a child that was forked from it."""
 
     def __init__(self, what: str) -> None:
@@ -379,7 +418,7 @@ class ForkedClientError(ClientMisuseError):
         )
 
 
-class WrongLoopError(ClientMisuseError):
+class WrongLoopError(ClientMisuseError, reason="CLIENT_IN_ANOTHER_LOOP"):
     """A client in another event loop than the one that it was first used in."""
 
     def __init__(self, what: str) -> None:
@@ -390,16 +429,18 @@ class WrongLoopError(ClientMisuseError):
         )
 
 
-class ForbiddenError(HotslotError):
+class ForbiddenError(HotslotError, reason="FORBIDDEN", code="PERMISSION_DENIED"):
     """Something that this caller may not do."""
 
 
-class SourceForbiddenError(ForbiddenError):
+class SourceForbiddenError(ForbiddenError, reason="SOURCE_FORBIDDEN"):
     """A source outside of what the store may read."""
 
 
-class DigestMismatchError(HotslotError):
+class DigestMismatchError(HotslotError, reason="DIGEST_MISMATCH", code="DATA_LOSS"):
     """Bytes that are not what their digest says."""
+
+    carries: ClassVar = {"found": Detail.TEXT, "expected": Detail.TEXT}
 
     def __init__(self, what: str, found: str, expected: str) -> None:
         super().__init__(
@@ -409,7 +450,7 @@ class DigestMismatchError(HotslotError):
         self.expected = expected
 
 
-class BlobLostError(DigestMismatchError):
+class BlobLostError(DigestMismatchError, reason="BLOB_LOST"):
     """A published blob of which no whole copy is left."""
 
     def __init__(self, digest: str, problems: Sequence[str]) -> None:
@@ -419,26 +460,28 @@ class BlobLostError(DigestMismatchError):
         self.expected = digest
 
 
-class CompiledCodeRefusedError(HotslotError):
+class CompiledCodeRefusedError(HotslotError, reason="COMPILED_CODE_REFUSED", code="DATA_LOSS"):
     """An archive of compiled code that is damaged, not sealed with the secret, or reaches out of its place."""
 
     def __init__(self, what: str, problem: str) -> None:
         super().__init__(f"{what}: {problem}; nothing of it is used, make it again")
 
 
-class CatalogDamagedError(HotslotError):
+class CatalogDamagedError(HotslotError, reason="CATALOG_DAMAGED", code="DATA_LOSS"):
     """Something in the catalog is not what was written there."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"the store's catalog is damaged: {what}; restore it from a backup (docs/backup.md)")
 
 
-class RangeError(HotslotError):
+class RangeError(HotslotError, reason="OUT_OF_RANGE", code="OUT_OF_RANGE"):
     """A position outside of what exists."""
 
 
-class BadOffsetError(RangeError):
+class BadOffsetError(RangeError, reason="BAD_OFFSET"):
     """An offset that does not continue what is there."""
+
+    carries: ClassVar = {"found": Detail.NUMBER, "expected": Detail.NUMBER}
 
     def __init__(self, what: str, found: int, expected: int) -> None:
         super().__init__(f"{what}: offset {found} does not fit, expected {expected}")
@@ -446,15 +489,17 @@ class BadOffsetError(RangeError):
         self.expected = expected
 
 
-class RevisionCompactedError(RangeError):
+class RevisionCompactedError(RangeError, reason="REVISION_COMPACTED"):
     """A revision too old to watch from."""
 
     def __init__(self, found: int, oldest: int) -> None:
         super().__init__(f"revision {found} is gone, the oldest is {oldest}; list everything and watch from there")
 
 
-class ExhaustedError(HotslotError):
+class ExhaustedError(HotslotError, reason="RESOURCE_EXHAUSTED", code="RESOURCE_EXHAUSTED"):
     """A bound is reached."""
+
+    carries: ClassVar = {"subject": Detail.QUOTA, "retry_after_s": Detail.RETRY}
 
     def __init__(self, message: str, *, subject: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -462,99 +507,101 @@ class ExhaustedError(HotslotError):
         self.retry_after_s = retry_after_s
 
 
-class QuotaExceededError(ExhaustedError):
+class QuotaExceededError(ExhaustedError, reason="QUOTA_EXCEEDED"):
     """A size, count or rate limit."""
 
 
-class SlotsFullError(ExhaustedError):
+class SlotsFullError(ExhaustedError, reason="SLOTS_FULL"):
     """All slots hold adapters that are in use or pinned."""
 
 
-class QueueFullError(ExhaustedError):
+class QueueFullError(ExhaustedError, reason="QUEUE_FULL"):
     """Too many requests wait already."""
 
 
-class UnavailableError(HotslotError):
+class UnavailableError(HotslotError, reason="UNAVAILABLE", code="UNAVAILABLE"):
     """Something that should be there again soon."""
+
+    carries: ClassVar = {"retry_after_s": Detail.RETRY}
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class StreamStalledError(UnavailableError):
+class StreamStalledError(UnavailableError, reason="STREAM_STALLED"):
     """A stream whose caller took or sent nothing for too long; it can be gone on with."""
 
 
-class DrainingError(UnavailableError):
+class DrainingError(UnavailableError, reason="DRAINING"):
     """A worker that is on its way out."""
 
     def __init__(self, worker_id: str) -> None:
         super().__init__(f"worker {worker_id} is draining; call another worker")
 
 
-class StoreUnavailableError(UnavailableError):
+class StoreUnavailableError(UnavailableError, reason="STORE_UNAVAILABLE"):
     """The store, or its catalog, cannot be reached."""
 
 
-class StoreBusyError(StoreUnavailableError):
+class StoreBusyError(StoreUnavailableError, reason="STORE_BUSY"):
     """The store has more calls than it can answer in time."""
 
 
-class SourceUnavailableError(UnavailableError):
+class SourceUnavailableError(UnavailableError, reason="SOURCE_UNAVAILABLE"):
     """A source that does not answer."""
 
 
-class CoordinationUnavailableError(UnavailableError):
+class CoordinationUnavailableError(UnavailableError, reason="COORDINATION_UNAVAILABLE"):
     """Redis cannot be reached."""
 
 
-class CoordinationForbiddenError(CoordinationUnavailableError):
+class CoordinationForbiddenError(CoordinationUnavailableError, reason="COORDINATION_FORBIDDEN"):
     """Redis answers, and refuses this user a command, a key or the login.
 
     Unavailable like a Redis that is away, so that whatever goes on without one goes on here.
     """
 
 
-class AdaptersDisabledError(UnavailableError):
+class AdaptersDisabledError(UnavailableError, reason="ADAPTERS_DISABLED"):
     """A worker on which the tenant has switched its adapters off."""
 
 
-class EngineFailedError(UnavailableError):
+class EngineFailedError(UnavailableError, reason="ENGINE_FAILED"):
     """A worker's engine could not compute, or does not answer."""
 
 
-class NoWorkersError(UnavailableError):
+class NoWorkersError(UnavailableError, reason="NO_WORKERS"):
     """A pool without a worker that takes requests."""
 
 
-class RequestDeadlineError(HotslotError):
+class RequestDeadlineError(HotslotError, reason="DEADLINE_EXCEEDED", code="DEADLINE_EXCEEDED"):
     """The caller's deadline passed, or cannot be met."""
 
 
-class RequestCancelledError(HotslotError):
+class RequestCancelledError(HotslotError, reason="CANCELLED", code="CANCELLED"):
     """The caller went away."""
 
 
-class NotImplementedYetError(HotslotError):
+class NotImplementedYetError(HotslotError, reason="NOT_IMPLEMENTED", code="UNIMPLEMENTED"):
     """Something that the protocol has and this version does not serve."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is not implemented in this version")
 
 
-class InternalError(HotslotError):
+class InternalError(HotslotError, reason="INTERNAL", code="INTERNAL"):
     """Our own fault."""
 
 
-class StepFailedError(InternalError):
+class StepFailedError(InternalError, reason="STEP_FAILED"):
     """A request whose step of the model failed, also when it was computed alone.
 
     Not UnavailableError: the request may be what broke it, and would break others' steps wherever it is tried again.
     """
 
 
-class NonFiniteLogitsError(InternalError):
+class NonFiniteLogitsError(InternalError, reason="NON_FINITE_LOGITS"):
     """A request for which the model's logits are NaN or infinite, so that no token can be chosen.
 
     Not UnavailableError: another worker would compute the same.

@@ -1,10 +1,10 @@
 """Puts a worker's parts together over a loaded model."""
 
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hotslot.contract.control import CompiledBucket, ModelInfo, StartupStage
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import WorkerId
 from worker_service.adapters.catalog_watch import CatalogWatch
@@ -12,7 +12,7 @@ from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
 from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader, LoaderLimits, WeightsDecoder
-from worker_service.adapters.policy import AdapterPolicy
+from worker_service.adapters.policy import AdapterDefaults
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
@@ -25,29 +25,9 @@ from worker_service.engine.messages import ModelRunner
 from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
-from worker_service.front.worker import Bucket, ModelInfo, Parts, Stage
+from worker_service.front.worker import Parts
 
 MAX_CHOICES = 16
-
-
-class BucketLike(Protocol):
-    """One compiled shape, as the model side describes it."""
-
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def with_adapters(self) -> bool: ...
-    @property
-    def compile_s(self) -> float: ...
-
-
-class StageLike(Protocol):
-    """A part of the start, as the model side describes it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def duration_s(self) -> float: ...
 
 
 class ServableModel(Protocol):
@@ -74,9 +54,9 @@ class ServableModel(Protocol):
     @property
     def max_rank(self) -> int: ...
     @property
-    def buckets(self) -> Sequence[BucketLike]: ...
+    def buckets(self) -> tuple[CompiledBucket, ...]: ...
     @property
-    def startup_stages(self) -> Sequence[StageLike]: ...
+    def startup_stages(self) -> tuple[StartupStage, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +92,7 @@ def assemble(
     tiers = AdapterTiers(holdings, loader, client, limits, disk)
     watch = CatalogWatch(store)
     provider = AdapterProvider(ReferenceCache(store, tiers, options.references, watch), tiers)
-    policy = AdapterPolicy()
+    policy = AdapterDefaults()
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens)
     generation = Generation(
         Identity(worker_id, model.spec.digest, model.eos_token_ids),
@@ -123,11 +103,12 @@ def assemble(
         client,
     )
     control = AdapterControl(provider, policy)
-    info = _info(model, encoder.has_chat_template)
-    return Parts(info, generation, control, policy, provider, watch, client), engine
+    info = _info(worker_id, model, has_chat_template=encoder.has_chat_template)
+    buckets, startup = model.buckets, model.startup_stages
+    return Parts(info, generation, control, policy, provider, watch, client, buckets, startup), engine
 
 
-def _info(model: ServableModel, has_chat_template: bool) -> ModelInfo:
+def _info(worker_id: WorkerId, model: ServableModel, *, has_chat_template: bool) -> ModelInfo:
     limits, spec = model.limits, model.spec
     return ModelInfo(
         base_model=spec.name,
@@ -143,6 +124,5 @@ def _info(model: ServableModel, has_chat_template: bool) -> ModelInfo:
         slot_rank=limits.slot_rank,
         max_rank=model.max_rank,
         max_sequences=limits.max_running,
-        buckets=tuple(Bucket(b.num_tokens, b.with_adapters, b.compile_s) for b in model.buckets),
-        startup=tuple(Stage(s.name, s.duration_s) for s in model.startup_stages),
+        worker_id=worker_id,
     )

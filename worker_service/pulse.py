@@ -13,7 +13,7 @@ from shared.fleet.records import ReportedLoad, Resident, WorkerReport
 from shared.fleet.reporting import urgent
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
-from worker_service.front.worker import State, Worker
+from worker_service.front.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +25,6 @@ TOLD_SHARE = 0.5
 """Change of the load, by rows, that others hear of at once rather than with the next heartbeat."""
 MAX_USERS = 64
 """Tenants of one version that are reported, those that used it last: every router reads them with the placement."""
-
-_STATES = {
-    State.STARTING: WorkerState.STARTING,
-    State.READY: WorkerState.READY,
-    State.DRAINING: WorkerState.DRAINING,
-}
 
 
 class Pulse:
@@ -48,7 +42,7 @@ class Pulse:
             return WorkerReport(WorkerState.STARTING, ReportedLoad(), ())
         load = self._load()
         self._told_in_flight = load.in_flight
-        return WorkerReport(_STATES[self._worker.state], load, self._residents())
+        return WorkerReport(WorkerState(self._worker.state), load, self._residents())
 
     async def run(self, engine: EngineHandle, on_change: Callable[[], None]) -> None:
         """Ask the engine again and again; raises EngineFailedError once it is lost.

@@ -12,6 +12,7 @@ from typing import TypeVar
 import grpc
 import structlog
 
+from hotslot.contract.control import ModelInfo
 from hotslot.endpoints import reachable
 from hotslot.errors import InternalError
 from hotslot.formats.base_spec import BaseSpec
@@ -34,7 +35,7 @@ from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.ending import ProcessEnding
 from worker_service.engine.limits import EnginePolicy
-from worker_service.front.worker import ModelInfo, Parts, Worker
+from worker_service.front.worker import Parts, Worker
 from worker_service.model.shared_code import SharedCode
 from worker_service.pulse import Pulse
 from worker_service.routing.fleet_view import FleetView, ViewLimits

@@ -5,13 +5,10 @@ from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
+from hotslot.contract.moments import moment
+
 TIMESTAMP, DURATION = "google.protobuf.Timestamp", "google.protobuf.Duration"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def moment(unix_s: float) -> datetime:
-    """Seconds since the epoch as a time in UTC."""
-    return datetime.fromtimestamp(unix_s, UTC)
 
 
 def moment_converters(field: Any, *, is_seconds: bool) -> tuple[Callable[[Any], dict[str, int]], Callable[[Any], Any]]:

@@ -112,27 +112,27 @@ class StartupStage:
 class SlotStatus:
     """Slots of a worker."""
 
-    num_slots: int
-    slot_rank: int
-    free: int
-    in_use: int
-    pinned: int
+    num_slots: int = 0
+    slot_rank: int = 0
+    free: int = 0
+    in_use: int = 0
+    pinned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class KvStatus:
     """KV blocks of a worker, and hits of its prefix cache."""
 
-    num_blocks: int
-    free_blocks: int
-    block_tokens: int
-    cached_blocks: int
+    num_blocks: int = 0
+    free_blocks: int = 0
+    block_tokens: int = 0
+    cached_blocks: int = 0
     """Free blocks whose content can still be found."""
-    prompt_tokens: int
+    prompt_tokens: int = 0
     """Tokens of all prompts since the start."""
-    cached_tokens: int
+    cached_tokens: int = 0
     """Prompt tokens that were found in the prefix cache."""
-    preemptions: int
+    preemptions: int = 0
     """Sequences that lost their blocks and were computed again."""
 
 
@@ -140,32 +140,32 @@ class KvStatus:
 class QueueStatus:
     """Sequences and requests of a worker."""
 
-    running_sequences: int
-    waiting_sequences: int
-    loading_requests: int
-    max_sequences: int
-    max_waiting: int
+    running_sequences: int = 0
+    waiting_sequences: int = 0
+    loading_requests: int = 0
+    max_sequences: int = 0
+    max_waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker at one moment."""
+    """A worker at one moment; while it starts, as far as there is anything to say."""
 
     worker_id: str
     state: WorkerState
-    base_model_digest: str
-    start_time: datetime | None
-    buckets: tuple[CompiledBucket, ...]
-    recompiles: int
+    base_model_digest: str = ""
+    start_time: datetime | None = None
+    buckets: tuple[CompiledBucket, ...] = ()
+    recompiles: int = 0
     """Graphs compiled after warm-up ended; anything but 0 is a bug."""
-    slots: SlotStatus
-    kv: KvStatus
-    queue: QueueStatus
-    steps: int
-    generated_tokens: int
-    activations: int
-    startup: tuple[StartupStage, ...]
-    longest_stall_s: float
+    slots: SlotStatus = SlotStatus()
+    kv: KvStatus = KvStatus()
+    queue: QueueStatus = QueueStatus()
+    steps: int = 0
+    generated_tokens: int = 0
+    activations: int = 0
+    startup: tuple[StartupStage, ...] = ()
+    longest_stall_s: float = 0.0
     """Longest time between two steps while there was something to compute."""
     drained: bool = False
     """Takes no requests because of a drain, until it is undrained."""

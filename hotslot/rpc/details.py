@@ -1,15 +1,15 @@
-"""Details of errors: attributes to `google.rpc` messages, and back.
+"""Attributes of errors as `google.rpc` details, and back.
 
-| attribute                                   | detail                                                          |
-|---------------------------------------------|-----------------------------------------------------------------|
-| InvalidRequestError.fields                  | BadRequest: field, description                                  |
-| InvalidAdapterError.violations              | BadRequest: subject as field, code as reason, message as        |
-|                                             | description; ErrorInfo.metadata: found_<i>, expected_<i>        |
-| NotFoundError.resource                      | ResourceInfo: resource_name                                     |
-| PreconditionError.subject                   | PreconditionFailure: reason as type, subject                    |
-| ExhaustedError.subject                      | QuotaFailure: subject                                           |
-| retry_after_s                               | RetryInfo: retry_delay                                          |
-| found, expected (BadOffset, DigestMismatch) | ErrorInfo.metadata: found, expected                             |
+| declared as  | detail                                                                                        |
+|--------------|-----------------------------------------------------------------------------------------------|
+| FIELDS       | BadRequest: field, description                                                                |
+| VIOLATIONS   | BadRequest: subject as field, code as reason, message as description; ErrorInfo.metadata:     |
+|              | found_<i>, expected_<i>                                                                       |
+| RESOURCE     | ResourceInfo: resource_name                                                                   |
+| PRECONDITION | PreconditionFailure: reason as type, subject                                                  |
+| QUOTA        | QuotaFailure: subject                                                                         |
+| RETRY        | RetryInfo: retry_delay                                                                        |
+| TEXT, NUMBER | ErrorInfo.metadata, by the attribute's name                                                   |
 
 Details travel in HTTP/2 trailers, which peers limit to 8 KiB by default. Violations that do not fit are grouped where
 they differ in their subject alone. Entries that still do not fit are left out from the end; ErrorInfo.metadata
@@ -18,14 +18,15 @@ they differ in their subject alone. Entries that still do not fit are left out f
 
 import bisect
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as pb  # type: ignore[import-untyped]
 from google.rpc import status_pb2
 
-from hotslot import errors
-from hotslot.errors import FieldViolation, HotslotError, Violation
+from hotslot.errors import Detail, FieldViolation, HotslotError, Violation
 from hotslot.violations import grouped
 
 DOMAIN = "hotslot"
@@ -33,29 +34,80 @@ MAX_STATUS_BYTES = 7_000
 """Most bytes of the trailers on the wire: 8 KiB less room for other metadata."""
 MAX_MESSAGE_BYTES = 1_200
 """Most bytes of the message, percent-encoded as it is in `grpc-message`."""
-_MAX_FIELDS = 512
-"""More fields of a request than fit, however short they are."""
+_MAX_ENTRIES = 512
+"""More than fit, however short they are."""
 MAX_TEXT_LENGTH = 500
 """Characters of one text inside a detail."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One kind of detail with one value of an error."""
+
+    message: type[Message]
+    pack: Callable[[Any, str], Message]
+    """Of the value and the error's reason."""
+    unpack: Callable[[Any], Any]
+
+
+def _retry_info(retry_after_s: float) -> Any:
+    retry: Any = pb.RetryInfo()
+    retry.retry_delay.FromMicroseconds(max(0, round(retry_after_s * 1e6)))
+    return retry
+
+
+_FORMS = {
+    Detail.RESOURCE: _Form(
+        pb.ResourceInfo,
+        lambda value, reason: pb.ResourceInfo(resource_name=_clip(value)),
+        lambda message: message.resource_name,
+    ),
+    Detail.PRECONDITION: _Form(
+        pb.PreconditionFailure,
+        lambda value, reason: pb.PreconditionFailure(violations=[{"type": reason, "subject": _clip(value)}]),
+        lambda message: "".join(violation.subject for violation in message.violations[:1]),
+    ),
+    Detail.QUOTA: _Form(
+        pb.QuotaFailure,
+        lambda value, reason: pb.QuotaFailure(violations=[{"subject": _clip(value)}]),
+        lambda message: "".join(violation.subject for violation in message.violations[:1]),
+    ),
+    Detail.RETRY: _Form(
+        pb.RetryInfo,
+        lambda value, reason: _retry_info(value),
+        lambda message: message.retry_delay.ToMicroseconds() / 1e6,
+    ),
+}
+_EMPTY: dict[Detail, Any] = {Detail.FIELDS: (), Detail.VIOLATIONS: (), Detail.RETRY: None, Detail.NUMBER: 0}
+"""Values of attributes that a status does not carry; others are empty texts."""
+_IN_METADATA = (Detail.TEXT, Detail.NUMBER)
+
+
 def encode(error: HotslotError, *, code: int, reason: str) -> status_pb2.Status:
     """A status with every attribute of the error, as far as it fits."""
-    info = pb.ErrorInfo(reason=reason, domain=DOMAIN)
-    others = _small_details(error, reason)
-    if isinstance(error, errors.BadOffsetError | errors.DigestMismatchError):
-        info.metadata["found"] = _clip(str(error.found))
-        info.metadata["expected"] = _clip(str(error.expected))
+    info, others = pb.ErrorInfo(reason=reason, domain=DOMAIN), list[Message]()
+    listed: Sequence[FieldViolation] | Sequence[Violation] | None = None
+    for name, detail in error.carries.items():
+        value = getattr(error, name)
+        if detail in _IN_METADATA:
+            info.metadata[name] = _clip(str(value))
+        elif detail in _FORMS and value is not None:
+            others.append(_FORMS[detail].pack(value, reason))
+        elif detail not in _FORMS:
+            listed = value
+    if listed is None:
+        return _status(code, _message(error.message, 0), [info, *others])
+    entries = [_as_entry(item) for item in listed[:_MAX_ENTRIES]]
+    status = _with_entries(error, code, info, others, entries, len(listed))
+    is_cut = (found := error_info(status)) is not None and "omitted" in found.metadata
+    if not is_cut or Detail.VIOLATIONS not in error.carries.values():
+        return status
+    groups = grouped(cast(Sequence[Violation], listed))
+    return _with_entries(error, code, info, others, groups, len(groups))
 
-    if isinstance(error, errors.InvalidRequestError):
-        fields = [Violation("", f.field, "", "", f.description) for f in error.fields[:_MAX_FIELDS]]
-        return _with_entries(error, code, info, others, fields, len(error.fields))
-    if isinstance(error, errors.InvalidAdapterError):
-        status = _with_entries(error, code, info, others, error.violations, len(error.violations))
-        is_cut = (found := error_info(status)) is not None and "omitted" in found.metadata
-        groups = grouped(error.violations) if is_cut else []
-        return _with_entries(error, code, info, others, groups, len(groups)) if is_cut else status
-    return _status(code, _message(error.message, 0), [info, *others])
+
+def _as_entry(item: FieldViolation | Violation) -> Violation:
+    return item if isinstance(item, Violation) else Violation("", item.field, "", "", item.description)
 
 
 def _with_entries(
@@ -108,72 +160,47 @@ def error_info(status: status_pb2.Status) -> pb.ErrorInfo | None:
 
 
 def clear_attributes(error: HotslotError) -> None:
-    """Give every attribute of the error's class its empty value."""
-    if isinstance(error, errors.InvalidRequestError):
-        error.fields = ()
-    if isinstance(error, errors.InvalidAdapterError):
-        error.violations = ()
-    if isinstance(error, errors.NotFoundError):
-        error.resource = ""
-    if isinstance(error, errors.PreconditionError | errors.ExhaustedError):
-        error.subject = ""
-    if isinstance(error, errors.ExhaustedError | errors.UnavailableError):
-        error.retry_after_s = None
-    if isinstance(error, errors.BadOffsetError):
-        error.found = error.expected = 0
-    if isinstance(error, errors.DigestMismatchError):
-        error.found = error.expected = ""
+    """Give every attribute that the error's class carries its empty value."""
+    for name, detail in error.carries.items():
+        setattr(error, name, _EMPTY.get(detail, ""))
 
 
 def decode_into(error: HotslotError, status: status_pb2.Status, info: pb.ErrorInfo) -> None:
     """Set the attributes that the details carry; what is missing keeps its empty value."""
-    bad_request, resource, retry = pb.BadRequest(), pb.ResourceInfo(), pb.RetryInfo()
-    precondition, quota = pb.PreconditionFailure(), pb.QuotaFailure()
-    for detail in status.details:
-        if detail.Unpack(bad_request):
-            entries = bad_request.field_violations
-            if isinstance(error, errors.InvalidRequestError):
-                error.fields = tuple(FieldViolation(e.field, e.description) for e in entries)
-            elif isinstance(error, errors.InvalidAdapterError):
-                error.violations = tuple(
-                    Violation(
-                        code=e.reason,
-                        subject=e.field,
-                        found=info.metadata.get(f"found_{index}", ""),
-                        expected=info.metadata.get(f"expected_{index}", ""),
-                        message=e.description,
-                    )
-                    for index, e in enumerate(entries)
-                )
-        elif detail.Unpack(resource) and isinstance(error, errors.NotFoundError):
-            error.resource = resource.resource_name
-        elif detail.Unpack(precondition) and isinstance(error, errors.PreconditionError):
-            error.subject = "".join(v.subject for v in precondition.violations[:1])
-        elif detail.Unpack(quota) and isinstance(error, errors.ExhaustedError):
-            error.subject = "".join(v.subject for v in quota.violations[:1])
-        elif detail.Unpack(retry) and isinstance(error, errors.ExhaustedError | errors.UnavailableError):
-            error.retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
-    found, expected = info.metadata.get("found", ""), info.metadata.get("expected", "")
-    if isinstance(error, errors.DigestMismatchError):
-        error.found, error.expected = found, expected
-    if isinstance(error, errors.BadOffsetError) and found.isdecimal() and expected.isdecimal():
-        error.found, error.expected = int(found), int(expected)
+    for name, detail in error.carries.items():
+        if detail in _FORMS:
+            form = _FORMS[detail]
+            found = _find(status, form.message)
+            if found is not None:
+                setattr(error, name, form.unpack(found))
+        elif detail in _IN_METADATA:
+            text = info.metadata.get(name, "")
+            if detail is Detail.TEXT or text.isdecimal():
+                setattr(error, name, text if detail is Detail.TEXT else int(text))
+        elif (bad_request := _find(status, pb.BadRequest)) is not None:
+            setattr(error, name, tuple(_LISTED[detail](bad_request.field_violations, info.metadata)))
 
 
-def _small_details(error: HotslotError, reason: str) -> list[Message]:
-    small: list[Message] = []
-    if isinstance(error, errors.NotFoundError):
-        small.append(pb.ResourceInfo(resource_name=_clip(error.resource)))
-    if isinstance(error, errors.PreconditionError):
-        failure = pb.PreconditionFailure.Violation(type=reason, subject=_clip(error.subject))
-        small.append(pb.PreconditionFailure(violations=[failure]))
-    if isinstance(error, errors.ExhaustedError):
-        small.append(pb.QuotaFailure(violations=[pb.QuotaFailure.Violation(subject=_clip(error.subject))]))
-    if isinstance(error, errors.ExhaustedError | errors.UnavailableError) and error.retry_after_s is not None:
-        retry = pb.RetryInfo()
-        retry.retry_delay.FromMicroseconds(max(0, round(error.retry_after_s * 1e6)))
-        small.append(retry)
-    return small
+def _find(status: status_pb2.Status, kind: type[Message]) -> Any:
+    """The detail of a kind; None where there is none."""
+    found: Any = kind()
+    return found if any(detail.Unpack(found) for detail in status.details) else None
+
+
+def _fields_from(entries: Sequence[Any], metadata: Mapping[str, str]) -> Iterator[FieldViolation]:
+    return (FieldViolation(entry.field, entry.description) for entry in entries)
+
+
+def _violations_from(entries: Sequence[Any], metadata: Mapping[str, str]) -> Iterator[Violation]:
+    for index, entry in enumerate(entries):
+        found, expected = metadata.get(f"found_{index}", ""), metadata.get(f"expected_{index}", "")
+        yield Violation(entry.reason, entry.field, found, expected, entry.description)
+
+
+_LISTED: dict[Detail, Callable[[Sequence[Any], Mapping[str, str]], Iterator[Any]]] = {
+    Detail.FIELDS: _fields_from,
+    Detail.VIOLATIONS: _violations_from,
+}
 
 
 def _entry(field: str, description: str, reason: str = "") -> pb.BadRequest.FieldViolation:

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import (
     AdapterNotFoundError,
     CatalogDamagedError,
@@ -27,7 +28,6 @@ from store_service.catalog.records import (
     AdapterRecord,
     CatalogState,
     Event,
-    EventKind,
     NewVersion,
     Resolution,
     TagRecord,
@@ -174,7 +174,7 @@ class Catalog:
             if etag and etag != found.etag:
                 raise EtagMismatchError(f"tag {name}:{tag}", found.etag, etag)
             connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
-            change.add_event(EventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
+            change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
 
     def delete_adapter(self, tenant: TenantId, name: AdapterName, *, etag: str, grace_s: float) -> AdapterRecord:
         """Hide an adapter; it can be brought back within the grace. Raises as `get_adapter`, EtagMismatchError."""
@@ -184,7 +184,7 @@ class Catalog:
             if etag and etag != found:
                 raise EtagMismatchError(f"adapter {name}", found, etag)
             writes.set_deletion(connection, adapter, change.time_s, change.time_s + grace_s)
-            change.add_event(EventKind.ADAPTER_DELETED, adapter.id, name, None, None)
+            change.add_event(AdapterEventKind.ADAPTER_DELETED, adapter.id, name, None, None)
             return reads.adapter_record(connection, adapter)
 
     def undelete_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
@@ -202,7 +202,7 @@ class Catalog:
                 raise AdapterNotFoundError(name)
             adapter = undeletable[-1]
             writes.set_deletion(connection, adapter, None, None)
-            change.add_event(EventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
+            change.add_event(AdapterEventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
             return reads.adapter_record(connection, adapter)
 
     def delete_version(self, tenant: TenantId, name: AdapterName, digest: Digest, *, force: bool) -> None:
@@ -215,9 +215,9 @@ class Catalog:
                 raise VersionInUseError(name, digest, pointing)
             for tag in pointing:
                 connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
-                change.add_event(EventKind.TAG_DELETED, adapter.id, name, tag, digest)
+                change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, digest)
             connection.execute(delete(versions).where(versions.c.id == row.id))
-            change.add_event(EventKind.VERSION_DELETED, adapter.id, name, None, digest)
+            change.add_event(AdapterEventKind.VERSION_DELETED, adapter.id, name, None, digest)
 
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
 from store_service.catalog.database import writing
-from store_service.catalog.records import EventKind
 from store_service.catalog.tables import adapters, events, tenants
 
 KEPT_EVENTS = 100_000
@@ -46,7 +46,7 @@ class Change:
         ).scalar_one()
 
     def add_event(
-        self, kind: EventKind, adapter_id: int, name: AdapterName, tag: TagName | None, digest: Digest | None
+        self, kind: AdapterEventKind, adapter_id: int, name: AdapterName, tag: TagName | None, digest: Digest | None
     ) -> int:
         """Write down what happened to an adapter; returns its revision, which becomes the adapter's."""
         self._revision += 1

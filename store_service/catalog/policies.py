@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, tuple_
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import EtagMismatchError, PolicyNotFoundError
 from hotslot.ids import AdapterName, Digest, TenantId
 from hotslot.references import DEFAULT_TAG
@@ -13,7 +14,7 @@ from shared.fleet.replica_policy import ReplicaPolicy
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading
-from store_service.catalog.records import EventKind, PinnedVersion, PolicyRecord
+from store_service.catalog.records import PinnedRecord, PolicyRecord
 from store_service.catalog.tables import adapter_policies, adapters, tags, versions
 
 # Put together once, as every resolve asks it.
@@ -40,7 +41,7 @@ class Policies:
                 "min_replicas": policy.min_replicas,
                 "max_replicas": policy.max_replicas,
                 "pinned": policy.pinned,
-                "revision": change.add_event(EventKind.POLICY_CHANGED, adapter.id, name, None, None),
+                "revision": change.add_event(AdapterEventKind.POLICY_CHANGED, adapter.id, name, None, None),
                 "update_time_s": change.time_s,
             }
             checksum = checksums.policy_checksum(adapter, SimpleNamespace(**values))
@@ -59,7 +60,7 @@ class Policies:
             adapter = reads.live_adapter(connection, tenant, name)
             _check_etag(name, _required(name, policy_of(connection, adapter)), etag)
             connection.execute(delete(adapter_policies).where(adapter_policies.c.adapter_id == adapter.id))
-            change.add_event(EventKind.POLICY_CHANGED, adapter.id, name, None, None)
+            change.add_event(AdapterEventKind.POLICY_CHANGED, adapter.id, name, None, None)
 
     def of_tenant(self, tenant: TenantId, *, limit: int, after: str) -> list[PolicyRecord]:
         """By adapter; `after` is the last adapter known, empty for the beginning."""
@@ -75,7 +76,7 @@ class Policies:
             found = policies_of(connection, rows)
             return [found[row.id] for row in rows]
 
-    def pinned_for(self, base_model_digest: str, *, limit: int, after: tuple[str, str]) -> list[PinnedVersion]:
+    def pinned_for(self, base_model_digest: str, *, limit: int, after: tuple[str, str]) -> list[PinnedRecord]:
         """Pinned versions of all tenants, by tenant and adapter; `after` are those of the last one known."""
         query = (
             select(adapters)
@@ -96,7 +97,7 @@ class Policies:
             rows = [reads.checked_adapter(row) for row in connection.execute(query).all()]
             found = policies_of(connection, rows)
             digests = _latest_digests(connection, rows)
-            return [PinnedVersion(TenantId(row.tenant), digests[row.id], found[row.id]) for row in rows]
+            return [PinnedRecord(TenantId(row.tenant), digests[row.id], found[row.id]) for row in rows]
 
 
 def policy_of(connection: Connection, adapter: Row[Any]) -> PolicyRecord | None:

@@ -8,19 +8,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import AdapterNotFoundError, VersionNotFoundError
 from hotslot.formats.manifest import Manifest, parse_manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
-from store_service.catalog.records import (
-    AdapterRecord,
-    Event,
-    EventKind,
-    TagRecord,
-    VersionRecord,
-    VersionSummary,
-    WeightsUse,
-)
+from store_service.catalog.records import AdapterRecord, Event, TagRecord, VersionRecord, VersionSummary, WeightsUse
 from store_service.catalog.tables import adapters, labels, tags, tenants, versions
 
 MAX_PARSED = 64
@@ -180,7 +173,7 @@ def event(row: Row[Any]) -> Event:
     checksums.check(row.checksum, checksums.event_checksum(row), f"event {row.revision}")
     tag = TagName(row.tag) if row.tag is not None else None
     digest = Digest(row.digest) if row.digest is not None else None
-    return Event(row.revision, EventKind(row.kind), AdapterName(row.adapter), tag, digest, row.time_s)
+    return Event(row.revision, AdapterEventKind(row.kind), AdapterName(row.adapter), tag, digest, row.time_s)
 
 
 def weights_use(row: Any) -> WeightsUse:

@@ -1,9 +1,9 @@
 """Records of the catalog, as the rest of the store sees them. Times are seconds since the epoch."""
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from hotslot.contract.admission_warning import AdmissionWarning
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
@@ -92,7 +92,7 @@ class PolicyRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class PinnedVersion:
+class PinnedRecord:
     """Version that `latest` points at, of an adapter that is pinned."""
 
     tenant: TenantId
@@ -153,25 +153,12 @@ class BaseModelRecord:
     """The name stands for another base model by now; this one is known by digest only."""
 
 
-class EventKind(StrEnum):
-    """Kind of change to an adapter."""
-
-    VERSION_CREATED = "version_created"
-    VERSION_DELETED = "version_deleted"
-    TAG_MOVED = "tag_moved"
-    TAG_DELETED = "tag_deleted"
-    ADAPTER_DELETED = "adapter_deleted"
-    ADAPTER_UNDELETED = "adapter_undeleted"
-    POLICY_CHANGED = "policy_changed"
-    LABELS_CHANGED = "labels_changed"
-
-
 @dataclass(frozen=True, slots=True)
 class Event:
     """One change, at its revision."""
 
     revision: int
-    kind: EventKind
+    kind: AdapterEventKind
     adapter: AdapterName
     tag: TagName | None
     digest: Digest | None

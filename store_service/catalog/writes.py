@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelNotFoundError,
@@ -16,7 +17,7 @@ from hotslot.errors import (
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
-from store_service.catalog.records import MAX_LABELS, EventKind, NewVersion
+from store_service.catalog.records import MAX_LABELS, NewVersion
 from store_service.catalog.tables import adapters, base_models, labels, tags, versions
 
 
@@ -82,7 +83,7 @@ def insert_version(connection: Connection, change: Change, adapter: Row[Any], ve
             config_checksum=checksums.config_checksum(adapter, row),
         )
     )
-    change.add_event(EventKind.VERSION_CREATED, adapter.id, adapter.name, None, manifest.digest)
+    change.add_event(AdapterEventKind.VERSION_CREATED, adapter.id, adapter.name, None, manifest.digest)
     return reads.version_row(connection, adapter, manifest.digest)
 
 
@@ -110,7 +111,7 @@ def merge_labels(connection: Connection, change: Change, adapter: Row[Any], new_
         if label is not None:
             value, checksum = label
             connection.execute(insert(labels).values(adapter_id=adapter.id, key=key, value=value, checksum=checksum))
-    change.add_event(EventKind.LABELS_CHANGED, adapter.id, adapter.name, None, None)
+    change.add_event(AdapterEventKind.LABELS_CHANGED, adapter.id, adapter.name, None, None)
 
 
 def move_tag(
@@ -124,7 +125,7 @@ def move_tag(
     if current is not None and current.version_id == version.id:
         return
     digest = Digest(version.digest)
-    revision = change.add_event(EventKind.TAG_MOVED, adapter.id, adapter.name, tag, digest)
+    revision = change.add_event(AdapterEventKind.TAG_MOVED, adapter.id, adapter.name, tag, digest)
     connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
     values = {
         "adapter_id": adapter.id,

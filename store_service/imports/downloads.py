@@ -9,30 +9,33 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hotslot.contract.catalog import TransferProgress, TransferStage
 from hotslot.ids import TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.execution.offload import Offload
-from store_service.imports.progress import QUEUED, Progress, Stage
 from store_service.sources.source import Content
 
 REPORT_EVERY_S = 0.1
 
-Listener = Callable[[Progress], None]
+Listener = Callable[[TransferProgress], None]
 _Key = tuple[TenantId, str]
+
+
+QUEUED = TransferProgress(TransferStage.QUEUED)
 
 
 @dataclass
 class _Download:
     """One fetch, and the imports that use what it brings."""
 
-    progress: Progress = QUEUED
+    progress: TransferProgress = QUEUED
     listeners: list[Listener] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
     held: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Its turn and its folder."""
     task: "asyncio.Task[Checkpoint] | None" = None
 
-    def advance(self, progress: Progress) -> None:
+    def advance(self, progress: TransferProgress) -> None:
         self.progress = progress
         for listener in self.listeners:
             listener(progress)
@@ -135,7 +138,7 @@ class _Reports:
         self._is_due = False
         if not self._is_closed:
             total_bytes = max(self._total_bytes, self._done_bytes)
-            self._download.advance(Progress(Stage.FETCHING, self._done_bytes, total_bytes))
+            self._download.advance(TransferProgress(TransferStage.FETCHING, self._done_bytes, total_bytes))
 
     def close(self) -> None:
         """Pass the last report on."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from hotslot.contract.catalog import TransferProgress, TransferStage
 from hotslot.errors import (
     BaseModelNotFoundError,
     InvalidAdapterError,
@@ -25,8 +26,7 @@ from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
-from store_service.imports.downloads import Downloads
-from store_service.imports.progress import QUEUED, Progress, Stage
+from store_service.imports.downloads import QUEUED, Downloads
 from store_service.imports.recent import Recent
 from store_service.registry import Publication, Registry
 from store_service.sources.source import Content, Source, stop_if
@@ -50,19 +50,19 @@ class ImportOptions:
 class _Import:
     """One import under way, with all callers that wait for it."""
 
-    progress: Progress = QUEUED
+    progress: TransferProgress = QUEUED
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     num_watchers: int = 0
     lingering: asyncio.TimerHandle | None = None
     task: "asyncio.Task[VersionRecord] | None" = None
 
-    def advance(self, progress: Progress) -> None:
+    def advance(self, progress: TransferProgress) -> None:
         self.progress = progress
         self.changed.set()
         self.changed = asyncio.Event()
 
-    def enter(self, stage: Stage) -> None:
+    def enter(self, stage: TransferStage) -> None:
         self.advance(replace(self.progress, stage=stage))
 
 
@@ -96,8 +96,8 @@ class Importer:
 
     async def run(
         self, tenant: TenantId, source: Source, publication: Publication
-    ) -> AsyncGenerator[Progress | VersionRecord]:
-        """Progress, then the version; joins an import of the same that is under way.
+    ) -> AsyncGenerator[TransferProgress | VersionRecord]:
+        """TransferProgress, then the version; joins an import of the same that is under way.
 
         An import whose last caller left goes on for `linger_s`, so that the caller can come back; then it is
         cancelled, and nothing of it stays.
@@ -169,12 +169,12 @@ class Importer:
             return await self._import(job, tenant, source, publication)
 
     async def _import(self, job: _Import, tenant: TenantId, source: Source, publication: Publication) -> VersionRecord:
-        job.enter(Stage.RESOLVING)
+        job.enter(TransferStage.RESOLVING)
         content = await self._resolve(tenant, source)
         refusal_key = (tenant, content.key, publication.base_model)
         await self._resolving(self._raise_if_refused, refusal_key)
         async with self._downloads.fetched(tenant, content, job.advance) as checkpoint:
-            job.enter(Stage.VALIDATING)
+            job.enter(TransferStage.VALIDATING)
             loop = asyncio.get_running_loop()
 
             def admit() -> VersionRecord:
@@ -184,7 +184,7 @@ class Importer:
                     checkpoint,
                     publication.from_origin(content.origin),
                     refusal_key,
-                    lambda: loop.call_soon_threadsafe(job.enter, Stage.PUBLISHING),
+                    lambda: loop.call_soon_threadsafe(job.enter, TransferStage.PUBLISHING),
                 )
 
             # An import that is cancelled now ends when admission has ended: the files are in use until then.

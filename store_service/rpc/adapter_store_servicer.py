@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from hotslot.codec import to_proto
 from hotslot.ids import parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
@@ -11,7 +12,7 @@ from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
-from store_service.catalog.records import AdapterFilter, VersionRecord
+from store_service.catalog.records import AdapterFilter, AdapterRecord, VersionRecord
 from store_service.catalog.watch import ChangeSignal, watch
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
@@ -19,8 +20,7 @@ from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
-from store_service.rpc import base_model_answers, converters, policies_convert
-from store_service.rpc.admission_convert import warnings_to_pb
+from store_service.rpc import base_model_answers, contract, requests
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.sources.sources import Sources
 
@@ -69,7 +69,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.ImportAdapterRequest, context: Any
     ) -> AsyncIterator[pb.ImportAdapterResponse]:
         """See the service's definition."""
-        source = self._sources.of(tenant_of(context), converters.source_of(request))
+        source = self._sources.of(tenant_of(context), requests.source_of(request))
         publication = Publication(
             reference=parse_reference(request.reference),
             base_model=request.base_model,
@@ -79,14 +79,14 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         async with aclosing(self._importer.run(tenant_of(context), source, publication)) as events:
             async for event in events:
                 told = await self._serving.advised(event) if isinstance(event, VersionRecord) else event
-                yield await self._threads(converters.import_event_to_pb, told)
+                yield await self._threads(contract.import_message, told)
 
     async def ValidateAdapter(self, request: pb.ValidateAdapterRequest, context: Any) -> pb.ValidateAdapterResponse:
         """See the service's definition."""
-        files = converters.files_of(request.files)
+        files = requests.files_of(request.files)
         tenant, left_s, base = tenant_of(context), context.time_remaining(), request.base_model
         verdict = await self._admission(tenant, left_s, self._registry.validate_uploaded, tenant, files, base)
-        return await self._threads(converters.verdict_to_pb, await self._serving.judged(verdict))
+        return await self._threads(contract.verdict_message, await self._serving.judged(verdict))
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
         """See the service's definition."""
@@ -97,12 +97,12 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             labels=dict(request.labels),
             tag_etag=request.tag_etag,
         )
-        files = converters.files_of(request.files)
+        files = requests.files_of(request.files)
         tenant, left_s, publish = tenant_of(context), context.time_remaining(), self._registry.publish_uploaded
         record, created = await self._admission(tenant, left_s, publish, tenant, files, publication)
         record = await self._serving.advised(record)
-        version = await self._threads(converters.version_to_pb, record)
-        warnings = warnings_to_pb(record.warnings)
+        version = await self._threads(contract.version_message, record)
+        warnings = contract.warning_messages(record.warnings)
         return pb.CreateVersionResponse(version=version, created=created, warnings=warnings)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
@@ -111,7 +111,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         tenant = tenant_of(context)
         return await self._lookups(
             context,
-            lambda: pb.GetAdapterResponse(adapter=converters.adapter_to_pb(self._catalog.get_adapter(tenant, name))),
+            lambda: pb.GetAdapterResponse(adapter=_adapter_message(self._catalog.get_adapter(tenant, name))),
         )
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
@@ -136,7 +136,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
         def answer() -> pb.ListAdaptersResponse:
             found, revision = self._catalog.list_adapters(tenant, wanted, limit=limit, after=after)
-            page, more = fitting((converters.adapter_summary_to_pb(record) for _, record in found), limit)
+            page, more = fitting((_adapter_message(record) for _, record in found), limit)
             token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
             return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
 
@@ -151,7 +151,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
         def answer() -> pb.ListVersionsResponse:
             found = self._catalog.list_versions(tenant, name, limit=limit, before=int(before))
-            page, more = fitting((converters.version_summary_to_pb(record) for _, record in found), limit)
+            page, more = fitting((to_proto(pb.Version, contract.summary_of(record)) for _, record in found), limit)
             token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
             return pb.ListVersionsResponse(versions=page, next_page_token=token)
 
@@ -163,7 +163,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         tenant = tenant_of(context)
 
         def answer() -> pb.ResolveAdapterResponse:
-            return converters.resolution_to_pb(self._registry.resolve(tenant, reference, request.base_model_digest))
+            return contract.resolution_message(self._registry.resolve(tenant, reference, request.base_model_digest))
 
         return await self._lookups(context, answer)
 
@@ -173,7 +173,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         record = await self._changes(
             context, self._catalog.set_tag, tenant_of(context), name, tag, digest, etag=request.etag
         )
-        return pb.SetTagResponse(tag=converters.tag_to_pb(record))
+        return pb.SetTagResponse(tag=to_proto(pb.Tag, contract.tag_of(record)))
 
     async def DeleteTag(self, request: pb.DeleteTagRequest, context: Any) -> pb.DeleteTagResponse:
         """See the service's definition."""
@@ -191,13 +191,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             etag=request.etag,
             grace_s=self._delete_grace_s,
         )
-        return pb.DeleteAdapterResponse(adapter=converters.adapter_to_pb(record))
+        return pb.DeleteAdapterResponse(adapter=_adapter_message(record))
 
     async def UndeleteAdapter(self, request: pb.UndeleteAdapterRequest, context: Any) -> pb.UndeleteAdapterResponse:
         """See the service's definition."""
         name = parse_name(request.name)
         record = await self._changes(context, self._catalog.undelete_adapter, tenant_of(context), name)
-        return pb.UndeleteAdapterResponse(adapter=converters.adapter_to_pb(record))
+        return pb.UndeleteAdapterResponse(adapter=_adapter_message(record))
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:
         """See the service's definition."""
@@ -209,14 +209,14 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def SetAdapterPolicy(self, request: pb.SetAdapterPolicyRequest, context: Any) -> pb.SetAdapterPolicyResponse:
         """See the service's definition."""
-        name, policy = parse_name(request.adapter), policies_convert.policy_of(request)
+        name, policy = parse_name(request.adapter), requests.replica_policy_of(request)
         record = await self._changes(context, self._policies.set, tenant_of(context), name, policy, etag=request.etag)
-        return pb.SetAdapterPolicyResponse(policy=policies_convert.policy_to_pb(record))
+        return pb.SetAdapterPolicyResponse(policy=to_proto(pb.AdapterPolicy, contract.policy_of(record)))
 
     async def GetAdapterPolicy(self, request: pb.GetAdapterPolicyRequest, context: Any) -> pb.GetAdapterPolicyResponse:
         """See the service's definition."""
         record = await self._lookups(context, self._policies.get, tenant_of(context), parse_name(request.adapter))
-        return pb.GetAdapterPolicyResponse(policy=policies_convert.policy_to_pb(record))
+        return pb.GetAdapterPolicyResponse(policy=to_proto(pb.AdapterPolicy, contract.policy_of(record)))
 
     async def ListAdapterPolicies(
         self, request: pb.ListAdapterPoliciesRequest, context: Any
@@ -227,7 +227,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found = await self._lookups(
             context, self._policies.of_tenant, tenant_of(context), limit=limit, after=str(after)
         )
-        page, more = fitting(map(policies_convert.policy_to_pb, found), limit)
+        page, more = fitting((to_proto(pb.AdapterPolicy, contract.policy_of(it)) for it in found), limit)
         token = encode_token(("policies",), (page[-1].adapter,)) if more else ""
         return pb.ListAdapterPoliciesResponse(policies=page, next_page_token=token)
 
@@ -248,7 +248,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         found = await self._lookups(
             context, self._policies.pinned_for, base, limit=limit, after=(str(tenant), str(name))
         )
-        page, more = fitting(map(policies_convert.pinned_to_pb, found), limit)
+        page, more = fitting((to_proto(pb.PinnedVersion, contract.pinned_of(it)) for it in found), limit)
         token = encode_token(("pinned", base), (page[-1].tenant, page[-1].policy.adapter)) if more else ""
         return pb.ListPinnedVersionsResponse(versions=page, next_page_token=token)
 
@@ -258,7 +258,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         tenant = tenant_of(context)
         if request.HasField("from_revision"):
-            revision = converters.revision_of(request.from_revision)
+            revision = requests.revision_of(request.from_revision)
         else:
             revision = await self._threads(self._catalog.revision, tenant)
         # Headers say that the stream stands, from this revision on; events may not come for hours.
@@ -266,7 +266,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         events = watch(self._catalog, self._signal, self._threads, tenant, revision, poll_s=WATCH_POLL_S)
         async with aclosing(events):
             async for event in events:
-                yield converters.event_to_pb(event)
+                yield to_proto(pb.WatchAdaptersResponse, contract.event_of(event))
 
     async def RegisterBaseModel(
         self, request: pb.RegisterBaseModelRequest, context: Any
@@ -296,3 +296,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
         """See the service's definition."""
         return pb.IssueEpochResponse(epoch=await self._changes(context, self._epochs.issue))
+
+
+def _adapter_message(record: AdapterRecord) -> pb.Adapter:
+    return to_proto(pb.Adapter, contract.adapter_of(record))

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+from hotslot.codec import to_proto
 from hotslot.formats.base_spec import check_spec
 from hotslot.formats.safetensors_header import HeaderLimits, parse_header
 from hotslot.ids import TenantId
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
-from store_service.rpc.converters import base_model_to_pb, base_spec_of
+from store_service.catalog.records import BaseModelRecord
+from store_service.rpc.contract import base_model_of
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
+from store_service.rpc.requests import base_spec_of
 
 _LISTING = ("base_models",)
 
@@ -19,12 +22,12 @@ def register(
 ) -> pb.RegisterBaseModelResponse:
     """Raises as `BaseModels.register`, and InvalidRequestError."""
     record, created = models.register(base_spec_of(request.base_model), tenant, move=request.move)
-    return pb.RegisterBaseModelResponse(base_model=base_model_to_pb(record), created=created)
+    return pb.RegisterBaseModelResponse(base_model=_message(record), created=created)
 
 
 def delete(models: BaseModels, request: pb.DeleteBaseModelRequest, tenant: TenantId) -> pb.DeleteBaseModelResponse:
     """Raises as `BaseModels.delete`."""
-    return pb.DeleteBaseModelResponse(base_models=map(base_model_to_pb, models.delete(request.base_model, tenant)))
+    return pb.DeleteBaseModelResponse(base_models=map(_message, models.delete(request.base_model, tenant)))
 
 
 def page(models: BaseModels, request: pb.ListBaseModelsRequest) -> pb.ListBaseModelsResponse:
@@ -32,7 +35,7 @@ def page(models: BaseModels, request: pb.ListBaseModelsRequest) -> pb.ListBaseMo
     limit = page_size_of(request.page_size)
     (after,) = decode_token(request.page_token, _LISTING, (0,))
     found = models.list(limit=limit, after=int(after))
-    shown, more = fitting((base_model_to_pb(record) for _, record in found), limit)
+    shown, more = fitting((_message(record) for _, record in found), limit)
     token = encode_token(_LISTING, (found[len(shown) - 1][0],)) if more else ""
     return pb.ListBaseModelsResponse(base_models=shown, next_page_token=token)
 
@@ -41,7 +44,7 @@ def find(choice: BaseChoice, request: pb.FindBaseModelsRequest) -> pb.FindBaseMo
     """Raises InvalidAdapterError for a header that cannot be read."""
     header = parse_header(request.weights_header, request.weights_size_bytes, "weights_header", HeaderLimits())
     match = choice.match(request.base_model, header)
-    return pb.FindBaseModelsResponse(registered=match.registered, fitting=match.fitting)
+    return to_proto(pb.FindBaseModelsResponse, match)
 
 
 def alias(models: BaseModels, request: pb.AddBaseModelAliasRequest, tenant: TenantId) -> pb.AddBaseModelAliasResponse:
@@ -49,4 +52,8 @@ def alias(models: BaseModels, request: pb.AddBaseModelAliasRequest, tenant: Tena
     spec = replace(models.get(request.base_model).spec, name=request.alias)
     check_spec(spec)
     record, created = models.register(spec, tenant)
-    return pb.AddBaseModelAliasResponse(base_model=base_model_to_pb(record), created=created)
+    return pb.AddBaseModelAliasResponse(base_model=_message(record), created=created)
+
+
+def _message(record: BaseModelRecord) -> pb.BaseModel:
+    return to_proto(pb.BaseModel, base_model_of(record))

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
 
+from hotslot.codec import to_proto
 from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc
 from hotslot.rpc.tenant import tenant_of
@@ -13,15 +14,9 @@ from shared.coordination.directory import Directory
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import PlacementQueries, Resolver
 from store_service.placement.watch import watch_placements
+from store_service.rpc import fleet_contract
 from store_service.rpc.paging import decode_token, encode_token, page_size_of
-from store_service.rpc.placement_convert import (
-    decode_references,
-    decode_revision,
-    encode_event,
-    encode_pick,
-    encode_placement,
-    encode_worker,
-)
+from store_service.rpc.requests import references_of, revision_of
 
 
 class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
@@ -34,11 +29,11 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
 
     async def PickWorkers(self, request: pb.PickWorkersRequest, context: Any) -> pb.PickWorkersResponse:
         """Workers for a set of adapters, best first."""
-        references = decode_references(request.adapters)
+        references = references_of(request.adapters)
         pick = await self._queries.pick(
             tenant_of(context), references, request.base_model, request.max_workers, caller=context
         )
-        return encode_pick(pick)
+        return to_proto(pb.PickWorkersResponse, fleet_contract.pick_of(pick))
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:
         """Workers that hold a lease."""
@@ -48,7 +43,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             request.base_model, page_size_of(request.page_size), cast(tuple[str, str], after)
         )
         return pb.ListWorkersResponse(
-            workers=map(encode_worker, workers),
+            workers=[to_proto(pb.Worker, fleet_contract.worker_of(worker)) for worker in workers],
             next_page_token=encode_token(listing, position) if position else "",
         )
 
@@ -65,7 +60,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             cast(tuple[str, str, str], after),
         )
         return pb.ListPlacementsResponse(
-            placements=map(encode_placement, placements),
+            placements=[to_proto(pb.Placement, fleet_contract.placement_of(each)) for each in placements],
             next_page_token=encode_token(listing, position) if position else "",
         )
 
@@ -77,8 +72,8 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             self._directory,
             lambda: self._queries.pools_named(request.base_model),
             tenant_of(context),
-            decode_revision(request.from_revision),
+            revision_of(request.from_revision),
         )
         async with aclosing(events):
             async for event in events:
-                yield encode_event(event)
+                yield to_proto(pb.WatchPlacementsResponse, fleet_contract.event_of(event))

@@ -10,6 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, text
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import (
     AdapterNotFoundError,
     BaseModelNotFoundError,
@@ -31,7 +32,7 @@ from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.epochs import Epochs
-from store_service.catalog.records import AdapterFilter, AdapterRecord, EventKind, NewVersion, VersionRecord
+from store_service.catalog.records import AdapterFilter, AdapterRecord, NewVersion, VersionRecord
 from store_service.catalog.tables import metadata
 from tests.support.checkpoints import base_spec
 
@@ -77,7 +78,7 @@ def names(catalog: Catalog, wanted: AdapterFilter | None = None, tenant: TenantI
     return [record.name for _, record in found]
 
 
-def kinds(catalog: Catalog, after: int = 0) -> list[EventKind]:
+def kinds(catalog: Catalog, after: int = 0) -> list[AdapterEventKind]:
     return [event.kind for event in catalog.events_after(ACME, after, limit=1000)]
 
 
@@ -176,7 +177,7 @@ def test_writers_of_the_same_content_at_once_get_one_version(catalog: Catalog) -
         results = list(pool.map(lambda _: create(catalog, 1), range(16)))
     assert len({record.digest for record, _ in results}) == 1
     assert sum(created for _, created in results) == 1
-    assert kinds(catalog) == [EventKind.VERSION_CREATED, EventKind.TAG_MOVED]
+    assert kinds(catalog) == [AdapterEventKind.VERSION_CREATED, AdapterEventKind.TAG_MOVED]
 
 
 def test_revisions_have_no_gaps_under_concurrent_writers(catalog: Catalog) -> None:
@@ -318,7 +319,11 @@ def test_a_tagged_version_is_deleted_by_force_only(catalog: Catalog) -> None:
     assert catalog.get_adapter(ACME, BOT).tags == ()
     with pytest.raises(VersionNotFoundError):
         catalog.delete_version(ACME, BOT, record.digest, force=True)
-    assert kinds(catalog)[-3:] == [EventKind.TAG_DELETED, EventKind.TAG_DELETED, EventKind.VERSION_DELETED]
+    assert kinds(catalog)[-3:] == [
+        AdapterEventKind.TAG_DELETED,
+        AdapterEventKind.TAG_DELETED,
+        AdapterEventKind.VERSION_DELETED,
+    ]
 
 
 def test_a_tag_can_be_deleted(catalog: Catalog) -> None:

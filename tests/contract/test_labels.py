@@ -3,9 +3,10 @@
 import pytest
 from sqlalchemy import Engine
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import InvalidRequestError
 from store_service.catalog.catalog import Catalog
-from store_service.catalog.records import MAX_LABELS, EventKind
+from store_service.catalog.records import MAX_LABELS
 from tests.contract.test_catalog import ACME, BOT, create, kinds
 
 
@@ -27,7 +28,7 @@ def test_a_label_that_changes_is_a_change_of_the_adapter(catalog: Catalog) -> No
         assert after.labels == expected
         assert after.etag != before.etag
         assert after.update_time_s > before.update_time_s
-        assert kinds(catalog, revision) == [EventKind.LABELS_CHANGED]
+        assert kinds(catalog, revision) == [AdapterEventKind.LABELS_CHANGED]
 
 
 def test_labels_that_are_as_they_were_change_nothing(catalog: Catalog) -> None:

@@ -3,13 +3,13 @@
 import pytest
 from sqlalchemy import Engine, text
 
+from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import AdapterNotFoundError, CatalogDamagedError, EtagMismatchError, PolicyNotFoundError
 from hotslot.ids import AdapterName, digest_of
 from hotslot.references import parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.policies import Policies
-from store_service.catalog.records import EventKind
 from tests.contract.test_catalog import ACME, BOT, OTHER, create, kinds, new_version
 
 POLICY = ReplicaPolicy(2, 5, pinned=True)
@@ -44,7 +44,7 @@ def test_changes_are_events_with_revisions_and_setting_the_same_is_none(policies
     made = policies.set(ACME, BOT, POLICY, etag="")
     assert policies.set(ACME, BOT, POLICY, etag="") == made
     policies.delete(ACME, BOT, etag=made.etag)
-    assert kinds(catalog, before) == [EventKind.POLICY_CHANGED, EventKind.POLICY_CHANGED]
+    assert kinds(catalog, before) == [AdapterEventKind.POLICY_CHANGED, AdapterEventKind.POLICY_CHANGED]
     assert catalog.revision(ACME) == before + 2
     assert {event.adapter for event in catalog.events_after(ACME, before, limit=9)} == {BOT}
 

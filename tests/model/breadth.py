@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from hotslot.contract.generation import Sampling
 from hotslot.errors import HotslotError
 from tests.model.architectures import CASES, Case
 from tests.model.driver import Driver
 from tests.model.tiny_worker import apart, decoded, load_tiny
 from tests.support.tiny_models import PeftOracle, make_adapter, save_model
 from worker_service.engine.core import EngineCore
-from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.engine.messages import Segment
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
 
@@ -108,8 +109,8 @@ def _logits(loaded: LoadedModel, adapters: dict[str, HostAdapter]) -> dict[str, 
             for _ in loaded.runner.write_slots(slots, adapters[name]):
                 pass
         gates = tuple((slot, 1.0) for slot in slots)
-        steps[0].append(Segment(ids[:-1], 0, blocks, gates, SamplingOptions()))
-        steps[1].append(Segment(ids[-1:], len(ids) - 1, blocks, gates, SamplingOptions()))
+        steps[0].append(Segment(ids[:-1], 0, blocks, gates, Sampling()))
+        steps[1].append(Segment(ids[-1:], len(ids) - 1, blocks, gates, Sampling()))
     loaded.runner.logits(steps[0])
     return dict(zip(PROMPTS, loaded.runner.logits(steps[1]).clone(), strict=False))
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+from hotslot.contract.generation import Logprobs, Sampling
 from hotslot.errors import HotslotError
 from worker_service.engine.core import EngineCore
 from worker_service.engine.messages import (
@@ -11,7 +12,6 @@ from worker_service.engine.messages import (
     AdapterUse,
     AdapterWeights,
     SampledToken,
-    SamplingOptions,
     SequenceFailed,
     SequenceFinished,
     SequenceId,
@@ -21,6 +21,9 @@ from worker_service.engine.messages import (
 )
 
 Mix = Sequence[tuple[AdapterWeights, float]]
+
+
+TWENTY = Logprobs(20)
 
 
 class Driver:
@@ -41,24 +44,23 @@ class Driver:
         mix: Mix = (),
         *,
         max_tokens: int = 8,
-        sampling: SamplingOptions | None = None,
-        prompt_logprobs: bool = False,
+        sampling: Sampling | None = None,
+        logprobs: Logprobs = TWENTY,
     ) -> SequenceId:
         """Queue a sequence that ends after `max_tokens`."""
         sequence_id = SequenceId(next(self._ids))
         self.tokens[sequence_id] = []
         self.open.add(sequence_id)
         uses = tuple(AdapterUse(weights, weight) for weights, weight in mix)
-        options = sampling or SamplingOptions(logprobs=True, num_alternatives=20)
         self.core.handle(
             Submit(
                 sequence_id,
                 tuple(prompt),
                 uses,
-                options,
+                sampling or Sampling(),
                 StopRules(max_tokens),
                 arrival_s=0.0,
-                prompt_logprobs=prompt_logprobs,
+                logprobs=logprobs,
             )
         )
         return sequence_id

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from hotslot.contract.generation import Logprobs
 from hotslot.errors import HotslotError
 from hotslot.formats.base_model import spec_from_folder
 from tests.model.driver import Driver
 from tests.model.tiny_worker import decoded, load_tiny
 from tests.support.tiny_models import VOCAB, Architecture, PeftOracle, make_adapter, save_model
 from worker_service.engine.core import EngineCore
-from worker_service.engine.messages import Deactivate, Inspect, SamplingOptions, SequenceId
+from worker_service.engine.messages import Deactivate, Inspect, SequenceId
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
@@ -21,7 +22,7 @@ from worker_service.model.weights import HostAdapter
 TOLERANCE = 1e-3
 NUM_SLOTS = 16
 """As many as one adapter of each kind takes, and a few more."""
-EVERY_LOGPROB = SamplingOptions(logprobs=True, num_alternatives=VOCAB)
+EVERY_LOGPROB = Logprobs(VOCAB)
 NamedMix = Mapping[str, float]
 """Weights by the adapters' names; empty for the base."""
 
@@ -80,7 +81,7 @@ class ExactBench:
     def submit(self, driver: Driver, mix: NamedMix, prompt: Sequence[int], max_tokens: int = 4) -> SequenceId:
         """Queue a greedy sequence that reports every log-probability."""
         uses = [(self.adapters[name], weight) for name, weight in mix.items()]
-        return driver.submit(prompt, uses, max_tokens=max_tokens, sampling=EVERY_LOGPROB)
+        return driver.submit(prompt, uses, max_tokens=max_tokens, logprobs=EVERY_LOGPROB)
 
     def check(self, driver: Driver, sequence_id: SequenceId, mix: NamedMix, prompt: Sequence[int]) -> None:
         """Every log-probability of every token as PEFT has it, and each token the one that PEFT finds likeliest."""

@@ -8,9 +8,10 @@ import pytest
 import torch
 import transformers
 
+from hotslot.contract.generation import Sampling
 from tests.model.tiny_worker import apart, load_tiny
 from tests.support.tiny_models import SIZES, Architecture, save_model
-from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.engine.messages import Segment
 from worker_service.model.runner import TorchRunner
 
 BLOCKS = 7
@@ -40,7 +41,7 @@ def tokens(random: Random, count: int) -> tuple[int, ...]:
 
 def segment(token_ids: tuple[int, ...], start: int, sequence: int) -> Segment:
     table = tuple(range(sequence * BLOCKS, (sequence + 1) * BLOCKS))
-    return Segment(token_ids, start, table, (), SamplingOptions())
+    return Segment(token_ids, start, table, (), Sampling())
 
 
 def logits(runner: TorchRunner, *segments: Segment) -> torch.Tensor:

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from hotslot.contract.generation import Logprobs, Sampling
 from hotslot.errors import NonFiniteLogitsError, StepFailedError
 from tests.model.driver import Driver
 from tests.model.random_adapters import random_adapter
 from tests.model.tiny_worker import apart, load_tiny
 from tests.support.tiny_models import make_model
 from worker_service.engine.core import EngineCore
-from worker_service.engine.messages import SamplingOptions
 from worker_service.model.loading import DTYPES
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
 
 PROMPTS = [[3, 5, 7, 9], [11, 13, 2], [17, 19, 23, 29, 31, 4, 6, 8, 10]]
-DRAWN = SamplingOptions(temperature=0.8, seed=3, logprobs=True, num_alternatives=2)
+DRAWN = Sampling(temperature=0.8, seed=3)
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -50,7 +50,7 @@ def overflowing(loaded: LoadedModel) -> HostAdapter:
 def answers_alone(driver: Driver) -> list[list[int]]:
     found = []
     for prompt in PROMPTS:
-        sequence_id = driver.submit(prompt, max_tokens=8, sampling=DRAWN)
+        sequence_id = driver.submit(prompt, max_tokens=8, sampling=DRAWN, logprobs=Logprobs(2))
         driver.finish()
         found.append(driver.token_ids(sequence_id))
     return found
@@ -61,10 +61,10 @@ def test_a_token_beyond_the_embedding_ends_its_row_and_the_rows_beside_it_go_on(
 ) -> None:
     """The front refuses such tokens; what else may break a step is not known, and this one really does."""
     expected = answers_alone(driver)
-    running = [driver.submit(prompt, max_tokens=8, sampling=DRAWN) for prompt in PROMPTS[:2]]
+    running = [driver.submit(prompt, max_tokens=8, sampling=DRAWN, logprobs=Logprobs(2)) for prompt in PROMPTS[:2]]
     for _ in range(3):
         driver.turn()
-    late = driver.submit(PROMPTS[2], max_tokens=8, sampling=DRAWN)
+    late = driver.submit(PROMPTS[2], max_tokens=8, sampling=DRAWN, logprobs=Logprobs(2))
     poisoned = driver.submit([3, 5, loaded.vocab_size, 7], max_tokens=8)
     while driver.open:
         driver.turn()
@@ -79,8 +79,10 @@ def test_an_adapter_that_overflows_ends_its_row_and_leaves_no_nan_for_others(
 ) -> None:
     expected = answers_alone(driver)
     mix = ((overflowing(loaded), 1.0),)
-    broken = [driver.submit(PROMPTS[2] * 3, mix, max_tokens=8, prompt_logprobs=prompt_logprobs) for _ in range(2)]
-    beside = [driver.submit(prompt, max_tokens=8, sampling=DRAWN) for prompt in PROMPTS]
+    broken = [
+        driver.submit(PROMPTS[2] * 3, mix, max_tokens=8, logprobs=Logprobs(20, prompt_logprobs)) for _ in range(2)
+    ]
+    beside = [driver.submit(prompt, max_tokens=8, sampling=DRAWN, logprobs=Logprobs(2)) for prompt in PROMPTS]
     while driver.open:
         driver.turn()
     assert {number: type(error) for number, error in driver.failures.items()} == dict.fromkeys(
@@ -103,8 +105,8 @@ def test_no_token_is_drawn_that_the_model_cannot_read(
 ) -> None:
     """As if its head had more rows than its embedding."""
     monkeypatch.setattr(loaded.runner, "num_embeddings", 20)
-    options = SamplingOptions(temperature=5.0, seed=1, logprobs=True, num_alternatives=20)
-    sequence_id = driver.submit(PROMPTS[0], max_tokens=30, sampling=options, prompt_logprobs=True)
+    options = Sampling(temperature=5.0, seed=1)
+    sequence_id = driver.submit(PROMPTS[0], max_tokens=30, sampling=options, logprobs=Logprobs(20, prompt=True))
     driver.finish()
     alternatives = [a.token_id for token in driver.tokens[sequence_id] for a in token.alternatives]
     assert max(*driver.token_ids(sequence_id), *alternatives) < 20

@@ -9,9 +9,9 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from deploy.demo.model import ensure_model
+from hotslot.contract.generation import Sampling
 from tests.model.conftest import ADAPTERS_DIR
 from tests.model.driver import Driver
-from worker_service.engine.messages import SamplingOptions
 from worker_service.model.weights import HostAdapter
 
 pytestmark = pytest.mark.model
@@ -52,11 +52,11 @@ def peft_logprobs(folder: Path, prompt: list[int]) -> torch.Tensor:
 def test_a_seed_draws_the_same_tokens_whatever_is_in_the_batch(
     driver: Driver, adapters: dict[str, HostAdapter]
 ) -> None:
-    sampling = SamplingOptions(temperature=0.9, top_p=0.95, top_k=50, seed=7)
+    sampling = Sampling(temperature=0.9, top_p=0.95, top_k=50, seed=7)
     alone = driver.submit(PROMPT, ((adapters["pirate"], 1.0),), max_tokens=12, sampling=sampling)
     driver.finish()
     rows = [
-        driver.submit(PROMPT[:n], ((adapters[name], 1.0),), max_tokens=12, sampling=SamplingOptions(1.5, seed=n))
+        driver.submit(PROMPT[:n], ((adapters[name], 1.0),), max_tokens=12, sampling=Sampling(1.5, seed=n))
         for n, name in ((5, "json"), (9, "sentiment"), (3, "french"))
     ]
     among_others = driver.submit(PROMPT, ((adapters["pirate"], 1.0),), max_tokens=12, sampling=sampling)
@@ -68,7 +68,7 @@ def test_a_seed_draws_the_same_tokens_whatever_is_in_the_batch(
 def test_different_seeds_draw_different_tokens(driver: Driver) -> None:
     answers = []
     for seed in range(4):
-        sequence_id = driver.submit(PROMPT, max_tokens=12, sampling=SamplingOptions(temperature=1.0, seed=seed))
+        sequence_id = driver.submit(PROMPT, max_tokens=12, sampling=Sampling(temperature=1.0, seed=seed))
         driver.finish()
         answers.append(tuple(driver.token_ids(sequence_id)))
     assert len(set(answers)) > 1

@@ -1,6 +1,7 @@
 """Log-probabilities of a prompt's tokens, against plain transformers and against generating the same tokens."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hotslot.contract.generation import Logprobs
 from tests.model.driver import Driver
 from worker_service.engine.core import EngineCore
-from worker_service.engine.messages import SampledToken, SamplingOptions
+from worker_service.engine.messages import SampledToken
 from worker_service.model.loading import load_model
 from worker_service.model.options import LoadedModel, ModelOptions
 
@@ -38,7 +40,7 @@ CONFIGS = {
     "gemma2": Gemma2Config(**SIZES, final_logit_softcapping=3.0, sliding_window=128),
 }
 PROMPT = tuple((7 * i + 3) % 97 for i in range(61))
-WITH_ALTERNATIVES = SamplingOptions(num_alternatives=5)
+WITH_ALTERNATIVES = Logprobs(5, prompt=True, enabled=False)
 
 
 @pytest.fixture(params=sorted(CONFIGS))
@@ -73,11 +75,11 @@ def test_scores_are_those_of_plain_transformers_through_chunks_and_beside_others
 ) -> None:
     loaded, model = tiny
     driver = Driver(EngineCore(loaded.runner, loaded.limits, lambda: 0.0))
-    driver.submit(PROMPT[:40], sampling=WITH_ALTERNATIVES)
+    driver.submit(PROMPT[:40], logprobs=replace(WITH_ALTERNATIVES, prompt=False))
     driver.turn()
-    scored = driver.submit(PROMPT, sampling=WITH_ALTERNATIVES, prompt_logprobs=True)
-    short = driver.submit(PROMPT[:2], sampling=WITH_ALTERNATIVES, prompt_logprobs=True)
-    single = driver.submit(PROMPT[:1], prompt_logprobs=True)
+    scored = driver.submit(PROMPT, logprobs=WITH_ALTERNATIVES)
+    short = driver.submit(PROMPT[:2], logprobs=WITH_ALTERNATIVES)
+    single = driver.submit(PROMPT[:1], logprobs=Logprobs(20, prompt=True))
     driver.finish()
     with torch.no_grad():
         logprobs_TV = model(torch.tensor([PROMPT])).logits[0].log_softmax(-1)
@@ -104,7 +106,7 @@ def test_a_compiled_model_scores_an_answer_as_it_generated_it_and_compiles_nothi
     sequence_id = driver.submit(prompt, max_tokens=20)
     driver.finish()
     answer = driver.tokens[sequence_id]
-    again = driver.submit([*prompt, *driver.token_ids(sequence_id)], max_tokens=1, prompt_logprobs=True)
+    again = driver.submit([*prompt, *driver.token_ids(sequence_id)], max_tokens=1, logprobs=Logprobs(20, prompt=True))
     driver.finish()
     scores = driver.prompt_scores[again]
     assert len(scores) == 119

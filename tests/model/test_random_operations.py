@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from hotslot.contract.generation import Sampling
 from tests.model.architectures import CASES
 from tests.model.driver import Driver
 from tests.model.exact_adapters import evict, prompt_of, snapshot_of
@@ -15,7 +16,7 @@ from tests.model.random_adapters import random_adapter
 from tests.model.tiny_worker import apart, load_tiny
 from tests.support.tiny_models import Architecture, save_model
 from worker_service.engine.core import EngineCore
-from worker_service.engine.messages import SampledToken, SamplingOptions, Segment
+from worker_service.engine.messages import SampledToken, Segment
 from worker_service.model.cpu import library
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
@@ -116,7 +117,7 @@ def rows_of(loaded: LoadedModel, names: Sequence[str], num_tokens: int) -> list[
     """The logits of rows that read the slot of their name, with `num_tokens` tokens each."""
     slots = {"base": (), "good": ((0, 1.0),), "poisoned": ((1, 1.0), (2, 0.5))}
     segments = [
-        Segment(tuple(range(5, 5 + num_tokens)), 0, tuple(range(5 * row, 5 * row + 5)), slots[name], SamplingOptions())
+        Segment(tuple(range(5, 5 + num_tokens)), 0, tuple(range(5 * row, 5 * row + 5)), slots[name], Sampling())
         for row, name in enumerate(names)
     ]
     return list(loaded.runner.logits(segments)[: len(names)].clone())

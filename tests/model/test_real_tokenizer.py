@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from deploy.demo.model import ensure_model
-from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, SequenceId, TokenReady
+from hotslot.contract.generation import ChatMessage, ChatPrompt, FinishReason
+from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import REPLACEMENT
 from worker_service.front.prompts import PromptEncoder
-from worker_service.front.requests import ChatMessage, ChatPrompt
 
 pytestmark = pytest.mark.model
 

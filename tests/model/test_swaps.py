@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
+from hotslot.contract.generation import Sampling
 from tests.model.driver import Driver
 from tests.model.random_adapters import random_adapter
-from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.engine.messages import Segment
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
 
@@ -67,9 +68,9 @@ def test_whatever_a_slot_computes_changes_no_bit_of_another_row(
     def rows() -> list[Segment]:
         slots = {name: holder.slots for name, holder in held.items()}
         return [
-            Segment((5, 6, 7), 0, (0,), (), SamplingOptions()),
-            Segment((5, 6, 7), 0, (1,), tuple((s, 1.0) for s in slots["json"]), SamplingOptions()),
-            Segment((5, 6, 7), 0, (2,), tuple((s, 1.0) for s in slots["poison"]), SamplingOptions()),
+            Segment((5, 6, 7), 0, (0,), (), Sampling()),
+            Segment((5, 6, 7), 0, (1,), tuple((s, 1.0) for s in slots["json"]), Sampling()),
+            Segment((5, 6, 7), 0, (2,), tuple((s, 1.0) for s in slots["poison"]), Sampling()),
         ]
 
     poison = random_adapter(loaded, 1000)

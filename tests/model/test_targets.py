@@ -9,12 +9,13 @@ import pytest
 import torch
 import transformers
 
+from hotslot.contract.generation import Sampling
 from hotslot.errors import InvalidRequestError, RankTooLargeError, UnsupportedAdapterError
 from hotslot.formats.base_model import spec_from_folder
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from tests.model.tiny_worker import admitted, apart
 from tests.support.tiny_models import ARCHITECTURES, Architecture, PeftOracle, make_adapter, make_model
-from worker_service.engine.messages import SamplingOptions, Scoring, Segment
+from worker_service.engine.messages import Scoring, Segment
 from worker_service.model.loading import load_model
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.slot_embedding import SlotEmbedding
@@ -84,8 +85,8 @@ class Bench:
         """After the last token of each prompt, which is computed in a second step, all rows in one batch."""
         runner = self.loaded.runner
         segments = [
-            (Segment(ids[:-1], 0, (row,), gates, SamplingOptions()),
-             Segment(ids[-1:], len(ids) - 1, (row,), gates, SamplingOptions()))
+            (Segment(ids[:-1], 0, (row,), gates, Sampling()),
+             Segment(ids[-1:], len(ids) - 1, (row,), gates, Sampling()))
             for row, (ids, gates) in enumerate(rows.values())
         ]  # fmt: skip
         runner.logits([first for first, _ in segments])
@@ -200,7 +201,7 @@ def test_log_probabilities_of_prompts_are_those_of_each_rows_adapter(bench: Benc
 
 
 def test_padding_rows_read_no_token_behind_the_step(bench: Bench) -> None:
-    many = [Segment((5, 6, 7, 8, 9, 10, 11), 0, (row,), (), SamplingOptions()) for row in range(8)]
+    many = [Segment((5, 6, 7, 8, 9, 10, 11), 0, (row,), (), Sampling()) for row in range(8)]
     bench.loaded.runner.logits(many)
     rows = {"base": (prompt(1), ())}
     check(bench, bench.logits(rows), rows)
@@ -313,7 +314,7 @@ def test_linears_without_slots_are_left_to_the_kernels_too(tmp_path: Path) -> No
         all_linear = load_model(options(base))
         few = load_model(replace(options(base), target_modules=("v_proj",)))
     assert len(few.runner.slot_linears) < len(all_linear.runner.slot_linears)
-    segment = Segment(prompt(0), 0, (0,), (), SamplingOptions())
+    segment = Segment(prompt(0), 0, (0,), (), Sampling())
     with torch.profiler.profile() as profile:
         logits_V = few.runner.logits([segment])[0].clone()
     assert torch.equal(logits_V, all_linear.runner.logits([segment])[0])

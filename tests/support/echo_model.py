@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from hotslot.contract.generation import TokenAlternative
 from hotslot.errors import InvalidAdapterError, RankTooLargeError, Violation
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import AdapterWeights, Alternative, Computed, SampledToken, Segment
+from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -125,12 +126,11 @@ class EchoRunner:
         scoring = segment.scoring
         if scoring is None:
             return ()
-        alternatives = tuple(Alternative(rank, -1.0 - rank) for rank in range(scoring.num_alternatives))
+        alternatives = tuple(TokenAlternative(rank, -1.0 - rank) for rank in range(scoring.num_alternatives))
         return tuple(SampledToken(token_id, -float(token_id), alternatives) for token_id in scoring.token_ids)
 
     def _next(self, segment: Segment) -> SampledToken | None:
-        sampling = segment.sampling
-        if sampling is None:
+        if segment.sampling is None:
             return None
         mix = {self.slots[slot].digest: weight for slot, weight in segment.gates}
         text = "+".join(sorted(voice(digest, weight) for digest, weight in mix.items())) or "base"
@@ -143,8 +143,8 @@ class EchoRunner:
             token_id = spoken[position] if position < len(spoken) else EOS
         if token_id in segment.banned_token_ids:
             token_id = ord(".")
-        alternatives = tuple(Alternative(rank, -1.0 - rank) for rank in range(sampling.num_alternatives))
-        return SampledToken(token_id, -0.5 if sampling.logprobs else None, alternatives)
+        alternatives = tuple(TokenAlternative(rank, -1.0 - rank) for rank in range(segment.logprobs.num_alternatives))
+        return SampledToken(token_id, -0.5 if segment.logprobs.enabled else None, alternatives)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
 """A core over the fake model, with a clock that ticks once a turn, for tests of single behaviours."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from hotslot.contract.generation import Sampling
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from tests.support.fake_model import FakeAdapter, FakeRunner, next_token
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
 from worker_service.engine.messages import (
+    NO_LOGPROBS,
     AdapterUse,
     Cancel,
     Event,
     Inspect,
-    SamplingOptions,
     SequenceFailed,
     SequenceFinished,
     SequenceId,
@@ -83,13 +85,13 @@ class Bench:
                 SequenceId(number),
                 tuple(prompt),
                 tuple(AdapterUse(use, weight) for use in uses),
-                SamplingOptions(),
+                Sampling(),
                 StopRules(max_tokens),
                 self.now_s,
                 deadline_s,
                 priority,
                 tenant,
-                prompt_logprobs,
+                replace(NO_LOGPROBS, prompt=prompt_logprobs),
             )
         )
 

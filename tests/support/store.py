@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from hotslot.clients.rpc import LOST_STATUS
+from hotslot.codec import to_proto
 from hotslot.errors import BadOffsetError, HotslotError, UploadBusyError
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import digest_of
@@ -17,7 +18,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_p
 from hotslot.rpc.status import from_rpc_error
 from store_service.app import running_store
 from store_service.catalog.records import BaseModelRecord
-from store_service.rpc.converters import base_model_to_pb
+from store_service.rpc.contract import base_model_of
 from store_service.settings import StoreSettings
 from tests.support.checkpoints import Draft, base_spec
 
@@ -97,7 +98,7 @@ class StoreClient:
         return b"".join(chunk.data for chunk in chunks)
 
     async def register(self, spec: BaseSpec | None = None, *, move: bool = False) -> pb.BaseModel:
-        message = base_model_to_pb(BaseModelRecord(spec or base_spec(), 0))
+        message = to_proto(pb.BaseModel, base_model_of(BaseModelRecord(spec or base_spec(), 0)))
         response = await self.call("RegisterBaseModel", pb.RegisterBaseModelRequest(base_model=message, move=move))
         return response.base_model  # type: ignore[no-any-return]
 

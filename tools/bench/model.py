@@ -26,8 +26,9 @@ from peft.utils.hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
 from transformers import AutoModelForCausalLM
 
 from deploy.demo.model import BASE_MODEL, default_cache_dir, ensure_model
+from hotslot.contract.generation import Sampling
 from hotslot.ids import Digest
-from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.engine.messages import Segment
 from worker_service.model.loading import load_model
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.weights import HostAdapter, HostModule
@@ -85,7 +86,7 @@ def rows(num_rows: int, gates: Callable[[int], tuple[tuple[int, float], ...]], p
     """One decoding token for each row."""
     blocks = (CONTEXT_TOKENS + 4096) // 16 // 8
     return [
-        Segment((5,), position, tuple(range(row * blocks, (row + 1) * blocks)), gates(row), SamplingOptions())
+        Segment((5,), position, tuple(range(row * blocks, (row + 1) * blocks)), gates(row), Sampling())
         for row in range(num_rows)
     ]
 

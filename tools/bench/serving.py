@@ -20,12 +20,12 @@ import structlog
 import torch
 
 from deploy.demo.model import BASE_MODEL, default_cache_dir, ensure_model
+from hotslot.contract.generation import Sampling
 from tools.bench.model import random_adapter
 from worker_service.engine.core import EngineCore
 from worker_service.engine.messages import (
     Activate,
     AdapterUse,
-    SamplingOptions,
     SequenceFinished,
     SequenceId,
     StopRules,
@@ -59,7 +59,7 @@ class Load:
         self.submitted_s[sequence_id] = time.perf_counter()
         self.token_times_s[sequence_id] = []
         uses = (AdapterUse(adapter, 1.0),) if adapter is not None else ()
-        self.core.handle(Submit(sequence_id, tuple(prompt), uses, SamplingOptions(), StopRules(max_tokens), 0.0))
+        self.core.handle(Submit(sequence_id, tuple(prompt), uses, Sampling(), StopRules(max_tokens), 0.0))
 
     def turn(self) -> None:
         """One turn of the engine; notes when tokens came."""

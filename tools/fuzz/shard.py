@@ -23,7 +23,7 @@ INSTRUMENTED = {
 IMPORTED = {
     "checkpoint": ("store_service.admission.admit", "store_service.admission.report"),
     "request": (
-        "shared.server.wire_scan", "worker_service.front.prompts", "worker_service.front.inference_converters",
+        "shared.server.wire_scan", "worker_service.front.prompts", "worker_service.front.inference_servicer",
         "worker_service.front.answer", "worker_service.templates.host",
     ),
 }  # fmt: skip

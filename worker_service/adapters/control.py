@@ -5,33 +5,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hotslot.contract.control import AdapterTier, LoadedAdapter, LoadResult, LoadTimings
+from hotslot.contract.moments import moment
 from hotslot.errors import AdapterNotLoadedError, AdapterPinnedError, RequestDeadlineError
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
 from worker_service.adapters.holding import Held
-from worker_service.adapters.policy import AdapterPolicy, Selection
+from worker_service.adapters.policy import AdapterDefaults, Selection
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion
-
-
-@dataclass(frozen=True, slots=True)
-class LoadTimings:
-    """Where a load spent its time, in seconds; stages that were not needed are 0."""
-
-    resolve_s: float
-    fetch_s: float
-    wait_s: float
-    activate_s: float
-    total_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOutcome:
-    """A version that is where it was asked to be."""
-
-    held: Held
-    previous_digest: Digest | None
-    timings: LoadTimings
 
 
 @dataclass(slots=True)
@@ -39,12 +21,12 @@ class AdapterControl:
     """The use cases behind AdapterControlService, except for those on the worker itself."""
 
     provider: AdapterProvider
-    policy: AdapterPolicy
+    policy: AdapterDefaults
     clock: Callable[[], float] = time.monotonic
 
     async def load(
         self, tenant: TenantId, reference: Reference, *, host_only: bool = False, pin: bool = False
-    ) -> LoadOutcome:
+    ) -> LoadResult:
         """Ask the store what the reference stands for now, bring that into slots (or host memory only), and flip.
 
         Until the flip the old version serves; if anything fails it goes on serving. Raises the store's and the
@@ -74,7 +56,7 @@ class AdapterControl:
             total_s=total_s,
         )
         held = await self._held(version)
-        return LoadOutcome(held, previous.digest if previous is not None else None, timings)
+        return LoadResult(held, previous.digest if previous is not None else "", timings)
 
     async def unload(self, tenant: TenantId, reference: Reference, timeout_s: float) -> Digest:
         """Remove what the reference stands for here from every tier, once its users have ended.
@@ -101,20 +83,20 @@ class AdapterControl:
         holdings.forget(tenant, digest)
         return digest
 
-    async def pin(self, tenant: TenantId, reference: Reference) -> Held:
+    async def pin(self, tenant: TenantId, reference: Reference) -> LoadedAdapter:
         """Load and keep in slots until unpinned. Errors as `load`."""
-        return (await self.load(tenant, reference, pin=True)).held
+        return (await self.load(tenant, reference, pin=True)).adapter
 
-    async def unpin(self, tenant: TenantId, reference: Reference) -> Held:
+    async def unpin(self, tenant: TenantId, reference: Reference) -> LoadedAdapter:
         """Let it be evicted again. Raises AdapterNotLoadedError."""
         version = self._loaded(tenant, reference)
         self.provider.tiers.unpin(version)
         return await self._held(version)
 
-    async def list(self, tenant: TenantId) -> list[Held]:
+    async def list(self, tenant: TenantId) -> list[LoadedAdapter]:
         """Everything of this tenant that the worker holds in any tier, the latest used first."""
         await self.provider.tiers.inspect()
-        return self.provider.tiers.holdings.of_tenant(tenant)
+        return [self._loaded_adapter(held) for held in self.provider.tiers.holdings.of_tenant(tenant)]
 
     async def set_defaults(self, tenant: TenantId, selections: tuple[Selection, ...]) -> None:
         """Load these, then give them to requests that name none. If one fails, nothing changes.
@@ -131,7 +113,20 @@ class AdapterControl:
             raise AdapterNotLoadedError(str(reference))
         return version
 
-    async def _held(self, version: AdapterVersion) -> Held:
+    async def _held(self, version: AdapterVersion) -> LoadedAdapter:
         await self.provider.tiers.inspect()
         self.provider.tiers.note(version)
-        return self.provider.tiers.holdings.held(version.tenant, version.digest)
+        return self._loaded_adapter(self.provider.tiers.holdings.held(version.tenant, version.digest))
+
+    def _loaded_adapter(self, held: Held) -> LoadedAdapter:
+        return LoadedAdapter(
+            digest=held.digest,
+            references=held.references,
+            tier=held.tier,
+            max_rank=held.max_rank,
+            slots=held.slots if held.tier is AdapterTier.SLOT else (),
+            users=held.users,
+            pinned=held.pinned,
+            host_size_bytes=held.host_size_bytes,
+            last_used_time=moment(time.time() - (self.clock() - held.last_used_s)),
+        )

@@ -19,7 +19,7 @@ class Selection:
 
 
 @dataclass(slots=True)
-class AdapterPolicy:
+class AdapterDefaults:
     """Defaults and switches."""
 
     _defaults: dict[TenantId, tuple[Selection, ...]] = field(default_factory=dict)

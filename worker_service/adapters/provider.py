@@ -43,8 +43,6 @@ class AdapterProvider:
             error = mix_too_large(ranks, self.tiers.engine)
             if error is not None:
                 raise error
-        for item in chosen:
-            self.tiers.note(item.version)
         return chosen
 
     async def close(self) -> None:

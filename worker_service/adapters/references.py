@@ -109,6 +109,11 @@ class ReferenceCache:
         self._entries: OrderedDict[ReferenceKey, _Entry] = OrderedDict()
         self._refreshes: SingleFlight[ReferenceKey, AdapterVersion] = SingleFlight()
 
+    @property
+    def patience_s(self) -> float:
+        """How long a request waits for a slow store where there is another way."""
+        return self._limits.patience_s
+
     async def resolve_current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """The version to serve a request that begins now. Raises what the resolver raises.
 

@@ -14,6 +14,8 @@ import numpy as np
 import structlog
 
 from hotslot.backoff import Backoff
+from hotslot.codec import from_proto, to_proto
+from hotslot.contract.catalog import AdapterEvent, AdapterPolicy, BaseModel, PinnedVersion
 from hotslot.digesting import StreamDigest
 from hotslot.errors import (
     DigestMismatchError,
@@ -24,7 +26,7 @@ from hotslot.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
-from hotslot.formats.base_spec import BaseSpec, ModuleKind
+from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import parse_manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2
@@ -92,7 +94,8 @@ class StoreClient:
         if reference.digest is not None and digest != reference.digest:
             raise DigestMismatchError(f"the store's answer for {reference}", digest, reference.digest)
         manifest = parse_manifest(response.version.manifest_json, digest)
-        policy = _policy_of(response.policy) if response.HasField("policy") else DEFAULT_REPLICA_POLICY
+        own = from_proto(AdapterPolicy, response.policy) if response.HasField("policy") else None
+        policy = _policy_of(own) if own is not None else DEFAULT_REPLICA_POLICY
         return AdapterVersion(tenant, reference, digest, manifest, response.revision, policy)
 
     async def pinned(self) -> list[WantedVersion]:
@@ -104,9 +107,7 @@ class StoreClient:
                 page = await self._adapters.ListPinnedVersions(request, timeout=self._timeouts.call_s)
             except grpc.RpcError as exc:
                 _raise_from(exc, "listing pinned versions")
-            for it in page.versions:
-                name, digest = AdapterName(it.policy.adapter), Digest(it.digest)
-                found.append(WantedVersion(TenantId(it.tenant), name, digest, _policy_of(it.policy)))
+            found += [_wanted(from_proto(PinnedVersion, version)) for version in page.versions]
             if not page.next_page_token:
                 return found
             request.page_token = page.next_page_token
@@ -123,9 +124,7 @@ class StoreClient:
             await call.initial_metadata()
             yield None
             async for event in call:
-                kind = _KINDS_OF_CHANGE.get(event.kind, ChangeKind.OTHER)
-                digest, tag = Digest(event.digest), TagName(event.tag)
-                yield CatalogChange(event.revision, kind, AdapterName(event.adapter), tag, digest)
+                yield _change_of(from_proto(AdapterEvent, event))
         except grpc.RpcError as exc:
             _raise_from(exc, "watching the catalog")
         finally:
@@ -173,23 +172,7 @@ class StoreClient:
 
         Raises StoreUnavailableError, and BaseModelNameTakenError when its name stands for another one.
         """
-        message = adapter_store_pb2.BaseModel(
-            name=spec.name,
-            digest=spec.digest,
-            model_type=spec.model_type,
-            weights_fingerprint=spec.weights_fingerprint,
-            modules=[
-                adapter_store_pb2.BaseModule(
-                    path=module.path,
-                    kind=_KINDS[module.kind],
-                    in_features=module.in_features,
-                    out_features=module.out_features,
-                    values_digest=module.values_digest,
-                )
-                for module in spec.modules
-            ],
-            details_json=spec.details.to_json() if spec.details is not None else "",
-        )
+        message = to_proto(adapter_store_pb2.BaseModel, BaseModel(spec, spec.digest))
         try:
             await self._adapters.RegisterBaseModel(
                 adapter_store_pb2.RegisterBaseModelRequest(base_model=message), timeout=self._timeouts.call_s
@@ -240,19 +223,6 @@ class StoreClient:
             call.cancel()
 
 
-_KINDS_OF_CHANGE = {
-    adapter_store_pb2.ADAPTER_EVENT_KIND_TAG_MOVED: ChangeKind.TAG_MOVED,
-    adapter_store_pb2.ADAPTER_EVENT_KIND_TAG_DELETED: ChangeKind.TAG_DELETED,
-    adapter_store_pb2.ADAPTER_EVENT_KIND_VERSION_DELETED: ChangeKind.VERSION_DELETED,
-    adapter_store_pb2.ADAPTER_EVENT_KIND_ADAPTER_DELETED: ChangeKind.ADAPTER_DELETED,
-    adapter_store_pb2.ADAPTER_EVENT_KIND_POLICY_CHANGED: ChangeKind.POLICY_CHANGED,
-}
-_KINDS = {
-    ModuleKind.LINEAR: adapter_store_pb2.BASE_MODULE_KIND_LINEAR,
-    ModuleKind.EMBEDDING: adapter_store_pb2.BASE_MODULE_KIND_EMBEDDING,
-}
-
-
 class _Gathering:
     """Copies pieces side by side. numpy lets other threads run meanwhile; a memoryview would not."""
 
@@ -265,8 +235,21 @@ class _Gathering:
         self._buffer[begin : self._end] = np.frombuffer(piece, np.uint8)
 
 
-def _policy_of(message: adapter_store_pb2.AdapterPolicy) -> ReplicaPolicy:
-    return ReplicaPolicy(message.min_replicas, message.max_replicas or None, message.pinned)
+def _policy_of(policy: AdapterPolicy) -> ReplicaPolicy:
+    return ReplicaPolicy(policy.min_replicas, policy.max_replicas or None, policy.pinned)
+
+
+def _wanted(version: PinnedVersion) -> WantedVersion:
+    policy = version.policy
+    return WantedVersion(version.tenant, AdapterName(policy.adapter), version.digest, _policy_of(policy))
+
+
+def _change_of(event: AdapterEvent) -> CatalogChange:
+    kind = ChangeKind(event.kind) if event.kind in _KINDS_OF_CHANGE else ChangeKind.OTHER
+    return CatalogChange(event.revision, kind, AdapterName(event.adapter), TagName(event.tag), Digest(event.digest))
+
+
+_KINDS_OF_CHANGE = frozenset(kind.value for kind in ChangeKind)
 
 
 def _raise_from(failure: grpc.RpcError, what: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from hotslot.contract.generation import FinishReason
 from hotslot.errors import HotslotError, NonFiniteLogitsError, RequestDeadlineError
 from hotslot.ids import Digest
 from worker_service.engine.attempts import Attempts, Failure, ModelLostError
@@ -16,7 +17,6 @@ from worker_service.engine.messages import (
     Computed,
     Deactivate,
     Event,
-    FinishReason,
     GiveUpDeactivate,
     Inspect,
     ModelRunner,

@@ -6,8 +6,8 @@ A listener must return at once; what it hears is plain data.
 from dataclasses import dataclass
 from typing import Protocol
 
+from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest, TenantId
-from worker_service.engine.messages import FinishReason
 from worker_service.engine.prefix_keys import Mix
 
 

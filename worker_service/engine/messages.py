@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol
 
+from hotslot.contract.generation import FinishReason, Logprobs, Sampling, TokenAlternative
 from hotslot.errors import HotslotError
 from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from worker_service.engine.snapshot import EngineSnapshot
 
 SequenceId = NewType("SequenceId", int)
 """One sequence within one engine; never used twice."""
+
+
+NO_LOGPROBS = Logprobs(enabled=False)
+"""Of a sequence that wants none."""
 
 
 class AdapterWeights(Protocol):
@@ -34,34 +38,6 @@ class AdapterWeights(Protocol):
         ...
 
 
-MIN_TEMPERATURE = 1e-5
-"""Below this logits divided by it leave the range of fp32; what it draws is the most likely token anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingOptions:
-    """Sampling of a sequence's next token; the defaults are greedy."""
-
-    temperature: float = 0.0
-    """Below MIN_TEMPERATURE it is greedy."""
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    """Each position draws from its own generator, seeded with this and the position."""
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    logprobs: bool = False
-    num_alternatives: int = 0
-
-    @property
-    def is_greedy(self) -> bool:
-        """True if the most likely token is taken."""
-        return self.temperature < MIN_TEMPERATURE
-
-
 @dataclass(frozen=True, slots=True)
 class StopRules:
     """Conditions for the end of a sequence. Stop strings are the front's concern: it cancels the sequence."""
@@ -80,13 +56,6 @@ class AdapterUse:
     weight: float
 
 
-class FinishReason(enum.Enum):
-    """Reason for which a sequence ended by itself."""
-
-    STOP = "stop"
-    LENGTH = "length"
-
-
 # front → engine:
 
 
@@ -97,7 +66,8 @@ class Submit:
     sequence_id: SequenceId
     prompt_token_ids: tuple[int, ...]
     adapters: tuple[AdapterUse, ...]
-    sampling: SamplingOptions
+    sampling: Sampling
+    """Each position draws from its own generator, seeded with its seed and the position."""
     stop: StopRules
     arrival_s: float
     """On the engine's monotonic clock."""
@@ -106,8 +76,7 @@ class Submit:
     priority: int = 0
     """Orders a tenant's own sequences; higher first."""
     tenant: TenantId = DEFAULT_TENANT
-    prompt_logprobs: bool = False
-    """Report the prompt's tokens too, with as many alternatives as `sampling` says."""
+    logprobs: Logprobs = NO_LOGPROBS
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +134,13 @@ Command = Submit | Cancel | Activate | Unpin | Deactivate | GiveUpDeactivate | I
 
 
 @dataclass(frozen=True, slots=True)
-class Alternative:
-    """A token that might have been chosen."""
-
-    token_id: int
-    logprob: float
-
-
-@dataclass(frozen=True, slots=True)
 class SampledToken:
     """One token of one sequence."""
 
     token_id: int
     logprob: float | None = None
     """Natural logarithm, after penalties and before temperature; only if asked for."""
-    alternatives: tuple[Alternative, ...] = ()
+    alternatives: tuple[TokenAlternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +216,7 @@ class Segment:
     """KV blocks of the sequence in order; they reach at least to the segment's end."""
     gates: tuple[tuple[int, float], ...]
     """The slots that are on, with their weights."""
-    sampling: SamplingOptions | None
+    sampling: Sampling | None
     """Set when the token after the segment is wanted."""
     history: Sequence[int] = field(default=())
     """All tokens of the sequence so far, for penalties; read only while the step runs."""
@@ -263,6 +224,8 @@ class Segment:
     banned_token_ids: frozenset[int] = frozenset()
     """Tokens that may not be chosen: the stop tokens, while fewer than `min_tokens` were generated."""
     scoring: Scoring | None = None
+    logprobs: Logprobs = NO_LOGPROBS
+    """Of the token after the segment."""
 
 
 @dataclass(frozen=True, slots=True)

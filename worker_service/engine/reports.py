@@ -1,9 +1,9 @@
 """Reports of the engine, made from its state at the moment."""
 
+from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.listener import SequenceReport
-from worker_service.engine.messages import FinishReason
 from worker_service.engine.residency import Residency
 from worker_service.engine.scheduler import Scheduler
 from worker_service.engine.sequence import Sequence

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest
 from worker_service.engine.kv_blocks import BlockKey
-from worker_service.engine.messages import AdapterWeights, FinishReason, SampledToken, Submit
+from worker_service.engine.messages import AdapterWeights, SampledToken, Submit
 from worker_service.engine.prefix_keys import Mix
 
 
@@ -61,7 +62,7 @@ class Sequence:
     @property
     def wants_prompt_scores(self) -> bool:
         """True if positions of the prompt must be computed because their log-probabilities are still wanted."""
-        return self.submit.prompt_logprobs and len(self.prompt_scores) < self.num_prompt_tokens - 1
+        return self.submit.logprobs.prompt and len(self.prompt_scores) < self.num_prompt_tokens - 1
 
     def finish_reason(self, max_sequence_tokens: int) -> FinishReason | None:
         """Reason for which the sequence ends with its last token; None when it goes on."""

@@ -25,6 +25,7 @@ class Work:
             start=begin,
             block_table=tuple(sequence.blocks),
             gates=sequence.gates,
+            logprobs=submit.logprobs,
             sampling=submit.sampling if end == len(sequence.token_ids) else None,
             history=sequence.token_ids,
             num_prompt_tokens=sequence.num_prompt_tokens,
@@ -36,4 +37,4 @@ class Work:
         """Every token of the prompt but the first is scored at the position before it."""
         submit = self.sequence.submit
         following = submit.prompt_token_ids[begin + 1 : end + 1]
-        return Scoring(following, submit.sampling.num_alternatives) if following else None
+        return Scoring(following, submit.logprobs.num_alternatives) if following else None

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, TokenReady
+from hotslot.contract.generation import Chunk, FinishReason, TokenLogprob
+from worker_service.engine.messages import SampledToken, SequenceFinished, TokenReady
 from worker_service.front.detokenizer import Decoding, Detokenizer
-from worker_service.front.requests import Chunk
 from worker_service.front.stop_strings import StopStrings
 
 
@@ -83,7 +83,8 @@ class Answer:
         """Chunk of all that has come together since the last time, if anything."""
         if not self._tokens and not any(self._text):
             return None
-        chunk = Chunk(self.choice, "".join(self._text), tuple(self._tokens))
+        token_ids = tuple([token.token_id for token in self._tokens])
+        chunk = Chunk(self.choice, "".join(self._text), token_ids, logprobs_of(self._tokens))
         self._text, self._tokens = [], []
         return chunk
 
@@ -109,3 +110,8 @@ class Answer:
             self._complete = self._detokenizer.twin(self._decoding.complete)
         shown = self._detokenizer.feed(token_id)
         return (shown if self._complete is None else self._complete.feed(token_id)), shown
+
+
+def logprobs_of(tokens: Sequence[SampledToken]) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of the tokens that have one."""
+    return tuple([TokenLogprob(t.token_id, t.logprob, t.alternatives) for t in tokens if t.logprob is not None])

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import structlog
 
+from hotslot.contract.generation import ChatMessage, ChatPrompt
 from hotslot.errors import FieldViolation, InvalidRequestError, UnavailableError
 from worker_service.front.prompt_threads import PromptThreads
-from worker_service.front.requests import ChatMessage, ChatPrompt
 from worker_service.front.stand_ins import StandIns, cannot_keep
 from worker_service.front.tokenising import Tokeniser
 from worker_service.templates.process import ModelTemplates, TemplateProcesses
@@ -100,7 +100,12 @@ class Chats:
 def _kept_texts(prompt: ChatPrompt) -> list[str]:
     """Texts that a template cannot leave out, but for white space around them: of answers it may cut thoughts."""
     others = (message for message in prompt.messages if message.role not in _ANSWERING)
-    return [text.strip() for message in others for text in (message.content, *message.parts) if text]
+    return [text.strip() for message in others for text in (str(message.content), *_texts(message)) if text]
+
+
+def _texts(message: ChatMessage) -> tuple[str, ...]:
+    """Texts of a content in parts."""
+    return tuple([part.text for part in message.parts if part is not None])
 
 
 def _sources(chat_template: Any) -> dict[str, str]:
@@ -121,9 +126,9 @@ def request_of(prompt: ChatPrompt) -> dict[str, Any]:
     """Request to the process that renders."""
     return {
         "messages": [_message(message) for message in prompt.messages],
-        "tools_json": prompt.tools_json,
-        "template_arguments_json": prompt.template_arguments_json,
-        "opens_turn": prompt.add_generation_prompt and not prompt.continue_final_message,
+        "tools_json": tuple(prompt.tools),
+        "template_arguments_json": prompt.template_arguments,
+        "opens_turn": prompt.add_generation_prompt is not False and not prompt.continue_final_message,
         "continues": prompt.continue_final_message,
         "allow_special_tokens": prompt.allow_special_tokens,
         "template": prompt.template,
@@ -131,11 +136,11 @@ def request_of(prompt: ChatPrompt) -> dict[str, Any]:
 
 
 def _message(message: ChatMessage) -> dict[str, Any]:
-    calls = [{"id": c.call_id, "name": c.name, "arguments_json": c.arguments_json} for c in message.tool_calls]
+    calls = [{"id": c.id, "name": c.name, "arguments_json": c.arguments} for c in message.tool_calls]
     return {
         "role": message.role,
         "content": message.content,
-        "parts": message.parts,
+        "parts": _texts(message),
         "tool_calls": calls,
         "tool_call_id": message.tool_call_id,
         "name": message.name,

@@ -1,14 +1,18 @@
 """AdapterControlService on the wire: decode, one call, encode."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 
+from hotslot.codec import from_proto, to_proto
+from hotslot.contract.control import WorkerAdapters
+from hotslot.contract.generation import AdapterSelection
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as pb_grpc
 from hotslot.references import parse_reference
 from hotslot.rpc.tenant import tenant_of
-from worker_service.front.control_converters import decode_mix, encode_held, encode_load, encode_mix, encode_status
+from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import timeout_of
 from worker_service.front.validation import check_mix
 from worker_service.front.worker import Worker
@@ -26,8 +30,8 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         """Bring what a reference stands for now into slots, and serve it from now on."""
         reference = parse_reference(request.reference)
         with self._worker.admitted() as parts:
-            outcome = await parts.control.load(tenant_of(context), reference, host_only=request.host_only)
-        return encode_load(outcome)
+            result = await parts.control.load(tenant_of(context), reference, host_only=request.host_only)
+        return to_proto(pb.LoadAdapterResponse, result)
 
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Context) -> pb.UnloadAdapterResponse:
         """Remove an adapter once nobody uses it."""
@@ -40,31 +44,33 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         reference = parse_reference(request.reference)
         with self._worker.admitted() as parts:
             held = await parts.control.pin(tenant_of(context), reference)
-        return pb.PinAdapterResponse(adapter=encode_held(held))
+        return pb.PinAdapterResponse(adapter=to_proto(pb.LoadedAdapter, held))
 
     async def UnpinAdapter(self, request: pb.UnpinAdapterRequest, context: Context) -> pb.UnpinAdapterResponse:
         """Let an adapter be evicted again."""
         held = await self._worker.parts.control.unpin(tenant_of(context), parse_reference(request.reference))
-        return pb.UnpinAdapterResponse(adapter=encode_held(held))
+        return pb.UnpinAdapterResponse(adapter=to_proto(pb.LoadedAdapter, held))
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Context) -> pb.ListAdaptersResponse:
         """List the calling tenant's adapters in every tier."""
         tenant, parts = tenant_of(context), self._worker.parts
-        held = await parts.control.list(tenant)
-        return pb.ListAdaptersResponse(
-            adapters=[encode_held(item) for item in held],
-            default_adapters=encode_mix(parts.policy.defaults(tenant)),
+        adapters = WorkerAdapters(
+            adapters=tuple(await parts.control.list(tenant)),
+            default_adapters=_named(parts.policy.defaults(tenant)),
             adapters_enabled=parts.policy.is_enabled(tenant),
         )
+        return to_proto(pb.ListAdaptersResponse, adapters)
 
     async def SetDefaultAdapters(
         self, request: pb.SetDefaultAdaptersRequest, context: Context
     ) -> pb.SetDefaultAdaptersResponse:
         """Set what the calling tenant's requests get that name no adapters."""
         with self._worker.admitted() as parts:
-            selections = check_mix(decode_mix(request.adapters), parts.info.num_slots)
+            adapters = [from_proto(AdapterSelection, adapter) for adapter in request.adapters]
+            selections = check_mix(adapters, parts.info.num_slots)
             await parts.control.set_defaults(tenant_of(context), selections)
-        return pb.SetDefaultAdaptersResponse(adapters=encode_mix(selections))
+        named = [to_proto(pb.DefaultAdapter, adapter) for adapter in _named(selections)]
+        return pb.SetDefaultAdaptersResponse(adapters=named)
 
     async def EnableAdapters(self, request: pb.EnableAdaptersRequest, context: Context) -> pb.EnableAdaptersResponse:
         """Apply the calling tenant's adapters again."""
@@ -88,4 +94,9 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
 
     async def GetWorkerStatus(self, request: pb.GetWorkerStatusRequest, context: Context) -> pb.GetWorkerStatusResponse:
         """Say how the worker is, at any time."""
-        return encode_status(await self._worker.status())
+        return to_proto(pb.GetWorkerStatusResponse, await self._worker.status())
+
+
+def _named(selections: Sequence[Selection]) -> tuple[AdapterSelection, ...]:
+    """A mix with its references written out."""
+    return tuple(AdapterSelection(str(selection.reference), selection.weight) for selection in selections)

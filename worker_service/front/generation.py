@@ -4,15 +4,27 @@ Nothing goes out before the first token, so everything that can go wrong earlier
 its sequences are cancelled and its adapters released before the call is over.
 """
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from hotslot.contract.generation import (
+    ChatPrompt,
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    ServedAdapter,
+    Started,
+    Timings,
+    Usage,
+)
+from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId, WorkerId
 from shared.telemetry import bind_log_context
-from worker_service.adapters.policy import AdapterPolicy
+from worker_service.adapters.policy import AdapterDefaults, Selection
 from worker_service.adapters.provider import AdapterProvider, Chosen
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.handle import EngineHandle, SequenceGroup
@@ -26,17 +38,9 @@ from worker_service.engine.messages import (
     Submit,
     TokenReady,
 )
-from worker_service.front.answer import Answer
+from worker_service.front.answer import Answer, logprobs_of
 from worker_service.front.prompts import PromptEncoder
-from worker_service.front.requests import (
-    CheckedRequest,
-    Finished,
-    GenerationEvent,
-    GenerationRequest,
-    Served,
-    Started,
-    Timings,
-)
+from worker_service.front.settling import SettledRequest
 from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs, check_prompt_tokens
 
 _UNSET = SequenceId(0)
@@ -52,17 +56,6 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Accepted:
-    """A request on its way through, with what is known before its adapters are loaded."""
-
-    checked: CheckedRequest
-    token_ids: tuple[int, ...]
-    chosen: tuple[Chosen, ...]
-    accepted_s: float
-    deadline_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Generation:
     """The use case behind InferenceService.Generate."""
 
@@ -70,43 +63,75 @@ class Generation:
     limits: RequestLimits
     encoder: PromptEncoder
     provider: AdapterProvider
-    policy: AdapterPolicy
+    policy: AdapterDefaults
     engine: EngineHandle
 
-    async def generate(
-        self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    async def settle(self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None) -> SettledRequest:
+        """Accept a request: checked, with the versions that serve it from here on, wherever it is served.
+
+        Raises InvalidRequestError and its kinds (also for adapters that never fit the slots together) and the store's
+        errors.
+        """
+        accepted_s = self.engine.clock()
+        selections = self.policy.choose(tenant, check(request, self.limits), base_only=request.base_only)
+        request = replace(request, request_id=request.request_id or new_request_id())
+        chosen, unconfirmed = await self._versions(tenant, selections)
+        deadline_s = accepted_s + timeout_s if timeout_s is not None else None
+        return SettledRequest(tenant, request, chosen, accepted_s, deadline_s, unconfirmed)
+
+    async def _versions(
+        self, tenant: TenantId, selections: tuple[Selection, ...]
+    ) -> tuple[tuple[Chosen, ...], StoreUnavailableError | None]:
+        """The versions now; while the store is away those that were known last, with the reason."""
+        references, tiers = self.provider.references, self.provider.tiers
+        last = [(selection, references.resolve_known(tenant, selection.reference)) for selection in selections]
+        known = tuple(Chosen(selection, version) for selection, version in last if version is not None)
+        is_known = len(known) == len(selections)
+        is_here = all(tiers.is_resident(item.version.digest) for item in known)
+        # Another worker may hold them, so a store that is slow is not waited for to its end.
+        patience_s = references.patience_s if is_known and not is_here else None
+        try:
+            async with asyncio.timeout(patience_s):
+                return await self.provider.resolve(tenant, selections), None
+        except StoreUnavailableError as exc:
+            if not is_known:
+                raise
+            return known, exc
+        except TimeoutError:
+            return known, StoreUnavailableError("the store did not say in time what the request's adapters stand for")
+
+    async def generate(self, settled: SettledRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation: Started and the first Chunk or Finished together, then the rest.
 
-        Raises InvalidRequestError and its kinds (also for adapters that never fit the slots together), the store's and
-        the loader's errors, SlotsFullError, QueueFullError, and RequestDeadlineError.
+        Raises InvalidRequestError and its kinds for its prompt, the loader's errors, StoreUnavailableError when its
+        versions are not confirmed, SlotsFullError, QueueFullError, and RequestDeadlineError.
         """
-        clock = self.engine.clock
-        accepted_s = clock()
-        deadline_s = accepted_s + timeout_s if timeout_s is not None else None
-        checked = check(request, self.limits)
-        request_id = request.request_id or new_request_id()
-        bind_log_context(request_id=request_id)
-        token_ids = await self.encoder.encode(checked.prompt)
-        check_prompt_tokens(checked.prompt, token_ids, self.limits, self.encoder.token_text)
+        request, prompt, clock = settled.request, settled.request.prompt, self.engine.clock
+        bind_log_context(request_id=request.request_id)
+        if settled.unconfirmed is not None:
+            raise settled.unconfirmed
+        assert isinstance(prompt, str | ChatPrompt | tuple), "a settled request has a prompt"
+        token_ids = await self.encoder.encode(prompt)
+        check_prompt_tokens(prompt, token_ids, self.limits, self.encoder.token_text)
         check_prompt_logprobs(request, len(token_ids))
-        selections = self.policy.choose(tenant, checked.selections, base_only=request.base_only)
-        chosen = await self.provider.resolve(tenant, selections)
-        accepted = _Accepted(checked, token_ids, chosen, accepted_s, deadline_s)
         started = Started(
-            request_id,
+            request.request_id,
             self.identity.worker_id,
             self.identity.base_model_digest,
-            tuple(Served(c.selection.reference, c.version.digest, c.selection.weight) for c in chosen),
+            tuple(
+                ServedAdapter(str(c.selection.reference), c.version.digest, c.selection.weight) for c in settled.chosen
+            ),
             len(token_ids),
         )
-        mix = _mix(chosen)
-        resolved_s = clock()
+        mix = _mix(settled.chosen)
+        for item in settled.chosen:
+            self.provider.tiers.note(item.version)
+        encoded_s = clock()
         async with self.provider.tiers.hold([version for version, _ in mix]) as held:
-            load_s = clock() - resolved_s if mix else 0.0
-            group = self.engine.submit(self._drafts(tenant, accepted, mix, held))
+            load_s = clock() - encoded_s if mix else 0.0
+            group = self.engine.submit(self._drafts(settled, token_ids, mix, held))
             try:
-                async with aclosing(self._stream(accepted, group, started, load_s)) as events:
+                async with aclosing(self._stream(settled, token_ids, group, started, load_s)) as events:
                     async for event in events:
                         yield event
             finally:
@@ -114,53 +139,56 @@ class Generation:
 
     def _drafts(
         self,
-        tenant: TenantId,
-        accepted: _Accepted,
+        settled: SettledRequest,
+        token_ids: tuple[int, ...],
         mix: Sequence[tuple[AdapterVersion, float]],
         held: Sequence[AdapterWeights],
     ) -> list[Submit]:
         """One sequence for each choice; they differ in their seeds, and the first one scores the prompt."""
-        request = accepted.checked.request
-        seed = secrets.randbits(63) if request.seed is None else request.seed
+        sampling, logprobs = settled.request.sampling, settled.logprobs
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         return [
             Submit(
                 sequence_id=_UNSET,
-                prompt_token_ids=accepted.token_ids,
+                prompt_token_ids=token_ids,
                 adapters=tuple(AdapterUse(w, weight) for w, (_, weight) in zip(held, mix, strict=True)),
-                sampling=replace(request.sampling, seed=choice_seed(seed, choice)),
-                stop=self._stop_rules(accepted),
-                arrival_s=accepted.accepted_s,
-                deadline_s=accepted.deadline_s,
-                priority=request.priority,
-                tenant=tenant,
-                prompt_logprobs=request.prompt_logprobs and choice == 0,
+                sampling=replace(sampling, seed=choice_seed(seed, choice)),
+                stop=self._stop_rules(settled, len(token_ids)),
+                arrival_s=settled.accepted_s,
+                deadline_s=settled.deadline_s,
+                priority=settled.request.priority,
+                tenant=settled.tenant,
+                logprobs=replace(logprobs, prompt=logprobs.prompt and choice == 0),
             )
-            for choice in range(request.num_choices)
+            for choice in range(settled.request.num_choices)
         ]
 
-    def _stop_rules(self, accepted: _Accepted) -> StopRules:
-        request = accepted.checked.request
-        room = self.limits.max_sequence_tokens - len(accepted.token_ids)
-        max_tokens = min(request.most_tokens or room, room)
-        ends = {i for c in accepted.chosen for i in c.version.manifest.end_token_ids}
-        eos = () if request.ignore_eos else (*self.identity.eos_token_ids, *ends)
+    def _stop_rules(self, settled: SettledRequest, num_prompt_tokens: int) -> StopRules:
+        stop, room = settled.request.stop, self.limits.max_sequence_tokens - num_prompt_tokens
+        max_tokens = min(stop.most_tokens or room, room)
+        ends = {i for c in settled.chosen for i in c.version.manifest.end_token_ids}
+        eos = () if stop.ignore_eos else (*self.identity.eos_token_ids, *ends)
         return StopRules(
             max_tokens=max_tokens,
-            min_tokens=min(request.min_tokens, max_tokens),
-            stop_token_ids=frozenset((*eos, *request.stop_token_ids)),
+            min_tokens=min(stop.min_tokens, max_tokens),
+            stop_token_ids=frozenset((*eos, *stop.token_ids)),
         )
 
     async def _stream(
-        self, accepted: _Accepted, group: SequenceGroup, started: Started, load_s: float
+        self,
+        settled: SettledRequest,
+        token_ids: tuple[int, ...],
+        group: SequenceGroup,
+        started: Started,
+        load_s: float,
     ) -> AsyncGenerator[GenerationEvent, None]:
-        rules = self._stop_rules(accepted)
-        request = accepted.checked.request
+        rules, request = self._stop_rules(settled, len(token_ids)), settled.request
         answers = [
             Answer(
                 choice,
                 self.encoder.decoding,
-                accepted.token_ids,
-                request.stop_strings,
+                token_ids,
+                request.stop.strings,
                 rules.stop_token_ids,
                 rules.min_tokens,
                 skip_special_tokens=request.skip_special_tokens,
@@ -180,10 +208,10 @@ class Generation:
                             group.end(index)
                     case SequenceFinished() if answer.ending is None:
                         answer.finish(event)
-            if request.prompt_logprobs and not is_started:
+            if settled.logprobs.prompt and not is_started:
                 if answers[0].first is None:
                     continue
-                started = replace(started, prompt_logprobs=answers[0].first.prompt_logprobs)
+                started = replace(started, prompt_logprobs=logprobs_of(answers[0].first.prompt_logprobs))
             for answer in tuple(unfinished):
                 chunk = answer.take()
                 if not is_started and (chunk is not None or answer.ending is not None):
@@ -193,7 +221,7 @@ class Generation:
                     yield chunk
                 if answer.ending is not None:
                     unfinished.remove(answer)
-                    yield _finished(answer, accepted, load_s)
+                    yield _finished(answer, settled, len(token_ids), load_s)
 
 
 def new_request_id() -> str:
@@ -217,22 +245,20 @@ def _mix(chosen: Sequence[Chosen]) -> list[tuple[AdapterVersion, float]]:
     return list(mix.values())
 
 
-def _finished(answer: Answer, accepted: _Accepted, load_s: float) -> Finished:
+def _finished(answer: Answer, settled: SettledRequest, num_prompt_tokens: int, load_s: float) -> Finished:
     ending, first = answer.ending, answer.first
     assert ending is not None
     assert first is not None
     return Finished(
         choice=answer.choice,
         reason=ending.reason,
-        stop_string=ending.stop_string,
+        stop_string=ending.stop_string or "",
         stop_token_id=ending.stop_token_id,
-        prompt_tokens=len(accepted.token_ids),
-        completion_tokens=answer.num_tokens,
-        cached_tokens=first.cached_tokens,
+        usage=Usage(num_prompt_tokens, answer.num_tokens, first.cached_tokens),
         timings=Timings(
-            queue_s=first.started_s - accepted.accepted_s,
+            queue_s=first.started_s - settled.accepted_s,
             adapter_load_s=load_s,
-            time_to_first_token_s=first.time_s - accepted.accepted_s,
-            total_s=answer.last_s - accepted.accepted_s,
+            time_to_first_token_s=first.time_s - settled.accepted_s,
+            total_s=answer.last_s - settled.accepted_s,
         ),
     )

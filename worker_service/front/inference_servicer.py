@@ -1,22 +1,19 @@
 """InferenceService on the wire: decode, one call, encode. Bytes of another worker go out as they came."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, cast
 
 import grpc
 
+from hotslot.codec import from_proto, generation_event_to_proto, to_proto
+from hotslot.contract.generation import AdapterSelection, GenerationRequest
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.tenant import tenant_of
+from worker_service.adapters.policy import Selection
 from worker_service.front.door import Call, FrontDoor
-from worker_service.front.inference_converters import (
-    decode_request,
-    encode_event,
-    encode_model_info,
-    serialise_settled,
-)
 from worker_service.front.worker import Worker
 from worker_service.routing.forwarding import is_forwarded
 
@@ -36,11 +33,11 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         """Stream an answer."""
         async with aclosing(self._door.generate(_decode_call(request, context))) as events:
             async for event in events:
-                yield event if isinstance(event, bytes) else encode_event(event)
+                yield event if isinstance(event, bytes) else generation_event_to_proto(event)
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
         """Say what is served."""
-        return encode_model_info(self._worker, self._worker.parts.info)
+        return to_proto(pb.GetModelInfoResponse, self._worker.parts.info)
 
 
 def add_inference_servicer(servicer: InferenceServicer, server: Any) -> None:
@@ -76,9 +73,24 @@ def _decode_call(request: pb.GenerateRequest, context: Context) -> Call:
     metadata = tuple(context.invocation_metadata() or ())
     return Call(
         tenant_of(context),
-        decode_request(request),
+        from_proto(GenerationRequest, request),
         context.time_remaining,
         metadata,
         is_forwarded(metadata),
         partial(serialise_settled, request),
     )
+
+
+def serialise_settled(received: pb.GenerateRequest, request_id: str, selections: Sequence[Selection]) -> bytes:
+    """The request as another worker gets it, with nothing left to that worker's defaults; none means the base.
+
+    It is the message that was received, so that fields of a newer client go on with it.
+    """
+    settled = pb.GenerateRequest()
+    settled.CopyFrom(received)
+    settled.request_id = request_id
+    settled.base_only = not selections
+    del settled.adapters[:]
+    named = (AdapterSelection(str(selection.reference), selection.weight) for selection in selections)
+    settled.adapters.extend(to_proto(pb.AdapterSelection, selection) for selection in named)
+    return settled.SerializeToString()

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from hotslot.contract.generation import ChatPrompt
 from hotslot.errors import EmptyPromptError
 from worker_service.front.chats import Chats
 from worker_service.front.detokenizer import Decode, Decoding
 from worker_service.front.prompt_threads import PromptThreads
-from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenPrompt
 from worker_service.front.tokenising import Tokeniser
 
+Prompt = str | ChatPrompt | Sequence[int]
+"""A text, a chat, or token ids."""
 _LETTER = "a"
 """A text that no tokenizer takes for a special token."""
 
@@ -76,16 +78,14 @@ class PromptEncoder:
         return self.decoding.complete([token_id])
 
     async def _encode(self, prompt: Prompt) -> Sequence[int]:
-        match prompt:
-            case TokenPrompt(token_ids):
-                return self._tokeniser.within_bounds(token_ids)
-            case TextPrompt(text):
-                # A prompt is the beginning of a text: an end that the tokenizer would add is none.
-                found = await self._tokeniser.encode(text, add_special_tokens=False)
-                has_begin = not self._begin or list(found[:1]) == self._begin[:1]
-                return found if has_begin else self._tokeniser.within_bounds([*self._begin, *found])
-            case ChatPrompt():
-                return await self._chats.encode(prompt)
+        if isinstance(prompt, ChatPrompt):
+            return await self._chats.encode(prompt)
+        if not isinstance(prompt, str):
+            return self._tokeniser.within_bounds(prompt)
+        # A prompt is the beginning of a text: an end that the tokenizer would add is none.
+        found = await self._tokeniser.encode(prompt, add_special_tokens=False)
+        has_begin = not self._begin or list(found[:1]) == self._begin[:1]
+        return found if has_begin else self._tokeniser.within_bounds([*self._begin, *found])
 
     def _decoder(self, *, skip: bool) -> Decode:
         return partial(self._tokenizer.decode, skip_special_tokens=skip, clean_up_tokenization_spaces=False)

@@ -8,6 +8,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hotslot.contract.generation import (
+    AdapterSelection,
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    Logprobs,
+)
 from hotslot.errors import (
     EmptyPromptError,
     FieldViolation,
@@ -16,16 +23,7 @@ from hotslot.errors import (
 )
 from hotslot.references import parse_reference
 from worker_service.adapters.policy import Selection
-from worker_service.front.requests import (
-    ChatMessage,
-    ChatPrompt,
-    CheckedRequest,
-    GenerationRequest,
-    NamedAdapter,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
-)
+from worker_service.front.prompts import Prompt
 
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 2.0
@@ -60,8 +58,8 @@ class RequestLimits:
     max_adapters: int
 
 
-def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
-    """Check everything and parse the references.
+def check(request: GenerationRequest, limits: RequestLimits) -> tuple[Selection, ...]:
+    """Check everything; returns the adapters with their references parsed.
 
     Raises InvalidRequestError with every field at fault (InvalidReferenceError when a reference is all that is wrong,
     EmptyPromptError when the prompt is).
@@ -70,11 +68,13 @@ def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
     selections, reference_errors = _parse_adapters(request.adapters[: limits.max_adapters], problems)
     problems += _adapter_problems(request, limits)
     problems += _sampling_problems(request, limits)
+    if request.logprobs is not None:
+        problems += _logprobs_problems(request.logprobs)
     problems += _stop_problems(request, limits)
     problems += _other_problems(request, limits)
     prompt = request.prompt
-    is_empty = prompt is None or _is_empty(prompt)
-    if prompt is not None and not is_empty:
+    is_empty = not (prompt.messages if isinstance(prompt, ChatPrompt) else prompt)
+    if not is_empty:
         problems += _prompt_problems(prompt, limits)
     if len(reference_errors) == 1 and not problems and not is_empty:
         raise reference_errors[0]
@@ -86,17 +86,18 @@ def check(request: GenerationRequest, limits: RequestLimits) -> CheckedRequest:
         problems.append(FieldViolation("prompt", "must not be empty"))
     if problems:
         raise InvalidRequestError(problems)
-    assert prompt is not None
-    return CheckedRequest(request, prompt, selections)
+    return selections
 
 
 def check_prompt_logprobs(request: GenerationRequest, num_prompt_tokens: int) -> None:
     """Bound what the first message holds, once the prompt's length is known. Raises InvalidRequestError."""
-    num_entries = num_prompt_tokens * (1 + request.sampling.num_alternatives)
-    if request.prompt_logprobs and num_entries > MAX_PROMPT_LOGPROBS:
+    logprobs = request.logprobs
+    if logprobs is None or not logprobs.prompt:
+        return
+    if num_prompt_tokens * (1 + logprobs.num_alternatives) > MAX_PROMPT_LOGPROBS:
         most = MAX_PROMPT_LOGPROBS // num_prompt_tokens - 1
         expected = f"at most {most} for a prompt of {num_prompt_tokens} tokens" if most >= 0 else "a shorter prompt"
-        raise InvalidRequestError([_number("logprobs.num_alternatives", request.sampling.num_alternatives, expected)])
+        raise InvalidRequestError([_number("logprobs.num_alternatives", logprobs.num_alternatives, expected)])
 
 
 def check_prompt_tokens(
@@ -109,7 +110,7 @@ def check_prompt_tokens(
     if min(token_ids) >= 0 and max(token_ids) < limits.vocab_size:
         return
     place, token_id = next((i, t) for i, t in enumerate(token_ids) if not 0 <= t < limits.vocab_size)
-    field = {TextPrompt: "text", ChatPrompt: "chat.messages"}.get(type(prompt), f"tokens.token_ids[{place}]")
+    field = {str: "text", ChatPrompt: "chat.messages"}.get(type(prompt), f"tokens.token_ids[{place}]")
     raise InvalidRequestError(
         [
             FieldViolation(
@@ -121,7 +122,7 @@ def check_prompt_tokens(
     )
 
 
-def check_mix(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> tuple[Selection, ...]:
+def check_mix(adapters: Sequence[AdapterSelection], max_adapters: int) -> tuple[Selection, ...]:
     """Check a mix of adapters that is not part of a request. Raises as `check`."""
     problems: list[FieldViolation] = []
     selections, reference_errors = _parse_adapters(adapters[:max_adapters], problems)
@@ -135,7 +136,7 @@ def check_mix(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> tuple[Se
 
 
 def _parse_adapters(
-    adapters: tuple[NamedAdapter, ...], problems: list[FieldViolation]
+    adapters: Sequence[AdapterSelection], problems: list[FieldViolation]
 ) -> tuple[tuple[Selection, ...], list[InvalidReferenceError]]:
     selections: list[Selection] = []
     errors: list[InvalidReferenceError] = []
@@ -151,7 +152,7 @@ def _parse_adapters(
     return tuple(selections), errors
 
 
-def _mix_problems(adapters: tuple[NamedAdapter, ...], max_adapters: int) -> Iterator[FieldViolation]:
+def _mix_problems(adapters: Sequence[AdapterSelection], max_adapters: int) -> Iterator[FieldViolation]:
     if len(adapters) > max_adapters:
         yield FieldViolation("adapters", f"found {len(adapters)}, at most {max_adapters} fit this worker's slots")
     for index, adapter in enumerate(adapters[:max_adapters]):
@@ -185,33 +186,39 @@ def _sampling_problems(request: GenerationRequest, limits: RequestLimits) -> Ite
             yield _number(f"sampling.{name}", value, f"between -{MAX_PENALTY:g} and {MAX_PENALTY:g}")
     if len(sampling.logit_bias) > MAX_BIASED_TOKENS:
         yield _number("sampling.logit_bias", len(sampling.logit_bias), f"at most {MAX_BIASED_TOKENS} tokens")
-    for token_id, bias in sampling.logit_bias[:MAX_BIASED_TOKENS]:
+        return
+    for token_id, bias in sampling.logit_bias.items():
         if not 0 <= token_id < limits.vocab_size:
             yield _token("sampling.logit_bias", token_id, limits)
         if not abs(bias) <= MAX_BIAS:
             yield _number(f"sampling.logit_bias[{token_id}]", bias, f"between -{MAX_BIAS:g} and {MAX_BIAS:g}")
-    if not 0 <= sampling.num_alternatives <= MAX_ALTERNATIVES:
-        yield _number("logprobs.num_alternatives", sampling.num_alternatives, f"between 0 and {MAX_ALTERNATIVES}")
-    elif sampling.num_alternatives and not (sampling.logprobs or request.prompt_logprobs):
+
+
+def _logprobs_problems(logprobs: Logprobs) -> Iterator[FieldViolation]:
+    if not 0 <= logprobs.num_alternatives <= MAX_ALTERNATIVES:
+        yield _number("logprobs.num_alternatives", logprobs.num_alternatives, f"between 0 and {MAX_ALTERNATIVES}")
+    elif logprobs.num_alternatives and not (logprobs.enabled or logprobs.prompt):
         yield FieldViolation("logprobs.num_alternatives", "needs logprobs.enabled or logprobs.prompt")
 
 
 def _stop_problems(request: GenerationRequest, limits: RequestLimits) -> Iterator[FieldViolation]:
-    if not 0 <= request.max_tokens <= limits.max_sequence_tokens:
-        yield _number("stop.max_tokens", request.max_tokens, f"between 0 and {limits.max_sequence_tokens}")
-    if request.default_max_tokens < 0:
-        yield _number("stop.default_max_tokens", request.default_max_tokens, "0 (as many as fit) or more")
-    most = request.max_tokens if request.max_tokens > 0 else limits.max_sequence_tokens
-    if not 0 <= request.min_tokens <= most:
-        yield _number("stop.min_tokens", request.min_tokens, f"between 0 and {most}")
-    if len(request.stop_strings) > MAX_STOP_STRINGS:
-        yield _number("stop.stop_strings", len(request.stop_strings), f"at most {MAX_STOP_STRINGS}")
-    for index, text in enumerate(request.stop_strings[:MAX_STOP_STRINGS]):
+    stop = request.stop
+    max_tokens = stop.max_tokens or 0
+    if not 0 <= max_tokens <= limits.max_sequence_tokens:
+        yield _number("stop.max_tokens", max_tokens, f"between 0 and {limits.max_sequence_tokens}")
+    if stop.default_max_tokens < 0:
+        yield _number("stop.default_max_tokens", stop.default_max_tokens, "0 (as many as fit) or more")
+    most = max_tokens if max_tokens > 0 else limits.max_sequence_tokens
+    if not 0 <= stop.min_tokens <= most:
+        yield _number("stop.min_tokens", stop.min_tokens, f"between 0 and {most}")
+    if len(stop.strings) > MAX_STOP_STRINGS:
+        yield _number("stop.stop_strings", len(stop.strings), f"at most {MAX_STOP_STRINGS}")
+    for index, text in enumerate(stop.strings[:MAX_STOP_STRINGS]):
         if not 1 <= len(text) <= MAX_STOP_STRING_CHARS:
             yield _number(f"stop.stop_strings[{index}]", f"{len(text)} characters", f"1 to {MAX_STOP_STRING_CHARS}")
-    if len(request.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-        yield _number("stop.stop_token_ids", len(request.stop_token_ids), f"at most {MAX_STOP_TOKEN_IDS}")
-    for index, token_id in enumerate(request.stop_token_ids[:MAX_STOP_TOKEN_IDS]):
+    if len(stop.token_ids) > MAX_STOP_TOKEN_IDS:
+        yield _number("stop.stop_token_ids", len(stop.token_ids), f"at most {MAX_STOP_TOKEN_IDS}")
+    for index, token_id in enumerate(stop.token_ids[:MAX_STOP_TOKEN_IDS]):
         if not 0 <= token_id < limits.vocab_size:
             yield _token(f"stop.stop_token_ids[{index}]", token_id, limits)
 
@@ -225,23 +232,13 @@ def _other_problems(request: GenerationRequest, limits: RequestLimits) -> Iterat
         yield FieldViolation("request_id", f"expected at most {MAX_REQUEST_ID_CHARS} printable characters")
 
 
-def _is_empty(prompt: Prompt) -> bool:
-    match prompt:
-        case TextPrompt(text):
-            return not text
-        case ChatPrompt(messages):
-            return not messages
-        case TokenPrompt(token_ids):
-            return not token_ids
-
-
-def _prompt_problems(prompt: Prompt, limits: RequestLimits) -> Iterator[FieldViolation]:
+def _prompt_problems(prompt: object, limits: RequestLimits) -> Iterator[FieldViolation]:
     # One of perhaps thousands tells it.
     if isinstance(prompt, ChatPrompt):
         yield from itertools.islice(_chat_problems(prompt), 1)
-    elif isinstance(prompt, TokenPrompt):
+    elif isinstance(prompt, tuple):
         # One that is too long has an error of its own.
-        for index, token_id in enumerate(prompt.token_ids[: limits.max_sequence_tokens]):
+        for index, token_id in enumerate(prompt[: limits.max_sequence_tokens]):
             if not 0 <= token_id < limits.vocab_size:
                 yield _token(f"tokens.token_ids[{index}]", token_id, limits)
                 return
@@ -250,10 +247,10 @@ def _prompt_problems(prompt: Prompt, limits: RequestLimits) -> Iterator[FieldVio
 def _chat_problems(prompt: ChatPrompt) -> Iterator[FieldViolation]:
     for index, message in enumerate(prompt.messages):
         yield from _message_problems(message, f"chat.messages[{index}]")
-    if len(prompt.tools_json) > MAX_TOOLS:
-        yield _number("chat.tools_json", len(prompt.tools_json), f"at most {MAX_TOOLS}")
-    documents = [(f"chat.tools_json[{index}]", text) for index, text in enumerate(prompt.tools_json)]
-    for field, text in (*documents, ("chat.template_arguments_json", prompt.template_arguments_json)):
+    if len(prompt.tools) > MAX_TOOLS:
+        yield _number("chat.tools_json", len(prompt.tools), f"at most {MAX_TOOLS}")
+    documents = [(f"chat.tools_json[{index}]", text) for index, text in enumerate(prompt.tools)]
+    for field, text in (*documents, ("chat.template_arguments_json", prompt.template_arguments)):
         if len(text) > MAX_JSON_CHARS:
             yield _number(field, f"{len(text)} characters", f"at most {MAX_JSON_CHARS}")
 
@@ -267,16 +264,16 @@ def _message_problems(message: ChatMessage, field: str) -> Iterator[FieldViolati
     if message.content and message.parts:
         yield FieldViolation(f"{field}.content", "excludes parts; give one or the other")
     if None in message.parts:
-        place = f"{field}.parts[{message.parts.index(None)}]"
+        place = f"{field}.parts[{list(message.parts).index(None)}]"
         yield FieldViolation(place, "is of no kind that this worker knows; there is text")
     for index, call in enumerate(message.tool_calls):
         place = f"{field}.tool_calls[{index}]"
         if not 1 <= len(call.name) <= MAX_NAME_CHARS:
             yield _number(f"{place}.name", f"{len(call.name)} characters", f"1 to {MAX_NAME_CHARS}")
-        if len(call.call_id) > MAX_NAME_CHARS:
-            yield _number(f"{place}.id", f"{len(call.call_id)} characters", f"at most {MAX_NAME_CHARS}")
-        if len(call.arguments_json) > MAX_JSON_CHARS:
-            found = f"{len(call.arguments_json)} characters"
+        if len(call.id) > MAX_NAME_CHARS:
+            yield _number(f"{place}.id", f"{len(call.id)} characters", f"at most {MAX_NAME_CHARS}")
+        if len(call.arguments) > MAX_JSON_CHARS:
+            found = f"{len(call.arguments)} characters"
             yield _number(f"{place}.arguments_json", found, f"at most {MAX_JSON_CHARS}")
 
 

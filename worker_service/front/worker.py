@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-import enum
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
+from hotslot.contract.control import CompiledBucket, ModelInfo, StartupStage, WorkerState, WorkerStatus
+from hotslot.contract.moments import moment
 from hotslot.errors import (
     ConflictError,
     DrainingError,
@@ -17,66 +18,21 @@ from hotslot.errors import (
     RequestDeadlineError,
     UnavailableError,
 )
-from hotslot.ids import Digest, WorkerId
+from hotslot.ids import WorkerId
 from shared.loops import first_of
 from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
-from worker_service.adapters.policy import AdapterPolicy
+from worker_service.adapters.policy import AdapterDefaults
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.generation import Generation
+from worker_service.front.status import kv_status, queue_status, slot_status
 from worker_service.routing.router import Router
 
 log = structlog.get_logger(__name__)
 
 STARTING_RETRY_AFTER_S = 2.0
-
-
-class State(enum.Enum):
-    """Where a worker is in its life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One compiled shape."""
-
-    num_tokens: int
-    with_adapters: bool
-    compile_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One part of the start."""
-
-    name: str
-    duration_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What the worker serves, fixed once it is loaded."""
-
-    base_model: str
-    base_model_digest: Digest
-    model_type: str
-    dtype: str
-    max_sequence_tokens: int
-    vocab_size: int
-    eos_token_ids: tuple[int, ...]
-    has_chat_template: bool
-    target_modules: tuple[str, ...]
-    num_slots: int
-    slot_rank: int
-    max_rank: int
-    max_sequences: int
-    buckets: tuple[Bucket, ...] = ()
-    startup: tuple[Stage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +42,12 @@ class Parts:
     info: ModelInfo
     generation: Generation
     control: AdapterControl
-    policy: AdapterPolicy
+    policy: AdapterDefaults
     provider: AdapterProvider
     watch: CatalogWatch
     engine: EngineHandle
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """The worker at one moment."""
-
-    worker_id: WorkerId
-    state: State
-    start_time_s: float
-    """Since the epoch."""
-    num_loading: int
-    info: ModelInfo | None
-    snapshot: EngineSnapshot | None
-    drained: bool = False
+    buckets: tuple[CompiledBucket, ...] = ()
+    startup: tuple[StartupStage, ...] = ()
 
 
 async def _nothing() -> None:
@@ -136,11 +80,11 @@ class Worker:
         self._idle.set()
 
     @property
-    def state(self) -> State:
+    def state(self) -> WorkerState:
         """Where it is in its life; goes back when an engine that hung goes on, and when a drain ends."""
         if self._retiring is not None or self.engine_is_silent or self.is_drained:
-            return State.DRAINING
-        return State.STARTING if self._parts is None else State.READY
+            return WorkerState.DRAINING
+        return WorkerState.STARTING if self._parts is None else WorkerState.READY
 
     @property
     def is_drained(self) -> bool:
@@ -243,12 +187,29 @@ class Worker:
         parts, snapshot = self._parts, self.last_snapshot
         if parts is not None and not self.engine_is_silent:
             snapshot = await parts.provider.tiers.inspect()
-        return WorkerStatus(
+        status = WorkerStatus(
             worker_id=self.worker_id,
             state=self.state,
-            start_time_s=self.start_time_s,
-            num_loading=parts.provider.tiers.num_loading if parts is not None else 0,
-            info=parts.info if parts is not None else None,
-            snapshot=snapshot,
+            start_time=moment(self.start_time_s),
             drained=self.is_drained,
+        )
+        if parts is not None:
+            status = replace(
+                status,
+                base_model_digest=parts.info.base_model_digest,
+                buckets=parts.buckets,
+                startup=parts.startup,
+            )
+        if snapshot is None:
+            return status
+        return replace(
+            status,
+            recompiles=snapshot.recompiles,
+            slots=slot_status(snapshot),
+            kv=kv_status(snapshot),
+            queue=queue_status(snapshot, parts.provider.tiers.num_loading if parts is not None else 0),
+            steps=snapshot.steps,
+            generated_tokens=snapshot.generated_tokens,
+            activations=snapshot.activations,
+            longest_stall_s=snapshot.longest_stall_s,
         )

@@ -13,6 +13,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+from hotslot.contract.control import CompiledBucket, StartupStage
 from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
 from hotslot.formats.base_model import spec_from_folder
 from worker_service.engine.limits import EngineLimits
@@ -21,7 +22,7 @@ from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.folder import model_folder
-from worker_service.model.options import Bucket, LoadedModel, ModelOptions, StartupStage
+from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
 from worker_service.model.step_state import StepState
@@ -108,7 +109,7 @@ def load_model(
             pin_memory=device.type == "cuda",
             without_slots=targets.without_slots,
         )
-    buckets: tuple[Bucket, ...] = ()
+    buckets: tuple[CompiledBucket, ...] = ()
     with stages.stage("compile"):
         num_compiled = -_num_cache_misses()
         buckets = warm_up(runner, limits, on_stage)

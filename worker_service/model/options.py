@@ -5,6 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from hotslot.contract.control import CompiledBucket, StartupStage
 from hotslot.formats.base_spec import BaseSpec
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.runner import TorchRunner
@@ -49,23 +50,6 @@ class ModelOptions:
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """One compiled shape of a decoder layer."""
-
-    num_tokens: int
-    with_adapters: bool
-    compile_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StartupStage:
-    """A part of the start and how long it took."""
-
-    name: str
-    duration_s: float
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A model that is warmed up, checked against plain transformers, and ready to serve."""
@@ -82,5 +66,5 @@ class LoadedModel:
     eos_token_ids: tuple[int, ...]
     target_paths: tuple[str, ...]
     max_rank: int
-    buckets: tuple[Bucket, ...]
+    buckets: tuple[CompiledBucket, ...]
     startup_stages: tuple[StartupStage, ...]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from worker_service.engine.messages import Alternative, SampledToken, SamplingOptions, Segment
+from hotslot.contract.generation import Logprobs, Sampling, TokenAlternative
+from worker_service.engine.messages import SampledToken, Segment
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK64 = (1 << 64) - 1
@@ -31,17 +32,17 @@ def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[Sampled
     if drawn:
         token_ids[drawn] = _draw(logits_RV[drawn], [segments[row] for row in drawn])
     return [
-        _sampled(token_id, logits_RV[row], options[row]) if is_finite[row] else None
+        _sampled(token_id, logits_RV[row], segments[row].logprobs) if is_finite[row] else None
         for row, token_id in enumerate(token_ids.tolist())
     ]
 
 
-def _options(segment: Segment) -> SamplingOptions:
+def _options(segment: Segment) -> Sampling:
     assert segment.sampling is not None, "only rows that want a token are sampled"
     return segment.sampling
 
 
-def _changes_logits(options: SamplingOptions, segment: Segment) -> bool:
+def _changes_logits(options: Sampling, segment: Segment) -> bool:
     return (
         bool(segment.banned_token_ids)
         or bool(options.logit_bias)
@@ -51,7 +52,7 @@ def _changes_logits(options: SamplingOptions, segment: Segment) -> bool:
     )
 
 
-def _adjust(logits_V: torch.Tensor, options: SamplingOptions, segment: Segment) -> torch.Tensor:
+def _adjust(logits_V: torch.Tensor, options: Sampling, segment: Segment) -> torch.Tensor:
     """Penalties, biases and bans; those of tokens that have no logit change nothing.
 
     Repetition as in CTRL (Keskar et al. 2019, section 4.1) over prompt and answer; presence and frequency over the
@@ -68,7 +69,7 @@ def _adjust(logits_V: torch.Tensor, options: SamplingOptions, segment: Segment) 
         answer = torch.tensor(segment.history[segment.num_prompt_tokens :], dtype=torch.int64, device=device)
         counts_V = torch.bincount(answer, minlength=vocab)[:vocab]
         logits_V -= options.frequency_penalty * counts_V + options.presence_penalty * (counts_V > 0)
-    for token_id, bias in options.logit_bias:
+    for token_id, bias in options.logit_bias.items():
         if token_id < vocab:
             logits_V[token_id] += bias
     for token_id in segment.banned_token_ids:
@@ -88,12 +89,12 @@ def _draw(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
     noise_RV = torch.empty_like(scaled_RV)
     for row, segment in enumerate(segments):
         position = segment.start + len(segment.token_ids)
-        generator = torch.Generator(device).manual_seed(_mix(options[row].seed, position))
+        generator = torch.Generator(device).manual_seed(_mix(options[row].seed or 0, position))
         noise_RV[row].exponential_(generator=generator)
     return (scaled_RV.softmax(-1) / noise_RV).argmax(-1)
 
 
-def _truncate(scaled_RV: torch.Tensor, options: Sequence[SamplingOptions]) -> torch.Tensor:
+def _truncate(scaled_RV: torch.Tensor, options: Sequence[Sampling]) -> torch.Tensor:
     """Rule tokens out by min-p, top-k and top-p, in this order; the most likely token always stays."""
     device = scaled_RV.device
     vocab = scaled_RV.shape[-1]
@@ -112,14 +113,14 @@ def _truncate(scaled_RV: torch.Tensor, options: Sequence[SamplingOptions]) -> to
     return torch.empty_like(sorted_RV).scatter_(-1, order_RV, sorted_RV)
 
 
-def _sampled(token_id: int, logits_V: torch.Tensor, options: SamplingOptions) -> SampledToken:
-    if not options.logprobs:
+def _sampled(token_id: int, logits_V: torch.Tensor, wanted: Logprobs) -> SampledToken:
+    if not wanted.enabled:
         return SampledToken(token_id)
     logprobs_V = logits_V.log_softmax(-1)
-    alternatives: tuple[Alternative, ...] = ()
-    if options.num_alternatives:
-        values, indices = logprobs_V.topk(options.num_alternatives)
-        alternatives = tuple(Alternative(i, v) for i, v in zip(indices.tolist(), values.tolist(), strict=True))
+    alternatives: tuple[TokenAlternative, ...] = ()
+    if wanted.num_alternatives:
+        values, indices = logprobs_V.topk(wanted.num_alternatives)
+        alternatives = tuple(TokenAlternative(i, v) for i, v in zip(indices.tolist(), values.tolist(), strict=True))
     return SampledToken(token_id, float(logprobs_V[token_id]), alternatives)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from worker_service.engine.messages import Alternative, SampledToken, Segment
+from hotslot.contract.generation import TokenAlternative
+from worker_service.engine.messages import SampledToken, Segment
 
 
 def score(
@@ -58,7 +59,7 @@ def _scores(logits_RV: torch.Tensor, token_ids: list[int], num_alternatives: lis
     most = max(num_alternatives)
     values, indices = (t.tolist() for t in logprobs_RV.topk(most)) if most else ([[]] * len(found), [[]] * len(found))
     return [
-        SampledToken(token_id, logprob, tuple(map(Alternative, indices[row][:count], values[row][:count])))
+        SampledToken(token_id, logprob, tuple(map(TokenAlternative, indices[row][:count], values[row][:count])))
         if is_finite[row] and token_id < vocab
         else None
         for row, (token_id, logprob, count) in enumerate(zip(token_ids, found, num_alternatives, strict=True))

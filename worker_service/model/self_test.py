@@ -15,9 +15,10 @@ import structlog
 import torch
 from transformers import PreTrainedModel
 
+from hotslot.contract.generation import Sampling
 from hotslot.errors import ModelNotServableError
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import SamplingOptions, Segment
+from worker_service.engine.messages import Segment
 from worker_service.model.layer_outputs import LayerOutputs, first_difference, recording, relative_error
 from worker_service.model.runner import TorchRunner
 from worker_service.model.self_test_plan import Piece, Plan, plan_self_test
@@ -182,6 +183,6 @@ def _steps(limits: EngineLimits, expectation: Expectation) -> list[list[Segment]
 
     def segment(piece: Piece) -> Segment:
         token_ids = expectation.prompts[piece.row][piece.begin : piece.end]
-        return Segment(token_ids, piece.begin, tables[piece.row], (), SamplingOptions())
+        return Segment(token_ids, piece.begin, tables[piece.row], (), Sampling())
 
     return [[segment(piece) for piece in step] for step in expectation.plan.steps]

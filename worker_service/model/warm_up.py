@@ -3,26 +3,27 @@
 import time
 from collections.abc import Callable
 
+from hotslot.contract.control import CompiledBucket
+from hotslot.contract.generation import Sampling
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import SamplingOptions, Segment
-from worker_service.model.options import Bucket
+from worker_service.engine.messages import Segment
 from worker_service.model.runner import TorchRunner
 
-_WANTED = SamplingOptions()
+_WANTED = Sampling()
 _FIRST_SLOT = ((0, 1.0),)
 """The slot is empty, so turning it on changes nothing."""
 
 
-def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str], None]) -> tuple[Bucket, ...]:
+def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str], None]) -> tuple[CompiledBucket, ...]:
     """Compile each number of tokens with and without adapters, and the head for each number of rows."""
-    buckets: list[Bucket] = []
+    buckets: list[CompiledBucket] = []
     for num_tokens in runner.token_buckets:
         for with_adapters in (False, True):
             kind = "with adapters" if with_adapters else "base only"
             on_stage(f"compile {num_tokens} tokens, {kind}")
             began_s = time.monotonic()
             runner.logits([_prompt(limits, num_tokens, with_adapters)])
-            buckets.append(Bucket(num_tokens, with_adapters, time.monotonic() - began_s))
+            buckets.append(CompiledBucket(num_tokens, with_adapters, time.monotonic() - began_s))
     gates_of_heads = ((), _FIRST_SLOT) if runner.has_head_slots else ((),)
     for num_rows in runner.row_buckets:
         for gates in gates_of_heads:

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from hotslot import errors
+from hotslot.codec import to_proto
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.catalog.records import BaseModelRecord
-from store_service.rpc.converters import base_model_to_pb
+from store_service.rpc.contract import base_model_of
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.store import StoreClient, error_of, open_store
 
@@ -18,7 +19,7 @@ OTHER = base_spec(num_layers=3)
 
 def registration(name: str = SPEC.name, *, move: bool = False) -> pb.RegisterBaseModelRequest:
     """Another model under a name."""
-    message = base_model_to_pb(BaseModelRecord(replace(OTHER, name=name), 0))
+    message = to_proto(pb.BaseModel, base_model_of(BaseModelRecord(replace(OTHER, name=name), 0)))
     return pb.RegisterBaseModelRequest(base_model=message, move=move)
 
 

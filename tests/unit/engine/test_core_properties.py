@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from hotslot.contract.generation import FinishReason, Sampling
 from hotslot.errors import (
     EngineFailedError,
     HotslotError,
@@ -31,14 +32,13 @@ from tests.support.fake_model import (
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import (
+    NO_LOGPROBS,
     Activate,
     Activated,
     AdapterUse,
     Cancel,
     Deactivate,
-    FinishReason,
     Inspect,
-    SamplingOptions,
     SequenceFailed,
     SequenceFinished,
     SequenceId,
@@ -141,13 +141,13 @@ class EngineMachine(RuleBasedStateMachine):
                 sequence_id=SequenceId(0),
                 prompt_token_ids=(*beginning, *end),
                 adapters=tuple(AdapterUse(adapter, weight) for adapter, weight in mix),
-                sampling=SamplingOptions(),
+                sampling=Sampling(),
                 stop=StopRules(max_tokens, stop_token_ids=frozenset({7})),
                 arrival_s=self.now_s,
                 deadline_s=None if deadline_in_s is None else self.now_s + deadline_in_s,
                 priority=priority,
                 tenant=tenant,
-                prompt_logprobs=prompt_logprobs,
+                logprobs=replace(NO_LOGPROBS, prompt=prompt_logprobs),
             )
         )
 
@@ -170,7 +170,7 @@ class EngineMachine(RuleBasedStateMachine):
                 prompt = ((prompt[0] + 1) % VOCABULARY, *prompt[1:])
         stop = StopRules(3, stop_token_ids=frozenset({7}))
         for _ in range(times):
-            self._submit(Submit(SequenceId(0), prompt, adapters, SamplingOptions(), stop, self.now_s, tenant=tenant))
+            self._submit(Submit(SequenceId(0), prompt, adapters, Sampling(), stop, self.now_s, tenant=tenant))
 
     def _submit(self, draft: Submit) -> None:
         self.num_submitted += 1
@@ -270,8 +270,8 @@ class EngineMachine(RuleBasedStateMachine):
             logprob_from(state, token_id)
             for state, token_id in zip(states(prompt, expected.mix), prompt[1:], strict=False)
         ]
-        assert [token.logprob for token in event.prompt_logprobs] == (scores if submit.prompt_logprobs else [])
-        assert not (submit.prompt_logprobs and event.cached_tokens)
+        assert [token.logprob for token in event.prompt_logprobs] == (scores if submit.logprobs.prompt else [])
+        assert not (submit.logprobs.prompt and event.cached_tokens)
 
     def _snapshot(self) -> EngineSnapshot:
         taken: list[EngineSnapshot] = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from hotslot.contract.generation import FinishReason, Sampling
 from hotslot.errors import EngineFailedError, SlotsFullError
 from hotslot.ids import digest_of
 from tests.support.echo_model import EchoWeights
@@ -18,10 +19,8 @@ from worker_service.engine.messages import (
     Command,
     Deactivate,
     Event,
-    FinishReason,
     GiveUpDeactivate,
     SampledToken,
-    SamplingOptions,
     SequenceFailed,
     SequenceFinished,
     SequenceId,
@@ -31,7 +30,7 @@ from worker_service.engine.messages import (
 )
 
 DIGEST = digest_of(b"adapter")
-DRAFT = Submit(SequenceId(0), (1, 2), (), SamplingOptions(), StopRules(4), 0.0)
+DRAFT = Submit(SequenceId(0), (1, 2), (), Sampling(), StopRules(4), 0.0)
 WEIGHTS = EchoWeights(DIGEST, 8, 10)
 
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest, TenantId
 from tests.support.engine_bench import Bench, adapter, small_limits
 from tests.support.fake_model import FakeAdapter
 from worker_service.engine.listener import ActivationReport, SequenceReport, StepReport
-from worker_service.engine.messages import FinishReason
 
 
 @dataclass

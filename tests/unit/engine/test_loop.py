@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from hotslot.contract.generation import Sampling
 from hotslot.errors import StepFailedError
 from tests.support.fake_model import FakeRunner, next_token
 from worker_service.engine.attempts import ModelLostError
@@ -12,7 +13,6 @@ from worker_service.engine.loop import Engine
 from worker_service.engine.messages import (
     Event,
     Inspect,
-    SamplingOptions,
     SequenceFailed,
     SequenceFinished,
     SequenceId,
@@ -25,7 +25,7 @@ LIMITS = EngineLimits(2, 4, 2, 4, 8, 4, 8, 24)
 
 
 def submit(number: int, max_tokens: int) -> Submit:
-    return Submit(SequenceId(number), (1, 2), (), SamplingOptions(), StopRules(max_tokens), arrival_s=0.0)
+    return Submit(SequenceId(number), (1, 2), (), Sampling(), StopRules(max_tokens), arrival_s=0.0)
 
 
 def test_a_sequence_sent_from_another_thread_comes_back_as_events() -> None:

@@ -7,8 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.codec import to_proto
 from hotslot.contract.placement import Tier
 from hotslot.ids import TenantId, WorkerId, digest_of
+from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from shared.coordination.encoding import (
     decode_changes,
     decode_resident,
@@ -19,7 +21,7 @@ from shared.coordination.encoding import (
 )
 from shared.coordination.unreadable import TOLD_FOR_S, Unreadable
 from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo
-from store_service.rpc.placement_convert import encode_placement, encode_worker
+from store_service.rpc.fleet_contract import placement_of, worker_of
 
 DIGEST = digest_of(b"a")
 INFO = WorkerInfo(WorkerId("w"), "h:1", DIGEST, "org/m", "bfloat16", 16, 1.7e9, 3, 8, 64, 512)
@@ -54,7 +56,7 @@ def changed(record: Any) -> st.SearchStrategy[str]:
 def test_a_worker_is_read_as_messages_hold_it_or_not_at_all(fields: dict[str, str]) -> None:
     record = Unreadable().read("worker", lambda: decode_worker(fields))
     if record is not None:
-        encode_worker(record).SerializeToString()
+        to_proto(placement_pb2.Worker, worker_of(record)).SerializeToString()
         assert record.load.max_sequences >= 1
         assert record.load.in_flight >= 0
 
@@ -63,7 +65,8 @@ def test_a_worker_is_read_as_messages_hold_it_or_not_at_all(fields: dict[str, st
 def test_a_resident_is_read_as_messages_hold_it_or_not_at_all(text: str) -> None:
     resident = Unreadable().read("resident", lambda: decode_resident(DIGEST, text))
     if resident is not None:
-        encode_placement(PlacedVersion(WorkerId("w"), resident)).SerializeToString()
+        placement = placement_of(PlacedVersion(WorkerId("w"), resident))
+        to_proto(placement_pb2.Placement, placement).SerializeToString()
         assert resident.demand >= 0
 
 

@@ -8,13 +8,13 @@ from unittest.mock import create_autospec
 
 import pytest
 
+from hotslot.contract.catalog import TransferProgress, TransferStage
 from hotslot.errors import SourceChangedError
 from hotslot.ids import TenantId
 from hotslot.references import parse_reference
 from store_service.admission.admit import Checkpoint
 from store_service.execution.fair_queue import FairQueue
 from store_service.imports.importer import Importer, ImportOptions
-from store_service.imports.progress import Progress, Stage
 from store_service.registry import Publication, Registry
 from store_service.sources.source import Content, ReportBytes, stop_if
 from tests.support.waiting import until
@@ -84,7 +84,7 @@ async def test_a_caller_hears_of_what_happened_while_it_was_being_told_of_someth
     with closing(FairQueue("admission", 1, 64)) as admission:
         registry = create_autospec(Registry, instance=True)  # nothing is admitted here
         importer = Importer(registry, tmp_path / "imports", admission, ImportOptions())
-        fetching, heard = Progress(Stage.FETCHING, 0, Stalled.size_bytes), asyncio.Event()
+        fetching, heard = TransferProgress(TransferStage.FETCHING, 0, Stalled.size_bytes), asyncio.Event()
 
         async def listen() -> None:
             async with aclosing(importer.run(TENANT, Stalled(), PUBLICATION)) as events:
@@ -93,7 +93,7 @@ async def test_a_caller_hears_of_what_happened_while_it_was_being_told_of_someth
                         heard.set()
 
         async with aclosing(importer.run(TENANT, Stalled(), PUBLICATION)) as events:
-            assert await anext(events) == Progress(Stage.QUEUED)
+            assert await anext(events) == TransferProgress(TransferStage.QUEUED)
             quick = asyncio.create_task(listen())
             await until(heard.is_set)
             async with asyncio.timeout(5):

@@ -1,6 +1,7 @@
 """One choice of an answer: tokens in, text out."""
 
-from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, SequenceId, TokenReady
+from hotslot.contract.generation import FinishReason
+from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import Decoding
 
@@ -37,7 +38,7 @@ def test_the_stop_token_counts_and_has_no_text() -> None:
     chunk = choice.take()
     assert chunk is not None
     assert chunk.text == "hi"
-    assert [token.token_id for token in chunk.tokens] == [*b"hi", EOS]
+    assert list(chunk.token_ids) == [*b"hi", EOS]
     assert choice.num_tokens == 3
     assert choice.ending is not None
     assert choice.ending.stop_token_id == EOS

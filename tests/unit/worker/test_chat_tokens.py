@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotslot.contract.generation import ChatMessage, ChatPrompt, TextPart
 from hotslot.errors import PromptTooLongError
 from tests.support import chat_templates as templates
 from tests.support import tokenizers_of_all_kinds as kinds
 from worker_service.front import chats, tokenising
 from worker_service.front.prompts import PromptEncoder
-from worker_service.front.requests import ChatMessage, ChatPrompt, TextPrompt
 from worker_service.front.stand_ins import StandIns
 from worker_service.templates.process import ModelTemplates
 from worker_service.templates.rendering import ChatRenderer, Rendered
@@ -145,15 +145,15 @@ async def test_a_text_gets_one_beginning_and_no_end(end: bool) -> None:
     tokenizer = kinds.dressing(end=end)
     begin, last = tokenizer.convert_tokens_to_ids(["<s>", "<|im_end|>"])
     encoder = PromptEncoder(tokenizer, 512)
-    plain = await encoder.encode(TextPrompt("hi"))
+    plain = await encoder.encode("hi")
     assert plain == (begin, *tokenizer.encode("hi", add_special_tokens=False))
-    assert await encoder.encode(TextPrompt("<s>hi")) == plain
-    assert await encoder.encode(TextPrompt("hi<|im_end|>")) == (*plain, last)
+    assert await encoder.encode("<s>hi") == plain
+    assert await encoder.encode("hi<|im_end|>") == (*plain, last)
 
 
 async def test_a_text_gets_nothing_where_the_tokenizer_adds_nothing() -> None:
     tokenizer = kinds.dressing(begin=False, end=True)
-    found = await PromptEncoder(tokenizer, 512).encode(TextPrompt("hi"))
+    found = await PromptEncoder(tokenizer, 512).encode("hi")
     assert list(found) == tokenizer.encode("hi", add_special_tokens=False)
 
 
@@ -206,7 +206,7 @@ async def test_a_chat_that_cannot_fit_is_too_long_before_a_template_sees_it(text
     encoder._chats._processes = NeverRenders()  # type: ignore[assignment]
     long = text * (3_900_000 // len(text))
     halves = (long[: len(long) // 2], long[len(long) // 2 :])
-    for message in (ChatMessage(role, long), ChatMessage(role, "", parts=halves)):
+    for message in (ChatMessage(role, long), ChatMessage(role, "", parts=tuple(map(TextPart, halves)))):
         before_s = time.monotonic()
         with pytest.raises(PromptTooLongError, match="at least"):
             await encoder.encode(ChatPrompt((ChatMessage("user", "hi"), message), allow_special_tokens=allows))

@@ -13,7 +13,8 @@ from tests.support.fake_model import FakeRunner
 from worker_service import ending as module
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.loop import Engine
-from worker_service.engine.messages import SamplingOptions, SequenceId, StopRules, Submit
+from hotslot.contract.generation import Sampling
+from worker_service.engine.messages import SequenceId, StopRules, Submit
 
 module.STOP_TIMEOUT_S = 0.2
 LIMITS = EngineLimits(2, 4, 2, 4, 8, 4, 8, 24)
@@ -31,7 +32,7 @@ async def serve(is_lost):
     loop = asyncio.get_running_loop()
     engine, lost, ending = Engine(Hanging(LIMITS), LIMITS), asyncio.Event(), module.ProcessEnding()
     engine.start()
-    engine.send(Submit(SequenceId(1), (1, 2), (), SamplingOptions(), StopRules(3), arrival_s=0.0))
+    engine.send(Submit(SequenceId(1), (1, 2), (), Sampling(), StopRules(3), arrival_s=0.0))
     await started.wait()
     await asyncio.sleep(0.2)
     if is_lost:

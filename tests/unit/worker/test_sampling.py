@@ -8,8 +8,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from worker_service.engine.messages import SamplingOptions, Scoring, Segment
-from worker_service.front.requests import GenerationRequest, TokenPrompt
+from hotslot.contract.generation import GenerationRequest, Logprobs, Sampling
+from worker_service.engine.messages import NO_LOGPROBS, Scoring, Segment
 from worker_service.front.validation import (
     MAX_BIAS,
     MAX_PENALTY,
@@ -37,7 +37,7 @@ def near(lowest: float, highest: float) -> st.SearchStrategy[float]:
 
 
 ACCEPTED = st.builds(
-    SamplingOptions,
+    Sampling,
     temperature=near(0.0, MAX_TEMPERATURE),
     top_k=st.sampled_from([0, 1, 2, VOCAB_SIZE, VOCAB_SIZE + 1, 2**31 - 1]),
     top_p=near(5e-324, 1.0),
@@ -46,12 +46,9 @@ ACCEPTED = st.builds(
     repetition_penalty=near(MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
     presence_penalty=near(-MAX_PENALTY, MAX_PENALTY),
     frequency_penalty=near(-MAX_PENALTY, MAX_PENALTY),
-    logit_bias=st.dictionaries(st.integers(0, VOCAB_SIZE - 1), near(-MAX_BIAS, MAX_BIAS), max_size=4).map(
-        lambda biases: tuple(biases.items())
-    ),
-    logprobs=st.just(True),
-    num_alternatives=st.integers(0, 20),
+    logit_bias=st.dictionaries(st.integers(0, VOCAB_SIZE - 1), near(-MAX_BIAS, MAX_BIAS), max_size=4),
 )
+WANTED = st.builds(Logprobs, st.integers(0, 20))
 
 
 def logits_of(seed: int, scale: float) -> torch.Tensor:
@@ -59,32 +56,33 @@ def logits_of(seed: int, scale: float) -> torch.Tensor:
     return torch.randn(1, VOCAB_SIZE, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def segment(options: SamplingOptions, banned: frozenset[int] = frozenset()) -> Segment:
-    return Segment(HISTORY, 0, (0,), (), options, HISTORY, NUM_PROMPT_TOKENS, banned)
+def segment(options: Sampling, banned: frozenset[int] = frozenset(), logprobs: Logprobs = NO_LOGPROBS) -> Segment:
+    return Segment(HISTORY, 0, (0,), (), options, HISTORY, NUM_PROMPT_TOKENS, banned, logprobs=logprobs)
 
 
 # A head puts out some tens; 65,504 is the most that fp16 holds.
 @given(
     options=ACCEPTED,
+    wanted=WANTED,
     seed=st.integers(0, 100),
     scale=st.sampled_from([0.0, 1e-30, 1.0, 30.0, 16_000.0]),
     bans=st.booleans(),
 )
-@example(options=SamplingOptions(temperature=1e-38, logprobs=True), seed=0, scale=5.0, bans=False)
-@example(options=SamplingOptions(1e-5, repetition_penalty=0.01, logprobs=True), seed=0, scale=16_000.0, bans=True)
+@example(options=Sampling(temperature=1e-38), wanted=Logprobs(), seed=0, scale=5.0, bans=False)
+@example(options=Sampling(1e-5, repetition_penalty=0.01), wanted=Logprobs(), seed=0, scale=16_000.0, bans=True)
 @settings(max_examples=300, deadline=None)
 def test_every_accepted_setting_draws_a_legal_token_with_a_finite_logprob(
-    options: SamplingOptions, seed: int, scale: float, bans: bool
+    options: Sampling, wanted: Logprobs, seed: int, scale: float, bans: bool
 ) -> None:
-    check(GenerationRequest(TokenPrompt(HISTORY), sampling=options), LIMITS)
+    check(GenerationRequest(HISTORY, sampling=options, logprobs=wanted), LIMITS)
     banned = BANNED if bans else frozenset()
-    (token,) = sample(logits_of(seed, scale), [segment(options, banned)])
+    (token,) = sample(logits_of(seed, scale), [segment(options, banned, wanted)])
     assert token is not None
     assert 0 <= token.token_id < VOCAB_SIZE
     assert token.token_id not in banned
     assert token.logprob is not None
     assert math.isfinite(token.logprob)
-    assert len(token.alternatives) == options.num_alternatives
+    assert len(token.alternatives) == wanted.num_alternatives
     assert all(math.isfinite(other.logprob) for other in token.alternatives)
 
 
@@ -92,13 +90,13 @@ def test_every_accepted_setting_draws_a_legal_token_with_a_finite_logprob(
 def test_hardly_any_temperature_takes_the_most_likely_token(temperature: float) -> None:
     for seed in range(20):
         logits_RV = logits_of(seed, 5.0)
-        (token,) = sample(logits_RV.clone(), [segment(SamplingOptions(temperature, seed=seed))])
+        (token,) = sample(logits_RV.clone(), [segment(Sampling(temperature, seed=seed))])
         assert token is not None
         assert token.token_id == int(logits_RV.argmax())
 
 
 def test_what_a_row_draws_depends_on_no_row_beside_it() -> None:
-    rows = [SamplingOptions(1.0, seed=7), SamplingOptions(0.5, top_p=0.5, seed=8), SamplingOptions()]
+    rows = [Sampling(1.0, seed=7), Sampling(0.5, top_p=0.5, seed=8), Sampling()]
     logits_RV = torch.cat([logits_of(seed, 3.0) for seed in range(3)])
     together = sample(logits_RV.clone(), [segment(options) for options in rows])
     alone = [sample(logits_RV[row : row + 1].clone(), [segment(rows[row])])[0] for row in range(3)]
@@ -113,14 +111,16 @@ BROKEN_LOGITS = {
 }
 
 
-@given(options=ACCEPTED, kind=st.sampled_from(sorted(BROKEN_LOGITS)), place=st.integers(6, VOCAB_SIZE - 1))
+@given(
+    options=ACCEPTED, wanted=WANTED, kind=st.sampled_from(sorted(BROKEN_LOGITS)), place=st.integers(6, VOCAB_SIZE - 1)
+)
 @settings(max_examples=150, deadline=None)
 def test_a_row_whose_logits_are_not_finite_has_no_token_and_the_rows_beside_it_are_as_they_were(
-    options: SamplingOptions, kind: str, place: int
+    options: Sampling, wanted: Logprobs, kind: str, place: int
 ) -> None:
     value, count = BROKEN_LOGITS[kind]
     logits_RV = torch.cat([logits_of(seed, 3.0) for seed in range(3)])
-    rows = [segment(options), segment(replace(options, logprobs=False), BANNED), segment(SamplingOptions(0.7, seed=3))]
+    rows = [segment(options, logprobs=wanted), segment(options, BANNED), segment(Sampling(0.7, seed=3))]
     alone = [sample(logits_RV[row : row + 1].clone(), [rows[row]])[0] for row in range(3)]
     logits_RV[1, torch.arange(place, place + count) % VOCAB_SIZE] = value
     assert sample(logits_RV, rows) == [alone[0], None, alone[2]]
@@ -129,14 +129,14 @@ def test_a_row_whose_logits_are_not_finite_has_no_token_and_the_rows_beside_it_a
 def test_tokens_that_a_model_rules_out_itself_are_no_reason_to_fail() -> None:
     logits_RV = logits_of(1, 3.0)
     logits_RV[0, 10:] = -torch.inf
-    (token,) = sample(logits_RV, [segment(SamplingOptions(1.0, logprobs=True, num_alternatives=5))])
+    (token,) = sample(logits_RV, [segment(Sampling(1.0), logprobs=Logprobs(5))])
     assert token is not None
     assert token.token_id < 10
 
 
 def test_biases_bans_and_penalties_of_tokens_that_have_no_logit_change_nothing() -> None:
-    beyond = SamplingOptions(1.0, repetition_penalty=1.3, frequency_penalty=0.5, logit_bias=((VOCAB_SIZE + 3, 5.0),))
-    within = replace(beyond, logit_bias=())
+    beyond = Sampling(1.0, repetition_penalty=1.3, frequency_penalty=0.5, logit_bias={VOCAB_SIZE + 3: 5.0})
+    within = replace(beyond, logit_bias={})
     history = (*HISTORY, VOCAB_SIZE + 1)
     for seed in range(10):
         rows = [

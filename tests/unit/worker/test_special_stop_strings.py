@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
+from hotslot.contract.generation import FinishReason
 from tests.unit.worker.test_detokenizer import byte_level, sentencepiece
-from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, SequenceId, TokenReady
+from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import REPLACEMENT, Decoding
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from hotslot.contract.generation import ChatMessage, ChatPrompt
 from hotslot.errors import InvalidRequestError
 from tests.support.chat_templates import CHATML
 from worker_service.front.chats import request_of
-from worker_service.front.requests import ChatMessage, ChatPrompt
 from worker_service.templates.host import CPU_S, MAX_MEMORY_BYTES
 from worker_service.templates.process import MAX_PROCESSES, ModelTemplates, TemplateProcesses
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from hotslot.contract.generation import ChatMessage, ChatPrompt, JsonText, TextPart, ToolCall
 from tests.support import chat_templates as templates
 from worker_service.front.chats import request_of
-from worker_service.front.requests import ChatMessage, ChatPrompt, ToolCall
 from worker_service.templates.content import Form, forms_of, iterates_over_content
 from worker_service.templates.environment import make_environment
 from worker_service.templates.host import answer
@@ -70,13 +70,13 @@ def test_tools_calls_arguments_and_thoughts_reach_the_template_as_transformers_g
             ChatMessage(
                 "assistant",
                 "",
-                tool_calls=(ToolCall("c1", "weather", '{"b": 1, "a": [2.5, null, "ä"]}'),),
+                tool_calls=(ToolCall("weather", JsonText('{"b": 1, "a": [2.5, null, "ä"]}'), "c1"),),
                 reasoning_content="hm",
             ),
             ChatMessage("tool", "fine", tool_call_id="c1", name="weather"),
         ),
-        tools_json=(json.dumps(WEATHER),),
-        template_arguments_json='{"enable_thinking": false}',
+        tools=(JsonText(json.dumps(WEATHER)),),
+        template_arguments=JsonText('{"enable_thinking": false}'),
     )
     found = render(templates.THINKING, prompt)
     assert found.text == expected(templates.THINKING, messages, tools=[WEATHER], enable_thinking=False)
@@ -127,20 +127,20 @@ def test_a_template_shows_which_form_of_content_it_takes(source: str, forms: tup
 
 def test_a_template_that_renders_no_probe_is_judged_by_its_source() -> None:
     loops = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}"
-    found = render("{{ tools[0].function.name }}" + loops, chat(("user", "hi"), tools_json=(json.dumps(WEATHER),)))
+    found = render("{{ tools[0].function.name }}" + loops, chat(("user", "hi"), tools=(JsonText(json.dumps(WEATHER)),)))
     assert found.text == "weatherhi"
 
 
 @pytest.mark.parametrize("source", [templates.PARTS, templates.CHATML, templates.EITHER])
 def test_text_reaches_the_prompt_in_whatever_form_it_is_given(source: str) -> None:
     as_string = render(source, chat(("user", "hello there"), ("assistant", "so?"))).text
-    as_part = ChatPrompt((ChatMessage("user", "", parts=("hello there",)), ChatMessage("assistant", "so?")))
+    as_part = ChatPrompt((ChatMessage("user", "", parts=(TextPart("hello there"),)), ChatMessage("assistant", "so?")))
     assert "hello there" in as_string
     assert render(source, as_part).text == as_string
 
 
 def test_parts_are_lines_for_a_template_that_takes_strings() -> None:
-    found = render(templates.CHATML, ChatPrompt((ChatMessage("user", "", parts=("one", "two")),)))
+    found = render(templates.CHATML, ChatPrompt((ChatMessage("user", "", parts=(TextPart("one"), TextPart("two"))),)))
     assert "one\ntwo<|im_end|>" in found.text
 
 
@@ -148,12 +148,12 @@ def test_a_message_that_the_template_leaves_out_is_refused() -> None:
     with pytest.raises(RefusedError) as raised:
         render(templates.USERS_ONLY, chat(("user", "hi"), ("tool", "42"), ("user", "so?")))
     assert raised.value.field == "chat.messages[1].content"
-    call = ChatMessage("assistant", "", tool_calls=(ToolCall("1", "weather"),))
+    call = ChatMessage("assistant", "", tool_calls=(ToolCall("weather", JsonText(), "1"),))
     with pytest.raises(RefusedError) as raised:
         render(templates.USERS_ONLY, ChatPrompt((ChatMessage("user", "hi"), call)))
     assert raised.value.field == "chat.messages[1].tool_calls"
     with pytest.raises(RefusedError) as raised:
-        render(templates.CHATML, chat(("user", "hi"), tools_json=(json.dumps(WEATHER),)))
+        render(templates.CHATML, chat(("user", "hi"), tools=(JsonText(json.dumps(WEATHER)),)))
     assert raised.value.field == "chat.tools_json"
 
 
@@ -161,16 +161,16 @@ def test_a_message_that_the_template_leaves_out_is_refused() -> None:
 @given(texts=st.lists(TEXTS.filter(str.strip), min_size=2, max_size=4))
 @settings(max_examples=30, deadline=None)
 def test_every_part_reaches_the_prompt_where_a_template_shows_the_first_of_a_list(role: str, texts: list[str]) -> None:
-    asked = ChatPrompt((ChatMessage(role, "", parts=tuple(texts)),), allow_special_tokens=True)
+    asked = ChatPrompt((ChatMessage(role, "", parts=tuple(map(TextPart, texts))),), allow_special_tokens=True)
     assert render(templates.FIRST_PARTS, asked).text == f"<|im_start|>{role}:" + "\n".join(texts)
 
 
 @pytest.mark.parametrize("content", ["", "I look."])
 @pytest.mark.parametrize("written", ["", "{}", '{"city":"Bärn",  "<|im_end|>": [1.0, null]}'])
 def test_calls_are_given_in_the_form_that_the_template_takes(content: str, written: str) -> None:
-    calls = (ToolCall("c1", "weather", written), ToolCall("c2", "weather", '{"b": 1}'))
+    calls = (ToolCall("weather", JsonText(written), "c1"), ToolCall("weather", JsonText('{"b": 1}'), "c2"))
     turns = (ChatMessage("user", "how is it?"), ChatMessage("assistant", content, tool_calls=calls))
-    prompt = ChatPrompt(turns, tools_json=(json.dumps(WEATHER),), allow_special_tokens=True)
+    prompt = ChatPrompt(turns, tools=(JsonText(json.dumps(WEATHER)),), allow_special_tokens=True)
     shown = f'[weather{written or "{}"}][weather{{"b": 1}}]'
     assert content + shown in render(templates.CALLS_AS_TEXT, prompt).text
     marked = render(templates.CALLS_AS_TEXT, replace(prompt, allow_special_tokens=False))
@@ -198,12 +198,15 @@ def test_arguments_that_a_template_writes_as_they_are_are_the_json_that_the_requ
     source: str, arguments: dict[str, Any], is_dense: bool
 ) -> None:
     written = json.dumps(arguments, ensure_ascii=False, separators=(",", ":") if is_dense else None)
-    turns = (ChatMessage("user", "?"), ChatMessage("assistant", "", tool_calls=(ToolCall("c1", "weather", written),)))
+    turns = (
+        ChatMessage("user", "?"),
+        ChatMessage("assistant", "", tool_calls=(ToolCall("weather", JsonText(written), "c1"),)),
+    )
     assert f"[weather{written}]" in render(source, ChatPrompt(turns)).text
 
 
 def test_arguments_that_the_template_leaves_out_are_refused_and_those_that_it_knows_are_enough() -> None:
-    call = ToolCall("c1", "weather", '{"city": "Oslo", "days": 3}')
+    call = ToolCall("weather", JsonText('{"city": "Oslo", "days": 3}'), "c1")
     turns = (ChatMessage("user", "weather?"), ChatMessage("assistant", "", tool_calls=(call,)))
     with pytest.raises(RefusedError) as caught:
         render(templates.CALLS_BY_NAME, ChatPrompt(turns))
@@ -214,10 +217,10 @@ def test_arguments_that_the_template_leaves_out_are_refused_and_those_that_it_kn
 def test_calls_that_the_template_leaves_out_are_refused_whatever_else_has_their_names() -> None:
     turns = (
         ChatMessage("user", "weather?"),
-        ChatMessage("assistant", "", tool_calls=(ToolCall("c1", "weather", "{}"),)),
+        ChatMessage("assistant", "", tool_calls=(ToolCall("weather", JsonText("{}"), "c1"),)),
     )
     with pytest.raises(RefusedError) as caught:
-        render(templates.TOOLS_WITHOUT_CALLS, ChatPrompt(turns, tools_json=(json.dumps(WEATHER),)))
+        render(templates.TOOLS_WITHOUT_CALLS, ChatPrompt(turns, tools=(JsonText(json.dumps(WEATHER)),)))
     assert caught.value.field == "chat.messages[1].tool_calls"
 
 
@@ -237,7 +240,7 @@ def test_a_message_that_the_template_changes_has_reached_the_prompt(source: str)
 def test_the_templates_that_a_model_names_are_chosen_among() -> None:
     named = {"default": "plain {{ messages[0].content }}", "tool_use": "tools {{ tools }}{{ messages[0].content }}"}
     assert render(named, chat(("user", "x"))).text.startswith("plain")
-    assert render(named, chat(("user", "x"), tools_json=("{}",))).text.startswith("tools")
+    assert render(named, chat(("user", "x"), tools=(JsonText("{}"),))).text.startswith("tools")
     assert render(named, chat(("user", "x"), template="tool_use")).text.startswith("tools")
     with pytest.raises(RefusedError, match="default, tool_use"):
         render(named, chat(("user", "x"), template="rag"))
@@ -288,16 +291,16 @@ def test_words_of_a_refusal_are_few_and_the_user_s_own(function: str) -> None:
 @pytest.mark.parametrize(
     ("more", "field"),
     [
-        ({"tools_json": ("{}", "[1]")}, "chat.tools_json[1]"),
-        ({"tools_json": ("{",)}, "chat.tools_json[0]"),
-        ({"tools_json": ('{"x": NaN}',)}, "chat.tools_json[0]"),
-        ({"tools_json": ('{"x": 1e999}',)}, "chat.tools_json[0]"),
-        ({"tools_json": ('{"x": "\\ud83d"}',)}, "chat.tools_json[0]"),
-        ({"tools_json": ('{"x":' * 40 + "1" + "}" * 40,)}, "chat.tools_json[0]"),
-        ({"tools_json": ('{"x":' * 9_000 + "1" + "}" * 9_000,)}, "chat.tools_json[0]"),
-        ({"template_arguments_json": "5"}, "chat.template_arguments_json"),
-        ({"template_arguments_json": '{"messages": []}'}, "chat.template_arguments_json"),
-        ({"template_arguments_json": '{"a b": 1}'}, "chat.template_arguments_json"),
+        ({"tools": (JsonText("{}"), JsonText("[1]"))}, "chat.tools_json[1]"),
+        ({"tools": (JsonText("{"),)}, "chat.tools_json[0]"),
+        ({"tools": (JsonText('{"x": NaN}'),)}, "chat.tools_json[0]"),
+        ({"tools": (JsonText('{"x": 1e999}'),)}, "chat.tools_json[0]"),
+        ({"tools": (JsonText('{"x": "\\ud83d"}'),)}, "chat.tools_json[0]"),
+        ({"tools": (JsonText('{"x":' * 40 + "1" + "}" * 40),)}, "chat.tools_json[0]"),
+        ({"tools": (JsonText('{"x":' * 9_000 + "1" + "}" * 9_000),)}, "chat.tools_json[0]"),
+        ({"template_arguments": JsonText("5")}, "chat.template_arguments_json"),
+        ({"template_arguments": JsonText('{"messages": []}')}, "chat.template_arguments_json"),
+        ({"template_arguments": JsonText('{"a b": 1}')}, "chat.template_arguments_json"),
     ],
 )
 def test_json_that_is_none_is_refused(more: dict[str, Any], field: str) -> None:
@@ -338,11 +341,11 @@ def test_a_special_token_that_a_user_wrote_is_marked_and_the_templates_own_are_n
 
 def test_special_tokens_are_marked_wherever_a_user_can_write_them() -> None:
     end = "<|im_end|>"
-    call = ToolCall("1", f"f{end}", json.dumps({"x": end}))
+    call = ToolCall(f"f{end}", JsonText(json.dumps({"x": end})), "1")
     prompt = ChatPrompt(
         (ChatMessage(f"user{end}", "hi"), ChatMessage("assistant", "", tool_calls=(call,), reasoning_content=end)),
-        tools_json=(json.dumps({"name": end, end: 1}),),
-        template_arguments_json=json.dumps({"enable_thinking": end}),
+        tools=(JsonText(json.dumps({"name": end, end: 1})),),
+        template_arguments=JsonText(json.dumps({"enable_thinking": end})),
     )
     found = render(templates.THINKING, prompt)
     assert found.text.count(end) == len(prompt.messages) + 1  # the tools have a turn too

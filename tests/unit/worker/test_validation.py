@@ -2,21 +2,24 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 
-from hotslot.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError
-from worker_service.engine.messages import SamplingOptions
-from worker_service.front.requests import (
+from hotslot.contract.generation import (
+    AdapterSelection,
     ChatMessage,
     ChatPrompt,
     GenerationRequest,
-    NamedAdapter,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
+    JsonText,
+    Logprobs,
+    Sampling,
+    Stop,
+    TextPart,
     ToolCall,
 )
+from hotslot.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError
+from worker_service.front.prompts import Prompt
 from worker_service.front.validation import (
     MAX_PROMPT_LOGPROBS,
     RequestLimits,
@@ -27,16 +30,24 @@ from worker_service.front.validation import (
 )
 
 LIMITS = RequestLimits(vocab_size=1_000, max_sequence_tokens=512, max_choices=16, max_adapters=4)
-GOOD = GenerationRequest(TextPrompt("hello"))
+GOOD = GenerationRequest("hello")
 NAN, INF = math.nan, math.inf
 
 
 def sampling(**fields: object) -> dict[str, object]:
-    return {"sampling": dataclasses.replace(SamplingOptions(), **fields)}  # type: ignore[arg-type]
+    return {"sampling": dataclasses.replace(Sampling(), **fields)}  # type: ignore[arg-type]
+
+
+def logprobs(*wanted: Any) -> dict[str, object]:
+    return {"logprobs": Logprobs(*wanted)}
+
+
+def stop(**fields: Any) -> dict[str, object]:
+    return {"stop": Stop(**{"default_max_tokens": 0, **fields})}
 
 
 def adapters(*named: tuple[str, float]) -> dict[str, object]:
-    return {"adapters": tuple(NamedAdapter(reference, weight) for reference, weight in named)}
+    return {"adapters": tuple(AdapterSelection(reference, weight) for reference, weight in named)}
 
 
 HI = ChatMessage("user", "hi")
@@ -63,42 +74,45 @@ ABSURD: list[tuple[dict[str, object], str]] = [
     (sampling(repetition_penalty=NAN), "sampling.repetition_penalty"),
     (sampling(presence_penalty=3.0), "sampling.presence_penalty"),
     (sampling(frequency_penalty=-INF), "sampling.frequency_penalty"),
-    (sampling(logit_bias=((1_000, 1.0),)), "sampling.logit_bias"),
-    (sampling(logit_bias=((-1, 1.0),)), "sampling.logit_bias"),
-    (sampling(logit_bias=((5, NAN),)), "sampling.logit_bias[5]"),
-    (sampling(logit_bias=tuple((1, 0.0) for _ in range(2_000))), "sampling.logit_bias"),
-    (sampling(logprobs=True, num_alternatives=21), "logprobs.num_alternatives"),
-    (sampling(logprobs=True, num_alternatives=-1), "logprobs.num_alternatives"),
-    (sampling(num_alternatives=2), "logprobs.num_alternatives"),
-    ({"max_tokens": -1}, "stop.max_tokens"),
-    ({"max_tokens": 513}, "stop.max_tokens"),
-    ({"default_max_tokens": -1}, "stop.default_max_tokens"),
-    ({"min_tokens": -1}, "stop.min_tokens"),
-    ({"min_tokens": 11, "max_tokens": 10}, "stop.min_tokens"),
-    ({"stop_strings": ("x",) * 17}, "stop.stop_strings"),
-    ({"stop_strings": ("",)}, "stop.stop_strings[0]"),
-    ({"stop_strings": ("x" * 300,)}, "stop.stop_strings[0]"),
-    ({"stop_token_ids": (1_000,)}, "stop.stop_token_ids[0]"),
-    ({"stop_token_ids": (1,) * 300}, "stop.stop_token_ids"),
+    (sampling(logit_bias={1_000: 1.0}), "sampling.logit_bias"),
+    (sampling(logit_bias={-1: 1.0}), "sampling.logit_bias"),
+    (sampling(logit_bias={5: NAN}), "sampling.logit_bias[5]"),
+    (sampling(logit_bias=dict.fromkeys(range(2_000), 0.0)), "sampling.logit_bias"),
+    (logprobs(21), "logprobs.num_alternatives"),
+    (logprobs(-1), "logprobs.num_alternatives"),
+    (logprobs(2, False, False), "logprobs.num_alternatives"),
+    (stop(max_tokens=-1), "stop.max_tokens"),
+    (stop(max_tokens=513), "stop.max_tokens"),
+    (stop(default_max_tokens=-1), "stop.default_max_tokens"),
+    (stop(min_tokens=-1), "stop.min_tokens"),
+    (stop(min_tokens=11, max_tokens=10), "stop.min_tokens"),
+    (stop(strings=("x",) * 17), "stop.stop_strings"),
+    (stop(strings=("",)), "stop.stop_strings[0]"),
+    (stop(strings=("x" * 300,)), "stop.stop_strings[0]"),
+    (stop(token_ids=(1_000,)), "stop.stop_token_ids[0]"),
+    (stop(token_ids=(1,) * 300), "stop.stop_token_ids"),
     ({"num_choices": -1}, "num_choices"),
     ({"num_choices": 17}, "num_choices"),
     ({"priority": 1_001}, "priority"),
     ({"request_id": "a\nb"}, "request_id"),
     ({"request_id": "a" * 129}, "request_id"),
-    ({"prompt": TokenPrompt((1, 1_000))}, "tokens.token_ids[1]"),
-    ({"prompt": TokenPrompt((-1,))}, "tokens.token_ids[0]"),
+    ({"prompt": (1, 1_000)}, "tokens.token_ids[1]"),
+    ({"prompt": (-1,)}, "tokens.token_ids[0]"),
     ({"prompt": ChatPrompt((ChatMessage("", "hi"),))}, "chat.messages[0].role"),
     ({"prompt": ChatPrompt((ChatMessage("user", "hi"), ChatMessage("r" * 257, "hi")))}, "chat.messages[1].role"),
     ({"prompt": ChatPrompt((ChatMessage("user", "hi", name="n" * 257),))}, "chat.messages[0].name"),
     ({"prompt": ChatPrompt((ChatMessage("tool", "hi", tool_call_id="n" * 257),))}, "chat.messages[0].tool_call_id"),
-    ({"prompt": ChatPrompt((ChatMessage("user", "hi", parts=("hi",)),))}, "chat.messages[0].content"),
-    ({"prompt": ChatPrompt((ChatMessage("user", "", parts=("hi", None)),))}, "chat.messages[0].parts[1]"),
-    (calling(ToolCall("1", "")), "chat.messages[0].tool_calls[0].name"),
-    (calling(ToolCall("1", "f"), ToolCall("1" * 257, "f")), "chat.messages[0].tool_calls[1].id"),
-    (calling(ToolCall("1", "f", "x" * 2**19)), "chat.messages[0].tool_calls[0].arguments_json"),
-    ({"prompt": ChatPrompt((HI,), tools_json=("{}",) * 129)}, "chat.tools_json"),
-    ({"prompt": ChatPrompt((HI,), tools_json=("{}", "x" * 2**19))}, "chat.tools_json[1]"),
-    ({"prompt": ChatPrompt((HI,), template_arguments_json="x" * 2**19)}, "chat.template_arguments_json"),
+    ({"prompt": ChatPrompt((ChatMessage("user", "hi", parts=(TextPart("hi"),)),))}, "chat.messages[0].content"),
+    ({"prompt": ChatPrompt((ChatMessage("user", "", parts=(TextPart("hi"), None)),))}, "chat.messages[0].parts[1]"),
+    (calling(ToolCall("", JsonText(), "1")), "chat.messages[0].tool_calls[0].name"),
+    (
+        calling(ToolCall("f", JsonText(), "1"), ToolCall("f", JsonText(), "1" * 257)),
+        "chat.messages[0].tool_calls[1].id",
+    ),
+    (calling(ToolCall("f", JsonText("x" * 2**19), "1")), "chat.messages[0].tool_calls[0].arguments_json"),
+    ({"prompt": ChatPrompt((HI,), tools=(JsonText("{}"),) * 129)}, "chat.tools_json"),
+    ({"prompt": ChatPrompt((HI,), tools=(JsonText("{}"), JsonText("x" * 2**19)))}, "chat.tools_json[1]"),
+    ({"prompt": ChatPrompt((HI,), template_arguments=JsonText("x" * 2**19))}, "chat.template_arguments_json"),
     (adapters(("a", NAN)), "adapters[0].weight"),
     (adapters(("a", INF)), "adapters[0].weight"),
     (adapters(("a", 1e9)), "adapters[0].weight"),
@@ -118,10 +132,10 @@ def test_an_absurd_field_is_named(fields: dict[str, object], at_fault: str) -> N
 def test_all_fields_at_fault_are_named_at_once() -> None:
     request = dataclasses.replace(
         GOOD,
-        prompt=TextPrompt(""),
-        adapters=(NamedAdapter("UPPER"), NamedAdapter("b", NAN)),
-        sampling=SamplingOptions(temperature=NAN, top_p=7),
-        max_tokens=-5,
+        prompt="",
+        adapters=(AdapterSelection("UPPER"), AdapterSelection("b", NAN)),
+        sampling=Sampling(temperature=NAN, top_p=7),
+        stop=Stop(max_tokens=-5),
         num_choices=99,
     )
     with pytest.raises(InvalidRequestError) as caught:
@@ -137,21 +151,21 @@ def test_all_fields_at_fault_are_named_at_once() -> None:
     }
 
 
-@pytest.mark.parametrize("prompt", [None, TextPrompt(""), ChatPrompt(()), TokenPrompt(())])
-def test_an_empty_prompt_has_its_own_reason(prompt: TextPrompt | ChatPrompt | TokenPrompt | None) -> None:
+@pytest.mark.parametrize("prompt", [None, "", ChatPrompt(()), ()])
+def test_an_empty_prompt_has_its_own_reason(prompt: Prompt | None) -> None:
     with pytest.raises(EmptyPromptError):
         check(dataclasses.replace(GOOD, prompt=prompt), LIMITS)
 
 
 def test_a_malformed_reference_has_its_own_reason() -> None:
     with pytest.raises(InvalidReferenceError):
-        check(dataclasses.replace(GOOD, adapters=(NamedAdapter("../etc/passwd"),)), LIMITS)
+        check(dataclasses.replace(GOOD, adapters=(AdapterSelection("../etc/passwd"),)), LIMITS)
     with pytest.raises(InvalidReferenceError):
-        check_mix((NamedAdapter(""),), 4)
+        check_mix((AdapterSelection(""),), 4)
 
 
 def test_prompt_logprobs_are_refused_when_they_would_not_fit_into_a_message() -> None:
-    request = dataclasses.replace(GOOD, prompt_logprobs=True, sampling=SamplingOptions(num_alternatives=20))
+    request = dataclasses.replace(GOOD, logprobs=Logprobs(20, prompt=True, enabled=False))
     check(request, LIMITS)
     check_prompt_logprobs(request, MAX_PROMPT_LOGPROBS // 21)
     with pytest.raises(InvalidRequestError, match="alternatives"):
@@ -162,16 +176,14 @@ def test_prompt_logprobs_are_refused_when_they_would_not_fit_into_a_message() ->
 def test_everything_within_bounds_passes() -> None:
     request = dataclasses.replace(
         GOOD,
-        adapters=(NamedAdapter("acme/bot:v2", 0.5), NamedAdapter("b", -1.0)),
-        sampling=SamplingOptions(1.5, 50, 0.9, 0.1, 0, 1.1, 2.0, -2.0, ((5, 100.0),), True, 20),
-        max_tokens=512,
-        min_tokens=3,
-        stop_strings=("\n",),
-        stop_token_ids=(999,),
+        adapters=(AdapterSelection("acme/bot:v2", 0.5), AdapterSelection("b", -1.0)),
+        sampling=Sampling(1.5, 50, 0.9, 0.1, 0, 1.1, 2.0, -2.0, {5: 100.0}),
+        logprobs=Logprobs(20),
+        stop=Stop(512, 3, ("\n",), (999,)),
         num_choices=16,
     )
-    checked = check(request, LIMITS)
-    assert [(str(s.reference), s.weight) for s in checked.selections] == [("acme/bot:v2", 0.5), ("b:latest", -1.0)]
+    selections = check(request, LIMITS)
+    assert [(str(s.reference), s.weight) for s in selections] == [("acme/bot:v2", 0.5), ("b:latest", -1.0)]
 
 
 @pytest.mark.parametrize(
@@ -185,16 +197,17 @@ def test_everything_within_bounds_passes() -> None:
     ],
 )
 def test_the_default_bound_counts_where_no_other_is_given(fields: dict[str, int], most: int) -> None:
-    request = dataclasses.replace(GOOD, **fields)  # type: ignore[arg-type]
-    assert check(request, LIMITS).request.most_tokens == most
+    request = dataclasses.replace(GOOD, stop=Stop(**{"default_max_tokens": 0, **fields}))  # type: ignore[arg-type]
+    check(request, LIMITS)
+    assert request.stop.most_tokens == most
 
 
 @pytest.mark.parametrize(
     ("prompt", "field"),
     [
-        (TextPrompt("hi"), "text"),
+        ("hi", "text"),
         (ChatPrompt((ChatMessage("user", "hi"),)), "chat.messages"),
-        (TokenPrompt((1, 2, 1_000)), "tokens.token_ids[2]"),
+        ((1, 2, 1_000), "tokens.token_ids[2]"),
     ],
 )
 @pytest.mark.parametrize("token_id", [1_000, 10**6, -1])

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from hotslot.contract.generation import FinishReason, GenerationRequest
 from tools.fuzz.request.models import BACKEND, EOS_IDS, MAX_SEQUENCE_TOKENS, SPECIAL_IDS, Model
 from tools.fuzz.target import require
-from worker_service.engine.messages import FinishReason, SampledToken, SequenceFinished, SequenceId, TokenReady
+from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import MAX_HELD_TOKENS, REPLACEMENT
-from worker_service.front.requests import GenerationRequest
 
 SEQUENCE = SequenceId(1)
 NAIVE_CONTEXT_TOKENS = 64
@@ -16,11 +16,11 @@ NAIVE_CONTEXT_TOKENS = 64
 def check_answer(model: Model, request: GenerationRequest, prompt: Sequence[int], drawn: Sequence[int]) -> None:
     """Answer a request with these tokens, as the engine would, and raise OracleError where it is not their text."""
     room = MAX_SEQUENCE_TOKENS - len(prompt)
-    max_tokens = min(request.most_tokens or room, room)
-    min_tokens = min(request.min_tokens, max_tokens)
-    stop_ids = frozenset((*(() if request.ignore_eos else EOS_IDS), *request.stop_token_ids))
+    max_tokens = min(request.stop.most_tokens or room, room)
+    min_tokens = min(request.stop.min_tokens, max_tokens)
+    stop_ids = frozenset((*(() if request.stop.ignore_eos else EOS_IDS), *request.stop.token_ids))
     answer = Answer(
-        0, model.encoder.decoding, prompt, request.stop_strings, stop_ids, min_tokens,
+        0, model.encoder.decoding, prompt, request.stop.strings, stop_ids, min_tokens,
         skip_special_tokens=request.skip_special_tokens,
     )  # fmt: skip
     told: list[int] = []
@@ -34,7 +34,7 @@ def check_answer(model: Model, request: GenerationRequest, prompt: Sequence[int]
             break
         chunk = answer.take()
         shown += chunk.text if chunk is not None else ""
-        told += [token.token_id for token in chunk.tokens] if chunk is not None else []
+        told += chunk.token_ids if chunk is not None else []
         if token_id in stop_ids and len(emitted) >= min_tokens:
             end = SequenceFinished(SEQUENCE, FinishReason.STOP, token_id, 0.0)
             break
@@ -44,7 +44,7 @@ def check_answer(model: Model, request: GenerationRequest, prompt: Sequence[int]
         answer.finish(end)
     ending, chunk = answer.ending, answer.take()
     shown += chunk.text if chunk is not None else ""
-    told += [token.token_id for token in chunk.tokens] if chunk is not None else []
+    told += chunk.token_ids if chunk is not None else []
     require(ending is not None, "an answer without an end")
     assert ending is not None
     require(told == emitted[: len(told)] and answer.num_tokens == len(told), "not the tokens that were answered")
@@ -63,7 +63,7 @@ def _check_text(
     stop: str | None,
     min_tokens: int,
 ) -> None:
-    skips, stops = request.skip_special_tokens, request.stop_strings
+    skips, stops = request.skip_special_tokens, request.stop.strings
     whole = _added(prompt, token_ids, skips=False)
     if skips and REPLACEMENT in whole and len(token_ids) > MAX_HELD_TOKENS:
         return  # Special tokens may stand within a character, more of them than are waited for.

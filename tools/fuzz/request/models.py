@@ -10,8 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from tests.support import chat_templates as templates
-from worker_service.front.prompts import PromptEncoder
-from worker_service.front.requests import Prompt
+from worker_service.front.prompts import Prompt, PromptEncoder
 from worker_service.front.validation import RequestLimits
 from worker_service.templates.content import Form
 from worker_service.templates.host import answer

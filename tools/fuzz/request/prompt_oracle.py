@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
+from hotslot.contract.generation import ChatPrompt, JsonText
 from hotslot.errors import PromptTooLongError
 from tools.fuzz.request.models import (
     BACKEND,
@@ -16,7 +17,7 @@ from tools.fuzz.request.models import (
     Model,
 )
 from tools.fuzz.target import require
-from worker_service.front.requests import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from worker_service.front.prompts import Prompt
 from worker_service.templates.content import Form
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
@@ -27,21 +28,20 @@ def check_tokens(model: Model, prompt: Prompt, token_ids: Sequence[int]) -> None
     """Raise OracleError for token ids that are not the prompt's."""
     require(0 < len(token_ids) < MAX_SEQUENCE_TOKENS, f"{len(token_ids)} tokens")
     require(all(0 <= token_id < LIMITS.vocab_size for token_id in token_ids), "a token beyond the embedding")
-    match prompt:
-        case TextPrompt(text):
-            require(list(token_ids) == _of_text(text), "not the text's tokens")
-        case TokenPrompt(given):
-            require(tuple(token_ids) == given, "not the given tokens")
-        case ChatPrompt():
-            _check_chat(model, prompt, token_ids)
+    if isinstance(prompt, ChatPrompt):
+        _check_chat(model, prompt, token_ids)
+    elif isinstance(prompt, str):
+        require(list(token_ids) == _of_text(prompt), "not the text's tokens")
+    else:
+        require(tuple(token_ids) == prompt, "not the given tokens")
 
 
 def check_length(prompt: Prompt, error: PromptTooLongError) -> None:
     """Raise OracleError for a prompt that would have fitted."""
-    if isinstance(prompt, TextPrompt):
-        require(len(_of_text(prompt.text)) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")
-    elif isinstance(prompt, TokenPrompt):
-        require(len(prompt.token_ids) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")
+    if isinstance(prompt, str):
+        require(len(_of_text(prompt)) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")
+    elif not isinstance(prompt, ChatPrompt):
+        require(len(prompt) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")
 
 
 def _of_text(text: str) -> list[int]:
@@ -67,7 +67,7 @@ def _check_chat(model: Model, chat: ChatPrompt, token_ids: Sequence[int]) -> Non
 def _template(model: Model, chat: ChatPrompt) -> tuple[str, tuple[Form, ...]]:
     name = chat.template
     if not name:
-        name = "tool_use" if chat.tools_json and "tool_use" in model.templates else "default"
+        name = "tool_use" if chat.tools and "tool_use" in model.templates else "default"
     return model.templates[name], model.forms[name]
 
 
@@ -80,12 +80,12 @@ def _rendered(source: str, form: Form, chat: ChatPrompt) -> str | None:
     """The prompt as transformers makes it; None where a message is continued, which has rules of its own."""
     if chat.continue_final_message:
         return None
-    arguments = json.loads(chat.template_arguments_json or "{}")
+    arguments = json.loads(text_of(chat.template_arguments))
     try:
         shown = _compiled(source).render(
             {**VARIABLES, **arguments},
             messages=[_message(message, form) for message in chat.messages],
-            tools=[json.loads(text or "{}") for text in chat.tools_json] or None,
+            tools=[json.loads(text_of(tool)) for tool in chat.tools] or None,
             documents=arguments.get("documents"),
             add_generation_prompt=chat.add_generation_prompt,
         )
@@ -95,7 +95,7 @@ def _rendered(source: str, form: Form, chat: ChatPrompt) -> str | None:
 
 
 def _message(message: Any, form: Form) -> dict[str, Any]:
-    texts = list(message.parts) or ([message.content] if message.content else [])
+    texts = [part.text for part in message.parts] or ([message.content] if message.content else [])
     content: Any = "\n".join(texts) if form is Form.STRING else [{"type": "text", "text": text} for text in texts]
     made: dict[str, Any] = {"role": message.role, "content": content}
     for name in ("tool_call_id", "name", "reasoning_content"):
@@ -106,9 +106,9 @@ def _message(message: Any, form: Form) -> dict[str, Any]:
     if message.tool_calls:
         made["tool_calls"] = [
             {
-                "id": call.call_id,
+                "id": call.id,
                 "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments_json or "{}")},
+                "function": {"name": call.name, "arguments": json.loads(text_of(call.arguments))},
             }
             for call in message.tool_calls
         ]
@@ -117,9 +117,15 @@ def _message(message: Any, form: Form) -> dict[str, Any]:
 
 def _spells_specials(chat: ChatPrompt) -> bool:
     """Tell, generously, that a special token's text may come about in what the user says."""
-    strings = [chat.template_arguments_json, *chat.tools_json]
+    strings = [text_of(chat.template_arguments), *map(text_of, chat.tools)]
     for message in chat.messages:
-        strings += [message.role, message.content, message.name, message.tool_call_id, message.reasoning_content]
-        strings += [part or "" for part in message.parts]
-        strings += [text for call in message.tool_calls for text in (call.call_id, call.name, call.arguments_json)]
+        strings += [message.role, str(message.content), message.name, message.tool_call_id, message.reasoning_content]
+        strings += [part.text for part in message.parts if part is not None]
+        strings += [text for call in message.tool_calls for text in (call.id, call.name, text_of(call.arguments))]
     return any(mark in text for text in strings for mark in "<>|\\")
+
+
+def text_of(document: Any) -> str:
+    """JSON as it arrived; nothing is an empty object."""
+    require(isinstance(document, JsonText), "JSON that was parsed in the front")
+    return document or "{}"

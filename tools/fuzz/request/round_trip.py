@@ -1,117 +1,85 @@
-"""Round trips of a request that was taken: through our client's types, and on to another worker."""
+"""Round trips of a request that was taken: through the client's forms, and on to another worker."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from hotslot.codec import request_to_proto as request_to
-from hotslot.contract import generation as client
+from hotslot.codec import from_proto, request_to_proto
+from hotslot.contract.generation import (
+    DEFAULT_MAX_TOKENS,
+    AdapterSelection,
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    JsonText,
+    TextPart,
+)
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from tools.fuzz.target import require
-from worker_service.front.inference_converters import decode_request, serialise_settled
-from worker_service.front.requests import (
-    ChatPrompt,
-    CheckedRequest,
-    GenerationRequest,
-    NamedAdapter,
-    TextPrompt,
-    TokenPrompt,
-)
+from worker_service.adapters.policy import Selection
+from worker_service.front.inference_servicer import serialise_settled
 
 
-def check_round_trips(message: pb.GenerateRequest, checked: CheckedRequest) -> None:
+def check_round_trips(message: pb.GenerateRequest, request: GenerationRequest, selections: Sequence[Selection]) -> None:
     """Raise OracleError where the request arrives as another one."""
-    request = checked.request
-    sent = _of_client(request)
-    if sent is not None:
-        found = decode_request(pb.GenerateRequest.FromString(request_to(sent).SerializeToString()))
-        require(_meaning(found) == _meaning(request), f"our client sends {found}, expected {request}")
-    settled = decode_request(pb.GenerateRequest.FromString(serialise_settled(message, "r-1", checked.selections)))
-    adapters = tuple(NamedAdapter(str(s.reference), s.weight) for s in checked.selections)
+    sent = pb.GenerateRequest.FromString(request_to_proto(_of_client(request)).SerializeToString())
+    found = from_proto(GenerationRequest, sent)
+    require(_meaning(found) == _meaning(request), f"our client sends {found}, expected {request}")
+    passed_on = pb.GenerateRequest.FromString(serialise_settled(message, "r-1", selections))
+    settled = from_proto(GenerationRequest, passed_on)
+    adapters = tuple(AdapterSelection(str(s.reference), s.weight) for s in selections)
     expected = replace(request, adapters=adapters, base_only=not adapters, request_id="r-1")
     require(settled == expected, f"another worker gets {settled}, expected {expected}")
 
 
-def _of_client(request: GenerationRequest) -> client.GenerationRequest | None:
-    """The request in our client's types; None for what these do not express."""
-    sampling = request.sampling
-    if not sampling.logprobs and (sampling.num_alternatives or request.prompt_logprobs):
-        return None
-    max_tokens: int | None = request.max_tokens
-    if not max_tokens and request.default_max_tokens != client.DEFAULT_MAX_TOKENS:
-        if request.default_max_tokens:
-            return None
-        max_tokens = None
-    return client.GenerationRequest(
-        _prompt_of(request),
-        adapters=[client.AdapterSelection(a.reference, a.weight) for a in request.adapters],
-        base_only=request.base_only,
-        sampling=client.Sampling(
-            sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, request.seed,
-            sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty,
-            dict(sampling.logit_bias),
-        ),
-        stop=client.Stop(
-            max_tokens, request.min_tokens, request.stop_strings, request.stop_token_ids, request.ignore_eos
-        ),
-        logprobs=client.Logprobs(sampling.num_alternatives, request.prompt_logprobs) if sampling.logprobs else None,
-        request_id=request.request_id,
-        priority=request.priority,
-        num_choices=request.num_choices,
-        skip_special_tokens=request.skip_special_tokens,
-    )  # fmt: skip
+def _of_client(request: GenerationRequest) -> GenerationRequest:
+    """The request in the forms that a user would write."""
+    stop = request.stop
+    if not stop.max_tokens and not stop.default_max_tokens:
+        stop = replace(stop, max_tokens=None, default_max_tokens=DEFAULT_MAX_TOKENS)
+    prompt = request.prompt
+    if isinstance(prompt, ChatPrompt):
+        prompt = replace(
+            prompt,
+            messages=[_message_of(message) for message in prompt.messages],
+            add_generation_prompt=None if prompt.continue_final_message else prompt.add_generation_prompt,
+            tools=[_parsed(tool) for tool in prompt.tools],
+            template_arguments=_parsed(prompt.template_arguments),
+        )
+    return replace(request, prompt=prompt, stop=stop)
 
 
-def _prompt_of(request: GenerationRequest) -> Any:
-    match request.prompt:
-        case TextPrompt(text):
-            return text
-        case TokenPrompt(token_ids):
-            return token_ids
-        case ChatPrompt() as chat:
-            return client.ChatPrompt(
-                [_message_of(message) for message in chat.messages],
-                None if chat.continue_final_message else chat.add_generation_prompt,
-                chat.continue_final_message,
-                [json.loads(text or "{}") for text in chat.tools_json],
-                json.loads(chat.template_arguments_json or "{}"),
-                chat.allow_special_tokens,
-                chat.template,
-            )
+def _message_of(message: ChatMessage) -> ChatMessage:
+    parts = [TextPart(part.text) for part in message.parts if part is not None]
+    calls = [replace(call, arguments=_parsed(call.arguments)) for call in message.tool_calls]
+    return replace(message, content=parts or message.content, parts=(), tool_calls=calls)
 
 
-def _message_of(message: Any) -> client.ChatMessage:
-    return client.ChatMessage(
-        message.role,
-        [client.TextPart(text) for text in message.parts] or message.content,
-        [client.ToolCall(c.name, json.loads(c.arguments_json or "{}"), c.call_id) for c in message.tool_calls],
-        message.tool_call_id,
-        message.name,
-        message.reasoning_content,
-    )
+def _parsed(document: object) -> Any:
+    assert isinstance(document, JsonText), "as it arrived"
+    return json.loads(document or "{}")
 
 
 def _meaning(request: GenerationRequest) -> GenerationRequest:
     """The request with what has several spellings in one of them."""
-    request = replace(request, max_tokens=request.most_tokens, default_max_tokens=0)
+    request = replace(request, stop=replace(request.stop, max_tokens=request.stop.most_tokens, default_max_tokens=0))
     chat = request.prompt
     if not isinstance(chat, ChatPrompt):
         return request
     messages = [
-        replace(
-            message, tool_calls=tuple(replace(c, arguments_json=_plain(c.arguments_json)) for c in message.tool_calls)
-        )
+        replace(message, tool_calls=tuple(replace(c, arguments=_plain(c.arguments)) for c in message.tool_calls))
         for message in chat.messages
     ]
     plain = replace(
         chat,
         messages=tuple(messages),
         add_generation_prompt=chat.add_generation_prompt and not chat.continue_final_message,
-        tools_json=tuple(map(_plain, chat.tools_json)),
-        template_arguments_json=_plain(chat.template_arguments_json),
+        tools=tuple(map(_plain, chat.tools)),
+        template_arguments=_plain(chat.template_arguments),
     )
     return replace(request, prompt=plain)
 
 
-def _plain(text: str) -> str:
-    return json.dumps(json.loads(text or "{}"))
+def _plain(document: object) -> JsonText:
+    return JsonText(json.dumps(_parsed(document)))

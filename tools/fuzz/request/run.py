@@ -1,5 +1,7 @@
 """One request as a worker takes it, without sockets: bounds, values, prompt, and an answer to it."""
 
+from hotslot.codec import from_proto
+from hotslot.contract.generation import ChatPrompt, GenerationRequest
 from hotslot.errors import HotslotError, InvalidRequestError, PromptTooLongError
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from shared.server.wire_scan import Refused, RequestDecoder
@@ -12,7 +14,6 @@ from tools.fuzz.request.prompt_oracle import check_length, check_tokens
 from tools.fuzz.request.round_trip import check_round_trips
 from tools.fuzz.request.value_oracle import check_values
 from tools.fuzz.target import Outcome, require
-from worker_service.front.inference_converters import decode_request
 from worker_service.front.validation import check, check_prompt_logprobs, check_prompt_tokens
 
 DECODER = RequestDecoder(pb.GenerateRequest.DESCRIPTOR, pb.GenerateRequest.FromString)
@@ -32,24 +33,26 @@ def run_request(data: bytes) -> Outcome:
     if isinstance(message, Refused):
         require(type(message.error) is InvalidRequestError, f"refused undecoded with {message.error!r}")
         return outcome_of(message.error, is_sent=is_sent)
-    request = decode_request(message)
+    request = from_proto(GenerationRequest, message)
     found = model(packed.model)
     try:
-        checked = check(request, LIMITS)
-        check_values(checked)
+        selections = check(request, LIMITS)
+        check_values(request, selections)
         if packed.is_shallow:
             return Outcome(frozenset())
-        token_ids = encode(found, checked.prompt)
-        check_prompt_tokens(checked.prompt, token_ids, LIMITS, found.encoder.token_text)
+        prompt = request.prompt
+        assert isinstance(prompt, str | ChatPrompt | tuple), "it passed"
+        token_ids = encode(found, prompt)
+        check_prompt_tokens(prompt, token_ids, LIMITS, found.encoder.token_text)
         check_prompt_logprobs(request, len(token_ids))
     except HotslotError as exc:
         if isinstance(exc, PromptTooLongError):
-            assert request.prompt is not None
+            assert isinstance(request.prompt, str | ChatPrompt | tuple), "it has a length"
             check_length(request.prompt, exc)
         return outcome_of(exc, is_sent=is_sent)
-    check_tokens(found, checked.prompt, token_ids)
+    check_tokens(found, prompt, token_ids)
     check_answer(found, request, token_ids, answer_tokens(packed.answer))
-    check_round_trips(message, checked)
+    check_round_trips(message, request, selections)
     return Outcome(frozenset())
 
 
