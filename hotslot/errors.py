@@ -74,9 +74,9 @@ Messages say what failed, which id, what was found against what was expected, an
 """
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from typing import ClassVar
 
+from hotslot.error_details import Detail
 from hotslot.violations import FieldViolation as FieldViolation  # noqa: PLC0414 (errors are imported with what they list)
 from hotslot.violations import Violation as Violation  # noqa: PLC0414
 from hotslot.violations import grouped
@@ -86,37 +86,20 @@ MAX_NAMED_FIELDS = 32
 MAX_NAMED_VIOLATIONS = 8
 
 
-class Detail(Enum):
-    """Place of an error's attribute in the status that carries it (`hotslot.rpc.details`)."""
-
-    FIELDS = "fields"
-    VIOLATIONS = "violations"
-    RESOURCE = "resource"
-    PRECONDITION = "precondition"
-    QUOTA = "quota"
-    RETRY = "retry"
-    TEXT = "text"
-    NUMBER = "number"
-
-
 class HotslotError(Exception):
     """Base of all errors that hotslot raises on purpose.
 
-    A class names its reason, which stands for it and no other, its gRPC status unless that is its base's, and the
-    attributes that travel. One without a reason of its own travels as its base.
+    A class names its reason, which is stable and stands for no other, its gRPC status unless that is its base's, and
+    the attributes that travel. One without a reason of its own travels as its base.
     """
 
     reason: ClassVar[str] = "UNKNOWN"
-    """Stable and machine-readable."""
     code: ClassVar[str] = "UNKNOWN"
-    """Name of a gRPC status."""
     carries: ClassVar[Mapping[str, Detail]] = {}
 
     def __init_subclass__(cls, *, reason: str | None = None, code: str | None = None) -> None:
-        if reason is not None:
-            cls.reason = reason
-        if code is not None:
-            cls.code = code
+        cls.reason = reason or cls.reason
+        cls.code = code or cls.code
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

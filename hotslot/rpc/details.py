@@ -26,7 +26,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as pb  # type: ignore[import-untyped]
 from google.rpc import status_pb2
 
-from hotslot.errors import Detail, FieldViolation, HotslotError, Violation
+from hotslot.error_details import Detail
+from hotslot.errors import FieldViolation, HotslotError, Violation
 from hotslot.violations import grouped
 
 DOMAIN = "hotslot"

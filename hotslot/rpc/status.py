@@ -42,7 +42,7 @@ def _classes(error: type[HotslotError]) -> Iterator[type[HotslotError]]:
 STATUS_TABLE: tuple[StatusRow, ...] = tuple(
     StatusRow(error, getattr(grpc.StatusCode, error.code), error.reason)
     for error in _classes(HotslotError)
-    if "reason" in vars(error)
+    if error is HotslotError or error.reason != error.__mro__[1].reason  # type: ignore[attr-defined]
 )
 _BY_ERROR = {row.error: row for row in STATUS_TABLE}
 _BY_REASON = {row.reason: row for row in STATUS_TABLE}
