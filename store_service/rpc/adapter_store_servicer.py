@@ -12,7 +12,7 @@ from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
-from store_service.catalog.records import AdapterFilter, AdapterRecord, VersionRecord
+from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.catalog.watch import ChangeSignal, watch
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
@@ -111,7 +111,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         tenant = tenant_of(context)
         return await self._lookups(
             context,
-            lambda: pb.GetAdapterResponse(adapter=_adapter_message(self._catalog.get_adapter(tenant, name))),
+            lambda: pb.GetAdapterResponse(adapter=contract.adapter_message(self._catalog.get_adapter(tenant, name))),
         )
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
@@ -136,7 +136,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
         def answer() -> pb.ListAdaptersResponse:
             found, revision = self._catalog.list_adapters(tenant, wanted, limit=limit, after=after)
-            page, more = fitting((_adapter_message(record) for _, record in found), limit)
+            page, more = fitting((contract.adapter_message(record) for _, record in found), limit)
             token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
             return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
 
@@ -191,13 +191,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             etag=request.etag,
             grace_s=self._delete_grace_s,
         )
-        return pb.DeleteAdapterResponse(adapter=_adapter_message(record))
+        return pb.DeleteAdapterResponse(adapter=contract.adapter_message(record))
 
     async def UndeleteAdapter(self, request: pb.UndeleteAdapterRequest, context: Any) -> pb.UndeleteAdapterResponse:
         """See the service's definition."""
         name = parse_name(request.name)
         record = await self._changes(context, self._catalog.undelete_adapter, tenant_of(context), name)
-        return pb.UndeleteAdapterResponse(adapter=_adapter_message(record))
+        return pb.UndeleteAdapterResponse(adapter=contract.adapter_message(record))
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:
         """See the service's definition."""
@@ -296,7 +296,3 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
         """See the service's definition."""
         return pb.IssueEpochResponse(epoch=await self._changes(context, self._epochs.issue))
-
-
-def _adapter_message(record: AdapterRecord) -> pb.Adapter:
-    return to_proto(pb.Adapter, contract.adapter_of(record))

@@ -106,6 +106,11 @@ def adapter_of(record: AdapterRecord) -> Adapter:
     )
 
 
+def adapter_message(record: AdapterRecord) -> pb.Adapter:
+    """The message of an adapter."""
+    return to_proto(pb.Adapter, adapter_of(record))
+
+
 def policy_of(record: PolicyRecord) -> AdapterPolicy:
     """An adapter's policy."""
     policy = record.policy

@@ -102,17 +102,12 @@ class ReferenceCache:
     ) -> None:
         self._resolver = resolver
         self._home = home
-        self._limits = limits
+        self.limits = limits
         self._watch = watch
         self._clock = clock
         # Not a library's map: an entry that makes room ends its swap.
         self._entries: OrderedDict[ReferenceKey, _Entry] = OrderedDict()
         self._refreshes: SingleFlight[ReferenceKey, AdapterVersion] = SingleFlight()
-
-    @property
-    def patience_s(self) -> float:
-        """How long a request waits for a slow store where there is another way."""
-        return self._limits.patience_s
 
     async def resolve_current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """The version to serve a request that begins now. Raises what the resolver raises.
@@ -128,7 +123,7 @@ class ReferenceCache:
         if not self._is_old(key, entry):
             return entry.version
         refresh = self._refresh(key)
-        patience_s = self._limits.patience_s if self._home.is_resident(entry.version.digest) else None
+        patience_s = self.limits.patience_s if self._home.is_resident(entry.version.digest) else None
         done, _ = await asyncio.wait([refresh], timeout=patience_s)
         if done:
             return refresh.result()
@@ -217,9 +212,9 @@ class ReferenceCache:
         await asyncio.gather(self._refreshes.close(), *swaps, return_exceptions=True)
 
     def _is_old(self, key: ReferenceKey, entry: _Entry) -> bool:
-        trusted_s = self._limits.staleness_s
+        trusted_s = self.limits.staleness_s
         if entry.confirmed and self._watch is not None and self._watch.is_live(key[0]):
-            trusted_s = max(trusted_s, self._limits.watched_staleness_s)
+            trusted_s = max(trusted_s, self.limits.watched_staleness_s)
         return self._clock() - entry.checked_s >= trusted_s
 
     def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
@@ -269,7 +264,7 @@ class ReferenceCache:
     def _begin_swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
         if entry.swap is not None and entry.swap[0] == fresh.digest:
             return
-        if entry.failed_digest == fresh.digest and self._clock() - entry.failed_s < self._limits.swap_retry_s:
+        if entry.failed_digest == fresh.digest and self._clock() - entry.failed_s < self.limits.swap_retry_s:
             return
         self._end_swap(entry)
         entry.swap = fresh.digest, asyncio.create_task(self._swap(key, entry, fresh), name=f"swap {key[1]}")
@@ -294,7 +289,7 @@ class ReferenceCache:
 
     def _add(self, key: ReferenceKey, version: AdapterVersion) -> _Entry:
         entry = self._entries[key] = _Entry(version, self._clock())
-        while len(self._entries) > self._limits.max_entries:
+        while len(self._entries) > self.limits.max_entries:
             self._drop(next(iter(self._entries)))
         return entry
 

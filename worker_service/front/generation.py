@@ -89,7 +89,7 @@ class Generation:
         is_known = len(known) == len(selections)
         is_here = all(tiers.is_resident(item.version.digest) for item in known)
         # Another worker may hold them, so a store that is slow is not waited for to its end.
-        patience_s = references.patience_s if is_known and not is_here else None
+        patience_s = references.limits.patience_s if is_known and not is_here else None
         try:
             async with asyncio.timeout(patience_s):
                 return await self.provider.resolve(tenant, selections), None
