@@ -36,9 +36,7 @@ def worker_of(record: WorkerRecord) -> contract.Worker:
 def placement_of(placement: PlacedVersion) -> contract.Placement:
     """A version on a worker."""
     resident = placement.resident
-    return contract.Placement(
-        resident.digest, placement.worker_id, resident.tier, resident.pinned, resident.name
-    )
+    return contract.Placement(resident.digest, placement.worker_id, resident.tier, resident.pinned, resident.name)
 
 
 def pick_of(pick: Pick) -> contract.WorkerPick:
