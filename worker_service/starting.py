@@ -3,10 +3,11 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -22,11 +23,12 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.member import FleetMember
+from shared.fleet.policy import Fleet
 from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
 from shared.server.grpc_server import RpcServer
 from worker_service.adapters.disk_tier import DiskOptions
-from worker_service.adapters.keeper import Keeper, PinnedPool
+from worker_service.adapters.keeper import Keeper, read_fleet
 from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient
@@ -97,7 +99,7 @@ async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -
         info = described(ties.info, parts.info)
         pool = KnownPool(ties.directory, info.base_model_digest, on_loss=ties.member.nudge)
         router = build_router(host, pool, info)
-        await build_keeper(host, parts, store, PinnedPool(pool, info))
+        await build_keeper(host, parts, store, partial(read_fleet, pool, info))
         await preload(ties.directory, info, parts.provider, preload_limits(host.settings))
         worker.become_ready(parts, router, ties.member.leave)
         ties.member.describe(info)
@@ -187,9 +189,11 @@ def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
     return router
 
 
-async def build_keeper(host: Host, parts: Parts, store: StoreClient, pool: PinnedPool | None) -> None:
+async def build_keeper(
+    host: Host, parts: Parts, store: StoreClient, fleet: Callable[[], Awaitable[Fleet]] | None
+) -> None:
     """Follow the catalog and keep pinned versions here, from the first look on."""
-    keeper = Keeper(store, parts.provider, host.worker.worker_id, pool, preload_limits(host.settings))
+    keeper = Keeper(store, parts.provider, host.worker.worker_id, fleet, preload_limits(host.settings))
     host.loops.restarted("watch the catalog", lambda: parts.watch.run(parts.provider.references, keeper.hear))
     host.loops.restarted("keep pinned versions", keeper.run)
     await keeper.until_looked()

@@ -166,10 +166,9 @@ class CatalogWatch:
         except HotslotError as exc:
             log.warning("resync_failed", tenant=tenant, why=exc.message)
             return True
-        if stream.revision:
-            return True
-        del self._streams[tenant]
-        return False
+        if not stream.revision:
+            del self._streams[tenant]
+        return stream.revision > 0
 
     def _drop(self, tenant: TenantId) -> None:
         stream = self._streams.pop(tenant)

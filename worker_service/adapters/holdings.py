@@ -92,14 +92,14 @@ class Holdings:
         The reservation is over either way. Returns the weights that are there: those of another load that came first.
         """
         self.cancel(room)
-        if room.digest not in self._host:
-            self._make_room(room.digest, weights.size_bytes)
-            holding = self._host[room.digest] = self._record(room.digest)
-            holding.weights = weights
-            self._host_bytes += weights.size_bytes
-        there = self._host[room.digest].weights
-        assert there is not None, room.digest
-        return there
+        there = self.of(room.digest).weights
+        if there is not None:
+            return there
+        self._make_room(room.digest, weights.size_bytes)
+        holding = self._host[room.digest] = self._record(room.digest)
+        holding.weights = weights
+        self._host_bytes += weights.size_bytes
+        return weights
 
     def cancel(self, room: HostRoom) -> None:
         """Give reserved room back; again is harmless."""

@@ -6,8 +6,8 @@ every few seconds, and at once when a change is heard of. If they cannot be read
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
 
@@ -32,20 +32,12 @@ MIN_INTERVAL_S = 0.5
 MAX_PARALLEL = 4
 
 
-class PinnedPool:
-    """The workers that share pinned versions with this one."""
-
-    def __init__(self, known: KnownPool, me: WorkerInfo) -> None:
-        self._known = known
-        self._me = me
-
-    async def fleet(self) -> Fleet:
-        """The fleet now, with this worker as one that takes requests; raises CoordinationUnavailableError."""
-        view = await self._known.workers()
-        alike = [record for record in view.workers if record.info.serves_like(self._me)]
-        others = [record for record in alike if record.info.worker_id != self._me.worker_id]
-        me = WorkerRecord(self._me, WorkerState.READY, ReportedLoad(), float("inf"), 0)
-        return Fleet((*others, me), view.time_s)
+async def read_fleet(known: KnownPool, me: WorkerInfo) -> Fleet:
+    """The workers that serve alike, with this one as one that takes requests; raises CoordinationUnavailableError."""
+    view = await known.workers()
+    alike = [record for record in view.workers if record.info.serves_like(me)]
+    others = [record for record in alike if record.info.worker_id != me.worker_id]
+    return Fleet((*others, WorkerRecord(me, WorkerState.READY, ReportedLoad(), float("inf"), 0)), view.time_s)
 
 
 class Keeper:
@@ -56,19 +48,20 @@ class Keeper:
         store: StoreClient,
         provider: AdapterProvider,
         me: WorkerId,
-        pool: PinnedPool | None,
+        fleet: Callable[[], Awaitable[Fleet]] | None,
         limits: PreloadLimits,
         *,
         every_s: float = EVERY_S,
     ) -> None:
-        """Without a pool everything pinned is this worker's."""
+        """`fleet` reads the workers that share pinned versions; without it everything pinned is this worker's."""
         self._store = store
         self._provider = provider
         self._me = me
-        self._pool = pool
+        self._fleet = fleet
         self._limits = limits
         self._every_s = every_s
         self._names: set[tuple[TenantId, AdapterName]] = set()
+        self._left_bytes = 0
         self._changed = asyncio.Event()
         self._looked = asyncio.Event()
 
@@ -98,18 +91,18 @@ class Keeper:
     async def look(self) -> None:
         """Bring what is pinned here now, then let go of what is not any more. Raises HotslotError."""
         pinned = await self._store.pinned()
-        fleet = await self._pool.fleet() if self._pool is not None else None
+        fleet = await self._fleet() if self._fleet is not None else None
         mine = [it for it in pinned if fleet is None or fleet.should_hold(self._me, it.digest, it.policy)]
         self._names = {(it.tenant, it.name) for it in pinned}
-        budget = _Budget(self._limits.max_bytes)
+        self._left_bytes = self._limits.max_bytes
         for first in range(0, len(mine), MAX_PARALLEL):
-            await asyncio.gather(*(self._keep(it, budget) for it in mine[first : first + MAX_PARALLEL]))
+            await asyncio.gather(*(self._keep(it) for it in mine[first : first + MAX_PARALLEL]))
         holdings = self._provider.tiers.holdings
         for key in holdings.kept() - {(it.tenant, it.digest) for it in mine}:
             holdings.stop_keeping(*key)
             log.info("not_kept_any_more", tenant=key[0], digest=key[1])
 
-    async def _keep(self, pinned: WantedVersion, budget: "_Budget") -> None:
+    async def _keep(self, pinned: WantedVersion) -> None:
         """Keep one version; if that fails, the next look tries again."""
         references, tiers = self._provider.references, self._provider.tiers
         known = (pinned.tenant, pinned.digest) in tiers.holdings.kept()
@@ -117,27 +110,15 @@ class Keeper:
             reference = Reference(pinned.name, None, pinned.digest)
             version = references.resolve_known(pinned.tenant, reference)
             version = version or await references.resolve_current(pinned.tenant, reference)
-            if not budget.take(version.manifest.weights_size_bytes):
+            size_bytes = version.manifest.weights_size_bytes
+            if size_bytes > self._left_bytes:
                 log.warning(
                     "not_kept", reference=str(reference), why=f"{self._limits.max_bytes} bytes are kept already"
                 )
                 return
+            self._left_bytes -= size_bytes
             if not known:
                 await tiers.keep(version)
                 log.info("kept", tenant=pinned.tenant, reference=str(reference))
         except HotslotError as exc:
             log.warning("not_kept", tenant=pinned.tenant, adapter=pinned.name, digest=pinned.digest, why=exc.message)
-
-
-@dataclass(slots=True)
-class _Budget:
-    """Bytes that are left of a bound."""
-
-    left: int
-
-    def take(self, size_bytes: int) -> bool:
-        """Take some, if there is room; says so."""
-        if size_bytes > self.left:
-            return False
-        self.left -= size_bytes
-        return True

@@ -95,8 +95,12 @@ class Loader:
         weights = self._holdings.hold(version.digest)
         if weights is not None:
             return weights
+        key = (version.tenant, version.digest)
         try:
-            return await self._load_once(version)
+            refused = self._failures.get(key)
+            if refused is not None:
+                raise refused.with_traceback(None)
+            return await self._flights.run(key, lambda: self._load(version))
         except BaseException:
             self._holdings.release(version.digest)
             raise
@@ -104,13 +108,6 @@ class Loader:
     async def close(self) -> None:
         """Cancel what is under way and wait until it has ended."""
         await self._flights.close()
-
-    async def _load_once(self, version: AdapterVersion) -> AdapterWeights:
-        key = (version.tenant, version.digest)
-        refused = self._failures.get(key)
-        if refused is not None:
-            raise refused.with_traceback(None)
-        return await self._flights.run(key, lambda: self._load(version))
 
     async def _load(self, version: AdapterVersion) -> AdapterWeights:
         """Pull, verify, decode and commit one version."""

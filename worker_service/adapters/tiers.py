@@ -91,8 +91,7 @@ class AdapterTiers:
         cold = next((version for version in versions if not self.holdings.is_resident(version.digest)), None)
         num_rows = self.engine.max_running
         if cold is not None and not self._loading.has_room(cold.tenant, num_rows):
-            who = "requests wait for adapters to be loaded"
-            raise self._loading.refusal(cold.tenant, num_rows, who, "loading")
+            raise self._loading.refusal(cold.tenant, num_rows, "requests wait for adapters to be loaded", "loading")
         async with contextlib.AsyncExitStack() as stack:
             if cold is not None:
                 self._loading.take(cold.tenant)

@@ -127,3 +127,28 @@ async def test_only_so_many_tenants_are_followed(catalog: FakeCatalog, watch: Ca
     await until(lambda: watch.is_live(third))
     assert watch.is_live(first)
     assert not watch.is_live(second)
+
+
+async def test_hearers_are_told_after_the_follower_and_one_that_fails_costs_no_change_when_it_runs_again(
+    catalog: FakeCatalog,
+) -> None:
+    watch = CatalogWatch(catalog)
+    heard: list[tuple[int, list[int]]] = []
+
+    def fail(tenant: TenantId, change: CatalogChange) -> None:
+        raise RuntimeError("a bug")
+
+    def hear(tenant: TenantId, change: CatalogChange) -> None:
+        heard.append((change.revision, list(catalog.heard)))
+
+    watch.note(DEFAULT_TENANT, 7)
+    catalog.queue().put_nowait(moved(8))
+    with pytest.raises(ExceptionGroup, match="TaskGroup"):
+        await watch.run(catalog, fail)
+    assert not watch.is_live(DEFAULT_TENANT)
+    running = asyncio.create_task(watch.run(catalog, hear))
+    catalog.queue().put_nowait(moved(9))
+    await until(lambda: heard == [(9, [8, 9])])
+    assert [revision for _, revision in catalog.asked_from] == [7, 8]
+    running.cancel()
+    await asyncio.wait([running])
