@@ -21,7 +21,7 @@ from gateway_service.translation import WantedAnswer
 from hotslot.contract.generation import GenerationEvent
 from hotslot.errors import HotslotError, InternalError, StreamStalledError
 from hotslot.ids import TenantId
-from shared.server.places import Places, Stream
+from shared.server.stream_places import Stream, StreamPlaces
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ EVENTS_AHEAD = 8
 class Exchange:
     """Places and patience that the generations of one gateway share."""
 
-    places: Places
+    places: StreamPlaces
     stall_s: float
 
 

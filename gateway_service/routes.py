@@ -22,7 +22,7 @@ from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, p
 from gateway_service.settings import GatewaySettings
 from gateway_service.translation import WantedAnswer, chat_from, chat_param, completion_from, completion_param
 from hotslot.errors import HotslotError
-from shared.server.places import Places, StreamLimit
+from shared.server.stream_places import StreamLimit, StreamPlaces
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -38,7 +38,7 @@ class Gateway:
 
     def __post_init__(self) -> None:
         limit = StreamLimit("HOTSLOT_GATEWAY_MAX_REQUESTS", self.settings.gateway_max_requests, ())
-        self.exchange = Exchange(Places(limit), self.settings.gateway_stall_s)
+        self.exchange = Exchange(StreamPlaces(limit), self.settings.gateway_stall_s)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""

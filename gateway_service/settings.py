@@ -8,7 +8,7 @@ from hotslot.clients.worker import GENERATE_TIMEOUT_S
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
-from shared.server.places import STALL_S
+from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings
 from shared.telemetry import LogFormat, LogLevel
 

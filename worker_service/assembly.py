@@ -25,7 +25,7 @@ from worker_service.engine.messages import ModelRunner
 from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
-from worker_service.front.worker import Parts
+from worker_service.front.worker import ServingParts
 
 MAX_CHOICES = 16
 
@@ -81,7 +81,7 @@ def assemble(
     store: StoreClient,
     executor: Executor,
     options: AssemblyOptions,
-) -> tuple[Parts, Engine]:
+) -> tuple[ServingParts, Engine]:
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
     engine = Engine(model.runner, limits, policy=options.engine, listener=options.listener)
@@ -105,7 +105,7 @@ def assemble(
     control = AdapterControl(provider, policy)
     info = _info(worker_id, model, has_chat_template=encoder.has_chat_template)
     buckets, startup = model.buckets, model.startup_stages
-    return Parts(info, generation, control, policy, provider, watch, client, buckets, startup), engine
+    return ServingParts(info, generation, control, policy, provider, watch, client, buckets, startup), engine
 
 
 def _info(worker_id: WorkerId, model: ServableModel, *, has_chat_template: bool) -> ModelInfo:

@@ -42,7 +42,7 @@ class Pulse:
             return WorkerReport(WorkerState.STARTING, ReportedLoad(), ())
         load = self._load()
         self._told_in_flight = load.in_flight
-        return WorkerReport(WorkerState(self._worker.state), load, self._residents())
+        return WorkerReport(self._worker.state, load, self._residents())
 
     async def run(self, engine: EngineHandle, on_change: Callable[[], None]) -> None:
         """Ask the engine again and again; raises EngineFailedError once it is lost.

@@ -37,7 +37,7 @@ from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.ending import ProcessEnding
 from worker_service.engine.limits import EnginePolicy
-from worker_service.front.worker import Parts, Worker
+from worker_service.front.worker import ServingParts, Worker
 from worker_service.model.shared_code import SharedCode
 from worker_service.pulse import Pulse
 from worker_service.routing.fleet_view import FleetView, ViewLimits
@@ -151,7 +151,7 @@ def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | No
     return sharing
 
 
-def build_parts(host: Host, model: ServableModel, store: StoreClient) -> Parts:
+def build_parts(host: Host, model: ServableModel, store: StoreClient) -> ServingParts:
     """The engine, running, and what serves requests with it."""
     settings, stack = host.settings, host.stack
     folder = settings.disk_cache_dir
@@ -190,7 +190,7 @@ def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
 
 
 async def build_keeper(
-    host: Host, parts: Parts, store: StoreClient, fleet: Callable[[], Awaitable[Fleet]] | None
+    host: Host, parts: ServingParts, store: StoreClient, fleet: Callable[[], Awaitable[Fleet]] | None
 ) -> None:
     """Follow the catalog and keep pinned versions here, from the first look on."""
     keeper = Keeper(store, parts.provider, host.worker.worker_id, fleet, preload_limits(host.settings))

@@ -67,7 +67,7 @@ _MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class RankedWorker:
     """A worker to call, with the slowest tier among the adapters asked for."""
 
     worker: WorkerRecord
@@ -126,22 +126,22 @@ class Fleet:
         count: int,
         turn: int = 0,
         policy: ReplicaPolicy = DEFAULT_REPLICA_POLICY,
-    ) -> list[Candidate]:
+    ) -> list[RankedWorker]:
         """The best `count` workers, best first; fewer when the fleet or the policy has no more.
 
         `placements` are the holders of these digests. The first digest decides about homes, and `policy` is its
         adapter's. Pass a different `turn` each time: it shares requests out among equally good workers.
         """
         if not digests:
-            return [Candidate(self.workers[worker_id], Tier.NONE) for worker_id in self._least_loaded(count, turn)]
+            return [RankedWorker(self.workers[worker_id], Tier.NONE) for worker_id in self._least_loaded(count, turn)]
         held, demand = self._holdings(placements.get(digests[0], ()))
         homes = self._homes(digests[0], held, demand, policy)
         tiers = self._slowest(held, digests[1:], placements) if len(digests) > 1 else held
         steps = chain.from_iterable(self._steps(digests[0], homes, tiers, policy, turn))
-        ranked: dict[WorkerId, Candidate] = {}
+        ranked: dict[WorkerId, RankedWorker] = {}
         for worker_id in steps:
             if worker_id not in ranked:
-                ranked[worker_id] = Candidate(self.workers[worker_id], tiers.get(worker_id, Tier.NONE))
+                ranked[worker_id] = RankedWorker(self.workers[worker_id], tiers.get(worker_id, Tier.NONE))
                 if len(ranked) >= count:
                     break
         return list(ranked.values())

@@ -24,7 +24,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class FieldSet:
     """Fields that mean the same and so have the same bound."""
 
     meaning: str
@@ -41,7 +41,7 @@ MAX_STRAYS = 2_048
 not know, and repetitions of what may stand once."""
 
 GROUPS = (
-    Group(
+    FieldSet(
         "a name, reference, tag, digest, etag, id or role",
         Bound(4 * KIB),
         (
@@ -101,7 +101,7 @@ GROUPS = (
             "worker.v1.UnpinAdapterRequest.reference",
         ),
     ),
-    Group(
+    FieldSet(
         "a path, or a base model by a name that may be a path",
         Bound(4 * KIB),
         (
@@ -123,7 +123,7 @@ GROUPS = (
             "store.v1.ValidateAdapterRequest.base_model",
         ),
     ),
-    Group(
+    FieldSet(
         "a page token",
         Bound(8 * KIB),
         (
@@ -136,7 +136,7 @@ GROUPS = (
             "store.v1.ListVersionsRequest.page_token",
         ),
     ),
-    Group(
+    FieldSet(
         "labels",
         Bound(max_entries=64),
         (
@@ -145,7 +145,7 @@ GROUPS = (
             "store.v1.ListAdaptersRequest.labels",
         ),
     ),
-    Group(
+    FieldSet(
         "a label's key or value: 128 and 512 characters, of four bytes each at most",
         Bound(2 * KIB),
         (
@@ -157,35 +157,37 @@ GROUPS = (
             "store.v1.ListAdaptersRequest.LabelsEntry.value",
         ),
     ),
-    Group(
+    FieldSet(
         "files of a checkpoint",
         Bound(max_entries=1_024),
         ("store.v1.CreateVersionRequest.files", "store.v1.ValidateAdapterRequest.files"),
     ),
-    Group("digests of one look-up", Bound(4 * KIB, max_entries=1_000), ("store.v1.FindMissingBlobsRequest.digests",)),
-    Group(
+    FieldSet(
+        "digests of one look-up", Bound(4 * KIB, max_entries=1_000), ("store.v1.FindMissingBlobsRequest.digests",)
+    ),
+    FieldSet(
         "modules of a base model; the largest published ones have some 70,000",
         Bound(max_entries=100_000),
         ("store.v1.BaseModel.modules",),
     ),
-    Group("what is known of a base model beside its modules", Bound(1 * MIB), ("store.v1.BaseModel.details_json",)),
-    Group(
+    FieldSet("what is known of a base model beside its modules", Bound(1 * MIB), ("store.v1.BaseModel.details_json",)),
+    FieldSet(
         "a piece of a file; messages themselves are bounded to as much",
         Bound(16 * MIB),
         ("store.v1.WriteBlobRequest.data", "store.v1.WriteCompiledCodeRequest.data"),
     ),
-    Group("the header of a weights file", Bound(5 * MIB), ("store.v1.FindBaseModelsRequest.weights_header",)),
-    Group(
+    FieldSet("the header of a weights file", Bound(5 * MIB), ("store.v1.FindBaseModelsRequest.weights_header",)),
+    FieldSet(
         "references of adapters that are served together",
         Bound(4 * KIB, max_entries=1_024),
         ("placement.v1.PickWorkersRequest.adapters",),
     ),
-    Group(
+    FieldSet(
         "adapters that are served together",
         Bound(max_entries=2_048),
         ("worker.v1.GenerateRequest.adapters", "worker.v1.SetDefaultAdaptersRequest.adapters"),
     ),
-    Group(
+    FieldSet(
         "a prompt's text: more than a million tokens",
         Bound(8 * MIB),
         (
@@ -196,21 +198,21 @@ GROUPS = (
             "worker.v1.ToolCall.arguments_json",
         ),
     ),
-    Group("messages of a chat", Bound(max_entries=8_192), ("worker.v1.ChatPrompt.messages",)),
-    Group(
+    FieldSet("messages of a chat", Bound(max_entries=8_192), ("worker.v1.ChatPrompt.messages",)),
+    FieldSet(
         "parts of messages, and calls of tools in them",
         Bound(max_entries=16_384),
         ("worker.v1.ChatMessage.parts", "worker.v1.ChatMessage.tool_calls"),
     ),
-    Group("variables of a chat's template", Bound(1 * MIB), ("worker.v1.ChatPrompt.template_arguments_json",)),
-    Group("tools of a chat", Bound(1 * MIB, max_entries=2_048), ("worker.v1.ChatPrompt.tools_json",)),
-    Group("tokens of a prompt", Bound(max_entries=2**20), ("worker.v1.TokenPrompt.token_ids",)),
-    Group(
+    FieldSet("variables of a chat's template", Bound(1 * MIB), ("worker.v1.ChatPrompt.template_arguments_json",)),
+    FieldSet("tools of a chat", Bound(1 * MIB, max_entries=2_048), ("worker.v1.ChatPrompt.tools_json",)),
+    FieldSet("tokens of a prompt", Bound(max_entries=2**20), ("worker.v1.TokenPrompt.token_ids",)),
+    FieldSet(
         "tokens that sampling or an end of generation names",
         Bound(max_entries=4_096),
         ("worker.v1.SamplingParams.logit_bias", "worker.v1.StopConditions.stop_token_ids"),
     ),
-    Group("stop strings", Bound(4 * KIB, max_entries=2_048), ("worker.v1.StopConditions.stop_strings",)),
+    FieldSet("stop strings", Bound(4 * KIB, max_entries=2_048), ("worker.v1.StopConditions.stop_strings",)),
 )
 
 

@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection
 from hotslot.endpoints import listen_endpoint
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.server.interceptor import CallObserver, ErrorInterceptor, log_call
-from shared.server.places import STALL_S, StreamLimit
+from shared.server.stream_places import STALL_S, StreamLimit
 from shared.server.wire_scan import check_bounds
 
 log = structlog.get_logger(__name__)

@@ -31,7 +31,7 @@ from hotslot.errors import (
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
 from hotslot.rpc.status import DETAILS_KEY, row_for, to_status
 from hotslot.rpc.tenant import tenant_of
-from shared.server.places import STALL_S, Places, Stream, StreamLimit
+from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
 
 log = structlog.get_logger(__name__)
@@ -86,7 +86,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._max_request_bytes = max_request_bytes
         self._observers = tuple(observers)
         self._stall_s = stall_s
-        self._places = {method: places for places in map(Places, limits) for method in places.methods}
+        self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()

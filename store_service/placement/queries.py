@@ -16,7 +16,7 @@ from hotslot.errors import (
 from hotslot.ids import Digest, TenantId, parse_digest
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
-from shared.fleet.policy import Candidate
+from shared.fleet.policy import RankedWorker
 from shared.fleet.records import PlacedVersion, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from store_service.execution.call_queue import HasDeadline
@@ -39,7 +39,7 @@ class Wanted:
     ranks: Ranks = UNKNOWN_RANKS
 
 
-class Resolver(Protocol):
+class WantedResolver(Protocol):
     """Resolver of references; the catalog is one."""
 
     async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
@@ -50,7 +50,7 @@ class Resolver(Protocol):
 class Pick:
     """Workers that a request may go to, best first."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[RankedWorker, ...]
     digests: tuple[Digest, ...]
     ttl_s: float
     revision: int
@@ -59,7 +59,7 @@ class Pick:
 class PlacementQueries:
     """Reads the directory; every method may raise CoordinationUnavailableError."""
 
-    def __init__(self, directory: Directory, fleets: FleetCache, resolver: Resolver) -> None:
+    def __init__(self, directory: Directory, fleets: FleetCache, resolver: WantedResolver) -> None:
         self._directory = directory
         self._fleets = fleets
         self._resolver = resolver

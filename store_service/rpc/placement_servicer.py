@@ -12,7 +12,7 @@ from hotslot.rpc.tenant import tenant_of
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from store_service.placement.fleets import FleetCache
-from store_service.placement.queries import PlacementQueries, Resolver
+from store_service.placement.queries import PlacementQueries, WantedResolver
 from store_service.placement.watch import watch_placements
 from store_service.rpc import fleet_contract
 from store_service.rpc.paging import decode_token, encode_token, page_size_of
@@ -22,7 +22,7 @@ from store_service.rpc.requests import references_of, revision_of
 class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     """Answers from Redis; `resolver` answers for the catalog."""
 
-    def __init__(self, redis: RedisConnection, resolver: Resolver) -> None:
+    def __init__(self, redis: RedisConnection, resolver: WantedResolver) -> None:
         self._directory = Directory(redis)
         fleets = FleetCache(self._directory, clock=time.monotonic)
         self._queries = PlacementQueries(self._directory, fleets, resolver)

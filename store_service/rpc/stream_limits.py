@@ -2,7 +2,7 @@
 
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
-from shared.server.places import StreamLimit
+from shared.server.stream_places import StreamLimit
 from store_service.settings import StoreSettings
 
 MAX_COMPILED_CODE_STREAMS = 8

@@ -16,7 +16,7 @@ from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.ids import Digest, digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2
 from hotslot.rpc.status import from_rpc_error
-from shared.server import places
+from shared.server import stream_places
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, open_store
 from tests.support.waiting import until_async
@@ -99,7 +99,7 @@ async def test_readers_that_sleep_leave_room_for_other_tenants(tmp_path: Path) -
 async def test_readers_that_sleep_give_way_to_their_own_tenants_streams(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "SLEEPS_S", 0.3)
+    monkeypatch.setattr(stream_places, "SLEEPS_S", 0.3)
     async with open_store(tmp_path, max_read_streams=4) as store:
         digest = await with_blob(store, "default")
         async with Sleepers(store, digest) as sleepers:

@@ -17,14 +17,14 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
-from shared.server.places import STALL_S
+from shared.server.stream_places import STALL_S
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient, StoreTimeouts
 from worker_service.app import services
 from worker_service.assembly import AssemblyOptions, assemble
-from worker_service.front.worker import Parts, Worker
+from worker_service.front.worker import ServingParts, Worker
 
 ADDRESS = "127.0.0.1"
 
@@ -109,7 +109,7 @@ class RunningWorker:
     """A worker that serves."""
 
     worker: Worker
-    parts: Parts
+    parts: ServingParts
     server: RpcServer
     store: StoreClient
     model: EchoModel

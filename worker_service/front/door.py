@@ -26,7 +26,7 @@ from shared.fleet.records import WorkerRecord
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.settling import SettledRequest
-from worker_service.front.worker import Parts, Worker
+from worker_service.front.worker import ServingParts, Worker
 from worker_service.routing.forwarding import Metadata, Parcel, metadata_to_carry
 from worker_service.routing.plan import Here
 from worker_service.routing.router import Router
@@ -127,7 +127,7 @@ class FrontDoor:
             takes_requests=self.worker.refusal is None,
         )
 
-    def _refuse_disabled(self, parts: Parts, call: Call) -> None:
+    def _refuse_disabled(self, parts: ServingParts, call: Call) -> None:
         """Leave a request that was forwarded for its adapters to the worker that sent it."""
         if call.is_forwarded and call.request.adapters and not parts.policy.is_enabled(call.tenant):
             raise AdaptersDisabledError(f"worker {self.worker.worker_id} has the tenant's adapters disabled")

@@ -36,7 +36,7 @@ STARTING_RETRY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ServingParts:
     """What exists once the model is loaded."""
 
     info: ModelInfo
@@ -69,7 +69,7 @@ class Worker:
     """The engine as it was when it last answered the pulse."""
     router: Router | None = None
     """The way to other workers, once there is one; without it, everything is served here."""
-    _parts: Parts | None = None
+    _parts: ServingParts | None = None
     _leave: Callable[[], Awaitable[None]] = _nothing
     _retiring: "asyncio.Task[None] | None" = None
     _undrained: asyncio.Event | None = None
@@ -101,7 +101,7 @@ class Worker:
         return None
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> ServingParts:
         """The parts; raises UnavailableError while the model is being loaded."""
         if self._parts is None:
             raise UnavailableError(
@@ -116,7 +116,7 @@ class Worker:
         return self._parts is not None
 
     def become_ready(
-        self, parts: Parts, router: Router | None = None, leave: Callable[[], Awaitable[None]] = _nothing
+        self, parts: ServingParts, router: Router | None = None, leave: Callable[[], Awaitable[None]] = _nothing
     ) -> None:
         """Take requests: the model is loaded. `leave` ends the membership in the fleet when the worker retires."""
         self._parts, self.router, self._leave = parts, router, leave
@@ -130,7 +130,7 @@ class Worker:
             self.turned.set()
 
     @contextlib.contextmanager
-    def admitted(self) -> Iterator[Parts]:
+    def admitted(self) -> Iterator[ServingParts]:
         """Count a request while it runs. Raises `refusal`, and UnavailableError while starting."""
         refusal = self.refusal
         if refusal is not None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hotslot.ids import WorkerId
-from shared.fleet.policy import Candidate
+from shared.fleet.policy import RankedWorker
 from shared.fleet.records import WorkerRecord
 
 
@@ -33,7 +33,7 @@ class Here:
 
 
 def before_here(
-    ranked: Sequence[Candidate], here: Here, outstanding: Mapping[WorkerId, int], *, limit: int
+    ranked: Sequence[RankedWorker], here: Here, outstanding: Mapping[WorkerId, int], *, limit: int
 ) -> list[WorkerRecord]:
     """The workers to try before this one, best first.
 
@@ -56,7 +56,7 @@ def before_here(
 
 
 def instead_of_here(
-    ranked: Sequence[Candidate], here: Here, tried: Collection[WorkerId], *, limit: int
+    ranked: Sequence[RankedWorker], here: Here, tried: Collection[WorkerId], *, limit: int
 ) -> list[WorkerRecord]:
     """The workers to try when this one has no room, best first."""
     passed_over = {here.worker_id, *tried}

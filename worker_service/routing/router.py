@@ -16,7 +16,7 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import Digest, WorkerId
-from shared.fleet.policy import Candidate, Fleet
+from shared.fleet.policy import Fleet, RankedWorker
 from shared.fleet.records import WorkerRecord
 from shared.fleet.replica_policy import ReplicaPolicy
 from worker_service.routing.fleet_view import FleetView
@@ -97,7 +97,7 @@ class Router:
         assert self._knowing is not None
         return self._knowing
 
-    async def _ranked(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[Candidate]:
+    async def _ranked(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[RankedWorker]:
         sight = await self.view.look(digests)
         if sight is None:
             return []

@@ -185,3 +185,41 @@ async def test_a_worker_that_was_killed_comes_back_on_the_same_address(
 
 async def endpoints(directory: Directory) -> set[str]:
     return {worker.info.endpoint for worker in (await directory.workers(BASE)).workers}
+
+
+async def test_a_worker_ends_in_order_and_loses_nothing_on_the_way(
+    store_endpoint: str, store: MemoryStore, redis_url: str, directory: Directory
+) -> None:
+    """Not ready, out of the fleet, serving what still comes; then no new connections, streams to their end, exit."""
+    settings = {"drain_delay_s": "2.0", "drain_grace_s": "30", "model": "step 0.03"}
+    async with running_process(store_endpoint, redis_url=redis_url, **settings) as worker:
+        await until_async(worker.is_ready)
+        stream = asyncio.create_task(
+            worker.calls.generate(text="endless", stop=inference_pb2.StopConditions(max_tokens=200))
+        )
+
+        async def generates() -> bool:
+            return (await worker.calls.status()).generated_tokens > 3
+
+        await until_async(generates)
+        worker.process.send_signal(signal.SIGTERM)
+
+        async def has_left() -> bool:
+            return not await worker.is_ready() and worker.endpoint not in await endpoints(directory)
+
+        await until_async(has_left)
+        assert await worker.is_alive()
+        assert (await worker.calls.generate()).text == "base", "a request of a caller who has not noticed is served"
+
+        async def accepts_nothing() -> bool:
+            try:
+                _, writer = await asyncio.open_connection(*worker.endpoint.split(":"))
+            except OSError:
+                return True
+            writer.close()
+            return False
+
+        await until_async(accepts_nothing)
+        assert not stream.done(), "a stream outlives the listening socket"
+        assert len((await stream).token_ids[0]) == 200
+        assert await worker.exit_code() == 0

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.fleet.policy import Candidate, Fleet, PolicyOptions
+from shared.fleet.policy import Fleet, PolicyOptions, RankedWorker
 from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord
 from shared.fleet.rendezvous import Rendezvous
 
@@ -38,7 +38,7 @@ def held(number: int, tiers: dict[int, Tier]) -> dict[Digest, list[PlacedVersion
     }
 
 
-def names(candidates: list[Candidate]) -> list[str]:
+def names(candidates: list[RankedWorker]) -> list[str]:
     return [candidate.worker.info.worker_id for candidate in candidates]
 
 

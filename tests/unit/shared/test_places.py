@@ -8,20 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotslot.errors import QuotaExceededError, StreamStalledError
-from shared.server.places import MAX_LEFT_BEHIND, SHARE, SLEEPS_S, Places, Stream, StreamLimit
+from shared.server.stream_places import MAX_LEFT_BEHIND, SHARE, SLEEPS_S, Stream, StreamLimit, StreamPlaces
 
 
-def places(max_streams: int) -> Places:
-    return Places(StreamLimit("max_read_streams", max_streams, ("/a.B/C",)))
+def places(max_streams: int) -> StreamPlaces:
+    return StreamPlaces(StreamLimit("max_read_streams", max_streams, ("/a.B/C",)))
 
 
-def take(found: Places, tenant: str, now_s: float = 0.0) -> Stream:
+def take(found: StreamPlaces, tenant: str, now_s: float = 0.0) -> Stream:
     stream = Stream(60)
     found.take(stream, tenant, now_s)
     return stream
 
 
-def take_all(found: Places, tenant: str) -> list[Stream]:
+def take_all(found: StreamPlaces, tenant: str) -> list[Stream]:
     taken: list[Stream] = []
     for _ in range(1_000):
         try:

@@ -29,7 +29,7 @@ from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import tenant_of
 from shared.server.grpc_server import LIVENESS, READINESS, RpcServer, ServerOptions, Service, serve, stop_signal
 from shared.server.interceptor import CallRecord, _drive
-from shared.server.places import Stream
+from shared.server.stream_places import Stream
 from tests.support.waiting import until
 
 NAME = "hotslot.test.v1.EchoService"

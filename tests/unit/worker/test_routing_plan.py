@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import WorkerId, digest_of
-from shared.fleet.policy import Candidate
+from shared.fleet.policy import RankedWorker
 from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from worker_service.routing.forwarding import FORWARDED_KEY, is_forwarded, metadata_to_carry
 from worker_service.routing.plan import Here, before_here, instead_of_here
@@ -24,8 +24,8 @@ def worker(name: str, in_flight: int = 0) -> WorkerRecord:
     return WorkerRecord(info, WorkerState.READY, load, 0.0, 0)
 
 
-def ranked(*workers: WorkerRecord) -> list[Candidate]:
-    return [Candidate(record, Tier.SLOT) for record in workers]
+def ranked(*workers: WorkerRecord) -> list[RankedWorker]:
+    return [RankedWorker(record, Tier.SLOT) for record in workers]
 
 
 def here(*, holds_all: bool = True, in_flight: int = 0, takes_requests: bool = True) -> Here:

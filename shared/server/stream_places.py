@@ -77,7 +77,7 @@ class Stream:
             self._timeout.reschedule(asyncio.get_running_loop().time())
 
 
-class Places:
+class StreamPlaces:
     """The places of one limit."""
 
     def __init__(self, limit: StreamLimit) -> None:
