@@ -50,31 +50,27 @@ class CompiledCodeServicer(compiled_code_pb2_grpc.CompiledCodeServiceServicer):
             raise InvalidRequestError([FieldViolation("size_bytes", f"found {first.size_bytes}, expected 1 or more")])
         writer = await self._offload.to_its_end(self._code.writer, key, first.size_bytes)
         try:
-            await self._take(first, request_iterator, writer)
+            await self._offload.to_its_end(_write, writer, first.data, first.size_bytes)
+            async for message in request_iterator:
+                await self._offload.to_its_end(_write, writer, message.data, first.size_bytes)
             await self._offload.to_its_end(writer.publish, digest, writer.size_bytes)
         finally:
             writer.close()
         return pb.WriteCompiledCodeResponse()
-
-    async def _take(
-        self,
-        first: pb.WriteCompiledCodeRequest,
-        messages: AsyncIterator[pb.WriteCompiledCodeRequest],
-        writer: Writer,
-    ) -> None:
-        await self._offload.to_its_end(writer.write, first.data)
-        async for message in messages:
-            received = writer.size_bytes + len(message.data)
-            if received > first.size_bytes:
-                problem = f"the archive was to have {first.size_bytes} bytes, and {received} or more came"
-                raise QuotaExceededError(problem, subject="size_bytes")
-            await self._offload.to_its_end(writer.write, message.data)
 
     def _check(self, tenant: TenantId) -> None:
         if not self._code.max_bytes:
             raise ForbiddenError("this store keeps no compiled code; HOTSLOT_COMPILED_CODE_BYTES turns it on")
         if tenant != self._code.tenant:
             raise ForbiddenError(f"this store keeps no compiled code for tenant {tenant!r}")
+
+
+def _write(writer: Writer, data: bytes, max_bytes: int) -> None:
+    received = writer.size_bytes + len(data)
+    if received > max_bytes:
+        problem = f"the archive was to have {max_bytes} bytes, and {received} or more came"
+        raise QuotaExceededError(problem, subject="size_bytes")
+    writer.write(data)
 
 
 def _message(data: bytes, offset: int, size_bytes: int) -> pb.ReadCompiledCodeResponse:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import structlog.testing
 
@@ -166,6 +167,25 @@ async def test_the_store_takes_only_what_is_announced_and_forgets_what_is_not_us
     with pytest.raises(CompiledCodeNotFoundError):
         await store.read(keys[1], tmp_path / "gone", BUDGET)
     assert not list((tmp_path / "store" / "compiled-code" / ".stages").iterdir())
+
+
+@pytest.mark.parametrize("pieces", [[b"0123456789x"], [b"0123456789", b"x"], [b"", b"0123456789x"]])
+async def test_more_than_was_announced_is_refused_in_whichever_message_it_comes(
+    channel: Any, tmp_path: Path, pieces: list[bytes]
+) -> None:
+    key, digest = digest_of(b"key"), digest_of(b"".join(pieces))
+
+    async def messages() -> AsyncIterator[pb.WriteCompiledCodeRequest]:
+        yield pb.WriteCompiledCodeRequest(key=key, digest=digest, size_bytes=10, data=pieces[0])
+        for data in pieces[1:]:
+            yield pb.WriteCompiledCodeRequest(data=data)
+
+    stub: Any = pb_grpc.CompiledCodeServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.WriteCompiledCode(messages(), timeout=30)
+    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    with pytest.raises(CompiledCodeNotFoundError):
+        await CodeStore(channel, DEFAULT_TENANT).read(key, tmp_path / "x", BUDGET)
 
 
 @pytest.mark.slow
