@@ -18,7 +18,7 @@ from worker_service.ending import EXIT_OK, ProcessEnding
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 from worker_service.settings import WorkerSettings
 from worker_service.starting import Host, LoadModel, start
 
@@ -30,7 +30,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
 
     Both functions are called on a thread: `describe` says quickly which base model it is, `load` is heavy.
     """
-    worker, ending = Worker(new_worker_id()), ProcessEnding()
+    worker, ending = ServingWorker(new_worker_id()), ProcessEnding()
     bind_log_context(worker_id=worker.worker_id)
     async with (
         serve(services(worker), _server_options(settings)) as server,
@@ -55,7 +55,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     return ending
 
 
-async def shut_down(worker: Worker, server: RpcServer) -> None:
+async def shut_down(worker: ServingWorker, server: RpcServer) -> None:
     """End without losing a request: be picked no more, leave the fleet, serve what still comes until it is over.
 
     A worker whose engine is lost can serve nothing, and does not wait for requests to come no more.
@@ -65,7 +65,7 @@ async def shut_down(worker: Worker, server: RpcServer) -> None:
     await server.stop(at_once=worker.parts.engine.lost.is_set())
 
 
-def services(worker: Worker) -> list[Service]:
+def services(worker: ServingWorker) -> list[Service]:
     """Services of a worker."""
     return [
         service(

@@ -13,7 +13,7 @@ from shared.fleet.records import ReportedLoad, Resident, WorkerReport
 from shared.fleet.reporting import urgent
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,9 @@ MAX_USERS = 64
 class Pulse:
     """Report of a worker on itself, and the loop that keeps it fresh. Belongs to one event loop."""
 
-    def __init__(self, worker: Worker, interval_s: float = INTERVAL_S, demand: DemandOptions = DEFAULT_DEMAND) -> None:
+    def __init__(
+        self, worker: ServingWorker, interval_s: float = INTERVAL_S, demand: DemandOptions = DEFAULT_DEMAND
+    ) -> None:
         self._worker = worker
         self._interval_s = interval_s
         self._meter = DemandMeter(demand)

@@ -37,7 +37,7 @@ from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.ending import ProcessEnding
 from worker_service.engine.limits import EnginePolicy
-from worker_service.front.worker import ServingParts, Worker
+from worker_service.front.worker import ServingParts, ServingWorker
 from worker_service.model.shared_code import SharedCode
 from worker_service.pulse import Pulse
 from worker_service.routing.fleet_view import FleetView, ViewLimits
@@ -60,7 +60,7 @@ class Host:
     """Frame in which a worker is built: its parts end with the stack, its loops before them."""
 
     settings: WorkerSettings
-    worker: Worker
+    worker: ServingWorker
     server: RpcServer
     stack: AsyncExitStack
     loops: Loops
@@ -204,7 +204,7 @@ def preload_limits(settings: WorkerSettings) -> PreloadLimits:
     return PreloadLimits(settings.preload_s, settings.host_cache_bytes // 2)
 
 
-async def tell_readiness(worker: Worker, server: RpcServer, nudge: Callable[[], None]) -> None:
+async def tell_readiness(worker: ServingWorker, server: RpcServer, nudge: Callable[[], None]) -> None:
     """Say over the health service, and to the fleet, whether the worker takes requests, whenever that may change."""
     while True:
         await worker.turned.wait()

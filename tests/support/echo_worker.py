@@ -24,7 +24,7 @@ from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreClient, StoreTimeouts
 from worker_service.app import services
 from worker_service.assembly import AssemblyOptions, assemble
-from worker_service.front.worker import ServingParts, Worker
+from worker_service.front.worker import ServingParts, ServingWorker
 
 ADDRESS = "127.0.0.1"
 
@@ -108,7 +108,7 @@ def _selections(adapters: Sequence[str]) -> Iterator[pb.AdapterSelection]:
 class RunningWorker:
     """A worker that serves."""
 
-    worker: Worker
+    worker: ServingWorker
     parts: ServingParts
     server: RpcServer
     store: StoreClient
@@ -142,7 +142,7 @@ async def run_worker(
     stall_s: float = STALL_S,
 ) -> AsyncIterator[RunningWorker]:
     """A worker over the model until the block is left."""
-    worker = Worker(new_worker_id())
+    worker = ServingWorker(new_worker_id())
     options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits(), disk=disk)
     timeouts = timeouts or StoreTimeouts(call_s=2.0, chunk_s=2.0, backoff_s=0.01)
     async with AsyncExitStack() as stack:

@@ -15,7 +15,7 @@ from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, Calls
 from worker_service.app import services
 from worker_service.ending import ProcessEnding
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 from worker_service.routing.fleet_view import ViewLimits
 from worker_service.routing.forwarding import FORWARDED_KEY
 from worker_service.routing.router import Router
@@ -31,7 +31,7 @@ VIEW_LIMITS = ViewLimits(refresh_s=0.1, patience_s=1.0)
 class Member:
     """One worker that has joined."""
 
-    worker: Worker
+    worker: ServingWorker
     server: RpcServer
     model: EchoModel
     stack: AsyncExitStack
@@ -68,7 +68,7 @@ async def joined(
 ) -> AsyncIterator[Member]:
     """A worker of the fleet, ready, until the block is left; it leaves at once and loses what it runs."""
     model = model or echo_model()
-    worker = Worker(new_worker_id())
+    worker = ServingWorker(new_worker_id())
     chosen: dict[str, Any] = {"lease_s": LEASE_S, "staleness_s": 0.05, "host_cache_bytes": 2**20, **settings}
     options = WorkerSettings(
         model="echo", listen=f"{ADDRESS}:0", store=store_endpoint, redis_url=RedisUrl(redis_url), **chosen

@@ -15,7 +15,7 @@ from hotslot.rpc.tenant import tenant_of
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import timeout_of
 from worker_service.front.validation import check_mix
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
     """Servicer of AdapterControlService, which operators call."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: ServingWorker) -> None:
         self._worker = worker
 
     async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Context) -> pb.LoadAdapterResponse:

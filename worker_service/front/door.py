@@ -26,7 +26,7 @@ from shared.fleet.records import WorkerRecord
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.settling import SettledRequest
-from worker_service.front.worker import ServingParts, Worker
+from worker_service.front.worker import ServingParts, ServingWorker
 from worker_service.routing.forwarding import Metadata, Parcel, metadata_to_carry
 from worker_service.routing.plan import Here
 from worker_service.routing.router import Router
@@ -58,7 +58,7 @@ class Call:
 class FrontDoor:
     """The use case behind InferenceService.Generate."""
 
-    worker: Worker
+    worker: ServingWorker
 
     async def generate(self, call: Call) -> Events:
         """Stream a generation, from wherever it is served. Closing the generator cancels it there.

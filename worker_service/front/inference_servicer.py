@@ -14,7 +14,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.tenant import tenant_of
 from worker_service.adapters.policy import Selection
 from worker_service.front.door import Call, FrontDoor
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 from worker_service.routing.forwarding import is_forwarded
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -23,7 +23,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceServicer(pb_grpc.InferenceServiceServicer):
     """Servicer of InferenceService, which clients call."""
 
-    def __init__(self, worker: Worker, door: FrontDoor) -> None:
+    def __init__(self, worker: ServingWorker, door: FrontDoor) -> None:
         self._worker = worker
         self._door = door
 

@@ -55,7 +55,7 @@ async def _nothing() -> None:
 
 
 @dataclass(slots=True)
-class Worker:
+class ServingWorker:
     """State and parts; belongs to one event loop."""
 
     worker_id: WorkerId

@@ -20,7 +20,7 @@ from tests.support.echo_worker import Calls, make_request
 from tests.support.fleet import Member, until_known
 from tests.support.waiting import until_async
 from tests.support.worker_process import running_process
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -156,7 +156,7 @@ async def test_a_worker_that_is_drained_while_it_starts_stays_so(store: Catalog,
 
 
 async def test_a_worker_that_leaves_is_not_taken_back() -> None:
-    worker = Worker(new_worker_id())
+    worker = ServingWorker(new_worker_id())
     await worker.drain(1.0)
     await worker.retire()
     with pytest.raises(DrainingError):

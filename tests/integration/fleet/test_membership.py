@@ -26,7 +26,7 @@ from tests.support.fleet import Member, joined
 from tests.support.waiting import until, until_async
 from worker_service.app import services
 from worker_service.ending import ProcessEnding
-from worker_service.front.worker import Worker
+from worker_service.front.worker import ServingWorker
 from worker_service.model.shared_code import SharedCode
 from worker_service.routing.fleet_view import FleetView
 from worker_service.settings import WorkerSettings
@@ -42,9 +42,9 @@ async def nobody(endpoints: frozenset[str]) -> None:
 
 
 @asynccontextmanager
-async def loading(store: Catalog, redis_url: str, gate: threading.Event) -> AsyncIterator[Worker]:
+async def loading(store: Catalog, redis_url: str, gate: threading.Event) -> AsyncIterator[ServingWorker]:
     """A worker whose model is loaded once the gate opens."""
-    worker = Worker(new_worker_id())
+    worker = ServingWorker(new_worker_id())
     settings = WorkerSettings(
         model="echo", listen="127.0.0.1:0", store=store.endpoint, redis_url=RedisUrl(redis_url), lease_s=2.0
     )
