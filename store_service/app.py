@@ -25,6 +25,7 @@ from shared.coordination.directory import Directory
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.loops import Loops
 from shared.process_tuning import spare_what_stays
+from shared.server.deadline import HasDeadline
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.epochs import Epochs
@@ -39,7 +40,7 @@ from store_service.content.recovery import Recovery
 from store_service.content.scrub import Scrub
 from store_service.content.upkeep import keep_blobs, scrub_for_ever
 from store_service.content.uploads import UploadFolder
-from store_service.execution.call_queue import CallQueue, HasDeadline
+from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns

@@ -9,7 +9,7 @@ import ast
 import json
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,9 +35,10 @@ class Structure:
     question_docstrings: tuple[str, ...]
 
 
-def measure(root: Path) -> Structure:
-    """Measure the product of the tree at `root`, as git knows it."""
-    modules = {_module_of(path): (path, ast.parse((root / path).read_text())) for path in _sources(root)}
+def measure(root: Path, files: Iterable[Path] | None = None) -> Structure:
+    """Measure the product of the tree at `root`: these files of it, by default all that git knows."""
+    paths = _sources(root) if files is None else files
+    modules = {_module_of(path): (path, ast.parse((root / path).read_text())) for path in paths}
     imports = {name: set(_imports(name, tree, modules)) for name, (_, tree) in modules.items()}
     classes: dict[str, list[str]] = defaultdict(list)
     questions: list[str] = []

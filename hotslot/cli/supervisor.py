@@ -25,7 +25,7 @@ STABLE_AFTER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class UpPlan:
     """Processes that `up` starts, and their settings."""
 
     model: str
@@ -81,7 +81,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class ProcessEvent:
     """Something that happened to one of the processes."""
 
     kind: str
@@ -94,7 +94,7 @@ class Event:
 class Supervisor:
     """The children of one `up`."""
 
-    def __init__(self, plan: Plan, valkey: SupervisedValkey | None, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, plan: UpPlan, valkey: SupervisedValkey | None, on_event: Callable[[ProcessEvent], None]) -> None:
         """`valkey` is the embedded one, which its caller ends; None where Redis is another's."""
         self._plan = plan
         self.valkey = valkey
@@ -127,7 +127,7 @@ class Supervisor:
         while True:
             if self.valkey is not None and self.valkey.revive():
                 fields = {"name": "valkey", "pid": self.valkey.pid}
-                self._on_event(Event("restarted", fields, f"valkey was started again at {self.valkey.url}"))
+                self._on_event(ProcessEvent("restarted", fields, f"valkey was started again at {self.valkey.url}"))
             for index, child in enumerate(self.children):
                 if child.exit_code() is None:
                     continue
@@ -137,7 +137,7 @@ class Supervisor:
                 child.kill()
                 self.children[index] = Child(child.spec)
                 fields = {"name": child.spec.name, "pid": self.children[index].pid}
-                self._on_event(Event("restarted", fields, f"{child.spec.name} was started again"))
+                self._on_event(ProcessEvent("restarted", fields, f"{child.spec.name} was started again"))
             if time.monotonic() - self._looked_at_s >= LOOKS_EVERY_S:
                 self._look_for_drained()
                 self._looked_at_s = time.monotonic()
@@ -154,10 +154,10 @@ class Supervisor:
             if drained:
                 self._drained.add(name)
                 text = f"{name} is drained and takes no requests; `hotslot undrain --worker {endpoint}` takes it back"
-                self._on_event(Event("drained", fields, text))
+                self._on_event(ProcessEvent("drained", fields, text))
             else:
                 self._drained.discard(name)
-                self._on_event(Event("undrained", fields, f"{name} takes requests again"))
+                self._on_event(ProcessEvent("undrained", fields, f"{name} takes requests again"))
 
     def stop(self, grace_s: float) -> None:
         """End everything but the Valkey."""

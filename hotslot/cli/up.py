@@ -15,7 +15,7 @@ import typer
 
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_event, say, spinner
-from hotslot.cli.supervisor import Event, Plan, Supervisor
+from hotslot.cli.supervisor import ProcessEvent, Supervisor, UpPlan
 from hotslot.cli.valkey import SupervisedValkey
 from hotslot.clients.store import DEFAULT_STORE
 from hotslot.clients.worker import DEFAULT_WORKER
@@ -81,7 +81,7 @@ def up(
             model, model_name = _demo_model(model_name)
         valkey = None if redis_url else _start_valkey(stack)
         redis_url = valkey.url if valkey is not None else redis_url
-        plan = Plan(
+        plan = UpPlan(
             model, model_name, workers, store_port, worker_port, data_dir, redis_url, gateway_port if gateway else None
         )
         supervisor = Supervisor(plan, valkey, on_event=lambda event: _report_event(event, as_json=as_json))
@@ -173,7 +173,7 @@ def _check_redis_url(url: str) -> None:
         raise InvalidRequestError([], f"--redis-url (HOTSLOT_REDIS_URL): {exc}") from exc
 
 
-def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
+def _report_ready(plan: UpPlan, supervisor: Supervisor, *, as_json: bool) -> None:
     store, *workers = (child.spec for child in supervisor.children)
     gateway = workers.pop() if plan.gateway_port is not None else None
     if as_json:
@@ -209,7 +209,7 @@ def _report_ready(plan: Plan, supervisor: Supervisor, *, as_json: bool) -> None:
     print("\nCtrl-C ends it all.", flush=True)
 
 
-def _report_event(event: Event, *, as_json: bool) -> None:
+def _report_event(event: ProcessEvent, *, as_json: bool) -> None:
     if as_json:
         print_event(event.kind, event.fields)
     else:

@@ -10,7 +10,7 @@ called nothing yet; else the child's calls raise ForkedClientError.
 import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from hotslot.clients.blobs import RetryPolicy
 from hotslot.clients.hotslot import HotslotClient
@@ -20,16 +20,10 @@ from hotslot.clients.store import DEFAULT_STORE, StoreClient
 from hotslot.clients.worker import DEFAULT_WORKER, WorkerClient
 from hotslot.errors import ForkedClientError
 from hotslot.rpc.channel import ChannelOptions
+from hotslot.rpc.pool import Closable
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Closable(Protocol):
-    """Client that can be closed, as every asyncio client can."""
-
-    async def close(self) -> None:
-        """Close all connections."""
 
 
 C = TypeVar("C", bound=Closable)

@@ -47,7 +47,7 @@ REASONS: Mapping[Absence, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class TextPart:
+class TextModules:
     """The text model in a checkpoint."""
 
     prefix: str
@@ -142,11 +142,11 @@ def may_lack(spec: BaseSpec, module: BaseModule) -> bool:
     return is_open and spec.model_type.startswith(_SHARED_KEYS[0]) and module.name in _SHARED_KEYS[1]
 
 
-def text_part(modules: Collection[BaseModule]) -> TextPart | None:
+def text_part(modules: Collection[BaseModule]) -> TextModules | None:
     """The part with the token embedding and most layers below it; None where names do not tell."""
     embeddings = [m for m in modules if m.kind is ModuleKind.EMBEDDING and m.is_token_embedding and not m.is_in_layer]
     above = [module.path.removesuffix(module.name) for module in embeddings]
-    parts = [TextPart(prefix) for path in above for prefix in (path, path.removesuffix("embeddings."))]
+    parts = [TextModules(prefix) for path in above for prefix in (path, path.removesuffix("embeddings."))]
     num_inside = {part: sum(part.layer_of(module.path) is not None for module in modules) for part in parts}
     best = max(parts, key=lambda part: num_inside[part], default=None)
     return best if best is not None and num_inside[best] else None
@@ -170,7 +170,7 @@ def is_other_part(path: str) -> bool:
     return _OTHER_PART.search(path) is not None
 
 
-def _is_elsewhere(module: BaseModule, part: TextPart) -> bool:
+def _is_elsewhere(module: BaseModule, part: TextModules) -> bool:
     """Tell whether a module outside of the text model's layers is outside of the text model, too."""
     if module.is_head_by_name and part.prefix.startswith(module.path.removesuffix(module.name)):
         return False

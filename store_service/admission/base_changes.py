@@ -10,13 +10,13 @@ from hotslot.errors import Violation
 from hotslot.formats.base_spec import BaseModule, BaseSpec
 from store_service.admission.keys import Role
 from store_service.admission.lora_settings import LoraSettings
-from store_service.admission.parts import Parts
+from store_service.admission.parts import CheckpointParts
 
 OTHER_HEADS = frozenset({"score", "classifier"})
 """Heads of tasks other than generation: PEFT looks for them by these names, and finds none in a causal model."""
 
 
-def check_base_changes(settings: LoraSettings, base: BaseSpec, parts: Parts) -> Iterator[Violation]:
+def check_base_changes(settings: LoraSettings, base: BaseSpec, parts: CheckpointParts) -> Iterator[Violation]:
     """Words that mean a change of the base, or that PEFT does not load with this base."""
     yield from _check_bias(settings, base, parts)
     for name in settings.saved_modules:
@@ -27,7 +27,7 @@ def check_base_changes(settings: LoraSettings, base: BaseSpec, parts: Parts) -> 
             yield from _check_init(settings, modules[path])
 
 
-def _check_bias(settings: LoraSettings, base: BaseSpec, adapted: Parts) -> Iterator[Violation]:
+def _check_bias(settings: LoraSettings, base: BaseSpec, adapted: CheckpointParts) -> Iterator[Violation]:
     if settings.bias == "none":
         return
     if base.details is None:
@@ -48,7 +48,7 @@ def _check_bias(settings: LoraSettings, base: BaseSpec, adapted: Parts) -> Itera
         yield Violation.of("UNSUPPORTED_CONFIG", "bias", repr(settings.bias), "'none'", problem)
 
 
-def _check_saved(name: str, base: BaseSpec, parts: Parts) -> Iterator[Violation]:
+def _check_saved(name: str, base: BaseSpec, parts: CheckpointParts) -> Iterator[Violation]:
     """PEFT takes every module whose path ends so (utils/other.py, `_set_trainable`), and needs its weight."""
     subject = f"modules_to_save[{name!r}]"
     saved = [path for path in parts.copies if _ends_so(path, name)]

@@ -17,7 +17,7 @@ from store_service.admission.default_targets import with_defaults
 from store_service.admission.keys import BACKBONES, HEAD_ALIASES, Role
 from store_service.admission.lora_settings import LoraSettings
 from store_service.admission.naming import check_naming
-from store_service.admission.parts import Found, Parts, base_copies
+from store_service.admission.parts import CheckpointParts, FoundPart, base_copies
 from store_service.admission.planned import AdapterPlan, PlannedModule, Tie
 from store_service.admission.regrouping import read_parts, regrouped
 from store_service.admission.settings import AdmissionLimits
@@ -90,7 +90,7 @@ def _tied_paths(settings: LoraSettings, base: BaseSpec) -> tuple[str, ...]:
     return embedding.path, head.path
 
 
-def _check_targets(found_parts: Parts, settings: LoraSettings, base: BaseSpec) -> Iterator[Violation]:
+def _check_targets(found_parts: CheckpointParts, settings: LoraSettings, base: BaseSpec) -> Iterator[Violation]:
     """Config and tensors must name the same modules: PEFT would drop what only one of them names."""
     parts, targets, tied = found_parts.by_path, settings.targets, _tied_paths(settings, base)
     by_word = all_linear(base) if targets.all_linear else {}
@@ -119,7 +119,7 @@ def _check_targets(found_parts: Parts, settings: LoraSettings, base: BaseSpec) -
             yield Violation.of("MODULE_MISSING", module.path, "no tensors", _names(_PAIRS[module.kind]), problem)
 
 
-def _plan(module: BaseModule, name: str, roles: Mapping[Role, Found], settings: LoraSettings) -> PlannedModule:
+def _plan(module: BaseModule, name: str, roles: Mapping[Role, FoundPart], settings: LoraSettings) -> PlannedModule:
     """`name` is what PEFT calls the module, which patterns are matched with."""
     a, b = (roles[role].tensor for role in _PAIRS[module.kind])
     bias = roles[Role.BIAS].tensor if Role.BIAS in roles else None
@@ -129,7 +129,7 @@ def _plan(module: BaseModule, name: str, roles: Mapping[Role, Found], settings: 
 def _check_module(
     module: BaseModule,
     name: str,
-    roles: Mapping[Role, Found],
+    roles: Mapping[Role, FoundPart],
     settings: LoraSettings,
     base: BaseSpec,
     limits: AdmissionLimits,
@@ -161,7 +161,7 @@ def _check_module(
         yield from _check_shapes(module, name, roles, settings, base, limits)
 
 
-def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: LoraSettings) -> Iterator[Violation]:
+def _check_roles(module: BaseModule, roles: Mapping[Role, FoundPart], settings: LoraSettings) -> Iterator[Violation]:
     """Parts that the module's kind and the config ask for."""
     pair = _PAIRS[module.kind]
     for role in pair:
@@ -191,7 +191,7 @@ def _check_roles(module: BaseModule, roles: Mapping[Role, Found], settings: Lora
 def _check_shapes(
     module: BaseModule,
     own_name: str,
-    roles: Mapping[Role, Found],
+    roles: Mapping[Role, FoundPart],
     settings: LoraSettings,
     base: BaseSpec,
     limits: AdmissionLimits,

@@ -6,7 +6,7 @@ from hotslot.formats.base_spec import BaseSpec, ModuleKind
 from hotslot.formats.loaded_modules import completed
 from hotslot.formats.safetensors_header import Header
 from store_service.admission.keys import Role
-from store_service.admission.parts import Found
+from store_service.admission.parts import FoundPart
 from store_service.admission.regrouping import read_parts
 
 _COPIES = re.compile(
@@ -41,7 +41,7 @@ def _original(last_part: str) -> str:
     return _COPIES.sub("", last_part)
 
 
-def _fits(found: Found, role: Role, in_features: int, out_features: int, kind: ModuleKind) -> bool:
+def _fits(found: FoundPart, role: Role, in_features: int, out_features: int, kind: ModuleKind) -> bool:
     shape = found.tensor.shape
     if role in (Role.A, Role.EMBEDDING_A):
         return len(shape) == 2 and shape[1] == in_features and (role is Role.A) == (kind is ModuleKind.LINEAR)

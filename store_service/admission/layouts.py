@@ -111,7 +111,7 @@ def fusion_obstacle(fusion: Fusion, base: BaseSpec) -> str:
     return f"{other.path} has {other.out_features} rows, and the base's heads {num_rows}" if other is not None else ""
 
 
-class Places:
+class ModulePlaces:
     """A base's modules by where they are, for telling what it has where an adapter has something else."""
 
     def __init__(self, paths: Iterable[str]) -> None:
@@ -157,7 +157,7 @@ class Places:
         return f"its {parent} has {', '.join(names[:_MAX_SHOWN])}{more}" if names else ""
 
 
-def layout_difference(path: str, base: BaseSpec, base_paths: Collection[str], places: Places) -> str:
+def layout_difference(path: str, base: BaseSpec, base_paths: Collection[str], places: ModulePlaces) -> str:
     """Difference between the base and an adapter that has this module, in a clause; empty where nothing is known."""
     parent, _, leaf = path.rpartition(".")
     above = parent.rpartition(".")[0]

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping
 from hotslot.errors import Violation
 from hotslot.formats.base_spec import Absence, BaseModule, BaseSpec
 from store_service.admission.keys import HEAD_NAMES, ParsedKey, Role, naming_of
-from store_service.admission.parts import Found, Parts
+from store_service.admission.parts import CheckpointParts, FoundPart
 
 _OF_LINEARS = (Role.A, Role.B)
 
 
-def check_naming(parts: Parts, base: BaseSpec) -> Iterator[Violation]:
+def check_naming(parts: CheckpointParts, base: BaseSpec) -> Iterator[Violation]:
     """At most one violation for a pair whose halves are named unlike, and one for a checkpoint of several styles."""
     modules = base.by_path()
-    styles: dict[tuple[str, str], tuple[str, Found]] = {}
+    styles: dict[tuple[str, str], tuple[str, FoundPart]] = {}
     """The first tensor of each aspect of a style that was seen, with how it has it."""
     mixed: set[str] = set()
     for path, roles in parts.by_path.items():
@@ -41,7 +41,7 @@ def _aspects(parsed: ParsedKey, modules: Mapping[str, BaseModule]) -> Iterator[t
         yield "their end", "linear" if parsed.role in _OF_LINEARS else "embedding", parsed.form
 
 
-def _mixed(problem: str, first: Found, second: Found) -> Violation:
+def _mixed(problem: str, first: FoundPart, second: FoundPart) -> Violation:
     names = first.tensor.entry.name, second.tensor.entry.name
     return Violation.of(
         "MIXED_NAMES",

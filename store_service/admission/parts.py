@@ -16,7 +16,7 @@ from store_service.admission.keys import (
     parse_key,
     resolve_path,
 )
-from store_service.admission.layouts import Places, layout_difference
+from store_service.admission.layouts import ModulePlaces, layout_difference
 
 _MAGNITUDE = "DoRA's magnitudes cannot be served exactly by slots yet"
 _WHOLE = "whole parameters of the base (modules_to_save) would have to change with the adapter"
@@ -55,7 +55,7 @@ class StoredTensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPart:
     """A part of an adapter in the checkpoint."""
 
     parsed: ParsedKey
@@ -72,10 +72,10 @@ class BaseCopy:
 
 
 @dataclass(slots=True)
-class Parts:
+class CheckpointParts:
     """The tensors of a checkpoint, as far as the base has their modules."""
 
-    by_path: dict[str, dict[Role, Found]] = field(default_factory=dict)
+    by_path: dict[str, dict[Role, FoundPart]] = field(default_factory=dict)
     copies: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
     resized: dict[str, dict[Role, TensorEntry]] = field(default_factory=dict)
     """Rows that the base has, too, of copies with added rows."""
@@ -90,11 +90,11 @@ class Parts:
     """Clause on the base's modules in the place of the first unknown one; empty where they have none in common."""
 
 
-def sort_tensors(header: Header, base: BaseSpec) -> Parts:
+def sort_tensors(header: Header, base: BaseSpec) -> CheckpointParts:
     """Every tensor under the module and role that its name says; what has no place becomes a violation."""
-    parts = Parts()
+    parts = CheckpointParts()
     modules = base.by_path()
-    places = Places(modules)
+    places = ModulePlaces(modules)
     adapters: set[str] = set()
     for entry in header.tensors:
         parsed = parse_key(entry.name)
@@ -131,7 +131,9 @@ def base_copies(
     )
 
 
-def _sort_copy(entry: TensorEntry, role: Role, module: BaseModule | None, base: BaseSpec, parts: Parts) -> None:
+def _sort_copy(
+    entry: TensorEntry, role: Role, module: BaseModule | None, base: BaseSpec, parts: CheckpointParts
+) -> None:
     if module is None or module not in (base.token_embedding, base.head):
         is_foreign = module is None and (_ADAPTER_WORDS.search(entry.name) or not _PARAMETER.search(entry.name))
         parts.violations.append(
@@ -173,8 +175,8 @@ def _other_rows(found: tuple[int, ...], expected: tuple[int, ...]) -> str:
     )
 
 
-def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: Parts) -> None:
-    found = Found(parsed, StoredTensor(entry, parsed.is_transposed))
+def _sort_part(entry: TensorEntry, parsed: ParsedKey, path: str, parts: CheckpointParts) -> None:
+    found = FoundPart(parsed, StoredTensor(entry, parsed.is_transposed))
     other = parts.by_path.setdefault(path, {}).setdefault(parsed.role, found)
     if other is not found:
         parts.violations.append(_duplicate(entry, other.tensor.entry, parsed.role, path))
@@ -185,8 +187,8 @@ def _note_unknown(
     parsed: ParsedKey,
     base: BaseSpec,
     modules: Mapping[str, BaseModule],
-    places: Places,
-    parts: Parts,
+    places: ModulePlaces,
+    parts: CheckpointParts,
 ) -> None:
     if parsed.path in parts.unknown_paths or parsed.path in parts.other_layouts:
         return

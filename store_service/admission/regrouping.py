@@ -14,7 +14,7 @@ from hotslot.formats.base_spec import BaseModule, BaseSpec
 from hotslot.formats.safetensors_header import Header
 from store_service.admission.keys import resolve_path
 from store_service.admission.layouts import FUSIONS, Linears, fused_linears, split_linears
-from store_service.admission.parts import Parts, StoredTensor, sort_tensors
+from store_service.admission.parts import CheckpointParts, StoredTensor, sort_tensors
 from store_service.admission.planned import (
     Block,
     PlannedModule,
@@ -40,7 +40,7 @@ class TrainersForm:
     """Places where the trainer had one linear, and the base has parts."""
 
 
-def read_parts(header: Header, base: BaseSpec) -> tuple[Parts, TrainersForm]:
+def read_parts(header: Header, base: BaseSpec) -> tuple[CheckpointParts, TrainersForm]:
     """A checkpoint's tensors, sorted by the modules of the base in the form that the trainer had."""
     parts = sort_tensors(header, base)
     form = _form_of(parts.other_layouts, base)

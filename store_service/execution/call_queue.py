@@ -5,20 +5,14 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
+from shared.server.deadline import HasDeadline
 from store_service.execution.backlog import Backlog
 from store_service.execution.offload import Offload
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class HasDeadline(Protocol):
-    """The part of a servicer's context that is needed here."""
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the caller gives up; None when it never does."""
 
 
 class CallQueue:

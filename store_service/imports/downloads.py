@@ -13,7 +13,7 @@ from hotslot.contract.catalog import TransferProgress, TransferStage
 from hotslot.ids import TenantId
 from store_service.admission.admit import Checkpoint
 from store_service.execution.offload import Offload
-from store_service.sources.source import Content
+from store_service.sources.source import FixedCheckpoint
 
 REPORT_EVERY_S = 0.1
 
@@ -58,10 +58,12 @@ class Downloads:
         scratch.mkdir(parents=True)
 
     @asynccontextmanager
-    async def fetched(self, tenant: TenantId, content: Content, listener: Listener) -> AsyncIterator[Checkpoint]:
+    async def fetched(
+        self, tenant: TenantId, content: FixedCheckpoint, listener: Listener
+    ) -> AsyncIterator[Checkpoint]:
         """A content's files, for as long as the block; joins a download of the same that is under way.
 
-        Raises as `Content.fetch`. When the last one who waits leaves, the download is cancelled.
+        Raises as `FixedCheckpoint.fetch`. When the last one who waits leaves, the download is cancelled.
         """
         key = (tenant, content.key)
         download = self._downloads.get(key)
@@ -89,7 +91,7 @@ class Downloads:
             await asyncio.wait(self._ending)
         self._threads.close()
 
-    async def _fetch(self, download: _Download, content: Content) -> Checkpoint:
+    async def _fetch(self, download: _Download, content: FixedCheckpoint) -> Checkpoint:
         await download.held.enter_async_context(self._turns)
         target = self._scratch / secrets.token_hex(16)
         download.held.push_async_callback(asyncio.to_thread, shutil.rmtree, target, ignore_errors=True)

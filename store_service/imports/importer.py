@@ -29,7 +29,7 @@ from store_service.execution.offload import Offload
 from store_service.imports.downloads import QUEUED, Downloads
 from store_service.imports.recent import Recent
 from store_service.registry import Publication, Registry
-from store_service.sources.source import Content, Source, stop_if
+from store_service.sources.source import FixedCheckpoint, Source, stop_if
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +90,7 @@ class Importer:
         # Apart from the threads that fetch: resolving a name does not wait behind a download.
         self._resolving = Offload("resolve", options.max_imports)
         self._imports: dict[_ImportKey, _Import] = {}
-        self._resolutions: SingleFlight[tuple[TenantId, str], Content] = SingleFlight()
+        self._resolutions: SingleFlight[tuple[TenantId, str], FixedCheckpoint] = SingleFlight()
         self._absent: Recent[tuple[TenantId, str], SourceNotFoundError] = Recent(options.refusal_ttl_s)
         self._refused: Recent[_RefusalKey, _Refusal] = Recent(options.refusal_ttl_s)
 
@@ -190,7 +190,7 @@ class Importer:
             # An import that is cancelled now ends when admission has ended: the files are in use until then.
             return await self._admission.to_its_end(tenant, None, admit)
 
-    async def _resolve(self, tenant: TenantId, source: Source) -> Content:
+    async def _resolve(self, tenant: TenantId, source: Source) -> FixedCheckpoint:
         """Resolve a source to its content of now; callers at the same time share one answer, which is not cancelled."""
         key = (tenant, source.key)
         absent = self._absent.get(key)
@@ -198,7 +198,7 @@ class Importer:
             raise absent.with_traceback(None)
         return await self._resolutions.run(key, lambda: self._ask(key, source))
 
-    async def _ask(self, key: tuple[TenantId, str], source: Source) -> Content:
+    async def _ask(self, key: tuple[TenantId, str], source: Source) -> FixedCheckpoint:
         try:
             return await self._resolving(source.resolve)
         except SourceNotFoundError as exc:

@@ -10,7 +10,7 @@ from shared.coordination.directory_functions import REVISION_SEQUENCES
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import DEFAULT_POLICY, PolicyOptions
 from shared.fleet.records import Abilities, PlacedVersion, WorkerRecord
-from store_service.placement.groups import Group, group_workers
+from store_service.placement.groups import WorkerGroup, group_workers
 
 REFRESH_S = 0.5
 
@@ -21,7 +21,7 @@ class PoolPicture:
 
     workers: tuple[WorkerRecord, ...]
     """All whose leases run, also those that take no requests."""
-    groups: Mapping[Abilities, Group]
+    groups: Mapping[Abilities, WorkerGroup]
     revision: int
     """Revision at the moment of reading, on the scale of placement revisions."""
     read_at_s: float

@@ -35,7 +35,7 @@ UNKNOWN_RANKS = Ranks()
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class WorkerGroup:
     """The workers of a pool that accept the same requests and answer them alike."""
 
     like: WorkerInfo
@@ -55,8 +55,8 @@ class Group:
 
 
 def group_workers(
-    workers: Iterable[WorkerRecord], time_s: float, options: PolicyOptions, before: Mapping[Abilities, Group]
-) -> dict[Abilities, Group]:
+    workers: Iterable[WorkerRecord], time_s: float, options: PolicyOptions, before: Mapping[Abilities, WorkerGroup]
+) -> dict[Abilities, WorkerGroup]:
     """The groups in which a worker takes requests. Orders of `before` are kept where the workers are the same."""
     alike: dict[Abilities, list[WorkerRecord]] = {}
     for record in workers:
@@ -67,11 +67,11 @@ def group_workers(
         fleet = Fleet(records, time_s, options=options, rendezvous=known.fleet.rendezvous if known else None)
         if fleet.workers:
             num_rows = sum(max(1, record.load.max_sequences) for record in fleet.workers.values())
-            groups[abilities] = Group(records[0].info, fleet, num_rows)
+            groups[abilities] = WorkerGroup(records[0].info, fleet, num_rows)
     return groups
 
 
-def choose(groups: Mapping[Abilities, Group], key: str, wanted: Mapping[Digest, Ranks]) -> Fleet | None:
+def choose(groups: Mapping[Abilities, WorkerGroup], key: str, wanted: Mapping[Digest, Ranks]) -> Fleet | None:
     """The group for one request; None when no worker takes requests.
 
     `key` is the first adapter's digest, or anything that differs from request to request. When no group can serve the
@@ -83,7 +83,7 @@ def choose(groups: Mapping[Abilities, Group], key: str, wanted: Mapping[Digest, 
     return max(able, key=lambda group: _score(group, key)).fleet
 
 
-def _score(group: Group, key: str) -> float:
+def _score(group: WorkerGroup, key: str) -> float:
     text = "|".join(map(str, (key, *group.like.abilities)))
     drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
     return -group.num_rows / math.log((drawn + 0.5) / 2**64)

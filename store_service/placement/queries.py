@@ -19,7 +19,7 @@ from shared.coordination.directory import Directory
 from shared.fleet.policy import RankedWorker
 from shared.fleet.records import PlacedVersion, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from store_service.execution.call_queue import HasDeadline
+from shared.server.deadline import HasDeadline
 from store_service.placement.fleets import FleetCache
 from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
 

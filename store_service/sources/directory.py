@@ -132,7 +132,7 @@ class DirectoryContent:
         self.size_bytes = sum(stamp.size_bytes for stamp in stamps.values())
 
     def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
-        """Copy the known files, all of one save; see `Content.fetch`."""
+        """Copy the known files, all of one save; see `FixedCheckpoint.fetch`."""
         done_bytes = 0
         for name, stamp in self._stamps.items():
             with self._source.open_inside(self._folder / name) as file, (target / name).open("xb") as copy:

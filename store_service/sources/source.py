@@ -27,14 +27,14 @@ class Source(Protocol):
     def is_remote(self) -> bool:
         """True if resolving asks another machine, which is not to be asked again and again for what it has not."""
 
-    def resolve(self) -> "Content":
+    def resolve(self) -> "FixedCheckpoint":
         """Resolve the name to its content of now; blocks.
 
         Raises SourceNotFoundError, SourceForbiddenError, SourceUnavailableError and QuotaExceededError.
         """
 
 
-class Content(Protocol):
+class FixedCheckpoint(Protocol):
     """A checkpoint that does not change any more: a commit, or files as they were when they were looked at."""
 
     @property

@@ -40,7 +40,7 @@ class Resolver(Protocol):
         ...
 
 
-class Home(Protocol):
+class VersionHome(Protocol):
     """Place of the versions that references stand for."""
 
     def is_resident(self, digest: Digest) -> bool:
@@ -95,7 +95,7 @@ class ReferenceCache:
     def __init__(
         self,
         resolver: Resolver,
-        home: Home,
+        home: VersionHome,
         limits: ReferenceLimits = ReferenceLimits(),
         watch: CatalogWatch | None = None,
         clock: Callable[[], float] = time.monotonic,

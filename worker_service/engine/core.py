@@ -27,7 +27,7 @@ from worker_service.engine.messages import (
     TokenReady,
     Unpin,
 )
-from worker_service.engine.pace import Pace
+from worker_service.engine.pace import EnginePace
 from worker_service.engine.reports import engine_snapshot, sequence_report
 from worker_service.engine.residency import Residency
 from worker_service.engine.scheduler import Scheduler
@@ -60,7 +60,7 @@ class EngineCore:
         self._residency = Residency(limits, runner, clock, self._listener)
         self._scheduler = Scheduler(limits, policy or EnginePolicy(), self._residency)
         self._attempts = Attempts(runner)
-        self._pace = Pace(limits)
+        self._pace = EnginePace(limits)
         self._deadlines = Deadlines(lambda sequence_id: self._scheduler.get(sequence_id) is not None)
         self._events: list[Event] = []
         self._steps = 0

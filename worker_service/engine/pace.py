@@ -29,7 +29,7 @@ class _Average:
         return self.value if self.count >= ENOUGH_SAMPLES else 0.0
 
 
-class Pace:
+class EnginePace:
     """Averages of what was measured. Every estimate errs to the quick side."""
 
     def __init__(self, limits: EngineLimits) -> None:

@@ -12,7 +12,7 @@ from worker_service.engine.listener import ActivationReport, EngineListener
 from worker_service.engine.messages import Activate, Activated, AdapterWeights, Deactivate, ModelRunner
 from worker_service.engine.mix_size import mix_too_large
 from worker_service.engine.sequence import Sequence
-from worker_service.engine.slots import Reservation, SlotTable
+from worker_service.engine.slots import SlotReservation, SlotTable
 
 log = structlog.get_logger(__name__)
 
@@ -190,7 +190,7 @@ class Residency:
         )
 
     def _begin_copies(
-        self, reservation: Reservation, weights: Iterable[AdapterWeights], *, ahead: bool = False
+        self, reservation: SlotReservation, weights: Iterable[AdapterWeights], *, ahead: bool = False
     ) -> None:
         for digest in reservation.evicted:
             self._listener.evicted(digest)

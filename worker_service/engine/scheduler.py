@@ -13,7 +13,7 @@ from worker_service.engine.messages import SequenceId
 from worker_service.engine.residency import Residency
 from worker_service.engine.sequence import Sequence
 from worker_service.engine.sequence_blocks import SequenceBlocks
-from worker_service.engine.waiting import Candidate, WaitingQueue
+from worker_service.engine.waiting import WaitingQueue, WaitingSequence
 from worker_service.engine.work import Work
 
 
@@ -126,7 +126,7 @@ class Scheduler:
         """Tell whether a step would compute anything."""
         return any(self._is_ready(sequence, now_s) for sequence in self.running)
 
-    def _admit_one(self, order: list[Candidate], now_s: float) -> bool:
+    def _admit_one(self, order: list[WaitingSequence], now_s: float) -> bool:
         """Give a row to the best of these that can have one."""
         for candidate in order:
             sequence = candidate.sequence
@@ -165,7 +165,7 @@ class Scheduler:
         already = self._drain.digests if self._drain is not None else frozenset()
         self._drain = _Drain(sequence, self._residency.slots.to_drain(sequence.weights, already))
 
-    def _needed_before(self, candidate: Candidate, order: list[Candidate]) -> set[Digest]:
+    def _needed_before(self, candidate: WaitingSequence, order: list[WaitingSequence]) -> set[Digest]:
         """Adapters of the sequences whose turn is before this one's."""
         sequence = candidate.sequence
         if sequence.num_bypasses >= self._limits.max_bypasses or self._residency.is_resident(sequence):

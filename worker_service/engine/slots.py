@@ -51,7 +51,7 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
+class SlotReservation:
     """Slots taken for adapters that were not there; their weights must be copied now."""
 
     placed: tuple[Holder, ...]
@@ -116,7 +116,7 @@ class SlotTable:
 
     def reserve(
         self, wanted: Mapping[Digest, AdapterWeights], now_s: float, keep: Collection[Digest] = ()
-    ) -> Reservation | None:
+    ) -> SlotReservation | None:
         """Take slots for all of these adapters that have none, evicting unused ones; all or nothing.
 
         None when too many slots are in use or pinned at the moment. Adapters in `wanted` are never evicted for each
@@ -136,7 +136,7 @@ class SlotTable:
             holder = Holder(digest, slots, weights.size_bytes, now_s, pinned=digest in self._pinned)
             self._holders[digest] = holder
             placed.append(holder)
-        return Reservation(tuple(placed), tuple(v.digest for v in victims))
+        return SlotReservation(tuple(placed), tuple(v.digest for v in victims))
 
     def to_drain(self, wanted: Mapping[Digest, AdapterWeights], already: Collection[Digest]) -> frozenset[Digest]:
         """Adapters in use whose slots `wanted` can have once their users have ended.

@@ -23,7 +23,7 @@ Flow = OrderedDict[SequenceId, Sequence]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class WaitingSequence:
     """A sequence that may get the next row."""
 
     sequence: Sequence
@@ -126,7 +126,7 @@ class WaitingQueue:
         if not len(tenant.mixes):
             del self._tenants[name]
 
-    def candidates(self, now_s: float, is_resident: Callable[[Sequence], bool]) -> list[Candidate]:
+    def candidates(self, now_s: float, is_resident: Callable[[Sequence], bool]) -> list[WaitingSequence]:
         """Sequences that may get the next row, the first of each mix, best choice first.
 
         Tenants take turns, the one that was served least first. A mix whose adapters are in slots goes before others
@@ -140,13 +140,13 @@ class WaitingQueue:
         turns = [self._heads(self._tenants[name], now_s, limit) for name in tenants]
         for heads in itertools.zip_longest(*turns):
             fair += [head for head in heads if head is not None]
-        ranked = [Candidate(sequence, rank) for rank, sequence in enumerate(fair[:limit])]
+        ranked = [WaitingSequence(sequence, rank) for rank, sequence in enumerate(fair[:limit])]
         if len(ranked) < 2:
             return ranked
         least = {name: turn[0] for name, turn in zip(tenants, turns, strict=True)}
         near = self._shares.spent(tenants[0]) + self._policy.residency_slack_tokens if tenants else 0.0
 
-        def preference(candidate: Candidate) -> tuple[int, int]:
+        def preference(candidate: WaitingSequence) -> tuple[int, int]:
             sequence = candidate.sequence
             if sequence.num_preemptions or sequence.num_bypasses >= self._limits.max_bypasses:
                 return (0, candidate.fair_rank)

@@ -1,17 +1,9 @@
 """Deadlines of calls: a call's own, less the time that answering takes."""
 
-from typing import Protocol
+from shared.server.deadline import HasDeadline
 
 DEFAULT_TIMEOUT_S = 60.0
 MARGIN_S = 0.05
-
-
-class HasDeadline(Protocol):
-    """The part of a servicer's context that is needed here."""
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the call's deadline; None when it has none."""
-        ...
 
 
 def timeout_of(context: HasDeadline) -> float:

@@ -14,11 +14,11 @@ from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
-from worker_service.model.targets import Targets, as_linear, find_layers
+from worker_service.model.targets import SlotTargets, as_linear, find_layers
 
 
 def add_slots(
-    model: PreTrainedModel, targets: Targets, limits: EngineLimits, step: StepState
+    model: PreTrainedModel, targets: SlotTargets, limits: EngineLimits, step: StepState
 ) -> tuple[dict[str, SlotLinear], dict[str, SlotEmbedding], SlotWriter]:
     """Replace the targets by modules with slots; returns those by the spec's path, and what writes to their slots."""
     device = next(model.parameters()).device

@@ -26,10 +26,10 @@ from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
 from worker_service.model.step_state import StepState
-from worker_service.model.targets import Targets, choose_targets
+from worker_service.model.targets import SlotTargets, choose_targets
 from worker_service.model.text_part import load_text_model
 from worker_service.model.warm_up import warm_up
-from worker_service.model.weights import SlotLayout, WeightsDecoder
+from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
 
 log = structlog.get_logger(__name__)
 
@@ -123,7 +123,7 @@ def load_model(
     return LoadedModel(
         runner=runner,
         limits=limits,
-        decoder=WeightsDecoder(layout),
+        decoder=SlotWeightsDecoder(layout),
         tokenizer=tokenizer,
         spec=spec,
         model_type=spec.model_type,
@@ -216,7 +216,7 @@ def _context(config: PretrainedConfig) -> int:
 
 def _adapt(
     model: PreTrainedModel,
-    targets: Targets,
+    targets: SlotTargets,
     limits: EngineLimits,
     options: ModelOptions,
     device: torch.device,

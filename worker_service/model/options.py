@@ -9,7 +9,7 @@ from hotslot.contract.control import CompiledBucket, StartupStage
 from hotslot.formats.base_spec import BaseSpec
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.runner import TorchRunner
-from worker_service.model.weights import WeightsDecoder
+from worker_service.model.weights import SlotWeightsDecoder
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoadedModel:
 
     runner: TorchRunner
     limits: EngineLimits
-    decoder: WeightsDecoder
+    decoder: SlotWeightsDecoder
     tokenizer: PreTrainedTokenizerBase
     spec: BaseSpec
     model_type: str

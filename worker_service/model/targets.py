@@ -21,7 +21,7 @@ MAX_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Targets:
+class SlotTargets:
     """The modules that get slots, all known to be in the loaded model with the spec's shapes."""
 
     linears: tuple[BaseModule, ...]
@@ -67,7 +67,7 @@ def as_linear(module: nn.Module) -> nn.Linear:
 
 def choose_targets(
     model: PreTrainedModel, spec: BaseSpec, names: Sequence[str], paths: Mapping[str, str] | None = None
-) -> Targets:
+) -> SlotTargets:
     """The modules whose last name is in `names`; all linears of the loaded model's layers if it is empty.
 
     Linears that transformers replaced when it loaded the model, such as experts that became one parameter, are left
@@ -106,7 +106,7 @@ def choose_targets(
             misfits[end] = problem
     if misfits:
         raise _misfits_error(spec, misfits, linears)
-    targets = Targets(tuple(linears), embedding, head, without_slots, paths)
+    targets = SlotTargets(tuple(linears), embedding, head, without_slots, paths)
     if without_slots and not linears:
         raise _misfits_error(spec, {m: without_slots[m.path] for m in spec.modules if m.path in without_slots}, ())
     _check_names(names, {module.name for module in targets.modules}, spec)

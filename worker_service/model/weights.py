@@ -73,7 +73,7 @@ class SlotLayout:
     """Linears that cannot have slots, by path: what they are in the loaded model."""
 
 
-class WeightsDecoder:
+class SlotWeightsDecoder:
     """Decodes weights blobs for one layout."""
 
     def __init__(self, layout: SlotLayout) -> None:

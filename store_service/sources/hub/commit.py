@@ -83,7 +83,7 @@ class HubCommit:
         self.size_bytes = sum(file.size_bytes for file in files)
 
     def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
-        """Fetch and check the files; see `Content.fetch`."""
+        """Fetch and check the files; see `FixedCheckpoint.fetch`."""
         before_bytes = 0
         with HubRequests(self._folder) as requests:
             for file in self._files:

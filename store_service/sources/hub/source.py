@@ -1,7 +1,7 @@
 """Source of checkpoints in Hugging Face repositories."""
 
 from store_service.sources.hub.folder import HubFolder
-from store_service.sources.source import Content
+from store_service.sources.source import FixedCheckpoint
 
 
 class HubSource:
@@ -20,7 +20,7 @@ class HubSource:
         """Resolving is a request to the hub."""
         return True
 
-    def resolve(self) -> Content:
+    def resolve(self) -> FixedCheckpoint:
         """Ask for the commit that the revision stands for; see `Source.resolve`."""
         # The hub's library and its HTTP client take a while to import, and a store without imports needs neither.
         from store_service.sources.hub.commit import resolve_commit

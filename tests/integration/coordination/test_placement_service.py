@@ -34,8 +34,8 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.fleet.records import ReportedLoad, Resident
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+from shared.server.deadline import HasDeadline
 from shared.server.grpc_server import ServerOptions, serve, service
-from store_service.execution.call_queue import HasDeadline
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer

@@ -16,7 +16,7 @@ from store_service.admission.admit import Checkpoint
 from store_service.execution.fair_queue import FairQueue
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.registry import Publication, Registry
-from store_service.sources.source import Content, ReportBytes, stop_if
+from store_service.sources.source import FixedCheckpoint, ReportBytes, stop_if
 from tests.support.waiting import until
 
 TENANT = TenantId("default")
@@ -30,7 +30,7 @@ class Stalled:
     is_remote = False
     size_bytes = 100
 
-    def resolve(self) -> Content:
+    def resolve(self) -> FixedCheckpoint:
         return self
 
     def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
@@ -54,7 +54,7 @@ class Restless:
     def key(self) -> str:
         return f"look {self.num_looks}"
 
-    def resolve(self) -> Content:
+    def resolve(self) -> FixedCheckpoint:
         self.num_looks += 1
         return self
 

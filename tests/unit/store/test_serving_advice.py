@@ -12,7 +12,7 @@ from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import WorkerId, digest_of
 from shared.fleet.records import WorkerInfo
 from store_service.placement.serving import RANK, TARGET, not_served
-from worker_service.model.weights import SlotLayout, WeightsDecoder
+from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
 
 BASE = digest_of(b"base")
 PATHS = {
@@ -45,7 +45,7 @@ def accepts(worker: WorkerInfo, manifest: Manifest) -> bool:
         pin_memory=False,
     )
     try:
-        WeightsDecoder(layout).check(manifest)
+        SlotWeightsDecoder(layout).check(manifest)
     except InvalidAdapterError:
         return False
     return True

@@ -1,0 +1,49 @@
+"""The structure that `python -m tools.structure` counts: no circles, no arrow upwards, one class for a name."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.test_layout import ROOT
+from tools.structure import Structure, measure
+
+STILL_TWICE = {
+    "AdapterPolicy", "BlobReader", "Bucket", "ChatMessage", "ChatPrompt", "Chunk", "FinishReason", "Finished",
+    "GenerationRequest", "LoadTimings", "ModelInfo", "PinnedVersion", "Placement", "Stage", "Started", "StartupStage",
+    "StoreClient", "Tier", "Timings", "ToolCall", "Worker", "WorkerLoad", "WorkerState", "WorkerStatus",
+}  # fmt: skip
+"""Names that stand for two classes. The list only gets shorter."""
+
+
+@pytest.fixture(scope="module")
+def structure() -> Structure:
+    return measure(ROOT)
+
+
+def test_modules_import_each_other_in_no_circle(structure: Structure) -> None:
+    assert structure.files > 300
+    assert structure.circles == ()
+
+
+def test_no_import_goes_up(structure: Structure) -> None:
+    assert structure.against_layers == ()
+
+
+def test_a_name_stands_for_one_class(structure: Structure) -> None:
+    twice = {name: modules for name, modules in structure.duplicate_classes.items() if name not in STILL_TWICE}
+    assert twice == {}, "one word has one meaning: call one of them otherwise"
+
+
+def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
+    files = {
+        "hotslot/a.py": "from hotslot import b\nimport shared.c\nclass Twin: ...\n",
+        "hotslot/b.py": "from hotslot.a import Twin\n",
+        "shared/c.py": "class Twin: ...\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = measure(tmp_path, sorted(map(Path, files)))
+    assert found.circles == (("hotslot.a", "hotslot.b"),)
+    assert found.against_layers == ("hotslot.a -> shared.c",)
+    assert set(found.duplicate_classes) == {"Twin"}
