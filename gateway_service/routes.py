@@ -119,9 +119,9 @@ class Gateway:
             raise ApiError(403, "FORBIDDEN", message, kind="permission_error")
 
 
-def application(gateway: Gateway) -> Starlette:
-    """The ASGI application."""
-    routes = [
+def routes_of(gateway: Gateway) -> list[Route]:
+    """Every path that is served."""
+    return [
         Route("/v1/chat/completions", gateway.chat, methods=["POST"]),
         Route("/v1/completions", gateway.completion, methods=["POST"]),
         Route("/v1/models", gateway.list_models, methods=["GET"]),
@@ -134,8 +134,12 @@ def application(gateway: Gateway) -> Starlette:
         Route("/openapi.json", gateway.document, methods=["GET"]),
         Route("/docs", gateway.page, methods=["GET"]),
     ]
+
+
+def application(gateway: Gateway) -> Starlette:
+    """The ASGI application."""
     app = Starlette(
-        routes=routes,
+        routes=routes_of(gateway),
         exception_handlers={
             ApiError: _tell_api_error,
             HotslotError: _tell_domain_error,

@@ -11,7 +11,8 @@ from typing import Any
 
 import h11
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gateway_service.errors import ApiError
@@ -74,6 +75,24 @@ class BoundedProtocol(H11Protocol):
             self._head_timer = None
 
 
+class BoundedHeads:
+    """ASGI middleware that refuses heads which came in one piece, and so past h11's own bound."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+        size_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
+        if size_bytes <= self._max_bytes:
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(431, "HEAD_TOO_LARGE", f"the head is larger than the {self._max_bytes:,} bytes that are taken")
+        headers = {**error.headers(), "connection": "close"}
+        await JSONResponse(error.body(), error.status, headers)(scope, receive, send)
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own handling of signals."""
 
@@ -123,7 +142,7 @@ async def serve_http(app: ASGIApp, settings: GatewaySettings) -> AsyncIterator[H
         {"max_connections": settings.gateway_max_connections, "head_timeout_s": settings.gateway_head_timeout_s},
     )
     config = uvicorn.Config(
-        app,
+        BoundedHeads(app, settings.gateway_max_header_bytes),
         http=protocol,
         ws="none",
         lifespan="off",
