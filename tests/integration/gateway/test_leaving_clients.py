@@ -15,6 +15,7 @@ pytestmark = pytest.mark.integration
 
 NUM_SHORT, NUM_LONG = 200, 5_000
 AT_ONCE = 16
+STALL_S = 0.5
 
 
 async def ask(stack: Served, *, stream: bool, prompt: str = "endless", max_tokens: int = 400) -> "Connection":
@@ -39,14 +40,17 @@ def num_running(stack: Served) -> int:
 
 
 async def nothing_stays(stack: Served) -> None:
-    await until(lambda: num_running(stack) == 0 and stack.worker.worker.in_flight == 0)
-    await until(lambda: stack.gateway.server.num_connections == 0 and stack.gateway.server.num_running == 0)
+    """Sooner than the generations would end by themselves."""
+    await until(lambda: num_running(stack) == 0 and stack.worker.worker.in_flight == 0, timeout_s=5)
+    await until(
+        lambda: stack.gateway.server.num_connections == 0 and stack.gateway.server.num_running == 0, timeout_s=5
+    )
     stack.worker.assert_nothing_is_held()
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_a_client_that_leaves_ends_its_generation(tmp_path: Path, stream: bool) -> None:
-    async with served(tmp_path, echo_model(step_s=0.02)) as stack:
+    async with served(tmp_path, echo_model(step_s=0.05)) as stack:
         connection = await ask(stack, stream=stream)
         await until(lambda: num_running(stack) == 1)
         if stream:
@@ -57,7 +61,7 @@ async def test_a_client_that_leaves_ends_its_generation(tmp_path: Path, stream: 
 
 
 async def test_a_client_that_leaves_while_its_request_waits_is_forgotten(tmp_path: Path) -> None:
-    async with served(tmp_path, echo_model(max_running=1, step_s=0.02)) as stack:
+    async with served(tmp_path, echo_model(max_running=1, step_s=0.05)) as stack:
         first = await ask(stack, stream=True)
         await first.reader.readuntil(b"data: ")
         second = await ask(stack, stream=True)
@@ -113,18 +117,15 @@ async def test_thousands_of_streams_with_disconnects_leave_nothing_behind(tmp_pa
 
 
 async def test_a_reader_that_sleeps_is_cut_off(tmp_path: Path) -> None:
-    async with served(tmp_path, gateway_stall_s=0.5) as stack:
-        # Answers that no socket's buffer holds: each choice's tokens, with alternatives.
-        body = {"model": "bot", "prompt": "endless", "max_tokens": 500, "stream": True, "n": 4, "logprobs": 20}
+    async with served(tmp_path, gateway_stall_s=STALL_S) as stack:
+        # Some ten megabytes, which no socket's buffers hold.
+        body = {"model": "bot", "prompt": ["endless"] * 8, "max_tokens": 500, "stream": True, "n": 4, "logprobs": 20}
         data = json.dumps(body).encode()
-        connections = []
-        for _ in range(4):
-            reader, writer = await asyncio.open_connection("127.0.0.1", stack.gateway.server.port, limit=1)
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
-            head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-            writer.write(head + f"content-length: {len(data)}\r\n\r\n".encode() + data)
-            connections.append((reader, writer))
+        _, writer = await asyncio.open_connection("127.0.0.1", stack.gateway.server.port, limit=1)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        writer.write(head + f"content-length: {len(data)}\r\n\r\n".encode() + data)
         await until(lambda: stack.worker.worker.in_flight > 0)
+        await until(lambda: stack.gateway.server.num_running == 0, timeout_s=40)
         await nothing_stays(stack)
-        for _, writer in connections:
-            writer.transport.abort()
+        writer.transport.abort()
