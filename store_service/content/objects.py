@@ -49,7 +49,7 @@ class ObjectBlobs:
 
     def owner(self) -> str | None:
         """The catalog that the blobs say they belong to; None where they say nothing. Raises StoreUnavailableError."""
-        found = self._read_small(OWNER)
+        found = self.read_small(OWNER)
         return found.decode(errors="replace")[:64] if found is not None else None
 
     def claim(self, owner: str, *, adopt: bool = False) -> None:
@@ -69,16 +69,13 @@ class ObjectBlobs:
                 "URL of its own"
             )
 
-    def read_note(self) -> bytes | None:
-        """The document about what waits to be removed, or None. Raises StoreUnavailableError."""
-        return self._read_small(NOTE)
+    def write_small(self, name: str, data: bytes) -> None:
+        """Replace a small object that is no blob; raises StoreUnavailableError."""
+        with self._failures_are_typed(f"writing {name}"):
+            self._obstore.put(self._objects, name, data)
 
-    def write_note(self, data: bytes) -> None:
-        """Replace that document; raises StoreUnavailableError."""
-        with self._failures_are_typed("noting what waits"):
-            self._obstore.put(self._objects, NOTE, data)
-
-    def _read_small(self, name: str) -> bytes | None:
+    def read_small(self, name: str) -> bytes | None:
+        """Bytes of such an object, or None; raises StoreUnavailableError."""
         with self._failures_are_typed(f"reading {name}"):
             try:
                 return bytes(self._obstore.get(self._objects, name).bytes())
@@ -146,8 +143,8 @@ class ObjectNote:
 
     def read(self) -> bytes | None:
         """Bytes that were written last; None where nothing was."""
-        return self._objects.read_note()
+        return self._objects.read_small(NOTE)
 
     def write(self, data: bytes) -> None:
         """Replace it durably."""
-        self._objects.write_note(data)
+        self._objects.write_small(NOTE, data)

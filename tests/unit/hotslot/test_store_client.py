@@ -219,6 +219,18 @@ async def test_a_downloaded_blob_appears_whole(store: StoreClient, fake_store: F
     assert names_in(tmp_path) == ["weights"]
 
 
+async def test_downloads_to_one_file_at_the_same_time_leave_one_of_them_whole(
+    store: StoreClient, fake_store: FakeStore, tmp_path: Path
+) -> None:
+    blobs = [DATA, DATA[::-1]]
+    fake_store.blobs.stored.update({digest_of(data): data for data in blobs})
+    wanted = [digest_of(data) for data in blobs] * 3
+    sizes = await asyncio.gather(*(store.download_blob(digest, tmp_path / "weights") for digest in wanted))
+    assert sizes == [len(DATA)] * 6
+    assert (tmp_path / "weights").read_bytes() in blobs
+    assert names_in(tmp_path) == ["weights"]
+
+
 def event_at(revision: int) -> pb.WatchAdaptersResponse:
     return pb.WatchAdaptersResponse(revision=revision, kind=pb.ADAPTER_EVENT_KIND_TAG_MOVED, adapter="a", tag="t")
 
