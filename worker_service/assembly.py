@@ -11,11 +11,11 @@ from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
 from worker_service.adapters.holdings import Holdings
-from worker_service.adapters.loader import Loader, LoaderLimits, WeightsDecoder
+from worker_service.adapters.loader import BlobDecoder, Loader, LoaderLimits
 from worker_service.adapters.policy import AdapterDefaults
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.references import ReferenceCache, ReferenceLimits
-from worker_service.adapters.store_client import StoreClient
+from worker_service.adapters.store_client import StoreView
 from worker_service.adapters.tiers import AdapterTiers
 from worker_service.engine.handle import DEFAULT_SILENCE_S, EngineHandle
 from worker_service.engine.limits import EngineLimits, EnginePolicy
@@ -38,7 +38,7 @@ class ServableModel(Protocol):
     @property
     def limits(self) -> EngineLimits: ...
     @property
-    def decoder(self) -> WeightsDecoder: ...
+    def decoder(self) -> BlobDecoder: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
@@ -78,7 +78,7 @@ class AssemblyOptions:
 def assemble(
     model: ServableModel,
     worker_id: WorkerId,
-    store: StoreClient,
+    store: StoreView,
     executor: Executor,
     options: AssemblyOptions,
 ) -> tuple[ServingParts, Engine]:

@@ -31,7 +31,7 @@ from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.keeper import Keeper, read_fleet
 from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.references import ReferenceLimits
-from worker_service.adapters.store_client import StoreClient
+from worker_service.adapters.store_client import StoreView
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
@@ -82,7 +82,7 @@ async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -
     worker, loops = host.worker, host.loops
     spec = await _in_thread(describe)
     channel = await build_store_channel(host)
-    store = StoreClient(channel, spec.digest)
+    store = StoreView(channel, spec.digest)
     loops.restarted("register base model", lambda: register_base_model(store, spec))
     pulse = Pulse(worker)
     ties = await build_fleet_ties(host, spec, store, pulse)
@@ -116,7 +116,7 @@ async def build_store_channel(host: Host) -> grpc.aio.Channel:
     return await host.stack.enter_async_context(open_channel(host.settings.store, options))
 
 
-async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreClient, pulse: Pulse) -> FleetTies | None:
+async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreView, pulse: Pulse) -> FleetTies | None:
     """With a Redis, begin to be known to others."""
     settings, worker = host.settings, host.worker
     if settings.redis_url is None:
@@ -151,7 +151,7 @@ def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | No
     return sharing
 
 
-def build_parts(host: Host, model: ServableModel, store: StoreClient) -> ServingParts:
+def build_parts(host: Host, model: ServableModel, store: StoreView) -> ServingParts:
     """The engine, running, and what serves requests with it."""
     settings, stack = host.settings, host.stack
     folder = settings.disk_cache_dir
@@ -190,7 +190,7 @@ def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
 
 
 async def build_keeper(
-    host: Host, parts: ServingParts, store: StoreClient, fleet: Callable[[], Awaitable[Fleet]] | None
+    host: Host, parts: ServingParts, store: StoreView, fleet: Callable[[], Awaitable[Fleet]] | None
 ) -> None:
     """Follow the catalog and keep pinned versions here, from the first look on."""
     keeper = Keeper(store, parts.provider, host.worker.worker_id, fleet, preload_limits(host.settings))
@@ -226,7 +226,7 @@ def described(info: WorkerInfo, model: ModelInfo) -> WorkerInfo:
     )
 
 
-async def register_base_model(store: StoreClient, spec: BaseSpec) -> None:
+async def register_base_model(store: StoreView, spec: BaseSpec) -> None:
     """Make the base model known to the store, however long that takes; serving does not wait for it."""
     await until_it_works(lambda: store.register_base_model(spec), "base_model_not_registered")
     log.info("base_model_registered", base_model=spec.name, digest=spec.digest)

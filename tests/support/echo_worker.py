@@ -21,7 +21,7 @@ from shared.server.stream_places import STALL_S
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.references import ReferenceLimits
-from worker_service.adapters.store_client import StoreClient, StoreTimeouts
+from worker_service.adapters.store_client import StoreTimeouts, StoreView
 from worker_service.app import services
 from worker_service.assembly import AssemblyOptions, assemble
 from worker_service.front.worker import ServingParts, ServingWorker
@@ -111,7 +111,7 @@ class RunningWorker:
     worker: ServingWorker
     parts: ServingParts
     server: RpcServer
-    store: StoreClient
+    store: StoreView
     model: EchoModel
     stack: AsyncExitStack
 
@@ -148,7 +148,7 @@ async def run_worker(
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(store_endpoint, ChannelOptions(max_attempts=1)))
         executor = stack.enter_context(ThreadPoolExecutor(2))
-        store = StoreClient(channel, model.spec.digest, timeouts)
+        store = StoreView(channel, model.spec.digest, timeouts)
         parts, engine = assemble(model, worker.worker_id, store, executor, options)
         engine.start(parts.engine.on_events, parts.engine.on_death)
         stack.callback(engine.stop)

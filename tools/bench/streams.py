@@ -18,7 +18,7 @@ from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.channel import open_channel
 from store_service.content.reading import CHUNK_BYTES
 from tools.bench.processes import MIB, Process
-from worker_service.adapters.store_client import StoreClient as WorkerStoreClient
+from worker_service.adapters.store_client import StoreView
 
 RAW_CHUNKS = (64 * 1024, 256 * 1024, 1024 * 1024)
 
@@ -39,7 +39,7 @@ async def by_worker(endpoint: str, digest: str, size_bytes: int) -> float:
     """MiB/s into a worker's memory, verified."""
     async with open_channel(endpoint) as channel:
         await channel.channel_ready()
-        store = WorkerStoreClient(channel, Digest(""))
+        store = StoreView(channel, Digest(""))
         began_s = time.perf_counter()
         data = await store.read_blob(DEFAULT_TENANT, Digest(digest), size_bytes)
         return len(data) / MIB / (time.perf_counter() - began_s)

@@ -1,4 +1,4 @@
-"""What operators do with adapters on one worker: load, unload, pin, list, defaults, on and off."""
+"""Use cases of operators on one worker's adapters: load, unload, pin, list, defaults, on and off."""
 
 import asyncio
 import time

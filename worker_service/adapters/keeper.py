@@ -21,7 +21,7 @@ from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.preload import PreloadLimits
 from worker_service.adapters.provider import AdapterProvider
-from worker_service.adapters.store_client import StoreClient
+from worker_service.adapters.store_client import StoreView
 from worker_service.adapters.version import WantedVersion
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ class Keeper:
 
     def __init__(
         self,
-        store: StoreClient,
+        store: StoreView,
         provider: AdapterProvider,
         me: WorkerId,
         fleet: Callable[[], Awaitable[Fleet]] | None,

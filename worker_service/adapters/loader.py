@@ -40,7 +40,7 @@ class BlobReader(Protocol):
         ...
 
 
-class WeightsDecoder(Protocol):
+class BlobDecoder(Protocol):
     """Turns a verified blob into what the engine copies into slots."""
 
     def check(self, manifest: Manifest) -> None:
@@ -68,7 +68,7 @@ class Loader:
     def __init__(
         self,
         source: BlobReader,
-        decoder: WeightsDecoder,
+        decoder: BlobDecoder,
         holdings: Holdings,
         limits: LoaderLimits,
         executor: Executor,

@@ -32,7 +32,7 @@ ReferenceKey = tuple[TenantId, Reference]
 _DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapterError)
 
 
-class Resolver(Protocol):
+class ReferenceResolver(Protocol):
     """Store, as far as references go."""
 
     async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
@@ -94,7 +94,7 @@ class ReferenceCache:
 
     def __init__(
         self,
-        resolver: Resolver,
+        resolver: ReferenceResolver,
         home: VersionHome,
         limits: ReferenceLimits = ReferenceLimits(),
         watch: CatalogWatch | None = None,

@@ -60,7 +60,7 @@ class StoreTimeouts:
     """Before the second of them; doubles each time, with jitter."""
 
 
-class StoreClient:
+class StoreView:
     """Calls to one store, for workers of one base model."""
 
     def __init__(

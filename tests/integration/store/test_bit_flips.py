@@ -17,8 +17,7 @@ from hotslot.references import parse_reference
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.slow_proxy import slow_proxy
 from tests.support.store import StoreClient, open_store
-from worker_service.adapters.store_client import StoreClient as WorkersClient
-from worker_service.adapters.store_client import StoreTimeouts
+from worker_service.adapters.store_client import StoreTimeouts, StoreView
 
 SPEC = base_spec(num_layers=2)
 NUM_FLIPS = 12
@@ -173,7 +172,7 @@ async def test_a_bit_on_the_wire(tmp_path: Path, seed: int) -> None:
                 for change in (OneFlip(rng.randrange(8 * size_bytes)), bytes):
                     proxy.change = change
                     async with grpc.aio.insecure_channel(f"127.0.0.1:{proxy.port}", options=alone) as channel:
-                        client = WorkersClient(channel, SPEC.digest, timeouts)
+                        client = StoreView(channel, SPEC.digest, timeouts)
                         try:
                             found = await client.resolve(DEFAULT_TENANT, parse_reference("bot"))
                             assert found.digest == version.digest

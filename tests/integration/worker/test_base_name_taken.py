@@ -10,7 +10,7 @@ from hotslot.rpc.channel import open_channel
 from store_service.app import running_store
 from store_service.settings import StoreSettings
 from tests.support.checkpoints import base_spec
-from worker_service.adapters.store_client import StoreClient
+from worker_service.adapters.store_client import StoreView
 
 SPEC = base_spec()
 OTHER = replace(SPEC, weights_fingerprint="fine-tuned")
@@ -20,9 +20,9 @@ async def test_workers_of_one_model_register_it_and_one_of_another_is_told(tmp_p
     settings = StoreSettings(listen="127.0.0.1:0", data_dir=tmp_path, grace_s=0.1)
     async with running_store(settings) as server, open_channel(f"127.0.0.1:{server.port}") as channel:
         for _ in range(3):
-            await StoreClient(channel, SPEC.digest).register_base_model(SPEC)
+            await StoreView(channel, SPEC.digest).register_base_model(SPEC)
         with pytest.raises(BaseModelNameTakenError) as caught:
-            await StoreClient(channel, OTHER.digest).register_base_model(OTHER)
+            await StoreView(channel, OTHER.digest).register_base_model(OTHER)
         for part in (SPEC.name, SPEC.digest, OTHER.digest, "HOTSLOT_MODEL_NAME", "--move"):
             assert part in caught.value.message
-        await StoreClient(channel, OTHER.digest).register_base_model(replace(OTHER, name="acme/fine-tuned"))
+        await StoreView(channel, OTHER.digest).register_base_model(replace(OTHER, name="acme/fine-tuned"))

@@ -32,7 +32,7 @@ from tests.support.echo_worker import run_worker
 from tests.support.memory_store import MemoryStore, memory_store
 from tests.support.waiting import until_async
 from worker_service.adapters.references import ReferenceLimits
-from worker_service.adapters.store_client import StoreClient
+from worker_service.adapters.store_client import StoreView
 
 SPEC = base_spec()
 OTHER_BASE = base_spec("acme/other", fingerprint="other")
@@ -98,17 +98,17 @@ async def real_publisher(folder: Path) -> AsyncIterator[Publisher]:
 async def publisher(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Publisher]:
     async with request.param(tmp_path) as publisher:
         async with open_channel(publisher.endpoint) as channel:
-            await StoreClient(channel, SPEC.digest).register_base_model(SPEC)
+            await StoreView(channel, SPEC.digest).register_base_model(SPEC)
         yield publisher
 
 
 @pytest.fixture
-async def client(publisher: Publisher) -> AsyncIterator[StoreClient]:
+async def client(publisher: Publisher) -> AsyncIterator[StoreView]:
     async with open_channel(publisher.endpoint, ChannelOptions(max_attempts=1)) as channel:
-        yield StoreClient(channel, SPEC.digest)
+        yield StoreView(channel, SPEC.digest)
 
 
-async def test_a_reference_resolves_to_a_verified_manifest(publisher: Publisher, client: StoreClient) -> None:
+async def test_a_reference_resolves_to_a_verified_manifest(publisher: Publisher, client: StoreView) -> None:
     digest = await publisher.publish("bot", 1)
     for text in ("bot", "bot:latest", f"bot@{digest}"):
         version = await client.resolve(DEFAULT_TENANT, parse_reference(text))
@@ -116,7 +116,7 @@ async def test_a_reference_resolves_to_a_verified_manifest(publisher: Publisher,
         assert version.manifest.base_model_digest == SPEC.digest
 
 
-async def test_the_blob_is_what_the_manifest_says(publisher: Publisher, client: StoreClient) -> None:
+async def test_the_blob_is_what_the_manifest_says(publisher: Publisher, client: StoreView) -> None:
     await publisher.publish("bot", 1)
     manifest = (await client.resolve(DEFAULT_TENANT, parse_reference("bot"))).manifest
     blob = await client.read_blob(DEFAULT_TENANT, manifest.weights_digest, manifest.weights_size_bytes)
@@ -124,7 +124,7 @@ async def test_the_blob_is_what_the_manifest_says(publisher: Publisher, client: 
     assert digest_of(blob) == manifest.weights_digest
 
 
-async def test_what_does_not_exist_has_its_own_error(publisher: Publisher, client: StoreClient) -> None:
+async def test_what_does_not_exist_has_its_own_error(publisher: Publisher, client: StoreView) -> None:
     await publisher.publish("bot", 1)
     with pytest.raises(AdapterNotFoundError):
         await client.resolve(DEFAULT_TENANT, parse_reference("nobody"))
@@ -136,7 +136,7 @@ async def test_what_does_not_exist_has_its_own_error(publisher: Publisher, clien
         await client.read_blob(DEFAULT_TENANT, digest_of(b"x"), 10)
 
 
-async def test_another_tenants_adapters_and_blobs_do_not_exist(publisher: Publisher, client: StoreClient) -> None:
+async def test_another_tenants_adapters_and_blobs_do_not_exist(publisher: Publisher, client: StoreView) -> None:
     digest = await publisher.publish("bot", 1)
     manifest = (await client.resolve(DEFAULT_TENANT, parse_reference("bot"))).manifest
     for text in ("bot", f"bot@{digest}"):
@@ -149,14 +149,14 @@ async def test_another_tenants_adapters_and_blobs_do_not_exist(publisher: Publis
 async def test_a_version_for_another_base_is_refused(publisher: Publisher) -> None:
     await publisher.publish("bot", 1)
     async with open_channel(publisher.endpoint) as channel:
-        foreign = StoreClient(channel, OTHER_BASE.digest)
+        foreign = StoreView(channel, OTHER_BASE.digest)
         with pytest.raises(BaseModelMismatchError):
             await foreign.resolve(DEFAULT_TENANT, parse_reference("bot"))
 
 
 async def test_a_store_that_is_not_there_is_unavailable() -> None:
     async with open_channel("127.0.0.1:1", ChannelOptions(max_attempts=1)) as channel:
-        client = StoreClient(channel, SPEC.digest)
+        client = StoreView(channel, SPEC.digest)
         with pytest.raises(StoreUnavailableError):
             await client.resolve(DEFAULT_TENANT, parse_reference("bot"))
         with pytest.raises(StoreUnavailableError):
