@@ -6,7 +6,8 @@
         answer = hotslot.complete(GenerationRequest("Hello", (AdapterSelection("pirate"),)))
         print(answer.text, answer.started.adapters[0].digest)
 
-Errors are the classes of `hotslot.errors`. `hotslot.contract` holds what calls take and return.
+Errors are the classes of `hotslot.errors`, of which those that callers mostly catch are here too; all are
+`HotslotError`. `hotslot.contract` holds the types that calls take and return.
 
 Decisions: docs/decisions/hotslot.md and docs/decisions/packaging.md
 """
@@ -37,9 +38,23 @@ from hotslot.contract.generation import (
     TextPart,
     ToolCall,
 )
+from hotslot.errors import (
+    AdapterNotFoundError,
+    HotslotError,
+    InvalidAdapterError,
+    InvalidReferenceError,
+    InvalidRequestError,
+    NotFoundError,
+    RequestDeadlineError,
+    StoreUnavailableError,
+    TagNotFoundError,
+    UnavailableError,
+    VersionNotFoundError,
+)
 from hotslot.rpc.channel import ChannelOptions
 
 __all__ = [
+    "AdapterNotFoundError",
     "AdapterSelection",
     "BlockingHotslotClient",
     "BlockingPlacementClient",
@@ -53,14 +68,24 @@ __all__ = [
     "Finished",
     "GenerationRequest",
     "HotslotClient",
+    "HotslotError",
+    "InvalidAdapterError",
+    "InvalidReferenceError",
+    "InvalidRequestError",
     "Logprobs",
+    "NotFoundError",
     "PlacementClient",
+    "RequestDeadlineError",
     "RetryPolicy",
     "Sampling",
     "Started",
     "Stop",
     "StoreClient",
+    "StoreUnavailableError",
+    "TagNotFoundError",
     "TextPart",
     "ToolCall",
+    "UnavailableError",
+    "VersionNotFoundError",
     "WorkerClient",
 ]

@@ -26,8 +26,8 @@ from store_service.catalog.records import (
     PINNED_LABEL,
     AdapterFilter,
     AdapterRecord,
+    CatalogEvent,
     CatalogState,
-    Event,
     NewVersion,
     Resolution,
     TagRecord,
@@ -261,7 +261,7 @@ class Catalog:
         """The weights blobs of all versions, deleted adapters' included."""
         return {(use.tenant, use.weights_digest) for use in self.weights_uses()}
 
-    def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[Event]:
+    def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[CatalogEvent]:
         """Events in order. Raises RevisionCompactedError when some after `revision` are gone, or it lies ahead."""
         with reading(self._engine) as connection:
             row = connection.execute(select(tenants).where(tenants.c.name == tenant)).one_or_none()

@@ -13,7 +13,14 @@ from hotslot.errors import AdapterNotFoundError, VersionNotFoundError
 from hotslot.formats.manifest import Manifest, parse_manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
-from store_service.catalog.records import AdapterRecord, Event, TagRecord, VersionRecord, VersionSummary, WeightsUse
+from store_service.catalog.records import (
+    AdapterRecord,
+    CatalogEvent,
+    TagRecord,
+    VersionRecord,
+    VersionSummary,
+    WeightsUse,
+)
 from store_service.catalog.tables import adapters, labels, tags, tenants, versions
 
 MAX_PARSED = 64
@@ -168,12 +175,12 @@ def adapter_record(connection: Connection, row: Row[Any]) -> AdapterRecord:
     return replace(record, latest_version=_version(fresh, newest, record.newest.tags))
 
 
-def event(row: Row[Any]) -> Event:
+def event(row: Row[Any]) -> CatalogEvent:
     """One change."""
     checksums.check(row.checksum, checksums.event_checksum(row), f"event {row.revision}")
     tag = TagName(row.tag) if row.tag is not None else None
     digest = Digest(row.digest) if row.digest is not None else None
-    return Event(row.revision, AdapterEventKind(row.kind), AdapterName(row.adapter), tag, digest, row.time_s)
+    return CatalogEvent(row.revision, AdapterEventKind(row.kind), AdapterName(row.adapter), tag, digest, row.time_s)
 
 
 def weights_use(row: Any) -> WeightsUse:

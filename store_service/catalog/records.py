@@ -154,7 +154,7 @@ class BaseModelRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class CatalogEvent:
     """One change, at its revision."""
 
     revision: int

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 from hotslot.ids import TenantId
 from store_service.catalog.catalog import Catalog
-from store_service.catalog.records import Event
+from store_service.catalog.records import CatalogEvent
 from store_service.execution.offload import Offload
 
 BATCH_EVENTS = 500
@@ -40,7 +40,7 @@ async def watch(
     from_revision: int,
     *,
     poll_s: float,
-) -> AsyncGenerator[Event]:
+) -> AsyncGenerator[CatalogEvent]:
     """Events after a revision, for ever.
 
     Other processes may write to the same database, so it is also asked every `poll_s`. Raises

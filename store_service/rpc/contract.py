@@ -23,7 +23,7 @@ from store_service.admission.admit import Verdict
 from store_service.catalog.records import (
     AdapterRecord,
     BaseModelRecord,
-    Event,
+    CatalogEvent,
     PinnedRecord,
     PolicyRecord,
     Resolution,
@@ -139,7 +139,7 @@ def resolution_message(resolution: Resolution) -> pb.ResolveAdapterResponse:
     )
 
 
-def event_of(event: Event) -> AdapterEvent:
+def event_of(event: CatalogEvent) -> AdapterEvent:
     """A change of the catalog."""
     return AdapterEvent(
         event.revision, event.kind, event.adapter, event.tag or "", event.digest or "", moment(event.time_s)

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hotslot.codec import from_proto, generation_event_from_proto, generation_event_to_proto, to_proto
@@ -195,6 +195,7 @@ def value_of(kind: type[Any], name: str, hint: Any) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("binding", [binding for binding in BINDINGS if not binding.is_part], ids=named)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_value_comes_back_from_the_wire_as_it_went(binding: Binding, data: st.DataObject) -> None:
     value = data.draw(values_of(binding.kind))
@@ -202,6 +203,7 @@ def test_a_value_comes_back_from_the_wire_as_it_went(binding: Binding, data: st.
     assert from_proto(binding.kind, received) == value
 
 
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(values_of(Started) | values_of(Chunk) | values_of(Finished))
 def test_an_event_comes_back_from_the_wire_as_it_went(event: GenerationEvent) -> None:
     message = generation_event_to_proto(event)
