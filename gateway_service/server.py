@@ -115,6 +115,11 @@ class HttpServer:
         return int(self.address[1]) if isinstance(self.address, tuple) else 0
 
     @property
+    def connections(self) -> set[Any]:
+        """Open connections, as uvicorn's protocols."""
+        return set(self._server.server_state.connections)
+
+    @property
     def num_connections(self) -> int:
         """Open connections."""
         return len(self._server.server_state.connections)
@@ -182,7 +187,8 @@ def _listening(address: Any, settings: GatewaySettings) -> Iterator[socket.socke
         path.unlink(missing_ok=True)
         return
     family, _, _, _, where = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family) as sock:
+    # asyncio sends at once (TCP_NODELAY) on sockets that name their protocol; others wait 40 ms for an acknowledgement.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not address.is_wildcard))

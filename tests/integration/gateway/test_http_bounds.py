@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -39,6 +40,16 @@ async def test_connections_beyond_the_bound_are_refused_and_others_are_served() 
         for _, other in (*kept, (reader, writer)):
             other.close()
         await until(lambda: gateway.server.num_connections == 0)
+
+
+async def test_what_is_written_leaves_at_once() -> None:
+    async with open_gateway(**NO_WORKER) as gateway:
+        _, writer = await raw(gateway.server.port, b"GET /version HTTP/1.1\r\n")
+        await until(lambda: gateway.server.num_connections == 1)
+        (connection,) = gateway.server.connections
+        accepted = connection.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+        writer.close()
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /version HTTP/1.1\r\nhost:"], ids=["nothing", "half a head"])
