@@ -172,6 +172,6 @@ def served_headers(started: Started) -> dict[str, str]:
 
 
 def _reasons(event: Finished) -> Object:
-    """Why a choice ended; `stop_reason` is vLLM's: the stop text or token that ended it."""
+    """Reason for the end of a choice; `stop_reason` is vLLM's: the stop text or token that ended it."""
     reason = "length" if event.reason is FinishReason.LENGTH else "stop"
     return {"finish_reason": reason, "stop_reason": event.stop_string or event.stop_token_id}

@@ -9,7 +9,7 @@ from gateway_service.errors import ApiError
 from hotslot.formats.strict_json import StrictJsonError, parse_object
 
 PASSED_OVER_BYTES = 16 * 2**20
-"""How much of a body that is too large is received and forgotten, before its connection is closed."""
+"""Most bytes of a body that is too large that are received and forgotten, before its connection is closed."""
 IN_PLACE_BYTES = 64 * 1024
 """Larger bodies are parsed in a thread, so that the event loop goes on."""
 

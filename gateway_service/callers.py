@@ -1,6 +1,6 @@
 """Tenant of a request, decided in one place: by the header that gRPC callers send as metadata.
 
-An API key is taken and not looked at: nobody is authenticated yet.
+An API key is taken and not looked at: callers are not authenticated yet.
 """
 
 from starlette.requests import HTTPConnection

@@ -15,7 +15,7 @@ from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.pool import Pool
 
 BASES_TTL_S = 5.0
-"""How long the base models that workers serve are believed to be the same."""
+"""Time for which the base models that workers serve are believed to be the same."""
 LOOK_TIMEOUT_S = 3.0
 MAX_IDLE_TENANTS = 64
 """Tenants whose channels stay open while they ask for nothing; the connections below are shared."""
@@ -65,7 +65,7 @@ class Deployment:
                     yield event
 
     async def bases(self) -> tuple[ServedBase, ...]:
-        """Base models that are served now; while nobody answers, those that were. Raises what the first look raises."""
+        """Base models that are served now; while no worker answers, those that were. Raises as the first look does."""
         async with self._looking:
             if self._looked_s is None or time.monotonic() - self._looked_s > BASES_TTL_S:
                 try:

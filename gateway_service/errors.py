@@ -1,7 +1,7 @@
 """The one place that decides how a failure looks over HTTP: its status, its kind, its code, and when to try again.
 
 The body is OpenAI's, `{"error": {"message", "type", "param", "code"}}`; the code is the reason that gRPC callers get.
-What a service says of its own inside (addresses, failures of ours) stays in the log.
+Details of a service's own inside (addresses, failures of ours) stay in the log.
 """
 
 import math
@@ -28,7 +28,7 @@ _COMMANDS = re.compile(r"; `hotslot [^;]*")
 
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
-    """How one gRPC code looks over HTTP."""
+    """Row of one gRPC code: its HTTP status, type and code."""
 
     status: int
     kind: str
@@ -42,7 +42,7 @@ SERVER = "server_error"
 
 HTTP_STATUSES: dict[grpc.StatusCode, HttpStatus] = {
     Code.INVALID_ARGUMENT: HttpStatus(400, INVALID),
-    # Not 409, which clients retry: the same request fails again until somebody changes the state.
+    # Not 409, which clients retry: the same request fails again until the state changes.
     Code.FAILED_PRECONDITION: HttpStatus(400, INVALID),
     Code.OUT_OF_RANGE: HttpStatus(400, INVALID),
     Code.UNAUTHENTICATED: HttpStatus(401, "authentication_error"),
@@ -106,7 +106,7 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """When to try again, in the headers that OpenAI's clients read."""
+        """Time of the next attempt, in the headers that OpenAI's clients read."""
         told = {"x-should-retry": "true" if self.is_retried else "false"}
         if self.retry_after_s is not None:
             told["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))

@@ -214,7 +214,7 @@ def _told(error: HotslotError, param_of: ParamOf) -> ApiError:
     """The error as the client gets it; what it does not get is logged."""
     told = api_error(error, param_of)
     if told.status >= 500:
-        log.warning("generation failed", code=told.code, reason=error.message)
+        log.warning("generation_failed", code=told.code, why=error.message)
     return told
 
 

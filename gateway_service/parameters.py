@@ -27,7 +27,7 @@ class Parameter:
     name: str
     treatment: Treatment
     note: str
-    """How it differs from OpenAI's, why it is refused, or why it may be ignored."""
+    """Note on the parameter: its difference from OpenAI's, or the reason for which it is refused or ignored."""
     neutral: tuple[object, ...] = ()
     """Values of a refused parameter that ask for nothing, besides null: they are taken."""
 

@@ -68,7 +68,7 @@ class CallBody(Body):
 
 
 class MessageBody(Body):
-    """One turn. What answers have beside these comes back as null and says nothing."""
+    """One turn. Fields of answers beside these come back as null and say nothing."""
 
     role: str
     content: Annotated[str | Parts | None, BeforeValidator(_plain_text)] = None

@@ -22,7 +22,7 @@ from hotslot.endpoints import Endpoint, listen_endpoint
 BACKLOG = 1024
 POLL_S = 0.01
 CANCEL_S = 1.0
-"""How long requests that outlast the grace may take to end once they are cancelled."""
+"""Time for requests that outlast the grace to end once they are cancelled."""
 TOO_MANY = ApiError(
     503, "TOO_MANY_CONNECTIONS", "too many connections", kind="server_error", retry_after_s=1.0, is_retried=True
 )
@@ -37,7 +37,7 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # What ends a stream whose reader sleeps.
+        # Ends a stream whose reader sleeps.
         self.app_state = {**self.app_state, "transport": transport}
         if len(self.connections) > self.max_connections:
             self._refuse(TOO_MANY)

@@ -48,24 +48,25 @@ class GatewaySettings(Settings):
     gateway_max_connections: int = Field(default=2048, ge=1)
     """Connections at the same time; more are closed with 503."""
     gateway_head_timeout_s: float = Field(default=20.0, gt=0)
-    """How long the head of a request may take to arrive, from its first byte or the connection's beginning."""
+    """Longest time until the head of a request has arrived, from its first byte or the connection's beginning."""
     gateway_body_timeout_s: float = Field(default=60.0, gt=0)
-    """How long the body of a request may take to arrive."""
+    """Longest time until the body of a request has arrived."""
     gateway_idle_s: float = Field(default=75.0, gt=0)
-    """How long a connection is kept for its client's next request."""
+    """Time for which a connection is kept for its client's next request."""
     gateway_timeout_s: float = Field(default=GENERATE_TIMEOUT_S, gt=0)
-    """How long a generation may take."""
+    """Longest time of a generation."""
     gateway_stall_s: float = Field(default=STALL_S, gt=0)
-    """How long the reader of a stream may take nothing before the stream is ended."""
+    """Longest time in which the reader of a stream takes nothing before the stream is ended."""
     gateway_lora_updates: bool = False
-    """Serve /v1/load_lora_adapter and /v1/unload_lora_adapter, which change what workers hold for everybody."""
+    """Serve /v1/load_lora_adapter and /v1/unload_lora_adapter, which change the adapters that workers hold for all
+    tenants."""
 
     drain_delay_s: float = Field(default=0.0, ge=0)
     """On SIGTERM: how long load balancers may take to learn that the gateway leaves; requests are taken meanwhile."""
     grace_s: float = Field(default=30.0, ge=0)
     """On SIGTERM, after that: how long requests may take to finish."""
     start_pause_s: float = Field(default=0.0, ge=0, le=MAX_START_PAUSE_S)
-    """How long a start that failed waits before the process ends, where what starts it again does so at once."""
+    """Pause of a start that failed before the process ends, for supervisors that start it again at once."""
     log_level: LogLevel = "info"
     """Least severe messages that are logged."""
     log_format: LogFormat = "console"

@@ -12,7 +12,7 @@ Digest = NewType("Digest", str)
 WorkerId = NewType("WorkerId", str)
 """One start of one worker process."""
 TenantId = NewType("TenantId", str)
-"""Whose adapters; the default tenant is `DEFAULT_TENANT`."""
+"""Owner of adapters; the default tenant is `DEFAULT_TENANT`."""
 AdapterName = NewType("AdapterName", str)
 """An adapter's name within its tenant, for example `acme/support-bot`."""
 TagName = NewType("TagName", str)

@@ -38,7 +38,7 @@ MAX_LABEL_VALUE_CHARS = 512
 
 @dataclass(frozen=True)
 class Publication:
-    """How a checkpoint is to be known."""
+    """Name, base model, source and labels under which a checkpoint is published."""
 
     reference: Reference
     base_model: str
@@ -161,7 +161,7 @@ class Registry:
             return verdict, False
 
     def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> Resolution:
-        """What a reference stands for now.
+        """Resolve a reference to the version that it stands for now.
 
         Raises as `Catalog.resolve`, and BaseModelMismatchError when it is not for the base model given.
         """
@@ -180,7 +180,7 @@ class Registry:
         """The base model that a checkpoint is judged by.
 
         Raises BaseModelNotFoundError, InvalidAdapterError where the config would have to name it and cannot be used,
-        and InvalidRequestError where nobody names it.
+        and InvalidRequestError where neither names it.
         """
         name = wanted or base_model_name_of(checkpoint, self._limits)
         if not name:

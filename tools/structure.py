@@ -20,7 +20,7 @@ LAYERS: Mapping[str, int] = {
     "client": 0, "hotslot": 0, "shared": 1, "store_service": 2, "worker_service": 2, "gateway_service": 2
 }  # fmt: skip
 """An import may go to a lower layer or stay in its package."""
-QUESTION_WORDS = ("What", "Whether", "Who", "Whoever", "Where", "Of")
+QUESTION_WORDS = ("What", "Whether", "Who", "Whoever", "Whose", "Where", "Of", "How", "Which", "Why", "When")
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,7 @@ async def build_keeper(
 
 
 def preload_limits(settings: WorkerSettings) -> PreloadLimits:
-    """How much of the start and of host memory preloading may take."""
+    """Limits of a preload: its time of the start, its share of host memory."""
     return PreloadLimits(settings.preload_s, settings.host_cache_bytes // 2)
 
 

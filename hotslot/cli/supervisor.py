@@ -71,7 +71,7 @@ class UpPlan:
         settings = {
             "HOTSLOT_GATEWAY_LISTEN": endpoint,
             "HOTSLOT_GATEWAY_WORKER": "",
-            # Whoever reaches this machine's ports may push and load by gRPC too.
+            # A caller that reaches this machine's ports may push and load by gRPC too.
             "HOTSLOT_GATEWAY_LORA_UPDATES": os.environ.get("HOTSLOT_GATEWAY_LORA_UPDATES", "true"),
             "HOTSLOT_START_PAUSE_S": "0",
             "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",

@@ -47,7 +47,7 @@ class _Form:
 
     message: type[Message]
     pack: Callable[[Any, str], Message]
-    """Of the value and the error's reason."""
+    """Message of the value and the error's reason."""
     unpack: Callable[[Any], Any]
 
 

@@ -1,4 +1,4 @@
-"""Whose call it is: the tenant travels as the metadata key `hotslot-tenant`."""
+"""Tenant of a call: it travels as the metadata key `hotslot-tenant`."""
 
 from typing import Protocol
 

@@ -100,7 +100,7 @@ class Resident:
     name: str = ""
     """The reference's name by which it was last served, for people."""
     tenant: TenantId = DEFAULT_TENANT
-    """Whose name that is; others are shown their own."""
+    """Tenant whose name that is; other tenants are shown their own."""
     demand: float = 0.0
     """Sequences of this version in flight here, by the rows that can run at once: its steps are coarse and slow
     (`shared.fleet.demand`), so that it seldom changes."""

@@ -84,7 +84,7 @@ class StreamPlaces:
         self._limit = limit
         self.methods = limit.methods
         self._tenants: dict[Stream, str] = {}
-        """Whose stream it is, by the streams that have a place."""
+        """Tenants by the streams that have a place."""
         self._held: Counter[str] = Counter()
         self._left_behind: Counter[str] = Counter()
 

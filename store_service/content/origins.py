@@ -66,7 +66,7 @@ class Origins:
     def restore(self, key: BlobKey, cancelled: threading.Event) -> None:
         """Bring a blob to the local disk.
 
-        Raises BlobLostError when nobody has it, StoreUnavailableError or SourceUnavailableError when somebody may
+        Raises BlobLostError when no origin has it, StoreUnavailableError or SourceUnavailableError when one may
         have it who does not answer, QuotaExceededError, and RequestCancelledError soon after `cancelled` is set.
         """
         problems: list[str] = []
@@ -113,18 +113,18 @@ class Origins:
 
     def _restore_from(self, name: str, copy: Copy, key: BlobKey, cancelled: threading.Event) -> None:
         progress = _Progress(name, key, cancelled)
-        log.info("restoring a blob", origin=name, tenant=key[0], digest=key[1])
+        log.info("blob_restoring", origin=name, tenant=key[0], digest=key[1])
         writer = self._blobs.writer(key[0], is_new=False)
         try:
             copy(writer, progress)
             size_bytes = writer.size_bytes
             writer.publish(key[1], size_bytes)
         except HotslotError as exc:
-            log.warning("a blob could not be restored", origin=name, tenant=key[0], digest=key[1], error=exc.message)
+            log.warning("blob_not_restored", origin=name, tenant=key[0], digest=key[1], why=exc.message)
             raise
         finally:
             writer.close()
-        log.info("blob restored", origin=name, tenant=key[0], digest=key[1], size_bytes=size_bytes)
+        log.info("blob_restored", origin=name, tenant=key[0], digest=key[1], size_bytes=size_bytes)
 
 
 class _Progress:
@@ -143,7 +143,7 @@ class _Progress:
         if now_s - self._logged_s >= LOG_EVERY_S:
             self._logged_s = now_s
             tenant, digest = self._key
-            log.info("restoring", origin=self._origin, tenant=tenant, digest=digest, done_bytes=done_bytes)
+            log.info("blob_restoring", origin=self._origin, tenant=tenant, digest=digest, done_bytes=done_bytes)
 
 
 def _copy_object(objects: ObjectBlobs, key: BlobKey, writer: Writer, progress: _Progress) -> None:

@@ -40,7 +40,7 @@ class Encode(Protocol[T_co]):
 
 
 class ChunkPace:
-    """How large the chunks of one stream are: not large at first, then as its reader takes them."""
+    """Pace of one stream, and the size of its chunks: not large at first, then as its reader takes them."""
 
     def __init__(self) -> None:
         self.chunk_bytes = FIRST_CHUNK_BYTES
@@ -87,7 +87,7 @@ class RottenBlobError(DigestMismatchError):
     def __init__(self, what: str, found: str, expected: Digest, sent_bytes: int, sent_hash: bytes) -> None:
         super().__init__(what, found, expected)
         self.sent_bytes = sent_bytes
-        """How far the file was read before the bytes that were held back."""
+        """Position in the file before the bytes that were held back."""
         self.sent_hash = sent_hash
         """SHA-256 of the file up to there."""
 

@@ -30,7 +30,7 @@ class UploadChunk:
 
 @dataclass(frozen=True, slots=True)
 class UploadResult:
-    """How far an upload is."""
+    """Progress of an upload."""
 
     digest: Digest
     committed_size: int
@@ -113,7 +113,7 @@ class Uploads:
             await self._offload(writer.close)
 
     def _end(self, key: BlobKey, letting_go: Coroutine[None, None, None]) -> asyncio.Future[None]:
-        """Let go of an upload; whoever goes on with it waits for that, and is not refused."""
+        """Let go of an upload; a stream that goes on with it waits for that, and is not refused."""
         ending = self._ending[key] = asyncio.ensure_future(letting_go)
         ending.add_done_callback(lambda _: self._forget(key, ending))
         return ending
@@ -160,7 +160,7 @@ class _StreamWriter:
         """Let go of the upload once nothing is being done with it any more, whatever happened."""
         if self._doing is not None:
             await asyncio.wait([self._doing])
-            self._doing.exception()  # whoever waited for it has raised it
+            self._doing.exception()  # its waiter has raised it
         await self._offload(self._upload.close)
 
     async def _do(self, doing: "asyncio.Future[None]") -> None:

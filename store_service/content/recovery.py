@@ -17,7 +17,7 @@ from store_service.execution.offload import Offload
 log = structlog.get_logger(__name__)
 
 NUM_OPENS = 3
-"""How often a blob may be evicted between being restored and being opened."""
+"""Most evictions of a blob between being restored and being opened."""
 
 
 class Recovery:
@@ -60,7 +60,7 @@ class Recovery:
         try:
             await self._restoring(self._make_whole_on_thread, key)
         except (HotslotError, OSError) as exc:
-            log.warning("a blob could not be made whole", tenant=key[0], digest=key[1], error=str(exc))
+            log.warning("blob_not_made_whole", tenant=key[0], digest=key[1], why=str(exc))
             raise
 
     def _make_whole_on_thread(self, key: BlobKey) -> None:
@@ -82,7 +82,7 @@ class Recovery:
         with file:
             if digest_of_file(file) == key[1]:
                 return True
-            log.error("a blob has rotted on the disk", tenant=key[0], digest=key[1])
+            log.error("blob_rotten", tenant=key[0], digest=key[1])
             self._blobs.index.count(num_rotten=1)
             # One that was published again meanwhile was verified when it was.
             return not self._blobs.quarantine(key, file)

@@ -1,4 +1,4 @@
-"""Reads local blobs again at a bounded rate, to find what rotted while nobody looked."""
+"""Reads local blobs again at a bounded rate, to find rot in blobs that are seldom read."""
 
 import os
 import threading
@@ -49,7 +49,7 @@ class Scrub:
             except HotslotError:
                 continue  # logged where it happened
         self._marker.touch()
-        log.info("blobs scrubbed", num_rotten_now=num_rotten, **self._blobs.index.counts())
+        log.info("blobs_scrubbed", num_rotten_now=num_rotten, **self._blobs.index.counts())
         return num_rotten
 
     def _is_whole(self, key: BlobKey) -> bool:

@@ -192,7 +192,7 @@ class ContentStore:
             self._folder.delete(victim.key)
             self.index.leave(victim.key)
         self.index.count(num_evicted=1, evicted_bytes=victim.size_bytes)
-        log.info("blob evicted", tenant=victim.key[0], digest=victim.key[1], size_bytes=victim.size_bytes)
+        log.info("blob_evicted", tenant=victim.key[0], digest=victim.key[1], size_bytes=victim.size_bytes)
         return True
 
     def _is_stored(self, blob: LocalBlob) -> bool:
@@ -201,10 +201,10 @@ class ContentStore:
         try:
             found_bytes = self.objects.size_bytes(blob.key)
         except StoreUnavailableError as exc:
-            log.warning("not evicting, object storage cannot be asked", digest=digest, error=exc.message)
+            log.warning("eviction_put_off", digest=digest, why=exc.message)
             return False
         if found_bytes != blob.size_bytes:
-            log.error("object storage has lost a blob, storing it again", tenant=tenant, digest=digest)
+            log.error("blob_lost_in_object_storage", tenant=tenant, digest=digest)
             self.index.note_stored(blob.key, is_stored=False)
         return found_bytes == blob.size_bytes
 

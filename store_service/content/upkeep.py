@@ -17,9 +17,9 @@ async def keep_blobs(blobs: ContentStore, offload: Offload) -> None:
     fits = await offload(blobs.trim)
     await offload(blobs.save_use_times)
     if not fits:
-        log.warning("blobs exceed blob_cache_bytes, and none more can be evicted", **blobs.index.counts())
+        log.warning("blob_cache_over_budget", **blobs.index.counts())
     elif num_stored:
-        log.info("blobs stored in object storage", num_blobs=num_stored)
+        log.info("blobs_stored_in_object_storage", num_blobs=num_stored)
 
 
 async def scrub_for_ever(scrub: Scrub, every_s: float) -> None:

@@ -101,8 +101,8 @@ class Ledger:
         document = _read(note, catalog.id)
         if int(document.get("num_changes", 0)) > catalog.num_changes:
             log.warning(
-                "the catalog is an older copy than the one that ran here last; what none of its versions refers to "
-                "waits from now on to be removed",
+                "catalog_older_than_its_note",
+                advice="it is an older copy of the one that ran here last; unreferenced blobs wait from now on",
                 num_changes=catalog.num_changes,
                 num_changes_before=document["num_changes"],
             )

@@ -63,7 +63,7 @@ class DiskTier:
         return blob
 
     async def drop(self, digest: Digest) -> None:
-        """Remove a blob, for whoever shares the folder too."""
+        """Remove a blob, for all workers that share the folder."""
         await self.settled()
         self._known.discard(digest)
         try:

@@ -1,6 +1,6 @@
 """Holdings: what a worker has of each version, and what keeps it there. Pure state; times are passed in.
 
-A version is in host memory under a byte budget. What is evicted for another is the least recently used version that
+A version is in host memory under a byte budget. The version to evict for another is the least recently used one that
 has neither a user nor a pin:
 
 - users: requests in flight, and those that wait for its load;

@@ -1,6 +1,6 @@
 """Brings versions from the store into host memory: once for all who wait, several side by side.
 
-A load lives as long as somebody waits for it. Its failure goes to all who wait; only what can never succeed (the
+A load lives as long as a request waits for it. Its failure goes to all who wait; only what can never succeed (the
 checkpoint itself is wrong for this worker) is remembered, and only briefly, so that a crowd asking for it does not
 pull it again and again.
 """
@@ -59,7 +59,7 @@ class LoaderLimits:
     max_parallel: int = 4
     """Loads at a time; more wait."""
     failure_ttl_s: float = 2.0
-    """How long a permanent failure is remembered."""
+    """Time for which a permanent failure is remembered."""
 
 
 class Loader:

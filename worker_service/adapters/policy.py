@@ -1,4 +1,4 @@
-"""Which adapters a request gets: what it names, its tenant's defaults, or none. Pure state.
+"""Adapters of a request: those that it names, its tenant's defaults, or none. Pure state.
 
 Semantics of transformers' `set_adapter`, `disable_adapters` and `enable_adapters`, for each tenant by itself.
 """

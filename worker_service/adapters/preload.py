@@ -32,7 +32,7 @@ MAX_PARALLEL = 4
 
 @dataclass(frozen=True, slots=True)
 class PreloadLimits:
-    """How much of a start it may take."""
+    """Limits of a preload."""
 
     timeout_s: float
     """0 turns preloading off."""

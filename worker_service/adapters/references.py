@@ -61,11 +61,11 @@ class ReferenceLimits:
     """The bounds of the cache."""
 
     staleness_s: float = 2.0
-    """How long an answer of the store is trusted."""
+    """Time for which an answer of the store is trusted."""
     watched_staleness_s: float = 30.0
     """The same while changes are heard of, if it is longer."""
     patience_s: float = 1.0
-    """How long a request whose version is resident waits for a slow store before it is served without an answer."""
+    """Longest wait of a request whose version is resident for a slow store before it is served without an answer."""
     swap_retry_s: float = 10.0
     """After a failed swap, when to try the same version again."""
     max_entries: int = 10_000
@@ -77,7 +77,7 @@ class _Entry:
 
     version: AdapterVersion
     checked_s: float
-    """When the store was last asked, answered or not."""
+    """Time of the last question to the store, answered or not."""
     confirmed: bool = True
     """The store said so when it was last asked, and no newer version is on its way."""
     swap: "tuple[Digest, asyncio.Task[None]] | None" = None

@@ -24,7 +24,7 @@ class AdapterVersion:
 
 @dataclass(frozen=True, slots=True)
 class WantedVersion:
-    """A version that its adapter's owner wants in memory before anybody asks."""
+    """A version that its adapter's owner wants in memory before a request asks."""
 
     tenant: TenantId
     name: AdapterName

@@ -1,7 +1,7 @@
 """`python -m worker_service.compiled_code export|import FILE`: compiled code from, and into, a cache directory.
 
-The settings are the worker's own, as variables or as flags after the file: they say what the code is for. Whoever
-imports a file runs what is in it; with HOTSLOT_COMPILED_CODE_SECRET only files sealed with it are taken.
+The settings are the worker's own, as variables or as flags after the file: they say what the code is for. A process
+that imports a file runs the code in it; with HOTSLOT_COMPILED_CODE_SECRET only files sealed with it are taken.
 """
 
 import sys

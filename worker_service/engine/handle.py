@@ -157,7 +157,7 @@ class EngineHandle:
             raise EngineFailedError(f"the engine has not answered for {self._silence_s:g} s") from exc
 
     def fail_all(self, error: HotslotError) -> None:
-        """End every open sequence and answer everybody who waits: the engine will not.
+        """End every open sequence and answer every waiter: the engine will not.
 
         If it goes on after all, it lets go of the sequences and keeps the adapters that were to leave.
         """
@@ -216,7 +216,7 @@ class EngineHandle:
         return answer
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
-        """Run on the event loop; after its end nobody is left to hear."""
+        """Run on the event loop; after its end no listener is left."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
 

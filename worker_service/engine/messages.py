@@ -16,7 +16,7 @@ SequenceId = NewType("SequenceId", int)
 
 
 NO_LOGPROBS = Logprobs(enabled=False)
-"""Of a sequence that wants none."""
+"""Log-probabilities of a sequence that wants none."""
 
 
 class AdapterWeights(Protocol):
@@ -225,7 +225,7 @@ class Segment:
     """Tokens that may not be chosen: the stop tokens, while fewer than `min_tokens` were generated."""
     scoring: Scoring | None = None
     logprobs: Logprobs = NO_LOGPROBS
-    """Of the token after the segment."""
+    """Log-probabilities of the token after the segment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         return to_proto(pb.LoadAdapterResponse, result)
 
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Context) -> pb.UnloadAdapterResponse:
-        """Remove an adapter once nobody uses it."""
+        """Remove an adapter once no request uses it."""
         reference = parse_reference(request.reference)
         digest = await self._worker.parts.control.unload(tenant_of(context), reference, timeout_of(context))
         return pb.UnloadAdapterResponse(digest=digest)

@@ -63,7 +63,7 @@ class FrontDoor:
     async def generate(self, call: Call) -> Events:
         """Stream a generation, from wherever it is served. Closing the generator cancels it there.
 
-        Raises what `Generation.settle` and `generate` do, this worker's refusal when nobody else took the request,
+        Raises what `Generation.settle` and `generate` do, this worker's refusal when no other took the request,
         StepFailedError when a step failed and no other worker answered, and UnavailableError when another worker was
         lost in the middle of its answer.
         """
@@ -93,7 +93,7 @@ class FrontDoor:
                         raise
                     if isinstance(exc, StepFailedError):
                         failed_step = exc
-                    # This worker's own reason is the one to tell, when nobody has room.
+                    # This worker's own reason is the one to tell, when no worker has room.
                     if place is None or refusal is None:
                         refusal = exc
                     log.info("passed_over", worker=place or self.worker.worker_id, why=exc.message)
@@ -104,7 +104,7 @@ class FrontDoor:
     async def _places(
         self, router: Router, call: Call, settled: SettledRequest
     ) -> AsyncGenerator[tuple[str | None, Events], None]:
-        """Where to try, in order, decided as late as possible: another worker's id, or None for this one."""
+        """Places to try, in order, decided as late as possible: another worker's id, or None for this one."""
         here = self._facts(settled.digests)
         tried = await router.before(settled.digests, here, settled.policy)
         for peer in tried:

@@ -37,7 +37,7 @@ STARTING_RETRY_AFTER_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ServingParts:
-    """What exists once the model is loaded."""
+    """Parts of a worker that exist once the model is loaded."""
 
     info: ModelInfo
     generation: Generation
@@ -64,7 +64,7 @@ class ServingWorker:
     start_time_s: float = field(default_factory=time.time)
     in_flight: int = 0
     engine_is_silent: bool = False
-    """Whether the engine hangs, as far as is known: then the worker takes no requests itself."""
+    """True if the engine hangs, as far as is known: then the worker takes no requests itself."""
     last_snapshot: EngineSnapshot | None = None
     """The engine as it was when it last answered the pulse."""
     router: Router | None = None
@@ -81,19 +81,19 @@ class ServingWorker:
 
     @property
     def state(self) -> WorkerState:
-        """Where it is in its life; goes back when an engine that hung goes on, and when a drain ends."""
+        """State of the worker; goes back when an engine that hung goes on, and when a drain ends."""
         if self._retiring is not None or self.engine_is_silent or self.is_drained:
             return WorkerState.DRAINING
         return WorkerState.STARTING if self._parts is None else WorkerState.READY
 
     @property
     def is_drained(self) -> bool:
-        """Whether it takes no requests because it was told so."""
+        """True if it takes no requests because of a drain."""
         return self._undrained is not None
 
     @property
     def refusal(self) -> HotslotError | None:
-        """Why it takes no new requests itself; None while it does."""
+        """Error for new requests while the worker takes none itself; None while it does."""
         if self.is_drained:
             return DrainingError(self.worker_id)
         if self.engine_is_silent:
@@ -112,7 +112,7 @@ class ServingWorker:
 
     @property
     def is_started(self) -> bool:
-        """Whether its model is loaded."""
+        """True if its model is loaded."""
         return self._parts is not None
 
     def become_ready(

@@ -54,7 +54,7 @@ class Router:
 
     @property
     def worker_id(self) -> WorkerId:
-        """Whose router this is."""
+        """Worker that routes."""
         return self.view.me.worker_id
 
     async def before(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[WorkerRecord]:
