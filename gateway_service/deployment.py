@@ -1,6 +1,7 @@
 """Clients of what the gateway serves from: one worker, or the fleet that the store's placement service knows."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -16,6 +17,7 @@ from hotslot.rpc.pool import Pool
 
 BASES_TTL_S = 5.0
 """Time for which the base models that workers serve are believed to be the same."""
+AWAY_S = 1.0
 LOOK_TIMEOUT_S = 3.0
 MAX_IDLE_TENANTS = 64
 """Tenants whose channels stay open while they ask for nothing; the connections below are shared."""
@@ -41,7 +43,8 @@ class Deployment:
         self._store = store or DEFAULT_STORE
         self._clients = Pool(self._dial, MAX_IDLE_TENANTS)
         self._bases: tuple[ServedBase, ...] = ()
-        self._looked_s: float | None = None
+        self._looked_s = -math.inf
+        self._failure: HotslotError | None = None
         self._looking = asyncio.Lock()
 
     def _dial(self, tenant: str) -> HotslotClient:
@@ -65,15 +68,22 @@ class Deployment:
                     yield event
 
     async def bases(self) -> tuple[ServedBase, ...]:
-        """Base models that are served now; while no worker answers, those that were. Raises as the first look does."""
+        """Base models that are served now; while no worker answers, those that were.
+
+        Raises what a look raises while none is known: for AWAY_S without another look, so that requests do not queue up
+        for one that takes its time.
+        """
         async with self._looking:
-            if self._looked_s is None or time.monotonic() - self._looked_s > BASES_TTL_S:
+            age_s = time.monotonic() - self._looked_s
+            if age_s > (BASES_TTL_S if self._failure is None else AWAY_S):
+                self._failure = None
                 try:
                     self._bases = await self._look()
-                except HotslotError:
-                    if not self._bases:
-                        raise
+                except HotslotError as exc:
+                    self._failure = exc
                 self._looked_s = time.monotonic()
+            if self._failure is not None and not self._bases:
+                raise self._failure.with_traceback(None)
         return self._bases
 
     async def base_named(self, model: str) -> ServedBase | None:
@@ -120,6 +130,8 @@ class Deployment:
                     continue
                 base = known.get(digest) or await self._base_at(worker.endpoint)
                 found[digest] = replace(base, name=worker.base_model)
+        if not found:
+            raise NoWorkersError("no worker takes requests")
         return tuple(found.values())
 
     async def _base_at(self, endpoint: str) -> ServedBase:

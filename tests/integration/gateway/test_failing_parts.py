@@ -72,6 +72,21 @@ async def test_a_worker_that_is_away_is_503_and_its_address_stays_inside(tmp_pat
         assert (await http.get("/health/live")).status_code == 200
 
 
+async def test_a_fleet_without_workers_is_503(tmp_path: Path) -> None:
+    with embedded_valkey() as valkey:
+        async with (
+            open_store(tmp_path / "store", redis_url=valkey.url) as store,
+            open_gateway(store=store.endpoint) as gateway,
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{gateway.server.port}", timeout=30) as http,
+        ):
+            for answer in (
+                await http.post("/v1/completions", json={"model": "Some/Base", "prompt": "hello"}),
+                await http.get("/v1/models"),
+                await http.get("/health"),
+            ):
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "NO_WORKERS")
+
+
 async def test_a_stream_that_fails_after_its_first_token_says_so(tmp_path: Path) -> None:
     async with served(tmp_path, echo_model(step_s=0.02)) as stack:
         sdk = await stack.sdk()
