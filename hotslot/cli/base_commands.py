@@ -5,18 +5,19 @@ from typing import Annotated
 import typer
 
 from hotslot.cli import options
+from hotslot.cli.command_line import Command, Commands
+from hotslot.cli.digests import full_base
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from hotslot.cli.output import ask, print_document, say
-from hotslot.cli.output import show as show_parts
+from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, ask, each, print_document, print_list, say
 from hotslot.cli.rendering import base_models_table
 from hotslot.cli.sources import HubName, parse_base_source
 from hotslot.contract.catalog import BaseModel
 from hotslot.errors import SourceNotFoundError
 
-app = typer.Typer(help="Base models, which adapters are checked against.", no_args_is_help=True)
+app = typer.Typer(cls=Commands, help="Base models, which adapters are checked against.", no_args_is_help=True)
 
 
-@app.command("add")
+@app.command("add", cls=Command)
 def add(
     source: Annotated[
         str,
@@ -65,8 +66,11 @@ def add(
         say(f"{model.spec.model_type}, {len(model.spec.modules)} modules")
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def ls(
+    form: FormOption = Form.TABLE,
+    quiet: QuietOption = False,
+    watch: WatchOption = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -77,18 +81,19 @@ def ls(
     """
     with open_client(store=store, tenant=tenant) as client:
         models = list(client.store.list_base_models())
-    if as_json:
-        print_document({"base_models": [_document(model) for model in models]})
-    elif models:
-        show_parts(base_models_table(models))
-    else:
-        say("no base models; `hotslot base add SOURCE` registers one, and so does a worker when it starts")
+    print_list(
+        form,
+        {"base_models": [_document(model) for model in models]},
+        [model.spec.name for model in models],
+        lambda wide: base_models_table(models),
+        nothing="no base models; `hotslot base add SOURCE` registers one, and so does a worker when it starts",
+    )
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def rm(
-    base_model: Annotated[
-        str, typer.Argument(metavar="NAME|DIGEST", help="The base model; a digest removes all of its names.")
+    base_models: Annotated[
+        list[str], typer.Argument(metavar="NAME|DIGEST…", help="Base models; a digest removes all names of one.")
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = options.STORE,
@@ -97,20 +102,21 @@ def rm(
 ) -> None:
     """Forget a base model that no adapter was admitted for.
 
-    JSON: {removed: [{name, digest, model_type, num_modules, create_time, superseded}]}.
+    JSON: {removed: [{name, digest, model_type, num_modules, create_time, superseded}]}; of several a list.
     """
-    if not yes:
-        ask(f"Forget the base model {base_model}?")
+
+    def act(named: str) -> tuple[dict[str, object], str]:
+        gone = client.store.delete_base_model(full_base(client, named))
+        lines = [f"removed {model.spec.name}, base model {model.digest}" for model in gone]
+        return {"removed": [_document(model) for model in gone]}, "\n".join(lines)
+
+    for named in base_models if not yes else []:
+        ask(f"Forget the base model {named}?")
     with open_client(store=store, tenant=tenant) as client:
-        gone = client.store.delete_base_model(base_model)
-    if as_json:
-        print_document({"removed": [_document(model) for model in gone]})
-    else:
-        for model in gone:
-            print(f"removed {model.spec.name}, base model {model.digest}")
+        each(base_models, act, as_json=as_json)
 
 
-@app.command("alias")
+@app.command("alias", cls=Command)
 def alias(
     base: Annotated[str, typer.Argument(metavar="BASE", help="A registered base model, by name or digest.")],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Further name of the base model in adapters' configs.")],
@@ -123,7 +129,7 @@ def alias(
     JSON: {name, digest, model_type, num_modules, create_time}.
     """
     with open_client(store=store, tenant=tenant) as client:
-        model = client.store.add_base_model_alias(base, name)
+        model = client.store.add_base_model_alias(full_base(client, base), name)
     if as_json:
         print_document(_document(model))
     else:

@@ -1,9 +1,6 @@
-"""Commands on the store: push, import, ls, show, validate, tag."""
+"""Commands that bring adapters into the store and name them: push, import, validate, tag, cp."""
 
 from collections.abc import Iterable
-from contextlib import closing
-from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -11,25 +8,17 @@ import typer
 
 from hotslot.cli import options
 from hotslot.cli.base_question import can_ask, choose_base
-from hotslot.cli.failures import EXIT_REFUSED, violation_line
+from hotslot.cli.digests import check_reference, full_base, full_reference
+from hotslot.cli.failures import EXIT_REFUSED, violation_lines
 from hotslot.cli.options import BaseOption, JsonOption, ReferenceArgument, StoreOption, TenantOption, open_client
 from hotslot.cli.output import print_document, say
-from hotslot.cli.output import show as show_parts
 from hotslot.cli.progress import transfer_bars
-from hotslot.cli.rendering import (
-    adapter_rows,
-    adapters_table,
-    details_table,
-    human_size,
-    modules_table,
-    short_digest,
-    version_rows,
-    versions_table,
-)
+from hotslot.cli.rendering import human_size, short_digest
 from hotslot.cli.sources import HubName, StoreFolder, parse_source
+from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.catalog import Version
-from hotslot.errors import FieldViolation, InvalidRequestError, TagNotFoundError
+from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.references import parse_reference, parse_tag
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")]
@@ -59,7 +48,9 @@ def push(
     """
     labels = parse_labels(label or [])
     with open_client(store=store, tenant=tenant) as client:
-        chosen = base or choose_base(client, folder, reference, yes=yes, may_ask=can_ask(as_json=as_json))
+        chosen = full_base(client, base) or choose_base(
+            client, folder, reference, yes=yes, may_ask=can_ask(as_json=as_json)
+        )
         with transfer_bars() as on_progress:
             result = client.store.push(folder, reference, base_model=chosen, labels=labels, on_progress=on_progress)
     if as_json:
@@ -101,6 +92,7 @@ def import_(
         problem = f"found {subfolder!r}, and SOURCE names the folder {where.subfolder!r}"
         raise InvalidRequestError([FieldViolation("--subfolder", problem)])
     with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
+        base = full_base(client, base)
         if isinstance(where, StoreFolder):
             version = client.store.import_directory(
                 where.path, reference, base_model=base, labels=labels, on_progress=on_progress
@@ -123,70 +115,6 @@ def import_(
     _say_warnings(version.warnings)
 
 
-def ls(
-    prefix: Annotated[
-        str, typer.Argument(metavar="[PREFIX]", help="List only adapters whose names start with PREFIX.")
-    ] = "",
-    base: Annotated[str, typer.Option("--base", metavar="NAME", help="List only adapters for this base model.")] = "",
-    label: LabelOption = None,
-    deleted: Annotated[bool, typer.Option("--deleted", help="List adapters that can be undeleted, too.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N adapters; 0: all.")] = 0,
-    store: StoreOption = options.STORE,
-    tenant: TenantOption = options.TENANT,
-    as_json: JsonOption = False,
-) -> None:
-    """List the adapters by name; pages are fetched as they are needed.
-
-    JSON: {adapters: […], more: whether --limit left some out}.
-    """
-    labels = parse_labels(label or [])
-    with open_client(store=store, tenant=tenant) as client:
-        found = client.store.list_adapters(base_model=base, labels=labels, name_prefix=prefix, show_deleted=deleted)
-        with closing(found):
-            adapters = list(islice(found, limit + 1 if limit else None))
-    more = bool(limit) and len(adapters) > limit
-    adapters = adapters[:limit] if limit else adapters
-    if as_json:
-        print_document({"adapters": adapters, "more": more})
-    elif adapters:
-        show_parts(adapters_table(adapters, datetime.now(UTC)))
-        if more:
-            say(f"only the first {limit}; raise --limit, or name a PREFIX")
-    else:
-        say("no adapters; `hotslot push DIR NAME` adds one")
-
-
-def show(
-    reference: ReferenceArgument,
-    store: StoreOption = options.STORE,
-    tenant: TenantOption = options.TENANT,
-    as_json: JsonOption = False,
-) -> None:
-    """Show an adapter, the version that the reference stands for with all of its modules, and the other versions.
-
-    JSON: {adapter, version (null when nothing is tagged latest), versions}.
-    """
-    parsed = parse_reference(reference)
-    with open_client(store=store, tenant=tenant) as client:
-        adapter = client.store.get(parsed.name)
-        version: Version | None = None
-        try:
-            version = client.store.resolve(str(parsed)).version
-        except TagNotFoundError:
-            if ":" in reference:
-                raise
-        versions = list(client.store.list_versions(parsed.name))
-    if as_json:
-        print_document({"adapter": adapter, "version": version, "versions": versions})
-        return
-    now = datetime.now(UTC)
-    parts = [details_table(adapter_rows(adapter, now)), versions_table(versions, now)]
-    if version is not None:
-        parts.insert(1, details_table(version_rows(version, now)))
-        parts.append(modules_table(version))
-    show_parts(*parts)
-
-
 def validate(
     folder: FolderArgument,
     base: BaseOption = "",
@@ -199,7 +127,7 @@ def validate(
     JSON: {valid, violations, digest, base_model_digest, max_rank, dtype, num_modules, weights_size_bytes, warnings}.
     """
     with open_client(store=store, tenant=tenant) as client, transfer_bars() as on_progress:
-        report = client.store.validate(folder, base_model=base, on_progress=on_progress)
+        report = client.store.validate(folder, base_model=full_base(client, base), on_progress=on_progress)
     if as_json:
         print_document(report)
     elif report.valid:
@@ -209,8 +137,8 @@ def validate(
         )
     else:
         say(f"hotslot: {folder} would be refused:")
-        for violation in report.violations:
-            say(f"  {violation_line(violation)}")
+        for line in violation_lines(report.violations):
+            say(f"  {line}")
     if not as_json:
         _say_warnings(report.warnings)
     if not report.valid:
@@ -229,12 +157,41 @@ def tag(
 
     JSON: {adapter, tag, previous_digest}.
     """
-    parsed = parse_reference(reference)
+    check_reference(reference)
     parse_tag(name)
     with open_client(store=store, tenant=tenant) as client:
-        version = client.store.resolve(str(parsed)).version
-        before = client.store.get(parsed.name).tag(name)
-        moved = client.store.set_tag(parsed.name, name, version.digest, etag=etag)
+        _move_tag(client, full_reference(client, reference), name, etag, as_json=as_json)
+
+
+def cp(
+    reference: ReferenceArgument,
+    new: Annotated[str, typer.Argument(metavar="NEWREF", help="Another tag of the same name, as name:tag.")],
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the version that a reference stands for a further tag; nothing is downloaded.
+
+    JSON: {adapter, tag, previous_digest}.
+    """
+    check_reference(reference)
+    target = parse_reference(new)
+    with open_client(store=store, tenant=tenant) as client:
+        full = full_reference(client, reference)
+        if target.name != parse_reference(full).name:
+            ways = f"`hotslot pull {reference} DIR` and `hotslot push DIR {new}` make one"
+            problem = f"found {new!r}: a store makes no copy under another name by itself; {ways}"
+            raise InvalidRequestError([FieldViolation("NEWREF", problem)])
+        if target.tag is None or target.digest is not None:
+            raise InvalidRequestError([FieldViolation("NEWREF", f"found {new!r}, expected name:tag")])
+        _move_tag(client, full, target.tag, "", as_json=as_json)
+
+
+def _move_tag(client: BlockingHotslotClient, reference: str, name: str, etag: str, *, as_json: bool) -> None:
+    parsed = parse_reference(reference)
+    version = client.store.resolve(str(parsed)).version
+    before = client.store.get(parsed.name).tag(name)
+    moved = client.store.set_tag(parsed.name, name, version.digest, etag=etag)
     if as_json:
         previous = before.digest if before else None
         print_document({"adapter": parsed.name, "tag": moved, "previous_digest": previous})

@@ -19,6 +19,7 @@ With `--json` the error is one JSON line on stderr: `{"error": {"reason", "messa
 import json
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from hotslot import errors
@@ -49,6 +50,7 @@ _ADVICE: tuple[tuple[type[errors.HotslotError], str], ...] = (
 )
 
 
+_ENDS_OF_TENSORS = (".weight", ".bias", "_A", "_B", "_a", "_b", "_vector")
 _AGAIN = re.compile(r"[;,] try again(?: later| shortly| soon)?$")
 """Advice of a message that is given with a time, too."""
 
@@ -66,7 +68,7 @@ def error_lines(error: errors.HotslotError) -> list[str]:
         count = len(error.violations)
         return [
             f"hotslot: the adapter is refused for {count} reasons:",
-            *(f"  {violation_line(violation)}" for violation in error.violations),
+            *(f"  {line}" for line in violation_lines(error.violations)),
         ]
     line, retry_after_s = f"hotslot: {_one_line(error.message)}", getattr(error, "retry_after_s", None)
     line = _AGAIN.sub("", line) if retry_after_s else line
@@ -78,9 +80,22 @@ def error_lines(error: errors.HotslotError) -> list[str]:
     return [line + (f"; try again in {retry_after_s:g} s" if retry_after_s else "")]
 
 
-def violation_line(violation: errors.Violation) -> str:
-    """One violation as people read it."""
-    return f"{violation.code}: {_one_line(violation.message)}"
+def violation_lines(violations: Iterable[errors.Violation]) -> list[str]:
+    """Violations as people read them; those that differ in their subject alone are one line."""
+    groups: dict[tuple[str, str], list[errors.Violation]] = {}
+    for violation in violations:
+        said = violation.message.replace(violation.subject, "\0") if violation.subject else violation.message
+        groups.setdefault((violation.code, said), []).append(violation)
+    return [_violation_line(code, group) for (code, _), group in groups.items()]
+
+
+def _violation_line(code: str, group: list[errors.Violation]) -> str:
+    first, last = group[0], group[-1]
+    if len(group) == 1:
+        return f"{code}: {_one_line(first.message)}"
+    kind = "tensors" if first.subject.endswith(_ENDS_OF_TENSORS) else "modules"
+    subjects = f"{first.subject} … {last.subject}"
+    return f"{code}: {len(group)} {kind}: {_one_line(first.message.replace(first.subject, subjects))}"
 
 
 def report(error: errors.HotslotError, *, as_json: bool) -> int:

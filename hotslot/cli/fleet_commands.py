@@ -10,9 +10,10 @@ from rich.live import Live
 from rich.text import Text
 
 from hotslot.cli import options
+from hotslot.cli.digests import full_base, full_reference
 from hotslot.cli.fleet_readings import FleetReader, Reading
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from hotslot.cli.output import console, print_document, print_event, say, show
+from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, console, print_event, print_list, show
 from hotslot.cli.rendering import placements_table, workers_table
 
 PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Show only workers of this base model.")]
@@ -20,6 +21,9 @@ PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Show on
 
 def workers(
     base: PoolOption = "",
+    form: FormOption = Form.TABLE,
+    quiet: QuietOption = False,
+    watch: WatchOption = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -29,13 +33,14 @@ def workers(
     JSON: {workers: […]}.
     """
     with open_client(store=store, tenant=tenant) as client:
-        found = list(client.placement.list_workers(base_model=base))
-    if as_json:
-        print_document({"workers": found})
-    elif found:
-        show(workers_table(found, datetime.now(UTC)))
-    else:
-        say("no workers; `hotslot up` or `python -m worker_service` starts one")
+        found = list(client.placement.list_workers(base_model=full_base(client, base)))
+    print_list(
+        form,
+        {"workers": found},
+        [worker.worker_id for worker in found],
+        lambda wide: workers_table(found, datetime.now(UTC)),
+        nothing="no workers; `hotslot up` or `python -m worker_service` starts one",
+    )
 
 
 def placements(
@@ -43,6 +48,9 @@ def placements(
         str, typer.Option("--adapter", "-a", metavar="REF", help="List only placements of this version.")
     ] = "",
     worker_id: Annotated[str, typer.Option("--worker-id", help="List only placements on this worker.")] = "",
+    form: FormOption = Form.TABLE,
+    quiet: QuietOption = False,
+    watch: WatchOption = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -52,14 +60,16 @@ def placements(
     JSON: {placements: […]}.
     """
     with open_client(store=store, tenant=tenant) as client:
-        digest = client.store.resolve(adapter).version.digest if adapter else ""
+        digest = client.store.resolve(full_reference(client, adapter)).version.digest if adapter else ""
         found = list(client.placement.list_placements(adapter_digest=digest, worker_id=worker_id))
-    if as_json:
-        print_document({"placements": found})
-    elif found:
-        show(placements_table(found))
-    else:
-        say("no placements; workers load an adapter when a request names it")
+    names = dict.fromkeys(placement.adapter or placement.adapter_digest for placement in found)
+    print_list(
+        form,
+        {"placements": found},
+        list(names),
+        lambda wide: placements_table(found, wide=wide),
+        nothing="no placements; workers load an adapter when a request names it",
+    )
 
 
 def top(
@@ -80,7 +90,7 @@ def top(
     one that could be read, or empty)}.
     """
     with open_client(store=store, tenant=tenant) as client:
-        reader = FleetReader(client.placement.client, base, use_proxy=options.uses_proxy())
+        reader = FleetReader(client.placement.client, full_base(client, base), use_proxy=options.uses_proxy())
         try:
             with Live(console=console(), auto_refresh=False, screen=False, transient=not as_json) as live:
                 shown = 0

@@ -1,10 +1,12 @@
 """The options that commands share, and the client that they open."""
 
 import os
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from hotslot.cli.digests import check_reference, full_reference
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.clients.store import DEFAULT_STORE
 from hotslot.clients.worker import DEFAULT_WORKER
@@ -12,7 +14,6 @@ from hotslot.contract.generation import AdapterSelection
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
 from hotslot.ids import DEFAULT_TENANT, parse_tenant
-from hotslot.references import parse_reference
 from hotslot.rpc.channel import ChannelOptions
 
 StoreOption = Annotated[
@@ -24,7 +25,7 @@ WorkerOption = Annotated[
 TenantOption = Annotated[
     str, typer.Option("--tenant", envvar="HOTSLOT_TENANT", metavar="NAME", help="Tenant whose adapters are meant.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, as -o json.")]
 BaseOption = Annotated[
     str,
     typer.Option(
@@ -33,7 +34,11 @@ BaseOption = Annotated[
         help="Base model, by name or digest; by default the one that the adapter's config names.",
     ),
 ]
-ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help="Reference: name\\[:tag]\\[@sha256:…].")]
+_REFERENCE = "name\\[:tag]\\[@sha256:…]; the first digits of a digest are enough."
+ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help=f"Reference: {_REFERENCE}")]
+ReferencesArgument = Annotated[
+    list[str], typer.Argument(metavar="REF…", help=f"References, one or several: {_REFERENCE}")
+]
 
 USE_PROXY = "HOTSLOT_USE_PROXY"
 _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
@@ -80,7 +85,7 @@ def checked_endpoint(text: str, option: str) -> str:
 def parse_selection(text: str) -> AdapterSelection:
     """`REF[=WEIGHT]`; raises InvalidRequestError."""
     reference, equals, weight_text = text.partition("=")
-    parse_reference(reference)
+    check_reference(reference)
     if not equals:
         return AdapterSelection(reference)
     try:
@@ -88,3 +93,8 @@ def parse_selection(text: str) -> AdapterSelection:
     except ValueError as exc:
         problem = f"found weight {weight_text!r} in {text!r}, expected a number: REF=0.5"
         raise InvalidRequestError([FieldViolation("--adapter", problem)]) from exc
+
+
+def full_selection(client: BlockingHotslotClient, selection: AdapterSelection) -> AdapterSelection:
+    """A selection with the digest of its reference in full."""
+    return replace(selection, reference=full_reference(client, selection.reference))

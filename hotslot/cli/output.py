@@ -8,16 +8,37 @@ protobuf's own JSON has them. A command with one answer prints one document; one
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
 
-from hotslot.errors import InvalidRequestError
+from hotslot.cli.failures import report
+from hotslot.errors import HotslotError, InvalidRequestError
+
+UNBOUNDED_COLUMNS = 400
+"""Width where nothing has to fit."""
+
+
+class Form(StrEnum):
+    """Form in which a list is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    NAME = "name"
+    WIDE = "wide"
+
+
+FormOption = Annotated[
+    Form, typer.Option("--output", "-o", help="Form of the list: wide leaves out no column and has full digests.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only, as -o name.")]
+WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="List again every two seconds, until Ctrl-C.")]
 
 
 def jsonable(value: Any) -> Any:
@@ -57,20 +78,63 @@ def spinner(text: str) -> Iterator[None]:
         yield
 
 
-def console() -> Console:
+def console(*, wide: bool = False) -> Console:
     """Standard output; tables are not cut where it is no terminal."""
     out = Console(highlight=False)
-    if not out.is_terminal:
-        out = Console(highlight=False, width=400)
+    if wide or not out.is_terminal:
+        out = Console(highlight=False, width=UNBOUNDED_COLUMNS)
     return out
 
 
-def show(*parts: RenderableType) -> None:
-    """Print tables and texts one under the other, without the spaces that pad the last column."""
-    out = console()
+def rendered(*parts: RenderableType, out: Console | None = None) -> str:
+    """Tables and texts one under the other, without the spaces that pad the last column."""
+    out = out or console()
     with out.capture() as captured:
         out.print(*parts, sep="\n\n", end="")
-    print("\n".join(line.rstrip() for line in captured.get().rstrip().split("\n")))
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().split("\n"))
+
+
+def show(*parts: RenderableType, out: Console | None = None) -> None:
+    """Print tables and texts, as `rendered` has them."""
+    print(rendered(*parts, out=out))
+
+
+def print_list(
+    form: Form, document: Any, names: Sequence[str], table: Callable[[bool], RenderableType], *, nothing: str
+) -> None:
+    """Print a list in one of its forms; `table` makes it, wide or not, and `nothing` is said of an empty one."""
+    if form == Form.JSON:
+        print_document(document)
+    elif form == Form.NAME:
+        print("".join(f"{name}\n" for name in names), end="")
+    elif names:
+        wide = form == Form.WIDE
+        show(table(wide), out=console(wide=wide))
+    else:
+        say(nothing)
+
+
+def each(names: Sequence[str], act: Callable[[str], tuple[Any, str]], *, as_json: bool) -> None:
+    """Act on names in turn, which gives a document and a text of each; what fails is reported, and the others go on.
+
+    JSON is one document for one name, and a list of them for several.
+    """
+    documents, code = [], 0
+    for name in names:
+        try:
+            document, text = act(name)
+        except HotslotError as exc:
+            if len(names) == 1:
+                raise
+            code = code or report(exc, as_json=as_json)
+            continue
+        documents.append(document)
+        if not as_json:
+            print(text)
+    if as_json:
+        print_document(documents if len(names) > 1 else documents[0])
+    if code:
+        raise typer.Exit(code)
 
 
 def ask(question: str) -> None:

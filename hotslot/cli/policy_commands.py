@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from hotslot.cli import options
+from hotslot.cli.command_line import Command, Commands
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from hotslot.cli.output import print_document, say
+from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, print_document, print_list
 from hotslot.cli.output import show as show_parts
 from hotslot.cli.rendering import policies_table
 from hotslot.contract.catalog import AdapterPolicy
@@ -18,10 +19,12 @@ from hotslot.references import parse_name
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a policy is for all of its versions.")]
 EtagOption = Annotated[str, typer.Option(help="Etag that the policy must still have.")]
 
-app = typer.Typer(help="Policies of adapters: the number of workers that hold one, and pins.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Commands, help="Policies of adapters: the number of workers that hold one, and pins.", no_args_is_help=True
+)
 
 
-@app.command("set")
+@app.command("set", cls=Command)
 def set_(
     name: NameArgument,
     least: Annotated[
@@ -59,7 +62,7 @@ def set_(
     _print(policy, as_json)
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     name: NameArgument,
     store: StoreOption = options.STORE,
@@ -76,8 +79,11 @@ def show(
     _print(policy, as_json)
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def ls(
+    form: FormOption = Form.TABLE,
+    quiet: QuietOption = False,
+    watch: WatchOption = False,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -88,15 +94,16 @@ def ls(
     """
     with open_client(store=store, tenant=tenant) as client:
         policies = list(client.store.list_policies())
-    if as_json:
-        print_document({"policies": policies})
-    elif policies:
-        show_parts(policies_table(policies, datetime.now(UTC)))
-    else:
-        say("no policies; `hotslot policy set NAME` makes one")
+    print_list(
+        form,
+        {"policies": policies},
+        [policy.adapter for policy in policies],
+        lambda wide: policies_table(policies, datetime.now(UTC)),
+        nothing="no policies; `hotslot policy set NAME` makes one",
+    )
 
 
-@app.command("rm")
+@app.command("rm", cls=Command)
 def rm(
     name: NameArgument,
     etag: EtagOption = "",

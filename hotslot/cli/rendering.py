@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from rich import box
 from rich.table import Table
 
+from hotslot.cli.fitted_table import FittedTable
 from hotslot.contract.catalog import Adapter, AdapterPolicy, BaseModel, Version
 from hotslot.contract.control import LoadedAdapter, WorkerStatus
 from hotslot.contract.placement import Placement, Worker
@@ -17,6 +17,11 @@ SHORT_DIGEST_LENGTH = 12
 def short_digest(digest: str) -> str:
     """The first 12 hex digits of a digest."""
     return digest.removeprefix("sha256:")[:SHORT_DIGEST_LENGTH]
+
+
+def digest_text(digest: str, *, wide: bool) -> str:
+    """A digest in a table."""
+    return digest if wide else short_digest(digest)
 
 
 def human_size(size_bytes: int) -> str:
@@ -52,29 +57,27 @@ def human_duration(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
+def table(*columns: str, right: Sequence[str] = (), gives_way: Sequence[str] = ()) -> FittedTable:
     """A plain aligned table; the columns named in `right` hold numbers."""
-    made = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, show_edge=False)
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="ellipsis")
-    return made
+    return FittedTable(columns, right, gives_way)
 
 
-def adapters_table(adapters: Iterable[Adapter], now: datetime) -> Table:
+def adapters_table(adapters: Iterable[Adapter], now: datetime, *, wide: bool = False) -> FittedTable:
     """`hotslot ls`."""
     listed = list(adapters)
     columns = ["NAME", "TAGS", "VERSIONS", "NEWEST", "RANK", "SIZE", "BASE MODEL", "CHANGED"]
     has_deleted = any(adapter.purge_time for adapter in listed)
     if has_deleted:
         columns.append("CAN BE UNDELETED UNTIL")
-    made = table(*columns, right=("VERSIONS", "RANK", "SIZE"))
+    gives_way = ("BASE MODEL", "CHANGED", "NEWEST", "RANK", "VERSIONS", "SIZE", "TAGS")
+    made = table(*columns, right=("VERSIONS", "RANK", "SIZE"), gives_way=gives_way)
     for adapter in listed:
         newest = adapter.latest_version
         row = [
             adapter.name + (" (deleted)" if adapter.delete_time else ""),
             ", ".join(tag.name for tag in adapter.tags) or "-",
             str(adapter.num_versions),
-            short_digest(newest.digest) if newest else "-",
+            digest_text(newest.digest, wide=wide) if newest else "-",
             str(newest.max_rank) if newest else "-",
             human_size(newest.weights_size_bytes) if newest else "-",
             newest.base_model if newest else "-",
@@ -86,12 +89,13 @@ def adapters_table(adapters: Iterable[Adapter], now: datetime) -> Table:
     return made
 
 
-def versions_table(versions: Iterable[Version], now: datetime) -> Table:
+def versions_table(versions: Iterable[Version], now: datetime, *, wide: bool = False) -> FittedTable:
     """The versions of one adapter."""
-    made = table("VERSION", "TAGS", "RANK", "SIZE", "SOURCE", "CREATED", right=("RANK", "SIZE"))
+    gives_way = ("SOURCE", "CREATED", "RANK", "SIZE")
+    made = table("VERSION", "TAGS", "RANK", "SIZE", "SOURCE", "CREATED", right=("RANK", "SIZE"), gives_way=gives_way)
     for version in versions:
         made.add_row(
-            short_digest(version.digest),
+            digest_text(version.digest, wide=wide),
             ", ".join(version.tags) or "-",
             str(version.max_rank),
             human_size(version.weights_size_bytes),
@@ -101,7 +105,7 @@ def versions_table(versions: Iterable[Version], now: datetime) -> Table:
     return made
 
 
-def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> Table:
+def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> FittedTable:
     """On how many workers adapters should be."""
     made = table("ADAPTER", "MIN", "MAX", "PINNED", "CHANGED", right=("MIN", "MAX"))
     for policy in policies:
@@ -115,9 +119,9 @@ def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> Table:
     return made
 
 
-def base_models_table(models: Iterable[BaseModel]) -> Table:
+def base_models_table(models: Iterable[BaseModel]) -> FittedTable:
     """The base models that adapters can be admitted for; whole digests, for `--base`."""
-    made = table("NAME", "TYPE", "MODULES", "DIGEST", right=("MODULES",))
+    made = table("NAME", "TYPE", "MODULES", "DIGEST", right=("MODULES",), gives_way=("MODULES", "TYPE", "DIGEST"))
     for model in models:
         named = f"({model.spec.name}, before it was moved)" if model.superseded else model.spec.name
         made.add_row(named, model.spec.model_type, str(len(model.spec.modules)), model.digest)
@@ -160,7 +164,7 @@ def version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
     ]
 
 
-def modules_table(version: Version) -> Table:
+def modules_table(version: Version) -> FittedTable:
     """The targeted modules of a version, one by one."""
     made = table("MODULE", "RANK", "SCALING", right=("RANK", "SCALING"))
     for module in version.modules:
@@ -178,14 +182,17 @@ def details_table(rows: Iterable[tuple[str, str]]) -> Table:
     return made
 
 
-def workers_table(workers: Iterable[Worker], now: datetime, tokens_per_s: dict[str, float] | None = None) -> Table:
+def workers_table(
+    workers: Iterable[Worker], now: datetime, tokens_per_s: dict[str, float] | None = None
+) -> FittedTable:
     """`hotslot workers`, and the upper half of `hotslot top`."""
     columns = ["WORKER", "ENDPOINT", "STATE", "BASE MODEL", "RUNNING", "WAITING", "FREE SLOTS", "KV", "UP"]
     numbers = ["RUNNING", "WAITING", "FREE SLOTS", "KV", "UP"]
     if tokens_per_s is not None:
         columns.append("TOKENS/S")
         numbers.append("TOKENS/S")
-    made = table(*columns, right=numbers)
+    gives_way = ("BASE MODEL", "UP", "KV", "FREE SLOTS", "WAITING", "ENDPOINT", "RUNNING", "TOKENS/S")
+    made = table(*columns, right=numbers, gives_way=gives_way)
     for worker in workers:
         load = worker.load
         row = [
@@ -206,13 +213,13 @@ def workers_table(workers: Iterable[Worker], now: datetime, tokens_per_s: dict[s
     return made
 
 
-def placements_table(placements: Iterable[Placement]) -> Table:
+def placements_table(placements: Iterable[Placement], *, wide: bool = False) -> FittedTable:
     """`hotslot placements`, and the lower half of `hotslot top`."""
-    made = table("ADAPTER", "VERSION", "WORKER", "TIER", "PINNED")
+    made = table("ADAPTER", "VERSION", "WORKER", "TIER", "PINNED", gives_way=("VERSION", "PINNED"))
     for placement in placements:
         made.add_row(
             placement.adapter or "-",
-            short_digest(placement.adapter_digest),
+            digest_text(placement.adapter_digest, wide=wide),
             placement.worker_id,
             placement.tier.value,
             "yes" if placement.pinned else "",
@@ -220,11 +227,11 @@ def placements_table(placements: Iterable[Placement]) -> Table:
     return made
 
 
-def loaded_table(adapters: Iterable[LoadedAdapter], now: datetime) -> Table:
+def loaded_table(adapters: Iterable[LoadedAdapter], now: datetime) -> FittedTable:
     """The adapters that one worker holds."""
     made = table(
         "ADAPTER", "VERSION", "TIER", "RANK", "SLOTS", "USERS", "PINNED", "HOST SIZE", "LAST USED",
-        right=("RANK", "USERS", "HOST SIZE"),
+        right=("RANK", "USERS", "HOST SIZE"), gives_way=("LAST USED", "HOST SIZE", "USERS", "RANK", "VERSION", "SLOTS"),
     )  # fmt: skip
     for adapter in adapters:
         made.add_row(

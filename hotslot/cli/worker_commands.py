@@ -1,14 +1,30 @@
-"""Commands on one worker: status, load, unload, pin, unpin, drain, undrain."""
+"""Commands on one worker: status, load, unload, pin, unpin, default, enable, disable."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from hotslot.cli import options
-from hotslot.cli.options import JsonOption, ReferenceArgument, TenantOption, WorkerOption, open_client
-from hotslot.cli.output import print_document, say, show
+from hotslot.cli.digests import check_reference, full_reference
+from hotslot.cli.options import (
+    JsonOption,
+    ReferencesArgument,
+    StoreOption,
+    TenantOption,
+    WorkerOption,
+    full_selection,
+    open_client,
+    parse_selection,
+)
+from hotslot.cli.output import each, print_document, say, show
 from hotslot.cli.rendering import details_table, human_duration, loaded_table, short_digest, status_rows
+from hotslot.clients.blocking import BlockingHotslotClient
+from hotslot.contract.control import LoadResult
+from hotslot.errors import FieldViolation, InvalidRequestError
+
+Act = Callable[[BlockingHotslotClient, str], tuple[Any, str]]
 
 
 def status(
@@ -32,119 +48,157 @@ def status(
 
 
 def load(
-    reference: ReferenceArgument,
+    references: ReferencesArgument,
     host_only: Annotated[bool, typer.Option("--host-only", help="Load into host memory only, not into slots.")] = False,
+    store: StoreOption = options.STORE,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
     """Bring the version that a reference stands for now into a worker's slots.
 
-    JSON: {adapter, previous_digest, timings}.
+    JSON: {adapter, previous_digest, timings}; of several a list.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+
+    def act(client: BlockingHotslotClient, reference: str) -> tuple[LoadResult, str]:
         result = client.worker.load(reference, host_only=host_only)
-    if as_json:
-        print_document(result)
-        return
-    was = f", was {short_digest(result.previous_digest)}" if result.previous_digest else ""
-    took = result.timings
-    print(f"{reference} is {result.adapter.digest} in tier {result.adapter.tier}{was}")
-    stages = {
-        "resolve": took.resolve_s,
-        "fetch": took.fetch_s,
-        "wait": took.wait_s,
-        "activate": took.activate_s,
-    }
-    parts = ", ".join(f"{name} {human_duration(seconds)}" for name, seconds in stages.items())
-    say(f"took {human_duration(took.total_s)}: {parts}")
+        was = f", was {short_digest(result.previous_digest)}" if result.previous_digest else ""
+        if not as_json:
+            say(_took(result))
+        return result, f"{reference} is {result.adapter.digest} in tier {result.adapter.tier}{was}"
+
+    _each(references, act, store, worker, tenant, as_json=as_json)
 
 
 def unload(
-    reference: ReferenceArgument,
+    references: ReferencesArgument,
     timeout_s: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for the requests that use it.")
     ] = 60,
+    store: StoreOption = options.STORE,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
     """Remove an adapter from a worker once the requests that use it have finished.
 
-    JSON: {digest}.
+    JSON: {digest}; of several a list.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+
+    def act(client: BlockingHotslotClient, reference: str) -> tuple[dict[str, str], str]:
         digest = client.worker.unload(reference, timeout_s=timeout_s)
-    if as_json:
-        print_document({"digest": digest})
-    else:
-        print(f"unloaded {reference} ({digest})")
+        return {"digest": digest}, f"unloaded {reference} ({digest})"
+
+    _each(references, act, store, worker, tenant, as_json=as_json)
 
 
 def pin(
-    reference: ReferenceArgument,
+    references: ReferencesArgument,
+    store: StoreOption = options.STORE,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
     """Keep an adapter in a worker's slots; loads it first if need be.
 
-    JSON: {adapter}.
+    JSON: {adapter}; of several a list.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+
+    def act(client: BlockingHotslotClient, reference: str) -> tuple[Any, str]:
         adapter = client.worker.pin(reference)
-    if as_json:
-        print_document({"adapter": adapter})
-    else:
-        print(f"pinned {reference} ({adapter.digest})")
+        return {"adapter": adapter}, f"pinned {reference} ({adapter.digest})"
+
+    _each(references, act, store, worker, tenant, as_json=as_json)
 
 
 def unpin(
-    reference: ReferenceArgument,
+    references: ReferencesArgument,
+    store: StoreOption = options.STORE,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
     """Let an adapter be evicted again.
 
-    JSON: {adapter}.
+    JSON: {adapter}; of several a list.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+
+    def act(client: BlockingHotslotClient, reference: str) -> tuple[Any, str]:
         adapter = client.worker.unpin(reference)
-    if as_json:
-        print_document({"adapter": adapter})
-    else:
-        print(f"unpinned {reference} ({adapter.digest})")
+        return {"adapter": adapter}, f"unpinned {reference} ({adapter.digest})"
+
+    _each(references, act, store, worker, tenant, as_json=as_json)
 
 
-def drain(
-    timeout_s: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", help="Longest wait for running requests.")
-    ] = 600,
+def default(
+    adapters: Annotated[
+        list[str] | None, typer.Argument(metavar="[REF[=WEIGHT]]…", help="The adapters; none with --base-only.")
+    ] = None,
+    base_only: Annotated[bool, typer.Option("--base-only", help="Answer with the base model alone.")] = False,
+    store: StoreOption = options.STORE,
     worker: WorkerOption = options.WORKER,
+    tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a worker take no new requests, and wait until the running ones have finished.
+    """Set the adapters of requests that name none, or show them.
 
-    It stays so, also when the wait is too short, until `hotslot undrain`. JSON: {drained}.
+    JSON: {default_adapters}.
     """
-    with open_client(worker=worker) as client:
-        client.worker.drain(timeout_s=timeout_s)
-    _tell_drained(True, worker, as_json=as_json)
-
-
-def undrain(worker: WorkerOption = options.WORKER, as_json: JsonOption = False) -> None:
-    """Let a drained worker take requests again; a drain that still waits ends.
-
-    JSON: {drained}.
-    """
-    with open_client(worker=worker) as client:
-        client.worker.undrain()
-    _tell_drained(False, worker, as_json=as_json)
-
-
-def _tell_drained(drained: bool, worker: str, *, as_json: bool) -> None:
+    selections = [parse_selection(text) for text in adapters or []]
+    if selections and base_only:
+        raise InvalidRequestError([FieldViolation("--base-only", "leaves no adapters; name some, or say --base-only")])
+    with open_client(store=store, worker=worker, tenant=tenant) as client:
+        if selections or base_only:
+            now = client.worker.set_default_adapters([full_selection(client, one) for one in selections])
+        else:
+            now = client.worker.list_adapters().default_adapters
     if as_json:
-        print_document({"drained": drained})
+        print_document({"default_adapters": now})
     else:
-        print(f"worker {worker} is drained" if drained else f"worker {worker} takes requests")
+        named = ", ".join(f"{one.reference}={one.weight:g}" for one in now) or "the base model"
+        print(f"requests that name no adapter get {named}")
+
+
+def enable(
+    worker: WorkerOption = options.WORKER, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
+) -> None:
+    """Let a worker serve adapters again, after `disable`.
+
+    JSON: {adapters_enabled}.
+    """
+    with open_client(worker=worker, tenant=tenant) as client:
+        client.worker.enable_adapters()
+    _tell_enabled(True, worker, as_json=as_json)
+
+
+def disable(
+    worker: WorkerOption = options.WORKER, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
+) -> None:
+    """Have a worker answer every new request with the base model alone, until `enable`.
+
+    JSON: {adapters_enabled}.
+    """
+    with open_client(worker=worker, tenant=tenant) as client:
+        client.worker.disable_adapters()
+    _tell_enabled(False, worker, as_json=as_json)
+
+
+def _tell_enabled(enabled: bool, worker: str, *, as_json: bool) -> None:
+    if as_json:
+        print_document({"adapters_enabled": enabled})
+    else:
+        print(f"worker {worker} serves adapters" if enabled else f"worker {worker} serves the base model alone")
+
+
+def _each(references: list[str], act: Act, store: str, worker: str, tenant: str, *, as_json: bool) -> None:
+    for reference in references:
+        check_reference(reference)
+    with open_client(store=store, worker=worker, tenant=tenant) as client:
+        each(references, lambda reference: act(client, full_reference(client, reference)), as_json=as_json)
+
+
+def _took(result: LoadResult) -> str:
+    took = result.timings
+    stages = {"resolve": took.resolve_s, "fetch": took.fetch_s, "wait": took.wait_s, "activate": took.activate_s}
+    parts = ", ".join(f"{name} {human_duration(seconds)}" for name, seconds in stages.items())
+    return f"took {human_duration(took.total_s)}: {parts}"
