@@ -8,7 +8,17 @@ from hotslot.cli import options
 from hotslot.cli.command_line import Command, Commands
 from hotslot.cli.digests import full_base
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, ask, each, print_document, print_list, say
+from hotslot.cli.output import (
+    FormOption,
+    ListForm,
+    QuietOption,
+    WatchOption,
+    ask,
+    each,
+    print_document,
+    print_list,
+    say,
+)
 from hotslot.cli.rendering import base_models_table
 from hotslot.cli.sources import HubName, parse_base_source
 from hotslot.contract.catalog import BaseModel
@@ -68,7 +78,7 @@ def add(
 
 @app.command("ls", cls=Command)
 def ls(
-    form: FormOption = Form.TABLE,
+    form: FormOption = ListForm.TABLE,
     quiet: QuietOption = False,
     watch: WatchOption = False,
     store: StoreOption = options.STORE,

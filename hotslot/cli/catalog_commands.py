@@ -1,4 +1,4 @@
-"""Commands that bring adapters into the store and name them: push, import, validate, tag, cp."""
+"""Commands that bring adapters into the store and name them, and out of it: push, pull, import, validate, tag, cp."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,6 +61,27 @@ def push(
     print(f"{_named(reference)} is version {version.digest}{known}")
     say(_summary(version) + f", sent {human_size(result.uploaded_bytes)} of {human_size(result.total_bytes)}")
     _say_warnings(result.warnings)
+
+
+def pull(
+    reference: ReferenceArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet, or is empty.")],
+    store: StoreOption = options.STORE,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a version as a PEFT folder, which PeftModel.from_pretrained loads to the same deltas.
+
+    JSON: {version, folder}.
+    """
+    check_reference(reference)
+    with open_client(store=store, tenant=tenant) as client:
+        version = client.store.pull(full_reference(client, reference), folder)
+    if as_json:
+        print_document({"version": version, "folder": str(folder)})
+    else:
+        print(f"{folder} is version {version.digest}")
+        say(_summary(version))
 
 
 def import_(

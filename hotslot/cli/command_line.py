@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from hotslot.cli.output import Form
+from hotslot.cli.output import ListForm
 
 ALIASES = {
     "list": "ls",
@@ -40,10 +40,10 @@ class Command(TyperCommand):
         rest: list[str] = super().parse_args(ctx, args)
         if "form" in names:
             if ctx.params["quiet"]:
-                ctx.params["form"] = Form.NAME
+                ctx.params["form"] = ListForm.NAME
             elif ctx.params["as_json"]:
-                ctx.params["form"] = Form.JSON
-            ctx.params["as_json"] = ctx.params["form"] == Form.JSON
+                ctx.params["form"] = ListForm.JSON
+            ctx.params["as_json"] = ctx.params["form"] == ListForm.JSON
         return rest
 
     def invoke(self, ctx: Any) -> Any:

@@ -19,12 +19,13 @@ With `--json` the error is one JSON line on stderr: `{"error": {"reason", "messa
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from hotslot import errors
 from hotslot.clients.rpc import UNREACHABLE
 from hotslot.rpc.status import row_for
+from hotslot.violations import grouped
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -50,7 +51,6 @@ _ADVICE: tuple[tuple[type[errors.HotslotError], str], ...] = (
 )
 
 
-_ENDS_OF_TENSORS = (".weight", ".bias", "_A", "_B", "_a", "_b", "_vector")
 _AGAIN = re.compile(r"[;,] try again(?: later| shortly| soon)?$")
 """Advice of a message that is given with a time, too."""
 
@@ -80,22 +80,9 @@ def error_lines(error: errors.HotslotError) -> list[str]:
     return [line + (f"; try again in {retry_after_s:g} s" if retry_after_s else "")]
 
 
-def violation_lines(violations: Iterable[errors.Violation]) -> list[str]:
+def violation_lines(violations: Sequence[errors.Violation]) -> list[str]:
     """Violations as people read them; those that differ in their subject alone are one line."""
-    groups: dict[tuple[str, str], list[errors.Violation]] = {}
-    for violation in violations:
-        said = violation.message.replace(violation.subject, "\0") if violation.subject else violation.message
-        groups.setdefault((violation.code, said), []).append(violation)
-    return [_violation_line(code, group) for (code, _), group in groups.items()]
-
-
-def _violation_line(code: str, group: list[errors.Violation]) -> str:
-    first, last = group[0], group[-1]
-    if len(group) == 1:
-        return f"{code}: {_one_line(first.message)}"
-    kind = "tensors" if first.subject.endswith(_ENDS_OF_TENSORS) else "modules"
-    subjects = f"{first.subject} … {last.subject}"
-    return f"{code}: {len(group)} {kind}: {_one_line(first.message.replace(first.subject, subjects))}"
+    return [f"{violation.code}: {_one_line(violation.message)}" for violation in grouped(violations)]
 
 
 def report(error: errors.HotslotError, *, as_json: bool) -> int:

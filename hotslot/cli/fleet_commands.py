@@ -13,7 +13,7 @@ from hotslot.cli import options
 from hotslot.cli.digests import full_base, full_reference
 from hotslot.cli.fleet_readings import FleetReader, Reading
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, console, print_event, print_list, show
+from hotslot.cli.output import FormOption, ListForm, QuietOption, WatchOption, console, print_event, print_list, show
 from hotslot.cli.rendering import placements_table, workers_table
 
 PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Show only workers of this base model.")]
@@ -21,7 +21,7 @@ PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Show on
 
 def workers(
     base: PoolOption = "",
-    form: FormOption = Form.TABLE,
+    form: FormOption = ListForm.TABLE,
     quiet: QuietOption = False,
     watch: WatchOption = False,
     store: StoreOption = options.STORE,
@@ -48,7 +48,7 @@ def placements(
         str, typer.Option("--adapter", "-a", metavar="REF", help="List only placements of this version.")
     ] = "",
     worker_id: Annotated[str, typer.Option("--worker-id", help="List only placements on this worker.")] = "",
-    form: FormOption = Form.TABLE,
+    form: FormOption = ListForm.TABLE,
     quiet: QuietOption = False,
     watch: WatchOption = False,
     store: StoreOption = options.STORE,

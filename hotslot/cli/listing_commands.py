@@ -19,7 +19,7 @@ from hotslot.cli.options import (
     TenantOption,
     open_client,
 )
-from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, each, print_list, rendered, say
+from hotslot.cli.output import FormOption, ListForm, QuietOption, WatchOption, each, print_list, rendered, say
 from hotslot.cli.rendering import (
     adapter_rows,
     adapters_table,
@@ -42,7 +42,7 @@ def ls(
     label: LabelOption = None,
     deleted: Annotated[bool, typer.Option("--deleted", help="List adapters that can be undeleted, too.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N adapters; 0: all.")] = 0,
-    form: FormOption = Form.TABLE,
+    form: FormOption = ListForm.TABLE,
     quiet: QuietOption = False,
     watch: WatchOption = False,
     store: StoreOption = options.STORE,
@@ -68,7 +68,7 @@ def ls(
         lambda wide: adapters_table(adapters, datetime.now(UTC), wide=wide),
         nothing="no adapters; `hotslot push DIR NAME` adds one",
     )
-    if more and form != Form.JSON:
+    if more and form != ListForm.JSON:
         say(f"only the first {limit}; raise --limit, or name a PREFIX")
 
 
@@ -90,7 +90,7 @@ def show(
 
 def history(
     reference: ReferenceArgument,
-    form: FormOption = Form.TABLE,
+    form: FormOption = ListForm.TABLE,
     quiet: QuietOption = False,
     watch: WatchOption = False,
     store: StoreOption = options.STORE,

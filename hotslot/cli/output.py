@@ -25,7 +25,7 @@ UNBOUNDED_COLUMNS = 400
 """Width where nothing has to fit."""
 
 
-class Form(StrEnum):
+class ListForm(StrEnum):
     """Form in which a list is printed."""
 
     TABLE = "table"
@@ -35,7 +35,7 @@ class Form(StrEnum):
 
 
 FormOption = Annotated[
-    Form, typer.Option("--output", "-o", help="Form of the list: wide leaves out no column and has full digests.")
+    ListForm, typer.Option("--output", "-o", help="Form of the list: wide leaves out no column and has full digests.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print names only, as -o name.")]
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="List again every two seconds, until Ctrl-C.")]
@@ -100,15 +100,15 @@ def show(*parts: RenderableType, out: Console | None = None) -> None:
 
 
 def print_list(
-    form: Form, document: Any, names: Sequence[str], table: Callable[[bool], RenderableType], *, nothing: str
+    form: ListForm, document: Any, names: Sequence[str], table: Callable[[bool], RenderableType], *, nothing: str
 ) -> None:
     """Print a list in one of its forms; `table` makes it, wide or not, and `nothing` is said of an empty one."""
-    if form == Form.JSON:
+    if form == ListForm.JSON:
         print_document(document)
-    elif form == Form.NAME:
+    elif form == ListForm.NAME:
         print("".join(f"{name}\n" for name in names), end="")
     elif names:
-        wide = form == Form.WIDE
+        wide = form == ListForm.WIDE
         show(table(wide), out=console(wide=wide))
     else:
         say(nothing)

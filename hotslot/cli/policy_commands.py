@@ -9,7 +9,7 @@ import typer
 from hotslot.cli import options
 from hotslot.cli.command_line import Command, Commands
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
-from hotslot.cli.output import Form, FormOption, QuietOption, WatchOption, print_document, print_list
+from hotslot.cli.output import FormOption, ListForm, QuietOption, WatchOption, print_document, print_list
 from hotslot.cli.output import show as show_parts
 from hotslot.cli.rendering import policies_table
 from hotslot.contract.catalog import AdapterPolicy
@@ -81,7 +81,7 @@ def show(
 
 @app.command("ls", cls=Command)
 def ls(
-    form: FormOption = Form.TABLE,
+    form: FormOption = ListForm.TABLE,
     quiet: QuietOption = False,
     watch: WatchOption = False,
     store: StoreOption = options.STORE,

@@ -116,6 +116,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
         super().__init__(lambda: StoreClient(endpoint, options, retry), loop)
 
     push = _call(StoreClient.push)
+    pull = _call(StoreClient.pull)
     validate = _call(StoreClient.validate)
     import_hub = _call(StoreClient.import_hub)
     import_directory = _call(StoreClient.import_directory)

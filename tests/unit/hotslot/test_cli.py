@@ -95,7 +95,7 @@ def test_a_refused_adapter_lists_every_violation(
         first, *lines = err.splitlines()
         assert first == "hotslot: the adapter is refused for 30 reasons:"
         assert lines == [
-            "  SHAPE_MISMATCH: 29 modules: t0 … t28: found [1], expected [2]",
+            "  SHAPE_MISMATCH: 29 times (t0, t1, t2, …): found [1], expected [2]",
             "  SHAPE_MISMATCH: t29: found [2], expected [2]",
         ], "those that differ in their subject alone are one line"
 
