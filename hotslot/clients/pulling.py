@@ -3,12 +3,13 @@
 import asyncio
 import json
 import tempfile
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 from hotslot.clients.blobs import BlobTransfer
-from hotslot.contract.catalog import Version
-from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.contract.catalog import BaseModel, Version
+from hotslot.errors import BaseModelNotFoundError, FieldViolation, InvalidRequestError
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import parse_manifest
 from hotslot.formats.peft_folder import write_peft_folder
@@ -19,19 +20,29 @@ def check_target(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} is there and not an empty folder; name another, and nothing is overwritten"
         raise InvalidRequestError([FieldViolation("folder", problem)])
-    if not folder.absolute().parent.is_dir():
-        raise InvalidRequestError([FieldViolation("folder", f"{folder.absolute().parent} is not a folder; make it")])
+    if not _parent(folder).is_dir():
+        raise InvalidRequestError([FieldViolation("folder", f"{_parent(folder)} is not a folder; make it")])
 
 
-async def pull_version(blobs: BlobTransfer, version: Version, base: BaseSpec, folder: Path) -> None:
-    """Write a version's PEFT folder; raises InvalidAdapterError for what PEFT cannot express."""
-    manifest = parse_manifest(version.manifest_json, version.digest)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as scratch:
+async def pull_version(
+    blobs: BlobTransfer, version: Version, models: AsyncGenerator[BaseModel, None], folder: Path
+) -> None:
+    """Write a version's PEFT folder; `models` has its base. Raises InvalidAdapterError for what PEFT cannot express."""
+    async with aclosing(models):
+        specs = [model.spec async for model in models if model.digest == version.base_model_digest]
+    if not specs:
+        raise BaseModelNotFoundError(version.base_model)
+    base = next((spec for spec in specs if spec.name == version.base_model), specs[0])
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=_parent(folder)) as scratch:
         blob, made = Path(scratch) / "blob", Path(scratch) / "folder"
         made.mkdir()
-        await blobs.download(manifest.weights_digest, blob)
+        await blobs.download(version.weights_digest, blob)
         await asyncio.to_thread(_write, blob, made, version, base)
         made.rename(folder)
+
+
+def _parent(folder: Path) -> Path:
+    return folder.absolute().parent
 
 
 def _write(blob: Path, folder: Path, version: Version, base: BaseSpec) -> None:

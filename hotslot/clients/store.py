@@ -1,7 +1,6 @@
 """The asyncio client of the adapter store."""
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from pathlib import Path
 
 from hotslot.clients.admission import Admission, OnProgress
@@ -23,7 +22,7 @@ from hotslot.contract.catalog import (
     ValidationReport,
     Version,
 )
-from hotslot.errors import BaseModelNotFoundError, InvalidRequestError, StoreUnavailableError
+from hotslot.errors import InvalidRequestError, StoreUnavailableError
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
@@ -140,19 +139,13 @@ class StoreClient:
         return await self._admission.import_from_source(request, on_progress or _ignore)
 
     async def pull(self, reference: str, folder: Path) -> Version:
-        """Write the version that a reference stands for now as a folder that PEFT loads to the same deltas.
+        """Write a version as a folder that PEFT loads to the same deltas; it appears only once it is whole.
 
-        The folder appears only once it is whole. Raises InvalidRequestError where it is there already with something
-        in it, and InvalidAdapterError, with the reason, for a version that PEFT's format cannot express.
+        Raises InvalidRequestError where the folder is not empty, and InvalidAdapterError for what PEFT cannot express.
         """
         check_target(folder)
         version = (await self.resolve(reference)).version
-        async with aclosing(self.list_base_models()) as models:
-            base = [model.spec async for model in models if model.digest == version.base_model_digest]
-        if not base:
-            raise BaseModelNotFoundError(version.base_model)
-        spec = next((one for one in base if one.name == version.base_model), base[0])
-        await pull_version(self._blobs, version, spec, folder)
+        await pull_version(self._blobs, version, self.list_base_models(), folder)
         return version
 
     async def get(self, name: str) -> Adapter:
