@@ -260,3 +260,7 @@ def refusal_of(violations: Sequence[Violation]) -> ValidationReport:
 
 def _warnings(messages: Iterable[pb.Warning]) -> tuple[AdmissionWarning, ...]:
     return tuple(from_proto(AdmissionWarning, message) for message in messages)
+
+
+def ignore_progress(progress: TransferProgress) -> None:
+    """Progress that a caller does not want to know."""

@@ -15,7 +15,7 @@ from hotslot.formats.manifest import parse_manifest
 from hotslot.formats.peft_folder import write_peft_folder
 
 
-def check_target(folder: Path) -> None:
+def _check_target(folder: Path) -> None:
     """Raise InvalidRequestError where a pull would write over something."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         problem = f"{folder} is there and not an empty folder; name another, and nothing is overwritten"
@@ -28,6 +28,7 @@ async def pull_version(
     blobs: BlobTransfer, version: Version, models: AsyncGenerator[BaseModel, None], folder: Path
 ) -> None:
     """Write a version's PEFT folder; `models` has its base. Raises InvalidAdapterError for what PEFT cannot express."""
+    _check_target(folder)
     async with aclosing(models):
         specs = [model.spec async for model in models if model.digest == version.base_model_digest]
     if not specs:

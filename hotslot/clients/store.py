@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 
-from hotslot.clients.admission import Admission, OnProgress
+from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
-from hotslot.clients.pulling import check_target, pull_version
+from hotslot.clients.pulling import pull_version
 from hotslot.clients.rpc import Connection
 from hotslot.clients.watching import watch_adapters
 from hotslot.codec import build, from_proto, mismatch
@@ -18,7 +18,6 @@ from hotslot.contract.catalog import (
     PushResult,
     ResolvedAdapter,
     Tag,
-    TransferProgress,
     ValidationReport,
     Version,
 )
@@ -87,7 +86,9 @@ class StoreClient:
         Raises SourceNotFoundError when `folder` is not a folder, and InvalidAdapterError with every violation when
         the checkpoint is refused.
         """
-        return await self._admission.push(folder, reference, base_model, labels or {}, tag_etag, on_progress or _ignore)
+        return await self._admission.push(
+            folder, reference, base_model, labels or {}, tag_etag, on_progress or ignore_progress
+        )
 
     async def validate(
         self, folder: Path, *, base_model: str = "", on_progress: OnProgress | None = None
@@ -96,7 +97,7 @@ class StoreClient:
 
         Nor is a folder with files missing, empty or pickled: what is there is checked all the same.
         """
-        return await self._admission.validate(folder, base_model, on_progress or _ignore)
+        return await self._admission.validate(folder, base_model, on_progress or ignore_progress)
 
     async def import_hub(
         self,
@@ -117,7 +118,7 @@ class StoreClient:
             base_model=base_model,
             labels=labels or {},
         )
-        return await self._admission.import_from_source(request, on_progress or _ignore)
+        return await self._admission.import_from_source(request, on_progress or ignore_progress)
 
     async def import_directory(
         self,
@@ -136,14 +137,13 @@ class StoreClient:
             base_model=base_model,
             labels=labels or {},
         )
-        return await self._admission.import_from_source(request, on_progress or _ignore)
+        return await self._admission.import_from_source(request, on_progress or ignore_progress)
 
     async def pull(self, reference: str, folder: Path) -> Version:
         """Write a version as a folder that PEFT loads to the same deltas; it appears only once it is whole.
 
         Raises InvalidRequestError where the folder is not empty, and InvalidAdapterError for what PEFT cannot express.
         """
-        check_target(folder)
         version = (await self.resolve(reference)).version
         await pull_version(self._blobs, version, self.list_base_models(), folder)
         return version
@@ -302,7 +302,3 @@ class StoreClient:
     async def download_blob(self, digest: str, path: Path) -> int:
         """Write a weights blob to a file, which appears only once it is verified; returns its size in bytes."""
         return await self._blobs.download(Digest(digest), path)
-
-
-def _ignore(progress: TransferProgress) -> None:
-    """For callers that do not want to know."""
