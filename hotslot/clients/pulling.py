@@ -26,7 +26,7 @@ def _check_target(folder: Path) -> None:
 
 async def pull_version(
     blobs: BlobTransfer, version: Version, models: AsyncGenerator[BaseModel, None], folder: Path
-) -> None:
+) -> Version:
     """Write a version's PEFT folder; `models` has its base. Raises InvalidAdapterError for what PEFT cannot express."""
     _check_target(folder)
     async with aclosing(models):
@@ -40,6 +40,7 @@ async def pull_version(
         await blobs.download(version.weights_digest, blob)
         await asyncio.to_thread(_write, blob, made, version, base)
         made.rename(folder)
+    return version
 
 
 def _parent(folder: Path) -> Path:

@@ -145,8 +145,7 @@ class StoreClient:
         Raises InvalidRequestError where the folder is not empty, and InvalidAdapterError for what PEFT cannot express.
         """
         version = (await self.resolve(reference)).version
-        await pull_version(self._blobs, version, self.list_base_models(), folder)
-        return version
+        return await pull_version(self._blobs, version, self.list_base_models(), folder)
 
     async def get(self, name: str) -> Adapter:
         """An adapter with its tags."""
@@ -199,8 +198,7 @@ class StoreClient:
         """Make a base model known under its name; with `move`, also where the name stood for another one."""
         if not isinstance(spec, BaseSpec):
             raise InvalidRequestError([mismatch("base_model", spec, "BaseSpec")])
-        model = BaseModel(spec, spec.digest)
-        request = build(pb.RegisterBaseModelRequest, base_model=model, move=move)
+        request = build(pb.RegisterBaseModelRequest, base_model=BaseModel(spec, spec.digest), move=move)
         response = await self._connection.unary(self._stub.RegisterBaseModel, request)
         return from_proto(BaseModel, response.base_model)
 
@@ -218,14 +216,12 @@ class StoreClient:
             weights_header=weights_header,
             weights_size_bytes=weights_size_bytes,
         )
-        response = await self._connection.unary(self._stub.FindBaseModels, request)
-        return from_proto(BaseModelMatch, response)
+        return from_proto(BaseModelMatch, await self._connection.unary(self._stub.FindBaseModels, request))
 
     async def add_base_model_alias(self, base_model: str, alias: str) -> BaseModel:
         """Let a further name stand for a registered base model, which is given by name or digest."""
         request = build(pb.AddBaseModelAliasRequest, base_model=base_model, alias=alias)
-        response = await self._connection.unary(self._stub.AddBaseModelAlias, request)
-        return from_proto(BaseModel, response.base_model)
+        return from_proto(BaseModel, (await self._connection.unary(self._stub.AddBaseModelAlias, request)).base_model)
 
     async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
         """Point a tag at a version; with an etag, only if the tag is unchanged since."""
