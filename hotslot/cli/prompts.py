@@ -15,6 +15,23 @@ def standard_input() -> str:
     return "".join(_decoded(sys.stdin))
 
 
+def read_prompt(prompt: str | None, file: Path | None) -> str | None:
+    """The prompt from the command line, a file or a pipe; `-` is standard input, and None means there is none."""
+    if prompt is not None and file is not None:
+        raise InvalidRequestError([FieldViolation("--file", "stands beside a prompt; give one of them")])
+    if prompt == "-" or file == Path("-") or (prompt is None and file is None and not sys.stdin.isatty()):
+        return standard_input()
+    if file is None:
+        return prompt
+    try:
+        return file.read_text("utf-8")
+    except OSError as exc:
+        raise InvalidRequestError([FieldViolation("--file", f"{file}: {exc.strerror or exc}")]) from exc
+    except UnicodeDecodeError as exc:
+        found = f"{file}: found the byte 0x{exc.object[exc.start]:02x} at {exc.start}, expected UTF-8"
+        raise InvalidRequestError([FieldViolation("--file", found)]) from exc
+
+
 def input_lines() -> Iterator[str]:
     """Lines of standard input without their ends, as they come; raises as `standard_input`."""
     return (line.strip() for line in _decoded(sys.stdin))
@@ -34,6 +51,7 @@ def chat_prompt(
     tools: Path | None = None,
     template_arguments: Sequence[str] = (),
     allow_special_tokens: bool = False,
+    template: str = "",
 ) -> ChatPrompt:
     """A conversation with the options that commands have for it; a prefill is the beginning of the answer."""
     opened = (ChatMessage("assistant", prefill),) if prefill else ()
@@ -43,6 +61,7 @@ def chat_prompt(
         tools=read_tools(tools) if tools is not None else (),
         template_arguments=dict(parse_argument(text) for text in template_arguments),
         allow_special_tokens=allow_special_tokens,
+        template=template,
     )
 
 

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hotslot import errors
+from hotslot.cli.answers import served_line
 from hotslot.cli.app import run
 from hotslot.cli.catalog_commands import parse_labels
 from hotslot.cli.failures import error_lines, exit_code
-from hotslot.cli.generate_commands import served_line
 from hotslot.cli.options import parse_selection
 from hotslot.cli.rendering import human_age, human_duration, human_size, short_digest
 from hotslot.cli.sources import HubName, StoreFolder, parse_source
