@@ -17,6 +17,7 @@ from hotslot.cli import (
     own_commands,
     policy_commands,
     removal_commands,
+    running_commands,
     up,
     worker_commands,
 )
@@ -45,6 +46,8 @@ _FLEET = "The fleet"
 _WORKER = "One worker"
 
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(up.up)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.down)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.logs)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.version)
 app.command("help", cls=Command, rich_help_panel=_EVERYTHING)(own_commands.help_)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.completion)

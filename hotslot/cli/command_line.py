@@ -17,6 +17,7 @@ ALIASES = {
     "remove": "rm",
     "inspect": "show",
     "ps": "placements",
+    "stop": "down",
     "copy": "cp",
 }
 """Further names of commands, in every group that has them; `ps` lists adapters that run, as `ollama ps` does."""

@@ -63,7 +63,7 @@ def up(
 
     A process that ends is started again. JSON lines: {event: "ready", store, workers, gateway, redis_url, data_dir,
     pids, valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
-    endpoint}, {event: "stopped"}.
+    endpoint}, {event: "stopped"}; with --detach {event: "detached", pid, data_dir, log}.
     """
     _require_services(gateway=gateway)
     # Other commands do without what this needs.

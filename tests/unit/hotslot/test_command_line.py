@@ -41,7 +41,7 @@ def typos(word: str) -> set[str]:
 
 def test_every_command_that_takes_away_is_known_to_be_one() -> None:
     found = {path[-1] for path, command in commands() if str(getattr(command, "help", "")).startswith(TAKES_AWAY)}
-    assert found >= {"rm", "unload", "unpin", "drain", "disable"}
+    assert found >= {"rm", "unload", "unpin", "drain", "down", "disable"}
     assert found <= DESTRUCTIVE_COMMANDS
     assert {alias for alias, name in ALIASES.items() if name in DESTRUCTIVE_COMMANDS} <= DESTRUCTIVE_COMMANDS
 
@@ -126,6 +126,9 @@ WRONG = [
     (["drain", "nowhere:"], 2, "WORKER: found 'nowhere:'"),
     (["workers", "--store", "nowhere"], 2, "--store (HOTSLOT_STORE)"),
     (["policy"], 2, ""),
+    (["logs", "nope", "--data-dir", "/nowhere"], 2, "no log of 'nope': there is none in /nowhere/logs"),
+    (["logs", "--tail", "-1"], 2, "--tail"),
+    (["down", "--timeout", "x"], 2, "--timeout"),
     (["policy", "lss"], 2, "did you mean 'ls'?; `hotslot policy --help`"),
     (["base", "rm"], 2, "Missing argument"),
     (["help", "nope"], 2, "No such command 'nope'"),
@@ -150,7 +153,9 @@ def test_a_wrong_use_is_one_line_with_its_exit_code(
     assert out == ""
     (line,) = err.splitlines()
     message = json.loads(line)["error"]["message"] if as_json else line
-    assert part in message or (as_json and arguments[0] in ("--nope", "help", "completion")), "these have no --json"
+    assert part in message or (as_json and arguments[0] in ("--nope", "help", "completion", "logs")), (
+        "these have no --json"
+    )
 
 
 def test_json_is_asked_for_by_any_of_its_names_before_the_end_of_options() -> None:
