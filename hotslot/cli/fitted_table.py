@@ -29,7 +29,7 @@ class FittedTable:
             left_out.append(giving.pop(0))
         yield self._table(left_out)
         if left_out:
-            yield Text(f"left out here: {', '.join(left_out)} (-o wide has them)", style="dim")
+            yield Text(f"left out here: {', '.join(left_out)} (wider terminals show them)", style="dim")
 
     def _width(self, left_out: Sequence[str]) -> int:
         unbounded = Console(width=MAX_COLUMNS)

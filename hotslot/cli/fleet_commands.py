@@ -99,7 +99,7 @@ def top(
                     if as_json:
                         print_event("snapshot", reading)
                     else:
-                        live.update(_view(reading), refresh=True)
+                        live.update(view(reading, datetime.now(UTC)), refresh=True)
                     shown += 1
                     if shown == count:
                         break
@@ -107,11 +107,12 @@ def top(
         finally:
             client.loop.run(reader.close())
     if not as_json:
-        show(_view(reading))
+        show(view(reading, datetime.now(UTC)))
 
 
-def _view(reading: Reading) -> Group:
-    now, found, rates = datetime.now(UTC), reading.workers, reading.tokens_per_s
+def view(reading: Reading, now: datetime) -> Group:
+    """Screen of `hotslot top`."""
+    found, rates = reading.workers, reading.tokens_per_s
     running = sum(worker.load.running_sequences for worker in found)
     headline = f"{now:%H:%M:%S} UTC  {len(found)} workers  {running} running  {sum(rates.values()):.1f} tokens/s"
     parts: list[RenderableType] = [Text(headline, style="bold")]

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
+from hotslot.contract.catalog import BaseModelMatch
 from hotslot.errors import BaseModelNotFoundError, Violation
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.safetensors_header import Header
@@ -21,16 +22,6 @@ MISMATCH = "BASE_MODEL_MISMATCH"
 NONE: Mapping[Digest, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class BaseMatch:
-    """The answer to which base model an adapter is for."""
-
-    registered: str
-    """The registered name that its config's stands for; empty where there is none."""
-    fitting: tuple[str, ...]
-    """Names of base models that its tensors fit, those that are called most alike first."""
-
-
 class BaseChoice:
     """Looks through the registered base models. Every method blocks."""
 
@@ -38,7 +29,7 @@ class BaseChoice:
         self._base_models = base_models
         self._limits = limits
 
-    def match(self, name: str, header: Header) -> BaseMatch:
+    def match(self, name: str, header: Header) -> BaseModelMatch:
         """The base models that an adapter with this header, which calls its base so, may be for."""
         known: dict[Digest, str] = {}
         registered = ""
@@ -48,7 +39,7 @@ class BaseChoice:
                 registered = spec.name
                 if fits(header, spec):
                     known[spec.digest] = spec.name
-        return BaseMatch(registered, self._fitting(name, header, known))
+        return BaseModelMatch(registered, self._fitting(name, header, known))
 
     def not_found(self, error: BaseModelNotFoundError, checkpoint: Checkpoint) -> BaseModelNotFoundError:
         """The same error, naming those that the tensors fit."""
