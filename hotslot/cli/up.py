@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from hotslot.cli.detached import LOG_FILE, running_here, start_detached
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_event, say, spinner
 from hotslot.cli.supervisor import ProcessEvent, Supervisor, UpPlan
@@ -25,6 +26,8 @@ from hotslot.redis_url import check_redis_url
 from hotslot.secret_urls import masked_url
 
 DEMO_MODEL = "demo"
+START_S = 120.0
+"""Longest start of what is no worker; the demo's model is fetched on first use."""
 DEFAULT_GATEWAY_PORT = 7600
 
 
@@ -57,6 +60,9 @@ def up(
     grace_s: Annotated[
         float, typer.Option("--grace", metavar="SECONDS", help="Longest wait for running requests at the end.")
     ] = 15.0,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once everything is ready; `hotslot down` ends it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a store, workers and a gateway on this machine until Ctrl-C; nothing is left running.
@@ -74,9 +80,18 @@ def up(
         local_folder(model)
     data_dir = data_dir.expanduser().absolute()
     (data_dir / "logs").mkdir(parents=True, exist_ok=True)
-    for port in (store_port, *range(worker_port, worker_port + workers), *([gateway_port] if gateway else [])):
-        require_free(port)
-    with _stop_on_signals(), ExitStack() as stack:
+    if detach:
+        settings = {
+            "--model": model, "--model-name": model_name, "--workers": workers, "--store-port": store_port,
+            "--worker-port": worker_port, "--gateway-port": gateway_port, "--data-dir": data_dir,
+            "--redis-url": redis_url, "--timeout": timeout_s, "--grace": grace_s,
+        }  # fmt: skip
+        given = [f"{name}={value}" for name, value in settings.items()]
+        _detach([*given, "--gateway" if gateway else "--no-gateway"], data_dir, timeout_s, as_json=as_json)
+        return
+    with _stop_on_signals(), running_here(data_dir), ExitStack() as stack:
+        for port in (store_port, *range(worker_port, worker_port + workers), *([gateway_port] if gateway else [])):
+            require_free(port)
         if model == DEMO_MODEL:
             model, model_name = _demo_model(model_name)
         valkey = None if redis_url else _start_valkey(stack)
@@ -98,6 +113,16 @@ def up(
                 say("hotslot: stopping; Ctrl-C again ends at once")
     if as_json:
         print_event("stopped", {})
+
+
+def _detach(arguments: list[str], data_dir: Path, timeout_s: float, *, as_json: bool) -> None:
+    with spinner("starting in the background"):
+        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S)
+    log = data_dir / LOG_FILE
+    if as_json:
+        print_event("detached", {"pid": pid, "data_dir": str(data_dir), "log": str(log)})
+    else:
+        print(printed.replace("Ctrl-C ends it all.", f"`hotslot down` ends it all. Log: {log}"), end="")
 
 
 class _Stopped(Exception):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,3 +73,29 @@ async def test_up_serves_heals_and_leaves_nothing_behind(up: "subprocess.Popen[s
     assert event(up) == {"event": "stopped"}
     assert up.wait(30) == 0
     await until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def test_up_runs_detached_until_down_ends_it_well_before_its_grace_is_over(tmp_path: Path, model_folder: Path) -> None:
+    ports = ["--store-port", str(free_port()), "--worker-port", str(free_port()), "--no-gateway"]
+    model = ["--model", str(model_folder), "--model-name", BASE_MODEL]
+    environment = {**os.environ, **SETTINGS, "HOTSLOT_DATA_DIR": str(tmp_path)}
+
+    def hotslot(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "hotslot", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    started = hotslot("up", "-d", "--json", *ports, *model)
+    assert started.returncode == 0, started.stderr
+    pid = json.loads(started.stdout)["pid"]
+    try:
+        children = [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        again = hotslot("up", "-d", *ports, *model)
+        assert (again.returncode, f"process {pid}" in again.stderr) == (5, True)
+        assert hotslot("logs", "store").stdout.count("\n") > 1
+        begin_s = time.monotonic()
+        assert json.loads(hotslot("stop", "--json").stdout) == {"stopped": pid}
+        assert time.monotonic() - begin_s < 15, "nothing ran that had to be waited for"
+        assert not [child for child in (pid, *children) if is_running(child)]
+    finally:
+        if is_running(pid):
+            os.kill(pid, signal.SIGTERM)

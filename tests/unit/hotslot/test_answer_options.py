@@ -1,7 +1,10 @@
 """Options of an answer: each parameter of a request can be given on the command line, and a new one is missed here."""
 
 import io
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -152,3 +155,16 @@ def test_a_chat_obeys_lines_with_a_slash(hotslot: Run, served: Served) -> None:
     assert "system: Be brief.\nuser: hi\nassistant: Hello, sailor\n" in err
     assert "/system [TEXT]" in err
     assert "unknown command /nope; /help lists them" in err
+
+
+def test_ctrl_c_in_the_middle_of_an_answer_ends_within_two_seconds(served: Served, tmp_path: Path) -> None:
+    served.worker.inference.hang_after_pieces = 1
+    command = [sys.executable, "-m", "hotslot", "generate", "hi", "--worker", served.endpoints[1]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        served.wait_for(lambda: served.worker.inference.hanging)
+        time.sleep(0.2)  # What was sent is printed by then.
+        begin_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert time.monotonic() - begin_s < 2
+    assert (process.returncode, out, err) == (130, "Hello\n", "hotslot: interrupted\n")
