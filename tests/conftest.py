@@ -2,6 +2,12 @@
 
 import signal
 
+from hypothesis import settings
+
+# Times of examples say how busy the machine is; what is slow is measured by benchmarks.
+settings.register_profile("hotslot", deadline=None)
+settings.load_profile("hotslot")
+
 
 def pytest_configure() -> None:
     """Shells have what they run in the background ignore SIGINT, and so its children; tests send it and are heard."""

@@ -97,10 +97,12 @@ async def test_bytes_that_are_not_the_digests_are_never_given_out(place: Content
 
 
 @every
-async def test_writers_of_the_same_at_the_same_time_all_succeed(place: ContentPlace) -> None:
+async def test_writers_of_the_same_at_the_same_time_leave_it_whole(place: ContentPlace) -> None:
     written = await asyncio.gather(*(place.put(digest(number % 2), content(number % 2)) for number in range(8)))
-    assert all(written[:2])
+    assert any(written)
     for number in range(2):
+        # A budget has room for three at once: the writers of one content may all be refused while the other's write.
+        assert any(written[number::2]) or await place.put(digest(number), content(number))
         assert await place.get(digest(number), SIZE) == content(number)
     assert place.staged() == []
 

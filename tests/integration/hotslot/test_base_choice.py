@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("store")]
 
 Folder = Callable[..., Path]
 OTHER_NAMES = [
-    "/home/me/models/Choice-7B", "./Choice-7B/", "ACME/choice-7b", "acme/Choice-7B/", "unsloth/Choice-7B-bnb-4bit",
+    "/home/me/models/Choice-7B", "./Choice-7B/", "ACME/choice-7b", "unsloth/Choice-7B-bnb-4bit",
     "unsloth/choice-7b-unsloth-bnb-4bit", "TheBloke/Choice-7B-GPTQ", "C:\\models\\choice", "",
 ]  # fmt: skip
 
@@ -75,6 +75,13 @@ def test_without_a_terminal_a_push_is_refused_with_the_command_that_works(
     with pytest.raises(AdapterNotFoundError):
         store.get("choice")
     assert run(["push", str(adapter), "choice", *where, "--yes"]) == 0
+    assert store.resolve("choice").version.base_model == "acme/Choice-7B"
+
+
+def test_a_slash_at_the_end_of_a_base_models_name_is_no_other_name(
+    folder: Folder, where: list[str], store: BlockingStoreClient
+) -> None:
+    assert run(["push", str(folder("acme/Choice-7B/")), "choice", *where]) == 0
     assert store.resolve("choice").version.base_model == "acme/Choice-7B"
 
 
