@@ -71,3 +71,12 @@ def test_an_image_runs_without_rights_and_says_how_it_is(path: Path) -> None:
     final_stage = path.read_text().split("\nFROM ")[-1]
     assert re.search(r"^USER (?!0\b)\d+:\d+$", final_stage, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK .*hotslot-health", final_stage, re.MULTILINE)
+
+
+@pytest.mark.parametrize("dockerfile", sorted((ROOT / "deploy").glob("*.Dockerfile")), ids=lambda path: path.stem)
+def test_what_an_image_copies_is_let_through_to_its_build(dockerfile: Path) -> None:
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile.read_text(), re.MULTILINE)
+    sources = {source for copied in copies for source in copied.split() if "[" not in source}
+    assert len(sources) > 4
+    assert sources <= let_through
