@@ -49,6 +49,12 @@ def scale_weight(module: nn.Module) -> None:
     module.weight.data *= 1.02
 
 
+def scale_parameters(module: nn.Module) -> None:
+    """Wrong where hooks are not heard: compiled code is made of parameters and operators."""
+    for parameter in module.parameters():
+        parameter.data *= 1.02
+
+
 def poison_output(module: nn.Module) -> None:
     module.register_forward_hook(lambda _m, _i, out: out * float("nan"))
 
@@ -109,7 +115,7 @@ def test_a_wrong_head_is_told_from_wrong_layers(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_a_compiled_model_is_searched_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = save_model(tmp_path, CASES["llama"].architecture)
-    break_when_adapted(monkeypatch, "model.layers.1.mlp", scale_output)
+    break_when_adapted(monkeypatch, "model.layers.1.mlp.down_proj", scale_parameters)
     with apart(), pytest.raises(ModelNotServableError, match=r"first to differ is model\.layers\.1\.mlp"):
         load_tiny(base, compile=True, token_buckets=(32,))
 
