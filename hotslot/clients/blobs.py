@@ -11,7 +11,7 @@ import grpc.aio
 
 from hotslot.backoff import Backoff
 from hotslot.clients.checkpoint import CheckpointFile
-from hotslot.clients.rpc import LOST_STATUS, Connection
+from hotslot.clients.rpc import Connection
 from hotslot.codec import build
 from hotslot.content_files import StagedFile
 from hotslot.digesting import StreamDigest
@@ -30,18 +30,13 @@ from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import blob_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import blob_pb2_grpc as pb_grpc
 from hotslot.rpc.blob_chunks import read_blob_of
+from hotslot.rpc.sending import REFUSAL_S, send_all
 
 CHUNK_BYTES = 1024 * 1024
 """Bytes of one chunk of an upload; at most these are sent twice where a stream breaks."""
 MAX_DIGESTS_PER_CALL = 1000
-REFUSAL_S = 0.3
-"""Longest way of a server's refusal."""
-REFUSAL_LOOKS = 30
 # A server that goes away ends streams with any of these; what is wrong for good is none of them.
 BROKEN_STREAM = (UnavailableError, RequestDeadlineError)
-
-
-Call = grpc.aio.StreamUnaryCall[pb.WriteBlobRequest, pb.WriteBlobResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,30 +111,19 @@ class BlobTransfer:
     ) -> bool:
         """One stream. A resumed one begins with a message without bytes, and gives the server time to refuse it."""
         call = self._stub.WriteBlob(timeout=self._retry.stream_timeout_s)
-        try:
+
+        async def messages() -> AsyncGenerator[pb.WriteBlobRequest, None]:
             if is_resumed:
-                await call.write(pb.WriteBlobRequest(digest=digest, size_bytes=file.size_bytes, offset=offset))
+                yield pb.WriteBlobRequest(digest=digest, size_bytes=file.size_bytes, offset=offset)
                 await asyncio.wait([asyncio.ensure_future(call.code())], timeout=REFUSAL_S)
             async with aclosing(_requests(file, digest, offset)) as requests:
                 async for request in requests:
-                    await call.write(request)
+                    yield request
                     if on_position is not None:
                         on_position(request.offset + len(request.data))
-            await call.done_writing()
-            return (await call).complete
-        except asyncio.InvalidStateError:
-            # The server ended the call while we were writing: its status says why.
-            return await self._outcome(call)
-        except grpc.aio.AioRpcError as exc:
-            if exc.details() == LOST_STATUS and await _has_status(call):
-                return await self._outcome(call)
-            raise self._connection.error_from(exc) from exc
-        finally:
-            call.cancel()
 
-    async def _outcome(self, call: Call) -> bool:
         try:
-            return (await call).complete
+            return (await send_all(call, messages())).complete
         except grpc.aio.AioRpcError as exc:
             raise self._connection.error_from(exc) from exc
 
@@ -195,15 +179,6 @@ class BlobTransfer:
 def _is_final(error: HotslotError) -> bool:
     """Tell whether an error is a bound that stays as it is: the server does not say when to come again."""
     return isinstance(error, QuotaExceededError) and error.retry_after_s is None
-
-
-async def _has_status(call: Call) -> bool:
-    """Tell whether the server's own status comes for a call whose write failed: it replaces that of gRPC until then."""
-    for _ in range(REFUSAL_LOOKS):
-        if await call.details() != LOST_STATUS:
-            return True
-        await asyncio.sleep(REFUSAL_S / REFUSAL_LOOKS)
-    return False
 
 
 async def _requests(file: CheckpointFile, digest: Digest, offset: int) -> AsyncGenerator[pb.WriteBlobRequest, None]:

@@ -11,6 +11,7 @@ from hotslot.codec import mismatch
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import HotslotError, InvalidRequestError, UnavailableError
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel
+from hotslot.rpc.sending import LOST_STATUS
 from hotslot.rpc.status import from_rpc_error
 
 Req = TypeVar("Req")
@@ -20,8 +21,6 @@ UNARY_TIMEOUT_S = 30.0
 MAX_TIMEOUT_S = 1e8
 """Three years: gRPC has no end beyond it that it could keep."""
 UNREACHABLE = "cannot be reached"
-# grpc.aio puts this in the place of the server's status when a write fails because the stream has ended.
-LOST_STATUS = "Internal error from Core"
 
 
 def checked_timeout(timeout_s: object) -> float:

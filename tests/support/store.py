@@ -8,13 +8,13 @@ from typing import Any
 
 import grpc
 
-from hotslot.clients.rpc import LOST_STATUS
 from hotslot.codec import to_proto
 from hotslot.errors import BadOffsetError, HotslotError, UploadBusyError
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from hotslot.rpc.sending import LOST_STATUS
 from hotslot.rpc.status import from_rpc_error
 from store_service.app import running_store
 from store_service.catalog.records import BaseModelRecord

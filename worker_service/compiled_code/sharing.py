@@ -7,7 +7,7 @@ fail a start: without the store's code the worker compiles.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hotslot.errors import CompiledCodeNotFoundError, CompiledCodeRefusedError, 
 from hotslot.ids import Digest, TenantId
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
+from hotslot.rpc.sending import send_all
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from worker_service.compiled_code.archive import Archiver
@@ -65,7 +66,8 @@ class CodeStore:
         digest, size_bytes = await asyncio.to_thread(_measured, source)
         first = pb.WriteCompiledCodeRequest(key=key, digest=digest, size_bytes=size_bytes)
         try:
-            await self._stub.WriteCompiledCode(_messages(first, source), timeout=TIMEOUT_S, metadata=self._metadata)
+            call = self._stub.WriteCompiledCode(timeout=TIMEOUT_S, metadata=self._metadata)
+            await send_all(call, _messages(first, source))
         except grpc.RpcError as exc:
             raise from_rpc_error(exc, unavailable=StoreUnavailableError) from exc
 
@@ -75,7 +77,9 @@ def _measured(path: Path) -> tuple[Digest, int]:
         return digest_of_file(file), path.stat().st_size
 
 
-async def _messages(first: pb.WriteCompiledCodeRequest, source: Path) -> AsyncIterator[pb.WriteCompiledCodeRequest]:
+async def _messages(
+    first: pb.WriteCompiledCodeRequest, source: Path
+) -> AsyncGenerator[pb.WriteCompiledCodeRequest, None]:
     yield first
     with source.open("rb") as file:
         while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
