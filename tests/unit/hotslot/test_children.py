@@ -205,7 +205,7 @@ def test_up_refuses_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
     _, ready = up()
     port = ready["store"].rpartition(":")[2]
     second = subprocess.run(
-        [sys.executable, "-m", "hotslot", "up", "--model", "m", "--store-port", port, "--data-dir", "data"],
+        [sys.executable, "-m", "hotslot", "up", "--model", "m", "--store-port", port, "--data-dir", "other"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
