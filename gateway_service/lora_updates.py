@@ -1,21 +1,17 @@
 """vLLM's way of loading and unloading adapters, with references and the hub's repositories in the place of paths."""
 
 import asyncio
-import re
-from urllib.parse import unquote
 
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, wrong_param
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody
 from hotslot import HotslotClient
-from hotslot.errors import AdapterNotLoadedError, InvalidReferenceError, NotFoundError
+from hotslot.errors import AdapterNotLoadedError, InvalidReferenceError, InvalidRequestError, NotFoundError
 from hotslot.ids import TenantId
 from hotslot.references import Reference, parse_reference
+from hotslot.sources import parse_hub_name
 
-_HUB = re.compile(
-    r"hf:(?://)?(?P<repo>[A-Za-z0-9_.-]{1,96}/[A-Za-z0-9_.-]{1,96}?)"
-    r"(?:@(?P<revision>[A-Za-z0-9._%-]{1,255}))?(?:[/#](?P<folder>[A-Za-z0-9_./-]{1,255}))?"
-)
+HUB_FORM = "hf://ORG/NAME[@REVISION][/FOLDER]"
 
 
 async def load(deployment: Deployment, tenant: TenantId, body: LoadAdapterBody) -> str:
@@ -65,14 +61,15 @@ async def _publish(client: HotslotClient, target: Reference, body: LoadAdapterBo
     """Let the target stand for what lora_path names."""
     path = body.lora_path
     if path.startswith("hf:"):
-        found = _HUB.fullmatch(path)
-        if found is None:
-            raise wrong_param("lora_path", "expected hf://ORG/NAME[@REVISION][/FOLDER]")
+        try:
+            found = parse_hub_name(path, HUB_FORM)
+        except InvalidRequestError as exc:
+            raise wrong_param("lora_path", f"expected {HUB_FORM}") from exc
         await client.store.import_hub(
-            found["repo"],
+            found.repo_id,
             str(target),
-            revision=unquote(found["revision"] or ""),
-            subfolder=found["folder"] or "",
+            revision=found.revision,
+            subfolder=found.subfolder,
             base_model=body.base_model_name or "",
         )
         return

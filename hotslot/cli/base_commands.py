@@ -20,9 +20,9 @@ from hotslot.cli.output import (
     say,
 )
 from hotslot.cli.rendering import base_models_table
-from hotslot.cli.sources import HubName, parse_base_source
 from hotslot.contract.catalog import BaseModel
 from hotslot.errors import SourceNotFoundError
+from hotslot.sources import HubName, parse_base_source
 
 app = typer.Typer(cls=Commands, help="Base models, which adapters are checked against.", no_args_is_help=True)
 

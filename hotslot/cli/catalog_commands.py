@@ -14,12 +14,12 @@ from hotslot.cli.options import BaseOption, JsonOption, ReferenceArgument, Store
 from hotslot.cli.output import print_document, say
 from hotslot.cli.progress import transfer_bars
 from hotslot.cli.rendering import human_size, short_digest
-from hotslot.cli.sources import HubName, StoreFolder, parse_source
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.catalog import Version
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.references import parse_reference, parse_tag
+from hotslot.sources import HubName, StoreFolder, parse_source
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A folder that PEFT's save_pretrained wrote.")]
 LabelOption = Annotated[

@@ -16,9 +16,9 @@ from hotslot.cli.catalog_commands import parse_labels
 from hotslot.cli.failures import error_lines, exit_code
 from hotslot.cli.options import parse_selection
 from hotslot.cli.rendering import human_age, human_duration, human_size, short_digest
-from hotslot.cli.sources import HubName, StoreFolder, parse_source
 from hotslot.contract.generation import AdapterSelection, Finished, FinishReason, ServedAdapter, Started, Timings, Usage
 from hotslot.rpc.status import STATUS_TABLE, new_error
+from hotslot.sources import HubName, StoreFolder, parse_source
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

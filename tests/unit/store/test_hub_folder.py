@@ -2,7 +2,7 @@
 
 import pytest
 
-from hotslot.cli.sources import HubName, parse_source
+from hotslot.sources import HubName, parse_source
 from store_service.sources.hub.folder import HubFolder, HubOptions
 
 

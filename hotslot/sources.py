@@ -41,7 +41,7 @@ def parse_source(text: str) -> HubName | StoreFolder:
     """Parse the source that an adapter is imported from; raises InvalidRequestError."""
     scheme, _, rest = text.partition(":")
     if scheme != "dir":
-        return _hub_name(text, "hf:ORG/NAME, hf:ORG/NAME@REVISION#SUBFOLDER or dir:/PATH")
+        return parse_hub_name(text, "hf:ORG/NAME, hf:ORG/NAME@REVISION#SUBFOLDER or dir:/PATH")
     if not rest.startswith("/"):
         raise _bad_source(text, "dir: and an absolute path on the store's machine")
     return StoreFolder(rest)
@@ -53,7 +53,7 @@ def parse_base_source(text: str) -> HubName | Path:
     """
     if not _is_of_hub(text):
         return Path(text)
-    found = _hub_name(text, "a folder, hf:ORG/NAME or hf:ORG/NAME@REVISION")
+    found = parse_hub_name(text, "a folder, hf:ORG/NAME or hf:ORG/NAME@REVISION")
     if found.subfolder:
         raise _bad_source(text, "a repository whose root is the model; download the folder and name it here")
     return found
@@ -63,8 +63,8 @@ def _is_of_hub(text: str) -> bool:
     return text.strip().startswith(("hf:", "https://", "http://"))
 
 
-def _hub_name(text: str, expected: str) -> HubName:
-    """The repository that a text names; `expected` is what may stand there, for the error."""
+def parse_hub_name(text: str, expected: str) -> HubName:
+    """Parse the name of a repository; raises InvalidRequestError, which says what is `expected` there."""
     bare = text.strip()
     if bare.startswith(("https://", "http://")):
         return _checked(text, expected, *_of_address(text, bare, expected))
