@@ -26,7 +26,6 @@ from shared.server.stream_places import Stream, StreamPlaces
 log = structlog.get_logger(__name__)
 
 Events = AsyncGenerator[GenerationEvent, None]
-STOPPING = ApiError(503, "DRAINING", "the gateway is stopping", kind="server_error", retry_after_s=1.0, is_retried=True)
 EVENTS_AHEAD = 8
 """Events of one prompt that may wait for the reader; the worker waits beyond it."""
 

@@ -64,7 +64,9 @@ def start_detached(arguments: Sequence[str], data_dir: Path, timeout_s: float) -
         )
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
-        printed = log_path.read_bytes()[begin:].decode(errors="replace")
+        with log_path.open("rb") as written:
+            written.seek(begin)
+            printed = written.read().decode(errors="replace")
         if READY in printed and running_pid(data_dir) == process.pid:
             return process.pid, printed
         if process.poll() is not None:
