@@ -29,18 +29,26 @@ class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType],
     DESCRIPTOR: _descriptor.EnumDescriptor
     TIER_UNSPECIFIED: _Tier.ValueType  # 0
     TIER_SLOT: _Tier.ValueType  # 1
+    """In slots: a request is computed at once."""
     TIER_HOST: _Tier.ValueType  # 2
+    """In host memory: it is copied into slots between two steps."""
     TIER_DISK: _Tier.ValueType  # 3
+    """On the worker's disk."""
     TIER_NONE: _Tier.ValueType  # 4
+    """Not on the worker, which would pull it from the store."""
 
 class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
     """Tier of an adapter on a worker, fastest first."""
 
 TIER_UNSPECIFIED: Tier.ValueType  # 0
 TIER_SLOT: Tier.ValueType  # 1
+"""In slots: a request is computed at once."""
 TIER_HOST: Tier.ValueType  # 2
+"""In host memory: it is copied into slots between two steps."""
 TIER_DISK: Tier.ValueType  # 3
+"""On the worker's disk."""
 TIER_NONE: Tier.ValueType  # 4
+"""Not on the worker, which would pull it from the store."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
 class _WorkerState:
@@ -51,21 +59,28 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
     WORKER_STATE_STARTING: _WorkerState.ValueType  # 1
+    """It loads the model and compiles."""
     WORKER_STATE_READY: _WorkerState.ValueType  # 2
+    """It takes requests."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 3
     """It takes no requests: it is on its way out, or its engine hangs."""
 
-class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
+    """State of a worker."""
 
 WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
 WORKER_STATE_STARTING: WorkerState.ValueType  # 1
+"""It loads the model and compiles."""
 WORKER_STATE_READY: WorkerState.ValueType  # 2
+"""It takes requests."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
 """It takes no requests: it is on its way out, or its engine hangs."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
 class WorkerLoad(_message.Message):
+    """Load of a worker, as of its last heartbeat."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNNING_SEQUENCES_FIELD_NUMBER: _builtins.int
@@ -75,11 +90,15 @@ class WorkerLoad(_message.Message):
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
     KV_USAGE_FIELD_NUMBER: _builtins.int
     running_sequences: _builtins.int
+    """Sequences that have a row."""
     waiting_sequences: _builtins.int
+    """Sequences that wait for a row."""
     max_sequences: _builtins.int
     """Rows that can run at once."""
     free_slots: _builtins.int
+    """Slots that hold no adapter."""
     num_slots: _builtins.int
+    """Slots in every target module."""
     kv_usage: _builtins.float
     """Share of KV blocks in use, 0 to 1."""
     def __init__(
@@ -102,6 +121,8 @@ Global___WorkerLoad: _TypeAlias = WorkerLoad  # noqa: Y015
 
 @_typing.final
 class Worker(_message.Message):
+    """A worker that holds a lease, as it describes itself."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_ID_FIELD_NUMBER: _builtins.int
@@ -117,22 +138,31 @@ class Worker(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     SLOT_RANK_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """Id of this start of the process; a restarted worker has another one."""
     endpoint: _builtins.str
     """host:port of its InferenceService."""
     base_model_digest: _builtins.str
     """The pool: digest of the base model it serves."""
     base_model: _builtins.str
+    """Name of the base model it serves."""
     state: Global___WorkerState.ValueType
+    """State as of its last heartbeat."""
     epoch: _builtins.int
     """Fencing number of this start."""
     residency_revision: _builtins.int
     """Version of its residency report."""
     dtype: _builtins.str
+    """Element type in which it computes, for example "bfloat16"."""
     slot_rank: _builtins.int
+    """Ranks of one slot; an adapter of rank r takes ceil(r / slot_rank) of them."""
     @_builtins.property
-    def load(self) -> Global___WorkerLoad: ...
+    def load(self) -> Global___WorkerLoad:
+        """Load as of its last heartbeat."""
+
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its start."""
+
     @_builtins.property
     def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
         """When its lease ends unless renewed."""
@@ -202,7 +232,9 @@ class PickWorkersResponse(_message.Message):
     revision: _builtins.int
     """Version of the picture that the answer was made from."""
     @_builtins.property
-    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerCandidate]: ...
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___WorkerCandidate]:
+        """Workers to call, best first; never empty."""
+
     @_builtins.property
     def adapter_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The digests that the references stand for, in the same order."""
@@ -229,6 +261,8 @@ Global___PickWorkersResponse: _TypeAlias = PickWorkersResponse  # noqa: Y015
 
 @_typing.final
 class WorkerCandidate(_message.Message):
+    """A worker that may be called, with what it has of the adapters."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
@@ -236,7 +270,9 @@ class WorkerCandidate(_message.Message):
     tier: Global___Tier.ValueType
     """The slowest tier among the adapters asked for."""
     @_builtins.property
-    def worker(self) -> Global___Worker: ...
+    def worker(self) -> Global___Worker:
+        """The worker."""
+
     def __init__(
         self,
         *,
@@ -263,6 +299,7 @@ class ListWorkersRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     def __init__(
         self,
         *,
@@ -285,8 +322,11 @@ class ListWorkersResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
-    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]: ...
+    def workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Worker]:
+        """Workers by id."""
+
     def __init__(
         self,
         *,
@@ -303,6 +343,8 @@ Global___ListWorkersResponse: _TypeAlias = ListWorkersResponse  # noqa: Y015
 
 @_typing.final
 class Placement(_message.Message):
+    """A version on a worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_DIGEST_FIELD_NUMBER: _builtins.int
@@ -311,9 +353,13 @@ class Placement(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     adapter_digest: _builtins.str
+    """Digest of the version."""
     worker_id: _builtins.str
+    """Id of the worker."""
     tier: Global___Tier.ValueType
+    """Fastest tier that has it."""
     pinned: _builtins.bool
+    """True while a pin keeps it there."""
     adapter: _builtins.str
     """The name by which the worker last served it, for people; references move, digests do not."""
     def __init__(
@@ -348,6 +394,7 @@ class ListPlacementsRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     def __init__(
         self,
         *,
@@ -371,8 +418,11 @@ class ListPlacementsResponse(_message.Message):
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
-    def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]: ...
+    def placements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Placement]:
+        """Placements of the calling tenant's adapters."""
+
     def __init__(
         self,
         *,
@@ -419,10 +469,13 @@ class WatchPlacementsResponse(_message.Message):
     PLACEMENT_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
+    """Revision to go on from after a broken stream."""
     removed: _builtins.bool
     """Set when the placement ended."""
     @_builtins.property
-    def placement(self) -> Global___Placement: ...
+    def placement(self) -> Global___Placement:
+        """The placement as it is now, or as it was when it ended."""
+
     def __init__(
         self,
         *,

@@ -28,19 +28,30 @@ class _ImportStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImportSta
     DESCRIPTOR: _descriptor.EnumDescriptor
     IMPORT_STAGE_UNSPECIFIED: _ImportStage.ValueType  # 0
     IMPORT_STAGE_QUEUED: _ImportStage.ValueType  # 1
+    """It waits for its turn."""
     IMPORT_STAGE_RESOLVING: _ImportStage.ValueType  # 2
+    """The source is asked what the name stands for."""
     IMPORT_STAGE_FETCHING: _ImportStage.ValueType  # 3
+    """Files are fetched and digested."""
     IMPORT_STAGE_VALIDATING: _ImportStage.ValueType  # 4
+    """The checkpoint is checked and normalised."""
     IMPORT_STAGE_PUBLISHING: _ImportStage.ValueType  # 5
+    """The version becomes visible."""
 
-class ImportStage(_ImportStage, metaclass=_ImportStageEnumTypeWrapper): ...
+class ImportStage(_ImportStage, metaclass=_ImportStageEnumTypeWrapper):
+    """Stages of an import, in their order."""
 
 IMPORT_STAGE_UNSPECIFIED: ImportStage.ValueType  # 0
 IMPORT_STAGE_QUEUED: ImportStage.ValueType  # 1
+"""It waits for its turn."""
 IMPORT_STAGE_RESOLVING: ImportStage.ValueType  # 2
+"""The source is asked what the name stands for."""
 IMPORT_STAGE_FETCHING: ImportStage.ValueType  # 3
+"""Files are fetched and digested."""
 IMPORT_STAGE_VALIDATING: ImportStage.ValueType  # 4
+"""The checkpoint is checked and normalised."""
 IMPORT_STAGE_PUBLISHING: ImportStage.ValueType  # 5
+"""The version becomes visible."""
 Global___ImportStage: _TypeAlias = ImportStage  # noqa: Y015
 
 class _AdapterEventKind:
@@ -51,25 +62,38 @@ class _AdapterEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adap
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADAPTER_EVENT_KIND_UNSPECIFIED: _AdapterEventKind.ValueType  # 0
     ADAPTER_EVENT_KIND_VERSION_CREATED: _AdapterEventKind.ValueType  # 1
+    """A version was admitted."""
     ADAPTER_EVENT_KIND_VERSION_DELETED: _AdapterEventKind.ValueType  # 2
+    """A version was deleted."""
     ADAPTER_EVENT_KIND_TAG_MOVED: _AdapterEventKind.ValueType  # 3
+    """A tag points at another version, or is new."""
     ADAPTER_EVENT_KIND_TAG_DELETED: _AdapterEventKind.ValueType  # 4
+    """A tag was deleted."""
     ADAPTER_EVENT_KIND_ADAPTER_DELETED: _AdapterEventKind.ValueType  # 5
+    """An adapter was deleted; it can be undeleted for a while."""
     ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: _AdapterEventKind.ValueType  # 6
+    """A deleted adapter is there again."""
     ADAPTER_EVENT_KIND_POLICY_CHANGED: _AdapterEventKind.ValueType  # 7
     """Set or removed."""
     ADAPTER_EVENT_KIND_LABELS_CHANGED: _AdapterEventKind.ValueType  # 8
     """Set, replaced or removed, by whatever admitted a version."""
 
-class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper): ...
+class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper):
+    """Kinds of changes of the catalog."""
 
 ADAPTER_EVENT_KIND_UNSPECIFIED: AdapterEventKind.ValueType  # 0
 ADAPTER_EVENT_KIND_VERSION_CREATED: AdapterEventKind.ValueType  # 1
+"""A version was admitted."""
 ADAPTER_EVENT_KIND_VERSION_DELETED: AdapterEventKind.ValueType  # 2
+"""A version was deleted."""
 ADAPTER_EVENT_KIND_TAG_MOVED: AdapterEventKind.ValueType  # 3
+"""A tag points at another version, or is new."""
 ADAPTER_EVENT_KIND_TAG_DELETED: AdapterEventKind.ValueType  # 4
+"""A tag was deleted."""
 ADAPTER_EVENT_KIND_ADAPTER_DELETED: AdapterEventKind.ValueType  # 5
+"""An adapter was deleted; it can be undeleted for a while."""
 ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: AdapterEventKind.ValueType  # 6
+"""A deleted adapter is there again."""
 ADAPTER_EVENT_KIND_POLICY_CHANGED: AdapterEventKind.ValueType  # 7
 """Set or removed."""
 ADAPTER_EVENT_KIND_LABELS_CHANGED: AdapterEventKind.ValueType  # 8
@@ -84,13 +108,18 @@ class _BaseModuleKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BaseMo
     DESCRIPTOR: _descriptor.EnumDescriptor
     BASE_MODULE_KIND_UNSPECIFIED: _BaseModuleKind.ValueType  # 0
     BASE_MODULE_KIND_LINEAR: _BaseModuleKind.ValueType  # 1
+    """A linear layer."""
     BASE_MODULE_KIND_EMBEDDING: _BaseModuleKind.ValueType  # 2
+    """The token embedding."""
 
-class BaseModuleKind(_BaseModuleKind, metaclass=_BaseModuleKindEnumTypeWrapper): ...
+class BaseModuleKind(_BaseModuleKind, metaclass=_BaseModuleKindEnumTypeWrapper):
+    """Kinds of modules."""
 
 BASE_MODULE_KIND_UNSPECIFIED: BaseModuleKind.ValueType  # 0
 BASE_MODULE_KIND_LINEAR: BaseModuleKind.ValueType  # 1
+"""A linear layer."""
 BASE_MODULE_KIND_EMBEDDING: BaseModuleKind.ValueType  # 2
+"""The token embedding."""
 Global___BaseModuleKind: _TypeAlias = BaseModuleKind  # noqa: Y015
 
 @_typing.final
@@ -130,17 +159,27 @@ class Adapter(_message.Message):
     PURGE_TIME_FIELD_NUMBER: _builtins.int
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name within its tenant."""
     num_versions: _builtins.int
+    """Number of its versions."""
     etag: _builtins.str
     """Changes with every change to the adapter, its tags or its labels."""
     @_builtins.property
-    def tags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tag]: ...
+    def tags(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tag]:
+        """Tags by name."""
+
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Words of its owner for it, to find it by."""
+
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its first version."""
+
     @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its last change."""
+
     @_builtins.property
     def delete_time(self) -> _timestamp_pb2.Timestamp:
         """Set while the adapter is deleted and can be undeleted."""
@@ -179,6 +218,8 @@ Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class Tag(_message.Message):
+    """A movable pointer to a version."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -186,11 +227,15 @@ class Tag(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name within its adapter, for example "latest"."""
     digest: _builtins.str
     """The version it points at."""
     etag: _builtins.str
+    """Changes with every move of the tag."""
     @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its last move."""
+
     def __init__(
         self,
         *,
@@ -227,6 +272,7 @@ class Manifest(_message.Message):
     the module has one, `<path>.lora_B.bias`.
     """
     weights_size_bytes: _builtins.int
+    """Size of that blob."""
     max_rank: _builtins.int
     """The largest rank of any module."""
     dtype: _builtins.str
@@ -260,6 +306,8 @@ Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
 
 @_typing.final
 class AdapterModule(_message.Message):
+    """A module of the base model that a version changes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
@@ -269,6 +317,7 @@ class AdapterModule(_message.Message):
     path: _builtins.str
     """Path in the base model, for example "model.layers.0.self_attn.q_proj"."""
     rank: _builtins.int
+    """Rank of its A and B."""
     scaling: _builtins.float
     """Factor on B·A·x and on the bias: alpha / rank, or alpha / sqrt(rank) for rsLoRA."""
     has_bias: _builtins.bool
@@ -291,6 +340,8 @@ Global___AdapterModule: _TypeAlias = AdapterModule  # noqa: Y015
 
 @_typing.final
 class Version(_message.Message):
+    """An adapter's immutable content."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
@@ -303,6 +354,7 @@ class Version(_message.Message):
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     CONFIG_JSON_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     digest: _builtins.str
     """SHA-256 of manifest_json."""
     manifest_json: _builtins.bytes
@@ -314,9 +366,13 @@ class Version(_message.Message):
     config_json: _builtins.str
     """The fields of adapter_config.json that were admitted, as JSON, for people."""
     @_builtins.property
-    def manifest(self) -> Global___Manifest: ...
+    def manifest(self) -> Global___Manifest:
+        """Description of the content."""
+
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its admission."""
+
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tags that point at this version now."""
@@ -358,7 +414,9 @@ class Violation(_message.Message):
     subject: _builtins.str
     """The tensor, the config field or the file."""
     found: _builtins.str
+    """Value that the checkpoint has; may be empty."""
     expected: _builtins.str
+    """Value that would be admitted; may be empty."""
     message: _builtins.str
     """One sentence for people, complete by itself."""
     def __init__(
@@ -408,6 +466,8 @@ Global___Warning: _TypeAlias = Warning  # noqa: Y015
 
 @_typing.final
 class UploadedFile(_message.Message):
+    """A file of a checkpoint that WriteBlob stored."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
@@ -432,6 +492,8 @@ Global___UploadedFile: _TypeAlias = UploadedFile  # noqa: Y015
 
 @_typing.final
 class HubSource(_message.Message):
+    """A checkpoint in a Hugging Face repository."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REPO_ID_FIELD_NUMBER: _builtins.int
@@ -460,6 +522,8 @@ Global___HubSource: _TypeAlias = HubSource  # noqa: Y015
 
 @_typing.final
 class DirectorySource(_message.Message):
+    """A checkpoint in a folder of the store's machine."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
@@ -512,9 +576,13 @@ class ImportAdapterRequest(_message.Message):
     base_model: _builtins.str
     """Name or digest of the base model; empty means the one that the adapter's config names."""
     @_builtins.property
-    def hub(self) -> Global___HubSource: ...
+    def hub(self) -> Global___HubSource:
+        """A Hugging Face repository."""
+
     @_builtins.property
-    def directory(self) -> Global___DirectorySource: ...
+    def directory(self) -> Global___DirectorySource:
+        """A folder of the store's machine."""
+
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As in CreateVersionRequest."""
@@ -546,9 +614,13 @@ class ImportAdapterResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def progress(self) -> Global___ImportProgress: ...
+    def progress(self) -> Global___ImportProgress:
+        """Progress, as often as it changes."""
+
     @_builtins.property
-    def version(self) -> Global___Version: ...
+    def version(self) -> Global___Version:
+        """The version, in the last message."""
+
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
         """Beside the version: what its owner should know."""
@@ -572,6 +644,8 @@ Global___ImportAdapterResponse: _TypeAlias = ImportAdapterResponse  # noqa: Y015
 
 @_typing.final
 class ImportProgress(_message.Message):
+    """Position of an import."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     STAGE_FIELD_NUMBER: _builtins.int
@@ -607,7 +681,9 @@ class ValidateAdapterRequest(_message.Message):
     base_model: _builtins.str
     """Name or digest of the base model; empty means the one that the adapter's config names."""
     @_builtins.property
-    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]: ...
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]:
+        """All files of the checkpoint."""
+
     def __init__(
         self,
         *,
@@ -632,10 +708,13 @@ class ValidateAdapterResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     valid: _builtins.bool
+    """True if CreateVersion would admit it."""
     digest: _builtins.str
     """The digest that the version would have; empty when not valid."""
     @_builtins.property
-    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Violation]: ...
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Violation]:
+        """Every reason to refuse it; empty when valid."""
+
     @_builtins.property
     def manifest(self) -> Global___Manifest:
         """Manifest that would be published; absent when not valid."""
@@ -697,7 +776,9 @@ class CreateVersionRequest(_message.Message):
     tag_etag: _builtins.str
     """When set, the tag must still have this etag."""
     @_builtins.property
-    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]: ...
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]:
+        """All files of the checkpoint."""
+
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels of the adapter to set; those of other keys stay, and an empty value removes one. An adapter has at most 64,
@@ -731,7 +812,9 @@ class CreateVersionResponse(_message.Message):
     created: _builtins.bool
     """False when the same content was already a version of this adapter."""
     @_builtins.property
-    def version(self) -> Global___Version: ...
+    def version(self) -> Global___Version:
+        """The version, which the tag points at now."""
+
     @_builtins.property
     def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Warning]:
         """Warnings for the adapter's owner, none of which is a reason to refuse it."""
@@ -757,6 +840,7 @@ class GetAdapterRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the adapter."""
     def __init__(
         self,
         *,
@@ -776,7 +860,9 @@ class GetAdapterResponse(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> Global___Adapter: ...
+    def adapter(self) -> Global___Adapter:
+        """The adapter."""
+
     def __init__(
         self,
         *,
@@ -823,9 +909,11 @@ class ListAdaptersRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     base_model: _builtins.str
     """Only adapters with a version for this base model (name or digest)."""
     show_deleted: _builtins.bool
+    """List those too that are deleted and can be undeleted."""
     name_prefix: _builtins.str
     """Only adapters whose name starts with this."""
     @_builtins.property
@@ -858,10 +946,13 @@ class ListAdaptersResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     revision: _builtins.int
     """Revision of the catalog that the page reflects, to watch from."""
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]:
+        """Adapters by name."""
+
     def __init__(
         self,
         *,
@@ -885,9 +976,11 @@ class ListVersionsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     def __init__(
         self,
         *,
@@ -910,6 +1003,7 @@ class ListVersionsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Version]:
         """Without modules, manifest_json and config_json: resolve one to get them."""
@@ -935,6 +1029,7 @@ class ResolveAdapterRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     BASE_MODEL_DIGEST_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """`name[:tag][@sha256:…]`."""
     base_model_digest: _builtins.str
     """When set, the version must be for this base model."""
     def __init__(
@@ -961,7 +1056,9 @@ class ResolveAdapterResponse(_message.Message):
     revision: _builtins.int
     """Revision of the catalog at which this held."""
     @_builtins.property
-    def version(self) -> Global___Version: ...
+    def version(self) -> Global___Version:
+        """The version that the reference stands for."""
+
     @_builtins.property
     def policy(self) -> Global___AdapterPolicy:
         """The adapter's policy; absent where it goes by the defaults."""
@@ -990,8 +1087,11 @@ class SetTagRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     tag: _builtins.str
+    """Name of the tag, which is created where it does not exist."""
     digest: _builtins.str
+    """Digest of the version that it shall point at."""
     etag: _builtins.str
     """When set, the tag must still have this etag."""
     def __init__(
@@ -1016,7 +1116,9 @@ class SetTagResponse(_message.Message):
 
     TAG_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tag(self) -> Global___Tag: ...
+    def tag(self) -> Global___Tag:
+        """The tag as it is now."""
+
     def __init__(
         self,
         *,
@@ -1038,7 +1140,9 @@ class DeleteTagRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     tag: _builtins.str
+    """Name of the tag."""
     etag: _builtins.str
     """When set, the tag must still have this etag."""
     def __init__(
@@ -1078,6 +1182,7 @@ class DeleteAdapterRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the adapter."""
     etag: _builtins.str
     """When set, the adapter must still have this etag."""
     def __init__(
@@ -1100,7 +1205,9 @@ class DeleteAdapterResponse(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> Global___Adapter: ...
+    def adapter(self) -> Global___Adapter:
+        """The deleted adapter, with the time at which it is gone for good."""
+
     def __init__(
         self,
         *,
@@ -1120,6 +1227,7 @@ class UndeleteAdapterRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the deleted adapter."""
     def __init__(
         self,
         *,
@@ -1139,7 +1247,9 @@ class UndeleteAdapterResponse(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> Global___Adapter: ...
+    def adapter(self) -> Global___Adapter:
+        """The adapter as it is now."""
+
     def __init__(
         self,
         *,
@@ -1161,7 +1271,9 @@ class DeleteVersionRequest(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     digest: _builtins.str
+    """Digest of the version."""
     force: _builtins.bool
     """Also remove the tags that point at it."""
     def __init__(
@@ -1207,6 +1319,7 @@ class AdapterPolicy(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     min_replicas: _builtins.int
     """Workers that share its requests out however few there are; 0, the default, leaves it to demand."""
     max_replicas: _builtins.int
@@ -1218,8 +1331,11 @@ class AdapterPolicy(_message.Message):
     asks, also after a restart, and keep it there.
     """
     etag: _builtins.str
+    """Changes with every change of the policy."""
     @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its last change."""
+
     def __init__(
         self,
         *,
@@ -1248,11 +1364,13 @@ class SetAdapterPolicyRequest(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     min_replicas: _builtins.int
     """0 to 10000."""
     max_replicas: _builtins.int
     """0, or min_replicas to 10000."""
     pinned: _builtins.bool
+    """As in AdapterPolicy."""
     etag: _builtins.str
     """When set, the policy must still have this etag."""
     def __init__(
@@ -1278,7 +1396,9 @@ class SetAdapterPolicyResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def policy(self) -> Global___AdapterPolicy: ...
+    def policy(self) -> Global___AdapterPolicy:
+        """The policy as it is now."""
+
     def __init__(
         self,
         *,
@@ -1298,6 +1418,7 @@ class GetAdapterPolicyRequest(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     def __init__(
         self,
         *,
@@ -1317,7 +1438,9 @@ class GetAdapterPolicyResponse(_message.Message):
 
     POLICY_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def policy(self) -> Global___AdapterPolicy: ...
+    def policy(self) -> Global___AdapterPolicy:
+        """The policy."""
+
     def __init__(
         self,
         *,
@@ -1340,6 +1463,7 @@ class ListAdapterPoliciesRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     def __init__(
         self,
         *,
@@ -1361,8 +1485,11 @@ class ListAdapterPoliciesResponse(_message.Message):
     POLICIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
-    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterPolicy]: ...
+    def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterPolicy]:
+        """Policies by their adapters' names."""
+
     def __init__(
         self,
         *,
@@ -1384,6 +1511,7 @@ class DeleteAdapterPolicyRequest(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     etag: _builtins.str
     """When set, the policy must still have this etag."""
     def __init__(
@@ -1425,7 +1553,9 @@ class ListPinnedVersionsRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     base_model_digest: _builtins.str
+    """Digest of the base model that the versions are for."""
     def __init__(
         self,
         *,
@@ -1448,8 +1578,11 @@ class ListPinnedVersionsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
-    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedVersion]: ...
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedVersion]:
+        """Pinned versions of all tenants."""
+
     def __init__(
         self,
         *,
@@ -1466,16 +1599,21 @@ Global___ListPinnedVersionsResponse: _TypeAlias = ListPinnedVersionsResponse  # 
 
 @_typing.final
 class PinnedVersion(_message.Message):
+    """A version that a policy keeps in workers' memory."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
+    """Tenant that owns the adapter."""
     digest: _builtins.str
     """The version that `latest` points at."""
     @_builtins.property
-    def policy(self) -> Global___AdapterPolicy: ...
+    def policy(self) -> Global___AdapterPolicy:
+        """The policy that pins it."""
+
     def __init__(
         self,
         *,
@@ -1526,14 +1664,19 @@ class WatchAdaptersResponse(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
+    """Revision of the catalog after the event; a broken stream goes on from it."""
     kind: Global___AdapterEventKind.ValueType
+    """Kind of the event."""
     adapter: _builtins.str
+    """Name of the adapter concerned."""
     tag: _builtins.str
     """Set for tag events."""
     digest: _builtins.str
     """The version concerned; for a moved tag the one it points at now."""
     @_builtins.property
-    def event_time(self) -> _timestamp_pb2.Timestamp: ...
+    def event_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of the event."""
+
     def __init__(
         self,
         *,
@@ -1582,9 +1725,13 @@ class BaseModel(_message.Message):
     empty where they are not known, and left out of listings.
     """
     @_builtins.property
-    def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModule]: ...
+    def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModule]:
+        """Modules in layer order."""
+
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which it was registered."""
+
     def __init__(
         self,
         *,
@@ -1607,6 +1754,8 @@ Global___BaseModel: _TypeAlias = BaseModel  # noqa: Y015
 
 @_typing.final
 class BaseModule(_message.Message):
+    """A module of a base model that an adapter may target."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PATH_FIELD_NUMBER: _builtins.int
@@ -1615,7 +1764,9 @@ class BaseModule(_message.Message):
     OUT_FEATURES_FIELD_NUMBER: _builtins.int
     VALUES_DIGEST_FIELD_NUMBER: _builtins.int
     path: _builtins.str
+    """Path in the base model, for example "model.layers.0.self_attn.q_proj"."""
     kind: Global___BaseModuleKind.ValueType
+    """Kind of the module."""
     in_features: _builtins.int
     """Size of the last dimension of its input; for an embedding the number of rows."""
     out_features: _builtins.int
@@ -1652,7 +1803,9 @@ class RegisterBaseModelRequest(_message.Message):
     to, and for the store's operator_tenants; the store logs it.
     """
     @_builtins.property
-    def base_model(self) -> Global___BaseModel: ...
+    def base_model(self) -> Global___BaseModel:
+        """The base model to register; a digest, where it has one, must be the one of its modules."""
+
     def __init__(
         self,
         *,
@@ -1676,7 +1829,9 @@ class RegisterBaseModelResponse(_message.Message):
     created: _builtins.bool
     """False when it was known already."""
     @_builtins.property
-    def base_model(self) -> Global___BaseModel: ...
+    def base_model(self) -> Global___BaseModel:
+        """The base model as it is registered."""
+
     def __init__(
         self,
         *,
@@ -1742,6 +1897,7 @@ class ListBaseModelsRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     def __init__(
         self,
         *,
@@ -1763,8 +1919,11 @@ class ListBaseModelsResponse(_message.Message):
     BASE_MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
-    def base_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModel]: ...
+    def base_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___BaseModel]:
+        """Base models in the order of their registration."""
+
     def __init__(
         self,
         *,
@@ -1842,6 +2001,7 @@ class AddBaseModelAliasRequest(_message.Message):
     base_model: _builtins.str
     """Name or digest of a registered base model."""
     alias: _builtins.str
+    """The further name."""
     def __init__(
         self,
         *,
@@ -1903,6 +2063,7 @@ class IssueEpochResponse(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
+    """The epoch, larger than every one that was issued before."""
     def __init__(
         self,
         *,

@@ -26,6 +26,7 @@ class ReadBlobRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Digest of the blob."""
     offset: _builtins.int
     """First byte wanted."""
     limit: _builtins.int
@@ -53,6 +54,7 @@ class ReadBlobResponse(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """The next bytes."""
     offset: _builtins.int
     """Position of data in the blob."""
     size_bytes: _builtins.int
@@ -88,6 +90,7 @@ class WriteBlobRequest(_message.Message):
     offset: _builtins.int
     """Position of data in the blob."""
     data: _builtins.bytes
+    """The next bytes; at most 16 MiB a message."""
     finish: _builtins.bool
     """Set on the last message: verify and commit."""
     def __init__(
@@ -115,9 +118,11 @@ class WriteBlobResponse(_message.Message):
     COMMITTED_SIZE_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Digest of the blob."""
     committed_size: _builtins.int
     """Bytes durably received; equals the size of the blob once complete."""
     complete: _builtins.bool
+    """True once the blob is whole and verified."""
     def __init__(
         self,
         *,
@@ -139,6 +144,7 @@ class GetWriteStatusRequest(_message.Message):
 
     DIGEST_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Digest of the blob."""
     def __init__(
         self,
         *,
@@ -159,7 +165,9 @@ class GetWriteStatusResponse(_message.Message):
     COMMITTED_SIZE_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     committed_size: _builtins.int
+    """Bytes durably received: the offset to go on from."""
     complete: _builtins.bool
+    """True once the blob is whole and verified."""
     def __init__(
         self,
         *,
@@ -180,7 +188,9 @@ class FindMissingBlobsRequest(_message.Message):
 
     DIGESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests to look for, at most 1000."""
+
     def __init__(
         self,
         *,
@@ -200,7 +210,9 @@ class FindMissingBlobsResponse(_message.Message):
 
     MISSING_DIGESTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def missing_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def missing_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that have to be uploaded."""
+
     def __init__(
         self,
         *,

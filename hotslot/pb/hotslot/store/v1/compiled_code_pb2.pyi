@@ -22,6 +22,7 @@ class ReadCompiledCodeRequest(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    """Key of everything that the code depends on."""
     def __init__(
         self,
         *,
@@ -42,6 +43,7 @@ class ReadCompiledCodeResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """The next bytes of the archive."""
     size_bytes: _builtins.int
     """Size of the whole archive, set on every message."""
     def __init__(
@@ -71,7 +73,9 @@ class WriteCompiledCodeRequest(_message.Message):
     digest: _builtins.str
     """Digest of the archive's bytes."""
     size_bytes: _builtins.int
+    """Size of the whole archive."""
     data: _builtins.bytes
+    """The next bytes of the archive."""
     def __init__(
         self,
         *,

@@ -29,8 +29,11 @@ class _AdapterTierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterTi
     DESCRIPTOR: _descriptor.EnumDescriptor
     ADAPTER_TIER_UNSPECIFIED: _AdapterTier.ValueType  # 0
     ADAPTER_TIER_SLOT: _AdapterTier.ValueType  # 1
+    """In slots: a request is computed at once."""
     ADAPTER_TIER_HOST: _AdapterTier.ValueType  # 2
+    """In host memory: it is copied into slots between two steps."""
     ADAPTER_TIER_DISK: _AdapterTier.ValueType  # 3
+    """On the worker's disk."""
     ADAPTER_TIER_LOADING: _AdapterTier.ValueType  # 4
     """On its way into the worker."""
 
@@ -39,8 +42,11 @@ class AdapterTier(_AdapterTier, metaclass=_AdapterTierEnumTypeWrapper):
 
 ADAPTER_TIER_UNSPECIFIED: AdapterTier.ValueType  # 0
 ADAPTER_TIER_SLOT: AdapterTier.ValueType  # 1
+"""In slots: a request is computed at once."""
 ADAPTER_TIER_HOST: AdapterTier.ValueType  # 2
+"""In host memory: it is copied into slots between two steps."""
 ADAPTER_TIER_DISK: AdapterTier.ValueType  # 3
+"""On the worker's disk."""
 ADAPTER_TIER_LOADING: AdapterTier.ValueType  # 4
 """On its way into the worker."""
 Global___AdapterTier: _TypeAlias = AdapterTier  # noqa: Y015
@@ -53,21 +59,28 @@ class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerSta
     DESCRIPTOR: _descriptor.EnumDescriptor
     WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
     WORKER_STATE_STARTING: _WorkerState.ValueType  # 1
+    """It loads the model and compiles."""
     WORKER_STATE_READY: _WorkerState.ValueType  # 2
+    """It takes requests."""
     WORKER_STATE_DRAINING: _WorkerState.ValueType  # 3
     """It takes no requests: it was drained, is on its way out, or its engine hangs."""
 
-class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper): ...
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
+    """State of a worker."""
 
 WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
 WORKER_STATE_STARTING: WorkerState.ValueType  # 1
+"""It loads the model and compiles."""
 WORKER_STATE_READY: WorkerState.ValueType  # 2
+"""It takes requests."""
 WORKER_STATE_DRAINING: WorkerState.ValueType  # 3
 """It takes no requests: it was drained, is on its way out, or its engine hangs."""
 Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
 
 @_typing.final
 class LoadedAdapter(_message.Message):
+    """A version that the worker has, for the calling tenant."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DIGEST_FIELD_NUMBER: _builtins.int
@@ -80,11 +93,15 @@ class LoadedAdapter(_message.Message):
     HOST_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LAST_USED_TIME_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Digest of the version."""
     tier: Global___AdapterTier.ValueType
+    """Fastest tier that has it."""
     max_rank: _builtins.int
+    """Largest rank of any of its modules."""
     users: _builtins.int
     """Running and waiting requests that use it."""
     pinned: _builtins.bool
+    """True while a pin or a policy keeps it in memory."""
     host_size_bytes: _builtins.int
     """Bytes it takes in host memory."""
     @_builtins.property
@@ -96,7 +113,9 @@ class LoadedAdapter(_message.Message):
         """Slots that it occupies; empty unless its tier is SLOT."""
 
     @_builtins.property
-    def last_used_time(self) -> _timestamp_pb2.Timestamp: ...
+    def last_used_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which a request last used it."""
+
     def __init__(
         self,
         *,
@@ -125,6 +144,7 @@ class LoadAdapterRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     HOST_ONLY_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """`name[:tag][@sha256:…]`."""
     host_only: _builtins.bool
     """Pull into host memory only and leave the slots as they are."""
     def __init__(
@@ -151,9 +171,13 @@ class LoadAdapterResponse(_message.Message):
     previous_digest: _builtins.str
     """The version that the reference stood for on this worker before; empty when there was none."""
     @_builtins.property
-    def adapter(self) -> Global___LoadedAdapter: ...
+    def adapter(self) -> Global___LoadedAdapter:
+        """The version as the worker has it now."""
+
     @_builtins.property
-    def timings(self) -> Global___LoadTimings: ...
+    def timings(self) -> Global___LoadTimings:
+        """Time that the load took."""
+
     def __init__(
         self,
         *,
@@ -181,7 +205,9 @@ class LoadTimings(_message.Message):
     ACTIVATE_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def resolve(self) -> _duration_pb2.Duration: ...
+    def resolve(self) -> _duration_pb2.Duration:
+        """Reference to digest."""
+
     @_builtins.property
     def fetch(self) -> _duration_pb2.Duration:
         """Store to host memory, verified and decoded."""
@@ -195,7 +221,9 @@ class LoadTimings(_message.Message):
         """Host memory to slots."""
 
     @_builtins.property
-    def total(self) -> _duration_pb2.Duration: ...
+    def total(self) -> _duration_pb2.Duration:
+        """The whole call."""
+
     def __init__(
         self,
         *,
@@ -219,6 +247,7 @@ class UnloadAdapterRequest(_message.Message):
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """`name[:tag][@sha256:…]`."""
     def __init__(
         self,
         *,
@@ -238,6 +267,7 @@ class UnloadAdapterResponse(_message.Message):
 
     DIGEST_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
+    """Digest of the version that was unloaded."""
     def __init__(
         self,
         *,
@@ -257,6 +287,7 @@ class PinAdapterRequest(_message.Message):
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """`name[:tag][@sha256:…]`."""
     def __init__(
         self,
         *,
@@ -276,7 +307,9 @@ class PinAdapterResponse(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> Global___LoadedAdapter: ...
+    def adapter(self) -> Global___LoadedAdapter:
+        """The version as the worker has it now."""
+
     def __init__(
         self,
         *,
@@ -296,6 +329,7 @@ class UnpinAdapterRequest(_message.Message):
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """`name[:tag][@sha256:…]`."""
     def __init__(
         self,
         *,
@@ -315,7 +349,9 @@ class UnpinAdapterResponse(_message.Message):
 
     ADAPTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapter(self) -> Global___LoadedAdapter: ...
+    def adapter(self) -> Global___LoadedAdapter:
+        """The version as the worker has it now."""
+
     def __init__(
         self,
         *,
@@ -354,9 +390,13 @@ class ListAdaptersResponse(_message.Message):
     adapters_enabled: _builtins.bool
     """False after DisableAdapters."""
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedAdapter]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedAdapter]:
+        """Versions that the worker has, for the calling tenant."""
+
     @_builtins.property
-    def default_adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]: ...
+    def default_adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]:
+        """Adapters of requests that name none."""
+
     def __init__(
         self,
         *,
@@ -374,6 +414,8 @@ Global___ListAdaptersResponse: _TypeAlias = ListAdaptersResponse  # noqa: Y015
 
 @_typing.final
 class DefaultAdapter(_message.Message):
+    """An adapter of requests that name none."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REFERENCE_FIELD_NUMBER: _builtins.int
@@ -404,7 +446,9 @@ class SetDefaultAdaptersRequest(_message.Message):
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]:
+        """Adapters of requests that name none; empty means the base model."""
+
     def __init__(
         self,
         *,
@@ -424,7 +468,9 @@ class SetDefaultAdaptersResponse(_message.Message):
 
     ADAPTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]: ...
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]:
+        """The defaults as they are now."""
+
     def __init__(
         self,
         *,
@@ -593,7 +639,9 @@ class GetWorkerStatusResponse(_message.Message):
     LONGEST_STALL_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
+    """Id of this start of the process."""
     state: Global___WorkerState.ValueType
+    """State now."""
     base_model_digest: _builtins.str
     """Digest of the base model."""
     recompiles: _builtins.int
@@ -601,19 +649,31 @@ class GetWorkerStatusResponse(_message.Message):
     steps: _builtins.int
     """Steps run, tokens generated, adapters activated since the start."""
     generated_tokens: _builtins.int
+    """Tokens generated since the start."""
     activations: _builtins.int
+    """Adapters copied into slots since the start."""
     drained: _builtins.bool
     """DrainWorker was called, and UndrainWorker was not since."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its start."""
+
     @_builtins.property
-    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompiledBucket]: ...
+    def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompiledBucket]:
+        """Buckets that were compiled."""
+
     @_builtins.property
-    def slots(self) -> Global___SlotStatus: ...
+    def slots(self) -> Global___SlotStatus:
+        """Slots now."""
+
     @_builtins.property
-    def kv(self) -> Global___KvStatus: ...
+    def kv(self) -> Global___KvStatus:
+        """KV cache now."""
+
     @_builtins.property
-    def queue(self) -> Global___QueueStatus: ...
+    def queue(self) -> Global___QueueStatus:
+        """Requests now."""
+
     @_builtins.property
     def startup(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartupStage]:
         """How long each part of the start took, in order."""
@@ -651,6 +711,8 @@ Global___GetWorkerStatusResponse: _TypeAlias = GetWorkerStatusResponse  # noqa: 
 
 @_typing.final
 class CompiledBucket(_message.Message):
+    """A number of tokens that a step was compiled for."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
@@ -661,7 +723,9 @@ class CompiledBucket(_message.Message):
     with_adapters: _builtins.bool
     """False for the variant that computes no adapters."""
     @_builtins.property
-    def compile_time(self) -> _duration_pb2.Duration: ...
+    def compile_time(self) -> _duration_pb2.Duration:
+        """Time that its compilation took."""
+
     def __init__(
         self,
         *,
@@ -679,13 +743,18 @@ Global___CompiledBucket: _TypeAlias = CompiledBucket  # noqa: Y015
 
 @_typing.final
 class StartupStage(_message.Message):
+    """A part of the worker's start."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     DURATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Name of the stage."""
     @_builtins.property
-    def duration(self) -> _duration_pb2.Duration: ...
+    def duration(self) -> _duration_pb2.Duration:
+        """Time that it took."""
+
     def __init__(
         self,
         *,
@@ -702,6 +771,8 @@ Global___StartupStage: _TypeAlias = StartupStage  # noqa: Y015
 
 @_typing.final
 class SlotStatus(_message.Message):
+    """Slots of the worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUM_SLOTS_FIELD_NUMBER: _builtins.int
@@ -710,11 +781,15 @@ class SlotStatus(_message.Message):
     IN_USE_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     num_slots: _builtins.int
+    """Slots in every target module."""
     slot_rank: _builtins.int
+    """Ranks of one slot."""
     free: _builtins.int
+    """Slots that hold no adapter."""
     in_use: _builtins.int
     """Slots that hold an adapter which requests use now."""
     pinned: _builtins.int
+    """Slots that hold a pinned adapter."""
     def __init__(
         self,
         *,
@@ -734,6 +809,8 @@ Global___SlotStatus: _TypeAlias = SlotStatus  # noqa: Y015
 
 @_typing.final
 class KvStatus(_message.Message):
+    """KV cache of the worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUM_BLOCKS_FIELD_NUMBER: _builtins.int
@@ -744,13 +821,17 @@ class KvStatus(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     PREEMPTIONS_FIELD_NUMBER: _builtins.int
     num_blocks: _builtins.int
+    """Blocks in all."""
     free_blocks: _builtins.int
+    """Blocks that no sequence holds."""
     block_tokens: _builtins.int
+    """Tokens of one block."""
     cached_blocks: _builtins.int
     """Free blocks whose content the prefix cache still finds."""
     prompt_tokens: _builtins.int
     """Tokens of all prompts so far, and how many of them were found in the prefix cache."""
     cached_tokens: _builtins.int
+    """Tokens of prompts that were found in the prefix cache."""
     preemptions: _builtins.int
     """Sequences that lost their blocks to others and were computed again."""
     def __init__(
@@ -774,6 +855,8 @@ Global___KvStatus: _TypeAlias = KvStatus  # noqa: Y015
 
 @_typing.final
 class QueueStatus(_message.Message):
+    """Requests of the worker."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNNING_SEQUENCES_FIELD_NUMBER: _builtins.int
@@ -782,11 +865,15 @@ class QueueStatus(_message.Message):
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     MAX_WAITING_FIELD_NUMBER: _builtins.int
     running_sequences: _builtins.int
+    """Sequences that have a row."""
     waiting_sequences: _builtins.int
+    """Sequences that wait for a row."""
     loading_requests: _builtins.int
     """Requests that wait for an adapter to be loaded."""
     max_sequences: _builtins.int
+    """Rows that can run at once."""
     max_waiting: _builtins.int
+    """Sequences that may wait; more are refused."""
     def __init__(
         self,
         *,

@@ -32,7 +32,8 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """max_tokens, or the context length."""
 
-class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
+class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
+    """Reason for which an answer ended."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
@@ -81,17 +82,25 @@ class GenerateRequest(_message.Message):
         """Rendered with the model's chat template."""
 
     @_builtins.property
-    def tokens(self) -> Global___TokenPrompt: ...
+    def tokens(self) -> Global___TokenPrompt:
+        """Token ids, taken as they are."""
+
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterSelection]:
         """One adapter, or several whose weighted sum is applied. Empty means the worker's default adapters."""
 
     @_builtins.property
-    def sampling(self) -> Global___SamplingParams: ...
+    def sampling(self) -> Global___SamplingParams:
+        """Choice of tokens; not set means greedy."""
+
     @_builtins.property
-    def stop(self) -> Global___StopConditions: ...
+    def stop(self) -> Global___StopConditions:
+        """End of the answer."""
+
     @_builtins.property
-    def logprobs(self) -> Global___LogprobOptions: ...
+    def logprobs(self) -> Global___LogprobOptions:
+        """Log-probabilities to report; not set means none."""
+
     def __init__(
         self,
         *,
@@ -125,6 +134,8 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class ChatPrompt(_message.Message):
+    """A chat, which the model's template makes a prompt of."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGES_FIELD_NUMBER: _builtins.int
@@ -149,7 +160,9 @@ class ChatPrompt(_message.Message):
     template, else the default one.
     """
     @_builtins.property
-    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]: ...
+    def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
+        """Turns of the chat, oldest first."""
+
     @_builtins.property
     def tools_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tools that the assistant may call, one JSON object for each, in the form that the template takes (usually
@@ -177,6 +190,8 @@ Global___ChatPrompt: _TypeAlias = ChatPrompt  # noqa: Y015
 
 @_typing.final
 class ChatMessage(_message.Message):
+    """A turn of a chat."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ROLE_FIELD_NUMBER: _builtins.int
@@ -189,6 +204,7 @@ class ChatMessage(_message.Message):
     role: _builtins.str
     """Any role that the template takes: mostly "system", "user", "assistant" or "tool"."""
     content: _builtins.str
+    """Text of the turn."""
     tool_call_id: _builtins.str
     """In a tool's turn: the id of the call that it answers."""
     name: _builtins.str
@@ -226,10 +242,13 @@ Global___ChatMessage: _TypeAlias = ChatMessage  # noqa: Y015
 
 @_typing.final
 class ContentPart(_message.Message):
+    """A part of a turn's content."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
+    """Text."""
     def __init__(
         self,
         *,
@@ -247,12 +266,15 @@ Global___ContentPart: _TypeAlias = ContentPart  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
+    """A call of a tool that the assistant made."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
+    """Id that the tool's turn answers by."""
     name: _builtins.str
     """The function's name."""
     arguments_json: _builtins.str
@@ -274,11 +296,15 @@ Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
 class TokenPrompt(_message.Message):
+    """A prompt of token ids."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of the tokens, each below the model's vocab_size."""
+
     def __init__(
         self,
         *,
@@ -294,6 +320,8 @@ Global___TokenPrompt: _TypeAlias = TokenPrompt  # noqa: Y015
 
 @_typing.final
 class AdapterSelection(_message.Message):
+    """An adapter that a request names."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REFERENCE_FIELD_NUMBER: _builtins.int
@@ -320,6 +348,8 @@ Global___AdapterSelection: _TypeAlias = AdapterSelection  # noqa: Y015
 
 @_typing.final
 class SamplingParams(_message.Message):
+    """Choice of each token."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -358,6 +388,7 @@ class SamplingParams(_message.Message):
     top_p: _builtins.float
     """0 or not set means 1: no limit."""
     min_p: _builtins.float
+    """Least probability of a token, as a share of the most likely one's; 0 to 1, 0 means no limit."""
     seed: _builtins.int
     """Draws depend on the seed, the position and the logits alone. Logits depend on the batch by rounding only:
     in float32 by parts in a million, which hardly ever changes a token; in 16-bit types it now and then does.
@@ -365,7 +396,9 @@ class SamplingParams(_message.Message):
     repetition_penalty: _builtins.float
     """Not set means 1: none; between 0.01 and 100."""
     presence_penalty: _builtins.float
+    """Taken off the logits of tokens that the answer has; -2 to 2."""
     frequency_penalty: _builtins.float
+    """Taken off the logits of a token for each time that the answer has it; -2 to 2."""
     @_builtins.property
     def logit_bias(self) -> _containers.ScalarMap[_builtins.int, _builtins.float]:
         """Added to the logits of these tokens."""
@@ -400,6 +433,8 @@ Global___SamplingParams: _TypeAlias = SamplingParams  # noqa: Y015
 
 @_typing.final
 class StopConditions(_message.Message):
+    """End of an answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
@@ -411,6 +446,7 @@ class StopConditions(_message.Message):
     max_tokens: _builtins.int
     """0 means up to the context length, bounded by the worker's limit."""
     min_tokens: _builtins.int
+    """Least number of tokens; before, nothing but the bound on tokens ends the answer."""
     ignore_eos: _builtins.bool
     """Go on after the model's own end-of-sequence tokens."""
     default_max_tokens: _builtins.int
@@ -422,7 +458,9 @@ class StopConditions(_message.Message):
         """
 
     @_builtins.property
-    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def stop_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that end the answer, beside the model's own."""
+
     def __init__(
         self,
         *,
@@ -443,6 +481,8 @@ Global___StopConditions: _TypeAlias = StopConditions  # noqa: Y015
 
 @_typing.final
 class LogprobOptions(_message.Message):
+    """Log-probabilities to report."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENABLED_FIELD_NUMBER: _builtins.int
@@ -479,11 +519,17 @@ class GenerateResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def started(self) -> Global___GenerateStarted: ...
+    def started(self) -> Global___GenerateStarted:
+        """First message: what serves the request."""
+
     @_builtins.property
-    def chunk(self) -> Global___GenerateChunk: ...
+    def chunk(self) -> Global___GenerateChunk:
+        """Tokens of one choice."""
+
     @_builtins.property
-    def finished(self) -> Global___GenerateFinished: ...
+    def finished(self) -> Global___GenerateFinished:
+        """Last message of one choice."""
+
     def __init__(
         self,
         *,
@@ -503,6 +549,8 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class GenerateStarted(_message.Message):
+    """Parts that serve a request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -512,10 +560,13 @@ class GenerateStarted(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
+    """Id of the request: the caller's, or the worker's where it gave none."""
     worker_id: _builtins.str
     """Worker that serves the request: not always the one that was called."""
     base_model_digest: _builtins.str
+    """Digest of the base model."""
     num_prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServedAdapter]:
         """Adapters that serve this request, with the digests that its references stood for when it was accepted. Empty:
@@ -546,14 +597,19 @@ Global___GenerateStarted: _TypeAlias = GenerateStarted  # noqa: Y015
 
 @_typing.final
 class ServedAdapter(_message.Message):
+    """An adapter that serves a request."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    """The reference as the request or the default has it."""
     digest: _builtins.str
+    """Digest of the version that it stood for."""
     weight: _builtins.float
+    """Factor on the adapter's own scaling."""
     def __init__(
         self,
         *,
@@ -571,6 +627,8 @@ Global___ServedAdapter: _TypeAlias = ServedAdapter  # noqa: Y015
 
 @_typing.final
 class GenerateChunk(_message.Message):
+    """Tokens of one choice."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CHOICE_FIELD_NUMBER: _builtins.int
@@ -580,8 +638,11 @@ class GenerateChunk(_message.Message):
     choice: _builtins.int
     """Which choice this belongs to."""
     text: _builtins.str
+    """Text that is new; may be empty while a character is not whole."""
     @_builtins.property
-    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that are new."""
+
     @_builtins.property
     def logprobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenLogprob]:
         """One for each token id; only if asked for."""
@@ -604,18 +665,23 @@ Global___GenerateChunk: _TypeAlias = GenerateChunk  # noqa: Y015
 
 @_typing.final
 class TokenLogprob(_message.Message):
+    """A token with its log-probability."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
+    """Id of the token."""
     logprob: _builtins.float
     """Natural logarithm; of a generated token after penalties and before temperature, of a prompt's token as the
     model has it.
     """
     @_builtins.property
-    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]: ...
+    def alternatives(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
+        """The most likely tokens in its place, as many as were asked for."""
+
     def __init__(
         self,
         *,
@@ -633,12 +699,16 @@ Global___TokenLogprob: _TypeAlias = TokenLogprob  # noqa: Y015
 
 @_typing.final
 class TokenAlternative(_message.Message):
+    """A token in another's place."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     LOGPROB_FIELD_NUMBER: _builtins.int
     token_id: _builtins.int
+    """Id of the token."""
     logprob: _builtins.float
+    """Natural logarithm of its probability."""
     def __init__(
         self,
         *,
@@ -655,6 +725,8 @@ Global___TokenAlternative: _TypeAlias = TokenAlternative  # noqa: Y015
 
 @_typing.final
 class GenerateFinished(_message.Message):
+    """End of one choice."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CHOICE_FIELD_NUMBER: _builtins.int
@@ -664,14 +736,21 @@ class GenerateFinished(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
+    """Choice that ended, counted from 0."""
     reason: Global___FinishReason.ValueType
+    """Reason of the end."""
     stop_string: _builtins.str
     """The stop string or token that ended it, if one did."""
     stop_token_id: _builtins.int
+    """Stop token or end-of-sequence token that ended it, if one did."""
     @_builtins.property
-    def usage(self) -> Global___Usage: ...
+    def usage(self) -> Global___Usage:
+        """Tokens of this choice."""
+
     @_builtins.property
-    def timings(self) -> Global___Timings: ...
+    def timings(self) -> Global___Timings:
+        """Times of this choice."""
+
     def __init__(
         self,
         *,
@@ -694,13 +773,17 @@ Global___GenerateFinished: _TypeAlias = GenerateFinished  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
+    """Numbers of tokens."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
     completion_tokens: _builtins.int
+    """Tokens of the answer."""
     cached_tokens: _builtins.int
     """Prompt tokens whose keys and values were found in the prefix cache."""
     def __init__(
@@ -720,6 +803,8 @@ Global___Usage: _TypeAlias = Usage  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
+    """Times of a choice."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUEUE_FIELD_NUMBER: _builtins.int
@@ -792,8 +877,11 @@ class GetModelInfoResponse(_message.Message):
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
+    """Name of the base model."""
     base_model_digest: _builtins.str
+    """Digest of the base model's spec."""
     model_type: _builtins.str
+    """transformers' model_type, for example "llama"."""
     dtype: _builtins.str
     """Element type in which it computes, for example "bfloat16"."""
     max_sequence_tokens: _builtins.int
@@ -801,14 +889,21 @@ class GetModelInfoResponse(_message.Message):
     vocab_size: _builtins.int
     """Tokens that the model can read, the rows of its embedding; its tokenizer may know more, or fewer."""
     has_chat_template: _builtins.bool
+    """True if chats can be rendered."""
     num_slots: _builtins.int
+    """Slots in every target module."""
     slot_rank: _builtins.int
+    """Ranks of one slot; an adapter of rank r takes ceil(r / slot_rank) of them."""
     max_rank: _builtins.int
     """Largest rank that an adapter may have."""
     max_sequences: _builtins.int
+    """Rows that can run at once."""
     worker_id: _builtins.str
+    """Id of this start of the process."""
     @_builtins.property
-    def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def eos_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens that end an answer."""
+
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths of the modules that adapters may target."""
