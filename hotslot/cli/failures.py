@@ -24,8 +24,8 @@ from dataclasses import asdict
 
 from hotslot import errors
 from hotslot.clients.rpc import UNREACHABLE
+from hotslot.errors.violations import grouped
 from hotslot.rpc.status import row_for
-from hotslot.violations import grouped
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2

@@ -11,7 +11,7 @@ from hotslot.codec.settling import settled_call, settled_chat, settled_message, 
 from hotslot.contract import catalog, control, generation, placement
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.generation import Chunk, Finished, GenerationEvent, Started
-from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError, Violation
 from hotslot.formats.base_details import BaseDetails, details_from_json
 from hotslot.formats.base_spec import BaseModule, BaseSpec
 from hotslot.formats.manifest import AdapterModule, Manifest
@@ -20,7 +20,6 @@ from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb2
 from hotslot.pb.hotslot.worker.v1 import inference_pb2
-from hotslot.violations import Violation
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)

@@ -26,9 +26,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2 as pb  # type: ignore[import-untyped]
 from google.rpc import status_pb2
 
-from hotslot.error_details import Detail
 from hotslot.errors import FieldViolation, HotslotError, Violation
-from hotslot.violations import grouped
+from hotslot.errors.details import Detail
+from hotslot.errors.violations import grouped
 
 DOMAIN = "hotslot"
 MAX_STATUS_BYTES = 7_000

@@ -63,6 +63,6 @@ def test_an_rpc_is_named_in_few_files_and_in_those_that_are_listed(rpc: str) -> 
 
 
 def test_a_file_that_no_step_names_is_seen() -> None:
-    assert missing_from("Add a sampling parameter", {"hotslot/errors.py", "hotslot/contract/generation.py"}) == {
-        "hotslot/errors.py"
+    assert missing_from("Add a sampling parameter", {"hotslot/ids.py", "hotslot/contract/generation.py"}) == {
+        "hotslot/ids.py"
     }

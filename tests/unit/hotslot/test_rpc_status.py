@@ -21,7 +21,7 @@ def all_error_classes() -> list[type[HotslotError]]:
     return [
         cls
         for _, cls in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(cls, HotslotError) and cls.__module__ == errors.__name__
+        if issubclass(cls, HotslotError) and cls.__module__.startswith(f"{errors.__name__}.")
     ]
 
 

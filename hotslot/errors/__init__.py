@@ -1,0 +1,86 @@
+"""Every error that hotslot raises on purpose, as one tree.
+
+HotslotError
+├── InvalidRequestError           the caller's message is wrong; lists the fields
+│   ├── InvalidReferenceError
+│   ├── InvalidPageTokenError
+│   ├── InvalidEndpointError      text that is no host:port
+│   ├── EmptyPromptError
+│   └── PromptTooLongError
+├── InvalidAdapterError           a checkpoint is broken; lists every violation
+│   ├── UnsupportedAdapterError   sound, but cannot be served exactly
+│   ├── BaseModelMismatchError    made for another base model
+│   └── RankTooLargeError
+├── NotFoundError
+│   ├── AdapterNotFoundError      (also: another tenant's)
+│   ├── TagNotFoundError
+│   ├── VersionNotFoundError
+│   ├── PolicyNotFoundError       (the adapter goes by the defaults)
+│   ├── BlobNotFoundError
+│   ├── BaseModelNotFoundError
+│   ├── SourceNotFoundError
+│   ├── CompiledCodeNotFoundError
+│   └── AdapterNotLoadedError
+├── ConflictError                 try again from the current state
+│   ├── EtagMismatchError
+│   ├── SourceChangedError        written to while it was read
+│   ├── StaleEpochError
+│   └── UploadBusyError
+├── PreconditionError             the state does not allow it
+│   ├── VersionInUseError
+│   ├── BaseModelNameTakenError   the name stands for another base model
+│   ├── BaseModelInUseError       there are adapters for it
+│   ├── NotDeletedError
+│   ├── AdapterPinnedError
+│   ├── CompiledCodeMismatchError compiled for something else
+│   ├── ModelNotServableError
+│   └── ClientMisuseError         a client object used where it cannot be
+│       ├── ClientClosedError
+│       ├── ForkedClientError
+│       └── WrongLoopError        made in another event loop
+├── ForbiddenError
+│   └── SourceForbiddenError
+├── DigestMismatchError           bytes are not what their digest says
+│   └── BlobLostError             and they cannot be had again
+├── CompiledCodeRefusedError      an archive of compiled code that is not to be trusted
+├── CatalogDamagedError           a row is not what was written
+├── RangeError
+│   ├── BadOffsetError
+│   └── RevisionCompactedError
+├── ExhaustedError                a bound is reached; carries when to retry
+│   ├── QuotaExceededError
+│   ├── SlotsFullError
+│   └── QueueFullError
+├── UnavailableError
+│   ├── DrainingError
+│   ├── StoreUnavailableError
+│   │   └── StoreBusyError        more calls than it can answer
+│   ├── SourceUnavailableError
+│   ├── CoordinationUnavailableError
+│   │   └── CoordinationForbiddenError  its access rules refuse what we need
+│   ├── AdaptersDisabledError     by one tenant, for itself, on one worker
+│   ├── StreamStalledError        its caller took or sent nothing for too long
+│   ├── EngineFailedError         a worker's engine ended or hangs; another worker's may not
+│   └── NoWorkersError
+├── RequestDeadlineError
+├── RequestCancelledError
+├── NotImplementedYetError
+└── InternalError                 our own fault; details are in the log
+    ├── StepFailedError           a request's step failed; the same request may fail every worker's
+    └── NonFiniteLogitsError      the model and its adapters leave their element type's range
+
+The modules of this package have them by subject; all are imported from here. Messages say what failed, which id, what
+was found against what was expected, and what to do. `hotslot.rpc.status` makes gRPC statuses of them, and back.
+"""
+
+# ruff: noqa: F403 (each class of these modules is an error, and each error is here)
+
+from hotslot.errors.admission import *
+from hotslot.errors.catalog import *
+from hotslot.errors.content import *
+from hotslot.errors.generation import *
+from hotslot.errors.kinds import *
+from hotslot.errors.placement import *
+from hotslot.errors.transport import *
+from hotslot.errors.violations import FieldViolation as FieldViolation
+from hotslot.errors.violations import Violation as Violation
