@@ -94,3 +94,13 @@ def test_modules_have_no_mutable_globals(path: Path) -> None:
 def test_comments_carry_no_banners_and_no_leftovers(path: Path) -> None:
     banners = re.compile(r"^\s*#\s*[-=#*~]{5,}|^\s*#\s*(TODO|FIXME|XXX)\b", re.MULTILINE)
     assert not banners.search(path.read_text(encoding="utf-8"))
+
+
+UNIT_TESTS = sorted((ROOT / "tests" / "unit").rglob("test_*.py"))
+
+
+@pytest.mark.parametrize("path", UNIT_TESTS, ids=_id)
+def test_a_unit_test_is_in_the_folder_of_the_package_that_it_tests(path: Path) -> None:
+    package = path.parent.relative_to(ROOT / "tests" / "unit")
+    assert package.parts[0] in PRODUCT
+    assert list((ROOT / package).glob("*.py")), f"there is no package {package}"

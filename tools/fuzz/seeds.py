@@ -14,8 +14,8 @@ from tests.support.checkpoints import (
     mlx_adapter,
     torchtune_adapter,
 )
-from tests.unit.hotslot.broken_headers import BROKEN_FILES, SOUND_FILES
-from tests.unit.store.broken_checkpoints import CORPUS, biases, embedding
+from tests.unit.hotslot.formats.broken_headers import BROKEN_FILES, SOUND_FILES
+from tests.unit.store_service.admission.broken_checkpoints import CORPUS, biases, embedding
 from tools.fuzz.packed import Packed, Shape
 
 MAX_SEED_BYTES = 16_384

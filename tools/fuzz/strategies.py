@@ -18,7 +18,7 @@ from tests.support.checkpoints import (
     mlx_adapter,
     torchtune_adapter,
 )
-from tests.unit.store.broken_checkpoints import CORPUS
+from tests.unit.store_service.admission.broken_checkpoints import CORPUS
 from tools.fuzz.packed import Packed, Shape
 from tools.fuzz.request.strategy import packed_requests
 

@@ -18,7 +18,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from store_service.rpc.paging import encode_token
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.store import StoreClient, error_of, open_store
-from tests.unit.store.broken_checkpoints import CORPUS, Q0_A
+from tests.unit.store_service.admission.broken_checkpoints import CORPUS, Q0_A
 
 Code = grpc.StatusCode
 

@@ -16,7 +16,7 @@ from tests.support.checkpoints import (
     mlx_adapter,
     torchtune_adapter,
 )
-from tests.unit.store.broken_checkpoints import biases, embedding
+from tests.unit.store_service.admission.broken_checkpoints import biases, embedding
 from tools.fuzz.mutations.config import mutate_config
 from tools.fuzz.mutations.header import join, mutate_header, relaid, split
 from tools.fuzz.mutations.text import mutate_bytes

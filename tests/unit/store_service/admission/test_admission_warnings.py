@@ -10,7 +10,7 @@ from store_service.admission.admit import Verdict, admit
 from store_service.admission.report import as_json, as_text
 from store_service.admission.settings import AdmissionLimits
 from tests.support.checkpoints import Draft, adapter, base_spec
-from tests.unit.store.broken_checkpoints import biases
+from tests.unit.store_service.admission.broken_checkpoints import biases
 
 
 def check(draft: Draft, folder: Path) -> Verdict:

@@ -1,6 +1,6 @@
 """Screens of 60, 80 and 140 columns: names and states stay, and what is left out is said.
 
-`python -m tests.unit.hotslot.test_screens` writes the snapshots anew.
+`python -m tests.unit.hotslot.cli.test_screens` writes the snapshots anew.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ import pytest
 
 from hotslot.errors import InvalidAdapterError
 from hotslot.formats.safetensors_header import Header, HeaderLimits, parse_header
-from tests.unit.hotslot.broken_headers import BROKEN, GOOD, entry, file_of
+from tests.unit.hotslot.formats.broken_headers import BROKEN, GOOD, entry, file_of
 
 LIMITS = HeaderLimits()
 

@@ -20,7 +20,7 @@ from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildFailedError, ChildSpec, stop_all
 from tests.support.stack import is_running
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 STUB = "tests.support.stub_service"
 
 

@@ -10,7 +10,7 @@ from hotslot.references import parse_reference
 from tests.support.echo_model import EchoDecoder
 from tests.support.engine_bench import small_limits
 from tests.support.waiting import until
-from tests.unit.worker.test_pinning import NoStore, Slots
+from tests.unit.worker_service.adapters.test_pinning import NoStore, Slots
 from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader, LoaderLimits
 from worker_service.adapters.tiers import AdapterTiers

@@ -16,7 +16,7 @@ from hotslot.endpoints import Endpoint, advertised_endpoint, listen_endpoint
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.channel import connect as connected
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 SERVER = """
 import asyncio, sys
 from shared.server.grpc_server import ServerOptions, serve, stop_signal

@@ -23,7 +23,7 @@ from store_service.sources.hub.source import HubSource
 from tests.unit.hotslot.conftest import Served
 from worker_service.routing.forwarding import open_peers
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 VARIABLES = ("grpc_proxy", "http_proxy", "https_proxy", "all_proxy")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
 from hotslot.contract.generation import FinishReason
-from tests.unit.worker.test_detokenizer import byte_level, sentencepiece
+from tests.unit.worker_service.front.test_detokenizer import byte_level, sentencepiece
 from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import REPLACEMENT, Decoding

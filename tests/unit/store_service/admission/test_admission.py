@@ -32,7 +32,7 @@ from tests.support.checkpoints import (
     mlx_adapter,
     torchtune_adapter,
 )
-from tests.unit.store.broken_checkpoints import CORPUS, Q0_A, Q0_B, Break
+from tests.unit.store_service.admission.broken_checkpoints import CORPUS, Q0_A, Q0_B, Break
 
 LIMITS = AdmissionLimits()
 

@@ -62,7 +62,7 @@ def test_a_bound_says_what_its_field_needs() -> None:
 
 
 def test_the_page_about_bounds_is_current() -> None:
-    page = Path(__file__).parents[3] / "docs" / "bounds.md"
+    page = Path(__file__).parents[4] / "docs" / "bounds.md"
     assert page.read_text() == as_markdown(), "run python -m shared.server.bounds > docs/bounds.md"
 
 

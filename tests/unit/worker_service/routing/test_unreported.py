@@ -3,7 +3,7 @@
 from hotslot.contract.placement import Tier
 from hotslot.ids import WorkerId
 from shared.fleet.policy import Fleet
-from tests.unit.shared.test_placement import NOW_S, digest, held, names, record
+from tests.unit.shared.fleet.test_placement import NOW_S, digest, held, names, record
 from worker_service.routing.unreported import Unreported
 
 
