@@ -109,6 +109,7 @@ lint-protos: $(INSTALLED)
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/python protos/generate.py --check
+	$(BIN)/python protos/check_breaking.py
 
 lint-manifests: $(INSTALLED)
 	$(BIN)/python -m deploy.check_manifests

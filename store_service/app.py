@@ -15,8 +15,6 @@ from hotslot.pb.hotslot.store.v1 import (
     adapter_store_pb2,
     adapter_store_pb2_grpc,
     blob_pb2,
-    compiled_code_pb2,
-    compiled_code_pb2_grpc,
 )
 from hotslot.references import Reference
 from hotslot.rpc import blob_chunks
@@ -54,7 +52,7 @@ from store_service.placement.serving import ServingAdvice
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
-from store_service.rpc.compiled_code_servicer import CompiledCodeServicer
+from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
 from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.rpc.stream_limits import stream_limits
 from store_service.settings import StoreSettings
@@ -198,7 +196,8 @@ def build_services(
 ) -> list[Service]:
     """The gRPC services over the domain."""
     registry, offload, turns = domain.registry, execution.offload, Turns(PASSES_PER_CHUNK)
-    adapters = AdapterStoreServicer(
+    policies = Policies(domain.data.engine, execution.signal.notify)
+    adapters = AdapterStoreServicer(  # type: ignore[abstract]  # the earlier names are FleetServicer's
         registry,
         domain.importer,
         domain.sources,
@@ -208,8 +207,7 @@ def build_services(
         offload,
         execution.admission,
         execution.signal,
-        Epochs(domain.data.engine),
-        Policies(domain.data.engine, execution.signal.notify),
+        policies,
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
@@ -217,12 +215,12 @@ def build_services(
     blobs = BlobServicer(domain.uploads, reader, offload, turns)
     code_tenant = parse_tenant(settings.compiled_code_tenant)
     kept_code = KeyedContent(settings.data_dir / "compiled-code", code_tenant, settings.compiled_code_bytes)
-    code = CompiledCodeServicer(kept_code, offload, turns)
-    add_code = compiled_code_pb2_grpc.add_CompiledCodeServiceServicer_to_server
+    epochs = Epochs(domain.data.engine)
+    fleet = FleetServicer(epochs, policies, execution.lookups, execution.changes, kept_code, offload, turns)
     services = [
         service(adapter_store_pb2, "AdapterStoreService", add_adapters, adapters),
         service(blob_pb2, "BlobService", blob_chunks.add_to_server, blobs),
-        service(compiled_code_pb2, "CompiledCodeService", add_code, code),
+        *fleet_services(fleet),
     ]
     if redis is not None:
         placement = PlacementServicer(redis, CatalogResolver(registry, execution.lookups))

@@ -16,6 +16,7 @@ from hotslot.formats.base_details import BaseDetails, details_from_json
 from hotslot.formats.base_spec import BaseModule, BaseSpec
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.formats.strict_json import StrictJsonError
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb2
@@ -116,6 +117,8 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(AdmissionWarning, store_pb2.Warning),
     Binding(catalog.AdapterPolicy, store_pb2.AdapterPolicy),
     Binding(catalog.PinnedVersion, store_pb2.PinnedVersion),
+    Binding(catalog.AdapterPolicy, fleet_pb2.PinningPolicy),
+    Binding(catalog.PinnedVersion, fleet_pb2.PinnedVersion),
     Binding(catalog.ResolvedAdapter, store_pb2.ResolveAdapterResponse),
     Binding(catalog.TransferProgress, store_pb2.ImportProgress),
     Binding(catalog.AdapterEvent, store_pb2.WatchAdaptersResponse),

@@ -40,6 +40,7 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
     ),
     "hotslot.store.v1.BlobService": ("ReadBlob", "GetWriteStatus", "FindMissingBlobs"),
     "hotslot.store.v1.CompiledCodeService": ("ReadCompiledCode",),
+    "hotslot.fleet.v1.FleetService": ("IssueEpoch", "ListPinnedVersions", "ReadCompiledCode"),
     "hotslot.placement.v1.PlacementService": (
         "PickWorkers",
         "ListWorkers",

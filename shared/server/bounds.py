@@ -45,6 +45,10 @@ GROUPS = (
         "a name, reference, tag, digest, etag, id or role",
         Bound(4 * KIB),
         (
+            "fleet.v1.ListPinnedVersionsRequest.base_model_digest",
+            "fleet.v1.ReadCompiledCodeRequest.key",
+            "fleet.v1.WriteCompiledCodeRequest.digest",
+            "fleet.v1.WriteCompiledCodeRequest.key",
             "placement.v1.ListPlacementsRequest.adapter_digest",
             "placement.v1.ListPlacementsRequest.worker_id",
             "store.v1.BaseModel.digest",
@@ -127,6 +131,7 @@ GROUPS = (
         "a page token",
         Bound(8 * KIB),
         (
+            "fleet.v1.ListPinnedVersionsRequest.page_token",
             "placement.v1.ListPlacementsRequest.page_token",
             "placement.v1.ListWorkersRequest.page_token",
             "store.v1.ListAdapterPoliciesRequest.page_token",
@@ -174,7 +179,11 @@ GROUPS = (
     FieldSet(
         "a piece of a file; messages themselves are bounded to as much",
         Bound(16 * MIB),
-        ("store.v1.WriteBlobRequest.data", "store.v1.WriteCompiledCodeRequest.data"),
+        (
+            "fleet.v1.WriteCompiledCodeRequest.data",
+            "store.v1.WriteBlobRequest.data",
+            "store.v1.WriteCompiledCodeRequest.data",
+        ),
     ),
     FieldSet("the header of a weights file", Bound(5 * MIB), ("store.v1.FindBaseModelsRequest.weights_header",)),
     FieldSet(

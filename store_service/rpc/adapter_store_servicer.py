@@ -10,7 +10,6 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.tenant import tenant_of
-from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.catalog.watch import ChangeSignal, watch
@@ -30,6 +29,8 @@ WATCH_POLL_S = 1.0
 class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     """Decodes, calls the registry or the catalog on a thread, encodes; what may be large is encoded there too.
 
+    The earlier names of FleetService's methods are not here: `fleet_services` adds them.
+
     Look-ups never wait behind changes, nor do either behind blobs and admissions. `threads` are for the work that
     follows from calls that were taken: their answers, and watches.
     """
@@ -45,7 +46,6 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         threads: Offload,
         admission: FairQueue,
         signal: ChangeSignal,
-        epochs: Epochs,
         policies: Policies,
         *,
         delete_grace_s: float,
@@ -61,7 +61,6 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._threads = threads
         self._admission = admission
         self._signal = signal
-        self._epochs = epochs
         self._policies = policies
         self._delete_grace_s = delete_grace_s
 
@@ -239,19 +238,6 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         await self._changes(context, self._policies.delete, tenant_of(context), name, etag=request.etag)
         return pb.DeleteAdapterPolicyResponse()
 
-    async def ListPinnedVersions(
-        self, request: pb.ListPinnedVersionsRequest, context: Any
-    ) -> pb.ListPinnedVersionsResponse:
-        """See the service's definition."""
-        limit, base = page_size_of(request.page_size), parse_digest(request.base_model_digest)
-        tenant, name = decode_token(request.page_token, ("pinned", base), ("", ""))
-        found = await self._lookups(
-            context, self._policies.pinned_for, base, limit=limit, after=(str(tenant), str(name))
-        )
-        page, more = fitting((to_proto(pb.PinnedVersion, contract.pinned_of(it)) for it in found), limit)
-        token = encode_token(("pinned", base), (page[-1].tenant, page[-1].policy.adapter)) if more else ""
-        return pb.ListPinnedVersionsResponse(versions=page, next_page_token=token)
-
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Any
     ) -> AsyncIterator[pb.WatchAdaptersResponse]:
@@ -292,7 +278,3 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     ) -> pb.AddBaseModelAliasResponse:
         """See the service's definition."""
         return await self._changes(context, base_model_answers.alias, self._base_models, request, tenant_of(context))
-
-    async def IssueEpoch(self, request: pb.IssueEpochRequest, context: Any) -> pb.IssueEpochResponse:
-        """See the service's definition."""
-        return pb.IssueEpochResponse(epoch=await self._changes(context, self._epochs.issue))

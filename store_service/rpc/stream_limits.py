@@ -1,5 +1,6 @@
 """Limits of the streams that a store serves at the same time."""
 
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
 from shared.server.stream_places import StreamLimit
@@ -9,7 +10,8 @@ MAX_COMPILED_CODE_STREAMS = 8
 """Most streams of workers that fetch or send compiled code."""
 
 _BLOBS = f"/{blob_pb2.DESCRIPTOR.services_by_name['BlobService'].full_name}"
-_CODE = f"/{compiled_code_pb2.DESCRIPTOR.services_by_name['CompiledCodeService'].full_name}"
+_FLEET = f"/{fleet_pb2.DESCRIPTOR.services_by_name['FleetService'].full_name}"
+_EARLIER_CODE = f"/{compiled_code_pb2.DESCRIPTOR.services_by_name['CompiledCodeService'].full_name}"
 _CATALOG = f"/{adapter_store_pb2.DESCRIPTOR.services_by_name['AdapterStoreService'].full_name}"
 _PLACEMENTS = f"/{placement_pb2.DESCRIPTOR.services_by_name['PlacementService'].full_name}"
 
@@ -25,6 +27,6 @@ def stream_limits(settings: StoreSettings) -> tuple[StreamLimit, ...]:
         StreamLimit(
             "max_compiled_code_streams",
             MAX_COMPILED_CODE_STREAMS,
-            (f"{_CODE}/ReadCompiledCode", f"{_CODE}/WriteCompiledCode"),
+            tuple(f"{code}/{way}CompiledCode" for code in (_FLEET, _EARLIER_CODE) for way in ("Read", "Write")),
         ),
     )

@@ -29,6 +29,7 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import parse_manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2
 from hotslot.references import Reference
 from hotslot.rpc.blob_chunks import BlobChunk, read_blob_of
@@ -36,6 +37,7 @@ from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
+from worker_service.adapters.fleet_calls import FleetCalls
 from worker_service.adapters.version import AdapterVersion, WantedVersion
 from worker_service.recycled_memory import RecycledMemory
 
@@ -70,6 +72,7 @@ class StoreView:
         timeouts: StoreTimeouts = StoreTimeouts(),
     ) -> None:
         self._adapters = adapter_store_pb2_grpc.AdapterStoreServiceStub(channel)
+        self._fleet = FleetCalls(channel)
         self._read_blob = read_blob_of(channel)
         self._base_model_digest = base_model_digest
         self._timeouts = timeouts
@@ -100,11 +103,11 @@ class StoreView:
 
     async def pinned(self) -> list[WantedVersion]:
         """Pinned versions of all tenants for workers of this base model. Raises StoreUnavailableError."""
-        request = adapter_store_pb2.ListPinnedVersionsRequest(base_model_digest=self._base_model_digest)
+        request = fleet_pb2.ListPinnedVersionsRequest(base_model_digest=self._base_model_digest)
         found: list[WantedVersion] = []
         while True:
             try:
-                page = await self._adapters.ListPinnedVersions(request, timeout=self._timeouts.call_s)
+                page = await self._fleet.pinned(request, self._timeouts.call_s)
             except grpc.RpcError as exc:
                 _raise_from(exc, "listing pinned versions")
             found += [_wanted(from_proto(PinnedVersion, version)) for version in page.versions]
@@ -183,12 +186,9 @@ class StoreView:
     async def issue_epoch(self) -> int:
         """A fencing number larger than every one before it. Raises StoreUnavailableError."""
         try:
-            response = await self._adapters.IssueEpoch(
-                adapter_store_pb2.IssueEpochRequest(), timeout=self._timeouts.call_s
-            )
+            return await self._fleet.issue_epoch(self._timeouts.call_s)
         except grpc.RpcError as exc:
             _raise_from(exc, "asking for an epoch")
-        return int(response.epoch)
 
     async def _chunks(
         self, tenant: TenantId, digest: Digest, offset: int, size_bytes: int

@@ -9,8 +9,8 @@ import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import structlog
@@ -18,11 +18,10 @@ import structlog
 from hotslot.content_files import digest_of_file
 from hotslot.errors import CompiledCodeNotFoundError, CompiledCodeRefusedError, HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
-from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as pb
-from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
-from hotslot.rpc.sending import send_all
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
+from worker_service.adapters.fleet_calls import FleetCalls
 from worker_service.compiled_code.archive import Archiver
 from worker_service.model.shared_code import CodeKey
 
@@ -37,7 +36,7 @@ class CodeStore:
     """The store's calls about compiled code, for one tenant."""
 
     def __init__(self, channel: grpc.aio.Channel, tenant: TenantId) -> None:
-        self._stub: Any = pb_grpc.CompiledCodeServiceStub(channel)
+        self._calls = FleetCalls(channel)
         self._metadata = ((TENANT_KEY, tenant),)
 
     async def read(self, key: Digest, target: Path, max_bytes: int) -> None:
@@ -45,13 +44,11 @@ class CodeStore:
 
         Raises CompiledCodeNotFoundError, CompiledCodeRefusedError (too large), and what else the store does.
         """
-        call = self._stub.ReadCompiledCode(
-            pb.ReadCompiledCodeRequest(key=key), timeout=TIMEOUT_S, metadata=self._metadata
-        )
+        reading = self._calls.read_code(pb.ReadCompiledCodeRequest(key=key), TIMEOUT_S, self._metadata)
         size_bytes = 0
         try:
             with target.open("xb") as file:
-                async for message in call:
+                async for message in reading:
                     size_bytes += len(message.data)
                     if size_bytes > max_bytes:
                         raise CompiledCodeRefusedError(f"the store's archive for {key}", f"more than {max_bytes} bytes")
@@ -59,15 +56,14 @@ class CodeStore:
         except grpc.RpcError as exc:
             raise from_rpc_error(exc, unavailable=StoreUnavailableError) from exc
         finally:
-            call.cancel()
+            await reading.aclose()
 
     async def write(self, key: Digest, source: Path) -> None:
         """Keep a file as a key's archive. Raises what the store does."""
         digest, size_bytes = await asyncio.to_thread(_measured, source)
         first = pb.WriteCompiledCodeRequest(key=key, digest=digest, size_bytes=size_bytes)
         try:
-            call = self._stub.WriteCompiledCode(timeout=TIMEOUT_S, metadata=self._metadata)
-            await send_all(call, _messages(first, source))
+            await self._calls.write_code(partial(_messages, first, source), TIMEOUT_S, self._metadata)
         except grpc.RpcError as exc:
             raise from_rpc_error(exc, unavailable=StoreUnavailableError) from exc
 

@@ -37,11 +37,13 @@ from hotslot.errors import DigestMismatchError
 from hotslot.formats.base_details import BaseDetails
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import Digest
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, inference_pb2
 
-FILES = (placement_pb2, adapter_store_pb2, blob_pb2, compiled_code_pb2, adapter_control_pb2, inference_pb2)
+STORES = (placement_pb2, fleet_pb2, adapter_store_pb2, blob_pb2, compiled_code_pb2)
+FILES = (*STORES, adapter_control_pb2, inference_pb2)
 DIGEST = Digest("sha256:" + "0" * 64)
 
 PARAMETERS = "its fields are the parameters of one call: the client builds it of its method's"

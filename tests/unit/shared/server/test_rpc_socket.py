@@ -301,11 +301,12 @@ async def test_only_calls_that_are_safe_are_retried(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_is_retried_exists() -> None:
+    from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
     from hotslot.pb.hotslot.placement.v1 import placement_pb2
     from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
     from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, inference_pb2
 
-    stores = (placement_pb2, adapter_store_pb2, blob_pb2, compiled_code_pb2)
+    stores = (placement_pb2, fleet_pb2, adapter_store_pb2, blob_pb2, compiled_code_pb2)
     known = {
         service.full_name: set(service.methods_by_name)
         for pb2 in (*stores, adapter_control_pb2, inference_pb2, health_pb2)

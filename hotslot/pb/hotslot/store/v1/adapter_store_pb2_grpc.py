@@ -352,10 +352,7 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListPinnedVersions(self, request, context):
-        """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
-        ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
-
-        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -427,8 +424,7 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def IssueEpoch(self, request, context):
-        """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
-        worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
+        """Earlier name of hotslot.fleet.v1.FleetService.IssueEpoch, served for workers of earlier releases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

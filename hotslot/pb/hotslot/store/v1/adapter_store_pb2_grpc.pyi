@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as _adapter_store_pb2
 import abc as _abc_1
+import builtins as _builtins
 import grpc as _grpc
 import sys
 import typing as _typing
@@ -15,6 +16,11 @@ if sys.version_info >= (3, 11):
     from typing import Self as _Self
 else:
     from typing_extensions import Self as _Self
+
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
 
 _T = _typing.TypeVar("_T")
 
@@ -148,12 +154,10 @@ class AdapterStoreServiceStub:
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
-    ListPinnedVersions: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]
-    """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
-    ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
-
-    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
-    """
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def ListPinnedVersions(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:
+        """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases."""
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]
     """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
     once the stream stands: changes from then on are streamed.
@@ -195,10 +199,10 @@ class AdapterStoreServiceStub:
 
     Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
     """
-    IssueEpoch: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]
-    """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
-    worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
-    """
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def IssueEpoch(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]:
+        """Earlier name of hotslot.fleet.v1.FleetService.IssueEpoch, served for workers of earlier releases."""
 
 @_typing.type_check_only
 class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
@@ -320,12 +324,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
-    ListPinnedVersions: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]  # type: ignore[assignment]
-    """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
-    ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
-
-    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
-    """
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def ListPinnedVersions(self) -> _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:  # type: ignore[override]
+        """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases."""
     WatchAdapters: _aio.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]  # type: ignore[assignment]
     """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
     once the stream stands: changes from then on are streamed.
@@ -367,10 +369,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
     """
-    IssueEpoch: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]  # type: ignore[assignment]
-    """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
-    worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
-    """
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def IssueEpoch(self) -> _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.IssueEpochRequest, _adapter_store_pb2.IssueEpochResponse]:  # type: ignore[override]
+        """Earlier name of hotslot.fleet.v1.FleetService.IssueEpoch, served for workers of earlier releases."""
 
 class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     """The catalog of adapters: their names, tags and versions, and the exact content of each version.
@@ -586,17 +588,14 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
         """
 
+    @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.""")
     @_abc_1.abstractmethod
     def ListPinnedVersions(
         self,
         request: _adapter_store_pb2.ListPinnedVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.ListPinnedVersionsResponse, _abc.Awaitable[_adapter_store_pb2.ListPinnedVersionsResponse]]:
-        """Lists the versions that workers of a base model should have in memory before a request asks: of every tenant, the
-        ones that `latest` points at, of pinned adapters. Meant for workers, which serve all tenants.
-
-        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
-        """
+        """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases."""
 
     @_abc_1.abstractmethod
     def WatchAdapters(
@@ -675,14 +674,13 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND BASE_MODEL_NOT_FOUND; as RegisterBaseModel.
         """
 
+    @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.IssueEpoch, served for workers of earlier releases.""")
     @_abc_1.abstractmethod
     def IssueEpoch(
         self,
         request: _adapter_store_pb2.IssueEpochRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.IssueEpochResponse, _abc.Awaitable[_adapter_store_pb2.IssueEpochResponse]]:
-        """Hands out a fencing number, larger than every one before it, whatever was restarted or restored meanwhile. A
-        worker asks for one when it starts: of two that claim one endpoint, the larger number is right.
-        """
+        """Earlier name of hotslot.fleet.v1.FleetService.IssueEpoch, served for workers of earlier releases."""
 
 def add_AdapterStoreServiceServicer_to_server(servicer: AdapterStoreServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

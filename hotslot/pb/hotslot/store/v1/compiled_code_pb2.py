@@ -24,13 +24,20 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/hotslot/pb/hotslot/store/v1/compiled_code.proto\x12\x10hotslot.store.v1\"&\n\x17ReadCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"<\n\x18ReadCompiledCodeResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"Y\n\x18WriteCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x1b\n\x19WriteCompiledCodeResponse2\xf2\x01\n\x13\x43ompiledCodeService\x12k\n\x10ReadCompiledCode\x12).hotslot.store.v1.ReadCompiledCodeRequest\x1a*.hotslot.store.v1.ReadCompiledCodeResponse0\x01\x12n\n\x11WriteCompiledCode\x12*.hotslot.store.v1.WriteCompiledCodeRequest\x1a+.hotslot.store.v1.WriteCompiledCodeResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/hotslot/pb/hotslot/store/v1/compiled_code.proto\x12\x10hotslot.store.v1\"&\n\x17ReadCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"<\n\x18ReadCompiledCodeResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"Y\n\x18WriteCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x1b\n\x19WriteCompiledCodeResponse2\x81\x02\n\x13\x43ompiledCodeService\x12p\n\x10ReadCompiledCode\x12).hotslot.store.v1.ReadCompiledCodeRequest\x1a*.hotslot.store.v1.ReadCompiledCodeResponse\"\x03\x88\x02\x01\x30\x01\x12s\n\x11WriteCompiledCode\x12*.hotslot.store.v1.WriteCompiledCodeRequest\x1a+.hotslot.store.v1.WriteCompiledCodeResponse\"\x03\x88\x02\x01(\x01\x1a\x03\x88\x02\x01\x42\x45\n\x14\x64\x65v.hotslot.store.v1P\x01Z+hotslot.dev/protos/hotslot/store/v1;storev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hotslot.pb.hotslot.store.v1.compiled_code_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.hotslot.store.v1P\001Z+hotslot.dev/protos/hotslot/store/v1;storev1'
+  _globals['_COMPILEDCODESERVICE']._loaded_options = None
+  _globals['_COMPILEDCODESERVICE']._serialized_options = b'\210\002\001'
+  _globals['_COMPILEDCODESERVICE'].methods_by_name['ReadCompiledCode']._loaded_options = None
+  _globals['_COMPILEDCODESERVICE'].methods_by_name['ReadCompiledCode']._serialized_options = b'\210\002\001'
+  _globals['_COMPILEDCODESERVICE'].methods_by_name['WriteCompiledCode']._loaded_options = None
+  _globals['_COMPILEDCODESERVICE'].methods_by_name['WriteCompiledCode']._serialized_options = b'\210\002\001'
   _globals['_READCOMPILEDCODEREQUEST']._serialized_start=69
   _globals['_READCOMPILEDCODEREQUEST']._serialized_end=107
   _globals['_READCOMPILEDCODERESPONSE']._serialized_start=109
@@ -40,5 +47,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WRITECOMPILEDCODERESPONSE']._serialized_start=262
   _globals['_WRITECOMPILEDCODERESPONSE']._serialized_end=289
   _globals['_COMPILEDCODESERVICE']._serialized_start=292
-  _globals['_COMPILEDCODESERVICE']._serialized_end=534
+  _globals['_COMPILEDCODESERVICE']._serialized_end=549
 # @@protoc_insertion_point(module_scope)

@@ -26,13 +26,8 @@ if _version_not_supported:
 
 
 class CompiledCodeServiceStub:
-    """Compiled code of workers, kept for other workers that would compile the same.
-
-    An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
-    processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
-    them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
-    up to; what was used least recently goes first.
+    """Earlier name of the calls about compiled code: hotslot.fleet.v1.FleetService has them with their meaning and errors.
+    Served for workers of earlier releases.
     """
 
     def __init__(self, channel):
@@ -54,35 +49,19 @@ class CompiledCodeServiceStub:
 
 
 class CompiledCodeServiceServicer:
-    """Compiled code of workers, kept for other workers that would compile the same.
-
-    An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
-    processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
-    them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
-    up to; what was used least recently goes first.
+    """Earlier name of the calls about compiled code: hotslot.fleet.v1.FleetService has them with their meaning and errors.
+    Served for workers of earlier releases.
     """
 
     def ReadCompiledCode(self, request, context):
-        """Streams a key's archive.
-
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
-        PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
-        stream_stall_s).
+        """As hotslot.fleet.v1.FleetService.ReadCompiledCode.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WriteCompiledCode(self, request_iterator, context):
-        """Keeps an archive under a key, in place of the one that is there. The first message names key, size and digest of
-        the archive; it becomes visible when all of it has come.
-
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
-        not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
-        UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
+        """As hotslot.fleet.v1.FleetService.WriteCompiledCode.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,13 +89,8 @@ def add_CompiledCodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CompiledCodeService:
-    """Compiled code of workers, kept for other workers that would compile the same.
-
-    An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
-    processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
-    them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
-    up to; what was used least recently goes first.
+    """Earlier name of the calls about compiled code: hotslot.fleet.v1.FleetService has them with their meaning and errors.
+    Served for workers of earlier releases.
     """
 
     @staticmethod

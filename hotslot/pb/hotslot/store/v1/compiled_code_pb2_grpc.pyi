@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as _compiled_code_pb2
 import abc as _abc_1
+import builtins as _builtins
 import grpc as _grpc
 import sys
 import typing as _typing
@@ -15,6 +16,11 @@ if sys.version_info >= (3, 11):
     from typing import Self as _Self
 else:
     from typing_extensions import Self as _Self
+
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
 
 _T = _typing.TypeVar("_T")
 
@@ -26,105 +32,65 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
 class CompiledCodeServiceStub:
-    """Compiled code of workers, kept for other workers that would compile the same.
-
-    An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
-    processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
-    them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
-    up to; what was used least recently goes first.
+    """Earlier name of the calls about compiled code: hotslot.fleet.v1.FleetService has them with their meaning and errors.
+    Served for workers of earlier releases.
     """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CompiledCodeServiceAsyncStub: ...
-    ReadCompiledCode: _grpc.UnaryStreamMultiCallable[_compiled_code_pb2.ReadCompiledCodeRequest, _compiled_code_pb2.ReadCompiledCodeResponse]
-    """Streams a key's archive.
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def ReadCompiledCode(self) -> _grpc.UnaryStreamMultiCallable[_compiled_code_pb2.ReadCompiledCodeRequest, _compiled_code_pb2.ReadCompiledCodeResponse]:
+        """As hotslot.fleet.v1.FleetService.ReadCompiledCode."""
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def WriteCompiledCode(self) -> _grpc.StreamUnaryMultiCallable[_compiled_code_pb2.WriteCompiledCodeRequest, _compiled_code_pb2.WriteCompiledCodeResponse]:
+        """As hotslot.fleet.v1.FleetService.WriteCompiledCode."""
 
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
-    PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
-    stream_stall_s).
-    """
-    WriteCompiledCode: _grpc.StreamUnaryMultiCallable[_compiled_code_pb2.WriteCompiledCodeRequest, _compiled_code_pb2.WriteCompiledCodeResponse]
-    """Keeps an archive under a key, in place of the one that is there. The first message names key, size and digest of
-    the archive; it becomes visible when all of it has come.
-
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
-    not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
-    UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
-    """
-
+@_deprecated("""This stub has been marked as deprecated using proto service options.""")
 @_typing.type_check_only
 class CompiledCodeServiceAsyncStub(CompiledCodeServiceStub):
-    """Compiled code of workers, kept for other workers that would compile the same.
-
-    An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
-    processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
-    them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
-    up to; what was used least recently goes first.
+    """Earlier name of the calls about compiled code: hotslot.fleet.v1.FleetService has them with their meaning and errors.
+    Served for workers of earlier releases.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    ReadCompiledCode: _aio.UnaryStreamMultiCallable[_compiled_code_pb2.ReadCompiledCodeRequest, _compiled_code_pb2.ReadCompiledCodeResponse]  # type: ignore[assignment]
-    """Streams a key's archive.
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def ReadCompiledCode(self) -> _aio.UnaryStreamMultiCallable[_compiled_code_pb2.ReadCompiledCodeRequest, _compiled_code_pb2.ReadCompiledCodeResponse]:  # type: ignore[override]
+        """As hotslot.fleet.v1.FleetService.ReadCompiledCode."""
+    @_builtins.property
+    @_deprecated("""This method has been marked as deprecated using proto method options.""")
+    def WriteCompiledCode(self) -> _aio.StreamUnaryMultiCallable[_compiled_code_pb2.WriteCompiledCodeRequest, _compiled_code_pb2.WriteCompiledCodeResponse]:  # type: ignore[override]
+        """As hotslot.fleet.v1.FleetService.WriteCompiledCode."""
 
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
-    PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
-    stream_stall_s).
-    """
-    WriteCompiledCode: _aio.StreamUnaryMultiCallable[_compiled_code_pb2.WriteCompiledCodeRequest, _compiled_code_pb2.WriteCompiledCodeResponse]  # type: ignore[assignment]
-    """Keeps an archive under a key, in place of the one that is there. The first message names key, size and digest of
-    the archive; it becomes visible when all of it has come.
-
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
-    not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-    RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
-    UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
-    """
-
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
 class CompiledCodeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Compiled code of workers, kept for other workers that would compile the same.
-
-    An archive belongs to a key: the SHA-256 digest of everything that the code depends on, from the base model to the
-    processor, written "sha256:" followed by 64 lower-case hex digits. The store keeps bytes and believes nothing about
-    them: archives hold native code, so workers seal what they send with a secret that the store does not have, and run
-    nothing without its seal. The store serves one tenant, that of the workers' operator, and only when it was set
-    up to; what was used least recently goes first.
+    """Earlier name of the calls about compiled code: hotslot.fleet.v1.FleetService has them with their meaning and errors.
+    Served for workers of earlier releases.
     """
 
+    @_deprecated("""As hotslot.fleet.v1.FleetService.ReadCompiledCode.""")
     @_abc_1.abstractmethod
     def ReadCompiledCode(
         self,
         request: _compiled_code_pb2.ReadCompiledCodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_compiled_code_pb2.ReadCompiledCodeResponse], _abc.AsyncIterator[_compiled_code_pb2.ReadCompiledCodeResponse]]:
-        """Streams a key's archive.
+        """As hotslot.fleet.v1.FleetService.ReadCompiledCode."""
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key); NOT_FOUND COMPILED_CODE_NOT_FOUND;
-        PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many streams); UNAVAILABLE STREAM_STALLED (the reader took nothing for
-        stream_stall_s).
-        """
-
+    @_deprecated("""As hotslot.fleet.v1.FleetService.WriteCompiledCode.""")
     @_abc_1.abstractmethod
     def WriteCompiledCode(
         self,
         request_iterator: _MaybeAsyncIterator[_compiled_code_pb2.WriteCompiledCodeRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_compiled_code_pb2.WriteCompiledCodeResponse, _abc.Awaitable[_compiled_code_pb2.WriteCompiledCodeResponse]]:
-        """Keeps an archive under a key, in place of the one that is there. The first message names key, size and digest of
-        the archive; it becomes visible when all of it has come.
+        """As hotslot.fleet.v1.FleetService.WriteCompiledCode."""
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (malformed key, digest or size); DATA_LOSS DIGEST_MISMATCH (what came is
-        not what the digest says); PERMISSION_DENIED FORBIDDEN (another tenant, or the store keeps no compiled code);
-        RESOURCE_EXHAUSTED QUOTA_EXCEEDED (larger than all that the store keeps, no space left, or too many streams);
-        UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
-        """
-
+@_deprecated("""This servicer has been marked as deprecated using proto service options.""")
 def add_CompiledCodeServiceServicer_to_server(servicer: CompiledCodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
