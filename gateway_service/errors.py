@@ -69,6 +69,7 @@ _PUBLIC_TEXTS: dict[type[HotslotError], str] = {
     errors.EngineFailedError: "the engine that served this failed; try again",
     errors.StreamStalledError: "the stream was not read for too long and was ended",
     errors.StoreUnavailableError: "the adapter store does not answer at present; try again shortly",
+    errors.CatalogBehindError: "the tenant's catalog is not at the revision of hotslot-min-revision; try again",
     errors.SourceUnavailableError: "where the adapter comes from does not answer at present; try again shortly",
     errors.CoordinationUnavailableError: "the fleet cannot be looked up at present; try again shortly",
     errors.CatalogDamagedError: "the adapter store's catalog is damaged; its operator has to restore it",

@@ -110,6 +110,12 @@ class AnswerOptions:
     ] = 1
     priority: Annotated[int, typer.Option("--priority", help="Requests of a higher priority start first.")] = 0
     request_id: Annotated[str, typer.Option("--request-id", metavar="ID", help="Id of the request in logs.")] = ""
+    min_revision: Annotated[
+        int,
+        typer.Option(
+            "--min-revision", metavar="N", help="Be served by what the write that returned revision N wrote, or later."
+        ),
+    ] = 0
     timeout_s: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Deadline of the request.")] = 600.0
     route: Annotated[
         bool, typer.Option("--route/--direct", help="Ask the store for the best worker, or call --worker.")
@@ -173,6 +179,7 @@ class AnswerOptions:
             priority=self.priority,
             num_choices=self.num_choices,
             skip_special_tokens=not self.keep_special_tokens,
+            min_revision=self.min_revision,
         )
 
 

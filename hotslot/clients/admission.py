@@ -20,6 +20,7 @@ from hotslot.clients.checkpoint import (
     summary_of_companions,
 )
 from hotslot.clients.rpc import Connection
+from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.catalog import PushResult, TransferProgress, TransferStage, ValidationReport, Version
@@ -55,11 +56,13 @@ class Admission:
         stub: "pb_grpc.AdapterStoreServiceAsyncStub",
         blobs: BlobTransfer,
         retry: RetryPolicy,
+        written: WrittenRevision,
     ) -> None:
         self._connection = connection
         self._stub = stub
         self._blobs = blobs
         self._retry = retry
+        self._written = written
 
     async def push(
         self,
@@ -96,8 +99,11 @@ class Admission:
                 labels=labels,
                 tag_etag=tag_etag,
             )
+            known_before = self._written.value
             try:
-                return await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
+                answer = await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
+                self._written.take(answer.revision, known_before)
+                return answer
             except InvalidAdapterError as exc:
                 await self._complete_violations(exc, uploaded, base_model)
                 raise
@@ -109,6 +115,7 @@ class Admission:
             uploaded_bytes=uploaded_bytes,
             total_bytes=sum(file.size_bytes for file in files),
             warnings=_warnings(response.warnings),
+            revision=response.revision,
         )
 
     async def _complete_violations(
@@ -196,7 +203,7 @@ class Admission:
         back. Nor does it count against the import when a path cuts streams that are quiet for long, as they are while
         it waits, is checked or is published.
         """
-        stalls = 0
+        stalls, known_before = 0, self._written.value
         furthest = (pb.IMPORT_STAGE_UNSPECIFIED, -1)
         while True:
             told_s = math.inf
@@ -207,6 +214,7 @@ class Admission:
                     async for message in stream:
                         told_s = min(told_s, time.monotonic())
                         if message.WhichOneof("event") == "version":
+                            self._written.take(message.revision, known_before)
                             warnings = _warnings(message.warnings)
                             return replace(from_proto(Version, message.version), warnings=warnings)
                         # The store tells each caller first how far it is, whatever comes of it.

@@ -18,6 +18,7 @@ from hotslot.clients.loop_thread import LoopThread
 from hotslot.clients.placement import PlacementClient
 from hotslot.clients.store import DEFAULT_STORE, StoreClient
 from hotslot.clients.worker import DEFAULT_WORKER, WorkerClient
+from hotslot.clients.written_revision import WrittenRevision
 from hotslot.errors import ForkedClientError
 from hotslot.rpc.channel import ChannelOptions
 from hotslot.rpc.pool import Closable
@@ -112,8 +113,15 @@ class BlockingStoreClient(Blocking[StoreClient]):
         retry: RetryPolicy | None = None,
         *,
         loop: LoopThread | None = None,
+        written: WrittenRevision | None = None,
     ) -> None:
-        super().__init__(lambda: StoreClient(endpoint, options, retry), loop)
+        self._written = written or WrittenRevision()
+        super().__init__(lambda: StoreClient(endpoint, options, retry, written=self._written), loop)
+
+    @property
+    def revision(self) -> int:
+        """See `StoreClient.revision`."""
+        return self._written.value
 
     push = _call(StoreClient.push)
     pull = _call(StoreClient.pull)
@@ -170,8 +178,9 @@ class BlockingWorkerClient(Blocking[WorkerClient]):
         options: ChannelOptions | None = None,
         *,
         loop: LoopThread | None = None,
+        written: WrittenRevision | None = None,
     ) -> None:
-        super().__init__(lambda: WorkerClient(endpoint, options), loop)
+        super().__init__(lambda: WorkerClient(endpoint, options, written=written), loop)
 
     connect = _call(WorkerClient.connect)
     generate = _iterate(WorkerClient.generate)
@@ -203,7 +212,9 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
         base_model: str = "",
         options: ChannelOptions | None = None,
         patience_s: float = 0.0,
+        reads_own_writes: bool = True,
     ) -> None:
+        self._written = WrittenRevision()
         super().__init__(
             lambda: HotslotClient(
                 store_endpoint,
@@ -212,11 +223,23 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
                 base_model=base_model,
                 options=options,
                 patience_s=patience_s,
+                reads_own_writes=reads_own_writes,
+                written=self._written,
             )
         )
-        self.store = BlockingStoreClient(store_endpoint, options, loop=self.loop)
+        needed = self._written if reads_own_writes else None
+        self.store = BlockingStoreClient(store_endpoint, options, loop=self.loop, written=self._written)
         self.placement = BlockingPlacementClient(store_endpoint, options, loop=self.loop)
-        self.worker = BlockingWorkerClient(worker_endpoint or DEFAULT_WORKER, options, loop=self.loop)
+        self.worker = BlockingWorkerClient(worker_endpoint or DEFAULT_WORKER, options, loop=self.loop, written=needed)
+
+    @property
+    def revision(self) -> int:
+        """See `HotslotClient.revision`."""
+        return self._written.value
+
+    @revision.setter
+    def revision(self, revision: int) -> None:
+        self._written.value = revision
 
     def close(self) -> None:
         """Close all connections and end the loop."""

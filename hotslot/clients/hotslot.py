@@ -15,6 +15,7 @@ from hotslot.clients.routing import Picks, RouteKey
 from hotslot.clients.rpc import checked_timeout
 from hotslot.clients.store import DEFAULT_STORE, StoreClient
 from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
+from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import request_to_proto
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.contract.placement import WorkerPick
@@ -50,6 +51,9 @@ class HotslotClient:
 
     A generation that no worker could begin is tried again for `patience_s` seconds, within its own deadline, so that
     it outlives a store or workers that are away for a moment; 0 reports the failure at once.
+
+    Its generations and loads are served by what it wrote before (`revision`), on every worker; with
+    `reads_own_writes=False` only by what a request's own `min_revision` asks for.
     """
 
     def __init__(
@@ -62,9 +66,13 @@ class HotslotClient:
         options: ChannelOptions | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         patience_s: float = 0.0,
+        reads_own_writes: bool = True,
+        written: WrittenRevision | None = None,
     ) -> None:
+        """`written` is shared by clients that are to be served by each other's writes."""
         options = options or ChannelOptions()
-        self.store = StoreClient(store_endpoint, options)
+        self._written = written or WrittenRevision()
+        self.store = StoreClient(store_endpoint, options, written=self._written)
         self.placement = PlacementClient(store_endpoint, options)
         self._fallback = worker_endpoint
         self._route = route
@@ -75,8 +83,22 @@ class HotslotClient:
         self._home = Home("the client")
         # Failing over is this client's work: a channel that retries would only delay it.
         once = replace(options, max_attempts=1)
-        self._pool = Pool(partial(_dial, once))
-        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options)
+        needed = self._written if reads_own_writes else WrittenRevision()
+        self._pool = Pool(partial(_dial, once, needed))
+        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options, written=needed)
+
+    @property
+    def revision(self) -> int:
+        """Revision of the tenant's catalog that this client's requests are served at, or at a later one.
+
+        It is the largest that its writes returned, or that was set: to what another client wrote, or to 0 where that
+        catalog is no more (CatalogBehindError). Another client passes it on as a request's `min_revision`.
+        """
+        return self._written.value
+
+    @revision.setter
+    def revision(self, revision: int) -> None:
+        self._written.value = revision
 
     async def __aenter__(self) -> "HotslotClient":
         return self
@@ -176,10 +198,10 @@ class HotslotClient:
         return await self.placement.pick_workers(key.adapters, base_model=key.base_model, timeout_s=PICK_TIMEOUT_S)
 
 
-def _dial(options: ChannelOptions, endpoint: str) -> WorkerClient:
+def _dial(options: ChannelOptions, written: WrittenRevision, endpoint: str) -> WorkerClient:
     """The client of a worker that placement named."""
     try:
-        return WorkerClient(endpoint, options)
+        return WorkerClient(endpoint, options, written=written)
     except InvalidEndpointError as exc:
         raise UnavailableError(f"placement named a worker that cannot be called: {exc.message}") from exc
 

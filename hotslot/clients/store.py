@@ -1,6 +1,7 @@
 """The asyncio client of the adapter store."""
 
 from collections.abc import AsyncGenerator, Mapping
+from functools import partial
 from pathlib import Path
 
 from hotslot.clients.admission import Admission, OnProgress, ignore_progress
@@ -8,6 +9,7 @@ from hotslot.clients.blobs import BlobTransfer, RetryPolicy
 from hotslot.clients.pulling import pull_version
 from hotslot.clients.rpc import Connection
 from hotslot.clients.watching import watch_adapters
+from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto, mismatch
 from hotslot.contract.catalog import (
     Adapter,
@@ -45,12 +47,25 @@ class StoreClient:
         endpoint: str = DEFAULT_STORE,
         options: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
+        *,
+        written: WrittenRevision | None = None,
     ) -> None:
+        """`written` is shared by clients that are to be served by each other's writes."""
+        self._written = written or WrittenRevision()
         self._connection = Connection("store", endpoint, options or ChannelOptions(), StoreUnavailableError)
+        self._write = partial(self._written.after, self._connection.unary)
         self._stub = pb_grpc.AdapterStoreServiceStub(self._connection.channel)
         self._retry = retry or RetryPolicy()
         self._blobs = BlobTransfer(self._connection, self._retry)
-        self._admission = Admission(self._connection, self._stub, self._blobs, self._retry)
+        self._admission = Admission(self._connection, self._stub, self._blobs, self._retry, self._written)
+
+    @property
+    def revision(self) -> int:
+        """Revision of the tenant's catalog with every write of this client; 0 before the first.
+
+        A generation that passes it on as `min_revision`, by whatever client, is served by what was written.
+        """
+        return self._written.value
 
     @property
     def endpoint(self) -> str:
@@ -111,12 +126,9 @@ class StoreClient:
         on_progress: OnProgress | None = None,
     ) -> Version:
         """Have the store fetch a Hugging Face repository and admit it as `name[:tag]`."""
+        hub = {"repo_id": repo_id, "revision": revision, "subfolder": subfolder}
         request = build(
-            pb.ImportAdapterRequest,
-            reference=reference,
-            hub={"repo_id": repo_id, "revision": revision, "subfolder": subfolder},
-            base_model=base_model,
-            labels=labels or {},
+            pb.ImportAdapterRequest, reference=reference, hub=hub, base_model=base_model, labels=labels or {}
         )
         return await self._admission.import_from_source(request, on_progress or ignore_progress)
 
@@ -130,13 +142,8 @@ class StoreClient:
         on_progress: OnProgress | None = None,
     ) -> Version:
         """Have the store admit a folder of its own machine, inside one of its allowed roots."""
-        request = build(
-            pb.ImportAdapterRequest,
-            reference=reference,
-            directory={"path": path},
-            base_model=base_model,
-            labels=labels or {},
-        )
+        source = {"directory": {"path": path}, "base_model": base_model, "labels": labels or {}}
+        request = build(pb.ImportAdapterRequest, source, reference=reference)
         return await self._admission.import_from_source(request, on_progress or ignore_progress)
 
     async def pull(self, reference: str, folder: Path) -> Version:
@@ -166,16 +173,8 @@ class StoreClient:
         show_deleted: bool = False,
     ) -> AsyncGenerator[Adapter, None]:
         """All adapters by name; pages are fetched as they are needed."""
-        request = build(
-            pb.ListAdaptersRequest,
-            {
-                "page_size": PAGE_SIZE,
-                "base_model": base_model,
-                "labels": labels or {},
-                "name_prefix": name_prefix,
-                "show_deleted": show_deleted,
-            },
-        )
+        wanted = {"base_model": base_model, "name_prefix": name_prefix, "show_deleted": show_deleted}
+        request = build(pb.ListAdaptersRequest, wanted, labels=labels or {}, page_size=PAGE_SIZE)
         async for page in self._connection.pages(self._stub.ListAdapters, request):
             for adapter in page.adapters:
                 yield from_proto(Adapter, adapter)
@@ -226,26 +225,20 @@ class StoreClient:
     async def set_tag(self, name: str, tag: str, digest: str, *, etag: str = "") -> Tag:
         """Point a tag at a version; with an etag, only if the tag is unchanged since."""
         request = build(pb.SetTagRequest, adapter=name, tag=tag, digest=digest, etag=etag)
-        return from_proto(Tag, (await self._connection.unary(self._stub.SetTag, request)).tag)
+        return from_proto(Tag, (await self._write(self._stub.SetTag, request)).tag)
 
     async def delete_tag(self, name: str, tag: str, *, etag: str = "") -> None:
         """Remove a tag; the version stays."""
         request = build(pb.DeleteTagRequest, adapter=name, tag=tag, etag=etag)
-        await self._connection.unary(self._stub.DeleteTag, request)
+        await self._write(self._stub.DeleteTag, request)
 
     async def set_policy(
         self, name: str, *, min_replicas: int = 0, max_replicas: int = 0, pinned: bool = False, etag: str = ""
     ) -> AdapterPolicy:
         """Say on how many workers an adapter should be; with an etag, only if its policy is unchanged since."""
-        request = build(
-            pb.SetAdapterPolicyRequest,
-            adapter=name,
-            min_replicas=min_replicas,
-            max_replicas=max_replicas,
-            pinned=pinned,
-            etag=etag,
-        )
-        return from_proto(AdapterPolicy, (await self._connection.unary(self._stub.SetAdapterPolicy, request)).policy)
+        policy = {"min_replicas": min_replicas, "max_replicas": max_replicas, "pinned": pinned}
+        request = build(pb.SetAdapterPolicyRequest, policy, adapter=name, etag=etag)
+        return from_proto(AdapterPolicy, (await self._write(self._stub.SetAdapterPolicy, request)).policy)
 
     async def get_policy(self, name: str) -> AdapterPolicy:
         """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
@@ -262,22 +255,22 @@ class StoreClient:
     async def delete_policy(self, name: str, *, etag: str = "") -> None:
         """Remove an adapter's policy; the defaults hold again."""
         request = build(pb.DeleteAdapterPolicyRequest, adapter=name, etag=etag)
-        await self._connection.unary(self._stub.DeleteAdapterPolicy, request)
+        await self._write(self._stub.DeleteAdapterPolicy, request)
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""
         request = build(pb.DeleteAdapterRequest, name=name, etag=etag)
-        return from_proto(Adapter, (await self._connection.unary(self._stub.DeleteAdapter, request)).adapter)
+        return from_proto(Adapter, (await self._write(self._stub.DeleteAdapter, request)).adapter)
 
     async def undelete_adapter(self, name: str) -> Adapter:
         """Bring a deleted adapter back as it was."""
         request = build(pb.UndeleteAdapterRequest, name=name)
-        return from_proto(Adapter, (await self._connection.unary(self._stub.UndeleteAdapter, request)).adapter)
+        return from_proto(Adapter, (await self._write(self._stub.UndeleteAdapter, request)).adapter)
 
     async def delete_version(self, name: str, digest: str, *, force: bool = False) -> None:
         """Remove one version; one that is tagged only with `force`, which removes its tags too."""
         request = build(pb.DeleteVersionRequest, adapter=name, digest=digest, force=force)
-        await self._connection.unary(self._stub.DeleteVersion, request)
+        await self._write(self._stub.DeleteVersion, request)
 
     def watch(self, from_revision: int | None = None) -> AsyncGenerator[AdapterEvent, None]:
         """Every change after a revision (None: from now on; 0: from the beginning), without gaps and without end.

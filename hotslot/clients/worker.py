@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
-from hotslot.codec import build, from_proto, generation_event_from_proto, request_to_proto
+from hotslot.clients.written_revision import WrittenRevision
+from hotslot.codec import build, from_proto, generation_event_from_proto, mismatch, request_to_proto
 from hotslot.contract.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
 from hotslot.contract.generation import (
     AdapterSelection,
@@ -21,7 +22,7 @@ from hotslot.contract.generation import (
     Stop,
     TokenLogprob,
 )
-from hotslot.errors import InternalError
+from hotslot.errors import InternalError, InvalidRequestError
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
@@ -34,9 +35,20 @@ LOAD_TIMEOUT_S = 300.0
 
 
 class WorkerClient:
-    """Calls one worker. Belongs to the event loop of its first call; use it with `async with`, or close it."""
+    """Calls one worker. Belongs to the event loop of its first call; use it with `async with`, or close it.
 
-    def __init__(self, endpoint: str = DEFAULT_WORKER, options: ChannelOptions | None = None) -> None:
+    `min_revision`, wherever it is taken, is what a write returned: references are read at that revision or a later one.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = DEFAULT_WORKER,
+        options: ChannelOptions | None = None,
+        *,
+        written: WrittenRevision | None = None,
+    ) -> None:
+        """`written` is that of the client whose writes every call is to be served by."""
+        self._written = written or WrittenRevision()
         self._connection = Connection("worker", endpoint, options or ChannelOptions())
         self._inference = pb_grpc.InferenceServiceStub(self._connection.channel)
         self._control = control_grpc.AdapterControlServiceStub(self._connection.channel)
@@ -68,6 +80,12 @@ class WorkerClient:
         A plain string is a prompt for the worker's default adapters. Closing the iterator cancels the request.
         """
         message = request_to_proto(request)
+        needed = self._written.needed_by(message)
+        if needed != message.min_revision:
+            if message is request:
+                message = pb.GenerateRequest()
+                message.CopyFrom(request)
+            message.min_revision = needed
         async with aclosing(self._connection.stream(self._inference.Generate, message, timeout_s)) as responses:
             async for response in responses:
                 event = generation_event_from_proto(response)
@@ -85,6 +103,7 @@ class WorkerClient:
         adapters: Sequence[AdapterSelection] = (),
         sampling: Sampling | None = None,
         stop: Stop | None = None,
+        min_revision: int = 0,
         timeout_s: float = GENERATE_TIMEOUT_S,
     ) -> Completion:
         """Answer a conversation, rendered with the model's chat template."""
@@ -94,6 +113,7 @@ class WorkerClient:
             adapters,
             sampling=Sampling() if sampling is None else sampling,
             stop=Stop() if stop is None else stop,
+            min_revision=min_revision,
         )
         return await self.complete(request, timeout_s=timeout_s)
 
@@ -102,9 +122,12 @@ class WorkerClient:
         response = await self._connection.unary(self._inference.GetModelInfo, pb.GetModelInfoRequest())
         return from_proto(ModelInfo, response)
 
-    async def load(self, reference: str, *, host_only: bool = False, timeout_s: float = LOAD_TIMEOUT_S) -> LoadResult:
+    async def load(
+        self, reference: str, *, host_only: bool = False, min_revision: int = 0, timeout_s: float = LOAD_TIMEOUT_S
+    ) -> LoadResult:
         """Bring the version that a reference stands for now into slots, and serve it to new requests."""
-        request = build(control_pb.LoadAdapterRequest, reference=reference, host_only=host_only)
+        needed = self._needed(min_revision)
+        request = build(control_pb.LoadAdapterRequest, reference=reference, host_only=host_only, min_revision=needed)
         response = await self._connection.unary(self._control.LoadAdapter, request, timeout_s)
         return from_proto(LoadResult, response)
 
@@ -113,9 +136,10 @@ class WorkerClient:
         request = build(control_pb.UnloadAdapterRequest, reference=reference)
         return (await self._connection.unary(self._control.UnloadAdapter, request, timeout_s)).digest
 
-    async def pin(self, reference: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> LoadedAdapter:
+    async def pin(self, reference: str, *, min_revision: int = 0, timeout_s: float = LOAD_TIMEOUT_S) -> LoadedAdapter:
         """Keep an adapter in its slots; loads it first if need be."""
-        request = build(control_pb.PinAdapterRequest, reference=reference)
+        needed = self._needed(min_revision)
+        request = build(control_pb.PinAdapterRequest, reference=reference, min_revision=needed)
         response = await self._connection.unary(self._control.PinAdapter, request, timeout_s)
         return from_proto(LoadedAdapter, response.adapter)
 
@@ -131,10 +155,11 @@ class WorkerClient:
         return from_proto(WorkerAdapters, response)
 
     async def set_default_adapters(
-        self, adapters: Sequence[AdapterSelection], *, timeout_s: float = LOAD_TIMEOUT_S
+        self, adapters: Sequence[AdapterSelection], *, min_revision: int = 0, timeout_s: float = LOAD_TIMEOUT_S
     ) -> tuple[AdapterSelection, ...]:
         """Set what a request that names no adapters gets; none means the base model."""
-        request = build(control_pb.SetDefaultAdaptersRequest, adapters=adapters)
+        needed = self._needed(min_revision)
+        request = build(control_pb.SetDefaultAdaptersRequest, adapters=adapters, min_revision=needed)
         response = await self._connection.unary(self._control.SetDefaultAdapters, request, timeout_s)
         return tuple(from_proto(AdapterSelection, adapter) for adapter in response.adapters)
 
@@ -161,6 +186,13 @@ class WorkerClient:
         """Status of the worker."""
         request = control_pb.GetWorkerStatusRequest()
         return from_proto(WorkerStatus, await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
+
+    def _needed(self, min_revision: int) -> int:
+        """The revision that a call must see: the caller's, or that of the client's own writes. Raises
+        InvalidRequestError for what is no number."""
+        if isinstance(min_revision, bool) or not isinstance(min_revision, int):
+            raise InvalidRequestError([mismatch("min_revision", min_revision, "a whole number")])
+        return max(min_revision, self._written.value)
 
 
 async def collect(events: AsyncIterator[GenerationEvent]) -> Completion:

@@ -94,6 +94,8 @@ class PushResult:
     total_bytes: int
     warnings: tuple[AdmissionWarning, ...] = ()
     """Hints for its owner, though it was admitted."""
+    revision: int = 0
+    """Revision of the tenant's catalog with it; 0 from a store of a release that tells none."""
 
 
 @dataclass(frozen=True, slots=True)

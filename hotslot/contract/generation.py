@@ -157,6 +157,9 @@ class GenerationRequest:
     num_choices: int = 1
     skip_special_tokens: bool = True
     """Leave special tokens out of the text."""
+    min_revision: int = 0
+    """Revision of the tenant's catalog that references are read at, or a later one: what a write of another client
+    returned. A client adds that of its own writes by itself."""
 
 
 @dataclass(frozen=True, slots=True)

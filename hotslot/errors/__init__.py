@@ -55,6 +55,7 @@ HotslotError
 │   ├── DrainingError
 │   ├── StoreUnavailableError
 │   │   └── StoreBusyError        more calls than it can answer
+│   ├── CatalogBehindError        the store answers, at a smaller revision than the call needs
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
 │   │   └── CoordinationForbiddenError  its access rules refuse what we need

@@ -9,6 +9,7 @@ from hotslot.errors.kinds import (
     NotFoundError,
     PreconditionError,
     RangeError,
+    UnavailableError,
 )
 from hotslot.errors.violations import FieldViolation
 
@@ -136,3 +137,18 @@ class RevisionCompactedError(RangeError, reason="REVISION_COMPACTED"):
 
     def __init__(self, found: int, oldest: int) -> None:
         super().__init__(f"revision {found} is gone, the oldest is {oldest}; list everything and watch from there")
+
+
+class CatalogBehindError(UnavailableError, reason="CATALOG_BEHIND"):
+    """A tenant's catalog that is not at the revision that a call needs.
+
+    The store may yet come to it. Where it does not, the revision is another store's or tenant's, or that of a catalog
+    which was lost: without it the call is served by what the catalog has.
+    """
+
+    def __init__(self, found: int, needed: int, *, retry_after_s: float | None = None) -> None:
+        super().__init__(
+            f"the tenant's catalog is at revision {found}, and min_revision asks for {needed}, which is another "
+            "tenant's, or of another catalog; without it the call is served by what the catalog has",
+            retry_after_s=retry_after_s,
+        )

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
 
@@ -41,7 +42,8 @@ from store_service.catalog.tables import adapters, catalog_identity, events, lab
 class Catalog:
     """Adapters, versions and tags; a tenant sees its own only.
 
-    Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction.
+    Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction, and
+    returns that revision: a later `resolve` at it or above sees what was written.
     Any method may raise StoreUnavailableError, and CatalogDamagedError when a row is not what was written. All of them
     block, so call them from a thread.
     """
@@ -84,7 +86,7 @@ class Catalog:
             writes.merge_labels(connection, change, adapter, new_labels)
             if tag is not None:
                 writes.move_tag(connection, change, adapter, tag, row, tag_etag)
-            return reads.version_record(connection, adapter, row), created
+            return replace(reads.version_record(connection, adapter, row), revision=change.revision), created
 
     def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
         """Raises AdapterNotFoundError."""
@@ -162,10 +164,11 @@ class Catalog:
             adapter = reads.live_adapter(connection, tenant, name)
             row = reads.version_row(connection, adapter, digest)
             writes.move_tag(connection, change, adapter, tag, row, etag)
-            return next(found for found in reads.adapter_record(connection, adapter).tags if found.name == tag)
+            moved = next(found for found in reads.adapter_record(connection, adapter).tags if found.name == tag)
+            return replace(moved, revision=change.revision)
 
-    def delete_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, *, etag: str) -> None:
-        """Raises AdapterNotFoundError, TagNotFoundError, EtagMismatchError."""
+    def delete_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, *, etag: str) -> int:
+        """Returns the revision. Raises AdapterNotFoundError, TagNotFoundError, EtagMismatchError."""
         with self._changing(tenant) as (connection, change):
             adapter = reads.live_adapter(connection, tenant, name)
             found = next((entry for entry in reads.adapter_record(connection, adapter).tags if entry.name == tag), None)
@@ -174,7 +177,7 @@ class Catalog:
             if etag and etag != found.etag:
                 raise EtagMismatchError(f"tag {name}:{tag}", found.etag, etag)
             connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
-            change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
+            return change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
 
     def delete_adapter(self, tenant: TenantId, name: AdapterName, *, etag: str, grace_s: float) -> AdapterRecord:
         """Hide an adapter; it can be brought back within the grace. Raises as `get_adapter`, EtagMismatchError."""
@@ -185,7 +188,7 @@ class Catalog:
                 raise EtagMismatchError(f"adapter {name}", found, etag)
             writes.set_deletion(connection, adapter, change.time_s, change.time_s + grace_s)
             change.add_event(AdapterEventKind.ADAPTER_DELETED, adapter.id, name, None, None)
-            return reads.adapter_record(connection, adapter)
+            return replace(reads.adapter_record(connection, adapter), revision=change.revision)
 
     def undelete_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
         """Raises AdapterNotFoundError (never there, or purged) and NotDeletedError."""
@@ -203,10 +206,10 @@ class Catalog:
             adapter = undeletable[-1]
             writes.set_deletion(connection, adapter, None, None)
             change.add_event(AdapterEventKind.ADAPTER_UNDELETED, adapter.id, name, None, None)
-            return reads.adapter_record(connection, adapter)
+            return replace(reads.adapter_record(connection, adapter), revision=change.revision)
 
-    def delete_version(self, tenant: TenantId, name: AdapterName, digest: Digest, *, force: bool) -> None:
-        """Raises AdapterNotFoundError, VersionNotFoundError, VersionInUseError."""
+    def delete_version(self, tenant: TenantId, name: AdapterName, digest: Digest, *, force: bool) -> int:
+        """Returns the revision. Raises AdapterNotFoundError, VersionNotFoundError, VersionInUseError."""
         with self._changing(tenant) as (connection, change):
             adapter = reads.live_adapter(connection, tenant, name)
             row = reads.version_row(connection, adapter, digest)
@@ -217,7 +220,7 @@ class Catalog:
                 connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
                 change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, digest)
             connection.execute(delete(versions).where(versions.c.id == row.id))
-            change.add_event(AdapterEventKind.VERSION_DELETED, adapter.id, name, None, digest)
+            return change.add_event(AdapterEventKind.VERSION_DELETED, adapter.id, name, None, digest)
 
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""

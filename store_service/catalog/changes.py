@@ -45,6 +45,11 @@ class Change:
             select(tenants.c.revision).where(tenants.c.name == tenant).with_for_update()
         ).scalar_one()
 
+    @property
+    def revision(self) -> int:
+        """Revision of the tenant's catalog with all that this change wrote so far."""
+        return self._revision
+
     def add_event(
         self, kind: AdapterEventKind, adapter_id: int, name: AdapterName, tag: TagName | None, digest: Digest | None
     ) -> int:

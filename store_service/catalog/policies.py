@@ -1,6 +1,7 @@
 """Policies of adapters: on how many workers they should be, and whether these keep them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,7 @@ class Policies:
             current = policy_of(connection, adapter)
             _check_etag(name, current, etag)
             if current is not None and current.policy == policy:
-                return current
+                return replace(current, revision=change.revision)
             values = {
                 "adapter_id": adapter.id,
                 "min_replicas": policy.min_replicas,
@@ -47,20 +48,20 @@ class Policies:
             checksum = checksums.policy_checksum(adapter, SimpleNamespace(**values))
             connection.execute(delete(adapter_policies).where(adapter_policies.c.adapter_id == adapter.id))
             connection.execute(insert(adapter_policies).values(**values, checksum=checksum))
-            return _required(name, policy_of(connection, adapter))
+            return replace(_required(name, policy_of(connection, adapter)), revision=change.revision)
 
     def get(self, tenant: TenantId, name: AdapterName) -> PolicyRecord:
         """Raises AdapterNotFoundError, PolicyNotFoundError."""
         with reading(self._engine) as connection:
             return _required(name, policy_of(connection, reads.live_adapter(connection, tenant, name)))
 
-    def delete(self, tenant: TenantId, name: AdapterName, *, etag: str) -> None:
-        """Raises AdapterNotFoundError, PolicyNotFoundError, EtagMismatchError."""
+    def delete(self, tenant: TenantId, name: AdapterName, *, etag: str) -> int:
+        """Returns the revision. Raises AdapterNotFoundError, PolicyNotFoundError, EtagMismatchError."""
         with changing(self._engine, tenant, self._on_change) as (connection, change):
             adapter = reads.live_adapter(connection, tenant, name)
             _check_etag(name, _required(name, policy_of(connection, adapter)), etag)
             connection.execute(delete(adapter_policies).where(adapter_policies.c.adapter_id == adapter.id))
-            change.add_event(AdapterEventKind.POLICY_CHANGED, adapter.id, name, None, None)
+            return change.add_event(AdapterEventKind.POLICY_CHANGED, adapter.id, name, None, None)
 
     def of_tenant(self, tenant: TenantId, *, limit: int, after: str) -> list[PolicyRecord]:
         """By adapter; `after` is the last adapter known, empty for the beginning."""

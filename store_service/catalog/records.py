@@ -34,6 +34,8 @@ class TagRecord:
     digest: Digest
     etag: str
     update_time_s: float
+    revision: int = field(default=0, compare=False)
+    """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class VersionRecord:
     tags: tuple[TagName, ...] = ()
     warnings: tuple[AdmissionWarning, ...] = field(default=(), compare=False)
     """Told to whom publishes it; the catalog does not keep them."""
+    revision: int = field(default=0, compare=False)
+    """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class PolicyRecord:
     policy: ReplicaPolicy
     etag: str
     update_time_s: float
+    revision: int = field(default=0, compare=False)
+    """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,8 @@ class AdapterRecord:
     newest: VersionSummary | None = None
     latest_version: VersionRecord | None = None
     """The newest one in full, where a single adapter was asked for."""
+    revision: int = field(default=0, compare=False)
+    """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         record = await self._serving.advised(record)
         version = await self._threads(contract.version_message, record)
         warnings = contract.warning_messages(record.warnings)
-        return pb.CreateVersionResponse(version=version, created=created, warnings=warnings)
+        return pb.CreateVersionResponse(version=version, created=created, warnings=warnings, revision=record.revision)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
         """See the service's definition."""
@@ -169,48 +169,42 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def SetTag(self, request: pb.SetTagRequest, context: Any) -> pb.SetTagResponse:
         """See the service's definition."""
         name, tag, digest = parse_name(request.adapter), parse_tag(request.tag), parse_digest(request.digest)
-        record = await self._changes(
-            context, self._catalog.set_tag, tenant_of(context), name, tag, digest, etag=request.etag
-        )
-        return pb.SetTagResponse(tag=to_proto(pb.Tag, contract.tag_of(record)))
+        tenant, set_tag = tenant_of(context), self._catalog.set_tag
+        record = await self._changes(context, set_tag, tenant, name, tag, digest, etag=request.etag)
+        return pb.SetTagResponse(tag=to_proto(pb.Tag, contract.tag_of(record)), revision=record.revision)
 
     async def DeleteTag(self, request: pb.DeleteTagRequest, context: Any) -> pb.DeleteTagResponse:
         """See the service's definition."""
         name, tag = parse_name(request.adapter), parse_tag(request.tag)
-        await self._changes(context, self._catalog.delete_tag, tenant_of(context), name, tag, etag=request.etag)
-        return pb.DeleteTagResponse()
+        tenant, delete = tenant_of(context), self._catalog.delete_tag
+        return pb.DeleteTagResponse(revision=await self._changes(context, delete, tenant, name, tag, etag=request.etag))
 
     async def DeleteAdapter(self, request: pb.DeleteAdapterRequest, context: Any) -> pb.DeleteAdapterResponse:
         """See the service's definition."""
-        record = await self._changes(
-            context,
-            self._catalog.delete_adapter,
-            tenant_of(context),
-            parse_name(request.name),
-            etag=request.etag,
-            grace_s=self._delete_grace_s,
-        )
-        return pb.DeleteAdapterResponse(adapter=contract.adapter_message(record))
+        tenant, name, delete = tenant_of(context), parse_name(request.name), self._catalog.delete_adapter
+        grace_s = self._delete_grace_s
+        record = await self._changes(context, delete, tenant, name, etag=request.etag, grace_s=grace_s)
+        return pb.DeleteAdapterResponse(adapter=contract.adapter_message(record), revision=record.revision)
 
     async def UndeleteAdapter(self, request: pb.UndeleteAdapterRequest, context: Any) -> pb.UndeleteAdapterResponse:
         """See the service's definition."""
         name = parse_name(request.name)
         record = await self._changes(context, self._catalog.undelete_adapter, tenant_of(context), name)
-        return pb.UndeleteAdapterResponse(adapter=contract.adapter_message(record))
+        return pb.UndeleteAdapterResponse(adapter=contract.adapter_message(record), revision=record.revision)
 
     async def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:
         """See the service's definition."""
         name, digest = parse_name(request.adapter), parse_digest(request.digest)
-        await self._changes(
-            context, self._catalog.delete_version, tenant_of(context), name, digest, force=request.force
-        )
-        return pb.DeleteVersionResponse()
+        tenant, delete = tenant_of(context), self._catalog.delete_version
+        revision = await self._changes(context, delete, tenant, name, digest, force=request.force)
+        return pb.DeleteVersionResponse(revision=revision)
 
     async def SetAdapterPolicy(self, request: pb.SetAdapterPolicyRequest, context: Any) -> pb.SetAdapterPolicyResponse:
         """See the service's definition."""
         name, policy = parse_name(request.adapter), requests.replica_policy_of(request)
         record = await self._changes(context, self._policies.set, tenant_of(context), name, policy, etag=request.etag)
-        return pb.SetAdapterPolicyResponse(policy=to_proto(pb.AdapterPolicy, contract.policy_of(record)))
+        policy_message = to_proto(pb.AdapterPolicy, contract.policy_of(record))
+        return pb.SetAdapterPolicyResponse(policy=policy_message, revision=record.revision)
 
     async def GetAdapterPolicy(self, request: pb.GetAdapterPolicyRequest, context: Any) -> pb.GetAdapterPolicyResponse:
         """See the service's definition."""
@@ -235,8 +229,10 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     ) -> pb.DeleteAdapterPolicyResponse:
         """See the service's definition."""
         name = parse_name(request.adapter)
-        await self._changes(context, self._policies.delete, tenant_of(context), name, etag=request.etag)
-        return pb.DeleteAdapterPolicyResponse()
+        tenant, delete = tenant_of(context), self._policies.delete
+        return pb.DeleteAdapterPolicyResponse(
+            revision=await self._changes(context, delete, tenant, name, etag=request.etag)
+        )
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Any

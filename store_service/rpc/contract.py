@@ -159,7 +159,8 @@ def base_model_of(record: BaseModelRecord) -> BaseModel:
 def import_message(event: TransferProgress | VersionRecord) -> pb.ImportAdapterResponse:
     """Progress of an import, or at last its version."""
     if isinstance(event, VersionRecord):
-        return pb.ImportAdapterResponse(version=version_message(event), warnings=warning_messages(event.warnings))
+        warnings = warning_messages(event.warnings)
+        return pb.ImportAdapterResponse(version=version_message(event), warnings=warnings, revision=event.revision)
     return pb.ImportAdapterResponse(progress=to_proto(pb.ImportProgress, event))
 
 

@@ -51,6 +51,7 @@ GIVEN: dict[type, dict[str, tuple[list[str], Any]]] = {
         "priority": (["--priority", "3"], 3),
         "num_choices": (["--num-choices", "2"], 2),
         "skip_special_tokens": (["--keep-special-tokens"], False),
+        "min_revision": (["--min-revision", "41"], 41),
     },
 }
 GIVEN_OTHERWISE = {

@@ -83,6 +83,7 @@ EXAMPLES: list[HotslotError] = [
     errors.DrainingError("w-1"),
     errors.StoreUnavailableError("store away: ünïcode is kept"),
     errors.StoreBusyError("too many calls", retry_after_s=0.75),
+    errors.CatalogBehindError(3, 41, retry_after_s=0.5),
     errors.SourceUnavailableError("hub away"),
     errors.CoordinationUnavailableError("redis away", retry_after_s=0.5),
     errors.CoordinationForbiddenError("no rights"),

@@ -40,6 +40,10 @@ class AdapterStoreServiceStub:
     digest, when given, wins and is checked against the name. Names are `segment(/segment)*` of
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
+    A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
+    policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
+    what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
+
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
@@ -213,6 +217,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     digest, when given, wins and is checked against the name. Names are `segment(/segment)*` of
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
 
+    A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
+    policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
+    what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
+
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
@@ -381,6 +389,10 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     a name to one of its versions. A reference is `name[:tag][@sha256:…]`, where no tag means `latest` and a
     digest, when given, wins and is checked against the name. Names are `segment(/segment)*` of
     [a-z0-9._-]; every call sees only the calling tenant's adapters (metadata key `hotslot-tenant`).
+
+    A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
+    policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
+    what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE

@@ -28,6 +28,10 @@ if _version_not_supported:
 class AdapterControlServiceStub:
     """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
     loads the adapters that a request names.
+
+    `min_revision`, or the metadata key `hotslot-min-revision`, is as in GenerateRequest: what a reference stands for is read
+    at that revision of the tenant's catalog or at a later one, or the call fails with UNAVAILABLE CATALOG_BEHIND. Calls on
+    what is loaded here (UnloadAdapter, UnpinAdapter) and on the worker's own switches take none.
     """
 
     def __init__(self, channel):
@@ -96,6 +100,10 @@ class AdapterControlServiceStub:
 class AdapterControlServiceServicer:
     """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
     loads the adapters that a request names.
+
+    `min_revision`, or the metadata key `hotslot-min-revision`, is as in GenerateRequest: what a reference stands for is read
+    at that revision of the tenant's catalog or at a later one, or the call fails with UNAVAILABLE CATALOG_BEHIND. Calls on
+    what is loaded here (UnloadAdapter, UnpinAdapter) and on the worker's own switches take none.
     """
 
     def LoadAdapter(self, request, context):
@@ -105,8 +113,8 @@ class AdapterControlServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
         FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
-        ENGINE_FAILED.
+        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+        CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,6 +278,10 @@ def add_AdapterControlServiceServicer_to_server(servicer, server):
 class AdapterControlService:
     """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
     loads the adapters that a request names.
+
+    `min_revision`, or the metadata key `hotslot-min-revision`, is as in GenerateRequest: what a reference stands for is read
+    at that revision of the tenant's catalog or at a later one, or the call fails with UNAVAILABLE CATALOG_BEHIND. Calls on
+    what is loaded here (UnloadAdapter, UnpinAdapter) and on the worker's own switches take none.
     """
 
     @staticmethod

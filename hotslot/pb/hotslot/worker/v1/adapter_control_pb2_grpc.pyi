@@ -29,6 +29,10 @@ GRPC_VERSION: str
 class AdapterControlServiceStub:
     """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
     loads the adapters that a request names.
+
+    `min_revision`, or the metadata key `hotslot-min-revision`, is as in GenerateRequest: what a reference stands for is read
+    at that revision of the tenant's catalog or at a later one, or the call fails with UNAVAILABLE CATALOG_BEHIND. Calls on
+    what is loaded here (UnloadAdapter, UnpinAdapter) and on the worker's own switches take none.
     """
 
     @_typing.overload
@@ -42,8 +46,8 @@ class AdapterControlServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
-    ENGINE_FAILED.
+    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+    CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.UnloadAdapterRequest, _adapter_control_pb2.UnloadAdapterResponse]
     """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
@@ -95,6 +99,10 @@ class AdapterControlServiceStub:
 class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
     """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
     loads the adapters that a request names.
+
+    `min_revision`, or the metadata key `hotslot-min-revision`, is as in GenerateRequest: what a reference stands for is read
+    at that revision of the tenant's catalog or at a later one, or the call fails with UNAVAILABLE CATALOG_BEHIND. Calls on
+    what is loaded here (UnloadAdapter, UnpinAdapter) and on the worker's own switches take none.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -105,8 +113,8 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
-    ENGINE_FAILED.
+    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+    CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.UnloadAdapterRequest, _adapter_control_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
     """Removes an adapter from every tier of this worker once the requests that use it have finished, at the
@@ -157,6 +165,10 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
 class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adapters that one worker holds, for operators and for the control plane. Inference needs none of it: Generate
     loads the adapters that a request names.
+
+    `min_revision`, or the metadata key `hotslot-min-revision`, is as in GenerateRequest: what a reference stands for is read
+    at that revision of the tenant's catalog or at a later one, or the call fails with UNAVAILABLE CATALOG_BEHIND. Calls on
+    what is loaded here (UnloadAdapter, UnpinAdapter) and on the worker's own switches take none.
     """
 
     @_abc_1.abstractmethod
@@ -171,8 +183,8 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
         FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE, DRAINING,
-        ENGINE_FAILED.
+        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+        CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
         """
 
     @_abc_1.abstractmethod

@@ -58,6 +58,7 @@ class GenerateRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     NUM_CHOICES_FIELD_NUMBER: _builtins.int
     SKIP_SPECIAL_TOKENS_FIELD_NUMBER: _builtins.int
+    MIN_REVISION_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Tokenised as it is: special tokens that are written out in it are special tokens. The tokens that the tokenizer
     puts before every text (such as a beginning of sequence) are added unless the text begins with them; none are
@@ -76,6 +77,10 @@ class GenerateRequest(_message.Message):
     skip_special_tokens: _builtins.bool
     """Leave special tokens out of the text; not set means true. Stop strings are looked for in the text with them,
     whatever this says.
+    """
+    min_revision: _builtins.int
+    """Revision of the tenant's catalog that the references (the worker's defaults too) are read at, or at a later one; from
+    the answer to a write. 0 means as the worker knows them, which is a moment behind the store.
     """
     @_builtins.property
     def chat(self) -> Global___ChatPrompt:
@@ -116,10 +121,11 @@ class GenerateRequest(_message.Message):
         priority: _builtins.int = ...,
         num_choices: _builtins.int = ...,
         skip_special_tokens: _builtins.bool | None = ...,
+        min_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "chat", b"chat", "logprobs", b"logprobs", "prompt", b"prompt", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "adapters", b"adapters", "base_only", b"base_only", "chat", b"chat", "logprobs", b"logprobs", "num_choices", b"num_choices", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens", "adapters", b"adapters", "base_only", b"base_only", "chat", b"chat", "logprobs", b"logprobs", "min_revision", b"min_revision", "num_choices", b"num_choices", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "skip_special_tokens", b"skip_special_tokens", "stop", b"stop", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__skip_special_tokens: _TypeAlias = _typing.Literal["skip_special_tokens"]  # noqa: Y015
     _WhichOneofArgType__skip_special_tokens: _TypeAlias = _typing.Literal["_skip_special_tokens", b"_skip_special_tokens"]  # noqa: Y015

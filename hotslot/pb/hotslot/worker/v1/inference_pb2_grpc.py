@@ -30,6 +30,11 @@ class InferenceServiceStub:
 
     Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
     or serves it itself, pulling from the store what it does not have.
+
+    Read your writes: a call whose `min_revision` is what the store answered to a write is served by what was written, on
+    every worker and over the hop to another one. The metadata key `hotslot-min-revision`, a decimal number, says the same
+    for clients that cannot set the field; the larger one counts. Without either a moved tag is served a moment later.
+    Workers of releases that do not know it ignore it.
     """
 
     def __init__(self, channel):
@@ -55,6 +60,11 @@ class InferenceServiceServicer:
 
     Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
     or serves it itself, pulling from the store what it does not have.
+
+    Read your writes: a call whose `min_revision` is what the store answered to a write is served by what was written, on
+    every worker and over the hop to another one. The metadata key `hotslot-min-revision`, a decimal number, says the same
+    for clients that cannot set the field; the larger one counts. Without either a moved tag is served a moment later.
+    Workers of releases that do not know it ignore it.
     """
 
     def Generate(self, request, context):
@@ -66,6 +76,7 @@ class InferenceServiceServicer:
         slots together; field `request` when the message has more than 4 MiB), INVALID_REFERENCE, PROMPT_TOO_LONG, EMPTY_PROMPT; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION
         BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL,
         QUEUE_FULL (both with RetryInfo; also while too much text waits to be tokenised); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE DRAINING, STORE_UNAVAILABLE,
+        CATALOG_BEHIND (with RetryInfo; the store answers, at a smaller revision than min_revision),
         ENGINE_FAILED (the engine of every worker that was tried has ended or hangs, or this one's did after the first
         token), STREAM_STALLED (the reader took nothing for stream_stall_s), ADAPTERS_DISABLED (only to other workers, which
         then serve the request themselves); INTERNAL STEP_FAILED (the request's step of the model failed, also when it was
@@ -110,6 +121,11 @@ class InferenceService:
 
     Every worker of a pool answers every request: it forwards it once to a worker that has the adapters and room,
     or serves it itself, pulling from the store what it does not have.
+
+    Read your writes: a call whose `min_revision` is what the store answered to a write is served by what was written, on
+    every worker and over the hop to another one. The metadata key `hotslot-min-revision`, a decimal number, says the same
+    for clients that cannot set the field; the larger one counts. Without either a moved tag is served a moment later.
+    Workers of releases that do not know it ignore it.
     """
 
     @staticmethod
