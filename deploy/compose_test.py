@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from deploy.container_engine import Engine, EngineError, find_engine
+from deploy.container_engine import ContainerEngine, EngineError, find_engine
 from deploy.demo.http_request import ask_over_http
 from deploy.demo.model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
@@ -116,7 +116,7 @@ def setups_from(arguments: list[str]) -> list[Setup]:
 class Compose:
     """Commands on the running deployment."""
 
-    def __init__(self, engine: Engine, environment: dict[str, str], setup: Setup) -> None:
+    def __init__(self, engine: ContainerEngine, environment: dict[str, str], setup: Setup) -> None:
         self._engine = engine
         self._environment = environment
         self._files = [ROOT / "docker-compose.yml", *([setup.override()] if setup.variables else [])]
@@ -153,7 +153,7 @@ class Compose:
 
 
 @contextmanager
-def deployment(engine: Engine, environment: dict[str, str], setup: Setup, only: str = "") -> Iterator[Compose]:
+def deployment(engine: ContainerEngine, environment: dict[str, str], setup: Setup, only: str = "") -> Iterator[Compose]:
     """The compose file, up; torn down with its volumes afterwards, with the logs shown when something failed.
 
     `only` brings up one service and what it needs.
@@ -196,14 +196,14 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     # A worker sends a request on to one that has the adapter, unless it has it itself.
     for worker in workers:
         hotslot("load", REFERENCE, "--worker", worker)
-    answers = [Answer(worker) for worker in workers]
+    answers = [PrintedAnswer(worker) for worker in workers]
     for answer in answers:
         say(f"{answer.worker_id} served {answer.digests}: {answer.text!r}")
         expect(answer.digests == [digest], f"{answer.worker_id} served {answer.digests}, expected [{digest}]")
     first, second = answers
     expect(first.worker_id != second.worker_id, f"one worker, {first.worker_id}, answered on both ports")
     expect(first.text == second.text, f"the workers disagree: {first.text!r}, {second.text!r}")
-    base = Answer(workers[0], adapter="")
+    base = PrintedAnswer(workers[0], adapter="")
     say(f"the base model answers: {base.text!r}")
     expect(base.text != first.text, "the adapter changes nothing")
     over_http = asyncio.run(ask_over_http(gateway, PROMPT, REFERENCE))
@@ -230,7 +230,7 @@ def check_refusal(compose: Compose) -> None:
     expect("max_sequences" in reasons[0], f"the reason is not told: {reasons[0]}")
 
 
-class Answer:
+class PrintedAnswer:
     """One generation through the command line."""
 
     def __init__(self, worker: str, adapter: str = REFERENCE) -> None:

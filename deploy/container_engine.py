@@ -16,7 +16,7 @@ class EngineError(Exception):
 
 
 @dataclass(frozen=True)
-class Engine:
+class ContainerEngine:
     """How to build and how to compose."""
 
     name: str
@@ -37,12 +37,12 @@ class Engine:
             )
 
 
-def find_engine() -> Engine:
+def find_engine() -> ContainerEngine:
     """The first engine that answers; raises EngineError when there is none."""
     if _answers("docker", "info") and _answers("docker", "compose", "version"):
-        return Engine("docker", ["docker", "compose"])
+        return ContainerEngine("docker", ["docker", "compose"])
     if _answers("podman", "info") and _answers("podman-compose", "--version"):
-        return Engine(
+        return ContainerEngine(
             "podman",
             ["podman-compose"],
             # Health checks are part of Docker's image format only. Builds use this machine's network, which may be

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from gateway_service import parameters
@@ -93,16 +93,8 @@ def _wanted(
     if body.stream_options is not None and not body.stream:
         raise wrong_param("stream_options", "is for streams only; set stream to true")
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    sampling, ends = (
-        _sampling(body),
-        Stop(
-            max_tokens,
-            body.min_tokens or 0,
-            stop,
-            body.stop_token_ids or (),
-            bool(body.ignore_eos),
-        ),
-    )
+    ends = Stop(max_tokens, body.min_tokens or 0, stop, body.stop_token_ids or (), bool(body.ignore_eos))
+    sampling = _sampling(body)
     requests = tuple(
         GenerationRequest(
             prompt,
@@ -132,17 +124,15 @@ def _wanted(
 
 
 def _sampling(body: GenerationBody) -> Sampling:
-    return Sampling(
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_k=max(0, body.top_k or 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        min_p=body.min_p or 0.0,
-        seed=None if body.seed is None else body.seed % _UINT64,
-        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
-        presence_penalty=body.presence_penalty or 0.0,
-        frequency_penalty=body.frequency_penalty or 0.0,
-        logit_bias=_biases(body.logit_bias or {}),
-    )
+    """Each parameter under its own name; these few mean something else here."""
+    otherwise: dict[str, Any] = {
+        "temperature": 1.0 if body.temperature is None else body.temperature,
+        "top_k": max(0, body.top_k or 0),
+        "seed": None if body.seed is None else body.seed % _UINT64,
+        "logit_bias": _biases(body.logit_bias or {}),
+    }
+    alike = {field.name: getattr(body, field.name) for field in fields(Sampling) if field.name not in otherwise}
+    return Sampling(**otherwise, **{name: value for name, value in alike.items() if value is not None})
 
 
 def _biases(by_text: dict[str, float]) -> dict[int, float]:

@@ -7,6 +7,7 @@ after a pause. Leaving the block first ends loops in order, the last that was be
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -102,6 +103,13 @@ async def first_of(*works: Coroutine[Any, Any, T]) -> T:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+async def happens(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for an event, but no longer than so; False where it did not happen."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    return event.is_set()
 
 
 async def until_it_works(call: Callable[[], Awaitable[T]], event: str, backoff: Backoff = BACKOFF) -> T:

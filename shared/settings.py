@@ -15,17 +15,26 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretBytes, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, core_schema
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from hotslot.endpoints import advertised_endpoint, dialled_endpoint, listen_endpoint
 from hotslot.errors import InvalidEndpointError
-from hotslot.secret_urls import masked_url
+from hotslot.redis_url import REDIS_EXAMPLE, check_redis_url
+from hotslot.secret_urls import masked_url, scheme_of
 from shared.failed_start import EXIT_REFUSED, pause_before_end
-from shared.secret_urls import SecretUrl
 
 ENV_PREFIX = "HOTSLOT_"
 EXIT_WRONG_SETTING = EXIT_REFUSED
@@ -83,6 +92,57 @@ DialledAddress = Annotated[str, _endpoint(dialled_endpoint)]
 """host:port to call, or a scheme that gRPC resolves."""
 AdvertisedAddress = Annotated[str, _endpoint(lambda text: advertised_endpoint(text) if text else "")]
 """host:port that other machines are told; empty when it is not set."""
+
+
+class SecretUrl:
+    """A URL that may hold a password: only `value` shows it, never `str` or `repr`."""
+
+    example = "scheme://host/name"
+
+    def __init__(self, value: str) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return masked_url(self.value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({masked_url(self.value)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretUrl) and other.value == self.value
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    @classmethod
+    def check(cls, url: str) -> None:
+        """Raise ValueError, without any part of the URL, for what no such URL can be."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """Accepts text; dumps masked."""
+        return core_schema.no_info_plain_validator_function(
+            cls._validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def _validate(cls, value: object) -> "SecretUrl":
+        url = value.value if isinstance(value, SecretUrl) else value
+        if not isinstance(url, str) or not scheme_of(url):
+            raise ValueError(f"expected a URL, for example {cls.example}")
+        cls.check(url)
+        return value if isinstance(value, cls) else cls(url)
+
+
+class RedisUrl(SecretUrl):
+    """URL of one node of Redis, or of a cluster."""
+
+    example = REDIS_EXAMPLE
+
+    @classmethod
+    def check(cls, url: str) -> None:
+        """Raise ValueError, without any part of the URL but its scheme, for what cannot be used."""
+        check_redis_url(url)
 
 
 def load(settings: type[AnySettings], *, prog: str, argv: Sequence[str] | None = None) -> AnySettings:

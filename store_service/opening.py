@@ -1,6 +1,5 @@
 """Opens a store's data: a catalog and the blobs that belong to it, or nothing at all."""
 
-import fcntl
 import os
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from sqlalchemy import Engine, make_url
 
 from hotslot.content_files import make_directory
 from hotslot.errors import StoreUnavailableError
+from hotslot.file_lock import try_lock
 from hotslot.secret_urls import masked_url
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
@@ -137,10 +137,8 @@ def locked(data_dir: Path) -> Iterator[BinaryIO]:
     """Hold a data folder: two stores on one would remove each other's work. Raises StoreUnavailableError."""
     make_directory(data_dir.absolute())
     with (data_dir / LOCK_FILE).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise StoreUnavailableError(f"another store process uses {data_dir}; give each its own data_dir") from exc
+        if not try_lock(file.fileno()):
+            raise StoreUnavailableError(f"another store process uses {data_dir}; give each its own data_dir")
         if not (data_dir / LOCK_FILE).exists() or not os.path.samestat(
             os.fstat(file.fileno()), (data_dir / LOCK_FILE).stat()
         ):

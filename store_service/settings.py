@@ -6,9 +6,8 @@ from pydantic import Field, SecretStr
 
 from hotslot.ids import DEFAULT_TENANT
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
-from shared.secret_urls import RedisUrl, SecretUrl
 from shared.server.stream_places import STALL_S
-from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings, TextList
+from shared.settings import MAX_START_PAUSE_S, ListenAddress, RedisUrl, SecretUrl, Settings, TextList
 from shared.telemetry import LogFormat, LogLevel
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES

@@ -1,7 +1,7 @@
 """Count what the structure of the code is judged by: `python -m tools.structure [--json] [ROOT]`.
 
 Lines and files of the product, circles of imports, imports against the layers, class names that stand for two things,
-and docstrings that begin with a question word. Generated code is left out.
+in `deploy` and `tools` too, and docstrings that begin with a question word. Generated code is left out.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 
 PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "client")
 """Top-level packages that users run; `client` is where older trees have what `hotslot` holds."""
+BESIDE = ("deploy", "tools")
+"""Packages whose class names count with the product's."""
 GENERATED = "pb"
 LAYERS: Mapping[str, int] = {
     "client": 0, "hotslot": 0, "shared": 1, "store_service": 2, "worker_service": 2, "gateway_service": 2
@@ -37,15 +39,16 @@ class Structure:
 
 def measure(root: Path, files: Iterable[Path] | None = None) -> Structure:
     """Measure the product of the tree at `root`: these files of it, by default all that git knows."""
-    paths = _sources(root) if files is None else files
-    modules = {_module_of(path): (path, ast.parse((root / path).read_text())) for path in paths}
+    trees = {path: ast.parse((root / path).read_text()) for path in (_sources(root) if files is None else files)}
+    modules = {_module_of(path): (path, tree) for path, tree in trees.items() if path.parts[0] in PRODUCT}
     imports = {name: set(_imports(name, tree, modules)) for name, (_, tree) in modules.items()}
     classes: dict[str, list[str]] = defaultdict(list)
     questions: list[str] = []
-    for name, (path, tree) in modules.items():
+    for path, tree in trees.items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                classes[node.name].append(name)
+                classes[node.name].append(_module_of(path))
+    for path, tree in modules.values():
         questions += [f"{path}:{line}" for line in _question_docstrings(tree)]
     return Structure(
         files=len(modules),
@@ -63,7 +66,7 @@ def _sources(root: Path) -> Iterator[Path]:
     listed = subprocess.run(["git", "-C", str(root), "ls-files", "*.py"], check=True, capture_output=True, text=True)
     for line in listed.stdout.splitlines():
         path = Path(line)
-        if path.parts[0] in PRODUCT and GENERATED not in path.parts:
+        if path.parts[0] in (*PRODUCT, *BESIDE) and GENERATED not in path.parts:
             yield path
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 
 import structlog
 
@@ -11,6 +10,7 @@ from hotslot.errors import EngineFailedError
 from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
 from shared.fleet.records import ReportedLoad, Resident, WorkerReport
 from shared.fleet.reporting import urgent
+from shared.loops import happens
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.worker import ServingWorker
@@ -54,8 +54,7 @@ class Pulse:
         told = urgent(self._residents())
         silences = 0
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(engine.lost.wait(), self._interval_s)
+            if await happens(engine.lost, self._interval_s):
                 raise EngineFailedError("the engine is lost: its thread has ended, or it does not answer any more")
             try:
                 snapshot = await self._worker.parts.provider.tiers.inspect()

@@ -8,9 +8,16 @@ from pydantic_settings import NoDecode
 
 from hotslot.endpoints import Target, listen_endpoint
 from hotslot.ids import DEFAULT_TENANT
-from shared.secret_urls import RedisUrl
 from shared.server.stream_places import STALL_S
-from shared.settings import MAX_START_PAUSE_S, AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
+from shared.settings import (
+    MAX_START_PAUSE_S,
+    AdvertisedAddress,
+    DialledAddress,
+    ListenAddress,
+    RedisUrl,
+    Settings,
+    TextList,
+)
 from shared.telemetry import LogFormat, LogLevel
 
 

@@ -27,7 +27,7 @@ WORKER_SETTINGS = {
 
 
 @dataclass
-class Deployment:
+class DemoProcesses:
     """Running processes."""
 
     store: Child
@@ -37,13 +37,13 @@ class Deployment:
 
 
 @contextmanager
-def deploy(model: Path, cache_dir: Path) -> Iterator[Deployment]:
+def deploy(model: Path, cache_dir: Path) -> Iterator[DemoProcesses]:
     """Start everything; the worker is being compiled when this yields (wait for `worker.wait_ready`)."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hotslot-demo-")))
         redis_url = os.environ.get("HOTSLOT_REDIS_URL") or stack.enter_context(embedded_valkey()).url
         store = _start(folder, "store", "store_service", redis_url, {"HOTSLOT_DATA_DIR": str(folder / "store")})
-        deployment = Deployment(store, store, store, redis_url)
+        deployment = DemoProcesses(store, store, store, redis_url)
         stack.callback(
             lambda: stop_all(
                 list({id(c): c for c in (deployment.store, deployment.worker, deployment.gateway)}.values()), GRACE_S

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.demo.chat import ADAPTERS_DIR
-from deploy.demo.deployment import WORKER_READY_S, Deployment, deploy
+from deploy.demo.deployment import WORKER_READY_S, DemoProcesses, deploy
 from deploy.demo.http_request import OverHttp, ask_over_http
 from deploy.demo.model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
 from deploy.demo.scenes import MixedBatch, Swap, hot_swap, mixed_batch
@@ -52,7 +52,7 @@ def main() -> int:
     return 0
 
 
-async def _scenes(deployment: Deployment) -> None:
+async def _scenes(deployment: DemoProcesses) -> None:
     async with (
         StoreClient(deployment.store.spec.endpoint) as store,
         WorkerClient(deployment.worker.spec.endpoint) as worker,

@@ -19,7 +19,7 @@ CALM_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BatchRow:
     """One row of the mixed batch."""
 
     name: str
@@ -33,7 +33,7 @@ class MixedBatch:
     """All rows, with how many steps of the model they took together."""
 
     question: str
-    answers: tuple[Answer, ...]
+    answers: tuple[BatchRow, ...]
     num_steps: int
 
 
@@ -49,12 +49,12 @@ def ask(
     )
 
 
-async def answer(worker: WorkerClient, question: str, adapter: str = "") -> Answer:
+async def answer(worker: WorkerClient, question: str, adapter: str = "") -> BatchRow:
     """One complete answer."""
     completion = await worker.complete(ask(question, adapter))
     digest = completion.started.adapters[0].digest if completion.started.adapters else ""
     choice = completion.choices[0]
-    return Answer(adapter or "base", digest, choice.text.strip(), len(choice.token_ids))
+    return BatchRow(adapter or "base", digest, choice.text.strip(), len(choice.token_ids))
 
 
 async def mixed_batch(worker: WorkerClient, question: str, adapters: list[str]) -> MixedBatch:
@@ -112,8 +112,8 @@ class Swap:
     tokens_a_second: float
     longest_gap_before_s: float
     longest_gap_s: float
-    before: Answer
-    after: Answer
+    before: BatchRow
+    after: BatchRow
     old_requests: int
     new_requests: int
 

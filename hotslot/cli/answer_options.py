@@ -157,14 +157,7 @@ class AnswerOptions:
             adapters=tuple(full_selection(client, one) for one in (*more, *self.selections())),
             base_only=self.base_only,
             sampling=Sampling(
-                temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                min_p=self.min_p,
-                seed=self.seed,
-                repetition_penalty=self.repetition_penalty,
-                presence_penalty=self.presence_penalty,
-                frequency_penalty=self.frequency_penalty,
+                **{one.name: getattr(self, one.name) for one in fields(Sampling) if one.name != "logit_bias"},
                 logit_bias=dict(_token_bias(text) for text in self.logit_bias or ()),
             ),
             stop=Stop(

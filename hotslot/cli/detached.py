@@ -1,6 +1,5 @@
 """A deployment of `hotslot up` that another command ends: its file of the process id, which is locked while it runs."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from hotslot.errors import InvalidRequestError, PreconditionError
+from hotslot.file_lock import try_lock
 
 PID_FILE = "up.pid"
 LOG_FILE = Path("logs", "up.log")
@@ -25,7 +25,7 @@ def running_here(data_dir: Path) -> Iterator[None]:
     """Hold the data folder of one `up`; raises PreconditionError while another one has it."""
     with (data_dir / PID_FILE).open("a+") as file:
         deadline_s = time.monotonic() + PROBES_S
-        while not _locks(file):  # Someone may only be asking whether it is locked.
+        while not try_lock(file.fileno()):  # Someone may only be asking whether it is locked.
             if time.monotonic() > deadline_s:
                 raise _running_already(data_dir, file)
             time.sleep(POLL_S)
@@ -42,7 +42,7 @@ def running_pid(data_dir: Path) -> int | None:
     """Process id of the `up` that has the data folder; None where none runs."""
     try:
         with (data_dir / PID_FILE).open("r+") as file:
-            return None if _locks(file) else int(file.read() or 0) or None
+            return None if try_lock(file.fileno()) else int(file.read() or 0) or None
     except FileNotFoundError:
         return None
 
@@ -50,7 +50,7 @@ def running_pid(data_dir: Path) -> int | None:
 def start_detached(arguments: Sequence[str], data_dir: Path, timeout_s: float) -> tuple[int, str]:
     """Start `hotslot up` in the background; returns its process id and what it printed once it is ready."""
     with (data_dir / PID_FILE).open("a+") as file:
-        if not _locks(file):
+        if not try_lock(file.fileno()):
             raise _running_already(data_dir, file)
     log_path = data_dir / LOG_FILE
     with log_path.open("ab") as log:
@@ -106,15 +106,6 @@ def log_paths(data_dir: Path, name: str) -> list[Path]:
             [], f"no log{f' of {name!r}' if name else ''}: {there}; --data-dir names another folder"
         )
     return found
-
-
-def _locks(file: IO[str]) -> bool:
-    """Take the lock for as long as the file is open; False where another process has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _running_already(data_dir: Path, file: IO[str]) -> PreconditionError:

@@ -13,7 +13,6 @@ import asyncio
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -27,7 +26,7 @@ from shared.coordination.keys import POOLS, REPORT_LEASES, RETENTION_LEASES, SIN
 from shared.coordination.member_functions import Lease, NewerStart, announce, release, report, touch_pool
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.fleet.reporting import ReportSchedule, by_digest
-from shared.loops import until_it_works
+from shared.loops import happens, until_it_works
 
 log = structlog.get_logger(__name__)
 
@@ -112,8 +111,7 @@ class FleetMember:
         if not self._beating:
             return
         # Not cancelled: a heartbeat under way would go on and could take the lease again after the release.
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), RELEASE_TIMEOUT_S)
+        await happens(self._ended, RELEASE_TIMEOUT_S)
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT_S):
                 await self.release()
@@ -218,14 +216,8 @@ class FleetMember:
         wait_s = self._heartbeat_s * random.uniform(0.8, 1.0)
         if failures:
             # Nudges change nothing while Redis is away.
-            await _until(self._leaving, min(wait_s, _BACKOFF.pause_s(failures - 1)))
+            await happens(self._leaving, min(wait_s, _BACKOFF.pause_s(failures - 1)))
             return
-        await _until(self._leaving, min(wait_s, _MIN_INTERVAL_S))
+        await happens(self._leaving, min(wait_s, _MIN_INTERVAL_S))
         # Leaving nudges as well.
-        await _until(self._nudged, wait_s - _MIN_INTERVAL_S)
-
-
-async def _until(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for the event, or until the time is over."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        await happens(self._nudged, wait_s - _MIN_INTERVAL_S)

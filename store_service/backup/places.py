@@ -1,6 +1,5 @@
 """Places that backups are written to and read from: a folder, a tar archive, or a stream of one."""
 
-import fcntl
 import os
 import tarfile
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import BinaryIO, Protocol
 
 from hotslot.content_files import READ_ONLY, Readable, make_directory, sync_directory, write_file
 from hotslot.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
+from hotslot.file_lock import try_lock
 from store_service.backup.manifest import CATALOG, MANIFEST
 from store_service.content.keys import blob_key
 
@@ -92,10 +92,8 @@ def writing_to(where: str, stdout: BinaryIO) -> Iterator[BackupTarget]:
 
 def _claim(file: BinaryIO, path: Path) -> None:
     """Keep other backups from writing the same file until it is closed; raises PreconditionError where one does."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        raise PreconditionError(f"another backup to {path} is under way; name another file", str(path)) from exc
+    if not try_lock(file.fileno()):
+        raise PreconditionError(f"another backup to {path} is under way; name another file", str(path))
     if path.exists():  # It was renamed after it was opened here.
         raise PreconditionError(f"{path} exists; a backup overwrites nothing, name another file", str(path))
 

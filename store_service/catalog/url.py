@@ -4,7 +4,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from hotslot.secret_urls import scheme_of
-from shared.secret_urls import SecretUrl
+from shared.settings import SecretUrl
 
 BACKENDS = ("sqlite", "postgresql")
 EXPECTED = "expected postgresql+psycopg://user:password@host/name or sqlite:////path/to/file"

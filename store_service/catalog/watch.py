@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from hotslot.ids import TenantId
+from shared.loops import happens
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import CatalogEvent
 from store_service.execution.offload import Offload
@@ -54,7 +55,4 @@ async def watch(
             yield event
             revision = event.revision
         if not events:
-            try:
-                await asyncio.wait_for(changed.wait(), poll_s)
-            except TimeoutError:
-                continue
+            await happens(changed, poll_s)

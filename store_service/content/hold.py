@@ -1,12 +1,12 @@
 """Keeps a store from removing anything in its data folder while another process, a backup, has a hold on it."""
 
-import fcntl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hotslot.errors import StoreUnavailableError
+from hotslot.file_lock import try_lock
 
 HOLD_FILE = "collecting"
 POLL_S = 0.05
@@ -16,12 +16,7 @@ POLL_S = 0.05
 def removing(data_dir: Path) -> Iterator[bool]:
     """Tell if things may be removed until the block ends: not while another process has a hold."""
     with (data_dir / HOLD_FILE).open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        yield try_lock(file.fileno())
 
 
 @contextmanager
@@ -29,13 +24,9 @@ def holding(data_dir: Path, timeout_s: float) -> Iterator[None]:
     """Keep a store from removing anything until the block ends, also if it is killed; raises StoreUnavailableError."""
     deadline_s = time.monotonic() + timeout_s
     with (data_dir / HOLD_FILE).open("a+b") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as exc:
-                if time.monotonic() > deadline_s:
-                    problem = f"the store on {data_dir} has been removing what it does not need for {timeout_s:g} s"
-                    raise StoreUnavailableError(f"{problem}; try again") from exc
-                time.sleep(POLL_S)
+        while not try_lock(file.fileno(), is_shared=True):
+            if time.monotonic() > deadline_s:
+                problem = f"the store on {data_dir} has been removing what it does not need for {timeout_s:g} s"
+                raise StoreUnavailableError(f"{problem}; try again")
+            time.sleep(POLL_S)
         yield

@@ -1,4 +1,4 @@
-"""Files are staged, verified, synced and renamed by one module; what does so elsewhere says why."""
+"""Files are staged, verified, synced and renamed by one module, and locked by another; exceptions say why."""
 
 import ast
 from pathlib import Path
@@ -40,3 +40,15 @@ def test_one_module_makes_files_durable_and_gives_them_their_names() -> None:
     }
     assert found.pop(THE_ONE)
     assert found.keys() == EXCEPTIONS.keys(), found
+
+
+def test_one_module_locks_files() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (isinstance(node, ast.ImportFrom) and node.module == "fcntl")
+        or (isinstance(node, ast.Import) and any(alias.name == "fcntl" for alias in node.names))
+    }
+    assert found == {"hotslot/file_lock.py"}

@@ -31,6 +31,8 @@ def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
         "hotslot/a.py": "from hotslot import b\nimport shared.c\nclass Twin: ...\n",
         "hotslot/b.py": "from hotslot.a import Twin\n",
         "shared/c.py": "class Twin: ...\n",
+        "tools/d.py": "class Thrice: ...\n",
+        "deploy/e.py": "class Thrice: ...\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -38,4 +40,5 @@ def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
     found = measure(tmp_path, sorted(map(Path, files)))
     assert found.circles == (("hotslot.a", "hotslot.b"),)
     assert found.against_layers == ("hotslot.a -> shared.c",)
-    assert set(found.duplicate_classes) == {"Twin"}
+    assert set(found.duplicate_classes) == {"Twin", "Thrice"}
+    assert found.files == 3

@@ -19,7 +19,7 @@ RPCS = {
     "DrainWorker": "a call of a worker",
     "PickWorkers": "a call of placement",
 }
-MAX_SAMPLING_FILES = 9
+MAX_SAMPLING_FILES = 8
 MAX_RPC_FILES = 12
 
 

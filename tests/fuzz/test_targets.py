@@ -11,7 +11,7 @@ from hotslot.formats.safetensors_header import Header, TensorEntry
 from tests.support.checkpoints import adapter
 from tools.fuzz import engines, oracle
 from tools.fuzz.packed import Packed, Shape
-from tools.fuzz.target import OracleError, Outcome, Target, outcome_of
+from tools.fuzz.target import FuzzOutcome, FuzzTarget, OracleError, outcome_of
 from tools.fuzz.targets import TARGETS
 
 REGRESSIONS = sorted((Path(__file__).parent / "regressions").glob("*/*"))
@@ -23,7 +23,7 @@ MIN_CODES = {"header": 12, "config": 6, "checkpoint": 30, "request": 25}
 class Tally:
     """Counts how inputs end; what escapes fails the test."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: FuzzTarget) -> None:
         self.num_runs = 0
         self.num_accepted = 0
         self.codes: Counter[str] = Counter()
@@ -37,7 +37,7 @@ class Tally:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_seeds_and_their_mutations_are_accepted_as_others_read_them_or_refused(target: Target) -> None:
+def test_seeds_and_their_mutations_are_accepted_as_others_read_them_or_refused(target: FuzzTarget) -> None:
     tally = Tally(target)
     engines.mutate(target, tally.run, NUM_MUTATED[target.name], 0)
     assert tally.num_runs == NUM_MUTATED[target.name]
@@ -46,7 +46,7 @@ def test_seeds_and_their_mutations_are_accepted_as_others_read_them_or_refused(t
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_generated_inputs_are_accepted_as_others_read_them_or_refused(target: Target) -> None:
+def test_generated_inputs_are_accepted_as_others_read_them_or_refused(target: FuzzTarget) -> None:
     tally = Tally(target)
     engines.generate(target, tally.run, NUM_GENERATED[target.name], 0)
     assert tally.num_accepted > 0
@@ -59,10 +59,10 @@ def test_an_input_that_was_a_finding_is_none_any_more(path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_mutations_are_the_same_for_the_same_seed(target: Target) -> None:
+def test_mutations_are_the_same_for_the_same_seed(target: FuzzTarget) -> None:
     runs: list[list[bytes]] = [[], []]
     for inputs in runs:
-        engines.mutate(Target("", target.run, target.mutate, lambda: target.seeds()[:20]), inputs.append, 120, 7)
+        engines.mutate(FuzzTarget("", target.run, target.mutate, lambda: target.seeds()[:20]), inputs.append, 120, 7)
     assert runs[0] == runs[1]
     assert len(set(runs[0])) > 100
 
@@ -96,4 +96,4 @@ def test_the_oracle_sees_a_tensor_read_wrongly(tmp_path: Path) -> None:
 def test_the_oracle_sees_a_violation_that_says_nothing() -> None:
     with pytest.raises(OracleError):
         outcome_of([Violation("BAD", "", "", "", "")])
-    assert outcome_of([Violation.of("BAD", "", "x", "y", "z")]) == Outcome(frozenset({"BAD"}))
+    assert outcome_of([Violation.of("BAD", "", "x", "y", "z")]) == FuzzOutcome(frozenset({"BAD"}))

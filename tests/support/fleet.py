@@ -9,8 +9,8 @@ from typing import Any
 from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from shared.loops import Loops
-from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
+from shared.settings import RedisUrl
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, Calls
 from worker_service.app import services

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.fuzz.findings import saved
-from tools.fuzz.shards import Job, run_all
+from tools.fuzz.shards import FuzzJob, run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "fuzz"
@@ -28,11 +28,11 @@ PARTS = {"atheris": 0.1, "mutation": 0.8995, "hypothesis": 0.0005}
 """Share of a target's executions by engine: mutation is the fastest, and starts from the findings of atheris."""
 
 
-def jobs_of(num_runs: int, num_processes: int, shares: Mapping[str, float], *, guided: bool) -> list[Job]:
+def jobs_of(num_runs: int, num_processes: int, shares: Mapping[str, float], *, guided: bool) -> list[FuzzJob]:
     """Every target's executions, cut for the processes; together at least `num_runs`."""
     parts = PARTS if guided else {"hypothesis": PARTS["hypothesis"], "mutation": PARTS["mutation"] + PARTS["atheris"]}
     return [
-        Job(engine, target, int(num_runs * share * part / num_processes * 1.001) + 2, seed=number)
+        FuzzJob(engine, target, int(num_runs * share * part / num_processes * 1.001) + 2, seed=number)
         for engine, part in parts.items()
         for target, share in shares.items()
         for number in range(num_processes)

@@ -10,7 +10,7 @@ from random import Random
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tools.fuzz.strategies import STRATEGIES
-from tools.fuzz.target import Target
+from tools.fuzz.target import FuzzTarget
 
 Run = Callable[[bytes], object]
 MAX_INPUT_BYTES = 16_384
@@ -23,7 +23,7 @@ def has_atheris() -> bool:
     return find_spec("atheris") is not None
 
 
-def mutate(target: Target, run: Run, num_runs: int, number: int, found: Sequence[bytes] = ()) -> None:
+def mutate(target: FuzzTarget, run: Run, num_runs: int, number: int, found: Sequence[bytes] = ()) -> None:
     """The seeds and what atheris found, then chains of mutations of them; the same inputs for the same `number`."""
     rng = Random(number)
     firsts = [*target.seeds(), *found]
@@ -44,7 +44,7 @@ def found_in(corpus: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((corpus / "found").glob("*"))]
 
 
-def generate(target: Target, run: Run, num_runs: int, number: int) -> None:
+def generate(target: FuzzTarget, run: Run, num_runs: int, number: int) -> None:
     """Inputs from the target's hypothesis strategy, in rounds, since a long one slows down."""
     for index in range(0, num_runs, _EXAMPLES_A_ROUND):
 
@@ -63,7 +63,7 @@ def generate(target: Target, run: Run, num_runs: int, number: int) -> None:
         once()
 
 
-def guide(target: Target, run: Run, num_runs: int, number: int, corpus: Path) -> None:
+def guide(target: FuzzTarget, run: Run, num_runs: int, number: int, corpus: Path) -> None:
     """Coverage-guided mutation by atheris (libFuzzer); does not return. Figures go to standard error."""
     import atheris
 

@@ -21,7 +21,7 @@ _COVERAGE = re.compile(r"cov: (?P<edges>\d+) ft: (?P<features>\d+) corp: (?P<cor
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class FuzzJob:
     """Work of one shard."""
 
     engine: str
@@ -38,7 +38,7 @@ class Job:
 class _Running:
     """A shard's process with its recorder."""
 
-    def __init__(self, job: Job, build: Path) -> None:
+    def __init__(self, job: FuzzJob, build: Path) -> None:
         self.job = job
         self.folder = build / "shards" / job.name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,9 @@ class _Running:
         return found
 
 
-def run_all(jobs: list[Job], build: Path, num_processes: int, echo: Callable[[str], object]) -> list[dict[str, Any]]:
+def run_all(
+    jobs: list[FuzzJob], build: Path, num_processes: int, echo: Callable[[str], object]
+) -> list[dict[str, Any]]:
     """Run the jobs, `num_processes` at a time; returns their figures."""
     waiting, running, results = list(reversed(jobs)), list[_Running](), list[dict[str, Any]]()
     said_s = time.monotonic()

@@ -12,7 +12,7 @@ class OracleError(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FuzzOutcome:
     """How one input ended; an input that is neither accepted nor refused with a type is a finding."""
 
     codes: frozenset[str]
@@ -25,25 +25,25 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Target:
+class FuzzTarget:
     """One entry of the attack surface. Needs no fuzzing library."""
 
     name: str
-    run: Callable[[bytes], Outcome]
+    run: Callable[[bytes], FuzzOutcome]
     """Raises whatever admission lets escape, and OracleError."""
     mutate: Callable[[bytes, Random], bytes]
     """Another input of about the same structure; deterministic for a seeded generator."""
     seeds: Callable[[], list[bytes]]
 
 
-def outcome_of(violations: Iterable[Violation]) -> Outcome:
+def outcome_of(violations: Iterable[Violation]) -> FuzzOutcome:
     """The outcome for what was found, after checking that each violation tells its reader something."""
     codes = set()
     for violation in violations:
         if not (violation.code and violation.subject and violation.message and violation.message.isprintable()):
             raise OracleError(f"a violation that says too little: {violation!r}")
         codes.add(violation.code)
-    return Outcome(frozenset(codes))
+    return FuzzOutcome(frozenset(codes))
 
 
 def require(condition: bool, problem: str) -> None:

@@ -22,7 +22,7 @@ from tools.fuzz.mutations.request import mutate_request
 from tools.fuzz.packed import Packed, Shape
 from tools.fuzz.request.run import run_request
 from tools.fuzz.request.seeds import packed_requests
-from tools.fuzz.target import OracleError, Outcome, Target, outcome_of, require
+from tools.fuzz.target import FuzzOutcome, FuzzTarget, OracleError, outcome_of, require
 
 BASE = base_spec()
 FUSED_BASE = fused_base_spec()
@@ -40,7 +40,7 @@ LIMITS = AdmissionLimits(
 """Small, so that small inputs reach every limit."""
 
 
-def run_header(data: bytes) -> Outcome:
+def run_header(data: bytes) -> FuzzOutcome:
     """A weights file whose header is read."""
     try:
         header = parse_header(data, len(data), "fuzz.safetensors", HEADER_LIMITS)
@@ -48,10 +48,10 @@ def run_header(data: bytes) -> Outcome:
         require(bool(exc.violations), "a refusal without a violation")
         return outcome_of(exc.violations)
     oracle.check_header(data, header, scratch_folder() / "header.safetensors")
-    return Outcome(frozenset())
+    return FuzzOutcome(frozenset())
 
 
-def run_config(data: bytes) -> Outcome:
+def run_config(data: bytes) -> FuzzOutcome:
     """An adapter_config.json that is parsed, and whose settings are used for every module of a base."""
     config = parse_config(data)
     settings, violations = config.settings, config.violations
@@ -67,7 +67,7 @@ def run_config(data: bytes) -> Outcome:
     return outcome_of(violations)
 
 
-def run_checkpoint(data: bytes) -> Outcome:
+def run_checkpoint(data: bytes) -> FuzzOutcome:
     """A checkpoint that is admitted to a small base model."""
     packed, folder = Packed.from_bytes(data), scratch_folder()
     files = packed.files()
@@ -95,7 +95,7 @@ def run_checkpoint(data: bytes) -> Outcome:
     require(not verdict.violations, "admitted in spite of violations")
     json.loads(checkpoint.config(LIMITS).shown_json)
     oracle.check_version(packed, verdict.manifest, bytes(written), base)
-    return Outcome(frozenset())
+    return FuzzOutcome(frozenset())
 
 
 @cache
@@ -112,9 +112,9 @@ _KEPT: list["tempfile.TemporaryDirectory[str]"] = []
 TARGETS = {
     target.name: target
     for target in (
-        Target("header", run_header, mutate_header, seeds.headers),
-        Target("config", run_config, mutate_config, seeds.configs),
-        Target("checkpoint", run_checkpoint, mutate_checkpoint, seeds.checkpoints),
-        Target("request", run_request, mutate_request, packed_requests),
+        FuzzTarget("header", run_header, mutate_header, seeds.headers),
+        FuzzTarget("config", run_config, mutate_config, seeds.configs),
+        FuzzTarget("checkpoint", run_checkpoint, mutate_checkpoint, seeds.checkpoints),
+        FuzzTarget("request", run_request, mutate_request, packed_requests),
     )
 }

@@ -27,7 +27,7 @@ BOUND = "bound"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SimulationJob:
     """One run."""
 
     num_workers: int
@@ -61,36 +61,36 @@ def main() -> None:
     print("written: build/simulation.json, SIMULATION.md, docs/simulation.svg", file=sys.stderr)
 
 
-def all_jobs() -> Iterator[Job]:
+def all_jobs() -> Iterator[SimulationJob]:
     """Few large runs first, since they take longest; then small ones with several seeds."""
     for scenario in LARGE_SCENARIOS:
         for policy in COMPARED:
-            yield Job(250, scenario, policy, 1)
+            yield SimulationJob(250, scenario, policy, 1)
     yield from _jobs(32, seeds=2, other_seeds=1)
 
 
-def largest_jobs() -> Iterator[Job]:
+def largest_jobs() -> Iterator[SimulationJob]:
     """A thousand workers; the longer warm-up is for the burst of a whole fleet that starts empty under full load."""
     for policy in COMPARED:
-        yield Job(1_000, LARGE_SCENARIOS[0], policy, 1, 420.0, 180.0)
+        yield SimulationJob(1_000, LARGE_SCENARIOS[0], policy, 1, 420.0, 180.0)
 
 
-def quick_jobs() -> Iterator[Job]:
+def quick_jobs() -> Iterator[SimulationJob]:
     """Everything once, small."""
     yield from _jobs(16, seeds=1, other_seeds=1)
 
 
-def _jobs(num_workers: int, seeds: int, other_seeds: int) -> Iterator[Job]:
+def _jobs(num_workers: int, seeds: int, other_seeds: int) -> Iterator[SimulationJob]:
     for scenario in scenarios(num_workers):
         for policy in POLICIES:
             for seed in range(1, 1 + (seeds if policy in COMPARED else other_seeds)):
-                yield Job(num_workers, scenario, policy, seed)
-        yield Job(num_workers, scenario, BOUND, 1)
+                yield SimulationJob(num_workers, scenario, policy, seed)
+        yield SimulationJob(num_workers, scenario, BOUND, 1)
 
 
-def simulate(jobs: list[Job], processes: int) -> dict[str, Any]:
+def simulate(jobs: list[SimulationJob], processes: int) -> dict[str, Any]:
     """The figures of each fleet size, scenario and policy, together over the seeds."""
-    found: dict[Job, Figures | int] = {}
+    found: dict[SimulationJob, Figures | int] = {}
     with ProcessPoolExecutor(processes) as pool:
         waiting = {pool.submit(run, job): job for job in jobs}
         for number, future in enumerate(as_completed(waiting), 1):
@@ -116,7 +116,7 @@ def simulate(jobs: list[Job], processes: int) -> dict[str, Any]:
     }
 
 
-def run(job: Job) -> Figures | int:
+def run(job: SimulationJob) -> Figures | int:
     """One run, in a process of its own."""
     scenario = scenarios(job.num_workers, warm_up_s=job.warm_up_s, duration_s=job.duration_s)[job.scenario]
     if job.policy == BOUND:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from tools.simulation.scenarios import Scenario
-from tools.simulation.simulator import Outcome
+from tools.simulation.simulator import SimulatedOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Figures:
     failovers: float
 
 
-def figures(scenario: Scenario, outcome: Outcome) -> Figures:
+def figures(scenario: Scenario, outcome: SimulatedOutcome) -> Figures:
     """Compute the figures of one run."""
     delays_ms = np.array(outcome.delays_s) * 1e3
     held = [replicas for replicas in outcome.replicas if replicas]

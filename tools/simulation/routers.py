@@ -12,7 +12,7 @@ from tools.simulation.worker import SimulatedWorker
 from worker_service.routing.router import COUNT_EVERY_S
 
 
-class Router(Protocol):
+class SimulatedRouter(Protocol):
     """Chooses for one request."""
 
     def choose(self, adapter: int, count: int, now_s: float, turn: int) -> Sequence[WorkerId]:

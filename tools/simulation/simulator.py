@@ -12,7 +12,7 @@ from hotslot.ids import WorkerId, digest_of
 from shared.fleet.records import WorkerInfo
 from tools.simulation.hints import PULSE_S, Hints
 from tools.simulation.oracle import Oracle
-from tools.simulation.routers import BoundedLoads, Hotslot, LeastLoaded, PlainRendezvous, RoundRobin, Router
+from tools.simulation.routers import BoundedLoads, Hotslot, LeastLoaded, PlainRendezvous, RoundRobin, SimulatedRouter
 from tools.simulation.scenarios import Scenario
 from tools.simulation.worker import Request, SimulatedWorker
 
@@ -26,7 +26,7 @@ FAILOVER_S = 0.01
 
 
 @dataclass(slots=True)
-class Outcome:
+class SimulatedOutcome:
     """Counts from the end of the warm-up on."""
 
     requests: int = 0
@@ -59,7 +59,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = count()
         self._turns = count()
-        self.outcome = Outcome()
+        self.outcome = SimulatedOutcome()
         self.outcome.avoidable_by_minute = [0] * (int(scenario.duration_s // 60) + 1)
         self.hints = Hints(
             refresh_s=scenario.refresh_s,
@@ -72,7 +72,7 @@ class Simulation:
             self.hints.pulse(worker, 0.0)
         self._router = self._make_router(policy)
 
-    def run(self) -> Outcome:
+    def run(self) -> SimulatedOutcome:
         """To the end."""
         scenario, trace = self._scenario, self._trace
         for event in scenario.events:
@@ -141,7 +141,7 @@ class Simulation:
         worker.state = WorkerState.DRAINING
         self.at(now_s + DRAIN_DELAY_S, lambda t: self.retire(worker, t))
 
-    def _make_router(self, policy: str) -> Router:
+    def _make_router(self, policy: str) -> SimulatedRouter:
         hints, digests = self.hints, self.digests
         match policy:
             case "hotslot":

@@ -6,7 +6,6 @@ digest's any more is removed when it is read.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -17,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from hotslot.content_files import PRIVATE, StagedFile
+from hotslot.file_lock import lock, try_lock
 from hotslot.ids import Digest, digest_of, digest_of_hex, hex_of
 from worker_service.recycled_memory import RecycledMemory
 
@@ -75,7 +75,7 @@ class DiskFiles:
             # Not digested, and not synced: whatever becomes of it, it is verified when it is read.
             staged = StagedFile(self._folder / f"{_STAGE}{secrets.token_hex(8)}", mode=PRIVATE, digests=False)
             try:
-                fcntl.flock(staged.fileno(), fcntl.LOCK_EX)
+                lock(staged.fileno())
                 staged.reserve(len(data))  # counts from now on
             except OSError:
                 staged.discard()
@@ -95,7 +95,7 @@ class DiskFiles:
     def _lock(self) -> Iterator[None]:
         descriptor = os.open(self._folder / ".lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -121,10 +121,10 @@ class DiskFiles:
             with contextlib.suppress(FileNotFoundError):
                 descriptor = os.open(stage, os.O_RDONLY)
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    stage.unlink()
-                except BlockingIOError:
-                    used_bytes += os.fstat(descriptor).st_size
+                    if try_lock(descriptor):
+                        stage.unlink()
+                    else:
+                        used_bytes += os.fstat(descriptor).st_size
                 finally:
                     os.close(descriptor)
         return used_bytes

@@ -7,7 +7,6 @@ every few seconds, and at once when a change is heard of. If they cannot be read
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import structlog
 
@@ -18,6 +17,7 @@ from hotslot.references import Reference
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import Fleet
 from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
+from shared.loops import happens
 from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
 from worker_service.adapters.preload import PreloadLimits
 from worker_service.adapters.provider import AdapterProvider
@@ -80,13 +80,11 @@ class Keeper:
                 log.info("pinned_versions_unknown", why=exc.message)
             self._looked.set()
             await asyncio.sleep(MIN_INTERVAL_S)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._every_s * random.uniform(0.8, 1.0))
+            await happens(self._changed, self._every_s * random.uniform(0.8, 1.0))
 
     async def until_looked(self) -> None:
         """Wait for the end of the first look, as long as the limits say."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._looked.wait(), self._limits.timeout_s)
+        await happens(self._looked, self._limits.timeout_s)
 
     async def look(self) -> None:
         """Bring what is pinned here now, then let go of what is not any more. Raises HotslotError."""

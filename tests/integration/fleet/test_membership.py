@@ -17,8 +17,8 @@ from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.fleet.rendezvous import Rendezvous
 from shared.loops import Loops
-from shared.secret_urls import RedisUrl
 from shared.server.grpc_server import ServerOptions, serve
+from shared.settings import RedisUrl
 from tests.integration.coordination.fleet import Member as Claim
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.support.echo_model import EchoModel, echo_model

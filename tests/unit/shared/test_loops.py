@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from hotslot.backoff import Backoff
 from hotslot.errors import UnavailableError
-from shared.loops import Loops, first_of, until_it_works
+from shared.loops import Loops, first_of, happens, until_it_works
 
 SOON = Backoff(0.001, 0.002)
 
@@ -148,3 +148,11 @@ async def test_a_service_that_is_away_is_asked_until_it_answers() -> None:
     with capture_logs() as logs:
         assert await until_it_works(ask, "not_yet", SOON) == 7
     assert [entry["event"] for entry in logs] == ["not_yet", "not_yet"]
+
+
+async def test_an_event_is_waited_for_only_so_long() -> None:
+    event = asyncio.Event()
+    assert not await happens(event, 0.01)
+    asyncio.get_running_loop().call_later(0.01, event.set)
+    assert await happens(event, 60.0)
+    assert await happens(event, 0.0)

@@ -15,8 +15,7 @@ from hotslot.cli.app import run
 from hotslot.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES
 from hotslot.secret_urls import masked_url
 from shared.coordination.connection import RedisOptions
-from shared.secret_urls import RedisUrl, SecretUrl
-from shared.settings import Settings, is_secret, load
+from shared.settings import RedisUrl, SecretUrl, Settings, is_secret, load
 from store_service.catalog.url import CatalogUrl
 from store_service.settings import StoreSettings
 from store_service.sources.hub.folder import HubOptions

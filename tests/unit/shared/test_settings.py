@@ -4,8 +4,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from hotslot.secret_urls import masked_url
-from shared.secret_urls import SecretUrl
-from shared.settings import Settings, TextList, load
+from shared.settings import SecretUrl, Settings, TextList, load
 
 
 class Example(Settings):

@@ -5,7 +5,7 @@ import re
 from hotslot.errors import HotslotError, InvalidRequestError
 from hotslot.rpc import details
 from hotslot.rpc.status import from_status, row_for, to_status
-from tools.fuzz.target import Outcome, require
+from tools.fuzz.target import FuzzOutcome, require
 
 MAX_FIELD_CHARS = 200
 MAX_DESCRIPTION_CHARS = 1_000
@@ -15,7 +15,7 @@ LONG_MESSAGE_CHARS = 800
 _INDEX = re.compile(r"\[[^\]]*\]")
 
 
-def outcome_of(error: HotslotError, *, is_sent: bool) -> Outcome:
+def outcome_of(error: HotslotError, *, is_sent: bool) -> FuzzOutcome:
     """The outcome of a refused request: the reason, with the fields at fault; `is_sent` has it arrive as well."""
     row = row_for(error)
     require(row.error is type(error), f"{type(error).__name__} has no row in the table of statuses")
@@ -24,13 +24,13 @@ def outcome_of(error: HotslotError, *, is_sent: bool) -> Outcome:
     if is_sent or len(error.message) > LONG_MESSAGE_CHARS:
         _check_arrival(error)
     if not isinstance(error, InvalidRequestError):
-        return Outcome(frozenset({row.reason}))
+        return FuzzOutcome(frozenset({row.reason}))
     require(bool(error.fields), "a refusal that names no field")
     for field in error.fields:
         require(0 < len(field.field) <= MAX_FIELD_CHARS, f"a field's name of {len(field.field)} characters")
         size = len(field.description)
         require(0 < size <= MAX_DESCRIPTION_CHARS, f"{size} characters about {field.field}")
-    return Outcome(frozenset(f"{row.reason} {_INDEX.sub('', field.field)}" for field in error.fields))
+    return FuzzOutcome(frozenset(f"{row.reason} {_INDEX.sub('', field.field)}" for field in error.fields))
 
 
 def _check_arrival(error: HotslotError) -> None:

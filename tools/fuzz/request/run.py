@@ -13,7 +13,7 @@ from tools.fuzz.request.packed import PackedRequest
 from tools.fuzz.request.prompt_oracle import check_length, check_tokens
 from tools.fuzz.request.round_trip import check_round_trips
 from tools.fuzz.request.value_oracle import check_values
-from tools.fuzz.target import Outcome, require
+from tools.fuzz.target import FuzzOutcome, require
 from worker_service.front.validation import check, check_prompt_logprobs, check_prompt_tokens
 
 DECODER = RequestDecoder(pb.GenerateRequest.DESCRIPTOR, pb.GenerateRequest.FromString)
@@ -21,7 +21,7 @@ SMALL_BYTES = 2_048
 """Size of messages that are far from every bound."""
 
 
-def run_request(data: bytes) -> Outcome:
+def run_request(data: bytes) -> FuzzOutcome:
     """The bytes of a GenerateRequest, and the tokens of its answer."""
     packed = PackedRequest.from_bytes(data)
     wire = packed.wire()
@@ -39,7 +39,7 @@ def run_request(data: bytes) -> Outcome:
         selections = check(request, LIMITS)
         check_values(request, selections)
         if packed.is_shallow:
-            return Outcome(frozenset())
+            return FuzzOutcome(frozenset())
         prompt = request.prompt
         assert isinstance(prompt, str | ChatPrompt | tuple), "it passed"
         token_ids = encode(found, prompt)
@@ -53,7 +53,7 @@ def run_request(data: bytes) -> Outcome:
     check_tokens(found, prompt, token_ids)
     check_answer(found, request, token_ids, answer_tokens(packed.answer))
     check_round_trips(message, request, selections)
-    return Outcome(frozenset())
+    return FuzzOutcome(frozenset())
 
 
 def _decoded(wire: bytes) -> pb.GenerateRequest | None:
