@@ -87,9 +87,9 @@ simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/si
 	$(BIN)/python -m tools.simulation
 
 .PHONY: lint
-lint: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests ## Check style, types, imports, dependencies, unused code, protos and manifests
+lint: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests lint-docs ## Check style, types, imports, dependencies, unused code, protos, manifests and links
 
-.PHONY: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests
+.PHONY: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests lint-docs
 lint-style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
@@ -114,6 +114,9 @@ lint-protos: $(INSTALLED)
 lint-manifests: $(INSTALLED)
 	$(BIN)/python -m deploy.check_manifests
 
+lint-docs: $(INSTALLED)
+	$(BIN)/python -m tools.docs --check
+
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the protos, and fix what can be fixed
 	$(BIN)/ruff check --fix .
@@ -123,6 +126,10 @@ format: $(INSTALLED) ## Format the code and the protos, and fix what can be fixe
 .PHONY: protos
 protos: $(INSTALLED) ## Generate hotslot/pb from protos/
 	$(BIN)/python protos/generate.py
+
+.PHONY: docs
+docs: $(INSTALLED) ## Build the documentation into build/docs/html; warnings are errors
+	$(BIN)/python -m tools.docs
 
 .PHONY: compose-test
 compose-test: $(INSTALLED) model ## Build the images, bring up the compose file, push, generate, tear down

@@ -2,11 +2,13 @@
 
 import html
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway_service.parameters import CHAT, COMPLETIONS, Parameter
 from gateway_service.request_bodies import ChatBody, CompletionBody, LoadAdapterBody, UnloadAdapterBody
 
 ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
@@ -20,6 +22,12 @@ ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
     ("get", "/health/live", "200 while the process answers.", None),
     ("get", "/version", "The version that serves.", None),
 )
+
+_PARAMETERS: tuple[tuple[type[BaseModel], tuple[Parameter, ...]], ...] = (
+    (ChatBody, CHAT),
+    (CompletionBody, COMPLETIONS),
+)
+"""Notes on the fields of bodies."""
 
 _ERROR = {
     "type": "object",
@@ -43,6 +51,11 @@ def document(version: str) -> dict[str, Any]:
     bodies = [body for _, _, _, body in ROUTES if body is not None]
     wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(body, "validation") for body in bodies]
     _, schemas = models_json_schema(wanted, ref_template="#/components/schemas/{model}")
+    for kind, parameters in _PARAMETERS:
+        fields = schemas["$defs"][kind.__name__]["properties"]
+        for parameter in parameters:
+            if parameter.name in fields:
+                fields[parameter.name].setdefault("description", parameter.note)
     paths: dict[str, Any] = {}
     for method, path, summary, body in ROUTES:
         paths.setdefault(path, {})[method] = _operation(path, summary, body)
@@ -86,13 +99,14 @@ def _fields(schema: dict[str, Any]) -> str:
     required = schema.get("required", [])
     rows = "".join(
         f"<tr><td><code>{html.escape(name)}</code>{' *' if name in required else ''}</td>"
-        f"<td><code>{html.escape(_type(field))}</code></td><td>{html.escape(field.get('description', ''))}</td></tr>"
+        f"<td><code>{html.escape(type_of(field))}</code></td><td>{html.escape(field.get('description', ''))}</td></tr>"
         for name, field in schema["properties"].items()
     )
     return f"<table>{rows}</table>"
 
 
-def _type(field: dict[str, Any]) -> str:
+def type_of(field: Mapping[str, Any]) -> str:
+    """Type of a field in words; null, which every field that may be left out can be, is none."""
     kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
     named = [kind.get("type") or kind.get("$ref", "").rpartition("/")[2] or json.dumps(kind) for kind in kinds]
     return " | ".join(str(name) for name in named)

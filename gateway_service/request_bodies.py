@@ -37,14 +37,18 @@ class TextPartBody(Body):
     """A part of a message's content."""
 
     type: Literal["text"]
+    """Kind of the part."""
     text: str
+    """Its text."""
 
 
 class RefusalPartBody(Body):
     """A part of an assistant's turn that OpenAI's own models write."""
 
     type: Literal["refusal"]
+    """Kind of the part."""
     refusal: str
+    """Its text, which is taken as any other."""
 
 
 Parts = Annotated[list[TextPartBody | RefusalPartBody], Field(fail_fast=True)]
@@ -54,6 +58,7 @@ class FunctionBody(Body):
     """A call's function."""
 
     name: str
+    """Name of the function."""
     arguments: str = "{}"
     """A JSON object as text."""
 
@@ -62,32 +67,47 @@ class CallBody(Body):
     """A call that the assistant made."""
 
     id: str = ""
+    """Id that the tool's turn answers by."""
     type: Literal["function"] = "function"
+    """Kind of the call."""
     function: FunctionBody
+    """Function that was called."""
     index: int | None = None
+    """Position among the turn's calls; not looked at."""
 
 
 class MessageBody(Body):
     """One turn. Fields of answers beside these come back as null and say nothing."""
 
     role: str
+    """Any role that the model's template takes; `developer` is taken as `system`."""
     content: Annotated[str | Parts | None, BeforeValidator(_plain_text)] = None
+    """Text of the turn, or parts with text."""
     name: str | None = None
+    """Name of the participant or the tool."""
     tool_calls: Annotated[list[CallBody], Field(fail_fast=True)] | None = None
+    """Calls that the assistant made in this turn."""
     tool_call_id: str | None = None
+    """In a tool's turn: id of the call that it answers."""
     reasoning_content: str | None = None
+    """Thoughts of the assistant before it answered."""
     reasoning: str | None = None
     """Another name of reasoning_content."""
     refusal: str | None = None
+    """Not looked at."""
     annotations: list[Any] | None = None
+    """Not looked at."""
     audio: None = None
+    """Not looked at."""
     function_call: None = None
+    """Not looked at."""
 
 
 class AdapterBody(Body):
     """A part of a mix."""
 
     reference: str
+    """`name[:tag][@sha256:…]`."""
     weight: float = 1.0
     """Factor on the adapter's own scaling."""
 
@@ -96,14 +116,18 @@ class StreamOptionsBody(Body):
     """Contents of a stream."""
 
     include_usage: bool | None = None
+    """Send the numbers of tokens in a last event."""
     include_obfuscation: bool | None = None
+    """Ignored."""
     continuous_usage_stats: Literal[False] | None = None
+    """Numbers of tokens come once, at the end."""
 
 
 class ResponseFormatBody(Body):
     """The form of an answer."""
 
     type: Literal["text"]
+    """Plain text: tokens are not constrained."""
 
 
 class GenerationBody(Body):
@@ -188,6 +212,7 @@ class UnloadAdapterBody(Body):
     """POST /v1/unload_lora_adapter."""
 
     lora_name: str
+    """The reference to unload."""
     lora_int_id: int | None = None
     """Known to vLLM; not looked at."""
 
