@@ -4,8 +4,8 @@ import inspect
 import re
 
 from gateway_service.errors import HTTP_STATUSES
-from hotslot.error_details import Detail
 from hotslot.errors import HotslotError
+from hotslot.errors.details import Detail
 from hotslot.rpc.status import STATUS_TABLE, StatusRow
 from tools.docs.markdown import code, prose, table, target
 

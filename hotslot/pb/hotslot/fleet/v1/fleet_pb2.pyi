@@ -40,6 +40,7 @@ class IssueEpochResponse(_message.Message):
 
     EPOCH_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
+    """The epoch, larger than every one that was issued before."""
     def __init__(
         self,
         *,
@@ -63,7 +64,9 @@ class ListPinnedVersionsRequest(_message.Message):
     page_size: _builtins.int
     """At most 1000; 0 means 100."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     base_model_digest: _builtins.str
+    """Digest of the base model that the versions are for."""
     def __init__(
         self,
         *,
@@ -86,8 +89,11 @@ class ListPinnedVersionsResponse(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Token of the next page; empty on the last one."""
     @_builtins.property
-    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedVersion]: ...
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PinnedVersion]:
+        """Pinned versions of all tenants."""
+
     def __init__(
         self,
         *,
@@ -104,16 +110,21 @@ Global___ListPinnedVersionsResponse: _TypeAlias = ListPinnedVersionsResponse  # 
 
 @_typing.final
 class PinnedVersion(_message.Message):
+    """A version that a policy keeps in workers' memory."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENANT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
+    """Tenant that owns the adapter."""
     digest: _builtins.str
     """The version that `latest` points at."""
     @_builtins.property
-    def policy(self) -> Global___PinningPolicy: ...
+    def policy(self) -> Global___PinningPolicy:
+        """The policy that pins it."""
+
     def __init__(
         self,
         *,
@@ -142,12 +153,19 @@ class PinningPolicy(_message.Message):
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
+    """Name of the adapter."""
     min_replicas: _builtins.int
+    """Workers that share its requests out however few there are; 0 leaves it to demand."""
     max_replicas: _builtins.int
+    """Workers that its requests go to however many there are; 0 for no bound."""
     pinned: _builtins.bool
+    """True if min_replicas workers (at least one) have the version in memory before a request asks."""
     etag: _builtins.str
+    """Changes with every change of the policy."""
     @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp: ...
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its last change."""
+
     def __init__(
         self,
         *,
@@ -172,6 +190,7 @@ class ReadCompiledCodeRequest(_message.Message):
 
     KEY_FIELD_NUMBER: _builtins.int
     key: _builtins.str
+    """Key of everything that the code depends on."""
     def __init__(
         self,
         *,
@@ -192,6 +211,7 @@ class ReadCompiledCodeResponse(_message.Message):
     DATA_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
+    """The next bytes of the archive."""
     size_bytes: _builtins.int
     """Size of the whole archive, set on every message."""
     def __init__(
@@ -221,7 +241,9 @@ class WriteCompiledCodeRequest(_message.Message):
     digest: _builtins.str
     """Digest of the archive's bytes."""
     size_bytes: _builtins.int
+    """Size of the whole archive."""
     data: _builtins.bytes
+    """The next bytes of the archive."""
     def __init__(
         self,
         *,
