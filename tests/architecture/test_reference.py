@@ -62,7 +62,8 @@ def test_an_error_has_a_sentence_of_its_own() -> None:
 
 
 def test_what_a_proto_names_has_a_sentence() -> None:
-    assert silent((f"{item.kind} {item.name}", item.comment) for item in DESCRIBED) == [], "a comment above each"
+    missing = silent((f"{item.kind} {item.name}", item.comment) for item in DESCRIBED)
+    assert missing == [], f"write a comment above each: {', '.join(missing)}"
 
 
 def test_an_option_has_a_sentence() -> None:

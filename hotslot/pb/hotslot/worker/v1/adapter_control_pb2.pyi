@@ -149,6 +149,7 @@ class LoadAdapterRequest(_message.Message):
     host_only: _builtins.bool
     """Pull into host memory only and leave the slots as they are."""
     min_revision: _builtins.int
+    """Least revision of the tenant's catalog at which the reference is read; 0 for no bound."""
     def __init__(
         self,
         *,
@@ -293,6 +294,7 @@ class PinAdapterRequest(_message.Message):
     reference: _builtins.str
     """`name[:tag][@sha256:…]`."""
     min_revision: _builtins.int
+    """Least revision of the tenant's catalog at which the reference is read; 0 for no bound."""
     def __init__(
         self,
         *,
@@ -453,6 +455,7 @@ class SetDefaultAdaptersRequest(_message.Message):
     ADAPTERS_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     min_revision: _builtins.int
+    """Least revision of the tenant's catalog at which the reference is read; 0 for no bound."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___DefaultAdapter]:
         """Adapters of requests that name none; empty means the base model."""
