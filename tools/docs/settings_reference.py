@@ -11,8 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from gateway_service.settings import GatewaySettings, OptionalAddress
 from hotslot.cli.options import USE_PROXY
-from shared.secret_urls import SecretUrl
-from shared.settings import ENV_PREFIX, AdvertisedAddress, DialledAddress, ListenAddress, Settings, TextList
+from shared.settings import ENV_PREFIX, AdvertisedAddress, DialledAddress, ListenAddress, SecretUrl, Settings, TextList
 from store_service.settings import StoreSettings
 from tools.docs.commands_reference import commands, option_names
 from tools.docs.markdown import code, prose, table, target
