@@ -1,7 +1,7 @@
 """Turns the events of a generation into OpenAI's objects: whole answers, and the chunks of streams. Pure."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ class _Choice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finished: Finished | None = None
+    told_chars: int = 0
+    """Characters before the next token with a log-probability."""
 
 
 class HttpAnswer:
@@ -102,6 +104,7 @@ class HttpAnswer:
     def _opening(self, prompt: int, index: int) -> Iterator[Object]:
         echoed = self._wanted.echoed[prompt] if self._wanted.echoed else ""
         self._choices[index].text.append(echoed)
+        self._choices[index].told_chars = len(echoed)
         if self._kind == "chat":
             delta = {"role": "assistant", "content": ""}
             yield self._chunk(prompt, {"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
@@ -121,7 +124,7 @@ class HttpAnswer:
         piece: Object = {
             "index": index,
             **said,
-            "logprobs": self._logprobs(event.logprobs) if event.logprobs else None,
+            "logprobs": self._logprobs(choice, event.logprobs) if event.logprobs else None,
             "finish_reason": None,
         }
         if self._wanted.wants_token_ids:
@@ -144,15 +147,22 @@ class HttpAnswer:
         whole: Object = {
             "index": index,
             **({"message": message} if self._kind == "chat" else {"text": text}),
-            "logprobs": self._logprobs(choice.logprobs) if self._wanted.requests[0].logprobs is not None else None,
+            "logprobs": self._logprobs(choice, choice.logprobs)
+            if self._wanted.requests[0].logprobs is not None
+            else None,
             **_reasons(choice.finished),
         }
         if self._wanted.wants_token_ids:
             whole["token_ids"] = choice.token_ids
         return whole
 
-    def _logprobs(self, logprobs: "tuple[TokenLogprob, ...] | list[TokenLogprob]") -> Object:
-        return token_logprobs.of_chat(logprobs) if self._kind == "chat" else token_logprobs.of_completion(logprobs)
+    def _logprobs(self, choice: _Choice, logprobs: Sequence[TokenLogprob]) -> Object:
+        """Log-probabilities of the tokens that follow those before."""
+        if self._kind == "chat":
+            return token_logprobs.of_chat(logprobs)
+        told = token_logprobs.of_completion(logprobs, choice.told_chars)
+        choice.told_chars += token_logprobs.text_length(logprobs)
+        return told
 
 
 def fingerprint(started: Started) -> str:

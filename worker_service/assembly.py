@@ -22,6 +22,7 @@ from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import ModelRunner
+from worker_service.front.counting import TokenCounting
 from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
@@ -94,18 +95,20 @@ def assemble(
     provider = AdapterProvider(ReferenceCache(store, tiers, options.references, watch), tiers)
     policy = AdapterDefaults()
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens)
+    request_limits = RequestLimits(model.vocab_size, limits.max_sequence_tokens, MAX_CHOICES, limits.num_slots)
     generation = Generation(
         Identity(worker_id, model.spec.digest, model.eos_token_ids),
-        RequestLimits(model.vocab_size, limits.max_sequence_tokens, MAX_CHOICES, limits.num_slots),
+        request_limits,
         encoder,
         provider,
         policy,
         client,
     )
-    control = AdapterControl(provider, policy)
+    counting, control = TokenCounting(encoder, request_limits), AdapterControl(provider, policy)
     info = _info(worker_id, model, has_chat_template=encoder.has_chat_template)
     buckets, startup = model.buckets, model.startup_stages
-    return ServingParts(info, generation, control, policy, provider, watch, client, buckets, startup), engine
+    parts = ServingParts(info, generation, counting, control, policy, provider, watch, client, buckets, startup)
+    return parts, engine
 
 
 def _info(worker_id: WorkerId, model: ServableModel, *, has_chat_template: bool) -> ModelInfo:

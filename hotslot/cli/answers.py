@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from hotslot.cli.output import print_event, say
 from hotslot.cli.rendering import human_duration, short_digest
-from hotslot.contract.generation import Chunk, Finished, GenerationEvent, Started
+from hotslot.contract.generation import Chunk, Finished, GenerationEvent, Started, TokenAlternative, TokenLogprob
 
 
 def stream_answer(events: Iterator[GenerationEvent], *, as_json: bool) -> str:
@@ -57,8 +57,8 @@ class AnswerPrinter:
             return
         print(f"{chunk.text!r}")
         for token in chunk.logprobs:
-            others = "  ".join(f"{token_id}: {logprob:.3f}" for token_id, logprob in token.alternatives)
-            print(f"  token {token.token_id}: {token.logprob:.3f}" + (f"  ({others})" if others else ""), flush=True)
+            others = "  ".join(f"{_named(it)}: {it.logprob:.3f}" for it in token.alternatives)
+            print(f"  token {_named(token)}: {token.logprob:.3f}" + (f"  ({others})" if others else ""), flush=True)
 
     def _finish(self, finished: Finished) -> None:
         if finished.choice and not self._is_first_whole:
@@ -89,3 +89,8 @@ def served_line(started: Started, finished: Finished) -> str:
         f"— {who or 'base model'} on {started.worker_id}: {usage.completion_tokens} tokens ({finished.reason}), "
         f"first after {human_duration(timings.time_to_first_token_s)}{load}{rate}"
     )
+
+
+def _named(token: TokenLogprob | TokenAlternative) -> str:
+    """A token by its id, and by its text where the worker tells it."""
+    return f"{token.token_id} {token.text!r}" if token.text else f"{token.token_id}"

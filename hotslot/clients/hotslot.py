@@ -14,9 +14,10 @@ from hotslot.clients.placement import PlacementClient
 from hotslot.clients.routing import Picks, RouteKey
 from hotslot.clients.rpc import checked_timeout
 from hotslot.clients.store import DEFAULT_STORE, StoreClient
-from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient, collect
+from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import request_to_proto
+from hotslot.collecting import collect
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.contract.placement import WorkerPick
 from hotslot.errors import (

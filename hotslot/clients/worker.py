@@ -1,28 +1,24 @@
 """The asyncio client of one worker: inference and control."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto, generation_event_from_proto, mismatch, request_to_proto
+from hotslot.collecting import collect
 from hotslot.contract.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
 from hotslot.contract.generation import (
     AdapterSelection,
     ChatMessage,
     ChatPrompt,
-    Choice,
-    Chunk,
     Completion,
-    Finished,
     GenerationEvent,
     GenerationRequest,
     Sampling,
-    Started,
     Stop,
-    TokenLogprob,
 )
-from hotslot.errors import InternalError, InvalidRequestError
+from hotslot.errors import InvalidRequestError
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
@@ -193,31 +189,3 @@ class WorkerClient:
         if isinstance(min_revision, bool) or not isinstance(min_revision, int):
             raise InvalidRequestError([mismatch("min_revision", min_revision, "a whole number")])
         return max(min_revision, self._written.value)
-
-
-async def collect(events: AsyncIterator[GenerationEvent]) -> Completion:
-    """The completion that a stream of events makes up; raises InternalError when it ends too early."""
-    started: Started | None = None
-    texts: dict[int, list[str]] = {}
-    token_ids: dict[int, list[int]] = {}
-    logprobs: dict[int, list[TokenLogprob]] = {}
-    finished: dict[int, Finished] = {}
-    async for event in events:
-        match event:
-            case Started():
-                started = event
-            case Chunk():
-                texts.setdefault(event.choice, []).append(event.text)
-                token_ids.setdefault(event.choice, []).extend(event.token_ids)
-                logprobs.setdefault(event.choice, []).extend(event.logprobs)
-            case Finished():
-                finished[event.choice] = event
-    if started is None or not finished or texts.keys() - finished.keys():
-        raise InternalError("the worker ended the stream before the generation was finished; try again")
-    return Completion(
-        started,
-        tuple(
-            Choice("".join(texts.get(i, ())), tuple(token_ids.get(i, ())), tuple(logprobs.get(i, ())), end)
-            for i, end in sorted(finished.items())
-        ),
-    )

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from hotslot.codec.binding import NEGATED, Binding, omits, reads_zero_as
 from hotslot.codec.compiling import Codec, compiled
 from hotslot.codec.settling import settled_call, settled_chat, settled_message, settled_request, settled_stop
-from hotslot.contract import catalog, control, generation, placement
+from hotslot.contract import catalog, control, generation, placement, tokens
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.generation import Chunk, Finished, GenerationEvent, Started
 from hotslot.errors import FieldViolation, InvalidRequestError, Violation
@@ -82,6 +82,11 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(generation.Finished, inference_pb2.GenerateFinished),
     Binding(generation.Usage, inference_pb2.Usage),
     Binding(generation.Timings, inference_pb2.Timings),
+    Binding(generation.Completion, inference_pb2.CompleteResponse),
+    Binding(generation.Choice, inference_pb2.CompletedChoice),
+    Binding(tokens.Token, inference_pb2.Token),
+    Binding(tokens.TokenCount, inference_pb2.CountTokensResponse),
+    Binding(tokens.DecodedTokens, inference_pb2.DetokenizeResponse),
     # One worker.
     Binding(control.ModelInfo, inference_pb2.GetModelInfoResponse),
     Binding(control.LoadedAdapter, control_pb2.LoadedAdapter),

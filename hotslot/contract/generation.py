@@ -176,6 +176,9 @@ class TokenAlternative(NamedTuple):
 
     token_id: int
     logprob: float
+    text: str = ""
+    """As in Token, and so is the next."""
+    text_bytes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,9 @@ class TokenLogprob:
     token_id: int
     logprob: float
     alternatives: tuple[TokenAlternative, ...] = ()
+    text: str = ""
+    """As in Token, and so is the next; empty from workers that do not tell it."""
+    text_bytes: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
         "ListPlacements",
         "WatchPlacements",
     ),
-    "hotslot.worker.v1.InferenceService": ("Generate", "GetModelInfo"),
+    "hotslot.worker.v1.InferenceService": ("Generate", "Complete", "CountTokens", "Detokenize", "GetModelInfo"),
     "hotslot.worker.v1.AdapterControlService": (
         "LoadAdapter",
         "PinAdapter",

@@ -203,6 +203,7 @@ GROUPS = (
             "worker.v1.ChatMessage.content",
             "worker.v1.ChatMessage.reasoning_content",
             "worker.v1.ContentPart.text",
+            "worker.v1.CountTokensRequest.text",
             "worker.v1.GenerateRequest.text",
             "worker.v1.ToolCall.arguments_json",
         ),
@@ -215,7 +216,11 @@ GROUPS = (
     ),
     FieldSet("variables of a chat's template", Bound(1 * MIB), ("worker.v1.ChatPrompt.template_arguments_json",)),
     FieldSet("tools of a chat", Bound(1 * MIB, max_entries=2_048), ("worker.v1.ChatPrompt.tools_json",)),
-    FieldSet("tokens of a prompt", Bound(max_entries=2**20), ("worker.v1.TokenPrompt.token_ids",)),
+    FieldSet(
+        "tokens of a prompt, or to be turned into text",
+        Bound(max_entries=2**20),
+        ("worker.v1.DetokenizeRequest.token_ids", "worker.v1.TokenPrompt.token_ids"),
+    ),
     FieldSet(
         "tokens that sampling or an end of generation names",
         Bound(max_entries=4_096),

@@ -15,7 +15,7 @@ from shared.server.grpc_server import Service, service
 
 
 class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
-    """Streams `pieces` for every choice."""
+    """Streams `pieces` for every choice. What came later is not there, as with workers of an earlier release."""
 
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
@@ -138,7 +138,7 @@ class FakeWorker:
     """Both services of a worker."""
 
     def __init__(self, worker_id: str = "w-1") -> None:
-        self.inference = FakeInference(worker_id)
+        self.inference = FakeInference(worker_id)  # type: ignore[abstract]
         # What the fake does not answer, the generated base class answers with UNIMPLEMENTED.
         self.control = FakeControl()  # type: ignore[abstract]
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hotslot.contract.generation import Chunk, FinishReason, TokenLogprob
+from hotslot.contract.generation import Chunk, FinishReason, TokenAlternative, TokenLogprob
 from worker_service.engine.messages import SampledToken, SequenceFinished, TokenReady
-from worker_service.front.detokenizer import Decoding, Detokenizer
+from worker_service.front.detokenizer import Decoding, Detokenizer, TokenOf
 from worker_service.front.stop_strings import StopStrings
 
 
@@ -84,7 +84,7 @@ class Answer:
         if not self._tokens and not any(self._text):
             return None
         token_ids = tuple([token.token_id for token in self._tokens])
-        chunk = Chunk(self.choice, "".join(self._text), token_ids, logprobs_of(self._tokens))
+        chunk = Chunk(self.choice, "".join(self._text), token_ids, logprobs_of(self._tokens, self._decoding.token))
         self._text, self._tokens = [], []
         return chunk
 
@@ -112,6 +112,14 @@ class Answer:
         return (shown if self._complete is None else self._complete.feed(token_id)), shown
 
 
-def logprobs_of(tokens: Sequence[SampledToken]) -> tuple[TokenLogprob, ...]:
-    """Log-probabilities of the tokens that have one."""
-    return tuple([TokenLogprob(t.token_id, t.logprob, t.alternatives) for t in tokens if t.logprob is not None])
+def logprobs_of(tokens: Sequence[SampledToken], token_of: TokenOf) -> tuple[TokenLogprob, ...]:
+    """Log-probabilities of the tokens that have one, with the tokens' texts."""
+    return tuple([_logprob_of(token, token.logprob, token_of) for token in tokens if token.logprob is not None])
+
+
+def _logprob_of(token: SampledToken, logprob: float, token_of: TokenOf) -> TokenLogprob:
+    own = token_of(token.token_id)
+    alternatives = [(*alternative[:2], *token_of(alternative.token_id)[1:]) for alternative in token.alternatives]
+    return TokenLogprob(
+        token.token_id, logprob, tuple(map(TokenAlternative._make, alternatives)), own.text, own.text_bytes
+    )

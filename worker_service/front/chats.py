@@ -67,19 +67,24 @@ class Chats:
         """End the processes that render."""
         self._processes.close()
 
-    async def encode(self, prompt: ChatPrompt) -> Sequence[int]:
-        """The chat's token ids. Raises PromptTooLongError, and InvalidRequestError in the template's own words."""
+    async def encode(self, prompt: ChatPrompt, max_tokens: int | None = None) -> Sequence[int]:
+        """The chat's token ids, at most as many as a prompt may have where nothing else is said.
+
+        Raises PromptTooLongError, and InvalidRequestError in the template's own words.
+        """
+        max_tokens = self._max_tokens if max_tokens is None else max_tokens
         if not self._sources:
             raise InvalidRequestError([FieldViolation("chat", "this model has no chat template; give text instead")])
-        await self._tokeniser.refuse_beyond_bound(_kept_texts(prompt))
+        plain = self._tokeniser.bounded(max_tokens)
+        await plain.refuse_beyond_bound(_kept_texts(prompt))
         rendered = await self._processes.render(request_of(prompt))
         is_ordinary = prompt.allow_special_tokens or not self._needs_stand_ins
         if is_ordinary and not rendered.mark:
             # The template writes the special tokens itself.
-            return await self._tokeniser.encode(rendered.text, add_special_tokens=False)
+            return await plain.encode(rendered.text, add_special_tokens=False)
         stand_ins, tokeniser = await self._made_stand_ins()
         written, num_specials = await self._threads.long(stand_ins.written, rendered.text, rendered.mark)
-        token_ids = await tokeniser.encode(written, add_special_tokens=False)
+        token_ids = await tokeniser.bounded(max_tokens).encode(written, add_special_tokens=False)
         stand_ins.check(num_specials, token_ids)
         return token_ids
 
@@ -101,6 +106,11 @@ def _kept_texts(prompt: ChatPrompt) -> list[str]:
     """Texts that a template cannot leave out, but for white space around them: of answers it may cut thoughts."""
     others = (message for message in prompt.messages if message.role not in _ANSWERING)
     return [text.strip() for message in others for text in (str(message.content), *_texts(message)) if text]
+
+
+def texts_of(prompt: ChatPrompt) -> list[str]:
+    """All texts of a chat's messages."""
+    return [text for message in prompt.messages for text in (str(message.content), *_texts(message))]
 
 
 def _texts(message: ChatMessage) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ tokens: the technique of text-generation-inference and vLLM.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hotslot.contract.tokens import Token
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 CONTEXT_TOKENS = 6
 """Tokens of the prompt that the window begins with."""
@@ -17,6 +19,8 @@ MAX_HELD_TOKENS = 12
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text."""
+TokenOf = Callable[[int], Token]
+"""A token by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Decoding:
     """Leaves special tokens out."""
     complete: Decode
     special_token_ids: frozenset[int]
+    token: TokenOf
 
 
 class Detokenizer:

@@ -211,7 +211,9 @@ class Generation:
             if settled.logprobs.prompt and not is_started:
                 if answers[0].first is None:
                     continue
-                started = replace(started, prompt_logprobs=logprobs_of(answers[0].first.prompt_logprobs))
+                started = replace(
+                    started, prompt_logprobs=logprobs_of(answers[0].first.prompt_logprobs, self.encoder.decoding.token)
+                )
             for answer in tuple(unfinished):
                 chunk = answer.take()
                 if not is_started and (chunk is not None or answer.ending is not None):

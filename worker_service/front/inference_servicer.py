@@ -1,22 +1,28 @@
 """InferenceService on the wire: decode, one call, encode. Bytes of another worker go out as they came."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
+from google.protobuf.message import Message
 
-from hotslot.codec import from_proto, generation_event_to_proto, to_proto
-from hotslot.contract.generation import AdapterSelection, GenerationRequest
+from hotslot.codec import from_proto, generation_event_from_proto, generation_event_to_proto, to_proto
+from hotslot.collecting import collect
+from hotslot.contract.generation import AdapterSelection, ChatPrompt, GenerationEvent, GenerationRequest
+from hotslot.errors import QuotaExceededError
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from hotslot.rpc.tenant import tenant_of
 from worker_service.adapters.policy import Selection
-from worker_service.front.door import Call, FrontDoor
+from worker_service.front.door import Call, Events, FrontDoor
 from worker_service.front.worker import ServingWorker
 from worker_service.routing.forwarding import is_forwarded
 
+M = TypeVar("M", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -34,6 +40,31 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         async with aclosing(self._door.generate(_decode_call(request, context))) as events:
             async for event in events:
                 yield event if isinstance(event, bytes) else generation_event_to_proto(event)
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
+        """Answer at once."""
+        async with aclosing(self._door.generate(_decode_call(request.request, context))) as events:
+            completion = await collect(_decoded(events))
+        return _sendable(to_proto(pb.CompleteResponse, completion))
+
+    async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
+        """Count a prompt's tokens."""
+        found = await self._worker.parts.counting.count(
+            _prompt_of(request),
+            add_special_tokens=request.add_special_tokens if request.HasField("add_special_tokens") else True,
+            with_token_ids=request.with_token_ids,
+            with_tokens=request.with_tokens,
+        )
+        return _sendable(await asyncio.to_thread(to_proto, pb.CountTokensResponse, found))
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        """Make text of tokens."""
+        decoded = await self._worker.parts.counting.detokenize(
+            tuple(request.token_ids),
+            skip_special_tokens=request.skip_special_tokens,
+            with_tokens=request.with_tokens,
+        )
+        return _sendable(await asyncio.to_thread(to_proto, pb.DetokenizeResponse, decoded))
 
     async def GetModelInfo(self, request: pb.GetModelInfoRequest, context: Context) -> pb.GetModelInfoResponse:
         """Say what is served."""
@@ -67,6 +98,34 @@ class _Registrar:
 
 def _serialise(message: pb.GenerateResponse | bytes) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+async def _decoded(events: Events) -> AsyncIterator[GenerationEvent]:
+    """Events made here, and those of another worker."""
+    async for event in events:
+        found = event if not isinstance(event, bytes) else generation_event_from_proto(_response_of(event))
+        if found is not None:
+            yield found
+
+
+def _response_of(message: bytes) -> pb.GenerateResponse:
+    return pb.GenerateResponse.FromString(message)
+
+
+def _prompt_of(request: pb.CountTokensRequest) -> str | ChatPrompt | None:
+    kind = request.WhichOneof("prompt")
+    if kind == "chat":
+        return from_proto(ChatPrompt, request.chat)
+    return request.text if kind == "text" else None
+
+
+def _sendable(message: M) -> M:
+    """A message that clients take. Raises QuotaExceededError for a larger one."""
+    size_bytes = message.ByteSize()
+    if size_bytes > MAX_MESSAGE_BYTES:
+        problem = f"the answer has {size_bytes:,} bytes, at most {MAX_MESSAGE_BYTES:,} fit a message"
+        raise QuotaExceededError(f"{problem}; stream it with Generate, or ask for less", subject="response")
+    return message
 
 
 def _decode_call(request: pb.GenerateRequest, context: Context) -> Call:

@@ -45,7 +45,7 @@ class TokenBound:
             _check_cutter(part)
         self._with_space = not any(token.lstrip or token.rstrip for token in added) and not kinds & _LOSING_SPACE
         self._space = next((part["replacement"] for part in cutters if part["type"] == "Metaspace"), " ")
-        self._as_bytes = _alphabet() if any(part["type"] == "ByteLevel" for part in cutters) else None
+        self._as_bytes = byte_alphabet() if any(part["type"] == "ByteLevel" for part in cutters) else None
         vocabulary = backend.get_vocab(with_added_tokens=False)
         self._longest = _longest_by_character(vocabulary)
         self._singles = frozenset(token for token in vocabulary if len(token) == 1)
@@ -172,7 +172,7 @@ def _knows_all(model: Any, vocabulary: Mapping[str, int]) -> bool:
     return has_bytes or (model.unk_token is not None and not model.fuse_unk)
 
 
-def _alphabet() -> dict[int, str]:
+def byte_alphabet() -> dict[int, str]:
     """The characters that stand for bytes: https://github.com/openai/gpt-2/blob/master/src/encoder.py."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]

@@ -4,6 +4,7 @@ A text that is too long for any prompt is refused after a look at its characters
 bound is known, and after as many pieces as fit where it can be cut; only the others are tokenised whole.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -69,6 +70,12 @@ class Tokeniser:
                 if len(token_ids) > self._max_tokens:
                     raise PromptTooLongError(len(token_ids), self._max_tokens, at_least=True)
             return self.within_bounds(token_ids + end)
+
+    def bounded(self, max_tokens: int) -> "Tokeniser":
+        """The same tokeniser with another bound."""
+        other = copy.copy(self)
+        other._max_tokens = max_tokens
+        return other
 
     def within_bounds(self, token_ids: Sequence[int]) -> Sequence[int]:
         """The same token ids. Raises PromptTooLongError when they leave no room for an answer."""

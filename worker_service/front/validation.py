@@ -235,7 +235,7 @@ def _other_problems(request: GenerationRequest, limits: RequestLimits) -> Iterat
 def _prompt_problems(prompt: object, limits: RequestLimits) -> Iterator[FieldViolation]:
     # One of perhaps thousands tells it.
     if isinstance(prompt, ChatPrompt):
-        yield from itertools.islice(_chat_problems(prompt), 1)
+        yield from itertools.islice(chat_problems(prompt), 1)
     elif isinstance(prompt, tuple):
         # One that is too long has an error of its own.
         for index, token_id in enumerate(prompt[: limits.max_sequence_tokens]):
@@ -244,7 +244,8 @@ def _prompt_problems(prompt: object, limits: RequestLimits) -> Iterator[FieldVio
                 return
 
 
-def _chat_problems(prompt: ChatPrompt) -> Iterator[FieldViolation]:
+def chat_problems(prompt: ChatPrompt) -> Iterator[FieldViolation]:
+    """Fields of a chat that are wrong, whatever its template says."""
     for index, message in enumerate(prompt.messages):
         yield from _message_problems(message, f"chat.messages[{index}]")
     if len(prompt.tools) > MAX_TOOLS:

@@ -26,6 +26,7 @@ from worker_service.adapters.policy import AdapterDefaults
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
+from worker_service.front.counting import TokenCounting
 from worker_service.front.generation import Generation
 from worker_service.front.status import kv_status, queue_status, slot_status
 from worker_service.routing.router import Router
@@ -41,6 +42,7 @@ class ServingParts:
 
     info: ModelInfo
     generation: Generation
+    counting: TokenCounting
     control: AdapterControl
     policy: AdapterDefaults
     provider: AdapterProvider

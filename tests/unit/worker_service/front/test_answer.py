@@ -4,6 +4,7 @@ from hotslot.contract.generation import FinishReason
 from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import Decoding
+from worker_service.front.token_texts import TokenTexts
 
 SEQUENCE = SequenceId(1)
 EOS = 256
@@ -13,7 +14,7 @@ def decode(ids: object) -> str:
     return bytes(i for i in ids if i < EOS).decode(errors="replace")  # type: ignore[attr-defined]
 
 
-DECODING = Decoding(decode, decode, frozenset({EOS}))
+DECODING = Decoding(decode, decode, frozenset({EOS}), TokenTexts(None, decode).of)
 
 
 def answer(*stop_strings: str, min_tokens: int = 0, stop_ids: frozenset[int] = frozenset({EOS})) -> Answer:

@@ -12,6 +12,7 @@ from tests.unit.worker_service.front.test_detokenizer import byte_level, sentenc
 from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import REPLACEMENT, Decoding
+from worker_service.front.token_texts import TokenTexts
 
 SEQUENCE = SequenceId(1)
 SPECIALS = ("<s>", "</s>", "<tool>", "<s><s>")
@@ -37,10 +38,15 @@ STOPS = st.lists(
 
 def decoding(name: str) -> Decoding:
     tokenizer = TOKENIZERS[name]
+
+    def complete(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
     return Decoding(
         lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
-        lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=False)),
+        complete,
         frozenset(SPECIAL_IDS[name]),
+        TokenTexts(None, complete).of,
     )
 
 

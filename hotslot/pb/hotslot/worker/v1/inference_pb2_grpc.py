@@ -48,6 +48,21 @@ class InferenceServiceStub:
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Complete = channel.unary_unary(
+                '/hotslot.worker.v1.InferenceService/Complete',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
+                _registered_method=True)
+        self.CountTokens = channel.unary_unary(
+                '/hotslot.worker.v1.InferenceService/CountTokens',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CountTokensResponse.FromString,
+                _registered_method=True)
+        self.Detokenize = channel.unary_unary(
+                '/hotslot.worker.v1.InferenceService/Detokenize',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
+                _registered_method=True)
         self.GetModelInfo = channel.unary_unary(
                 '/hotslot.worker.v1.InferenceService/GetModelInfo',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GetModelInfoRequest.SerializeToString,
@@ -88,6 +103,41 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Complete(self, request, context):
+        """Generates to the end and answers once, with everything that Generate streams put together. Nothing is sent before
+        the end, so a proxy on the way must allow a call that is silent for as long as the answer takes. Cancelling the
+        call cancels the generation.
+
+        Errors: as Generate, also where it fails after its first token; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (the answer has
+        more than 16 MiB, as one with many log-probabilities may: stream it with Generate).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CountTokens(self, request, context):
+        """Counts the tokens of a text or a chat as Generate has them in a prompt, and tells them where that is asked for. It
+        counts up to 1,048,576 tokens, whether a prompt of so many fits or not. Nothing is generated, and adapters make no
+        difference: every worker of a base model counts alike.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `request` when the message has more than 4
+        MiB), PROMPT_TOO_LONG (more than 1,048,576 tokens); RESOURCE_EXHAUSTED QUEUE_FULL (too much text waits to be
+        tokenised, with RetryInfo); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detokenize(self, request, context):
+        """Turns token ids into the text that an answer of these tokens would have.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (a token that the vocabulary does not have, more tokens than a sequence
+        may have); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModelInfo(self, request, context):
         """Says what model the worker serves and within which limits.
         """
@@ -102,6 +152,21 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Complete': grpc.unary_unary_rpc_method_handler(
+                    servicer.Complete,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CompleteRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CompleteResponse.SerializeToString,
+            ),
+            'CountTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountTokens,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CountTokensRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CountTokensResponse.SerializeToString,
+            ),
+            'Detokenize': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detokenize,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.DetokenizeRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.DetokenizeResponse.SerializeToString,
             ),
             'GetModelInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModelInfo,
@@ -145,6 +210,87 @@ class InferenceService:
             '/hotslot.worker.v1.InferenceService/Generate',
             hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Complete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.worker.v1.InferenceService/Complete',
+            hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CompleteRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.worker.v1.InferenceService/CountTokens',
+            hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CountTokensRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detokenize(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.worker.v1.InferenceService/Detokenize',
+            hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.DetokenizeRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_worker_dot_v1_dot_inference__pb2.DetokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

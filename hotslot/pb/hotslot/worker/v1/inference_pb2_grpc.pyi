@@ -59,6 +59,29 @@ class InferenceServiceStub:
     leaves the range of its element type: NaN or infinity);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
     """
+    Complete: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CompleteRequest, _inference_pb2.CompleteResponse]
+    """Generates to the end and answers once, with everything that Generate streams put together. Nothing is sent before
+    the end, so a proxy on the way must allow a call that is silent for as long as the answer takes. Cancelling the
+    call cancels the generation.
+
+    Errors: as Generate, also where it fails after its first token; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (the answer has
+    more than 16 MiB, as one with many log-probabilities may: stream it with Generate).
+    """
+    CountTokens: _grpc.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]
+    """Counts the tokens of a text or a chat as Generate has them in a prompt, and tells them where that is asked for. It
+    counts up to 1,048,576 tokens, whether a prompt of so many fits or not. Nothing is generated, and adapters make no
+    difference: every worker of a base model counts alike.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `request` when the message has more than 4
+    MiB), PROMPT_TOO_LONG (more than 1,048,576 tokens); RESOURCE_EXHAUSTED QUEUE_FULL (too much text waits to be
+    tokenised, with RetryInfo); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
+    """
+    Detokenize: _grpc.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]
+    """Turns token ids into the text that an answer of these tokens would have.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (a token that the vocabulary does not have, more tokens than a sequence
+    may have); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
+    """
     GetModelInfo: _grpc.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]
     """Says what model the worker serves and within which limits."""
 
@@ -92,6 +115,29 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     computed alone, on up to two workers, or after the first token), NON_FINITE_LOGITS (the model with these adapters
     leaves the range of its element type: NaN or infinity);
     DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
+    """
+    Complete: _aio.UnaryUnaryMultiCallable[_inference_pb2.CompleteRequest, _inference_pb2.CompleteResponse]  # type: ignore[assignment]
+    """Generates to the end and answers once, with everything that Generate streams put together. Nothing is sent before
+    the end, so a proxy on the way must allow a call that is silent for as long as the answer takes. Cancelling the
+    call cancels the generation.
+
+    Errors: as Generate, also where it fails after its first token; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (the answer has
+    more than 16 MiB, as one with many log-probabilities may: stream it with Generate).
+    """
+    CountTokens: _aio.UnaryUnaryMultiCallable[_inference_pb2.CountTokensRequest, _inference_pb2.CountTokensResponse]  # type: ignore[assignment]
+    """Counts the tokens of a text or a chat as Generate has them in a prompt, and tells them where that is asked for. It
+    counts up to 1,048,576 tokens, whether a prompt of so many fits or not. Nothing is generated, and adapters make no
+    difference: every worker of a base model counts alike.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `request` when the message has more than 4
+    MiB), PROMPT_TOO_LONG (more than 1,048,576 tokens); RESOURCE_EXHAUSTED QUEUE_FULL (too much text waits to be
+    tokenised, with RetryInfo); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
+    """
+    Detokenize: _aio.UnaryUnaryMultiCallable[_inference_pb2.DetokenizeRequest, _inference_pb2.DetokenizeResponse]  # type: ignore[assignment]
+    """Turns token ids into the text that an answer of these tokens would have.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (a token that the vocabulary does not have, more tokens than a sequence
+    may have); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
     """
     GetModelInfo: _aio.UnaryUnaryMultiCallable[_inference_pb2.GetModelInfoRequest, _inference_pb2.GetModelInfoResponse]  # type: ignore[assignment]
     """Says what model the worker serves and within which limits."""
@@ -129,6 +175,47 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         computed alone, on up to two workers, or after the first token), NON_FINITE_LOGITS (the model with these adapters
         leaves the range of its element type: NaN or infinity);
         DEADLINE_EXCEEDED DEADLINE_EXCEEDED (it passed, or cannot be met at the present pace).
+        """
+
+    @_abc_1.abstractmethod
+    def Complete(
+        self,
+        request: _inference_pb2.CompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.CompleteResponse, _abc.Awaitable[_inference_pb2.CompleteResponse]]:
+        """Generates to the end and answers once, with everything that Generate streams put together. Nothing is sent before
+        the end, so a proxy on the way must allow a call that is silent for as long as the answer takes. Cancelling the
+        call cancels the generation.
+
+        Errors: as Generate, also where it fails after its first token; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (the answer has
+        more than 16 MiB, as one with many log-probabilities may: stream it with Generate).
+        """
+
+    @_abc_1.abstractmethod
+    def CountTokens(
+        self,
+        request: _inference_pb2.CountTokensRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.CountTokensResponse, _abc.Awaitable[_inference_pb2.CountTokensResponse]]:
+        """Counts the tokens of a text or a chat as Generate has them in a prompt, and tells them where that is asked for. It
+        counts up to 1,048,576 tokens, whether a prompt of so many fits or not. Nothing is generated, and adapters make no
+        difference: every worker of a base model counts alike.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (every field at fault; field `request` when the message has more than 4
+        MiB), PROMPT_TOO_LONG (more than 1,048,576 tokens); RESOURCE_EXHAUSTED QUEUE_FULL (too much text waits to be
+        tokenised, with RetryInfo); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def Detokenize(
+        self,
+        request: _inference_pb2.DetokenizeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.DetokenizeResponse, _abc.Awaitable[_inference_pb2.DetokenizeResponse]]:
+        """Turns token ids into the text that an answer of these tokens would have.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (a token that the vocabulary does not have, more tokens than a sequence
+        may have); UNAVAILABLE UNAVAILABLE (the worker is starting, with RetryInfo).
         """
 
     @_abc_1.abstractmethod
