@@ -27,10 +27,10 @@ def _check_target(folder: Path) -> None:
 async def pull_version(
     blobs: BlobTransfer, version: Version, models: AsyncGenerator[BaseModel, None], folder: Path
 ) -> Version:
-    """Write a version's PEFT folder; `models` has its base. Raises InvalidAdapterError for what PEFT cannot express."""
+    """Write a version's PEFT folder; `models` are its base. Raises InvalidAdapterError for what PEFT cannot express."""
     _check_target(folder)
     async with aclosing(models):
-        specs = [model.spec async for model in models if model.digest == version.base_model_digest]
+        specs = [model.spec async for model in models]
     if not specs:
         raise BaseModelNotFoundError(version.base_model)
     base = next((spec for spec in specs if spec.name == version.base_model), specs[0])

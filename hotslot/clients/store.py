@@ -152,7 +152,8 @@ class StoreClient:
         Raises InvalidRequestError where the folder is not empty, and InvalidAdapterError for what PEFT cannot express.
         """
         version = (await self.resolve(reference)).version
-        return await pull_version(self._blobs, version, self.list_base_models(), folder)
+        models = self.list_base_models(base_model=version.base_model_digest)
+        return await pull_version(self._blobs, version, models, folder)
 
     async def get(self, name: str) -> Adapter:
         """An adapter with its tags."""
@@ -186,12 +187,15 @@ class StoreClient:
             for version in page.versions:
                 yield from_proto(Version, version)
 
-    async def list_base_models(self) -> AsyncGenerator[BaseModel, None]:
-        """All base models that the store knows."""
-        request = build(pb.ListBaseModelsRequest, page_size=PAGE_SIZE)
+    async def list_base_models(self, *, base_model: str = "") -> AsyncGenerator[BaseModel, None]:
+        """Base models that the store knows: all, or those that are registered under a name or digest."""
+        request = build(pb.ListBaseModelsRequest, page_size=PAGE_SIZE, base_model=base_model)
         async for page in self._connection.pages(self._stub.ListBaseModels, request):
-            for base_model in page.base_models:
-                yield from_proto(BaseModel, base_model)
+            for message in page.base_models:
+                found = from_proto(BaseModel, message)
+                # A store of an earlier release lists all.
+                if base_model in ("", found.digest, found.spec.name):
+                    yield found
 
     async def register_base_model(self, spec: BaseSpec, *, move: bool = False) -> BaseModel:
         """Make a base model known under its name; with `move`, also where the name stood for another one."""

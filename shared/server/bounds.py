@@ -120,6 +120,7 @@ GROUPS = (
             "store.v1.DeleteBaseModelRequest.base_model",
             "store.v1.DirectorySource.path",
             "store.v1.FindBaseModelsRequest.base_model",
+            "store.v1.ListBaseModelsRequest.base_model",
             "store.v1.HubSource.subfolder",
             "store.v1.ImportAdapterRequest.base_model",
             "store.v1.ListAdaptersRequest.base_model",

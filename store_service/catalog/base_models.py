@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from hotslot.errors import BaseModelInUseError, BaseModelNameTakenError, BaseModelNotFoundError, ForbiddenError
@@ -77,9 +77,11 @@ class BaseModels:
             raise BaseModelNotFoundError(name_or_digest)
         return _record(row, name)
 
-    def list(self, *, limit: int, after: int) -> list[tuple[int, BaseModelRecord]]:
-        """Base models in order of registration, each with its position."""
+    def list(self, *, limit: int, after: int, name_or_digest: str = "") -> list[tuple[int, BaseModelRecord]]:
+        """Base models, all or those registered so, in order of registration, each with its position."""
         query = select(base_models).where(base_models.c.id > after).order_by(base_models.c.id).limit(limit)
+        if name_or_digest:
+            query = query.where(_is_registered_so(name_or_digest))
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
             named = _names_of(connection, [row.name for row in rows])
@@ -90,11 +92,11 @@ class BaseModels:
 
         Raises BaseModelNotFoundError, ForbiddenError as `register`, and BaseModelInUseError.
         """
-        by_digest = looks_like_a_digest(name_or_digest)
-        wanted = (base_models.c.digest if by_digest else base_models.c.name) == name_or_digest
         with writing(self._engine) as connection:
             # Taken for writing: a publication of an adapter for one of them holds it until that is done.
-            rows = connection.execute(select(base_models).where(wanted).with_for_update()).all()
+            rows = connection.execute(
+                select(base_models).where(_is_registered_so(name_or_digest)).with_for_update()
+            ).all()
             if not rows:
                 raise BaseModelNotFoundError(name_or_digest)
             named = _names_of(connection, [row.name for row in rows])
@@ -130,6 +132,11 @@ class BaseModels:
 
     def _has_power(self, owner: str | None, tenant: TenantId) -> bool:
         return tenant in self._operators or owner == tenant
+
+
+def _is_registered_so(name_or_digest: str) -> ColumnElement[bool]:
+    column = base_models.c.digest if looks_like_a_digest(name_or_digest) else base_models.c.name
+    return column == name_or_digest
 
 
 def _num_adapters(connection: Connection, rows: Sequence[Row[Any]]) -> int:

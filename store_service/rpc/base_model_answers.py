@@ -33,10 +33,12 @@ def delete(models: BaseModels, request: pb.DeleteBaseModelRequest, tenant: Tenan
 def page(models: BaseModels, request: pb.ListBaseModelsRequest) -> pb.ListBaseModelsResponse:
     """Raises InvalidRequestError and InvalidPageTokenError."""
     limit = page_size_of(request.page_size)
-    (after,) = decode_token(request.page_token, _LISTING, (0,))
-    found = models.list(limit=limit, after=int(after))
+    # Tokens of a listing without a filter stay what they are to stores of earlier releases.
+    listing = (*_LISTING, request.base_model) if request.base_model else _LISTING
+    (after,) = decode_token(request.page_token, listing, (0,))
+    found = models.list(limit=limit, after=int(after), name_or_digest=request.base_model)
     shown, more = fitting((_message(record) for _, record in found), limit)
-    token = encode_token(_LISTING, (found[len(shown) - 1][0],)) if more else ""
+    token = encode_token(listing, (found[len(shown) - 1][0],)) if more else ""
     return pb.ListBaseModelsResponse(base_models=shown, next_page_token=token)
 
 

@@ -226,3 +226,20 @@ def test_a_folders_name_is_found_with_a_slash_behind_it(slashes: str, models: Ba
     assert models.get("./tiny" + slashes).spec.name == "./tiny"
     models.register(replace(FIRST, name=f"./old{slashes}"))
     assert models.get(f"./old{slashes}").spec.name == f"./old{slashes}", "as older clients registered it"
+
+
+def test_those_of_a_name_or_a_digest_are_listed_alone(models: BaseModels) -> None:
+    further = replace(FIRST, name="org/further")
+    for spec in (FIRST, further):
+        models.register(spec, ACME)
+    models.register(SECOND, ACME, move=True)
+
+    def listed(name_or_digest: str, after: int = 0, limit: int = 9) -> list[tuple[str, str]]:
+        found = models.list(limit=limit, after=after, name_or_digest=name_or_digest)
+        return [(record.spec.name, record.spec.digest) for _, record in found]
+
+    assert listed(NAME) == [(NAME, FIRST.digest), (NAME, SECOND.digest)]
+    assert listed(FIRST.digest) == [(NAME, FIRST.digest), ("org/further", FIRST.digest)]
+    assert listed(FIRST.digest, limit=1) == [(NAME, FIRST.digest)]
+    assert listed(FIRST.digest, after=1) == [("org/further", FIRST.digest)]
+    assert listed("org/none") == listed("sha256:" + "0" * 64) == []
