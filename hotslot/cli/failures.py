@@ -19,8 +19,9 @@ With `--json` the error is one JSON line on stderr: `{"error": {"reason", "messa
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from hotslot import errors
 from hotslot.clients.rpc import UNREACHABLE
@@ -49,7 +50,28 @@ _ADVICE: tuple[tuple[type[errors.HotslotError], str], ...] = (
     (errors.UnavailableError, "`hotslot up` starts one; --worker or HOTSLOT_WORKER names another"),
     (errors.RequestDeadlineError, "try again, or allow more time"),
 )
-
+FITTING = "its tensors fit"
+# Servers name fields, not commands; which command helps is known here.
+_HINTS: tuple[tuple[type[errors.HotslotError], Callable[[Any], str]], ...] = (
+    (errors.AdapterNotFoundError, lambda error: "`hotslot ls` lists the adapters that exist"),
+    (errors.TagNotFoundError, lambda error: f"`hotslot show {_name_of(error)}` lists its tags"),
+    (errors.VersionNotFoundError, lambda error: f"`hotslot show {_name_of(error)}` lists its versions"),
+    (errors.PolicyNotFoundError, lambda error: f"`hotslot policy set {error.resource}` gives it one"),
+    (errors.BaseModelNameTakenError, lambda error: "--name gives it one, `hotslot base add --move` moves it"),
+    (
+        errors.BaseModelMismatchError,
+        lambda error: "--base names another base model" if FITTING in error.message else "",
+    ),
+    (errors.NoWorkersError, lambda error: "`hotslot workers` lists what is served"),
+    (
+        errors.BaseModelNotFoundError,
+        lambda error: (
+            f"--base names it, `hotslot base alias {error.fitting} {error.resource}` makes the alias"
+            if error.fitting
+            else "`hotslot base add` registers it, --base names another"
+        ),
+    ),
+)
 
 _AGAIN = re.compile(r"[;,] try again(?: later| shortly| soon)?$")
 """Advice of a message that is given with a time, too."""
@@ -64,7 +86,8 @@ def error_lines(error: errors.HotslotError) -> list[str]:
     """Lines of a failed command: the message, and one more for each violation of an adapter that has several."""
     if isinstance(error, errors.InvalidAdapterError) and error.violations:
         if len(error.violations) == 1:
-            return [f"hotslot: {_one_line(error.violations[0].message)}"]
+            text = hint(error)
+            return [f"hotslot: {_one_line(error.violations[0].message)}" + (f"; {text}" if text else "")]
         count = len(error.violations)
         return [
             f"hotslot: the adapter is refused for {count} reasons:",
@@ -76,8 +99,20 @@ def error_lines(error: errors.HotslotError) -> list[str]:
     # A server that answers UNAVAILABLE says itself what to do.
     if isinstance(error, errors.UnavailableError) and UNREACHABLE not in error.message:
         advice = ""
-    line += f"; {advice}" if advice else ""
+    for text in (advice, hint(error)):
+        line += f"; {text}" if text else ""
     return [line + (f"; try again in {retry_after_s:g} s" if retry_after_s else "")]
+
+
+def hint(error: errors.HotslotError) -> str:
+    """The command that helps; nothing where the server, of an earlier release, names one itself."""
+    make = next((make for cls, make in _HINTS if isinstance(error, cls)), None)
+    return make(error) if make is not None and "`hotslot " not in error.message else ""
+
+
+def _name_of(error: errors.NotFoundError) -> str:
+    """Name of the adapter that a resource is a part of."""
+    return error.resource.partition("@")[0].partition(":")[0]
 
 
 def violation_lines(violations: Sequence[errors.Violation]) -> list[str]:

@@ -1,7 +1,9 @@
 """Errors of names and of the records behind them: adapters, tags, versions, policies, base models."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+from hotslot.errors.details import Detail
 from hotslot.errors.kinds import (
     ConflictError,
     HotslotError,
@@ -34,21 +36,21 @@ class AdapterNotFoundError(NotFoundError, reason="ADAPTER_NOT_FOUND"):
     """No adapter of that name for this tenant."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"adapter {name!r} not found; `hotslot ls` lists the adapters that exist", name)
+        super().__init__(f"adapter {name!r} not found", name)
 
 
 class TagNotFoundError(NotFoundError, reason="TAG_NOT_FOUND"):
     """An adapter without that tag."""
 
     def __init__(self, name: str, tag: str) -> None:
-        super().__init__(f"adapter {name!r} has no tag {tag!r}; `hotslot show {name}` lists its tags", f"{name}:{tag}")
+        super().__init__(f"adapter {name!r} has no tag {tag!r}", f"{name}:{tag}")
 
 
 class PolicyNotFoundError(NotFoundError, reason="POLICY_NOT_FOUND"):
     """An adapter without a policy of its own."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"adapter {name!r} has no policy; `hotslot policy set {name}` gives it one", name)
+        super().__init__(f"adapter {name!r} has no policy; it goes by the defaults", name)
 
 
 class VersionNotFoundError(NotFoundError, reason="VERSION_NOT_FOUND"):
@@ -56,23 +58,26 @@ class VersionNotFoundError(NotFoundError, reason="VERSION_NOT_FOUND"):
 
     def __init__(self, name: str, digest: str) -> None:
         super().__init__(
-            f"adapter {name!r} has no version {digest}; `hotslot show {name}` lists its versions",
+            f"adapter {name!r} has no version {digest}",
             f"{name}@{digest}",
         )
 
 
 class BaseModelNotFoundError(NotFoundError, reason="BASE_MODEL_NOT_FOUND"):
-    """A base model that no tenant registered."""
+    """A base model that no tenant registered; `fitting` is the best of those that the adapter's tensors fit, if any."""
+
+    carries: ClassVar = {**NotFoundError.carries, "fitting": Detail.TEXT}
 
     def __init__(self, name: str, fitting: Sequence[str] = ()) -> None:
         """`fitting` are registered base models that the adapter's tensors fit."""
-        advice = "`hotslot base add` registers it, and so does a worker that serves it; or name another with --base"
+        advice = "register it, as a worker that serves it does, or name another as base_model"
         if fitting:
             advice = (
-                f"the adapter's tensors fit {', '.join(fitting)}: name one with --base, or let this name stand for one "
-                f"with `hotslot base alias {fitting[0]} {name}`"
+                f"the adapter's tensors fit {', '.join(fitting)}: name one as base_model, or add this name as an alias "
+                "of one"
             )
         super().__init__(f"base model {name!r} is not registered; {advice}", name)
+        self.fitting = fitting[0] if fitting else ""
 
 
 class EtagMismatchError(ConflictError, reason="ETAG_MISMATCH"):
@@ -100,8 +105,8 @@ class BaseModelNameTakenError(PreconditionError, reason="BASE_MODEL_NAME_TAKEN")
     def __init__(self, name: str, digest: str, taken_by: str) -> None:
         super().__init__(
             f"the name {name!r} stands for base model {taken_by}, and this one is {digest}: another model, or other "
-            "weights; give it a name of its own (--name, HOTSLOT_MODEL_NAME), or, if the name is to mean this one from "
-            "now on, move it with `hotslot base add --move`",
+            "weights; give it a name of its own (a worker's is HOTSLOT_MODEL_NAME), or, if the name is to mean this "
+            "one from now on, register it with move",
             name,
         )
 

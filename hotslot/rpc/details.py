@@ -11,6 +11,8 @@
 | RETRY        | RetryInfo: retry_delay                                                                        |
 | TEXT, NUMBER | ErrorInfo.metadata, by the attribute's name                                                   |
 
+The ErrorInfo stands twice: under the domain now, and under the earlier one.
+
 Details travel in HTTP/2 trailers, which peers limit to 8 KiB by default. Violations that do not fit are grouped where
 they differ in their subject alone. Entries that still do not fit are left out from the end; ErrorInfo.metadata
 `omitted` counts them and the message says so. An error that fits is carried exactly.
@@ -30,7 +32,10 @@ from hotslot.errors import FieldViolation, HotslotError, Violation
 from hotslot.errors.details import Detail
 from hotslot.errors.violations import grouped
 
-DOMAIN = "hotslot"
+DOMAIN = "hotslot.dev"
+EARLIER_DOMAIN = "hotslot"
+"""Domain by which clients and workers of earlier releases know an ErrorInfo of ours: they pass over any other. It is
+read, and written beside the one now, until none of them is left."""
 MAX_STATUS_BYTES = 7_000
 """Most bytes of the trailers on the wire: 8 KiB less room for other metadata."""
 MAX_MESSAGE_BYTES = 1_200
@@ -152,12 +157,23 @@ def _leave_out_last(info: pb.ErrorInfo, bad_request: pb.BadRequest) -> None:
 
 
 def error_info(status: status_pb2.Status) -> pb.ErrorInfo | None:
-    """The ErrorInfo of our domain, if there is one."""
-    info = pb.ErrorInfo()
+    """The ErrorInfo of our domain, or else of the earlier one, if there is one."""
+    earlier: pb.ErrorInfo | None = None
     for detail in status.details:
-        if detail.Unpack(info) and info.domain == DOMAIN:
+        info = pb.ErrorInfo()
+        if not detail.Unpack(info):
+            continue
+        if info.domain == DOMAIN:
             return info
-    return None
+        if info.domain == EARLIER_DOMAIN and earlier is None:
+            earlier = info
+    return earlier
+
+
+def _for_earlier_releases(info: pb.ErrorInfo) -> pb.ErrorInfo:
+    """The same under the earlier domain, less what would leave room for fewer violations: their messages say it too."""
+    kept = {name: text for name, text in info.metadata.items() if not name.startswith(("found_", "expected_"))}
+    return pb.ErrorInfo(reason=info.reason, domain=EARLIER_DOMAIN, metadata=kept)
 
 
 def clear_attributes(error: HotslotError) -> None:
@@ -217,6 +233,8 @@ def _status(code: int, message: str, details: list[Message]) -> status_pb2.Statu
     status = status_pb2.Status(code=code, message=message)
     for detail in details:
         status.details.add().Pack(detail)
+        if isinstance(detail, pb.ErrorInfo):
+            status.details.add().Pack(_for_earlier_releases(detail))
     return status
 
 

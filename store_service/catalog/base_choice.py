@@ -54,7 +54,7 @@ class BaseChoice:
         others = [name for name in self._fitting(base.name, header) if name != base.name] if header else []
         if not others:
             return verdict
-        advice = f"; its tensors fit {', '.join(others)}: name one with --base"
+        advice = f"; its tensors fit {', '.join(others)}: name one as base_model"
 
         def told(violation: Violation) -> Violation:
             return replace(violation, message=violation.message + advice) if violation.code == MISMATCH else violation

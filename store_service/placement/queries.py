@@ -187,9 +187,7 @@ class PlacementQueries:
                 raise _mismatch(str(references[0]), bases[0], base_model)
             return bases[0]
         if not named:
-            raise NoWorkersError(
-                f"no worker serves base model {base_model!r}; `hotslot workers` lists what is served", retry_after_s=1.0
-            )
+            raise NoWorkersError(f"no worker serves base model {base_model!r}", retry_after_s=1.0)
         if len(named) > 1:
             raise InvalidRequestError(
                 [FieldViolation("base_model", f"{base_model!r} stands for {', '.join(named)}; give one of the digests")]

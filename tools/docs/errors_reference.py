@@ -79,8 +79,9 @@ def anchor(row: StatusRow) -> str:
 _HEAD = """# Errors
 
 Every error has a class in `hotslot.errors`, a gRPC status and a reason, which is stable and stands for one class alone.
-The status carries `google.rpc.ErrorInfo` with `domain` "hotslot" and the reason, and the details that the class names;
-over HTTP the reason is `code` of the error. The message says what failed, what was found against what was expected, and
+The status carries `google.rpc.ErrorInfo` with `domain` "hotslot.dev" and the reason (and once more with "hotslot", for
+clients of earlier releases), and the details that the class names; over HTTP the reason is `code` of the error. The
+message says what failed, what was found against what was expected, and
 what to do.
 
 "Retry" says whether the same request may succeed later or on another worker. hotslot's own clients retry calls that are

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from hotslot import BlockingHotslotClient, BlockingStoreClient, ChannelOptions
 from hotslot.cli.app import run
 from hotslot.cli.base_question import choose_base
+from hotslot.cli.failures import hint
 from hotslot.errors import AdapterNotFoundError, BaseModelMismatchError, BaseModelNotFoundError, InvalidRequestError
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.ids import TenantId
@@ -144,9 +145,10 @@ def test_an_alias_is_a_name_like_any_other(
 def test_the_store_names_what_fits_to_other_callers(
     folder: Folder, where: list[str], store: BlockingStoreClient
 ) -> None:
-    with pytest.raises(BaseModelNotFoundError, match=r"tensors fit .*acme/Choice-7B.*hotslot base alias .* \./mine"):
+    with pytest.raises(BaseModelNotFoundError, match=r"tensors fit .*acme/Choice-7B: name one as base_model") as caught:
         store.push(folder("./mine"), "choice")
-    with pytest.raises(BaseModelMismatchError, match=r"its tensors fit .*acme/Choice-7B.*: name one with --base"):
+    assert hint(caught.value) == ("--base names it, `hotslot base alias acme/Choice-7B ./mine` makes the alias")
+    with pytest.raises(BaseModelMismatchError, match=r"its tensors fit .*acme/Choice-7B.*: name one as base_model"):
         store.push(folder("./mine"), "choice", base_model="acme/Wide-7B")
     report = store.validate(folder("./mine"), base_model="acme/Wide-7B")
     assert "acme/Choice-7B" in report.violations[0].message

@@ -7,12 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from google.rpc import status_pb2  # type: ignore[import-untyped]
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotslot import errors
 from hotslot.errors import FieldViolation, HotslotError, Violation
+from hotslot.errors.details import Detail
 from hotslot.rpc import details
 from hotslot.rpc.status import DETAILS_KEY, STATUS_TABLE, from_rpc_error, from_status, row_for, to_status
 
@@ -155,6 +156,41 @@ def test_attributes_missing_on_the_wire_have_empty_values(row: object) -> None:
     back = from_status(bare)
     assert back is not None
     assert vars(back).keys() == vars(error).keys()
+
+
+def infos(status: status_pb2.Status) -> list[error_details_pb2.ErrorInfo]:
+    found = []
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info):
+            found.append(info)
+    return found
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: type(e).__name__)
+def test_servers_and_clients_of_either_domain_understand_each_other(error: HotslotError) -> None:
+    status = to_status(error)
+    now, earlier = infos(status)
+    assert (now.domain, earlier.domain) == ("hotslot.dev", "hotslot")
+    # A client of an earlier release looks for its domain alone.
+    assert earlier.reason == now.reason
+    for name, detail in error.carries.items():
+        if detail in (Detail.TEXT, Detail.NUMBER):
+            assert earlier.metadata[name] == now.metadata[name]
+    # A server of an earlier release has all of it under its domain.
+    from_earlier = status_pb2.Status(code=status.code, message=status.message)
+    now.domain = "hotslot"
+    from_earlier.details.add().Pack(now)
+    from_earlier.details.extend(detail for detail in status.details if not detail.Is(now.DESCRIPTOR))
+    back = from_status(from_earlier)
+    assert type(back) is type(error)
+    assert vars(back) == vars(error)
+
+
+def test_an_error_of_a_foreign_domain_is_not_ours() -> None:
+    status = status_pb2.Status(code=5, message="not ours")
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason="ADAPTER_NOT_FOUND", domain="example.com"))
+    assert from_status(status) is None
 
 
 def test_a_subclass_without_a_row_travels_as_its_ancestor() -> None:
