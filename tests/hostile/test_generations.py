@@ -13,7 +13,7 @@ from hotslot.rpc.status import from_rpc_error
 from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import echo_model
 from tests.support.echo_worker import make_request, run_worker
-from tests.support.memory_store import memory_store
+from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
@@ -36,7 +36,7 @@ async def test_readers_that_sleep_end_and_hold_nothing_while_others_are_answered
         logprobs=pb.LogprobOptions(enabled=True, num_alternatives=20),
     )
     async with (
-        serve(memory_store().services(), ServerOptions(grace_s=0.1), observers=()) as store,
+        serve(MemoryStore().services(), ServerOptions(grace_s=0.1), observers=()) as store,
         run_worker(echo_model(), f"127.0.0.1:{store.port}", stall_s=0.5) as running,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.server.port}", options=NARROW) as channel,
     ):

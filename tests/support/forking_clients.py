@@ -17,7 +17,7 @@ from hotslot.errors import ForkedClientError, HotslotError
 TIMEOUT_S = 5.0
 CHILD_S = 15.0
 AT_ONCE_S = 2.0
-ANSWER = "Hello, sailor"
+ANSWER, REVISION = "Hello, sailor", 11
 
 
 class Child:
@@ -88,7 +88,7 @@ def prefork_server(store: str, worker: str) -> None:
             with client:
                 assert answer(client) == ANSWER
                 assert client.worker.complete("Hi", timeout_s=TIMEOUT_S).text == ANSWER
-                assert client.store.resolve("pirate").revision == 7
+                assert client.store.resolve("pirate").revision == REVISION
             sys.exit(0)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 4

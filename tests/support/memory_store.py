@@ -1,53 +1,36 @@
-"""A store in memory behind real gRPC sockets, for workers: it resolves and reads, and misbehaves on demand."""
+"""A store in memory behind real gRPC sockets: what workers and clients need of one, with faults on request.
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterator
+`tests/contract/test_store_in_memory.py` holds every answer against the real store's.
+"""
+
 from dataclasses import dataclass, field
-from typing import Any
 
-from hotslot.errors import (
-    AdapterNotFoundError,
-    BadOffsetError,
-    BaseModelMismatchError,
-    BlobNotFoundError,
-    HotslotError,
-    StoreUnavailableError,
-    TagNotFoundError,
-    VersionNotFoundError,
-    Violation,
-)
 from hotslot.formats.manifest import AdapterModule, Manifest
-from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
-from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
-from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
-from hotslot.references import parse_reference
-from hotslot.rpc.tenant import tenant_of
+from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId, digest_of
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2, fleet_pb2_grpc
+from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from hotslot.references import Reference
 from shared.server.grpc_server import Service, service
-
-CHUNK_BYTES = 1_024
+from store_service.catalog.records import NewVersion
+from tests.support.memory_blobs import MemoryBlobs
+from tests.support.memory_catalog import MemoryCatalog
+from tests.support.memory_placement import MemoryFleet, MemoryPlacement
 
 
 @dataclass
-class MemoryStore(adapter_store_pb2_grpc.AdapterStoreServiceServicer, blob_pb2_grpc.BlobServiceServicer):
-    """Versions and tags by tenant and name, blobs by tenant and digest."""
+class MemoryStore:
+    """All services of a store's process. What they lack, the generated classes answer with UNIMPLEMENTED."""
 
-    versions: dict[tuple[TenantId, str], dict[Digest, Manifest]] = field(default_factory=dict)
-    tags: dict[tuple[TenantId, str], dict[str, Digest]] = field(default_factory=dict)
-    blobs: dict[tuple[TenantId, str], bytes] = field(default_factory=dict)
-    base_models: list[str] = field(default_factory=list)
-    break_reads_after: deque[int] = field(default_factory=deque)
-    """Bytes after which the next streams break."""
-    resolve_error: HotslotError | None = None
-    reading: asyncio.Event = field(default_factory=asyncio.Event)
-    """While cleared, streams hang before their first byte."""
-    read_offsets: list[int] = field(default_factory=list)
-    resolves: int = 0
-    epochs: int = 0
-    active_reads: int = 0
+    blobs: MemoryBlobs = field(default_factory=MemoryBlobs)
+    catalog: MemoryCatalog = field(init=False)
+    placement: MemoryPlacement = field(init=False)
+    fleet: MemoryFleet = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reading.set()
+        self.catalog = MemoryCatalog(self.blobs)  # type: ignore[abstract]
+        self.placement = MemoryPlacement(self.catalog)  # type: ignore[abstract]
+        self.fleet = MemoryFleet()  # type: ignore[abstract]
 
     def add(
         self,
@@ -63,86 +46,30 @@ class MemoryStore(adapter_store_pb2_grpc.AdapterStoreServiceServicer, blob_pb2_g
         end_token_ids: tuple[int, ...] = (),
     ) -> Digest:
         """Publish a version under a tag; a truncated one loses the end of its stored bytes."""
-        blob = (f"{name} {seed} ".encode() * size_bytes)[:size_bytes]
+        pattern = f"{name} {seed} ".encode()
+        blob = (pattern * (size_bytes // len(pattern) + 1))[:size_bytes]
         modules = (AdapterModule("q_proj", rank, 2.0),)
         manifest = Manifest(base_model_digest, digest_of(blob), size_bytes, "F32", modules, end_token_ids)
-        key = (tenant, name)
-        self.versions.setdefault(key, {})[manifest.digest] = manifest
-        self.tags.setdefault(key, {})[tag] = manifest.digest
-        self.blobs[tenant, manifest.weights_digest] = blob[: size_bytes // 2] if truncated else blob
+        self.blobs.publish(tenant, blob, truncated=truncated)
+        reference = Reference(AdapterName(name), TagName(tag), None)
+        self.catalog.tenants[tenant].create_version(reference, NewVersion(manifest, "org/base", "upload", "{}"))
         return manifest.digest
 
-    def remove(self, name: str) -> None:
-        """Delete an adapter of the default tenant."""
-        del self.versions[DEFAULT_TENANT, name], self.tags[DEFAULT_TENANT, name]
+    def move_tag(self, name: str, tag: str, digest: Digest, tenant: TenantId = DEFAULT_TENANT) -> None:
+        """Point a tag at a version."""
+        self.catalog.tenants[tenant].set_tag(name, TagName(tag), digest)
+
+    def remove(self, name: str, tenant: TenantId = DEFAULT_TENANT) -> None:
+        """Delete an adapter."""
+        self.catalog.tenants[tenant].delete(name)
 
     def services(self) -> list[Service]:
-        """What `serve` takes."""
+        """The services, for `serve`."""
         add_store = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
+        add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         return [
-            service(store_pb2, "AdapterStoreService", add_store, self),
-            service(blob_pb2, "BlobService", blob_pb2_grpc.add_BlobServiceServicer_to_server, self),
+            service(adapter_store_pb2, "AdapterStoreService", add_store, self.catalog),
+            service(blob_pb2, "BlobService", blob_pb2_grpc.add_BlobServiceServicer_to_server, self.blobs),
+            service(placement_pb2, "PlacementService", add_placement, self.placement),
+            service(fleet_pb2, "FleetService", fleet_pb2_grpc.add_FleetServiceServicer_to_server, self.fleet),
         ]
-
-    async def ResolveAdapter(self, request: store_pb2.ResolveAdapterRequest, context: Any) -> Any:
-        self.resolves += 1
-        if self.resolve_error is not None:
-            raise self.resolve_error
-        reference = parse_reference(request.reference)
-        key = (tenant_of(context), str(reference.name))
-        if key not in self.versions:
-            raise AdapterNotFoundError(reference.name)
-        if reference.digest is not None:
-            if reference.digest not in self.versions[key]:
-                raise VersionNotFoundError(reference.name, reference.digest)
-            digest = reference.digest
-        else:
-            assert reference.tag is not None
-            if reference.tag not in self.tags[key]:
-                raise TagNotFoundError(reference.name, reference.tag)
-            digest = self.tags[key][reference.tag]
-        manifest = self.versions[key][digest]
-        if request.base_model_digest not in ("", manifest.base_model_digest):
-            found, expected = manifest.base_model_digest, request.base_model_digest
-            message = f"{reference} is for base model {found}, not {expected}"
-            raise BaseModelMismatchError([Violation("BASE_MODEL_MISMATCH", "base_model", found, expected, message)])
-        version = store_pb2.Version(adapter=reference.name, digest=digest, manifest_json=manifest.canonical_json())
-        return store_pb2.ResolveAdapterResponse(version=version, revision=1)
-
-    async def ReadBlob(self, request: blob_pb2.ReadBlobRequest, context: Any) -> AsyncIterator[Any]:
-        self.active_reads += 1
-        try:
-            await self.reading.wait()
-            blob = self.blobs.get((tenant_of(context), request.digest))
-            if blob is None:
-                raise BlobNotFoundError(request.digest)
-            if request.offset > len(blob):
-                raise BadOffsetError(request.digest, request.offset, len(blob))
-            self.read_offsets.append(request.offset)
-            limit = self.break_reads_after.popleft() if self.break_reads_after else None
-            size_bytes = next(
-                manifest.weights_size_bytes
-                for versions in self.versions.values()
-                for manifest in versions.values()
-                if manifest.weights_digest == request.digest
-            )
-            for offset in range(request.offset, len(blob), CHUNK_BYTES):
-                if limit is not None and offset - request.offset >= limit:
-                    raise StoreUnavailableError("the stream broke")
-                data = blob[offset : offset + CHUNK_BYTES]
-                yield blob_pb2.ReadBlobResponse(data=data, offset=offset, size_bytes=size_bytes)
-        finally:
-            self.active_reads -= 1
-
-    async def IssueEpoch(self, request: store_pb2.IssueEpochRequest, context: Any) -> Any:
-        self.epochs += 1
-        return store_pb2.IssueEpochResponse(epoch=self.epochs)
-
-    async def RegisterBaseModel(self, request: store_pb2.RegisterBaseModelRequest, context: Any) -> Any:
-        self.base_models.append(request.base_model.digest)
-        return store_pb2.RegisterBaseModelResponse(base_model=request.base_model, created=True)
-
-
-def memory_store() -> MemoryStore:
-    """An empty one; the RPCs that it does not have answer UNIMPLEMENTED."""
-    return MemoryStore()  # type: ignore[abstract]

@@ -26,7 +26,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.channel import open_channel
 from shared.server.grpc_server import READINESS, ServerOptions, serve
 from tests.support.echo_worker import Calls, make_request
-from tests.support.memory_store import memory_store
+from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
 from tools.bench.processes import log_errors_only
 
@@ -90,7 +90,7 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
     """Both ways in turns, medians of all rounds."""
     async with AsyncExitStack() as stack:
         redis_url = stack.enter_context(embedded_valkey()).url
-        store = await stack.enter_async_context(serve(memory_store().services(), ServerOptions(), observers=()))
+        store = await stack.enter_async_context(serve(MemoryStore().services(), ServerOptions(), observers=()))
         ends = [await stack.enter_async_context(worker(f"127.0.0.1:{store.port}", redis_url, step_s)) for _ in range(2)]
         (direct, _), (forwarding, forwarder) = ends
         await forwarding.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)

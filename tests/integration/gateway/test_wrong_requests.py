@@ -182,7 +182,7 @@ def body_of(wrong: Wrong) -> bytes:
     return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
 
 
-def test_the_table_is_long_and_each_row_has_a_name() -> None:
+async def test_the_table_is_long_and_each_row_has_a_name() -> None:
     assert len(WRONG) >= 50
     assert len({wrong.name for wrong in WRONG}) == len(WRONG)
 

@@ -7,7 +7,7 @@ import pytest
 from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import Calls, RunningWorker, run_worker
-from tests.support.memory_store import MemoryStore, memory_store
+from tests.support.memory_store import MemoryStore
 from worker_service.adapters.references import ReferenceLimits
 
 
@@ -23,7 +23,7 @@ def references() -> ReferenceLimits:
 
 @pytest.fixture
 async def store() -> MemoryStore:
-    return memory_store()
+    return MemoryStore()
 
 
 @pytest.fixture

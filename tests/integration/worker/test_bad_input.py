@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from hotslot.errors import InvalidRequestError
-from hotslot.ids import digest_of
+from hotslot.ids import DEFAULT_TENANT, digest_of
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.status import DETAILS_KEY, from_rpc_error, row_for
@@ -126,10 +126,9 @@ def published(store: MemoryStore, model: EchoModel) -> str:
     store.add("fat", base, size_bytes=2**20 + 1)
     model.decoder.refuse.add(store.add("junk", base))
     rotten = store.add("rotten", base)
-    weights = next(versions[rotten] for versions in store.versions.values() if rotten in versions).weights_digest
-    for key in store.blobs:
-        if key[1] == weights:
-            store.blobs[key] = bytes(reversed(store.blobs[key]))
+    version = store.catalog.tenants[DEFAULT_TENANT].get("rotten").version(rotten)
+    blob = store.blobs.published[DEFAULT_TENANT][version.manifest.weights_digest]
+    blob.data = bytes(reversed(blob.data))
     return store.add("bot", base)
 
 
@@ -174,7 +173,7 @@ async def test_adapters_that_never_fit_together_are_refused_before_any_is_loaded
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await calls.control.SetDefaultAdapters(defaults, timeout=5)
     assert reason_of(caught.value) == "INVALID_REQUEST"
-    assert store.read_offsets == []
+    assert store.blobs.read_offsets == []
     assert (await calls.generate()).text == "base", "the defaults have changed"
     await calls.generate("wide", "broad")
     running.assert_nothing_is_held()

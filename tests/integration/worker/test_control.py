@@ -14,7 +14,7 @@ from hotslot.errors import (
     SlotsFullError,
     StoreUnavailableError,
 )
-from hotslot.ids import DEFAULT_TENANT, TenantId
+from hotslot.ids import TenantId
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from tests.support.echo_model import EchoModel, voice
@@ -95,9 +95,9 @@ async def test_a_moved_tag_is_followed_by_itself_without_a_failed_request(
 ) -> None:
     served: list[str] = []
     versions = [store.add("bot", model.spec.digest, seed=seed) for seed in range(4)]
-    store.tags[DEFAULT_TENANT, "bot"]["latest"] = versions[0]
+    store.move_tag("bot", "latest", versions[0])
     for digest in versions:
-        store.tags[DEFAULT_TENANT, "bot"]["latest"] = digest
+        store.move_tag("bot", "latest", digest)
 
         async def is_served(digest: str = digest) -> bool:
             answer = await calls.generate("bot")
@@ -135,12 +135,12 @@ async def test_the_store_away_leaves_residents_serving_and_refuses_the_rest(
     digest = store.add("bot", model.spec.digest)
     store.add("cold", model.spec.digest)
     await calls.generate("bot")
-    store.resolve_error = StoreUnavailableError("away")
+    store.catalog.resolve_error = StoreUnavailableError("away")
     for _ in range(3):
         await asyncio.sleep(0.06)
         assert (await calls.generate("bot")).text == voice(digest)
     assert isinstance(await error_of(calls.generate("cold")), StoreUnavailableError)
-    store.resolve_error = None
+    store.catalog.resolve_error = None
     await calls.generate("cold")
 
 
@@ -210,7 +210,7 @@ async def test_unload_removes_an_adapter_from_every_tier(calls: Calls, store: Me
     assert (await calls.status()).slots.free == 4
     assert isinstance(await error_of(unload(calls, "bot")), AdapterNotLoadedError)
     await calls.generate("bot")
-    assert store.read_offsets == [0, 0]
+    assert store.blobs.read_offsets == [0, 0]
 
 
 async def test_unload_waits_for_users_and_gives_up_at_its_deadline(
@@ -303,13 +303,13 @@ async def test_disabled_adapters_win_until_they_are_enabled_again(
 
 async def test_a_loading_adapter_is_shown_as_loading(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     store.add("bot", model.spec.digest)
-    store.reading.clear()
+    store.blobs.reading.clear()
     loading = asyncio.create_task(calls.generate("bot"))
-    await until(lambda: store.active_reads == 1)
+    await until(lambda: store.blobs.active_reads == 1)
     (adapter,) = await calls.list()
     assert adapter.tier == pb.ADAPTER_TIER_LOADING
     assert (await calls.status()).queue.loading_requests == 1
-    store.reading.set()
+    store.blobs.reading.set()
     await loading
 
 

@@ -48,9 +48,9 @@ async def test_an_adapter_that_left_host_memory_comes_back_from_disk(
     told = {resident.digest: resident for resident in Pulse(running.worker).report().residents}
     assert (told[first].tier, told[first].name) == (Tier.DISK, "first")
     assert told[second].tier in (Tier.SLOT, Tier.HOST)
-    reads = len(store.read_offsets)
+    reads = len(store.blobs.read_offsets)
     assert (await calls.generate("first")).text == voice(first)
-    assert len(store.read_offsets) == reads
+    assert len(store.blobs.read_offsets) == reads
 
 
 async def test_an_unloaded_adapter_is_on_no_tier(

@@ -14,13 +14,14 @@ from hotslot.errors import (
     StepFailedError,
     StoreUnavailableError,
 )
-from hotslot.ids import TenantId
+from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from tests.support.echo_model import EOS, EchoModel, echo_model, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request, run_worker
-from tests.support.memory_store import CHUNK_BYTES, MemoryStore
+from tests.support.memory_blobs import CHUNK_BYTES
+from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until, until_async
 
 ENDLESS = {"text": "endless"}
@@ -90,7 +91,7 @@ async def test_a_mix_is_served_with_its_weights(calls: Calls, store: MemoryStore
 
 async def test_references_to_one_version_add_up(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     digest = store.add("a", model.spec.digest)
-    store.tags[TenantId("default"), "a"]["v1"] = digest
+    store.move_tag("a", "v1", digest)
     answer = await calls.generate("a=0.5", "a:v1=2")
     assert answer.text == voice(digest, 2.5)
     assert [served.weight for served in answer.started.adapters] == [0.5, 2.0]
@@ -101,29 +102,29 @@ async def test_fifty_requests_for_one_cold_adapter_cause_one_pull(
 ) -> None:
     store.add("bot", model.spec.digest)
     await asyncio.gather(*(calls.generate("bot") for _ in range(50)))
-    assert store.read_offsets == [0]
+    assert store.blobs.read_offsets == [0]
 
 
 async def test_a_broken_stream_is_continued_where_it_broke(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     digest = store.add("bot", model.spec.digest, size_bytes=5 * CHUNK_BYTES)
-    store.break_reads_after.extend([2 * CHUNK_BYTES, CHUNK_BYTES])
+    store.blobs.break_reads_after.extend([2 * CHUNK_BYTES, CHUNK_BYTES])
     assert (await calls.generate("bot")).text == voice(digest)
-    assert store.read_offsets == [0, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
+    assert store.blobs.read_offsets == [0, 2 * CHUNK_BYTES, 3 * CHUNK_BYTES]
 
 
 async def test_a_stream_that_never_gets_on_is_given_up(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     store.add("bot", model.spec.digest)
-    store.break_reads_after.extend([0] * 50)
+    store.blobs.break_reads_after.extend([0] * 50)
     assert isinstance(await error_of(calls.generate("bot")), StoreUnavailableError)
-    assert len(store.read_offsets) == 5
+    assert len(store.blobs.read_offsets) == 5
 
 
 async def test_bytes_that_are_not_their_digests_are_never_served(
     calls: Calls, store: MemoryStore, model: EchoModel
 ) -> None:
     store.add("bot", model.spec.digest)
-    (key,) = store.blobs
-    store.blobs[key] = b"X" + store.blobs[key][1:]
+    (blob,) = store.blobs.published[DEFAULT_TENANT].values()
+    blob.data = b"X" + blob.data[1:]
     assert isinstance(await error_of(calls.generate("bot")), DigestMismatchError)
     assert model.decoder.decoded == []
 
@@ -210,12 +211,12 @@ async def test_a_client_that_goes_away_while_its_adapter_loads_stops_the_pull(
     calls: Calls, running: RunningWorker, store: MemoryStore, model: EchoModel
 ) -> None:
     store.add("bot", model.spec.digest)
-    store.reading.clear()
+    store.blobs.reading.clear()
     stream = calls.inference.Generate(make_request("bot"), timeout=20)
     reading = asyncio.create_task(stream.read())
-    await until(lambda: store.active_reads == 1)
+    await until(lambda: store.blobs.active_reads == 1)
     stream.cancel()
-    await until(lambda: store.active_reads == 0 and running.worker.in_flight == 0)
+    await until(lambda: store.blobs.active_reads == 0 and running.worker.in_flight == 0)
     with pytest.raises(asyncio.CancelledError):
         await reading
     running.assert_nothing_is_held()

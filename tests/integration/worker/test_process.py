@@ -108,7 +108,7 @@ async def test_a_worker_starts_without_its_store_and_registers_when_that_comes(s
         async with serve(store.services(), ServerOptions(endpoint, grace_s=0.1), observers=()):
 
             async def is_registered() -> bool:
-                return store.base_models == [BASE]
+                return store.catalog.calls.registered == [BASE]
 
             await until_async(is_registered)
 

@@ -1,27 +1,43 @@
-"""A fake store and a fake worker on real sockets, and an adapter folder to push."""
+"""A store in memory and a fake worker on real sockets, and an adapter folder to push."""
 
 import asyncio
 import json
 import random
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from hotslot import ChannelOptions, RetryPolicy, StoreClient
+from hotslot.ids import digest_of
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
-from tests.support.fake_store import FakeStore
 from tests.support.fake_worker import FakeWorker
+from tests.support.memory_store import MemoryStore
 
 FAST_RETRIES = RetryPolicy(max_stalls=3, first_delay_s=0.001, stream_timeout_s=20.0)
 # So that a stream's own retries are seen, and not the channel's.
 NO_CHANNEL_RETRIES = ChannelOptions(max_attempts=1)
+BASE = digest_of(b"base")
+SERVED = ("adapter-0", "adapter-1", "adapter-2", "adapter-3", "pirate")
+SERVED_REVISION = 11
+"""Two changes an adapter, and one for the tag."""
+
+
+def stocked_store(names: Iterable[str]) -> MemoryStore:
+    """A store with a version of each adapter, the first of 1.2 MB and `adapter-1` with a tag; two are on a page."""
+    store = MemoryStore()
+    store.catalog.page_size = 2
+    for number, name in enumerate(names):
+        digest = store.add(name, BASE, rank=16, size_bytes=5_000 if number else 1_234_567)
+        if name == "adapter-1":
+            store.move_tag(name, "v1", digest)
+    return store
 
 
 @asynccontextmanager
-async def serving(fake: FakeStore | FakeWorker) -> AsyncIterator[str]:
+async def serving(fake: MemoryStore | FakeWorker) -> AsyncIterator[str]:
     """The endpoint of a fake for as long as the block."""
     async with serve(fake.services(), ServerOptions(grace_s=0.1), observers=()) as server:
         await server.set_ready(True)
@@ -29,12 +45,12 @@ async def serving(fake: FakeStore | FakeWorker) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def fake_store() -> FakeStore:
-    return FakeStore.create()
+def fake_store() -> MemoryStore:
+    return stocked_store(f"adapter-{number}" for number in range(5))
 
 
 @pytest.fixture
-async def store_endpoint(fake_store: FakeStore) -> AsyncIterator[str]:
+async def store_endpoint(fake_store: MemoryStore) -> AsyncIterator[str]:
     async with serving(fake_store) as endpoint:
         yield endpoint
 
@@ -70,7 +86,7 @@ class Served:
     """A store and a worker whose loop runs in another thread, as servers do."""
 
     def __init__(self) -> None:
-        self.store, self.worker = FakeStore.create(), FakeWorker()
+        self.store, self.worker = stocked_store(SERVED), FakeWorker()
         self.endpoints: list[str] = []
         self.loop = asyncio.new_event_loop()
         self._stop: asyncio.Event

@@ -1,4 +1,4 @@
-"""The `hotslot` command against a fake store and a fake worker on real sockets."""
+"""The `hotslot` command against a store in memory and a fake worker on real sockets."""
 
 import io
 import json
@@ -20,6 +20,8 @@ from hotslot.errors import (
     RankTooLargeError,
     Violation,
 )
+from hotslot.ids import DEFAULT_TENANT
+from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb2
 from tests.unit.hotslot.conftest import Served
 
@@ -198,9 +200,11 @@ def test_tag_moves_a_tag_to_what_the_reference_stands_for(hotslot: Run, served: 
 
 
 @pytest.mark.parametrize(
-    ("reference", "kind"), [("adapter-1", "adapter"), ("adapter-1:v1", "tag"), (f"adapter-1@{DIGEST}", "version")]
+    ("reference", "kind"), [("adapter-1", "adapter"), ("adapter-1:v1", "tag"), ("adapter-1@{digest}", "version")]
 )
 def test_rm_removes_what_the_reference_names(hotslot: Run, served: Served, reference: str, kind: str) -> None:
+    (digest,) = served.store.catalog.tenants[DEFAULT_TENANT].get("adapter-1").versions
+    reference = reference.format(digest=digest)
     code, out, _ = hotslot("rm", reference, "--yes", "--force", "--json")
     assert code == 0
     assert json.loads(out)["removed"] == kind
@@ -214,7 +218,7 @@ def test_what_rm_removed_can_be_undeleted_until_it_says(hotslot: Run) -> None:
     lines = hotslot("ls", "--deleted")[1].splitlines()
     assert lines[0].endswith("CAN BE UNDELETED UNTIL")
     assert [line.endswith("2026-01-01 01:30 UTC") for line in lines[2:]] == [False, True, False, False, False]
-    assert hotslot("undelete", "adapter-1")[:2] == (0, "adapter-1 is back with 1 version\n")
+    assert hotslot("undelete", "adapter-1")[:2] == (0, "adapter-1 is back with 1 version and the tags latest, v1\n")
     assert "UNDELETED" not in hotslot("ls", "--deleted")[1]
     assert hotslot("undelete", "adapter-1")[0] == 5
 
@@ -227,7 +231,7 @@ def test_undelete_as_json_has_the_adapter(hotslot: Run) -> None:
 
 def test_import_takes_a_folder_of_the_stores_machine(hotslot: Run, served: Served) -> None:
     assert hotslot("import", "dir:/srv/adapters/a", "pirate", "--base", "org/base")[0] == 0
-    (request,) = served.store.catalog.calls.import_requests
+    (request,) = served.store.catalog.calls.imports
     assert (request.directory.path, request.base_model) == ("/srv/adapters/a", "org/base")
 
 
@@ -360,7 +364,10 @@ def test_a_workers_error_is_one_line_and_an_exit_code(hotslot: Run, served: Serv
 
 
 def test_workers_placements_and_top_show_the_fleet(hotslot: Run, served: Served) -> None:
-    served.store.placement.endpoints = [served.endpoints[1]]
+    load = placement_pb2.WorkerLoad(running_sequences=2, max_sequences=8, free_slots=7, num_slots=8, kv_usage=0.25)
+    served.store.placement.start_worker(served.endpoints[1], digests=(DIGEST,), load=load)
+    (placement,) = served.store.placement.placements
+    placement.pinned, placement.adapter = True, "pirate"
     assert "2/8" in hotslot("workers")[1]
     assert json.loads(hotslot("workers", "--json")[1])["workers"][0]["load"]["kv_usage"] == 0.25
     assert hotslot("placements")[1].splitlines()[2].split() == ["pirate", "abababababab", "w-1", "slot", "yes"]

@@ -13,9 +13,14 @@ from hotslot.cli import fleet_readings
 from hotslot.cli.fleet_readings import FleetReader, TokenMeter
 from hotslot.contract.placement import Worker
 from hotslot.errors import StoreUnavailableError
-from tests.support.fake_store import FakeStore
 from tests.support.fake_worker import FakeWorker
+from tests.support.memory_store import MemoryStore
 from tests.unit.hotslot.conftest import NO_CHANNEL_RETRIES, serving
+
+
+@pytest.fixture(autouse=True)
+def one_worker(fake_store: MemoryStore) -> None:
+    fake_store.placement.start_worker("127.0.0.1:1")
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ async def test_a_worker_that_counts_back_has_no_rate_and_none_for_catching_up(pl
 
 
 async def test_a_store_that_hangs_leaves_the_last_reading_and_says_so(
-    fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    fake_store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fleet_readings, "STORE_TIMEOUT_S", 1.0)
     answers, gate = fake_store.placement.ListWorkers, asyncio.Event()

@@ -24,7 +24,7 @@ from hotslot import (
     WorkerClient,
 )
 from hotslot.errors import AdapterNotFoundError, RequestDeadlineError
-from tests.unit.hotslot.conftest import Served
+from tests.unit.hotslot.conftest import SERVED_REVISION, Served
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_both_kinds_of_client_have_the_same_methods(blocking: type[Any], origina
 
 def test_calls_and_listings_work_without_a_loop(hotslot: BlockingHotslotClient) -> None:
     assert len(list(hotslot.store.list_adapters())) == 5
-    assert hotslot.store.resolve("pirate").revision == 7
+    assert hotslot.store.resolve("pirate").revision == SERVED_REVISION
     assert hotslot.complete("Hi").text == "Hello, sailor"
     assert hotslot.worker.complete(GenerationRequest("Hi")).text == "Hello, sailor"
     with pytest.raises(AdapterNotFoundError):

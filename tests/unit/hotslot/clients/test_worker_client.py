@@ -34,9 +34,9 @@ from hotslot.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
-from tests.support.fake_store import FakeStore
 from tests.support.fake_worker import FakeWorker
-from tests.unit.hotslot.conftest import NO_CHANNEL_RETRIES, serving
+from tests.support.memory_store import MemoryStore
+from tests.unit.hotslot.conftest import BASE, NO_CHANNEL_RETRIES, serving
 
 PIRATE = (AdapterSelection("pirate"),)
 
@@ -143,29 +143,31 @@ Fleet = tuple[FakeWorker, FakeWorker, HotslotClient]
 
 @pytest.fixture
 async def fleet(
-    fake_store: FakeStore, store_endpoint: str
+    fake_store: MemoryStore, store_endpoint: str
 ) -> AsyncIterator[tuple[FakeWorker, FakeWorker, HotslotClient]]:
     """Two workers that placement knows, and a client of their deployment without a fallback."""
     first, second = FakeWorker("w-first"), FakeWorker("w-second")
     async with AsyncExitStack() as stack:
-        fake_store.placement.endpoints = [await stack.enter_async_context(serving(w)) for w in (first, second)]
+        fake_store.add("pirate", BASE)
+        for worker in (first, second):
+            fake_store.placement.start_worker(await stack.enter_async_context(serving(worker)))
         client = await stack.enter_async_context(HotslotClient(store_endpoint, None, options=NO_CHANNEL_RETRIES))
         yield first, second, client
 
 
-async def test_the_best_worker_is_called_and_the_pick_is_reused(fleet: Fleet, fake_store: FakeStore) -> None:
+async def test_the_best_worker_is_called_and_the_pick_is_reused(fleet: Fleet, fake_store: MemoryStore) -> None:
     first, second, client = fleet
     for _ in range(3):
         assert (await client.complete(GenerationRequest("Hi", PIRATE))).started.worker_id == "w-first"
     assert (len(first.inference.requests), len(second.inference.requests)) == (3, 0)
-    assert fake_store.placement.calls.picks == 1
+    assert fake_store.placement.picks == 1
 
 
-async def test_a_pick_is_not_used_longer_than_it_says(fleet: Fleet, fake_store: FakeStore) -> None:
+async def test_a_pick_is_not_used_longer_than_it_says(fleet: Fleet, fake_store: MemoryStore) -> None:
     fake_store.placement.ttl_s = 0
     for _ in range(2):
         await fleet[2].complete(GenerationRequest("Hi", PIRATE))
-    assert fake_store.placement.calls.picks == 2
+    assert fake_store.placement.picks == 2
 
 
 @pytest.mark.parametrize(
@@ -235,18 +237,19 @@ async def test_what_another_worker_would_refuse_as_well_is_not_retried(fleet: Fl
 
 
 async def test_a_worker_that_is_gone_is_passed_over_and_asked_about_again(
-    fleet: Fleet, fake_store: FakeStore, unused_tcp_port: int
+    fleet: Fleet, fake_store: MemoryStore, unused_tcp_port: int
 ) -> None:
     client = fleet[2]
-    fake_store.placement.endpoints.insert(0, f"127.0.0.1:{unused_tcp_port}")
+    fake_store.placement.start_worker(f"127.0.0.1:{unused_tcp_port}")
+    fake_store.placement.workers.insert(0, fake_store.placement.workers.pop())
     for _ in range(2):
         assert (await client.complete(GenerationRequest("Hi", PIRATE))).started.worker_id == "w-first"
-    assert fake_store.placement.calls.picks == 2, "the pick that named the lost worker is dropped"
+    assert fake_store.placement.picks == 2, "the pick that named the lost worker is dropped"
 
 
 @pytest.mark.parametrize("failure", [CoordinationUnavailableError("no redis"), NoWorkersError("none")])
 async def test_without_placement_the_configured_worker_is_called(
-    fake_store: FakeStore, store_endpoint: str, worker_endpoint: str, failure: HotslotError
+    fake_store: MemoryStore, store_endpoint: str, worker_endpoint: str, failure: HotslotError
 ) -> None:
     fake_store.placement.failure = failure
     async with HotslotClient(store_endpoint, worker_endpoint, options=NO_CHANNEL_RETRIES) as client:
@@ -257,15 +260,15 @@ async def test_without_placement_the_configured_worker_is_called(
 
 
 async def test_without_routing_placement_is_not_asked(
-    fleet: Fleet, fake_store: FakeStore, store_endpoint: str, worker_endpoint: str
+    fleet: Fleet, fake_store: MemoryStore, store_endpoint: str, worker_endpoint: str
 ) -> None:
     async with HotslotClient(store_endpoint, worker_endpoint, route=False) as client:
         assert (await client.complete(GenerationRequest("Hi", PIRATE))).started.worker_id == "w-1"
-    assert fake_store.placement.calls.picks == 0
+    assert fake_store.placement.picks == 0
 
 
 async def test_while_placement_is_away_the_last_pick_is_used_and_nobody_waits_for_it_each_time(
-    fleet: Fleet, fake_store: FakeStore, monkeypatch: pytest.MonkeyPatch
+    fleet: Fleet, fake_store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hotslot.clients.routing.AWAY_S", 3600.0)
     fake_store.placement.ttl_s = 0
@@ -274,19 +277,19 @@ async def test_while_placement_is_away_the_last_pick_is_used_and_nobody_waits_fo
     fake_store.placement.failure = CoordinationUnavailableError("no redis")
     for _ in range(5):
         assert (await fleet[2].complete(request)).started.worker_id == "w-first"
-    assert fake_store.placement.calls.picks == 2
+    assert fake_store.placement.picks == 2
 
 
-async def test_requests_that_come_at_once_ask_placement_once(fleet: Fleet, fake_store: FakeStore) -> None:
+async def test_requests_that_come_at_once_ask_placement_once(fleet: Fleet, fake_store: MemoryStore) -> None:
     request = GenerationRequest("Hi", PIRATE)
     await asyncio.gather(*(fleet[2].complete(request) for _ in range(10)))
-    assert fake_store.placement.calls.picks == 1
+    assert fake_store.placement.picks == 1
 
 
-async def test_a_pool_without_workers_is_asked_about_again_at_once(fleet: Fleet, fake_store: FakeStore) -> None:
-    endpoints, fake_store.placement.endpoints = fake_store.placement.endpoints, []
+async def test_a_pool_without_workers_is_asked_about_again_at_once(fleet: Fleet, fake_store: MemoryStore) -> None:
+    workers, fake_store.placement.workers = fake_store.placement.workers, []
     request = GenerationRequest("Hi", PIRATE)
     with pytest.raises(NoWorkersError):
         await fleet[2].complete(request)
-    fake_store.placement.endpoints = endpoints
+    fake_store.placement.workers = workers
     assert (await fleet[2].complete(request)).started.worker_id == "w-first"

@@ -20,7 +20,7 @@ from hotslot.local.children import Child, ChildSpec
 from hotslot.rpc.channel import connect, open_blocking_channel, open_channel
 from store_service.sources.hub.folder import HubFolder, HubOptions
 from store_service.sources.hub.source import HubSource
-from tests.unit.hotslot.conftest import Served
+from tests.unit.hotslot.conftest import SERVED_REVISION, Served
 from worker_service.routing.forwarding import open_peers
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -99,7 +99,7 @@ async def connect_channel(endpoint: str) -> None:
 def call_client(store: str, worker: str) -> None:
     with BlockingHotslotClient(store, worker) as client:
         assert client.complete("Hi", timeout_s=5.0).text == "Hello, sailor"
-        assert client.store.resolve("pirate").revision == 7
+        assert client.store.resolve("pirate").revision == SERVED_REVISION
 
 
 WAYS: dict[str, Callable[[str, str, Path], None]] = {

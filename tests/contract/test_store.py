@@ -29,7 +29,7 @@ from store_service.settings import StoreSettings
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.echo_model import echo_model, voice
 from tests.support.echo_worker import run_worker
-from tests.support.memory_store import MemoryStore, memory_store
+from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
 from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreView
@@ -83,7 +83,7 @@ class RealPublisher:
 
 @asynccontextmanager
 async def memory_publisher(folder: Path) -> AsyncIterator[Publisher]:
-    store = memory_store()
+    store = MemoryStore()
     async with serve(store.services(), ServerOptions(grace_s=0.1), observers=()) as server:
         yield MemoryPublisher(f"127.0.0.1:{server.port}", store)
 
