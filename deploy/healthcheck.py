@@ -19,10 +19,12 @@ def main() -> int:
     """Check one name; "readiness" and "liveness" are the ones that every hotslot service answers for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("service", nargs="?", default="readiness")
-    parser.add_argument("--address", help="host:port; by default where this machine reaches HOTSLOT_LISTEN")
+    parser.add_argument("--address", help="host:port; by default HOTSLOT_HEALTH_LISTEN, else HOTSLOT_LISTEN")
     arguments = parser.parse_args()
     try:
-        address = arguments.address or str(local(os.environ["HOTSLOT_LISTEN"]))
+        # A server that speaks TLS answers here without: HOTSLOT_HEALTH_LISTEN.
+        listen = os.environ.get("HOTSLOT_HEALTH_LISTEN") or os.environ["HOTSLOT_LISTEN"]
+        address = arguments.address or str(local(listen))
         status = ask(address, arguments.service)
     except InvalidEndpointError as exc:
         parser.error(exc.message)

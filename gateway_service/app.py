@@ -14,6 +14,7 @@ from gateway_service.settings import GatewaySettings
 from hotslot.errors import FieldViolation, InvalidRequestError
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import stop_signal
+from shared.server.transport import check_dialled, check_listener
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +29,16 @@ class RunningGateway:
 
 @asynccontextmanager
 async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGateway]:
-    """A gateway that answers, until the block is left; raises InvalidRequestError and OSError."""
+    """A gateway that answers, until the block is left; raises InvalidRequestError, InsecureTransportError
+    and OSError."""
     if not (settings.store or settings.gateway_worker):
         problem = "neither is set; name the store of a fleet, or the one worker that serves"
         raise InvalidRequestError([FieldViolation("HOTSLOT_STORE, HOTSLOT_GATEWAY_WORKER", problem)])
-    deployment = Deployment(settings.store, settings.gateway_worker)
+    security = settings.channel_security()
+    check_listener(settings.gateway_listen, settings.gateway_transport)
+    for endpoint in filter(None, (settings.store, settings.gateway_worker)):
+        check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
+    deployment = Deployment(settings.store, settings.gateway_worker, security)
     gateway = Gateway(settings, deployment)
     try:
         async with serve_http(application(gateway), settings) as server:

@@ -14,6 +14,7 @@ from hotslot.contract.generation import GenerationEvent
 from hotslot.errors import HotslotError, NoWorkersError
 from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.pool import Pool
+from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
 
 BASES_TTL_S = 5.0
 """Time for which the base models that workers serve are believed to be the same."""
@@ -36,8 +37,9 @@ class ServedBase:
 class Deployment:
     """The clients of one gateway, by tenant. Belongs to one event loop."""
 
-    def __init__(self, store: str, worker: str) -> None:
+    def __init__(self, store: str, worker: str, security: ChannelSecurity = NO_SECURITY) -> None:
         """`worker` is the one that all requests go to; empty where the fleet's best one is picked."""
+        self._security = security
         self.worker = worker
         self.has_store = bool(store)
         self._store = store or DEFAULT_STORE
@@ -48,7 +50,7 @@ class Deployment:
         self._looking = asyncio.Lock()
 
     def _dial(self, tenant: str) -> HotslotClient:
-        options = ChannelOptions(tenant=TenantId(tenant))
+        options = ChannelOptions(tenant=TenantId(tenant), security=self._security)
         return HotslotClient(self._store, self.worker or None, route=not self.worker, options=options)
 
     @asynccontextmanager
@@ -111,7 +113,8 @@ class Deployment:
     @asynccontextmanager
     async def worker_at(self, tenant: TenantId, endpoint: str) -> AsyncIterator[WorkerClient]:
         """A tenant's client of one worker, for a call or two."""
-        async with WorkerClient(endpoint, ChannelOptions(tenant=tenant)) as worker:
+        options = ChannelOptions(tenant=tenant, security=self._security.for_workers())
+        async with WorkerClient(endpoint, options) as worker:
             yield worker
 
     async def close(self) -> None:

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from gateway_service.errors import ApiError
 from gateway_service.settings import GatewaySettings
 from hotslot.endpoints import Endpoint, listen_endpoint
+from shared.server.transport import http_context
 
 BACKLOG = 1024
 POLL_S = 0.01
@@ -160,6 +161,8 @@ async def serve_http(app: ASGIApp, settings: GatewaySettings) -> AsyncIterator[H
         timeout_graceful_shutdown=round(settings.grace_s),
         backlog=BACKLOG,
     )
+    config.load()
+    config.ssl = http_context(settings.gateway_transport)
     server = _Server(config)
     with _listening(listen_endpoint(settings.gateway_listen), settings) as sock:
         serving = asyncio.create_task(server.serve([sock]))

@@ -1,5 +1,6 @@
 """The gateway's settings, from `HOTSLOT_*` variables and flags."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -9,8 +10,10 @@ from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.server.stream_places import STALL_S
-from shared.settings import MAX_START_PAUSE_S, ListenAddress, Settings
+from shared.server.transport import Transport
+from shared.settings import MAX_START_PAUSE_S, ListenAddress
 from shared.telemetry import LogFormat, LogLevel
+from shared.transport_settings import CallerTransport
 
 DEFAULT_LISTEN = "127.0.0.1:7600"
 
@@ -26,11 +29,17 @@ OptionalAddress = Annotated[str, AfterValidator(_dialled_or_none)]
 """host:port to call; empty when there is none."""
 
 
-class GatewaySettings(Settings):
+class GatewaySettings(CallerTransport):
     """Speaks OpenAI's HTTP, and calls workers by gRPC."""
 
     gateway_listen: ListenAddress = DEFAULT_LISTEN
     """host:port to serve HTTP on; [::] is every interface, port 0 takes a free port. Or unix:/path."""
+    gateway_cert_file: Path | None = None
+    """PEM file with the certificate of the HTTP listener, which speaks HTTPS then."""
+    gateway_key_file: Path | None = None
+    """PEM file with the key of gateway_cert_file."""
+    gateway_client_ca_file: Path | None = None
+    """PEM file with the certificates that those of HTTP clients must lead to; with it each must show one."""
     gateway_worker: OptionalAddress = ""
     """The one worker that all requests go to, as a sidecar has it; empty means the best worker of the fleet, which the
     store's placement service names."""
@@ -71,3 +80,8 @@ class GatewaySettings(Settings):
     """Least severe messages that are logged."""
     log_format: LogFormat = "console"
     """console for people, json for machines."""
+
+    @property
+    def gateway_transport(self) -> Transport:
+        """Transport of the HTTP listener."""
+        return Transport(self.gateway_cert_file, self.gateway_key_file, self.gateway_client_ca_file, self.insecure)

@@ -160,7 +160,8 @@ def write_file(path: Path, source: Readable, *, mode: int | None = None) -> tupl
     make_directory(path.parent)
     stage = path.with_name(f".{path.name}.new")
     stage.unlink(missing_ok=True)
-    staged = StagedFile(stage)
+    # From its first byte on what is private can be read by its owner alone.
+    staged = StagedFile(stage, mode=0o666 if mode is None else mode)
     try:
         read_blocks(source, staged.write)
         staged.publish(path, mode=mode)

@@ -58,6 +58,13 @@ class Endpoint:
         mapped = getattr(address, "ipv4_mapped", None)
         return address is not None and (address.is_unspecified or (mapped is not None and mapped.is_unspecified))
 
+    @property
+    def is_loopback(self) -> bool:
+        """True when the host is this machine, and what is sent there never leaves it."""
+        address = self.address
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return self.host.lower().rstrip(".") == "localhost" or (mapped is not None and mapped.is_loopback)
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -119,6 +126,18 @@ def advertised_endpoint(text: str) -> Endpoint:
     if address is not None and (address.is_multicast or endpoint.host == "255.255.255.255"):
         raise InvalidEndpointError(text, "that is an address of many machines: name one")
     return endpoint
+
+
+def stays_here(endpoint: Endpoint | Target) -> bool:
+    """Tell whether what is sent to an endpoint, or listened for at one, never leaves this machine."""
+    if isinstance(endpoint, Endpoint):
+        return endpoint.is_loopback
+    scheme = _scheme(endpoint.target)
+    if scheme in _SOCKETS:
+        return True
+    rest = endpoint.target.partition(":")[2]
+    parts = [rest.rpartition("/")[2]] if scheme == "dns" else rest.split(",")
+    return all(parse_endpoint(part).is_loopback for part in parts)
 
 
 def reachable(listen: str, port: int, hostname: str) -> Endpoint:

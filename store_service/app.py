@@ -188,7 +188,7 @@ async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisCo
     """The connection to Redis, without which there is no placement."""
     if settings.redis_url is None:
         return None
-    return await stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+    return await stack.enter_async_context(RedisConnection(RedisOptions.of(settings.redis_url, settings)))
 
 
 def build_services(
@@ -285,4 +285,5 @@ def _server_options(settings: StoreSettings) -> ServerOptions:
         grace_s=settings.grace_s,
         stall_s=settings.stream_stall_s,
         stream_limits=stream_limits(settings),
+        transport=settings.transport(),
     )

@@ -7,8 +7,9 @@ from pydantic import Field, SecretStr
 from hotslot.ids import DEFAULT_TENANT
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
 from shared.server.stream_places import STALL_S
-from shared.settings import MAX_START_PAUSE_S, ListenAddress, RedisUrl, SecretUrl, Settings, TextList
+from shared.settings import MAX_START_PAUSE_S, ListenAddress, RedisUrl, SecretUrl, TextList
 from shared.telemetry import LogFormat, LogLevel
+from shared.transport_settings import RedisTransport, ServerTransport
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
 from store_service.catalog.url import CatalogUrl
@@ -26,7 +27,7 @@ ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
 tensor, and slices as they are read, checked, converted and written."""
 
 
-class StoreSettings(Settings):
+class StoreSettings(ServerTransport, RedisTransport):
     """Imports, validates and serves adapters."""
 
     listen: ListenAddress = "127.0.0.1:7400"

@@ -88,4 +88,5 @@ def _server_options(settings: WorkerSettings) -> ServerOptions:
         drain_delay_s=settings.drain_delay_s,
         grace_s=settings.drain_grace_s,
         stall_s=settings.stream_stall_s,
+        transport=settings.transport(),
     )

@@ -15,10 +15,10 @@ from shared.settings import (
     DialledAddress,
     ListenAddress,
     RedisUrl,
-    Settings,
     TextList,
 )
 from shared.telemetry import LogFormat, LogLevel
+from shared.transport_settings import CallerTransport, RedisTransport, ServerTransport
 
 
 def _split(value: object) -> object:
@@ -31,7 +31,7 @@ NumberList = Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, Before
 """Several numbers, separated by commas."""
 
 
-class WorkerSettings(Settings):
+class WorkerSettings(ServerTransport, CallerTransport, RedisTransport):
     """Serves LoRA adapters on one compiled base model."""
 
     model: str = Field(min_length=1)

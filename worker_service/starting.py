@@ -27,6 +27,7 @@ from shared.fleet.policy import Fleet
 from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
 from shared.server.grpc_server import RpcServer
+from shared.server.transport import check_dialled
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.keeper import Keeper, read_fleet
 from worker_service.adapters.preload import PreloadLimits, preload
@@ -112,8 +113,11 @@ async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -
 
 async def build_store_channel(host: Host) -> grpc.aio.Channel:
     """The connection to the store."""
-    options = ChannelOptions(use_proxy=host.settings.use_proxy)
-    return await host.stack.enter_async_context(open_channel(host.settings.store, options))
+    settings = host.settings
+    security = settings.channel_security()
+    check_dialled(settings.store, uses_tls=security.uses_tls, insecure=settings.insecure)
+    options = ChannelOptions(use_proxy=settings.use_proxy, security=security)
+    return await host.stack.enter_async_context(open_channel(settings.store, options))
 
 
 async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreView, pulse: Pulse) -> FleetTies | None:
@@ -121,7 +125,7 @@ async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreView, pulse: 
     settings, worker = host.settings, host.worker
     if settings.redis_url is None:
         return None
-    redis = await host.stack.enter_async_context(RedisConnection(RedisOptions(settings.redis_url.value)))
+    redis = await host.stack.enter_async_context(RedisConnection(RedisOptions.of(settings.redis_url, settings)))
     info = WorkerInfo(
         worker_id=worker.worker_id,
         endpoint=settings.advertise or str(reachable(settings.listen, host.server.port, socket.gethostname())),
@@ -183,7 +187,9 @@ def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
     settings = host.settings
     if not settings.forward:
         return None
-    peers = open_peers(max(MIN_PEER_KEEPALIVE_S, settings.lease_s / 2), use_proxy=settings.use_proxy)
+    keepalive_s = max(MIN_PEER_KEEPALIVE_S, settings.lease_s / 2)
+    security = settings.channel_security().for_workers()
+    peers = open_peers(keepalive_s, use_proxy=settings.use_proxy, security=security)
     router = Router(FleetView(pool, me, peers.retain, host.view_limits), peers)
     host.stack.push_async_callback(router.close)
     return router

@@ -83,10 +83,11 @@ class HotslotClient:
         self._picks = Picks(self._ask, time.monotonic)
         self._home = Home("the client")
         # Failing over is this client's work: a channel that retries would only delay it.
-        once = replace(options, max_attempts=1)
+        to_workers = replace(options, security=options.security.for_workers())
+        once = replace(to_workers, max_attempts=1)
         needed = self._written if reads_own_writes else WrittenRevision()
         self._pool = Pool(partial(_dial, once, needed))
-        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, options, written=needed)
+        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, to_workers, written=needed)
 
     @property
     def revision(self) -> int:

@@ -34,6 +34,7 @@ HotslotError
 │   ├── AdapterPinnedError
 │   ├── CompiledCodeMismatchError compiled for something else
 │   ├── ModelNotServableError
+│   ├── InsecureTransportError    plaintext that would leave the machine
 │   └── ClientMisuseError         a client object used where it cannot be
 │       ├── ClientClosedError
 │       ├── ForkedClientError

@@ -19,6 +19,10 @@ class InvalidEndpointError(InvalidRequestError, reason="INVALID_ENDPOINT"):
         return self.fields[0].description
 
 
+class InsecureTransportError(PreconditionError, reason="INSECURE_TRANSPORT"):
+    """Plaintext between machines that was not asked for."""
+
+
 class ClientMisuseError(PreconditionError, reason="CLIENT_MISUSE"):
     """A client object that cannot be used here and now; nothing was sent."""
 

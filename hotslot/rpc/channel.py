@@ -1,4 +1,4 @@
-"""Opening channels: every call gets a deadline and the tenant, and what is safe is retried.
+"""Opening channels: every call gets a deadline, the tenant and the caller's token, and what is safe is retried.
 
 `open_channel` is for asyncio, `open_blocking_channel` for threads. Both return what generated stubs take. No other code
 opens a channel: what is decided here (proxies, keepalive, limits, forks) holds for every call.
@@ -6,7 +6,7 @@ opens a channel: what is decided here (proxies, keepalive, limits, forks) holds 
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,7 +17,10 @@ from hotslot.errors import UnavailableError
 from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.forking import FORK_GUARD
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
+from hotslot.rpc.security import NO_SECURITY, BearerToken, ChannelSecurity, channel_credentials, check_transport
+from hotslot.rpc.stub_method import Metadata, StubMethod
 from hotslot.rpc.tenant import TENANT_KEY
+from hotslot.rpc.tls_files import TlsFiles
 
 # Retried when the answer is UNAVAILABLE and no headers came: calling these twice is calling them once. The others
 # are retried by grpc only when it knows that the server never saw them.
@@ -59,7 +62,8 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
     "grpc.health.v1.Health": ("Check",),
 }
 
-Metadata = Sequence[tuple[str, str | bytes]]
+RETIRED_S = 3600.0
+"""Longest time for which calls go on over a channel that another one has replaced, with newer certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,42 +86,40 @@ class ChannelOptions:
     use_proxy: bool = False
     """Go through the proxy that grpc_proxy, https_proxy or http_proxy names, where no_proxy does not exclude the host.
     By default these variables, which are meant for the way out of a network, do not break calls inside of it."""
+    security: ChannelSecurity = NO_SECURITY
+    """Certificates and token of the caller."""
 
 
 DEFAULT_OPTIONS = ChannelOptions()
 
 
-def open_channel(
-    endpoint: str,
-    options: ChannelOptions = DEFAULT_OPTIONS,
-    *,
-    credentials: grpc.ChannelCredentials | None = None,
-) -> grpc.aio.Channel:
+def open_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIONS) -> grpc.aio.Channel:
     """A channel for asyncio. Connects on first use; close it, or use it with `async with`.
 
     `endpoint` is host:port, or `dns:///host:port` to spread calls over all addresses of a name. Raises
-    InvalidEndpointError for anything else, and ForkedClientError in a child process that cannot use gRPC.
+    InvalidEndpointError for anything else, InvalidRequestError for certificates and tokens that cannot be read,
+    InsecureTransportError where a token would leave this machine in plaintext, and ForkedClientError in a child
+    process that cannot use gRPC.
     """
-    endpoint, arguments = _checked(endpoint), _arguments(options)
-    if credentials is None:
-        channel = grpc.aio.insecure_channel(endpoint, arguments)
-    else:
-        channel = grpc.aio.secure_channel(endpoint, credentials, arguments)
-    return cast(grpc.aio.Channel, _AsyncChannel(channel, options))
+    target, arguments = _checked(endpoint, options), _arguments(options)
+    if not options.security.uses_tls:
+        return cast(grpc.aio.Channel, _AsyncChannel(lambda: grpc.aio.insecure_channel(target, arguments), options))
+    files = TlsFiles(options.security.tls_paths)
+
+    def dial() -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(target, channel_credentials(files), arguments)
+
+    return cast(grpc.aio.Channel, _AsyncChannel(dial, options, files))
 
 
-def open_blocking_channel(
-    endpoint: str,
-    options: ChannelOptions = DEFAULT_OPTIONS,
-    *,
-    credentials: grpc.ChannelCredentials | None = None,
-) -> grpc.Channel:
-    """A channel for threads; otherwise like `open_channel`."""
-    endpoint, arguments = _checked(endpoint), _arguments(options)
-    if credentials is None:
-        channel = grpc.insecure_channel(endpoint, arguments)
+def open_blocking_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIONS) -> grpc.Channel:
+    """A channel for threads; otherwise like `open_channel`, but for a life short enough to keep its certificates."""
+    target, arguments = _checked(endpoint, options), _arguments(options)
+    if options.security.uses_tls:
+        credentials = channel_credentials(TlsFiles(options.security.tls_paths))
+        channel = grpc.secure_channel(target, credentials, arguments)
     else:
-        channel = grpc.secure_channel(endpoint, credentials, arguments)
+        channel = grpc.insecure_channel(target, arguments)
     return cast(grpc.Channel, _BlockingChannel(channel, options))
 
 
@@ -137,64 +139,59 @@ async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
         raise UnavailableError(f"no connection within {timeout_s:g} s") from exc
 
 
-class _MultiCallable:
-    """A method of a stub, with the defaults filled in. All of grpc's call shapes take the same keywords."""
-
-    def __init__(self, inner: Any, timeout_s: float | None, metadata: Metadata) -> None:
-        self._inner = inner
-        self._timeout_s = timeout_s
-        self._metadata = tuple(metadata)
-
-    def __call__(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
-        return self._inner(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
-
-    def with_call(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
-        """Blocking stubs only."""
-        return self._inner.with_call(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
-
-    def future(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
-        """Blocking stubs only."""
-        return self._inner.future(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
-
-    def _deadline(self, timeout_s: float | None) -> float | None:
-        return self._timeout_s if timeout_s is None else timeout_s
-
-    def _merge(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
-        """Merge a call's metadata with the defaults; the call's own wins."""
-        own = tuple(metadata or ())
-        keys = {key for key, _ in own}
-        return (*(pair for pair in self._metadata if pair[0] not in keys), *own)
-
-
 class _Channel:
     """A channel whose methods carry the defaults; everything else is the channel's own."""
 
     def __init__(self, channel: Any, options: ChannelOptions) -> None:
         self._channel = channel
         self._options = options
+        self._token = BearerToken(options.security)
         self._metadata: Metadata = ((TENANT_KEY, str(options.tenant)), *options.metadata)
         FORK_GUARD.opened(self)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._channel, name)
+        return getattr(self.current(), name)
 
-    def unary_unary(self, *args: Any, **kwargs: Any) -> _MultiCallable:
-        return self._wrap(self._channel.unary_unary(*args, **kwargs), self._options.unary_timeout_s)
+    def current(self) -> Any:
+        """The channel that new calls go over."""
+        return self._channel
 
-    def unary_stream(self, *args: Any, **kwargs: Any) -> _MultiCallable:
-        return self._wrap(self._channel.unary_stream(*args, **kwargs), self._options.stream_timeout_s)
+    def defaults(self) -> Metadata:
+        """Metadata of every call."""
+        return (*self._metadata, *self._token.metadata())
 
-    def stream_unary(self, *args: Any, **kwargs: Any) -> _MultiCallable:
-        return self._wrap(self._channel.stream_unary(*args, **kwargs), self._options.stream_timeout_s)
+    def unary_unary(self, *args: Any, **kwargs: Any) -> StubMethod:
+        return StubMethod(self, "unary_unary", (args, kwargs), self._options.unary_timeout_s)
 
-    def stream_stream(self, *args: Any, **kwargs: Any) -> _MultiCallable:
-        return self._wrap(self._channel.stream_stream(*args, **kwargs), self._options.stream_timeout_s)
+    def unary_stream(self, *args: Any, **kwargs: Any) -> StubMethod:
+        return StubMethod(self, "unary_stream", (args, kwargs), self._options.stream_timeout_s)
 
-    def _wrap(self, inner: Any, timeout_s: float | None) -> _MultiCallable:
-        return _MultiCallable(inner, timeout_s, self._metadata)
+    def stream_unary(self, *args: Any, **kwargs: Any) -> StubMethod:
+        return StubMethod(self, "stream_unary", (args, kwargs), self._options.stream_timeout_s)
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> StubMethod:
+        return StubMethod(self, "stream_stream", (args, kwargs), self._options.stream_timeout_s)
 
 
 class _AsyncChannel(_Channel):
+    """With TLS a row of channels: one keeps its certificates in gRPC's Python client, so new ones get a new channel."""
+
+    def __init__(
+        self, dial: Callable[[], grpc.aio.Channel], options: ChannelOptions, files: TlsFiles | None = None
+    ) -> None:
+        super().__init__(dial(), options)
+        self._dial = dial
+        self._files = files
+        self._retired: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
+
+    def current(self) -> Any:
+        if self._files is not None and self._files.refresh():
+            replaced, self._channel = self._channel, self._dial()
+            ending = asyncio.get_running_loop().create_task(replaced.close(RETIRED_S))
+            self._retired[replaced] = ending
+            ending.add_done_callback(lambda _: self._retired.pop(replaced, None))
+        return self._channel
+
     async def __aenter__(self) -> "_AsyncChannel":
         await self._channel.__aenter__()
         return self
@@ -203,8 +200,22 @@ class _AsyncChannel(_Channel):
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
-        await self._channel.close(grace)
+        self._files = None
+        ending = list(self._retired.values())
+        if grace:
+            await asyncio.gather(
+                asyncio.wait(ending, timeout=grace) if ending else _nothing(), self._channel.close(grace)
+            )
+        else:
+            await self._channel.close(grace)
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
         FORK_GUARD.closed(self)
+
+
+async def _nothing() -> None:
+    """Wait for no channel."""
 
 
 class _BlockingChannel(_Channel):
@@ -220,15 +231,19 @@ class _BlockingChannel(_Channel):
         FORK_GUARD.closed(self)
 
 
-def _checked(endpoint: str) -> str:
+def _checked(endpoint: str, options: ChannelOptions) -> str:
     """Text for gRPC to dial, once it is known that it may."""
     FORK_GUARD.check()
-    return dialled_endpoint(endpoint).target
+    target = dialled_endpoint(endpoint).target
+    check_transport(endpoint, options.security)
+    return target
 
 
 def _arguments(options: ChannelOptions) -> list[tuple[str, int | str]]:
     keepalive_ms = round(options.keepalive_s * 1e3)
+    name = options.security.server_name
     return [
+        *([("grpc.ssl_target_name_override", name)] if name else []),
         ("grpc.service_config", json.dumps(_service_config(options))),
         ("grpc.enable_retries", 1),
         ("grpc.enable_http_proxy", int(options.use_proxy)),

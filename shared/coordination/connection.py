@@ -18,9 +18,13 @@ from redis.backoff import NoBackoff
 
 from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError
 from hotslot.redis_url import CLUSTER
+from hotslot.rpc.tls_files import TlsFiles, TlsPaths
 from hotslot.secret_urls import masked_url
 from shared.coordination.keys import PING, Key
 from shared.coordination.refusals import refusal
+from shared.coordination.tls import tls_arguments, use_in_cluster, use_in_pool
+from shared.settings import RedisUrl
+from shared.transport_settings import RedisTransport
 
 T = TypeVar("T")
 
@@ -48,6 +52,15 @@ class RedisOptions:
     """Longest wait for one command, waiting for a connection included."""
     connect_timeout_s: float = 1.0
     max_connections: int = 16
+    tls: TlsPaths = field(default_factory=TlsPaths)
+    """Files for rediss://; they are read for each connection, and so may change."""
+
+    @classmethod
+    def of(cls, url: RedisUrl, settings: RedisTransport) -> "RedisOptions":
+        """Options of a process; raises InvalidRequestError for files that cannot be used."""
+        tls = TlsPaths(settings.redis_cert_file, settings.redis_key_file, settings.redis_ca_file)
+        TlsFiles(tls)
+        return cls(url.value, tls=tls)
 
 
 class RedisConnection:
@@ -131,12 +144,16 @@ def _open(options: RedisOptions) -> Any:
         "socket_timeout": options.command_timeout_s,
         "socket_connect_timeout": options.connect_timeout_s,
         "retry": retry,
+        **tls_arguments(options.url, options.tls),
     }
     if CLUSTER in options.url:
-        return RedisCluster.from_url(
+        cluster = RedisCluster.from_url(
             options.url.replace(CLUSTER, "://"), max_connections=options.max_connections, **common
         )
+        use_in_cluster(cluster)
+        return cluster
     pool = BlockingConnectionPool.from_url(
         options.url, max_connections=options.max_connections, timeout=options.command_timeout_s, **common
     )
+    use_in_pool(pool)
     return Redis(connection_pool=pool)

@@ -10,7 +10,7 @@ import errno
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +23,7 @@ from hotslot.endpoints import listen_endpoint
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.server.interceptor import CallObserver, ErrorInterceptor, log_call
 from shared.server.stream_places import STALL_S, StreamLimit
+from shared.server.transport import Transport, check_listener, server_credentials
 from shared.server.wire_scan import check_bounds
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,8 @@ class ServerOptions:
 
     address: str = "127.0.0.1:0"
     """host:port, where port 0 takes a free one, or unix:/path."""
+    transport: Transport = field(default_factory=Transport)
+    """Certificates, and the health port beside it."""
     max_message_bytes: int = MAX_MESSAGE_BYTES
     """Largest message in either direction; no less than clients may send."""
     max_request_bytes: int = MAX_MESSAGE_BYTES
@@ -109,6 +112,8 @@ class RpcServer:
         """`end_calls` ends those that run."""
         self.port = port
         """The port it listens on, also when 0 was asked for."""
+        self.health_port = 0
+        """Port of the health service alone; 0 where there is none."""
         self._server = server
         self._end_calls = end_calls
         self._health = health.aio.HealthServicer()
@@ -116,11 +121,17 @@ class RpcServer:
         self._options = options
         self._was_ready = False
         self._stopping = False
+        self._health_server: grpc.aio.Server | None = None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     async def start(self) -> None:
         """Begin to answer: alive, and not ready."""
         await self._server.start()
+        if address := self._options.transport.health_address:
+            self._health_server = grpc.aio.server(options=_grpc_options(self._options))
+            self.health_port = _bind(self._health_server, str(listen_endpoint(address)), None)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+            await self._health_server.start()
         await self._set(LIVENESS, True)
         await self.set_ready(False)
 
@@ -147,6 +158,8 @@ class RpcServer:
             await self._server.stop(self._options.grace_s + LAST_WORDS_S)
         finally:
             ending.cancel()
+            if self._health_server is not None:
+                await self._health_server.stop(None)
 
     async def _set(self, name: str, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -159,14 +172,15 @@ async def serve(
     options: ServerOptions,
     *,
     observers: Sequence[CallObserver] = (log_call,),
-    credentials: grpc.ServerCredentials | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Serve until the block is left, then stop gracefully.
 
-    Raises InvalidEndpointError when the address is none, OSError (EADDRINUSE) when it cannot be listened on, and
-    LookupError for a service with a request whose fields are not all bounded.
+    Raises InvalidEndpointError when the address is none, InsecureTransportError where plaintext would leave the machine
+    unasked, InvalidRequestError for certificates that cannot be used, OSError (EADDRINUSE) when it cannot be listened
+    on, and LookupError for a service with a request whose fields are not all bounded.
     """
     address = str(listen_endpoint(options.address))
+    check_listener(options.address, options.transport)
     for entry in services:
         check_bounds(entry.full_name)
     interceptor = ErrorInterceptor(
@@ -180,17 +194,7 @@ async def serve(
         options=_grpc_options(options),
         maximum_concurrent_rpcs=options.max_concurrent_calls,
     )
-    try:
-        if credentials is None:
-            port = grpc_server.add_insecure_port(address)
-        else:
-            port = grpc_server.add_secure_port(address, credentials)
-    except RuntimeError as exc:
-        raise OSError(
-            errno.EADDRINUSE,
-            f"cannot listen on {options.address}: the port is taken or the address is not this machine's; "
-            f"choose another address, or port 0 for a free one",
-        ) from exc
+    port = _bind(grpc_server, address, server_credentials(options.transport))
     names = [entry.full_name for entry in services]
     for entry in services:
         entry.add_to_server(entry.servicer, grpc_server)
@@ -222,6 +226,20 @@ async def stop_signal() -> signal.Signals:
 def _resolve(received: asyncio.Future[signal.Signals], number: signal.Signals) -> None:
     if not received.done():
         received.set_result(number)
+
+
+def _bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Port that was taken; raises OSError."""
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as exc:
+        raise OSError(
+            errno.EADDRINUSE,
+            f"cannot listen on {address}: the port is taken or the address is not this machine's; "
+            f"choose another address, or port 0 for a free one",
+        ) from exc
 
 
 def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import grpc
 
-from hotslot.errors import InvalidEndpointError, UnavailableError
+from hotslot.errors import InsecureTransportError, InvalidEndpointError, UnavailableError
 from hotslot.ids import WorkerId
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel
 from hotslot.rpc.pool import Pool
+from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
 from hotslot.rpc.status import from_rpc_error
 from shared.fleet.records import WorkerRecord
 
@@ -40,14 +41,16 @@ class Parcel:
     timeout_s: float | None
 
 
-def open_peers(keepalive_s: float, *, use_proxy: bool = False) -> Peers:
+def open_peers(keepalive_s: float, *, use_proxy: bool = False, security: ChannelSecurity = NO_SECURITY) -> Peers:
     """Connections to other workers; one whose end is silent for 1.5 × `keepalive_s` counts as broken."""
-    options = ChannelOptions(max_attempts=1, stream_timeout_s=None, keepalive_s=keepalive_s, use_proxy=use_proxy)
+    options = ChannelOptions(
+        max_attempts=1, stream_timeout_s=None, keepalive_s=keepalive_s, use_proxy=use_proxy, security=security
+    )
 
     def dial(endpoint: str) -> grpc.aio.Channel:
         try:
             return open_channel(endpoint, options)
-        except InvalidEndpointError as exc:
+        except (InvalidEndpointError, InsecureTransportError) as exc:
             raise UnavailableError(f"a worker's address cannot be called: {exc.message}") from exc
 
     return Pool(dial, MAX_IDLE_PEERS)

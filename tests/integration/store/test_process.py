@@ -38,7 +38,7 @@ def test_a_wrong_setting_is_one_clear_line(environment: dict[str, str], setting:
 
 
 def test_an_address_that_cannot_be_had_is_one_clear_line(tmp_path: Path) -> None:
-    settings = {"HOTSLOT_LISTEN": "203.0.113.1:7400", "HOTSLOT_DATA_DIR": str(tmp_path)}
+    settings = {"HOTSLOT_LISTEN": "203.0.113.1:7400", "HOTSLOT_INSECURE": "true", "HOTSLOT_DATA_DIR": str(tmp_path)}
     finished = run("store_service", environment=settings)
     assert finished.returncode == 1
     assert "cannot start: " in finished.stderr.splitlines()[-1]

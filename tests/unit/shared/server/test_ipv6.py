@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[4]
 SERVER = """
 import asyncio, sys
 from shared.server.grpc_server import ServerOptions, serve, stop_signal
+from shared.server.transport import Transport
 async def main():
-    async with serve([], ServerOptions(sys.argv[1])) as server:
+    async with serve([], ServerOptions(sys.argv[1], Transport(insecure=True))) as server:
         await server.set_ready(True)
         print("port", server.port, flush=True)
         await stop_signal()

@@ -1,0 +1,56 @@
+"""Methods of stubs over our channels: the defaults of every call, and the channel that is open when it is made."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+
+class DefaultsChannel(Protocol):
+    """A channel of `hotslot.rpc.channel`."""
+
+    def current(self) -> Any:
+        """The channel that new calls go over."""
+
+    def defaults(self) -> Metadata:
+        """Metadata of every call."""
+
+
+class StubMethod:
+    """A method of a stub, with the defaults filled in. All of grpc's call shapes take the same keywords."""
+
+    def __init__(self, channel: DefaultsChannel, kind: str, made_by: tuple[Any, Any], timeout_s: float | None) -> None:
+        self._channel = channel
+        self._kind = kind
+        self._made_by = made_by
+        self._timeout_s = timeout_s
+        self._opened: Any = None
+        self._inner: Any = None
+
+    def __call__(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+        return self._bound()(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+
+    def with_call(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+        """Blocking stubs only."""
+        return self._bound().with_call(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+
+    def future(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
+        """Blocking stubs only."""
+        return self._bound().future(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+
+    def _bound(self) -> Any:
+        """The method of the channel that is open now."""
+        opened = self._channel.current()
+        if opened is not self._opened:
+            args, kwargs = self._made_by
+            self._opened, self._inner = opened, getattr(opened, self._kind)(*args, **kwargs)
+        return self._inner
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+    def _merge(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
+        """Merge a call's metadata with the defaults; the call's own wins."""
+        own = tuple(metadata or ())
+        keys = {key for key, _ in own}
+        return (*(pair for pair in self._channel.defaults() if pair[0] not in keys), *own)

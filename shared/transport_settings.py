@@ -1,0 +1,88 @@
+"""Settings of certificates, for servers and for callers; a worker is both, with one certificate."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from hotslot.endpoints import listen_endpoint
+from hotslot.errors import InvalidEndpointError
+from hotslot.rpc.security import ChannelSecurity
+from shared.server.transport import Transport
+from shared.settings import Settings
+
+
+def _listen_or_none(text: str) -> str:
+    try:
+        return str(listen_endpoint(text)) if text else ""
+    except InvalidEndpointError as exc:
+        raise ValueError(exc.problem) from exc
+
+
+OptionalListenAddress = Annotated[str, AfterValidator(_listen_or_none)]
+"""host:port to listen on; empty where nothing listens."""
+
+
+class OwnCertificate(Settings):
+    """Certificate of a process. Files are read again when they change, without a restart."""
+
+    tls_cert_file: Path | None = None
+    """PEM file with this process's certificate, and those that lead from it to a trusted one. gRPC listens with TLS
+    then, and calls to servers that ask for a certificate show it."""
+    tls_key_file: Path | None = None
+    """PEM file with the key of tls_cert_file."""
+    insecure: bool = False
+    """Let plaintext leave this machine: serve, and call, other addresses than loopback without TLS. For networks where
+    nobody else is."""
+
+
+class ServerTransport(OwnCertificate):
+    """Transport of a gRPC server."""
+
+    tls_client_ca_file: Path | None = None
+    """PEM file with the certificates that those of clients must lead to; with it each client must show one."""
+    health_listen: OptionalListenAddress = ""
+    """Further host:port for the health service alone, in plaintext and without certificates, for probes."""
+
+    def transport(self) -> Transport:
+        """Transport of the process's listener."""
+        return Transport(
+            self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file, self.insecure, self.health_listen
+        )
+
+
+class CallerTransport(OwnCertificate):
+    """Transport of calls to other services."""
+
+    tls_ca_file: Path | None = None
+    """PEM file with the certificates that those of the called store and workers must lead to; calls use TLS then."""
+    tls_worker_name: str = ""
+    """Name that workers' certificates carry where that is not the host under which they advertise themselves, as for
+    addresses of pods."""
+    token_file: Path | None = None
+    """File with the token that says to store and workers who this process is."""
+
+    def channel_security(self) -> ChannelSecurity:
+        """Security of calls to the store."""
+        if self.tls_ca_file is None:
+            # A certificate that is for the listener alone turns no call into TLS.
+            return ChannelSecurity(token_file=self.token_file, insecure=self.insecure)
+        return ChannelSecurity(
+            self.tls_ca_file,
+            self.tls_cert_file,
+            self.tls_key_file,
+            worker_name=self.tls_worker_name,
+            token_file=self.token_file,
+            insecure=self.insecure,
+        )
+
+
+class RedisTransport(Settings):
+    """Transport of the connection to Redis, for rediss://."""
+
+    redis_ca_file: Path | None = None
+    """PEM file with the certificates that Redis's must lead to, in place of those that the system trusts."""
+    redis_cert_file: Path | None = None
+    """PEM file with this process's certificate, for a Redis that asks for one."""
+    redis_key_file: Path | None = None
+    """PEM file with the key of redis_cert_file."""
