@@ -23,8 +23,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         # A server that speaks TLS answers here without: HOTSLOT_HEALTH_LISTEN.
-        listen = os.environ.get("HOTSLOT_HEALTH_LISTEN") or os.environ["HOTSLOT_LISTEN"]
-        address = arguments.address or str(local(listen))
+        address = arguments.address or str(
+            local(os.environ.get("HOTSLOT_HEALTH_LISTEN") or os.environ["HOTSLOT_LISTEN"])
+        )
         status = ask(address, arguments.service)
     except InvalidEndpointError as exc:
         parser.error(exc.message)

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -117,10 +118,10 @@ def open_blocking_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIO
     target, arguments = _checked(endpoint, options), _arguments(options)
     if options.security.uses_tls:
         credentials = channel_credentials(TlsFiles(options.security.tls_paths))
-        channel = grpc.secure_channel(target, credentials, arguments)
+        dial = partial(grpc.secure_channel, target, credentials, arguments)
     else:
-        channel = grpc.insecure_channel(target, arguments)
-    return cast(grpc.Channel, _BlockingChannel(channel, options))
+        dial = partial(grpc.insecure_channel, target, arguments)
+    return cast(grpc.Channel, _BlockingChannel(dial, options))
 
 
 async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
@@ -142,10 +143,10 @@ async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
 class _Channel:
     """A channel whose methods carry the defaults; everything else is the channel's own."""
 
-    def __init__(self, channel: Any, options: ChannelOptions) -> None:
-        self._channel = channel
-        self._options = options
+    def __init__(self, dial: Callable[[], Any], options: ChannelOptions) -> None:
         self._token = BearerToken(options.security)
+        self._channel = dial()
+        self._options = options
         self._metadata: Metadata = ((TENANT_KEY, str(options.tenant)), *options.metadata)
         FORK_GUARD.opened(self)
 
@@ -179,7 +180,7 @@ class _AsyncChannel(_Channel):
     def __init__(
         self, dial: Callable[[], grpc.aio.Channel], options: ChannelOptions, files: TlsFiles | None = None
     ) -> None:
-        super().__init__(dial(), options)
+        super().__init__(dial, options)
         self._dial = dial
         self._files = files
         self._retired: dict[grpc.aio.Channel, asyncio.Task[None]] = {}

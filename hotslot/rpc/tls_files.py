@@ -49,7 +49,7 @@ class FileStamps:
         self.taken = self.look()
 
     def look(self) -> Stamps:
-        """What tells one state of the files from another."""
+        """Stamps by which one state of the files is told from another."""
         return tuple(_stamp(path) for path in self._paths)
 
     def changed(self, every_s: float = LOOK_EVERY_S) -> bool:
