@@ -216,7 +216,8 @@ async def test_a_stream_that_outlasts_the_grace_is_told(tmp_path: Path) -> None:
     [
         ({"HOTSLOT_GATEWAY_WORKER": ""}, 2, b"HOTSLOT_STORE"),
         ({"HOTSLOT_GATEWAY_LISTEN": "nowhere"}, 2, b"HOTSLOT_GATEWAY_LISTEN"),
-        ({"HOTSLOT_GATEWAY_LISTEN": "192.0.2.1:80"}, 1, b"cannot start"),
+        ({"HOTSLOT_GATEWAY_LISTEN": "192.0.2.1:80"}, 2, b"HOTSLOT_INSECURE"),
+        ({"HOTSLOT_GATEWAY_LISTEN": "192.0.2.1:80", "HOTSLOT_INSECURE": "true"}, 1, b"cannot start"),
     ],
 )
 async def test_a_gateway_that_cannot_start_says_why(settings: dict[str, str], exit_code: int, reason: bytes) -> None:
