@@ -10,10 +10,9 @@ from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.server.stream_places import STALL_S
-from shared.server.transport import Transport
 from shared.settings import MAX_START_PAUSE_S, ListenAddress
 from shared.telemetry import LogFormat, LogLevel
-from shared.transport_settings import CallerTransport
+from shared.transport_settings import CallerTransport, Transport
 
 DEFAULT_LISTEN = "127.0.0.1:7600"
 

@@ -1,5 +1,6 @@
 """Settings of certificates, for servers and for callers; a worker is both, with one certificate."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,32 @@ from pydantic import AfterValidator
 from hotslot.endpoints import listen_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.rpc.security import ChannelSecurity
-from shared.server.transport import Transport
+from hotslot.rpc.tls_files import TlsPaths
 from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """Transport of one listener; without a certificate it speaks plaintext."""
+
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    client_ca_file: Path | None = None
+    """Certificates that those of clients must lead to; with it each client must show one."""
+    insecure: bool = False
+    """Plaintext may leave the machine."""
+    health_address: str = ""
+    """Further address for the health service alone, in plaintext, for probes that have no certificate."""
+
+    @property
+    def uses_tls(self) -> bool:
+        """True when connections are encrypted."""
+        return self.cert_file is not None or self.key_file is not None
+
+    @property
+    def paths(self) -> TlsPaths:
+        """Files of the certificates."""
+        return TlsPaths(self.cert_file, self.key_file, self.client_ca_file)
 
 
 def _listen_or_none(text: str) -> str:

@@ -18,7 +18,7 @@ from hotslot.errors import UnavailableError
 from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.forking import FORK_GUARD
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
-from hotslot.rpc.security import NO_SECURITY, BearerToken, ChannelSecurity, channel_credentials, check_transport
+from hotslot.rpc.security import NO_SECURITY, BearerToken, ChannelSecurity, check_transport
 from hotslot.rpc.stub_method import Metadata, StubMethod
 from hotslot.rpc.tenant import TENANT_KEY
 from hotslot.rpc.tls_files import TlsFiles
@@ -108,7 +108,7 @@ def open_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIONS) -> gr
     files = TlsFiles(options.security.tls_paths)
 
     def dial() -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(target, channel_credentials(files), arguments)
+        return grpc.aio.secure_channel(target, _credentials(files), arguments)
 
     return cast(grpc.aio.Channel, _AsyncChannel(dial, options, files))
 
@@ -117,7 +117,7 @@ def open_blocking_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIO
     """A channel for threads; otherwise like `open_channel`, but for a life short enough to keep its certificates."""
     target, arguments = _checked(endpoint, options), _arguments(options)
     if options.security.uses_tls:
-        credentials = channel_credentials(TlsFiles(options.security.tls_paths))
+        credentials = _credentials(TlsFiles(options.security.tls_paths))
         dial = partial(grpc.secure_channel, target, credentials, arguments)
     else:
         dial = partial(grpc.insecure_channel, target, arguments)
@@ -230,6 +230,12 @@ class _BlockingChannel(_Channel):
     def close(self) -> None:
         self._channel.close()
         FORK_GUARD.closed(self)
+
+
+def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
+    """Credentials of the files' current content; gRPC asks for TLS 1.2 or newer."""
+    material = files.material
+    return grpc.ssl__credentials(material.ca, material.key, material.cert)
 
 
 def _checked(endpoint: str, options: ChannelOptions) -> str:

@@ -6,11 +6,9 @@ Certificates and tokens live in files and may change at any time: open channels 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import grpc
-
 from hotslot.endpoints import dialled_endpoint, stays_here
 from hotslot.errors import FieldViolation, InsecureTransportError, InvalidRequestError
-from hotslot.rpc.tls_files import LOOK_EVERY_S, FileStamps, TlsFiles, TlsPaths
+from hotslot.rpc.tls_files import LOOK_EVERY_S, FileStamps, TlsPaths
 
 AUTHORIZATION = "authorization"
 BEARER = "Bearer "
@@ -71,12 +69,6 @@ def check_transport(endpoint: str, security: ChannelSecurity) -> None:
         "where the network is trusted, set HOTSLOT_INSECURE=true",
         endpoint,
     )
-
-
-def channel_credentials(files: TlsFiles) -> grpc.ChannelCredentials:
-    """Credentials of the files' current content; gRPC asks for TLS 1.2 or newer."""
-    material = files.material
-    return grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
 
 
 class BearerToken:

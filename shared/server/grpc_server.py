@@ -23,8 +23,9 @@ from hotslot.endpoints import listen_endpoint
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.server.interceptor import CallObserver, ErrorInterceptor, log_call
 from shared.server.stream_places import STALL_S, StreamLimit
-from shared.server.transport import Transport, check_listener, server_credentials
+from shared.server.transport import check_listener, server_credentials
 from shared.server.wire_scan import check_bounds
+from shared.transport_settings import Transport
 
 log = structlog.get_logger(__name__)
 

@@ -2,8 +2,6 @@
 
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import grpc
@@ -11,36 +9,13 @@ import structlog
 
 from hotslot.endpoints import dialled_endpoint, listen_endpoint, stays_here
 from hotslot.errors import FieldViolation, InsecureTransportError, InvalidRequestError
-from hotslot.rpc.tls_files import TlsFiles, TlsPaths
+from hotslot.rpc.tls_files import TlsFiles
+from shared.transport_settings import Transport
 
 log = structlog.get_logger(__name__)
 
 PER_HANDSHAKE_S = 0.0
 """Files are looked at for each connection, which is when they are used."""
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """Transport of one listener; without a certificate it speaks plaintext."""
-
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    client_ca_file: Path | None = None
-    """Certificates that those of clients must lead to; with it each client must show one."""
-    insecure: bool = False
-    """Plaintext may leave the machine."""
-    health_address: str = ""
-    """Further address for the health service alone, in plaintext, for probes that have no certificate."""
-
-    @property
-    def uses_tls(self) -> bool:
-        """True when connections are encrypted."""
-        return self.cert_file is not None or self.key_file is not None
-
-    @property
-    def paths(self) -> TlsPaths:
-        """Files of the certificates."""
-        return TlsPaths(self.cert_file, self.key_file, self.client_ca_file)
 
 
 def check_listener(address: str, transport: Transport) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hotslot.local.authority import LOCAL_HOSTS, Authority
 from hotslot.rpc.security import ChannelSecurity
-from shared.server.transport import Transport
+from shared.transport_settings import Transport
 
 
 class Party:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[4]
 SERVER = """
 import asyncio, sys
 from shared.server.grpc_server import ServerOptions, serve, stop_signal
-from shared.server.transport import Transport
+from shared.transport_settings import Transport
 async def main():
     async with serve([], ServerOptions(sys.argv[1], Transport(insecure=True))) as server:
         await server.set_ready(True)

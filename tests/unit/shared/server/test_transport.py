@@ -22,7 +22,8 @@ from hotslot.rpc.channel import ChannelOptions, connect, open_blocking_channel, 
 from hotslot.rpc.security import ChannelSecurity
 from hotslot.rpc.tls_files import LOOK_EVERY_S, TlsFiles, TlsPaths
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve
-from shared.server.transport import Transport, check_dialled
+from shared.server.transport import check_dialled
+from shared.transport_settings import Transport
 from tests.support.certificates import Party, party
 from tests.unit.shared.server.test_rpc_socket import NAME, EchoServicer, add_to_server
 
