@@ -235,7 +235,7 @@ class _BlockingChannel(_Channel):
 def _credentials(files: TlsFiles) -> grpc.ChannelCredentials:
     """Credentials of the files' current content; gRPC asks for TLS 1.2 or newer."""
     material = files.material
-    return grpc.ssl__credentials(material.ca, material.key, material.cert)
+    return grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
 
 
 def _checked(endpoint: str, options: ChannelOptions) -> str:
