@@ -11,10 +11,11 @@ from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
 from worker_service.adapters.holdings import Holdings
+from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.loader import BlobDecoder, Loader, LoaderLimits
 from worker_service.adapters.policy import AdapterDefaults
 from worker_service.adapters.provider import AdapterProvider
-from worker_service.adapters.references import ReferenceCache, ReferenceLimits
+from worker_service.adapters.references import ReferenceCache
 from worker_service.adapters.store_client import StoreView
 from worker_service.adapters.tiers import AdapterTiers
 from worker_service.engine.handle import DEFAULT_SILENCE_S, EngineHandle

@@ -30,8 +30,8 @@ from shared.server.grpc_server import RpcServer
 from shared.server.transport import check_dialled
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.keeper import Keeper, read_fleet
+from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.preload import PreloadLimits, preload
-from worker_service.adapters.references import ReferenceLimits
 from worker_service.adapters.store_client import StoreView
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.compiled_code.archive import Archiver

@@ -14,7 +14,7 @@ from tests.chaos.report import table
 from tests.chaos.traffic import Load, Traffic, run_clients
 from tests.support.tag_ledger import TagLedger
 from tests.support.waiting import until_async
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.known_reference import ReferenceLimits
 
 NUM_WORKERS = 4
 LEASE_S = 2.0

@@ -31,7 +31,7 @@ from tests.support.echo_model import echo_model, voice
 from tests.support.echo_worker import run_worker
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.store_client import StoreView
 
 SPEC = base_spec()

@@ -20,7 +20,7 @@ from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.server.stream_places import STALL_S
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.store_client import StoreTimeouts, StoreView
 from worker_service.app import services
 from worker_service.assembly import AssemblyOptions, assemble

@@ -15,7 +15,7 @@ from tests.support.checkpoints import adapter
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, RunningWorker, run_worker
 from tests.support.store import StoreClient, open_store
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.known_reference import ReferenceLimits
 
 REFERENCES = ReferenceLimits(staleness_s=0.05, patience_s=0.5, swap_retry_s=0.1)
 

@@ -10,57 +10,22 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from enum import Enum
 from typing import Protocol
 
 import structlog
 
 from hotslot.backoff import Backoff
 from hotslot.errors import HotslotError, RevisionCompactedError
-from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.ids import TenantId
 from hotslot.references import Reference
+from worker_service.adapters.catalog_change import CatalogChange
+from worker_service.adapters.heard_changes import HeardChanges
 
 log = structlog.get_logger(__name__)
 
 MAX_TENANTS = 32
 """Streams of one worker; the tenants that were asked for least recently go without."""
 BACKOFF = Backoff(0.1, 15.0)
-
-
-class ChangeKind(Enum):
-    """Kind of a change to an adapter, as far as it matters to workers."""
-
-    TAG_MOVED = "tag_moved"
-    TAG_DELETED = "tag_deleted"
-    VERSION_DELETED = "version_deleted"
-    ADAPTER_DELETED = "adapter_deleted"
-    POLICY_CHANGED = "policy_changed"
-    OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogChange:
-    """One change at its revision."""
-
-    revision: int
-    kind: ChangeKind
-    adapter: AdapterName
-    tag: TagName
-    digest: Digest
-
-    def concerns(self, reference: Reference, digest: Digest | None) -> bool:
-        """True if it may alter what is known of a reference, which stands for `digest` as far as is known."""
-        if self.adapter != reference.name:
-            return False
-        match self.kind:
-            case ChangeKind.ADAPTER_DELETED | ChangeKind.POLICY_CHANGED:
-                return True
-            case ChangeKind.VERSION_DELETED:
-                return digest is None or self.digest == digest
-            case ChangeKind.TAG_MOVED | ChangeKind.TAG_DELETED:
-                return reference.digest is None and self.tag == reference.tag
-            case _:
-                return False
 
 
 class ChangeSource(Protocol):
@@ -93,7 +58,7 @@ Hearer = Callable[[TenantId, CatalogChange], None]
 class _Stream:
     """One tenant's."""
 
-    revision: int
+    heard: HeardChanges
     live: bool = False
     task: "asyncio.Task[None] | None" = None
 
@@ -114,12 +79,17 @@ class CatalogWatch:
         stream = self._streams.get(tenant)
         return stream is not None and stream.live
 
+    def held_until(self, tenant: TenantId, reference: Reference, revision: int) -> int:
+        """The newest revision at which an answer of the store that held at `revision` is known to hold."""
+        stream = self._streams.get(tenant)
+        return stream.heard.held_until(reference, revision) if stream is not None else revision
+
     def note(self, tenant: TenantId, revision: int) -> None:
         """Follow a tenant whose reference was resolved, from this revision of its catalog on."""
         if tenant in self._streams:
             self._streams.move_to_end(tenant)
             return
-        self._streams[tenant] = _Stream(revision)
+        self._streams[tenant] = _Stream(HeardChanges(revision))
         self._noted.set()
         while len(self._streams) > self._max_tenants:
             self._drop(next(iter(self._streams)))
@@ -139,11 +109,11 @@ class CatalogWatch:
         failures = 0
         while True:
             try:
-                async with aclosing(self._source.watch(tenant, stream.revision)) as changes:
+                async with aclosing(self._source.watch(tenant, stream.heard.until)) as changes:
                     async for change in changes:
                         stream.live, failures = True, 0
                         if change is not None:
-                            stream.revision = change.revision
+                            stream.heard.add(change)
                             follower.apply(tenant, change)
                             for hear in hearers:
                                 hear(tenant, change)
@@ -162,13 +132,13 @@ class CatalogWatch:
     async def _resync(self, tenant: TenantId, stream: _Stream, follower: Follower) -> bool:
         """Ask for everything again and go on from there; False when there is nothing left to follow."""
         try:
-            stream.revision = await follower.resync(tenant)
+            stream.heard = HeardChanges(await follower.resync(tenant))
         except HotslotError as exc:
             log.warning("resync_failed", tenant=tenant, why=exc.message)
             return True
-        if not stream.revision:
+        if not stream.heard.until:
             del self._streams[tenant]
-        return stream.revision > 0
+        return stream.heard.until > 0
 
     def _drop(self, tenant: TenantId) -> None:
         stream = self._streams.pop(tenant)

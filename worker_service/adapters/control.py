@@ -25,16 +25,22 @@ class AdapterControl:
     clock: Callable[[], float] = time.monotonic
 
     async def load(
-        self, tenant: TenantId, reference: Reference, *, host_only: bool = False, pin: bool = False
+        self,
+        tenant: TenantId,
+        reference: Reference,
+        *,
+        host_only: bool = False,
+        pin: bool = False,
+        min_revision: int = 0,
     ) -> LoadResult:
         """Ask the store what the reference stands for now, bring that into slots (or host memory only), and flip.
 
         Until the flip the old version serves; if anything fails it goes on serving. Raises the store's and the
-        loader's errors, and SlotsFullError.
+        loader's errors, CatalogBehindError, and SlotsFullError.
         """
         references, tiers = self.provider.references, self.provider.tiers
         started_s = self.clock()
-        version = await references.begin_flip(tenant, reference)
+        version = await references.begin_flip(tenant, reference, min_revision)
         resolved_s = self.clock()
         pin = pin or tiers.is_pinned_reference(version)
         was_resident = tiers.is_resident(version.digest)
@@ -83,9 +89,9 @@ class AdapterControl:
         holdings.forget(tenant, digest)
         return digest
 
-    async def pin(self, tenant: TenantId, reference: Reference) -> LoadedAdapter:
+    async def pin(self, tenant: TenantId, reference: Reference, min_revision: int = 0) -> LoadedAdapter:
         """Load and keep in slots until unpinned. Errors as `load`."""
-        return (await self.load(tenant, reference, pin=True)).adapter
+        return (await self.load(tenant, reference, pin=True, min_revision=min_revision)).adapter
 
     async def unpin(self, tenant: TenantId, reference: Reference) -> LoadedAdapter:
         """Let it be evicted again. Raises AdapterNotLoadedError."""
@@ -98,13 +104,13 @@ class AdapterControl:
         await self.provider.tiers.inspect()
         return [self._loaded_adapter(held) for held in self.provider.tiers.holdings.of_tenant(tenant)]
 
-    async def set_defaults(self, tenant: TenantId, selections: tuple[Selection, ...]) -> None:
+    async def set_defaults(self, tenant: TenantId, selections: tuple[Selection, ...], min_revision: int = 0) -> None:
         """Load these, then give them to requests that name none. If one fails, nothing changes.
 
         Errors as `load`, and InvalidRequestError when they never fit the slots together; then none is loaded.
         """
-        await self.provider.resolve(tenant, selections)
-        await asyncio.gather(*(self.load(tenant, selection.reference) for selection in selections))
+        await self.provider.resolve(tenant, selections, min_revision)
+        await asyncio.gather(*(self.load(tenant, s.reference, min_revision=min_revision) for s in selections))
         self.policy.set_defaults(tenant, selections)
 
     def _loaded(self, tenant: TenantId, reference: Reference) -> AdapterVersion:

@@ -18,7 +18,7 @@ from shared.coordination.known_pool import KnownPool
 from shared.fleet.policy import Fleet
 from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from shared.loops import happens
-from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.preload import PreloadLimits
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.store_client import StoreView

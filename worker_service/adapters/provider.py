@@ -30,12 +30,15 @@ class AdapterProvider:
     references: ReferenceCache
     tiers: AdapterTiers
 
-    async def resolve(self, tenant: TenantId, selections: Sequence[Selection]) -> tuple[Chosen, ...]:
-        """The versions that serve a request which begins now.
+    async def resolve(
+        self, tenant: TenantId, selections: Sequence[Selection], min_revision: int = 0
+    ) -> tuple[Chosen, ...]:
+        """The versions that serve a request which begins now, at a revision of the tenant's catalog or a later one.
 
-        Raises the store's errors, and InvalidRequestError when they never fit the slots together.
+        Raises the store's errors, CatalogBehindError, and InvalidRequestError when they never fit the slots together.
         """
-        chosen = tuple([Chosen(s, await self.references.resolve_current(tenant, s.reference)) for s in selections])
+        resolve = self.references.resolve_current
+        chosen = tuple([Chosen(s, await resolve(tenant, s.reference, min_revision)) for s in selections])
         mix = {item.version.digest: item for item in chosen}
         # One that is too large by itself is RANK_TOO_LARGE, which the loader says.
         if len(mix) > 1:

@@ -4,6 +4,10 @@ A resolved reference is trusted for a bounded time, long while the store tells o
 does not; then the store is asked again before the next request is served. If it does not answer, a resident version
 keeps being served. If the reference has moved, the old version keeps being served while the new one is prepared beside
 it; then the name flips at once for all new requests. If preparing fails, the old one stays and the failure is reported.
+
+A request that needs a revision of the catalog is served by what the reference stood for at that revision or later: by
+what is known, where the watch heard of everything up to it, else by the answer to a question that began after the
+request came.
 """
 
 import asyncio
@@ -12,17 +16,25 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
-from hotslot.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
+from hotslot.errors import (
+    CatalogBehindError,
+    ForbiddenError,
+    HotslotError,
+    InvalidAdapterError,
+    InvalidRequestError,
+    NotFoundError,
+)
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
 from hotslot.single_flight import SingleFlight
-from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind
-from worker_service.adapters.version import AdapterVersion
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
+from worker_service.adapters.catalog_watch import CatalogWatch
+from worker_service.adapters.known_reference import DEFAULT_LIMITS, KnownReference, ReferenceLimits
+from worker_service.adapters.swapping import Swaps, VersionHome
+from worker_service.adapters.version import AdapterVersion, ReferenceResolver
 
 log = structlog.get_logger(__name__)
 
@@ -30,60 +42,7 @@ ReferenceKey = tuple[TenantId, Reference]
 
 # The store has spoken: what was served under this reference must not be served any more.
 _DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapterError)
-
-
-class ReferenceResolver(Protocol):
-    """Store, as far as references go."""
-
-    async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
-        """Ask now; raises HotslotError."""
-        ...
-
-
-class VersionHome(Protocol):
-    """Place of the versions that references stand for."""
-
-    def is_resident(self, digest: Digest) -> bool:
-        """True for a version that can be served without the store."""
-        ...
-
-    async def prepare(self, version: AdapterVersion) -> None:
-        """Bring a version to where it can be served from at once; raises HotslotError."""
-        ...
-
-    def moved(self, old: AdapterVersion, new: AdapterVersion) -> None:
-        """Hear that a name moved from an old to a new version."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceLimits:
-    """The bounds of the cache."""
-
-    staleness_s: float = 2.0
-    """Time for which an answer of the store is trusted."""
-    watched_staleness_s: float = 30.0
-    """The same while changes are heard of, if it is longer."""
-    patience_s: float = 1.0
-    """Longest wait of a request whose version is resident for a slow store before it is served without an answer."""
-    swap_retry_s: float = 10.0
-    """After a failed swap, when to try the same version again."""
-    max_entries: int = 10_000
-
-
-@dataclass(slots=True)
-class _Entry:
-    """One reference of one tenant."""
-
-    version: AdapterVersion
-    checked_s: float
-    """Time of the last question to the store, answered or not."""
-    confirmed: bool = True
-    """The store said so when it was last asked, and no newer version is on its way."""
-    swap: "tuple[Digest, asyncio.Task[None]] | None" = None
-    """A newer version being prepared."""
-    failed_digest: Digest | None = None
-    failed_s: float = 0.0
+BEHIND_RETRY_AFTER_S = 0.5
 
 
 class ReferenceCache:
@@ -96,7 +55,7 @@ class ReferenceCache:
         self,
         resolver: ReferenceResolver,
         home: VersionHome,
-        limits: ReferenceLimits = ReferenceLimits(),
+        limits: ReferenceLimits = DEFAULT_LIMITS,
         watch: CatalogWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,17 +64,24 @@ class ReferenceCache:
         self.limits = limits
         self._watch = watch
         self._clock = clock
+        self._swaps = Swaps(home, limits, clock, self._move_on)
         # Not a library's map: an entry that makes room ends its swap.
-        self._entries: OrderedDict[ReferenceKey, _Entry] = OrderedDict()
+        self._entries: OrderedDict[ReferenceKey, KnownReference] = OrderedDict()
         self._refreshes: SingleFlight[ReferenceKey, AdapterVersion] = SingleFlight()
 
-    async def resolve_current(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+    async def resolve_current(self, tenant: TenantId, reference: Reference, min_revision: int = 0) -> AdapterVersion:
         """The version to serve a request that begins now. Raises what the resolver raises.
 
         The store was asked within `staleness_s`, or `watched_staleness_s` while the watch vouches for the tenant, or is
         asked now. A resident version waits `patience_s` for the answer, then is served unconfirmed.
+
+        With a `min_revision` it is what the reference stood for at that revision or later, prepared or not; raises
+        CatalogBehindError where the store's answer is of an earlier one.
         """
         key = (tenant, reference)
+        return await (self._resolve_at(key, min_revision) if min_revision else self._resolve(key))
+
+    async def _resolve(self, key: ReferenceKey) -> AdapterVersion:
         entry = self._entries.get(key)
         if entry is None:
             return await self._refreshes.run(key, lambda: self._ask_and_settle(key))
@@ -129,6 +95,40 @@ class ReferenceCache:
             return refresh.result()
         entry.checked_s, entry.confirmed = self._clock(), False
         return entry.version
+
+    async def _resolve_at(self, key: ReferenceKey, min_revision: int) -> AdapterVersion:
+        if self._held_at(key, min_revision) is not None:
+            # Asked for by its age, as for any other request: while the store is away, what is known goes on serving.
+            await self._resolve(key)
+        held = self._held_at(key, min_revision)
+        if held is None and key in self._refreshes:
+            # Begun before this request came: its answer may be older than what was written.
+            await asyncio.wait([self._refresh(key)])
+            held = self._held_at(key, min_revision)
+        if held is not None:
+            return held
+        entry = self._entries.get(key)
+        if entry is not None:
+            await asyncio.sleep(max(0.0, entry.behind_s + self.limits.behind_pause_s - self._clock()))
+        # One question for all who wait, begun after they came.
+        await self._refreshes.run(key, lambda: self._ask_and_settle(key))
+        held, entry = self._held_at(key, min_revision), self._entries.get(key)
+        if held is not None:
+            return held
+        if entry is None:
+            # Dropped for a change that was heard of meanwhile.
+            return await self._resolve_at(key, min_revision)
+        if entry.failure is not None:
+            raise entry.failure.with_traceback(None)
+        entry.behind_s = self._clock()
+        raise CatalogBehindError(entry.latest.revision, min_revision, retry_after_s=BEHIND_RETRY_AFTER_S)
+
+    def _held_at(self, key: ReferenceKey, min_revision: int) -> AdapterVersion | None:
+        """The version that is known to have held at a revision or later."""
+        entry, watch = self._entries.get(key), self._watch
+        if entry is None:
+            return None
+        return entry.version_at(min_revision, lambda known: watch.held_until(*key, known) if watch else known)
 
     def resolve_known(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
         """The version that the reference stood for when the store was last asked, however long ago; never waits.
@@ -145,9 +145,15 @@ class ReferenceCache:
         self._entries.move_to_end(key)
         return entry.version
 
-    async def begin_flip(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
-        """Ask the store which version to `flip` a reference to, whatever is cached; raises what the resolver raises."""
-        return await self._ask((tenant, reference))
+    async def begin_flip(self, tenant: TenantId, reference: Reference, min_revision: int = 0) -> AdapterVersion:
+        """Ask the store which version to `flip` a reference to, whatever is cached.
+
+        Raises what the resolver raises, and CatalogBehindError.
+        """
+        version = await self._ask((tenant, reference))
+        if version.revision < min_revision:
+            raise CatalogBehindError(version.revision, min_revision, retry_after_s=BEHIND_RETRY_AFTER_S)
+        return version
 
     def flip(self, version: AdapterVersion) -> AdapterVersion | None:
         """Serve this version under its reference from now on; returns what was served before."""
@@ -156,12 +162,16 @@ class ReferenceCache:
         if entry is None:
             self._add(key, version)
             return None
-        self._end_swap(entry)
-        previous, entry.version = entry.version, version
+        entry.end_swap()
+        previous, latest = entry.version, entry.latest
+        entry.version = entry.latest = version
         entry.checked_s, entry.confirmed, entry.failed_digest = self._clock(), True, None
         if previous.digest != version.digest:
             log.info("reference_moved", reference=str(version.reference), old=previous.digest, new=version.digest)
             self._home.moved(previous, version)
+        if version.revision < latest.revision and version.digest != latest.digest:
+            # It took so long to be brought here that the name had moved on.
+            self._refresh(key)
         return previous
 
     def forget(self, tenant: TenantId, digest: Digest) -> None:
@@ -184,8 +194,10 @@ class ReferenceCache:
                     if entry is not None:
                         self._refresh(key)
                 case ChangeKind.TAG_MOVED:
+                    if entry is None or 0 < change.revision <= entry.latest.revision:
+                        continue  # an answer of that revision or a later one knows of it
                     # Moved back to what is served: a swap to what it had moved to meanwhile must end.
-                    if entry is not None and (entry.version.digest != change.digest or entry.swap is not None):
+                    if entry.version.digest != change.digest or entry.swap is not None:
                         entry.confirmed = False
                         self._refresh(key)
                 case _:
@@ -196,8 +208,10 @@ class ReferenceCache:
 
         Returns a revision that all answers are at least from, 0 when nothing is left. Raises the store's errors.
         """
-        revisions = []
-        for key in [key for key in self._entries if key[0] == tenant]:
+        revisions, keys = [], [key for key in self._entries if key[0] == tenant]
+        for key in keys:
+            self._entries[key].doubt()
+        for key in keys:
             with suppress(*_DEFINITIVE):
                 version = await self._ask(key)
                 revisions.append(version.revision)
@@ -211,7 +225,7 @@ class ReferenceCache:
             task.cancel()
         await asyncio.gather(self._refreshes.close(), *swaps, return_exceptions=True)
 
-    def _is_old(self, key: ReferenceKey, entry: _Entry) -> bool:
+    def _is_old(self, key: ReferenceKey, entry: KnownReference) -> bool:
         trusted_s = self.limits.staleness_s
         if entry.confirmed and self._watch is not None and self._watch.is_live(key[0]):
             trusted_s = max(trusted_s, self.limits.watched_staleness_s)
@@ -242,7 +256,7 @@ class ReferenceCache:
             if entry is None or not self._home.is_resident(entry.version.digest):
                 raise
             log.warning("serving_unconfirmed", reference=str(key[1]), digest=entry.version.digest, why=exc.message)
-            entry.checked_s, entry.confirmed = self._clock(), False
+            entry.checked_s, entry.confirmed, entry.failure = self._clock(), False, exc
             return entry.version
         return self._settle(key, fresh)
 
@@ -252,43 +266,22 @@ class ReferenceCache:
         if entry is None:
             return self._add(key, fresh).version
         entry.checked_s, entry.confirmed = self._clock(), fresh.digest == entry.version.digest
+        entry.latest, entry.failure = fresh, None
         if fresh.digest == entry.version.digest:
             entry.version = fresh
-            self._end_swap(entry)
+            entry.end_swap()
         elif not self._home.is_resident(entry.version.digest):
             self.flip(fresh)
         else:
-            self._begin_swap(key, entry, fresh)
+            self._swaps.begin(key[1], entry, fresh)
         return entry.version
 
-    def _begin_swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
-        if entry.swap is not None and entry.swap[0] == fresh.digest:
-            return
-        if entry.failed_digest == fresh.digest and self._clock() - entry.failed_s < self.limits.swap_retry_s:
-            return
-        self._end_swap(entry)
-        entry.swap = fresh.digest, asyncio.create_task(self._swap(key, entry, fresh), name=f"swap {key[1]}")
+    def _move_on(self, entry: KnownReference, ready: AdapterVersion) -> None:
+        if self._entries.get((ready.tenant, ready.reference)) is entry:
+            self.flip(ready)
 
-    async def _swap(self, key: ReferenceKey, entry: _Entry, fresh: AdapterVersion) -> None:
-        try:
-            await self._home.prepare(fresh)
-        except HotslotError as exc:
-            entry.swap, entry.failed_digest, entry.failed_s = None, fresh.digest, self._clock()
-            log.warning(
-                "swap_failed", reference=str(key[1]), kept=entry.version.digest, new=fresh.digest, why=exc.message
-            )
-            return
-        entry.swap = None
-        if self._entries.get(key) is entry:
-            self.flip(fresh)
-
-    def _end_swap(self, entry: _Entry) -> None:
-        if entry.swap is not None:
-            entry.swap[1].cancel()
-            entry.swap = None
-
-    def _add(self, key: ReferenceKey, version: AdapterVersion) -> _Entry:
-        entry = self._entries[key] = _Entry(version, self._clock())
+    def _add(self, key: ReferenceKey, version: AdapterVersion) -> KnownReference:
+        entry = self._entries[key] = KnownReference(version, self._clock())
         while len(self._entries) > self.limits.max_entries:
             self._drop(next(iter(self._entries)))
         return entry
@@ -296,4 +289,4 @@ class ReferenceCache:
     def _drop(self, key: ReferenceKey) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._end_swap(entry)
+            entry.end_swap()

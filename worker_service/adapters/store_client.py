@@ -36,7 +36,7 @@ from hotslot.rpc.blob_chunks import BlobChunk, read_blob_of
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.fleet_calls import FleetCalls
 from worker_service.adapters.version import AdapterVersion, WantedVersion
 from worker_service.recycled_memory import RecycledMemory

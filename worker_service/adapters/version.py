@@ -1,6 +1,7 @@
 """A version as a tenant's reference named it: what the worker knows before it has the weights."""
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import AdapterName, Digest, TenantId
@@ -20,6 +21,14 @@ class AdapterVersion:
     """Revision of the tenant's catalog when this held; 0 where that is not known."""
     policy: ReplicaPolicy = field(default=DEFAULT_REPLICA_POLICY, compare=False)
     """The adapter's policy at that moment."""
+
+
+class ReferenceResolver(Protocol):
+    """Store, as far as references go."""
+
+    async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """Ask now; raises HotslotError."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from hotslot.contract.generation import AdapterSelection
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as pb_grpc
 from hotslot.references import parse_reference
+from hotslot.rpc.min_revision import min_revision_of
 from hotslot.rpc.tenant import tenant_of
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import timeout_of
@@ -30,7 +31,12 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         """Bring what a reference stands for now into slots, and serve it from now on."""
         reference = parse_reference(request.reference)
         with self._worker.admitted() as parts:
-            result = await parts.control.load(tenant_of(context), reference, host_only=request.host_only)
+            result = await parts.control.load(
+                tenant_of(context),
+                reference,
+                host_only=request.host_only,
+                min_revision=_min_revision(request, context),
+            )
         return to_proto(pb.LoadAdapterResponse, result)
 
     async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Context) -> pb.UnloadAdapterResponse:
@@ -43,7 +49,7 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         """Load an adapter and keep it in its slots."""
         reference = parse_reference(request.reference)
         with self._worker.admitted() as parts:
-            held = await parts.control.pin(tenant_of(context), reference)
+            held = await parts.control.pin(tenant_of(context), reference, _min_revision(request, context))
         return pb.PinAdapterResponse(adapter=to_proto(pb.LoadedAdapter, held))
 
     async def UnpinAdapter(self, request: pb.UnpinAdapterRequest, context: Context) -> pb.UnpinAdapterResponse:
@@ -68,7 +74,7 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
         with self._worker.admitted() as parts:
             adapters = [from_proto(AdapterSelection, adapter) for adapter in request.adapters]
             selections = check_mix(adapters, parts.info.num_slots)
-            await parts.control.set_defaults(tenant_of(context), selections)
+            await parts.control.set_defaults(tenant_of(context), selections, _min_revision(request, context))
         named = [to_proto(pb.DefaultAdapter, adapter) for adapter in _named(selections)]
         return pb.SetDefaultAdaptersResponse(adapters=named)
 
@@ -95,6 +101,12 @@ class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):
     async def GetWorkerStatus(self, request: pb.GetWorkerStatusRequest, context: Context) -> pb.GetWorkerStatusResponse:
         """Say how the worker is, at any time."""
         return to_proto(pb.GetWorkerStatusResponse, await self._worker.status())
+
+
+def _min_revision(
+    request: pb.LoadAdapterRequest | pb.PinAdapterRequest | pb.SetDefaultAdaptersRequest, context: Context
+) -> int:
+    return min_revision_of(request.min_revision, context.invocation_metadata() or ())
 
 
 def _named(selections: Sequence[Selection]) -> tuple[AdapterSelection, ...]:

@@ -69,18 +69,18 @@ class Generation:
     async def settle(self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None) -> SettledRequest:
         """Accept a request: checked, with the versions that serve it from here on, wherever it is served.
 
-        Raises InvalidRequestError and its kinds (also for adapters that never fit the slots together) and the store's
-        errors.
+        Raises InvalidRequestError and its kinds (also for adapters that never fit the slots together), the store's
+        errors, and CatalogBehindError.
         """
         accepted_s = self.engine.clock()
         selections = self.policy.choose(tenant, check(request, self.limits), base_only=request.base_only)
         request = replace(request, request_id=request.request_id or new_request_id())
-        chosen, unconfirmed = await self._versions(tenant, selections)
+        chosen, unconfirmed = await self._versions(tenant, selections, request.min_revision)
         deadline_s = accepted_s + timeout_s if timeout_s is not None else None
         return SettledRequest(tenant, request, chosen, accepted_s, deadline_s, unconfirmed)
 
     async def _versions(
-        self, tenant: TenantId, selections: tuple[Selection, ...]
+        self, tenant: TenantId, selections: tuple[Selection, ...], min_revision: int
     ) -> tuple[tuple[Chosen, ...], StoreUnavailableError | None]:
         """The versions now; while the store is away those that were known last, with the reason."""
         references, tiers = self.provider.references, self.provider.tiers
@@ -92,7 +92,7 @@ class Generation:
         patience_s = references.limits.patience_s if is_known and not is_here else None
         try:
             async with asyncio.timeout(patience_s):
-                return await self.provider.resolve(tenant, selections), None
+                return await self.provider.resolve(tenant, selections, min_revision), None
         except StoreUnavailableError as exc:
             if not is_known:
                 raise

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ from hotslot.errors import QuotaExceededError
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
+from hotslot.rpc.min_revision import noted_min_revision
 from hotslot.rpc.tenant import tenant_of
 from worker_service.adapters.policy import Selection
 from worker_service.front.door import Call, Events, FrontDoor
@@ -130,9 +132,10 @@ def _sendable(message: M) -> M:
 
 def _decode_call(request: pb.GenerateRequest, context: Context) -> Call:
     metadata = tuple(context.invocation_metadata() or ())
+    decoded, noted = from_proto(GenerationRequest, request), noted_min_revision(metadata)
     return Call(
         tenant_of(context),
-        from_proto(GenerationRequest, request),
+        replace(decoded, min_revision=noted) if noted > decoded.min_revision >= 0 else decoded,
         context.time_remaining,
         metadata,
         is_forwarded(metadata),

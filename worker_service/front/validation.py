@@ -228,6 +228,8 @@ def _other_problems(request: GenerationRequest, limits: RequestLimits) -> Iterat
         yield _number("num_choices", request.num_choices, f"between 0 (one) and {limits.max_choices}")
     if abs(request.priority) > MAX_PRIORITY:
         yield _number("priority", request.priority, f"between -{MAX_PRIORITY} and {MAX_PRIORITY}")
+    if request.min_revision < 0:
+        yield _number("min_revision", request.min_revision, "0 or more")
     if len(request.request_id) > MAX_REQUEST_ID_CHARS or not request.request_id.isprintable():
         yield FieldViolation("request_id", f"expected at most {MAX_REQUEST_ID_CHARS} printable characters")
 

@@ -10,6 +10,7 @@ from cachetools import TTLCache
 
 from hotslot.errors import (
     AdaptersDisabledError,
+    CatalogBehindError,
     EngineFailedError,
     SourceUnavailableError,
     StoreUnavailableError,
@@ -33,9 +34,15 @@ COUNT_EVERY_S = 0.02
 MAX_AVOIDED = 1_024
 AVOID_S = 2.0
 """Time for which a worker that could not be reached is passed over; its lease may run on for longer."""
-# Errors that say nothing about the next request: others' failures, one tenant's switch, a copy into slots, which one
-# adapter's data can make fail. An engine that hangs is told of in Redis.
-NOT_THE_WORKER = (StoreUnavailableError, SourceUnavailableError, AdaptersDisabledError, EngineFailedError)
+# Errors that say nothing about the next request: others' failures, one tenant's switch or revision, a copy into slots,
+# which one adapter's data can make fail. An engine that hangs is told of in Redis.
+NOT_THE_WORKER = (
+    StoreUnavailableError,
+    SourceUnavailableError,
+    CatalogBehindError,
+    AdaptersDisabledError,
+    EngineFailedError,
+)
 
 
 class Router:

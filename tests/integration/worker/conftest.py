@@ -8,7 +8,7 @@ from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import Calls, RunningWorker, run_worker
 from tests.support.memory_store import MemoryStore
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.known_reference import ReferenceLimits
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.support.echo_model import EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, run_worker
 from tests.support.memory_store import MemoryStore
 from worker_service.adapters.disk_tier import DiskOptions
-from worker_service.adapters.references import ReferenceLimits
+from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.pulse import Pulse
 
 SIZE_BYTES = 5_000

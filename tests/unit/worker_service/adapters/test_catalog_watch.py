@@ -11,7 +11,8 @@ from hotslot.errors import HotslotError, RevisionCompactedError, StoreUnavailabl
 from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId
 from tests.support.waiting import until
 from worker_service.adapters import catalog_watch
-from worker_service.adapters.catalog_watch import CatalogChange, CatalogWatch, ChangeKind
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
+from worker_service.adapters.catalog_watch import CatalogWatch
 
 
 def moved(revision: int) -> CatalogChange:

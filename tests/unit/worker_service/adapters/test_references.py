@@ -12,8 +12,9 @@ from hotslot.ids import DEFAULT_TENANT, Digest, TagName, TenantId, digest_of
 from hotslot.references import Reference, parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
 from tests.support.waiting import until
-from worker_service.adapters.catalog_watch import CatalogChange, ChangeKind
-from worker_service.adapters.references import ReferenceCache, ReferenceLimits
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
+from worker_service.adapters.known_reference import ReferenceLimits
+from worker_service.adapters.references import ReferenceCache
 from worker_service.adapters.version import AdapterVersion
 
 NAME = parse_reference("support-bot")

@@ -1,0 +1,397 @@
+"""Reads of a reference at a revision: never older, whatever comes late, breaks off or is a new catalog; and no herd."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hotslot.backoff import Backoff
+from hotslot.errors import (
+    AdapterNotFoundError,
+    CatalogBehindError,
+    HotslotError,
+    RevisionCompactedError,
+    SlotsFullError,
+    StoreUnavailableError,
+)
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, Digest, TagName, TenantId, digest_of
+from hotslot.references import Reference, parse_reference
+from tests.support.waiting import until
+from worker_service.adapters import catalog_watch
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
+from worker_service.adapters.catalog_watch import CatalogWatch
+from worker_service.adapters.known_reference import ReferenceLimits
+from worker_service.adapters.references import ReferenceCache
+from worker_service.adapters.version import AdapterVersion
+
+AT_ONCE = ReferenceLimits(staleness_s=0.0, watched_staleness_s=1e9, behind_pause_s=0.0)
+NAME, OTHER = parse_reference("bot"), parse_reference("other")
+HUGE = 2**62
+
+
+def manifest(seed: int) -> Manifest:
+    return Manifest(digest_of(b"base"), digest_of(str(seed).encode()), 10, "F32", (AdapterModule("q_proj", 8, 1.0),))
+
+
+MANIFESTS = {manifest(seed).digest: manifest(seed) for seed in range(200)}
+DIGESTS = tuple(MANIFESTS)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog_watch, "BACKOFF", Backoff(0.0, 0.0))
+
+
+@dataclass
+class Store:
+    """A catalog with every state that it had, its streams, and the home of versions; time is counted in turns."""
+
+    states: list[dict[Reference, Digest]] = field(default_factory=lambda: [{}])
+    changes: list[CatalogChange] = field(default_factory=list)
+    catalogs: list[list[dict[Reference, Digest]]] = field(default_factory=list)
+    away: bool = False
+    deaf: bool = False
+    """No change reaches any stream."""
+    questions: int = 0
+    answer_turns: int = 0
+    """Turns of the loop between the reading of an answer and its arrival."""
+    prepare_error: HotslotError | None = None
+    preparing: asyncio.Event = field(default_factory=asyncio.Event)
+    resident: set[Digest] = field(default_factory=set)
+    written: int = 0
+
+    def __post_init__(self) -> None:
+        self.catalogs.append(self.states)
+
+    @property
+    def revision(self) -> int:
+        return len(self.states) - 1
+
+    def move(self, reference: Reference = NAME) -> int:
+        """Publish a new version under a reference; returns the revision."""
+        digest = DIGESTS[self.written]
+        self.written += 1
+        return self._change({**self.states[-1], reference: digest}, ChangeKind.TAG_MOVED, reference, digest)
+
+    def delete(self, reference: Reference = NAME) -> int:
+        left = {known: digest for known, digest in self.states[-1].items() if known != reference}
+        return self._change(left, ChangeKind.ADAPTER_DELETED, reference, Digest(""))
+
+    def _change(self, state: dict[Reference, Digest], kind: ChangeKind, reference: Reference, digest: Digest) -> int:
+        self.states.append(state)
+        self.changes.append(CatalogChange(self.revision, kind, reference.name, reference.tag or TagName(""), digest))
+        return self.revision
+
+    def begin_anew(self) -> None:
+        """Lose the catalog: an empty one takes its place."""
+        self.states, self.changes = [{}], []
+        self.catalogs.append(self.states)
+
+    async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        self.questions += 1
+        self._check_serves(len(self.catalogs))
+        digest, revision = self.states[-1].get(reference), self.revision
+        for _ in range(self.answer_turns):
+            await asyncio.sleep(0)
+        if digest is None:
+            raise AdapterNotFoundError(reference.name)
+        return AdapterVersion(tenant, reference, digest, MANIFESTS[digest], revision)
+
+    async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
+        catalog, position = len(self.catalogs), after_revision
+        self._check_serves(catalog)
+        if position > self.revision:
+            raise RevisionCompactedError(position, 0)
+        yield None
+        while True:
+            self._check_serves(catalog)
+            if not self.deaf and position < self.revision:
+                position += 1
+                yield self.changes[position - 1]
+            else:
+                await asyncio.sleep(0)
+
+    def _check_serves(self, catalog: int) -> None:
+        if self.away or len(self.catalogs) != catalog:
+            raise StoreUnavailableError("away")
+
+    def is_resident(self, digest: Digest) -> bool:
+        return digest in self.resident
+
+    async def prepare(self, version: AdapterVersion) -> None:
+        await self.preparing.wait()
+        if self.prepare_error is not None:
+            raise self.prepare_error
+        self.resident.add(version.digest)
+
+    def moved(self, old: AdapterVersion, new: AdapterVersion) -> None:
+        pass
+
+
+@dataclass
+class Worker:
+    """A cache that follows a store."""
+
+    store: Store
+    limits: ReferenceLimits = AT_ONCE
+
+    async def __aenter__(self) -> "Worker":
+        self.watch = CatalogWatch(self.store)
+        self.cache = ReferenceCache(self.store, self.store, self.limits, self.watch)
+        self._running = asyncio.create_task(self.watch.run(self.cache))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        await self.cache.close()
+
+    async def digest(self, min_revision: int = 0, reference: Reference = NAME) -> Digest:
+        return (await self.cache.resolve_current(DEFAULT_TENANT, reference, min_revision)).digest
+
+    async def is_live(self) -> None:
+        await until(lambda: self.watch.is_live(DEFAULT_TENANT))
+
+
+async def following(store: Store, worker: Worker) -> None:
+    """Have a version of NAME known, resident, and followed."""
+    store.move()
+    store.resident.add(await worker.digest())
+    await worker.is_live()
+
+
+async def test_a_write_is_served_though_no_change_was_heard_of_and_the_new_version_is_not_ready() -> None:
+    store = Store(deaf=True)
+    async with Worker(store) as worker:
+        await following(store, worker)
+        written = store.move()
+        assert await worker.digest() == DIGESTS[0], "as before: the watch vouches for it"
+        assert await worker.digest(written) == DIGESTS[1]
+        assert await worker.digest(written - 1) == DIGESTS[0], "it held then, and costs no wait"
+        assert await worker.digest() == DIGESTS[0], "the name moves once the new version is ready"
+        store.preparing.set()
+        await until(lambda: DIGESTS[1] in store.resident)
+        assert await worker.digest() == DIGESTS[1]
+
+
+async def test_a_deletion_is_not_found_at_once_and_so_is_what_was_made_again_found() -> None:
+    store = Store(deaf=True)
+    async with Worker(store) as worker:
+        await following(store, worker)
+        with pytest.raises(AdapterNotFoundError):
+            await worker.digest(store.delete())
+        assert await worker.digest(store.move()) == DIGESTS[1]
+
+
+async def test_what_was_heard_of_is_not_asked_for() -> None:
+    store = Store()
+    store.preparing.set()
+    async with Worker(store) as worker:
+        await following(store, worker)
+        await until(lambda: worker.watch.held_until(DEFAULT_TENANT, NAME, store.revision) == store.revision)
+        written = [store.move(OTHER) for _ in range(5)][-1]
+        await until(lambda: worker.watch.held_until(DEFAULT_TENANT, NAME, 1) == written)
+        questions = store.questions
+        assert await worker.digest(written) == DIGESTS[0]
+        assert store.questions == questions
+
+
+async def test_a_question_from_before_the_write_does_not_answer_for_it() -> None:
+    store = Store(deaf=True, answer_turns=20)
+    async with Worker(store) as worker:
+        before = asyncio.create_task(worker.digest())
+        await until(lambda: store.questions == 1)
+        store.move()
+        assert await worker.digest(store.revision) == DIGESTS[0]
+        with pytest.raises(AdapterNotFoundError):
+            await before
+
+
+async def test_many_who_wait_ask_once() -> None:
+    store = Store(deaf=True, answer_turns=20)
+    async with Worker(store) as worker:
+        await following(store, worker)
+        for _ in range(5):
+            questions, written = store.questions, store.move()
+            found = await asyncio.gather(*(worker.digest(written) for _ in range(200)))
+            assert set(found) == {DIGESTS[store.written - 1]}
+            assert store.questions == questions + 1
+
+
+async def test_a_revision_that_the_catalog_never_had_is_a_typed_error_and_asks_little() -> None:
+    store = Store(deaf=True)
+    limits = ReferenceLimits(staleness_s=0.0, watched_staleness_s=1e9, behind_pause_s=0.1)
+    async with Worker(store, limits) as worker:
+        await following(store, worker)
+        questions, began_s = store.questions, asyncio.get_running_loop().time()
+        for _ in range(4):
+            asked = await asyncio.gather(*(worker.digest(HUGE + n) for n in range(100)), return_exceptions=True)
+            assert {type(error) for error in asked} == {CatalogBehindError}
+        took_s = asyncio.get_running_loop().time() - began_s
+        assert store.questions - questions <= 2 * (1 + took_s / 0.1)
+        assert await worker.digest(store.move()) == DIGESTS[1], "others of the tenant are served"
+
+
+async def test_without_the_store_what_held_is_served_and_what_is_newer_is_a_typed_error() -> None:
+    store = Store()
+    store.preparing.set()
+    async with Worker(store) as worker:
+        await following(store, worker)
+        held = store.move(OTHER)
+        await until(lambda: worker.watch.held_until(DEFAULT_TENANT, NAME, 1) == held)
+        store.away = True
+        await until(lambda: not worker.watch.is_live(DEFAULT_TENANT))
+        assert await worker.digest(held) == DIGESTS[0]
+        with pytest.raises(StoreUnavailableError):
+            await worker.digest(held + 1)
+
+
+async def test_a_swap_that_failed_does_not_hide_what_was_written() -> None:
+    store = Store(prepare_error=SlotsFullError("full", subject="slots"))
+    store.preparing.set()
+    async with Worker(store) as worker:
+        await following(store, worker)
+        written = store.move()
+        assert await worker.digest(written) == DIGESTS[1]
+        await asyncio.sleep(0.01)
+        assert await worker.digest(written) == DIGESTS[1]
+        assert await worker.digest() == DIGESTS[0]
+
+
+async def test_an_explicit_load_is_at_the_revision_too() -> None:
+    store = Store(deaf=True)
+    async with Worker(store) as worker:
+        await following(store, worker)
+        written = store.move()
+        assert (await worker.cache.begin_flip(DEFAULT_TENANT, NAME, written)).digest == DIGESTS[1]
+        with pytest.raises(CatalogBehindError):
+            await worker.cache.begin_flip(DEFAULT_TENANT, NAME, written + 1)
+
+
+async def test_a_slow_load_does_not_move_a_name_back() -> None:
+    store = Store(deaf=True)
+    store.preparing.set()
+    async with Worker(store) as worker:
+        await following(store, worker)
+        store.move()
+        slow = await worker.cache.begin_flip(DEFAULT_TENANT, NAME)
+        newest = await worker.digest(store.move())
+        await until(lambda: newest in store.resident)
+        worker.cache.flip(slow)
+        await until(lambda: worker.cache.resolve_known(DEFAULT_TENANT, NAME).digest == newest)  # type: ignore[union-attr]
+
+
+async def test_revisions_of_a_catalog_that_is_no_more_stand_for_nothing() -> None:
+    store = Store()
+    limits = ReferenceLimits(staleness_s=1e9, watched_staleness_s=1e9)
+    async with Worker(store, limits) as worker:
+        await following(store, worker)
+        old = [store.move(OTHER) for _ in range(3)][-1]
+        store.resident.add(await worker.digest(old, OTHER))
+        await until(lambda: worker.watch.held_until(DEFAULT_TENANT, OTHER, old) == old == store.revision)
+        questions = store.questions
+        store.begin_anew()
+        store.answer_turns = 100
+        store.move()
+        written = store.move(OTHER)
+        await until(lambda: store.questions > questions)
+        assert await worker.digest(written, OTHER) == DIGESTS[5], "though everything is being asked anew only now"
+
+
+@dataclass
+class Asked:
+    """One request, and all that it may be answered with."""
+
+    reference: Reference
+    min_revision: int
+    catalog: int
+    revision: int
+    """Of that catalog, when it was asked."""
+    task: "asyncio.Task[Digest]"
+
+
+ACTIONS = ("move", "move other", "delete", "ask", "ask", "ask", "ask far ahead", "ask plainly", "deaf", "hear")
+WORLDS = ("away", "back", "begin anew", "forget residents", "ready")
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.tuples(st.sampled_from(ACTIONS + WORLDS), st.integers(0, 12), st.integers(0, 9)), max_size=40),
+    st.integers(0, 6),
+)
+def test_no_schedule_serves_a_state_from_before_the_revision(
+    schedule: list[tuple[str, int, int]], answer_turns: int
+) -> None:
+    asyncio.run(_run(schedule, answer_turns))
+
+
+async def _run(schedule: list[tuple[str, int, int]], answer_turns: int) -> None:
+    store = Store(answer_turns=answer_turns)
+    asked: list[Asked] = []
+    async with Worker(store) as worker:
+
+        def ask(reference: Reference, min_revision: int) -> None:
+            task = asyncio.create_task(worker.digest(min_revision, reference))
+            asked.append(Asked(reference, min_revision, len(store.catalogs) - 1, store.revision, task))
+
+        store.move()
+        for action, turns, choice in schedule:
+            reference = (NAME, OTHER)[choice % 2]
+            match action:
+                case "move" | "move other":
+                    store.move(NAME if action == "move" else OTHER)
+                case "delete" if reference in store.states[-1]:
+                    store.delete(reference)
+                case "ask" if store.revision:
+                    ask(reference, max(1, store.revision - choice // 2))
+                case "ask far ahead":
+                    ask(reference, store.revision + 1 + choice)
+                case "ask plainly":
+                    ask(reference, 0)
+                case "deaf" | "hear":
+                    store.deaf = action == "deaf"
+                case "away" | "back":
+                    store.away = action == "away"
+                case "begin anew":
+                    # A store ends before another one is there; its streams end with it.
+                    was_away, store.away = store.away, True
+                    await until(lambda: not worker.watch.is_live(DEFAULT_TENANT))
+                    store.begin_anew()
+                    store.away = was_away
+                case "forget residents":
+                    store.resident.clear()
+                case "ready":
+                    store.preparing.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        store.preparing.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
+    for one in asked:
+        _check(store, one)
+
+
+def _check(store: Store, one: Asked) -> None:
+    if not one.min_revision:
+        return
+    allowed: set[Digest | None] = set()
+    for states in store.catalogs[one.catalog :]:
+        allowed |= {state.get(one.reference) for state in states[one.min_revision :]}
+    error = one.task.exception()
+    match error:
+        case None:
+            assert one.task.result() in allowed
+        case AdapterNotFoundError():
+            absent = [state for states in store.catalogs[one.catalog :] for state in states]
+            assert any(one.reference not in state for state in absent)
+        case CatalogBehindError():
+            is_anew = len(store.catalogs) - 1 > one.catalog
+            assert one.min_revision > one.revision or is_anew
+        case StoreUnavailableError():
+            pass
+        case _:
+            raise AssertionError(f"no error of a read: {error!r}")
