@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from hotslot.errors import AdapterNotFoundError, CatalogBehindError, InvalidRequestError, TagNotFoundError
+from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.rpc.min_revision import MIN_REVISION_KEY
@@ -85,7 +86,7 @@ async def test_without_a_revision_a_worker_that_hears_nothing_is_stale(members: 
 async def test_metadata_says_the_same_as_the_field_and_crosses_the_hop(members: list[Member], store: Catalog) -> None:
     digest, revision = await written(store, "one", 40)
     calls = await members[0].calls()
-    members[0].worker.parts.provider.tiers.holdings.drop(store.digests["one"])
+    members[0].worker.parts.provider.tiers.holdings.drop(Digest(store.digests["one"]))
     metadata = ((MIN_REVISION_KEY, str(revision)),)
     for member in members:
         calls = await member.calls()
