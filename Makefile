@@ -76,7 +76,7 @@ $(FUZZ_INSTALLED): $(INSTALLED)
 
 .PHONY: model
 model: $(INSTALLED)
-	@$(BIN)/python -m deploy.demo.model
+	@$(BIN)/python -m worker_service.demo_model
 
 .PHONY: bench
 bench: $(INSTALLED) model ## Measure, and write build/bench.json and BENCHMARKS.md

@@ -22,7 +22,7 @@ from typing import Any
 
 from deploy.container_engine import ContainerEngine, EngineError, find_engine
 from deploy.demo.http_request import ask_over_http
-from deploy.demo.model import BASE_MODEL, ensure_model
+from worker_service.demo_model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
 from hotslot.local.child_processes import free_ports
 

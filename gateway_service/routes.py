@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,6 +21,7 @@ from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, p
 from gateway_service.settings import GatewaySettings
 from gateway_service.translation import WantedAnswer, chat_from, chat_param, completion_from, completion_param
 from hotslot.errors import HotslotError
+from hotslot.rpc.server_facts import installed_version
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -84,15 +84,15 @@ class Gateway:
 
     async def version(self, request: Request) -> Response:
         """GET /version."""
-        return JSONResponse({"version": hotslot_version()})
+        return JSONResponse({"version": installed_version()})
 
     async def document(self, request: Request) -> Response:
         """GET /openapi.json."""
-        return JSONResponse(openapi.document(hotslot_version()))
+        return JSONResponse(openapi.document(installed_version()))
 
     async def page(self, request: Request) -> Response:
         """GET /docs."""
-        return HTMLResponse(openapi.page(hotslot_version()))
+        return HTMLResponse(openapi.page(installed_version()))
 
     async def _body(self, request: Request) -> dict[str, object]:
         settings = self.settings
@@ -150,14 +150,6 @@ def application(gateway: Gateway) -> Starlette:
     app.router.redirect_slashes = False
     app.add_middleware(AccessLog)
     return app
-
-
-def hotslot_version() -> str:
-    """The installed version; `0` in a folder that nothing was installed from."""
-    try:
-        return version("hotslot")
-    except PackageNotFoundError:
-        return "0"
 
 
 async def _tell_api_error(request: Request, exc: Exception) -> Response:

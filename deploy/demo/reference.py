@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from deploy.demo.chat import Greedy, greedy, load_adapter, load_base, load_tokenizer, prompt_ids
-from deploy.demo.model import BASE_MODEL, ensure_model
+from worker_service.demo_model import BASE_MODEL, ensure_model
 from deploy.demo.recipes import RECIPES, SENTIMENT_DEMO_PROMPT
 
 REFERENCE_PATH = Path(__file__).parent / "reference.json.gz"

@@ -16,7 +16,7 @@ from rich.table import Table
 from deploy.demo.chat import ADAPTERS_DIR
 from deploy.demo.deployment import WORKER_READY_S, DemoProcesses, deploy
 from deploy.demo.http_request import OverHttp, ask_over_http
-from deploy.demo.model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
+from worker_service.demo_model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
 from deploy.demo.scenes import MixedBatch, Swap, hot_swap, mixed_batch
 from hotslot import StoreClient, WorkerClient
 from hotslot.errors import HotslotError

@@ -22,7 +22,7 @@ from deploy.demo.chat import (
 )
 from deploy.demo.chat import sentiment_accuracy as accuracy_of
 from deploy.demo.examples import examples, sentences
-from deploy.demo.model import BASE_MODEL, ensure_model
+from worker_service.demo_model import BASE_MODEL, ensure_model
 from deploy.demo.recipes import RECIPES, Recipe, recipe
 
 INDEX_PATH = ADAPTERS_DIR / "INDEX.json"

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -10,6 +12,8 @@ from hotslot.cli import (
     backup_commands,
     base_commands,
     catalog_commands,
+    context_commands,
+    doctor,
     drain_commands,
     fleet_commands,
     generate_commands,
@@ -48,11 +52,13 @@ _WORKER = "One worker"
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(up.up)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.down)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.logs)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(doctor.doctor)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.version)
 app.command("help", cls=Command, rich_help_panel=_EVERYTHING)(own_commands.help_)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.completion)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.backup)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.restore)
+app.add_typer(context_commands.app, name="context", rich_help_panel=_EVERYTHING)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.push)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.pull)
 app.command("import", cls=Command, rich_help_panel=_STORE)(catalog_commands.import_)
@@ -120,6 +126,11 @@ def _report_usage(error: typer.TyperException, *, as_json: bool) -> int:
     return report(InvalidRequestError([], line), as_json=as_json)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the console script."""
-    raise SystemExit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    # Nothing is left to be done, and on a busy machine the interpreter waits seconds for grpc's threads.
+    os._exit(code)

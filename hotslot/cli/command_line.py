@@ -4,12 +4,16 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
+from hotslot.cli.options import ContextOption, context_defaults
 from hotslot.cli.output import ListForm
+from hotslot.contexts import FIELDS
 
 ALIASES = {
     "list": "ls",
@@ -27,11 +31,19 @@ DESTRUCTIVE_COMMANDS = frozenset({
 DESTRUCTIVE_OPTIONS = frozenset({"--force", "--yes", "--move"})
 """No suggestion points at these: it may be followed without reading."""
 WATCH_S = 2.0
+CONTEXT_PARAMETER = "context_name"
 _OUTPUT = ("-o", "--output")
 
 
 class Command(TyperCommand):
-    """One command; `-o json` is its `--json`, and `--watch` runs it again and again."""
+    """One command; `-o json` is its `--json`, `--watch` runs it again and again, and a context has its defaults."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        """A command that calls anyone has `--context`, before its `--json`."""
+        super().__init__(*args, **settings)
+        names = [parameter.name for parameter in self.params]
+        if set(names) & set(FIELDS) and CONTEXT_PARAMETER not in names:
+            self.params.append(_context_option())
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments."""
@@ -104,6 +116,26 @@ def wants_json(arguments: Sequence[str]) -> bool:
     known = arguments[: arguments.index("--")] if "--" in arguments else arguments
     joined = {f"{name}={value}" for name, value in pairwise(known) if name in _OUTPUT}
     return bool({"--json", "-ojson", *(f"{name}=json" for name in _OUTPUT)} & {*known, *joined})
+
+
+@cache
+def _context_option() -> Any:
+    """The option `--context`, which is read first and leaves its defaults for the others."""
+
+    def of(context_name: ContextOption = "") -> None:
+        """Have the option."""
+
+    app = typer.Typer(add_completion=False)
+    app.command()(of)
+    option: Any = next(one for one in typer.main.get_command(app).params if one.name == CONTEXT_PARAMETER)
+    option.is_eager, option.expose_value, option.callback = True, False, _take_context
+    return option
+
+
+def _take_context(ctx: Any, parameter: Any, value: str | None) -> str | None:
+    if not ctx.resilient_parsing:
+        ctx.default_map = context_defaults(value or "")[1]
+    return value
 
 
 def _options(command: Any) -> Iterator[Any]:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -47,8 +47,13 @@ def running_pid(data_dir: Path) -> int | None:
         return None
 
 
-def start_detached(arguments: Sequence[str], data_dir: Path, timeout_s: float) -> tuple[int, str]:
-    """Start `hotslot up` in the background; returns its process id and what it printed once it is ready."""
+def start_detached(
+    arguments: Sequence[str], data_dir: Path, timeout_s: float, on_line: Callable[[str], None] = lambda line: None
+) -> tuple[int, str]:
+    """Start `hotslot up` in the background; returns its process id and what it printed once it was ready.
+
+    `on_line` hears each line that it prints before. Ctrl-C meanwhile ends it.
+    """
     with (data_dir / PID_FILE).open("a+") as file:
         if not try_lock(file.fileno()):
             raise _running_already(data_dir, file)
@@ -63,21 +68,38 @@ def start_detached(arguments: Sequence[str], data_dir: Path, timeout_s: float) -
             start_new_session=True,
         )
     deadline_s = time.monotonic() + timeout_s
-    while time.monotonic() < deadline_s:
-        with log_path.open("rb") as written:
-            written.seek(begin)
-            printed = written.read().decode(errors="replace")
-        if READY in printed and running_pid(data_dir) == process.pid:
-            return process.pid, printed
-        if process.poll() is not None:
-            raise PreconditionError(
-                f"`hotslot up` ended with {process.returncode}: {printed.strip() or log_path}", "up"
-            )
-        time.sleep(POLL_S)
+    told = 0
+    try:
+        while time.monotonic() < deadline_s:
+            has_ended = process.poll() is not None
+            with log_path.open("rb") as written:
+                written.seek(begin)
+                printed = written.read().decode(errors="replace")
+            before, found, ready = printed.partition(READY)
+            if found and running_pid(data_dir) == process.pid:
+                return process.pid, found + ready
+            if has_ended:
+                why = last_words(printed) or str(log_path)
+                raise PreconditionError(f"`hotslot up` ended with {process.returncode}: {why}", "up")
+            lines = before.split("\n")[:-1]
+            for line in lines[told:]:
+                on_line(line)
+            told = max(told, len(lines))
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        raise
     process.send_signal(signal.SIGTERM)
     raise PreconditionError(
         f"`hotslot up` is not ready after {timeout_s:g} s and was ended; {log_path} says more", "up"
     )
+
+
+def last_words(printed: str) -> str:
+    """Last error that `hotslot up` printed, in all of its lines; all that it printed where that is none."""
+    lines = printed.strip().split("\n")
+    begins = [index for index, line in enumerate(lines) if line.startswith("hotslot: ")]
+    return "\n".join(lines[begins[-1] :] if begins else lines).removeprefix("hotslot: ")
 
 
 def end_running(data_dir: Path, timeout_s: float) -> int | None:

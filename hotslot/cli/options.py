@@ -1,7 +1,9 @@
 """The options that commands share, and the client that they open."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +12,7 @@ from hotslot.cli.digests import check_reference, full_reference
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.clients.store import DEFAULT_STORE
 from hotslot.clients.worker import DEFAULT_WORKER
+from hotslot.contexts import CONTEXT_VARIABLE, chosen_context, contexts_path
 from hotslot.contract.generation import AdapterSelection
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
@@ -38,6 +41,16 @@ _REFERENCE = "name\\[:tag]\\[@sha256:…]; the first digits of a digest are enou
 ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help=f"Reference: {_REFERENCE}")]
 ReferencesArgument = Annotated[
     list[str], typer.Argument(metavar="REF…", help=f"References, one or several: {_REFERENCE}")
+]
+
+ContextOption = Annotated[
+    str,
+    typer.Option(
+        "--context",
+        envvar=CONTEXT_VARIABLE,
+        metavar="NAME",
+        help="Context that names store, worker and tenant where no option and no variable does.",
+    ),
 ]
 
 USE_PROXY = "HOTSLOT_USE_PROXY"
@@ -72,6 +85,27 @@ def uses_proxy() -> bool:
     if text.lower() not in (*_YES, *_NO):
         raise InvalidRequestError([], f"{USE_PROXY}: found {text!r}, expected true or false")
     return text.lower() in _YES
+
+
+def environment() -> Mapping[str, str]:
+    """The environment of this command."""
+    return os.environ
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Tell if a parameter was given on the command line or by the environment, rather than by a context or default."""
+    return getattr(context.get_parameter_source(name), "name", "") in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def context_defaults(name: str) -> tuple[str, dict[str, str]]:
+    """Name of the context in use, empty for none, and what it says in place of the defaults of options."""
+    used, context = chosen_context(os.environ, name)
+    return used, context.known()
+
+
+def contexts_file() -> Path:
+    """Place of the file of contexts."""
+    return contexts_path(os.environ)
 
 
 def checked_endpoint(text: str, option: str) -> str:

@@ -1,6 +1,5 @@
 """Commands about the command itself: version, help, completion."""
 
-from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from typer.core import TyperGroup
 
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_document
+from hotslot.rpc.server_facts import installed_version
 
 
 def _print_version(asked: bool) -> None:
@@ -30,7 +30,7 @@ def version(as_json: JsonOption = False) -> None:
 
     JSON: {version}.
     """
-    found = version_of("hotslot")
+    found = installed_version()
     if as_json:
         print_document({"version": found})
     else:

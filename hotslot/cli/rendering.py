@@ -1,12 +1,13 @@
 """Tables and values as people read them. Pure: the time is passed in."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from rich.table import Table
 
 from hotslot.cli.fitted_table import FittedTable
+from hotslot.contexts import Contexts
 from hotslot.contract.catalog import Adapter, AdapterPolicy, BaseModel, Version
 from hotslot.contract.control import LoadedAdapter, WorkerStatus
 from hotslot.contract.placement import Placement, Worker
@@ -125,6 +126,23 @@ def base_models_table(models: Iterable[BaseModel]) -> FittedTable:
     for model in models:
         named = f"({model.spec.name}, before it was moved)" if model.superseded else model.spec.name
         made.add_row(named, model.spec.model_type, str(len(model.spec.modules)), model.digest)
+    return made
+
+
+def contexts_table(contexts: Contexts) -> FittedTable:
+    """`hotslot context ls`."""
+    made = table("NAME", "USED", "STORE", "WORKER", "TENANT", gives_way=("TENANT", "WORKER"))
+    for name, one in sorted(contexts.named.items()):
+        star = "*" if name == contexts.current else ""
+        made.add_row(name, star, one.store or "-", one.worker or "-", one.tenant or "-")
+    return made
+
+
+def effective_table(settings: Iterable[Mapping[str, str]]) -> FittedTable:
+    """`hotslot context show`: the settings that commands have, and where each is from."""
+    made = table("SETTING", "VALUE", "FROM")
+    for setting in settings:
+        made.add_row(setting["name"], setting["value"], setting["from"])
     return made
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotslot.cli.output import say, spinner
+from hotslot.cli.output import say
+from hotslot.cli.stages import Stages, WorkerStages
 from hotslot.cli.valkey import SupervisedValkey
 from hotslot.clients.blocking import BlockingWorkerClient
 from hotslot.errors import HotslotError
@@ -94,8 +95,15 @@ class ProcessEvent:
 class Supervisor:
     """The children of one `up`."""
 
-    def __init__(self, plan: UpPlan, valkey: SupervisedValkey | None, on_event: Callable[[ProcessEvent], None]) -> None:
+    def __init__(
+        self,
+        plan: UpPlan,
+        valkey: SupervisedValkey | None,
+        on_event: Callable[[ProcessEvent], None],
+        stages: Stages,
+    ) -> None:
         """`valkey` is the embedded one, which its caller ends; None where Redis is another's."""
+        self._stages = stages
         self._plan = plan
         self.valkey = valkey
         self._on_event = on_event
@@ -105,17 +113,27 @@ class Supervisor:
 
     def start(self, timeout_s: float) -> None:
         """Start the store, then all workers at once, then the gateway; return when everything is ready."""
-        with spinner("starting the store"):
-            store = self._launch(self._plan.store())
-            store.wait_ready(STORE_TIMEOUT_S)
-        plural = "s" if self._plan.num_workers > 1 else ""
-        with spinner(f"starting {self._plan.num_workers} worker{plural}: the model is loaded and compiled"):
-            workers = [self._launch(self._plan.worker(index)) for index in range(self._plan.num_workers)]
-            for worker in workers:
-                worker.wait_ready(timeout_s)
-        if self._plan.gateway_port is not None:
-            with spinner("starting the gateway"):
+        with self._stages.shown():
+            self._stages.enter("store: starting")
+            self._launch(self._plan.store()).wait_ready(STORE_TIMEOUT_S)
+            self._start_workers(timeout_s)
+            if self._plan.gateway_port is not None:
+                self._stages.enter("gateway: starting")
                 self._launch(self._plan.gateway(self._plan.gateway_port)).wait_ready(GATEWAY_TIMEOUT_S)
+
+    def _start_workers(self, timeout_s: float) -> None:
+        specs = [self._plan.worker(index) for index in range(self._plan.num_workers)]
+        compiled = Path(specs[0].settings["HOTSLOT_CACHE_DIR"])
+        is_first = not compiled.is_dir() or not any(compiled.iterdir())
+        sizes = [spec.log_path.stat().st_size if spec.log_path.exists() else 0 for spec in specs]
+        workers = [self._launch(spec) for spec in specs]
+        logs = [(spec.name, spec.log_path, size) for spec, size in zip(specs, sizes, strict=True)]
+        heard = WorkerStages(self._stages, logs, is_first=is_first)
+        try:
+            for worker in workers:
+                worker.wait_ready(timeout_s, heard.look)
+        finally:
+            heard.close()
 
     def _launch(self, spec: ChildSpec) -> Child:
         child = Child(spec)

@@ -1,37 +1,55 @@
 """`hotslot up`: a whole deployment on this machine, which ends with the command."""
 
-import importlib.util
+import os
+import re
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
+from hotslot.base_fetch import local_folder
+from hotslot.cli import options
 from hotslot.cli.detached import LOG_FILE, running_here, start_detached
 from hotslot.cli.options import JsonOption
-from hotslot.cli.output import print_event, say, spinner
+from hotslot.cli.output import print_event, say
+from hotslot.cli.stages import Stages
 from hotslot.cli.supervisor import ProcessEvent, Supervisor, UpPlan
+from hotslot.cli.up_checks import (
+    DEMO_MODEL,
+    DEMO_MODEL_NAME,
+    demo_model,
+    require_distinct,
+    require_free,
+    require_machine,
+    require_redis,
+    require_redis_url,
+    require_services,
+)
 from hotslot.cli.valkey import SupervisedValkey
 from hotslot.clients.store import DEFAULT_STORE
 from hotslot.clients.worker import DEFAULT_WORKER
-from hotslot.errors import InvalidRequestError
+from hotslot.contexts import LOCAL, Contexts, SavedContext, change_contexts
+from hotslot.errors import InvalidRequestError, PreconditionError
 from hotslot.local.children import ChildFailedError
-from hotslot.redis_url import check_redis_url
 from hotslot.secret_urls import masked_url
 
-DEMO_MODEL = "demo"
 START_S = 120.0
 """Longest start of what is no worker; the demo's model is fetched on first use."""
 DEFAULT_GATEWAY_PORT = 7600
+STDERR = 2
+INTERRUPT_GRACE_S = 1.0
+"""Longest wait for running requests after a Ctrl-C; `hotslot down` waits for as long as --grace says."""
+STAGE_LINE = re.compile(r"hotslot: \[ *\d+ s\] (.*)")
+"""A stage as `Stages` prints it where there is no terminal."""
 
 
 def up(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Option(envvar="HOTSLOT_MODEL", help="Base model: a folder, a hub id, or `demo` for the demo's model."),
@@ -71,15 +89,15 @@ def up(
     pids, valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
     endpoint}, {event: "stopped"}; with --detach {event: "detached", pid, data_dir, log}.
     """
-    _require_services(gateway=gateway)
-    # Other commands do without what this needs.
-    from hotslot.base_fetch import local_folder
-
-    _check_redis_url(redis_url)
+    require_services(gateway=gateway)
+    require_redis_url(redis_url)
     if model != DEMO_MODEL:
         local_folder(model)
+    gateway_ports = {"--gateway-port": [gateway_port]} if gateway else {}
+    ports = {"--store-port": [store_port], "--worker-port": range(worker_port, worker_port + workers), **gateway_ports}
+    require_distinct(ports)
     data_dir = data_dir.expanduser().absolute()
-    (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    _make_data_folder(data_dir)
     if detach:
         settings = {
             "--model": model, "--model-name": model_name, "--workers": workers, "--store-port": store_port,
@@ -89,35 +107,51 @@ def up(
         given = [f"{name}={value}" for name, value in settings.items()]
         _detach([*given, "--gateway" if gateway else "--no-gateway"], data_dir, timeout_s, as_json=as_json)
         return
-    with _stop_on_signals(), running_here(data_dir), ExitStack() as stack:
-        for port in (store_port, *range(worker_port, worker_port + workers), *([gateway_port] if gateway else [])):
-            require_free(port)
-        if model == DEMO_MODEL:
-            model, model_name = _demo_model(model_name)
+    stages = Stages(quiet=as_json)
+    grace = _Grace(grace_s, is_own=options.is_given(context, "grace_s"))
+    with _stop_on_signals(grace, as_json=as_json), running_here(data_dir), ExitStack() as stack:
+        require_free(ports)
+        if redis_url:
+            require_redis(redis_url)
+        with stages.shown():
+            stages.enter("checking this machine")
+            require_machine(model, data_dir, options.environment(), lambda finding: stages.say(f"  {finding.line()}"))
+            if model == DEMO_MODEL:
+                stages.enter("preparing the demo's model", "the first time it is downloaded, about a minute")
+                model, model_name = str(demo_model()), model_name or DEMO_MODEL_NAME
         valkey = None if redis_url else _start_valkey(stack)
         redis_url = valkey.url if valkey is not None else redis_url
         plan = UpPlan(
             model, model_name, workers, store_port, worker_port, data_dir, redis_url, gateway_port if gateway else None
         )
-        supervisor = Supervisor(plan, valkey, on_event=lambda event: _report_event(event, as_json=as_json))
-        stack.callback(supervisor.stop, grace_s)
+        supervisor = Supervisor(plan, valkey, lambda event: _report_event(event, as_json=as_json), stages)
+        stack.callback(lambda: supervisor.stop(grace.seconds_s))
         try:
             supervisor.start(timeout_s)
-            _report_ready(plan, supervisor, as_json=as_json)
+            is_used = _keep_context(plan)
+            _report_ready(plan, supervisor, is_used=is_used, as_json=as_json)
             supervisor.watch()
         except ChildFailedError as exc:
+            if as_json:
+                raise PreconditionError(str(exc), "up") from exc
             say(f"hotslot: {exc}")
             raise typer.Exit(1) from exc
-        except _Stopped:
-            if not as_json:
-                say("hotslot: stopping; Ctrl-C again ends at once")
     if as_json:
         print_event("stopped", {})
 
 
 def _detach(arguments: list[str], data_dir: Path, timeout_s: float, *, as_json: bool) -> None:
-    with spinner("starting in the background"):
-        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S)
+    stages = Stages(quiet=as_json)
+
+    def relay(line: str) -> None:
+        """Show a line of the other process: a stage in its place, anything else as it is."""
+        if stage := STAGE_LINE.match(line):
+            stages.enter(stage[1])
+        else:
+            stages.say(line)
+
+    with stages.shown():
+        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S, relay)
     log = data_dir / LOG_FILE
     if as_json:
         print_event("detached", {"pid": pid, "data_dir": str(data_dir), "log": str(log)})
@@ -125,15 +159,34 @@ def _detach(arguments: list[str], data_dir: Path, timeout_s: float, *, as_json: 
         print(printed.replace("Ctrl-C ends it all.", f"`hotslot down` ends it all. Log: {log}"), end="")
 
 
+@dataclass
+class _Grace:
+    """Time for running requests at the end, which a Ctrl-C shortens unless --grace was given."""
+
+    seconds_s: float
+    is_own: bool
+
+    def shorten(self) -> None:
+        """Be over soon: someone waits at a terminal."""
+        if not self.is_own:
+            self.seconds_s = min(self.seconds_s, INTERRUPT_GRACE_S)
+
+
 class _Stopped(Exception):
     """A signal asked us to end."""
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[None]:
+def _stop_on_signals(grace: _Grace, *, as_json: bool) -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into an exception in the main thread, so that everything is unwound."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            grace.shorten()
+        if not as_json:
+            # A handler may come in the middle of a print, which buffered output does not bear; ^C has a half line.
+            text = f"hotslot: stopping; requests have {grace.seconds_s:g} s, and Ctrl-C again ends at once\n"
+            os.write(STDERR, ("\n" if os.isatty(STDERR) else "").encode() + text.encode())
         raise _Stopped
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -147,6 +200,30 @@ def _stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _make_data_folder(data_dir: Path) -> None:
+    """Make the folder with that of its logs; raises PreconditionError."""
+    try:
+        (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise PreconditionError(f"--data-dir: {data_dir}: {exc.strerror}; name another folder", "up") from exc
+
+
+def _keep_context(plan: UpPlan) -> bool:
+    """Have the context `local` name this deployment, and in use where none is; False where another one is in use."""
+    endpoints = SavedContext(f"127.0.0.1:{plan.store_port}", f"127.0.0.1:{plan.worker_port}")
+
+    def change(now: Contexts) -> Contexts:
+        before = now.named.get(LOCAL, endpoints)
+        after = now.having(LOCAL, replace(before, store=endpoints.store, worker=endpoints.worker))
+        return after if now.current else after.using(LOCAL)
+
+    try:
+        return change_contexts(options.contexts_file(), change).current == LOCAL
+    except (OSError, InvalidRequestError) as exc:
+        say(f"hotslot: the context {LOCAL!r} is not kept: {exc}")
+        return False
+
+
 def _start_valkey(stack: ExitStack) -> SupervisedValkey:
     try:
         valkey = SupervisedValkey()
@@ -157,48 +234,7 @@ def _start_valkey(stack: ExitStack) -> SupervisedValkey:
     return valkey
 
 
-def _require_services(*, gateway: bool) -> None:
-    """Raise InvalidRequestError where only the client, or not all that is to be run, is installed."""
-    needed = ("store_service", "worker_service", *(("gateway_service", "uvicorn") if gateway else ()))
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        problem = f"{' and '.join(missing)} cannot be found: `hotslot up` needs hotslot[up] rather than hotslot"
-        raise InvalidRequestError([], problem)
-
-
-def require_free(port: int) -> None:
-    """Raise InvalidRequestError when something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as exc:
-            options = "--store-port, --worker-port and --gateway-port"
-            problem = f"port {port} is taken, perhaps by another `hotslot up`; choose {options}"
-            raise InvalidRequestError([], problem) from exc
-
-
-def _demo_model(model_name: str) -> tuple[str, str]:
-    """Folder and name of the demo's model, fetched and converted on first use by the project's own script."""
-    with spinner("preparing the demo's model; the first time takes about a minute"):
-        found = subprocess.run(
-            [sys.executable, "-m", "deploy.demo.model"], stdout=subprocess.PIPE, text=True, check=False
-        )
-    if found.returncode != 0:
-        raise InvalidRequestError([], "the demo's model is not available here; name one with --model (HOTSLOT_MODEL)")
-    return found.stdout.strip().splitlines()[-1], model_name or "HuggingFaceTB/SmolLM2-135M-Instruct"
-
-
-def _check_redis_url(url: str) -> None:
-    """Raise InvalidRequestError, without the URL itself, for one that the children would refuse."""
-    try:
-        if url:
-            check_redis_url(url)
-    except ValueError as exc:
-        raise InvalidRequestError([], f"--redis-url (HOTSLOT_REDIS_URL): {exc}") from exc
-
-
-def _report_ready(plan: UpPlan, supervisor: Supervisor, *, as_json: bool) -> None:
+def _report_ready(plan: UpPlan, supervisor: Supervisor, *, is_used: bool, as_json: bool) -> None:
     store, *workers = (child.spec for child in supervisor.children)
     gateway = workers.pop() if plan.gateway_port is not None else None
     if as_json:
@@ -223,9 +259,10 @@ def _report_ready(plan: UpPlan, supervisor: Supervisor, *, as_json: bool) -> Non
     print(f"  {'model':<10} {plan.model_name or plan.model}")
     print(f"  {'data':<10} {plan.data_dir}")
     print("\nIn another terminal:")
-    # Only what differs from the defaults has to be said.
-    if store.endpoint != DEFAULT_STORE or workers[0].endpoint != DEFAULT_WORKER:
-        print(f"  export HOTSLOT_STORE={store.endpoint} HOTSLOT_WORKER={workers[0].endpoint}")
+    # Only what differs from what commands do anyway has to be said.
+    if not is_used:
+        print(f"  hotslot context use {LOCAL}")
+        print(f"  or: export HOTSLOT_STORE={store.endpoint} HOTSLOT_WORKER={workers[0].endpoint}")
     print("  hotslot push DIR my-adapter")
     print('  hotslot generate -a my-adapter "Hello"')
     print("  hotslot top")

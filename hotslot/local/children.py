@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import IO, Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from hotslot.endpoints import Endpoint, dialled_endpoint
 from hotslot.local.child_processes import tied_to_parent
+from hotslot.local.listeners import is_ours, listener
 from hotslot.rpc.channel import ChannelOptions, open_blocking_channel
 
 POLL_S = 0.1
@@ -87,15 +89,29 @@ class Child:
                 return False
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def wait_ready(self, timeout_s: float) -> None:
-        """Return when it serves; raises ChildFailedError when it ends or takes longer."""
+    def wait_ready(self, timeout_s: float, on_wait: Callable[[], None] = lambda: None) -> None:
+        """Return when it serves, with `on_wait` called meanwhile.
+
+        Raises ChildFailedError when it ends or takes longer, and where another process answers in its place.
+        """
         deadline_s = time.monotonic() + timeout_s
         while not self.is_ready():
             if self.exit_code() is not None:
                 raise ChildFailedError(self.failure())
             if time.monotonic() > deadline_s:
                 raise ChildFailedError(f"{self.spec.name} is not ready after {timeout_s:g} s{self._log_tail()}")
+            on_wait()
             time.sleep(POLL_S)
+        self._check_who_answers()
+
+    def _check_who_answers(self) -> None:
+        endpoint = dialled_endpoint(self.spec.endpoint)
+        if not isinstance(endpoint, Endpoint):
+            return
+        by = listener(endpoint.port)
+        if by is not None and not is_ours(by, self.pid):
+            answered = f"port {endpoint.port} is answered by {by} rather than by {self.spec.name}"
+            raise ChildFailedError(f"{answered}; choose another port")
 
     def failure(self) -> str:
         """End of the process in words, with the end of its log."""

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from hotslot.endpoints import listen_endpoint
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
+from shared.server.health_check import FactualHealthServicer
 from shared.server.interceptor import CallObserver, ErrorInterceptor, log_call
 from shared.server.stream_places import STALL_S, StreamLimit
 from shared.server.transport import check_listener, server_credentials
@@ -117,7 +118,7 @@ class RpcServer:
         """Port of the health service alone; 0 where there is none."""
         self._server = server
         self._end_calls = end_calls
-        self._health = health.aio.HealthServicer()
+        self._health = FactualHealthServicer()
         self._names = ("", READINESS, *names)
         self._options = options
         self._was_ready = False

@@ -24,7 +24,6 @@ PROGRAMS = {
     "flask": ("tests/support/object_storage.py", "ThreadedMotoServer"),
     "flask-cors": ("tests/support/object_storage.py", "ThreadedMotoServer"),
     "furo": ("tools/docs/site.py", '"furo"'),
-    "gguf": ("deploy/demo/model.py", "gguf_file"),
     "grpcio-tools": ("protos/generate.py", "grpc_tools"),
     "hatchling": ("tests/integration/hotslot/test_wheels.py", "--no-build-isolation"),
     "import-linter": ("Makefile", "lint-imports"),

@@ -16,8 +16,13 @@ MAX_TEST_LINES = 450
 SHAPELESS_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base_classes"}
 SETTINGS_EDGES = {"__main__.py", "settings.py"}
 """Where the environment may be read: once, at the start of a process."""
-COMMAND_EDGES = {"hotslot/cli/options.py", "hotslot/cli/supervisor.py", "hotslot/local/children.py"}
-"""Settings of the command, and the environment that a child process inherits."""
+COMMAND_EDGES = {
+    "hotslot/cli/options.py",
+    "hotslot/cli/supervisor.py",
+    "hotslot/local/children.py",
+    "worker_service/demo_model.py",
+}
+"""Settings of the command, the environment that a child process inherits, and a program that only brings a model."""
 
 
 def own_files() -> list[Path]:

@@ -49,7 +49,7 @@ IMPLEMENTATIONS = [
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Implementation:
     found: Implementation = request.param
     if found.with_kernels:
-        from deploy.demo.model import default_cache_dir
+        from worker_service.demo_model import default_cache_dir
 
         assert library.load_kernels(default_cache_dir()), "this machine has a C++ compiler"
     if found.with_varlen and found.device == "cpu":

@@ -17,7 +17,6 @@ from deploy.demo.chat import (
     sentiment_accuracy,
 )
 from deploy.demo.examples import SENTIMENT_PROMPT, examples, sentences
-from deploy.demo.model import BASE_MODEL, FILES, ensure_model
 from deploy.demo.recipes import RECIPES, Recipe
 from deploy.demo.reference import (
     BASE_NAME,
@@ -27,6 +26,7 @@ from deploy.demo.reference import (
     read_reference,
 )
 from deploy.demo.train import INDEX_PATH, file_sha256
+from worker_service.demo_model import BASE_MODEL, FILES, ensure_model
 
 INDEX: dict[str, Any] = json.loads(INDEX_PATH.read_text(encoding="utf-8"))
 NAMES = sorted(INDEX["adapters"])

@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from deploy.demo.model import BASE_MODEL, ensure_model
 from deploy.demo.reference import read_reference
 from store_service.admission.admit import Checkpoint, admit
 from store_service.admission.settings import AdmissionLimits
 from tests.model.conftest import ADAPTERS_DIR
 from tests.model.driver import Driver
+from worker_service.demo_model import BASE_MODEL, ensure_model
 from worker_service.engine.core import EngineCore
 from worker_service.model.loading import load_model
 from worker_service.model.options import LoadedModel, ModelOptions

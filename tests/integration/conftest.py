@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.model import BASE_MODEL, ensure_model
 from hotslot import BlockingHotslotClient
 from hotslot.local.children import Child
 from tests.support.lasting_keys import lasting_keys
 from tests.support.stack import Stack
+from worker_service.demo_model import BASE_MODEL, ensure_model
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_ADAPTERS = ROOT / "deploy" / "demo" / "adapters"

@@ -8,7 +8,6 @@ from statistics import median
 import psutil
 import pytest
 
-from deploy.demo.model import BASE_MODEL
 from hotslot import BlockingHotslotClient, WorkerClient
 from hotslot.contract.control import WorkerStatus
 from hotslot.local.children import Child
@@ -16,6 +15,7 @@ from tests.integration.conftest import DEMO_ADAPTERS
 from tests.support.fickle_clients import Habits, Streams, run_fickle_clients
 from tests.support.stack import Stack
 from tests.support.waiting import until_async
+from worker_service.demo_model import BASE_MODEL
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.slow, pytest.mark.timeout(1200)]
 

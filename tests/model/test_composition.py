@@ -8,10 +8,10 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
-from deploy.demo.model import ensure_model
 from hotslot.contract.generation import Sampling
 from tests.model.conftest import ADAPTERS_DIR
 from tests.model.driver import Driver
+from worker_service.demo_model import ensure_model
 from worker_service.model.weights import HostAdapter
 
 pytestmark = pytest.mark.model

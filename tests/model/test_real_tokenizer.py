@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from deploy.demo.model import ensure_model
 from hotslot.contract.generation import ChatMessage, ChatPrompt, FinishReason
+from worker_service.demo_model import ensure_model
 from worker_service.engine.messages import SampledToken, SequenceFinished, SequenceId, TokenReady
 from worker_service.front.answer import Answer
 from worker_service.front.detokenizer import REPLACEMENT

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from deploy.demo.model import ensure_model
 from hotslot.errors import PromptTooLongError
+from worker_service.demo_model import ensure_model
 from worker_service.front import tokenising
 from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.tokenising import Tokeniser

@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from deploy.demo.model import BASE_MODEL
+from worker_service.demo_model import BASE_MODEL
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("model", "serving", "store", "forwarding")

