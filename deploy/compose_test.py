@@ -22,9 +22,9 @@ from typing import Any
 
 from deploy.container_engine import ContainerEngine, EngineError, find_engine
 from deploy.demo.http_request import ask_over_http
-from worker_service.demo_model import BASE_MODEL, ensure_model
 from deploy.healthcheck import ask
 from hotslot.local.child_processes import free_ports
+from worker_service.demo_model import BASE_MODEL, ensure_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTER = Path(__file__).parent / "demo" / "adapters" / "pirate"

@@ -5,7 +5,6 @@ before the context, and the context before the defaults. A client may read it to
 there, such as credentials, stay as they are.
 """
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from hotslot.content_files import PRIVATE, StagedFile, make_directory
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
+from hotslot.file_lock import lock
 from hotslot.ids import parse_tenant
 
 FILE_NAME = "contexts.json"
@@ -175,8 +175,8 @@ def _write(path: Path, contexts: Contexts) -> None:
 @contextmanager
 def _turn(path: Path) -> Iterator[None]:
     """Keep other processes from changing the file meanwhile."""
-    with path.with_name(f".{path.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        lock(file.fileno())
         yield
 
 

@@ -1,6 +1,10 @@
 """What all tests need of the process that runs them."""
 
+import atexit
+import os
+import shutil
 import signal
+import tempfile
 
 from hypothesis import settings
 
@@ -12,3 +16,7 @@ settings.load_profile("hotslot")
 def pytest_configure() -> None:
     """Shells have what they run in the background ignore SIGINT, and so its children; tests send it and are heard."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The user's contexts must not change where commands of tests go, nor tests the user's contexts.
+    config = os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hotslot-tests-")
+    atexit.register(shutil.rmtree, config, ignore_errors=True)
+    os.environ.pop("HOTSLOT_CONTEXT", None)

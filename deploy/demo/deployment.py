@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker_service.demo_model import BASE_MODEL
 from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildSpec, stop_all
 from hotslot.local.embedded_valkey import embedded_valkey
+from worker_service.demo_model import BASE_MODEL
 
 STORE_READY_S = 60.0
 WORKER_READY_S = 900.0

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from deploy.demo.chat import Greedy, greedy, load_adapter, load_base, load_tokenizer, prompt_ids
-from worker_service.demo_model import BASE_MODEL, ensure_model
 from deploy.demo.recipes import RECIPES, SENTIMENT_DEMO_PROMPT
+from worker_service.demo_model import BASE_MODEL, ensure_model
 
 REFERENCE_PATH = Path(__file__).parent / "reference.json.gz"
 PROMPTS = ("What is the capital of France?", "How do I make tea?", SENTIMENT_DEMO_PROMPT)

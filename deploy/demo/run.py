@@ -16,11 +16,11 @@ from rich.table import Table
 from deploy.demo.chat import ADAPTERS_DIR
 from deploy.demo.deployment import WORKER_READY_S, DemoProcesses, deploy
 from deploy.demo.http_request import OverHttp, ask_over_http
-from worker_service.demo_model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
 from deploy.demo.scenes import MixedBatch, Swap, hot_swap, mixed_batch
 from hotslot import StoreClient, WorkerClient
 from hotslot.errors import HotslotError
 from hotslot.local.children import Child, ChildFailedError
+from worker_service.demo_model import BASE_MODEL, DemoModelError, default_cache_dir, ensure_model
 
 QUESTION = "What is the capital of France?"
 SWAPPED, NEXT_VERSION = "pirate", "pirate-v2"

@@ -22,8 +22,8 @@ from deploy.demo.chat import (
 )
 from deploy.demo.chat import sentiment_accuracy as accuracy_of
 from deploy.demo.examples import examples, sentences
-from worker_service.demo_model import BASE_MODEL, ensure_model
 from deploy.demo.recipes import RECIPES, Recipe, recipe
+from worker_service.demo_model import BASE_MODEL, ensure_model
 
 INDEX_PATH = ADAPTERS_DIR / "INDEX.json"
 # One thread each leaves a laptop usable, and two adapters can be trained side by side.

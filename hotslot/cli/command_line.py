@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from hotslot.cli.interrupts import noted_interrupts
 from hotslot.cli.options import ContextOption, context_defaults
 from hotslot.cli.output import ListForm
 from hotslot.contexts import FIELDS
@@ -63,12 +64,14 @@ class Command(TyperCommand):
         """Run the command, with `--watch` until Ctrl-C; a terminal shows the last run alone."""
         if not ctx.params.get("watch"):
             return super().invoke(ctx)
-        while True:
-            if sys.stdout.isatty():
-                print("\x1b[H\x1b[2J", end="")
-            super().invoke(ctx)
-            sys.stdout.flush()
-            time.sleep(WATCH_S)
+        with noted_interrupts() as check:
+            while True:
+                if sys.stdout.isatty():
+                    print("\x1b[H\x1b[2J", end="")
+                super().invoke(ctx)
+                sys.stdout.flush()
+                check()
+                time.sleep(WATCH_S)
 
 
 class Commands(TyperGroup):

@@ -19,7 +19,7 @@ from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Worker
 from hotslot.errors import CoordinationUnavailableError, HotslotError, NotImplementedYetError
 from hotslot.local.findings import Finding, fail, ok, warn
-from hotslot.local.health_probe import STORE_SERVICE, WORKER_SERVICE, Answer, Probed, probe
+from hotslot.local.health_probe import STORE_SERVICE, WORKER_SERVICE, Probed, ProbeOutcome, probe
 from hotslot.rpc.channel import ChannelOptions
 from hotslot.rpc.server_facts import installed_version
 
@@ -42,7 +42,7 @@ class CheckedDeployment:
     gateway: str
     options: ChannelOptions
     chosen: frozenset[str] = frozenset()
-    """Which of store, worker and gateway the user named; the others are defaults."""
+    """Those of store, worker and gateway that the user named; the others are defaults."""
     workers: list[Worker] | None = field(default=None, init=False)
     """The fleet; None while it is not known."""
 
@@ -60,7 +60,7 @@ class CheckedDeployment:
     def is_there(self) -> bool:
         """True where anything answers, or the user said where it is."""
         named = bool(self.chosen & {"store", "worker"})
-        return named or any(p.answer is not Answer.SILENT for p in (self.store_probed, self.worker_probed))
+        return named or any(p.answer is not ProbeOutcome.SILENT for p in (self.store_probed, self.worker_probed))
 
 
 def check_store(subject: CheckedDeployment) -> Iterator[Finding]:
@@ -71,7 +71,7 @@ def check_store(subject: CheckedDeployment) -> Iterator[Finding]:
 def check_worker(subject: CheckedDeployment) -> Iterator[Finding]:
     """Reachability and readiness of the worker that commands call."""
     probed = subject.worker_probed
-    if probed.answer is Answer.NOT_SERVING:
+    if probed.answer is ProbeOutcome.NOT_SERVING:
         how = "`hotslot undrain` takes a drained one back; otherwise wait, or see `hotslot logs worker`"
         yield warn("worker", probed.found, how)
     else:
@@ -80,7 +80,7 @@ def check_worker(subject: CheckedDeployment) -> Iterator[Finding]:
 
 def check_fleet(subject: CheckedDeployment) -> Iterator[Finding]:
     """Redis, as the store has it, and the workers that it knows through it."""
-    if subject.store_probed.answer is not Answer.SERVING:
+    if subject.store_probed.answer is not ProbeOutcome.SERVING:
         return
     try:
         subject.workers = list(subject.client.placement.list_workers())
@@ -112,11 +112,11 @@ def check_versions(subject: CheckedDeployment) -> Iterator[Finding]:
         with ThreadPoolExecutor(8) as threads:
             found = threads.map(lambda endpoint: probe(endpoint, WORKER_SERVICE, subject.options), endpoints)
             probed |= {f"worker {endpoint}": one for endpoint, one in zip(endpoints, found, strict=True)}
-    away = [name for name, one in probed.items() if one.answer is Answer.SILENT and name.split()[1] in endpoints]
+    away = [name for name, one in probed.items() if one.answer is ProbeOutcome.SILENT and name.split()[1] in endpoints]
     if away:
         how = "the store's answers name them: --route and smart clients need a way there"
         yield warn("routes", f"{_few(away)} cannot be reached from here", how)
-    heard = {n: p for n, p in probed.items() if p.answer in (Answer.SERVING, Answer.NOT_SERVING)}
+    heard = {n: p for n, p in probed.items() if p.answer in (ProbeOutcome.SERVING, ProbeOutcome.NOT_SERVING)}
     if not heard:
         return
     own = installed_version()
@@ -132,7 +132,7 @@ def check_versions(subject: CheckedDeployment) -> Iterator[Finding]:
 
 def check_bases(subject: CheckedDeployment) -> Iterator[Finding]:
     """Base models of the workers against those that the store has."""
-    if subject.store_probed.answer is not Answer.SERVING:
+    if subject.store_probed.answer is not ProbeOutcome.SERVING:
         return
     try:
         known = {model.digest for model in subject.client.store.list_base_models()}
@@ -140,7 +140,7 @@ def check_bases(subject: CheckedDeployment) -> Iterator[Finding]:
         yield fail("base models", f"they cannot be read: {exc.message}", "see the store's log")
         return
     served = {worker.worker_id: str(worker.base_model_digest) for worker in subject.workers or ()}
-    if subject.worker_probed.answer is Answer.SERVING and not served:
+    if subject.worker_probed.answer is ProbeOutcome.SERVING and not served:
         try:
             status = subject.client.worker.status(timeout_s=TIMEOUT_S)
             served = {status.worker_id: status.base_model_digest}
@@ -196,9 +196,9 @@ DEPLOYMENT_CHECKS: Sequence[Check] = (
 
 def _reached(check: str, probed: Probed, how: str) -> Finding:
     match probed.answer:
-        case Answer.SERVING:
+        case ProbeOutcome.SERVING:
             return ok(check, probed.found)
-        case Answer.NOT_SERVING:
+        case ProbeOutcome.NOT_SERVING:
             return warn(check, probed.found, "wait, or see its log")
         case _:
             return fail(check, probed.found, how)
@@ -206,7 +206,7 @@ def _reached(check: str, probed: Probed, how: str) -> Finding:
 
 def _membership(subject: CheckedDeployment) -> Iterator[Finding]:
     """Tell of a worker that commands call and that the store does not know."""
-    if subject.worker_probed.answer is not Answer.SERVING:
+    if subject.worker_probed.answer is not ProbeOutcome.SERVING:
         return
     try:
         worker_id = subject.client.worker.status(timeout_s=TIMEOUT_S).worker_id

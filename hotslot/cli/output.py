@@ -8,8 +8,7 @@ protobuf's own JSON has them. A command with one answer prints one document; one
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -65,17 +64,6 @@ def print_document(value: Any) -> None:
 def print_event(kind: str, value: Any) -> None:
     """Print one JSON line; `event` says what it is."""
     print(json.dumps({"event": kind, **jsonable(value)}, ensure_ascii=False, allow_nan=False), flush=True)
-
-
-@contextmanager
-def spinner(text: str) -> Iterator[None]:
-    """Show on a terminal's standard error what is being waited for."""
-    waiting = Console(stderr=True)
-    if not waiting.is_terminal:
-        yield
-        return
-    with waiting.status(text):
-        yield
 
 
 def console(*, wide: bool = False) -> Console:

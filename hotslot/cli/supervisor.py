@@ -101,8 +101,13 @@ class Supervisor:
         valkey: SupervisedValkey | None,
         on_event: Callable[[ProcessEvent], None],
         stages: Stages,
+        check: Callable[[], None],
     ) -> None:
-        """`valkey` is the embedded one, which its caller ends; None where Redis is another's."""
+        """`valkey` is the embedded one, which its caller ends; None where Redis is another's.
+
+        `check` is called again and again, and raises what ends it all.
+        """
+        self._check = check
         self._stages = stages
         self._plan = plan
         self.valkey = valkey
@@ -115,11 +120,11 @@ class Supervisor:
         """Start the store, then all workers at once, then the gateway; return when everything is ready."""
         with self._stages.shown():
             self._stages.enter("store: starting")
-            self._launch(self._plan.store()).wait_ready(STORE_TIMEOUT_S)
+            self._launch(self._plan.store()).wait_ready(STORE_TIMEOUT_S, self._check)
             self._start_workers(timeout_s)
             if self._plan.gateway_port is not None:
                 self._stages.enter("gateway: starting")
-                self._launch(self._plan.gateway(self._plan.gateway_port)).wait_ready(GATEWAY_TIMEOUT_S)
+                self._launch(self._plan.gateway(self._plan.gateway_port)).wait_ready(GATEWAY_TIMEOUT_S, self._check)
 
     def _start_workers(self, timeout_s: float) -> None:
         specs = [self._plan.worker(index) for index in range(self._plan.num_workers)]
@@ -129,9 +134,14 @@ class Supervisor:
         workers = [self._launch(spec) for spec in specs]
         logs = [(spec.name, spec.log_path, size) for spec, size in zip(specs, sizes, strict=True)]
         heard = WorkerStages(self._stages, logs, is_first=is_first)
+
+        def look() -> None:
+            self._check()
+            heard.look()
+
         try:
             for worker in workers:
-                worker.wait_ready(timeout_s, heard.look)
+                worker.wait_ready(timeout_s, look)
         finally:
             heard.close()
 
@@ -143,6 +153,7 @@ class Supervisor:
     def watch(self) -> None:
         """Start again what ends; raises ChildFailedError when a child does not live long enough for that."""
         while True:
+            self._check()
             if self.valkey is not None and self.valkey.revive():
                 fields = {"name": "valkey", "pid": self.valkey.pid}
                 self._on_event(ProcessEvent("restarted", fields, f"valkey was started again at {self.valkey.url}"))

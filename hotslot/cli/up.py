@@ -15,6 +15,7 @@ import typer
 from hotslot.base_fetch import local_folder
 from hotslot.cli import options
 from hotslot.cli.detached import LOG_FILE, running_here, start_detached
+from hotslot.cli.failures import EXIT_FAILURE, report
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_event, say
 from hotslot.cli.stages import Stages
@@ -108,8 +109,8 @@ def up(
         _detach([*given, "--gateway" if gateway else "--no-gateway"], data_dir, timeout_s, as_json=as_json)
         return
     stages = Stages(quiet=as_json)
-    grace = _Grace(grace_s, is_own=options.is_given(context, "grace_s"))
-    with _stop_on_signals(grace, as_json=as_json), running_here(data_dir), ExitStack() as stack:
+    ending = _Ending(grace_s, is_own_grace=options.is_given(context, "grace_s"))
+    with _stop_on_signals(ending, as_json=as_json), running_here(data_dir), ExitStack() as stack:
         require_free(ports)
         if redis_url:
             require_redis(redis_url)
@@ -124,8 +125,8 @@ def up(
         plan = UpPlan(
             model, model_name, workers, store_port, worker_port, data_dir, redis_url, gateway_port if gateway else None
         )
-        supervisor = Supervisor(plan, valkey, lambda event: _report_event(event, as_json=as_json), stages)
-        stack.callback(lambda: supervisor.stop(grace.seconds_s))
+        supervisor = Supervisor(plan, valkey, lambda event: _report_event(event, as_json=as_json), stages, ending.check)
+        stack.callback(lambda: supervisor.stop(ending.grace_s))
         try:
             supervisor.start(timeout_s)
             is_used = _keep_context(plan)
@@ -133,9 +134,10 @@ def up(
             supervisor.watch()
         except ChildFailedError as exc:
             if as_json:
-                raise PreconditionError(str(exc), "up") from exc
-            say(f"hotslot: {exc}")
-            raise typer.Exit(1) from exc
+                report(PreconditionError(str(exc), "up"), as_json=True)
+            else:
+                say(f"hotslot: {exc}")
+            raise typer.Exit(EXIT_FAILURE) from exc
     if as_json:
         print_event("stopped", {})
 
@@ -160,16 +162,24 @@ def _detach(arguments: list[str], data_dir: Path, timeout_s: float, *, as_json: 
 
 
 @dataclass
-class _Grace:
-    """Time for running requests at the end, which a Ctrl-C shortens unless --grace was given."""
+class _Ending:
+    """End that signals ask for, and the time that it leaves running requests."""
 
-    seconds_s: float
-    is_own: bool
+    grace_s: float
+    is_own_grace: bool
+    """The user gave the grace, which a Ctrl-C shortens otherwise."""
+    is_asked_for: bool = False
 
-    def shorten(self) -> None:
-        """Be over soon: someone waits at a terminal."""
-        if not self.is_own:
-            self.seconds_s = min(self.seconds_s, INTERRUPT_GRACE_S)
+    def ask(self, number: int) -> None:
+        """Note a signal; who presses Ctrl-C waits at a terminal."""
+        self.is_asked_for = True
+        if number == signal.SIGINT and not self.is_own_grace:
+            self.grace_s = min(self.grace_s, INTERRUPT_GRACE_S)
+
+    def check(self) -> None:
+        """Raise what the signal raised: it is lost where it comes in the middle of some object's end."""
+        if self.is_asked_for:
+            raise _Stopped
 
 
 class _Stopped(Exception):
@@ -177,15 +187,14 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def _stop_on_signals(grace: _Grace, *, as_json: bool) -> Iterator[None]:
+def _stop_on_signals(ending: _Ending, *, as_json: bool) -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGHUP into an exception in the main thread, so that everything is unwound."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT:
-            grace.shorten()
+        ending.ask(number)
         if not as_json:
             # A handler may come in the middle of a print, which buffered output does not bear; ^C has a half line.
-            text = f"hotslot: stopping; requests have {grace.seconds_s:g} s, and Ctrl-C again ends at once\n"
+            text = f"hotslot: stopping; requests have {ending.grace_s:g} s, and Ctrl-C again ends at once\n"
             os.write(STDERR, ("\n" if os.isatty(STDERR) else "").encode() + text.encode())
         raise _Stopped
 

@@ -22,7 +22,7 @@ TIMEOUT_S = 3.0
 NO_FACTS = ServerFacts()
 
 
-class Answer(Enum):
+class ProbeOutcome(Enum):
     """Kind of an answer."""
 
     SERVING = auto()
@@ -36,7 +36,7 @@ class Answer(Enum):
 class Probed:
     """Answer of an endpoint."""
 
-    answer: Answer
+    answer: ProbeOutcome
     found: str
     """The answer in words."""
     facts: ServerFacts = NO_FACTS
@@ -60,8 +60,8 @@ def probe(endpoint: str, service: str, options: ChannelOptions, timeout_s: float
     middle_s, within_s = (began_s + ended_s) / 2, (ended_s - began_s) / 2
     ahead_s = None if facts.clock_s is None else facts.clock_s - middle_s
     if response.status == health_pb2.HealthCheckResponse.SERVING:
-        return Probed(Answer.SERVING, f"{endpoint} serves", facts, ahead_s, within_s)
-    return Probed(Answer.NOT_SERVING, f"{endpoint} answers, and is not ready", facts, ahead_s, within_s)
+        return Probed(ProbeOutcome.SERVING, f"{endpoint} serves", facts, ahead_s, within_s)
+    return Probed(ProbeOutcome.NOT_SERVING, f"{endpoint} answers, and is not ready", facts, ahead_s, within_s)
 
 
 def _failed(endpoint: str, service: str, stub: Any, error: Any, timeout_s: float) -> Probed:
@@ -69,20 +69,20 @@ def _failed(endpoint: str, service: str, stub: Any, error: Any, timeout_s: float
         for other in NAMES.keys() - {service}:
             with suppress(grpc.RpcError):
                 stub.Check(health_pb2.HealthCheckRequest(service=other), timeout=timeout_s)
-                return Probed(Answer.ANOTHER, f"{endpoint} is {NAMES[other]} rather than {NAMES[service]}")
-        return Probed(Answer.ANOTHER, f"{endpoint} is another gRPC server")
+                return Probed(ProbeOutcome.ANOTHER, f"{endpoint} is {NAMES[other]} rather than {NAMES[service]}")
+        return Probed(ProbeOutcome.ANOTHER, f"{endpoint} is another gRPC server")
     if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return Probed(Answer.ANOTHER, f"{endpoint} refuses: {error.code().name}: {error.details()}")
+        return Probed(ProbeOutcome.ANOTHER, f"{endpoint} refuses: {error.code().name}: {error.details()}")
     target = dialled_endpoint(endpoint)
     if not isinstance(target, Endpoint):
-        return Probed(Answer.SILENT, f"nothing answers at {endpoint}: {error.details()}")
+        return Probed(ProbeOutcome.SILENT, f"nothing answers at {endpoint}: {error.details()}")
     try:
         with socket.create_connection((target.host, target.port), timeout_s):
             pass
     except OSError as exc:
-        return Probed(Answer.SILENT, f"nothing answers at {endpoint}: {exc.strerror or exc}")
+        return Probed(ProbeOutcome.SILENT, f"nothing answers at {endpoint}: {exc.strerror or exc}")
     by = listener(target.port) if target.address is not None and target.address.is_loopback else None
     who = f"{by}" if by is not None else "something"
     return Probed(
-        Answer.ANOTHER, f"{who} has {endpoint}, and does not answer as {NAMES[service]} within {timeout_s:g} s"
+        ProbeOutcome.ANOTHER, f"{who} has {endpoint}, and does not answer as {NAMES[service]} within {timeout_s:g} s"
     )

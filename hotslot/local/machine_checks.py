@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import shutil
 import socket
 import ssl
@@ -128,22 +127,16 @@ def check_data_folder(folder: Path) -> Finding:
     """Right to write into the data folder, or to make it."""
     check = "data folder"
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not there.is_dir():
-        return fail(check, f"{there} is a file", "name another folder with --data-dir (HOTSLOT_DATA_DIR)")
-    try:
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as exc:
-        how = "change its rights, or name another with --data-dir"
-        return fail(check, f"{there} cannot be written to: {exc.strerror}", how)
+    if problem := _unwritable(there):
+        return fail(check, problem, "change its rights, or name another with --data-dir (HOTSLOT_DATA_DIR)")
     return ok(check, str(folder) if there == folder else f"{folder}, which is made at the first start")
 
 
 def check_compiled_code(folder: Path) -> Finding:
     """Compiled code that an earlier start left, which makes the next one a matter of seconds."""
     check = "compiled code"
-    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return fail(check, f"{folder} may not be written to", "change its rights, or set HOTSLOT_CACHE_DIR")
+    if folder.exists() and (problem := _unwritable(folder)):
+        return fail(check, problem, "change its rights, or set HOTSLOT_CACHE_DIR")
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     if not files:
         return ok(check, "none yet: the first start compiles, which takes a minute or more")
@@ -163,6 +156,17 @@ def taken_port(port: int) -> str:
             by = listener(port)
             return f"port {port} is taken" + (f" by {by}" if by is not None else "")
     return ""
+
+
+def _unwritable(folder: Path) -> str:
+    """Reason why no file can be made in a folder; empty where one can."""
+    if not folder.is_dir():
+        return f"{folder} is a file"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as exc:
+        return f"{folder} cannot be written to: {exc.strerror}"
 
 
 def _size(size_bytes: int) -> str:

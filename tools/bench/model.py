@@ -25,9 +25,9 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.utils.hotswap import hotswap_adapter, hotswap_adapter_from_state_dict
 from transformers import AutoModelForCausalLM
 
-from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model
 from hotslot.contract.generation import Sampling
 from hotslot.ids import Digest
+from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model
 from worker_service.engine.messages import Segment
 from worker_service.model.loading import load_model
 from worker_service.model.options import LoadedModel, ModelOptions

@@ -19,9 +19,9 @@ import numpy as np
 import structlog
 import torch
 
-from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model
 from hotslot.contract.generation import Sampling
 from tools.bench.model import random_adapter
+from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model
 from worker_service.engine.core import EngineCore
 from worker_service.engine.messages import (
     Activate,

@@ -19,9 +19,9 @@ from hotslot import BlockingWorkerClient
 from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildFailedError, ChildSpec, stop_all
 from tests.support.stack import is_running
+from tests.support.stubbed_up import STUB, write_stubs
 
 ROOT = Path(__file__).resolve().parents[4]
-STUB = "tests.support.stub_service"
 
 
 def stub(tmp_path: Path, name: str = "stub", **settings: str) -> ChildSpec:
@@ -75,16 +75,7 @@ Up = Callable[..., "tuple[subprocess.Popen[str], dict[str, Any]]"]
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
     """Runs `hotslot up --json` with stubs as its services; returns the process and its ready event."""
-    for name in ("store_service", "worker_service"):
-        # `python -m` looks in the current folder first.
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").touch()
-        code = f"import asyncio\nfrom {STUB} import main\nasyncio.run(main())\n"
-        (tmp_path / name / "__main__.py").write_text(code)
-    (tmp_path / "gateway_service").mkdir()
-    (tmp_path / "gateway_service" / "__init__.py").touch()
-    code = (ROOT / "tests/support/stub_gateway.py").read_text(encoding="utf-8")
-    (tmp_path / "gateway_service" / "__main__.py").write_text(code, encoding="utf-8")
+    write_stubs(tmp_path)
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, gateway: bool = False) -> tuple[subprocess.Popen[str], dict[str, Any]]:
