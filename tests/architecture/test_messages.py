@@ -20,6 +20,7 @@ NOT_SENT = {
     "store_service/opening.py": "the last line of a store that cannot start, for its operator, whom a restore helps",
     "store_service/content/ownership.py": "the same, of a store whose blobs and catalog do not belong together",
     "shared/settings.py": "the usage of a process, which has its options",
+    "worker_service/demo_model.py": "the command line of pip",
     "worker_service/model/code_key.py": "the command line of a compiler",
     "gateway_service/errors.py": "the expression that takes commands out of messages of earlier releases",
 }
