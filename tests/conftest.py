@@ -4,13 +4,28 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 
+import structlog
 from hypothesis import settings
 
 # Times of examples say how busy the machine is; what is slow is measured by benchmarks.
 settings.register_profile("hotslot", deadline=None)
 settings.load_profile("hotslot")
+
+
+# Hundreds of processes are started: where the environment forbids to keep bytecode, each compiles all of our modules.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# As services log: structlog's own choice renders each exception with all local variables, for tenths of a second.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def pytest_configure() -> None:

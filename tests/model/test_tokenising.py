@@ -26,6 +26,12 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(ensure_model())
 
 
+@pytest.fixture(scope="module")
+def tokeniser(tokenizer: Any) -> Tokeniser:
+    """Made once: it looks at every token that the tokenizer has."""
+    return Tokeniser(tokenizer, 2_047, THREADS)
+
+
 @given(
     parts=st.lists(
         st.one_of(
@@ -41,21 +47,20 @@ def tokenizer() -> Any:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_pieces_have_the_ids_of_the_whole(tokenizer: Any, parts: list[str]) -> None:
+def test_pieces_have_the_ids_of_the_whole(tokenizer: Any, tokeniser: Tokeniser, parts: list[str]) -> None:
     text = "".join(parts)
     expected = tokenizer.encode(text, add_special_tokens=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenising, "LONG_TEXT_CHARS", 1)
         patch.setattr(tokenising, "PIECE_CHARS", 20)
-        tokeniser = Tokeniser(tokenizer, len(expected), THREADS)
-        assert tokeniser._cuts is not None
-        assert tokeniser._bound is not None
-        assert asyncio.run(tokeniser.encode(text, add_special_tokens=True)) == expected
+        bounded = tokeniser.bounded(len(expected))
+        assert bounded._cuts is not None
+        assert bounded._bound is not None
+        assert asyncio.run(bounded.encode(text, add_special_tokens=True)) == expected
 
 
 @pytest.mark.parametrize("unit", ["x", "😀", "hello world ", " ", "\n", "日本", "0", "="])
-def test_megabytes_are_refused_unread(tokenizer: Any, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokeniser = Tokeniser(tokenizer, 2_047, THREADS)
+def test_megabytes_are_refused_unread(tokeniser: Tokeniser, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokeniser, "_encode", None)
     with pytest.raises(PromptTooLongError, match="at least"):
         asyncio.run(tokeniser.encode(unit * (3_900_000 // len(unit.encode())), add_special_tokens=True))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
@@ -29,6 +30,7 @@ class FakeAdapter:
 Mix = tuple[tuple[Digest, float], ...]
 
 
+@lru_cache(maxsize=2**16)
 def state_after(before: bytes, token_id: int, mix: Mix) -> bytes:
     """What computing a token leaves in the cache: it depends on all before it and on the mix."""
     return hashlib.sha256(before + repr((token_id, mix)).encode()).digest()
@@ -46,9 +48,9 @@ def logprob_from(state: bytes, token_id: int) -> float:
 
 def states(token_ids: Sequence[int], mix: Sequence[tuple[Digest, float]]) -> list[bytes]:
     """The state after each of these tokens, with these adapters, from nothing."""
-    found, state = [], b""
+    found, state, sorted_mix = [], b"", tuple(sorted(mix))
     for token_id in token_ids:
-        state = state_after(state, token_id, tuple(sorted(mix)))
+        state = state_after(state, token_id, sorted_mix)
         found.append(state)
     return found
 
