@@ -1,6 +1,7 @@
 """`hotslot doctor`: everything that a deployment, or a first start on this machine, needs, checked line by line."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,9 @@ from hotslot.cli.running_commands import DataDirOption
 from hotslot.cli.up_checks import DEMO_MODEL, check_model
 from hotslot.contexts import LOCAL, read_contexts
 from hotslot.endpoints import Endpoint, dialled_endpoint
-from hotslot.ids import parse_tenant
 from hotslot.local.findings import Finding, failures, ok, warn
 from hotslot.local.machine_checks import check_compiled_code, check_compiler, check_data_folder, check_disk, check_hub
 from hotslot.local.redis_probe import look_at_redis
-from hotslot.rpc.channel import ChannelOptions
 
 DEFAULT_GATEWAY = "http://127.0.0.1:7600"
 
@@ -55,9 +54,9 @@ def doctor(
             if not as_json:
                 print(one.line(), flush=True)
 
-    tell(_command_checks())
-    endpoints = ChannelOptions(tenant=parse_tenant(tenant), use_proxy=options.uses_proxy(), max_attempts=1)
+    endpoints = replace(options.channel_options(tenant), max_attempts=1)
     with open_client(store=store, worker=worker, tenant=tenant) as client:
+        tell(_command_checks())
         # `hotslot up` keeps the context `local` by itself, and what it names may be over.
         used, said = options.context_defaults(str(context.params.get("context_name") or ""))
         named = said if used != LOCAL else {}

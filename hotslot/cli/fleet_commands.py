@@ -1,18 +1,23 @@
 """Commands on the fleet: workers, placements, top."""
 
+import itertools
+import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from hotslot.cli import options
 from hotslot.cli.digests import full_base, full_reference
 from hotslot.cli.fleet_readings import FleetReader, Reading
-from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
+from hotslot.cli.interrupts import noted_interrupts
+from hotslot.cli.live_screen import follow
+from hotslot.cli.options import JsonOption, LimitOption, StoreOption, TenantOption, open_client
+from hotslot.cli.orders import WorkerOrder, first_of, ordered_placements, ordered_workers
 from hotslot.cli.output import FormOption, ListForm, QuietOption, WatchOption, console, print_event, print_list, show
 from hotslot.cli.rendering import placements_table, workers_table
 
@@ -77,12 +82,14 @@ def top(
     interval_s: Annotated[
         float, typer.Option("--interval", metavar="SECONDS", min=0.1, help="Time between refreshes.")
     ] = 1.0,
-    count: Annotated[int, typer.Option("--count", help="End after N refreshes; 0: never.")] = 0,
+    count: Annotated[int, typer.Option("--count", min=0, help="End after N refreshes; 0: never.")] = 0,
+    order: Annotated[WorkerOrder, typer.Option("--sort", help="Order of the workers.")] = WorkerOrder.NAME,
+    limit: LimitOption = 0,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Watch workers and placements live, until Ctrl-C.
+    """Watch workers and placements live, until Ctrl-C or q; on a terminal, keys sort and scroll.
 
     While the store does not answer, the last view stays and says so.
 
@@ -91,26 +98,30 @@ def top(
     """
     with open_client(store=store, tenant=tenant) as client:
         reader = FleetReader(client.placement.client, full_base(client, base), use_proxy=options.uses_proxy())
+
+        def draw(chosen: str) -> RenderableType:
+            return view(client.loop.run(reader.read()), datetime.now(UTC), WorkerOrder(chosen), limit)
+
         try:
-            with Live(console=console(), auto_refresh=False, screen=False, transient=not as_json) as live:
-                shown = 0
-                while True:
-                    reading = client.loop.run(reader.read())
+            if console().is_terminal and not as_json:
+                follow(draw, order.value, [one.value for one in WorkerOrder], interval_s, count)
+                return
+            with noted_interrupts() as check:
+                for number in itertools.count(1):
                     if as_json:
-                        print_event("snapshot", reading)
+                        print_event("snapshot", _cut(client.loop.run(reader.read()), order, limit))
                     else:
-                        live.update(view(reading, datetime.now(UTC)), refresh=True)
-                    shown += 1
-                    if shown == count:
+                        show(draw(order.value))
+                        sys.stdout.flush()
+                    if number == count:
                         break
+                    check()
                     time.sleep(interval_s)
         finally:
             client.loop.run(reader.close())
-    if not as_json:
-        show(view(reading, datetime.now(UTC)))
 
 
-def view(reading: Reading, now: datetime) -> Group:
+def view(reading: Reading, now: datetime, order: WorkerOrder = WorkerOrder.NAME, limit: int = 0) -> Group:
     """Screen of `hotslot top`."""
     found, rates = reading.workers, reading.tokens_per_s
     running = sum(worker.load.running_sequences for worker in found)
@@ -118,4 +129,15 @@ def view(reading: Reading, now: datetime) -> Group:
     parts: list[RenderableType] = [Text(headline, style="bold")]
     if reading.stale:
         parts.append(Text(f"as of {reading.time:%H:%M:%S} UTC: {reading.stale}", style="bold red"))
-    return Group(*parts, "", workers_table(found, now, rates), "", placements_table(reading.placements))
+    workers_shown, more_workers = first_of(ordered_workers(found, order, rates), limit)
+    placements_shown, more_placements = first_of(ordered_placements(reading.placements), limit)
+    parts += ["", workers_table(workers_shown, now, rates), *([more_workers] if more_workers else [])]
+    parts += ["", placements_table(placements_shown), *([more_placements] if more_placements else [])]
+    return Group(*parts)
+
+
+def _cut(reading: Reading, order: WorkerOrder, limit: int) -> Reading:
+    """A reading with what a screen of it would list."""
+    workers_shown, _ = first_of(ordered_workers(reading.workers, order, reading.tokens_per_s), limit)
+    placements_shown, _ = first_of(ordered_placements(reading.placements), limit)
+    return replace(reading, workers=workers_shown, placements=placements_shown)

@@ -37,6 +37,7 @@ BaseOption = Annotated[
         help="Base model, by name or digest; by default the one that the adapter's config names.",
     ),
 ]
+LimitOption = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N of each list; 0: all.")]
 _REFERENCE = "name\\[:tag]\\[@sha256:…]; the first digits of a digest are enough."
 ReferenceArgument = Annotated[str, typer.Argument(metavar="REF", help=f"Reference: {_REFERENCE}")]
 ReferencesArgument = Annotated[
@@ -75,8 +76,13 @@ def open_client(
         checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
         route=route,
         base_model=base_model,
-        options=ChannelOptions(tenant=parse_tenant(tenant), use_proxy=uses_proxy()),
+        options=channel_options(tenant),
     )
+
+
+def channel_options(tenant: str) -> ChannelOptions:
+    """The options of every channel that a command opens; raises InvalidRequestError."""
+    return ChannelOptions(tenant=parse_tenant(tenant), use_proxy=uses_proxy())
 
 
 def uses_proxy() -> bool:

@@ -27,6 +27,8 @@ WORKER_STAGES = {
 }
 """Stages of a worker's start in their order, as its log has them at their ends."""
 LAST_STAGE = "joining the fleet"
+SLOW_STAGES = ("fetch", "kernels", "compile")
+"""Stages at which a first start says how long it takes: the first one, and those that take the time."""
 _ENDED = re.compile(r"startup_stage\b.*\bstage\W{1,4}(\w+)")
 
 
@@ -103,7 +105,7 @@ class WorkerStages:
             file.close()
 
     def _enter(self, name: str, stage: str) -> None:
-        expect = self._expect if stage in ("fetch", "compile") else ""
+        expect = self._expect if stage in SLOW_STAGES else ""
         self._stages.enter(f"{name}: {WORKER_STAGES.get(stage, LAST_STAGE)}", expect)
 
 

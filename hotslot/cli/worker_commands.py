@@ -1,15 +1,22 @@
 """Commands on one worker: status, load, unload, pin, unpin, default, enable, disable."""
 
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 
 from hotslot.cli import options
 from hotslot.cli.digests import check_reference, full_reference
+from hotslot.cli.interrupts import noted_interrupts
+from hotslot.cli.live_screen import follow
 from hotslot.cli.options import (
     JsonOption,
+    LimitOption,
     ReferencesArgument,
     StoreOption,
     TenantOption,
@@ -18,33 +25,65 @@ from hotslot.cli.options import (
     open_client,
     parse_selection,
 )
-from hotslot.cli.output import each, print_document, say, show
+from hotslot.cli.orders import AdapterOrder, first_of, ordered_adapters
+from hotslot.cli.output import console, each, print_document, say, show
 from hotslot.cli.rendering import details_table, human_duration, loaded_table, short_digest, status_rows
 from hotslot.clients.blocking import BlockingHotslotClient
-from hotslot.contract.control import LoadResult
+from hotslot.contract.control import LoadResult, WorkerAdapters, WorkerStatus
 from hotslot.errors import FieldViolation, InvalidRequestError
 
+STATUS_EVERY_S = 2.0
 Act = Callable[[BlockingHotslotClient, str], tuple[Any, str]]
 
 
 def status(
-    worker: WorkerOption = options.WORKER, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
+    order: Annotated[AdapterOrder, typer.Option("--sort", help="Order of the adapters.")] = AdapterOrder.NAME,
+    limit: LimitOption = 0,
+    follows: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow it until Ctrl-C or q; on a terminal, keys sort and scroll.")
+    ] = False,
+    worker: WorkerOption = options.WORKER,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a worker's status and the adapters that it holds.
 
-    JSON: {status, adapters: {adapters, default_adapters, adapters_enabled}}.
+    JSON: {status, adapters: {adapters, default_adapters, adapters_enabled}}; with --watch again and again.
     """
     with open_client(worker=worker, tenant=tenant) as client:
-        found = client.worker.status()
-        held = client.worker.list_adapters()
-    if as_json:
-        print_document({"status": found, "adapters": held})
-        return
-    now = datetime.now(UTC)
+        if follows and console().is_terminal and not as_json:
+            orders = [one.value for one in AdapterOrder]
+            follow(lambda chosen: _status(client, AdapterOrder(chosen), limit)[1], order.value, orders, STATUS_EVERY_S)
+            return
+        with noted_interrupts() as check:
+            while True:
+                document, screen = _status(client, order, limit)
+                if as_json:
+                    print_document(document)
+                else:
+                    show(screen)
+                if not follows:
+                    return
+                sys.stdout.flush()
+                check()
+                time.sleep(STATUS_EVERY_S)
+
+
+def _status(client: BlockingHotslotClient, order: AdapterOrder, limit: int) -> tuple[dict[str, Any], RenderableType]:
+    """Document and screen of a worker's status."""
+    found = client.worker.status()
+    held = client.worker.list_adapters()
+    listed, more = first_of(ordered_adapters(held.adapters, order), limit)
+    document = {"status": found, "adapters": replace(held, adapters=tuple(listed))}
+    return document, status_view(found, replace(held, adapters=tuple(listed)), more, datetime.now(UTC))
+
+
+def status_view(found: WorkerStatus, held: WorkerAdapters, more: str, now: datetime) -> Group:
+    """Screen of `hotslot status`; `more` says how many adapters are left out."""
     defaults = ", ".join(f"{d.reference}={d.weight:g}" for d in held.default_adapters) or "the base model"
     adapters = ("default", defaults if held.adapters_enabled else "adapters are disabled")
-    tables = [loaded_table(held.adapters, now)] if held.adapters else []
-    show(details_table([*status_rows(found, now), adapters]), *tables)
+    tables: list[RenderableType] = ["", loaded_table(held.adapters, now)] if held.adapters else []
+    return Group(details_table([*status_rows(found, now), adapters]), *tables, *([more] if more else []))
 
 
 def load(

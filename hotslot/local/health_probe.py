@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from hotslot.endpoints import Endpoint, dialled_endpoint
+from hotslot.errors import InsecureTransportError
 from hotslot.local.listeners import listener
 from hotslot.rpc.channel import ChannelOptions, open_blocking_channel
 from hotslot.rpc.server_facts import ServerFacts
@@ -48,6 +49,13 @@ class Probed:
 
 def probe(endpoint: str, service: str, options: ChannelOptions, timeout_s: float = TIMEOUT_S) -> Probed:
     """Ask for the health of a service; raises InvalidEndpointError."""
+    try:
+        return _asked(endpoint, service, options, timeout_s)
+    except InsecureTransportError as exc:
+        return Probed(ProbeOutcome.ANOTHER, exc.message)
+
+
+def _asked(endpoint: str, service: str, options: ChannelOptions, timeout_s: float) -> Probed:
     with open_blocking_channel(endpoint, options) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stub has no methods
         began_s = time.time()

@@ -1,23 +1,19 @@
 """Wheels built from this tree, and the client's in an environment that has its dependencies and nothing of ours."""
 
-import importlib.metadata
 import os
 import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from email import message_from_bytes
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
 from tests.support.stack import Stack
+from tests.support.wheels import Installed, build_wheels, dependencies_of, install, top_level
 
 pytestmark = pytest.mark.integration
 
@@ -34,29 +30,10 @@ def answer(store: str, worker: str, prompt: str) -> str:
 """
 
 
-@dataclass(frozen=True)
-class Installed:
-    """An environment with the wheel of the client."""
-
-    bin: Path
-    site_packages: Path
-    new: frozenset[str]
-    """Entries of site-packages that installing the wheel made."""
-
-    def run(self, *command: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run a program of the environment as a user would: nothing of this repository is on its path."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HOTSLOT"))}
-        return subprocess.run(
-            [str(self.bin / command[0]), *command[1:]],
-            cwd=cwd, env=kept | environment, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*build, "--wheel-dir", str(folder), ".", "./distributions/services"], cwd=ROOT, check=True)
+    build_wheels(folder)
     return folder
 
 
@@ -68,57 +45,7 @@ def client_wheel(wheels: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(client_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=False, symlinks=True)
-    (site_packages,) = folder.glob("lib/python*/site-packages")
-    for distribution in dependencies_of(client_wheel):
-        link(distribution, site_packages)
-    for name, text in OTHERS.items():
-        (site_packages / name).write_text(text)
-    before = {path.name for path in site_packages.iterdir()}
-    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", "--no-index", str(client_wheel)], check=True)
-    new = frozenset(path.name for path in site_packages.iterdir()) - before
-    return Installed(folder / "bin", site_packages, new)
-
-
-def dependencies_of(wheel: Path) -> list[importlib.metadata.Distribution]:
-    """Distributions that pip would install with a wheel without extras, as they are installed here."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        metadata = message_from_bytes(archive.read(name))
-    found: dict[tuple[str, str], importlib.metadata.Distribution] = {}
-    pending = list(wanted(metadata.get_all("Requires-Dist", []), [""]))
-    while pending:
-        requirement = pending.pop()
-        key = (canonicalize_name(requirement.name), ",".join(sorted(requirement.extras)))
-        if key not in found:
-            found[key] = importlib.metadata.distribution(requirement.name)
-            pending += wanted(found[key].requires or [], ["", *requirement.extras])
-    return list({name: distribution for (name, _), distribution in found.items()}.values())
-
-
-def wanted(lines: Sequence[str], extras: Sequence[str]) -> Iterator[Requirement]:
-    """Requirements that hold here, with one of these extras."""
-    for line in lines:
-        requirement = Requirement(line)
-        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in extras):
-            yield requirement
-
-
-def link(distribution: importlib.metadata.Distribution, site_packages: Path) -> None:
-    """Have a distribution of this environment in another one."""
-    files = distribution.files
-    assert files is not None
-    for name in {file.parts[0] for file in files} - {"..", "__pycache__", "bin"}:
-        target = site_packages / name
-        if not target.exists():
-            target.symlink_to(Path(str(distribution.locate_file(name))))
-
-
-def top_level(wheel: Path) -> set[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return {name.split("/")[0] for name in archive.namelist()}
+    return install([client_wheel], [], tmp_path_factory.mktemp("environment"), OTHERS)
 
 
 def test_the_client_has_one_package_with_types(client_wheel: Path) -> None:
@@ -178,7 +105,7 @@ def test_installing_the_client_adds_one_name_and_leaves_other_modules_alone(
 
 
 def test_the_client_needs_nothing_of_the_services(client_wheel: Path) -> None:
-    names = {canonicalize_name(distribution.name) for distribution in dependencies_of(client_wheel)}
+    names = {canonicalize_name(distribution.name) for distribution in dependencies_of([client_wheel])}
     assert {"grpcio", "typer"} <= names
     assert not names & {"redis", "structlog", "sqlalchemy", "pydantic-settings", "torch", "transformers"}
 

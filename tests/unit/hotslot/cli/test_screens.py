@@ -17,14 +17,18 @@ from hotslot.cli.output import rendered
 from hotslot.cli.rendering import (
     adapter_rows,
     adapters_table,
+    contexts_table,
     details_table,
     modules_table,
+    placements_table,
     version_rows,
     versions_table,
     workers_table,
 )
+from hotslot.cli.worker_commands import status_view
+from hotslot.contexts import Contexts, SavedContext
 from hotslot.contract.catalog import Adapter, Tag, Version
-from hotslot.contract.control import WorkerState
+from hotslot.contract.control import AdapterTier, LoadedAdapter, WorkerAdapters, WorkerState, WorkerStatus
 from hotslot.contract.placement import Placement, Tier, Worker, WorkerLoad
 from hotslot.errors import Violation
 from hotslot.formats.manifest import AdapterModule
@@ -59,6 +63,8 @@ WORKERS = [
            NOW - timedelta(hours=i), None, 1, 1, "bfloat16", 64)
     for i, state in enumerate((WorkerState.READY, WorkerState.DRAINING), 1)
 ]  # fmt: skip
+STATUS = WorkerStatus("w-ready-1d0e", WorkerState.READY, DIGEST, NOW - timedelta(hours=1))
+HELD = LoadedAdapter(DIGEST, (NAMES[0],), AdapterTier.SLOT, 16, (0, 1), 2, True, 1_234_567, NOW - timedelta(minutes=2))
 PLACEMENTS = [Placement(DIGEST, worker.worker_id, Tier.SLOT, True, NAMES[0]) for worker in WORKERS]
 
 
@@ -73,6 +79,14 @@ def parts(screen: str) -> list[RenderableType]:
             return [workers_table(WORKERS, NOW)]
         case "top":
             return [view(Reading(NOW, WORKERS, PLACEMENTS, {WORKERS[0].worker_id: 123.4}, ""), NOW)]
+        case "status":
+            return [status_view(STATUS, WorkerAdapters((HELD,), (), True), "and 2 more (--limit 3 shows all)", NOW)]
+        case "placements":
+            return [placements_table(PLACEMENTS)]
+        case "history":
+            return [versions_table([VERSION], NOW)]
+        case "context":
+            return [contexts_table(Contexts("prod", {"prod": SavedContext("store.acme.example:7400", "", "acme")}))]
         case _:
             return ["\n".join(violation_lines(VIOLATIONS))]
 
@@ -82,7 +96,8 @@ def screen_of(name: str, width: int) -> str:
 
 
 def all_screens() -> Iterator[tuple[str, int]]:
-    yield from ((name, width) for name in ("ls", "show", "top", "workers", "validate") for width in WIDTHS)
+    names = ("ls", "show", "top", "workers", "validate", "status", "placements", "history", "context")
+    yield from ((name, width) for name in names for width in WIDTHS)
 
 
 @pytest.mark.parametrize(("name", "width"), list(all_screens()))
@@ -94,9 +109,15 @@ def test_a_screen_is_as_it_was_looked_at(name: str, width: int) -> None:
 def test_names_and_states_stay_whole_and_what_is_left_out_is_said(name: str, width: int) -> None:
     text = screen_of(name, width)
     assert all(len(line) <= width for line in text.splitlines()) or name == "validate", "a terminal breaks those lines"
-    kept = {"ls": NAMES, "show": (NAMES[0],), "validate": ()}.get(
-        name, tuple(word for worker in WORKERS for word in (worker.worker_id, worker.state.value))
-    )
+    kept = {
+        "ls": NAMES,
+        "show": (NAMES[0],),
+        "validate": (),
+        "history": ("latest, v1",),
+        "context": ("prod", "*"),
+        "placements": (NAMES[0], "slot"),
+        "status": (NAMES[0], "slot", "w-ready-1d0e", "ready"),
+    }.get(name, tuple(word for worker in WORKERS for word in (worker.worker_id, worker.state.value)))
     assert all(word in text for word in kept)
     if name in ("ls", "workers", "top"):
         assert (BASE in text) or "left out here: BASE MODEL" in text

@@ -157,7 +157,7 @@ def test_stages_of_a_worker_are_read_from_its_log_as_they_end(
         *(f"worker-1: {text}" for text in WORKER_STAGES.values()), "worker-1: joining the fleet",
         "worker-1: loading the weights",
     ]  # fmt: skip
-    assert sum("takes a minute or more" in line for line in said) == 2, "where it begins, and where it takes long"
+    assert sum("takes a minute or more" in line for line in said) == 3, "where it begins, and where it takes long"
 
 
 def test_up_keeps_a_context_and_does_not_take_the_place_of_the_users_choice(up: Up, tmp_path: Path) -> None:
