@@ -17,7 +17,8 @@ ASK = """
 from hotslot import BlockingHotslotClient, GenerationRequest, Stop
 
 with BlockingHotslotClient({store!r}, {worker!r}) as hotslot:
-    print(hotslot.complete(GenerationRequest({prompt!r}, stop=Stop(max_tokens=4))).choices[0].finished.usage.completion_tokens)
+    answer = hotslot.complete(GenerationRequest({prompt!r}, stop=Stop(max_tokens=4)))
+    print(answer.choices[0].finished.usage.completion_tokens)
 """
 QUICK = {"HOTSLOT_COMPILE": "false", "HOTSLOT_NUM_THREADS": "1", "HOTSLOT_BUCKETS": "1,32"}
 QUICKER = {"HOTSLOT_DTYPE": "float32", "HOTSLOT_CPU_KERNELS": "false"}
