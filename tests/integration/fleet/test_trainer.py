@@ -1,0 +1,181 @@
+"""A trainer that publishes and generates in a loop, beside sixteen clients; the store and three workers are processes.
+
+`HOTSLOT_TEST_PUBLICATIONS` sets the length of the long form.
+"""
+
+import asyncio
+import json
+import os
+import random
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from hotslot import AdapterSelection, ChannelOptions, GenerationRequest, HotslotClient, WorkerClient
+from hotslot.clients.written_revision import WrittenRevision
+from hotslot.contract.generation import Completion
+from hotslot.errors import NotFoundError
+from tests.chaos.fleet import SPEC, Fleet
+from tests.chaos.traffic import Load, Traffic, run_clients
+from tests.support.checkpoints import adapter
+from tests.support.echo_model import voice
+from tests.support.tag_ledger import TagLedger
+from worker_service.adapters.known_reference import ReferenceLimits
+
+NUM_WORKERS, NUM_CLIENTS = 3, 16
+NAME = "train"
+STALENESS_S = ReferenceLimits().watched_staleness_s + ReferenceLimits().patience_s
+"""Documented bound of clients that wrote nothing."""
+SHORT = 60
+
+
+@dataclass
+class Trainer:
+    """Publishes, moves and removes a name, and asks for it at once: each worker in turn, or the one that is picked."""
+
+    client: HotslotClient
+    workers: list[WorkerClient]
+    ledger: TagLedger
+    folder: Path
+    digests: list[str] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+    push_s: list[float] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+    """Of the first answer by what was written."""
+    again_s: list[float] = field(default_factory=list)
+    """Of the next one from the same worker."""
+
+    async def publish(self, step: int) -> str:
+        """Push a new version under the name."""
+        folder = self.folder / f"step-{step}"
+        await asyncio.to_thread(adapter(spec=SPEC, seed=1_000 + step).write, folder)
+        expected = await self.client.store.validate(folder, base_model=SPEC.digest)
+        assert expected.digest is not None
+        tenure = self.ledger.begin(NAME, expected.digest, time.monotonic())
+        began_s = time.monotonic()
+        pushed = await self.client.store.push(folder, NAME, base_model=SPEC.digest)
+        self.push_s.append(time.monotonic() - began_s)
+        self.ledger.acknowledge(NAME, tenure, time.monotonic())
+        assert pushed.revision == self.client.revision
+        self.digests.append(pushed.version.digest)
+        return pushed.version.digest
+
+    async def move_back(self, chance: random.Random) -> str:
+        """Point the name at an earlier version."""
+        digest = chance.choice(self.digests[-4:])
+        tenure = self.ledger.begin(NAME, digest, time.monotonic())
+        await self.client.store.set_tag(NAME, "latest", digest)
+        self.ledger.acknowledge(NAME, tenure, time.monotonic())
+        return digest
+
+    async def check(self, step: int, expected: str) -> None:
+        """Ask twice, and note what is not by the version that the name stands for."""
+        asks = (self.client.complete, *(worker.complete for worker in self.workers))
+        ask = asks[step % len(asks)]
+        for times in (self.first_s, self.again_s):
+            began_s = time.monotonic()
+            answer = await ask(GenerationRequest("hello", (AdapterSelection(NAME),)))
+            times.append(time.monotonic() - began_s)
+            self._note(answer, expected, step)
+
+    async def remove_and_check(self, step: int) -> None:
+        """Delete a name of its own, and expect that no worker serves it."""
+        name = f"{NAME}-{step}"
+        await self.client.store.push(self.folder / f"step-{step}", name, base_model=SPEC.digest)
+        request = GenerationRequest("hello", (AdapterSelection(name),))
+        for worker in self.workers:
+            self._note(await worker.complete(request), self.digests[-1], step)
+        await self.client.store.delete_adapter(name)
+        for worker in self.workers:
+            try:
+                await worker.complete(request)
+            except NotFoundError:
+                continue
+            self.stale.append(f"step {step}: {name} was served after it was deleted")
+
+    def _note(self, answer: Completion, expected: str, step: int) -> None:
+        found = answer.started.adapters[0].digest
+        if found != expected or answer.text != voice(expected):
+            self.stale.append(f"step {step}: {found} said {answer.text!r}, expected {expected}")
+
+    async def run(self, publications: int) -> None:
+        """The loop."""
+        chance = random.Random(5)
+        for step in range(publications):
+            await self.check(step, await self.publish(step))
+            if step % 8 == 7:
+                await self.check(step, await self.move_back(chance))
+            if step % 16 == 15:
+                await self.publish(step)
+                await self.remove_and_check(step)
+
+
+async def train(folder: Path, publications: int, *, reads_own_writes: bool = True) -> tuple[Trainer, Traffic]:
+    """A trainer's loop under load; returns what it and the others saw."""
+    ledger = TagLedger()
+    (folder / "fleet").mkdir()
+    others = [f"other-{number}" for number in range(5)]
+    async with Fleet(folder / "fleet", lease_s="2", num_slots="8") as fleet, AsyncExitStack() as stack:
+        for name, digest in zip(others, await fleet.push(others, 10), strict=True):
+            ledger.acknowledge(name, ledger.begin(name, digest, 0.0), 0.0)
+        children = await fleet.add_workers(NUM_WORKERS)
+        written, store_endpoint = WrittenRevision(), fleet.store_child.spec.endpoint
+        client = HotslotClient(store_endpoint, fleet.proxy.endpoint, written=written, reads_own_writes=reads_own_writes)
+        needed = written if reads_own_writes else None
+        workers = [WorkerClient(child.spec.endpoint, ChannelOptions(), written=needed) for child in children]
+        await stack.enter_async_context(client)
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        trainer = Trainer(client, workers, ledger, folder)
+        traffic, is_over = Traffic(ledger), asyncio.Event()
+        await trainer.publish(publications)
+        load = Load([NAME, *others], NUM_CLIENTS, pause_s=0.2)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_clients(traffic, load, store_endpoint, fleet.proxy.endpoint, is_over))
+            try:
+                await trainer.run(publications)
+            finally:
+                is_over.set()
+    return trainer, traffic
+
+
+def figures(trainer: Trainer, traffic: Traffic) -> dict[str, object]:
+    """Figures of a run, in milliseconds."""
+    extra = [first - again for first, again in zip(trainer.first_s, trainer.again_s, strict=True)]
+    named = {"push": trainer.push_s, "first": trainer.first_s, "again": trainer.again_s, "extra": extra}
+    return {
+        "publications": len(trainer.push_s),
+        "stale_for_the_trainer": len(trainer.stale),
+        "answers_of_others": traffic.answered,
+        "max_staleness_of_others_ms": round(max(traffic.staleness_s) * 1e3),
+        "stale_answers_of_others": sum(age > 0 for age in traffic.staleness_s),
+        **{f"{name}_ms": [round(_share(times, q) * 1e3, 1) for q in (0.5, 0.99)] for name, times in named.items()},
+    }
+
+
+def _share(times_s: list[float], share: float) -> float:
+    return sorted(times_s)[min(len(times_s) - 1, int(share * len(times_s)))]
+
+
+async def check_trainer(folder: Path, publications: int) -> None:
+    trainer, traffic = await train(folder, publications)
+    print(json.dumps(figures(trainer, traffic)))  # noqa: T201 (pytest shows it when the test fails, or with -s)
+    assert trainer.stale == []
+    assert traffic.answered > publications
+    assert not traffic.wrong
+    assert not traffic.failures
+    assert max(traffic.staleness_s) <= STALENESS_S
+
+
+@pytest.mark.integration
+async def test_a_trainer_is_served_by_what_it_wrote_and_others_within_the_bound(tmp_path: Path) -> None:
+    await check_trainer(tmp_path, SHORT)
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+async def test_a_thousand_publications_in_a_row_serve_the_trainer_nothing_stale(tmp_path: Path) -> None:
+    await check_trainer(tmp_path, int(os.environ.get("HOTSLOT_TEST_PUBLICATIONS", "1000")))
