@@ -51,7 +51,10 @@ class Deployment:
 
     def _dial(self, tenant: str) -> HotslotClient:
         options = ChannelOptions(tenant=TenantId(tenant), security=self._security)
-        return HotslotClient(self._store, self.worker or None, route=not self.worker, options=options)
+        # Requests say themselves which writes they are to see: a gateway keeps nothing between them.
+        return HotslotClient(
+            self._store, self.worker or None, route=not self.worker, options=options, reads_own_writes=False
+        )
 
     @asynccontextmanager
     async def client(self, tenant: TenantId) -> AsyncIterator[HotslotClient]:

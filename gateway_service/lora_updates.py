@@ -14,23 +14,25 @@ from hotslot.sources import parse_hub_name
 HUB_FORM = "hf://ORG/NAME[@REVISION][/FOLDER]"
 
 
-async def load(deployment: Deployment, tenant: TenantId, body: LoadAdapterBody) -> str:
-    """Bring an adapter to a worker, imported first where it comes from the hub; returns what was done.
+async def load(deployment: Deployment, tenant: TenantId, body: LoadAdapterBody, min_revision: int) -> tuple[str, int]:
+    """Bring an adapter to a worker, imported first where it comes from the hub.
+
+    Returns what was done, and the revision of the tenant's catalog with it; 0 without a store.
 
     Raises ApiError, and what importing, tagging and loading raise.
     """
-    target = _reference("lora_name", body.lora_name)
+    target, revision = _reference("lora_name", body.lora_name), 0
     async with deployment.client(tenant) as client:
         if deployment.has_store:
-            await _publish(client, target, body)
+            revision = await _publish(client, target, body)
         elif body.lora_path != body.lora_name:
             raise wrong_param("lora_path", "without a store, only a reference that is lora_name itself can be loaded")
         endpoint = deployment.worker
         if not endpoint:
             endpoint = (await client.placement.pick_workers([str(target)])).candidates[0].worker.endpoint
     async with deployment.worker_at(tenant, endpoint) as worker:
-        await worker.load(str(target))
-    return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+        await worker.load(str(target), min_revision=max(min_revision, revision))
+    return f"Success: LoRA adapter '{body.lora_name}' added successfully.", revision
 
 
 async def unload(deployment: Deployment, tenant: TenantId, body: UnloadAdapterBody) -> str:
@@ -57,8 +59,8 @@ async def unload(deployment: Deployment, tenant: TenantId, body: UnloadAdapterBo
     return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
 
 
-async def _publish(client: HotslotClient, target: Reference, body: LoadAdapterBody) -> None:
-    """Let the target stand for what lora_path names."""
+async def _publish(client: HotslotClient, target: Reference, body: LoadAdapterBody) -> int:
+    """Let the target stand for what lora_path names; returns the revision of the catalog at which it does."""
     path = body.lora_path
     if path.startswith("hf:"):
         try:
@@ -72,24 +74,26 @@ async def _publish(client: HotslotClient, target: Reference, body: LoadAdapterBo
             subfolder=found.subfolder,
             base_model=body.base_model_name or "",
         )
-        return
+        return client.revision
     if path.startswith(("/", ".", "~")) or "://" in path:
         raise wrong_param("lora_path", "expected a reference or hf://ORG/NAME; files of the server are not read")
     source = _reference("lora_path", path)
     if source == target:
-        return
+        return 0
     if source.name != target.name or target.tag is None:
         raise wrong_param("lora_name", f"{path} is a version of {source.name!r}: name a tag of that adapter")
     digest = (await client.store.resolve(path)).version.digest
     try:
-        stands_for = (await client.store.resolve(str(target))).version.digest
+        resolved = await client.store.resolve(str(target))
+        stands_for, revision = resolved.version.digest, resolved.revision
     except NotFoundError:
-        stands_for = None
+        stands_for, revision = None, 0
     if stands_for == digest:
-        return
+        return revision
     if stands_for is not None and not body.load_inplace:
         raise wrong_param("lora_name", f"stands for {stands_for} already; set load_inplace to let it stand for another")
     await client.store.set_tag(target.name, target.tag, digest)
+    return client.revision
 
 
 def _reference(param: str, text: str) -> Reference:

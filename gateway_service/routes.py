@@ -13,7 +13,7 @@ from gateway_service import lora_updates, models, openapi
 from gateway_service.access import AccessLog, request_id_of
 from gateway_service.answers import Kind
 from gateway_service.bodies import read_object
-from gateway_service.callers import tenant_of
+from gateway_service.callers import min_revision_of, tenant_of
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
@@ -24,6 +24,8 @@ from hotslot.errors import HotslotError
 from hotslot.rpc.server_facts import installed_version
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
+REVISION_HEADER = "hotslot-revision"
+"""Revision that a write returned: a later request is served by what was written with it as `hotslot-min-revision`."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -63,7 +65,8 @@ class Gateway:
         """POST /v1/load_lora_adapter."""
         self._check_updates()
         body = parsed(LoadAdapterBody, await self._body(request))
-        return PlainTextResponse(await lora_updates.load(self.deployment, tenant_of(request), body))
+        text, revision = await lora_updates.load(self.deployment, tenant_of(request), body, min_revision_of(request))
+        return PlainTextResponse(text, headers={REVISION_HEADER: str(revision)} if revision else None)
 
     async def unload_adapter(self, request: Request) -> Response:
         """POST /v1/unload_lora_adapter."""
@@ -99,12 +102,12 @@ class Gateway:
         return await read_object(request, settings.gateway_max_body_bytes, settings.gateway_body_timeout_s)
 
     async def _generation(self, request: Request, kind: Kind, wanted: WantedAnswer, param_of: ParamOf) -> Response:
-        tenant = tenant_of(request)
+        tenant, min_revision = tenant_of(request), min_revision_of(request)
         base_model, adapters, base_only = await models.selected(self.deployment, wanted)
         streams = [
             self.deployment.generate(
                 tenant,
-                replace(one, adapters=adapters, base_only=base_only),
+                replace(one, adapters=adapters, base_only=base_only, min_revision=min_revision),
                 base_model,
                 self.settings.gateway_timeout_s,
             )
