@@ -30,6 +30,7 @@ NAME = "train"
 STALENESS_S = ReferenceLimits().watched_staleness_s + ReferenceLimits().patience_s
 """Documented bound of clients that wrote nothing."""
 SHORT = 60
+LONG_TIMEOUT_S = 3600
 
 
 @dataclass
@@ -176,6 +177,7 @@ async def test_a_trainer_is_served_by_what_it_wrote_and_others_within_the_bound(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LONG_TIMEOUT_S)
 @pytest.mark.integration
 async def test_a_thousand_publications_in_a_row_serve_the_trainer_nothing_stale(tmp_path: Path) -> None:
     await check_trainer(tmp_path, int(os.environ.get("HOTSLOT_TEST_PUBLICATIONS", "1000")))
