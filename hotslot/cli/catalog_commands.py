@@ -44,7 +44,7 @@ def push(
 
     Base models that its tensors fit are offered before it is sent, if its config names none that is registered.
 
-    JSON: {version, created, uploaded_bytes, total_bytes, warnings}.
+    JSON: {version, created, uploaded_bytes, total_bytes, warnings, revision}.
     """
     labels = parse_labels(label or [])
     with open_client(store=store, tenant=tenant) as client:
@@ -103,7 +103,7 @@ def import_(
 ) -> None:
     """Have the store fetch an adapter from a hub or from a folder that it may read, check it, and tag it.
 
-    JSON: {version}.
+    JSON: {version, revision}.
     """
     where = parse_source(source)
     labels = parse_labels(label or [])
@@ -129,7 +129,7 @@ def import_(
                 on_progress=on_progress,
             )
     if as_json:
-        print_document({"version": version})
+        print_document({"version": version, "revision": client.revision})
         return
     print(f"{_named(reference)} is version {version.digest}")
     say(_summary(version) + f", from {version.source}")
@@ -176,7 +176,7 @@ def tag(
 ) -> None:
     """Point a tag at the version that a reference stands for now.
 
-    JSON: {adapter, tag, previous_digest}.
+    JSON: {adapter, tag, previous_digest, revision}.
     """
     check_reference(reference)
     parse_tag(name)
@@ -193,7 +193,7 @@ def cp(
 ) -> None:
     """Give the version that a reference stands for a further tag; nothing is downloaded.
 
-    JSON: {adapter, tag, previous_digest}.
+    JSON: {adapter, tag, previous_digest, revision}.
     """
     check_reference(reference)
     target = parse_reference(new)
@@ -215,7 +215,8 @@ def _move_tag(client: BlockingHotslotClient, reference: str, name: str, etag: st
     moved = client.store.set_tag(parsed.name, name, version.digest, etag=etag)
     if as_json:
         previous = before.digest if before else None
-        print_document({"adapter": parsed.name, "tag": moved, "previous_digest": previous})
+        told = {"adapter": parsed.name, "tag": moved, "previous_digest": previous, "revision": client.revision}
+        print_document(told)
         return
     was = f" (was {short_digest(before.digest)})" if before and before.digest != moved.digest else ""
     print(f"{parsed.name}:{moved.name} is version {moved.digest}{was}")

@@ -44,7 +44,7 @@ def set_(
 ) -> None:
     """Set an adapter's policy; parts that are not named stay as they are.
 
-    JSON: {policy}.
+    JSON: {policy, revision}.
     """
     parse_name(name)
     with open_client(store=store, tenant=tenant) as client:
@@ -59,7 +59,10 @@ def set_(
             # The parts that are kept were read just now: no other operator's change is to be undone.
             etag=etag or (before.etag if before else ""),
         )
-    _print(policy, as_json)
+    if as_json:
+        print_document({"policy": policy, "revision": client.revision})
+    else:
+        _show(policy)
 
 
 @app.command("show", cls=Command)
@@ -76,7 +79,10 @@ def show(
     parse_name(name)
     with open_client(store=store, tenant=tenant) as client:
         policy = client.store.get_policy(name)
-    _print(policy, as_json)
+    if as_json:
+        print_document({"policy": policy})
+    else:
+        _show(policy)
 
 
 @app.command("ls", cls=Command)
@@ -113,19 +119,16 @@ def rm(
 ) -> None:
     """Remove an adapter's policy; the defaults hold again.
 
-    JSON: {removed: "policy", adapter}.
+    JSON: {removed: "policy", adapter, revision}.
     """
     parse_name(name)
     with open_client(store=store, tenant=tenant) as client:
         client.store.delete_policy(name, etag=etag)
     if as_json:
-        print_document({"removed": "policy", "adapter": name})
+        print_document({"removed": "policy", "adapter": name, "revision": client.revision})
     else:
         print(f"removed the policy of {name}")
 
 
-def _print(policy: AdapterPolicy, as_json: bool) -> None:
-    if as_json:
-        print_document({"policy": policy})
-    else:
-        show_parts(policies_table([policy], datetime.now(UTC)))
+def _show(policy: AdapterPolicy) -> None:
+    show_parts(policies_table([policy], datetime.now(UTC)))

@@ -26,7 +26,7 @@ def rm(
 ) -> None:
     """Remove an adapter, a tag or a version.
 
-    JSON: {removed: "adapter" | "tag" | "version", reference, purge_time (of an adapter)}; of several a list.
+    JSON: {removed: "adapter" | "tag" | "version", reference, purge_time (of an adapter), revision}; of several a list.
     """
 
     def act(reference: str) -> tuple[dict[str, object], str]:
@@ -43,7 +43,9 @@ def rm(
             purge_time = client.store.delete_adapter(parsed.name).purge_time
         if purge_time is not None and not as_json:
             say(f"`hotslot undelete {parsed.name}` brings it back until {human_moment(purge_time)}")
-        return {"removed": kind, "reference": reference, "purge_time": purge_time}, f"removed the {kind} {reference}"
+        told: dict[str, object] = {"removed": kind, "reference": reference, "purge_time": purge_time}
+        told["revision"] = client.revision
+        return told, f"removed the {kind} {reference}"
 
     for reference in references:
         check_reference(reference)
@@ -59,12 +61,12 @@ def undelete(
 ) -> None:
     """Bring a removed adapter back as it was.
 
-    JSON: {adapter}; of several a list.
+    JSON: {adapter, revision}; of several a list.
     """
 
-    def act(name: str) -> tuple[dict[str, Adapter], str]:
+    def act(name: str) -> tuple[dict[str, object], str]:
         adapter = client.store.undelete_adapter(name)
-        return {"adapter": adapter}, f"{name} is back{_extent(adapter)}"
+        return {"adapter": adapter, "revision": client.revision}, f"{name} is back{_extent(adapter)}"
 
     for name in names:
         parse_name(name)

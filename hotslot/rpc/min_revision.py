@@ -6,6 +6,8 @@ from hotslot.errors import FieldViolation, InvalidRequestError
 
 MIN_REVISION_KEY = "hotslot-min-revision"
 MAX_REVISION = 2**63 - 1
+CATALOG_KEY = "hotslot-catalog"
+"""In the headers of a watch: id of the catalog whose revisions it streams; those of another one count other changes."""
 
 
 def noted_min_revision(metadata: Iterable[tuple[str, str | bytes]]) -> int:

@@ -283,6 +283,11 @@ class Catalog:
             num_changes = connection.execute(select(func.sum(tenants.c.revision))).scalar_one()
             return CatalogState(str(found), int(num_changes or 0))
 
+    def identity(self) -> str:
+        """Id that tells this catalog, and so its revisions, from all others; empty where it has lost it."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(catalog_identity.c.id)).scalar_one_or_none() or ""
+
     def revision(self, tenant: TenantId) -> int:
         """The tenant's newest revision; 0 before the first change."""
         with reading(self._engine) as connection:

@@ -9,6 +9,7 @@ from hotslot.ids import parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from hotslot.references import parse_name, parse_reference, parse_tag
+from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.policies import Policies
 from store_service.catalog.records import AdapterFilter, VersionRecord
@@ -244,7 +245,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         else:
             revision = await self._threads(self._catalog.revision, tenant)
         # Headers say that the stream stands, from this revision on; events may not come for hours.
-        await context.send_initial_metadata(())
+        await context.send_initial_metadata(((CATALOG_KEY, await self._threads(self._catalog.identity)),))
         events = watch(self._catalog, self._signal, self._threads, tenant, revision, poll_s=WATCH_POLL_S)
         async with aclosing(events):
             async for event in events:

@@ -1,8 +1,8 @@
 """Follows the catalog for the tenants that are served here, so that names move when their tags do.
 
 A stream begins at the revision at which a tenant's first reference was resolved, and again where it broke off, so
-nothing is missed. When that revision is gone, everything is asked again. While a stream is down, references are as
-stale as they would be without it.
+nothing is missed. When that revision is gone, or the catalog is another one, everything is asked again. While a stream
+is down, references are as stale as they would be without it.
 """
 
 import asyncio
@@ -31,8 +31,11 @@ BACKOFF = Backoff(0.1, 15.0)
 class ChangeSource(Protocol):
     """Catalog whose changes can be followed."""
 
-    def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
-        """None once the stream stands, then every change after the revision; raises HotslotError."""
+    def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | str | None, None]:
+        """The catalog's id once the stream stands, then every change after the revision; raises HotslotError.
+
+        None or empty in the place of the id is that of a store of a release that does not tell it.
+        """
         ...
 
 
@@ -59,6 +62,8 @@ class _Stream:
     """One tenant's."""
 
     heard: HeardChanges
+    catalog_id: str = ""
+    """Catalog whose changes were heard of; empty while that is not known."""
     live: bool = False
     task: "asyncio.Task[None] | None" = None
 
@@ -111,8 +116,10 @@ class CatalogWatch:
             try:
                 async with aclosing(self._source.watch(tenant, stream.heard.until)) as changes:
                     async for change in changes:
+                        if not isinstance(change, CatalogChange):
+                            _check_catalog(stream, change or "")
                         stream.live, failures = True, 0
-                        if change is not None:
+                        if isinstance(change, CatalogChange):
                             stream.heard.add(change)
                             follower.apply(tenant, change)
                             for hear in hearers:
@@ -132,7 +139,7 @@ class CatalogWatch:
     async def _resync(self, tenant: TenantId, stream: _Stream, follower: Follower) -> bool:
         """Ask for everything again and go on from there; False when there is nothing left to follow."""
         try:
-            stream.heard = HeardChanges(await follower.resync(tenant))
+            stream.heard, stream.catalog_id = HeardChanges(await follower.resync(tenant)), ""
         except HotslotError as exc:
             log.warning("resync_failed", tenant=tenant, why=exc.message)
             return True
@@ -145,3 +152,10 @@ class CatalogWatch:
         stream.live = False
         if stream.task is not None:
             stream.task.cancel()
+
+
+def _check_catalog(stream: _Stream, catalog_id: str) -> None:
+    """Raise RevisionCompactedError where revisions count the changes of another catalog than so far."""
+    if catalog_id and stream.catalog_id not in ("", catalog_id):
+        raise RevisionCompactedError(stream.heard.until, 0)
+    stream.catalog_id = catalog_id or stream.catalog_id

@@ -33,6 +33,7 @@ from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2
 from hotslot.references import Reference
 from hotslot.rpc.blob_chunks import BlobChunk, read_blob_of
+from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
@@ -115,8 +116,8 @@ class StoreView:
                 return found
             request.page_token = page.next_page_token
 
-    async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | None, None]:
-        """None once the store follows, then a tenant's changes after a revision.
+    async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | str, None]:
+        """The catalog's id (empty where the store does not tell it), then a tenant's changes after a revision.
 
         Raises RevisionCompactedError, StoreUnavailableError, and what else the store does.
         """
@@ -124,8 +125,8 @@ class StoreView:
             adapter_store_pb2.WatchAdaptersRequest(from_revision=after_revision), metadata=((TENANT_KEY, tenant),)
         )
         try:
-            await call.initial_metadata()
-            yield None
+            headers = await call.initial_metadata()
+            yield str(dict(headers or ()).get(CATALOG_KEY, ""))
             async for event in call:
                 yield _change_of(from_proto(AdapterEvent, event))
         except grpc.RpcError as exc:

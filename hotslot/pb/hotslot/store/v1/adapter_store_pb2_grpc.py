@@ -368,7 +368,8 @@ class AdapterStoreServiceServicer:
 
     def WatchAdapters(self, request, context):
         """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
-        once the stream stands: changes from then on are streamed.
+        once the stream stands: changes from then on are streamed. The header `hotslot-catalog` is an id of the catalog: where
+        it is another one than before, revisions that were known stand for nothing, and everything is to be listed anew.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
         listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED

@@ -164,7 +164,8 @@ class AdapterStoreServiceStub:
         """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases."""
     WatchAdapters: _grpc.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]
     """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
-    once the stream stands: changes from then on are streamed.
+    once the stream stands: changes from then on are streamed. The header `hotslot-catalog` is an id of the catalog: where
+    it is another one than before, revisions that were known stand for nothing, and everything is to be listed anew.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
     listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
@@ -338,7 +339,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
         """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases."""
     WatchAdapters: _aio.UnaryStreamMultiCallable[_adapter_store_pb2.WatchAdaptersRequest, _adapter_store_pb2.WatchAdaptersResponse]  # type: ignore[assignment]
     """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
-    once the stream stands: changes from then on are streamed.
+    once the stream stands: changes from then on are streamed. The header `hotslot-catalog` is an id of the catalog: where
+    it is another one than before, revisions that were known stand for nothing, and everything is to be listed anew.
 
     Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
     listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
@@ -616,7 +618,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapter_store_pb2.WatchAdaptersResponse], _abc.AsyncIterator[_adapter_store_pb2.WatchAdaptersResponse]]:
         """Streams the changes of the catalog after a revision, then each further one, in order and without gaps. Headers come
-        once the stream stands: changes from then on are streamed.
+        once the stream stands: changes from then on are streamed. The header `hotslot-catalog` is an id of the catalog: where
+        it is another one than before, revisions that were known stand for nothing, and everything is to be listed anew.
 
         Errors: OUT_OF_RANGE REVISION_COMPACTED (too old: list everything, then watch from the revision that the
         listing carries); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (too many watches, with RetryInfo); UNAVAILABLE STREAM_STALLED
