@@ -109,7 +109,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     if code == EXIT_INTERRUPTED:
-        print("hotslot: interrupted", file=sys.stderr)
+        # A terminal has written ^C where the cursor was.
+        print("\nhotslot: interrupted" if sys.stderr.isatty() else "hotslot: interrupted", file=sys.stderr)
     return code
 
 

@@ -11,9 +11,11 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fcntl import ioctl
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -129,20 +131,32 @@ except KeyboardInterrupt:
 Terminal = tuple["subprocess.Popen[bytes]", int]
 
 
-@pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    """A followed screen of 40 lines on a terminal of 12."""
+@contextmanager
+def on_terminal(*arguments: str) -> Iterator[Terminal]:
+    """A program of Python on a terminal of 12 lines, which sends it Ctrl-C."""
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 60, 0, 0))
+    take = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.executable, sys.argv[1:])"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", SCREEN], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**os.environ, "TERM": "xterm"},
+        [sys.executable, "-c", take, sys.executable, *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, env={**os.environ, "TERM": "xterm"},
     )  # fmt: skip
     os.close(theirs)
-    yield process, ours
-    process.kill()
-    process.wait()
-    os.close(ours)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """A followed screen of 40 lines."""
+    with on_terminal("-c", SCREEN) as running:
+        yield running
 
 
 def heard(ours: int, is_enough: Callable[[str], bool], timeout_s: float = 60.0) -> str:
@@ -183,3 +197,15 @@ def test_ctrl_c_at_a_followed_screen_ends_it_and_gives_the_terminal_back(termina
     assert time.monotonic() - begin_s < 2
     assert before == 0
     assert termios.tcgetattr(ours)[3] & termios.ICANON, "lines are edited again"
+
+
+def test_the_line_of_a_ctrl_c_does_not_stick_to_what_the_terminal_echoes(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "store.log").write_text("listening\n")
+    with on_terminal("-m", "hotslot", "logs", "-f", "--data-dir", str(tmp_path)) as (process, ours):
+        heard(ours, lambda text: "listening" in text)
+        os.write(ours, b"\x03")
+        text = heard(ours, lambda text: "interrupted" in text)
+        assert process.wait(10) == 130
+    assert "^C" in text
+    assert "hotslot: interrupted" in text.splitlines()
