@@ -1,4 +1,4 @@
-"""`python -m tests.model.breadth [--write]`: which architectures are served, measured, as the README's table."""
+"""`python -m tests.model.breadth [--write]`: which architectures are served, as docs/base-models.md has it."""
 
 import argparse
 import re
@@ -21,7 +21,7 @@ from worker_service.engine.messages import Segment
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "base-models.md"
 BEGIN, END = "<!-- measured by `python -m tests.model.breadth --write` -->\n", "<!-- end of what was measured -->\n"
 TOLERANCE = 1e-3
 NUM_ANSWER_TOKENS = 6
@@ -116,31 +116,31 @@ def _logits(loaded: LoadedModel, adapters: dict[str, HostAdapter]) -> dict[str, 
 
 
 def table(findings: list[Finding]) -> str:
-    """The README's table."""
+    """The page's table."""
     head = "| model type | served | adapters on | notes |\n|---|---|---|---|\n"
     return head + "".join(finding.row for finding in findings)
 
 
-def table_in(readme: str) -> str:
-    """The table that a README has."""
-    found = re.search(re.escape(BEGIN) + "(.*?)" + re.escape(END), readme, re.DOTALL)
+def table_in(page: str) -> str:
+    """The table that a page has."""
+    found = re.search(re.escape(BEGIN) + "(.*?)" + re.escape(END), page, re.DOTALL)
     return found[1] if found is not None else ""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the table into the README")
+    parser.add_argument("--write", action="store_true", help="write the table into the page")
     write: bool = parser.parse_args().write
     findings = []
     for model_type, case in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             findings.append(examine(model_type, case, Path(folder)))
         sys.stdout.write(findings[-1].row + (f"    {findings[-1].problem}\n" if findings[-1].problem else ""))
-    readme = README.read_text()
+    page = PAGE.read_text()
     if write:
-        README.write_text(readme.replace(BEGIN + table_in(readme) + END, BEGIN + table(findings) + END))
+        PAGE.write_text(page.replace(BEGIN + table_in(page) + END, BEGIN + table(findings) + END))
         return 0
-    return int(table(findings) != table_in(readme))
+    return int(table(findings) != table_in(page))
 
 
 if __name__ == "__main__":

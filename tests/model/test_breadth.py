@@ -1,4 +1,4 @@
-"""Architectures answer as freshly loaded PEFT, or are refused at the start with the reason; the README says which."""
+"""Architectures answer as freshly loaded PEFT, or are refused at the start with the reason; the page says which."""
 
 import re
 from dataclasses import replace
@@ -8,13 +8,13 @@ import pytest
 
 from hotslot.errors import UnsupportedAdapterError
 from tests.model.architectures import CASES
-from tests.model.breadth import README, examine, table, table_in
+from tests.model.breadth import PAGE, examine, table, table_in
 from tests.model.tiny_worker import admitted, apart, load_tiny
 from tests.support.tiny_models import make_adapter, save_model
 
 
 @pytest.mark.parametrize("model_type", CASES)
-def test_an_architecture_answers_as_peft_or_is_refused_and_the_readme_says_so(model_type: str, tmp_path: Path) -> None:
+def test_an_architecture_answers_as_peft_or_is_refused_and_the_page_says_so(model_type: str, tmp_path: Path) -> None:
     case = CASES[model_type]
     finding = examine(model_type, case, tmp_path)
     assert finding.is_served == (not case.refused), finding.problem
@@ -22,11 +22,11 @@ def test_an_architecture_answers_as_peft_or_is_refused_and_the_readme_says_so(mo
         assert re.search(case.refused, finding.problem)
     else:
         assert not finding.problem
-    assert finding.row in table_in(README.read_text()), "run `python -m tests.model.breadth --write`"
+    assert finding.row in table_in(PAGE.read_text()), "run `python -m tests.model.breadth --write`"
 
 
-def test_the_readme_lists_nothing_else() -> None:
-    rows = table_in(README.read_text()).splitlines()
+def test_the_page_lists_nothing_else() -> None:
+    rows = table_in(PAGE.read_text()).splitlines()
     assert "\n".join(rows[:2]) + "\n" == table([])
     assert [row.split("`")[1] for row in rows[2:]] == list(CASES)
 

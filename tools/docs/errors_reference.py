@@ -6,6 +6,7 @@ import re
 from gateway_service.errors import HTTP_STATUSES
 from hotslot.errors import HotslotError
 from hotslot.errors.details import Detail
+from hotslot.rpc.details import DOMAIN
 from hotslot.rpc.status import STATUS_TABLE, StatusRow
 from tools.docs.markdown import code, prose, table, target
 
@@ -24,9 +25,8 @@ CARRIED = {
 
 def page() -> str:
     """The page."""
-    return "\n".join(
-        [_HEAD, table(("reason", "status", "HTTP", "retry"), map(_short, STATUS_TABLE)), *map(_long, STATUS_TABLE)]
-    )
+    overview = table(("reason", "status", "HTTP", "retry"), map(_short, STATUS_TABLE))
+    return "\n".join([_HEAD.format(domain=code(DOMAIN)), overview, *map(_long, STATUS_TABLE)])
 
 
 def meaning(error: type[HotslotError]) -> str:
@@ -79,7 +79,7 @@ def anchor(row: StatusRow) -> str:
 _HEAD = """# Errors
 
 Every error has a class in `hotslot.errors`, a gRPC status and a reason, which is stable and stands for one class alone.
-The status carries `google.rpc.ErrorInfo` with `domain` "hotslot.dev" and the reason (and once more with "hotslot", for
+The status carries `google.rpc.ErrorInfo` with the domain {domain} and the reason (and once more with "hotslot", for
 clients of earlier releases), and the details that the class names; over HTTP the reason is `code` of the error. The
 message says what failed, what was found against what was expected, and
 what to do.
