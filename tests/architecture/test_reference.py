@@ -10,6 +10,7 @@ from gateway_service.openapi import ROUTES, document
 from hotslot.rpc.status import STATUS_TABLE
 from shared.settings import Settings
 from tools.docs import commands_reference, errors_reference, http_reference, protos_reference, settings_reference
+from tools.docs.error_remedies import remedy
 from tools.docs.pages import GENERATED
 
 SENTENCE = re.compile(r"[`\"A-Z0-9(a-z].*[.)…:]$", re.DOTALL)
@@ -57,6 +58,8 @@ def test_a_setting_has_a_sentence_a_type_in_words_and_a_unit_where_it_measures()
 
 def test_an_error_has_a_sentence_of_its_own() -> None:
     assert silent((row.reason, inspect.cleandoc(row.error.__doc__ or "")) for row in STATUS_TABLE) == []
+    assert silent((row.reason, remedy(row.error)) for row in STATUS_TABLE) == []
+    assert all("what to do" in part for part in errors_reference.page().split("\n## ")[1:])
     carried = {detail for row in STATUS_TABLE for detail in row.error.carries.values()}
     assert carried <= errors_reference.CARRIED.keys()
 

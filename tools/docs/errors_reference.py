@@ -8,6 +8,7 @@ from hotslot.errors import HotslotError
 from hotslot.errors.details import Detail
 from hotslot.rpc.details import DOMAIN
 from hotslot.rpc.status import STATUS_TABLE, StatusRow
+from tools.docs.error_remedies import remedy
 from tools.docs.markdown import code, prose, table, target
 
 CARRIED = {
@@ -51,6 +52,7 @@ def _long(row: StatusRow) -> str:
         ("class", code(f"hotslot.errors.{error.__name__}") + _base(error)),
         ("status", f"{code(row.code.name)}, over HTTP {HTTP_STATUSES[row.code].status}"),
         ("retry", _retry(row)),
+        ("what to do", prose(remedy(error))),
         ("details", "; ".join(f"{text} ({code(name)} in Python)" for text, name in carried) or "none"),
     ]
     return f"{target(anchor(row))}## {row.reason}\n\n{_paragraphs(error)}\n\n" + table(("", ""), facts)
