@@ -101,6 +101,10 @@ class StagedFile:
             sync_directory(target.parent)
         self._file.close()
 
+    def close(self) -> None:
+        """Leave the file where it is staged, for readers that know its name; nothing makes it durable."""
+        self._file.close()
+
     def keep(self) -> None:
         """Let go of the file, durably, for a writer that resumes; harmless after `publish`."""
         if not self._file.closed:

@@ -9,32 +9,33 @@ from pathlib import Path
 
 import structlog
 
-from hotslot.ids import TenantId, parse_tenant
+from hotslot.ids import parse_tenant
 from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from hotslot.pb.hotslot.store.v1 import (
     adapter_store_pb2,
     adapter_store_pb2_grpc,
     blob_pb2,
 )
-from hotslot.references import Reference
 from hotslot.rpc import blob_chunks
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY
 from shared.loops import Loops
 from shared.process_tuning import spare_what_stays
-from shared.server.deadline import HasDeadline
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
+from store_service.catalog.behind import VersionsBehind
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
+from store_service.catalog.pruning import Retention
 from store_service.catalog.watch import ChangeSignal
+from store_service.content.arrivals import ArrivalFolder
 from store_service.content.collection import Collector
 from store_service.content.keyed import KeyedContent
 from store_service.content.origins import Origins
 from store_service.content.published import PublishedBlobs
 from store_service.content.reading import ContentReader
 from store_service.content.recovery import Recovery
+from store_service.content.released import ReleasedBlobs
 from store_service.content.scrub import Scrub
 from store_service.content.upkeep import keep_blobs, scrub_for_ever
 from store_service.content.uploads import UploadFolder
@@ -45,15 +46,17 @@ from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.opening import Data, locked, open_data
 from store_service.placement.access import tell_access
+from store_service.placement.catalog_resolver import CatalogResolver
 from store_service.placement.fleets import FleetCache
-from store_service.placement.groups import Ranks
-from store_service.placement.queries import Wanted
+from store_service.placement.holders import Holders
 from store_service.placement.serving import ServingAdvice
+from store_service.pruner import Pruner
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
 from store_service.rpc.placement_servicer import PlacementServicer
+from store_service.rpc.publications import Publications
 from store_service.rpc.stream_limits import stream_limits
 from store_service.settings import StoreSettings
 from store_service.sources.hub.folder import HubOptions
@@ -63,21 +66,6 @@ log = structlog.get_logger(__name__)
 
 PASSES_PER_CHUNK = 3
 """Passes of the event loop for a chunk of any stream; gRPC needs four to take a call."""
-
-
-class CatalogResolver:
-    """Lets PlacementService ask the catalog what references stand for."""
-
-    def __init__(self, registry: Registry, lookups: CallQueue) -> None:
-        self._registry = registry
-        self._lookups = lookups
-
-    async def resolve(self, tenant: TenantId, reference: Reference, caller: HasDeadline) -> Wanted:
-        """Raises as `Catalog.resolve`."""
-        found = await self._lookups(caller, self._registry.catalog.resolve, tenant, reference)
-        policy = found.policy.policy if found.policy is not None else DEFAULT_REPLICA_POLICY
-        manifest = found.version.manifest
-        return Wanted(found.version.digest, manifest.base_model_digest, policy, Ranks.of(manifest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +90,9 @@ class Domain:
     collector: Collector
     sources: Sources
     recovery: Recovery
+    policies: Policies
+    retention: Retention
+    pruner: Pruner
 
 
 @asynccontextmanager
@@ -165,7 +156,10 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
     recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)
     stack.push_async_callback(recovery.close)
-    return Domain(data, uploads, registry, importer, collector, sources, recovery)
+    policies = Policies(data.engine, execution.signal.notify)
+    retention = Retention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
+    pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership), offload)
+    return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner)
 
 
 def build_sources(settings: StoreSettings) -> Sources:
@@ -196,18 +190,32 @@ def build_services(
 ) -> list[Service]:
     """The gRPC services over the domain."""
     registry, offload, turns = domain.registry, execution.offload, Turns(PASSES_PER_CHUNK)
-    policies = Policies(domain.data.engine, execution.signal.notify)
+    fleets = FleetCache(Directory(redis), clock=time.monotonic) if redis is not None else None
+    serving = ServingAdvice(fleets)
+    publications = Publications(
+        registry,
+        ArrivalFolder(settings.data_dir, max_bytes=settings.max_adapter_bytes),
+        serving,
+        VersionsBehind(domain.data.engine),
+        Holders(fleets),
+        domain.pruner,
+        execution.lookups,
+        execution.admission,
+        offload,
+    )
     adapters = AdapterStoreServicer(  # type: ignore[abstract]  # the earlier names are FleetServicer's
         registry,
         domain.importer,
         domain.sources,
-        ServingAdvice(FleetCache(Directory(redis), clock=time.monotonic) if redis is not None else None),
+        serving,
         execution.lookups,
         execution.changes,
         offload,
         execution.admission,
         execution.signal,
-        policies,
+        domain.policies,
+        publications,
+        domain.retention,
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
@@ -216,14 +224,14 @@ def build_services(
     code_tenant = parse_tenant(settings.compiled_code_tenant)
     kept_code = KeyedContent(settings.data_dir / "compiled-code", code_tenant, settings.compiled_code_bytes)
     epochs = Epochs(domain.data.engine)
-    fleet = FleetServicer(epochs, policies, execution.lookups, execution.changes, kept_code, offload, turns)
+    fleet = FleetServicer(epochs, domain.policies, execution.lookups, execution.changes, kept_code, offload, turns)
     services = [
         service(adapter_store_pb2, "AdapterStoreService", add_adapters, adapters),
         service(blob_pb2, "BlobService", blob_chunks.add_to_server, blobs),
         *fleet_services(fleet),
     ]
     if redis is not None:
-        placement = PlacementServicer(redis, CatalogResolver(registry, execution.lookups))
+        placement = PlacementServicer(redis, CatalogResolver(registry.catalog, execution.lookups))
         add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         services.append(service(placement_pb2, "PlacementService", add_placement, placement))
     return services
@@ -250,6 +258,7 @@ def begin_loops(
     """Begin what goes on beside calls; the store serves without any of it."""
     offload, blobs, every_s = execution.offload, domain.data.blobs, settings.collect_every_s
     loops.repeated("collection", every_s, lambda: _collect(domain.collector, offload))
+    loops.restarted("retention", lambda: domain.pruner.run(every_s))
     loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, offload))
     if scrub is not None:
         loops.restarted("scrub", lambda: scrub_for_ever(scrub, settings.scrub_every_s))

@@ -3,7 +3,7 @@
 Everything here blocks: call it from a thread.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,18 +20,28 @@ from hotslot.errors import (
     Violation,
 )
 from hotslot.formats.base_spec import BaseSpec
-from hotslot.ids import Digest, TenantId
+from hotslot.ids import Digest, TagName, TenantId
 from hotslot.references import Reference
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
-from store_service.catalog.records import MAX_LABELS, NewVersion, Resolution, VersionRecord
+from store_service.catalog.records import (
+    MAX_ANNOTATIONS,
+    MAX_LABELS,
+    Annotations,
+    NewVersion,
+    Resolution,
+    VersionRecord,
+)
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.content.writer import Writer
 
 MAX_FILES = 64
+MAX_TAGS = 32
+"""Most further tags of one publication."""
+MAX_KEEP_VERSIONS = 100_000
 MAX_LABEL_KEY_CHARS = 128
 MAX_LABEL_VALUE_CHARS = 512
 
@@ -46,11 +56,18 @@ class Publication:
     source: str
     labels: Mapping[str, str]
     tag_etag: str = ""
+    annotations: Annotations = ()
+    tags: tuple[TagName, ...] = ()
+    """Further tags to point at the version."""
+    keep: int | None = None
+    """When set, how many versions the adapter's policy keeps from now on."""
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for two that ask for the same."""
-        return str(self.reference), self.base_model, self.source, tuple(sorted(self.labels.items())), self.tag_etag
+        labels = tuple(sorted(self.labels.items()))
+        further = self.annotations, self.tags, self.keep
+        return str(self.reference), self.base_model, self.source, labels, self.tag_etag, *further
 
     def from_origin(self, origin: str) -> "Publication":
         """The same, now that it is known where exactly the checkpoint came from."""
@@ -125,7 +142,7 @@ class Registry:
         Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, InvalidRequestError (labels),
         EtagMismatchError and QuotaExceededError; nothing is visible then.
         """
-        _check_labels(publication.labels)
+        _check_words(publication)
         base_name, base = self.base_of(checkpoint, publication.base_model)
         writer = self._blobs.writer(tenant)
         try:
@@ -133,7 +150,8 @@ class Registry:
             manifest = self.choice.explained(verdict, checkpoint, base).require()
             self._check_digest(publication.reference, manifest.digest)
             on_admitted()
-            version = NewVersion(manifest, base_name, publication.source, checkpoint.config(self._limits).shown_json)
+            shown_json = checkpoint.config(self._limits).shown_json
+            version = NewVersion(manifest, base_name, publication.source, shown_json, publication.annotations)
             with self._published.publishing((tenant, manifest.weights_digest)):
                 if is_staged:
                     writer.publish(manifest.weights_digest, manifest.weights_size_bytes)
@@ -144,6 +162,8 @@ class Registry:
                     tag=publication.reference.tag,
                     new_labels=dict(publication.labels),
                     tag_etag=publication.tag_etag,
+                    more_tags=publication.tags,
+                    keep=publication.keep,
                     requires_base=True,
                 )
         finally:
@@ -198,14 +218,24 @@ class Registry:
             raise InvalidRequestError([FieldViolation("reference", problem)])
 
 
-def _check_labels(labels: Mapping[str, str]) -> None:
+def _check_words(publication: Publication) -> None:
+    """Raises InvalidRequestError with everything that is wrong with labels, annotations, tags and retention."""
     problems = [
-        FieldViolation("labels", f"{key[:40]!r}: a key has 1 to {MAX_LABEL_KEY_CHARS} characters, a value at most "
-                       f"{MAX_LABEL_VALUE_CHARS}")
-        for key, value in labels.items()
-        if not 0 < len(key) <= MAX_LABEL_KEY_CHARS or len(value) > MAX_LABEL_VALUE_CHARS
-    ]  # fmt: skip
-    if len(labels) > MAX_LABELS:
-        problems.append(FieldViolation("labels", f"found {len(labels)}, at most {MAX_LABELS}"))
+        *_word_problems("labels", publication.labels, MAX_LABELS),
+        *_word_problems("annotations", dict(publication.annotations), MAX_ANNOTATIONS),
+    ]
+    if len(publication.tags) > MAX_TAGS:
+        problems.append(FieldViolation("tags", f"found {len(publication.tags)}, at most {MAX_TAGS}"))
+    if publication.keep is not None and not 0 <= publication.keep <= MAX_KEEP_VERSIONS:
+        problems.append(FieldViolation("keep_versions", f"found {publication.keep}, expected 0 to {MAX_KEEP_VERSIONS}"))
     if problems:
         raise InvalidRequestError(problems)
+
+
+def _word_problems(field: str, words: Mapping[str, str], most: int) -> Iterator[FieldViolation]:
+    expected = f"a key has 1 to {MAX_LABEL_KEY_CHARS} characters, a value at most {MAX_LABEL_VALUE_CHARS}"
+    for key, value in words.items():
+        if not 0 < len(key) <= MAX_LABEL_KEY_CHARS or len(value) > MAX_LABEL_VALUE_CHARS:
+            yield FieldViolation(field, f"{key[:40]!r}: {expected}")
+    if len(words) > most:
+        yield FieldViolation(field, f"found {len(words)}, at most {most}")

@@ -50,6 +50,8 @@ class Version:
     """Tokens that end its answers, beside those that end the base's."""
     manifest_json: bytes = field(default=b"", metadata=UNPRINTED)
     """Canonical bytes of its manifest, from which `modules` were read; empty in listings."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Words of its publisher, such as the step of a training."""
 
     def verified(self) -> "Version":
         """The version with the modules of its canonical bytes, if it has these.
@@ -139,6 +141,41 @@ class AdapterPolicy:
     """Have min_replicas workers (at least one) hold `latest` in memory before any request, and keep it."""
     etag: str
     update_time: datetime | None
+    keep_versions: int = 0
+    """Newest versions that retention leaves; 0 with an untagged_ttl_s for none, 0 without one for all."""
+    untagged_ttl_s: float = 0.0
+    """Time after which retention removes further versions that no tag points at; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedVersion:
+    """A version that retention removed, or would remove."""
+
+    adapter: str
+    digest: Digest
+    weights_size_bytes: int
+    create_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """Outcome of one look at the retention of adapters."""
+
+    versions: tuple[PrunedVersion, ...]
+    """Versions that were removed, or would be."""
+    num_waiting: int
+    """Versions that nothing but the store's grace keeps for now."""
+    num_kept: int
+    more: bool
+    """There were more than one answer takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionHolder:
+    """A worker that had a version of a name in memory."""
+
+    worker_id: str
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ GROUPS = (
             "store.v1.BaseModule.values_digest",
             "store.v1.CreateVersionRequest.reference",
             "store.v1.CreateVersionRequest.tag_etag",
+            "store.v1.PublishVersionRequest.data_digest",
+            "store.v1.PruneVersionsRequest.adapter",
             "store.v1.DeleteAdapterPolicyRequest.adapter",
             "store.v1.DeleteAdapterPolicyRequest.etag",
             "store.v1.DeleteAdapterRequest.etag",
@@ -124,6 +126,7 @@ GROUPS = (
             "store.v1.HubSource.subfolder",
             "store.v1.ImportAdapterRequest.base_model",
             "store.v1.ListAdaptersRequest.base_model",
+            "store.v1.StreamedFile.path",
             "store.v1.UploadedFile.path",
             "store.v1.ValidateAdapterRequest.base_model",
         ),
@@ -151,10 +154,14 @@ GROUPS = (
             "store.v1.ListAdaptersRequest.labels",
         ),
     ),
+    FieldSet("annotations", Bound(max_entries=32), ("store.v1.CreateVersionRequest.annotations",)),
+    FieldSet("further tags of a version", Bound(4 * KIB, max_entries=32), ("store.v1.CreateVersionRequest.tags",)),
     FieldSet(
-        "a label's key or value: 128 and 512 characters, of four bytes each at most",
+        "an annotation's or a label's key or value: 128 and 512 characters, of four bytes each at most",
         Bound(2 * KIB),
         (
+            "store.v1.CreateVersionRequest.AnnotationsEntry.key",
+            "store.v1.CreateVersionRequest.AnnotationsEntry.value",
             "store.v1.CreateVersionRequest.LabelsEntry.key",
             "store.v1.CreateVersionRequest.LabelsEntry.value",
             "store.v1.ImportAdapterRequest.LabelsEntry.key",
@@ -166,7 +173,11 @@ GROUPS = (
     FieldSet(
         "files of a checkpoint",
         Bound(max_entries=1_024),
-        ("store.v1.CreateVersionRequest.files", "store.v1.ValidateAdapterRequest.files"),
+        (
+            "store.v1.CreateVersionRequest.files",
+            "store.v1.PublishVersionRequest.files",
+            "store.v1.ValidateAdapterRequest.files",
+        ),
     ),
     FieldSet(
         "digests of one look-up", Bound(4 * KIB, max_entries=1_000), ("store.v1.FindMissingBlobsRequest.digests",)
@@ -182,6 +193,7 @@ GROUPS = (
         Bound(16 * MIB),
         (
             "fleet.v1.WriteCompiledCodeRequest.data",
+            "store.v1.PublishVersionRequest.data",
             "store.v1.WriteBlobRequest.data",
             "store.v1.WriteCompiledCodeRequest.data",
         ),

@@ -1,6 +1,7 @@
 """Adapters, versions and tags in a relational database. Every public method is one transaction."""
 
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ from hotslot.references import Reference
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import Change, OnChange, changing
 from store_service.catalog.database import reading, writing
-from store_service.catalog.policies import policy_of
+from store_service.catalog.policies import keep_versions, policy_of
 from store_service.catalog.records import (
     PINNED_LABEL,
     AdapterFilter,
@@ -64,13 +65,15 @@ class Catalog:
         tag: TagName | None,
         new_labels: dict[str, str],
         tag_etag: str,
+        more_tags: Iterable[TagName] = (),
+        keep: int | None = None,
         requires_base: bool = False,
     ) -> tuple[VersionRecord, bool]:
-        """Add a version, and move a tag to it; the flag is false where the version was there. Labels are merged;
-        an empty value removes one.
+        """Add a version, and move tags to it; the flag is false where the version was there. Labels and annotations
+        are merged; an empty value removes one. `keep` sets how many versions the adapter's policy keeps.
 
-        Raises EtagMismatchError, InvalidRequestError for more than MAX_LABELS, and, where it `requires_base`,
-        BaseModelNotFoundError for one that is not registered (any more); nothing is changed then.
+        Raises EtagMismatchError, InvalidRequestError for more than MAX_LABELS or MAX_ANNOTATIONS, and, where it
+        `requires_base`, BaseModelNotFoundError for one that is not registered (any more); nothing is changed then.
         """
         with self._changing(tenant) as (connection, change):
             if requires_base:
@@ -83,9 +86,16 @@ class Catalog:
             created = row is None
             if row is None:
                 row = writes.insert_version(connection, change, adapter, version)
-            writes.merge_labels(connection, change, adapter, new_labels)
+            elif version.annotations:
+                row = writes.merge_annotations(connection, change, adapter, row, dict(version.annotations))
+            if new_labels:
+                writes.merge_labels(connection, change, adapter, new_labels)
             if tag is not None:
                 writes.move_tag(connection, change, adapter, tag, row, tag_etag)
+            for more in more_tags:
+                writes.move_tag(connection, change, adapter, more, row, "")
+            if keep is not None:
+                keep_versions(connection, change, adapter, keep)
             return replace(reads.version_record(connection, adapter, row), revision=change.revision), created
 
     def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
@@ -177,6 +187,7 @@ class Catalog:
             if etag and etag != found.etag:
                 raise EtagMismatchError(f"tag {name}:{tag}", found.etag, etag)
             connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+            writes.note_use(connection, reads.version_row(connection, adapter, found.digest).id, change.time_s)
             return change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, found.digest)
 
     def delete_adapter(self, tenant: TenantId, name: AdapterName, *, etag: str, grace_s: float) -> AdapterRecord:
@@ -219,8 +230,7 @@ class Catalog:
             for tag in pointing:
                 connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
                 change.add_event(AdapterEventKind.TAG_DELETED, adapter.id, name, tag, digest)
-            connection.execute(delete(versions).where(versions.c.id == row.id))
-            return change.add_event(AdapterEventKind.VERSION_DELETED, adapter.id, name, None, digest)
+            return writes.remove_version(connection, change, adapter, row)
 
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""

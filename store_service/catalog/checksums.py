@@ -38,6 +38,13 @@ def config_checksum(adapter: Any, row: Any) -> str:
     return _checksum("config", adapter.tenant, adapter.name, row.digest, row.config_json)
 
 
+def annotations_checksum(adapter: Any, row: Any) -> str:
+    """Checksum of a version's annotations, apart since rows are older than they; empty where there are none."""
+    if not row.annotations:
+        return ""
+    return _checksum("annotations", adapter.tenant, adapter.name, row.digest, row.annotations)
+
+
 def label_checksum(adapter: Any, row: Any) -> str:
     """Checksum of a label of an adapter."""
     return _checksum("label", adapter.tenant, adapter.name, row.key, row.value)
@@ -60,6 +67,13 @@ def policy_checksum(adapter: Any, row: Any) -> str:
         row.revision,
         row.update_time_s,
     )
+
+
+def retention_checksum(adapter: Any, row: Any) -> str:
+    """Checksum of a policy's retention, apart since rows are older than it; empty where there is none."""
+    if not row.keep_versions and row.untagged_ttl_s is None:
+        return ""
+    return _checksum("retention", adapter.tenant, adapter.name, row.keep_versions, row.untagged_ttl_s, row.revision)
 
 
 def base_model_checksum(row: Any) -> str:

@@ -1,21 +1,22 @@
 """Policies of adapters: on how many workers they should be, and whether these keep them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, tuple_
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, or_, select, tuple_
 
 from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import EtagMismatchError, PolicyNotFoundError
 from hotslot.ids import AdapterName, Digest, TenantId
 from hotslot.references import DEFAULT_TAG
-from shared.fleet.replica_policy import ReplicaPolicy
+from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from store_service.catalog import checksums, reads
-from store_service.catalog.changes import OnChange, changing
+from store_service.catalog.changes import Change, OnChange, changing
 from store_service.catalog.database import reading
 from store_service.catalog.records import PinnedRecord, PolicyRecord
+from store_service.catalog.retention import NO_RETENTION, RetentionPolicy
 from store_service.catalog.tables import adapter_policies, adapters, tags, versions
 
 # Put together once, as every resolve asks it.
@@ -29,26 +30,43 @@ class Policies:
         self._engine = engine
         self._on_change = on_change
 
-    def set(self, tenant: TenantId, name: AdapterName, policy: ReplicaPolicy, *, etag: str) -> PolicyRecord:
-        """Raises AdapterNotFoundError, EtagMismatchError."""
+    def set(
+        self,
+        tenant: TenantId,
+        name: AdapterName,
+        policy: ReplicaPolicy,
+        *,
+        etag: str,
+        retention: Callable[[RetentionPolicy], RetentionPolicy] = lambda before: before,
+    ) -> PolicyRecord:
+        """Set a policy; `retention` makes the new one of that before.
+
+        Raises AdapterNotFoundError, EtagMismatchError.
+        """
         with changing(self._engine, tenant, self._on_change) as (connection, change):
             adapter = reads.live_adapter(connection, tenant, name)
             current = policy_of(connection, adapter)
             _check_etag(name, current, etag)
-            if current is not None and current.policy == policy:
-                return replace(current, revision=change.revision)
-            values = {
-                "adapter_id": adapter.id,
-                "min_replicas": policy.min_replicas,
-                "max_replicas": policy.max_replicas,
-                "pinned": policy.pinned,
-                "revision": change.add_event(AdapterEventKind.POLICY_CHANGED, adapter.id, name, None, None),
-                "update_time_s": change.time_s,
-            }
-            checksum = checksums.policy_checksum(adapter, SimpleNamespace(**values))
-            connection.execute(delete(adapter_policies).where(adapter_policies.c.adapter_id == adapter.id))
-            connection.execute(insert(adapter_policies).values(**values, checksum=checksum))
+            before = current.retention if current is not None else NO_RETENTION
+            write_policy(connection, change, adapter, policy, retention(before))
             return replace(_required(name, policy_of(connection, adapter)), revision=change.revision)
+
+    def with_retention(self, tenant: TenantId | None = None) -> list[tuple[TenantId, AdapterName]]:
+        """Adapters of one tenant, or of all, whose policies have a retention, by tenant and name."""
+        query = (
+            select(adapters)
+            .join(adapter_policies, adapter_policies.c.adapter_id == adapters.c.id)
+            .where(
+                adapters.c.delete_time_s.is_(None),
+                or_(adapter_policies.c.keep_versions > 0, adapter_policies.c.untagged_ttl_s.is_not(None)),
+            )
+            .order_by(adapters.c.tenant, adapters.c.name)
+        )
+        if tenant is not None:
+            query = query.where(adapters.c.tenant == tenant)
+        with reading(self._engine) as connection:
+            rows = [reads.checked_adapter(row) for row in connection.execute(query).all()]
+            return [(TenantId(row.tenant), AdapterName(row.name)) for row in rows]
 
     def get(self, tenant: TenantId, name: AdapterName) -> PolicyRecord:
         """Raises AdapterNotFoundError, PolicyNotFoundError."""
@@ -101,6 +119,44 @@ class Policies:
             return [PinnedRecord(TenantId(row.tenant), digests[row.id], found[row.id]) for row in rows]
 
 
+def write_policy(
+    connection: Connection, change: Change, adapter: Row[Any], policy: ReplicaPolicy, retention: RetentionPolicy
+) -> None:
+    """Set an adapter's policy within a change; what is set already changes nothing."""
+    current = policy_of(connection, adapter)
+    if current is not None and (current.policy, current.retention) == (policy, retention):
+        return
+    values = {
+        "adapter_id": adapter.id,
+        "min_replicas": policy.min_replicas,
+        "max_replicas": policy.max_replicas,
+        "pinned": policy.pinned,
+        "keep_versions": retention.keep_versions,
+        "untagged_ttl_s": retention.untagged_ttl_s,
+        "revision": change.add_event(AdapterEventKind.POLICY_CHANGED, adapter.id, adapter.name, None, None),
+        "update_time_s": change.time_s,
+    }
+    row = SimpleNamespace(**values)
+    connection.execute(delete(adapter_policies).where(adapter_policies.c.adapter_id == adapter.id))
+    connection.execute(
+        insert(adapter_policies).values(
+            **values,
+            checksum=checksums.policy_checksum(adapter, row),
+            retention_checksum=checksums.retention_checksum(adapter, row),
+        )
+    )
+
+
+def keep_versions(connection: Connection, change: Change, adapter: Row[Any], number: int) -> None:
+    """Set how many versions an adapter keeps, and leave the rest of its policy as it is."""
+    current = policy_of(connection, adapter)
+    policy, retention = (
+        (current.policy, current.retention) if current is not None else (DEFAULT_REPLICA_POLICY, NO_RETENTION)
+    )
+    if retention.keep_versions != number:
+        write_policy(connection, change, adapter, policy, replace(retention, keep_versions=number))
+
+
 def policy_of(connection: Connection, adapter: Row[Any]) -> PolicyRecord | None:
     """The policy of a checked adapter's row, if it has one."""
     return policies_of(connection, [adapter]).get(adapter.id)
@@ -128,9 +184,12 @@ def _latest_digests(connection: Connection, rows: Sequence[Row[Any]]) -> dict[in
 
 
 def _record(adapter: Row[Any], row: Row[Any]) -> PolicyRecord:
-    checksums.check(row.checksum, checksums.policy_checksum(adapter, row), f"the policy of adapter {adapter.name!r}")
+    what = f"the policy of adapter {adapter.name!r}"
+    checksums.check(row.checksum, checksums.policy_checksum(adapter, row), what)
+    checksums.check(row.retention_checksum, checksums.retention_checksum(adapter, row), what)
     policy = ReplicaPolicy(row.min_replicas, row.max_replicas, row.pinned)
-    return PolicyRecord(AdapterName(adapter.name), policy, reads.etag_of(row.revision), row.update_time_s)
+    retention = RetentionPolicy(row.keep_versions, row.untagged_ttl_s)
+    return PolicyRecord(AdapterName(adapter.name), policy, reads.etag_of(row.revision), row.update_time_s, retention)
 
 
 def _required(name: AdapterName, found: PolicyRecord | None) -> PolicyRecord:

@@ -1,5 +1,6 @@
 """Rows of the catalog's tables as records; every function works inside its caller's transaction."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums
 from store_service.catalog.records import (
     AdapterRecord,
+    Annotations,
     CatalogEvent,
     TagRecord,
     VersionRecord,
@@ -215,7 +217,15 @@ def _summary(adapter: Any, row: Any, tag_names: Sequence[TagName]) -> VersionSum
         source=row.source,
         create_time_s=row.create_time_s,
         tags=tuple(tag_names),
+        annotations=annotations_of(adapter, row),
     )
+
+
+def annotations_of(adapter: Any, row: Any) -> Annotations:
+    """A version's annotations by key; raises CatalogDamagedError when they are not what was written."""
+    what = f"the annotations of version {row.digest} of {adapter.name!r}"
+    checksums.check(row.annotations_checksum, checksums.annotations_checksum(adapter, row), what)
+    return tuple(sorted(json.loads(row.annotations).items())) if row.annotations else ()
 
 
 def _version(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> VersionRecord:
@@ -232,6 +242,7 @@ def _version(adapter: Row[Any], row: Row[Any], tag_names: Sequence[TagName]) -> 
         config_json=row.config_json,
         create_time_s=row.create_time_s,
         tags=tuple(tag_names),
+        annotations=annotations_of(adapter, row),
     )
 
 

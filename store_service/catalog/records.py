@@ -8,9 +8,13 @@ from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from shared.fleet.replica_policy import ReplicaPolicy
+from store_service.catalog.retention import NO_RETENTION, RetentionPolicy
 
 PINNED_LABEL = ("hotslot.pinned", "true")
 """On an adapter: the weights of its versions stay on the store's local disk."""
+
+MAX_ANNOTATIONS = 32
+"""Most annotations of one version."""
 
 MAX_LABELS = 64
 """Most labels of one adapter, so that its message stays within what clients take."""
@@ -38,6 +42,10 @@ class TagRecord:
     """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
 
 
+Annotations = tuple[tuple[str, str], ...]
+"""Annotations of a version by key."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewVersion:
     """A version about to enter the catalog."""
@@ -48,6 +56,8 @@ class NewVersion:
     source: str
     """Origin of the checkpoint: "upload", "hf:org/name@commit", "dir:…"."""
     config_json: str
+    annotations: Annotations = ()
+    """An empty value removes one, where the version is there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,7 @@ class VersionSummary:
     source: str
     create_time_s: float
     tags: tuple[TagName, ...] = ()
+    annotations: Annotations = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,7 @@ class VersionRecord:
     config_json: str
     create_time_s: float
     tags: tuple[TagName, ...] = ()
+    annotations: Annotations = ()
     warnings: tuple[AdmissionWarning, ...] = field(default=(), compare=False)
     """Told to whom publishes it; the catalog does not keep them."""
     revision: int = field(default=0, compare=False)
@@ -93,6 +105,7 @@ class PolicyRecord:
     policy: ReplicaPolicy
     etag: str
     update_time_s: float
+    retention: RetentionPolicy = NO_RETENTION
     revision: int = field(default=0, compare=False)
     """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
 

@@ -126,9 +126,14 @@ versions = Table(
     Column("create_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False, server_default=""),
     Column("config_checksum", String(64), nullable=False, server_default=""),
+    Column("annotations", Text, nullable=False, server_default=""),
+    Column("annotations_checksum", String(64), nullable=False, server_default=""),
+    Column("use_time_s", Double, nullable=False, server_default="0"),
     UniqueConstraint("adapter_id", "digest"),
 )
-"""`weights_size_bytes`, `max_rank` and `dtype` are the manifest's, so that listings need not parse it."""
+"""`weights_size_bytes`, `max_rank` and `dtype` are the manifest's, so that listings need not parse it. `annotations`
+are a JSON object, or empty. `use_time_s` is when the version lost its last tag, or was asked for by its digest: a hint
+for retention, without a checksum."""
 
 tags = Table(
     "tags",
@@ -151,7 +156,19 @@ adapter_policies = Table(
     Column("revision", BigInteger, nullable=False),
     Column("update_time_s", Double, nullable=False),
     Column("checksum", String(64), nullable=False),
+    Column("keep_versions", Integer, nullable=False, server_default="0"),
+    Column("untagged_ttl_s", Double, nullable=True),
+    Column("retention_checksum", String(64), nullable=False, server_default=""),
 )
+
+released_weights = Table(
+    "released_weights",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("weights_digest", String(71), primary_key=True),
+    Column("time_s", Double, nullable=False),
+)
+"""Weights of versions that retention removed: their blobs go at once if no other version has them."""
 
 events = Table(
     "events",

@@ -1,5 +1,7 @@
 """The steps of a change to an adapter; every function works inside its caller's transaction."""
 
+import json
+from collections.abc import Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +19,7 @@ from hotslot.errors import (
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
-from store_service.catalog.records import MAX_LABELS, NewVersion
+from store_service.catalog.records import MAX_ANNOTATIONS, MAX_LABELS, NewVersion
 from store_service.catalog.tables import adapters, base_models, labels, tags, versions
 
 
@@ -74,6 +76,8 @@ def insert_version(connection: Connection, change: Change, adapter: Row[Any], ve
         "source": version.source,
         "config_json": version.config_json,
         "create_time_s": change.time_s,
+        "use_time_s": change.time_s,
+        "annotations": _annotations_json({key: value for key, value in version.annotations if value}),
     }
     row = SimpleNamespace(**values)
     connection.execute(
@@ -81,10 +85,43 @@ def insert_version(connection: Connection, change: Change, adapter: Row[Any], ve
             **values,
             checksum=checksums.version_checksum(adapter, row),
             config_checksum=checksums.config_checksum(adapter, row),
+            annotations_checksum=checksums.annotations_checksum(adapter, row),
         )
     )
     change.add_event(AdapterEventKind.VERSION_CREATED, adapter.id, adapter.name, None, manifest.digest)
     return reads.version_row(connection, adapter, manifest.digest)
+
+
+def merge_annotations(
+    connection: Connection, change: Change, adapter: Row[Any], version: Row[Any], new: Mapping[str, str]
+) -> Row[Any]:
+    """Set annotations, leaving those of other keys; an empty value removes one. Returns the version's row.
+
+    Raises InvalidRequestError where the version would have more of them than MAX_ANNOTATIONS.
+    """
+    before = dict(reads.annotations_of(adapter, version))
+    after = {key: value for key, value in (before | dict(new)).items() if value}
+    if after == before:
+        return version
+    if len(after) > MAX_ANNOTATIONS:
+        problem = f"the version would have {len(after)}, at most {MAX_ANNOTATIONS}; an empty value removes one"
+        raise InvalidRequestError([FieldViolation("annotations", problem)])
+    text = _annotations_json(after)
+    checksum = checksums.annotations_checksum(adapter, SimpleNamespace(digest=version.digest, annotations=text))
+    values = {"annotations": text, "annotations_checksum": checksum}
+    connection.execute(update(versions).where(versions.c.id == version.id).values(**values))
+    change.add_event(AdapterEventKind.LABELS_CHANGED, adapter.id, adapter.name, None, Digest(version.digest))
+    return reads.version_row(connection, adapter, Digest(version.digest))
+
+
+def _annotations_json(annotations: Mapping[str, str]) -> str:
+    return json.dumps(annotations, sort_keys=True) if annotations else ""
+
+
+def remove_version(connection: Connection, change: Change, adapter: Row[Any], version: Row[Any]) -> int:
+    """Remove a version that no tag points at; returns the revision."""
+    connection.execute(delete(versions).where(versions.c.id == version.id))
+    return change.add_event(AdapterEventKind.VERSION_DELETED, adapter.id, adapter.name, None, Digest(version.digest))
 
 
 def merge_labels(connection: Connection, change: Change, adapter: Row[Any], new_labels: dict[str, str]) -> None:
@@ -114,6 +151,11 @@ def merge_labels(connection: Connection, change: Change, adapter: Row[Any], new_
     change.add_event(AdapterEventKind.LABELS_CHANGED, adapter.id, adapter.name, None, None)
 
 
+def note_use(connection: Connection, version_id: int, time_s: float) -> None:
+    """Note that a version lost a tag, or was asked for by its digest, for retention."""
+    connection.execute(update(versions).where(versions.c.id == version_id).values(use_time_s=time_s))
+
+
 def move_tag(
     connection: Connection, change: Change, adapter: Row[Any], tag: TagName, version: Row[Any], etag: str
 ) -> None:
@@ -127,6 +169,8 @@ def move_tag(
     digest = Digest(version.digest)
     revision = change.add_event(AdapterEventKind.TAG_MOVED, adapter.id, adapter.name, tag, digest)
     connection.execute(delete(tags).where(tags.c.adapter_id == adapter.id, tags.c.name == tag))
+    if current is not None:
+        note_use(connection, current.version_id, change.time_s)
     values = {
         "adapter_id": adapter.id,
         "name": tag,

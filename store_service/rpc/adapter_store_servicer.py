@@ -12,6 +12,7 @@ from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.policies import Policies
+from store_service.catalog.pruning import Retention
 from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.catalog.watch import ChangeSignal, watch
 from store_service.execution.call_queue import CallQueue
@@ -20,8 +21,9 @@ from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
-from store_service.rpc import base_model_answers, contract, requests
+from store_service.rpc import base_model_answers, contract, policy_answers, requests
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
+from store_service.rpc.publications import Publications
 from store_service.sources.sources import Sources
 
 WATCH_POLL_S = 1.0
@@ -48,6 +50,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         admission: FairQueue,
         signal: ChangeSignal,
         policies: Policies,
+        publications: Publications,
+        retention: Retention,
         *,
         delete_grace_s: float,
     ) -> None:
@@ -63,6 +67,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._admission = admission
         self._signal = signal
         self._policies = policies
+        self._publications = publications
+        self._retention = retention
         self._delete_grace_s = delete_grace_s
 
     async def ImportAdapter(
@@ -90,20 +96,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def CreateVersion(self, request: pb.CreateVersionRequest, context: Any) -> pb.CreateVersionResponse:
         """See the service's definition."""
-        publication = Publication(
-            reference=parse_reference(request.reference),
-            base_model=request.base_model,
-            source="upload",
-            labels=dict(request.labels),
-            tag_etag=request.tag_etag,
-        )
-        files = requests.files_of(request.files)
-        tenant, left_s, publish = tenant_of(context), context.time_remaining(), self._registry.publish_uploaded
-        record, created = await self._admission(tenant, left_s, publish, tenant, files, publication)
-        record = await self._serving.advised(record)
-        version = await self._threads(contract.version_message, record)
-        warnings = contract.warning_messages(record.warnings)
-        return pb.CreateVersionResponse(version=version, created=created, warnings=warnings, revision=record.revision)
+        return await self._publications.create(tenant_of(context), request, context)
+
+    async def PublishVersion(
+        self, request_iterator: AsyncIterator[pb.PublishVersionRequest], context: Any
+    ) -> pb.PublishVersionResponse:
+        """See the service's definition."""
+        return await self._publications.publish(tenant_of(context), aiter(request_iterator), context)
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
         """See the service's definition."""
@@ -163,7 +162,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         tenant = tenant_of(context)
 
         def answer() -> pb.ResolveAdapterResponse:
-            return contract.resolution_message(self._registry.resolve(tenant, reference, request.base_model_digest))
+            found = self._registry.resolve(tenant, reference, request.base_model_digest)
+            self._retention.note_resolved(tenant, reference, found)
+            return contract.resolution_message(found)
 
         return await self._lookups(context, answer)
 
@@ -202,10 +203,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def SetAdapterPolicy(self, request: pb.SetAdapterPolicyRequest, context: Any) -> pb.SetAdapterPolicyResponse:
         """See the service's definition."""
-        name, policy = parse_name(request.adapter), requests.replica_policy_of(request)
-        record = await self._changes(context, self._policies.set, tenant_of(context), name, policy, etag=request.etag)
-        policy_message = to_proto(pb.AdapterPolicy, contract.policy_of(record))
-        return pb.SetAdapterPolicyResponse(policy=policy_message, revision=record.revision)
+        return await self._changes(context, policy_answers.set_, self._policies, request, tenant_of(context))
 
     async def GetAdapterPolicy(self, request: pb.GetAdapterPolicyRequest, context: Any) -> pb.GetAdapterPolicyResponse:
         """See the service's definition."""
@@ -216,14 +214,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self, request: pb.ListAdapterPoliciesRequest, context: Any
     ) -> pb.ListAdapterPoliciesResponse:
         """See the service's definition."""
-        limit = page_size_of(request.page_size)
-        (after,) = decode_token(request.page_token, ("policies",), ("",))
-        found = await self._lookups(
-            context, self._policies.of_tenant, tenant_of(context), limit=limit, after=str(after)
+        return await self._lookups(context, policy_answers.page, self._policies, request, tenant_of(context))
+
+    async def PruneVersions(self, request: pb.PruneVersionsRequest, context: Any) -> pb.PruneVersionsResponse:
+        """See the service's definition."""
+        return await self._changes(
+            context, policy_answers.prune, self._retention, self._policies, request, tenant_of(context)
         )
-        page, more = fitting((to_proto(pb.AdapterPolicy, contract.policy_of(it)) for it in found), limit)
-        token = encode_token(("policies",), (page[-1].adapter,)) if more else ""
-        return pb.ListAdapterPoliciesResponse(policies=page, next_page_token=token)
 
     async def DeleteAdapterPolicy(
         self, request: pb.DeleteAdapterPolicyRequest, context: Any

@@ -55,6 +55,7 @@ def version_of(record: VersionRecord) -> Version:
         config_json=record.config_json,
         end_token_ids=manifest.end_token_ids,
         manifest_json=manifest.canonical_json(),
+        annotations=dict(record.annotations),
     )
 
 
@@ -80,6 +81,7 @@ def summary_of(record: VersionSummary) -> Version:
         create_time=moment(record.create_time_s),
         tags=record.tags,
         config_json="",
+        annotations=dict(record.annotations),
     )
 
 
@@ -121,6 +123,8 @@ def policy_of(record: PolicyRecord) -> AdapterPolicy:
         pinned=policy.pinned,
         etag=record.etag,
         update_time=moment(record.update_time_s),
+        keep_versions=record.retention.keep_versions,
+        untagged_ttl_s=record.retention.untagged_ttl_s or 0.0,
     )
 
 

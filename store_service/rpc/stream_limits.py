@@ -20,7 +20,7 @@ def stream_limits(settings: StoreSettings) -> tuple[StreamLimit, ...]:
     """The limits by method; each is shared between tenants."""
     return (
         StreamLimit("max_read_streams", settings.max_read_streams, (f"{_BLOBS}/ReadBlob",)),
-        StreamLimit("max_uploads", settings.max_uploads, (f"{_BLOBS}/WriteBlob",)),
+        StreamLimit("max_uploads", settings.max_uploads, (f"{_BLOBS}/WriteBlob", f"{_CATALOG}/PublishVersion")),
         StreamLimit(
             "max_watches", settings.max_watches, (f"{_CATALOG}/WatchAdapters", f"{_PLACEMENTS}/WatchPlacements")
         ),

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -76,7 +77,7 @@ class _AdapterEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adap
     ADAPTER_EVENT_KIND_POLICY_CHANGED: _AdapterEventKind.ValueType  # 7
     """Set or removed."""
     ADAPTER_EVENT_KIND_LABELS_CHANGED: _AdapterEventKind.ValueType  # 8
-    """Set, replaced or removed, by whatever admitted a version."""
+    """Labels were set, replaced or removed, by whatever admitted a version; with a digest: annotations of that version."""
 
 class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper):
     """Kinds of changes of the catalog."""
@@ -97,7 +98,7 @@ ADAPTER_EVENT_KIND_ADAPTER_UNDELETED: AdapterEventKind.ValueType  # 6
 ADAPTER_EVENT_KIND_POLICY_CHANGED: AdapterEventKind.ValueType  # 7
 """Set or removed."""
 ADAPTER_EVENT_KIND_LABELS_CHANGED: AdapterEventKind.ValueType  # 8
-"""Set, replaced or removed, by whatever admitted a version."""
+"""Labels were set, replaced or removed, by whatever admitted a version; with a digest: annotations of that version."""
 Global___AdapterEventKind: _TypeAlias = AdapterEventKind  # noqa: Y015
 
 class _BaseModuleKind:
@@ -344,6 +345,26 @@ class Version(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ADAPTER_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     MANIFEST_FIELD_NUMBER: _builtins.int
@@ -353,6 +374,7 @@ class Version(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     CONFIG_JSON_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """Name of the adapter."""
     digest: _builtins.str
@@ -377,6 +399,10 @@ class Version(_message.Message):
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Tags that point at this version now."""
 
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Annotations that came with its publication, such as a training step; not part of the digest."""
+
     def __init__(
         self,
         *,
@@ -389,10 +415,11 @@ class Version(_message.Message):
         tags: _abc.Iterable[_builtins.str] | None = ...,
         base_model: _builtins.str = ...,
         config_json: _builtins.str = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "manifest", b"manifest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "base_model", b"base_model", "config_json", b"config_json", "create_time", b"create_time", "digest", b"digest", "manifest", b"manifest", "manifest_json", b"manifest_json", "source", b"source", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "annotations", b"annotations", "base_model", b"base_model", "config_json", b"config_json", "create_time", b"create_time", "digest", b"digest", "manifest", b"manifest", "manifest_json", b"manifest_json", "source", b"source", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -768,17 +795,42 @@ class CreateVersionRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class AnnotationsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REFERENCE_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     TAG_ETAG_FIELD_NUMBER: _builtins.int
+    ANNOTATIONS_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    KEEP_VERSIONS_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """`name[:tag]` to admit it as."""
     base_model: _builtins.str
     """Name or digest of the base model; empty means the one that the adapter's config names."""
     tag_etag: _builtins.str
     """When set, the tag must still have this etag."""
+    keep_versions: _builtins.int
+    """When set, keep_versions of the adapter's policy from now on, in the same change; at most 100000."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___UploadedFile]:
         """All files of the checkpoint."""
@@ -789,6 +841,16 @@ class CreateVersionRequest(_message.Message):
         with keys of at most 128 characters and values of at most 512.
         """
 
+    @_builtins.property
+    def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Annotations of the version to set; those of other keys stay, and an empty value removes one. A version has at most
+        32, with keys of at most 128 characters and values of at most 512.
+        """
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further tags to point at the version, in the same change as that of the reference; at most 32."""
+
     def __init__(
         self,
         *,
@@ -797,12 +859,17 @@ class CreateVersionRequest(_message.Message):
         base_model: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         tag_etag: _builtins.str = ...,
+        annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        keep_versions: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions", "keep_versions", b"keep_versions"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "files", b"files", "labels", b"labels", "reference", b"reference", "tag_etag", b"tag_etag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions", "annotations", b"annotations", "base_model", b"base_model", "files", b"files", "keep_versions", b"keep_versions", "labels", b"labels", "reference", b"reference", "tag_etag", b"tag_etag", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__keep_versions: _TypeAlias = _typing.Literal["keep_versions"]  # noqa: Y015
+    _WhichOneofArgType__keep_versions: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_versions) -> _WhichOneofReturnType__keep_versions | None: ...
 
 Global___CreateVersionRequest: _TypeAlias = CreateVersionRequest  # noqa: Y015
 
@@ -841,6 +908,126 @@ class CreateVersionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateVersionResponse: _TypeAlias = CreateVersionResponse  # noqa: Y015
+
+@_typing.final
+class StreamedFile(_message.Message):
+    """File that comes with the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Name inside the checkpoint folder, for example "adapter_config.json"."""
+    size_bytes: _builtins.int
+    """Number of its bytes."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamedFile: _TypeAlias = StreamedFile  # noqa: Y015
+
+@_typing.final
+class PublishVersionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    DATA_DIGEST_FIELD_NUMBER: _builtins.int
+    FINISH_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Next bytes of the files."""
+    data_digest: _builtins.str
+    """Last message only: SHA-256 of the bytes of all files, one after the other."""
+    finish: _builtins.bool
+    """Set on the last message: verify and publish."""
+    @_builtins.property
+    def version(self) -> Global___CreateVersionRequest:
+        """First message only: as for CreateVersion, without files."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamedFile]:
+        """First message only: the files whose bytes follow, in this order."""
+
+    def __init__(
+        self,
+        *,
+        version: Global___CreateVersionRequest | None = ...,
+        files: _abc.Iterable[Global___StreamedFile] | None = ...,
+        data: _builtins.bytes = ...,
+        data_digest: _builtins.str = ...,
+        finish: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_digest", b"data_digest", "files", b"files", "finish", b"finish", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishVersionRequest: _TypeAlias = PublishVersionRequest  # noqa: Y015
+
+@_typing.final
+class PublishVersionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def published(self) -> Global___CreateVersionResponse:
+        """As CreateVersion answers."""
+
+    @_builtins.property
+    def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___VersionHolder]:
+        """Workers that had a version in memory that one of the tags pointed at before; a hint."""
+
+    def __init__(
+        self,
+        *,
+        published: Global___CreateVersionResponse | None = ...,
+        holders: _abc.Iterable[Global___VersionHolder] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["published", b"published"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holders", b"holders", "published", b"published"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PublishVersionResponse: _TypeAlias = PublishVersionResponse  # noqa: Y015
+
+@_typing.final
+class VersionHolder(_message.Message):
+    """Worker that holds a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKER_ID_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    worker_id: _builtins.str
+    """Id of its start."""
+    endpoint: _builtins.str
+    """host:port of its services."""
+    def __init__(
+        self,
+        *,
+        worker_id: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "worker_id", b"worker_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VersionHolder: _TypeAlias = VersionHolder  # noqa: Y015
 
 @_typing.final
 class GetAdapterRequest(_message.Message):
@@ -1348,6 +1535,8 @@ class AdapterPolicy(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    KEEP_VERSIONS_FIELD_NUMBER: _builtins.int
+    UNTAGGED_TTL_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """Name of the adapter."""
     min_replicas: _builtins.int
@@ -1362,9 +1551,15 @@ class AdapterPolicy(_message.Message):
     """
     etag: _builtins.str
     """Changes with every change of the policy."""
+    keep_versions: _builtins.int
+    """Newest versions that retention leaves, whatever their age; 0 with an untagged_ttl for none, 0 without one for all."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of its last change."""
+
+    @_builtins.property
+    def untagged_ttl(self) -> _duration_pb2.Duration:
+        """Time after which retention removes further versions that no tag points at; none where it is not set."""
 
     def __init__(
         self,
@@ -1375,10 +1570,12 @@ class AdapterPolicy(_message.Message):
         pinned: _builtins.bool = ...,
         etag: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        keep_versions: _builtins.int = ...,
+        untagged_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["untagged_ttl", b"untagged_ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "keep_versions", b"keep_versions", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned", "untagged_ttl", b"untagged_ttl", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1393,6 +1590,8 @@ class SetAdapterPolicyRequest(_message.Message):
     MAX_REPLICAS_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    KEEP_VERSIONS_FIELD_NUMBER: _builtins.int
+    UNTAGGED_TTL_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """Name of the adapter."""
     min_replicas: _builtins.int
@@ -1403,6 +1602,12 @@ class SetAdapterPolicyRequest(_message.Message):
     """As in AdapterPolicy."""
     etag: _builtins.str
     """When set, the policy must still have this etag."""
+    keep_versions: _builtins.int
+    """When set, the new keep_versions, 0 to 100000; when not, it stays as it is."""
+    @_builtins.property
+    def untagged_ttl(self) -> _duration_pb2.Duration:
+        """When set, the new untagged_ttl, and 0 for none; when not, it stays as it is."""
+
     def __init__(
         self,
         *,
@@ -1411,12 +1616,16 @@ class SetAdapterPolicyRequest(_message.Message):
         max_replicas: _builtins.int = ...,
         pinned: _builtins.bool = ...,
         etag: _builtins.str = ...,
+        keep_versions: _builtins.int | None = ...,
+        untagged_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions", "keep_versions", b"keep_versions", "untagged_ttl", b"untagged_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions", "adapter", b"adapter", "etag", b"etag", "keep_versions", b"keep_versions", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned", "untagged_ttl", b"untagged_ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__keep_versions: _TypeAlias = _typing.Literal["keep_versions"]  # noqa: Y015
+    _WhichOneofArgType__keep_versions: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_versions) -> _WhichOneofReturnType__keep_versions | None: ...
 
 Global___SetAdapterPolicyRequest: _TypeAlias = SetAdapterPolicyRequest  # noqa: Y015
 
@@ -1581,6 +1790,110 @@ class DeleteAdapterPolicyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteAdapterPolicyResponse: _TypeAlias = DeleteAdapterPolicyResponse  # noqa: Y015
+
+@_typing.final
+class PruneVersionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    KEEP_VERSIONS_FIELD_NUMBER: _builtins.int
+    UNTAGGED_TTL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """Name of the adapter; empty means all that have a retention."""
+    keep_versions: _builtins.int
+    """When set, this in place of the policy's."""
+    dry_run: _builtins.bool
+    """Only tell what would be removed."""
+    @_builtins.property
+    def untagged_ttl(self) -> _duration_pb2.Duration:
+        """When set, this in place of the policy's."""
+
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        keep_versions: _builtins.int | None = ...,
+        untagged_ttl: _duration_pb2.Duration | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions", "keep_versions", b"keep_versions", "untagged_ttl", b"untagged_ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions", "adapter", b"adapter", "dry_run", b"dry_run", "keep_versions", b"keep_versions", "untagged_ttl", b"untagged_ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_versions: _TypeAlias = _typing.Literal["keep_versions"]  # noqa: Y015
+    _WhichOneofArgType__keep_versions: _TypeAlias = _typing.Literal["_keep_versions", b"_keep_versions"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_versions) -> _WhichOneofReturnType__keep_versions | None: ...
+
+Global___PruneVersionsRequest: _TypeAlias = PruneVersionsRequest  # noqa: Y015
+
+@_typing.final
+class PruneVersionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    NUM_WAITING_FIELD_NUMBER: _builtins.int
+    NUM_KEPT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    num_waiting: _builtins.int
+    """Versions that nothing but retention_grace_s keeps for now."""
+    num_kept: _builtins.int
+    """Versions that stay."""
+    more: _builtins.bool
+    """True where there were more than the answer takes: call again."""
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrunedVersion]:
+        """Versions that were removed, or would be, by adapter and then newest first; at most 10000."""
+
+    def __init__(
+        self,
+        *,
+        versions: _abc.Iterable[Global___PrunedVersion] | None = ...,
+        num_waiting: _builtins.int = ...,
+        num_kept: _builtins.int = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "num_kept", b"num_kept", "num_waiting", b"num_waiting", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneVersionsResponse: _TypeAlias = PruneVersionsResponse  # noqa: Y015
+
+@_typing.final
+class PrunedVersion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADAPTER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHTS_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    adapter: _builtins.str
+    """Name of the adapter."""
+    digest: _builtins.str
+    """Digest of the version."""
+    weights_size_bytes: _builtins.int
+    """Size of its weights."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Time of its admission."""
+
+    def __init__(
+        self,
+        *,
+        adapter: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        weights_size_bytes: _builtins.int = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "create_time", b"create_time", "digest", b"digest", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrunedVersion: _TypeAlias = PrunedVersion  # noqa: Y015
 
 @_typing.final
 class ListPinnedVersionsRequest(_message.Message):

@@ -66,6 +66,11 @@ class AdapterStoreServiceStub:
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CreateVersionRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CreateVersionResponse.FromString,
                 _registered_method=True)
+        self.PublishVersion = channel.stream_unary(
+                '/hotslot.store.v1.AdapterStoreService/PublishVersion',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PublishVersionRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PublishVersionResponse.FromString,
+                _registered_method=True)
         self.GetAdapter = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/GetAdapter',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterRequest.SerializeToString,
@@ -110,6 +115,11 @@ class AdapterStoreServiceStub:
                 '/hotslot.store.v1.AdapterStoreService/DeleteVersion',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionResponse.FromString,
+                _registered_method=True)
+        self.PruneVersions = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/PruneVersions',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PruneVersionsRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PruneVersionsResponse.FromString,
                 _registered_method=True)
         self.SetAdapterPolicy = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/SetAdapterPolicy',
@@ -237,6 +247,20 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PublishVersion(self, request_iterator, context):
+        """Admits a checkpoint whose files come with the call, as CreateVersion does one that was uploaded before. The first
+        message names the version and the files, messages bring the files' bytes, one file after the other, and the last
+        one sets finish. Nothing is kept of a stream that breaks: files that should be resumed are uploaded by WriteBlob.
+
+        Errors: as CreateVersion, but for BLOB_NOT_FOUND; INVALID_ARGUMENT INVALID_REQUEST (files without a name, a size or
+        bytes); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more bytes than the store takes in one call, or no space left; with
+        RetryInfo: too many uploads at the same time); DATA_LOSS DIGEST_MISMATCH (the bytes are not those of data_digest);
+        UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetAdapter(self, request, context):
         """Says which tags an adapter has, how many versions, and which is the newest.
 
@@ -320,12 +344,26 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PruneVersions(self, request, context):
+        """Removes versions by the retention of their adapters' policies. The newest keep_versions of an adapter stay, whatever
+        their age. Of the others go those that no tag points at, once that is so for untagged_ttl and for the store's
+        retention_grace_s; a version that a request or a worker asked for by its digest counts as tagged at that moment,
+        and workers ask so for what they pin and for the digests of their defaults. The store does this by itself after each
+        publication and from time to time; the call does it now, or with other bounds, or tells what it would do.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (bounds below 0, or bounds without an adapter); NOT_FOUND
+        ADAPTER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetAdapterPolicy(self, request, context):
         """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
         with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
         is unchanged since.
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum; a retention below 0); NOT_FOUND
         ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -457,6 +495,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CreateVersionRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CreateVersionResponse.SerializeToString,
             ),
+            'PublishVersion': grpc.stream_unary_rpc_method_handler(
+                    servicer.PublishVersion,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PublishVersionRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PublishVersionResponse.SerializeToString,
+            ),
             'GetAdapter': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAdapter,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetAdapterRequest.FromString,
@@ -501,6 +544,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.DeleteVersion,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionResponse.SerializeToString,
+            ),
+            'PruneVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneVersions,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PruneVersionsRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PruneVersionsResponse.SerializeToString,
             ),
             'SetAdapterPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetAdapterPolicy,
@@ -661,6 +709,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/CreateVersion',
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CreateVersionRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CreateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PublishVersion(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/PublishVersion',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PublishVersionRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PublishVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -904,6 +979,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/DeleteVersion',
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/PruneVersions',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PruneVersionsRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.PruneVersionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

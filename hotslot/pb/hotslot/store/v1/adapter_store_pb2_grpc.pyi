@@ -88,6 +88,16 @@ class AdapterStoreServiceStub:
     BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
     upload has rotted on the store's disk and was discarded: send it again).
     """
+    PublishVersion: _grpc.StreamUnaryMultiCallable[_adapter_store_pb2.PublishVersionRequest, _adapter_store_pb2.PublishVersionResponse]
+    """Admits a checkpoint whose files come with the call, as CreateVersion does one that was uploaded before. The first
+    message names the version and the files, messages bring the files' bytes, one file after the other, and the last
+    one sets finish. Nothing is kept of a stream that breaks: files that should be resumed are uploaded by WriteBlob.
+
+    Errors: as CreateVersion, but for BLOB_NOT_FOUND; INVALID_ARGUMENT INVALID_REQUEST (files without a name, a size or
+    bytes); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more bytes than the store takes in one call, or no space left; with
+    RetryInfo: too many uploads at the same time); DATA_LOSS DIGEST_MISMATCH (the bytes are not those of data_digest);
+    UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
+    """
     GetAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]
     """Says which tags an adapter has, how many versions, and which is the newest.
 
@@ -135,12 +145,22 @@ class AdapterStoreServiceStub:
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION VERSION_IN_USE (names the tags).
     """
+    PruneVersions: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.PruneVersionsRequest, _adapter_store_pb2.PruneVersionsResponse]
+    """Removes versions by the retention of their adapters' policies. The newest keep_versions of an adapter stay, whatever
+    their age. Of the others go those that no tag points at, once that is so for untagged_ttl and for the store's
+    retention_grace_s; a version that a request or a worker asked for by its digest counts as tagged at that moment,
+    and workers ask so for what they pin and for the digests of their defaults. The store does this by itself after each
+    publication and from time to time; the call does it now, or with other bounds, or tells what it would do.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (bounds below 0, or bounds without an adapter); NOT_FOUND
+    ADAPTER_NOT_FOUND.
+    """
     SetAdapterPolicy: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.SetAdapterPolicyRequest, _adapter_store_pb2.SetAdapterPolicyResponse]
     """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
     with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
     is unchanged since.
 
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum; a retention below 0); NOT_FOUND
     ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
     GetAdapterPolicy: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterPolicyRequest, _adapter_store_pb2.GetAdapterPolicyResponse]
@@ -263,6 +283,16 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
     upload has rotted on the store's disk and was discarded: send it again).
     """
+    PublishVersion: _aio.StreamUnaryMultiCallable[_adapter_store_pb2.PublishVersionRequest, _adapter_store_pb2.PublishVersionResponse]  # type: ignore[assignment]
+    """Admits a checkpoint whose files come with the call, as CreateVersion does one that was uploaded before. The first
+    message names the version and the files, messages bring the files' bytes, one file after the other, and the last
+    one sets finish. Nothing is kept of a stream that breaks: files that should be resumed are uploaded by WriteBlob.
+
+    Errors: as CreateVersion, but for BLOB_NOT_FOUND; INVALID_ARGUMENT INVALID_REQUEST (files without a name, a size or
+    bytes); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more bytes than the store takes in one call, or no space left; with
+    RetryInfo: too many uploads at the same time); DATA_LOSS DIGEST_MISMATCH (the bytes are not those of data_digest);
+    UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
+    """
     GetAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterRequest, _adapter_store_pb2.GetAdapterResponse]  # type: ignore[assignment]
     """Says which tags an adapter has, how many versions, and which is the newest.
 
@@ -310,12 +340,22 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, VERSION_NOT_FOUND; FAILED_PRECONDITION VERSION_IN_USE (names the tags).
     """
+    PruneVersions: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.PruneVersionsRequest, _adapter_store_pb2.PruneVersionsResponse]  # type: ignore[assignment]
+    """Removes versions by the retention of their adapters' policies. The newest keep_versions of an adapter stay, whatever
+    their age. Of the others go those that no tag points at, once that is so for untagged_ttl and for the store's
+    retention_grace_s; a version that a request or a worker asked for by its digest counts as tagged at that moment,
+    and workers ask so for what they pin and for the digests of their defaults. The store does this by itself after each
+    publication and from time to time; the call does it now, or with other bounds, or tells what it would do.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (bounds below 0, or bounds without an adapter); NOT_FOUND
+    ADAPTER_NOT_FOUND.
+    """
     SetAdapterPolicy: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.SetAdapterPolicyRequest, _adapter_store_pb2.SetAdapterPolicyResponse]  # type: ignore[assignment]
     """Says how many workers should have an adapter, and whether they keep it; lasts until it is set again, and comes back
     with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
     is unchanged since.
 
-    Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum; a retention below 0); NOT_FOUND
     ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
     GetAdapterPolicy: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetAdapterPolicyRequest, _adapter_store_pb2.GetAdapterPolicyResponse]  # type: ignore[assignment]
@@ -455,6 +495,22 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PublishVersion(
+        self,
+        request_iterator: _MaybeAsyncIterator[_adapter_store_pb2.PublishVersionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.PublishVersionResponse, _abc.Awaitable[_adapter_store_pb2.PublishVersionResponse]]:
+        """Admits a checkpoint whose files come with the call, as CreateVersion does one that was uploaded before. The first
+        message names the version and the files, messages bring the files' bytes, one file after the other, and the last
+        one sets finish. Nothing is kept of a stream that breaks: files that should be resumed are uploaded by WriteBlob.
+
+        Errors: as CreateVersion, but for BLOB_NOT_FOUND; INVALID_ARGUMENT INVALID_REQUEST (files without a name, a size or
+        bytes); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more bytes than the store takes in one call, or no space left; with
+        RetryInfo: too many uploads at the same time); DATA_LOSS DIGEST_MISMATCH (the bytes are not those of data_digest);
+        UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
+        """
+
+    @_abc_1.abstractmethod
     def GetAdapter(
         self,
         request: _adapter_store_pb2.GetAdapterRequest,
@@ -556,6 +612,22 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PruneVersions(
+        self,
+        request: _adapter_store_pb2.PruneVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.PruneVersionsResponse, _abc.Awaitable[_adapter_store_pb2.PruneVersionsResponse]]:
+        """Removes versions by the retention of their adapters' policies. The newest keep_versions of an adapter stay, whatever
+        their age. Of the others go those that no tag points at, once that is so for untagged_ttl and for the store's
+        retention_grace_s; a version that a request or a worker asked for by its digest counts as tagged at that moment,
+        and workers ask so for what they pin and for the digests of their defaults. The store does this by itself after each
+        publication and from time to time; the call does it now, or with other bounds, or tells what it would do.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (bounds below 0, or bounds without an adapter); NOT_FOUND
+        ADAPTER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
     def SetAdapterPolicy(
         self,
         request: _adapter_store_pb2.SetAdapterPolicyRequest,
@@ -565,7 +637,7 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         with an adapter that is undeleted. Setting what is set already changes nothing. With an etag, only if the policy
         is unchanged since.
 
-        Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum); NOT_FOUND
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (negative, above 10000, or a maximum below the minimum; a retention below 0); NOT_FOUND
         ADAPTER_NOT_FOUND; ABORTED ETAG_MISMATCH.
         """
 
