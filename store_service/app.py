@@ -26,7 +26,7 @@ from store_service.catalog.base_models import BaseModels
 from store_service.catalog.behind import VersionsBehind
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
-from store_service.catalog.pruning import Retention
+from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.watch import ChangeSignal
 from store_service.content.arrivals import ArrivalFolder
 from store_service.content.collection import Collector
@@ -91,7 +91,7 @@ class Domain:
     sources: Sources
     recovery: Recovery
     policies: Policies
-    retention: Retention
+    retention: VersionRetention
     pruner: Pruner
 
 
@@ -157,7 +157,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)
     stack.push_async_callback(recovery.close)
     policies = Policies(data.engine, execution.signal.notify)
-    retention = Retention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
+    retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
     pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership), offload)
     return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner)
 

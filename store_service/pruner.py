@@ -8,7 +8,7 @@ import structlog
 from hotslot.errors import HotslotError
 from hotslot.ids import AdapterName, TenantId
 from store_service.catalog.policies import Policies
-from store_service.catalog.pruning import Retention
+from store_service.catalog.pruning import VersionRetention
 from store_service.content.released import ReleasedBlobs
 from store_service.execution.offload import Offload
 
@@ -21,7 +21,7 @@ PAUSE_S = 1.0
 class Pruner:
     """Passes of one store. Lives on the event loop."""
 
-    def __init__(self, retention: Retention, policies: Policies, blobs: ReleasedBlobs, offload: Offload) -> None:
+    def __init__(self, retention: VersionRetention, policies: Policies, blobs: ReleasedBlobs, offload: Offload) -> None:
         self._retention = retention
         self._policies = policies
         self._blobs = blobs

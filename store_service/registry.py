@@ -60,7 +60,7 @@ class Publication:
     tags: tuple[TagName, ...] = ()
     """Further tags to point at the version."""
     keep: int | None = None
-    """When set, how many versions the adapter's policy keeps from now on."""
+    """Number of versions that the adapter's policy keeps from now on; None leaves it as it is."""
 
     @property
     def key(self) -> tuple[object, ...]:

@@ -21,6 +21,7 @@ from hotslot.cli import (
     own_commands,
     policy_commands,
     removal_commands,
+    retention_commands,
     running_commands,
     up,
     worker_commands,
@@ -70,6 +71,7 @@ app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.tag)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.cp)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.rm)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.undelete)
+app.command(cls=Command, rich_help_panel=_STORE)(retention_commands.prune)
 app.add_typer(base_commands.app, name="base", rich_help_panel=_STORE)
 app.add_typer(policy_commands.app, name="policy", rich_help_panel=_STORE)
 app.command(cls=Command, rich_help_panel=_GENERATE)(generate_commands.generate)

@@ -33,6 +33,18 @@ def push(
     reference: ReferenceArgument,
     base: BaseOption = "",
     label: LabelOption = None,
+    annotate: Annotated[
+        list[str] | None,
+        typer.Option("--annotate", metavar="KEY=VALUE", help="Annotate the version; may be repeated."),
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="Point this tag at the version too; may be repeated."),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=0, metavar="N", help="Keep the newest N versions from now on, beside tagged ones."),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Take the only base model that fits, without a question.")
     ] = False,
@@ -46,13 +58,22 @@ def push(
 
     JSON: {version, created, uploaded_bytes, total_bytes, warnings, revision}.
     """
-    labels = parse_labels(label or [])
+    labels, annotations = parse_labels(label or []), parse_labels(annotate or [], "--annotate")
     with open_client(store=store, tenant=tenant) as client:
         chosen = full_base(client, base) or choose_base(
             client, folder, reference, yes=yes, may_ask=can_ask(as_json=as_json)
         )
         with transfer_bars() as on_progress:
-            result = client.store.push(folder, reference, base_model=chosen, labels=labels, on_progress=on_progress)
+            result = client.store.push(
+                folder,
+                reference,
+                base_model=chosen,
+                labels=labels,
+                annotations=annotations,
+                tags=tags or (),
+                keep=keep,
+                on_progress=on_progress,
+            )
     if as_json:
         print_document(result)
         return
@@ -222,9 +243,9 @@ def _move_tag(client: BlockingHotslotClient, reference: str, name: str, etag: st
     print(f"{parsed.name}:{moved.name} is version {moved.digest}{was}")
 
 
-def parse_labels(texts: list[str]) -> dict[str, str]:
-    """`KEY=VALUE` each; raises InvalidRequestError with every label at fault."""
-    wrong = [FieldViolation("--label", f"found {t!r}, expected KEY=VALUE") for t in texts if t.find("=") < 1]
+def parse_labels(texts: list[str], option: str = "--label") -> dict[str, str]:
+    """`KEY=VALUE` each; raises InvalidRequestError with every one at fault."""
+    wrong = [FieldViolation(option, f"found {t!r}, expected KEY=VALUE") for t in texts if t.find("=") < 1]
     if wrong:
         raise InvalidRequestError(wrong)
     return {key: value for key, _, value in (text.partition("=") for text in texts)}

@@ -12,6 +12,7 @@ from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_clie
 from hotslot.cli.output import FormOption, ListForm, QuietOption, WatchOption, print_document, print_list
 from hotslot.cli.output import show as show_parts
 from hotslot.cli.rendering import policies_table
+from hotslot.cli.retention_commands import KeepOption, OlderOption, parse_period
 from hotslot.contract.catalog import AdapterPolicy
 from hotslot.errors import PolicyNotFoundError
 from hotslot.references import parse_name
@@ -37,6 +38,8 @@ def set_(
     pinned: Annotated[
         bool | None, typer.Option("--pin/--no-pin", help="Keep it in memory on --min workers before a request asks.")
     ] = None,
+    keep: KeepOption = None,
+    older_than: OlderOption = None,
     etag: EtagOption = "",
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
@@ -44,9 +47,12 @@ def set_(
 ) -> None:
     """Set an adapter's policy; parts that are not named stay as they are.
 
+    Retention removes versions that are not among the newest of --keep, once they have had no tag for --older-than.
+
     JSON: {policy, revision}.
     """
     parse_name(name)
+    untagged_ttl_s = parse_period(older_than, "--older-than")
     with open_client(store=store, tenant=tenant) as client:
         before: AdapterPolicy | None = None
         with suppress(PolicyNotFoundError):
@@ -56,6 +62,8 @@ def set_(
             min_replicas=least if least is not None else before.min_replicas if before else 0,
             max_replicas=most if most is not None else before.max_replicas if before else 0,
             pinned=pinned if pinned is not None else bool(before and before.pinned),
+            keep_versions=keep,
+            untagged_ttl_s=untagged_ttl_s,
             # The parts that are kept were read just now: no other operator's change is to be undone.
             etag=etag or (before.etag if before else ""),
         )

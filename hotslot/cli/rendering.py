@@ -58,6 +58,14 @@ def human_duration(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
+def human_period(seconds: float) -> str:
+    """A period as `--older-than` takes it, in the largest unit that it is a whole number of."""
+    for unit, unit_s in (("w", 604_800), ("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= unit_s and seconds % unit_s == 0:
+            return f"{seconds // unit_s:g}{unit}"
+    return f"{seconds:g}s"
+
+
 def table(*columns: str, right: Sequence[str] = (), gives_way: Sequence[str] = ()) -> FittedTable:
     """A plain aligned table; the columns named in `right` hold numbers."""
     return FittedTable(columns, right, gives_way)
@@ -108,14 +116,19 @@ def versions_table(versions: Iterable[Version], now: datetime, *, wide: bool = F
 
 def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> FittedTable:
     """On how many workers adapters should be."""
-    made = table("ADAPTER", "MIN", "MAX", "PINNED", "CHANGED", right=("MIN", "MAX"))
+    policies = list(policies)
+    retention = ("KEEP", "OLDER") if any(policy.keep_versions or policy.untagged_ttl_s for policy in policies) else ()
+    columns = ("ADAPTER", "MIN", "MAX", "PINNED", "CHANGED", *retention)
+    made = table(*columns, right=("MIN", "MAX", *retention))
     for policy in policies:
+        row = [str(policy.keep_versions or "-"), human_period(policy.untagged_ttl_s) if policy.untagged_ttl_s else "-"]
         made.add_row(
             policy.adapter,
             str(policy.min_replicas) if policy.min_replicas else "-",
             str(policy.max_replicas) if policy.max_replicas else "-",
             "yes" if policy.pinned else "no",
             human_age(policy.update_time, now),
+            *(row if retention else []),
         )
     return made
 
@@ -171,12 +184,14 @@ def adapter_rows(adapter: Adapter, now: datetime) -> list[tuple[str, str]]:
 
 def version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
     """`hotslot show`: the version; `modules_table` has its modules one by one."""
+    annotations = ", ".join(f"{key}={value}" for key, value in sorted(version.annotations.items()))
     return [
         ("version", version.digest),
         ("base model", f"{version.base_model} ({version.base_model_digest})"),
         ("weights", f"{human_size(version.weights_size_bytes)}, {version.dtype} ({version.weights_digest})"),
         ("modules", "\n".join(module_lines(version)) or "-"),
         ("source", version.source or "-"),
+        *([("annotations", annotations)] if annotations else []),
         ("created", f"{human_age(version.create_time, now)} ago"),
         ("config", version.config_json or "-"),
     ]

@@ -36,7 +36,6 @@ from hotslot.errors import (
 from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
-from hotslot.references import parse_reference
 
 OnProgress = Callable[[TransferProgress], None]
 Answer = TypeVar("Answer")
@@ -64,59 +63,31 @@ class Admission:
         self._retry = retry
         self._written = written
 
-    async def push(
-        self,
-        folder: Path,
-        reference: str,
-        base_model: str,
-        labels: Mapping[str, str],
-        tag_etag: str,
-        on_progress: OnProgress,
-    ) -> PushResult:
+    async def push(self, folder: Path, version: pb.CreateVersionRequest, on_progress: OnProgress) -> PushResult:
         """Upload a folder and admit it; see `StoreClient.push`."""
-        parse_reference(reference)
         files = await asyncio.to_thread(checkpoint_files, folder)
         with summary_of_companions(folder) as summary:
-            return await self._push((*files, *summary), reference, base_model, labels, tag_etag, on_progress)
+            return await self._push((*files, *summary), version, on_progress)
 
     async def _push(
-        self,
-        files: tuple[CheckpointFile, ...],
-        reference: str,
-        base_model: str,
-        labels: Mapping[str, str],
-        tag_etag: str,
-        on_progress: OnProgress,
+        self, files: tuple[CheckpointFile, ...], version: pb.CreateVersionRequest, on_progress: OnProgress
     ) -> PushResult:
 
         async def publish(uploaded: list[UploadedFile]) -> pb.CreateVersionResponse:
             on_progress(TransferProgress(TransferStage.PUBLISHING))
-            request = build(
-                pb.CreateVersionRequest,
-                reference=reference,
-                files=uploaded,
-                base_model=base_model,
-                labels=labels,
-                tag_etag=tag_etag,
-            )
+            request = build(pb.CreateVersionRequest, files=uploaded)
+            request.MergeFrom(version)
             known_before = self._written.value
             try:
                 answer = await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
                 self._written.take(answer.revision, known_before)
                 return answer
             except InvalidAdapterError as exc:
-                await self._complete_violations(exc, uploaded, base_model)
+                await self._complete_violations(exc, uploaded, version.base_model)
                 raise
 
         response, uploaded_bytes = await self._uploaded(files, on_progress, publish)
-        return PushResult(
-            version=from_proto(Version, response.version),
-            created=response.created,
-            uploaded_bytes=uploaded_bytes,
-            total_bytes=sum(file.size_bytes for file in files),
-            warnings=_warnings(response.warnings),
-            revision=response.revision,
-        )
+        return pushed(response, uploaded_bytes, sum(file.size_bytes for file in files))
 
     async def _complete_violations(
         self, refused: InvalidAdapterError, files: list[UploadedFile], base_model: str
@@ -243,6 +214,18 @@ def _digests(files: tuple[CheckpointFile, ...], on_progress: OnProgress) -> dict
         on_progress(TransferProgress(TransferStage.HASHING, done_bytes, total_bytes))
 
     return {file: file_digest(file, on_bytes) for file in files}
+
+
+def pushed(response: pb.CreateVersionResponse, uploaded_bytes: int, total_bytes: int) -> PushResult:
+    """Outcome of a push."""
+    return PushResult(
+        version=from_proto(Version, response.version),
+        created=response.created,
+        uploaded_bytes=uploaded_bytes,
+        total_bytes=total_bytes,
+        warnings=_warnings(response.warnings),
+        revision=response.revision,
+    )
 
 
 def report_from(message: pb.ValidateAdapterResponse) -> ValidationReport:

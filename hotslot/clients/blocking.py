@@ -142,6 +142,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
     set_policy = _call(StoreClient.set_policy)
     get_policy = _call(StoreClient.get_policy)
     list_policies = _iterate(StoreClient.list_policies)
+    prune = _call(StoreClient.prune)
     delete_policy = _call(StoreClient.delete_policy)
     delete_adapter = _call(StoreClient.delete_adapter)
     undelete_adapter = _call(StoreClient.undelete_adapter)

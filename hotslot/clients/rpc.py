@@ -23,10 +23,10 @@ MAX_TIMEOUT_S = 1e8
 UNREACHABLE = "cannot be reached"
 
 
-def checked_timeout(timeout_s: object) -> float:
+def checked_timeout(timeout_s: object, name: str = "timeout_s") -> float:
     """The seconds that a call may take; raises InvalidRequestError for what is no number of them."""
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 <= timeout_s <= MAX_TIMEOUT_S:
-        raise InvalidRequestError([mismatch("timeout_s", timeout_s, f"seconds between 0 and {MAX_TIMEOUT_S:g}")])
+        raise InvalidRequestError([mismatch(name, timeout_s, f"seconds between 0 and {MAX_TIMEOUT_S:g}")])
     return timeout_s
 
 

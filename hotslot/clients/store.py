@@ -1,11 +1,13 @@
 """The asyncio client of the adapter store."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from hotslot.clients import policies
 from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
+from hotslot.clients.publication_fields import version_request
 from hotslot.clients.pulling import pull_version
 from hotslot.clients.rpc import Connection
 from hotslot.clients.watching import watch_adapters
@@ -14,7 +16,6 @@ from hotslot.codec import build, from_proto, mismatch
 from hotslot.contract.catalog import (
     Adapter,
     AdapterEvent,
-    AdapterPolicy,
     BaseModel,
     BaseModelMatch,
     PushResult,
@@ -90,20 +91,24 @@ class StoreClient:
         base_model: str = "",
         labels: Mapping[str, str] | None = None,
         tag_etag: str = "",
+        annotations: Mapping[str, str | float] | None = None,
+        tags: Sequence[str] = (),
+        keep: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> PushResult:
         """Upload a PEFT folder and admit it as `name[:tag]`.
 
         Only what the store lacks is sent, and a broken stream goes on where it ended. `base_model` is a name or
         digest; empty means the one that the adapter's configuration names. With `tag_etag` the tag must be
-        unchanged since. `on_progress` may be called from another thread.
+        unchanged since. `annotations` are the version's own, `tags` further ones that move with the reference's, and
+        `keep` sets how many versions the adapter keeps. `on_progress` may be called from another thread.
 
         Raises SourceNotFoundError when `folder` is not a folder, and InvalidAdapterError with every violation when
         the checkpoint is refused.
         """
-        return await self._admission.push(
-            folder, reference, base_model, labels or {}, tag_etag, on_progress or ignore_progress
-        )
+        more = {"labels": labels, "tag_etag": tag_etag, "annotations": annotations, "tags": tags, "keep": keep}
+        version = version_request(reference, base_model, **more)  # type: ignore[arg-type]
+        return await self._admission.push(folder, version, on_progress or ignore_progress)
 
     async def validate(
         self, folder: Path, *, base_model: str = "", on_progress: OnProgress | None = None
@@ -236,30 +241,11 @@ class StoreClient:
         request = build(pb.DeleteTagRequest, adapter=name, tag=tag, etag=etag)
         await self._write(self._stub.DeleteTag, request)
 
-    async def set_policy(
-        self, name: str, *, min_replicas: int = 0, max_replicas: int = 0, pinned: bool = False, etag: str = ""
-    ) -> AdapterPolicy:
-        """Say on how many workers an adapter should be; with an etag, only if its policy is unchanged since."""
-        policy = {"min_replicas": min_replicas, "max_replicas": max_replicas, "pinned": pinned}
-        request = build(pb.SetAdapterPolicyRequest, policy, adapter=name, etag=etag)
-        return from_proto(AdapterPolicy, (await self._write(self._stub.SetAdapterPolicy, request)).policy)
-
-    async def get_policy(self, name: str) -> AdapterPolicy:
-        """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
-        request = build(pb.GetAdapterPolicyRequest, adapter=name)
-        return from_proto(AdapterPolicy, (await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
-
-    async def list_policies(self) -> AsyncGenerator[AdapterPolicy, None]:
-        """All policies by adapter; pages are fetched as they are needed."""
-        request = build(pb.ListAdapterPoliciesRequest, page_size=PAGE_SIZE)
-        async for page in self._connection.pages(self._stub.ListAdapterPolicies, request):
-            for policy in page.policies:
-                yield from_proto(AdapterPolicy, policy)
-
-    async def delete_policy(self, name: str, *, etag: str = "") -> None:
-        """Remove an adapter's policy; the defaults hold again."""
-        request = build(pb.DeleteAdapterPolicyRequest, adapter=name, etag=etag)
-        await self._write(self._stub.DeleteAdapterPolicy, request)
+    set_policy = policies.set_policy
+    get_policy = policies.get_policy
+    list_policies = policies.list_policies
+    delete_policy = policies.delete_policy
+    prune = policies.prune
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""

@@ -168,6 +168,8 @@ class PruneReport:
     num_kept: int
     more: bool
     """There were more than one answer takes."""
+    revision: int = 0
+    """Revision of the tenant's catalog with the removals; 0 where nothing was removed."""
 
 
 @dataclass(frozen=True, slots=True)

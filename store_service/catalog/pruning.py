@@ -35,7 +35,7 @@ class ReleasedWeights:
     digest: Digest
 
 
-class Retention:
+class VersionRetention:
     """Retention of all tenants' adapters. Every public method is one transaction, and blocks."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Retention:
                     connection, change, adapter, reads.version_row(connection, adapter, version.digest)
                 )
                 self._release(connection, tenant, version.weights_digest)
-            return found
+            return replace(found, revision=change.revision)
 
     def look(self, tenant: TenantId, name: AdapterName, bounds: RetentionPolicy | None = None) -> Pruning:
         """Decide as `prune`, and remove nothing."""

@@ -45,6 +45,8 @@ class Pruning:
     num_waiting: int
     """Versions that only the grace keeps."""
     num_kept: int
+    revision: int = 0
+    """Revision of the tenant's catalog with the removals; 0 where nothing was removed."""
 
 
 def choose_removed(

@@ -3,7 +3,7 @@
 Other blobs that nothing refers to wait for a day (`collection`), since absence alone may be the catalog's loss.
 """
 
-from store_service.catalog.pruning import Retention
+from store_service.catalog.pruning import VersionRetention
 from store_service.content.collection import Ownership
 from store_service.content.hold import removing
 from store_service.content.published import PublishedBlobs
@@ -12,7 +12,7 @@ from store_service.content.published import PublishedBlobs
 class ReleasedBlobs:
     """Released blobs of one store. Everything here blocks: call it from a thread."""
 
-    def __init__(self, published: PublishedBlobs, retention: Retention, ownership: Ownership) -> None:
+    def __init__(self, published: PublishedBlobs, retention: VersionRetention, ownership: Ownership) -> None:
         self._published = published
         self._retention = retention
         self._ownership = ownership

@@ -12,7 +12,7 @@ from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.policies import Policies
-from store_service.catalog.pruning import Retention
+from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.catalog.watch import ChangeSignal, watch
 from store_service.execution.call_queue import CallQueue
@@ -51,7 +51,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         signal: ChangeSignal,
         policies: Policies,
         publications: Publications,
-        retention: Retention,
+        retention: VersionRetention,
         *,
         delete_grace_s: float,
     ) -> None:

@@ -8,7 +8,7 @@ from hotslot.ids import TenantId
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_name
 from store_service.catalog.policies import Policies
-from store_service.catalog.pruning import Retention
+from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.retention import RetentionPolicy
 from store_service.registry import MAX_KEEP_VERSIONS
 from store_service.rpc import contract
@@ -48,9 +48,9 @@ def page(
 
 
 def prune(
-    retention: Retention, policies: Policies, request: pb.PruneVersionsRequest, tenant: TenantId
+    retention: VersionRetention, policies: Policies, request: pb.PruneVersionsRequest, tenant: TenantId
 ) -> pb.PruneVersionsResponse:
-    """Raises as `Retention.prune`, and InvalidRequestError."""
+    """Raises as `VersionRetention.prune`, and InvalidRequestError."""
     keep, ttl_s = _bounds_of(request)
     is_bounded = keep is not None or ttl_s is not None
     if is_bounded and not request.adapter:
@@ -62,7 +62,7 @@ def prune(
     named = [parse_name(request.adapter)] if request.adapter else []
     names = named or [name for _, name in policies.with_retention(tenant)]
     told: list[PrunedVersion] = []
-    num_waiting = num_kept = 0
+    num_waiting = num_kept = revision = 0
     more = False
     for name in names:
         if len(told) >= MAX_TOLD:
@@ -74,7 +74,8 @@ def prune(
         ]
         num_waiting += pruning.num_waiting
         num_kept += pruning.num_kept
-    return to_proto(pb.PruneVersionsResponse, PruneReport(tuple(told), num_waiting, num_kept, more))
+        revision = max(revision, pruning.revision)
+    return to_proto(pb.PruneVersionsResponse, PruneReport(tuple(told), num_waiting, num_kept, more, revision))
 
 
 def _bounds_of(request: pb.SetAdapterPolicyRequest | pb.PruneVersionsRequest) -> tuple[int | None, float | None]:

@@ -61,6 +61,8 @@ UNBOUND: dict[str, str] = {
     "ValidateAdapterResponse": COMPOSED,
     "RegisterBaseModelResponse": COMPOSED,
     "AddBaseModelAliasResponse": COMPOSED,
+    "StreamedFile": CHUNKS,
+    "PublishVersionResponse": COMPOSED,
     "ReadBlobResponse": CHUNKS,
     "WriteBlobResponse": CHUNKS,
     "GetWriteStatusResponse": CHUNKS,

@@ -1835,12 +1835,15 @@ class PruneVersionsResponse(_message.Message):
     NUM_WAITING_FIELD_NUMBER: _builtins.int
     NUM_KEPT_FIELD_NUMBER: _builtins.int
     MORE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     num_waiting: _builtins.int
     """Versions that nothing but retention_grace_s keeps for now."""
     num_kept: _builtins.int
     """Versions that stay."""
     more: _builtins.bool
     """True where there were more than the answer takes: call again."""
+    revision: _builtins.int
+    """Revision of the tenant's catalog with this write: pass it on as `min_revision`. 0 where nothing was removed."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrunedVersion]:
         """Versions that were removed, or would be, by adapter and then newest first; at most 10000."""
@@ -1852,10 +1855,11 @@ class PruneVersionsResponse(_message.Message):
         num_waiting: _builtins.int = ...,
         num_kept: _builtins.int = ...,
         more: _builtins.bool = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "num_kept", b"num_kept", "num_waiting", b"num_waiting", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more", b"more", "num_kept", b"num_kept", "num_waiting", b"num_waiting", "revision", b"revision", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

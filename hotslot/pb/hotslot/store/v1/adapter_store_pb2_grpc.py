@@ -252,7 +252,7 @@ class AdapterStoreServiceServicer:
         message names the version and the files, messages bring the files' bytes, one file after the other, and the last
         one sets finish. Nothing is kept of a stream that breaks: files that should be resumed are uploaded by WriteBlob.
 
-        Errors: as CreateVersion, but for BLOB_NOT_FOUND; INVALID_ARGUMENT INVALID_REQUEST (files without a name, a size or
+        Errors: as CreateVersion for uploads that are there; INVALID_ARGUMENT INVALID_REQUEST (files without a name, a size or
         bytes); RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more bytes than the store takes in one call, or no space left; with
         RetryInfo: too many uploads at the same time); DATA_LOSS DIGEST_MISMATCH (the bytes are not those of data_digest);
         UNAVAILABLE STREAM_STALLED (nothing came for stream_stall_s).
