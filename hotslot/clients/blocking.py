@@ -27,21 +27,21 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-C = TypeVar("C", bound=Closable)
+C_co = TypeVar("C_co", bound=Closable, covariant=True)
 
 
-class Blocking(Generic[C]):
+class Blocking(Generic[C_co]):
     """An asyncio client and the loop that it lives in."""
 
-    def __init__(self, open_client: Callable[[], C], loop: LoopThread | None = None) -> None:
+    def __init__(self, open_client: Callable[[], C_co], loop: LoopThread | None = None) -> None:
         self._owns_loop = loop is None
         self.loop = loop or LoopThread()
         self._open_client = open_client
         # Those of parent processes stay here untouched: ending them would end what the parents do with them.
-        self._clients: dict[int, C] = {os.getpid(): open_client()}
+        self._clients: dict[int, C_co] = {os.getpid(): open_client()}
 
     @property
-    def client(self) -> C:
+    def client(self) -> C_co:
         """The asyncio client of this process; use it in `loop` only."""
         process = os.getpid()
         return self._clients.get(process) or self._clients.setdefault(process, self._open_client())
@@ -62,20 +62,20 @@ class Blocking(Generic[C]):
 
 
 def _call(
-    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Blocking[C], P], T]:
+    method: Callable[Concatenate[C_co, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Blocking[C_co], P], T]:
     @functools.wraps(method)
-    def run(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> T:
+    def run(self: Blocking[C_co], *args: P.args, **kwargs: P.kwargs) -> T:
         return self.loop.run(method(self.client, *args, **kwargs))
 
-    return cast("Callable[Concatenate[Blocking[C], P], T]", run)
+    return cast("Callable[Concatenate[Blocking[C_co], P], T]", run)
 
 
 def _iterate(
-    method: Callable[Concatenate[C, P], AsyncGenerator[T, None]],
-) -> Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]:
+    method: Callable[Concatenate[C_co, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Blocking[C_co], P], Generator[T, None, None]]:
     @functools.wraps(method)
-    def iterate(self: Blocking[C], *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+    def iterate(self: Blocking[C_co], *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         items, process = method(self.client, *args, **kwargs), os.getpid()
         try:
             while True:
@@ -90,7 +90,7 @@ def _iterate(
             if os.getpid() == process and not self.loop.is_closed:
                 self.loop.run(_close(items))
 
-    return cast("Callable[Concatenate[Blocking[C], P], Generator[T, None, None]]", iterate)
+    return cast("Callable[Concatenate[Blocking[C_co], P], Generator[T, None, None]]", iterate)
 
 
 async def _next(items: AsyncGenerator[T, None]) -> tuple[T] | None:

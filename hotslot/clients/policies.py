@@ -1,21 +1,29 @@
 """Calls of the store's client on policies and retention; each is a method of `StoreClient`."""
 
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from hotslot.clients.publication_fields import retention_fields
+from hotslot.clients.rpc import Connection
 from hotslot.codec import build, from_proto
 from hotslot.contract.catalog import AdapterPolicy, PruneReport
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-
-if TYPE_CHECKING:
-    from hotslot.clients.store import StoreClient
+from hotslot.rpc.pool import Closable
 
 PAGE_SIZE = 200
 
 
+class StoreCalls(Closable, Protocol):
+    """A client of the store, as far as these calls need it."""
+
+    _connection: Connection
+    _stub: Any
+    _write: Any
+    """Calls a method that writes, and remembers its revision."""
+
+
 async def set_policy(
-    self: "StoreClient",
+    self: StoreCalls,
     name: str,
     *,
     min_replicas: int = 0,
@@ -35,13 +43,13 @@ async def set_policy(
     return from_proto(AdapterPolicy, (await self._write(self._stub.SetAdapterPolicy, request)).policy)
 
 
-async def get_policy(self: "StoreClient", name: str) -> AdapterPolicy:
+async def get_policy(self: StoreCalls, name: str) -> AdapterPolicy:
     """An adapter's policy; raises PolicyNotFoundError where it goes by the defaults."""
     request = build(pb.GetAdapterPolicyRequest, adapter=name)
     return from_proto(AdapterPolicy, (await self._connection.unary(self._stub.GetAdapterPolicy, request)).policy)
 
 
-async def list_policies(self: "StoreClient") -> AsyncGenerator[AdapterPolicy, None]:
+async def list_policies(self: StoreCalls) -> AsyncGenerator[AdapterPolicy, None]:
     """All policies by adapter; pages are fetched as they are needed."""
     request = build(pb.ListAdapterPoliciesRequest, page_size=PAGE_SIZE)
     async for page in self._connection.pages(self._stub.ListAdapterPolicies, request):
@@ -49,14 +57,14 @@ async def list_policies(self: "StoreClient") -> AsyncGenerator[AdapterPolicy, No
             yield from_proto(AdapterPolicy, policy)
 
 
-async def delete_policy(self: "StoreClient", name: str, *, etag: str = "") -> None:
+async def delete_policy(self: StoreCalls, name: str, *, etag: str = "") -> None:
     """Remove an adapter's policy; the defaults hold again."""
     request = build(pb.DeleteAdapterPolicyRequest, adapter=name, etag=etag)
     await self._write(self._stub.DeleteAdapterPolicy, request)
 
 
 async def prune(
-    self: "StoreClient",
+    self: StoreCalls,
     name: str = "",
     *,
     keep_versions: int | None = None,

@@ -125,8 +125,7 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(catalog.PruneReport, store_pb2.PruneVersionsResponse),
     Binding(catalog.VersionHolder, store_pb2.VersionHolder),
     Binding(catalog.PinnedVersion, store_pb2.PinnedVersion),
-    # Retention is the store's alone.
-    Binding(catalog.AdapterPolicy, fleet_pb2.PinningPolicy, extra=frozenset({"keep_versions", "untagged_ttl_s"})),
+    Binding(catalog.AdapterPolicy, fleet_pb2.PinningPolicy),
     Binding(catalog.PinnedVersion, fleet_pb2.PinnedVersion),
     Binding(catalog.ResolvedAdapter, store_pb2.ResolveAdapterResponse),
     Binding(catalog.TransferProgress, store_pb2.ImportProgress),

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hotslot/pb/hotslot/fleet/v1/fleet.proto\x12\x10hotslot.fleet.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11IssueEpochRequest\"#\n\x12IssueEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"]\n\x19ListPinnedVersionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x19\n\x11\x62\x61se_model_digest\x18\x03 \x01(\t\"h\n\x1aListPinnedVersionsResponse\x12\x31\n\x08versions\x18\x01 \x03(\x0b\x32\x1f.hotslot.fleet.v1.PinnedVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\rPinnedVersion\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12/\n\x06policy\x18\x03 \x01(\x0b\x32\x1f.hotslot.fleet.v1.PinningPolicy\"\x9b\x01\n\rPinningPolicy\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x02 \x01(\x05\x12\x14\n\x0cmax_replicas\x18\x03 \x01(\x05\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"&\n\x17ReadCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"<\n\x18ReadCompiledCodeResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"Y\n\x18WriteCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x1b\n\x19WriteCompiledCodeResponse2\xb5\x03\n\x0c\x46leetService\x12W\n\nIssueEpoch\x12#.hotslot.fleet.v1.IssueEpochRequest\x1a$.hotslot.fleet.v1.IssueEpochResponse\x12o\n\x12ListPinnedVersions\x12+.hotslot.fleet.v1.ListPinnedVersionsRequest\x1a,.hotslot.fleet.v1.ListPinnedVersionsResponse\x12k\n\x10ReadCompiledCode\x12).hotslot.fleet.v1.ReadCompiledCodeRequest\x1a*.hotslot.fleet.v1.ReadCompiledCodeResponse0\x01\x12n\n\x11WriteCompiledCode\x12*.hotslot.fleet.v1.WriteCompiledCodeRequest\x1a+.hotslot.fleet.v1.WriteCompiledCodeResponse(\x01\x42\x45\n\x14\x64\x65v.hotslot.fleet.v1P\x01Z+hotslot.dev/protos/hotslot/fleet/v1;fleetv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hotslot/pb/hotslot/fleet/v1/fleet.proto\x12\x10hotslot.fleet.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n\x11IssueEpochRequest\"#\n\x12IssueEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\"]\n\x19ListPinnedVersionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x19\n\x11\x62\x61se_model_digest\x18\x03 \x01(\t\"h\n\x1aListPinnedVersionsResponse\x12\x31\n\x08versions\x18\x01 \x03(\x0b\x32\x1f.hotslot.fleet.v1.PinnedVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\rPinnedVersion\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12/\n\x06policy\x18\x03 \x01(\x0b\x32\x1f.hotslot.fleet.v1.PinningPolicy\"\xe3\x01\n\rPinningPolicy\x12\x0f\n\x07\x61\x64\x61pter\x18\x01 \x01(\t\x12\x14\n\x0cmin_replicas\x18\x02 \x01(\x05\x12\x14\n\x0cmax_replicas\x18\x03 \x01(\x05\x12\x0e\n\x06pinned\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rkeep_versions\x18\x07 \x01(\x05\x12/\n\x0cuntagged_ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\"&\n\x17ReadCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"<\n\x18ReadCompiledCodeResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"Y\n\x18WriteCompiledCodeRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x1b\n\x19WriteCompiledCodeResponse2\xb5\x03\n\x0c\x46leetService\x12W\n\nIssueEpoch\x12#.hotslot.fleet.v1.IssueEpochRequest\x1a$.hotslot.fleet.v1.IssueEpochResponse\x12o\n\x12ListPinnedVersions\x12+.hotslot.fleet.v1.ListPinnedVersionsRequest\x1a,.hotslot.fleet.v1.ListPinnedVersionsResponse\x12k\n\x10ReadCompiledCode\x12).hotslot.fleet.v1.ReadCompiledCodeRequest\x1a*.hotslot.fleet.v1.ReadCompiledCodeResponse0\x01\x12n\n\x11WriteCompiledCode\x12*.hotslot.fleet.v1.WriteCompiledCodeRequest\x1a+.hotslot.fleet.v1.WriteCompiledCodeResponse(\x01\x42\x45\n\x14\x64\x65v.hotslot.fleet.v1P\x01Z+hotslot.dev/protos/hotslot/fleet/v1;fleetv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +34,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hotslot.pb.hotslot.fleet.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.hotslot.fleet.v1P\001Z+hotslot.dev/protos/hotslot/fleet/v1;fleetv1'
-  _globals['_ISSUEEPOCHREQUEST']._serialized_start=94
-  _globals['_ISSUEEPOCHREQUEST']._serialized_end=113
-  _globals['_ISSUEEPOCHRESPONSE']._serialized_start=115
-  _globals['_ISSUEEPOCHRESPONSE']._serialized_end=150
-  _globals['_LISTPINNEDVERSIONSREQUEST']._serialized_start=152
-  _globals['_LISTPINNEDVERSIONSREQUEST']._serialized_end=245
-  _globals['_LISTPINNEDVERSIONSRESPONSE']._serialized_start=247
-  _globals['_LISTPINNEDVERSIONSRESPONSE']._serialized_end=351
-  _globals['_PINNEDVERSION']._serialized_start=353
-  _globals['_PINNEDVERSION']._serialized_end=449
-  _globals['_PINNINGPOLICY']._serialized_start=452
-  _globals['_PINNINGPOLICY']._serialized_end=607
-  _globals['_READCOMPILEDCODEREQUEST']._serialized_start=609
-  _globals['_READCOMPILEDCODEREQUEST']._serialized_end=647
-  _globals['_READCOMPILEDCODERESPONSE']._serialized_start=649
-  _globals['_READCOMPILEDCODERESPONSE']._serialized_end=709
-  _globals['_WRITECOMPILEDCODEREQUEST']._serialized_start=711
-  _globals['_WRITECOMPILEDCODEREQUEST']._serialized_end=800
-  _globals['_WRITECOMPILEDCODERESPONSE']._serialized_start=802
-  _globals['_WRITECOMPILEDCODERESPONSE']._serialized_end=829
-  _globals['_FLEETSERVICE']._serialized_start=832
-  _globals['_FLEETSERVICE']._serialized_end=1269
+  _globals['_ISSUEEPOCHREQUEST']._serialized_start=126
+  _globals['_ISSUEEPOCHREQUEST']._serialized_end=145
+  _globals['_ISSUEEPOCHRESPONSE']._serialized_start=147
+  _globals['_ISSUEEPOCHRESPONSE']._serialized_end=182
+  _globals['_LISTPINNEDVERSIONSREQUEST']._serialized_start=184
+  _globals['_LISTPINNEDVERSIONSREQUEST']._serialized_end=277
+  _globals['_LISTPINNEDVERSIONSRESPONSE']._serialized_start=279
+  _globals['_LISTPINNEDVERSIONSRESPONSE']._serialized_end=383
+  _globals['_PINNEDVERSION']._serialized_start=385
+  _globals['_PINNEDVERSION']._serialized_end=481
+  _globals['_PINNINGPOLICY']._serialized_start=484
+  _globals['_PINNINGPOLICY']._serialized_end=711
+  _globals['_READCOMPILEDCODEREQUEST']._serialized_start=713
+  _globals['_READCOMPILEDCODEREQUEST']._serialized_end=751
+  _globals['_READCOMPILEDCODERESPONSE']._serialized_start=753
+  _globals['_READCOMPILEDCODERESPONSE']._serialized_end=813
+  _globals['_WRITECOMPILEDCODEREQUEST']._serialized_start=815
+  _globals['_WRITECOMPILEDCODEREQUEST']._serialized_end=904
+  _globals['_WRITECOMPILEDCODERESPONSE']._serialized_start=906
+  _globals['_WRITECOMPILEDCODERESPONSE']._serialized_end=933
+  _globals['_FLEETSERVICE']._serialized_start=936
+  _globals['_FLEETSERVICE']._serialized_end=1373
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -152,6 +153,8 @@ class PinningPolicy(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    KEEP_VERSIONS_FIELD_NUMBER: _builtins.int
+    UNTAGGED_TTL_FIELD_NUMBER: _builtins.int
     adapter: _builtins.str
     """Name of the adapter."""
     min_replicas: _builtins.int
@@ -162,10 +165,13 @@ class PinningPolicy(_message.Message):
     """True if min_replicas workers (at least one) have the version in memory before a request asks."""
     etag: _builtins.str
     """Changes with every change of the policy."""
+    keep_versions: _builtins.int
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of its last change."""
 
+    @_builtins.property
+    def untagged_ttl(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -175,10 +181,12 @@ class PinningPolicy(_message.Message):
         pinned: _builtins.bool = ...,
         etag: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        keep_versions: _builtins.int = ...,
+        untagged_ttl: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["untagged_ttl", b"untagged_ttl", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "etag", b"etag", "keep_versions", b"keep_versions", "max_replicas", b"max_replicas", "min_replicas", b"min_replicas", "pinned", b"pinned", "untagged_ttl", b"untagged_ttl", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
