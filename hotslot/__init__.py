@@ -23,6 +23,7 @@ from hotslot.clients.hotslot import HotslotClient
 from hotslot.clients.placement import PlacementClient
 from hotslot.clients.store import StoreClient
 from hotslot.clients.worker import WorkerClient
+from hotslot.contract.catalog import PublishedVersion
 from hotslot.contract.generation import (
     AdapterSelection,
     ChatMessage,
@@ -51,6 +52,7 @@ from hotslot.errors import (
     UnavailableError,
     VersionNotFoundError,
 )
+from hotslot.formats.weight_files import RawTensor
 from hotslot.rpc.channel import ChannelOptions
 
 __all__ = [
@@ -75,6 +77,8 @@ __all__ = [
     "Logprobs",
     "NotFoundError",
     "PlacementClient",
+    "PublishedVersion",
+    "RawTensor",
     "RequestDeadlineError",
     "RetryPolicy",
     "Sampling",

@@ -124,6 +124,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
         return self._written.value
 
     push = _call(StoreClient.push)
+    publish = _call(StoreClient.publish)
     pull = _call(StoreClient.pull)
     validate = _call(StoreClient.validate)
     import_hub = _call(StoreClient.import_hub)
@@ -250,3 +251,4 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
 
     generate = _iterate(HotslotClient.generate)
     complete = _call(HotslotClient.complete)
+    publish = _call(HotslotClient.publish)

@@ -3,14 +3,17 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
+from cachetools import TTLCache
+
 from hotslot.backoff import Backoff
 from hotslot.clients.home import Home
 from hotslot.clients.placement import PlacementClient
+from hotslot.clients.publishing import ready_workers
 from hotslot.clients.routing import Picks, RouteKey
 from hotslot.clients.rpc import checked_timeout
 from hotslot.clients.store import DEFAULT_STORE, StoreClient
@@ -18,6 +21,7 @@ from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerCli
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import request_to_proto
 from hotslot.collecting import collect
+from hotslot.contract.catalog import PublishedVersion, VersionHolder
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.contract.placement import WorkerPick
 from hotslot.errors import (
@@ -30,12 +34,18 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.references import parse_reference
 from hotslot.rpc.channel import ChannelOptions
 from hotslot.rpc.pool import Pool
 
 CONNECT_TIMEOUT_S = 2.0
 PICK_TIMEOUT_S = 2.0
 """Longest wait for placement before any worker is better."""
+PUBLISH_WAIT_S = 10.0
+"""Longest wait for workers that held an adapter's name to have its new version."""
+MAX_PUBLISHED = 256
+PUBLISHED_TTL_S = 10.0
+"""Time by which placement surely knows what workers hold."""
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 # Before the first event nothing was generated, and another worker may well be able to.
@@ -86,6 +96,8 @@ class HotslotClient:
         to_workers = replace(options, security=options.security.for_workers())
         once = replace(to_workers, max_attempts=1)
         needed = self._written if reads_own_writes else WrittenRevision()
+        self._published: TTLCache[str, dict[str, VersionHolder]] = TTLCache(MAX_PUBLISHED, PUBLISHED_TTL_S)
+        """Workers that a publication by this client made ready, by the adapter's name."""
         self._pool = Pool(partial(_dial, once, needed))
         self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, to_workers, written=needed)
 
@@ -179,6 +191,53 @@ class HotslotClient:
     async def complete(self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> Completion:
         """Generate to the end and collect it."""
         return await collect(self.generate(request, timeout_s=timeout_s))
+
+    async def publish(
+        self,
+        weights: object,
+        config: object,
+        reference: str,
+        *,
+        metadata: Mapping[str, str | float] | None = None,
+        tags: Sequence[str] = (),
+        keep: int | None = None,
+        base_model: str = "",
+        labels: Mapping[str, str] | None = None,
+        tag_etag: str = "",
+        adapter: str = "",
+        wait_s: float = PUBLISH_WAIT_S,
+    ) -> PublishedVersion:
+        """Publish an adapter from memory as `name[:tag]`, and return once the next request of the name sees it.
+
+        `weights` are a PEFT model (`config` may be None then, and `adapter` says which one if it is not the active
+        one), a mapping of PEFT's names to torch tensors, numpy arrays or `RawTensor`, or the bytes of a safetensors
+        file; `config` is PEFT's, as an object, a mapping or JSON. They must not change before this returns. `metadata`
+        becomes the version's annotations, `tags` are moved to it too, and `keep` sets how many versions stay.
+
+        Workers that held the name have the new version in their slots then, or, after `wait_s` or a failure, say in
+        `workers` why not; requests of this client see it there all the same, as soon as it is loaded.
+        """
+        wait_s = checked_timeout(wait_s, "wait_s")
+        published, holders = await self.store.publish(
+            weights,
+            config,
+            reference,
+            metadata=metadata,
+            tags=tags,
+            keep=keep,
+            base_model=base_model,
+            labels=labels,
+            tag_etag=tag_etag,
+            adapter=adapter,
+        )
+        parsed = parse_reference(reference)
+        moved = [tag for tag in (parsed.tag, *tags) if tag is not None]
+        references = [f"{parsed.name}:{tag}" for tag in dict.fromkeys(moved)]
+        # Placement hears of a load a moment later than its publisher, who may be at the next one by then.
+        known = self._published.get(parsed.name, {}) | {each.endpoint: each for each in holders}
+        workers = await ready_workers(self._pool.use, tuple(known.values()), references, published.revision, wait_s)
+        self._published[parsed.name] = {each.endpoint: known[each.endpoint] for each in workers if each.ready}
+        return replace(published, workers=workers)
 
     async def _endpoints(self, message: pb.GenerateRequest, base_model: str) -> list[str]:
         """Whom to call, best first; the fallback comes last."""

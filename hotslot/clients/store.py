@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from hotslot.clients import policies
+from hotslot.clients import policies, publishing
 from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
 from hotslot.clients.publication_fields import version_request
@@ -241,6 +241,7 @@ class StoreClient:
         request = build(pb.DeleteTagRequest, adapter=name, tag=tag, etag=etag)
         await self._write(self._stub.DeleteTag, request)
 
+    publish = publishing.publish
     set_policy = policies.set_policy
     get_policy = policies.get_policy
     list_policies = policies.list_policies

@@ -101,6 +101,46 @@ class PushResult:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionHolder:
+    """A worker that had a version of a name in memory."""
+
+    worker_id: str
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyWorker:
+    """A worker that was asked to serve what was published."""
+
+    worker_id: str
+    endpoint: str
+    ready: bool
+    """True if its next request of the name is served by the new version, from slots."""
+    problem: str
+    """The reason for which it is not, or not yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedVersion:
+    """Outcome of a publication from memory."""
+
+    version: Version
+    created: bool
+    """False when the same content was already a version of this adapter."""
+    sent_bytes: int
+    warnings: tuple[AdmissionWarning, ...]
+    revision: int
+    """Revision of the tenant's catalog with it, for other clients to pass on as `min_revision`."""
+    workers: tuple[ReadyWorker, ...] = ()
+    """Workers that held the name before."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True if every worker that held the name before serves the new version."""
+        return all(worker.ready for worker in self.workers)
+
+
+@dataclass(frozen=True, slots=True)
 class ValidationReport:
     """Admission's verdict on a checkpoint, without publishing it."""
 
@@ -170,14 +210,6 @@ class PruneReport:
     """There were more than one answer takes."""
     revision: int = 0
     """Revision of the tenant's catalog with the removals; 0 where nothing was removed."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionHolder:
-    """A worker that had a version of a name in memory."""
-
-    worker_id: str
-    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)

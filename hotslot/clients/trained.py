@@ -1,0 +1,100 @@
+"""Adapters as a trainer holds them, a PEFT model, a state dict or a file in memory, as the files to send."""
+
+import enum
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hotslot.codec import mismatch
+from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.formats.weight_files import size_of, weights_file
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS = "a PEFT model, a mapping of names to tensors, or the bytes of a safetensors file"
+MAX_WRAPPERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """A file of a checkpoint that is in memory only."""
+
+    path: str
+    """Name inside the checkpoint folder."""
+    parts: Sequence[bytes | memoryview]
+
+    @property
+    def size_bytes(self) -> int:
+        """Number of its bytes."""
+        return size_of(self.parts)
+
+
+def trained_files(weights: object, config: object, adapter: str) -> tuple[MemoryFile, ...]:
+    """The files that `save_pretrained` would write; nothing is written, and no tensor in host memory is copied.
+
+    Raises InvalidRequestError for what is no adapter.
+    """
+    if isinstance(weights, bytes | bytearray | memoryview):
+        parts: tuple[bytes | memoryview, ...] = (memoryview(weights).cast("B"),)
+    elif isinstance(weights, Mapping):
+        parts = weights_file(weights)
+    else:
+        model = _peft_model(weights)
+        name = adapter or str(model.active_adapter)
+        if name not in model.peft_config:
+            raise InvalidRequestError([mismatch("adapter", name, f"one of {', '.join(map(repr, model.peft_config))}")])
+        config = model.peft_config[name] if config is None else config
+        parts = weights_file(_peft_state(model, name))
+    return MemoryFile(CONFIG_FILE, (config_json(config),)), MemoryFile(WEIGHTS_FILE, parts)
+
+
+def config_json(config: object) -> bytes:
+    """An adapter's config as the file that PEFT would write: of a PEFT config, a mapping, or such a file's text."""
+    if isinstance(config, bytes | bytearray):
+        return bytes(config)
+    if isinstance(config, str):
+        return config.encode()
+    found = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(found, Mapping):
+        raise InvalidRequestError([mismatch("config", config, "a PEFT config, a mapping, or the JSON of one")])
+    try:
+        return json.dumps(_plain(found), sort_keys=True).encode()
+    except (TypeError, ValueError) as exc:
+        raise InvalidRequestError([FieldViolation("config", str(exc))]) from exc
+
+
+def _plain(value: Any) -> Any:
+    """A config's value as JSON has it; sets are lists there, as PEFT writes them."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(item) for item in value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _peft_model(model: Any) -> Any:
+    """The PEFT model, out of what wraps it for compiling or for several devices."""
+    for _ in range(MAX_WRAPPERS):
+        if hasattr(model, "peft_config") and hasattr(model, "active_adapter"):
+            return model
+        model = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if model is None:
+            break
+    raise InvalidRequestError([FieldViolation("weights", f"no PEFT model was found in it, expected {WEIGHTS}")])
+
+
+def _peft_state(model: Any, name: str) -> Mapping[str, object]:
+    """The tensors under the names that PEFT saves them by, which it alone knows: where there is its model, it is there.
+
+    Base embeddings are left out: an adapter that trained them names them in `modules_to_save`.
+    """
+    try:
+        from peft import get_peft_model_state_dict
+    except ImportError as exc:
+        problem = f"it is a PEFT model, and peft cannot be imported ({exc}); give its state dict"
+        raise InvalidRequestError([FieldViolation("weights", problem)]) from exc
+    state: Mapping[str, object] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    return state

@@ -1,0 +1,1 @@
+"""Trainers of other projects with hotslot; each module imports its own, which is not needed otherwise."""

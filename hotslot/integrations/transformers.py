@@ -1,0 +1,80 @@
+"""A callback for transformers' Trainer, and so for TRL's and others made from it: publishes the adapter as it trains.
+
+trainer = SFTTrainer(model=model, …, callbacks=[PublishCallback(hotslot, "me/bot:train", every_steps=10, keep=5)])
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from hotslot.clients.blocking import BlockingHotslotClient
+from hotslot.contract.catalog import PublishedVersion
+
+METRICS = ("loss", "eval_loss", "learning_rate", "reward")
+"""Figures of the trainer's last log that become annotations, where it has them."""
+
+
+class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
+    """Publishes every so many steps and at the end; the training goes on once workers serve the new version."""
+
+    def __init__(
+        self,
+        client: BlockingHotslotClient,
+        reference: str,
+        *,
+        every_steps: int = 0,
+        tags_at_end: Sequence[str] = (),
+        keep: int | None = None,
+        base_model: str = "",
+        annotations: Mapping[str, str | float] | None = None,
+        on_published: Callable[[PublishedVersion], object] = lambda version: None,
+    ) -> None:
+        """`base_model` is its name in the store, where the model was loaded from elsewhere.
+
+        `every_steps` 0 publishes whenever the trainer saves, and `on_published` hears of each version.
+
+        The last version gets `tags_at_end` too. Annotations are the step, the epoch, METRICS and `annotations`.
+        """
+        self._client = client
+        self._reference = reference
+        self._every_steps = every_steps
+        self._tags_at_end = tags_at_end
+        self._keep = keep
+        self._base_model = base_model
+        self._annotations = dict(annotations or {})
+        self._on_published = on_published
+        self._published_step = -1
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Publish where a step is due."""
+        if self._every_steps and state.global_step % self._every_steps == 0:
+            self._publish(state, kwargs["model"], ())
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Publish what the trainer saved, where it says when."""
+        if not self._every_steps:
+            self._publish(state, kwargs["model"], ())
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Publish the last step."""
+        if self._tags_at_end or state.global_step != self._published_step:
+            self._publish(state, kwargs["model"], self._tags_at_end)
+
+    def _publish(self, state: Any, model: Any, tags: Sequence[str]) -> None:
+        if not state.is_world_process_zero:
+            return
+        logged = state.log_history[-1] if state.log_history else {}
+        metrics = {name: logged[name] for name in METRICS if isinstance(logged.get(name), int | float)}
+        step = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
+        published = self._client.publish(
+            model,
+            None,
+            self._reference,
+            metadata=step | metrics | self._annotations,
+            tags=tags,
+            keep=self._keep,
+            base_model=self._base_model,
+        )
+        self._published_step = state.global_step
+        self._on_published(published)
