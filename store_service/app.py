@@ -219,7 +219,7 @@ def build_services(
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
-    reader = ContentReader(domain.recovery, offload, settings.verify_every_s)
+    reader = ContentReader(domain.recovery, offload, domain.data.blobs.verified)
     blobs = BlobServicer(domain.uploads, reader, offload, turns)
     code_tenant = parse_tenant(settings.compiled_code_tenant)
     kept_code = KeyedContent(settings.data_dir / "compiled-code", code_tenant, settings.compiled_code_bytes)

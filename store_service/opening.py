@@ -26,6 +26,7 @@ from store_service.content.objects import ObjectBlobs, ObjectNote
 from store_service.content.origins import retention_of
 from store_service.content.ownership import NO_CATALOG, FolderOwner, Place, require_owned
 from store_service.content.store import ContentStore
+from store_service.content.verified import Verified
 from store_service.content.waiting import FileNote, Ledger, Note, last_num_changes
 from store_service.settings import StoreSettings
 
@@ -78,6 +79,7 @@ def open_data(settings: StoreSettings, on_change: OnChange) -> Data:
             Leases(settings.blob_lease_s),
             budget_bytes=settings.blob_cache_bytes,
             retention=partial(retention_of, catalog),
+            verified=Verified(settings.verify_every_s),
         )
     except BaseException:
         engine.dispose()

@@ -33,6 +33,8 @@ from worker_service.adapters.keeper import Keeper, read_fleet
 from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.preload import PreloadLimits, preload
 from worker_service.adapters.store_client import StoreView
+from worker_service.adapters.told_uses import EVERY_S as TELL_EVERY_S
+from worker_service.adapters.told_uses import ToldUses
 from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
@@ -202,6 +204,8 @@ async def build_keeper(
     keeper = Keeper(store, parts.provider, host.worker.worker_id, fleet, preload_limits(host.settings))
     host.loops.restarted("watch the catalog", lambda: parts.watch.run(parts.provider.references, keeper.hear))
     host.loops.restarted("keep pinned versions", keeper.run)
+    uses = ToldUses(store.resolve, parts.provider.tiers.holdings, parts.policy)
+    host.loops.repeated("tell of what is pinned", TELL_EVERY_S, uses.tell)
     await keeper.until_looked()
 
 

@@ -5,7 +5,6 @@ Rot that shows while a published blob streams is repaired, and the stream goes o
 
 import asyncio
 import hashlib
-import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 from hotslot.errors import BadOffsetError, DigestMismatchError
 from hotslot.ids import Digest, TenantId, digest_of_hex
 from store_service.content.recovery import Recovery
+from store_service.content.verified import Verified
 from store_service.execution.offload import Offload
 
 CHUNK_BYTES = 1024 * 1024
@@ -25,8 +25,6 @@ SLOW_CHUNK_BYTES = 64 * 1024
 FAST_S, SLOW_S = 0.25, 1.0
 """A chunk that is taken within the first lets the next one be larger, one that takes longer than the second smaller."""
 GROWTH = 4
-MAX_VERIFIED = 100_000
-
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -52,33 +50,6 @@ class ChunkPace:
             self.chunk_bytes = SLOW_CHUNK_BYTES
         elif taken_s <= FAST_S:
             self.chunk_bytes = min(GROWTH * self.chunk_bytes, CHUNK_BYTES)
-
-
-class Verified:
-    """Remembers which files were found whole lately, so that a blob that many pull is not digested for each.
-
-    The receiver digests what it gets in any case. A file that was written to since is another file.
-    """
-
-    def __init__(self, valid_s: float) -> None:
-        self._valid_s = valid_s
-        self._seen: dict[tuple[int, ...], float] = {}
-
-    def is_fresh(self, file: BinaryIO) -> bool:
-        """Tell if this file was found whole within `valid_s`."""
-        seen_s = self._seen.get(_identity(file))
-        return seen_s is not None and time.monotonic() - seen_s < self._valid_s
-
-    def add(self, file: BinaryIO) -> None:
-        """This file was found whole."""
-        if len(self._seen) >= MAX_VERIFIED:
-            self._seen.clear()
-        self._seen[_identity(file)] = time.monotonic()
-
-
-def _identity(file: BinaryIO) -> tuple[int, ...]:
-    found = os.fstat(file.fileno())
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class RottenBlobError(DigestMismatchError):
@@ -181,10 +152,10 @@ async def read_stream(
 class ContentReader:
     """Reads published blobs for streams."""
 
-    def __init__(self, recovery: Recovery, offload: Offload, verify_every_s: float) -> None:
+    def __init__(self, recovery: Recovery, offload: Offload, verified: Verified) -> None:
         self._recovery = recovery
         self._offload = offload
-        self._verified = Verified(verify_every_s)
+        self._verified = verified
 
     async def read(
         self, tenant: TenantId, digest: Digest, offset: int, limit: int, encode: Encode[T]

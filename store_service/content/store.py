@@ -23,6 +23,7 @@ from store_service.content.index import BlobIndex, Retention
 from store_service.content.keys import BlobKey
 from store_service.content.leases import LeasedFile, Leases
 from store_service.content.objects import ObjectBlobs
+from store_service.content.verified import Verified
 from store_service.content.writer import Writer
 
 log = structlog.get_logger(__name__)
@@ -42,10 +43,13 @@ class ContentStore:
         *,
         budget_bytes: int,
         retention: Callable[[], Mapping[BlobKey, Retention]],
+        verified: Verified | None = None,
     ) -> None:
         """Looks at everything that is stored; raises StoreUnavailableError when object storage does not answer."""
         self.objects = objects
         self.leases = leases
+        self.verified = verified or Verified(0.0)
+        """Hears of files that were digested as they were written: their first readers need not do it again."""
         self.index = BlobIndex(folder.found(), objects.keys() if objects is not None else set())
         self._folder = folder
         self._budget_bytes = budget_bytes
@@ -61,6 +65,8 @@ class ContentStore:
             key, size_bytes = (tenant, digest), staged.size_bytes
             with self.leases.holding(key):
                 self._folder.take_in(staged, key)
+                with self._folder.open(key) as file:
+                    self.verified.add(file)
                 self.index.enter(key, size_bytes)
                 reservation.release()
                 if is_new:

@@ -9,12 +9,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
-from deploy.demo.model import BASE_MODEL
 from examples.train_and_serve import PROMPT, train
 from hotslot import AdapterSelection, BlockingHotslotClient, GenerationRequest, PublishedVersion, RawTensor, Stop
 from hotslot.clients.trained import trained_files
 from hotslot.errors import InvalidAdapterError, InvalidRequestError
 from hotslot.integrations.transformers import PublishCallback
+from worker_service.demo_model import BASE_MODEL
 
 pytestmark = [pytest.mark.integration, pytest.mark.model]
 
@@ -81,7 +81,7 @@ def test_every_form_of_weights_is_served_as_peft_answers_freshly_loaded(
             name: RawTensor(tensor.detach().view(torch.uint8).numpy().tobytes(), tuple(tensor.shape), "BF16")
             for name, tensor in state.items()
         },
-        "bytes": lambda: (tmp_path / "adapter_model.safetensors").read_bytes(),
+        "bytes": (tmp_path / "adapter_model.safetensors").read_bytes,
     }
     reference = f"training/{form}:train"
     published = hotslot.publish(weights[form](), config, reference, base_model=BASE_MODEL, metadata={"step": 1})

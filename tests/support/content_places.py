@@ -19,6 +19,7 @@ from store_service.content.origins import Origins
 from store_service.content.published import PublishedBlobs
 from store_service.content.reading import ContentReader
 from store_service.content.recovery import Recovery
+from store_service.content.verified import Verified
 from store_service.execution.offload import Offload
 from store_service.sources.hub.folder import HubOptions
 from store_service.sources.sources import Sources
@@ -104,7 +105,7 @@ class StorePlace:
         sources = Sources(import_roots=(), max_bytes=1, hub=HubOptions(), hub_token_tenants=())
         origins = Origins(real, cast(Any, None), self.blobs, sources, AdmissionLimits(), folder / "restores")
         self._recovery = Recovery(PublishedBlobs(real, self.blobs), origins, self.offload, max_restores=2)
-        self.reader = ContentReader(self._recovery, self.offload, verify_every_s=0)
+        self.reader = ContentReader(self._recovery, self.offload, Verified(0))
 
     async def put(self, digest: Digest, data: bytes) -> bool:
         return await asyncio.to_thread(self._put, digest, data)

@@ -117,6 +117,10 @@ class Holdings:
         """Version that the owner's pin is on."""
         return self._pins.get(owner)
 
+    def reference_pins(self) -> dict[PinOwner, Digest]:
+        """Versions that pins of references are on."""
+        return dict(self._pins)
+
     def pin(self, owner: PinOwner, digest: Digest) -> Digest | None:
         """Keep a version of host memory, and its slots, for an owner, whose pin moves from another version.
 

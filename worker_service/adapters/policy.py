@@ -35,6 +35,10 @@ class AdapterDefaults:
         """Adapters of a request that names none."""
         return self._defaults.get(tenant, ())
 
+    def of_all(self) -> dict[TenantId, tuple[Selection, ...]]:
+        """Defaults of all tenants that have some."""
+        return dict(self._defaults)
+
     def set_defaults(self, tenant: TenantId, selections: tuple[Selection, ...]) -> None:
         """Change the defaults; none means the base."""
         if selections:
