@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -40,22 +40,6 @@ class RawTensor:
     shape: tuple[int, ...]
     dtype: str
     """As safetensors calls it, such as "BF16"."""
-
-
-@runtime_checkable
-class TorchTensor(Protocol):
-    """torch's tensor, as far as it is used; torch itself is not imported."""
-
-    dtype: Any
-    shape: Any
-
-    def detach(self) -> Any:
-        """The values without their gradient."""
-        ...
-
-    def cpu(self) -> Any:
-        """The values in host memory."""
-        ...
 
 
 def weights_file(tensors: Mapping[str, object]) -> tuple[bytes | memoryview, ...]:
@@ -100,13 +84,18 @@ def _raw(tensor: object) -> RawTensor:
         return tensor
     if isinstance(tensor, np.ndarray):
         return _of_array(tensor, _dtype_name(tensor.dtype.name))
-    if isinstance(tensor, TorchTensor):
-        host = tensor.detach().cpu().contiguous()
-        name = _dtype_name(str(tensor.dtype).removeprefix("torch."))
-        # numpy has no bfloat16, and bytes have no element type. A view of one dimension takes tensors of any shape.
-        array: Any = host.reshape(-1).view(_torch_bytes(host)).numpy()
-        return RawTensor(memoryview(array), tuple(int(size) for size in tensor.shape), name)
+    if hasattr(tensor, "detach") and hasattr(tensor, "cpu"):
+        return _of_torch(tensor)
     raise TypeError(f"found {type(tensor).__name__}, expected a torch tensor, a numpy array or a RawTensor")
+
+
+def _of_torch(tensor: Any) -> RawTensor:
+    """A tensor of torch, which is not imported here."""
+    host = tensor.detach().cpu().contiguous()
+    name = _dtype_name(str(tensor.dtype).removeprefix("torch."))
+    # numpy has no bfloat16, and bytes have no element type. A view of one dimension takes tensors of any shape.
+    array: Any = host.reshape(-1).view(_torch_bytes(host)).numpy()
+    return RawTensor(memoryview(array), tuple(int(size) for size in tensor.shape), name)
 
 
 def _torch_bytes(tensor: Any) -> Any:
