@@ -2,6 +2,7 @@
 
 import enum
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,10 +92,10 @@ def _peft_state(model: Any, name: str) -> Mapping[str, object]:
 
     Base embeddings are left out: an adapter that trained them names them in `modules_to_save`.
     """
-    try:
-        from peft import get_peft_model_state_dict
-    except ImportError as exc:
-        problem = f"it is a PEFT model, and peft cannot be imported ({exc}); give its state dict"
-        raise InvalidRequestError([FieldViolation("weights", problem)]) from exc
-    state: Mapping[str, object] = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    peft = sys.modules.get("peft")
+    if peft is None:
+        problem = "it looks like a PEFT model, and peft was never imported here; give its state dict"
+        raise InvalidRequestError([FieldViolation("weights", problem)])
+    take = peft.get_peft_model_state_dict
+    state: Mapping[str, object] = take(model, adapter_name=name, save_embedding_layers=False)
     return state
