@@ -1,4 +1,4 @@
-"""What all tests need of the process that runs them."""
+"""What all tests need of the process that runs them (docs/decisions/tests.md)."""
 
 import atexit
 import os
