@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -11,6 +12,7 @@ from hotslot.ids import AdapterName
 from hotslot.references import parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
 from store_service.catalog.catalog import Catalog
+from store_service.catalog.database import open_database
 from store_service.catalog.policies import Policies
 from tests.contract.test_catalog import ACME, BOT, LATEST, OTHER, STABLE, create
 
@@ -94,3 +96,14 @@ def test_the_revisions_of_a_tenant_are_its_own(at: Written) -> None:
     before = at.catalog.revision(OTHER)
     create(at.catalog, 3)
     assert create(at.catalog, 2, tenant=OTHER)[0].revision == at.catalog.revision(OTHER) > before
+
+
+def test_a_catalog_has_an_id_of_its_own_which_it_keeps(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two", "one"):
+        engine = open_database(f"sqlite:///{tmp_path / name}.sqlite3")
+        found.append(Catalog(engine).identity())
+        assert found[-1] == Catalog(engine).state().id
+        engine.dispose()
+    assert found[0] == found[2] != found[1]
+    assert all(found)

@@ -112,3 +112,31 @@ async def test_what_moved_while_the_store_was_away_is_heard_of_when_it_is_back(t
                 return (await calls.generate("one")).text == voice(new)
 
             await until_async(has_moved, timeout_s=20)
+
+
+async def test_another_catalog_at_the_same_address_is_noticed_though_it_has_come_further(
+    tmp_path: Path, redis_url: str
+) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    async with AsyncExitStack() as stack:
+        async with open_store(tmp_path / "lost", listen=endpoint, grace_s=0.0) as client:
+            await client.register(SPEC)
+            await Catalog(client, {}).push("one", 0)
+            member = await stack.enter_async_context(joined(endpoint, redis_url, staleness_s=HOUR_S))
+            calls = await member.calls()
+            await calls.generate("one")
+            await is_watching(member)
+        await until(lambda: not member.worker.parts.watch.is_live(DEFAULT_TENANT))
+        async with open_store(tmp_path / "new", grace_s=0.0) as client:
+            await client.register(SPEC)
+            store = Catalog(client, {})
+            new = await store.push("one", 20)
+            # So that it has come further, and what comes next does not concern the name.
+            for seed, name in enumerate(("two", "three")):
+                await store.push(name, seed)
+        async with open_store(tmp_path / "new", listen=endpoint, grace_s=0.0):
+
+            async def is_anew() -> bool:
+                return (await calls.generate("one")).text == voice(new)
+
+            await until_async(is_anew, timeout_s=20)
