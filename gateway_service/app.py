@@ -12,6 +12,7 @@ from gateway_service.routes import Gateway, application
 from gateway_service.server import HttpServer, serve_http
 from gateway_service.settings import GatewaySettings
 from hotslot.errors import FieldViolation, InvalidRequestError
+from shared.identity.authenticator import opened_authenticator
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import stop_signal
 from shared.server.transport import check_dialled, check_listener
@@ -39,10 +40,11 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
     for endpoint in filter(None, (settings.store, settings.gateway_worker)):
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
     deployment = Deployment(settings.store, settings.gateway_worker, security)
-    gateway = Gateway(settings, deployment)
     try:
-        async with serve_http(application(gateway), settings) as server:
-            yield RunningGateway(gateway, server)
+        async with opened_authenticator(settings.principals_file) as authenticator:
+            gateway = Gateway(settings, deployment, authenticator)
+            async with serve_http(application(gateway), settings) as server:
+                yield RunningGateway(gateway, server)
     finally:
         await deployment.close()
 

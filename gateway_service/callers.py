@@ -1,24 +1,102 @@
-"""Tenant and least revision of a request, decided in one place: by the headers that gRPC callers send as metadata.
+"""Caller and least revision of a request: the caller by its API key where principals are known, else by a header.
 
-An API key is taken and not looked at: callers are not authenticated yet.
+The key is a token, as gRPC callers send one. The gateway calls as itself, and acts for the principal of the token.
 """
 
-from starlette.requests import HTTPConnection
+from contextvars import ContextVar
+from dataclasses import dataclass
 
-from hotslot.errors import FieldViolation, InvalidRequestError
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway_service.errors import api_error
+from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
+from hotslot.formats.principals import CLIENT_SCOPES, Principal
+from hotslot.formats.principals import Scope as PrincipalScope
 from hotslot.ids import DEFAULT_TENANT, TenantId, parse_tenant
 from hotslot.rpc.min_revision import noted_min_revision
-from hotslot.rpc.tenant import TENANT_KEY
+from hotslot.rpc.security import AUTHORIZATION
+from hotslot.rpc.stub_method import Metadata
+from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
+from shared.identity.authenticator import Authenticator
+from shared.identity.callers import tenant_for
+from shared.telemetry import bind_log_context
+
+_KEYED = "/v1/"
+"""Paths that a key is for; health and documents are for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActedFor:
+    """Principal that the gateway acts for."""
+
+    name: str
+    scopes: frozenset[PrincipalScope]
+
+    @property
+    def metadata(self) -> Metadata:
+        """Metadata that says so; what is beyond a client's scopes is not passed on."""
+        own = self.scopes & CLIENT_SCOPES
+        words = ",".join(scope.value for scope in PrincipalScope if scope in own)
+        return ((PRINCIPAL_KEY, self.name), (SCOPES_KEY, words))
+
+
+ACTED_FOR: ContextVar[ActedFor | None] = ContextVar("acted for", default=None)
+"""Principal of the request that is being served; None where each caller is believed."""
+
+
+class KnownCallers:
+    """ASGI middleware that refuses requests of callers who are not known."""
+
+    def __init__(
+        self, app: ASGIApp, authenticator: Authenticator, anonymous_scopes: frozenset[PrincipalScope] = frozenset()
+    ) -> None:
+        """`anonymous_scopes` are those of callers without a key, in the default tenant; none refuses them."""
+        self._app = app
+        self._authenticator = authenticator
+        self._anonymous = Principal("anonymous", frozenset({DEFAULT_TENANT}), anonymous_scopes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_KEYED):
+            try:
+                await self._know(scope)
+            except HotslotError as exc:
+                told = api_error(exc)
+                scope["state"]["ended"] = told.code
+                await JSONResponse(told.body(), told.status, told.headers())(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+    async def _know(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        keys = headers.getlist(AUTHORIZATION)
+        if len(keys) > 1:
+            raise InvalidRequestError([FieldViolation(AUTHORIZATION, f"found {len(keys)} headers, expected one")])
+        if not keys and self._anonymous.scopes:
+            principal = self._anonymous
+        else:
+            principal = await self._authenticator.principal(keys[0] if keys else None)
+        scope["state"]["tenant"] = tenant_for(principal, _named_tenant(headers))
+        bind_log_context(principal=principal.name)
+        ACTED_FOR.set(ActedFor(principal.name, principal.scopes))
 
 
 def tenant_of(connection: HTTPConnection) -> TenantId:
     """The calling tenant; raises InvalidRequestError for what is none."""
-    values = connection.headers.getlist(TENANT_KEY)
-    if not values:
-        return DEFAULT_TENANT
+    known: TenantId | None = connection.scope.get("state", {}).get("tenant")
+    if known is not None:
+        return known
+    named = _named_tenant(connection.headers)
+    return DEFAULT_TENANT if named is None else parse_tenant(named)
+
+
+def _named_tenant(headers: Headers) -> str | None:
+    values = headers.getlist(TENANT_KEY)
     if len(values) > 1:
         raise InvalidRequestError([FieldViolation(TENANT_KEY, f"found {len(values)} headers, expected one")])
-    return parse_tenant(values[0])
+    return values[0] if values else None
 
 
 def min_revision_of(connection: HTTPConnection) -> int:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
+from gateway_service.callers import ACTED_FOR
 from hotslot import ChannelOptions, GenerationRequest, HotslotClient, WorkerClient
 from hotslot.clients.store import DEFAULT_STORE
 from hotslot.contract.control import WorkerState
@@ -15,11 +16,13 @@ from hotslot.errors import HotslotError, NoWorkersError
 from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
+from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY
 
 BASES_TTL_S = 5.0
 """Time for which the base models that workers serve are believed to be the same."""
 AWAY_S = 1.0
 LOOK_TIMEOUT_S = 3.0
+_BETWEEN = "\n"
 MAX_IDLE_TENANTS = 64
 """Tenants whose channels stay open while they ask for nothing; the connections below are shared."""
 
@@ -49,17 +52,22 @@ class Deployment:
         self._failure: HotslotError | None = None
         self._looking = asyncio.Lock()
 
-    def _dial(self, tenant: str) -> HotslotClient:
-        options = ChannelOptions(tenant=TenantId(tenant), security=self._security)
+    def _dial(self, caller: str) -> HotslotClient:
+        tenant, name, scopes = caller.split(_BETWEEN)
+        metadata = ((PRINCIPAL_KEY, name), (SCOPES_KEY, scopes)) if name else ()
+        options = ChannelOptions(tenant=TenantId(tenant), metadata=metadata, security=self._security)
         # Requests say themselves which writes they are to see: a gateway keeps nothing between them.
         return HotslotClient(
             self._store, self.worker or None, route=not self.worker, options=options, reads_own_writes=False
         )
 
     @asynccontextmanager
-    async def client(self, tenant: TenantId) -> AsyncIterator[HotslotClient]:
-        """A tenant's client, open until the block is left."""
-        async with self._clients.use(tenant) as client:
+    async def client(self, tenant: TenantId, *, is_own: bool = False) -> AsyncIterator[HotslotClient]:
+        """A caller's client, open until the block is left; with `is_own` the gateway's, which acts for no caller."""
+        acted_for = None if is_own else ACTED_FOR.get()
+        pairs = dict(acted_for.metadata) if acted_for is not None else {}
+        caller = (tenant, pairs.get(PRINCIPAL_KEY, ""), pairs.get(SCOPES_KEY, ""))
+        async with self._clients.use(_BETWEEN.join(map(str, caller))) as client:
             yield client
 
     async def generate(
@@ -100,7 +108,8 @@ class Deployment:
         if self.worker:
             await self._base_at(self.worker)
             return
-        async with self.client(DEFAULT_TENANT) as client, aclosing(client.placement.list_workers()) as workers:
+        own = self.client(DEFAULT_TENANT, is_own=True)
+        async with own as client, aclosing(client.placement.list_workers()) as workers:
             async for worker in workers:
                 if worker.state is WorkerState.READY:
                     return
@@ -110,13 +119,15 @@ class Deployment:
         """Endpoints of the workers that there are now."""
         if self.worker:
             return [self.worker]
-        async with self.client(DEFAULT_TENANT) as client:
+        async with self.client(DEFAULT_TENANT, is_own=True) as client:
             return [worker.endpoint async for worker in client.placement.list_workers()]
 
     @asynccontextmanager
-    async def worker_at(self, tenant: TenantId, endpoint: str) -> AsyncIterator[WorkerClient]:
-        """A tenant's client of one worker, for a call or two."""
-        options = ChannelOptions(tenant=tenant, security=self._security.for_workers())
+    async def worker_at(self, tenant: TenantId, endpoint: str, *, is_own: bool = False) -> AsyncIterator[WorkerClient]:
+        """A caller's client of one worker, for a call or two."""
+        acted_for = None if is_own else ACTED_FOR.get()
+        metadata = acted_for.metadata if acted_for is not None else ()
+        options = ChannelOptions(tenant=tenant, metadata=metadata, security=self._security.for_workers())
         async with WorkerClient(endpoint, options) as worker:
             yield worker
 
@@ -129,7 +140,7 @@ class Deployment:
             return (await self._base_at(self.worker),)
         found: dict[str, ServedBase] = {}
         known = {base.digest: base for base in self._bases}
-        async with self.client(DEFAULT_TENANT) as client:
+        async with self.client(DEFAULT_TENANT, is_own=True) as client:
             async for worker in client.placement.list_workers():
                 digest = worker.base_model_digest
                 if digest in found:
@@ -141,7 +152,7 @@ class Deployment:
         return tuple(found.values())
 
     async def _base_at(self, endpoint: str) -> ServedBase:
-        async with self.worker_at(DEFAULT_TENANT, endpoint) as worker:
+        async with self.worker_at(DEFAULT_TENANT, endpoint, is_own=True) as worker:
             await worker.connect(LOOK_TIMEOUT_S)
             info = await worker.model_info()
         return ServedBase(info.base_model, info.base_model_digest, info.max_sequence_tokens)

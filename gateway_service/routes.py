@@ -13,7 +13,7 @@ from gateway_service import lora_updates, models, openapi
 from gateway_service.access import AccessLog, request_id_of
 from gateway_service.answers import Kind
 from gateway_service.bodies import read_object
-from gateway_service.callers import min_revision_of, tenant_of
+from gateway_service.callers import KnownCallers, min_revision_of, tenant_of
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
@@ -22,6 +22,7 @@ from gateway_service.settings import GatewaySettings
 from gateway_service.translation import WantedAnswer, chat_from, chat_param, completion_from, completion_param
 from hotslot.errors import HotslotError
 from hotslot.rpc.server_facts import installed_version
+from shared.identity.authenticator import Authenticator
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
 REVISION_HEADER = "hotslot-revision"
@@ -35,6 +36,7 @@ class Gateway:
 
     settings: GatewaySettings
     deployment: Deployment
+    authenticator: Authenticator | None = None
     exchange: Exchange = field(init=False)
     is_stopping: bool = False
 
@@ -151,6 +153,9 @@ def application(gateway: Gateway) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
+    if gateway.authenticator is not None:
+        scopes = frozenset(gateway.settings.gateway_anonymous_scopes)
+        app.add_middleware(KnownCallers, authenticator=gateway.authenticator, anonymous_scopes=scopes)
     app.add_middleware(AccessLog)
     return app
 

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from hotslot.clients.worker import GENERATE_TIMEOUT_S
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
+from hotslot.formats.principals import Scope
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.server.stream_places import STALL_S
-from shared.settings import MAX_START_PAUSE_S, ListenAddress
+from shared.settings import MAX_START_PAUSE_S, ListenAddress, split_text
 from shared.telemetry import LogFormat, LogLevel
 from shared.transport_settings import CallerTransport, Transport
 
@@ -39,6 +41,11 @@ class GatewaySettings(CallerTransport):
     """PEM file with the key of gateway_cert_file."""
     gateway_client_ca_file: Path | None = None
     """PEM file with the certificates that those of HTTP clients must lead to; with it each must show one."""
+    principals_file: Path | None = None
+    """JSON file of the principals who may call, with hashes of their tokens, which are API keys here (`hotslot token`).
+    None means that each caller is believed; a fleet that knows its callers needs it."""
+    gateway_anonymous_scopes: Annotated[tuple[Scope, ...], NoDecode, BeforeValidator(split_text)] = ()
+    """Scopes of callers without an API key, in the default tenant (read,use,publish,admin); empty refuses them."""
     gateway_worker: OptionalAddress = ""
     """The one worker that all requests go to, as a sidecar has it; empty means the best worker of the fleet, which the
     store's placement service names."""

@@ -62,13 +62,14 @@ class Settings(BaseModel):
         }
 
 
-def _split(value: object) -> object:
+def split_text(value: object) -> object:
+    """Parts of a text, or of several, between commas."""
     if isinstance(value, str):
         value = [value]
     return [part for text in value for part in text.split(",") if part] if isinstance(value, list) else value
 
 
-TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+TextList = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_text)]
 """Several texts: separated by commas, or as a repeated flag."""
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

@@ -66,6 +66,9 @@ class ServerTransport(OwnCertificate):
 
     tls_client_ca_file: Path | None = None
     """PEM file with the certificates that those of clients must lead to; with it each client must show one."""
+    principals_file: Path | None = None
+    """JSON file of the principals who may call, with hashes of their tokens (`hotslot token`); read again when it
+    changes. None means that each caller is believed, and so is the tenant that it names."""
     health_listen: OptionalListenAddress = ""
     """Further host:port for the health service alone, in plaintext and without certificates, for probes."""
 

@@ -19,6 +19,7 @@ from hotslot.pb.hotslot.store.v1 import (
 from hotslot.rpc import blob_chunks
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
+from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
@@ -111,7 +112,10 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         scrub = build_scrub(settings, domain, stack)
         loops = await stack.enter_async_context(Loops())
         begin_loops(settings, execution, domain, scrub, redis, loops)
-        server = await stack.enter_async_context(serve(services, _server_options(settings)))
+        authenticator = await stack.enter_async_context(opened_authenticator(settings.principals_file))
+        server = await stack.enter_async_context(
+            serve(services, _server_options(settings), authenticator=authenticator)
+        )
         await server.set_ready(True)
         yield server
 

@@ -11,6 +11,7 @@ from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import new_worker_id
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops, first_of
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
@@ -33,7 +34,8 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     worker, ending = ServingWorker(new_worker_id()), ProcessEnding()
     bind_log_context(worker_id=worker.worker_id)
     async with (
-        serve(services(worker), _server_options(settings)) as server,
+        opened_authenticator(settings.principals_file) as authenticator,
+        serve(services(worker), _server_options(settings), authenticator=authenticator) as server,
         AsyncExitStack() as stack,
         Loops() as loops,
     ):

@@ -23,6 +23,7 @@ from hotslot.cli import (
     removal_commands,
     retention_commands,
     running_commands,
+    token_commands,
     up,
     worker_commands,
 )
@@ -60,6 +61,7 @@ app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.completion)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.backup)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.restore)
 app.add_typer(context_commands.app, name="context", rich_help_panel=_EVERYTHING)
+app.add_typer(token_commands.app, name="token", rich_help_panel=_EVERYTHING)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.push)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.pull)
 app.command("import", cls=Command, rich_help_panel=_STORE)(catalog_commands.import_)

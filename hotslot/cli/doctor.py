@@ -54,7 +54,7 @@ def doctor(
             if not as_json:
                 print(one.line(), flush=True)
 
-    endpoints = replace(options.channel_options(tenant), max_attempts=1)
+    endpoints = replace(options.channel_options(tenant, store), max_attempts=1)
     with open_client(store=store, worker=worker, tenant=tenant) as client:
         tell(_command_checks())
         # `hotslot up` keeps the context `local` by itself, and what it names may be over.

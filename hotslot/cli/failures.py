@@ -40,6 +40,7 @@ _EXIT_CODES: tuple[tuple[type[errors.HotslotError], int], ...] = (
     (errors.ConflictError, 5),
     (errors.PreconditionError, 5),
     (errors.ForbiddenError, 5),
+    (errors.UnauthenticatedError, 5),
     (errors.ExhaustedError, 6),
     (errors.UnavailableError, 7),
     (errors.RequestDeadlineError, 7),

@@ -10,13 +10,14 @@ import typer
 
 from hotslot.cli.digests import check_reference, full_reference
 from hotslot.clients.blocking import BlockingHotslotClient
+from hotslot.clients.found_security import security_for
 from hotslot.clients.store import DEFAULT_STORE
 from hotslot.clients.worker import DEFAULT_WORKER
 from hotslot.contexts import CONTEXT_VARIABLE, chosen_context, contexts_path
 from hotslot.contract.generation import AdapterSelection
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
-from hotslot.ids import DEFAULT_TENANT, parse_tenant
+from hotslot.ids import parse_tenant
 from hotslot.rpc.channel import ChannelOptions
 
 StoreOption = Annotated[
@@ -59,7 +60,8 @@ _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", 
 
 STORE = DEFAULT_STORE
 WORKER = DEFAULT_WORKER
-TENANT = str(DEFAULT_TENANT)
+TENANT = ""
+"""Leaves the tenant to the token; it is `default` without one."""
 
 
 def open_client(
@@ -76,13 +78,14 @@ def open_client(
         checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
         route=route,
         base_model=base_model,
-        options=channel_options(tenant),
+        options=channel_options(tenant, store),
     )
 
 
-def channel_options(tenant: str) -> ChannelOptions:
-    """The options of every channel that a command opens; raises InvalidRequestError."""
-    return ChannelOptions(tenant=parse_tenant(tenant), use_proxy=uses_proxy())
+def channel_options(tenant: str, store: str) -> ChannelOptions:
+    """The options of every channel that a command opens, to a store or its workers; raises InvalidRequestError."""
+    named = parse_tenant(tenant) if tenant else None
+    return ChannelOptions(tenant=named, use_proxy=uses_proxy(), security=security_for(os.environ, store))
 
 
 def uses_proxy() -> bool:

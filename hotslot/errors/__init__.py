@@ -39,7 +39,12 @@ HotslotError
 │       ├── ClientClosedError
 │       ├── ForkedClientError
 │       └── WrongLoopError        made in another event loop
+├── UnauthenticatedError          who calls is not known
+│   ├── TokenExpiredError
+│   └── TokenRevokedError
 ├── ForbiddenError
+│   ├── ScopeMissingError         the caller may not make such calls
+│   ├── TenantForbiddenError      the caller names a tenant that is not its own
 │   └── SourceForbiddenError
 ├── DigestMismatchError           bytes are not what their digest says
 │   └── BlobLostError             and they cannot be had again
@@ -77,6 +82,7 @@ was found against what was expected, and what to do. `hotslot.rpc.status` makes 
 
 # ruff: noqa: F403 (each class of these modules is an error, and each error is here)
 
+from hotslot.errors.access import *
 from hotslot.errors.admission import *
 from hotslot.errors.catalog import *
 from hotslot.errors.content import *

@@ -42,6 +42,8 @@ class ChildSpec:
     settings: Mapping[str, str]
     """Environment variables on top of our own."""
     log_path: Path
+    health_endpoint: str = ""
+    """Endpoint of its health service in plaintext, where `endpoint` speaks TLS."""
     health_path: str = ""
     """Path that answers 200 while it serves, where it speaks HTTP instead."""
 
@@ -81,7 +83,7 @@ class Child:
             return _answers(self.spec.endpoint, self.spec.health_path)
         # The channel must not retry or wait: the next poll comes soon.
         options = ChannelOptions(max_attempts=1)
-        with open_blocking_channel(self.spec.endpoint, options) as channel:
+        with open_blocking_channel(self.spec.health_endpoint or self.spec.endpoint, options) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stub has no methods
             try:
                 response = stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)

@@ -15,7 +15,7 @@ import grpc
 
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import UnavailableError
-from hotslot.ids import DEFAULT_TENANT, TenantId
+from hotslot.ids import TenantId
 from hotslot.rpc.forking import FORK_GUARD
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from hotslot.rpc.security import NO_SECURITY, BearerToken, ChannelSecurity, check_transport
@@ -71,7 +71,8 @@ RETIRED_S = 3600.0
 class ChannelOptions:
     """Options of a channel's calls."""
 
-    tenant: TenantId = DEFAULT_TENANT
+    tenant: TenantId | None = None
+    """Tenant that calls are for; None leaves it to the token's principal, and is the default tenant without one."""
     metadata: Metadata = ()
     """Sent with every call, besides the tenant."""
     unary_timeout_s: float = 30.0
@@ -147,7 +148,8 @@ class _Channel:
         self._token = BearerToken(options.security)
         self._channel = dial()
         self._options = options
-        self._metadata: Metadata = ((TENANT_KEY, str(options.tenant)), *options.metadata)
+        named = ((TENANT_KEY, str(options.tenant)),) if options.tenant is not None else ()
+        self._metadata: Metadata = (*named, *options.metadata)
         FORK_GUARD.opened(self)
 
     def __getattr__(self, name: str) -> Any:

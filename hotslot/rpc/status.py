@@ -54,7 +54,7 @@ _BY_CODE: dict[grpc.StatusCode, type[HotslotError]] = {
     Code.ABORTED: errors.ConflictError,
     Code.FAILED_PRECONDITION: errors.PreconditionError,
     Code.PERMISSION_DENIED: errors.ForbiddenError,
-    Code.UNAUTHENTICATED: errors.ForbiddenError,
+    Code.UNAUTHENTICATED: errors.UnauthenticatedError,
     Code.DATA_LOSS: errors.InternalError,
     Code.OUT_OF_RANGE: errors.RangeError,
     Code.RESOURCE_EXHAUSTED: errors.ExhaustedError,

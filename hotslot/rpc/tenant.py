@@ -1,11 +1,18 @@
-"""Tenant of a call: it travels as the metadata key `hotslot-tenant`."""
+"""Tenant of a call: it travels as the metadata key `hotslot-tenant`, and is believed as far as its caller is known."""
 
+from contextvars import ContextVar
 from typing import Protocol
 
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.ids import DEFAULT_TENANT, TenantId, parse_tenant
 
 TENANT_KEY = "hotslot-tenant"
+PRINCIPAL_KEY = "hotslot-principal"
+"""Principal that a gateway acts for."""
+SCOPES_KEY = "hotslot-scopes"
+"""Scopes of that principal, separated by commas."""
+SETTLED: ContextVar[TenantId | None] = ContextVar("settled tenant", default=None)
+"""Tenant of the call that is being handled, where the server knows its callers."""
 
 
 class HasMetadata(Protocol):
@@ -16,11 +23,17 @@ class HasMetadata(Protocol):
 
 
 def tenant_of(context: HasMetadata) -> TenantId:
-    """The calling tenant; `default` when the call names none.
+    """The calling tenant: the settled one, else the one that the call names, else `default`.
 
     Raises InvalidRequestError on a malformed tenant. Servers refuse such calls before the handler runs, so a handler
     may call this freely.
     """
+    settled = SETTLED.get()
+    return settled if settled is not None else named_tenant(context)
+
+
+def named_tenant(context: HasMetadata) -> TenantId:
+    """The tenant that a call names; raises as `tenant_of`."""
     metadata = context.invocation_metadata()
     values = [value for key, value in metadata or () if key == TENANT_KEY]  # type: ignore[attr-defined]
     if not values:

@@ -21,6 +21,8 @@ from grpc_reflection.v1alpha import reflection
 
 from hotslot.endpoints import listen_endpoint
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
+from shared.identity.authenticator import Authenticator
+from shared.identity.needs import check_needs
 from shared.server.health_check import FactualHealthServicer
 from shared.server.interceptor import CallObserver, ErrorInterceptor, log_call
 from shared.server.stream_places import STALL_S, StreamLimit
@@ -174,22 +176,26 @@ async def serve(
     options: ServerOptions,
     *,
     observers: Sequence[CallObserver] = (log_call,),
+    authenticator: Authenticator | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Serve until the block is left, then stop gracefully.
 
     Raises InvalidEndpointError when the address is none, InsecureTransportError where plaintext would leave the machine
     unasked, InvalidRequestError for certificates that cannot be used, OSError (EADDRINUSE) when it cannot be listened
-    on, and LookupError for a service with a request whose fields are not all bounded.
+    on, and LookupError for a service with a request whose fields are not all bounded, or with an RPC of which is not
+    known what it needs. With an authenticator, callers are known, and may do what their scopes allow.
     """
     address = str(listen_endpoint(options.address))
     check_listener(options.address, options.transport)
     for entry in services:
         check_bounds(entry.full_name)
+        check_needs(entry.full_name)
     interceptor = ErrorInterceptor(
         observers,
         stall_s=options.stall_s,
         limits=options.stream_limits,
         max_request_bytes=options.max_request_bytes,
+        authenticator=authenticator,
     )
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 import structlog
@@ -28,9 +28,12 @@ from hotslot.errors import (
     StreamStalledError,
     UnavailableError,
 )
+from hotslot.ids import TenantId
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
 from hotslot.rpc.status import DETAILS_KEY, row_for, to_status
-from hotslot.rpc.tenant import tenant_of
+from hotslot.rpc.tenant import SETTLED, tenant_of
+from shared.identity.authenticator import Authenticator
+from shared.identity.callers import CALLER
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
 
@@ -71,6 +74,10 @@ def log_call(record: CallRecord) -> None:
     )
 
 
+def _as_it_is(data: bytes) -> Any:
+    return data
+
+
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all four call shapes."""
 
@@ -81,9 +88,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         stall_s: float = STALL_S,
         limits: Sequence[StreamLimit] = (),
         max_request_bytes: int = MAX_MESSAGE_BYTES,
+        authenticator: Authenticator | None = None,
     ) -> None:
-        """A stream whose caller takes or sends nothing for `stall_s` is ended; larger requests are refused."""
+        """Without an authenticator each call is believed.
+
+        A stream whose caller takes or sends nothing for `stall_s` is ended; larger requests are refused.
+        """
         self._max_request_bytes = max_request_bytes
+        self._authenticator = authenticator
         self._observers = tuple(observers)
         self._stall_s = stall_s
         self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
@@ -122,12 +134,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 else grpc.unary_unary_rpc_method_handler
             )
 
+        decode = self._decoder(method, handler.request_deserializer)
+
         async def call(request: Any, context: Any) -> Any:
-            return await self._run(method, behavior, request, context)
+            return await self._run(method, behavior, request, context, decode)
 
         return make(
             call,
-            request_deserializer=self._decoder(method, handler.request_deserializer),
+            # Nothing is decoded before its sender is known.
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
 
@@ -136,7 +151,24 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             self._decoders[method] = _limited(decoder_of(method, decode), self._max_request_bytes)
         return self._decoders[method]
 
-    async def _run(self, method: str, behavior: Callable[..., Any], request: Any, context: Any) -> Any:
+    async def _tenant(self, method: str, context: Any) -> TenantId:
+        """The tenant of a call that its caller may make."""
+        if self._authenticator is None:
+            return tenant_of(context)
+        caller = await self._authenticator.caller(method, context)
+        structlog.contextvars.bind_contextvars(principal=caller.name, **({"via": caller.via} if caller.via else {}))
+        CALLER.set(caller)
+        SETTLED.set(caller.tenant)
+        return caller.tenant
+
+    async def _run(
+        self,
+        method: str,
+        behavior: Callable[..., Any],
+        request: Any,
+        context: Any,
+        decode: Callable[[bytes], Any] = _as_it_is,
+    ) -> Any:
         started = time.perf_counter()
         tenant, code, reason = "", grpc.StatusCode.OK, ""
         task = asyncio.current_task()
@@ -144,17 +176,19 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._running.add(task)
         stream, places = Stream(self._stall_s), self._places.get(method)
         try:
-            tenant = tenant_of(context)
+            tenant = await self._tenant(method, context)
             structlog.contextvars.bind_contextvars(tenant=tenant)
             left_s = context.time_remaining()
             if left_s is not None and left_s <= 0:
                 raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
-            if isinstance(request, Refused):
-                raise request.error
+            if not (is_stream := isinstance(request, AsyncIterable)):
+                request = decode(request)
+                if isinstance(request, Refused):
+                    raise request.error
             if places is not None:
                 places.take(stream, tenant, asyncio.get_running_loop().time())
-            if isinstance(request, AsyncIterable):
-                request = _decoded(request, stream)
+            if is_stream:
+                request = _decoded(request, decode, stream)
             return await _drive(behavior(request, context), context, stream)
         except asyncio.CancelledError:
             if task not in self._ending or task.uncancel():
@@ -193,10 +227,11 @@ def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[
     return decode_or_refuse
 
 
-async def _decoded(messages: AsyncIterable[Any], stream: Stream) -> AsyncGenerator[Any]:
+async def _decoded(messages: AsyncIterable[Any], decode: Callable[[bytes], Any], stream: Stream) -> AsyncGenerator[Any]:
     """The messages of a client's stream; raises at the first that is refused, or does not come."""
     coming = aiter(messages)
-    while (message := await stream.read(anext(coming, None))) is not None:
+    while (data := await stream.read(anext(coming, None))) is not None:
+        message = decode(cast(bytes, data))
         if isinstance(message, Refused):
             raise message.error
         yield message

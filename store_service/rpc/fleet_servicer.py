@@ -13,6 +13,7 @@ from hotslot.pb.hotslot.fleet.v1 import fleet_pb2 as pb
 from hotslot.pb.hotslot.fleet.v1 import fleet_pb2_grpc
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, compiled_code_pb2
 from hotslot.rpc.tenant import tenant_of
+from shared.identity.callers import may_see
 from shared.server.grpc_server import Service, service
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
@@ -75,7 +76,9 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         )
         page, more = fitting((to_proto(pb.PinnedVersion, contract.pinned_of(it)) for it in found), limit)
         token = encode_token(("pinned", base), (page[-1].tenant, page[-1].policy.adapter)) if more else ""
-        return pb.ListPinnedVersionsResponse(versions=page, next_page_token=token)
+        # A worker that serves some tenants is told of theirs alone; a page may have fewer for that, and go on.
+        own = [version for version in page if may_see(version.tenant)]
+        return pb.ListPinnedVersionsResponse(versions=own, next_page_token=token)
 
     async def ReadCompiledCode(
         self, request: pb.ReadCompiledCodeRequest, context: Any

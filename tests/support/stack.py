@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +29,9 @@ class Stack:
         self.valkey_pid = 0
         self.store: Child | None = None
         self.workers: list[Child] = []
+        self.others: list[Child] = []
+        self.gateway = ""
+        """Endpoint of the gateway's HTTP."""
         self._exit = ExitStack()
         self._valkey = self._exit.enter_context(ExitStack())
 
@@ -50,7 +54,7 @@ class Stack:
         self._start_valkey(self.valkey_port)
 
     def _children(self) -> list[Child]:
-        return [*([self.store] if self.store is not None else []), *self.workers]
+        return [*([self.store] if self.store is not None else []), *self.workers, *self.others]
 
     def start_store(self, **settings: str) -> Child:
         """Start the store and wait until it serves."""
@@ -58,6 +62,17 @@ class Stack:
         self.store = _start("store", "store_service", self.folder, {**defaults, **settings})
         self.store.wait_ready(STORE_READY_S)
         return self.store
+
+    def start_gateway(self, **settings: str) -> Child:
+        """Start a gateway of the fleet and wait until it serves; the store and a worker must be there."""
+        assert self.store is not None, "start the store first"
+        self.gateway = f"127.0.0.1:{free_port()}"
+        defaults = {"gateway_listen": self.gateway, "store": self.store.spec.endpoint}
+        spec = _spec("gateway", "gateway_service", self.folder, {**defaults, **settings})
+        child = Child(replace(spec, endpoint=self.gateway, health_path="/health"))
+        self.others.append(child)
+        child.wait_ready(STORE_READY_S)
+        return child
 
     def start_worker(self, model: Path, **settings: str) -> Child:
         """Start a worker on a model's folder and wait until it serves; the store must be there."""
@@ -91,9 +106,14 @@ class Stack:
 
 
 def _start(name: str, module: str, folder: Path, settings: dict[str, str]) -> Child:
+    return Child(_spec(name, module, folder, settings))
+
+
+def _spec(name: str, module: str, folder: Path, settings: dict[str, str]) -> ChildSpec:
     endpoint = f"127.0.0.1:{free_port()}"
     environment = {f"HOTSLOT_{key.upper()}": value for key, value in {"listen": endpoint, **settings}.items()}
-    return Child(ChildSpec(name, module, endpoint, environment, folder / f"{name}.log"))
+    health = settings.get("health_listen", "")
+    return ChildSpec(name, module, endpoint, environment, folder / f"{name}.log", health)
 
 
 def is_running(pid: int) -> bool:

@@ -145,7 +145,7 @@ class FrontDoor:
             raise UnavailableError("the request is too large to be sent on")
         parcel = Parcel(
             message,
-            metadata_to_carry(call.metadata, self.worker.worker_id),
+            metadata_to_carry(call.metadata, call.tenant, self.worker.worker_id),
             less_margin(call.time_remaining()),
         )
         async with aclosing(router.forward(peer, parcel)) as messages:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import grpc
 
 from hotslot.errors import InsecureTransportError, InvalidEndpointError, UnavailableError
-from hotslot.ids import WorkerId
+from hotslot.ids import TenantId, WorkerId
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel
 from hotslot.rpc.pool import Pool
-from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
+from hotslot.rpc.security import AUTHORIZATION, NO_SECURITY, ChannelSecurity
 from hotslot.rpc.status import from_rpc_error
+from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
 from shared.fleet.records import WorkerRecord
 
 FORWARDED_KEY = "hotslot-forwarded-by"
@@ -25,6 +26,8 @@ MAX_IDLE_PEERS = 64
 
 # Each connection has its own of these.
 _OF_THE_HOP = frozenset({"user-agent", "content-type", "te", "host", "connection", FORWARDED_KEY})
+# A worker calls as itself, for the tenant that it has settled: a caller's token goes no further.
+_OF_THE_CALLER = frozenset({AUTHORIZATION, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY})
 _RESERVED = ("grpc-", ":")
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -56,10 +59,11 @@ def open_peers(keepalive_s: float, *, use_proxy: bool = False, security: Channel
     return Pool(dial, MAX_IDLE_PEERS)
 
 
-def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], forwarder: WorkerId) -> Metadata:
-    """Everything that the caller sent, tenant and trace included, less what belongs to its connection, and the mark."""
-    carried = [(key, value) for key, value in received if key not in _OF_THE_HOP and not key.startswith(_RESERVED)]
-    return (*carried, (FORWARDED_KEY, forwarder))
+def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], tenant: TenantId, forwarder: WorkerId) -> Metadata:
+    """Everything that the caller sent, trace included, less what belongs to its connection or itself, and the mark."""
+    left_out = _OF_THE_HOP | _OF_THE_CALLER
+    carried = [(key, value) for key, value in received if key not in left_out and not key.startswith(_RESERVED)]
+    return (*carried, (TENANT_KEY, tenant), (FORWARDED_KEY, forwarder))
 
 
 def is_forwarded(received: Iterable[tuple[str, str | bytes]]) -> bool:

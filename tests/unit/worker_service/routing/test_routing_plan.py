@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
-from hotslot.ids import WorkerId, digest_of
+from hotslot.ids import TenantId, WorkerId, digest_of
 from shared.fleet.policy import RankedWorker
 from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from worker_service.routing.forwarding import FORWARDED_KEY, is_forwarded, metadata_to_carry
@@ -97,9 +97,12 @@ def test_metadata_is_carried_on_except_for_what_belongs_to_the_connection() -> N
         ("user-agent", "grpc"),
         ("grpc-timeout", "1S"),
         (FORWARDED_KEY, "somebody"),
+        ("authorization", "Bearer secret"),
+        ("hotslot-principal", "alice"),
+        ("hotslot-scopes", "use"),
     ]
-    carried = metadata_to_carry(received, ME)
-    assert carried == (*received[:4], (FORWARDED_KEY, ME))
+    carried = metadata_to_carry(received, TenantId("acme"), ME)
+    assert carried == (*received[1:4], ("hotslot-tenant", "acme"), (FORWARDED_KEY, ME))
     assert is_forwarded(carried)
     assert not is_forwarded(received[:6])
 

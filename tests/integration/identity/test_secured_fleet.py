@@ -1,0 +1,244 @@
+"""A store, two workers and a gateway as processes with mutual TLS and principals: who may do what, across all hops."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from hotslot import ChannelOptions, GenerationRequest, HotslotClient
+from hotslot.clients.store import StoreClient
+from hotslot.clients.worker import WorkerClient
+from hotslot.contract.generation import AdapterSelection
+from hotslot.errors import (
+    AdapterNotFoundError,
+    ForbiddenError,
+    HotslotError,
+    ScopeMissingError,
+    TenantForbiddenError,
+    TokenRevokedError,
+    UnauthenticatedError,
+)
+from hotslot.formats.principals import CLIENT_SCOPES, Scope
+from hotslot.ids import TenantId
+from hotslot.local.authority import Authority
+from hotslot.local.child_processes import free_port
+from hotslot.rpc.security import ChannelSecurity
+from shared.identity.authenticator import REVOCATION_S
+from tests.support.certificates import Party, party
+from tests.support.checkpoints import adapter
+from tests.support.echo_model import echo_model
+from tests.support.principals import Roster
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.integration
+
+LOOSE_S = 3.0
+"""For a machine that does other things."""
+
+
+@dataclass
+class SecuredFleet:
+    """The processes, and the credentials of their callers."""
+
+    stack: Stack
+    roster: Roster
+    client: Party
+
+    def security(self, name: str) -> ChannelSecurity:
+        """A caller's own, by name; none has a token."""
+        token = self.roster.tokens.get(name, "")
+        return ChannelSecurity(self.client.bundle_file, self.client.cert_file, self.client.key_file, token=token)
+
+    def options(self, name: str, tenant: str | None = None) -> ChannelOptions:
+        named = TenantId(tenant) if tenant is not None else None
+        return ChannelOptions(tenant=named, max_attempts=1, security=self.security(name))
+
+    @property
+    def store(self) -> str:
+        assert self.stack.store is not None
+        return self.stack.store.spec.endpoint
+
+    @property
+    def workers(self) -> list[str]:
+        return [child.spec.endpoint for child in self.stack.workers]
+
+    @property
+    def gateway(self) -> str:
+        return f"http://{self.stack.gateway}"
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredFleet]:
+    folder = tmp_path_factory.mktemp("secured")
+    authority = Authority(folder / "authority")
+    roster = Roster(folder / "principals.json")
+    roster.add("alice", CLIENT_SCOPES, ["acme"])
+    roster.add("bob", CLIENT_SCOPES, ["umbrella"])
+    roster.add("reader", [Scope.READ], ["acme"])
+    roster.add("fleeting", CLIENT_SCOPES, ["acme"])
+    roster.add("operator", [Scope.OPERATOR], [])
+    roster.add("worker", [Scope.WORKER], ["*"])
+    roster.add("gateway", [Scope.GATEWAY], ["*"])
+    parties = {name: party(folder, name, authority) for name in ("store", "client")}
+    # A worker is known by its certificate: it has no token.
+    worker = parties["worker"] = party(folder, "worker", authority, uris=("spiffe://hotslot/worker",))
+    roster.principals["worker"] = replace(
+        roster.principals["worker"], certificates=frozenset({"spiffe://hotslot/worker"}), tokens=()
+    )
+    del roster.tokens["worker"]
+    roster.write()
+
+    def secured(one: Party) -> dict[str, str]:
+        return {
+            "tls_cert_file": str(one.cert_file),
+            "tls_key_file": str(one.key_file),
+            "tls_client_ca_file": str(one.bundle_file),
+            "health_listen": f"127.0.0.1:{free_port()}",
+            "principals_file": str(roster.path),
+        }
+
+    token_file = folder / "gateway.token"
+    token_file.write_text(roster.tokens["gateway"])
+    with Stack(folder) as stack:
+        stack.start_store(**secured(parties["store"]), operator_tenants="default")
+        for _ in range(2):
+            stack.launch_echo_worker(**secured(worker), tls_ca_file=str(worker.bundle_file), lease_s="2")
+        for child in stack.workers:
+            child.wait_ready(60)
+        client = parties["client"]
+        stack.start_gateway(
+            tls_ca_file=str(client.bundle_file),
+            tls_cert_file=str(client.cert_file),
+            tls_key_file=str(client.key_file),
+            token_file=str(token_file),
+            principals_file=str(roster.path),
+        )
+        found = SecuredFleet(stack, roster, client)
+        asyncio.run(publish(found, folder))
+        yield found
+
+
+async def publish(fleet: SecuredFleet, folder: Path) -> None:
+    for name in ("alice", "bob"):
+        async with StoreClient(fleet.store, fleet.options(name)) as store:
+            deadline_s = time.monotonic() + 30
+            while not [model async for model in store.list_base_models()]:
+                assert time.monotonic() < deadline_s
+                await asyncio.sleep(0.1)
+            draft = adapter(spec=echo_model().spec)
+            draft.write(folder / name)
+            await store.push(folder / name, f"{name}-bot", base_model=echo_model().spec.digest)
+
+
+def ask(adapter_name: str) -> GenerationRequest:
+    return GenerationRequest("hello", adapters=(AdapterSelection(adapter_name),))
+
+
+async def test_a_principal_has_its_own_tenant_and_finds_nothing_of_another(fleet: SecuredFleet) -> None:
+    async with HotslotClient(fleet.store, fleet.workers[0], options=fleet.options("alice")) as alice:
+        assert [found.name async for found in alice.store.list_adapters()] == ["alice-bot"]
+        assert (await alice.complete(ask("alice-bot"))).choices
+        theirs = ask("bob-bot")
+        for call in (alice.store.get("bob-bot"), alice.store.resolve("bob-bot"), alice.complete(theirs)):
+            with pytest.raises(AdapterNotFoundError):
+                await call
+    async with StoreClient(fleet.store, fleet.options("alice", "umbrella")) as trying:
+        with pytest.raises(TenantForbiddenError):
+            await trying.get("bob-bot")
+
+
+async def test_each_worker_is_reached_with_the_certificates_that_the_fleet_trusts(fleet: SecuredFleet) -> None:
+    for endpoint in fleet.workers:
+        async with HotslotClient(fleet.store, endpoint, route=False, options=fleet.options("alice")) as alice:
+            assert (await alice.complete(ask("alice-bot"))).choices
+        async with WorkerClient(endpoint, fleet.options("nobody")) as nobody:
+            with pytest.raises(UnauthenticatedError):
+                await nobody.model_info()
+
+
+async def test_a_token_of_a_client_neither_acts_for_others_nor_as_a_service(fleet: SecuredFleet) -> None:
+    claim = (("hotslot-principal", "root"), ("hotslot-scopes", "read,use,publish,admin,worker,operator"))
+    options = replace(fleet.options("reader"), metadata=claim)
+    async with StoreClient(fleet.store, options) as reader:
+        assert [found.name async for found in reader.list_adapters()] == ["alice-bot"]
+        with pytest.raises(ScopeMissingError):
+            await reader.delete_adapter("alice-bot")
+    async with WorkerClient(fleet.workers[0], fleet.options("alice")) as alice:
+        with pytest.raises(ForbiddenError):
+            await alice.drain()
+    async with WorkerClient(fleet.workers[0], fleet.options("operator")) as operator:
+        assert (await operator.status()).worker_id
+
+
+async def test_a_revoked_token_is_refused_everywhere_within_the_bound(fleet: SecuredFleet) -> None:
+    async def until_refused(call: Callable[[], Awaitable[object]]) -> None:
+        while time.monotonic() - began_s < REVOCATION_S + LOOSE_S:
+            try:
+                await call()
+            except TokenRevokedError:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("the token is still taken")
+
+    options = fleet.options("fleeting")
+    async with StoreClient(fleet.store, options) as store, WorkerClient(fleet.workers[1], options) as worker:
+        await store.get("alice-bot")
+        await worker.model_info()
+        fleet.roster.change("fleeting", revoked_s=int(time.time()))
+        began_s = time.monotonic()
+        await until_refused(lambda: store.get("alice-bot"))
+        await until_refused(worker.model_info)
+
+
+async def test_the_gateway_takes_a_token_as_its_api_key_and_acts_for_its_principal(fleet: SecuredFleet) -> None:
+    async with httpx2.AsyncClient(base_url=fleet.gateway, trust_env=False, timeout=30) as http:
+
+        async def status(
+            path: str, token: str | None, json: object = None, headers: dict[str, str] | None = None
+        ) -> tuple[int, str]:
+            own = {"authorization": f"Bearer {token}"} if token is not None else {}
+            method = "GET" if json is None else "POST"
+            answer = await http.request(method, path, headers={**own, **(headers or {})}, json=json)
+            return answer.status_code, answer.text
+
+        alice, reader = fleet.roster.tokens["alice"], fleet.roster.tokens["reader"]
+        body = {"model": "alice-bot", "prompt": "hello", "max_tokens": 4}
+        for token in (None, "sk-nothing", alice[:-1]):
+            code, text = await status("/v1/models", token)
+            assert (code, "UNAUTHENTICATED" in text) == (401, True)
+            assert (await status("/v1/completions", token, json=body))[0] == 401
+        assert (await status("/health", None))[0] == 200
+        code, text = await status("/v1/models", alice)
+        assert code == 200
+        assert "alice-bot" in text
+        assert "bob-bot" not in text
+        assert (await status("/v1/completions", alice, json=body))[0] == 200
+        assert (await status("/v1/completions", alice, json={**body, "model": "bob-bot"}))[0] == 404
+        assert (await status("/v1/completions", reader, json=body))[0] == 403
+        code, text = await status("/v1/completions", alice, json=body, headers={"hotslot-tenant": "umbrella"})
+        assert (code, "TENANT_FORBIDDEN" in text) == (403, True)
+        # A service's token is no key: what it may do is not HTTP's.
+        assert (await status("/v1/completions", fleet.roster.tokens["gateway"], json=body))[0] == 403
+
+
+def test_no_token_is_in_any_log(fleet: SecuredFleet) -> None:
+    secrets = [token.rpartition("_")[2] for token in fleet.roster.tokens.values()]
+    logs = list(fleet.stack.folder.glob("*.log"))
+    assert len(logs) == 4
+    for log in logs:
+        text = log.read_text(errors="replace")
+        assert text
+        assert not [secret for secret in secrets if secret in text], log.name
+        assert "scrypt$" not in text
+
+
+async def test_what_has_no_certificate_hears_nothing(fleet: SecuredFleet) -> None:
+    bare = ChannelOptions(max_attempts=1, security=ChannelSecurity(fleet.client.bundle_file))
+    for options in (bare, ChannelOptions(max_attempts=1)):
+        async with StoreClient(fleet.store, options) as store:
+            with pytest.raises(HotslotError, match="cannot be reached"):
+                await store.get("alice-bot")
