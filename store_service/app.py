@@ -112,10 +112,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         scrub = build_scrub(settings, domain, stack)
         loops = await stack.enter_async_context(Loops())
         begin_loops(settings, execution, domain, scrub, redis, loops)
-        authenticator = await stack.enter_async_context(opened_authenticator(settings.principals_file))
-        server = await stack.enter_async_context(
-            serve(services, _server_options(settings), authenticator=authenticator)
-        )
+        known = await stack.enter_async_context(opened_authenticator(settings.principals_file))
+        server = await stack.enter_async_context(serve(services, _server_options(settings), authenticator=known))
         await server.set_ready(True)
         yield server
 

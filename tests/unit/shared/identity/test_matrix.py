@@ -40,9 +40,11 @@ MAY = {
         GetWorkerStatus""",
     "use": """PlacementService PickWorkers ListWorkers; InferenceService Generate Complete CountTokens Detokenize
         GetModelInfo; AdapterControlService LoadAdapter""",
-    "publish": """AdapterStoreService ImportAdapter ValidateAdapter CreateVersion PublishVersion SetTag DeleteTag ListBaseModels
+    "publish": """AdapterStoreService ImportAdapter ValidateAdapter CreateVersion PublishVersion
+        SetTag DeleteTag ListBaseModels
         FindBaseModels; BlobService WriteBlob GetWriteStatus FindMissingBlobs""",
-    "admin": """AdapterStoreService DeleteAdapter UndeleteAdapter DeleteVersion PruneVersions SetAdapterPolicy DeleteAdapterPolicy;
+    "admin": """AdapterStoreService DeleteAdapter UndeleteAdapter DeleteVersion PruneVersions
+        SetAdapterPolicy DeleteAdapterPolicy;
         AdapterControlService UnloadAdapter PinAdapter UnpinAdapter SetDefaultAdapters EnableAdapters
         DisableAdapters""",
     "worker": """AdapterStoreService ResolveAdapter ListPinnedVersions WatchAdapters RegisterBaseModel ListBaseModels
