@@ -1,7 +1,6 @@
 """The store's process: what it is made of, and how it begins and ends."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -192,7 +191,7 @@ def build_services(
 ) -> list[Service]:
     """The gRPC services over the domain."""
     registry, offload, turns = domain.registry, execution.offload, Turns(PASSES_PER_CHUNK)
-    fleets = FleetCache(Directory(redis), clock=time.monotonic) if redis is not None else None
+    fleets = FleetCache(Directory(redis)) if redis is not None else None
     serving = ServingAdvice(fleets)
     publications = Publications(
         registry,
@@ -232,8 +231,8 @@ def build_services(
         service(blob_pb2, "BlobService", blob_chunks.add_to_server, blobs),
         *fleet_services(fleet),
     ]
-    if redis is not None:
-        placement = PlacementServicer(redis, CatalogResolver(registry.catalog, execution.lookups))
+    if fleets is not None:
+        placement = PlacementServicer(fleets, CatalogResolver(registry.catalog, execution.lookups))
         add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         services.append(service(placement_pb2, "PlacementService", add_placement, placement))
     return services

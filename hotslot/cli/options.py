@@ -70,14 +70,12 @@ def open_client(
     worker: str = DEFAULT_WORKER,
     tenant: str = TENANT,
     route: bool = False,
-    base_model: str = "",
 ) -> BlockingHotslotClient:
     """The client of the deployment that the options name; use it with `with`."""
     return BlockingHotslotClient(
         checked_endpoint(store, "--store (HOTSLOT_STORE)"),
         checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
         route=route,
-        base_model=base_model,
         options=channel_options(tenant, store),
     )
 

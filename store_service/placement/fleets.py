@@ -1,6 +1,7 @@
 """The pools as they were a moment ago, kept so that a decision does not read the whole fleet."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from hotslot.ids import Digest
 from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import REVISION_SEQUENCES
 from shared.coordination.known_pool import KnownPool
-from shared.fleet.policy import DEFAULT_POLICY, PolicyOptions
+from shared.fleet.policy import DEFAULT_POLICY
 from shared.fleet.records import Abilities, PlacedVersion, WorkerRecord
 from store_service.placement.groups import WorkerGroup, group_workers
 
@@ -33,20 +34,11 @@ class PoolPicture:
 
 
 class FleetCache:
-    """Reads a pool at most once per `refresh_s`, however many ask. Raises CoordinationUnavailableError."""
+    """Reads a pool at most once per REFRESH_S, however many ask. Raises CoordinationUnavailableError."""
 
-    def __init__(
-        self,
-        directory: Directory,
-        clock: Callable[[], float],
-        *,
-        refresh_s: float = REFRESH_S,
-        policy: PolicyOptions = DEFAULT_POLICY,
-    ) -> None:
-        self.refresh_s = refresh_s
-        self._directory = directory
+    def __init__(self, directory: Directory, clock: Callable[[], float] = time.monotonic) -> None:
+        self.directory = directory
         self._clock = clock
-        self._policy = policy
         self._pictures: dict[Digest, PoolPicture] = {}
         self._locks: dict[Digest, asyncio.Lock] = {}
         self._pools: list[Digest] = []
@@ -54,8 +46,8 @@ class FleetCache:
 
     async def pools(self) -> list[Digest]:
         """The pools that exist or did lately."""
-        if self._clock() - self._pools_read_at_s >= self.refresh_s:
-            pools = set(await self._directory.pools())
+        if self._clock() - self._pools_read_at_s >= REFRESH_S:
+            pools = set(await self.directory.pools())
             # Redis may have lost the list: other pools stay until no lease runs there.
             for pool in self._pictures.keys() - pools:
                 if (await self.picture(pool)).workers:
@@ -67,7 +59,7 @@ class FleetCache:
         return self._pools
 
     async def picture(self, pool: Digest) -> PoolPicture:
-        """The pool, at most `refresh_s` old."""
+        """The pool, at most REFRESH_S old."""
         known = self._fresh(pool)
         if known is not None:
             return known
@@ -85,11 +77,11 @@ class FleetCache:
 
     def _fresh(self, pool: Digest) -> PoolPicture | None:
         picture = self._pictures.get(pool)
-        return picture if picture is not None and self._clock() - picture.read_at_s < self.refresh_s else None
+        return picture if picture is not None and self._clock() - picture.read_at_s < REFRESH_S else None
 
     async def _read(self, pool: Digest, before: PoolPicture | None) -> PoolPicture:
-        known = before.known if before is not None else KnownPool(self._directory, pool)
+        known = before.known if before is not None else KnownPool(self.directory, pool)
         view = await known.workers()
-        groups = group_workers(view.workers, view.time_s, self._policy, before.groups if before is not None else {})
+        groups = group_workers(view.workers, view.time_s, DEFAULT_POLICY, before.groups if before is not None else {})
         revision = round(view.time_s * 1e3) * REVISION_SEQUENCES
         return PoolPicture(view.workers, groups, revision, self._clock(), known)

@@ -20,7 +20,7 @@ from shared.fleet.policy import RankedWorker
 from shared.fleet.records import PlacedVersion, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.server.deadline import HasDeadline
-from store_service.placement.fleets import FleetCache
+from store_service.placement.fleets import REFRESH_S, FleetCache
 from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
 
 DEFAULT_CANDIDATES = 3
@@ -105,7 +105,7 @@ class PlacementQueries:
             turn=turn,
             policy=resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY,
         )
-        return Pick(tuple(candidates), digests, self._fleets.refresh_s, picture.revision)
+        return Pick(tuple(candidates), digests, REFRESH_S, picture.revision)
 
     async def list_workers(
         self, base_model: str, limit: int, after: tuple[str, str]

@@ -1,6 +1,5 @@
 """PlacementService: decode, one call, encode."""
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, cast
@@ -9,8 +8,6 @@ from hotslot.codec import to_proto
 from hotslot.pb.hotslot.placement.v1 import placement_pb2 as pb
 from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc
 from hotslot.rpc.tenant import tenant_of
-from shared.coordination.connection import RedisConnection
-from shared.coordination.directory import Directory
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import PlacementQueries, WantedResolver
 from store_service.placement.watch import watch_placements
@@ -22,10 +19,9 @@ from store_service.rpc.requests import references_of, revision_of
 class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     """Answers from Redis; `resolver` answers for the catalog."""
 
-    def __init__(self, redis: RedisConnection, resolver: WantedResolver) -> None:
-        self._directory = Directory(redis)
-        fleets = FleetCache(self._directory, clock=time.monotonic)
-        self._queries = PlacementQueries(self._directory, fleets, resolver)
+    def __init__(self, fleets: FleetCache, resolver: WantedResolver) -> None:
+        self._directory = fleets.directory
+        self._queries = PlacementQueries(fleets.directory, fleets, resolver)
 
     async def PickWorkers(self, request: pb.PickWorkersRequest, context: Any) -> pb.PickWorkersResponse:
         """Workers for a set of adapters, best first."""

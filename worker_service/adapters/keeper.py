@@ -50,8 +50,6 @@ class Keeper:
         me: WorkerId,
         fleet: Callable[[], Awaitable[Fleet]] | None,
         limits: PreloadLimits,
-        *,
-        every_s: float = EVERY_S,
     ) -> None:
         """`fleet` reads the workers that share pinned versions; without it everything pinned is this worker's."""
         self._store = store
@@ -59,7 +57,6 @@ class Keeper:
         self._me = me
         self._fleet = fleet
         self._limits = limits
-        self._every_s = every_s
         self._names: set[tuple[TenantId, AdapterName]] = set()
         self._left_bytes = 0
         self._changed = asyncio.Event()
@@ -80,7 +77,7 @@ class Keeper:
                 log.info("pinned_versions_unknown", why=exc.message)
             self._looked.set()
             await asyncio.sleep(MIN_INTERVAL_S)
-            await happens(self._changed, self._every_s * random.uniform(0.8, 1.0))
+            await happens(self._changed, EVERY_S * random.uniform(0.8, 1.0))
 
     async def until_looked(self) -> None:
         """Wait for the end of the first look, as long as the limits say."""

@@ -40,16 +40,14 @@ class PreloadLimits:
     """Bytes of weights, as the store has them."""
 
 
-async def preload(
-    directory: Directory, me: WorkerInfo, provider: AdapterProvider, limits: PreloadLimits, seed: int | None = None
-) -> int:
+async def preload(directory: Directory, me: WorkerInfo, provider: AdapterProvider, limits: PreloadLimits) -> int:
     """Load what this worker will be the home of; returns how many versions. Raises nothing."""
     if not limits.timeout_s:
         return 0
     loading = _Preloading(provider, limits.max_bytes, provider.tiers.engine.num_slots)
     try:
         async with asyncio.timeout(limits.timeout_s):
-            wanted = await _share(directory, me, random.Random(seed))
+            wanted = await _share(directory, me, random.Random())
             for first in range(0, len(wanted), MAX_PARALLEL):
                 await asyncio.gather(*(loading.load(resident) for resident in wanted[first : first + MAX_PARALLEL]))
     except (HotslotError, TimeoutError) as exc:

@@ -36,7 +36,7 @@ from shared.fleet.records import ReportedLoad, Resident
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.server.deadline import HasDeadline
 from shared.server.grpc_server import ServerOptions, serve, service
-from store_service.placement.fleets import FleetCache
+from store_service.placement.fleets import REFRESH_S, FleetCache
 from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
@@ -80,7 +80,7 @@ async def running(server: EmbeddedValkey, **redis_options: Any) -> AsyncIterator
     async with RedisConnection(RedisOptions(server.url, **redis_options)) as redis:
         await redis.run(lambda client: client.flushall())
         resolver = TableResolver()
-        servicer = PlacementServicer(redis, resolver)
+        servicer = PlacementServicer(FleetCache(Directory(redis)), resolver)
         add = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         services = [service(pb, "PlacementService", add, servicer)]
         async with serve(services, ServerOptions(grace_s=0.1)) as grpc_server:
@@ -162,12 +162,12 @@ async def test_a_pool_that_redis_forgot_is_known_until_its_leases_end(redis: Red
     assert await fleets.pools() == [POOL]
     assert len((await fleets.picture(POOL)).workers) == 1
     await redis.run(lambda client: client.flushall())
-    now_s += fleets.refresh_s
+    now_s += REFRESH_S
     assert await fleets.pools() == [POOL]
 
     async def is_forgotten() -> bool:
         nonlocal now_s
-        now_s += fleets.refresh_s
+        now_s += REFRESH_S
         return await fleets.pools() == []
 
     await until_async(is_forgotten)
