@@ -52,6 +52,8 @@ class Call:
     is_forwarded: bool
     encode: Callable[[str, Sequence[Selection]], bytes]
     """The request as a message, with this id and these adapters instead of what it says itself; none is the base."""
+    rename: Callable[[bytes, Sequence[str]], bytes]
+    """The first message of an answer, with these references of the served adapters instead of those that it has."""
 
 
 @dataclass(slots=True)
@@ -71,7 +73,9 @@ class FrontDoor:
         if router is None or call.is_forwarded:
             with self.worker.admitted() as parts:
                 self._refuse_disabled(parts, call)
-                settled = await parts.generation.settle(call.tenant, call.request, call.time_remaining())
+                settled = await parts.generation.settle(
+                    call.tenant, call.request, call.time_remaining(), is_forwarded=call.is_forwarded
+                )
                 async with aclosing(parts.generation.generate(settled)) as answer:
                     async for told in answer:
                         yield told
@@ -139,7 +143,7 @@ class FrontDoor:
                     yield event
 
     async def _there(self, router: Router, peer: WorkerRecord, call: Call, settled: SettledRequest) -> Events:
-        message = call.encode(settled.request.request_id, [item.selection for item in settled.chosen])
+        message = call.encode(settled.request.request_id, settled.carried)
         if len(message) > MAX_GENERATE_BYTES:
             # Defaults and switches that were settled here make it larger than it came.
             raise UnavailableError("the request is too large to be sent on")
@@ -149,5 +153,7 @@ class FrontDoor:
             less_margin(call.time_remaining()),
         )
         async with aclosing(router.forward(peer, parcel)) as messages:
+            is_first = True
             async for message in messages:
-                yield message
+                yield call.rename(message, settled.references) if is_first and settled.chosen else message
+                is_first = False

@@ -66,7 +66,9 @@ class Generation:
     policy: AdapterDefaults
     engine: EngineHandle
 
-    async def settle(self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None) -> SettledRequest:
+    async def settle(
+        self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None, *, is_forwarded: bool = False
+    ) -> SettledRequest:
         """Accept a request: checked, with the versions that serve it from here on, wherever it is served.
 
         Raises InvalidRequestError and its kinds (also for adapters that never fit the slots together), the store's
@@ -75,24 +77,24 @@ class Generation:
         accepted_s = self.engine.clock()
         selections = self.policy.choose(tenant, check(request, self.limits), base_only=request.base_only)
         request = replace(request, request_id=request.request_id or new_request_id())
-        chosen, unconfirmed = await self._versions(tenant, selections, request.min_revision)
+        chosen, unconfirmed = await self._versions(tenant, selections, request.min_revision, is_forwarded)
         deadline_s = accepted_s + timeout_s if timeout_s is not None else None
         return SettledRequest(tenant, request, chosen, accepted_s, deadline_s, unconfirmed)
 
     async def _versions(
-        self, tenant: TenantId, selections: tuple[Selection, ...], min_revision: int
+        self, tenant: TenantId, selections: tuple[Selection, ...], min_revision: int, is_forwarded: bool
     ) -> tuple[tuple[Chosen, ...], StoreUnavailableError | None]:
         """The versions now; while the store is away those that were known last, with the reason."""
-        references, tiers = self.provider.references, self.provider.tiers
-        last = [(selection, references.resolve_known(tenant, selection.reference)) for selection in selections]
+        provider, tiers = self.provider, self.provider.tiers
+        last = [(s, provider.known(tenant, s.reference, is_forwarded=is_forwarded)) for s in selections]
         known = tuple(Chosen(selection, version) for selection, version in last if version is not None)
         is_known = len(known) == len(selections)
         is_here = all(tiers.is_resident(item.version.digest) for item in known)
         # Another worker may hold them, so a store that is slow is not waited for to its end.
-        patience_s = references.limits.patience_s if is_known and not is_here else None
+        patience_s = provider.references.limits.patience_s if is_known and not is_here else None
         try:
             async with asyncio.timeout(patience_s):
-                return await self.provider.resolve(tenant, selections, min_revision), None
+                return await provider.resolve(tenant, selections, min_revision, is_forwarded=is_forwarded), None
         except StoreUnavailableError as exc:
             if not is_known:
                 raise

@@ -1,4 +1,4 @@
-"""InferenceService on the wire: decode, one call, encode. Bytes of another worker go out as they came."""
+"""InferenceService on the wire: decode, one call, encode. Messages of another worker go out as they came."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -140,6 +140,7 @@ def _decode_call(request: pb.GenerateRequest, context: Context) -> Call:
         metadata,
         is_forwarded(metadata),
         partial(serialise_settled, request),
+        with_references,
     )
 
 
@@ -156,3 +157,11 @@ def serialise_settled(received: pb.GenerateRequest, request_id: str, selections:
     named = (AdapterSelection(str(selection.reference), selection.weight) for selection in selections)
     settled.adapters.extend(to_proto(pb.AdapterSelection, selection) for selection in named)
     return settled.SerializeToString()
+
+
+def with_references(message: bytes, references: Sequence[str]) -> bytes:
+    """The first message of another worker's answer, which was sent digests, with the references that were asked for."""
+    response = _response_of(message)
+    for served, reference in zip(response.started.adapters, references, strict=False):
+        served.reference = reference
+    return response.SerializeToString()

@@ -1,11 +1,12 @@
 """Settled requests: checked once, with the versions that serve them, as they are routed and as they are served."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hotslot.contract.generation import GenerationRequest, Logprobs
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+from worker_service.adapters.policy import Selection
 from worker_service.adapters.provider import Chosen
 from worker_service.engine.messages import NO_LOGPROBS
 
@@ -32,6 +33,24 @@ class SettledRequest:
     def digests(self) -> tuple[Digest, ...]:
         """Versions by digest, in the request's order."""
         return tuple(item.version.digest for item in self.chosen)
+
+    @property
+    def carried(self) -> tuple[Selection, ...]:
+        """Selections as another worker gets them: beside each tag the digest that it stood for when it was settled.
+
+        Tags alone where the store did not confirm them: that worker may know more.
+        """
+        if self.unconfirmed is not None:
+            return tuple(item.selection for item in self.chosen)
+        return tuple(
+            replace(item.selection, reference=replace(item.selection.reference, digest=item.version.digest))
+            for item in self.chosen
+        )
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """References as the caller, or this worker's defaults, named them; answers tell them."""
+        return tuple(str(item.selection.reference) for item in self.chosen)
 
     @property
     def policy(self) -> ReplicaPolicy:
