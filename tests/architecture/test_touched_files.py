@@ -17,6 +17,8 @@ KIND = ("has_bias", "has_biases", "lora_bias")
 RPCS = {
     "SetAdapterPolicy": "a call of the store",
     "DrainWorker": "a call of a worker",
+    "CountTokens": "a call of a worker that takes no adapter",
+    "IssueEpoch": "a call of the fleet's own parts",
     "PickWorkers": "a call of placement",
 }
 MAX_SAMPLING_FILES = 8
