@@ -52,7 +52,7 @@ class Call:
     is_forwarded: bool
     encode: Callable[[str, Sequence[Selection]], bytes]
     """The request as a message, with this id and these adapters instead of what it says itself; none is the base."""
-    rename: Callable[[bytes, Sequence[str]], bytes]
+    as_asked: Callable[[bytes, Sequence[str]], bytes]
     """The first message of an answer, with these references of the served adapters instead of those that it has."""
 
 
@@ -155,5 +155,5 @@ class FrontDoor:
         async with aclosing(router.forward(peer, parcel)) as messages:
             is_first = True
             async for message in messages:
-                yield call.rename(message, settled.references) if is_first and settled.chosen else message
+                yield call.as_asked(message, settled.references) if is_first and settled.chosen else message
                 is_first = False
