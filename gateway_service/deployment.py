@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from gateway_service.callers import ACTED_FOR
 from hotslot import ChannelOptions, GenerationRequest, HotslotClient, WorkerClient
-from hotslot.clients.store import DEFAULT_STORE
+from hotslot.clients.defaults import DEFAULT_STORE
 from hotslot.contract.control import WorkerState
 from hotslot.contract.generation import GenerationEvent
 from hotslot.errors import HotslotError, NoWorkersError

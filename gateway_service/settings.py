@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from hotslot.clients.worker import GENERATE_TIMEOUT_S
+from hotslot.clients.defaults import GENERATE_TIMEOUT_S
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.formats.principals import Scope

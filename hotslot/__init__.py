@@ -1,13 +1,13 @@
 """Python client of hotslot, for asyncio and without, and the `hotslot` command.
 
-    from hotslot import AdapterSelection, BlockingHotslotClient, GenerationRequest
+    from hotslot import BlockingHotslotClient
 
     with BlockingHotslotClient() as hotslot:
-        answer = hotslot.complete(GenerationRequest("Hello", (AdapterSelection("pirate"),)))
+        answer = hotslot.complete("Hello", adapters="pirate")
         print(answer.text, answer.started.adapters[0].digest)
 
 Errors are the classes of `hotslot.errors`, of which those that callers mostly catch are here too; all are
-`HotslotError`. `hotslot.contract` holds the types that calls take and return.
+`HotslotError`. docs/client.md is the client's page. `hotslot.contract` holds the types that calls take and return.
 
 Decisions: docs/decisions/hotslot.md and docs/decisions/packaging.md
 """

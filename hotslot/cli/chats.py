@@ -30,7 +30,7 @@ def converse(answer: AnswerOptions, adapters: tuple[AdapterSelection, ...]) -> N
         conversation = Conversation(answer.request(client, answer.prompt(), adapters), answer.system)
         interactive = sys.stdin.isatty() and not answer.as_json
         if interactive:
-            say(f"{client.worker.model_info().base_model}; /help lists what can be said beside questions")
+            say(f"{client.model_info(adapters=adapters).base_model}; /help lists what can be said beside questions")
         for line in _lines(interactive):
             if line in ("/quit", "/exit", "/bye"):
                 return

@@ -84,7 +84,9 @@ def _generate(
     if not text:
         raise EmptyPromptError  # with a chat template around it, the model would answer something
     with answer.client() as client:
-        as_chat = client.worker.model_info().has_chat_template if chat is None else chat
+        # Of the worker that answers, which another one than --worker's may be.
+        chosen = () if answer.base_only else (*adapters, *answer.selections())
+        as_chat = client.model_info(adapters=chosen).has_chat_template if chat is None else chat
         if not as_chat:
             refuse_without_chat(
                 {

@@ -10,9 +10,9 @@ import typer
 
 from hotslot.cli.digests import check_reference, full_reference
 from hotslot.clients.blocking import BlockingHotslotClient
+from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER
+from hotslot.clients.environment import uses_proxy
 from hotslot.clients.found_security import security_for
-from hotslot.clients.store import DEFAULT_STORE
-from hotslot.clients.worker import DEFAULT_WORKER
 from hotslot.contexts import CONTEXT_VARIABLE, chosen_context, contexts_path
 from hotslot.contract.generation import AdapterSelection
 from hotslot.endpoints import dialled_endpoint
@@ -55,9 +55,6 @@ ContextOption = Annotated[
     ),
 ]
 
-USE_PROXY = "HOTSLOT_USE_PROXY"
-_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
-
 STORE = DEFAULT_STORE
 WORKER = DEFAULT_WORKER
 TENANT = ""
@@ -84,14 +81,6 @@ def channel_options(tenant: str, store: str) -> ChannelOptions:
     """The options of every channel that a command opens, to a store or its workers; raises InvalidRequestError."""
     named = parse_tenant(tenant) if tenant else None
     return ChannelOptions(tenant=named, use_proxy=uses_proxy(), security=security_for(os.environ, store))
-
-
-def uses_proxy() -> bool:
-    """True when calls go through the proxy that the environment names; raises InvalidRequestError."""
-    text = os.environ.get(USE_PROXY, "")
-    if text.lower() not in (*_YES, *_NO):
-        raise InvalidRequestError([], f"{USE_PROXY}: found {text!r}, expected true or false")
-    return text.lower() in _YES
 
 
 def environment() -> Mapping[str, str]:

@@ -32,8 +32,7 @@ from hotslot.cli.up_checks import (
     require_services,
 )
 from hotslot.cli.valkey import SupervisedValkey
-from hotslot.clients.store import DEFAULT_STORE
-from hotslot.clients.worker import DEFAULT_WORKER
+from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER
 from hotslot.contexts import LOCAL, Contexts, SavedContext, change_contexts
 from hotslot.errors import InvalidRequestError, PreconditionError
 from hotslot.local.children import ChildFailedError

@@ -13,11 +13,12 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from hotslot.clients.blobs import RetryPolicy
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment
 from hotslot.clients.hotslot import HotslotClient
 from hotslot.clients.loop_thread import LoopThread
 from hotslot.clients.placement import PlacementClient
-from hotslot.clients.store import DEFAULT_STORE, StoreClient
-from hotslot.clients.worker import DEFAULT_WORKER, WorkerClient
+from hotslot.clients.store import StoreClient
+from hotslot.clients.worker import WorkerClient
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.errors import ForkedClientError
 from hotslot.rpc.channel import ChannelOptions
@@ -108,7 +109,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_STORE,
+        endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
         options: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
         *,
@@ -158,7 +159,7 @@ class BlockingPlacementClient(Blocking[PlacementClient]):
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_STORE,
+        endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
         options: ChannelOptions | None = None,
         *,
         loop: LoopThread | None = None,
@@ -176,7 +177,7 @@ class BlockingWorkerClient(Blocking[WorkerClient]):
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_WORKER,
+        endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
         options: ChannelOptions | None = None,
         *,
         loop: LoopThread | None = None,
@@ -187,6 +188,8 @@ class BlockingWorkerClient(Blocking[WorkerClient]):
     connect = _call(WorkerClient.connect)
     generate = _iterate(WorkerClient.generate)
     complete = _call(WorkerClient.complete)
+    count_tokens = _call(WorkerClient.count_tokens)
+    detokenize = _call(WorkerClient.detokenize)
     chat = _call(WorkerClient.chat)
     model_info = _call(WorkerClient.model_info)
     load = _call(WorkerClient.load)
@@ -207,8 +210,8 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
 
     def __init__(
         self,
-        store_endpoint: str = DEFAULT_STORE,
-        worker_endpoint: str | None = DEFAULT_WORKER,
+        store_endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
+        worker_endpoint: str | FromEnvironment | None = FROM_ENVIRONMENT,
         *,
         route: bool = True,
         base_model: str = "",
@@ -232,7 +235,7 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
         needed = self._written if reads_own_writes else None
         self.store = BlockingStoreClient(store_endpoint, options, loop=self.loop, written=self._written)
         self.placement = BlockingPlacementClient(store_endpoint, options, loop=self.loop)
-        self.worker = BlockingWorkerClient(worker_endpoint or DEFAULT_WORKER, options, loop=self.loop, written=needed)
+        self.worker = BlockingWorkerClient(worker_endpoint or FROM_ENVIRONMENT, options, loop=self.loop, written=needed)
 
     @property
     def revision(self) -> int:
@@ -252,3 +255,6 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
     generate = _iterate(HotslotClient.generate)
     complete = _call(HotslotClient.complete)
     publish = _call(HotslotClient.publish)
+    count_tokens = _call(HotslotClient.count_tokens)
+    detokenize = _call(HotslotClient.detokenize)
+    model_info = _call(HotslotClient.model_info)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hotslot.clients.store import DEFAULT_STORE
+from hotslot.clients.defaults import DEFAULT_STORE
 from hotslot.contexts import contexts_path, read_contexts
 from hotslot.errors import InvalidRequestError
 from hotslot.rpc.security import ChannelSecurity

@@ -1,7 +1,6 @@
 """The asyncio client of a whole deployment: picks the best worker, dials it, and fails over while that is safe."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -10,27 +9,26 @@ from functools import partial
 
 from cachetools import TTLCache
 
-from hotslot.backoff import Backoff
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of, timeout_of, worker_of
+from hotslot.clients.failing_over import FailOver
 from hotslot.clients.home import Home
 from hotslot.clients.placement import PlacementClient
+from hotslot.clients.plain_forms import Adapters, Prompt, as_adapters, as_request
 from hotslot.clients.publishing import ready_workers
 from hotslot.clients.routing import Picks, RouteKey
-from hotslot.clients.rpc import checked_timeout
-from hotslot.clients.store import DEFAULT_STORE, StoreClient
-from hotslot.clients.worker import DEFAULT_WORKER, GENERATE_TIMEOUT_S, WorkerClient
+from hotslot.clients.rpc import UNARY_TIMEOUT_S, checked_timeout
+from hotslot.clients.store import StoreClient
+from hotslot.clients.worker import WorkerClient
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import request_to_proto
 from hotslot.collecting import collect
 from hotslot.contract.catalog import PublishedVersion, VersionHolder
+from hotslot.contract.control import ModelInfo
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.contract.placement import WorkerPick
+from hotslot.contract.tokens import DecodedTokens, TokenCount
 from hotslot.errors import (
-    ExhaustedError,
-    HotslotError,
     InvalidEndpointError,
-    NotImplementedYetError,
-    NoWorkersError,
-    RequestDeadlineError,
     UnavailableError,
 )
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
@@ -46,12 +44,6 @@ PUBLISH_WAIT_S = 10.0
 MAX_PUBLISHED = 256
 PUBLISHED_TTL_S = 10.0
 """Time by which placement surely knows what workers hold."""
-FIRST_PAUSE_S = 0.1
-MAX_PAUSE_S = 2.0
-# Before the first event nothing was generated, and another worker may well be able to.
-TRY_ANOTHER_WORKER = (UnavailableError, ExhaustedError)
-# Placement is a hint: without it, any worker does.
-NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 
 
 class HotslotClient:
@@ -69,8 +61,8 @@ class HotslotClient:
 
     def __init__(
         self,
-        store_endpoint: str = DEFAULT_STORE,
-        worker_endpoint: str | None = DEFAULT_WORKER,
+        store_endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
+        worker_endpoint: str | FromEnvironment | None = FROM_ENVIRONMENT,
         *,
         route: bool = True,
         base_model: str = "",
@@ -81,15 +73,12 @@ class HotslotClient:
         written: WrittenRevision | None = None,
     ) -> None:
         """`written` is shared by clients that are to be served by each other's writes."""
-        options = options or ChannelOptions()
+        options = options_of(options, store_of(store_endpoint))
         self._written = written or WrittenRevision()
         self.store = StoreClient(store_endpoint, options, written=self._written)
         self.placement = PlacementClient(store_endpoint, options)
-        self._fallback = worker_endpoint
-        self._route = route
+        fallback = None if worker_endpoint is None else worker_of(worker_endpoint)
         self._base_model = base_model
-        self._connect_timeout_s = connect_timeout_s
-        self._patience_s = patience_s
         self._picks = Picks(self._ask, time.monotonic)
         self._home = Home("the client")
         # Failing over is this client's work: a channel that retries would only delay it.
@@ -99,7 +88,8 @@ class HotslotClient:
         self._published: TTLCache[str, dict[str, VersionHolder]] = TTLCache(MAX_PUBLISHED, PUBLISHED_TTL_S)
         """Workers that a publication by this client made ready, by the adapter's name."""
         self._pool = Pool(partial(_dial, once, needed))
-        self.worker = WorkerClient(worker_endpoint or DEFAULT_WORKER, to_workers, written=needed)
+        self._workers = FailOver(self._home, self._pool, self._picks, fallback, route, connect_timeout_s, patience_s)
+        self.worker = WorkerClient(fallback or FROM_ENVIRONMENT, to_workers, written=needed)
 
     @property
     def revision(self) -> int:
@@ -128,69 +118,99 @@ class HotslotClient:
 
     async def generate(
         self,
-        request: GenerationRequest | str,
+        request: GenerationRequest | Prompt,
         *,
+        adapters: Adapters = (),
         base_model: str = "",
-        timeout_s: float = GENERATE_TIMEOUT_S,
+        timeout_s: float | FromEnvironment = FROM_ENVIRONMENT,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation from the best worker.
 
-        `base_model` is for this request what the client's own is for all. A worker that fails before its first event
-        is passed over for the next; after that, failures are the caller's to see, since a second run could answer
-        something else. Closing the iterator cancels the request.
+        A prompt alone (a text, messages or token ids) is a request with these `adapters`. `base_model` is for this
+        request what the client's own is for all. A worker that fails before its first event is passed over for the
+        next; after that, failures are the caller's to see, since a second run could answer something else. Closing the
+        iterator cancels the request.
         """
-        message = request_to_proto(request)
-        timeout_s = checked_timeout(timeout_s)
-        self._home.enter()
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + timeout_s
-        last_try_s = min(deadline_s, loop.time() + self._patience_s)
-        for rounds in itertools.count():
-            begun = False
-            try:
-                async with aclosing(self._try_each(message, base_model, deadline_s)) as events:
-                    async for event in events:
-                        begun = True
-                        yield event
-                return
-            except TRY_ANOTHER_WORKER as exc:
-                pause_s = _pause_s(exc, rounds)
-                if begun or loop.time() + pause_s > last_try_s:
-                    raise
-            await asyncio.sleep(pause_s)
+        message = request_to_proto(as_request(request, adapters))
 
-    async def _try_each(
-        self, message: pb.GenerateRequest, base_model: str, deadline_s: float
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """Every worker that there is for it, until one begins."""
-        loop = asyncio.get_running_loop()
-        failure: HotslotError = NoWorkersError(
-            "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
+        def ask(worker: WorkerClient, left_s: float) -> AsyncGenerator[GenerationEvent, None]:
+            return worker.generate(message, timeout_s=left_s)
+
+        async with aclosing(
+            self._workers.anywhere(self._key(message, base_model), timeout_of(timeout_s), ask)
+        ) as events:
+            async for event in events:
+                yield event
+
+    async def complete(
+        self,
+        request: GenerationRequest | Prompt,
+        *,
+        adapters: Adapters = (),
+        base_model: str = "",
+        timeout_s: float | FromEnvironment = FROM_ENVIRONMENT,
+    ) -> Completion:
+        """Generate to the end; the arguments are those of `generate`.
+
+        It is streamed, which tells whether an answer has begun: only before that another worker is tried.
+        """
+        return await collect(self.generate(request, adapters=adapters, base_model=base_model, timeout_s=timeout_s))
+
+    async def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        base_model: str = "",
+        add_special_tokens: bool = True,
+        with_token_ids: bool = False,
+        with_tokens: bool = False,
+        timeout_s: float = UNARY_TIMEOUT_S,
+    ) -> TokenCount:
+        """Number of a text's or a chat's tokens as a prompt of a base model has them."""
+        return await self._workers.once(
+            self._base_key(base_model),
+            timeout_s,
+            lambda worker, left_s: worker.count_tokens(
+                prompt,
+                add_special_tokens=add_special_tokens,
+                with_token_ids=with_token_ids,
+                with_tokens=with_tokens,
+                timeout_s=left_s,
+            ),
         )
-        for endpoint in await self._endpoints(message, base_model):
-            remaining_s = deadline_s - loop.time()
-            if remaining_s <= 0:
-                raise RequestDeadlineError("no worker answered within the deadline") from failure
-            begun = False
-            try:
-                async with self._pool.use(endpoint) as worker:
-                    await worker.connect(min(self._connect_timeout_s, remaining_s))
-                    async with aclosing(worker.generate(message, timeout_s=remaining_s)) as events:
-                        async for event in events:
-                            begun = True
-                            yield event
-                return
-            except TRY_ANOTHER_WORKER as exc:
-                if isinstance(exc, UnavailableError):
-                    self._picks.forget_endpoint(endpoint)
-                if begun:
-                    raise
-                failure = exc
-        raise failure
 
-    async def complete(self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> Completion:
-        """Generate to the end and collect it."""
-        return await collect(self.generate(request, timeout_s=timeout_s))
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        base_model: str = "",
+        skip_special_tokens: bool = False,
+        with_tokens: bool = False,
+        timeout_s: float = UNARY_TIMEOUT_S,
+    ) -> DecodedTokens:
+        """The text of a base model's tokens."""
+        return await self._workers.once(
+            self._base_key(base_model),
+            timeout_s,
+            lambda worker, left_s: worker.detokenize(
+                token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens, timeout_s=left_s
+            ),
+        )
+
+    async def model_info(
+        self, *, adapters: Adapters = (), base_model: str = "", timeout_s: float = UNARY_TIMEOUT_S
+    ) -> ModelInfo:
+        """The model, its limits and its templates, as the worker has them that would answer a request like this."""
+        names = tuple(selection.reference for selection in as_adapters(adapters))
+        key = RouteKey(names, base_model or self._base_model)
+        return await self._workers.once(key, timeout_s, lambda worker, left_s: worker.model_info(timeout_s=left_s))
+
+    def _key(self, message: pb.GenerateRequest, base_model: str) -> RouteKey:
+        adapters = () if message.base_only else tuple(selection.reference for selection in message.adapters)
+        return RouteKey(adapters, base_model or self._base_model)
+
+    def _base_key(self, base_model: str) -> RouteKey:
+        return RouteKey((), base_model or self._base_model)
 
     async def publish(
         self,
@@ -239,22 +259,6 @@ class HotslotClient:
         self._published[parsed.name] = {each.endpoint: known[each.endpoint] for each in workers if each.ready}
         return replace(published, workers=workers)
 
-    async def _endpoints(self, message: pb.GenerateRequest, base_model: str) -> list[str]:
-        """Whom to call, best first; the fallback comes last."""
-        fallback = [] if self._fallback is None else [self._fallback]
-        adapters = () if message.base_only else tuple(selection.reference for selection in message.adapters)
-        key = RouteKey(adapters, base_model or self._base_model)
-        # Without adapters and without a base model there is nothing to choose by.
-        if not self._route or (fallback and not (key.adapters or key.base_model)):
-            return fallback
-        try:
-            pick = await self._picks.pick(key)
-        except NO_PLACEMENT:
-            if not fallback:
-                raise
-            return fallback
-        return list(dict.fromkeys([*(c.worker.endpoint for c in pick.candidates), *fallback]))
-
     async def _ask(self, key: RouteKey) -> WorkerPick:
         return await self.placement.pick_workers(key.adapters, base_model=key.base_model, timeout_s=PICK_TIMEOUT_S)
 
@@ -265,9 +269,3 @@ def _dial(options: ChannelOptions, written: WrittenRevision, endpoint: str) -> W
         return WorkerClient(endpoint, options, written=written)
     except InvalidEndpointError as exc:
         raise UnavailableError(f"placement named a worker that cannot be called: {exc.message}") from exc
-
-
-def _pause_s(failure: HotslotError, rounds: int) -> float:
-    """Pause before all workers are tried again; at least as long as the one that refused asked for."""
-    asked_s = failure.retry_after_s if isinstance(failure, UnavailableError | ExhaustedError) else None
-    return max(asked_s or 0.0, Backoff(FIRST_PAUSE_S, MAX_PAUSE_S).pause_s(rounds))

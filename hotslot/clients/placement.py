@@ -3,8 +3,9 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of
 from hotslot.clients.rpc import Connection
-from hotslot.clients.store import DEFAULT_STORE, PAGE_SIZE, WATCH_TIMEOUT_S
+from hotslot.clients.store import PAGE_SIZE, WATCH_TIMEOUT_S
 from hotslot.codec import build, from_proto
 from hotslot.contract.placement import Placement, PlacementEvent, Worker, WorkerPick
 from hotslot.errors import StoreUnavailableError
@@ -16,8 +17,12 @@ from hotslot.rpc.channel import ChannelOptions
 class PlacementClient:
     """Asks which workers there are; the store's process answers. Belongs to the event loop of its first call."""
 
-    def __init__(self, endpoint: str = DEFAULT_STORE, options: ChannelOptions | None = None) -> None:
-        self._connection = Connection("placement service", endpoint, options or ChannelOptions(), StoreUnavailableError)
+    def __init__(
+        self, endpoint: str | FromEnvironment = FROM_ENVIRONMENT, options: ChannelOptions | None = None
+    ) -> None:
+        self._connection = Connection(
+            "placement service", store_of(endpoint), options_of(options), StoreUnavailableError
+        )
         self._stub = pb_grpc.PlacementServiceStub(self._connection.channel)
 
     @property

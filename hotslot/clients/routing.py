@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
+from hotslot.backoff import Backoff
 from hotslot.contract.placement import WorkerPick
 from hotslot.errors import (
+    ExhaustedError,
     HotslotError,
     NotImplementedYetError,
     NoWorkersError,
@@ -18,6 +20,8 @@ from hotslot.errors import (
 )
 from hotslot.single_flight import SingleFlight
 
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
 MAX_CACHED_PICKS = 1024
 AWAY_S = 1.0
 """After placement did not answer, how long it is not asked again."""
@@ -89,3 +93,9 @@ class Picks:
         self._away = None
         self._known[key] = (self._clock() + pick.ttl_s, pick)
         return pick
+
+
+def pause_before_retry_s(failure: HotslotError, rounds: int) -> float:
+    """Pause before all workers are tried again; at least as long as the one that refused asked for."""
+    asked_s = failure.retry_after_s if isinstance(failure, UnavailableError | ExhaustedError) else None
+    return max(asked_s or 0.0, Backoff(FIRST_PAUSE_S, MAX_PAUSE_S).pause_s(rounds))

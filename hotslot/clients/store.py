@@ -7,6 +7,8 @@ from pathlib import Path
 from hotslot.clients import policies, publishing
 from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of
+from hotslot.clients.plain_forms import as_path
 from hotslot.clients.publication_fields import version_request
 from hotslot.clients.pulling import pull_version
 from hotslot.clients.rpc import Connection
@@ -31,7 +33,6 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions
 
-DEFAULT_STORE = "127.0.0.1:7400"
 WATCH_TIMEOUT_S = 3600.0
 PAGE_SIZE = 200
 
@@ -45,7 +46,7 @@ class StoreClient:
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_STORE,
+        endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
         options: ChannelOptions | None = None,
         retry: RetryPolicy | None = None,
         *,
@@ -53,7 +54,7 @@ class StoreClient:
     ) -> None:
         """`written` is shared by clients that are to be served by each other's writes."""
         self._written = written or WrittenRevision()
-        self._connection = Connection("store", endpoint, options or ChannelOptions(), StoreUnavailableError)
+        self._connection = Connection("store", store_of(endpoint), options_of(options, store_of(endpoint)), StoreUnavailableError)
         self._write = partial(self._written.after, self._connection.unary)
         self._stub = pb_grpc.AdapterStoreServiceStub(self._connection.channel)
         self._retry = retry or RetryPolicy()
@@ -85,7 +86,7 @@ class StoreClient:
 
     async def push(
         self,
-        folder: Path,
+        folder: Path | str,
         reference: str,
         *,
         base_model: str = "",
@@ -108,16 +109,16 @@ class StoreClient:
         """
         more = {"labels": labels, "tag_etag": tag_etag, "annotations": annotations, "tags": tags, "keep": keep}
         version = version_request(reference, base_model, **more)  # type: ignore[arg-type]
-        return await self._admission.push(folder, version, on_progress or ignore_progress)
+        return await self._admission.push(as_path(folder), version, on_progress or ignore_progress)
 
     async def validate(
-        self, folder: Path, *, base_model: str = "", on_progress: OnProgress | None = None
+        self, folder: Path | str, *, base_model: str = "", on_progress: OnProgress | None = None
     ) -> ValidationReport:
         """Run admission on a PEFT folder without publishing it; a checkpoint that is refused is no error here.
 
         Nor is a folder with files missing, empty or pickled: what is there is checked all the same.
         """
-        return await self._admission.validate(folder, base_model, on_progress or ignore_progress)
+        return await self._admission.validate(as_path(folder), base_model, on_progress or ignore_progress)
 
     async def import_hub(
         self,
@@ -151,14 +152,14 @@ class StoreClient:
         request = build(pb.ImportAdapterRequest, source, reference=reference)
         return await self._admission.import_from_source(request, on_progress or ignore_progress)
 
-    async def pull(self, reference: str, folder: Path) -> Version:
+    async def pull(self, reference: str, folder: Path | str) -> Version:
         """Write a version as a folder that PEFT loads to the same deltas; it appears only once it is whole.
 
         Raises InvalidRequestError where the folder is not empty, and InvalidAdapterError for what PEFT cannot express.
         """
         version = (await self.resolve(reference)).version
         models = self.list_base_models(base_model=version.base_model_digest)
-        return await pull_version(self._blobs, version, models, folder)
+        return await pull_version(self._blobs, version, models, as_path(folder))
 
     async def get(self, name: str) -> Adapter:
         """An adapter with its tags."""
@@ -279,6 +280,6 @@ class StoreClient:
         """
         return self._blobs.read(Digest(digest))
 
-    async def download_blob(self, digest: str, path: Path) -> int:
+    async def download_blob(self, digest: str, path: Path | str) -> int:
         """Write a weights blob to a file, which appears only once it is verified; returns its size in bytes."""
-        return await self._blobs.download(Digest(digest), path)
+        return await self._blobs.download(Digest(digest), as_path(path, "path"))

@@ -3,6 +3,8 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, timeout_of, worker_of
+from hotslot.clients.plain_forms import Adapters, Message, Prompt, as_adapters, as_messages, as_prompt, as_request
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto, generation_event_from_proto, mismatch, request_to_proto
@@ -10,7 +12,6 @@ from hotslot.collecting import collect
 from hotslot.contract.control import LoadedAdapter, LoadResult, ModelInfo, WorkerAdapters, WorkerStatus
 from hotslot.contract.generation import (
     AdapterSelection,
-    ChatMessage,
     ChatPrompt,
     Completion,
     GenerationEvent,
@@ -18,15 +19,14 @@ from hotslot.contract.generation import (
     Sampling,
     Stop,
 )
-from hotslot.errors import InvalidRequestError
+from hotslot.contract.tokens import DecodedTokens, TokenCount
+from hotslot.errors import InvalidRequestError, NotImplementedYetError
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2_grpc as control_grpc
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions
 
-DEFAULT_WORKER = "127.0.0.1:7500"
-GENERATE_TIMEOUT_S = 600.0
 LOAD_TIMEOUT_S = 300.0
 
 
@@ -38,14 +38,14 @@ class WorkerClient:
 
     def __init__(
         self,
-        endpoint: str = DEFAULT_WORKER,
+        endpoint: str | FromEnvironment = FROM_ENVIRONMENT,
         options: ChannelOptions | None = None,
         *,
         written: WrittenRevision | None = None,
     ) -> None:
         """`written` is that of the client whose writes every call is to be served by."""
         self._written = written or WrittenRevision()
-        self._connection = Connection("worker", endpoint, options or ChannelOptions())
+        self._connection = Connection("worker", worker_of(endpoint), options_of(options))
         self._inference = pb_grpc.InferenceServiceStub(self._connection.channel)
         self._control = control_grpc.AdapterControlServiceStub(self._connection.channel)
 
@@ -69,53 +69,105 @@ class WorkerClient:
         await self._connection.connect(timeout_s)
 
     async def generate(
-        self, request: GenerationRequest | str | pb.GenerateRequest, *, timeout_s: float = GENERATE_TIMEOUT_S
+        self,
+        request: GenerationRequest | Prompt | pb.GenerateRequest,
+        *,
+        adapters: Adapters = (),
+        timeout_s: float | FromEnvironment = FROM_ENVIRONMENT,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Stream a generation: Started, then Chunks, then one Finished per choice.
 
-        A plain string is a prompt for the worker's default adapters. Closing the iterator cancels the request.
+        A prompt alone (a text, messages or token ids) is a request with these `adapters`, none of them meaning the
+        worker's defaults. Closing the iterator cancels the request.
         """
-        message = request_to_proto(request)
-        needed = self._written.needed_by(message)
-        if needed != message.min_revision:
-            if message is request:
-                message = pb.GenerateRequest()
-                message.CopyFrom(request)
-            message.min_revision = needed
+        message, timeout_s = self._message(request, adapters), timeout_of(timeout_s)
         async with aclosing(self._connection.stream(self._inference.Generate, message, timeout_s)) as responses:
             async for response in responses:
                 event = generation_event_from_proto(response)
                 if event is not None:
                     yield event
 
-    async def complete(self, request: GenerationRequest | str, *, timeout_s: float = GENERATE_TIMEOUT_S) -> Completion:
-        """Generate to the end and collect it."""
-        return await collect(self.generate(request, timeout_s=timeout_s))
+    async def complete(
+        self,
+        request: GenerationRequest | Prompt | pb.GenerateRequest,
+        *,
+        adapters: Adapters = (),
+        timeout_s: float | FromEnvironment = FROM_ENVIRONMENT,
+    ) -> Completion:
+        """Generate to the end; the arguments are those of `generate`."""
+        message, timeout_s = self._message(request, adapters), timeout_of(timeout_s)
+        # An answer with log-probabilities may be larger than a message.
+        if not message.HasField("logprobs"):
+            try:
+                whole = pb.CompleteRequest(request=message)
+                return from_proto(Completion, await self._connection.unary(self._inference.Complete, whole, timeout_s))
+            except NotImplementedYetError:
+                pass  # A worker of an earlier release only streams.
+        return await collect(self.generate(message, timeout_s=timeout_s))
+
+    async def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        add_special_tokens: bool = True,
+        with_token_ids: bool = False,
+        with_tokens: bool = False,
+        timeout_s: float = UNARY_TIMEOUT_S,
+    ) -> TokenCount:
+        """Number of a text's or a chat's tokens as a prompt has them, with the tokens where that is asked for."""
+        found = as_prompt(prompt)
+        if not isinstance(found, str | ChatPrompt):
+            raise InvalidRequestError([mismatch("prompt", prompt, "a text, ChatPrompt or messages")])
+        request = build(
+            pb.CountTokensRequest,
+            {"text" if isinstance(found, str) else "chat": found},
+            add_special_tokens=add_special_tokens,
+            with_token_ids=with_token_ids,
+            with_tokens=with_tokens,
+        )
+        return from_proto(TokenCount, await self._connection.unary(self._inference.CountTokens, request, timeout_s))
+
+    async def detokenize(
+        self,
+        token_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = False,
+        with_tokens: bool = False,
+        timeout_s: float = UNARY_TIMEOUT_S,
+    ) -> DecodedTokens:
+        """The text of tokens, and of each where that is asked for."""
+        request = build(
+            pb.DetokenizeRequest,
+            token_ids=token_ids,
+            skip_special_tokens=skip_special_tokens,
+            with_tokens=with_tokens,
+        )
+        return from_proto(DecodedTokens, await self._connection.unary(self._inference.Detokenize, request, timeout_s))
 
     async def chat(
         self,
-        messages: ChatPrompt | Sequence[ChatMessage],
+        messages: ChatPrompt | str | Sequence[Message],
         *,
-        adapters: Sequence[AdapterSelection] = (),
+        adapters: Adapters = (),
         sampling: Sampling | None = None,
         stop: Stop | None = None,
         min_revision: int = 0,
-        timeout_s: float = GENERATE_TIMEOUT_S,
+        timeout_s: float | FromEnvironment = FROM_ENVIRONMENT,
     ) -> Completion:
-        """Answer a conversation, rendered with the model's chat template."""
-        prompt = messages if isinstance(messages, ChatPrompt) else ChatPrompt(messages)
+        """Answer a conversation, rendered with the model's chat template; a text is what the user says."""
+        prompt = messages if isinstance(messages, ChatPrompt) else ChatPrompt(as_messages(messages))
         request = GenerationRequest(
             prompt,
-            adapters,
+            as_adapters(adapters),
             sampling=Sampling() if sampling is None else sampling,
             stop=Stop() if stop is None else stop,
             min_revision=min_revision,
         )
         return await self.complete(request, timeout_s=timeout_s)
 
-    async def model_info(self) -> ModelInfo:
+    async def model_info(self, *, timeout_s: float = UNARY_TIMEOUT_S) -> ModelInfo:
         """The model that the worker serves, and its limits."""
-        response = await self._connection.unary(self._inference.GetModelInfo, pb.GetModelInfoRequest())
+        response = await self._connection.unary(self._inference.GetModelInfo, pb.GetModelInfoRequest(), timeout_s)
         return from_proto(ModelInfo, response)
 
     async def load(
@@ -182,6 +234,22 @@ class WorkerClient:
         """Status of the worker."""
         request = control_pb.GetWorkerStatusRequest()
         return from_proto(WorkerStatus, await self._connection.unary(self._control.GetWorkerStatus, request, timeout_s))
+
+    def _message(
+        self, request: GenerationRequest | Prompt | pb.GenerateRequest, adapters: Adapters
+    ) -> pb.GenerateRequest:
+        """The message of a request that sees what this client wrote."""
+        if isinstance(request, pb.GenerateRequest):
+            message = request
+        else:
+            message = request_to_proto(as_request(request, adapters))
+        needed = self._written.needed_by(message)
+        if needed == message.min_revision:
+            return message
+        changed = pb.GenerateRequest()
+        changed.CopyFrom(message)
+        changed.min_revision = needed
+        return changed
 
     def _needed(self, min_revision: int) -> int:
         """The revision that a call must see: the caller's, or that of the client's own writes. Raises

@@ -17,12 +17,14 @@ SHAPELESS_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "mana
 SETTINGS_EDGES = {"__main__.py", "settings.py"}
 """Where the environment may be read: once, at the start of a process."""
 COMMAND_EDGES = {
+    "hotslot/clients/environment.py",
     "hotslot/cli/options.py",
     "hotslot/cli/supervisor.py",
     "hotslot/local/children.py",
     "worker_service/demo_model.py",
 }
-"""Settings of the command, the environment that a child process inherits, and a program that only brings a model."""
+"""Settings of clients and of the command, the environment that a child process inherits, and a program that only brings
+a model."""
 
 
 def own_files() -> list[Path]:

@@ -15,7 +15,7 @@ from shared.server.grpc_server import Service, service
 
 
 class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
-    """Streams `pieces` for every choice. What came later is not there, as with workers of an earlier release."""
+    """Streams `pieces` for every choice. Complete is not there, as with workers of an earlier release."""
 
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
@@ -68,6 +68,13 @@ class FakeInference(inference_pb2_grpc.InferenceServiceServicer):
             finished.timings.time_to_first_token.FromMilliseconds(12)
             finished.timings.total.FromMilliseconds(34)
             yield inference_pb2.GenerateResponse(finished=finished)
+
+    async def CountTokens(self, request: inference_pb2.CountTokensRequest, context: Any) -> Any:
+        tokens = [inference_pb2.Token(token_id=i, text=text) for i, text in enumerate(self.pieces)]
+        return inference_pb2.CountTokensResponse(num_tokens=len(tokens), max_sequence_tokens=512, tokens=tokens)
+
+    async def Detokenize(self, request: inference_pb2.DetokenizeRequest, context: Any) -> Any:
+        return inference_pb2.DetokenizeResponse(text="".join(self.pieces[i] for i in request.token_ids))
 
     async def GetModelInfo(self, request: Any, context: Any) -> Any:
         return inference_pb2.GetModelInfoResponse(

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from gateway_service.settings import GatewaySettings, OptionalAddress
-from hotslot.cli.options import USE_PROXY
+from hotslot.clients.environment import TIMEOUT, USE_PROXY
 from shared.settings import ENV_PREFIX, AdvertisedAddress, DialledAddress, ListenAddress, SecretUrl, Settings, TextList
 from store_service.settings import StoreSettings
 from tools.docs.commands_reference import commands, option_names
@@ -129,12 +129,14 @@ def command_rows() -> Iterator[tuple[str, str, str]]:
         shown = ", ".join(code(user) for user in users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
         yield code(variable), shown, prose(meaning.replace("\\[", "["))
     yield code(USE_PROXY), "all that call a store or a worker", prose(_USE_PROXY)
+    yield code(TIMEOUT), "the Python client", prose(_TIMEOUT)
 
 
 _USE_PROXY = (
     "Call the store and workers through the proxy that grpc_proxy, https_proxy or http_proxy names. Otherwise these "
     "variables are for downloads alone."
 )
+_TIMEOUT = "Deadline of a generation in seconds, where a call names none; 600 by default."
 _HEAD = """# Settings
 
 Each service reads its settings once, at its start: from `HOTSLOT_*` variables, or from flags of the same names, which

@@ -10,6 +10,7 @@ import pytest
 
 HERE = Path(__file__).parent
 PROTOS = HERE.parents[2] / "protos"
+EXAMPLE = HERE.parents[2] / "examples" / "node"
 INSTALL_TIMEOUT_S = 180
 
 NodeProgram = Callable[[str], list[str]]
@@ -32,7 +33,7 @@ def node_command() -> tuple[list[str], list[str]]:
 @pytest.fixture(scope="session")
 def node_program(tmp_path_factory: pytest.TempPathFactory) -> NodeProgram:
     folder = tmp_path_factory.mktemp("node")
-    for path in (*HERE.glob("*.js"), *HERE.glob("package*.json"), HERE / ".npmrc"):
+    for path in (*HERE.glob("*.js"), *EXAMPLE.glob("*.js"), *HERE.glob("package*.json"), HERE / ".npmrc"):
         shutil.copy(path, folder)
     node, npm = node_command()
     subprocess.run([*npm, "ci", "--ignore-scripts"], cwd=folder, check=True, timeout=INSTALL_TIMEOUT_S)
