@@ -29,6 +29,17 @@ class _Choice:
     finished: Finished | None = None
     told_chars: int = 0
     """Characters before the next token with a log-probability."""
+    echo: "_Echo | None" = None
+    """The prompt's tokens, until they are told."""
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """Log-probabilities of an echoed prompt."""
+
+    first: str
+    """Text of the first token, which has none."""
+    rest: Sequence[TokenLogprob]
 
 
 class HttpAnswer:
@@ -103,13 +114,20 @@ class HttpAnswer:
 
     def _opening(self, prompt: int, index: int) -> Iterator[Object]:
         echoed = self._wanted.echoed[prompt] if self._wanted.echoed else ""
-        self._choices[index].text.append(echoed)
-        self._choices[index].told_chars = len(echoed)
+        choice = self._choices[index]
+        choice.text.append(echoed)
+        choice.told_chars = len(echoed)
+        scored = self.started[prompt].prompt_logprobs
+        if echoed and self._wanted.requests[0].logprobs is not None:
+            # Its tokens but the first are told; what is left of the text is that one's.
+            begin = max(0, len(echoed) - token_logprobs.text_length(scored))
+            choice.told_chars, choice.echo = 0, _Echo(echoed[:begin], scored)
         if self._kind == "chat":
             delta = {"role": "assistant", "content": ""}
             yield self._chunk(prompt, {"index": index, "delta": delta, "logprobs": None, "finish_reason": None})
         elif echoed:
-            yield self._chunk(prompt, {"index": index, "text": echoed, "logprobs": None, "finish_reason": None})
+            told = self._logprobs(choice, ()) if self._wanted.is_stream and choice.echo is not None else None
+            yield self._chunk(prompt, {"index": index, "text": echoed, "logprobs": told, "finish_reason": None})
 
     def _piece(self, prompt: int, index: int, event: Chunk) -> Iterator[Object]:
         choice = self._choices[index]
@@ -160,8 +178,10 @@ class HttpAnswer:
         """Log-probabilities of the tokens that follow those before."""
         if self._kind == "chat":
             return token_logprobs.of_chat(logprobs)
-        told = token_logprobs.of_completion(logprobs, choice.told_chars)
-        choice.told_chars += token_logprobs.text_length(logprobs)
+        echo, choice.echo = choice.echo, None
+        first, scored = (echo.first, [*echo.rest, *logprobs]) if echo is not None else (None, logprobs)
+        told = token_logprobs.of_completion(scored, choice.told_chars, first)
+        choice.told_chars += len(first or "") + token_logprobs.text_length(scored)
         return told
 
 

@@ -9,7 +9,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway_service.parameters import CHAT, COMPLETIONS, Parameter
-from gateway_service.request_bodies import ChatBody, CompletionBody, LoadAdapterBody, UnloadAdapterBody
+from gateway_service.request_bodies import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    LoadAdapterBody,
+    TokenizeBody,
+    UnloadAdapterBody,
+)
 
 ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
     ("post", "/v1/chat/completions", "Answers a chat; with stream, as server-sent events.", ChatBody),
@@ -18,6 +25,8 @@ ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
     ("get", "/v1/models/{model}", "Describes one model: a base model's name, or a reference.", None),
     ("post", "/v1/load_lora_adapter", "Brings an adapter to a worker, from the hub where it is new.", LoadAdapterBody),
     ("post", "/v1/unload_lora_adapter", "Removes an adapter from the workers that hold it.", UnloadAdapterBody),
+    ("post", "/tokenize", "Tokens of a text or a chat, as a prompt has them.", TokenizeBody),
+    ("post", "/detokenize", "Text of tokens.", DetokenizeBody),
     ("get", "/health", "200 while requests can be served.", None),
     ("get", "/health/live", "200 while the process answers.", None),
     ("get", "/version", "The version that serves.", None),

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from gateway_service import lora_updates, models, openapi
+from gateway_service import lora_updates, models, openapi, tokens
 from gateway_service.access import AccessLog, request_id_of
 from gateway_service.answers import Kind
 from gateway_service.bodies import read_object
@@ -17,9 +17,16 @@ from gateway_service.callers import KnownCallers, min_revision_of, tenant_of
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
-from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
+from gateway_service.request_bodies import DetokenizeBody, LoadAdapterBody, TokenizeBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
-from gateway_service.translation import WantedAnswer, chat_from, chat_param, completion_from, completion_param
+from gateway_service.translation import (
+    WantedAnswer,
+    chat_from,
+    chat_param,
+    completion_from,
+    completion_param,
+    detokenize_param,
+)
 from hotslot.errors import HotslotError
 from hotslot.rpc.server_facts import installed_version
 from shared.identity.authenticator import Authenticator
@@ -76,6 +83,16 @@ class Gateway:
         body = parsed(UnloadAdapterBody, await self._body(request))
         return PlainTextResponse(await lora_updates.unload(self.deployment, tenant_of(request), body))
 
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize."""
+        body = parsed(TokenizeBody, await self._body(request))
+        return await self._counted(chat_param, tokens.tokenize(self.deployment, tenant_of(request), body))
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize."""
+        body = parsed(DetokenizeBody, await self._body(request))
+        return await self._counted(detokenize_param, tokens.detokenize(self.deployment, tenant_of(request), body))
+
     async def health(self, request: Request) -> Response:
         """GET /health: 200 while requests can be served."""
         if self.is_stopping:
@@ -98,6 +115,12 @@ class Gateway:
     async def page(self, request: Request) -> Response:
         """GET /docs."""
         return HTMLResponse(openapi.page(installed_version()))
+
+    async def _counted(self, param_of: ParamOf, answer: Awaitable[dict[str, object]]) -> Response:
+        try:
+            return JSONResponse(await answer)
+        except HotslotError as exc:
+            raise api_error(exc, param_of) from exc
 
     async def _body(self, request: Request) -> dict[str, object]:
         settings = self.settings
@@ -133,6 +156,8 @@ def routes_of(gateway: Gateway) -> list[Route]:
         Route("/v1/models/{model:path}", gateway.get_model, methods=["GET"]),
         Route("/v1/load_lora_adapter", gateway.load_adapter, methods=["POST"]),
         Route("/v1/unload_lora_adapter", gateway.unload_adapter, methods=["POST"]),
+        Route("/tokenize", gateway.tokenize, methods=["POST"]),
+        Route("/detokenize", gateway.detokenize, methods=["POST"]),
         Route("/health", gateway.health, methods=["GET"]),
         Route("/health/live", gateway.live, methods=["GET"]),
         Route("/version", gateway.version, methods=["GET"]),

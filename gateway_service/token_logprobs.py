@@ -27,9 +27,15 @@ def of_chat(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-def of_completion(logprobs: Iterable[TokenLogprob], offset: int = 0) -> dict[str, Any]:
-    """A completion's `logprobs`, of tokens whose texts begin at an offset of the completion's."""
+def of_completion(logprobs: Iterable[TokenLogprob], offset: int = 0, first: str | None = None) -> dict[str, Any]:
+    """A completion's `logprobs`, of tokens whose texts begin at an offset of the completion's.
+
+    `first` is the text of a prompt's first token, which has no log-probability, in front of them.
+    """
     found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    if first is not None:
+        found = {"tokens": [first], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [offset]}
+        offset += len(first)
     for token in logprobs:
         found["tokens"].append(_distinct_name(token))
         found["token_logprobs"].append(_finite(token.logprob))

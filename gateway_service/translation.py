@@ -15,6 +15,7 @@ from gateway_service.request_bodies import (
     GenerationBody,
     MessageBody,
     RefusalPartBody,
+    TokenizeBody,
     parsed,
     prompts_of,
 )
@@ -74,9 +75,9 @@ def completion_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnsw
         raise wrong_param("prompt", "must be given")
     body = parsed(CompletionBody, parameters.supported(parameters.COMPLETIONS, values))
     prompts = prompts_of(body.prompt)
-    if body.echo and (body.logprobs is not None or not all(isinstance(prompt, str) for prompt in prompts)):
-        raise wrong_param("echo", "is for prompts of text, and not together with logprobs", "UNSUPPORTED_PARAMETER")
-    logprobs = Logprobs(body.logprobs) if body.logprobs is not None else None
+    if body.echo and not all(isinstance(prompt, str) for prompt in prompts):
+        raise wrong_param("echo", "is for prompts of text", "UNSUPPORTED_PARAMETER")
+    logprobs = Logprobs(body.logprobs, prompt=bool(body.echo)) if body.logprobs is not None else None
     max_tokens = COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     echoed = tuple(str(prompt) for prompt in prompts) if body.echo else ()
     return _wanted(body, tuple(prompts), max_tokens, logprobs, request_id, echoed), body
@@ -144,6 +145,22 @@ def _biases(by_text: dict[str, float]) -> dict[int, float]:
     return biases
 
 
+def counted_from(body: TokenizeBody) -> str | ChatPrompt:
+    """A prompt whose tokens are wanted; raises ApiError."""
+    if (body.prompt is None) == (body.messages is None):
+        raise wrong_param("prompt", "give prompt or messages, and one of them")
+    if body.prompt is not None:
+        return body.prompt
+    return ChatPrompt(
+        messages=[_turn(turn, f"messages[{index}]") for index, turn in enumerate(body.messages or ())],
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=bool(body.continue_final_message),
+        tools=body.tools or (),
+        template_arguments=body.chat_template_kwargs or {},
+        template=body.chat_template or "",
+    )
+
+
 def _chat_prompt(body: ChatBody) -> ChatPrompt:
     arguments = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
@@ -204,6 +221,11 @@ def chat_param(field: str) -> str:
     """A field of our protocol as chats call it."""
     renamed = {"prompt": "messages", "logprobs.num_alternatives": "top_logprobs"}.get(field)
     return renamed or _renamed(field)
+
+
+def detokenize_param(field: str) -> str:
+    """A field of our protocol as `/detokenize` calls it."""
+    return re.sub(r"^token_ids", "tokens", field)
 
 
 def completion_param(field: str) -> str:
