@@ -157,9 +157,9 @@ class StoreClient:
 
         Raises InvalidRequestError where the folder is not empty, and InvalidAdapterError for what PEFT cannot express.
         """
-        version = (await self.resolve(reference)).version
+        path, version = as_path(folder), (await self.resolve(reference)).version
         models = self.list_base_models(base_model=version.base_model_digest)
-        return await pull_version(self._blobs, version, models, as_path(folder))
+        return await pull_version(self._blobs, version, models, path)
 
     async def get(self, name: str) -> Adapter:
         """An adapter with its tags."""

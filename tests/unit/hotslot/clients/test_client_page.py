@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.hotslot.conftest import Served
+from tests.unit.hotslot.conftest import BASE, Served
 
 PAGE = Path(__file__).resolve().parents[4] / "docs" / "client.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -45,6 +45,7 @@ def title(block: str) -> str:
 def test_the_code_of_the_page_runs(served: Served, tmp_path: Path, block: str) -> None:
     script = tmp_path / "block.py"
     script.write_text(block + (ASK if "app = " in block else ""), encoding="utf-8")
+    served.store.add("second", BASE)
     store, worker = served.endpoints
     environment = {**os.environ, "HOTSLOT_STORE": store, "HOTSLOT_WORKER": worker}
     done = subprocess.run(

@@ -42,7 +42,7 @@ PROMPTS: dict[str, tuple[Any, ChatPrompt]] = {
 
 @pytest.fixture
 def hotslot(served: Served) -> Iterator[BlockingHotslotClient]:
-    with BlockingHotslotClient(*served.endpoints) as client:
+    with BlockingHotslotClient(*served.endpoints, route=False) as client:
         yield client
 
 

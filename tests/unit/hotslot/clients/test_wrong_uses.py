@@ -187,7 +187,8 @@ def test_a_wrong_use_is_a_typed_error_that_says_what_was_found(
     use, kind, words = WRONG[case]
     began_s = time.monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        # Of coroutines that were never awaited.
+        warnings.simplefilter("error", RuntimeWarning)
         with pytest.raises(kind) as caught:
             use(hotslot)
         gc.collect()
