@@ -8,6 +8,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.support.tag_ledger import TagLedger
 from worker_service.adapters.known_reference import ReferenceLimits
 
 NUM_WORKERS, NUM_CLIENTS = 3, 16
+Ask = Callable[[GenerationRequest], Awaitable[Completion]]
 NAME = "train"
 STALENESS_S = ReferenceLimits().watched_staleness_s + ReferenceLimits().patience_s
 """Documented bound of clients that wrote nothing."""
@@ -74,7 +76,7 @@ class Trainer:
 
     async def check(self, step: int, expected: str) -> None:
         """Ask twice, and note what is not by the version that the name stands for."""
-        asks = (self.client.complete, *(worker.complete for worker in self.workers))
+        asks: tuple[Ask, ...] = (self.client.complete, *(worker.complete for worker in self.workers))
         ask = asks[step % len(asks)]
         for times in (self.first_s, self.again_s):
             began_s = time.monotonic()
