@@ -8,14 +8,15 @@
 | `HOTSLOT_USE_PROXY`  | `false`          | go through the proxy that the environment names                  |
 | `HOTSLOT_TIMEOUT_S`  | `600`            | deadline of a generation, in seconds                             |
 
-`HOTSLOT_TLS_*`, `HOTSLOT_TOKEN` and `HOTSLOT_TOKEN_FILE` are in `found_security.py`. An argument comes before a variable. One that is set to nothing counts as not set.
+Certificates and tokens are in `found_security.py`. An argument comes before a variable. One that is set to nothing
+counts as not set.
 """
 
 import os
 from enum import Enum
 
 from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER, GENERATE_TIMEOUT_S
-from hotslot.clients.found_security import security_for
+from hotslot.clients.found_security import found_security, security_for
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
 from hotslot.ids import parse_tenant
@@ -46,7 +47,7 @@ def worker_of(endpoint: str | FromEnvironment) -> str:
 
 
 def options_of(options: ChannelOptions | None, store: str | None = None) -> ChannelOptions:
-    """Options of calls to a store, or to a worker of the store that the environment names.
+    """Options of calls to a store and its workers, or to a worker alone, to which no context's token goes.
 
     Raises InvalidRequestError for variables that hold something else.
     """
@@ -58,10 +59,8 @@ def options_of(options: ChannelOptions | None, store: str | None = None) -> Chan
         tenant = parse_tenant(text) if text else None
     except InvalidRequestError as exc:
         raise _wrong("HOTSLOT_TENANT", exc.fields[0].description) from exc
-    security = security_for(os.environ, store_of(FROM_ENVIRONMENT) if store is None else store)
-    return ChannelOptions(
-        tenant=tenant, use_proxy=uses_proxy(), security=security.for_workers() if store is None else security
-    )
+    security = found_security(os.environ, {}).for_workers() if store is None else security_for(os.environ, store)
+    return ChannelOptions(tenant=tenant, use_proxy=uses_proxy(), security=security)
 
 
 def uses_proxy() -> bool:

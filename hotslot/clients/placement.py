@@ -21,7 +21,7 @@ class PlacementClient:
         self, endpoint: str | FromEnvironment = FROM_ENVIRONMENT, options: ChannelOptions | None = None
     ) -> None:
         self._connection = Connection(
-            "placement service", store_of(endpoint), options_of(options), StoreUnavailableError
+            "placement service", store_of(endpoint), options_of(options, store_of(endpoint)), StoreUnavailableError
         )
         self._stub = pb_grpc.PlacementServiceStub(self._connection.channel)
 
