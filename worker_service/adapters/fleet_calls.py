@@ -11,11 +11,11 @@ from typing import Any
 import grpc
 
 from hotslot.pb.hotslot.fleet.v1 import fleet_pb2 as pb
+from hotslot.pb.hotslot.fleet.v1 import fleet_pb2_grpc as pb_grpc
 from hotslot.rpc.sending import send_all
 
 Metadata = tuple[tuple[str, str], ...]
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["FleetService"].full_name
 EARLIER_SERVICES = {
     "IssueEpoch": "hotslot.store.v1.AdapterStoreService",
     "ListPinnedVersions": "hotslot.store.v1.AdapterStoreService",
@@ -29,10 +29,20 @@ class FleetCalls:
     """Calls to one store. All raise grpc.aio.AioRpcError."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._issue_epoch = _methods(channel.unary_unary, "IssueEpoch", pb.IssueEpochResponse)
-        self._pinned = _methods(channel.unary_unary, "ListPinnedVersions", pb.ListPinnedVersionsResponse)
-        self._read_code = _methods(channel.unary_stream, "ReadCompiledCode", pb.ReadCompiledCodeResponse)
-        self._write_code = _methods(channel.stream_unary, "WriteCompiledCode", pb.WriteCompiledCodeResponse)
+        now: Any = pb_grpc.FleetServiceStub(channel)
+        self._issue_epoch = now.IssueEpoch, _earlier(channel.unary_unary, "IssueEpoch", pb.IssueEpochResponse)
+        self._pinned = (
+            now.ListPinnedVersions,
+            _earlier(channel.unary_unary, "ListPinnedVersions", pb.ListPinnedVersionsResponse),
+        )
+        self._read_code = (
+            now.ReadCompiledCode,
+            _earlier(channel.unary_stream, "ReadCompiledCode", pb.ReadCompiledCodeResponse),
+        )
+        self._write_code = (
+            now.WriteCompiledCode,
+            _earlier(channel.stream_unary, "WriteCompiledCode", pb.WriteCompiledCodeResponse),
+        )
 
     async def issue_epoch(self, timeout_s: float) -> int:
         """A fencing number larger than every one before it."""
@@ -77,12 +87,10 @@ class FleetCalls:
                     raise
 
 
-def _methods(make: Callable[..., Any], name: str, response: Any) -> tuple[Any, ...]:
-    """A method by its name now and by the earlier one."""
-    return tuple(
-        make(f"/{service}/{name}", request_serializer=_serialise, response_deserializer=response.FromString)
-        for service in (_SERVICE, EARLIER_SERVICES[name])
-    )
+def _earlier(make: Callable[..., Any], name: str, response: Any) -> Any:
+    """A method by its earlier name."""
+    path = f"/{EARLIER_SERVICES[name]}/{name}"
+    return make(path, request_serializer=_serialise, response_deserializer=response.FromString)
 
 
 async def _first_known(methods: tuple[Any, ...], request: Any, timeout_s: float) -> Any:
