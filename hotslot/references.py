@@ -32,6 +32,7 @@ class Reference:
 
 def parse_name(text: str) -> AdapterName:
     """Check an adapter's name; raises InvalidReferenceError."""
+    _check_text(text)
     if len(text) > MAX_NAME_LENGTH or not _NAME.fullmatch(text):
         raise InvalidReferenceError(
             text,
@@ -43,6 +44,7 @@ def parse_name(text: str) -> AdapterName:
 
 def parse_tag(text: str) -> TagName:
     """Check a tag; raises InvalidReferenceError."""
+    _check_text(text)
     if not _TAG.fullmatch(text):
         raise InvalidReferenceError(
             text, f"a tag is 1 to {MAX_TAG_LENGTH} of [A-Za-z0-9_.-], not beginning with '.' or '-'"
@@ -52,6 +54,7 @@ def parse_tag(text: str) -> TagName:
 
 def parse_reference(text: str) -> Reference:
     """Parse `name[:tag][@digest]`; no tag and no digest means the tag `latest`. Raises InvalidReferenceError."""
+    _check_text(text)
     rest, at, digest_text = text.partition("@")
     if at and not _DIGEST.fullmatch(digest_text):
         raise InvalidReferenceError(text, "after '@' must stand 'sha256:' and 64 lower-case hex digits")
@@ -62,3 +65,9 @@ def parse_reference(text: str) -> Reference:
     if tag is None and digest is None:
         tag = DEFAULT_TAG
     return Reference(name, tag, digest)
+
+
+def _check_text(value: object) -> None:
+    """Refuse what callers without a type checker give in the place of a text; raises InvalidReferenceError."""
+    if not isinstance(value, str):
+        raise InvalidReferenceError(repr(value)[:80], f"expected a text, found {type(value).__name__}")

@@ -35,8 +35,12 @@ class Pruner:
         self._wake.set()
 
     async def run(self, every_s: float) -> None:
-        """Pass after pass, for ever: over what was published, and every so often over everything."""
+        """Pass after pass, for ever: over what was published, and every so often over everything.
+
+        The first one comes when who keeps a version by its digest had as much time to say so as while a store runs.
+        """
         loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._retention.grace_s)
         all_due_s = loop.time() + every_s
         while True:
             with suppress(TimeoutError):

@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from hotslot.cli import options
+from hotslot.cli.failures import report
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, open_client
 from hotslot.cli.output import print_document, say
 from hotslot.cli.rendering import human_size, short_digest
 from hotslot.contract.catalog import PruneReport
-from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
 from hotslot.references import parse_name
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -50,12 +51,21 @@ def prune(
     if not names and (keep is not None or older_than is not None):
         problem = "name the adapters: --keep and --older-than are for these alone"
         raise InvalidRequestError([FieldViolation("NAME", problem)])
+    reports, code = [], 0
     with open_client(store=store, tenant=tenant) as client:
-        reports = [
-            client.store.prune(name, keep_versions=keep, untagged_ttl_s=untagged_ttl_s, dry_run=dry_run)
-            for name in names or [""]
-        ]
+        for name in names or [""]:
+            try:
+                found = client.store.prune(name, keep_versions=keep, untagged_ttl_s=untagged_ttl_s, dry_run=dry_run)
+            except HotslotError as exc:
+                # The user must hear of what the names before it lost.
+                if len(names or ()) < 2:
+                    raise
+                code = code or report(exc, as_json=as_json)
+                continue
+            reports.append(found)
     _print(reports, dry_run=dry_run, as_json=as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def parse_period(text: str | None, option: str) -> float | None:

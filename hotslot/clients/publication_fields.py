@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 from hotslot.clients.rpc import checked_timeout
 from hotslot.codec import build, mismatch
-from hotslot.errors import InvalidRequestError
+from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_reference
 
@@ -36,19 +37,27 @@ def version_request(
 def annotation_texts(annotations: Mapping[str, object]) -> dict[str, object]:
     """Annotations as texts: numbers as Python writes them, truth in lower case; anything else is for `build` to refuse.
 
-    A number may be of another kind than Python's own, such as numpy's: it is what it says of itself as one.
+    A number may be of another kind than Python's own, such as numpy's, or a tensor of no dimensions, as a loss is.
     """
     if not isinstance(annotations, Mapping):
         raise InvalidRequestError([mismatch("annotations", annotations, "a mapping of names to texts or numbers")])
     found: dict[str, object] = {}
     for key, value in annotations.items():
-        if isinstance(value, bool):
-            found[key] = str(value).lower()
-        elif isinstance(value, Real):
-            found[key] = str(int(value)) if isinstance(value, Integral) else repr(float(value))
-        else:
-            found[key] = value
+        try:
+            found[key] = _text_of(value)
+        except (ValueError, OverflowError, RuntimeError) as exc:  # more digits than Python writes, or no value at all
+            raise InvalidRequestError([FieldViolation(f"annotations[{key!r}]", str(exc))]) from exc
     return found
+
+
+def _text_of(value: Any) -> object:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Real):
+        return str(int(value)) if isinstance(value, Integral) else repr(float(value))
+    return value
 
 
 def retention_fields(keep_versions: int | None, untagged_ttl_s: float | None) -> dict[str, object]:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hotslot.codec import mismatch
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.formats.weight_files import size_of, weights_file
@@ -37,7 +39,7 @@ def trained_files(weights: object, config: object, adapter: str) -> tuple[Memory
     Raises InvalidRequestError for what is no adapter.
     """
     if isinstance(weights, bytes | bytearray | memoryview):
-        parts: tuple[bytes | memoryview, ...] = (memoryview(weights).cast("B"),)
+        parts: tuple[bytes | memoryview, ...] = (_file_bytes(weights),)
     elif isinstance(weights, Mapping):
         parts = weights_file(weights)
     else:
@@ -50,18 +52,28 @@ def trained_files(weights: object, config: object, adapter: str) -> tuple[Memory
     return MemoryFile(CONFIG_FILE, (config_json(config),)), MemoryFile(WEIGHTS_FILE, parts)
 
 
+def _file_bytes(weights: bytes | bytearray | memoryview) -> memoryview:
+    """The bytes of a file, where they lie; raises InvalidRequestError where there are none."""
+    view = memoryview(weights)
+    if not view.nbytes or not view.c_contiguous:
+        found = "a view with gaps" if view.nbytes else "no bytes"
+        raise InvalidRequestError([FieldViolation("weights", f"found {found}, expected {WEIGHTS}")])
+    return view.cast("B")
+
+
 def config_json(config: object) -> bytes:
     """An adapter's config as the file that PEFT would write: of a PEFT config, a mapping, or such a file's text."""
     if isinstance(config, bytes | bytearray):
         return bytes(config)
-    if isinstance(config, str):
-        return config.encode()
-    found = config.to_dict() if hasattr(config, "to_dict") else config
-    if not isinstance(found, Mapping):
-        raise InvalidRequestError([mismatch("config", config, "a PEFT config, a mapping, or the JSON of one")])
     try:
+        if isinstance(config, str):
+            return config.encode()
+        # A class has the method, too.
+        found = config.to_dict() if hasattr(config, "to_dict") and not isinstance(config, type) else config
+        if not isinstance(found, Mapping):
+            raise InvalidRequestError([mismatch("config", config, "a PEFT config, a mapping, or the JSON of one")])
         return json.dumps(_plain(found), sort_keys=True).encode()
-    except (TypeError, ValueError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidRequestError([FieldViolation("config", str(exc))]) from exc
 
 
@@ -69,6 +81,8 @@ def _plain(value: Any) -> Any:
     """A config's value as JSON has it; sets are lists there, as PEFT writes them."""
     if isinstance(value, enum.Enum):
         return value.value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, set | frozenset):

@@ -29,6 +29,7 @@ _DTYPES = {
 }
 """safetensors' names of element types by numpy's, ml_dtypes' and torch's."""
 _ALIGNMENT_BYTES = 8
+_METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +49,20 @@ def weights_file(tensors: Mapping[str, object]) -> tuple[bytes | memoryview, ...
     Tensors are torch's, numpy arrays, those with an element type of ml_dtypes, or `RawTensor`. Raises
     InvalidRequestError with each that is none of them.
     """
-    document: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    document: dict[str, object] = {_METADATA: {"format": "pt"}}
     parts: list[bytes | memoryview] = []
     problems: list[FieldViolation] = []
     position = 0
     for name, tensor in tensors.items():
         try:
+            _check_name(name)
             raw = _raw(tensor)
+            data, shape = memoryview(raw.data).cast("B"), [int(size) for size in raw.shape]
         except (TypeError, ValueError) as exc:
             problems.append(FieldViolation(f"weights[{str(name)[:80]!r}]", str(exc)))
             continue
-        data = memoryview(raw.data).cast("B")
         end = position + data.nbytes
-        document[str(name)] = {"dtype": raw.dtype, "shape": list(raw.shape), "data_offsets": [position, end]}
+        document[name] = {"dtype": raw.dtype, "shape": shape, "data_offsets": [position, end]}
         position = end
         if data.nbytes:
             parts.append(data)
@@ -78,6 +80,14 @@ def size_of(parts: Sequence[bytes | memoryview]) -> int:
     return sum(len(part) if isinstance(part, bytes) else part.nbytes for part in parts)
 
 
+def _check_name(name: object) -> None:
+    """Refuse a name that no tensor in a file can have, before it takes another's place there."""
+    if not isinstance(name, str):
+        raise TypeError(f"found a name that is {type(name).__name__}, expected a text")
+    if name == _METADATA:
+        raise ValueError("no tensor can have this name: safetensors keeps it for a file's metadata")
+
+
 def _raw(tensor: object) -> RawTensor:
     """A tensor's bytes where they lie; raises TypeError or ValueError, which say what was found."""
     if isinstance(tensor, RawTensor):
@@ -91,10 +101,14 @@ def _raw(tensor: object) -> RawTensor:
 
 def _of_torch(tensor: Any) -> RawTensor:
     """A tensor of torch, which is not imported here."""
-    host = tensor.detach().cpu().contiguous()
     name = _dtype_name(str(tensor.dtype).removeprefix("torch."))
-    # numpy has no bfloat16, and bytes have no element type. A view of one dimension takes tensors of any shape.
-    array: Any = host.reshape(-1).view(_torch_bytes(host)).numpy()
+    try:
+        host = tensor.detach().cpu().contiguous()
+        # numpy has no bfloat16, and bytes have no element type. A view of one dimension takes tensors of any shape.
+        array: Any = host.reshape(-1).view(_torch_bytes(host)).numpy()
+    except RuntimeError as exc:  # on the meta device, sparse, or in parts on several devices
+        kind = f"{tensor.layout} on the device {tensor.device}"
+        raise ValueError(f"found values that cannot be read, {kind}: {str(exc).partition(chr(10))[0]}") from exc
     return RawTensor(memoryview(array), tuple(int(size) for size in tensor.shape), name)
 
 

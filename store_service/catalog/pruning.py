@@ -89,10 +89,10 @@ class VersionRetention:
     def note_resolved(self, tenant: TenantId, reference: Reference, found: Resolution) -> None:
         """Note that a reference was resolved, where retention goes by it: one with a digest, of a version without tags.
 
+        An adapter without a retention may get one at any moment, from a call that prunes or from the next publication.
         What cannot be noted is no reason to refuse an answer.
         """
-        has_retention = found.policy is not None and found.policy.retention.removes
-        if reference.digest is None or not has_retention or found.version.tags:
+        if reference.digest is None or found.version.tags:
             return
         try:
             self.note_use(tenant, reference.name, reference.digest)
@@ -143,7 +143,7 @@ class VersionRetention:
             for row in rows
         )
         found = choose_removed(newest_first, policy, now_s=self._clock(), grace_s=self.grace_s)
-        return replace(found, removed=found.removed[:MAX_REMOVED])
+        return replace(found, removed=found.removed[:MAX_REMOVED], more=len(found.removed) > MAX_REMOVED)
 
     def _release(self, connection: Connection, tenant: TenantId, digest: Digest) -> None:
         make = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert

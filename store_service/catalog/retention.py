@@ -47,6 +47,8 @@ class Pruning:
     num_kept: int
     revision: int = 0
     """Revision of the tenant's catalog with the removals; 0 where nothing was removed."""
+    more: bool = False
+    """True where others are to be removed by the next look."""
 
 
 def choose_removed(

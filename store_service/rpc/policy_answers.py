@@ -75,6 +75,7 @@ def prune(
         num_waiting += pruning.num_waiting
         num_kept += pruning.num_kept
         revision = max(revision, pruning.revision)
+        more = more or pruning.more
     return to_proto(pb.PruneVersionsResponse, PruneReport(tuple(told), num_waiting, num_kept, more, revision))
 
 

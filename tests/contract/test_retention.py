@@ -18,6 +18,7 @@ from hotslot.errors import (
 from hotslot.ids import Digest, TagName
 from hotslot.references import parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
+from store_service.catalog import pruning
 from store_service.catalog.behind import VersionsBehind
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.policies import Policies
@@ -162,6 +163,36 @@ def test_a_version_that_is_asked_for_by_its_digest_stays(catalog: Catalog, reten
     assert [version.digest for version in retention.prune(ACME, BOT).removed] == [first.digest]
     with pytest.raises(VersionNotFoundError):
         catalog.resolve(ACME, reference)
+
+
+@pytest.mark.parametrize("how", ["bounds", "policy"])
+def test_a_version_that_is_asked_for_by_its_digest_stays_when_a_retention_is_set_later(
+    catalog: Catalog, retention: Retention, clock: Clock, how: str
+) -> None:
+    first = publish(catalog, 1)
+    publish(catalog, 2)
+    clock.ahead_s = GRACE_S + 1
+    reference = parse_reference(f"{BOT}@{first.digest}")
+    retention.note_resolved(ACME, reference, catalog.resolve(ACME, reference))
+    if how == "policy":
+        publish(catalog, 3, keep=1)
+    bounds = RetentionPolicy(1, 0.0) if how == "bounds" else None
+    assert first.digest not in {version.digest for version in retention.prune(ACME, BOT, bounds).removed}
+    assert catalog.resolve(ACME, reference).version.digest == first.digest
+
+
+def test_more_than_one_look_removes_is_said(
+    catalog: Catalog, retention: Retention, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        publish(catalog, number, keep=1)
+    clock.ahead_s = GRACE_S + 1
+    monkeypatch.setattr(pruning, "MAX_REMOVED", 3)
+    assert [(len(found.removed), found.more) for found in (retention.prune(ACME, BOT) for _ in range(3))] == [
+        (3, True),
+        (1, False),
+        (0, False),
+    ]
 
 
 def test_losing_the_last_tag_begins_the_grace_anew(catalog: Catalog, retention: Retention, clock: Clock) -> None:

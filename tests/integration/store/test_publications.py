@@ -235,6 +235,22 @@ async def test_a_version_that_a_worker_asks_for_by_its_digest_survives_the_publi
         assert isinstance(await error_of(store.resolve(f"bot@{held.digest}")), VersionNotFoundError)
 
 
+async def test_a_version_that_a_worker_keeps_by_its_digest_survives_a_long_outage_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruner, "PAUSE_S", 0.05)
+    async with open_store(tmp_path / "data", retention_grace_s=1.5) as store:
+        await store.register()
+        held = (await send(store, messages_of(adapter(seed=1), "bot", keep_versions=1))).published.version
+        await send(store, messages_of(adapter(seed=2), "bot"))
+        assert (await store.resolve(f"bot@{held.digest}")).digest == held.digest
+    await asyncio.sleep(1.6)
+    async with open_store(tmp_path / "data", retention_grace_s=1.5) as store:
+        await send(store, messages_of(adapter(seed=3), "bot"))
+        await asyncio.sleep(0.7)  # as long as a worker may take to say it again
+        assert (await store.resolve(f"bot@{held.digest}")).digest == held.digest
+
+
 async def test_prune_tells_first_and_then_removes(tmp_path: Path) -> None:
     async with open_store(tmp_path / "data", retention_grace_s=0.0) as store:
         await store.register()
