@@ -2,9 +2,11 @@
 
 JSON has the fields of the dataclasses in `hotslot.contract`, with times as ISO 8601 in UTC, durations as seconds and
 full digests. Numbers that JSON does not have are the strings "NaN", "Infinity" and "-Infinity", as
-protobuf's own JSON has them. A command with one answer prints one document; one that streams prints a line per event.
+protobuf's own JSON has them, and bytes are base64. A command with one answer prints one document; one that streams
+prints a line per event.
 """
 
+import base64
 import json
 import math
 import sys
@@ -18,6 +20,7 @@ import typer
 from rich.console import Console, RenderableType
 
 from hotslot.cli.failures import report
+from hotslot.contract.generation import TokenAlternative
 from hotslot.errors import HotslotError, InvalidRequestError
 
 UNBOUNDED_COLUMNS = 400
@@ -47,6 +50,10 @@ def jsonable(value: Any) -> Any:
         return {name: jsonable(getattr(value, name)) for name in printed}
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, TokenAlternative) and not value.text_bytes:
+        value = value[:2]
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
     if isinstance(value, datetime):

@@ -42,7 +42,7 @@ def security_for(environment: Mapping[str, str], store: str) -> ChannelSecurity:
 
 
 def found_security(environment: Mapping[str, str], context: Mapping[str, Any]) -> ChannelSecurity:
-    """What the variables say, and the context where they say nothing; raises InvalidRequestError.
+    """Read the variables, and the context where they say nothing; raises InvalidRequestError.
 
     Variables for another deployment than the context's must not meet its token: where one of them names certificates or
     a token, the context's are left out.

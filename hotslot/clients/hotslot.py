@@ -18,6 +18,7 @@ from hotslot.clients.publishing import ready_workers
 from hotslot.clients.routing import Picks, RouteKey
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, checked_timeout
 from hotslot.clients.store import StoreClient
+from hotslot.clients.token_requests import count_request, detokenize_request
 from hotslot.clients.worker import WorkerClient
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import request_to_proto
@@ -167,6 +168,9 @@ class HotslotClient:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> TokenCount:
         """Number of a text's or a chat's tokens as a prompt of a base model has them."""
+        count_request(
+            prompt, add_special_tokens=add_special_tokens, with_token_ids=with_token_ids, with_tokens=with_tokens
+        )
         return await self._workers.once(
             self._base_key(base_model),
             timeout_s,
@@ -189,6 +193,7 @@ class HotslotClient:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> DecodedTokens:
         """The text of a base model's tokens."""
+        detokenize_request(token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens)
         return await self._workers.once(
             self._base_key(base_model),
             timeout_s,

@@ -22,6 +22,8 @@ def version_request(
     keep: int | None = None,
 ) -> pb.CreateVersionRequest:
     """Message of a version to create, without its files; raises InvalidReferenceError and InvalidRequestError."""
+    if not isinstance(reference, str):
+        raise InvalidRequestError([mismatch("reference", reference, "a text, name[:tag]")])
     parse_reference(reference)
     fields = {
         "base_model": base_model,

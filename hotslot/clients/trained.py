@@ -38,6 +38,8 @@ def trained_files(weights: object, config: object, adapter: str) -> tuple[Memory
 
     Raises InvalidRequestError for what is no adapter.
     """
+    if not isinstance(adapter, str):
+        raise InvalidRequestError([mismatch("adapter", adapter, "the name of one of the model's adapters")])
     if isinstance(weights, bytes | bytearray | memoryview):
         parts: tuple[bytes | memoryview, ...] = (_file_bytes(weights),)
     elif isinstance(weights, Mapping):

@@ -4,8 +4,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, timeout_of, worker_of
-from hotslot.clients.plain_forms import Adapters, Message, Prompt, as_adapters, as_messages, as_prompt, as_request
+from hotslot.clients.plain_forms import Adapters, Message, Prompt, as_adapters, as_messages, as_request
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
+from hotslot.clients.token_requests import count_request, detokenize_request
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto, generation_event_from_proto, mismatch, request_to_proto
 from hotslot.collecting import collect
@@ -115,15 +116,8 @@ class WorkerClient:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> TokenCount:
         """Number of a text's or a chat's tokens as a prompt has them, with the tokens where that is asked for."""
-        found = as_prompt(prompt)
-        if not isinstance(found, str | ChatPrompt):
-            raise InvalidRequestError([mismatch("prompt", prompt, "a text, ChatPrompt or messages")])
-        request = build(
-            pb.CountTokensRequest,
-            {"text" if isinstance(found, str) else "chat": found},
-            add_special_tokens=add_special_tokens,
-            with_token_ids=with_token_ids,
-            with_tokens=with_tokens,
+        request = count_request(
+            prompt, add_special_tokens=add_special_tokens, with_token_ids=with_token_ids, with_tokens=with_tokens
         )
         return from_proto(TokenCount, await self._connection.unary(self._inference.CountTokens, request, timeout_s))
 
@@ -136,12 +130,7 @@ class WorkerClient:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> DecodedTokens:
         """The text of tokens, and of each where that is asked for."""
-        request = build(
-            pb.DetokenizeRequest,
-            token_ids=token_ids,
-            skip_special_tokens=skip_special_tokens,
-            with_tokens=with_tokens,
-        )
+        request = detokenize_request(token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens)
         return from_proto(DecodedTokens, await self._connection.unary(self._inference.Detokenize, request, timeout_s))
 
     async def chat(

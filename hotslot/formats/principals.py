@@ -42,7 +42,7 @@ class Scope(Enum):
     ADMIN = "admin"
     """Delete adapters, set policies, and pin, unload and switch adapters on workers."""
     WORKER = "worker"
-    """What a worker asks of the store, and of other workers for its callers."""
+    """Ask as a worker does: what a worker needs of the store, and of other workers for its callers."""
     GATEWAY = "gateway"
     """Act for principals that the gateway has authenticated."""
     OPERATOR = "operator"

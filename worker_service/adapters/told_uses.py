@@ -22,7 +22,7 @@ MAX_PARALLEL = 4
 
 
 class ToldUses:
-    """What one worker tells, again and again. Belongs to one event loop."""
+    """Tell the store of one worker's uses, again and again. Belongs to one event loop."""
 
     def __init__(
         self,

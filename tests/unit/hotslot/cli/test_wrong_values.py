@@ -232,6 +232,8 @@ CLIENTS: dict[type[Any], Callable[[], Any]] = {
 GOOD: dict[str, object] = {
     "folder": Path("/nonexistent"), "reference": "a:b", "name": "a", "tag": "t", "digest": "sha256:" + "0" * 64,
     "repo_id": "a/b", "path": "/x", "spec": None, "request": "hi", "messages": (), "adapters": (),
+    "prompt": "hi", "token_ids": (1,), "config": {"peft_type": "LORA", "r": 1, "target_modules": ["q_proj"]},
+    "weights": {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.zeros((1, 8), np.float32)},
 }  # fmt: skip
 GOOD_BY_TYPE: dict[object, object] = {str: "a", bytes: b"", int: 1}
 # Not sent: folders and files of this machine, functions, and what is optional where None is allowed.
