@@ -12,11 +12,10 @@ from gateway_service.parameters import CHAT, COMPLETIONS, Parameter
 from gateway_service.request_bodies import (
     ChatBody,
     CompletionBody,
-    DetokenizeBody,
     LoadAdapterBody,
-    TokenizeBody,
     UnloadAdapterBody,
 )
+from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
 
 ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
     ("post", "/v1/chat/completions", "Answers a chat; with stream, as server-sent events.", ChatBody),

@@ -208,35 +208,6 @@ class LoadAdapterBody(Body):
     """The base model of an import, where its config names another."""
 
 
-class TokenizeBody(Body):
-    """POST /tokenize."""
-
-    model: str | None = None
-    """A base model's name or a reference; may be left out where one base model is served."""
-    prompt: str | None = None
-    """The text, or else messages."""
-    messages: Annotated[list[MessageBody], Field(fail_fast=True, min_length=1)] | None = None
-    add_special_tokens: bool | None = None
-    """Add the tokens that stand before every text; true where it is left out. A chat's template writes its own."""
-    return_token_strs: bool | None = None
-    """Return the tokens' texts too."""
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    chat_template: str | None = Field(default=None, max_length=256)
-    """The name of one of the model's templates, never a template itself."""
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-class DetokenizeBody(Body):
-    """POST /detokenize."""
-
-    model: str | None = None
-    """A base model's name or a reference; may be left out where one base model is served."""
-    tokens: Annotated[list[int], Field(fail_fast=True)]
-    """Ids of the tokens."""
-
-
 class UnloadAdapterBody(Body):
     """POST /v1/unload_lora_adapter."""
 

@@ -17,8 +17,9 @@ from gateway_service.callers import KnownCallers, min_revision_of, tenant_of
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
-from gateway_service.request_bodies import DetokenizeBody, LoadAdapterBody, TokenizeBody, UnloadAdapterBody, parsed
+from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
+from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
 from gateway_service.translation import (
     WantedAnswer,
     chat_from,

@@ -5,7 +5,7 @@ from typing import Any
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ModelNotFoundError, wrong_param
 from gateway_service.models import NEITHER, card_of
-from gateway_service.request_bodies import DetokenizeBody, TokenizeBody
+from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
 from gateway_service.translation import counted_from
 from hotslot.errors import InvalidReferenceError
 from hotslot.ids import TenantId

@@ -15,10 +15,10 @@ from gateway_service.request_bodies import (
     GenerationBody,
     MessageBody,
     RefusalPartBody,
-    TokenizeBody,
     parsed,
     prompts_of,
 )
+from gateway_service.token_bodies import TokenizeBody
 from hotslot import (
     AdapterSelection,
     ChatMessage,

@@ -27,7 +27,8 @@ from hotslot.cli.options import (
 )
 from hotslot.cli.orders import AdapterOrder, first_of, ordered_adapters
 from hotslot.cli.output import console, each, print_document, say, show
-from hotslot.cli.rendering import details_table, human_duration, loaded_table, short_digest, status_rows
+from hotslot.cli.rendering import details_table, human_duration, short_digest
+from hotslot.cli.worker_view import loaded_table, status_rows
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.contract.control import LoadResult, WorkerAdapters, WorkerStatus
 from hotslot.errors import FieldViolation, InvalidRequestError

@@ -148,7 +148,7 @@ def revoked(principals: Principals, token_id: str, now_s: int) -> Principals:
                 tokens = list(principal.tokens)
                 tokens[index] = replace(record, revoked_s=record.revoked_s or now_s)
                 return {**principals, principal.name: replace(principal, tokens=tuple(tokens))}
-    raise InvalidRequestError([FieldViolation("token", f"no token {token_id[:40]!r}; `hotslot token ls` lists them")])
+    raise InvalidRequestError([FieldViolation("token", f"no principal has a token {token_id[:40]!r}")])
 
 
 def _principal(name: str, value: dict[str, Any]) -> Principal:

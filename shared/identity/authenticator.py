@@ -91,7 +91,7 @@ class Authenticator:
         is_bearer = kind.lower() == BEARER.strip().lower() and len(token) <= MAX_TOKEN_BYTES
         parts = split_token(token) if is_bearer else None
         if parts is None:
-            raise UnauthenticatedError("malformed authorization: expected `Bearer` and a token of `hotslot token`")
+            raise UnauthenticatedError("malformed authorization: expected Bearer and a token, hs1_<id>_<secret>")
         known = self._by_id.get(parts[0])
         if known is None or not await self._is_genuine(known[1], token, parts[1]):
             raise UnauthenticatedError("the token is not known here")

@@ -37,7 +37,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
-from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
+from store_service.catalog.tables import adapters, catalog_identity, labels, tags, versions
 
 
 class Catalog:
@@ -45,8 +45,7 @@ class Catalog:
 
     Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction, and
     returns that revision: a later `resolve` at it or above sees what was written.
-    Any method may raise StoreUnavailableError, and CatalogDamagedError when a row is not what was written. All of them
-    block, so call them from a thread.
+    Any method may raise StoreUnavailableError, and CatalogDamagedError for damaged rows, and blocks: call it in a thread.
     """
 
     def __init__(self, engine: Engine, on_change: OnChange = lambda tenant: None) -> None:
@@ -277,12 +276,10 @@ class Catalog:
     def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[CatalogEvent]:
         """Events in order. Raises RevisionCompactedError when some after `revision` are gone, or it lies ahead."""
         with reading(self._engine) as connection:
-            row = connection.execute(select(tenants).where(tenants.c.name == tenant)).one_or_none()
-            oldest, newest = (row.oldest_revision, row.revision) if row is not None else (0, 0)
+            oldest, newest = reads.kept_revisions(connection, tenant)
             if not oldest <= revision <= newest:
                 raise RevisionCompactedError(revision, oldest)
-            query = select(events).where(events.c.tenant == tenant, events.c.revision > revision)
-            return [reads.event(row) for row in connection.execute(query.order_by(events.c.revision).limit(limit))]
+            return reads.events_after(connection, tenant, revision, limit)
 
     def state(self) -> CatalogState:
         """State of this catalog: its id and the number of its changes."""
@@ -290,8 +287,7 @@ class Catalog:
             found = connection.execute(select(catalog_identity.c.id)).scalar_one_or_none()
             if not found:
                 raise CatalogDamagedError("it has lost its identity (the row of catalog_identity)")
-            num_changes = connection.execute(select(func.sum(tenants.c.revision))).scalar_one()
-            return CatalogState(str(found), int(num_changes or 0))
+            return CatalogState(str(found), reads.num_changes(connection))
 
     def identity(self) -> str:
         """Id that tells this catalog, and so its revisions, from all others; empty where it has lost it."""

@@ -23,7 +23,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
-from store_service.catalog.tables import adapters, labels, tags, tenants, versions
+from store_service.catalog.tables import adapters, events, labels, tags, tenants, versions
 
 MAX_PARSED = 64
 """Manifests of several hundred modules take a tenth of a megabyte and a millisecond each."""
@@ -56,6 +56,23 @@ def etag_of(revision: int) -> str:
 def revision_of(connection: Connection, tenant: TenantId) -> int:
     """A tenant's newest revision."""
     return connection.execute(_REVISION, {"tenant": tenant}).scalar_one_or_none() or 0
+
+
+def kept_revisions(connection: Connection, tenant: TenantId) -> tuple[int, int]:
+    """The revision before the oldest kept event of a tenant, and its newest; zeros before the first change."""
+    row = connection.execute(select(tenants).where(tenants.c.name == tenant)).one_or_none()
+    return (row.oldest_revision, row.revision) if row is not None else (0, 0)
+
+
+def num_changes(connection: Connection) -> int:
+    """Number of the changes of all tenants."""
+    return int(connection.execute(select(func.sum(tenants.c.revision))).scalar_one() or 0)
+
+
+def events_after(connection: Connection, tenant: TenantId, revision: int, limit: int) -> list[CatalogEvent]:
+    """A tenant's events after a revision, in order."""
+    query = select(events).where(events.c.tenant == tenant, events.c.revision > revision)
+    return [event(row) for row in connection.execute(query.order_by(events.c.revision).limit(limit))]
 
 
 def live_adapter(connection: Connection, tenant: TenantId, name: AdapterName) -> Row[Any]:

@@ -166,12 +166,15 @@ class PinningPolicy(_message.Message):
     etag: _builtins.str
     """Changes with every change of the policy."""
     keep_versions: _builtins.int
+    """Newest versions that retention leaves; 0 for all, or with an untagged_ttl for none."""
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Time of its last change."""
 
     @_builtins.property
-    def untagged_ttl(self) -> _duration_pb2.Duration: ...
+    def untagged_ttl(self) -> _duration_pb2.Duration:
+        """Time after which retention removes a version that no tag points at; 0 for never."""
+
     def __init__(
         self,
         *,

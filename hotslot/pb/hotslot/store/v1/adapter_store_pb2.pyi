@@ -1867,6 +1867,8 @@ Global___PruneVersionsResponse: _TypeAlias = PruneVersionsResponse  # noqa: Y015
 
 @_typing.final
 class PrunedVersion(_message.Message):
+    """A version that retention removed, or would remove."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTER_FIELD_NUMBER: _builtins.int
