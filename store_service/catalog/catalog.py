@@ -45,7 +45,7 @@ class Catalog:
 
     Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction, and
     returns that revision: a later `resolve` at it or above sees what was written.
-    Any method may raise StoreUnavailableError, and CatalogDamagedError for damaged rows, and blocks: call it in a thread.
+    Any method may raise StoreUnavailableError, and CatalogDamagedError for damaged rows, and blocks: call from threads.
     """
 
     def __init__(self, engine: Engine, on_change: OnChange = lambda tenant: None) -> None:
