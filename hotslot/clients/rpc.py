@@ -116,7 +116,8 @@ class Connection:
         if failure.details() == LOST_STATUS or (is_plain and failure.code() is grpc.StatusCode.CANCELLED):
             return self._unavailable(f"the {self._peer} at {self.endpoint} ended the call")
         if is_plain:
-            return self._unreachable((failure.details() or "no answer").rpartition(": ")[2])
+            # A resolver lists its failures in brackets, and the last one is the cause.
+            return self._unreachable((failure.details() or "no answer").rpartition(": ")[2].rstrip("])"))
         return error
 
     def _unreachable(self, why: str) -> UnavailableError:

@@ -361,6 +361,12 @@ async def test_a_store_that_is_not_there_is_named(unused_tcp_port: int) -> None:
             await client.get("pirate")
 
 
+async def test_a_name_that_nobody_knows_is_told_in_whole_words() -> None:
+    async with StoreClient("no-such-host.invalid:7400", NO_CHANNEL_RETRIES) as client:
+        with pytest.raises(StoreUnavailableError, match=r"cannot be reached \([^][()]+\)$"):
+            await client.get("pirate")
+
+
 async def test_the_tenant_travels_with_every_call(
     store_endpoint: str, fake_store: MemoryStore, adapter_folder: Path
 ) -> None:
