@@ -3,16 +3,27 @@
 trainer = SFTTrainer(model=model, …, callbacks=[PublishCallback(hotslot, "me/bot:train", every_steps=10, keep=5)])
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import TrainerCallback
 
 from hotslot.clients.blocking import BlockingHotslotClient
+from hotslot.clients.publication_fields import version_request
+from hotslot.codec import mismatch
 from hotslot.contract.catalog import PublishedVersion
+from hotslot.errors import InvalidRequestError
 
 METRICS = ("loss", "eval_loss", "learning_rate", "reward")
-"""Figures of the trainer's last log that become annotations, where it has them."""
+"""Figures of the trainer's log that become annotations, the newest of each."""
+
+
+def newest_figures(log_history: Iterable[Mapping[str, object]]) -> dict[str, float]:
+    """METRICS as the trainer last logged each: evaluations, and the summary at the end, have lines of their own."""
+    found: dict[str, float] = {}
+    for logged in log_history:
+        found |= {name: value for name in METRICS if isinstance(value := logged.get(name), int | float)}
+    return found
 
 
 class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types here
@@ -34,8 +45,12 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers ha
 
         `every_steps` 0 publishes whenever the trainer saves, and `on_published` hears of each version.
 
-        The last version gets `tags_at_end` too. Annotations are the step, the epoch, METRICS and `annotations`.
+        The last version gets `tags_at_end` too. Annotations are the step, the epoch, METRICS and `annotations`. Raises
+        InvalidReferenceError and InvalidRequestError for what the first publication could not be sent with.
         """
+        if isinstance(every_steps, bool) or not isinstance(every_steps, int) or every_steps < 0:
+            raise InvalidRequestError([mismatch("every_steps", every_steps, "a whole number of steps, or 0")])
+        version_request(reference, base_model, annotations=annotations, tags=tags_at_end, keep=keep)
         self._client = client
         self._reference = reference
         self._every_steps = every_steps
@@ -64,14 +79,12 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers ha
     def _publish(self, state: Any, model: Any, tags: Sequence[str]) -> None:
         if not state.is_world_process_zero:
             return
-        logged = state.log_history[-1] if state.log_history else {}
-        metrics = {name: logged[name] for name in METRICS if isinstance(logged.get(name), int | float)}
         step = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
         published = self._client.publish(
             model,
             None,
             self._reference,
-            metadata=step | metrics | self._annotations,
+            metadata=step | newest_figures(state.log_history) | self._annotations,
             tags=tags,
             keep=self._keep,
             base_model=self._base_model,
