@@ -48,7 +48,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers ha
         The last version gets `tags_at_end` too. Annotations are the step, the epoch, METRICS and `annotations`. Raises
         InvalidReferenceError and InvalidRequestError for what the first publication could not be sent with.
         """
-        if isinstance(every_steps, bool) or not isinstance(every_steps, int) or every_steps < 0:
+        if type(every_steps) is not int or every_steps < 0:
             raise InvalidRequestError([mismatch("every_steps", every_steps, "a whole number of steps, or 0")])
         version_request(reference, base_model, annotations=annotations, tags=tags_at_end, keep=keep)
         self._client = client
