@@ -12,6 +12,7 @@ from hotslot import RawTensor
 from hotslot.clients.publication_fields import annotation_texts, version_request
 from hotslot.clients.trained import config_json, trained_files
 from hotslot.errors import InvalidReferenceError, InvalidRequestError
+from hotslot.references import parse_reference
 
 NAME = "base_model.model.layer.lora_A.weight"
 CONFIG = {"peft_type": "LORA", "r": 1}
@@ -69,5 +70,7 @@ def test_an_annotation_that_is_no_figure_is_refused_by_its_name(figure: object) 
 
 @pytest.mark.parametrize("reference", [None, 5, b"bot:train", ("bot", "train")])
 def test_a_reference_that_is_no_text_is_refused(reference: Any) -> None:
-    with pytest.raises(InvalidReferenceError, match="expected a text"):
+    with pytest.raises(InvalidRequestError, match="reference: found"):
         version_request(reference)
+    with pytest.raises(InvalidReferenceError, match="expected a text"):
+        parse_reference(reference)
