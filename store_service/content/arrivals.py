@@ -38,15 +38,13 @@ class ArrivalFolder:
         make_directory(self._root)
 
     def begin(self, files: Sequence[ArrivingFile]) -> "Arrival":
-        """Take the files of one checkpoint; raises QuotaExceededError."""
+        """Take the files of one checkpoint, whose first byte makes the folder; raises QuotaExceededError."""
         size_bytes = sum(file.size_bytes for file in files)
         if size_bytes > self.max_bytes:
             raise QuotaExceededError(
                 f"the files have {size_bytes} bytes, at most {self.max_bytes} are taken", subject="max_adapter_bytes"
             )
-        folder = self._root / secrets.token_hex(16)
-        folder.mkdir()
-        return Arrival(folder, files)
+        return Arrival(self._root / secrets.token_hex(16), files)
 
 
 @dataclass(slots=True)
@@ -64,6 +62,7 @@ class Arrival:
 
     def write(self, data: bytes) -> None:
         """Take the next bytes; raises InvalidRequestError for more than were announced, and OSError."""
+        self._folder.mkdir(exist_ok=True)
         self._hash.update(data)
         view = memoryview(data)
         while view:
@@ -117,9 +116,9 @@ class ArrivalStream:
 
     async def settle(self) -> None:
         """Wait for what is being written; raises as `Arrival.write`."""
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            await asyncio.shield(writing)
+        if self._writing is not None:
+            await asyncio.shield(self._writing)
+            self._writing = None  # not before: a caller that is cancelled here leaves it to `discard`
 
     async def finish(self, digest: Digest) -> dict[str, Path]:
         """All files by name; raises as `Arrival.write` and `Arrival.finish`."""

@@ -85,8 +85,8 @@ class Publications:
         if first is None:
             raise InvalidRequestError([FieldViolation("version", "the stream has no message")])
         publication, files = publication_of(first.version), _files_of(first)
+        stream = ArrivalStream(self._arrivals.begin(files), self._threads)
         looking = asyncio.ensure_future(self._holding(tenant, publication, caller))
-        stream = ArrivalStream(await self._threads(self._arrivals.begin, files), self._threads)
         try:
             checkpoint = Checkpoint(await _received(first, messages, stream))
             publish, left_s = self._registry.publish, caller.time_remaining()

@@ -46,7 +46,7 @@ def test_a_name_stays_what_it_was_registered_as_whoever_comes_next(models: BaseM
     models.register(FIRST, ACME)
     with pytest.raises(BaseModelNameTakenError) as caught:
         models.register(SECOND, by)
-    for part in (NAME, FIRST.digest, SECOND.digest, "--move"):
+    for part in (NAME, FIRST.digest, SECOND.digest, "register it with move"):
         assert part in caught.value.message
     assert models.get(NAME).spec == FIRST
     with pytest.raises(BaseModelNotFoundError):

@@ -165,6 +165,21 @@ async def test_a_stream_that_breaks_leaves_nothing(store: StoreClient, tmp_path:
     assert await store.names() == []
 
 
+@pytest.mark.parametrize("moment_s", [0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032])
+async def test_a_stream_that_breaks_at_any_moment_leaves_nothing(
+    store: StoreClient, tmp_path: Path, moment_s: float
+) -> None:
+    arrivals = tmp_path / "data" / "arrivals"
+    for _ in range(5):
+        call = store.adapters.PublishVersion(metadata=store.metadata)
+        for message in messages_of(adapter(), "bot")[:3]:
+            await call.write(message)
+        await asyncio.sleep(moment_s)
+        call.cancel()
+    await asyncio.sleep(0.1)
+    await until_async(lambda: asyncio.sleep(0, not any(arrivals.iterdir())))
+
+
 def rows(folder: Path) -> dict[str, int]:
     engine = create_engine(f"sqlite:///{folder / 'catalog.sqlite3'}")
     with engine.connect() as connection:
