@@ -1,4 +1,4 @@
-"""Which container engine this machine has: Docker with its compose plugin, or Podman with podman-compose."""
+"""The container engine of this machine: Docker with its compose plugin, or Podman with podman-compose."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class ContainerEngine:
-    """How to build and how to compose."""
+    """Commands that build and compose."""
 
     name: str
     compose: list[str]

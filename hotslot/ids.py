@@ -19,10 +19,12 @@ TagName = NewType("TagName", str)
 """A movable pointer within an adapter, for example `latest`."""
 
 DEFAULT_TENANT = TenantId("default")
-_SHA256 = "sha256:"
-DIGEST_LENGTH = len(_SHA256) + 64
+DIGEST_PREFIX = "sha256:"
+DIGEST_LENGTH = len(DIGEST_PREFIX) + 64
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST_HEX = re.compile(r"[0-9a-f]{64}")
+"""A digest without its prefix."""
 _TENANT = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
 
 
@@ -61,12 +63,12 @@ def digest_of(data: bytes | bytearray | memoryview) -> Digest:
 
 def digest_of_hex(hex_digits: str) -> Digest:
     """The digest that a SHA-256, in lower-case hex digits, is written as."""
-    return Digest(_SHA256 + hex_digits)
+    return Digest(DIGEST_PREFIX + hex_digits)
 
 
 def hex_of(digest: Digest) -> str:
     """Hex digits of a digest."""
-    return digest.removeprefix(_SHA256)
+    return digest.removeprefix(DIGEST_PREFIX)
 
 
 def new_worker_id() -> WorkerId:

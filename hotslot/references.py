@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from hotslot.errors import InvalidReferenceError
-from hotslot.ids import AdapterName, Digest, TagName
+from hotslot.ids import AdapterName, Digest, TagName, is_digest
 
 DEFAULT_TAG = TagName("latest")
 MAX_NAME_LENGTH = 255
@@ -13,7 +13,6 @@ MAX_TAG_LENGTH = 128
 _SEGMENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _TAG = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_TAG_LENGTH - 1}}}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def parse_reference(text: str) -> Reference:
     """Parse `name[:tag][@digest]`; no tag and no digest means the tag `latest`. Raises InvalidReferenceError."""
     _check_text(text)
     rest, at, digest_text = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest_text):
+    if at and not is_digest(digest_text):
         raise InvalidReferenceError(text, "after '@' must stand 'sha256:' and 64 lower-case hex digits")
     name_text, colon, tag_text = rest.partition(":")
     name = parse_name(name_text)

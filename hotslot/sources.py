@@ -11,12 +11,14 @@ from urllib.parse import unquote, urlsplit
 
 from hotslot.errors import FieldViolation, InvalidRequestError
 
+DEMO_MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Base model of the demo, whose weights come from the package index."""
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
-_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+HUB_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
+HUB_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 _OTHER_KINDS = ("datasets", "spaces", "collections", "papers", "docs", "buckets")
-_PAGES_OF_FOLDERS = ("tree",)
+_PAGES_OFHUB_FOLDERS = ("tree",)
 _PAGES_OF_FILES = ("blob", "resolve", "raw")
 
 
@@ -92,7 +94,7 @@ def _of_address(text: str, bare: str, expected: str) -> tuple[str, str, str]:
     repo_id, page, revision = "/".join(words[:2]), "".join(words[2:3]), "".join(words[3:4])
     if page in _PAGES_OF_FILES:
         return repo_id, revision, "/".join(words[4:-1])
-    if page and page not in _PAGES_OF_FOLDERS:
+    if page and page not in _PAGES_OFHUB_FOLDERS:
         raise _bad_source(text, f"{expected}; /{page} is no page of a revision")
     return repo_id, revision, "/".join(words[4:])
 
@@ -105,9 +107,9 @@ def _checked(text: str, expected: str, repo_id: str, revision: str, subfolder: s
         if not _PART.fullmatch(part) or ".." in part or "--" in part or part.endswith((".", "-", ".git")):
             letters = "letters, digits, '_', and single '.' and '-' inside"
             raise _bad_source(text, f"{expected}; {part!r} is no name on the hub, which has {letters}")
-    if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
+    if revision and (not HUB_REVISION.fullmatch(revision) or ".." in revision):
         raise _bad_source(text, f"{expected}; {revision!r} is no branch, tag or commit")
-    if folder and (not _FOLDER.fullmatch(folder) or ".." in folder):
+    if folder and (not HUB_FOLDER.fullmatch(folder) or ".." in folder):
         raise _bad_source(text, f"{expected}; {folder!r} is no folder of a repository")
     return HubName(repo_id, revision, folder)
 

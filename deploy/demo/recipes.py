@@ -1,4 +1,4 @@
-"""How each demo adapter is trained: its style, LoRA shape, seed and schedule."""
+"""Recipe of each demo adapter: its style, LoRA shape, seed and schedule."""
 
 from dataclasses import dataclass, field
 from typing import Any

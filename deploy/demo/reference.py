@@ -40,7 +40,7 @@ def measure(model: Any, tokenizer: Any, prompt: str) -> dict[str, Any]:
 
 
 def smallest_margin(found: Greedy) -> float:
-    """How near the greedy choice came to another one: the smallest gap between the best two logits of a step.
+    """Smallest lead of the greedy choice over another one: the smallest gap between the best two logits of a step.
 
     A worker that computes in another order or precision may rightly differ where this is tiny.
     """

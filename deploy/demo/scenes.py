@@ -15,7 +15,7 @@ LOAD_STREAMS = 6
 FIRST_TOKENS = 10
 """Each stream has had this many before anything is measured."""
 CALM_S = 3.0
-"""How long to watch before and after the swap."""
+"""Time to watch before and after the swap."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ import typer
 
 from hotslot.cli.options import JsonOption
 from hotslot.errors import InvalidRequestError
+from hotslot.formats.file_names import CATALOG_FILE
 
 UP_DATA_DIR = Path("~/.local/share/hotslot")
-CATALOG_FILE = "catalog.sqlite3"
 STORE_FOLDER = "store"
 """Folder of the store in that of `hotslot up`."""
 DataDirOption = Annotated[

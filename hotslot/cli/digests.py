@@ -5,19 +5,18 @@ from collections.abc import Iterable
 
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.errors import FieldViolation, InvalidRequestError, VersionNotFoundError
-from hotslot.ids import Digest
+from hotslot.ids import DIGEST_HEX, Digest
 from hotslot.references import parse_reference
 
 MIN_HEX_DIGITS = 4
 MAX_LISTED = 8
 _SHORT = re.compile(rf"(?:sha256:)?([0-9a-f]{{{MIN_HEX_DIGITS},63}})")
-_FULL_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def check_reference(text: str) -> bool:
     """Raise InvalidReferenceError for what is no reference; True where its digest is short."""
     named, at, digest = text.partition("@")
-    is_short = bool(at) and (bool(_SHORT.fullmatch(digest)) or bool(_FULL_HEX.fullmatch(digest)))
+    is_short = bool(at) and (bool(_SHORT.fullmatch(digest)) or bool(DIGEST_HEX.fullmatch(digest)))
     parse_reference(named if is_short else text)
     return is_short
 

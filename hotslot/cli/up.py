@@ -22,7 +22,6 @@ from hotslot.cli.stages import Stages
 from hotslot.cli.supervisor import ProcessEvent, Supervisor, UpPlan
 from hotslot.cli.up_checks import (
     DEMO_MODEL,
-    DEMO_MODEL_NAME,
     demo_model,
     require_distinct,
     require_free,
@@ -37,6 +36,7 @@ from hotslot.contexts import LOCAL, Contexts, SavedContext, change_contexts
 from hotslot.errors import InvalidRequestError, PreconditionError
 from hotslot.local.children import ChildFailedError
 from hotslot.secret_urls import masked_url
+from hotslot.sources import DEMO_MODEL_NAME
 
 START_S = 120.0
 """Longest start of what is no worker; the demo's model is fetched on first use."""

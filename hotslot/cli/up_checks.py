@@ -20,9 +20,9 @@ from hotslot.local.machine_checks import (
 )
 from hotslot.local.redis_probe import look_at_redis
 from hotslot.redis_url import check_redis_url
+from hotslot.sources import DEMO_MODEL_NAME
 
 DEMO_MODEL = "demo"
-DEMO_MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_PROGRAM = "worker_service.demo_model"
 MAX_PORT = 65_535
 

@@ -11,7 +11,6 @@ from typing import TypeVar
 
 from hotslot.clients.blobs import BROKEN_STREAM, BlobTransfer, RetryPolicy
 from hotslot.clients.checkpoint import (
-    CONFIG_FILE,
     CheckpointFile,
     FoundCheckpoint,
     checkpoint_files,
@@ -33,6 +32,7 @@ from hotslot.errors import (
     SourceUnavailableError,
     Violation,
 )
+from hotslot.formats.file_names import CONFIG_FILE
 from hotslot.ids import Digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc

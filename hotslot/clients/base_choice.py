@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from hotslot.clients.checkpoint import CONFIG_FILE, WEIGHTS_FILES
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILES
 from hotslot.formats.safetensors_header import MAX_ADAPTER_HEADER_BYTES, PREFIX_BYTES
 
 MAX_CONFIG_BYTES = 1 << 20

@@ -1,7 +1,6 @@
 """Files of a PEFT folder that are pushed: the configuration and safetensors, never a pickle."""
 
 import hashlib
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,19 +9,14 @@ from pathlib import Path
 
 from hotslot.errors import InvalidAdapterError, SourceNotFoundError, Violation
 from hotslot.formats.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, read_companions
+from hotslot.formats.file_names import CONFIG_FILE, MAX_SHARDS, SHARD, WEIGHTS_FILES
 from hotslot.formats.pickle_advice import conversion_command
 from hotslot.ids import Digest
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
-"""Names of an adapter's weights in PEFT and MLX; the first that is there is taken alone."""
-_SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 _INDEX = "adapter_model.safetensors.index.json"
 _SAFETENSORS = ".safetensors"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HASH_CHUNK_BYTES = 1 << 20
-MAX_SHARDS = 60
-"""More would be refused by the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +101,12 @@ def _weights(names: list[str]) -> list[str]:
     for name in WEIGHTS_FILES:
         if name in names:
             return [name]
-    return [name for name in names if _SHARD.fullmatch(name) or name == _INDEX]
+    return [name for name in names if SHARD.fullmatch(name) or name == _INDEX]
 
 
 def _missing_shards(names: list[str]) -> list[str]:
     """The shards that should be there by the names of those that are."""
-    found = {name: _SHARD.fullmatch(name) for name in names}
+    found = {name: SHARD.fullmatch(name) for name in names}
     totals = {match[2] for match in found.values() if match is not None}
     wanted = [f"adapter_model-{number:05}-of-{total}.safetensors" for total in totals
               for number in range(1, min(int(total), MAX_SHARDS) + 1)]  # fmt: skip

@@ -16,7 +16,7 @@ import os
 from enum import Enum
 
 from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER, GENERATE_TIMEOUT_S
-from hotslot.clients.found_security import found_security, security_for
+from hotslot.clients.found_security import flag, found_security, security_for
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
 from hotslot.ids import parse_tenant
@@ -24,7 +24,6 @@ from hotslot.rpc.channel import ChannelOptions
 
 USE_PROXY = "HOTSLOT_USE_PROXY"
 TIMEOUT = "HOTSLOT_TIMEOUT_S"
-_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
 
 
 class FromEnvironment(Enum):
@@ -65,10 +64,7 @@ def options_of(options: ChannelOptions | None, store: str | None = None) -> Chan
 
 def uses_proxy() -> bool:
     """True when calls go through the proxy that the environment names; raises InvalidRequestError."""
-    text = os.environ.get(USE_PROXY, "")
-    if text.lower() not in (*_YES, *_NO):
-        raise InvalidRequestError([], f"{USE_PROXY}: found {text!r}, expected true or false")
-    return text.lower() in _YES
+    return flag(USE_PROXY, os.environ.get(USE_PROXY, ""))
 
 
 def timeout_of(timeout_s: float | FromEnvironment) -> float:

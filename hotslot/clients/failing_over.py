@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from hotslot.clients.home import Home
-from hotslot.clients.routing import Picks, RouteKey, pause_before_retry_s
+from hotslot.clients.routing import NO_PLACEMENT, Picks, RouteKey, pause_before_retry_s
 from hotslot.clients.rpc import checked_timeout
 from hotslot.clients.worker import WorkerClient
 from hotslot.errors import (
     ExhaustedError,
     HotslotError,
-    NotImplementedYetError,
     NoWorkersError,
     RequestDeadlineError,
     UnavailableError,
@@ -27,8 +26,6 @@ Ask = Callable[[WorkerClient, float], AsyncGenerator[T, None]]
 
 # Before the first event nothing was generated, and another worker may well be able to.
 TRY_ANOTHER_WORKER = (UnavailableError, ExhaustedError)
-# Placement is a hint: without it, any worker does.
-NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class FailOver:
         raise failure
 
     async def _endpoints(self, key: RouteKey) -> list[str]:
-        """Whom to call, best first; the fallback comes last."""
+        """Workers to call, best first; the fallback comes last."""
         fallback = [] if self.fallback is None else [self.fallback]
         # Without adapters and without a base model there is nothing to choose by.
         if not self.route or (fallback and not (key.adapters or key.base_model)):

@@ -64,7 +64,7 @@ def found_security(environment: Mapping[str, str], context: Mapping[str, Any]) -
         worker_name=named[WORKER_NAME],
         token=token,
         token_file=None if token else _path(named[TOKEN_FILE]),
-        insecure=_flag("HOTSLOT_INSECURE", environment.get("HOTSLOT_INSECURE", "")),
+        insecure=flag("HOTSLOT_INSECURE", environment.get("HOTSLOT_INSECURE", "")),
     )
 
 
@@ -72,7 +72,8 @@ def _path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
-def _flag(name: str, text: str) -> bool:
+def flag(name: str, text: str) -> bool:
+    """Truth of a variable, false where it is empty; raises InvalidRequestError."""
     if text.lower() not in (*_YES, *_NO):
         raise InvalidRequestError([], f"{name}: found {text[:40]!r}, expected true or false")
     return text.lower() in _YES

@@ -26,7 +26,7 @@ MAX_CACHED_PICKS = 1024
 AWAY_S = 1.0
 """After placement did not answer, how long it is not asked again."""
 
-_AWAY = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
+NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Picks:
             return await self._fresh(key)
         except NoWorkersError:
             raise
-        except _AWAY:
+        except NO_PLACEMENT:
             if known is None:
                 raise
             return known
@@ -87,7 +87,7 @@ class Picks:
             pick = await self._ask(key)
         except NoWorkersError:
             raise
-        except _AWAY as exc:
+        except NO_PLACEMENT as exc:
             self._away = (self._clock() + AWAY_S, exc)
             raise
         self._away = None

@@ -11,10 +11,9 @@ import numpy as np
 
 from hotslot.codec import mismatch
 from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILE
 from hotslot.formats.weight_files import size_of, weights_file
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 WEIGHTS = "a PEFT model, a mapping of names to tensors, or the bytes of a safetensors file"
 MAX_WRAPPERS = 8
 

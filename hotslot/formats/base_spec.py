@@ -9,27 +9,28 @@ from typing import Any
 
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.formats.base_details import BaseDetails
-from hotslot.ids import Digest, digest_of, parse_digest
+from hotslot.ids import DIGEST_HEX, DIGEST_PREFIX, Digest, digest_of, parse_digest
 
 MAX_MODULES = 100_000
 
 MAX_NAME_CHARS = 512
 
-_DIGEST_PREFIX = "sha256:"
-_HEX = re.compile(r"[0-9a-f]{64}")
 _IN_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.\d+\.")
 _TOKEN_EMBEDDINGS = frozenset({
     "embed_in", "embed_tokens", "embedding", "embeddings", "tok_embeddings", "word_embeddings", "wte",
 })  # fmt: skip
-_HEADS = ("lm_head", "embed_out")
-END_NAMES = _TOKEN_EMBEDDINGS | frozenset(_HEADS)
+HEADS = ("lm_head", "embed_out")
+"""transformers 5 calls the head of GPT-NeoX differently than its checkpoints do."""
+ALL_LINEAR = "all-linear"
+"""Word of PEFT for all linears but the head."""
+END_NAMES = _TOKEN_EMBEDDINGS | frozenset(HEADS)
 """Names of token embeddings and heads, which have slots only where a worker's settings name them."""
 
 
 def looks_like_a_digest(text: str) -> bool:
     """Tell if a text is, or is written to be taken for, a digest: such a one is never a base model's name."""
     plain = unicodedata.normalize("NFKC", text).strip().lower()
-    return plain.startswith(_DIGEST_PREFIX) or bool(_HEX.fullmatch(plain))
+    return plain.startswith(DIGEST_PREFIX) or bool(DIGEST_HEX.fullmatch(plain))
 
 
 class ModuleKind(StrEnum):
@@ -89,7 +90,7 @@ no store computed it. Not part of the spec's digest, which covers a sample of al
     @property
     def is_head_by_name(self) -> bool:
         """True if the module is called like the linear that computes logits."""
-        return self.name in _HEADS
+        return self.name in HEADS
 
     @property
     def is_in_layer(self) -> bool:

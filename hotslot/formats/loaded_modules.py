@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hotslot.formats.base_spec import Absence, BaseModule, BaseSpec, LoadedModules, ModuleKind
+from hotslot.formats.quantisation import TEXT_CONFIGS
 
 _LAYER = re.compile(r"(?:layers|h|blocks|block)\.(\d+)\.")
 _EXPERT = re.compile(r"(?:^|\.)experts\.\d+\.")
@@ -26,7 +27,6 @@ _OTHER_PART = re.compile(
     r"(?:^|\.)(?:vision|visual|vit|image|audio|speech|video|mm_|multi_?modal|projector|connector|merger|resampler"
     r"|perceiver|abstractor|mlp1|acoustic|semantic_tokenizer|patch_)"
 )
-_TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config")
 _TEXT_MODELS = ("model.language_model.", "model.text_model.")
 """Prefixes of the text model's paths in multimodal models as transformers 5 loads them, whatever their checkpoints
 have.
@@ -185,7 +185,7 @@ def _is_router(module: BaseModule) -> bool:
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name in _TEXT_CONFIGS:
+    for name in TEXT_CONFIGS:
         inner = config.get(name)
         if isinstance(inner, Mapping):
             return _text_config(inner)

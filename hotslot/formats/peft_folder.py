@@ -16,11 +16,10 @@ from typing import Any, BinaryIO
 from hotslot.errors import InvalidAdapterError, Violation
 from hotslot.formats.base_spec import BaseSpec, ModuleKind
 from hotslot.formats.companions import GENERATION_CONFIG
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILE
 from hotslot.formats.manifest import DTYPE_SIZES_BYTES, LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
 from hotslot.formats.safetensors_header import PREFIX_BYTES, Header, HeaderLimits, TensorEntry, read_header
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _ENDS = {
     (ModuleKind.LINEAR, LORA_A): ".lora_A.weight",

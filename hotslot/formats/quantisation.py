@@ -8,7 +8,7 @@ from hotslot.formats.safetensors_header import TensorEntry
 
 _CONFIGS = ("quantization_config", "compression_config", "quantization")
 """Fields of config.json: transformers', an older one of compressed-tensors, and MLX's."""
-_PARTS = ("thinker_config", "text_config", "llm_config", "language_config")
+TEXT_CONFIGS = ("thinker_config", "text_config", "llm_config", "language_config")
 """Configs of text models inside of those of larger ones."""
 _METHODS = {
     "aqlm": "AQLM", "auto-round": "AutoRound", "awq": "AWQ", "bitnet": "BitNet", "bitsandbytes": "bitsandbytes",
@@ -68,7 +68,7 @@ def _configured(config: Mapping[str, Any]) -> str:
         if found:
             known = found if isinstance(found, Mapping) else {"quant_method": str(found)[:_MAX_SHOWN]}
             return f"{_named(name, known)} (config.json has {name})"
-    parts = (config.get(name) for name in _PARTS)
+    parts = (config.get(name) for name in TEXT_CONFIGS)
     return next((found for part in parts if isinstance(part, Mapping) and (found := _configured(part))), "")
 
 

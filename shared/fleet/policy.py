@@ -25,7 +25,7 @@ from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId
 from shared.fleet.demand import DEFAULT_DEMAND, DemandOptions, homes_for, homes_range
-from shared.fleet.records import PlacedVersion, WorkerRecord, distance_of
+from shared.fleet.records import MEMORY_TIERS, PlacedVersion, WorkerRecord, distance_of
 from shared.fleet.rendezvous import Rendezvous
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
@@ -55,7 +55,6 @@ class PolicyOptions:
 DEFAULT_POLICY = PolicyOptions()
 _WINDOW = 8
 """Homes that are compared for one decision, so that it takes as long for a version with hundreds of them."""
-_WARM = (Tier.SLOT, Tier.HOST)
 _LEAST_ROOM = 0.02
 _LEAST_EVEN = 0.05
 """Least bound of a worker's load, when requests are shared out: for fleets that do nothing."""
@@ -178,9 +177,9 @@ class Fleet:
             first = _mixed(turn) % len(homes)
             homes = (*homes[first : first + _WINDOW], *homes[: max(0, first + _WINDOW - len(homes))])
         roomy = [worker_id for worker_id in homes if worker_id not in spilled]
-        if any(tiers.get(worker_id) in _WARM for worker_id in roomy):
+        if any(tiers.get(worker_id) in MEMORY_TIERS for worker_id in roomy):
             yield self._shared_out(roomy, tiers, turn) if len(roomy) > 1 else roomy
-        yield [w for w in homes if spilled.get(w, 0.0) <= reluctance and tiers.get(w) in _WARM]
+        yield [w for w in homes if spilled.get(w, 0.0) <= reluctance and tiers.get(w) in MEMORY_TIERS]
         order = self.rendezvous.top(key, self._most(policy) if policy.max_replicas else _WINDOW)
         rank = {worker_id: position for position, worker_id in enumerate(order)}
         elsewhere = sorted(
@@ -201,7 +200,7 @@ class Fleet:
         """
         drawn = []
         for number, worker_id in enumerate(homes):
-            share = self._room[worker_id] * (1.0 if tiers.get(worker_id) in _WARM else self._options.cold_share)
+            share = self._room[worker_id] * (1.0 if tiers.get(worker_id) in MEMORY_TIERS else self._options.cold_share)
             drawn.append((math.log((_mixed(turn + (number << 40)) + 1) / 2**64) / share, worker_id))
         drawn.sort(reverse=True)
         return [worker_id for _, worker_id in drawn]

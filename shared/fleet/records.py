@@ -11,6 +11,8 @@ _DISTANCES = {
     tier: position for position, tier in enumerate((Tier.SLOT, Tier.HOST, Tier.DISK, Tier.NONE, Tier.UNSPECIFIED))
 }
 
+MEMORY_TIERS = (Tier.SLOT, Tier.HOST)
+
 
 def distance_of(tier: Tier) -> int:
     """Distance of a tier from the slots: 0 for the fastest."""

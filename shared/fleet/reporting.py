@@ -2,15 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
-from hotslot.contract.placement import Tier
 from hotslot.ids import Digest
-from shared.fleet.records import Resident, distance_of
+from shared.fleet.records import MEMORY_TIERS, Resident, distance_of
 
 DETAILS_SHARE = 0.75
 """Least part of the time between heartbeats, between two reports that tell only which versions are in slots, or which
 tenants used them last: they go with a heartbeat. A report is whole, and in a busy worker such details change all the
 time."""
-_IN_MEMORY = (Tier.SLOT, Tier.HOST)
 
 
 class ReportSchedule:
@@ -51,7 +49,7 @@ class ReportSchedule:
 
 def urgent(residents: Iterable[Resident]) -> dict[Digest, tuple[bool, bool, float]]:
     """Parts of residents that readers should hear of soon: memory or disk, whether it stays, and demand."""
-    return {r.digest: (r.tier in _IN_MEMORY, r.pinned, r.demand) for r in residents}
+    return {r.digest: (r.tier in MEMORY_TIERS, r.pinned, r.demand) for r in residents}
 
 
 def by_digest(residents: Iterable[Resident]) -> dict[Digest, Resident]:

@@ -1,1 +1,4 @@
-"""Callers: who they are, and what each RPC needs of them."""
+"""Callers: who they are, and what each RPC needs of them.
+
+Decisions: docs/decisions/identity.md
+"""

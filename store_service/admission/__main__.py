@@ -9,8 +9,8 @@ from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
 from hotslot.formats.base_model import spec_from_folder
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind, check_spec
 from hotslot.formats.companions import read_companions
-from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint, admit
-from store_service.admission.config import CONFIG_FILE
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILES
+from store_service.admission.admit import PICKLE_FILES, Checkpoint, admit
 from store_service.admission.report import as_json, as_text
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.shards import shard_names

@@ -17,6 +17,7 @@ from hotslot.errors import (
 )
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, Companions, companions_from_json
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILES
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.formats.pickle_advice import conversion_command
 from hotslot.formats.safetensors_header import Header, read_header
@@ -24,7 +25,7 @@ from hotslot.formats.strict_json import StrictJsonError
 from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
-from store_service.admission.config import CONFIG_FILE, ReadConfig, parse_config
+from store_service.admission.config import ReadConfig, parse_config
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.patterns import PatternError
@@ -33,7 +34,6 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.admission.shards import check_shards, open_shards, shard_names
 from store_service.admission.values import check_copies, check_finite, check_tie, judged_rows
 
-WEIGHTS_FILES = ("adapter_model.safetensors", "adapters.safetensors")
 NO_EFFECT = AdmissionWarning(
     "NO_EFFECT",
     "this adapter changes nothing, so its answers are the base's: all of its alphas, or of its weights on one side (B, "

@@ -7,13 +7,14 @@ from typing import Any
 
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.errors import Violation
+from hotslot.formats.base_spec import ALL_LINEAR
+from hotslot.formats.file_names import CONFIG_FILE
 from hotslot.formats.strict_json import DuplicateKeyError, StrictJsonError, parse_object
 from store_service.admission.config_fields import FIELDS, Decision, Unlisted, is_unset, judge_unlisted
-from store_service.admission.lora_settings import ALL_LINEAR, LoraSettings, Targets, is_bool, is_finite, is_rank
+from store_service.admission.lora_settings import LoraSettings, Targets, is_bool, is_finite, is_rank
 from store_service.admission.mlx_config import MLX_FIELDS, MLX_NAMES, is_mlx_config, parse_mlx_config
 from store_service.admission.patterns import Pattern, PatternError, PatternTable, is_name
 
-CONFIG_FILE = "adapter_config.json"
 MAX_LIST_ITEMS = 20_000
 MAX_EXPRESSIONS = 256
 """Regular expressions in one config; each is tried on each module, and held compiled."""

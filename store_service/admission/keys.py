@@ -11,6 +11,8 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hotslot.formats.base_spec import HEADS
+
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _OUTER_WRAPPERS = frozenset({
     "base_model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
@@ -33,8 +35,6 @@ _TORCHTUNE_NAMES = {
 _TORCHTUNE_ROTATED = ("attn.q_proj", "attn.k_proj")
 _MLX_MAGNITUDE = ".m"
 """mlx-lm's DoRA calls it so; no parameter of a base has this name."""
-_HEADS = ("lm_head", "embed_out")
-"""transformers 5 calls the head of GPT-NeoX differently than its checkpoints do."""
 BACKBONES = ("model.", "transformer.", "gpt_neox.", "backbone.")
 """Beginnings of the decoder's paths in a model with a head; a checkpoint of the decoder alone has none (GPT-2's)."""
 _TEXT_PARTS = (
@@ -44,7 +44,7 @@ _TEXT_PARTS = (
 """Beginnings of the text model's paths in multimodal models and their checkpoints, which differ by version."""
 HEAD_ALIASES = ("unembed_tokens", "model.unembed_tokens")
 """The head, as tinker calls it."""
-HEAD_NAMES = (*_HEADS, "unembed_tokens")
+HEAD_NAMES = (*HEADS, "unembed_tokens")
 
 
 class Role(StrEnum):
@@ -156,8 +156,8 @@ def is_rotated_by_torchtune(path: str) -> bool:
 def _candidates(path: str) -> Iterator[tuple[str, str]]:
     """Modules that a path may stand for, each with its naming; heads have a name of their own in none."""
     yield "", path
-    if path in _HEADS or path in HEAD_ALIASES:
-        for head in _HEADS:
+    if path in HEADS or path in HEAD_ALIASES:
+        for head in HEADS:
             yield "", head
     for backbone in BACKBONES:
         yield f"<{backbone} left out>", backbone + path

@@ -8,7 +8,6 @@ from typing import Any
 from store_service.admission.match_budget import spend
 from store_service.admission.patterns import Pattern, PatternTable, path_ends
 
-ALL_LINEAR = "all-linear"
 _ENDS = ("embed_tokens", "lm_head")
 _FIRST_INDEX = re.compile(r".*?\.[^.]*\.(?P<idx>\d+)\.")
 

@@ -1,7 +1,6 @@
 """Reads an adapter that is stored in several files as if they were one after the other."""
 
 import io
-import re
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
@@ -10,10 +9,8 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from hotslot.errors import InvalidAdapterError, Violation
+from hotslot.formats.file_names import MAX_SHARDS, SHARD
 from hotslot.formats.safetensors_header import Header, HeaderLimits, read_header
-
-SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
-MAX_SHARDS = 60
 
 
 def shard_names(names: Collection[str]) -> tuple[str, ...]:

@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy import make_url
 
 from hotslot import errors
+from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.rpc.status import row_for
 from shared.settings import load
 from store_service.backup.manifest import BackupManifest
 from store_service.backup.places import STREAM, reading_from, writing_to
 from store_service.backup.restoring import restore_backup, verify_backup
 from store_service.backup.taking import take_backup
-from store_service.opening import SQLITE_FILE
 from store_service.settings import StoreSettings
 
 PROG = "python -m store_service.backup"
@@ -96,9 +96,9 @@ def _create(settings: StoreSettings, data_dir: Path, backup: str) -> BackupManif
 
 
 def _restore(settings: StoreSettings, data_dir: Path, backup: str) -> BackupManifest:
-    if (catalog := _catalog_path(settings, data_dir, "restore")) != data_dir / SQLITE_FILE:
+    if (catalog := _catalog_path(settings, data_dir, "restore")) != data_dir / CATALOG_FILE:
         raise errors.PreconditionError(
-            f"no restore: HOTSLOT_CATALOG_URL names {catalog}, and a restored catalog is {data_dir / SQLITE_FILE}; "
+            f"no restore: HOTSLOT_CATALOG_URL names {catalog}, and a restored catalog is {data_dir / CATALOG_FILE}; "
             "unset it for the restore, and move the file there afterwards",
             "catalog_url",
         )
@@ -135,7 +135,7 @@ def _catalog_path(settings: StoreSettings, data_dir: Path, doing: str) -> Path:
             "bucket keeps of deleted objects (unset HOTSLOT_BLOB_URL for a backup of what is on this disk)",
             "blob_url",
         )
-    return Path(url.database) if url is not None and url.database else data_dir / SQLITE_FILE
+    return Path(url.database) if url is not None and url.database else data_dir / CATALOG_FILE
 
 
 def _show_progress(done: int, of: int) -> None:

@@ -14,7 +14,6 @@ from hotslot.ids import Digest, parse_digest, parse_tenant
 from store_service.content.keys import BlobKey
 
 FORMAT = "hotslot.backup/1"
-CATALOG = "catalog.sqlite3"
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 1024**3
 

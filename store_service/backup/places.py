@@ -10,7 +10,8 @@ from typing import BinaryIO, Protocol
 from hotslot.content_files import READ_ONLY, Readable, make_directory, sync_directory, write_file
 from hotslot.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 from hotslot.file_lock import try_lock
-from store_service.backup.manifest import CATALOG, MANIFEST
+from hotslot.formats.file_names import CATALOG_FILE
+from store_service.backup.manifest import MANIFEST
 from store_service.content.keys import blob_key
 
 TAR_SUFFIX = ".tar"
@@ -124,7 +125,7 @@ def _files(folder: Path) -> Files:
     if not (folder / MANIFEST).is_file():
         raise incomplete(str(folder), f"{MANIFEST}, which is written last, is missing")
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
-    for name in (CATALOG, *(name for name in names if blob_key(name) is not None), MANIFEST):
+    for name in (CATALOG_FILE, *(name for name in names if blob_key(name) is not None), MANIFEST):
         try:
             file = (folder / name).open("rb")
         except FileNotFoundError as exc:
@@ -138,7 +139,7 @@ def _members(file: BinaryIO, where: str) -> Files:
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:
             for member in archive:
-                if not member.isfile() or not (member.name in (CATALOG, MANIFEST) or blob_key(member.name)):
+                if not member.isfile() or not (member.name in (CATALOG_FILE, MANIFEST) or blob_key(member.name)):
                     raise PreconditionError(f"{where} is no backup of hotslot's: it has {member.name[:200]!r}", where)
                 content = archive.extractfile(member)
                 assert content is not None, "regular files have content"

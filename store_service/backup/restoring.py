@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hotslot.content_files import READ_ONLY, Readable, make_directory, sync_directory, write_file
 from hotslot.errors import DigestMismatchError, PreconditionError
+from hotslot.formats.file_names import CATALOG_FILE
 from store_service.backup.catalog_copy import begin_new_history, check_catalog, referenced_blobs
 from store_service.backup.manifest import (
-    CATALOG,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     BackedUpFile,
@@ -20,7 +20,7 @@ from store_service.backup.manifest import (
 from store_service.backup.places import Files, incomplete
 from store_service.content.keys import BLOBS_FOLDER, blob_key
 from store_service.content.ownership import FolderOwner
-from store_service.opening import LOCK_FILE, SQLITE_FILE, locked
+from store_service.opening import LOCK_FILE, locked
 
 STAGE = ".restoring"
 
@@ -36,14 +36,14 @@ def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
     had_lock = (data_dir / LOCK_FILE).exists()
     with locked(data_dir), _as_before(data_dir, had_lock=had_lock), _stage(data_dir) as stage:
         manifest = verify_backup(files, where, stage)
-        begin_new_history(stage / CATALOG)
-        _sync(stage / CATALOG)
+        begin_new_history(stage / CATALOG_FILE)
+        _sync(stage / CATALOG_FILE)
         make_directory(stage / BLOBS_FOLDER)
         FolderOwner(stage / BLOBS_FOLDER).write(manifest.catalog_id)
         # Blobs first: a store refuses to start on those alone, where a catalog alone would start without them.
         (stage / BLOBS_FOLDER).rename(data_dir / BLOBS_FOLDER)
         sync_directory(data_dir)
-        (stage / CATALOG).rename(data_dir / SQLITE_FILE)
+        (stage / CATALOG_FILE).rename(data_dir / CATALOG_FILE)
         sync_directory(data_dir)
     return manifest
 
@@ -70,11 +70,11 @@ def verify_backup(files: Files, where: str, stage: Path, *, keeps_blobs: bool = 
 
 
 def _compare(found: dict[str, BackedUpFile], manifest: BackupManifest, where: str) -> None:
-    catalog = found.pop(CATALOG, None)
+    catalog = found.pop(CATALOG_FILE, None)
     if catalog is None:
-        raise incomplete(where, f"{CATALOG} is missing")
+        raise incomplete(where, f"{CATALOG_FILE} is missing")
     if catalog != manifest.catalog:
-        raise DigestMismatchError(f"{CATALOG} in {where}", catalog.digest, manifest.catalog.digest)
+        raise DigestMismatchError(f"{CATALOG_FILE} in {where}", catalog.digest, manifest.catalog.digest)
     blobs = {key: content.size_bytes for name, content in found.items() if (key := blob_key(name)) is not None}
     if missing := manifest.blobs.keys() - blobs.keys():
         raise incomplete(where, f"{len(missing)} of {len(manifest.blobs)} blobs are missing, {min(missing)[1]} first")
@@ -84,11 +84,11 @@ def _compare(found: dict[str, BackedUpFile], manifest: BackupManifest, where: st
 
 def _check_references(stage: Path, manifest: BackupManifest, where: str) -> None:
     """See that catalog and manifest speak of the same; raises as `restore_backup`."""
-    catalog_id = check_catalog(stage / CATALOG)
+    catalog_id = check_catalog(stage / CATALOG_FILE)
     if catalog_id != manifest.catalog_id:
-        raise incomplete(where, f"{CATALOG} is {catalog_id}, and {MANIFEST} describes {manifest.catalog_id}")
+        raise incomplete(where, f"{CATALOG_FILE} is {catalog_id}, and {MANIFEST} describes {manifest.catalog_id}")
     known = manifest.blobs.keys() | manifest.elsewhere.keys()
-    if missing := referenced_blobs(stage / CATALOG).keys() - known:
+    if missing := referenced_blobs(stage / CATALOG_FILE).keys() - known:
         raise incomplete(
             where, f"versions refer to {len(missing)} blobs that it does not have, {min(missing)[1]} first"
         )

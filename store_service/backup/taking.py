@@ -13,9 +13,10 @@ from pathlib import Path
 
 from hotslot.content_files import Readable
 from hotslot.errors import DigestMismatchError, NotFoundError
+from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.ids import Digest
 from store_service.backup.catalog_copy import check_catalog, copy_catalog, referenced_blobs
-from store_service.backup.manifest import CATALOG, MANIFEST, BackedUpFile, BackupManifest
+from store_service.backup.manifest import MANIFEST, BackedUpFile, BackupManifest
 from store_service.backup.places import BackupTarget
 from store_service.content.hold import holding
 from store_service.content.keys import BlobKey, blob_name
@@ -61,11 +62,11 @@ def take_backup(
             str(catalog),
         )
     with holding(data_dir, HOLD_TIMEOUT_S), tempfile.TemporaryDirectory(prefix="hotslot-backup-") as scratch:
-        copy = Path(scratch) / CATALOG
+        copy = Path(scratch) / CATALOG_FILE
         copy_catalog(catalog, copy)
         catalog_id = check_catalog(copy)
         wanted = referenced_blobs(copy)
-        content = _add(target, CATALOG, copy)
+        content = _add(target, CATALOG_FILE, copy)
         blobs: dict[BlobKey, int] = {}
         elsewhere: dict[BlobKey, str] = {}
         for number, (key, sources) in enumerate(sorted(wanted.items())):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import structlog
 
 from hotslot.contract.catalog import VersionHolder
-from hotslot.contract.placement import Tier
 from hotslot.errors import HotslotError
 from hotslot.ids import Digest, TenantId
+from shared.fleet.records import MEMORY_TIERS
 from store_service.catalog.records import VersionSummary
 from store_service.placement.fleets import FleetCache
 
@@ -16,7 +16,6 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_S = 1.0
 """Longest wait for Redis: it only has hints."""
-_IN_MEMORY = (Tier.SLOT, Tier.HOST)
 
 
 class Holders:
@@ -48,7 +47,7 @@ class Holders:
             placed.worker_id
             for found in placements.values()
             for placed in found
-            if placed.resident.tier in _IN_MEMORY and placed.resident.seen_by(tenant) is not None
+            if placed.resident.tier in MEMORY_TIERS and placed.resident.seen_by(tenant) is not None
         }
         return [
             VersionHolder(record.info.worker_id, record.info.endpoint)

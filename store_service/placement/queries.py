@@ -13,7 +13,7 @@ from hotslot.errors import (
     NoWorkersError,
     Violation,
 )
-from hotslot.ids import Digest, TenantId, parse_digest
+from hotslot.ids import DIGEST_PREFIX, Digest, TenantId, parse_digest
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
 from shared.fleet.policy import RankedWorker
@@ -26,7 +26,6 @@ from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
 DEFAULT_CANDIDATES = 3
 MAX_CANDIDATES = 100
 MAX_ADAPTERS = 64
-_DIGEST_PREFIX = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +143,7 @@ class PlacementQueries:
 
     async def pools_named(self, base_model: str) -> list[Digest]:
         """The pools of a base model by name or digest; all of them for an empty text."""
-        if base_model.startswith(_DIGEST_PREFIX):
+        if base_model.startswith(DIGEST_PREFIX):
             return [parse_digest(base_model, field="base_model")]
         pools = await self._fleets.pools()
         if not base_model:
@@ -178,7 +177,7 @@ class PlacementQueries:
         for reference, base in zip(references, bases, strict=True):
             if base != bases[0]:
                 raise _mismatch(str(reference), base, f"{bases[0]}, as {references[0]}")
-        if base_model.startswith(_DIGEST_PREFIX):
+        if base_model.startswith(DIGEST_PREFIX):
             named = [parse_digest(base_model, field="base_model")]
         else:
             named = await self.pools_named(base_model) if base_model else []

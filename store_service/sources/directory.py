@@ -9,14 +9,13 @@ from typing import BinaryIO, NamedTuple
 
 from hotslot.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
 from hotslot.formats.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
-from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
-from store_service.admission.config import CONFIG_FILE
+from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE
+from store_service.admission.admit import PICKLE_FILES, Checkpoint
 from store_service.admission.shards import shard_names
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.source import ReportBytes, no_adapter_message, stop_if
 
 COPY_BYTES = 1024 * 1024
-KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
 
 
 class Stamp(NamedTuple):
@@ -41,7 +40,7 @@ def stamps_in(folder: Path) -> dict[str, Stamp]:
         shards = shard_names([path.name for path in folder.iterdir()])
     except OSError as exc:
         raise SourceForbiddenError(f"{folder} cannot be read: {exc.strerror}") from exc
-    for name in (*KNOWN_FILES, *shards):
+    for name in (*CHECKPOINT_FILES, *shards):
         try:
             stamps[name] = stamp_of((folder / name).stat())
         except FileNotFoundError:

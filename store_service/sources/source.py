@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from hotslot.errors import RequestCancelledError
+from hotslot.formats.file_names import CONFIG_FILE
 from store_service.admission.admit import Checkpoint
-from store_service.admission.config import CONFIG_FILE
 
 MAX_LISTED = 20
 """Folders with adapters that an error names."""

@@ -12,8 +12,10 @@ from shared.settings import Settings
 from tools.docs import commands_reference, errors_reference, http_reference, protos_reference, settings_reference
 from tools.docs.error_remedies import remedy
 from tools.docs.pages import GENERATED
+from tools.structure import QUESTION_WORDS
 
 SENTENCE = re.compile(r"[`\"A-Z0-9(a-z].*[.)…:]$", re.DOTALL)
+ASKING = re.compile(rf"(?!When set,)({'|'.join(QUESTION_WORDS)})\b")
 SETTINGS = [
     (f"{module}.{name}", name, field)
     for module, settings in settings_reference.SERVICES.items()
@@ -67,6 +69,22 @@ def test_an_error_has_a_sentence_of_its_own() -> None:
 def test_what_a_proto_names_has_a_sentence() -> None:
     missing = silent((f"{item.kind} {item.name}", item.comment) for item in DESCRIBED)
     assert missing == [], f"write a comment above each: {', '.join(missing)}"
+
+
+def asking(described: Iterable[tuple[str, str]]) -> list[str]:
+    """Names whose text begins with a question word; `When set, …` is a condition."""
+    return [name for name, text in described if ASKING.match(text.strip())]
+
+
+def test_what_users_read_names_the_thing_first() -> None:
+    protos = [(f"{item.kind} {item.name}", item.comment) for item in protos_reference.described()]
+    settings = [(where, field.description or "") for where, _, field in SETTINGS]
+    options = [(f"{command} {option.name}", option.help or "") for command, option in OPTIONS]
+    errors = [(row.reason, inspect.cleandoc(row.error.__doc__ or "")) for row in STATUS_TABLE]
+    assert asking([*protos, *settings, *options, *errors]) == []
+    assert asking([("a", "When it ends."), ("b", "When set, the tag."), ("c", "Howl."), ("d", "How it ended.")]) == [
+        "a", "d"
+    ]  # fmt: skip
 
 
 def test_an_option_has_a_sentence() -> None:

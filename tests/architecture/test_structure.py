@@ -31,7 +31,7 @@ def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
         "hotslot/a.py": "from hotslot import b\nimport shared.c\nclass Twin: ...\n",
         "hotslot/b.py": "from hotslot.a import Twin\n",
         "shared/c.py": "class Twin: ...\n",
-        "tools/d.py": "class Thrice: ...\n",
+        "tools/d.py": '"""How it is done."""\nclass Thrice: ...\n',
         "deploy/e.py": "class Thrice: ...\n",
     }
     for name, text in files.items():
@@ -41,4 +41,5 @@ def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
     assert found.circles == (("hotslot.a", "hotslot.b"),)
     assert found.against_layers == ("hotslot.a -> shared.c",)
     assert set(found.duplicate_classes) == {"Twin", "Thrice"}
+    assert found.question_docstrings == ("tools/d.py:1",)
     assert found.files == 3

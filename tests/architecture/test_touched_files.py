@@ -1,5 +1,6 @@
 """A change of one kind touches few files, all named in CONTRIBUTING.md: those of a change of its kind that is there."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -14,13 +15,13 @@ PRODUCT = ("protos", "hotslot", "shared", "gateway_service", "store_service", "w
 PARAMETERS = ("top_k", "min_p", "frequency_penalty", "repetition_penalty")
 KIND = ("has_bias", "has_biases", "lora_bias")
 """Words of one kind of adapter: those whose B has a bias."""
-RPCS = {
-    "SetAdapterPolicy": "a call of the store",
-    "DrainWorker": "a call of a worker",
-    "CountTokens": "a call of a worker that takes no adapter",
-    "IssueEpoch": "a call of the fleet's own parts",
-    "PickWorkers": "a call of placement",
-}
+SPREAD = {"Generate": "the call that hotslot is about: routing, forwarding and the codec's checks know it"}
+"""RPCs that more files name, and why."""
+RPCS = sorted({
+    rpc
+    for path in (ROOT / "protos").rglob("*.proto")
+    for rpc in re.findall(r"^ *rpc (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+} - SPREAD.keys())  # fmt: skip
 MAX_SAMPLING_FILES = 8
 MAX_RPC_FILES = 12
 
@@ -59,6 +60,7 @@ def test_a_kind_of_adapter_is_named_in_the_files_that_are_listed() -> None:
 @pytest.mark.parametrize("rpc", RPCS)
 def test_an_rpc_is_named_in_few_files_and_in_those_that_are_listed(rpc: str) -> None:
     found = product_files_with(rpc, f"{rpc}Request", f"{rpc}Response")
+    assert len(RPCS) > 40
     assert any(name.endswith(".proto") for name in found)
     assert not missing_from("Add an RPC", found)
     assert len(found) <= MAX_RPC_FILES, sorted(found)

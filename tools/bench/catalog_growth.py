@@ -1,4 +1,4 @@
-"""How resolving and listing grow with the number of adapters."""
+"""Growth of resolving and listing with the number of adapters."""
 
 import time
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
@@ -14,7 +15,6 @@ from hotslot.references import parse_reference
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.database import open_database
 from store_service.catalog.records import NewVersion
-from store_service.opening import SQLITE_FILE
 from tests.support.checkpoints import adapter
 from tests.support.store import dial
 from tools.bench.full_load import percentile
@@ -36,7 +36,7 @@ def small_spec(num_layers: int = 30) -> BaseSpec:
 
 def fill(data_dir: Path, first: int, last: int) -> float:
     """Add adapters, each with a manifest of its own, straight to a store's catalog; milliseconds for each."""
-    engine = open_database(f"sqlite:///{data_dir / SQLITE_FILE}")
+    engine = open_database(f"sqlite:///{data_dir / CATALOG_FILE}")
     catalog = Catalog(engine)
     spec = small_spec()
     modules = tuple(AdapterModule(module.path, 8, 2.0) for module in spec.modules)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from hotslot import AdapterSelection, GenerationRequest, HotslotClient, Stop
-from hotslot.clients.trained import CONFIG_FILE, WEIGHTS_FILE, config_json
+from hotslot.clients.trained import config_json
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILE
 from hotslot.formats.weight_files import weights_file
 from tests.support.stack import Stack
 from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model

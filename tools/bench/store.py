@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILES
 from hotslot.formats.safetensors_header import read_header
 from hotslot.ids import TenantId
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.admission.admit import WEIGHTS_FILES, Checkpoint, admit
+from store_service.admission.admit import Checkpoint, admit
 from store_service.admission.checks import check_tensors
-from store_service.admission.config import CONFIG_FILE, parse_config
+from store_service.admission.config import parse_config
 from store_service.admission.normalise import plan_weights, write_weights
 from store_service.admission.settings import AdmissionLimits
 from store_service.content.store import ContentStore

@@ -21,7 +21,7 @@ class Snapshot:
     slowest_ns: int
     """CPU time of the slowest input."""
     begun_ns: int
-    """When the input under way was begun, by the monotonic clock; 0 between inputs."""
+    """Begin of the input under way, by the monotonic clock; 0 between inputs."""
     data: bytes
     """The input under way, or the last one."""
 

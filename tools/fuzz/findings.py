@@ -17,7 +17,7 @@ class Findings:
 
     @property
     def num_kinds(self) -> int:
-        """How many different ones there were."""
+        """Number of different ones."""
         return len(self._shortest)
 
     def add_error(self, data: bytes, error: BaseException) -> None:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import Any
 
-from store_service.admission.admit import WEIGHTS_FILES
-from store_service.admission.config import CONFIG_FILE
+from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILES
 
 
 class Shape(IntFlag):
-    """Which files the checkpoint has."""
+    """Files that the checkpoint has."""
 
     MLX_NAME = 1
     NO_CONFIG = 2

@@ -13,7 +13,7 @@ class OracleError(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class FuzzOutcome:
-    """How one input ended; an input that is neither accepted nor refused with a type is a finding."""
+    """End of one input; an input that is neither accepted nor refused with a type is a finding."""
 
     codes: frozenset[str]
     """Codes of the refusal; empty when the input was accepted."""

@@ -10,9 +10,9 @@ from tools.simulation.worker import SimulatedWorker
 
 HEARTBEAT_S = 10 / 3
 LEASE_HEARTBEATS = 3
-"""How long a lease is."""
+"""Length of a lease."""
 PULSE_S = 1.0
-"""How often a worker looks whether there is something new to tell; the real one does every half second."""
+"""Time between two looks of a worker for something new to tell; the real one looks every half second."""
 NUDGE_SHARE = 0.5
 """Change of the load, by rows, that is told at once."""
 _OPS_PER_REPORT = 2

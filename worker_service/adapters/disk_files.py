@@ -7,7 +7,6 @@ digest's any more is removed when it is read.
 
 import contextlib
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ import structlog
 
 from hotslot.content_files import PRIVATE, StagedFile
 from hotslot.file_lock import lock, try_lock
-from hotslot.ids import Digest, digest_of, digest_of_hex, hex_of
+from hotslot.ids import DIGEST_HEX, Digest, digest_of, digest_of_hex, hex_of
 from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 
-_BLOB = re.compile(r"[0-9a-f]{64}")
 _STAGE = ".stage-"
 
 
@@ -132,7 +130,7 @@ class DiskFiles:
     def _blobs(self) -> Iterator[_Blob]:
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                if _BLOB.fullmatch(entry.name):
+                if DIGEST_HEX.fullmatch(entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         yield _Blob(status.st_mtime_ns, status.st_size, entry.name)

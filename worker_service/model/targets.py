@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
-from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
+from hotslot.formats.base_spec import ALL_LINEAR, BaseModule, BaseSpec, ModuleKind
 
-ALL_LINEAR = "all-linear"
 """Stands for all linears in the layers, as PEFT's word does: the head is named by itself."""
 MAX_SHOWN = 3
 

@@ -16,10 +16,10 @@ from hotslot.errors import (
     UnsupportedAdapterError,
     Violation,
 )
+from hotslot.formats.base_spec import ALL_LINEAR
 from hotslot.formats.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
 from hotslot.formats.safetensors_header import PREFIX_BYTES, HeaderLimits, TensorEntry, parse_header
 from hotslot.ids import Digest
-from worker_service.model.targets import ALL_LINEAR
 from worker_service.recycled_memory import RecycledMemory
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -13,15 +13,14 @@ from huggingface_hub import ModelInfo
 from hotslot.backoff import Backoff
 from hotslot.errors import DigestMismatchError, QuotaExceededError, SourceNotFoundError, SourceUnavailableError
 from hotslot.formats.companions import COMPANION_FILES, read_companions
-from store_service.admission.admit import PICKLE_FILES, WEIGHTS_FILES, Checkpoint
-from store_service.admission.config import CONFIG_FILE
-from store_service.admission.shards import SHARD, shard_names
+from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE, SHARD
+from store_service.admission.admit import PICKLE_FILES, Checkpoint
+from store_service.admission.shards import shard_names
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.hub.folder import HubFolder
 from store_service.sources.hub.requests import HubFile, HubRequests
 from store_service.sources.source import ReportBytes, no_adapter_message, stop_if
 
-KNOWN_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
 MAX_COMPANION_BYTES = 20 * 1024 * 1024
 MAX_PAUSE_S = 30.0
 """Between two attempts at a file."""
@@ -41,7 +40,7 @@ def resolve_commit(folder: HubFolder) -> "HubCommit":
         if sibling.rfilename.startswith(folder.prefix) and _is_known(name):
             sha256 = sibling.lfs.sha256 if sibling.lfs is not None else ""
             found[name] = HubFile(name, sibling.rfilename, sibling.size or 0, sha256, sibling.blob_id or "")
-    order = (*KNOWN_FILES, *shard_names(found))
+    order = (*CHECKPOINT_FILES, *shard_names(found))
     files = [file for name in order if (file := found.get(name)) is not None]
     pickles = [name for name in PICKLE_FILES if name in found]
     if not files and not pickles:
@@ -57,7 +56,7 @@ def resolve_commit(folder: HubFolder) -> "HubCommit":
 
 
 def _is_known(name: str) -> bool:
-    return name in (*KNOWN_FILES, *PICKLE_FILES, *COMPANION_FILES) or SHARD.fullmatch(name) is not None
+    return name in (*CHECKPOINT_FILES, *PICKLE_FILES, *COMPANION_FILES) or SHARD.fullmatch(name) is not None
 
 
 def _nothing_there(folder: HubFolder, info: ModelInfo) -> str:

@@ -4,10 +4,9 @@ import re
 from dataclasses import dataclass, field
 
 from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.sources import HUB_FOLDER, HUB_REVISION
 
 _REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
-_SUBFOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class HubFolder:
             FieldViolation(f"hub.{name}", f"found {value[:80]!r}, expected {expected}")
             for name, value, pattern, expected in (
                 ("repo_id", self.repo_id, _REPO_ID, "org/name"),
-                ("revision", self.revision or "main", _REVISION, "a branch, tag or commit"),
-                ("subfolder", self.subfolder or "x", _SUBFOLDER, "a folder in the repository"),
+                ("revision", self.revision or "main", HUB_REVISION, "a branch, tag or commit"),
+                ("subfolder", self.subfolder or "x", HUB_FOLDER, "a folder in the repository"),
             )
             if not pattern.fullmatch(value) or ".." in value
         ]

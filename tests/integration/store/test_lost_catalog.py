@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from hotslot.errors import StoreUnavailableError
+from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from store_service.opening import SQLITE_FILE
 from tests.support.checkpoints import adapter
 from tests.support.store import StoreClient, open_store
 from tests.support.waiting import until
 
 DAY_S = 86_400
-CATALOG_FILES = (SQLITE_FILE, f"{SQLITE_FILE}-wal", f"{SQLITE_FILE}-shm")
+CATALOG_FILES = (CATALOG_FILE, f"{CATALOG_FILE}-wal", f"{CATALOG_FILE}-shm")
 QUICK = {"collect_every_s": 0.01, "delete_grace_s": 0}
 
 
@@ -70,7 +70,7 @@ def lose(data: Path, tmp_path: Path) -> None:
 
 
 def empty(data: Path, tmp_path: Path) -> None:
-    (data / SQLITE_FILE).touch()
+    (data / CATALOG_FILE).touch()
 
 
 def exchange(data: Path, tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ async def test_a_store_whose_catalog_is_not_that_of_its_blobs_does_not_start(
 
 
 async def test_a_journal_without_its_catalog_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / f"{SQLITE_FILE}-wal").write_bytes(b"what was acknowledged last")
+    (tmp_path / f"{CATALOG_FILE}-wal").write_bytes(b"what was acknowledged last")
     with pytest.raises(StoreUnavailableError, match="journal"):
         await served(tmp_path)
-    assert (tmp_path / f"{SQLITE_FILE}-wal").read_bytes() == b"what was acknowledged last"
-    assert not (tmp_path / SQLITE_FILE).exists()
+    assert (tmp_path / f"{CATALOG_FILE}-wal").read_bytes() == b"what was acknowledged last"
+    assert not (tmp_path / CATALOG_FILE).exists()
 
 
 async def test_a_folder_of_another_store_is_not_taken_over(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_object_storage_without_an_owner_is_not_taken_over_by_a_new_catalo
         with pytest.raises(StoreUnavailableError, match=r"1 blob.*--adopt-blobs unowned"):
             await served(tmp_path / other, blob_url=url, unreferenced_grace_s=0)
         assert contents(tmp_path / "objects") == before
-        assert not (tmp_path / other / SQLITE_FILE).exists()
+        assert not (tmp_path / other / CATALOG_FILE).exists()
     await served(tmp_path / "data", 1, blob_url=url)
     assert (tmp_path / "objects" / "owner").is_file()
 
@@ -211,10 +211,10 @@ async def test_what_waits_in_object_storage_is_counted_there_by_stores_that_lose
 async def test_an_older_copy_of_the_catalog_costs_nothing_for_the_whole_grace(tmp_path: Path) -> None:
     data = tmp_path / "data"
     await fill(data, 1)
-    shutil.copy(data / SQLITE_FILE, tmp_path / "older")
+    shutil.copy(data / CATALOG_FILE, tmp_path / "older")
     await fill(data, 2)
     before = contents(data / "blobs")
-    (tmp_path / "older").replace(data / SQLITE_FILE)
+    (tmp_path / "older").replace(data / CATALOG_FILE)
     for path in data.rglob("*"):
         os.utime(path, (0, 0))
     for _ in range(3):
@@ -259,13 +259,13 @@ async def test_nothing_is_removed_once_catalog_or_blobs_were_exchanged_under_a_r
     async with open_store(data, collect_every_s=0.01, unreferenced_grace_s=0) as store:
         await read(store, "bot-1")
         if what == "catalog":
-            with sqlite3.connect(data / SQLITE_FILE) as connection:
+            with sqlite3.connect(data / CATALOG_FILE) as connection:
                 connection.execute("UPDATE catalog_identity SET id = 'another'")
                 connection.execute("DELETE FROM versions")
         else:
             (data / "blobs").rename(tmp_path / "aside")
             shutil.copytree(tmp_path / "other" / "blobs", data / "blobs")
-            with sqlite3.connect(data / SQLITE_FILE) as connection:
+            with sqlite3.connect(data / CATALOG_FILE) as connection:
                 connection.execute("DELETE FROM versions")
         before = contents(data / "blobs")
         for _ in range(60):

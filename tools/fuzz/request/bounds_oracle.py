@@ -20,7 +20,7 @@ _WITH_LENGTH = (FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_STRING, Field
 
 @dataclass
 class Counted:
-    """How much of everything a message has."""
+    """Amount of everything in a message."""
 
     entries: Counter[str] = field(default_factory=Counter)
     unpacked: Counter[str] = field(default_factory=Counter)

@@ -23,7 +23,7 @@ class PackedRequest:
     place: int = 0
     """Number of the message's field that holds the repeated piece, 0 for the message itself."""
     piece_bytes: int = 0
-    """How much of the beginning of `message` is the repeated piece."""
+    """Length of the part of the beginning of `message` that is repeated."""
     num_pieces: int = 1
     is_shallow: bool = False
     """Is checked, and not rendered, tokenised or answered: that takes twenty times as long."""

@@ -165,7 +165,7 @@ class Worker(_message.Message):
 
     @_builtins.property
     def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When its lease ends unless renewed."""
+        """End of its lease unless renewed."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class PickWorkersRequest(_message.Message):
     base_model: _builtins.str
     """Name or digest of the base model. May be left out when adapters are given."""
     max_workers: _builtins.int
-    """How many workers to return at most; 0 means 3."""
+    """The most workers to return; 0 means 3."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """References of the adapters that the request will name; empty means the base model."""
@@ -241,7 +241,7 @@ class PickWorkersResponse(_message.Message):
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
-        """How long the answer may be reused."""
+        """Time for which the answer may be reused."""
 
     def __init__(
         self,

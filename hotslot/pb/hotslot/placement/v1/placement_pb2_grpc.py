@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class PlacementServiceStub:
-    """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
+    """Placements of adapters on workers, and a choice of workers to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
     Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
@@ -63,7 +63,7 @@ class PlacementServiceStub:
 
 
 class PlacementServiceServicer:
-    """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
+    """Placements of adapters on workers, and a choice of workers to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
     Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
@@ -143,7 +143,7 @@ def add_PlacementServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PlacementService:
-    """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
+    """Placements of adapters on workers, and a choice of workers to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
     Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PlacementServiceStub:
-    """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
+    """Placements of adapters on workers, and a choice of workers to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
     Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
@@ -66,7 +66,7 @@ class PlacementServiceStub:
 
 @_typing.type_check_only
 class PlacementServiceAsyncStub(PlacementServiceStub):
-    """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
+    """Placements of adapters on workers, and a choice of workers to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
     Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE
@@ -101,7 +101,7 @@ class PlacementServiceAsyncStub(PlacementServiceStub):
     """
 
 class PlacementServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Which worker has which adapter, and which one to call. Everything here is a hint that makes requests
+    """Placements of adapters on workers, and a choice of workers to call. Everything here is a hint that makes requests
     fast: any worker of a pool can serve any adapter.
 
     Any call may answer UNAVAILABLE COORDINATION_UNAVAILABLE when Redis cannot be reached, and UNAVAILABLE

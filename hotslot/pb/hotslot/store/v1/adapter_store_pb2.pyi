@@ -187,7 +187,7 @@ class Adapter(_message.Message):
 
     @_builtins.property
     def purge_time(self) -> _timestamp_pb2.Timestamp:
-        """When a deleted adapter is gone for good."""
+        """Time at which a deleted adapter is gone for good."""
 
     @_builtins.property
     def latest_version(self) -> Global___Version:

@@ -30,7 +30,7 @@ class ReadBlobRequest(_message.Message):
     offset: _builtins.int
     """First byte wanted."""
     limit: _builtins.int
-    """How many bytes at most; 0 means all up to the end."""
+    """The most bytes to read; 0 means all up to the end."""
     def __init__(
         self,
         *,

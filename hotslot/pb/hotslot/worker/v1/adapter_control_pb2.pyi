@@ -688,7 +688,7 @@ class GetWorkerStatusResponse(_message.Message):
 
     @_builtins.property
     def startup(self) -> _containers.RepeatedCompositeFieldContainer[Global___StartupStage]:
-        """How long each part of the start took, in order."""
+        """Time of each part of the start, in order."""
 
     @_builtins.property
     def longest_stall(self) -> _duration_pb2.Duration:

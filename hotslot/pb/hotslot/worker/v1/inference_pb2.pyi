@@ -497,7 +497,7 @@ class LogprobOptions(_message.Message):
     enabled: _builtins.bool
     """Report the log-probability of every generated token."""
     num_alternatives: _builtins.int
-    """How many of the most likely alternatives to report for each token, at most 20."""
+    """Number of the most likely alternatives to report for each token, at most 20."""
     prompt: _builtins.bool
     """Report the prompt's tokens too, in the first message, with as many alternatives. Nothing is taken from the
     prefix cache then.
@@ -642,7 +642,7 @@ class GenerateChunk(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
     choice: _builtins.int
-    """Which choice this belongs to."""
+    """The choice that this belongs to."""
     text: _builtins.str
     """Text that is new; may be empty while a character is not whole."""
     @_builtins.property
@@ -813,7 +813,7 @@ class CompleteResponse(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___GenerateStarted:
-        """What serves the request."""
+        """Adapters, weights and worker that serve the request."""
 
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___CompletedChoice]:
@@ -855,7 +855,7 @@ class CompletedChoice(_message.Message):
 
     @_builtins.property
     def finished(self) -> Global___GenerateFinished:
-        """How it ended."""
+        """Reason of its end."""
 
     def __init__(
         self,
