@@ -23,6 +23,6 @@ async def test_workers_of_one_model_register_it_and_one_of_another_is_told(tmp_p
             await StoreView(channel, SPEC.digest).register_base_model(SPEC)
         with pytest.raises(BaseModelNameTakenError) as caught:
             await StoreView(channel, OTHER.digest).register_base_model(OTHER)
-        for part in (SPEC.name, SPEC.digest, OTHER.digest, "HOTSLOT_MODEL_NAME", "--move"):
+        for part in (SPEC.name, SPEC.digest, OTHER.digest, "HOTSLOT_MODEL_NAME", "register it with move"):
             assert part in caught.value.message
         await StoreView(channel, OTHER.digest).register_base_model(replace(OTHER, name="acme/fine-tuned"))
