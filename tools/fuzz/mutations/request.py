@@ -146,6 +146,8 @@ def _value(entry: FieldDescriptor, rng: Random) -> Any:
             return _string(entry.name, rng)
         case FieldDescriptor.CPPTYPE_UINT64:
             return rng.choice((0, 1, 2**63, 2**64 - 1))
+        case FieldDescriptor.CPPTYPE_INT64:
+            return rng.choice((0, 1, -1, 2**63 - 1, -(2**63)))
         case _:
             return rng.choice(_INTEGERS) * rng.choice((1, 1, 1, 1, -1))
 

@@ -29,6 +29,7 @@ _BY_TYPE: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.CPPTYPE_BOOL: st.booleans(),
     FieldDescriptor.CPPTYPE_DOUBLE: st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1), st.floats()),
     FieldDescriptor.CPPTYPE_UINT64: st.integers(0, 2**64 - 1),
+    FieldDescriptor.CPPTYPE_INT64: st.one_of(st.integers(0, 4), st.integers(-(2**63), 2**63 - 1)),
     FieldDescriptor.CPPTYPE_INT32: st.one_of(st.integers(0, 4), st.integers(0, 4), st.integers(-(2**31), 2**31 - 1)),
 }
 

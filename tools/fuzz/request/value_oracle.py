@@ -37,6 +37,7 @@ def check_values(request: GenerationRequest, selections: Sequence[Selection]) ->
         "stop tokens": (len(stop.token_ids), 0, 256),
         "adapters": (len(selections), 0, LIMITS.max_adapters),
         "request id": (len(request.request_id), 0, 128),
+        "min_revision": (request.min_revision, 0, 2**63 - 1),
         "seed": (sampling.seed or 0, 0, 2**64 - 1),
     }
     numbers |= {f"weight {index}": (s.weight, -100, 100) for index, s in enumerate(selections)}
