@@ -13,8 +13,10 @@ Res = TypeVar("Res")
 # grpc.aio puts this in the place of the server's status when a write fails because the stream has ended.
 LOST_STATUS = "Internal error from Core"
 REFUSAL_S = 0.3
-"""Longest way of a server's refusal."""
-REFUSAL_LOOKS = 30
+"""Longest way of a server's refusal, as far as it is worth waiting for before bytes are sent."""
+STATUS_S = 5.0
+"""The same for a stream that has failed: on a busy machine the status comes late, and nothing else says why."""
+LOOK_EVERY_S = 0.01
 
 
 async def send_all(call: grpc.aio.StreamUnaryCall[Req, Res], messages: AsyncGenerator[Req, None]) -> Res:
@@ -41,8 +43,8 @@ async def send_all(call: grpc.aio.StreamUnaryCall[Req, Res], messages: AsyncGene
 
 async def _has_status(call: grpc.aio.StreamUnaryCall[Any, Any]) -> bool:
     """Tell whether the server's own status comes for a call whose write failed: it replaces that of gRPC until then."""
-    for _ in range(REFUSAL_LOOKS):
+    for _ in range(round(STATUS_S / LOOK_EVERY_S)):
         if await call.details() != LOST_STATUS:
             return True
-        await asyncio.sleep(REFUSAL_S / REFUSAL_LOOKS)
+        await asyncio.sleep(LOOK_EVERY_S)
     return False
