@@ -1,12 +1,12 @@
 """Applies the retention of adapters: soon after each publication, and to all of them from time to time."""
 
 import asyncio
-from contextlib import suppress
 
 import structlog
 
 from hotslot.errors import HotslotError
 from hotslot.ids import AdapterName, TenantId
+from shared.loops import happens
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.content.released import ReleasedBlobs
@@ -43,8 +43,7 @@ class Pruner:
         await asyncio.sleep(self._retention.grace_s)
         all_due_s = loop.time() + every_s
         while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(all_due_s - loop.time(), 0.0))
+            await happens(self._wake, max(all_due_s - loop.time(), 0.0))
             await asyncio.sleep(PAUSE_S)
             self._wake.clear()
             if loop.time() >= all_due_s:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,10 +78,9 @@ class Admission:
             on_progress(TransferProgress(TransferStage.PUBLISHING))
             request = build(pb.CreateVersionRequest, files=uploaded)
             request.MergeFrom(version)
-            known_before = self._written.value
+            call = partial(self._connection.unary, timeout_s=ADMISSION_TIMEOUT_S)
             try:
-                answer = await self._connection.unary(self._stub.CreateVersion, request, ADMISSION_TIMEOUT_S)
-                self._written.take(answer.revision, known_before)
+                answer: pb.CreateVersionResponse = await self._written.after(call, self._stub.CreateVersion, request)
                 return answer
             except InvalidAdapterError as exc:
                 await self._complete_violations(exc, uploaded, version.base_model)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.rpc.metadata import single_values
 
 MIN_REVISION_KEY = "hotslot-min-revision"
 MAX_REVISION = 2**63 - 1
@@ -12,12 +13,8 @@ CATALOG_KEY = "hotslot-catalog"
 
 def noted_min_revision(metadata: Iterable[tuple[str, str | bytes]]) -> int:
     """The revision that a call's metadata asks for; 0 when it asks for none. Raises InvalidRequestError."""
-    values = [value for key, value in metadata if key == MIN_REVISION_KEY]
-    if not values:
-        return 0
-    if len(values) > 1:
-        raise InvalidRequestError([FieldViolation(MIN_REVISION_KEY, f"found {len(values)} values, expected one")])
-    return parse_min_revision(values[0] if isinstance(values[0], str) else values[0].decode("ascii", "replace"))
+    noted = single_values(metadata, (MIN_REVISION_KEY,)).get(MIN_REVISION_KEY)
+    return 0 if noted is None else parse_min_revision(noted)
 
 
 def parse_min_revision(text: str) -> int:

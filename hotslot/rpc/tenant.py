@@ -3,8 +3,8 @@
 from contextvars import ContextVar
 from typing import Protocol
 
-from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.ids import DEFAULT_TENANT, TenantId, parse_tenant
+from hotslot.rpc.metadata import single_values
 
 TENANT_KEY = "hotslot-tenant"
 PRINCIPAL_KEY = "hotslot-principal"
@@ -35,10 +35,5 @@ def tenant_of(context: HasMetadata) -> TenantId:
 def named_tenant(context: HasMetadata) -> TenantId:
     """The tenant that a call names; raises as `tenant_of`."""
     metadata = context.invocation_metadata()
-    values = [value for key, value in metadata or () if key == TENANT_KEY]  # type: ignore[attr-defined]
-    if not values:
-        return DEFAULT_TENANT
-    if len(values) > 1:
-        raise InvalidRequestError([FieldViolation(TENANT_KEY, f"found {len(values)} values, expected one")])
-    value = values[0]
-    return parse_tenant(value if isinstance(value, str) else value.decode("ascii", "replace"))
+    named = single_values(metadata or (), (TENANT_KEY,)).get(TENANT_KEY)  # type: ignore[arg-type]
+    return DEFAULT_TENANT if named is None else parse_tenant(named)

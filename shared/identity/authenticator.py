@@ -32,9 +32,10 @@ from hotslot.formats.principals import (
     read_principals,
     split_token,
 )
+from hotslot.rpc.metadata import single_values
 from hotslot.rpc.security import AUTHORIZATION, BEARER, MAX_TOKEN_BYTES
 from hotslot.rpc.tls_files import LOOK_EVERY_S, FileStamps
-from shared.identity.callers import Caller, caller_of, single_valued
+from shared.identity.callers import OF_CALLERS, Caller, caller_of
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +67,7 @@ class Authenticator:
 
     async def caller(self, method: str, context: Any) -> Caller:
         """The caller of an RPC, which may make it. Raises what `principal` and `caller_of` raise."""
-        metadata = single_valued(context.invocation_metadata() or ())
+        metadata = single_values(context.invocation_metadata() or (), OF_CALLERS)
         principal = await self.principal(metadata.get(AUTHORIZATION), _certified_names(context))
         return caller_of(method, principal, metadata)
 

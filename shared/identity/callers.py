@@ -1,6 +1,6 @@
 """Decisions about callers, without I/O: the tenant that a principal calls for, and the one that a gateway acts for."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from hotslot.rpc.security import AUTHORIZATION
 from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
 from shared.identity.needs import NEEDS, About
 
-_OF_CALLERS = frozenset({TENANT_KEY, PRINCIPAL_KEY, SCOPES_KEY, AUTHORIZATION})
+OF_CALLERS = frozenset({TENANT_KEY, PRINCIPAL_KEY, SCOPES_KEY, AUTHORIZATION})
+"""Metadata that says who calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,3 @@ def tenant_for(principal: Principal, named: str | None, about: About = About.TEN
 def _scopes_of(text: str) -> frozenset[Scope]:
     known = {scope.value: scope for scope in CLIENT_SCOPES}
     return frozenset(known[word] for word in text.split(",") if word in known)
-
-
-def single_valued(metadata: Iterable[tuple[str, str | bytes]]) -> dict[str, str]:
-    """Metadata that says who calls; raises InvalidRequestError for a key that comes twice."""
-    found: dict[str, str] = {}
-    for key, value in metadata:
-        if key not in _OF_CALLERS:
-            continue
-        if key in found:
-            raise InvalidRequestError([FieldViolation(key, "found 2 values, expected one")])
-        found[key] = value if isinstance(value, str) else value.decode("ascii", "replace")
-    return found

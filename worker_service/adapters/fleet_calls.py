@@ -5,7 +5,6 @@ FleetService answers UNIMPLEMENTED, which costs one round trip of calls that are
 """
 
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -79,8 +78,7 @@ class FleetCalls:
         """Keep an archive of compiled code; `messages` begins the stream anew."""
         for method in self._write_code:
             try:
-                async with aclosing(messages()) as stream:
-                    await send_all(method(timeout=timeout_s, metadata=metadata), stream)
+                await send_all(method(timeout=timeout_s, metadata=metadata), messages())
                 return
             except grpc.aio.AioRpcError as exc:
                 if not _is_unknown(exc) or method is self._write_code[-1]:
