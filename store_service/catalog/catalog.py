@@ -37,7 +37,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
-from store_service.catalog.tables import adapters, catalog_identity, labels, tags, versions
+from store_service.catalog.tables import adapters, labels, tags, versions
 
 
 class Catalog:
@@ -284,15 +284,14 @@ class Catalog:
     def state(self) -> CatalogState:
         """State of this catalog: its id and the number of its changes."""
         with reading(self._engine) as connection:
-            found = connection.execute(select(catalog_identity.c.id)).scalar_one_or_none()
-            if not found:
+            if not (found := reads.identity(connection)):
                 raise CatalogDamagedError("it has lost its identity (the row of catalog_identity)")
-            return CatalogState(str(found), reads.num_changes(connection))
+            return CatalogState(found, reads.num_changes(connection))
 
     def identity(self) -> str:
         """Id that tells this catalog, and so its revisions, from all others; empty where it has lost it."""
         with reading(self._engine) as connection:
-            return connection.execute(select(catalog_identity.c.id)).scalar_one_or_none() or ""
+            return reads.identity(connection)
 
     def revision(self, tenant: TenantId) -> int:
         """The tenant's newest revision; 0 before the first change."""

@@ -23,7 +23,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
-from store_service.catalog.tables import adapters, events, labels, tags, tenants, versions
+from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
 
 MAX_PARSED = 64
 """Manifests of several hundred modules take a tenth of a megabyte and a millisecond each."""
@@ -62,6 +62,11 @@ def kept_revisions(connection: Connection, tenant: TenantId) -> tuple[int, int]:
     """The revision before the oldest kept event of a tenant, and its newest; zeros before the first change."""
     row = connection.execute(select(tenants).where(tenants.c.name == tenant)).one_or_none()
     return (row.oldest_revision, row.revision) if row is not None else (0, 0)
+
+
+def identity(connection: Connection) -> str:
+    """Id of the catalog; empty where it has lost it."""
+    return connection.execute(select(catalog_identity.c.id)).scalar_one_or_none() or ""
 
 
 def num_changes(connection: Connection) -> int:

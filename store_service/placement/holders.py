@@ -3,16 +3,11 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
-import structlog
-
 from hotslot.contract.catalog import VersionHolder
-from hotslot.errors import HotslotError
 from hotslot.ids import Digest, TenantId
 from shared.fleet.records import MEMORY_TIERS
 from store_service.catalog.records import VersionSummary
 from store_service.placement.fleets import FleetCache
-
-log = structlog.get_logger(__name__)
 
 PATIENCE_S = 1.0
 """Longest wait for Redis: it only has hints."""
@@ -26,18 +21,14 @@ class Holders:
         self._fleets = fleets
 
     async def of(self, tenant: TenantId, versions: Iterable[VersionSummary]) -> Sequence[VersionHolder]:
-        """Workers that have one of a tenant's versions in memory; none where placement cannot say."""
+        """Workers that have one of a tenant's versions in memory; raises StoreUnavailableError and TimeoutError."""
         if self._fleets is None:
             return ()
         pools: dict[Digest, list[Digest]] = {}
         for version in versions:
             pools.setdefault(version.base_model_digest, []).append(version.digest)
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                return [holder for pool, digests in pools.items() for holder in await self._in(tenant, pool, digests)]
-        except (HotslotError, TimeoutError) as exc:
-            log.info("no_holders_known", why=str(exc))
-            return ()
+        async with asyncio.timeout(PATIENCE_S):
+            return [holder for pool, digests in pools.items() for holder in await self._in(tenant, pool, digests)]
 
     async def _in(self, tenant: TenantId, pool: Digest, digests: Sequence[Digest]) -> list[VersionHolder]:
         assert self._fleets is not None, "asked only where there is placement"

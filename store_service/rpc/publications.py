@@ -107,8 +107,8 @@ class Publications:
         try:
             versions = await self._lookups(caller, self._behind, tenant, reference.name, tags)
             return await self._holders.of(tenant, versions)
-        except HotslotError as exc:  # a hint that is not there fails no publication
-            log.info("no_holders_known", why=exc.message)
+        except (HotslotError, TimeoutError) as exc:  # a hint that is not there fails no publication
+            log.info("no_holders_known", why=str(exc))
             return ()
 
     async def _answer(self, tenant: TenantId, record: VersionRecord, created: bool) -> pb.CreateVersionResponse:

@@ -63,7 +63,9 @@ def test_a_policy_is_listed_and_removed(policy: Command, store: BlockingStoreCli
     assert code != 0
     assert "etag" in err
     removed = as_json(policy, "rm", "pirate")
-    assert isinstance(removed.pop("revision"), int)
+    revision = removed.pop("revision")
+    assert isinstance(revision, int)
+    assert revision > 0
     assert removed == {"removed": "policy", "adapter": "pirate"}
     code, _, err = policy("show", "pirate")
     assert code != 0
