@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -12,6 +12,7 @@ from gateway_service.routes import Gateway, application
 from gateway_service.server import HttpServer, serve_http
 from gateway_service.settings import GatewaySettings
 from hotslot.errors import FieldViolation, InvalidRequestError
+from shared.audit.audit_log import opened_audit
 from shared.identity.authenticator import opened_authenticator
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import stop_signal
@@ -41,8 +42,9 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
     deployment = Deployment(settings.store, settings.gateway_worker, security)
     try:
-        async with opened_authenticator(settings.principals_file) as authenticator:
-            gateway = Gateway(settings, deployment, authenticator)
+        async with AsyncExitStack() as stack, opened_authenticator(settings.principals_file) as authenticator:
+            audit = stack.enter_context(opened_audit("gateway", settings))
+            gateway = Gateway(settings, deployment, authenticator, audit)
             async with serve_http(application(gateway), settings) as server:
                 yield RunningGateway(gateway, server)
     finally:

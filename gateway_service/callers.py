@@ -78,6 +78,7 @@ class KnownCallers:
             principal = self._anonymous
         else:
             principal = await self._authenticator.principal(keys[0] if keys else None)
+        scope["state"]["principal"] = principal.name
         scope["state"]["tenant"] = tenant_for(principal, _named_tenant(headers))
         bind_log_context(principal=principal.name)
         ACTED_FOR.set(ActedFor(principal.name, principal.scopes))

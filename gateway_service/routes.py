@@ -12,6 +12,7 @@ from starlette.routing import Route
 from gateway_service import lora_updates, models, openapi, tokens
 from gateway_service.access import AccessLog, request_id_of
 from gateway_service.answers import Kind
+from gateway_service.audited import AuditedRequests
 from gateway_service.bodies import read_object
 from gateway_service.callers import KnownCallers, min_revision_of, tenant_of
 from gateway_service.deployment import Deployment
@@ -30,6 +31,7 @@ from gateway_service.translation import (
 )
 from hotslot.errors import HotslotError
 from hotslot.rpc.server_facts import installed_version
+from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
@@ -45,6 +47,7 @@ class Gateway:
     settings: GatewaySettings
     deployment: Deployment
     authenticator: Authenticator | None = None
+    audit: AuditLog | None = None
     exchange: Exchange = field(init=False)
     is_stopping: bool = False
 
@@ -75,6 +78,7 @@ class Gateway:
         """POST /v1/load_lora_adapter."""
         self._check_updates()
         body = parsed(LoadAdapterBody, await self._body(request))
+        request.state.model, request.state.source = body.lora_name, body.lora_path
         text, revision = await lora_updates.load(self.deployment, tenant_of(request), body, min_revision_of(request))
         return PlainTextResponse(text, headers={REVISION_HEADER: str(revision)} if revision else None)
 
@@ -82,6 +86,7 @@ class Gateway:
         """POST /v1/unload_lora_adapter."""
         self._check_updates()
         body = parsed(UnloadAdapterBody, await self._body(request))
+        request.state.model = body.lora_name
         return PlainTextResponse(await lora_updates.unload(self.deployment, tenant_of(request), body))
 
     async def tokenize(self, request: Request) -> Response:
@@ -182,6 +187,8 @@ def application(gateway: Gateway) -> Starlette:
     if gateway.authenticator is not None:
         scopes = frozenset(gateway.settings.gateway_anonymous_scopes)
         app.add_middleware(KnownCallers, authenticator=gateway.authenticator, anonymous_scopes=scopes)
+    if gateway.audit is not None:
+        app.add_middleware(AuditedRequests, audit=gateway.audit, knows_callers=gateway.authenticator is not None)
     app.add_middleware(AccessLog)
     return app
 

@@ -11,6 +11,7 @@ from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.formats.principals import Scope
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.audit.settings import AuditSettings
 from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, split_text
 from shared.telemetry import LogFormat, LogLevel
@@ -30,7 +31,7 @@ OptionalAddress = Annotated[str, AfterValidator(_dialled_or_none)]
 """host:port to call; empty when there is none."""
 
 
-class GatewaySettings(CallerTransport):
+class GatewaySettings(CallerTransport, AuditSettings):
     """Speaks OpenAI's HTTP, and calls workers by gRPC."""
 
     gateway_listen: ListenAddress = DEFAULT_LISTEN

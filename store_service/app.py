@@ -16,12 +16,13 @@ from hotslot.pb.hotslot.store.v1 import (
     blob_pb2,
 )
 from hotslot.rpc import blob_chunks
+from shared.audit.audit_log import opened_audit
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
 from shared.process_tuning import spare_what_stays
-from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
+from shared.server.grpc_server import RpcServer, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.behind import VersionsBehind
 from store_service.catalog.epochs import Epochs
@@ -57,7 +58,7 @@ from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
 from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.rpc.publications import Publications
-from store_service.rpc.stream_limits import stream_limits
+from store_service.rpc.server_options import server_options
 from store_service.settings import StoreSettings
 from store_service.sources.hub.folder import HubOptions
 from store_service.sources.sources import Sources
@@ -112,7 +113,9 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         loops = await stack.enter_async_context(Loops())
         begin_loops(settings, execution, domain, scrub, redis, loops)
         known = await stack.enter_async_context(opened_authenticator(settings.principals_file))
-        server = await stack.enter_async_context(serve(services, _server_options(settings), authenticator=known))
+        audit = stack.enter_context(opened_audit("store", settings))
+        serving = serve(services, server_options(settings), authenticator=known, audit=audit)
+        server = await stack.enter_async_context(serving)
         await server.set_ready(True)
         yield server
 
@@ -285,15 +288,3 @@ async def _collect(collector: Collector, offload: Offload) -> None:
     collected = await offload(collector.run)
     if collected.num_blobs or collected.num_uploads:
         log.info("collected", num_blobs=collected.num_blobs, num_uploads=collected.num_uploads)
-
-
-def _server_options(settings: StoreSettings) -> ServerOptions:
-    return ServerOptions(
-        address=settings.listen,
-        max_connection_age_s=settings.max_connection_age_s,
-        drain_delay_s=settings.drain_delay_s,
-        grace_s=settings.grace_s,
-        stall_s=settings.stream_stall_s,
-        stream_limits=stream_limits(settings),
-        transport=settings.transport(),
-    )

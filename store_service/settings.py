@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from hotslot.ids import DEFAULT_TENANT
+from shared.audit.settings import AuditSettings
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
 from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, RedisUrl, SecretUrl, TextList
@@ -27,7 +28,7 @@ ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
 tensor, and slices as they are read, checked, converted and written."""
 
 
-class StoreSettings(ServerTransport, RedisTransport):
+class StoreSettings(ServerTransport, RedisTransport, AuditSettings):
     """Imports, validates and serves adapters."""
 
     listen: ListenAddress = "127.0.0.1:7400"

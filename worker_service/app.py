@@ -11,6 +11,7 @@ from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import new_worker_id
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.audit.audit_log import opened_audit
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops, first_of
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
@@ -35,7 +36,13 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     bind_log_context(worker_id=worker.worker_id)
     async with (
         opened_authenticator(settings.principals_file) as authenticator,
-        serve(services(worker), _server_options(settings), authenticator=authenticator) as server,
+        AsyncExitStack() as outer,
+        serve(
+            services(worker),
+            _server_options(settings),
+            authenticator=authenticator,
+            audit=outer.enter_context(opened_audit("worker", settings)),
+        ) as server,
         AsyncExitStack() as stack,
         Loops() as loops,
     ):

@@ -8,6 +8,7 @@ from pydantic_settings import NoDecode
 
 from hotslot.endpoints import Target, listen_endpoint
 from hotslot.ids import DEFAULT_TENANT
+from shared.audit.settings import AuditSettings
 from shared.server.stream_places import STALL_S
 from shared.settings import (
     MAX_START_PAUSE_S,
@@ -31,7 +32,7 @@ NumberList = Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, Before
 """Several numbers, separated by commas."""
 
 
-class WorkerSettings(ServerTransport, CallerTransport, RedisTransport):
+class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSettings):
     """Serves LoRA adapters on one compiled base model."""
 
     model: str = Field(min_length=1)

@@ -65,6 +65,7 @@ HotslotError
 │   ├── SourceUnavailableError
 │   ├── CoordinationUnavailableError
 │   │   └── CoordinationForbiddenError  its access rules refuse what we need
+│   ├── AuditUnavailableError     no change is made that the audit log cannot tell of
 │   ├── AdaptersDisabledError     by one tenant, for itself, on one worker
 │   ├── StreamStalledError        its caller took or sent nothing for too long
 │   ├── EngineFailedError         a worker's engine ended or hangs; another worker's may not

@@ -1,6 +1,6 @@
 """Errors of callers: who they are, and what they may do."""
 
-from hotslot.errors.kinds import ForbiddenError, HotslotError
+from hotslot.errors.kinds import ForbiddenError, HotslotError, UnavailableError
 
 
 class UnauthenticatedError(HotslotError, reason="UNAUTHENTICATED", code="UNAUTHENTICATED"):
@@ -21,3 +21,7 @@ class ScopeMissingError(ForbiddenError, reason="SCOPE_MISSING"):
 
 class TenantForbiddenError(ForbiddenError, reason="TENANT_FORBIDDEN"):
     """A principal that names a tenant which is none of its own, whether it exists or not."""
+
+
+class AuditUnavailableError(UnavailableError, reason="AUDIT_UNAVAILABLE"):
+    """A change that is not made while the audit log cannot be written, where the operator has chosen that."""

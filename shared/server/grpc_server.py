@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from hotslot.endpoints import listen_endpoint
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
+from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
 from shared.identity.needs import check_needs
 from shared.server.health_check import FactualHealthServicer
@@ -177,6 +178,7 @@ async def serve(
     *,
     observers: Sequence[CallObserver] = (log_call,),
     authenticator: Authenticator | None = None,
+    audit: AuditLog | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Serve until the block is left, then stop gracefully.
 
@@ -196,6 +198,7 @@ async def serve(
         limits=options.stream_limits,
         max_request_bytes=options.max_request_bytes,
         authenticator=authenticator,
+        audit=audit,
     )
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],

@@ -9,31 +9,30 @@ nor sends anything for long is ended; what the handler held is free before its c
 
 import asyncio
 import inspect
-import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import grpc
 import structlog
 
 from hotslot.errors import (
     HotslotError,
-    InternalError,
-    NotImplementedYetError,
     RequestDeadlineError,
-    StoreBusyError,
     StreamStalledError,
     UnavailableError,
 )
 from hotslot.ids import TenantId
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
-from hotslot.rpc.status import DETAILS_KEY, row_for, to_status
+from hotslot.rpc.status import row_for
 from hotslot.rpc.tenant import SETTLED, tenant_of
+from shared.audit.audit_log import AuditLog
+from shared.audit.watched_call import WatchedCall, watched
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import CALLER
+from shared.server.failed_calls import abort, as_error
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
 
@@ -41,8 +40,6 @@ log = structlog.get_logger(__name__)
 
 # Health and reflection: called all the time, and not ours.
 _STANDARD_SERVICES = "/grpc."
-# When gRPC's own retries of a call that is safe to retry may come: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
-PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +86,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         limits: Sequence[StreamLimit] = (),
         max_request_bytes: int = MAX_MESSAGE_BYTES,
         authenticator: Authenticator | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         """Without an authenticator each call is believed.
 
@@ -96,6 +94,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         """
         self._max_request_bytes = max_request_bytes
         self._authenticator = authenticator
+        self._audit = audit
         self._observers = tuple(observers)
         self._stall_s = stall_s
         self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
@@ -175,8 +174,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         assert task is not None
         self._running.add(task)
         stream, places = Stream(self._stall_s), self._places.get(method)
+        seen = watched(self._audit, method, context, knows_callers=self._authenticator is not None)
         try:
             tenant = await self._tenant(method, context)
+            if seen is not None:
+                seen.known(CALLER.get(), tenant)
             structlog.contextvars.bind_contextvars(tenant=tenant)
             left_s = context.time_remaining()
             if left_s is not None and left_s <= 0:
@@ -188,8 +190,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if places is not None:
                 places.take(stream, tenant, asyncio.get_running_loop().time())
             if is_stream:
-                request = _decoded(request, decode, stream)
-            return await _drive(behavior(request, context), context, stream)
+                request = _decoded(request, decode, stream, seen)
+            elif seen is not None:
+                await seen.requested(request)
+            return await _drive(behavior(request, context), context, stream, seen)
         except asyncio.CancelledError:
             if task not in self._ending or task.uncancel():
                 code = grpc.StatusCode.CANCELLED
@@ -200,7 +204,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             code = context.code() or grpc.StatusCode.UNKNOWN
             raise
         except Exception as exc:  # noqa: BLE001 (no bug of a handler may reach the wire)
-            error = _as_error(exc, method, context)
+            error = as_error(exc, method, context)
             row = row_for(error)
             code, reason = row.code, row.reason
         finally:
@@ -211,9 +215,11 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
             for observe in self._observers:
                 observe(record)
+            if seen is not None:
+                await seen.ended(code.name, reason, waits=code is not grpc.StatusCode.CANCELLED)
         is_left_behind = places is not None and isinstance(error, StreamStalledError)
         with places.left_behind(tenant) if places is not None and is_left_behind else nullcontext():
-            return await _abort(context, error)
+            return await abort(context, error)
 
 
 def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:
@@ -227,17 +233,21 @@ def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[
     return decode_or_refuse
 
 
-async def _decoded(messages: AsyncIterable[Any], decode: Callable[[bytes], Any], stream: Stream) -> AsyncGenerator[Any]:
+async def _decoded(
+    messages: AsyncIterable[Any], decode: Callable[[bytes], Any], stream: Stream, seen: WatchedCall | None
+) -> AsyncGenerator[Any]:
     """The messages of a client's stream; raises at the first that is refused, or does not come."""
     coming = aiter(messages)
     while (data := await stream.read(anext(coming, None))) is not None:
         message = decode(cast(bytes, data))
         if isinstance(message, Refused):
             raise message.error
+        if seen is not None and not seen.is_requested:
+            await seen.requested(message)
         yield message
 
 
-async def _drive(result: Any, context: Any, stream: Stream) -> Any:
+async def _drive(result: Any, context: Any, stream: Stream, seen: WatchedCall | None = None) -> Any:
     """Finish a handler's result, whichever way the handler is written.
 
     A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
@@ -248,36 +258,15 @@ async def _drive(result: Any, context: Any, stream: Stream) -> Any:
             async for message in result:
                 try:
                     await stream.write(context.write(message))
+                    if seen is not None:
+                        seen.answered(message)
                 except grpc.aio.InternalError as exc:
                     # The call is over: gRPC fails a write under way before it cancels the handler.
                     raise asyncio.CancelledError from exc
         return None
     if inspect.isawaitable(result):
-        return await result
+        answer = await result
+        if seen is not None:
+            seen.answered(answer)
+        return answer
     raise TypeError("a handler must be `async def`")
-
-
-def _as_error(exc: Exception, method: str, context: Any) -> HotslotError:
-    if isinstance(exc, HotslotError):
-        return exc
-    if isinstance(exc, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
-        # The generated base class raises this for a method that the servicer does not define.
-        return NotImplementedYetError(method.removeprefix("/"))
-    incident = secrets.token_hex(6)
-    log.error("incident", incident=incident, method=method, exc_info=exc)
-    return InternalError(f"internal error; the server's log has the details under incident {incident}")
-
-
-async def _abort(context: Any, error: HotslotError) -> NoReturn:
-    """End the call with the error's rich status; raises."""
-    status = to_status(error)
-    trailing = [*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString())]
-    if isinstance(error, StoreBusyError) and error.retry_after_s is not None:
-        # Not for all who say when to come again: of several servers another one may be asked at once.
-        trailing.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1e3))))
-    try:
-        await context.abort(row_for(error).code, status.message, tuple(trailing))
-    except grpc.aio.InternalError as exc:
-        # The caller has gone, and gRPC could not send the status.
-        raise asyncio.CancelledError from exc
-    raise AssertionError("a call goes on after its end")

@@ -37,6 +37,7 @@ REMEDIES: Mapping[type[HotslotError], str] = {
     errors.ExhaustedError: "Try again after the time that the error carries; without one, ask for less.",
     errors.SlotsFullError: "Try again later, unpin adapters, or raise HOTSLOT_NUM_SLOTS.",
     errors.QueueFullError: "Try again after the time that the error carries, or add workers.",
+    errors.AuditUnavailableError: "Make room for HOTSLOT_AUDIT_FILE, or let changes go on with HOTSLOT_AUDIT_FAILURE.",
     errors.UnavailableError: "Try again, after the time that the error carries where there is one.",
     errors.DrainingError: "Call another worker.",
     errors.CoordinationForbiddenError: "Give Redis's user the right that the message names.",

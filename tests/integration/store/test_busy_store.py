@@ -17,7 +17,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from hotslot.references import Reference
 from hotslot.rpc.channel import open_channel
 from hotslot.rpc.status import from_rpc_error
-from shared.server.interceptor import PUSHBACK_KEY
+from shared.server.failed_calls import PUSHBACK_KEY
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.records import Resolution
 from store_service.execution.backlog import Backlog

@@ -70,6 +70,7 @@ EXAMPLES: list[HotslotError] = [
     errors.UnauthenticatedError("no token"),
     errors.TokenExpiredError("expired"),
     errors.TokenRevokedError("revoked"),
+    errors.AuditUnavailableError("no change is made", retry_after_s=1.0),
     errors.ForbiddenError("no"),
     errors.ScopeMissingError("read is missing"),
     errors.TenantForbiddenError("not yours"),

@@ -1,8 +1,9 @@
-"""Limits of the streams that a store serves at the same time."""
+"""Options of the server that a store is, with the limits of the streams that it serves at the same time."""
 
 from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
+from shared.server.grpc_server import ServerOptions
 from shared.server.stream_places import StreamLimit
 from store_service.settings import StoreSettings
 
@@ -29,4 +30,17 @@ def stream_limits(settings: StoreSettings) -> tuple[StreamLimit, ...]:
             MAX_COMPILED_CODE_STREAMS,
             tuple(f"{code}/{way}CompiledCode" for code in (_FLEET, _EARLIER_CODE) for way in ("Read", "Write")),
         ),
+    )
+
+
+def server_options(settings: StoreSettings) -> ServerOptions:
+    """Options by the settings."""
+    return ServerOptions(
+        address=settings.listen,
+        max_connection_age_s=settings.max_connection_age_s,
+        drain_delay_s=settings.drain_delay_s,
+        grace_s=settings.grace_s,
+        stall_s=settings.stream_stall_s,
+        stream_limits=stream_limits(settings),
+        transport=settings.transport(),
     )
