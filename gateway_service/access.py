@@ -1,6 +1,5 @@
 """One id for each request, on its response and on every line that is logged for it; and one line at its end."""
 
-import re
 import secrets
 import time
 
@@ -8,12 +7,11 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.audit.watched_call import REQUEST_ID, REQUEST_ID_KEY
 from shared.telemetry import bind_log_context
 
 log = structlog.get_logger(__name__)
 
-REQUEST_ID = "x-request-id"
-_GIVEN_ID = re.compile(r"[A-Za-z0-9._:/@+=-]{1,128}")
 _QUIET = ("/health", "/health/live")
 
 
@@ -33,8 +31,8 @@ class AccessLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if _GIVEN_ID.fullmatch(given) else secrets.token_hex(12)
+        given = Headers(scope=scope).get(REQUEST_ID_KEY, "")
+        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         bind_log_context(request_id=request_id)
@@ -43,7 +41,7 @@ class AccessLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                MutableHeaders(scope=message)[REQUEST_ID_KEY] = request_id
             await send(message)
 
         try:

@@ -15,13 +15,13 @@ class Act(Enum):
     """Reads what is known: never in the log."""
 
 
-_STORE = "hotslot.store.v1.AdapterStoreService"
-_FLEET = "hotslot.fleet.v1.FleetService"
-_CODE = "hotslot.store.v1.CompiledCodeService"
-_BLOBS = "hotslot.store.v1.BlobService"
-_PLACEMENT = "hotslot.placement.v1.PlacementService"
-_INFERENCE = "hotslot.worker.v1.InferenceService"
-_CONTROL = "hotslot.worker.v1.AdapterControlService"
+_STORE = "store.v1.AdapterStoreService"
+_FLEET = "fleet.v1.FleetService"
+_CODE = "store.v1.CompiledCodeService"
+_BLOBS = "store.v1.BlobService"
+_PLACEMENT = "placement.v1.PlacementService"
+_INFERENCE = "worker.v1.InferenceService"
+_CONTROL = "worker.v1.AdapterControlService"
 
 _LOOKS: Mapping[str, str] = {
     _STORE: """ValidateAdapter GetAdapter ListAdapters ListVersions GetAdapterPolicy ListAdapterPolicies
@@ -42,7 +42,7 @@ _USES: Mapping[str, str] = {
 
 
 def _methods(table: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(f"/{service}/{method}" for service, text in table.items() for method in text.split())
+    return frozenset(f"/hotslot.{service}/{method}" for service, text in table.items() for method in text.split())
 
 
 LOOKS = _methods(_LOOKS)

@@ -12,7 +12,7 @@ from shared.identity.callers import Caller
 
 REQUEST_ID_KEY = "x-request-id"
 TRACE_KEY = "traceparent"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/@+=-]{1,128}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/@+=-]{1,128}")
 _TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 """https://www.w3.org/TR/trace-context/#traceparent-header-field-values"""
 
@@ -49,7 +49,7 @@ class WatchedCall:
         """The call's message, or the first of them, is known; raises AuditUnavailableError before a change is made."""
         self.is_requested = True
         self._objects |= objects.of_request(message)
-        if _REQUEST_ID.fullmatch(given := getattr(message, "request_id", "")):
+        if REQUEST_ID.fullmatch(given := getattr(message, "request_id", "")):
             self._record["request_id"] = given
         await self._audit.begin(self._told())
 
@@ -85,7 +85,7 @@ def ids_of(request_id: str | None, trace: str | None) -> dict[str, str]:
     """Ids that a caller gave its request, where they have the form of such."""
     found = _TRACE.fullmatch(trace or "")
     return {
-        "request_id": request_id if request_id and _REQUEST_ID.fullmatch(request_id) else "",
+        "request_id": request_id if request_id and REQUEST_ID.fullmatch(request_id) else "",
         "trace_id": found[1] if found else "",
     }
 

@@ -148,8 +148,8 @@ def fill(message: Any, field: FieldDescriptor, where: str, canaries: dict[str, s
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
         canaries[f"{where}.key"] = key = canary()
         if field.message_type.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
-            canaries[f"{where}.value"] = value = canary()
-            getattr(message, field.name)[key] = value
+            canaries[f"{where}.value"] = held = canary()
+            getattr(message, field.name)[key] = held
         return
     if field.message_type is not None:
         if depth > 6 or not field.message_type.full_name.startswith("hotslot."):
