@@ -120,7 +120,8 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings):
     from when it first did; it is remembered over restarts, and no clock that jumps shortens it. A deleted version takes
     room for as long: a store that is published to and deleted from all day may want less."""
     retention_grace_s: float = Field(default=300.0, ge=0)
-    """Least time for which retention leaves a version after it lost its last tag, or was asked for by its digest.
+    """Least time for which retention leaves a version after it lost its last tag, or was asked for by its digest, and
+    leaves all after the store started.
     Workers ask every minute for what they pin, and for digests in their defaults."""
     collect_every_s: float = Field(default=300.0, gt=0)
     """Time between two passes that remove old uploads and unreferenced blobs."""

@@ -46,8 +46,12 @@ class VersionRetention:
         grace_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`grace_s` is the least time for which a version stays after it lost its last tag or was asked for."""
+        """`grace_s` is the least time for which a version stays after it lost its last tag or was asked for.
+
+        While the store was away nobody could ask for one, so everything stays for that long from now, whoever prunes.
+        """
         self.grace_s = grace_s
+        self._heard_since_s = clock()
         self._engine = engine
         self._on_change = on_change
         self._clock = clock
@@ -142,7 +146,13 @@ class VersionRetention:
             )
             for row in rows
         )
-        found = choose_removed(newest_first, policy, now_s=self._clock(), grace_s=self.grace_s)
+        found = choose_removed(
+            newest_first,
+            policy,
+            now_s=self._clock(),
+            grace_s=self.grace_s,
+            heard_since_s=self._heard_since_s,
+        )
         return replace(found, removed=found.removed[:MAX_REMOVED], more=len(found.removed) > MAX_REMOVED)
 
     def _release(self, connection: Connection, tenant: TenantId, digest: Digest) -> None:

@@ -52,9 +52,17 @@ class Pruning:
 
 
 def choose_removed(
-    newest_first: Iterable[StoredVersion], policy: RetentionPolicy, *, now_s: float, grace_s: float
+    newest_first: Iterable[StoredVersion],
+    policy: RetentionPolicy,
+    *,
+    now_s: float,
+    grace_s: float,
+    heard_since_s: float = 0.0,
 ) -> Pruning:
-    """Choose the versions to remove; a tagged one never is, nor one of the newest that the policy keeps."""
+    """Choose the versions to remove; a tagged one never is, nor one of the newest that the policy keeps.
+
+    Before `heard_since_s` nobody could say what they use: the grace of all versions counts from then, at the earliest.
+    """
     removed: list[StoredVersion] = []
     num_waiting = num_kept = 0
     for position, version in enumerate(newest_first):
@@ -66,7 +74,7 @@ def choose_removed(
             or idle_s < (policy.untagged_ttl_s or 0.0)
         ):
             num_kept += 1
-        elif idle_s < grace_s:
+        elif min(idle_s, now_s - heard_since_s) < grace_s:
             num_waiting += 1
         else:
             removed.append(version)

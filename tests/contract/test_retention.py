@@ -165,6 +165,21 @@ def test_a_version_that_is_asked_for_by_its_digest_stays(catalog: Catalog, reten
         catalog.resolve(ACME, reference)
 
 
+def test_after_the_store_was_away_everything_has_its_grace_again_whoever_prunes(
+    catalog: Catalog, engine: Engine, clock: Clock
+) -> None:
+    """For an hour no worker could say that it keeps a version by its digest."""
+    for number in range(1, 4):
+        publish(catalog, number, keep=1)
+    clock.ahead_s = 3600.0
+    begun = Retention(engine, grace_s=GRACE_S, clock=clock)
+    for bounds in (None, RetentionPolicy(1, 0.0)):
+        found = begun.prune(ACME, BOT, bounds)
+        assert (found.removed, found.num_waiting, found.num_kept) == ((), 2, 1)
+    clock.ahead_s += GRACE_S + 1
+    assert len(begun.prune(ACME, BOT).removed) == 2
+
+
 @pytest.mark.parametrize("how", ["bounds", "policy"])
 def test_a_version_that_is_asked_for_by_its_digest_stays_when_a_retention_is_set_later(
     catalog: Catalog, retention: Retention, clock: Clock, how: str

@@ -19,17 +19,18 @@ def stored(position: int, create_s: float, use_s: float, is_tagged: bool) -> Sto
     return StoredVersion(digest, digest, 1, create_s, use_s, is_tagged)
 
 
-@given(st.lists(versions, max_size=12), policies, st.floats(0, NOW_S))
+@given(st.lists(versions, max_size=12), policies, st.floats(0, NOW_S), st.just(0.0) | times)
 def test_what_goes_is_old_untagged_and_beyond_the_newest_and_all_of_that_goes(
-    found: list[tuple[float, float, bool]], policy: RetentionPolicy, grace_s: float
+    found: list[tuple[float, float, bool]], policy: RetentionPolicy, grace_s: float, heard_since_s: float
 ) -> None:
     newest_first = [stored(position, *version) for position, version in enumerate(found)]
-    pruning = choose_removed(newest_first, policy, now_s=NOW_S, grace_s=grace_s)
+    pruning = choose_removed(newest_first, policy, now_s=NOW_S, grace_s=grace_s, heard_since_s=heard_since_s)
     removed = set(pruning.removed)
     for position, version in enumerate(newest_first):
         idle_s = NOW_S - max(version.create_time_s, version.use_time_s)
         may_go = policy.removes and position >= policy.keep_versions and not version.is_tagged
-        is_old = idle_s >= grace_s and idle_s >= (policy.untagged_ttl_s or 0.0)
+        is_heard = NOW_S - heard_since_s >= grace_s
+        is_old = is_heard and idle_s >= grace_s and idle_s >= (policy.untagged_ttl_s or 0.0)
         assert (version in removed) == (may_go and is_old)
     assert len(removed) + pruning.num_waiting + pruning.num_kept == len(newest_first)
 

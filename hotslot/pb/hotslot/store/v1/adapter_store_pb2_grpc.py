@@ -348,8 +348,9 @@ class AdapterStoreServiceServicer:
         """Removes versions by the retention of their adapters' policies. The newest keep_versions of an adapter stay, whatever
         their age. Of the others go those that no tag points at, once that is so for untagged_ttl and for the store's
         retention_grace_s; a version that a request or a worker asked for by its digest counts as tagged at that moment,
-        and workers ask so for what they pin and for the digests of their defaults. The store does this by itself after each
-        publication and from time to time; the call does it now, or with other bounds, or tells what it would do.
+        and workers ask so for what they pin and for the digests of their defaults. For retention_grace_s after the store
+        started, when they have yet to ask again, nothing goes. The store does this by itself after each publication and from
+        time to time; the call does it now, or with other bounds, or tells what it would do.
 
         Errors: INVALID_ARGUMENT INVALID_REQUEST (bounds below 0, or bounds without an adapter); NOT_FOUND
         ADAPTER_NOT_FOUND.
