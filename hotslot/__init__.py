@@ -6,12 +6,13 @@
         answer = hotslot.complete("Hello", adapters="pirate")
         print(answer.text, answer.started.adapters[0].digest)
 
-Errors are the classes of `hotslot.errors`, of which those that callers mostly catch are here too; all are
-`HotslotError`. docs/client.md is the client's page. `hotslot.contract` holds the types that calls take and return.
+Errors are the classes of `hotslot.errors`, which draws their tree; all are `HotslotError`, and all are here too.
+docs/client.md is the client's page. `hotslot.contract` holds the types that calls take and return.
 
 Decisions: docs/decisions/hotslot.md and docs/decisions/packaging.md
 """
 
+from hotslot import errors
 from hotslot.clients.blobs import RetryPolicy
 from hotslot.clients.blocking import (
     BlockingHotslotClient,
@@ -39,24 +40,11 @@ from hotslot.contract.generation import (
     TextPart,
     ToolCall,
 )
-from hotslot.errors import (
-    AdapterNotFoundError,
-    HotslotError,
-    InvalidAdapterError,
-    InvalidReferenceError,
-    InvalidRequestError,
-    NotFoundError,
-    RequestDeadlineError,
-    StoreUnavailableError,
-    TagNotFoundError,
-    UnavailableError,
-    VersionNotFoundError,
-)
+from hotslot.errors import *  # noqa: F403 (every error is here)
 from hotslot.formats.weight_files import RawTensor
 from hotslot.rpc.channel import ChannelOptions
 
 __all__ = [
-    "AdapterNotFoundError",
     "AdapterSelection",
     "BlockingHotslotClient",
     "BlockingPlacementClient",
@@ -70,26 +58,17 @@ __all__ = [
     "Finished",
     "GenerationRequest",
     "HotslotClient",
-    "HotslotError",
-    "InvalidAdapterError",
-    "InvalidReferenceError",
-    "InvalidRequestError",
     "Logprobs",
-    "NotFoundError",
     "PlacementClient",
     "PublishedVersion",
     "RawTensor",
-    "RequestDeadlineError",
     "RetryPolicy",
     "Sampling",
     "Started",
     "Stop",
     "StoreClient",
-    "StoreUnavailableError",
-    "TagNotFoundError",
     "TextPart",
     "ToolCall",
-    "UnavailableError",
-    "VersionNotFoundError",
     "WorkerClient",
 ]
+__all__ += errors.__all__

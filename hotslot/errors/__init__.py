@@ -89,7 +89,15 @@ from hotslot.errors.catalog import *
 from hotslot.errors.content import *
 from hotslot.errors.generation import *
 from hotslot.errors.kinds import *
+from hotslot.errors.kinds import HotslotError as HotslotError
 from hotslot.errors.placement import *
 from hotslot.errors.transport import *
 from hotslot.errors.violations import FieldViolation as FieldViolation
 from hotslot.errors.violations import Violation as Violation
+
+__all__ = [name for name, value in vars().items() if isinstance(value, type) and issubclass(value, HotslotError)]
+__all__ += ["FieldViolation", "Violation"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
