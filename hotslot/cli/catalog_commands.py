@@ -56,7 +56,7 @@ def push(
 
     Base models that its tensors fit are offered before it is sent, if its config names none that is registered.
 
-    JSON: {version, created, uploaded_bytes, total_bytes, warnings, revision}.
+    JSON: {version, created, warnings, revision, uploaded_bytes, total_bytes}.
     """
     labels, annotations = parse_labels(label or []), parse_labels(annotate or [], "--annotate")
     with open_client(store=store, tenant=tenant) as client:

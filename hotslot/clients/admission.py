@@ -23,7 +23,14 @@ from hotslot.clients.rpc import Connection
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto
 from hotslot.contract.admission_warning import AdmissionWarning
-from hotslot.contract.catalog import PushResult, TransferProgress, TransferStage, ValidationReport, Version
+from hotslot.contract.catalog import (
+    AdmittedVersion,
+    PushResult,
+    TransferProgress,
+    TransferStage,
+    ValidationReport,
+    Version,
+)
 from hotslot.errors import (
     BlobNotFoundError,
     DigestMismatchError,
@@ -40,6 +47,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc as pb_grpc
 
 OnProgress = Callable[[TransferProgress], None]
 Answer = TypeVar("Answer")
+Outcome = TypeVar("Outcome", bound=AdmittedVersion)
 UploadedFile = Mapping[str, object]
 """Fields of the message of this name."""
 
@@ -87,7 +95,8 @@ class Admission:
                 raise
 
         response, uploaded_bytes = await self._uploaded(files, on_progress, publish)
-        return pushed(response, uploaded_bytes, sum(file.size_bytes for file in files))
+        total_bytes = sum(file.size_bytes for file in files)
+        return admitted(PushResult, response, uploaded_bytes=uploaded_bytes, total_bytes=total_bytes)
 
     async def _complete_violations(
         self, refused: InvalidAdapterError, files: list[UploadedFile], base_model: str
@@ -216,15 +225,14 @@ def _digests(files: tuple[CheckpointFile, ...], on_progress: OnProgress) -> dict
     return {file: file_digest(file, on_bytes) for file in files}
 
 
-def pushed(response: pb.CreateVersionResponse, uploaded_bytes: int, total_bytes: int) -> PushResult:
-    """Outcome of a push."""
-    return PushResult(
+def admitted(kind: type[Outcome], response: pb.CreateVersionResponse, **sizes: int) -> Outcome:
+    """Outcome of a push or a publication, with what only its kind tells."""
+    return kind(
         version=from_proto(Version, response.version),
         created=response.created,
-        uploaded_bytes=uploaded_bytes,
-        total_bytes=total_bytes,
         warnings=_warnings(response.warnings),
         revision=response.revision,
+        **sizes,
     )
 
 

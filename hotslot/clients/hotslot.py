@@ -168,19 +168,11 @@ class HotslotClient:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> TokenCount:
         """Number of a text's or a chat's tokens as a prompt of a base model has them."""
-        count_request(
+        request = count_request(
             prompt, add_special_tokens=add_special_tokens, with_token_ids=with_token_ids, with_tokens=with_tokens
         )
         return await self._workers.once(
-            self._base_key(base_model),
-            timeout_s,
-            lambda worker, left_s: worker.count_tokens(
-                prompt,
-                add_special_tokens=add_special_tokens,
-                with_token_ids=with_token_ids,
-                with_tokens=with_tokens,
-                timeout_s=left_s,
-            ),
+            self._base_key(base_model), timeout_s, lambda worker, left_s: worker.count_tokens(request, timeout_s=left_s)
         )
 
     async def detokenize(
@@ -193,13 +185,9 @@ class HotslotClient:
         timeout_s: float = UNARY_TIMEOUT_S,
     ) -> DecodedTokens:
         """The text of a base model's tokens."""
-        detokenize_request(token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens)
+        request = detokenize_request(token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens)
         return await self._workers.once(
-            self._base_key(base_model),
-            timeout_s,
-            lambda worker, left_s: worker.detokenize(
-                token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens, timeout_s=left_s
-            ),
+            self._base_key(base_model), timeout_s, lambda worker, left_s: worker.detokenize(request, timeout_s=left_s)
         )
 
     async def model_info(

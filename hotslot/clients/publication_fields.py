@@ -1,6 +1,9 @@
 """Fields of a publication and of a retention, as callers give them, in their messages."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,6 +12,32 @@ from hotslot.codec import build, mismatch
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_reference
+
+PUSH_ARGUMENTS = {"keep_versions": "keep"}
+"""Fields that a caller of `push` knows by another name."""
+PUBLISH_ARGUMENTS = PUSH_ARGUMENTS | {"annotations": "metadata"}
+
+_FIELD = re.compile(r"(?:version\.)?(\w+)(.*)", re.DOTALL)
+
+
+@contextmanager
+def naming(arguments: Mapping[str, str]) -> Iterator[None]:
+    """Have errors name what the caller gave: the argument where the message's field is called otherwise.
+
+    A version that goes in a message with its files is `version` there, and of no interest to the caller.
+    """
+    try:
+        yield
+    except InvalidRequestError as exc:
+        fields = tuple(replace(field, field=_argument(field.field, arguments)) for field in exc.fields)
+        if fields == exc.fields:
+            raise
+        raise InvalidRequestError(fields) from exc
+
+
+def _argument(field: str, arguments: Mapping[str, str]) -> str:
+    found = _FIELD.fullmatch(field)
+    return arguments.get(found[1], found[1]) + found[2] if found else field
 
 
 def version_request(

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import grpc.aio
 
-from hotslot.clients.admission import pushed
+from hotslot.clients.admission import admitted
 from hotslot.clients.blobs import BROKEN_STREAM, CHUNK_BYTES, RetryPolicy
-from hotslot.clients.publication_fields import version_request
+from hotslot.clients.publication_fields import PUBLISH_ARGUMENTS, naming, version_request
 from hotslot.clients.rpc import Connection
 from hotslot.clients.trained import MemoryFile, trained_files
 from hotslot.clients.worker import WorkerClient
@@ -59,21 +59,20 @@ async def publish(
     InvalidAdapterError with every violation when it is refused. A stream that breaks is sent again from its beginning:
     publishing the same content twice is publishing it once.
     """
-    version = version_request(
-        reference,
-        base_model,
-        labels=labels,
-        tag_etag=tag_etag,
-        annotations=metadata,
-        tags=tags,
-        keep=keep,
-    )
-    files = trained_files(weights, config, adapter)
-    response = await _sent(self, files, version)
-    result = pushed(response.published, sum(file.size_bytes for file in files), 0)
-    published = PublishedVersion(
-        result.version, result.created, result.uploaded_bytes, result.warnings, result.revision
-    )
+    with naming(PUBLISH_ARGUMENTS):
+        version = version_request(
+            reference,
+            base_model,
+            labels=labels,
+            tag_etag=tag_etag,
+            annotations=metadata,
+            tags=tags,
+            keep=keep,
+        )
+        files = trained_files(weights, config, adapter)
+        response = await _sent(self, files, version)
+    sent_bytes = sum(file.size_bytes for file in files)
+    published = admitted(PublishedVersion, response.published, sent_bytes=sent_bytes)
     return published, tuple(from_proto(VersionHolder, holder) for holder in response.holders)
 
 

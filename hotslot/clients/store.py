@@ -9,7 +9,7 @@ from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
 from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of
 from hotslot.clients.plain_forms import as_path
-from hotslot.clients.publication_fields import version_request
+from hotslot.clients.publication_fields import PUSH_ARGUMENTS, naming, version_request
 from hotslot.clients.pulling import pull_version
 from hotslot.clients.rpc import Connection
 from hotslot.clients.watching import watch_adapters
@@ -110,8 +110,9 @@ class StoreClient:
         the checkpoint is refused.
         """
         more = {"labels": labels, "tag_etag": tag_etag, "annotations": annotations, "tags": tags, "keep": keep}
-        version = version_request(reference, base_model, **more)  # type: ignore[arg-type]
-        return await self._admission.push(as_path(folder), version, on_progress or ignore_progress)
+        with naming(PUSH_ARGUMENTS):
+            version = version_request(reference, base_model, **more)  # type: ignore[arg-type]
+            return await self._admission.push(as_path(folder), version, on_progress or ignore_progress)
 
     async def validate(
         self, folder: Path | str, *, base_model: str = "", on_progress: OnProgress | None = None

@@ -10,9 +10,14 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 
 
 def count_request(
-    prompt: Prompt, *, add_special_tokens: bool, with_token_ids: bool, with_tokens: bool
+    prompt: Prompt | pb.CountTokensRequest, *, add_special_tokens: bool, with_token_ids: bool, with_tokens: bool
 ) -> pb.CountTokensRequest:
-    """Request to count the tokens of a text or of a chat; raises InvalidRequestError for other prompts."""
+    """Request to count the tokens of a text or of a chat; one that is made already stays as it is.
+
+    Raises InvalidRequestError for other prompts.
+    """
+    if isinstance(prompt, pb.CountTokensRequest):
+        return prompt
     found = as_prompt(prompt)
     if not isinstance(found, str | ChatPrompt):
         raise InvalidRequestError([mismatch("prompt", prompt, "a text, ChatPrompt or messages")])
@@ -26,9 +31,11 @@ def count_request(
 
 
 def detokenize_request(
-    token_ids: Sequence[int], *, skip_special_tokens: bool, with_tokens: bool
+    token_ids: Sequence[int] | pb.DetokenizeRequest, *, skip_special_tokens: bool, with_tokens: bool
 ) -> pb.DetokenizeRequest:
-    """Request for the text of tokens; raises InvalidRequestError for what are none."""
+    """Request for the text of tokens; one that is made already stays. Raises InvalidRequestError for what are none."""
+    if isinstance(token_ids, pb.DetokenizeRequest):
+        return token_ids
     return build(
         pb.DetokenizeRequest, token_ids=token_ids, skip_special_tokens=skip_special_tokens, with_tokens=with_tokens
     )

@@ -108,7 +108,7 @@ class WorkerClient:
 
     async def count_tokens(
         self,
-        prompt: Prompt,
+        prompt: Prompt | pb.CountTokensRequest,
         *,
         add_special_tokens: bool = True,
         with_token_ids: bool = False,
@@ -123,7 +123,7 @@ class WorkerClient:
 
     async def detokenize(
         self,
-        token_ids: Sequence[int],
+        token_ids: Sequence[int] | pb.DetokenizeRequest,
         *,
         skip_special_tokens: bool = False,
         with_tokens: bool = False,

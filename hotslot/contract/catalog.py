@@ -84,20 +84,27 @@ class Adapter:
         return next((tag for tag in self.tags if tag.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class PushResult:
-    """Outcome of a push."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmittedVersion:
+    """Outcome of an admission that made a version, however its files came."""
 
     version: Version
     created: bool
     """False when the same content was already a version of this adapter."""
-    uploaded_bytes: int
-    """Bytes that had to be sent; files that the store already had are not sent again."""
-    total_bytes: int
     warnings: tuple[AdmissionWarning, ...] = ()
     """Hints for its owner, though it was admitted."""
     revision: int = 0
-    """Revision of the tenant's catalog with it; 0 from a store of a release that tells none."""
+    """Revision of the tenant's catalog with it, for other clients to pass on as `min_revision`; 0 from a store of a
+    release that tells none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushResult(AdmittedVersion):
+    """Outcome of a push."""
+
+    uploaded_bytes: int
+    """Bytes that had to be sent; files that the store already had are not sent again."""
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +127,11 @@ class ReadyWorker:
     """The reason for which it is not, or not yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedVersion:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedVersion(AdmittedVersion):
     """Outcome of a publication from memory."""
 
-    version: Version
-    created: bool
-    """False when the same content was already a version of this adapter."""
     sent_bytes: int
-    warnings: tuple[AdmissionWarning, ...]
-    revision: int
-    """Revision of the tenant's catalog with it, for other clients to pass on as `min_revision`."""
     workers: tuple[ReadyWorker, ...] = ()
     """Workers that held the name before."""
 

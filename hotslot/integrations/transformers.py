@@ -3,19 +3,34 @@
 trainer = SFTTrainer(model=model, …, callbacks=[PublishCallback(hotslot, "me/bot:train", every_steps=10, keep=5)])
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from transformers import TrainerCallback
 
 from hotslot.clients.blocking import BlockingHotslotClient
-from hotslot.clients.publication_fields import version_request
+from hotslot.clients.publication_fields import PUSH_ARGUMENTS, naming, version_request
 from hotslot.codec import mismatch
 from hotslot.contract.catalog import PublishedVersion
-from hotslot.errors import InvalidRequestError
+from hotslot.errors import HotslotError, InvalidRequestError
 
 METRICS = ("loss", "eval_loss", "learning_rate", "reward")
 """Figures of the trainer's log that become annotations, the newest of each."""
+
+
+class OnError(StrEnum):
+    """Consequence of a publication that failed."""
+
+    RAISE = "raise"
+    """The training ends with its error."""
+    WARN = "warn"
+    """The training goes on, and a PublicationWarning says why workers stay at the version before."""
+
+
+class PublicationWarning(UserWarning):
+    """A publication that failed, while the training went on."""
 
 
 def newest_figures(log_history: Iterable[Mapping[str, object]]) -> dict[str, float]:
@@ -40,17 +55,23 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers ha
         base_model: str = "",
         annotations: Mapping[str, str | float] | None = None,
         on_published: Callable[[PublishedVersion], object] = lambda version: None,
+        on_error: OnError | str = OnError.RAISE,
     ) -> None:
         """`base_model` is its name in the store, where the model was loaded from elsewhere.
 
         `every_steps` 0 publishes whenever the trainer saves, and `on_published` hears of each version.
+
+        With `on_error="warn"` a publication that fails is a PublicationWarning, and the next step's may succeed.
 
         The last version gets `tags_at_end` too. Annotations are the step, the epoch, METRICS and `annotations`. Raises
         InvalidReferenceError and InvalidRequestError for what the first publication could not be sent with.
         """
         if type(every_steps) is not int or every_steps < 0:
             raise InvalidRequestError([mismatch("every_steps", every_steps, "a whole number of steps, or 0")])
-        version_request(reference, base_model, annotations=annotations, tags=tags_at_end, keep=keep)
+        if on_error not in list(OnError):
+            raise InvalidRequestError([mismatch("on_error", on_error, "'raise' or 'warn'")])
+        with naming(PUSH_ARGUMENTS | {"tags": "tags_at_end"}):
+            version_request(reference, base_model, annotations=annotations, tags=tags_at_end, keep=keep)
         self._client = client
         self._reference = reference
         self._every_steps = every_steps
@@ -59,6 +80,7 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers ha
         self._base_model = base_model
         self._annotations = dict(annotations or {})
         self._on_published = on_published
+        self._on_error = OnError(on_error)
         self._published_step = -1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -80,14 +102,21 @@ class PublishCallback(TrainerCallback):  # type: ignore[misc]  # transformers ha
         if not state.is_world_process_zero:
             return
         step = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4)}
-        published = self._client.publish(
-            model,
-            None,
-            self._reference,
-            metadata=step | newest_figures(state.log_history) | self._annotations,
-            tags=tags,
-            keep=self._keep,
-            base_model=self._base_model,
-        )
+        try:
+            published = self._client.publish(
+                model,
+                None,
+                self._reference,
+                metadata=step | newest_figures(state.log_history) | self._annotations,
+                tags=tags,
+                keep=self._keep,
+                base_model=self._base_model,
+            )
+        except HotslotError as exc:
+            if self._on_error is OnError.RAISE:
+                raise
+            text = f"{self._reference} was not published at step {state.global_step}: {exc.message}"
+            warnings.warn(text, PublicationWarning, stacklevel=2)
+            return
         self._published_step = state.global_step
         self._on_published(published)

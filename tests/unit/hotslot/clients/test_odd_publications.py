@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hotslot import RawTensor
-from hotslot.clients.publication_fields import annotation_texts, version_request
+from hotslot import BlockingStoreClient, FieldViolation, RawTensor
+from hotslot.clients.publication_fields import PUSH_ARGUMENTS, annotation_texts, naming, version_request
 from hotslot.clients.trained import config_json, trained_files
 from hotslot.errors import InvalidReferenceError, InvalidRequestError
 from hotslot.references import parse_reference
@@ -74,3 +74,43 @@ def test_a_reference_that_is_no_text_is_refused(reference: Any) -> None:
         version_request(reference)
     with pytest.raises(InvalidReferenceError, match="expected a text"):
         parse_reference(reference)
+
+
+WEIGHTS = {NAME: torch.ones(1, 1)}
+WRONG_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
+    "metadata": ({"metadata": {"run": object()}}, "metadata['run']"),
+    "metadata that is none": ({"metadata": 5}, "metadata"),
+    "a figure without a value": ({"metadata": {"loss": torch.ones((), device="meta")}}, "metadata['loss']"),
+    "keep": ({"keep": "five"}, "keep"),
+    "tags": ({"tags": [3]}, "tags[0]"),
+    "labels": ({"labels": {"a": 1}}, "labels['a']"),
+    "tag_etag": ({"tag_etag": 7}, "tag_etag"),
+    "base_model": ({"base_model": None}, "base_model"),
+    "adapter": ({"adapter": 3}, "adapter"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_an_error_names_the_argument_that_the_caller_used(name: str) -> None:
+    arguments, named = WRONG_ARGUMENTS[name]
+    with BlockingStoreClient("127.0.0.1:1") as store, pytest.raises(InvalidRequestError) as caught:
+        store.publish(WEIGHTS, CONFIG, "bot", **arguments)
+    assert [field.field for field in caught.value.fields] == [named]
+    assert "metadata" in named or "annotations" not in str(caught.value)
+
+
+def test_a_push_names_its_own_arguments(tmp_path: Any) -> None:
+    wrong: dict[str, Any] = {"annotations": {"run": object()}, "keep": "five"}
+    with BlockingStoreClient("127.0.0.1:1") as store, pytest.raises(InvalidRequestError) as caught:
+        store.push(tmp_path, "bot", **wrong)
+    assert [field.field for field in caught.value.fields] == ["annotations['run']", "keep"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [("version.annotations", "annotations"), ("keep_versions", "keep"), ("files[0].path", "files[0].path"), ("", "")],
+)
+def test_what_the_store_refuses_is_named_so_too(sent: str, named: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught, naming(PUSH_ARGUMENTS):
+        raise InvalidRequestError([FieldViolation(sent, "found none")])
+    assert [field.field for field in caught.value.fields] == [named]
