@@ -51,13 +51,15 @@ class Fleet:
         self.directory: Directory
         self.redis: RedisConnection
         self._settings = settings
+        self.store_settings = {"log_level": "warning"}
+        """Settings that the store will be started with."""
         self._exit = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.enter_context(self.stack)
             # In this thread, which outlives it.
-            child = self.stack.start_store(log_level="warning")
+            child = self.stack.start_store(**self.store_settings)
             self.pids += [child.pid, self.stack.valkey_pid]
             self.store = await stack.enter_async_context(dial(child.spec.endpoint))
             await self.store.register(SPEC)
@@ -185,6 +187,14 @@ class Fleet:
 
         async def read(client: Any) -> list[str]:
             return [key async for key in client.scan_iter("*") if await client.ttl(key) == -1]
+
+        return await self.redis.run(read)
+
+    async def num_keys(self) -> int:
+        """Keys in Redis."""
+
+        async def read(client: Any) -> int:
+            return int(await client.dbsize())
 
         return await self.redis.run(read)
 
