@@ -42,7 +42,9 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
     deployment = Deployment(settings.store, settings.gateway_worker, security)
     try:
-        async with AsyncExitStack() as stack, opened_authenticator(settings.principals_file) as authenticator:
+        async with AsyncExitStack() as stack:
+            known = opened_authenticator(settings.principals_file, settings.issuers_file)
+            authenticator = await stack.enter_async_context(known)
             audit = stack.enter_context(opened_audit("gateway", settings))
             gateway = Gateway(settings, deployment, authenticator, audit)
             async with serve_http(application(gateway), settings) as server:

@@ -44,7 +44,9 @@ class GatewaySettings(CallerTransport, AuditSettings):
     """PEM file with the certificates that those of HTTP clients must lead to; with it each must show one."""
     principals_file: Path | None = None
     """JSON file of the principals who may call, with hashes of their tokens, which are API keys here (`hotslot token`).
-    None means that each caller is believed; a fleet that knows its callers needs it."""
+    Without it, and without issuers_file, each caller is believed; a fleet that knows its callers needs one."""
+    issuers_file: Path | None = None
+    """JSON file of the issuers whose JSON Web Tokens are API keys here; read again when it changes."""
     gateway_anonymous_scopes: Annotated[tuple[Scope, ...], NoDecode, BeforeValidator(split_text)] = ()
     """Scopes of callers without an API key, in the default tenant (read,use,publish,admin); empty refuses them."""
     gateway_worker: OptionalAddress = ""

@@ -68,7 +68,10 @@ class ServerTransport(OwnCertificate):
     """PEM file with the certificates that those of clients must lead to; with it each client must show one."""
     principals_file: Path | None = None
     """JSON file of the principals who may call, with hashes of their tokens (`hotslot token`); read again when it
-    changes. None means that each caller is believed, and so is the tenant that it names."""
+    changes. Without it, and without issuers_file, each caller is believed, and so is the tenant that it names."""
+    issuers_file: Path | None = None
+    """JSON file of the issuers whose JSON Web Tokens are taken, with the places of their public keys; read again when
+    it changes. docs/security.md has its form."""
     health_listen: OptionalListenAddress = ""
     """Further host:port for the health service alone, in plaintext and without certificates, for probes."""
 

@@ -112,7 +112,7 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         scrub = build_scrub(settings, domain, stack)
         loops = await stack.enter_async_context(Loops())
         begin_loops(settings, execution, domain, scrub, redis, loops)
-        known = await stack.enter_async_context(opened_authenticator(settings.principals_file))
+        known = await stack.enter_async_context(opened_authenticator(settings.principals_file, settings.issuers_file))
         audit = stack.enter_context(opened_audit("store", settings))
         serving = serve(services, server_options(settings), authenticator=known, audit=audit)
         server = await stack.enter_async_context(serving)

@@ -35,7 +35,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     worker, ending = ServingWorker(new_worker_id()), ProcessEnding()
     bind_log_context(worker_id=worker.worker_id)
     async with (
-        opened_authenticator(settings.principals_file) as authenticator,
+        opened_authenticator(settings.principals_file, settings.issuers_file) as authenticator,
         AsyncExitStack() as outer,
         serve(
             services(worker),

@@ -1,4 +1,5 @@
-"""Authentication of calls: tokens against a file of hashes, certificates against the names that it lists.
+"""Authentication of calls: tokens against a file of hashes, certificates against the names that it lists, JSON Web
+Tokens against the keys of their issuers.
 
 A token is verified once, on a thread, and then known by a keyed hash; each call looks up its record, so that one which
 is revoked, or past its time, is refused within `REVOCATION_S` of the change of the file.
@@ -8,9 +9,10 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from cachetools import LRUCache
 from hotslot.errors import (
     InvalidRequestError,
     QuotaExceededError,
+    TenantForbiddenError,
     TokenExpiredError,
     TokenRevokedError,
     UnauthenticatedError,
+    UnavailableError,
 )
 from hotslot.formats.principals import (
     Principal,
@@ -36,72 +40,168 @@ from hotslot.rpc.metadata import single_values
 from hotslot.rpc.security import AUTHORIZATION, BEARER, MAX_TOKEN_BYTES
 from hotslot.rpc.tls_files import LOOK_EVERY_S, FileStamps
 from shared.identity.callers import OF_CALLERS, Caller, caller_of
+from shared.identity.web_tokens import WebToken, WebTokens, is_web_token
 
 log = structlog.get_logger(__name__)
 
 REVOCATION_S = 2 * LOOK_EVERY_S
 """Longest time from a change of the file until calls go by it."""
 MAX_KNOWN_TOKENS = 8192
+MAX_KNOWN_WEB_TOKENS = 2048
 MAX_WAITING_TOKENS = 64
 """Tokens that wait to be verified; more are refused for a moment."""
 
 
-class Authenticator:
-    """Knows principals by a file that may change; belongs to one event loop. Close it."""
+@dataclass(frozen=True, slots=True)
+class FileToken:
+    """A genuine token of the file of principals."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Raises InvalidRequestError for a file that cannot be used."""
+    id: str
+    hash: str = field(repr=False)
+    """Hash that it was verified against."""
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateName:
+    """A name in the certificate of a caller, whose chain was verified."""
+
+    name: str
+
+
+Credential = FileToken | CertificateName | WebToken
+"""Proof of who calls, once it was verified; it may have ended since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An allowed call, and all that it takes to tell later if it still is one."""
+
+    caller: Caller
+    credential: Credential
+    method: str
+    metadata: Mapping[str, str] = field(repr=False)
+
+
+class Authenticator:
+    """Knows principals by files that may change; belongs to one event loop. Close it."""
+
+    def __init__(
+        self, path: Path | None, clock: Callable[[], float] = time.time, *, issuers_path: Path | None = None
+    ) -> None:
+        """Have the file of principals, that of issuers, or both. Raises InvalidRequestError for what cannot be used."""
         self._path = path
         self._clock = clock
         self._stamps = FileStamps((path,))
         self._verified: LRUCache[bytes, str] = LRUCache(MAX_KNOWN_TOKENS)
         """Ids of tokens, empty for what is none of ours, by keyed hash."""
         self._verifying: dict[bytes, asyncio.Future[bool]] = {}
+        self._web_tokens: LRUCache[bytes, WebToken] = LRUCache(MAX_KNOWN_WEB_TOKENS)
         self._key = secrets.token_bytes(32)
         self._thread = ThreadPoolExecutor(1, "tokens")
-        self._index(read_principals(path))
+        self._index(read_principals(path) if path is not None else {})
+        self._web = WebTokens(issuers_path, clock)
+
+    def begin(self) -> None:
+        """Begin to read the keys of issuers, so that the first token need not wait for them."""
+        self._web.begin()
 
     def close(self) -> None:
-        """End the thread that verifies."""
+        """End the threads that verify."""
+        self._web.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def caller(self, method: str, context: Any) -> Caller:
-        """The caller of an RPC, which may make it. Raises what `principal` and `caller_of` raise."""
+        """The caller of an RPC, which may make it. Raises what `credential`, `principal_of` and `caller_of` raise."""
+        return (await self.standing(method, context)).caller
+
+    async def standing(self, method: str, context: Any) -> Standing:
+        """The same, with what tells later if it still may."""
         metadata = single_values(context.invocation_metadata() or (), OF_CALLERS)
-        principal = await self.principal(metadata.get(AUTHORIZATION), _certified_names(context))
-        return caller_of(method, principal, metadata)
+        credential = await self.credential(metadata.get(AUTHORIZATION), _certified_names(context))
+        return Standing(caller_of(method, self.principal_of(credential), metadata), credential, method, metadata)
+
+    def check(self, standing: Standing) -> None:
+        """Raise for a call that was allowed and is no more, what `caller` would raise now."""
+        try:
+            caller = caller_of(standing.method, self.principal_of(standing.credential), standing.metadata)
+        except UnavailableError:
+            return  # Nothing is known of what has changed.
+        if caller.tenant != standing.caller.tenant:
+            raise TenantForbiddenError(f"tenant {standing.caller.tenant!r} is none of {caller.name}'s any more")
 
     async def principal(self, authorization: str | None, certified: Iterable[str] = ()) -> Principal:
-        """The principal of a token, or of a certificate's names where there is no token.
+        """The principal of a token, or of a certificate's names where there is no token. Raises as both parts."""
+        return self.principal_of(await self.credential(authorization, certified))
 
-        Raises UnauthenticatedError, its kinds, and QuotaExceededError while too many tokens wait to be verified.
+    async def credential(self, authorization: str | None, certified: Iterable[str] = ()) -> Credential:
+        """The proof of who calls: a genuine token, or one of a certificate's names where there is no token.
+
+        Raises UnauthenticatedError, QuotaExceededError while too many tokens wait to be verified, and UnavailableError
+        where an issuer's keys cannot be had.
         """
         self._follow()
         if authorization is not None:
             return await self._by_token(authorization)
         for name in certified:
-            if (found := self._by_certificate.get(name)) is not None:
-                return self._principals[found]
+            if name in self._by_certificate:
+                return CertificateName(name)
         raise UnauthenticatedError(
             "the call says not who makes it: send a token as `authorization: Bearer …` (HOTSLOT_TOKEN_FILE), or a "
             "certificate with a name that the server knows"
         )
 
-    async def _by_token(self, authorization: str) -> Principal:
-        kind, _, token = authorization.partition(" ")
-        is_bearer = kind.lower() == BEARER.strip().lower() and len(token) <= MAX_TOKEN_BYTES
-        parts = split_token(token) if is_bearer else None
-        if parts is None:
-            raise UnauthenticatedError("malformed authorization: expected Bearer and a token, hs1_<id>_<secret>")
-        known = self._by_id.get(parts[0])
-        if known is None or not await self._is_genuine(known[1], token, parts[1]):
-            raise UnauthenticatedError("the token is not known here")
-        principal, record = known
+    def principal_of(self, credential: Credential) -> Principal:
+        """The principal of a proof as it is now.
+
+        Raises UnauthenticatedError and its kinds for one that has ended, and UnavailableError where an issuer's keys
+        are too old to tell.
+        """
+        self._follow()
+        if isinstance(credential, WebToken):
+            return self._web.principal(credential)
+        if isinstance(credential, CertificateName):
+            found = self._by_certificate.get(credential.name)
+            if found is None:
+                raise UnauthenticatedError("the certificate's name is not known here any more")
+            return self._principals[found]
+        principal, record = self._by_id.get(credential.id, ("", None))
+        if record is None or record.hash != credential.hash:
+            raise UnauthenticatedError("the token is not known here any more")
         if record.revoked_s:
             raise TokenRevokedError(f"the token {record.id} was revoked; ask for a new one")
         if record.expires_s and self._clock() >= record.expires_s:
             raise TokenExpiredError(f"the token {record.id} has expired; ask for a new one")
         return self._principals[principal]
+
+    def expires_s(self, credential: Credential) -> float:
+        """Unix time at which a proof ends by itself; 0 where nothing says so."""
+        if isinstance(credential, WebToken):
+            return self._web.expires_s(credential)
+        _, record = self._by_id.get(credential.id, ("", None)) if isinstance(credential, FileToken) else ("", None)
+        return float(record.expires_s) if record is not None else 0.0
+
+    async def _by_token(self, authorization: str) -> Credential:
+        kind, _, token = authorization.partition(" ")
+        is_bearer = kind.lower() == BEARER.strip().lower() and len(token) <= MAX_TOKEN_BYTES
+        if is_bearer and is_web_token(token):
+            return await self._by_web_token(token)
+        parts = split_token(token) if is_bearer else None
+        if parts is None:
+            raise UnauthenticatedError(
+                "malformed authorization: expected Bearer and a token, hs1_<id>_<secret> or a JSON Web Token"
+            )
+        known = self._by_id.get(parts[0])
+        if known is None or not await self._is_genuine(known[1], token, parts[1]):
+            raise UnauthenticatedError("the token is not known here")
+        return FileToken(known[1].id, known[1].hash)
+
+    async def _by_web_token(self, token: str) -> WebToken:
+        key = hashlib.blake2b(token.encode(), key=self._key, digest_size=32).digest()
+        if (found := self._web_tokens.get(key)) is None:
+            found = self._web_tokens[key] = await self._web.verified(token)
+        else:
+            await self._web.ready(found)
+        return found
 
     async def _is_genuine(self, record: TokenRecord, token: str, secret: str) -> bool:
         # The record's hash is part of it: an id whose secret was changed is verified anew.
@@ -125,7 +225,7 @@ class Authenticator:
 
     def _follow(self) -> None:
         """Go by the file as it is now; one that cannot be read, or is being written, changes nothing."""
-        if not self._stamps.changed():
+        if self._path is None or not self._stamps.changed():
             return
         stamps = self._stamps.look()
         try:
@@ -147,11 +247,16 @@ def _certified_names(context: Any) -> list[str]:
 
 
 @asynccontextmanager
-async def opened_authenticator(path: Path | None) -> AsyncIterator[Authenticator | None]:
-    """The authenticator of a file, until the block is left; None where there is no file to know callers by."""
-    authenticator = Authenticator(path) if path is not None else None
+async def opened_authenticator(
+    path: Path | None, issuers_path: Path | None = None
+) -> AsyncIterator[Authenticator | None]:
+    """The authenticator of files, until the block is left; None where there is no file to know callers by."""
+    if path is None and issuers_path is None:
+        yield None
+        return
+    authenticator = Authenticator(path, issuers_path=issuers_path)
     try:
+        authenticator.begin()
         yield authenticator
     finally:
-        if authenticator is not None:
-            authenticator.close()
+        authenticator.close()

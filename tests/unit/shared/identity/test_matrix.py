@@ -4,8 +4,9 @@ import importlib
 import pkgutil
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from hotslot.rpc.tenant import tenant_of
 from shared.identity.authenticator import Authenticator
 from shared.identity.needs import NEEDS, check_needs
 from shared.server.grpc_server import ServerOptions, Service, serve
+from tests.support.issuer import JwksServer, Key, assembled, claims, signed, write_issuers
 from tests.support.principals import Roster, bearer
 
 MAY = {
@@ -88,6 +90,14 @@ def path_of(method: MethodDescriptor) -> str:
 
 def scopes_of(method: MethodDescriptor) -> set[Scope]:
     return {Scope(scope) for scope, text in MAY.items() if name_of(method) in named(text)}
+
+
+ISSUER_KEY = Key("matrix")
+
+
+def web_token(scopes: Iterable[Scope], **changes: Any) -> str:
+    """A JSON Web Token of acme with scopes."""
+    return signed(ISSUER_KEY, scope=" ".join(scope.value for scope in scopes), **changes)
 
 
 class Ran(NotFoundError):
@@ -156,7 +166,11 @@ async def everything_served(tmp_path: Path) -> AsyncIterator[Served]:
     roster.add("expired", Scope, expires_s=now_s - 1)
     roster.add("revoked", Scope, revoked_s=now_s - 1)
     roster.add("nothing", [])
-    authenticator = Authenticator(roster.path)
+    stack = ExitStack()
+    keys = stack.enter_context(JwksServer(ISSUER_KEY).running())
+    every = [scope.value for scope in Scope]
+    issuers = write_issuers(tmp_path / "issuers.json", keys.url, tenants=["acme"], scopes=every, revoked=["stolen"])
+    authenticator = Authenticator(roster.path, issuers_path=issuers)
     services = [recording(service, ran) for service in SERVICES]
     async with (
         serve(services, ServerOptions(grace_s=0.2), observers=[], authenticator=authenticator) as server,
@@ -164,6 +178,7 @@ async def everything_served(tmp_path: Path) -> AsyncIterator[Served]:
     ):
         yield Served(roster, ran, channel)
     authenticator.close()
+    stack.close()
 
 
 def test_every_rpc_of_the_protos_has_a_row_and_a_line_in_this_test() -> None:
@@ -190,9 +205,16 @@ async def test_who_is_not_known_may_call_nothing(tmp_path: Path) -> None:
             "no token of ours": ([bearer("sk-1234")], UnauthenticatedError),
             "unknown id": ([bearer("hs1_0000000000000000_" + token[-43:])], UnauthenticatedError),
             "forged": ([bearer(forged)], UnauthenticatedError),
-            "cut short": ([bearer(token[:-1])], UnauthenticatedError),
+            "cut": ([bearer(token[:-1])], UnauthenticatedError),
             "twice": ([bearer(token), bearer(token)], HotslotError),
             "expired": ([bearer(served.roster.tokens["expired"])], TokenExpiredError),
+            "web token: malformed": ([bearer("a.b.c")], UnauthenticatedError),
+            "web token: algorithm none": ([bearer(assembled({"alg": "none"}, claims()))], UnauthenticatedError),
+            "web token: forged": ([bearer(signed(Key(ISSUER_KEY.kid)))], UnauthenticatedError),
+            "web token: for another": ([bearer(web_token(Scope, aud="billing"))], UnauthenticatedError),
+            "web token: expired": ([bearer(web_token(Scope, exp=time.time() - 3600))], TokenExpiredError),
+            "web token: revoked": ([bearer(web_token(Scope, jti="stolen"))], TokenRevokedError),
+            "web token: of none of ours": ([bearer(web_token(Scope, iss="https://x"))], UnauthenticatedError),
             "revoked": ([bearer(served.roster.tokens["revoked"])], TokenRevokedError),
             "says whom it acts for": ([("hotslot-principal", "x"), ("hotslot-scopes", "read")], UnauthenticatedError),
         }
@@ -204,13 +226,21 @@ async def test_who_is_not_known_may_call_nothing(tmp_path: Path) -> None:
         assert served.ran == []
 
 
-async def test_a_principal_may_call_what_its_scopes_allow_and_nothing_else(tmp_path: Path) -> None:
+TOKENS: dict[str, Callable[[Served, str], tuple[str, str]]] = {
+    "of the file": lambda served, name: bearer(served.roster.tokens[name]),
+    "of an issuer": lambda served, name: bearer(web_token(served.roster.principals[name].scopes)),
+}
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+async def test_a_principal_may_call_what_its_scopes_allow_and_nothing_else(kind: str, tmp_path: Path) -> None:
     async with everything_served(tmp_path) as served:
+        token = partial(TOKENS[kind], served)
         for method in METHODS:
             allowed = scopes_of(method)
             for scope in Scope:
                 served.ran.clear()
-                error = await served.call(method, bearer(served.roster.tokens[f"only-{scope.value}"]))
+                error = await served.call(method, token(f"only-{scope.value}"))
                 if scope in allowed:
                     assert isinstance(error, NotFoundError), (name_of(method), scope, error)
                     assert served.ran == [(path_of(method), "acme")]
@@ -219,15 +249,16 @@ async def test_a_principal_may_call_what_its_scopes_allow_and_nothing_else(tmp_p
                     assert served.ran == []
             if len(allowed) == 1:
                 (scope,) = allowed
-                error = await served.call(method, bearer(served.roster.tokens[f"all-but-{scope.value}"]))
+                error = await served.call(method, token(f"all-but-{scope.value}"))
                 assert isinstance(error, ScopeMissingError), name_of(method)
-            error = await served.call(method, bearer(served.roster.tokens["nothing"]))
+            error = await served.call(method, token("nothing"))
             assert isinstance(error, ScopeMissingError), name_of(method)
 
 
-async def test_a_tenant_is_named_by_its_own_principals_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", TOKENS)
+async def test_a_tenant_is_named_by_its_own_principals_alone(kind: str, tmp_path: Path) -> None:
     async with everything_served(tmp_path) as served:
-        everything = bearer(served.roster.tokens["everything"])
+        everything = TOKENS[kind](served, "everything")
         for method in METHODS:
             served.ran.clear()
             error = await served.call(method, everything, ("hotslot-tenant", "umbrella"))
