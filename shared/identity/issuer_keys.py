@@ -28,7 +28,7 @@ FAILED_S = 2.0
 READING_S = 10.0
 """Longest time of a reading."""
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
-"""Of a reading: what is compressed could be of any size."""
+"""Headers of a reading: what is compressed could be of any size."""
 
 
 class IssuerKeys:
