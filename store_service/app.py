@@ -21,6 +21,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
+from shared.outgoing_http import networks_of
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
@@ -175,6 +176,7 @@ def build_sources(settings: StoreSettings) -> Sources:
             endpoint=settings.hub_endpoint,
             token=settings.hub_token.get_secret_value(),
             redirect_hosts=settings.hub_redirect_hosts,
+            private_networks=networks_of(settings.hub_private_networks),
             timeout_s=settings.hub_timeout_s,
             num_attempts=settings.hub_attempts,
         ),

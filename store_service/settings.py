@@ -1,11 +1,13 @@
 """The store's settings, from `HOTSLOT_*` variables and flags."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from hotslot.ids import DEFAULT_TENANT
 from shared.audit.settings import AuditSettings
+from shared.outgoing_http import networks_of
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
 from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, RedisUrl, SecretUrl, TextList
@@ -46,10 +48,14 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings):
     """Endpoint that Hugging Face repositories are fetched from: the hub or a mirror."""
     hub_token: SecretStr = SecretStr("")
     """Token for private repositories; never shown, and sent to hub_endpoint only."""
-    hub_token_tenants: TextList = (DEFAULT_TENANT,)
-    """Tenants who may import with hub_token; the others see public repositories only."""
+    hub_token_tenants: TextList = ()
+    """Tenants who may import with hub_token; the others see public repositories only. Without principals_file a caller
+    chooses its tenant, so that naming one here opens these repositories to all callers."""
     hub_redirect_hosts: TextList = ("huggingface.co", "hf.co")
     """Hosts, with their subdomains, that hub_endpoint may redirect downloads to."""
+    hub_private_networks: TextList = ()
+    """Networks with addresses that are not public (10.1.0.0/16, fd00::/8), separated by commas, in which hub_endpoint
+    and hub_redirect_hosts may be; no others are connected to. An endpoint that is written as an address needs none."""
     hub_timeout_s: float = Field(default=30.0, gt=0)
     """Longest time in which the hub sends nothing before an attempt is given up."""
     hub_attempts: int = Field(default=4, ge=1)
@@ -145,6 +151,18 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings):
     """Least severe messages that are logged."""
     log_format: LogFormat = "console"
     """console for people, json for machines."""
+
+    @field_validator("hub_private_networks")
+    @classmethod
+    def _are_networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        networks_of(names)
+        return names
+
+    @model_validator(mode="after")
+    def _token_has_tenants(self) -> Self:
+        if self.hub_token.get_secret_value() and not self.hub_token_tenants:
+            raise ValueError("hub_token is used for no tenant; name those who may import with it in hub_token_tenants")
+        return self
 
     @property
     def memory_bound_bytes(self) -> int:

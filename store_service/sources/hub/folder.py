@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.sources import HUB_FOLDER, HUB_REVISION
+from shared.outgoing_http import Network
 
 _REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}")
 
@@ -18,6 +19,8 @@ class HubOptions:
     """Sent to the endpoint only, never to where it redirects, and in no message."""
     redirect_hosts: tuple[str, ...] = ("huggingface.co", "hf.co")
     """Hosts, with their subdomains, from which the endpoint may have files fetched."""
+    private_networks: tuple[Network, ...] = ()
+    """Networks that are not public, and that requests may reach all the same."""
     timeout_s: float = 30.0
     """Without a byte."""
     backoff_s: float = 0.5

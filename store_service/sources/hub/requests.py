@@ -21,7 +21,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
 
 from hotslot.errors import SourceForbiddenError, SourceNotFoundError, SourceUnavailableError
+from shared.outgoing_http import CheckedBackend, OutgoingClient, PrivateAddressError
 from store_service.sources.hub.folder import HubFolder
+from store_service.sources.hub.redirects import allowed_target
 
 MAX_INFO_BYTES = 64 * 1024 * 1024
 """Most bytes of the hub's answer about a repository, which lists all of its files."""
@@ -47,7 +49,9 @@ class HubRequests:
     def __init__(self, folder: HubFolder) -> None:
         self._folder = folder
         self._options = folder.options
-        self._client = httpx2.Client(timeout=self._options.timeout_s, follow_redirects=False)
+        self._endpoint = httpx2.URL(self._options.endpoint)
+        backend = CheckedBackend(self._options.private_networks, [self._endpoint.host])
+        self._client = OutgoingClient(backend, self._options.timeout_s)
 
     def __enter__(self) -> "HubRequests":
         return self
@@ -115,22 +119,18 @@ class HubRequests:
                         return
                     target = self._checked_redirect(target, response)
                     token = {}
-        except httpx2.HTTPError as exc:
+        except PrivateAddressError as exc:
+            message = f"{self._folder.key}: {exc}; the store's operator may allow its network in hub_private_networks"
+            raise SourceForbiddenError(message) from exc
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise self.unavailable(type(exc).__name__) from exc
         raise SourceForbiddenError(f"{self._folder.key} redirects more than {MAX_REDIRECTS} times")
 
     def _checked_redirect(self, url: httpx2.URL, response: httpx2.Response) -> httpx2.URL:
         """Target of a redirect, if that may be followed: never into the operator's own network."""
-        try:
-            target = url.join(response.headers["location"])
-        except httpx2.InvalidURL as exc:
-            raise SourceForbiddenError(f"{self._folder.key} redirects to something that is no URL") from exc
-        endpoint = httpx2.URL(self._options.endpoint)
-        same = (target.scheme, target.host, target.port) == (endpoint.scheme, endpoint.host, endpoint.port)
-        allowed = target.scheme == "https" and any(
-            target.host == host or target.host.endswith("." + host) for host in self._options.redirect_hosts
-        )
-        if not same and not allowed:
-            message = f"{self._folder.key} redirects to {target.host!r}, which is not in hub_redirect_hosts"
+        location = response.headers["location"]
+        target = allowed_target(url, location, self._endpoint, self._options.redirect_hosts)
+        if target is None:
+            message = f"{self._folder.key} redirects to {location[:200]!r}, whose host is not in hub_redirect_hosts"
             raise SourceForbiddenError(message)
         return target

@@ -95,6 +95,22 @@ async def test_a_redirect_elsewhere_is_not_followed(store: StoreClient, hub: Fak
     assert isinstance(error, errors.SourceForbiddenError), error
 
 
+@pytest.mark.parametrize("networks", [[], ["10.0.0.0/8"], ["127.0.0.0/8", "::1/128"]])
+async def test_a_hub_with_a_private_address_is_asked_where_its_network_is_allowed(
+    tmp_path: Path, hub: FakeHub, networks: list[str]
+) -> None:
+    named = hub.endpoint.replace("127.0.0.1", "localhost")
+    async with open_store(tmp_path, hub_endpoint=named, hub_private_networks=networks) as store:
+        await store.register(base_spec())
+        if "127.0.0.0/8" in networks:
+            assert (await import_it(store)).source == f"hf:acme/bot@{COMMIT}"
+            return
+        error = await error_of(import_it(store))
+    assert isinstance(error, errors.SourceForbiddenError)
+    assert "hub_private_networks" in error.message
+    assert not hub.requests
+
+
 async def test_a_redirect_within_the_endpoint_is_followed_without_the_token(store: StoreClient, hub: FakeHub) -> None:
     hub.redirect_to = "{path}"
     await import_it(store.of("acme"))

@@ -15,7 +15,13 @@ WEIGHTS = "adapter_model.safetensors"
 
 async def test_the_token_is_in_no_log_error_or_progress(tmp_path: Path, hub: FakeHub, forks: StoreForks) -> None:
     hub.private_token = TOKEN
-    settings = {"hub_token": TOKEN, "log_level": "debug", "hub_attempts": 1, "import_refusal_ttl_s": 0}
+    settings = {
+        "hub_token": TOKEN,
+        "hub_token_tenants": "default",
+        "log_level": "debug",
+        "hub_attempts": 1,
+        "import_refusal_ttl_s": 0,
+    }
     with fake_hub() as elsewhere:
         faults: list[Callable[[], object]] = [
             lambda: None,

@@ -5,6 +5,7 @@ from pydantic import Field, ValidationError
 
 from hotslot.secret_urls import masked_url
 from shared.settings import SecretUrl, Settings, TextList, load
+from store_service.settings import StoreSettings
 
 
 class Example(Settings):
@@ -139,3 +140,28 @@ def test_secrets_are_never_shown() -> None:
 )
 def test_a_masked_url_keeps_all_but_the_secret(url: str, masked: str) -> None:
     assert masked_url(url) == masked
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--hub-private-networks=10.0.0.1/8"], "--hub-private-networks"),
+        (["--hub-private-networks=intranet"], "--hub-private-networks"),
+        (["--hub-token=hf_secret"], "hub_token_tenants"),
+    ],
+)
+def test_the_hubs_settings_are_checked_at_the_start(
+    capsys: pytest.CaptureFixture[str], flags: list[str], named: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load(StoreSettings, prog="store", argv=flags)
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert named in told
+    assert "hf_secret" not in told
+
+
+def test_the_hubs_token_is_for_nobody_until_tenants_are_named() -> None:
+    assert load(StoreSettings, prog="store", argv=[]).hub_token_tenants == ()
+    flags = ["--hub-token=hf_secret", "--hub-token-tenants=acme"]
+    assert load(StoreSettings, prog="store", argv=flags).hub_token_tenants == ("acme",)
