@@ -101,12 +101,6 @@ class CheckedBackend(httpcore2.NetworkBackend):
                 failure = exc
         raise failure
 
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
-    ) -> httpcore2.NetworkStream:
-        """Raises PrivateAddressError: no URL leads to a socket of this machine."""
-        raise PrivateAddressError(f"{path!r} is a socket of this machine")
-
 
 class OutgoingClient(httpx2.Client):
     """HTTP client that follows no redirects, and connects as its backend allows.
@@ -115,16 +109,11 @@ class OutgoingClient(httpx2.Client):
     """
 
     def __init__(self, backend: CheckedBackend, timeout_s: float) -> None:
-        self._backend = backend
         super().__init__(timeout=timeout_s, follow_redirects=False)
-
-    def _init_transport(self, *_: Any, **__: Any) -> httpx2.BaseTransport:
         # httpx2 has no argument for the backend of its pool; `tests/unit/shared/test_outgoing_http.py` holds the hook.
-        transport = httpx2.HTTPTransport()
-        transport._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context(), network_backend=self._backend
-        )
-        return transport
+        direct = httpx2.HTTPTransport()
+        direct._pool = httpcore2.ConnectionPool(ssl_context=httpx2.create_ssl_context(), network_backend=backend)
+        self._transport = direct
 
 
 def _is_address(host: str) -> bool:

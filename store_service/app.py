@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
@@ -21,7 +20,6 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
-from shared.outgoing_http import networks_of
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
@@ -61,7 +59,6 @@ from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.rpc.publications import Publications
 from store_service.rpc.server_options import server_options
 from store_service.settings import StoreSettings
-from store_service.sources.hub.folder import HubOptions
 from store_service.sources.sources import Sources
 
 log = structlog.get_logger(__name__)
@@ -156,7 +153,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     collector = Collector(published, uploads, data.ledger, data.ownership, settings.collection_options)
     stack.push_async_callback(offload, collector.close)
     await _collect(collector, offload)
-    sources = build_sources(settings)
+    sources = settings.sources
     restores = settings.data_dir / "restores"
     origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
     recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)
@@ -165,23 +162,6 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
     pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership), offload)
     return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner)
-
-
-def build_sources(settings: StoreSettings) -> Sources:
-    """Places that checkpoints may come from."""
-    return Sources(
-        import_roots=tuple(Path(root) for root in settings.import_roots),
-        max_bytes=settings.max_adapter_bytes,
-        hub=HubOptions(
-            endpoint=settings.hub_endpoint,
-            token=settings.hub_token.get_secret_value(),
-            redirect_hosts=settings.hub_redirect_hosts,
-            private_networks=networks_of(settings.hub_private_networks),
-            timeout_s=settings.hub_timeout_s,
-            num_attempts=settings.hub_attempts,
-        ),
-        hub_token_tenants=settings.hub_token_tenants,
-    )
 
 
 async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:

@@ -17,6 +17,8 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
 from store_service.catalog.url import CatalogUrl
 from store_service.content.waiting import CollectionOptions
+from store_service.sources.hub.folder import HubOptions
+from store_service.sources.sources import Sources
 
 BASE_BYTES = 192 * 1024**2
 """The process without work: the interpreter, its libraries, the catalog's caches."""
@@ -186,3 +188,20 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings):
     def admission_limits(self) -> AdmissionLimits:
         """The limits of admission."""
         return AdmissionLimits(max_rank=self.max_rank, max_weights_bytes=self.max_adapter_bytes)
+
+    @property
+    def sources(self) -> Sources:
+        """Places that checkpoints may come from."""
+        return Sources(
+            import_roots=tuple(Path(root) for root in self.import_roots),
+            max_bytes=self.max_adapter_bytes,
+            hub=HubOptions(
+                endpoint=self.hub_endpoint,
+                token=self.hub_token.get_secret_value(),
+                redirect_hosts=self.hub_redirect_hosts,
+                private_networks=networks_of(self.hub_private_networks),
+                timeout_s=self.hub_timeout_s,
+                num_attempts=self.hub_attempts,
+            ),
+            hub_token_tenants=self.hub_token_tenants,
+        )

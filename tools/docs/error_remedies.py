@@ -18,7 +18,7 @@ REMEDIES: Mapping[type[HotslotError], str] = {
     errors.BaseModelMismatchError: "Name the base model that the adapter was trained on, with --base.",
     errors.RankTooLargeError: "Train with a smaller rank, or raise HOTSLOT_MAX_RANK of store and workers.",
     errors.NotFoundError: "Look at the spelling and the tenant; list what there is.",
-    errors.SourceNotFoundError: "Look at name, revision and folder; a private repository needs HOTSLOT_HUB_TOKEN.",
+    errors.SourceNotFoundError: "Look at name, revision and folder; private ones need HOTSLOT_HUB_TOKEN_TENANTS.",
     errors.BaseModelNotFoundError: "Register it with `hotslot base add`, or name a registered one with --base.",
     errors.ConflictError: "Read the current state, and decide again.",
     errors.SourceChangedError: "Import it again when what writes it has finished.",
