@@ -3,6 +3,7 @@
 import re
 from urllib.parse import parse_qsl, urlsplit
 
+from hotslot.endpoints import parse_endpoint
 from hotslot.secret_urls import UNESCAPED, is_unescaped, scheme_of
 
 CLUSTER = "+cluster://"
@@ -67,6 +68,18 @@ def check_redis_url(url: str) -> None:
         if name not in _PARAMETERS:
             # The name may be the end of a password.
             raise ValueError(f"unknown parameter after ?; known: {', '.join(sorted(_PARAMETERS))}; or {UNESCAPED}")
+
+
+def redis_stays_here(url: str) -> bool:
+    """Tell whether all that a URL names is on this machine."""
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2].split(",")
+    return all(parse_endpoint(_with_port(host)).is_loopback for host in hosts if host)
+
+
+def _with_port(host: str) -> str:
+    """A host with a port, where it may stand without."""
+    return host if re.search(r":[0-9]+$", host) and not host.endswith("]") else f"{host.removesuffix(':')}:6379"
 
 
 def _why_unreadable(url: str) -> str:

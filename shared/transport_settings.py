@@ -109,7 +109,16 @@ class CallerTransport(OwnCertificate):
 
 
 class RedisTransport(Settings):
-    """Transport of the connection to Redis, for rediss://."""
+    """Connection to Redis, and belief in what lies there."""
+
+    redis_password_file: Path | None = None
+    """File with the password of redis_url's user, any characters, without one in the URL; read for each connection."""
+    pool_secret_file: Path | None = None
+    """File with the secret that store and workers share, 32 characters or more: workers sign what they write into
+    Redis, and nothing else there is believed. Further lines are accepted too, for its rotation; read again when it
+    changes. None means that whatever writes to Redis is believed."""
+    redis_unsigned: bool = False
+    """Believe unsigned records in Redis beside signed ones: while a fleet is being given its secret."""
 
     redis_ca_file: Path | None = None
     """PEM file with the certificates that Redis's must lead to, in place of those that the system trusts."""

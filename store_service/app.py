@@ -17,7 +17,6 @@ from hotslot.pb.hotslot.store.v1 import (
 from hotslot.rpc import blob_chunks
 from shared.audit.audit_log import opened_audit
 from shared.coordination.connection import RedisConnection, RedisOptions
-from shared.coordination.directory import Directory
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
 from shared.process_tuning import spare_what_stays
@@ -47,7 +46,7 @@ from store_service.imports.importer import Importer, ImportOptions
 from store_service.opening import Data, locked, open_data
 from store_service.placement.access import tell_access
 from store_service.placement.catalog_resolver import CatalogResolver
-from store_service.placement.fleets import FleetCache
+from store_service.placement.fleets import open_fleets
 from store_service.placement.holders import Holders
 from store_service.placement.serving import ServingAdvice
 from store_service.pruner import Pruner
@@ -176,7 +175,7 @@ def build_services(
 ) -> list[Service]:
     """The gRPC services over the domain."""
     registry, offload, turns = domain.registry, execution.offload, Turns(PASSES_PER_CHUNK)
-    fleets = FleetCache(Directory(redis)) if redis is not None else None
+    fleets = open_fleets(redis, settings) if redis is not None else None
     serving = ServingAdvice(fleets)
     publications = Publications(
         registry,

@@ -23,6 +23,7 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.member import FleetMember
+from shared.coordination.seals import seals_of
 from shared.fleet.policy import Fleet
 from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
@@ -138,9 +139,10 @@ async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreView, pulse: 
         start_time_s=worker.start_time_s,
         epoch=0,
     )
-    member = FleetMember(redis, info, store.issue_epoch, pulse.report, lease_s=settings.lease_s)
+    seals = seals_of(settings.redis_url, settings)
+    member = FleetMember(redis, info, store.issue_epoch, pulse.report, lease_s=settings.lease_s, seals=seals)
     host.loops.essential("fleet member", member.run, member.leave)
-    return FleetTies(Directory(redis), member, info)
+    return FleetTies(Directory(redis, seals), member, info)
 
 
 def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | None:

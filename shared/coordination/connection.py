@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 from redis import exceptions
@@ -21,8 +22,10 @@ from hotslot.redis_url import CLUSTER
 from hotslot.rpc.tls_files import TlsFiles, TlsPaths
 from hotslot.secret_urls import masked_url
 from shared.coordination.keys import PING, Key
+from shared.coordination.password import PasswordFile
 from shared.coordination.refusals import refusal
 from shared.coordination.tls import tls_arguments, use_in_cluster, use_in_pool
+from shared.coordination.unreadable import FORM_ERRORS
 from shared.settings import RedisUrl
 from shared.transport_settings import RedisTransport
 
@@ -54,13 +57,17 @@ class RedisOptions:
     max_connections: int = 16
     tls: TlsPaths = field(default_factory=TlsPaths)
     """Files for rediss://; they are read for each connection, and so may change."""
+    password_file: Path | None = None
+    """File of the password, read for each connection; the URL has none then."""
 
     @classmethod
     def of(cls, url: RedisUrl, settings: RedisTransport) -> "RedisOptions":
         """Options of a process; raises InvalidRequestError for files that cannot be used."""
         tls = TlsPaths(settings.redis_cert_file, settings.redis_key_file, settings.redis_ca_file)
         TlsFiles(tls)
-        return cls(url.value, tls=tls)
+        if settings.redis_password_file is not None:
+            PasswordFile(url.value, settings.redis_password_file).get_credentials()
+        return cls(url.value, tls=tls, password_file=settings.redis_password_file)
 
 
 class RedisConnection:
@@ -117,7 +124,8 @@ class RedisConnection:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await command(self._client)
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError) as exc:
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError, *FORM_ERRORS) as exc:
+            # The last ones are the parser's, for bytes that are no protocol of Redis.
             if (refused := refusal(exc, keys, script)) is not None:
                 raise CoordinationForbiddenError(
                     f"Redis at {self._shown_url} refuses {refused}; docs/network.md has the rights that its user needs"
@@ -146,6 +154,8 @@ def _open(options: RedisOptions) -> Any:
         "retry": retry,
         **tls_arguments(options.url, options.tls),
     }
+    if options.password_file is not None:
+        common["credential_provider"] = PasswordFile(options.url, options.password_file)
     if CLUSTER in options.url:
         cluster = RedisCluster.from_url(
             options.url.replace(CLUSTER, "://"), max_connections=options.max_connections, **common

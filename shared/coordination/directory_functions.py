@@ -11,6 +11,15 @@ from shared.coordination.keys import Key
 from shared.coordination.lua import Keys, lua
 
 REVISION_SEQUENCES = 4096
+MAX_WORKERS = 10_000
+MAX_HOLDERS = 10_000
+"""Workers that hold one version."""
+MAX_TEXT_BYTES = 16 * 1024
+"""Longest text that a record is read from; a worker writes less than one KiB, and per tenant of a version 100 bytes."""
+MAX_READ_BYTES = 16 * 2**20
+"""Most bytes of one answer: whoever fills Redis fills no reader's memory."""
+MAX_ENTRY_BYTES = 2**20
+"""Longest entry of the stream of changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +37,24 @@ _WORKER_FIELDS = ("info", "state", "load", "lease_until_ms", "residency_revision
 
 @lua(
     f"""
-local answer = {{string.format('%d', now_ms), is(since, 'string') and redis.call('GET', since) or ''}}
+local answer = {{string.format('%d', now_ms), since_or_none(since)}}
+local left = {MAX_READ_BYTES}
 local function add(id, fields)
+  left = left - #id
+  for i = 1, {len(_WORKER_FIELDS)} do left = left - #(fields[i] or '') end
+  if #id > {MAX_TEXT_BYTES} or left < 0 then return end
   answer[#answer + 1] = id
-  for i = 1, {len(_WORKER_FIELDS)} do answer[#answer + 1] = fields[i] or '' end
+  for i = 1, {len(_WORKER_FIELDS)} do
+    local field = fields[i] or ''
+    answer[#answer + 1] = #field <= {MAX_TEXT_BYTES} and field or ''
+  end
 end
 if not is(leases, 'zset') then
   add(leases, {{}})
   return answer
 end
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. string.format('%d', now_ms), '+inf')) do
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. string.format('%d', now_ms), '+inf',
+  'LIMIT', 0, {MAX_WORKERS})) do
   if is(worker_key(id), 'hash') then
     local fields = redis.call('HMGET', worker_key(id), {", ".join(f"'{name}'" for name in _WORKER_FIELDS)})
     if fields[1] then add(id, fields) end
@@ -67,13 +84,17 @@ class PlacementsRead:
 
 
 @lua(
-    """
-local answer = {string.format('%d', now_ms), is(since, 'string') and redis.call('GET', since) or ''}
+    f"""
+local answer = {{string.format('%d', now_ms), since_or_none(since)}}
+local left = {MAX_READ_BYTES}
 for _, key in ipairs(placements) do
-  local found, all = {}, {}
-  if is(key, 'hash') then all = redis.call('HGETALL', key) else found = {'', ''} end
+  local found, all = {{}}, {{}}
+  if is(key, 'hash') then all = redis.call('HGETALL', key) else found = {{'', ''}} end
+  if #all > 2 * {MAX_HOLDERS} then all, found = {{}}, {{'', ''}} end
   for j = 1, #all, 2 do
-    if redis.call('EXISTS', worker_key(all[j])) == 1 then
+    local size = #all[j] + #all[j + 1]
+    if size <= {MAX_TEXT_BYTES} and size <= left and redis.call('EXISTS', worker_key(all[j])) == 1 then
+      left = left - size
       found[#found + 1] = all[j]
       found[#found + 1] = all[j + 1]
     end
@@ -89,7 +110,21 @@ def placements(answer: Any, /, *, since: Key, placements: Keys, prefix: str) -> 
     return PlacementsRead(int(now_ms) / 1e3, since, tuple(tuple(_pairs(flat)) for flat in found))
 
 
-@lua("return is(residency, 'hash') and redis.call('HGETALL', residency) or {'', ''}")
+@lua(
+    f"""
+local answer, left = {{}}, {MAX_READ_BYTES}
+local all = is(residency, 'hash') and redis.call('HGETALL', residency) or {{'', ''}}
+for j = 1, #all, 2 do
+  local size = #all[j] + #all[j + 1]
+  if size <= {MAX_TEXT_BYTES} and size <= left then
+    left = left - size
+    answer[#answer + 1] = all[j]
+    answer[#answer + 1] = all[j + 1]
+  end
+end
+return answer
+"""
+)
 def residency(answer: Any, /, *, residency: Key, prefix: str) -> list[tuple[str, str]]:
     """Read a worker's residency: digest and value of each version; both are empty where something else lies."""
     return list(_pairs(answer))
@@ -124,14 +159,20 @@ class EntriesRead:
     entries: tuple[tuple[int, Mapping[str, str]], ...]
 
 
+# An entry that is too long stays with nothing in it, so that its revision is passed.
 @lua(
-    """
+    f"""
 sweep(retention_ms)
 claim_stream(changes)
 redis.call('PEXPIRE', changes, retention_ms, 'GT')
 local oldest = redis.call('XRANGE', changes, '-', '+', 'COUNT', 1)
-local entries = redis.call('XRANGE', changes, '(' .. start, '+', 'COUNT', count)
-return {string.format('%d', now_ms), oldest[1] and oldest[1][1] or '', entries}
+local entries, left = redis.call('XRANGE', changes, '(' .. start, '+', 'COUNT', count), {MAX_READ_BYTES}
+for _, entry in ipairs(entries) do
+  local size = 0
+  for _, text in ipairs(entry[2]) do size = size + #text end
+  if size > {MAX_ENTRY_BYTES} or size > left then entry[2] = {{}} else left = left - size end
+end
+return {{string.format('%d', now_ms), oldest[1] and oldest[1][1] or '', entries}}
 """
 )
 def changes(answer: Any, /, *, changes: Key, prefix: str, start: str, count: int, retention_ms: int) -> EntriesRead:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from enum import StrEnum
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -34,10 +34,15 @@ def encode_load(load: ReportedLoad) -> str:
     return json.dumps(asdict(load), separators=(",", ":"))
 
 
+def decode_info(text: str) -> WorkerInfo:
+    """From the field `info` of a worker's key. Raises ValueError, TypeError or KeyError for what is none."""
+    return WorkerInfo(**_known(WorkerInfo, text))
+
+
 def decode_worker(fields: Mapping[str, str]) -> WorkerRecord:
     """From the fields of a worker's key. Raises ValueError, TypeError or KeyError for what is none."""
     return WorkerRecord(
-        info=WorkerInfo(**_known(WorkerInfo, fields["info"])),
+        info=decode_info(fields["info"]),
         state=_specified(WorkerState(fields["state"])),
         load=ReportedLoad(**_known(ReportedLoad, fields["load"])),
         lease_expire_time_s=_number(int, int(fields["lease_until_ms"]), most=MAX_TIME_S * 1000) / 1e3,
@@ -67,21 +72,29 @@ def decode_resident(digest: str, value: str) -> Resident:
     )
 
 
-def decode_changes(revision: int, worker_id: str, value: str) -> list[PlacementChange]:
+def _is_taken(digest: str, value: str) -> bool:
+    """Take every resident."""
+    return True
+
+
+def decode_changes(
+    revision: int, worker_id: str, value: str, is_taken: Callable[[str, str], bool] = _is_taken
+) -> list[PlacementChange]:
     """From an entry of the stream of changes: triples of digest, value before and value after; empty for none.
 
-    Raises ValueError or TypeError for what is none; what was before may be unreadable, since it was replaced.
+    `is_taken` tells of a digest and a value whether to go by it. Raises ValueError or TypeError for what is none; what
+    was before may be unreadable, since it was replaced.
     """
     return [
         PlacementChange(
             revision,
             WorkerId(worker_id),
             Digest(digest),
-            _resident_or_none(digest, before),
+            _resident_or_none(digest, before) if before and is_taken(digest, before) else None,
             decode_resident(digest, after) if after else None,
         )
         for digest, before, after in json.loads(value)
-        if is_digest(digest)
+        if is_digest(digest) and (not after or is_taken(digest, after))
     ]
 
 

@@ -14,8 +14,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
+from hotslot.errors import CoordinationUnavailableError
 from shared.coordination.connection import RedisConnection, Script
 from shared.coordination.keys import MAX_CHANGES, Key, lua_key_builders
+from shared.coordination.unreadable import FORM_ERRORS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -23,6 +25,7 @@ Keys = Sequence[Key]
 Texts = Sequence[str]
 
 _CHANGES_PER_ENTRY = 200
+_MAX_SINCE_LENGTH = 32
 _MAX_AHEAD_MS = 86_400_000
 """By which a stream's newest id may lie in the future, after a clock was set back; with a larger one it is not ours."""
 
@@ -48,6 +51,12 @@ end
 -- A number as we write it; nil for anything else.
 local function whole(text)
   return text and #text <= 18 and string.match(text, '^%d+$') and tonumber(text) or nil
+end
+
+-- Since when the pool is known, as we write it.
+local function since_or_none(key)
+  local found = is(key, 'string') and redis.call('GET', key) or ''
+  return #found <= {_MAX_SINCE_LENGTH} and string.match(found, '^%d+%.%d+$') or ''
 end
 
 -- To a stream that ends in a far future nothing can be added.
@@ -106,10 +115,17 @@ class LuaFunction(Generic[P, T]):
         self.script = Script(read.__name__, "\n".join(places) + _PRELUDE + body)
 
     async def __call__(self, redis: RedisConnection, /, *args: P.args, **named: P.kwargs) -> T:
-        """Run it; raises CoordinationUnavailableError, and what its Python body raises."""
+        """Run it; raises CoordinationUnavailableError, also for an answer that no such function gives."""
         keys = [Key(str(key)) for key in _flat(self._keys, named)]
         arguments = list(_flat(self._arguments, named))
-        return self._read(await redis.evaluate(self.script, keys, arguments), *args, **named)
+        answer = await redis.evaluate(self.script, keys, arguments)
+        try:
+            return self._read(answer, *args, **named)
+        except FORM_ERRORS as exc:
+            raise CoordinationUnavailableError(
+                f"Redis answers {self.script.name} as none of its functions does: {type(exc).__name__}: {exc}"[:300],
+                retry_after_s=1.0,
+            ) from exc
 
 
 def lua(body: str) -> Callable[[Callable[Concatenate[Any, P], T]], LuaFunction[P, T]]:

@@ -20,10 +20,13 @@ import structlog
 from hotslot.backoff import Backoff
 from hotslot.contract.control import WorkerState
 from hotslot.errors import CoordinationUnavailableError, StaleEpochError
+from shared.coordination.claims import settle_claims
 from shared.coordination.connection import RedisConnection
+from shared.coordination.distrust import Distrust
 from shared.coordination.encoding import encode_info, encode_load, encode_resident
 from shared.coordination.keys import POOLS, REPORT_LEASES, RETENTION_LEASES, SINCE_LEASES, PoolKeys
 from shared.coordination.member_functions import Lease, NewerStart, announce, release, report, touch_pool
+from shared.coordination.seals import Doubt, RecordSeals
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.fleet.reporting import ReportSchedule, by_digest
 from shared.loops import happens, until_it_works
@@ -33,6 +36,8 @@ log = structlog.get_logger(__name__)
 DEFAULT_LEASE_S = 10.0
 HEARTBEATS_PER_LEASE = 3
 RELEASE_TIMEOUT_S = 2.0
+MAX_OVERRULED = 3
+"""Attempts of one heartbeat at a place that is claimed without a signature."""
 _BACKOFF = Backoff(0.1, 10.0)
 _MIN_INTERVAL_S = 0.05
 """Between two heartbeats, however often nudged."""
@@ -49,8 +54,9 @@ class FleetMember:
         observe: Callable[[], WorkerReport],
         *,
         lease_s: float = DEFAULT_LEASE_S,
+        seals: RecordSeals | None = None,
     ) -> None:
-        """The epoch of `info` is replaced by the one that is issued.
+        """The epoch of `info` is replaced by the one that is issued. `seals` signs, and checks who claims its place.
 
         `observe` tells the worker's state, load and residents; it is called for every heartbeat and must not block.
         """
@@ -60,6 +66,9 @@ class FleetMember:
         self._observe = observe
         self._token = secrets.token_hex(16)
         """Proves that a later call comes from the same process."""
+        self._seals = seals or RecordSeals()
+        self._beat_number = 0
+        self._distrust = Distrust()
         self._keys = PoolKeys.of(info.base_model_digest)
         self._lease_ms = round(lease_s * 1e3)
         self._heartbeat_s = lease_s / HEARTBEATS_PER_LEASE
@@ -122,10 +131,34 @@ class FleetMember:
         """Take the lease, or renew it.
 
         Raises StaleEpochError when a newer start holds this endpoint or this worker_id, and
-        CoordinationUnavailableError.
+        CoordinationUnavailableError. With the pool's secret a claim counts that a worker of the pool has signed; any
+        other is removed.
         """
+        for _ in range(MAX_OVERRULED):
+            answer = await self._take(state, load)
+            if isinstance(answer, Lease):
+                return answer
+            await self._yield_or_overrule(answer)
+        raise CoordinationUnavailableError(
+            f"Redis refuses the lease of worker {self._info.worker_id} for claims that no worker of its pool has "
+            "signed, again and again: see who else writes there",
+            retry_after_s=1.0,
+        )
+
+    async def _take(self, state: WorkerState, load: ReportedLoad) -> Lease | NewerStart:
         info, keys = self._info, self._keys
-        answer = await announce(
+        info_text = encode_info(info)
+        self._beat_number += 1
+        load_text = self._seals.seal_load(
+            info.base_model_digest,
+            info.worker_id,
+            info_text,
+            state.value,
+            encode_load(load),
+            self._lease_ms,
+            self._beat_number,
+        )
+        return await announce(
             self._redis,
             worker=keys.worker(info.worker_id),
             endpoint=keys.endpoint(info.endpoint),
@@ -137,19 +170,29 @@ class FleetMember:
             worker_id=info.worker_id,
             token=self._token,
             epoch=str(info.epoch),
-            info=encode_info(info),
+            info=info_text,
             state=state.value,
-            load=encode_load(load),
+            load=load_text,
             lease_ms=self._lease_ms,
             retention_ms=self._lease_ms * RETENTION_LEASES,
             since_ms=round(self._lease_ms * SINCE_LEASES),
         )
-        if isinstance(answer, NewerStart):
-            raise StaleEpochError(f"worker {info.worker_id} at {info.endpoint}", answer.epoch, info.epoch)
-        return answer
+
+    async def _yield_or_overrule(self, refused: NewerStart) -> None:
+        """Raise StaleEpochError for a newer start that is one; remove other claims, as far as they are still there."""
+        info = self._info
+        who = f"worker {info.worker_id} at {info.endpoint}"
+        if self._seals.believes_unsigned:
+            raise StaleEpochError(who, refused.epoch, info.epoch)
+        newer = await settle_claims(self._redis, self._keys, info, self._token, self._seals)
+        if newer is not None:
+            raise StaleEpochError(who, newer, info.epoch)
+        self._distrust.count(f"claim of {info.endpoint}", Doubt.FORGED)
 
     async def report(self, residents: Iterable[Resident], revision: int) -> bool:
         """Replace what the fleet knows of this worker; False if its lease is not held (announce first)."""
+        pool, worker_id = self._info.base_model_digest, self._info.worker_id
+        texts = ((each.digest, encode_resident(each)) for each in residents)
         return await report(
             self._redis,
             worker=self._keys.worker(self._info.worker_id),
@@ -159,7 +202,11 @@ class FleetMember:
             token=self._token,
             revision=revision,
             retention_ms=self._lease_ms * RETENTION_LEASES,
-            residents=[text for resident in residents for text in (resident.digest, encode_resident(resident))],
+            residents=[
+                part
+                for digest, text in texts
+                for part in (digest, self._seals.seal_resident(pool, worker_id, digest, text))
+            ],
         )
 
     async def touch_pool(self) -> None:

@@ -167,6 +167,81 @@ def report(
     return bool(answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Record of the worker that holds a lease or an endpoint, as it lies in Redis; empty texts where nothing does."""
+
+    worker_id: str
+    epoch: str
+    token: str
+    info: str
+    state: str
+    load: str
+
+
+@lua(
+    """
+local answer = {}
+local function add(id, epoch, key)
+  local held = is(key, 'hash') and redis.call('HMGET', key, 'token', 'info', 'state', 'load') or {}
+  local texts = {id, epoch, held[1] or '', held[2] or '', held[3] or '', held[4] or ''}
+  for _, text in ipairs(texts) do answer[#answer + 1] = #text <= max_bytes and text or '' end
+end
+add(worker_id, is(worker, 'hash') and redis.call('HGET', worker, 'epoch') or '', worker)
+local there = is(endpoint, 'hash') and redis.call('HMGET', endpoint, 'worker_id', 'epoch') or {}
+add(there[1] or '', there[2] or '', worker_key(there[1] or ''))
+return answer
+"""
+)
+def claims(
+    answer: Any, /, *, worker: Key, endpoint: Key, prefix: str, worker_id: str, max_bytes: int
+) -> tuple[Claim, Claim]:
+    """Read which worker holds this lease, and which this endpoint."""
+    held, there = Claim(*answer[:6]), Claim(*answer[6:])
+    return held, there
+
+
+# Only what was read and judged goes: a start that has claimed the place meanwhile stays.
+@lua(
+    """
+local function as_read(text) return text and #text <= max_bytes and text or '' end
+if claim(worker, 'hash') then
+  local held = redis.call('HMGET', worker, 'token', 'epoch', 'load')
+  if held[1] ~= token and as_read(held[1]) == held_token and as_read(held[2]) == held_epoch
+    and as_read(held[3]) == held_load then
+    redis.call('DEL', worker)
+  end
+end
+if claim(endpoint, 'hash') then
+  local there = redis.call('HMGET', endpoint, 'worker_id', 'epoch')
+  local key = worker_key(there[1] or '')
+  local load = is(key, 'hash') and redis.call('HGET', key, 'load') or ''
+  if as_read(there[1]) == there_id and as_read(there[2]) == there_epoch and as_read(load) == there_load then
+    redis.call('DEL', endpoint)
+  end
+end
+return 1
+"""
+)
+def overrule(
+    answer: Any,
+    /,
+    *,
+    worker: Key,
+    endpoint: Key,
+    prefix: str,
+    token: str,
+    held_token: str,
+    held_epoch: str,
+    held_load: str,
+    there_id: str,
+    there_epoch: str,
+    there_load: str,
+    max_bytes: int,
+) -> None:
+    """Remove claims that no worker of the pool has signed, as far as they are still those that were read."""
+
+
 @lua(
     """
 claim(pools, 'zset')

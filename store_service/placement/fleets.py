@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hotslot.ids import Digest
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import REVISION_SEQUENCES
 from shared.coordination.known_pool import KnownPool
+from shared.coordination.seals import seals_of
 from shared.fleet.policy import DEFAULT_POLICY
 from shared.fleet.records import Abilities, PlacedVersion, WorkerRecord
 from store_service.placement.groups import WorkerGroup, group_workers
+from store_service.settings import StoreSettings
 
 REFRESH_S = 0.5
 
@@ -85,3 +88,9 @@ class FleetCache:
         groups = group_workers(view.workers, view.time_s, DEFAULT_POLICY, before.groups if before is not None else {})
         revision = round(view.time_s * 1e3) * REVISION_SEQUENCES
         return PoolPicture(view.workers, groups, revision, self._clock(), known)
+
+
+def open_fleets(redis: RedisConnection, settings: StoreSettings) -> FleetCache:
+    """The fleets as Redis has them, as far as the settings let it be believed; raises InvalidRequestError."""
+    assert settings.redis_url is not None, "there is a connection"
+    return FleetCache(Directory(redis, seals_of(settings.redis_url, settings)))

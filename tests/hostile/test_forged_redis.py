@@ -1,0 +1,191 @@
+"""Redis belongs to an attacker: no process ends, no prompt goes to an address of the attacker's, answers stay right."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hotslot import GenerationRequest, HotslotClient
+from hotslot.contract.control import WorkerState
+from hotslot.contract.generation import AdapterSelection
+from hotslot.errors import CoordinationUnavailableError, RevisionCompactedError
+from hotslot.ids import Digest, WorkerId, digest_of
+from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
+from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.directory import Directory
+from shared.coordination.member import FleetMember
+from shared.coordination.seals import RecordSeals
+from shared.fleet.records import ReportedLoad, WorkerReport
+from shared.pool_secret import PoolSecret
+from shared.settings import RedisUrl
+from tests.integration.coordination.fleet import LEASE_S, POOL, issued, resident, worker
+from tests.support.checkpoints import adapter
+from tests.support.echo_model import echo_model, voice
+from tests.support.fleet import Member, fleet_of, until_known
+from tests.support.forger import ATTACKS, Forger, Trap, listening_trap, secret_in
+from tests.support.store import StoreClient, open_store
+
+SPEC = echo_model().spec
+NAMES = ("one", "two", "three")
+ROUNDS = 6
+ATTACKS_A_ROUND = 5
+PROMPTS_A_ROUND = 6
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[EmbeddedValkey]:
+    with embedded_valkey(max_memory_bytes=2**29) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis(valkey: EmbeddedValkey) -> AsyncIterator[RedisConnection]:
+    async with RedisConnection(RedisOptions(valkey.url, command_timeout_s=10.0)) as connection:
+        await connection.run(lambda client: client.flushall())
+        yield connection
+        # The attacker's keys have no end.
+        await connection.run(lambda client: client.flushall())
+
+
+@dataclass
+class Besieged:
+    """A store and two workers with a secret, a client, and the attacker."""
+
+    store: StoreClient
+    digests: dict[str, Digest]
+    members: list[Member]
+    client: HotslotClient
+    forger: Forger
+    trap: Trap
+
+    async def prompt(self, name: str) -> str:
+        request = GenerationRequest("hello", adapters=(AdapterSelection(name),))
+        return (await self.client.complete(request, timeout_s=20)).choices[0].text
+
+    async def serve(self, dice: random.Random) -> None:
+        """Prompts over the client and over each worker, all of them answered right."""
+        for _ in range(PROMPTS_A_ROUND):
+            name = dice.choice(NAMES)
+            assert await self.prompt(name) == voice(self.digests[name])
+        for member in self.members:
+            name = dice.choice(NAMES)
+            assert (await (await member.calls()).generate(name)).text == voice(self.digests[name])
+
+
+@asynccontextmanager
+async def besieged(
+    redis: RedisConnection, url: str, folder: Path, dice: random.Random, **settings: Any
+) -> AsyncIterator[Besieged]:
+    async with AsyncExitStack() as stack:
+        chosen = {"pool_secret_file": secret_in(folder), **settings}
+        store = await stack.enter_async_context(open_store(folder / "data", redis_url=RedisUrl(url), **chosen))
+        await store.register(SPEC)
+        digests = {}
+        for seed, name in enumerate(NAMES):
+            digests[name] = Digest(
+                (await store.push(adapter(spec=SPEC, seed=seed), name, base_model=SPEC.digest)).digest
+            )
+        members = await stack.enter_async_context(fleet_of(2, store.endpoint, url, **chosen))
+        trap = await stack.enter_async_context(listening_trap())
+        client = await stack.enter_async_context(
+            HotslotClient(store.endpoint, members[0].endpoint, base_model=SPEC.digest, patience_s=5)
+        )
+        forger = Forger(
+            redis, SPEC.digest, digest_of(b"other"), list(digests.values()), trap, folder, secret_in(folder), dice
+        )
+        yield Besieged(store, digests, members, client, forger, trap)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_fleet_serves_on_while_an_attacker_writes_whatever_it_likes(
+    redis: RedisConnection, valkey: EmbeddedValkey, tmp_path: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    async with besieged(redis, valkey.url, tmp_path, dice) as siege:
+        ends = [asyncio.create_task(member.loops.until_failed()) for member in siege.members]
+        await siege.serve(dice)
+        await siege.forger.record()
+        for _ in range(ROUNDS):
+            for name in [dice.choice(ATTACKS) for _ in range(ATTACKS_A_ROUND)]:
+                await siege.forger.attack(name)
+                await siege.serve(dice)
+                assert not any(end.done() for end in ends), name
+                assert siege.trap.calls == [], name
+            await siege.forger.record()
+        await redis.run(lambda client: client.flushall())
+        await until_known(siege.members)
+        await siege.serve(dice)
+        for end in ends:
+            end.cancel()
+        assert siege.trap.calls == []
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_each_attack_by_itself_leads_no_reader_and_ends_no_worker(
+    redis: RedisConnection, valkey: EmbeddedValkey, tmp_path: Path, name: str
+) -> None:
+    """At the level of one reader and one member, without a store: quick enough for every attack."""
+    secret = PoolSecret(secret_in(tmp_path))
+    seals = RecordSeals(secret)
+    async with listening_trap() as trap:
+        directory = Directory(redis, seals)
+        members = [member_with(redis, name, seals) for name in ("w-1", "w-2")]
+        for member in members:
+            await beat(member)
+        digests = [resident(number).digest for number in (1, 2)]
+        forger = Forger(
+            redis, POOL, digest_of(b"other"), digests, trap, tmp_path, secret_in(tmp_path), random.Random(1)
+        )
+        await forger.record()
+        assert len(forger.recorded) == 2
+        for _ in range(3):
+            await forger.attack(name)
+            await only_genuine(directory, trap)
+            for member in members:
+                with suppress(CoordinationUnavailableError):
+                    await beat(member)
+        await redis.run(lambda client: client.flushall())
+        for member in members:
+            await beat(member)
+        view = await directory.workers(POOL)
+        assert [record.info.worker_id for record in view.workers] == ["w-1", "w-2"]
+
+
+def member_with(redis: RedisConnection, name: str, seals: RecordSeals, epoch: int = 1, **kwargs: Any) -> FleetMember:
+    info = worker(name, epoch=epoch, **kwargs)
+    return FleetMember(
+        redis, info, lambda: issued(epoch), lambda: WorkerReport(WorkerState.READY, ReportedLoad(), ()),
+        lease_s=LEASE_S,
+        seals=seals,
+    )  # fmt: skip
+
+
+async def beat(member: FleetMember) -> None:
+    await member.announce(WorkerState.READY, ReportedLoad())
+    await member.touch_pool()
+    await member.report([resident(1), resident(2)], 1)
+
+
+async def only_genuine(directory: Directory, trap: Trap) -> None:
+    """What a reader gets is what genuine workers wrote, or less."""
+    view = await directory.workers(POOL)
+    assert {record.info.worker_id for record in view.workers} <= {"w-1", "w-2"}
+    assert all(record.info.endpoint != trap.endpoint for record in view.workers)
+    assert all(record.lease_expire_time_s <= view.time_s + LEASE_S for record in view.workers)
+    digests = [resident(number).digest for number in (1, 2)]
+    for digest, placed in (await directory.placements(POOL, digests)).items():
+        assert all(p.resident in (resident(1), resident(2)) and p.resident.digest == digest for p in placed)
+        assert {p.worker_id for p in placed} <= {"w-1", "w-2"}
+    for name in ("w-1", "w-2", "forged-copy"):
+        held = await directory.residency(POOL, WorkerId(name))
+        assert all(p.resident in (resident(1), resident(2)) for p in held)
+        assert not held or name != "forged-copy"
+    await directory.pools()
+    with suppress(CoordinationUnavailableError, RevisionCompactedError):
+        for change in (await directory.changes(POOL, await directory.revision(POOL) - 1)).changes:
+            assert change.after in (None, resident(1), resident(2))
