@@ -1,8 +1,8 @@
-"""Contexts: deployments that a user has names for, with their endpoints and tenant, in one file in the user's folder.
+"""Contexts: deployments that a user has names for, with endpoints, tenant and credentials, in a file of the user's.
 
-The command reads it for every call: an option of the command line goes before a variable of the environment, that
-before the context, and the context before the defaults. A client may read it too. Fields that a later release keeps
-there, such as credentials, stay as they are.
+The command reads it for every call, and so do the clients: an option or an argument goes before a variable of the
+environment, that before the context, and the context before the defaults. Credentials are places of files, which only
+their owner reads. Fields that a later release keeps there stay as they are.
 """
 
 import json
@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from hotslot.content_files import PRIVATE, StagedFile, make_directory
-from hotslot.endpoints import dialled_endpoint
-from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
+from hotslot.endpoints import dialled_endpoint, is_same_place
+from hotslot.errors import FieldViolation, InvalidContextsError, InvalidEndpointError, InvalidRequestError
 from hotslot.file_lock import lock
 from hotslot.ids import parse_tenant
 
@@ -25,6 +25,10 @@ LOCAL = "local"
 """Context that `hotslot up` keeps."""
 MAX_NAME_LENGTH = 64
 FIELDS = ("store", "worker", "tenant")
+"""Fields that stand for options of commands."""
+CREDENTIALS = ("ca_file", "cert_file", "key_file", "token_file", "worker_name")
+"""Fields that say how to call there: files by their absolute paths, and the name in workers' certificates."""
+FILES = tuple(name for name in CREDENTIALS if name.endswith("_file"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,20 @@ class SavedContext:
     store: str = ""
     worker: str = ""
     tenant: str = ""
+    ca_file: str = ""
+    """PEM file of the certificates that those of the servers must lead to."""
+    cert_file: str = ""
+    """PEM file of the caller's certificate."""
+    key_file: str = ""
+    token_file: str = ""
+    worker_name: str = ""
+    """Name that workers' certificates carry."""
     more: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     """Fields that are not known here, some of which may be secret."""
 
     def known(self) -> dict[str, str]:
         """The fields that say something."""
-        return {name: value for name in FIELDS if (value := getattr(self, name))}
+        return {name: value for name in (*FIELDS, *CREDENTIALS) if (value := getattr(self, name))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +99,34 @@ def contexts_path(environment: Mapping[str, str]) -> Path:
 def chosen_context(environment: Mapping[str, str], name: str = "") -> tuple[str, SavedContext]:
     """Name and content of the context in use: `name`, else HOTSLOT_CONTEXT, else the file's; empty where none is.
 
-    Raises InvalidRequestError for a name that is not in the file, and for a file that cannot be read.
+    Raises InvalidRequestError for a name that is not in the file, and InvalidContextsError for a file that cannot be
+    read.
+    """
+    return _chosen(read_contexts(contexts_path(environment)), environment, name)
+
+
+def context_for(
+    environment: Mapping[str, str], field_name: str, endpoint: str, name: str = "", default: str = ""
+) -> SavedContext:
+    """The context whose store, or worker by `field_name`, is this endpoint; an empty one where there is none.
+
+    The one in use is asked first, then the others by name; one that names no such endpoint has the default. Raises what
+    `chosen_context` raises.
     """
     contexts = read_contexts(contexts_path(environment))
+    used, chosen = _chosen(contexts, environment, name)
+    candidates = [*([chosen] if used else []), *(one for _, one in sorted(contexts.named.items()))]
+    fitting = (one for one in candidates if is_same_place(getattr(one, field_name) or default, endpoint))
+    return next(fitting, SavedContext())
+
+
+def _chosen(contexts: Contexts, environment: Mapping[str, str], name: str) -> tuple[str, SavedContext]:
     name = name or environment.get(CONTEXT_VARIABLE) or contexts.current
     return (name, contexts.get(name)) if name else ("", SavedContext())
 
 
 def read_contexts(path: Path) -> Contexts:
-    """The file's content, empty where there is no file; raises InvalidRequestError naming what is wrong in it."""
+    """The file's content, empty where there is no file; raises InvalidContextsError naming what is wrong in it."""
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -144,16 +175,26 @@ def checked_context(context: SavedContext) -> SavedContext:
                 raise InvalidRequestError(exc.fields, f"{name}: {exc.message}") from exc
     if context.tenant:
         parse_tenant(context.tenant)
+    if bool(context.cert_file) != bool(context.key_file):
+        given, missing = ("cert_file", "key_file") if context.cert_file else ("key_file", "cert_file")
+        raise InvalidRequestError(
+            [FieldViolation(missing, f"a certificate and its key go together; found {given} alone")]
+        )
+    for name in FILES:
+        if (text := getattr(context, name)) and not Path(text).expanduser().is_absolute():
+            problem = f"found {text[:120]!r}, expected an absolute path: it is read from any folder"
+            raise InvalidRequestError([FieldViolation(name, problem)])
     return context
 
 
 def _context(path: Path, name: str, value: object) -> SavedContext:
-    if not isinstance(value, dict) or any(not isinstance(value.get(key, ""), str) for key in FIELDS):
-        raise _unreadable(path, f"context {name!r}: expected an object with texts for {', '.join(FIELDS)}")
-    fields = {key: str(value.get(key, "")) for key in FIELDS}
+    known = (*FIELDS, *CREDENTIALS)
+    if not isinstance(value, dict) or any(not isinstance(value.get(key, ""), str) for key in known):
+        raise _unreadable(path, f"context {name!r}: expected an object with texts for {', '.join(known)}")
+    fields = {key: str(value.get(key, "")) for key in known}
     try:
         return checked_context(
-            SavedContext(**fields, more={key: item for key, item in value.items() if key not in FIELDS})
+            SavedContext(**fields, more={key: item for key, item in value.items() if key not in known})
         )
     except InvalidRequestError as exc:
         raise _unreadable(path, f"context {name!r}: {exc.message}") from exc
@@ -180,5 +221,5 @@ def _turn(path: Path) -> Iterator[None]:
         yield
 
 
-def _unreadable(path: Path, problem: str) -> InvalidRequestError:
-    return InvalidRequestError([], f"{path}: {problem}; mend it, or move it away")
+def _unreadable(path: Path, problem: str) -> InvalidContextsError:
+    return InvalidContextsError(str(path), problem)

@@ -140,6 +140,17 @@ def stays_here(endpoint: Endpoint | Target) -> bool:
     return all(parse_endpoint(part).is_loopback for part in parts)
 
 
+def is_same_place(one: str, other: str) -> bool:
+    """Tell whether two endpoints are one: the same text, or one port of this machine; False for what is none."""
+    try:
+        first, second = dialled_endpoint(one), dialled_endpoint(other)
+    except InvalidEndpointError:
+        return False
+    if isinstance(first, Endpoint) and isinstance(second, Endpoint) and first.is_loopback and second.is_loopback:
+        return first.port == second.port
+    return str(first).lower() == str(second).lower()
+
+
 def reachable(listen: str, port: int, hostname: str) -> Endpoint:
     """Endpoint under which other machines reach a server that listens here: a wildcard becomes this machine's name.
 

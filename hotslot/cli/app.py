@@ -27,7 +27,7 @@ from hotslot.cli import (
     up,
     worker_commands,
 )
-from hotslot.cli.command_line import ALIASES, DESTRUCTIVE_OPTIONS, Command, Commands, wants_json
+from hotslot.cli.command_line import ALIASES, DESTRUCTIVE_OPTIONS, Command, Commands, ToleratingCommand, wants_json
 from hotslot.cli.failures import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, report
 from hotslot.errors import HotslotError, InvalidRequestError
 
@@ -54,7 +54,7 @@ _WORKER = "One worker"
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(up.up)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.down)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.logs)
-app.command(cls=Command, rich_help_panel=_EVERYTHING)(doctor.doctor)
+app.command(cls=ToleratingCommand, rich_help_panel=_EVERYTHING)(doctor.doctor)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.version)
 app.command("help", cls=Command, rich_help_panel=_EVERYTHING)(own_commands.help_)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.completion)

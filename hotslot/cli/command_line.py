@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from itertools import pairwise
@@ -15,6 +16,7 @@ from hotslot.cli.interrupts import noted_interrupts
 from hotslot.cli.options import ContextOption, context_defaults
 from hotslot.cli.output import ListForm
 from hotslot.contexts import FIELDS
+from hotslot.errors import InvalidContextsError
 
 ALIASES = {
     "list": "ls",
@@ -72,6 +74,10 @@ class Command(TyperCommand):
                 sys.stdout.flush()
                 check()
                 time.sleep(WATCH_S)
+
+
+class ToleratingCommand(Command):
+    """A command that runs with contexts that cannot be read, and tells of them itself."""
 
 
 class Commands(TyperGroup):
@@ -137,7 +143,8 @@ def _context_option() -> Any:
 
 def _take_context(ctx: Any, parameter: Any, value: str | None) -> str | None:
     if not ctx.resilient_parsing:
-        ctx.default_map = context_defaults(value or "")[1]
+        with suppress(*([InvalidContextsError] if isinstance(ctx.command, ToleratingCommand) else [])):
+            ctx.default_map = context_defaults(value or "")[1]
     return value
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,9 @@ from hotslot.cli.options import JsonOption, StoreOption, TenantOption, WorkerOpt
 from hotslot.cli.output import FormOption, ListForm, QuietOption, each, print_document, print_list
 from hotslot.cli.output import show as show_parts
 from hotslot.cli.rendering import contexts_table, details_table, effective_table
+from hotslot.clients.found_security import found_security
 from hotslot.contexts import (
+    CREDENTIALS,
     FIELDS,
     Contexts,
     SavedContext,
@@ -22,12 +25,14 @@ from hotslot.contexts import (
     read_contexts,
 )
 from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.rpc.security import BearerToken
+from hotslot.rpc.tls_files import TlsFiles
 
 MASK = "***"
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The context.")]
 
 app = typer.Typer(
-    cls=Commands, help="Contexts: names for deployments, with their endpoints and tenant.", no_args_is_help=True
+    cls=Commands, help="Contexts: names for deployments, with endpoints, tenant and credentials.", no_args_is_help=True
 )
 
 
@@ -35,7 +40,8 @@ app = typer.Typer(
 def ls(form: FormOption = ListForm.TABLE, quiet: QuietOption = False, as_json: JsonOption = False) -> None:
     """List the contexts; the one in use has a star.
 
-    JSON: {current, contexts: [{name, store, worker, tenant}], file}.
+    JSON: {current, contexts: [{name, store, worker, tenant, and what it has of ca_file, cert_file, key_file,
+    token_file, worker_name}], file}.
     """
     contexts = read_contexts(contexts_file())
     listed = [{"name": name, **_shown(one)} for name, one in sorted(contexts.named.items())]
@@ -62,7 +68,8 @@ def show(
     """Show a context, or the settings that commands have now, and where each is from.
 
     An option goes before a variable of the environment, that before the context in use, and that before the default.
-    JSON: {name, store, worker, tenant}; without NAME {context, settings: [{name, value, from}], file}.
+    JSON: {name, store, worker, tenant, and its credentials}; without NAME {context, settings: [{name, value, from}],
+    file}.
     """
     if name:
         shown = {"name": name, **_shown(read_contexts(contexts_file()).get(name))}
@@ -111,20 +118,47 @@ def set_(
     tenant_name: Annotated[
         str | None, typer.Option("--tenant", metavar="NAME", help="Tenant; empty: the default.")
     ] = None,
+    ca_file: Annotated[
+        str | None,
+        typer.Option("--ca-file", metavar="FILE", help="Certificates that those of servers must lead to; TLS then."),
+    ] = None,
+    cert_file: Annotated[
+        str | None, typer.Option("--cert-file", metavar="FILE", help="Own certificate, for servers that ask for one.")
+    ] = None,
+    key_file: Annotated[
+        str | None, typer.Option("--key-file", metavar="FILE", help="Key of the own certificate.")
+    ] = None,
+    token_file: Annotated[
+        str | None, typer.Option("--token-file", metavar="FILE", help="File with the token that says who calls.")
+    ] = None,
+    worker_name: Annotated[
+        str | None, typer.Option("--worker-name", metavar="NAME", help="Name in the certificates of workers.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a context, or change one; parts that are not named stay as they are.
+    """Make a context, or change one; parts that are not named stay as they are, and an empty one goes.
 
-    JSON: {name, store, worker, tenant}.
+    Files are kept by their places and read at each call; tokens are never given on the command line themselves.
+    JSON: {name, store, worker, tenant, and its credentials}.
     """
     checked_name(name)
-    given = {"store": store_endpoint, "worker": worker_endpoint, "tenant": tenant_name}
-    changes = {key: value for key, value in given.items() if value is not None}
+    given = {
+        "store": store_endpoint,
+        "worker": worker_endpoint,
+        "tenant": tenant_name,
+        "ca_file": _absolute(ca_file),
+        "cert_file": _absolute(cert_file),
+        "key_file": _absolute(key_file),
+        "token_file": _absolute(token_file),
+        "worker_name": worker_name,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
 
     def change(now: Contexts) -> Contexts:
-        before = now.named.get(name, SavedContext())
-        fields = {**{key: getattr(before, key) for key in FIELDS}, **changes}
-        return now.having(name, checked_context(SavedContext(**fields, more=before.more)))
+        changed = checked_context(replace(now.named.get(name, SavedContext()), **changes))
+        if set(changes) & set(CREDENTIALS):
+            _check_files(changed)
+        return now.having(name, changed)
 
     after = change_contexts(contexts_file(), change)
     if as_json:
@@ -151,10 +185,22 @@ def rm(
     each(names, act, as_json=as_json)
 
 
+def _absolute(text: str | None) -> str | None:
+    """Path that means the same in every folder."""
+    return str(Path(text).expanduser().absolute()) if text else text
+
+
+def _check_files(context: SavedContext) -> None:
+    """Raise InvalidRequestError for files that calls could not use."""
+    security = found_security({}, context)
+    TlsFiles(security.tls_paths)
+    BearerToken(security)
+
+
 def _shown(context: SavedContext) -> dict[str, Any]:
     """Fields of a context; those that are not known here may be secret."""
     hidden: Mapping[str, Any] = dict.fromkeys(context.more, MASK)
-    return {**{key: getattr(context, key) for key in FIELDS}, **hidden}
+    return {**{key: getattr(context, key) for key in FIELDS}, **context.known(), **hidden}
 
 
 def _origin(context: typer.Context, name: str, used: str) -> str:

@@ -17,7 +17,8 @@ from hotslot.cli.running_commands import DataDirOption
 from hotslot.cli.up_checks import DEMO_MODEL, check_model
 from hotslot.contexts import LOCAL, read_contexts
 from hotslot.endpoints import Endpoint, dialled_endpoint
-from hotslot.local.findings import Finding, failures, ok, warn
+from hotslot.errors import InvalidContextsError
+from hotslot.local.findings import Finding, fail, failures, ok, warn
 from hotslot.local.machine_checks import check_compiled_code, check_compiler, check_data_folder, check_disk, check_hub
 from hotslot.local.redis_probe import look_at_redis
 
@@ -54,11 +55,12 @@ def doctor(
             if not as_json:
                 print(one.line(), flush=True)
 
-    endpoints = replace(options.channel_options(tenant, store), max_attempts=1)
-    with open_client(store=store, worker=worker, tenant=tenant) as client:
-        tell(_command_checks())
+    used, said, damage = _contexts(str(context.params.get("context_name") or ""))
+    calls = options.channel_options(tenant, store, without_contexts=damage is not None)
+    endpoints = replace(calls, max_attempts=1)
+    with open_client(store=store, worker=worker, tenant=tenant, calls=calls) as client:
+        tell(_command_checks(damage))
         # `hotslot up` keeps the context `local` by itself, and what it names may be over.
-        used, said = options.context_defaults(str(context.params.get("context_name") or ""))
         named = said if used != LOCAL else {}
         names = ("store", "worker", "gateway")
         chosen = frozenset(name for name in names if name in named or options.is_given(context, name))
@@ -82,9 +84,20 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _command_checks() -> Iterator[Finding]:
+def _contexts(name: str) -> tuple[str, dict[str, str], InvalidContextsError | None]:
+    """The context in use, what it says, and the error of a file that cannot be read, of which nothing is used."""
+    try:
+        return *options.context_defaults(name), None
+    except InvalidContextsError as exc:
+        return "", {}, exc
+
+
+def _command_checks(damage: InvalidContextsError | None) -> Iterator[Finding]:
     """The command's own settings."""
     path = contexts_file()
+    if damage is not None:
+        yield fail("contexts", f"{path}: {damage.problem}", "mend it, or move it away: no context is used meanwhile")
+        return
     contexts = read_contexts(path)
     if path.exists() and path.stat().st_mode & 0o077:
         yield warn("contexts", f"{path} may be read by others", f"chmod 600 {path}")

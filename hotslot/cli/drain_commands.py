@@ -31,7 +31,7 @@ def drain(
     """
 
     def act(endpoint: str) -> tuple[dict[str, bool], str]:
-        with open_client(worker=endpoint) as client:
+        with open_client(store=store, worker=endpoint) as client:
             client.worker.drain(timeout_s=timeout_s)
         return {"drained": True}, f"worker {endpoint} is drained"
 
@@ -50,7 +50,7 @@ def undrain(
     """
 
     def act(endpoint: str) -> tuple[dict[str, bool], str]:
-        with open_client(worker=endpoint) as client:
+        with open_client(store=store, worker=endpoint) as client:
             client.worker.undrain()
         return {"drained": False}, f"worker {endpoint} takes requests"
 

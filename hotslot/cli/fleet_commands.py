@@ -20,7 +20,6 @@ from hotslot.cli.options import JsonOption, LimitOption, StoreOption, TenantOpti
 from hotslot.cli.orders import WorkerOrder, first_of, ordered_placements, ordered_workers
 from hotslot.cli.output import FormOption, ListForm, QuietOption, WatchOption, console, print_event, print_list, show
 from hotslot.cli.rendering import placements_table, workers_table
-from hotslot.clients.environment import uses_proxy
 
 PoolOption = Annotated[str, typer.Option("--base", metavar="NAME", help="Show only workers of this base model.")]
 
@@ -98,7 +97,8 @@ def top(
     one that could be read, or empty)}.
     """
     with open_client(store=store, tenant=tenant) as client:
-        reader = FleetReader(client.placement.client, full_base(client, base), use_proxy=uses_proxy())
+        calls = options.channel_options(tenant, store)
+        reader = FleetReader(client.placement.client, full_base(client, base), calls)
 
         def draw(chosen: str) -> RenderableType:
             return view(client.loop.run(reader.read()), datetime.now(UTC), WorkerOrder(chosen), limit)

@@ -9,7 +9,7 @@ from hotslot.clients.placement import PlacementClient
 from hotslot.clients.worker import WorkerClient
 from hotslot.contract.placement import Placement, Worker
 from hotslot.errors import HotslotError, RequestDeadlineError, StoreUnavailableError, UnavailableError
-from hotslot.rpc.channel import ChannelOptions
+from hotslot.rpc.channel import DEFAULT_OPTIONS, ChannelOptions
 
 STORE_TIMEOUT_S = 5.0
 STATUS_TIMEOUT_S = 1.0
@@ -31,11 +31,12 @@ class Reading:
 class FleetReader:
     """Reads a fleet again and again. Belongs to one event loop."""
 
-    def __init__(self, placement: PlacementClient, base_model: str, *, use_proxy: bool = False) -> None:
+    def __init__(self, placement: PlacementClient, base_model: str, options: ChannelOptions = DEFAULT_OPTIONS) -> None:
+        """`options` are those of calls to the store."""
         self._placement = placement
         self._base_model = base_model
         self._followed = FollowedPlacements(placement, base_model)
-        self._meter = TokenMeter(use_proxy=use_proxy)
+        self._meter = TokenMeter(options)
         self._last: Reading | None = None
 
     async def read(self) -> Reading:
@@ -109,8 +110,9 @@ class FollowedPlacements:
 class TokenMeter:
     """Tokens per second of each worker, from the counters that they report themselves. Belongs to one event loop."""
 
-    def __init__(self, *, use_proxy: bool = False) -> None:
-        self._options = ChannelOptions(max_attempts=1, use_proxy=use_proxy)
+    def __init__(self, options: ChannelOptions = DEFAULT_OPTIONS) -> None:
+        """`options` are those of calls to the store."""
+        self._options = replace(options, security=options.security.for_workers(), max_attempts=1)
         self._clients: dict[str, WorkerClient] = {}
         self._last: dict[str, tuple[float, int]] = {}
 

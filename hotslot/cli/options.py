@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,8 @@ from hotslot.cli.digests import check_reference, full_reference
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER
 from hotslot.clients.environment import uses_proxy
-from hotslot.clients.found_security import security_for
-from hotslot.contexts import CONTEXT_VARIABLE, chosen_context, contexts_path
+from hotslot.clients.found_security import found_security, security_for
+from hotslot.contexts import CONTEXT_VARIABLE, FIELDS, SavedContext, chosen_context, contexts_path
 from hotslot.contract.generation import AdapterSelection
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import FieldViolation, InvalidEndpointError, InvalidRequestError
@@ -57,6 +58,8 @@ ContextOption = Annotated[
 
 STORE = DEFAULT_STORE
 WORKER = DEFAULT_WORKER
+CHOSEN: ContextVar[str] = ContextVar("chosen context", default="")
+"""Context that the command line names; empty where it names none."""
 TENANT = ""
 """Leaves the tenant to the token; it is `default` without one."""
 
@@ -67,20 +70,28 @@ def open_client(
     worker: str = DEFAULT_WORKER,
     tenant: str = TENANT,
     route: bool = False,
+    calls: ChannelOptions | None = None,
 ) -> BlockingHotslotClient:
-    """The client of the deployment that the options name; use it with `with`."""
+    """The client of the deployment that the options name; use it with `with`.
+
+    `calls` are the options of its channels, where they are known already.
+    """
     return BlockingHotslotClient(
         checked_endpoint(store, "--store (HOTSLOT_STORE)"),
         checked_endpoint(worker, "--worker (HOTSLOT_WORKER)"),
         route=route,
-        options=channel_options(tenant, store),
+        options=calls or channel_options(tenant, store),
     )
 
 
-def channel_options(tenant: str, store: str) -> ChannelOptions:
+def channel_options(tenant: str, store: str, *, without_contexts: bool = False) -> ChannelOptions:
     """The options of every channel that a command opens, to a store or its workers; raises InvalidRequestError."""
     named = parse_tenant(tenant) if tenant else None
-    return ChannelOptions(tenant=named, use_proxy=uses_proxy(), security=security_for(os.environ, store))
+    if without_contexts:
+        security = found_security(os.environ, SavedContext())
+    else:
+        security = security_for(os.environ, store, CHOSEN.get())
+    return ChannelOptions(tenant=named, use_proxy=uses_proxy(), security=security)
 
 
 def environment() -> Mapping[str, str]:
@@ -95,8 +106,9 @@ def is_given(context: typer.Context, name: str) -> bool:
 
 def context_defaults(name: str) -> tuple[str, dict[str, str]]:
     """Name of the context in use, empty for none, and what it says in place of the defaults of options."""
+    CHOSEN.set(name)
     used, context = chosen_context(os.environ, name)
-    return used, context.known()
+    return used, {key: value for key, value in context.known().items() if key in FIELDS}
 
 
 def contexts_file() -> Path:

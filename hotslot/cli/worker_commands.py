@@ -43,6 +43,7 @@ def status(
     follows: Annotated[
         bool, typer.Option("--watch", "-w", help="Follow it until Ctrl-C or q; on a terminal, keys sort and scroll.")
     ] = False,
+    store: StoreOption = options.STORE,
     worker: WorkerOption = options.WORKER,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -51,7 +52,7 @@ def status(
 
     JSON: {status, adapters: {adapters, default_adapters, adapters_enabled}}; with --watch again and again.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+    with open_client(store=store, worker=worker, tenant=tenant) as client:
         if follows and console().is_terminal and not as_json:
             orders = [one.value for one in AdapterOrder]
             follow(lambda chosen: _status(client, AdapterOrder(chosen), limit)[1], order.value, orders, STATUS_EVERY_S)
@@ -200,25 +201,31 @@ def default(
 
 
 def enable(
-    worker: WorkerOption = options.WORKER, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
+    store: StoreOption = options.STORE,
+    worker: WorkerOption = options.WORKER,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
 ) -> None:
     """Let a worker serve adapters again, after `disable`.
 
     JSON: {adapters_enabled}.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+    with open_client(store=store, worker=worker, tenant=tenant) as client:
         client.worker.enable_adapters()
     _tell_enabled(True, worker, as_json=as_json)
 
 
 def disable(
-    worker: WorkerOption = options.WORKER, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
+    store: StoreOption = options.STORE,
+    worker: WorkerOption = options.WORKER,
+    tenant: TenantOption = options.TENANT,
+    as_json: JsonOption = False,
 ) -> None:
     """Have a worker answer every new request with the base model alone, until `enable`.
 
     JSON: {adapters_enabled}.
     """
-    with open_client(worker=worker, tenant=tenant) as client:
+    with open_client(store=store, worker=worker, tenant=tenant) as client:
         client.worker.disable_adapters()
     _tell_enabled(False, worker, as_json=as_json)
 

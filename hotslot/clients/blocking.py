@@ -10,10 +10,11 @@ called nothing yet; else the child's calls raise ForkedClientError.
 import functools
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from dataclasses import replace
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from hotslot.clients.blobs import RetryPolicy
-from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of, worker_of
 from hotslot.clients.hotslot import HotslotClient
 from hotslot.clients.loop_thread import LoopThread
 from hotslot.clients.placement import PlacementClient
@@ -220,6 +221,8 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
         reads_own_writes: bool = True,
     ) -> None:
         self._written = WrittenRevision()
+        store_endpoint = store_of(store_endpoint)
+        options = options_of(options, store=store_endpoint)
         super().__init__(
             lambda: HotslotClient(
                 store_endpoint,
@@ -235,7 +238,9 @@ class BlockingHotslotClient(Blocking[HotslotClient]):
         needed = self._written if reads_own_writes else None
         self.store = BlockingStoreClient(store_endpoint, options, loop=self.loop, written=self._written)
         self.placement = BlockingPlacementClient(store_endpoint, options, loop=self.loop)
-        self.worker = BlockingWorkerClient(worker_endpoint or FROM_ENVIRONMENT, options, loop=self.loop, written=needed)
+        to_workers = replace(options, security=options.security.for_workers())
+        worker = worker_of(worker_endpoint or FROM_ENVIRONMENT, store=store_endpoint)
+        self.worker = BlockingWorkerClient(worker, to_workers, loop=self.loop, written=needed)
 
     @property
     def revision(self) -> int:

@@ -12,58 +12,67 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from hotslot.clients.defaults import DEFAULT_STORE
-from hotslot.contexts import contexts_path, read_contexts
+from hotslot.contexts import SavedContext, context_for
 from hotslot.errors import InvalidRequestError
 from hotslot.rpc.security import ChannelSecurity
 
 _YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("", "0", "false", "f", "no", "n", "off")
-CA_FILE, CERT_FILE, KEY_FILE, WORKER_NAME, TOKEN_FILE = (
-    "ca_file",
-    "cert_file",
-    "key_file",
-    "worker_name",
-    "token_file",
-)
-"""Fields of a context."""
+_VARIABLES = {
+    "ca_file": "HOTSLOT_TLS_CA_FILE",
+    "cert_file": "HOTSLOT_TLS_CERT_FILE",
+    "key_file": "HOTSLOT_TLS_KEY_FILE",
+    "worker_name": "HOTSLOT_TLS_WORKER_NAME",
+    "token_file": "HOTSLOT_TOKEN_FILE",
+}
+"""Variables that stand for fields of a context."""
+TOKEN = "HOTSLOT_TOKEN"
 
 
-def security_for(environment: Mapping[str, str], store: str) -> ChannelSecurity:
+def security_for(environment: Mapping[str, str], store: str, context_name: str = "") -> ChannelSecurity:
     """Security of calls to a store and its workers: of the variables, else of the context that names this store.
 
-    The one in use is asked first. Raises InvalidRequestError, also for a file of contexts that cannot be read.
+    The one in use, or of that name, is asked first. Raises InvalidRequestError, also for a file of contexts that cannot
+    be read, unless variables say all.
     """
-    contexts = read_contexts(contexts_path(environment))
-    named = [contexts.named[contexts.current]] if contexts.current in contexts.named else []
-    fitting = [context for context in (*named, *contexts.named.values()) if (context.store or DEFAULT_STORE) == store]
-    return found_security(environment, fitting[0].more if fitting else {})
+    if says_security(environment):
+        return found_security(environment, SavedContext())
+    return found_security(environment, context_for(environment, "store", store, context_name, DEFAULT_STORE))
 
 
-def found_security(environment: Mapping[str, str], context: Mapping[str, Any]) -> ChannelSecurity:
+def security_for_worker(environment: Mapping[str, str], worker: str) -> ChannelSecurity:
+    """Security of calls to a worker alone: of the variables, else of the context that names this worker.
+
+    One that names none is not meant: the default worker is not its deployment's. Raises what `security_for` raises.
+    """
+    context = SavedContext() if says_security(environment) else context_for(environment, "worker", worker)
+    return found_security(environment, context).for_workers()
+
+
+def says_security(environment: Mapping[str, str]) -> bool:
+    """Tell whether variables name certificates or a token."""
+    return any(environment.get(name, "").strip() for name in (TOKEN, *_VARIABLES.values()))
+
+
+def found_security(environment: Mapping[str, str], context: SavedContext) -> ChannelSecurity:
     """Read the variables, and the context where they say nothing; raises InvalidRequestError.
 
     Variables for another deployment than the context's must not meet its token: where one of them names certificates or
     a token, the context's are left out.
     """
-    named = {
-        CA_FILE: environment.get("HOTSLOT_TLS_CA_FILE", ""),
-        CERT_FILE: environment.get("HOTSLOT_TLS_CERT_FILE", ""),
-        KEY_FILE: environment.get("HOTSLOT_TLS_KEY_FILE", ""),
-        WORKER_NAME: environment.get("HOTSLOT_TLS_WORKER_NAME", ""),
-        TOKEN_FILE: environment.get("HOTSLOT_TOKEN_FILE", ""),
-    }
-    token = environment.get("HOTSLOT_TOKEN", "").strip()
-    if not (token or any(named.values())):
-        named = {name: str(context.get(name) or "") for name in named}
+    token = environment.get(TOKEN, "").strip()
+    if says_security(environment):
+        named = {name: environment.get(variable, "") for name, variable in _VARIABLES.items()}
+    else:
+        named = {name: getattr(context, name) for name in _VARIABLES}
     return ChannelSecurity(
-        _path(named[CA_FILE]),
-        _path(named[CERT_FILE]),
-        _path(named[KEY_FILE]),
-        worker_name=named[WORKER_NAME],
+        _path(named["ca_file"]),
+        _path(named["cert_file"]),
+        _path(named["key_file"]),
+        worker_name=named["worker_name"],
         token=token,
-        token_file=None if token else _path(named[TOKEN_FILE]),
+        token_file=None if token else _path(named["token_file"]),
         insecure=flag("HOTSLOT_INSECURE", environment.get("HOTSLOT_INSECURE", "")),
     )
 

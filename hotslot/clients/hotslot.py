@@ -74,11 +74,13 @@ class HotslotClient:
         written: WrittenRevision | None = None,
     ) -> None:
         """`written` is shared by clients that are to be served by each other's writes."""
-        options = options_of(options, store_of(store_endpoint))
+        store_endpoint = store_of(store_endpoint)
+        options = options_of(options, store=store_endpoint)
         self._written = written or WrittenRevision()
         self.store = StoreClient(store_endpoint, options, written=self._written)
         self.placement = PlacementClient(store_endpoint, options)
-        fallback = None if worker_endpoint is None else worker_of(worker_endpoint)
+        worker = worker_of(FROM_ENVIRONMENT if worker_endpoint is None else worker_endpoint, store=store_endpoint)
+        fallback = None if worker_endpoint is None else worker
         self._base_model = base_model
         self._picks = Picks(self._ask, time.monotonic)
         self._home = Home("the client")
@@ -90,7 +92,7 @@ class HotslotClient:
         """Workers that a publication by this client made ready, by the adapter's name."""
         self._pool = Pool(partial(_dial, once, needed))
         self._workers = FailOver(self._home, self._pool, self._picks, fallback, route, connect_timeout_s, patience_s)
-        self.worker = WorkerClient(fallback or FROM_ENVIRONMENT, to_workers, written=needed)
+        self.worker = WorkerClient(worker, to_workers, written=needed)
 
     @property
     def revision(self) -> int:

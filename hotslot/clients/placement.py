@@ -20,9 +20,9 @@ class PlacementClient:
     def __init__(
         self, endpoint: str | FromEnvironment = FROM_ENVIRONMENT, options: ChannelOptions | None = None
     ) -> None:
-        self._connection = Connection(
-            "placement service", store_of(endpoint), options_of(options, store_of(endpoint)), StoreUnavailableError
-        )
+        store = store_of(endpoint)
+        options = options_of(options, store=store)
+        self._connection = Connection("placement service", store, options, StoreUnavailableError)
         self._stub = pb_grpc.PlacementServiceStub(self._connection.channel)
 
     @property

@@ -54,9 +54,8 @@ class StoreClient:
     ) -> None:
         """`written` is shared by clients that are to be served by each other's writes."""
         self._written = written or WrittenRevision()
-        self._connection = Connection(
-            "store", store_of(endpoint), options_of(options, store_of(endpoint)), StoreUnavailableError
-        )
+        store = store_of(endpoint)
+        self._connection = Connection("store", store, options_of(options, store=store), StoreUnavailableError)
         self._write = partial(self._written.after, self._connection.unary)
         self._stub = pb_grpc.AdapterStoreServiceStub(self._connection.channel)
         self._retry = retry or RetryPolicy()

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, timeout_of, worker_of
+from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, timeout_of, worker_of, worker_options_of
 from hotslot.clients.plain_forms import Adapters, Message, Prompt, as_adapters, as_messages, as_request
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
 from hotslot.clients.token_requests import count_request, detokenize_request
@@ -46,7 +46,8 @@ class WorkerClient:
     ) -> None:
         """`written` is that of the client whose writes every call is to be served by."""
         self._written = written or WrittenRevision()
-        self._connection = Connection("worker", worker_of(endpoint), options_of(options))
+        endpoint = worker_of(endpoint)
+        self._connection = Connection("worker", endpoint, worker_options_of(options, worker=endpoint))
         self._inference = pb_grpc.InferenceServiceStub(self._connection.channel)
         self._control = control_grpc.AdapterControlServiceStub(self._connection.channel)
 

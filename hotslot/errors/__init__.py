@@ -5,6 +5,7 @@ HotslotError
 │   ├── InvalidReferenceError
 │   ├── InvalidPageTokenError
 │   ├── InvalidEndpointError      text that is no host:port
+│   ├── InvalidContextsError      a user's file of contexts that cannot be read
 │   ├── EmptyPromptError
 │   └── PromptTooLongError
 ├── InvalidAdapterError           a checkpoint is broken; lists every violation

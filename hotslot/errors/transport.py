@@ -19,6 +19,18 @@ class InvalidEndpointError(InvalidRequestError, reason="INVALID_ENDPOINT"):
         return self.fields[0].description
 
 
+class InvalidContextsError(InvalidRequestError, reason="INVALID_CONTEXTS"):
+    """A file of contexts that cannot be read; nothing was sent."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__([FieldViolation(path, problem)], f"{path}: {problem}; mend it, or move it away")
+
+    @property
+    def problem(self) -> str:
+        """Reason, without the path and what to do."""
+        return self.fields[0].description
+
+
 class InsecureTransportError(PreconditionError, reason="INSECURE_TRANSPORT"):
     """Plaintext between machines that was not asked for."""
 

@@ -11,6 +11,7 @@ REMEDIES: Mapping[type[HotslotError], str] = {
     errors.InvalidReferenceError: "Write `name[:tag][@sha256:…]`, in the letters that the message names.",
     errors.InvalidPageTokenError: "List from the first page, with the same filters for all pages.",
     errors.InvalidEndpointError: "Write host:port, an IPv6 address in brackets, or unix:/path.",
+    errors.InvalidContextsError: "Mend the file that it names, or move it away; `hotslot context set` makes another.",
     errors.EmptyPromptError: "Give text, messages or token ids.",
     errors.PromptTooLongError: "Shorten the prompt, or ask a worker with a larger HOTSLOT_MAX_SEQUENCE_TOKENS.",
     errors.InvalidAdapterError: "Correct every violation, and push again; `hotslot validate DIR` finds them too.",

@@ -20,6 +20,7 @@ from hotslot.contexts import (
     read_contexts,
 )
 from hotslot.errors import InvalidRequestError
+from hotslot.local.authority import Authority
 
 CLOSED = "127.0.0.1:1"
 NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
@@ -87,12 +88,12 @@ def test_the_file_is_its_owners_alone_and_keeps_what_it_does_not_know(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path.parent.mkdir()
-    path.write_text(json.dumps({"contexts": {"prod": {"store": "a:1", "token_file": "/secret"}}, "later": [1]}))
+    path.write_text(json.dumps({"contexts": {"prod": {"store": "a:1", "later_secret": "/secret"}}, "later": [1]}))
     path.chmod(0o644)
     assert said("context set prod --tenant acme", capsys)[0] == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_text()) == {
-        "contexts": {"prod": {"store": "a:1", "tenant": "acme", "token_file": "/secret"}},
+        "contexts": {"prod": {"store": "a:1", "tenant": "acme", "later_secret": "/secret"}},
         "later": [1],
     }
     code, out, _ = said("context show prod", capsys)
@@ -161,7 +162,10 @@ def test_changes_at_the_same_time_are_all_kept(path: Path) -> None:
 @given(names=st.lists(NAMES, unique=True, max_size=4), current=st.integers(0, 3))
 def test_what_is_written_is_read_back(names: list[str], current: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     file = tmp_path_factory.mktemp("contexts") / "contexts.json"
-    named = {name: SavedContext(f"h{i}:1", "", f"t{i}", {"more": i}) for i, name in enumerate(names)}
+    named = {
+        name: SavedContext(f"h{i}:1", "", f"t{i}", token_file=f"/t{i}", more={"more": i})
+        for i, name in enumerate(names)
+    }
     wanted = Contexts(names[current % len(names)] if names else "", named)
     change_contexts(file, lambda now: wanted)
     assert read_contexts(file) == wanted
@@ -172,3 +176,79 @@ def test_the_file_is_where_xdg_says_and_no_relative_path_counts() -> None:
     assert contexts_path({"XDG_CONFIG_HOME": "x", "HOME": "/h"}) == Path("/h/.config/hotslot/contexts.json")
     with pytest.raises(InvalidRequestError, match="no context 'nope'"):
         chosen_context({"XDG_CONFIG_HOME": "/nonexistent"}, "nope")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    """Files of credentials, by the option that names them, and some that are none."""
+    authority = Authority(tmp_path / "authority")
+    issued = authority.issue("me", folder=tmp_path)
+    made = {"ca": authority.ca_file, "cert": issued.cert_file, "key": issued.key_file, "token": tmp_path / "token"}
+    made["token"].write_text("hs1_id_secret\n")
+    made["empty"] = tmp_path / "empty"
+    made["empty"].touch()
+    return made
+
+
+def test_credentials_are_kept_by_their_places_and_change_one_by_one(
+    path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files["ca"].parent)
+    line = (
+        f"context set prod --store prod:7400 --ca-file ca.crt --token-file {files['token']} --worker-name worker.prod"
+    )
+    assert said(line, capsys)[0] == 0
+    line = f"context set prod --cert-file {files['cert']} --key-file {files['key']} --tenant acme --json"
+    code, out, _ = said(line, capsys)
+    expected = {
+        "store": "prod:7400", "worker": "", "tenant": "acme", "ca_file": str(files["ca"]),
+        "cert_file": str(files["cert"]), "key_file": str(files["key"]), "token_file": str(files["token"]),
+        "worker_name": "w.prod",
+    }  # fmt: skip
+    assert (code, json.loads(out)) == (0, {"name": "prod", **expected})
+    assert json.loads(path.read_text())["contexts"]["prod"] == {k: v for k, v in expected.items() if v}
+    assert "secret" not in path.read_text()
+    assert said("context set prod --token-file= --cert-file= --key-file=", capsys)[0] == 0
+    assert set(json.loads(path.read_text())["contexts"]["prod"]) == {
+        "store", "tenant", "ca_file", "worker_name",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("--ca-file nowhere.crt", "nowhere.crt"),
+        ("--ca-file {empty}", "empty"),
+        ("--ca-file {key}", "me.key"),
+        ("--token-file nowhere", "nowhere"),
+        ("--token-file {empty}", "expected one token"),
+        ("--cert-file {cert}", "go together"),
+        ("--cert-file {key} --key-file {key}", "me.key"),
+        ("--cert-file {ca} --key-file {key}", "ca.crt"),
+        ("--worker-name x --key-file {key}", "go together"),
+    ],
+)
+def test_credentials_that_no_call_could_use_are_refused_when_they_are_set(
+    line: str, part: str, path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = said(f"context set prod {line.format(**files)}", capsys)
+    assert (code, out, part in err) == (2, "", True), err
+    assert "hs1_id" not in err
+    assert read_contexts(path) == Contexts()
+
+
+def test_doctor_goes_on_with_a_file_of_contexts_that_cannot_be_read(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HOTSLOT_DATA_DIR", str(tmp_path / "data"))
+    path.parent.mkdir()
+    for content, part in WRONG_FILES:
+        path.write_bytes(content)
+        code, out, err = said(f"doctor --json --store {CLOSED} --worker {CLOSED} --gateway http://{CLOSED}", capsys)
+        assert (code, err) == (1, ""), err
+        checks = {one["check"]: one for one in json.loads(out)["checks"]}
+        assert checks["contexts"]["level"] == "fail"
+        assert part in checks["contexts"]["found"]
+        assert checks["contexts"]["advice"].startswith("mend it, or move it away")
+        assert {"store", "worker", "disk"} <= set(checks), "the others are looked at all the same"

@@ -33,6 +33,7 @@ EXAMPLES: list[HotslotError] = [
     errors.InvalidReferenceError("A B", "no blanks"),
     errors.InvalidPageTokenError(),
     errors.InvalidEndpointError("nonsense", "expected host:port"),
+    errors.InvalidContextsError("/c.json", "it is no JSON"),
     errors.EmptyPromptError(),
     errors.PromptTooLongError(9000, 2048),
     errors.InvalidAdapterError([VIOLATION, Violation("NOT_FINITE", "b", "NaN", "finite", "b holds a NaN")]),
