@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -48,11 +48,17 @@ def running_pid(data_dir: Path) -> int | None:
 
 
 def start_detached(
-    arguments: Sequence[str], data_dir: Path, timeout_s: float, on_line: Callable[[str], None] = lambda line: None
+    arguments: Sequence[str],
+    data_dir: Path,
+    timeout_s: float,
+    on_line: Callable[[str], None] = lambda line: None,
+    *,
+    secrets: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     """Start `hotslot up` in the background; returns its process id and what it printed once it was ready.
 
-    `on_line` hears each line that it prints before. Ctrl-C meanwhile ends it.
+    `secrets` are variables on top of our own, for what must not stand among the arguments; `on_line` hears each line
+    that it prints before. Ctrl-C meanwhile ends it.
     """
     with (data_dir / PID_FILE).open("a+") as file:
         if not try_lock(file.fileno()):
@@ -62,6 +68,7 @@ def start_detached(
         begin = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "hotslot", "up", *arguments],
+            env={**os.environ, **(secrets or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

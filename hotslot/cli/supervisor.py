@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from hotslot.cli.valkey import SupervisedValkey
 from hotslot.clients.blocking import BlockingWorkerClient
 from hotslot.errors import HotslotError
 from hotslot.local.children import Child, ChildFailedError, ChildSpec, stop_all
+from hotslot.local.identity_files import GATEWAY, LOCAL_HOSTS, WORKER, WORKER_NAME, IdentityFiles
 from hotslot.rpc.channel import ChannelOptions
+from hotslot.rpc.security import NO_SECURITY
 
 STORE_TIMEOUT_S = 60.0
 GATEWAY_TIMEOUT_S = 60.0
@@ -23,6 +25,14 @@ LOOKS_EVERY_S = 2.0
 """Time between two questions to a worker whether it is drained."""
 STABLE_AFTER_S = 10.0
 """A child that ended after it had lived this long is started again; one that ends sooner would only do so again."""
+
+
+ANONYMOUS = "HOTSLOT_GATEWAY_ANONYMOUS_SCOPES"
+CALLERS_VARIABLES = frozenset({
+    "HOTSLOT_TLS_CERT_FILE", "HOTSLOT_TLS_KEY_FILE", "HOTSLOT_TLS_CLIENT_CA_FILE", "HOTSLOT_TLS_CA_FILE",
+    "HOTSLOT_TLS_WORKER_NAME", "HOTSLOT_PRINCIPALS_FILE", "HOTSLOT_TOKEN", "HOTSLOT_TOKEN_FILE",
+})  # fmt: skip
+"""Variables by which the user's shell may name another deployment; the processes have an identity of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,50 @@ class UpPlan:
     redis_url: str
     gateway_port: int | None
     """None leaves the gateway out."""
+    identity: IdentityFiles | None = None
+    """Certificates and tokens of the processes and of the user; None where each caller is believed."""
+
+    @property
+    def hosts(self) -> Mapping[str, Sequence[str]]:
+        """Names in each process's certificate; the gateway listens in plaintext and has none."""
+        workers = {f"worker-{index + 1}": (*LOCAL_HOSTS, WORKER_NAME) for index in range(self.num_workers)}
+        return {"store": LOCAL_HOSTS, **workers}
+
+    @property
+    def calls(self) -> ChannelOptions:
+        """Options of our own calls to workers."""
+        security = self.identity.user.for_workers() if self.identity is not None else NO_SECURITY
+        return ChannelOptions(max_attempts=1, security=security)
+
+    def _spec(
+        self, name: str, module: str, endpoint: str, settings: Mapping[str, str], principal: str = ""
+    ) -> ChildSpec:
+        """A process that listens by gRPC, and calls the others as a principal."""
+        log_path = self.data_dir / "logs" / f"{name}.log"
+        if self.identity is None:
+            return ChildSpec(name, module, endpoint, settings, log_path)
+        own = {
+            "HOTSLOT_TLS_CERT_FILE": str(self.identity.cert_file(name)),
+            "HOTSLOT_TLS_KEY_FILE": str(self.identity.key_file(name)),
+            **self._identity_of_caller(principal),
+        }
+        probes = self.identity.probes
+        security = probes.for_workers() if principal == WORKER else probes
+        return ChildSpec(
+            name, module, endpoint, {**settings, **own}, log_path, security=security, without=CALLERS_VARIABLES
+        )
+
+    def _identity_of_caller(self, principal: str) -> dict[str, str]:
+        """Settings by which a process knows its callers, and is known where it calls itself."""
+        assert self.identity is not None
+        known = {"HOTSLOT_PRINCIPALS_FILE": str(self.identity.principals_file)}
+        if not principal:
+            return known
+        return known | {
+            "HOTSLOT_TLS_CA_FILE": str(self.identity.trusted_file),
+            "HOTSLOT_TLS_WORKER_NAME": WORKER_NAME,
+            "HOTSLOT_TOKEN_FILE": str(self.identity.token_file(principal)),
+        }
 
     def store(self) -> ChildSpec:
         """The store's process."""
@@ -48,7 +102,7 @@ class UpPlan:
             "HOTSLOT_DATA_DIR": str(self.data_dir / "store"),
             "HOTSLOT_REDIS_URL": self.redis_url,
         }
-        return ChildSpec("store", "store_service", endpoint, settings, self.data_dir / "logs" / "store.log")
+        return self._spec("store", "store_service", endpoint, settings)
 
     def worker(self, index: int) -> ChildSpec:
         """The process of one worker, counted from 0."""
@@ -64,7 +118,7 @@ class UpPlan:
             "HOTSLOT_MODEL_NAME": self.model_name,
             "HOTSLOT_CACHE_DIR": os.environ.get("HOTSLOT_CACHE_DIR") or str(self.data_dir / "compiled"),
         }
-        return ChildSpec(name, "worker_service", endpoint, settings, self.data_dir / "logs" / f"{name}.log")
+        return self._spec(name, "worker_service", endpoint, settings, WORKER)
 
     def gateway(self, port: int) -> ChildSpec:
         """The process that speaks OpenAI's HTTP."""
@@ -78,7 +132,15 @@ class UpPlan:
             "HOTSLOT_STORE": f"127.0.0.1:{self.store_port}",
         }
         log_path = self.data_dir / "logs" / "gateway.log"
-        return ChildSpec("gateway", "gateway_service", endpoint, settings, log_path, health_path="/health")
+        without: frozenset[str] = frozenset()
+        if self.identity is not None:
+            without = CALLERS_VARIABLES
+            # Browsers and curl call it without anything; what changes adapters needs the user's token as an API key.
+            anonymous = os.environ.get(ANONYMOUS, "read,use")
+            settings |= {**self._identity_of_caller(GATEWAY), ANONYMOUS: anonymous}
+        return ChildSpec(
+            "gateway", "gateway_service", endpoint, settings, log_path, health_path="/health", without=without
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +164,13 @@ class Supervisor:
         on_event: Callable[[ProcessEvent], None],
         stages: Stages,
         check: Callable[[], None],
+        look_after: Callable[[], ProcessEvent | None] = lambda: None,
     ) -> None:
         """`valkey` is the embedded one, which its caller ends; None where Redis is another's.
 
-        `check` is called again and again, and raises what ends it all.
+        `check` is called again and again, and raises what ends it all; so is `look_after`, which tells of what it did.
         """
+        self._look_after = look_after
         self._check = check
         self._stages = stages
         self._plan = plan
@@ -167,6 +231,8 @@ class Supervisor:
                 self.children[index] = Child(child.spec)
                 fields = {"name": child.spec.name, "pid": self.children[index].pid}
                 self._on_event(ProcessEvent("restarted", fields, f"{child.spec.name} was started again"))
+            if (event := self._look_after()) is not None:
+                self._on_event(event)
             if time.monotonic() - self._looked_at_s >= LOOKS_EVERY_S:
                 self._look_for_drained()
                 self._looked_at_s = time.monotonic()
@@ -176,7 +242,7 @@ class Supervisor:
         """Tell of workers that were drained, since nothing else takes them back."""
         for child in self.children[1 : 1 + self._plan.num_workers]:
             name, endpoint = child.spec.name, child.spec.endpoint
-            drained = _is_drained(endpoint)
+            drained = _is_drained(endpoint, self._plan.calls)
             if drained is None or drained == (name in self._drained):
                 continue
             fields = {"name": name, "endpoint": endpoint}
@@ -193,10 +259,10 @@ class Supervisor:
         stop_all(self.children, grace_s)
 
 
-def _is_drained(endpoint: str) -> bool | None:
+def _is_drained(endpoint: str, calls: ChannelOptions) -> bool | None:
     """None while the worker does not say."""
     try:
-        with BlockingWorkerClient(endpoint, ChannelOptions(max_attempts=1)) as worker:
+        with BlockingWorkerClient(endpoint, calls) as worker:
             return worker.status(timeout_s=STATUS_TIMEOUT_S).drained
     except HotslotError:
         return None

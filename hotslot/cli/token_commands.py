@@ -3,7 +3,6 @@
 import io
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,20 +14,18 @@ from hotslot.cli.command_line import Command, Commands
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_document, say, show
 from hotslot.cli.rendering import details_table
-from hotslot.content_files import PRIVATE, make_directory, write_file
+from hotslot.content_files import PRIVATE, write_file
 from hotslot.errors import FieldViolation, InvalidRequestError
-from hotslot.file_lock import lock
 from hotslot.formats.principals import (
     EVERY_TENANT,
     Principal,
     Principals,
     Scope,
-    encode_principals,
     new_token,
-    parse_principals,
     read_principals,
     revoked,
 )
+from hotslot.formats.principals_file import change_principals
 from hotslot.ids import parse_tenant
 
 app = typer.Typer(
@@ -131,17 +128,6 @@ def revoke(
         print_document({"id": token_id})
     else:
         say(f"token {token_id} is revoked")
-
-
-def change_principals(file: Path, change: Callable[[Principals], Principals]) -> None:
-    """Change the file in a turn of its own; it is made where there is none, for its owner alone."""
-    make_directory(file.absolute().parent)
-    with file.with_name(f".{file.name}.lock").open("a") as turn:
-        lock(turn.fileno())
-        principals = read_principals(file) if file.exists() else {}
-        data = encode_principals(change(principals))
-        parse_principals(data, str(file))
-        write_file(file, io.BytesIO(data), mode=PRIVATE)
 
 
 def _line(one: dict[str, object]) -> str:

@@ -2,10 +2,11 @@
 
 import os
 import re
+import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -30,12 +31,13 @@ from hotslot.cli.up_checks import (
     require_redis_url,
     require_services,
 )
+from hotslot.cli.up_report import keep_context, report_ready
 from hotslot.cli.valkey import SupervisedValkey
 from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER
-from hotslot.contexts import LOCAL, Contexts, SavedContext, change_contexts
+from hotslot.content_files import make_directory
 from hotslot.errors import InvalidRequestError, PreconditionError
 from hotslot.local.children import ChildFailedError
-from hotslot.secret_urls import masked_url
+from hotslot.local.identity_files import identity_files
 from hotslot.sources import DEMO_MODEL_NAME
 
 START_S = 120.0
@@ -81,13 +83,19 @@ def up(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once everything is ready; `hotslot down` ends it.")
     ] = False,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="No certificates and no tokens: all of this machine may call everything."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a store, workers and a gateway on this machine until Ctrl-C; nothing is left running.
 
+    It makes certificates and tokens of its own, in `identity` of the data folder, and the context `local` finds them.
     A process that ends is started again. JSON lines: {event: "ready", store, workers, gateway, redis_url, data_dir,
-    pids, valkey_pid}, {event: "restarted", name, pid}, {event: "drained", name, endpoint}, {event: "undrained", name,
-    endpoint}, {event: "stopped"}; with --detach {event: "detached", pid, data_dir, log}.
+    ca_file, token_file, pids, valkey_pid}, {event: "renewed", what}, {event: "restarted", name, pid}, {event:
+    "drained", name, endpoint}, {event: "undrained", name, endpoint}, {event: "stopped"}; with --detach {event:
+    "detached", pid, data_dir, log}.
     """
     require_services(gateway=gateway)
     require_redis_url(redis_url)
@@ -102,10 +110,11 @@ def up(
         settings = {
             "--model": model, "--model-name": model_name, "--workers": workers, "--store-port": store_port,
             "--worker-port": worker_port, "--gateway-port": gateway_port, "--data-dir": data_dir,
-            "--redis-url": redis_url, "--timeout": timeout_s, "--grace": grace_s,
+            "--timeout": timeout_s, "--grace": grace_s,
         }  # fmt: skip
         given = [f"{name}={value}" for name, value in settings.items()]
-        _detach([*given, "--gateway" if gateway else "--no-gateway"], data_dir, timeout_s, as_json=as_json)
+        given += ["--gateway" if gateway else "--no-gateway", *(["--insecure"] if insecure else [])]
+        _detach(given, {"HOTSLOT_REDIS_URL": redis_url}, data_dir, timeout_s, as_json=as_json)
         return
     stages = Stages(quiet=as_json)
     ending = _Ending(grace_s, is_own_grace=options.is_given(context, "grace_s"))
@@ -119,17 +128,22 @@ def up(
             if model == DEMO_MODEL:
                 stages.enter("preparing the demo's model", "the first time it is downloaded, about a minute")
                 model, model_name = str(demo_model()), model_name or DEMO_MODEL_NAME
-        valkey = None if redis_url else _start_valkey(stack)
+        valkey = None if redis_url else _start_valkey(stack, "" if insecure else secrets.token_urlsafe())
         redis_url = valkey.url if valkey is not None else redis_url
+        identity = None if insecure else identity_files(data_dir)
         plan = UpPlan(
-            model, model_name, workers, store_port, worker_port, data_dir, redis_url, gateway_port if gateway else None
+            model, model_name, workers, store_port, worker_port, data_dir, redis_url,
+            gateway_port if gateway else None, identity,
+        )  # fmt: skip
+        look_after = _have_identity(plan)
+        supervisor = Supervisor(
+            plan, valkey, lambda event: _report_event(event, as_json=as_json), stages, ending.check, look_after
         )
-        supervisor = Supervisor(plan, valkey, lambda event: _report_event(event, as_json=as_json), stages, ending.check)
         stack.callback(lambda: supervisor.stop(ending.grace_s))
         try:
             supervisor.start(timeout_s)
-            is_used = _keep_context(plan)
-            _report_ready(plan, supervisor, is_used=is_used, as_json=as_json)
+            is_used = keep_context(plan)
+            report_ready(plan, supervisor, is_used=is_used, as_json=as_json)
             supervisor.watch()
         except ChildFailedError as exc:
             if as_json:
@@ -141,7 +155,20 @@ def up(
         print_event("stopped", {})
 
 
-def _detach(arguments: list[str], data_dir: Path, timeout_s: float, *, as_json: bool) -> None:
+def _have_identity(plan: UpPlan) -> Callable[[], ProcessEvent | None]:
+    """Have certificates and tokens, or say that there are none; returns what looks after them."""
+    if plan.identity is None:
+        say("hotslot: --insecure: no certificates and no tokens; all who reach this machine's ports may call")
+        return lambda: None
+    # Its library comes with what `up` needs, and not with the client.
+    from hotslot.cli.up_identity import prepared
+
+    return prepared(plan)
+
+
+def _detach(
+    arguments: list[str], secret: Mapping[str, str], data_dir: Path, timeout_s: float, *, as_json: bool
+) -> None:
     stages = Stages(quiet=as_json)
 
     def relay(line: str) -> None:
@@ -152,7 +179,7 @@ def _detach(arguments: list[str], data_dir: Path, timeout_s: float, *, as_json: 
             stages.say(line)
 
     with stages.shown():
-        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S, relay)
+        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S, relay, secrets=secret)
     log = data_dir / LOG_FILE
     if as_json:
         print_event("detached", {"pid": pid, "data_dir": str(data_dir), "log": str(log)})
@@ -211,72 +238,20 @@ def _stop_on_signals(ending: _Ending, *, as_json: bool) -> Iterator[None]:
 def _make_data_folder(data_dir: Path) -> None:
     """Make the folder with that of its logs; raises PreconditionError."""
     try:
-        (data_dir / "logs").mkdir(parents=True, exist_ok=True)
+        make_directory(data_dir)
+        (data_dir / "logs").mkdir(exist_ok=True)
     except OSError as exc:
         raise PreconditionError(f"--data-dir: {data_dir}: {exc.strerror}; name another folder", "up") from exc
 
 
-def _keep_context(plan: UpPlan) -> bool:
-    """Have the context `local` name this deployment, and in use where none is; False where another one is in use."""
-    endpoints = SavedContext(f"127.0.0.1:{plan.store_port}", f"127.0.0.1:{plan.worker_port}")
-
-    def change(now: Contexts) -> Contexts:
-        before = now.named.get(LOCAL, endpoints)
-        after = now.having(LOCAL, replace(before, store=endpoints.store, worker=endpoints.worker))
-        return after if now.current else after.using(LOCAL)
-
+def _start_valkey(stack: ExitStack, password: str) -> SupervisedValkey:
     try:
-        return change_contexts(options.contexts_file(), change).current == LOCAL
-    except (OSError, InvalidRequestError) as exc:
-        say(f"hotslot: the context {LOCAL!r} is not kept: {exc}")
-        return False
-
-
-def _start_valkey(stack: ExitStack) -> SupervisedValkey:
-    try:
-        valkey = SupervisedValkey()
+        valkey = SupervisedValkey(password)
     except ModuleNotFoundError as exc:
         problem = "there is no embedded Valkey: install hotslot[embedded], or name a Redis with --redis-url"
         raise InvalidRequestError([], problem) from exc
     stack.callback(valkey.close)
     return valkey
-
-
-def _report_ready(plan: UpPlan, supervisor: Supervisor, *, is_used: bool, as_json: bool) -> None:
-    store, *workers = (child.spec for child in supervisor.children)
-    gateway = workers.pop() if plan.gateway_port is not None else None
-    if as_json:
-        print_event(
-            "ready",
-            {
-                "store": store.endpoint,
-                "workers": [spec.endpoint for spec in workers],
-                "gateway": f"http://{gateway.endpoint}" if gateway is not None else None,
-                "redis_url": masked_url(plan.redis_url),
-                "data_dir": str(plan.data_dir),
-                "pids": {child.spec.name: child.pid for child in supervisor.children},
-                "valkey_pid": supervisor.valkey.pid if supervisor.valkey is not None else None,
-            },
-        )
-        return
-    print("hotslot is up")
-    for spec in (store, *workers):
-        print(f"  {spec.name:<10} {spec.endpoint:<18} log {spec.log_path}")
-    if gateway is not None:
-        print(f"  {gateway.name:<10} {gateway.endpoint:<18} log {gateway.log_path}")
-    print(f"  {'model':<10} {plan.model_name or plan.model}")
-    print(f"  {'data':<10} {plan.data_dir}")
-    print("\nIn another terminal:")
-    # Only what differs from what commands do anyway has to be said.
-    if not is_used:
-        print(f"  hotslot context use {LOCAL}")
-        print(f"  or: export HOTSLOT_STORE={store.endpoint} HOTSLOT_WORKER={workers[0].endpoint}")
-    print("  hotslot push DIR my-adapter")
-    print('  hotslot generate -a my-adapter "Hello"')
-    print("  hotslot top")
-    if gateway is not None:
-        print(f"  OpenAI's HTTP: http://{gateway.endpoint}/v1 (http://{gateway.endpoint}/docs)")
-    print("\nCtrl-C ends it all.", flush=True)
 
 
 def _report_event(event: ProcessEvent, *, as_json: bool) -> None:

@@ -29,7 +29,7 @@ MAX_PORT = 65_535
 
 def require_services(*, gateway: bool) -> None:
     """Raise InvalidRequestError where only the client, or not all that is to be run, is installed."""
-    needed = ("store_service", "worker_service", *(("gateway_service", "uvicorn") if gateway else ()))
+    needed = ("store_service", "worker_service", "cryptography", *(("gateway_service", "uvicorn") if gateway else ()))
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         problem = f"{' and '.join(missing)} cannot be found: `hotslot up` needs hotslot[up] rather than hotslot"

@@ -18,9 +18,11 @@ class SupervisedValkey:
     Make it in a thread that outlives it. Raises ModuleNotFoundError when the wheel is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, password: str = "") -> None:
+        """Start it; `password` is that of all of its lives, and without one it answers all of this machine."""
+        self._password = password
         self._stack = ExitStack()
-        self._server: EmbeddedValkey = self._stack.enter_context(embedded_valkey())
+        self._server: EmbeddedValkey = self._stack.enter_context(embedded_valkey(password=password))
         self._started_s = time.monotonic()
         self._short_lives = 0
         """Ends in a row after which a pause follows."""
@@ -50,7 +52,7 @@ class SupervisedValkey:
             return False
         self._stack.close()
         try:
-            self._server = self._stack.enter_context(embedded_valkey(port=self._server.port))
+            self._server = self._stack.enter_context(embedded_valkey(port=self._server.port, password=self._password))
         except (RuntimeError, OSError) as exc:
             now_s = time.monotonic()
             self._plan_start(now_s, lived_s=0.0)

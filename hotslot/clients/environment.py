@@ -16,7 +16,7 @@ import os
 from enum import Enum
 
 from hotslot.clients.defaults import DEFAULT_STORE, DEFAULT_WORKER, GENERATE_TIMEOUT_S
-from hotslot.clients.found_security import flag, security_for, security_for_worker
+from hotslot.clients.found_security import flag, says_security, security_for, security_for_worker
 from hotslot.clients.rpc import check_endpoint
 from hotslot.contexts import chosen_context, context_for
 from hotslot.endpoints import dialled_endpoint
@@ -63,7 +63,9 @@ def options_of(options: ChannelOptions | None, *, store: str) -> ChannelOptions:
     check_endpoint(store)
     if options is not None:
         return options
-    tenant = _tenant() or context_for(os.environ, "store", store, default=DEFAULT_STORE).tenant
+    tenant = _tenant()
+    if not tenant and not says_security(os.environ):
+        tenant = context_for(os.environ, "store", store, default=DEFAULT_STORE).tenant
     return _options(tenant, security_for(os.environ, store))
 
 
@@ -72,7 +74,9 @@ def worker_options_of(options: ChannelOptions | None, *, worker: str) -> Channel
     check_endpoint(worker)
     if options is not None:
         return options
-    tenant = _tenant() or context_for(os.environ, "worker", worker).tenant
+    tenant = _tenant()
+    if not tenant and not says_security(os.environ):
+        tenant = context_for(os.environ, "worker", worker).tenant
     return _options(tenant, security_for_worker(os.environ, worker))
 
 

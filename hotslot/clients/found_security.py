@@ -30,6 +30,12 @@ _VARIABLES = {
 TOKEN = "HOTSLOT_TOKEN"
 
 
+def variables_of(context: SavedContext) -> dict[str, str]:
+    """Variables that say what a context says."""
+    names = {"store": "HOTSLOT_STORE", "worker": "HOTSLOT_WORKER", "tenant": "HOTSLOT_TENANT", **_VARIABLES}
+    return {names[name]: value for name, value in context.known().items()}
+
+
 def security_for(environment: Mapping[str, str], store: str, context_name: str = "") -> ChannelSecurity:
     """Security of calls to a store and its workers: of the variables, else of the context that names this store.
 

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from hotslot.content_files import PRIVATE, write_file
+from hotslot.local.identity_files import LOCAL_HOSTS
 
 AUTHORITY_DAYS = 3650
 CERTIFICATE_DAYS = 825
 """Longest life that all systems take for a certificate."""
 BACKDATED = datetime.timedelta(minutes=5)
 """For clocks that go wrong a little."""
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,18 @@ class Authority:
         self._cert = x509.load_pem_x509_certificate(self.ca_file.read_bytes())
 
     def issue(
-        self, name: str, hosts: Sequence[str] = LOCAL_HOSTS, uris: Sequence[str] = (), *, folder: Path | None = None
+        self,
+        name: str,
+        hosts: Sequence[str] = LOCAL_HOSTS,
+        uris: Sequence[str] = (),
+        *,
+        folder: Path | None = None,
+        days: float = CERTIFICATE_DAYS,
     ) -> Issued:
         """Write a new certificate and its key as name.crt and name.key, in place of earlier ones."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = _builder(subject, self._cert.subject, key, CERTIFICATE_DAYS)
+        builder = _builder(subject, self._cert.subject, key, days)
         names = [*map(_general_name, hosts), *map(x509.UniformResourceIdentifier, uris)]
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -72,6 +79,14 @@ class Authority:
         write_file(issued.cert_file, io.BytesIO(_cert_pem(builder.sign(self._key, hashes.SHA256()))))
         return issued
 
+    def has_signed(self, cert_file: Path) -> bool:
+        """Tell whether a certificate is one of its own; raises no error."""
+        try:
+            x509.load_pem_x509_certificate(cert_file.read_bytes()).verify_directly_issued_by(self._cert)
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
 
 def expires_within(cert_file: Path, left: datetime.timedelta) -> bool:
     """Tell whether a certificate ends soon, or is none; raises no error."""
@@ -83,7 +98,7 @@ def expires_within(cert_file: Path, left: datetime.timedelta) -> bool:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: float
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (

@@ -20,6 +20,7 @@ from hotslot.endpoints import Endpoint, dialled_endpoint
 from hotslot.local.child_processes import tied_to_parent
 from hotslot.local.listeners import is_ours, listener
 from hotslot.rpc.channel import ChannelOptions, open_blocking_channel
+from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
 
 POLL_S = 0.1
 PROBE_TIMEOUT_S = 1.0
@@ -46,6 +47,10 @@ class ChildSpec:
     """Endpoint of its health service in plaintext, where `endpoint` speaks TLS."""
     health_path: str = ""
     """Path that answers 200 while it serves, where it speaks HTTP instead."""
+    security: ChannelSecurity = NO_SECURITY
+    """Certificates by which its health is asked for."""
+    without: frozenset[str] = frozenset()
+    """Variables of our environment that it does not get."""
 
 
 class Child:
@@ -60,7 +65,7 @@ class Child:
         self._log: IO[bytes] = spec.log_path.open("ab")
         self._process = subprocess.Popen(
             tied_to_parent([sys.executable, "-m", spec.module]),
-            env={**os.environ, **spec.settings},
+            env={**{k: v for k, v in os.environ.items() if k not in spec.without}, **spec.settings},
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -82,8 +87,10 @@ class Child:
         if self.spec.health_path:
             return _answers(self.spec.endpoint, self.spec.health_path)
         # The channel must not retry or wait: the next poll comes soon.
-        options = ChannelOptions(max_attempts=1)
-        with open_blocking_channel(self.spec.health_endpoint or self.spec.endpoint, options) as channel:
+        endpoint, security = self.spec.endpoint, self.spec.security
+        if self.spec.health_endpoint:
+            endpoint, security = self.spec.health_endpoint, NO_SECURITY
+        with open_blocking_channel(endpoint, ChannelOptions(max_attempts=1, security=security)) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stub has no methods
             try:
                 response = stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)

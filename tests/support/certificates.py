@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from hotslot.local.authority import LOCAL_HOSTS, Authority
+from hotslot.local.authority import Authority
+from hotslot.local.identity_files import LOCAL_HOSTS
 from hotslot.rpc.security import ChannelSecurity
 from shared.transport_settings import Transport
 

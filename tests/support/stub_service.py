@@ -1,7 +1,7 @@
 """A process that says over gRPC that it is healthy, and can be drained: what `hotslot up` starts in its own tests.
 
-Reads HOTSLOT_LISTEN. HOTSLOT_STUB_EXIT makes it end at once with that code; HOTSLOT_STUB_STUBBORN makes it ignore
-SIGTERM.
+Reads HOTSLOT_LISTEN and the variables of its certificate. HOTSLOT_STUB_EXIT makes it end at once with that code;
+HOTSLOT_STUB_STUBBORN makes it ignore SIGTERM.
 """
 
 import asyncio
@@ -10,11 +10,14 @@ import signal
 import sys
 
 from shared.server.grpc_server import ServerOptions, serve, stop_signal
+from shared.settings import load
+from shared.transport_settings import ServerTransport
 from tests.support.fake_worker import FakeWorker
 
 
 async def main() -> None:
-    options = ServerOptions(address=os.environ["HOTSLOT_LISTEN"], grace_s=0.1)
+    transport = load(ServerTransport, prog="stub", argv=[]).transport()
+    options = ServerOptions(address=os.environ["HOTSLOT_LISTEN"], grace_s=0.1, transport=transport)
     async with serve(FakeWorker().services(), options) as server:
         await server.set_ready(True)
         if os.environ.get("HOTSLOT_STUB_STUBBORN"):

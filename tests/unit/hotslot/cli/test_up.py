@@ -164,7 +164,12 @@ def test_up_keeps_a_context_and_does_not_take_the_place_of_the_users_choice(up: 
     config = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
     process, ports = up(**config)
     file = tmp_path / "config" / "hotslot" / "contexts.json"
-    local = {"store": f"127.0.0.1:{ports['store']}", "worker": f"127.0.0.1:{ports['worker']}"}
+    identity = tmp_path / "data" / "identity"
+    local = {
+        "store": f"127.0.0.1:{ports['store']}", "worker": f"127.0.0.1:{ports['worker']}",
+        "ca_file": str(identity / "trusted.crt"), "token_file": str(identity / "user.token"),
+        "worker_name": "worker.hotslot",
+    }  # fmt: skip
     assert json.loads(file.read_text()) == {"current": "local", "contexts": {"local": local}}
     assert "context use" not in (tmp_path / "out").read_text(), "it is in use already"
     process.send_signal(signal.SIGTERM)

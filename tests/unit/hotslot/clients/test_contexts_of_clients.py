@@ -89,7 +89,7 @@ def test_a_damaged_file_of_contexts_is_a_typed_error_unless_nothing_of_it_is_nee
     path.write_bytes(content)
     for make in (HotslotClient, BlockingHotslotClient, BlockingStoreClient, BlockingWorkerClient):
         with pytest.raises(InvalidContextsError, match="mend it, or move it away") as found:
-            make()  # type: ignore[operator]
+            make()
         assert str(path) in found.value.message
         assert found.value.reason == "INVALID_CONTEXTS"
     with pytest.raises(InvalidRequestError):

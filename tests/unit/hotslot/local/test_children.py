@@ -18,6 +18,8 @@ import pytest
 from hotslot import BlockingWorkerClient
 from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildFailedError, ChildSpec, stop_all
+from hotslot.rpc.channel import ChannelOptions
+from hotslot.rpc.security import ChannelSecurity
 from tests.support.stack import is_running
 from tests.support.stubbed_up import STUB, write_stubs
 
@@ -127,7 +129,7 @@ def test_up_gives_up_when_a_child_does_not_live(up: Up) -> None:
 
 
 def test_up_starts_its_valkey_again_on_the_same_port_however_often_it_is_killed(up: Up) -> None:
-    process, ready = up()
+    process, ready = up("--insecure")
     pid = ready["valkey_pid"]
     port = int(ready["redis_url"].rpartition(":")[2])
     for _ in range(3):
@@ -144,7 +146,7 @@ def test_up_starts_its_valkey_again_on_the_same_port_however_often_it_is_killed(
 
 
 def test_up_waits_longer_each_time_while_its_valkey_cannot_be_started(up: Up) -> None:
-    process, ready = up()
+    process, ready = up("--insecure")
     port = int(ready["redis_url"].rpartition(":")[2])
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -161,7 +163,8 @@ def test_up_waits_longer_each_time_while_its_valkey_cannot_be_started(up: Up) ->
 def test_up_tells_of_a_worker_that_is_drained_and_of_its_return(up: Up) -> None:
     process, ready = up("--workers", "2")
     endpoint = ready["workers"][1]
-    with BlockingWorkerClient(endpoint) as worker:
+    security = ChannelSecurity(Path(ready["ca_file"]), token_file=Path(ready["token_file"]))
+    with BlockingWorkerClient(endpoint, ChannelOptions(security=security)) as worker:
         worker.drain()
         assert next_event(process) == {"event": "drained", "name": "worker-2", "endpoint": endpoint}
         worker.undrain()
