@@ -25,12 +25,10 @@ RPC = re.compile(r"^\s*rpc (\w+)\(", re.MULTILINE)
 """RPCs of a proto file: gRPC calls the servicers' methods, callers of other languages too."""
 KEPT: Mapping[str, str] = {
     "acl_rule": "rights that docs/network.md names for Redis's user; tests try them against a server",
-    "Authority": "tests of transport have their certificates from it",
     "PublishCallback": "trainers are given it",
     "addresses": "tests hold that no slot and no block moves in memory",
     "capture_signals": "uvicorn calls it",
     "connected": "tests wait for it",
-    "expires_within": "tests of transport have their certificates from an authority",
     "intercept_service": "gRPC calls it",
     "num_connections": "tests hold that nothing stays open",
     "num_running": "tests hold that nothing goes on",

@@ -53,11 +53,11 @@ def start_detached(
     timeout_s: float,
     on_line: Callable[[str], None] = lambda line: None,
     *,
-    secrets: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str]:
     """Start `hotslot up` in the background; returns its process id and what it printed once it was ready.
 
-    `secrets` are variables on top of our own, for what must not stand among the arguments; `on_line` hears each line
+    `environment` takes the place of our own, with what must not stand among the arguments; `on_line` hears each line
     that it prints before. Ctrl-C meanwhile ends it.
     """
     with (data_dir / PID_FILE).open("a+") as file:
@@ -68,7 +68,7 @@ def start_detached(
         begin = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "hotslot", "up", *arguments],
-            env={**os.environ, **(secrets or {})},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

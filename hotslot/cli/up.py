@@ -114,7 +114,7 @@ def up(
         }  # fmt: skip
         given = [f"{name}={value}" for name, value in settings.items()]
         given += ["--gateway" if gateway else "--no-gateway", *(["--insecure"] if insecure else [])]
-        _detach(given, {"HOTSLOT_REDIS_URL": redis_url}, data_dir, timeout_s, as_json=as_json)
+        _detach(given, {**options.environment(), "HOTSLOT_REDIS_URL": redis_url}, data_dir, timeout_s, as_json=as_json)
         return
     stages = Stages(quiet=as_json)
     ending = _Ending(grace_s, is_own_grace=options.is_given(context, "grace_s"))
@@ -167,7 +167,7 @@ def _have_identity(plan: UpPlan) -> Callable[[], ProcessEvent | None]:
 
 
 def _detach(
-    arguments: list[str], secret: Mapping[str, str], data_dir: Path, timeout_s: float, *, as_json: bool
+    arguments: list[str], environment: Mapping[str, str], data_dir: Path, timeout_s: float, *, as_json: bool
 ) -> None:
     stages = Stages(quiet=as_json)
 
@@ -179,7 +179,7 @@ def _detach(
             stages.say(line)
 
     with stages.shown():
-        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S, relay, secrets=secret)
+        pid, printed = start_detached(arguments, data_dir, timeout_s + START_S, relay, environment=environment)
     log = data_dir / LOG_FILE
     if as_json:
         print_event("detached", {"pid": pid, "data_dir": str(data_dir), "log": str(log)})
