@@ -194,9 +194,7 @@ def test_credentials_are_kept_by_their_places_and_change_one_by_one(
     path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(files["ca"].parent)
-    line = (
-        f"context set prod --store prod:7400 --ca-file ca.crt --token-file {files['token']} --worker-name worker.prod"
-    )
+    line = f"context set prod --store prod:7400 --ca-file ca.crt --token-file {files['token']} --worker-name w.prod"
     assert said(line, capsys)[0] == 0
     line = f"context set prod --cert-file {files['cert']} --key-file {files['key']} --tenant acme --json"
     code, out, _ = said(line, capsys)
