@@ -23,6 +23,8 @@ _HARMLESS_PARAMETERS = frozenset(
     ]
 )
 """Parameters of a URL's query that are no secrets. Any other value may be one."""
+SEVERAL_HOSTS = "+sentinel"
+"""End of the schemes of URLs that name several hosts, with commas between them."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
 _HALF_ESCAPED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 UNESCAPED = (
@@ -37,11 +39,18 @@ def scheme_of(url: str) -> str:
     return scheme[0].lower() if scheme else ""
 
 
+def hosts_of(url: str) -> list[str]:
+    """Hosts of a URL, each with its port where it has one; raises ValueError for a text that is no URL."""
+    netloc = urlsplit(url).netloc.rpartition("@")[2]
+    return netloc.split(",") if SEVERAL_HOSTS in scheme_of(url) else [netloc]
+
+
 def is_unescaped(url: str) -> bool:
     """True when a password may reach beyond what a reader of URLs takes for it."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 (reading it is the check)
+        for host in hosts_of(url):
+            urlsplit(f"//{host}").port  # noqa: B018 (reading it is the check)
     except ValueError:
         return True
     user, at, host = parts.netloc.rpartition("@")

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hotslot.local.findings import Finding, fail, ok
+from hotslot.redis_url import SENTINEL_SCHEMES, SentinelUrl, read_sentinel_url
 from hotslot.secret_urls import masked_url
 
 TIMEOUT_S = 4.0
@@ -40,6 +41,9 @@ def look_at_redis(url: str, timeout_s: float = TIMEOUT_S) -> Finding:
 def _ping(url: str, deadline_s: float) -> str:
     """First line of the answer to PING, or of that to AUTH where it refuses."""
     parts = urlsplit(url)
+    if parts.scheme in SENTINEL_SCHEMES:
+        found = read_sentinel_url(url)
+        return _ping(found.node_url(_primary(found, deadline_s)), deadline_s)
     parameters = dict(parse_qsl(parts.query))
     with ExitStack() as stack:
         if parts.scheme == "unix":
@@ -48,10 +52,9 @@ def _ping(url: str, deadline_s: float) -> str:
             connection.connect(unquote(parts.path))
         else:
             address = (parts.hostname or "localhost", parts.port or DEFAULT_PORT)
-            connection = stack.enter_context(socket.create_connection(address, _left_s(deadline_s)))
-            if parts.scheme.startswith("rediss"):
-                context = _tls(parameters)
-                connection = stack.enter_context(context.wrap_socket(connection, server_hostname=address[0]))
+            connection = _connected(
+                stack, address, parameters if parts.scheme.startswith("rediss") else None, deadline_s
+            )
         user = unquote(parts.username or "") or parameters.get("username", "")
         password = unquote(parts.password or "") or parameters.get("password", "")
         if password:
@@ -59,6 +62,37 @@ def _ping(url: str, deadline_s: float) -> str:
             if not answer.startswith("+OK"):
                 return answer
         return _ask(connection, deadline_s, "PING")
+
+
+def _primary(url: SentinelUrl, deadline_s: float) -> str:
+    """host:port of the primary, from the first sentinel that knows it; raises OSError where none does."""
+    parameters = dict(parse_qsl(urlsplit(url.rest).query))
+    user, password = parameters.get("sentinel_username", ""), parameters.get("sentinel_password", "")
+    problem = ""
+    for address in url.hosts:
+        try:
+            with ExitStack() as stack:
+                connection = _connected(stack, address, parameters if url.uses_tls else None, deadline_s)
+                if password:
+                    _ask(connection, deadline_s, "AUTH", *([user] if user else []), password)
+                lines = _ask_all(connection, deadline_s, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.service)
+        except OSError as exc:
+            problem = str(exc) or type(exc).__name__
+            continue
+        if len(lines) >= 5 and lines[0] == "*2":
+            return f"[{lines[2]}]:{lines[4]}" if ":" in lines[2] else f"{lines[2]}:{lines[4]}"
+        problem = f"a sentinel answers {lines[0][:60]!r}"
+    raise OSError(f"no sentinel knows a primary of {url.service}: {problem}")
+
+
+def _connected(
+    stack: ExitStack, address: tuple[str, int], tls: Mapping[str, str] | None, deadline_s: float
+) -> socket.socket:
+    """A connection, over TLS as the parameters want it where there are some."""
+    connection = stack.enter_context(socket.create_connection(address, _left_s(deadline_s)))
+    if tls is None:
+        return connection
+    return stack.enter_context(_tls(tls).wrap_socket(connection, server_hostname=address[0]))
 
 
 def _tls(parameters: Mapping[str, str]) -> ssl.SSLContext:
@@ -74,11 +108,16 @@ def _tls(parameters: Mapping[str, str]) -> ssl.SSLContext:
 
 
 def _ask(connection: socket.socket, deadline_s: float, *words: str) -> str:
+    return _ask_all(connection, deadline_s, *words)[0]
+
+
+def _ask_all(connection: socket.socket, deadline_s: float, *words: str) -> list[str]:
+    """Lines of the first packet of an answer."""
     request = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
     connection.settimeout(_left_s(deadline_s))
     connection.sendall(request.encode())
     connection.settimeout(_left_s(deadline_s))
-    return connection.recv(4096).decode(errors="replace").partition("\r\n")[0]
+    return connection.recv(4096).decode(errors="replace").split("\r\n")
 
 
 def _left_s(deadline_s: float) -> float:

@@ -18,12 +18,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError
-from hotslot.redis_url import CLUSTER
+from hotslot.redis_url import CLUSTER, SENTINEL, read_sentinel_url, without_user
 from hotslot.rpc.tls_files import TlsFiles, TlsPaths
 from hotslot.secret_urls import masked_url
 from shared.coordination.keys import PING, Key
 from shared.coordination.password import PasswordFile
 from shared.coordination.refusals import refusal
+from shared.coordination.sentinel import sentinel_pool
 from shared.coordination.tls import tls_arguments, use_in_cluster, use_in_pool
 from shared.coordination.unreadable import FORM_ERRORS
 from shared.settings import RedisUrl
@@ -50,7 +51,7 @@ class RedisOptions:
     """Options of the connection to Redis."""
 
     url: str = field(repr=False)
-    """redis://, rediss://, unix://, or redis+cluster:// and rediss+cluster:// for a Redis Cluster."""
+    """redis://, rediss://, unix://, or with +cluster or +sentinel behind the scheme."""
     command_timeout_s: float = 2.0
     """Longest wait for one command, waiting for a connection included."""
     connect_timeout_s: float = 1.0
@@ -154,16 +155,20 @@ def _open(options: RedisOptions) -> Any:
         "retry": retry,
         **tls_arguments(options.url, options.tls),
     }
+    url = options.url
     if options.password_file is not None:
-        common["credential_provider"] = PasswordFile(options.url, options.password_file)
-    if CLUSTER in options.url:
-        cluster = RedisCluster.from_url(
-            options.url.replace(CLUSTER, "://"), max_connections=options.max_connections, **common
-        )
+        # redis-py takes a user from the URL or from the provider, which has the URL's.
+        common["credential_provider"] = PasswordFile(url, options.password_file)
+        url = without_user(url)
+    if SENTINEL in url:
+        sentinel = read_sentinel_url(url)
+        return Redis.from_pool(sentinel_pool(sentinel, options.max_connections, options.command_timeout_s, common))
+    if CLUSTER in url:
+        cluster = RedisCluster.from_url(url.replace(CLUSTER, "://"), max_connections=options.max_connections, **common)
         use_in_cluster(cluster)
         return cluster
     pool = BlockingConnectionPool.from_url(
-        options.url, max_connections=options.max_connections, timeout=options.command_timeout_s, **common
+        url, max_connections=options.max_connections, timeout=options.command_timeout_s, **common
     )
     use_in_pool(pool)
     return Redis(connection_pool=pool)

@@ -10,6 +10,8 @@ CALLED = ("eval", "evalsha", "exists", "zrange")
 """Commands that are sent as they are; all others are called by scripts, with the user's rights."""
 CALLED_ON_CLUSTER = ("cluster|slots", "command")
 """By which the client of a cluster learns where keys are."""
+SENTINEL_RULE = "resetkeys resetchannels -@all +sentinel|masters +sentinel|get-master-addr-by-name"
+"""Rule for the user of sentinels, which `sentinel_username` names; the second command is asked by `hotslot doctor`."""
 _CALL = re.compile(r"redis\.call\('([A-Za-z]+)'")
 
 

@@ -23,12 +23,14 @@ from shared.coordination.seals import RecordSeals
 from shared.fleet.records import ReportedLoad, WorkerReport
 from shared.pool_secret import PoolSecret
 from shared.settings import RedisUrl
-from tests.integration.coordination.fleet import LEASE_S, POOL, issued, resident, worker
+from tests.integration.coordination.fleet import LEASE_S, POOL, member_of, resident, worker
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
 from tests.support.fleet import Member, fleet_of, until_known
 from tests.support.forger import ATTACKS, Forger, Trap, listening_trap, secret_in
 from tests.support.store import StoreClient, open_store
+from tests.support.waiting import until_async
+from tests.support.worker_process import running_process
 
 SPEC = echo_model().spec
 NAMES = ("one", "two", "three")
@@ -156,13 +158,9 @@ async def test_each_attack_by_itself_leads_no_reader_and_ends_no_worker(
         assert [record.info.worker_id for record in view.workers] == ["w-1", "w-2"]
 
 
-def member_with(redis: RedisConnection, name: str, seals: RecordSeals, epoch: int = 1, **kwargs: Any) -> FleetMember:
-    info = worker(name, epoch=epoch, **kwargs)
-    return FleetMember(
-        redis, info, lambda: issued(epoch), lambda: WorkerReport(WorkerState.READY, ReportedLoad(), ()),
-        lease_s=LEASE_S,
-        seals=seals,
-    )  # fmt: skip
+def member_with(redis: RedisConnection, name: str, seals: RecordSeals) -> FleetMember:
+    report = WorkerReport(WorkerState.READY, ReportedLoad(), ())
+    return member_of(redis, worker(name), lambda: report, seals=seals)
 
 
 async def beat(member: FleetMember) -> None:
@@ -189,3 +187,32 @@ async def only_genuine(directory: Directory, trap: Trap) -> None:
     with suppress(CoordinationUnavailableError, RevisionCompactedError):
         for change in (await directory.changes(POOL, await directory.revision(POOL) - 1)).changes:
             assert change.after in (None, resident(1), resident(2))
+
+
+async def test_no_claim_of_its_place_ends_the_process_of_a_worker(
+    redis: RedisConnection, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    secret_file = secret_in(tmp_path)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(tmp_path / "data"))
+        await store.register(SPEC)
+        process = await stack.enter_async_context(
+            running_process(store.endpoint, redis_url=valkey.url, pool_secret_file=str(secret_file))
+        )
+        directory = Directory(redis, RecordSeals(PoolSecret(secret_file)))
+
+        async def is_listed() -> bool:
+            return [r.info.endpoint for r in (await directory.workers(SPEC.digest)).workers] == [process.endpoint]
+
+        await until_async(is_listed, timeout_s=30)
+        trap = await stack.enter_async_context(listening_trap())
+        digests = [resident(1).digest]
+        forger = Forger(redis, SPEC.digest, digest_of(b"other"), digests, trap, tmp_path, secret_file, random.Random(1))
+        await forger.record()
+        for name in ("claim_endpoints", "take_the_lease", "claim_by_record", "spoil_types"):
+            await forger.attack(name)
+            # Two leases of the process, in which it finds what was claimed.
+            await until_async(is_listed, timeout_s=10)
+            assert process.process.returncode is None, name
+        assert await process.is_alive()
+        assert trap.calls == []

@@ -9,6 +9,7 @@ from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
 from shared.coordination.connection import RedisConnection
 from shared.coordination.member import FleetMember
+from shared.coordination.seals import RecordSeals
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.loops import Loops
 
@@ -42,20 +43,26 @@ async def issued(epoch: int) -> int:
 
 
 def member_of(
-    redis: RedisConnection, info: WorkerInfo, observe: Callable[[], WorkerReport], *, lease_s: float = LEASE_S
+    redis: RedisConnection,
+    info: WorkerInfo,
+    observe: Callable[[], WorkerReport],
+    *,
+    lease_s: float = LEASE_S,
+    seals: RecordSeals | None = None,
 ) -> FleetMember:
     """A member whose epoch is the one that its info has already."""
-    return FleetMember(redis, info, lambda: issued(info.epoch), observe, lease_s=lease_s)
+    return FleetMember(redis, info, lambda: issued(info.epoch), observe, lease_s=lease_s, seals=seals)
 
 
 class Member:
     """A worker's write side, driven by hand."""
 
-    def __init__(self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, redis: RedisConnection, info: WorkerInfo, *, lease_s: float = LEASE_S, seals: RecordSeals | None = None
+    ) -> None:
         self.info = info
-        self.fleet_member = member_of(
-            redis, info, lambda: WorkerReport(WorkerState.READY, ReportedLoad(), ()), lease_s=lease_s
-        )
+        report = WorkerReport(WorkerState.READY, ReportedLoad(), ())
+        self.fleet_member = member_of(redis, info, lambda: report, lease_s=lease_s, seals=seals)
         self.describe, self.touch_pool = self.fleet_member.describe, self.fleet_member.touch_pool
         self.release = self.fleet_member.release
         self.token = self.fleet_member._token

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,10 +22,13 @@ from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.keys import KEY_PATTERN, PoolKeys
 from shared.coordination.rights import CALLED_ON_CLUSTER, acl_rule, commands
+from shared.coordination.seals import RecordSeals
 from shared.fleet.records import ReportedLoad, WorkerReport
+from shared.pool_secret import PoolSecret
 from store_service.placement.access import tell_access
 from tests.integration.coordination.fleet import POOL, Member, beating, digest, joined, member_of, resident, worker
 from tests.integration.coordination.test_placement_service import running
+from tests.support.forger import secret_in
 from tests.support.waiting import until
 
 USER, PASSWORD = "hotslot", "SECRETpassword"
@@ -83,7 +87,18 @@ async def live(redis: RedisConnection) -> None:
     assert len((await directory.placements(POOL, [digest(1), digest(2)]))[digest(2)]) == 1
     assert len(await directory.residency(POOL, new.info.worker_id)) == 1
     assert (await directory.changes(POOL, start)).changes
+    await defend(redis)
     assert await new.release()
+
+
+async def defend(redis: RedisConnection) -> None:
+    """Keep a place that another claims without the pool's secret."""
+    with TemporaryDirectory() as folder:
+        seals = RecordSeals(PoolSecret(secret_in(Path(folder))))
+        await Member(redis, worker("w-false", epoch=9, endpoint="mine:1")).announce()
+        mine = Member(redis, worker("w-mine", epoch=8, endpoint="mine:1"), seals=seals)
+        await mine.announce()
+        assert await mine.release()
 
 
 @pytest.fixture(scope="module", params=["node", "cluster"])

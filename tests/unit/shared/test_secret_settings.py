@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from redis.asyncio import ConnectionPool
 
 from hotslot.cli.app import run
-from hotslot.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES
+from hotslot.redis_url import CLUSTER_SCHEMES, NODE_SCHEMES, SENTINEL_SCHEMES, redis_stays_here
 from hotslot.secret_urls import masked_url
 from shared.coordination.connection import RedisOptions
 from shared.settings import RedisUrl, SecretUrl, Settings, is_secret, load
@@ -25,7 +25,7 @@ from worker_service.settings import WorkerSettings
 KINDS: list[tuple[type[Settings], tuple[str, ...]]] = [(StoreSettings, ()), (WorkerSettings, ("--model", "m"))]
 HEAD, TAIL = "SECRETHEAD", "SECRETTAIL"
 RESERVED = "/#?@%:"
-TCP_SCHEMES = [scheme for scheme in (*NODE_SCHEMES, *CLUSTER_SCHEMES) if scheme != "unix"]
+TCP_SCHEMES = [scheme for scheme in (*NODE_SCHEMES, *CLUSTER_SCHEMES, *SENTINEL_SCHEMES) if scheme != "unix"]
 
 
 def refused(kind: type[Settings], argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -82,9 +82,16 @@ def test_any_password_is_shown_masked_and_taken_once_it_is_encoded(characters: s
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("redis+sentinel://:SECRETpw@a:1,b:2/mymaster/0", "redis+sentinel:// is not supported"),
-        ("rediss+sentinel://:SECRET/pw@a:1/mymaster", "rediss+sentinel:// is not supported"),
-        ("sentinel://a:1", "sentinel:// is not supported"),
+        ("redis+sentinel://:SECRETpw@a:1,b:2", "expected the name of the service"),
+        ("redis+sentinel://:SECRETpw@a:1,b:2/mymaster/SECRET", "expected the name of the service"),
+        ("rediss+sentinel://:SECRET/pw@a:1/mymaster", "percent-encode the password"),
+        ("redis+sentinel://a:1,b:port/mymaster", "expected host:port, with a port from 1 to 65535"),
+        ("redis+sentinel://a:1,b:0/mymaster", "port 0"),
+        ("redis+sentinel://a:1,/mymaster", "expected host:port"),
+        ("redis+sentinel://a:1/mymaster?sentinel_passwort=SECRET", "unknown parameter after ?"),
+        ("redis://a:1/0?sentinel_password=SECRET", "unknown parameter after ?"),
+        ("redis://a:1,b:2/0", "expected host:port"),
+        ("sentinel://a:1", "unknown scheme 'sentinel'"),
         ("http://:SECRETpw@127.0.0.1:7699", "unknown scheme 'http'"),
         ("valkey://:SECRETpw@127.0.0.1:7699", "unknown scheme 'valkey'"),
         ("127.0.0.1:7699", "expected a URL, for example redis://host:6379/0"),
@@ -125,6 +132,8 @@ def test_a_url_that_is_none_of_redis_is_one_line(
         "redis://host:6379/0?password=SECRETquery&db=1",
         "redis+cluster://a:6379",
         "rediss+cluster://:pass@a:6379",
+        "redis+sentinel://a,b:26379/mymaster",
+        "rediss+sentinel://u:pass@[::1]:26379,b/my.master-1/2?sentinel_password=SECRETquery&sentinel_username=s",
         "unix:///run/redis.sock?db=1",
         "unix://user:pass@/run/redis.sock",
         "redis:///0",
@@ -288,3 +297,20 @@ def test_up_refuses_a_redis_url_before_it_starts_anything(
     assert line.startswith("hotslot: --redis-url (HOTSLOT_REDIS_URL): ")
     assert "SECRET" not in line
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "stays"),
+    [
+        ("redis://localhost", True),
+        ("redis://127.0.0.1:1/0", True),
+        ("rediss://u:p%40@[::1]", True),
+        ("unix:///run/redis.sock", True),
+        ("redis+cluster://127.0.0.1:7000", True),
+        ("redis://10.0.0.1:6379", False),
+        ("rediss+cluster://redis:6379", False),
+        ("redis+sentinel://127.0.0.1:1/mymaster", False),
+    ],
+)
+def test_a_redis_on_this_machine_is_known_by_its_url(url: str, stays: bool) -> None:
+    assert redis_stays_here(url) == stays
