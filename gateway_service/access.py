@@ -7,7 +7,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.audit.watched_call import REQUEST_ID, REQUEST_ID_KEY
+from gateway_service.metrics import HttpNumbers
+from shared.audit.watched_call import REQUEST_ID_KEY, TRACE_KEY, ids_of
 from shared.telemetry import bind_log_context
 
 log = structlog.get_logger(__name__)
@@ -24,19 +25,22 @@ def request_id_of(scope: Scope) -> str:
 class AccessLog:
     """ASGI middleware around everything else."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, numbers: HttpNumbers) -> None:
         self._app = app
+        self._numbers = numbers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_KEY, "")
-        request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(12)
+        headers = Headers(scope=scope)
+        given = ids_of(headers.get(REQUEST_ID_KEY), headers.get(TRACE_KEY))
+        request_id, trace_id = given["request_id"] or secrets.token_hex(12), given["trace_id"]
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        bind_log_context(request_id=request_id)
+        bind_log_context(request_id=request_id, **({"trace_id": trace_id} if trace_id else {}))
         began_s = time.monotonic()
+        self._numbers.num_running += 1
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -47,20 +51,26 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            self._tell(scope, time.monotonic() - began_s)
+            duration_s = time.monotonic() - began_s
+            self._numbers.num_running -= 1
+            self._numbers.ended(scope, duration_s)
+            self._tell(scope, duration_s)
 
     @staticmethod
     def _tell(scope: Scope, duration_s: float) -> None:
         state = scope["state"]
-        served = state.get("served")
+        served, usage = state.get("served"), state.get("usage")
         tell = log.debug if scope["path"] in _QUIET else log.info
         tell(
-            "request served",
+            "request_served",
+            tenant=str(state.get("tenant", "")),
             method=scope["method"],
             path=scope["path"][:200],
             status=state.get("status", 0),
             ended=state.get("ended", ""),
             model=state.get("model", "")[:200],
             digests=[adapter.digest for adapter in served.adapters] if served is not None else [],
+            prompt_tokens=usage.prompt_tokens if usage is not None else 0,
+            answer_tokens=usage.completion_tokens if usage is not None else 0,
             duration_s=round(duration_s, 4),
         )

@@ -8,12 +8,18 @@ from dataclasses import dataclass
 import structlog
 
 from gateway_service.deployment import Deployment
+from gateway_service.metrics import SidecarMetrics
 from gateway_service.routes import Gateway, application
 from gateway_service.server import HttpServer, serve_http
 from gateway_service.settings import GatewaySettings
 from hotslot.errors import FieldViolation, InvalidRequestError
 from shared.audit.audit_log import opened_audit
 from shared.identity.authenticator import opened_authenticator
+from shared.metrics.calls import ClientCalls
+from shared.metrics.endpoint import observed
+from shared.metrics.exposition import Source
+from shared.metrics.numbers import Reading
+from shared.metrics.table import GATEWAY
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import stop_signal
 from shared.server.transport import check_dialled, check_listener
@@ -27,6 +33,7 @@ class RunningGateway:
 
     gateway: Gateway
     server: HttpServer
+    metrics_port: int = 0
 
 
 @asynccontextmanager
@@ -40,17 +47,25 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
     check_listener(settings.gateway_listen, settings.gateway_transport)
     for endpoint in filter(None, (settings.store, settings.gateway_worker)):
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
-    deployment = Deployment(settings.store, settings.gateway_worker, security)
+    calls, sidecar = ClientCalls(), SidecarMetrics(settings.gateway_worker_metrics)
+    deployment = Deployment(settings.store, settings.gateway_worker, security, calls)
+    sources: list[Source] = [calls.readings, sidecar.readings]
     try:
         async with AsyncExitStack() as stack:
             known = opened_authenticator(settings.principals_file, settings.issuers_file)
             authenticator = await stack.enter_async_context(known)
             audit = stack.enter_context(opened_audit("gateway", settings))
-            gateway = Gateway(settings, deployment, authenticator, audit)
+            serving = observed(GATEWAY, settings, settings.gateway_transport, sources, beside=sidecar.with_worker)
+            metrics = await stack.enter_async_context(serving)
+            scrape = metrics.text if settings.gateway_metrics else None
+            gateway = Gateway(settings, deployment, authenticator, audit, scrape)
+            sources.append(gateway.numbers.readings)
             async with serve_http(application(gateway), settings) as server:
-                yield RunningGateway(gateway, server)
+                sources.append(lambda: [Reading("hotslot_http_connections", server.num_connections)])
+                yield RunningGateway(gateway, server, metrics.port)
     finally:
         await deployment.close()
+        await sidecar.close()
 
 
 async def run(settings: GatewaySettings) -> None:

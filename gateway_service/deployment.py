@@ -16,6 +16,7 @@ from hotslot.errors import HotslotError, NoWorkersError
 from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
+from hotslot.rpc.stub_method import CallHearer
 from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY
 
 BASES_TTL_S = 5.0
@@ -40,8 +41,15 @@ class ServedBase:
 class Deployment:
     """The clients of one gateway, by tenant. Belongs to one event loop."""
 
-    def __init__(self, store: str, worker: str, security: ChannelSecurity = NO_SECURITY) -> None:
+    def __init__(
+        self,
+        store: str,
+        worker: str,
+        security: ChannelSecurity = NO_SECURITY,
+        hearer: CallHearer | None = None,
+    ) -> None:
         """`worker` is the one that all requests go to; empty where the fleet's best one is picked."""
+        self._hearer = hearer
         self._security = security
         self.worker = worker
         self.has_store = bool(store)
@@ -55,7 +63,9 @@ class Deployment:
     def _dial(self, caller: str) -> HotslotClient:
         tenant, name, scopes = caller.split(_BETWEEN)
         metadata = ((PRINCIPAL_KEY, name), (SCOPES_KEY, scopes)) if name else ()
-        options = ChannelOptions(tenant=TenantId(tenant), metadata=metadata, security=self._security)
+        options = ChannelOptions(
+            tenant=TenantId(tenant), metadata=metadata, security=self._security, hearer=self._hearer
+        )
         # Requests say themselves which writes they are to see: a gateway keeps nothing between them.
         return HotslotClient(
             self._store, self.worker or None, route=not self.worker, options=options, reads_own_writes=False
@@ -127,7 +137,8 @@ class Deployment:
         """A caller's client of one worker, for a call or two."""
         acted_for = None if is_own else ACTED_FOR.get()
         metadata = acted_for.metadata if acted_for is not None else ()
-        options = ChannelOptions(tenant=tenant, metadata=metadata, security=self._security.for_workers())
+        security = self._security.for_workers()
+        options = ChannelOptions(tenant=tenant, metadata=metadata, security=security, hearer=self._hearer)
         async with WorkerClient(endpoint, options) as worker:
             yield worker
 

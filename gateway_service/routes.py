@@ -18,6 +18,7 @@ from gateway_service.callers import KnownCallers, min_revision_of, tenant_of
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
+from gateway_service.metrics import HttpNumbers
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
 from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
@@ -33,6 +34,8 @@ from hotslot.errors import HotslotError
 from hotslot.rpc.server_facts import installed_version
 from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
+from shared.metrics.endpoint import Text
+from shared.metrics.exposition import CONTENT_TYPE
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
 REVISION_HEADER = "hotslot-revision"
@@ -48,6 +51,9 @@ class Gateway:
     deployment: Deployment
     authenticator: Authenticator | None = None
     audit: AuditLog | None = None
+    scrape: Text | None = None
+    """Makes the text of /metrics, where it is served beside the API."""
+    numbers: HttpNumbers = field(default_factory=HttpNumbers)
     exchange: Exchange = field(init=False)
     is_stopping: bool = False
 
@@ -114,6 +120,13 @@ class Gateway:
         """GET /version."""
         return JSONResponse({"version": installed_version()})
 
+    async def metrics(self, request: Request) -> Response:
+        """GET /metrics."""
+        if self.scrape is None:
+            message = "metrics are not served here; HOTSLOT_GATEWAY_METRICS=true turns them on"
+            raise ApiError(404, "UNKNOWN_PATH", message, kind="not_found_error")
+        return Response(await self.scrape(), media_type=CONTENT_TYPE)
+
     async def document(self, request: Request) -> Response:
         """GET /openapi.json."""
         return JSONResponse(openapi.document(installed_version()))
@@ -167,6 +180,7 @@ def routes_of(gateway: Gateway) -> list[Route]:
         Route("/health", gateway.health, methods=["GET"]),
         Route("/health/live", gateway.live, methods=["GET"]),
         Route("/version", gateway.version, methods=["GET"]),
+        Route("/metrics", gateway.metrics, methods=["GET"]),
         Route("/openapi.json", gateway.document, methods=["GET"]),
         Route("/docs", gateway.page, methods=["GET"]),
     ]
@@ -174,8 +188,10 @@ def routes_of(gateway: Gateway) -> list[Route]:
 
 def application(gateway: Gateway) -> Starlette:
     """The ASGI application."""
+    routes = routes_of(gateway)
+    gateway.numbers.know({route.endpoint: route.path for route in routes})
     app = Starlette(
-        routes=routes_of(gateway),
+        routes=routes,
         exception_handlers={
             ApiError: _tell_api_error,
             HotslotError: _tell_domain_error,
@@ -189,7 +205,7 @@ def application(gateway: Gateway) -> Starlette:
         app.add_middleware(KnownCallers, authenticator=gateway.authenticator, anonymous_scopes=scopes)
     if gateway.audit is not None:
         app.add_middleware(AuditedRequests, audit=gateway.audit, knows_callers=gateway.authenticator is not None)
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, numbers=gateway.numbers)
     return app
 
 

@@ -12,6 +12,7 @@ from hotslot.errors import InvalidEndpointError
 from hotslot.formats.principals import Scope
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.audit.settings import AuditSettings
+from shared.metrics.settings import Observed
 from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, split_text
 from shared.telemetry import LogFormat, LogLevel
@@ -31,7 +32,7 @@ OptionalAddress = Annotated[str, AfterValidator(_dialled_or_none)]
 """host:port to call; empty when there is none."""
 
 
-class GatewaySettings(CallerTransport, AuditSettings):
+class GatewaySettings(CallerTransport, AuditSettings, Observed):
     """Speaks OpenAI's HTTP, and calls workers by gRPC."""
 
     gateway_listen: ListenAddress = DEFAULT_LISTEN
@@ -75,6 +76,11 @@ class GatewaySettings(CallerTransport, AuditSettings):
     """Longest time of a generation."""
     gateway_stall_s: float = Field(default=STALL_S, gt=0)
     """Longest time in which the reader of a stream takes nothing before the stream is ended."""
+    gateway_metrics: bool = False
+    """Serve /metrics beside the API, without an API key, as pickers of workers expect it. What it tells is that of
+    metrics_listen: names of the adapters of all tenants."""
+    gateway_worker_metrics: OptionalAddress = ""
+    """host:port of metrics_listen of the worker beside the gateway, whose metrics are told with the gateway's own."""
     gateway_lora_updates: bool = False
     """Serve /v1/load_lora_adapter and /v1/unload_lora_adapter, which change the adapters that workers hold for all
     tenants."""

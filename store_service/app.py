@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -19,6 +19,7 @@ from shared.audit.audit_log import opened_audit
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
+from shared.metrics.exposition import Source
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import RpcServer, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
@@ -43,6 +44,7 @@ from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.imports.importer import Importer, ImportOptions
+from store_service.metrics import served_metrics
 from store_service.opening import Data, locked, open_data
 from store_service.placement.access import tell_access
 from store_service.placement.catalog_resolver import CatalogResolver
@@ -75,6 +77,8 @@ class Execution:
     lookups: CallQueue
     changes: CallQueue
     signal: ChangeSignal
+    numbers: list[Source] = field(default_factory=list)
+    """Numbers of the store's parts, for its metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         audit = stack.enter_context(opened_audit("store", settings))
         serving = serve(services, server_options(settings), authenticator=known, audit=audit)
         server = await stack.enter_async_context(serving)
+        execution.numbers.append(server.calls.readings)
+        await stack.enter_async_context(served_metrics(settings, domain.data.blobs, execution.numbers))
         await server.set_ready(True)
         yield server
 
@@ -129,7 +135,9 @@ def build_execution(settings: StoreSettings, stack: AsyncExitStack) -> Execution
     )
     stack.callback(lookups.close)
     stack.callback(changes.close)
-    return Execution(offload, admission, lookups, changes, ChangeSignal(asyncio.get_running_loop()))
+    signal = ChangeSignal(asyncio.get_running_loop())
+    numbers: list[Source] = [queue.readings for queue in (admission, lookups, changes)]
+    return Execution(offload, admission, lookups, changes, signal, numbers)
 
 
 async def build_domain(settings: StoreSettings, execution: Execution, stack: AsyncExitStack) -> Domain:
@@ -157,6 +165,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
     recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)
     stack.push_async_callback(recovery.close)
+    execution.numbers.extend((registry.readings, importer.readings, recovery.opens.readings))
     policies = Policies(data.engine, execution.signal.notify)
     retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
     pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership), offload)
@@ -210,13 +219,15 @@ def build_services(
     kept_code = KeyedContent(settings.data_dir / "compiled-code", code_tenant, settings.compiled_code_bytes)
     epochs = Epochs(domain.data.engine)
     fleet = FleetServicer(epochs, domain.policies, execution.lookups, execution.changes, kept_code, offload, turns)
+    execution.numbers.extend((blobs.readings, publications.received.readings))
     services = [
         service(adapter_store_pb2, "AdapterStoreService", add_adapters, adapters),
         service(blob_pb2, "BlobService", blob_chunks.add_to_server, blobs),
         *fleet_services(fleet),
     ]
-    if fleets is not None:
+    if redis is not None and fleets is not None:
         placement = PlacementServicer(fleets, CatalogResolver(registry.catalog, execution.lookups))
+        execution.numbers.extend((placement.readings, redis.readings))
         add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         services.append(service(placement_pb2, "PlacementService", add_placement, placement))
     return services

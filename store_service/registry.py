@@ -3,6 +3,7 @@
 Everything here blocks: call it from a thread.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import Digest, TagName, TenantId
 from hotslot.references import Reference
+from shared.metrics.numbers import Reading, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
@@ -91,6 +93,15 @@ class Registry:
         self.choice = BaseChoice(base_models, limits)
         self._published = published
         self._blobs = published.blobs
+        self._admissions = Tally(
+            "hotslot_admissions_total", [(name,) for name in ("published", "present", "refused", "failed")]
+        )
+        self._stages = Spreads("hotslot_admission_seconds", [("check",), ("publish",)])
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of admissions."""
+        yield from self._admissions.readings()
+        yield from self._stages.readings()
 
     def validate_uploaded(self, tenant: TenantId, files: Mapping[str, Digest], base_model: str) -> Verdict:
         """`validate` for uploaded files; also raises BlobNotFoundError and DigestMismatchError."""
@@ -142,6 +153,21 @@ class Registry:
         Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, InvalidRequestError (labels),
         EtagMismatchError and QuotaExceededError; nothing is visible then.
         """
+        outcome = "failed"
+        try:
+            record, created = self._publish(tenant, checkpoint, publication, on_admitted)
+            outcome = "published" if created else "present"
+            return record, created
+        except InvalidAdapterError:
+            outcome = "refused"
+            raise
+        finally:
+            self._admissions.add(outcome)
+
+    def _publish(
+        self, tenant: TenantId, checkpoint: Checkpoint, publication: Publication, on_admitted: Callable[[], object]
+    ) -> tuple[VersionRecord, bool]:
+        began_s = time.monotonic()
         _check_words(publication)
         base_name, base = self.base_of(checkpoint, publication.base_model)
         writer = self._blobs.writer(tenant)
@@ -149,6 +175,8 @@ class Registry:
             verdict, is_staged = self._stage(tenant, checkpoint, base, writer)
             manifest = self.choice.explained(verdict, checkpoint, base).require()
             self._check_digest(publication.reference, manifest.digest)
+            checked_s = time.monotonic()
+            self._stages.add(checked_s - began_s, "check")
             on_admitted()
             shown_json = checkpoint.config(self._limits).shown_json
             version = NewVersion(manifest, base_name, publication.source, shown_json, publication.annotations)
@@ -168,6 +196,7 @@ class Registry:
                 )
         finally:
             writer.close()
+        self._stages.add(time.monotonic() - checked_s, "publish")
         return replace(record, warnings=verdict.warnings), created
 
     def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, writer: Writer) -> tuple[Verdict, bool]:

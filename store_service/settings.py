@@ -7,6 +7,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from hotslot.ids import DEFAULT_TENANT
 from shared.audit.settings import AuditSettings
+from shared.metrics.settings import Observed
 from shared.outgoing_http import networks_of
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
 from shared.server.stream_places import STALL_S
@@ -32,7 +33,7 @@ ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
 tensor, and slices as they are read, checked, converted and written."""
 
 
-class StoreSettings(ServerTransport, RedisTransport, AuditSettings):
+class StoreSettings(ServerTransport, RedisTransport, AuditSettings, Observed):
     """Imports, validates and serves adapters."""
 
     listen: ListenAddress = "127.0.0.1:7400"

@@ -14,13 +14,16 @@ from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.audit.audit_log import opened_audit
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops, first_of
+from shared.server.call_log import SlowCalls, log_call
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.ending import EXIT_OK, ProcessEnding
 from worker_service.front.control_servicer import AdapterControlServicer
 from worker_service.front.door import FrontDoor
 from worker_service.front.inference_servicer import InferenceServicer, add_inference_servicer
+from worker_service.front.request_numbers import RequestNumbers
 from worker_service.front.worker import ServingWorker
+from worker_service.metrics import served_metrics
 from worker_service.settings import WorkerSettings
 from worker_service.starting import Host, LoadModel, start
 
@@ -34,12 +37,17 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     """
     worker, ending = ServingWorker(new_worker_id()), ProcessEnding()
     bind_log_context(worker_id=worker.worker_id)
+    requests = RequestNumbers(
+        worker.base_model_name, by_tenant=settings.metrics_tenants, slow_s=settings.slow_request_s
+    )
+    observers = (log_call, SlowCalls(settings.slow_request_s), requests)
     async with (
         opened_authenticator(settings.principals_file, settings.issuers_file) as authenticator,
         AsyncExitStack() as outer,
         serve(
             services(worker),
             _server_options(settings),
+            observers=observers,
             authenticator=authenticator,
             audit=outer.enter_context(opened_audit("worker", settings)),
         ) as server,
@@ -47,6 +55,8 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
         Loops() as loops,
     ):
         host = Host(settings, worker, server, stack, loops, ending)
+        host.sources.extend((server.calls.readings, requests.readings, host.calls.readings))
+        await stack.enter_async_context(served_metrics(worker, settings, host.sources))
         loops.essential("start", lambda: start(host, describe, load))
         reason: signal.Signals | Exception = await first_of(stop_signal(), loops.until_failed())
         if worker.is_started:

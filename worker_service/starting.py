@@ -27,6 +27,8 @@ from shared.coordination.seals import seals_of
 from shared.fleet.policy import Fleet
 from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
+from shared.metrics.calls import ClientCalls
+from shared.metrics.exposition import Source
 from shared.server.grpc_server import RpcServer
 from shared.server.transport import check_dialled
 from worker_service.adapters.disk_tier import DiskOptions
@@ -41,6 +43,7 @@ from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.ending import ProcessEnding
 from worker_service.engine.limits import EnginePolicy
+from worker_service.engine.numbers import EngineNumbers
 from worker_service.front.worker import ServingParts, ServingWorker
 from worker_service.model.shared_code import SharedCode
 from worker_service.pulse import Pulse
@@ -70,6 +73,10 @@ class Host:
     loops: Loops
     ending: ProcessEnding
     view_limits: ViewLimits = field(default_factory=ViewLimits)
+    sources: list[Source] = field(default_factory=list)
+    """Numbers of its parts, for its metrics."""
+    calls: ClientCalls = field(default_factory=ClientCalls)
+    """Calls to the store and to other workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ async def start(host: Host, describe: Callable[[], BaseSpec], load: LoadModel) -
     spec = await _in_thread(describe)
     channel = await build_store_channel(host)
     store = StoreView(channel, spec.digest)
+    host.sources.append(store.resolves.readings)
     loops.restarted("register base model", lambda: register_base_model(store, spec))
     pulse = Pulse(worker)
     ties = await build_fleet_ties(host, spec, store, pulse)
@@ -119,7 +127,7 @@ async def build_store_channel(host: Host) -> grpc.aio.Channel:
     settings = host.settings
     security = settings.channel_security()
     check_dialled(settings.store, uses_tls=security.uses_tls, insecure=settings.insecure)
-    options = ChannelOptions(use_proxy=settings.use_proxy, security=security)
+    options = ChannelOptions(use_proxy=settings.use_proxy, security=security, hearer=host.calls)
     return await host.stack.enter_async_context(open_channel(settings.store, options))
 
 
@@ -141,6 +149,7 @@ async def build_fleet_ties(host: Host, spec: BaseSpec, store: StoreView, pulse: 
     )
     seals = seals_of(settings.redis_url, settings)
     member = FleetMember(redis, info, store.issue_epoch, pulse.report, lease_s=settings.lease_s, seals=seals)
+    host.sources.extend((redis.readings, member.readings))
     host.loops.essential("fleet member", member.run, member.leave)
     return FleetTies(Directory(redis, seals), member, info)
 
@@ -163,7 +172,11 @@ def build_parts(host: Host, model: ServableModel, store: StoreView) -> ServingPa
     """The engine, running, and what serves requests with it."""
     settings, stack = host.settings, host.stack
     folder = settings.disk_cache_dir
+    numbers = EngineNumbers([bucket.num_tokens for bucket in model.buckets]) if settings.metrics_listen else None
+    if numbers is not None:
+        host.sources.append(numbers.readings)
     options = AssemblyOptions(
+        listener=numbers,
         host_cache_bytes=settings.host_cache_bytes,
         max_parallel_loads=settings.max_parallel_loads,
         disk=DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None,
@@ -193,8 +206,9 @@ def build_router(host: Host, pool: KnownPool, me: WorkerInfo) -> Router | None:
         return None
     keepalive_s = max(MIN_PEER_KEEPALIVE_S, settings.lease_s / 2)
     security = settings.channel_security().for_workers()
-    peers = open_peers(keepalive_s, use_proxy=settings.use_proxy, security=security)
+    peers = open_peers(keepalive_s, use_proxy=settings.use_proxy, security=security, hearer=host.calls)
     router = Router(FleetView(pool, me, peers.retain, host.view_limits), peers)
+    host.sources.append(router.readings)
     host.stack.push_async_callback(router.close)
     return router
 

@@ -7,7 +7,7 @@ opens a channel: what is decided here (proxies, keepalive, limits, forks) holds 
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from hotslot.ids import TenantId
 from hotslot.rpc.forking import FORK_GUARD
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from hotslot.rpc.security import NO_SECURITY, BearerToken, ChannelSecurity, check_transport
-from hotslot.rpc.stub_method import Metadata, StubMethod
+from hotslot.rpc.stub_method import CallHearer, Metadata, StubMethod
 from hotslot.rpc.tenant import TENANT_KEY
 from hotslot.rpc.tls_files import TlsFiles
 
@@ -90,6 +90,8 @@ class ChannelOptions:
     By default these variables, which are meant for the way out of a network, do not break calls inside of it."""
     security: ChannelSecurity = NO_SECURITY
     """Certificates and token of the caller."""
+    hearer: CallHearer | None = None
+    """Hears of each call, to count it; on channels for asyncio."""
 
 
 DEFAULT_OPTIONS = ChannelOptions()
@@ -105,13 +107,14 @@ def open_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIONS) -> gr
     """
     target, arguments = _checked(endpoint, options), _arguments(options)
     if not options.security.uses_tls:
-        return cast(grpc.aio.Channel, _AsyncChannel(lambda: grpc.aio.insecure_channel(target, arguments), options))
+        plain = partial(grpc.aio.insecure_channel, target, arguments)
+        return cast(grpc.aio.Channel, _AsyncChannel(plain, options, endpoint))
     files = TlsFiles(options.security.tls_paths)
 
     def dial() -> grpc.aio.Channel:
         return grpc.aio.secure_channel(target, _credentials(files), arguments)
 
-    return cast(grpc.aio.Channel, _AsyncChannel(dial, options, files))
+    return cast(grpc.aio.Channel, _AsyncChannel(dial, options, endpoint, files))
 
 
 def open_blocking_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIONS) -> grpc.Channel:
@@ -122,7 +125,7 @@ def open_blocking_channel(endpoint: str, options: ChannelOptions = DEFAULT_OPTIO
         dial = partial(grpc.secure_channel, target, credentials, arguments)
     else:
         dial = partial(grpc.insecure_channel, target, arguments)
-    return cast(grpc.Channel, _BlockingChannel(dial, options))
+    return cast(grpc.Channel, _BlockingChannel(dial, replace(options, hearer=None), endpoint))
 
 
 async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
@@ -144,10 +147,11 @@ async def connect(channel: grpc.aio.Channel, timeout_s: float) -> None:
 class _Channel:
     """A channel whose methods carry the defaults; everything else is the channel's own."""
 
-    def __init__(self, dial: Callable[[], Any], options: ChannelOptions) -> None:
+    def __init__(self, dial: Callable[[], Any], options: ChannelOptions, endpoint: str) -> None:
         self._token = BearerToken(options.security)
         self._channel = dial()
         self._options = options
+        self.hearer, self.endpoint = options.hearer, endpoint
         named = ((TENANT_KEY, str(options.tenant)),) if options.tenant is not None else ()
         self._metadata: Metadata = (*named, *options.metadata)
         FORK_GUARD.opened(self)
@@ -180,9 +184,9 @@ class _AsyncChannel(_Channel):
     """With TLS a row of channels: one keeps its certificates in gRPC's Python client, so new ones get a new channel."""
 
     def __init__(
-        self, dial: Callable[[], grpc.aio.Channel], options: ChannelOptions, files: TlsFiles | None = None
+        self, dial: Callable[[], Any], options: ChannelOptions, endpoint: str, files: TlsFiles | None = None
     ) -> None:
-        super().__init__(dial, options)
+        super().__init__(dial, options, endpoint)
         self._dial = dial
         self._files = files
         self._retired: dict[grpc.aio.Channel, asyncio.Task[None]] = {}

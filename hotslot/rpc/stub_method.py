@@ -6,6 +6,13 @@ from typing import Any, Protocol
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
+class CallHearer(Protocol):
+    """Hears of calls; must neither block nor raise."""
+
+    def begun(self, endpoint: str, method: str, call: Any) -> None:
+        """A call began, over a channel to an endpoint; `call` is gRPC's for asyncio."""
+
+
 class DefaultsChannel(Protocol):
     """A channel of `hotslot.rpc.channel`."""
 
@@ -14,6 +21,14 @@ class DefaultsChannel(Protocol):
 
     def defaults(self) -> Metadata:
         """Metadata of every call."""
+
+    @property
+    def hearer(self) -> CallHearer | None:
+        """Object that hears of its calls."""
+
+    @property
+    def endpoint(self) -> str:
+        """Endpoint that it is for."""
 
 
 class StubMethod:
@@ -28,7 +43,10 @@ class StubMethod:
         self._inner: Any = None
 
     def __call__(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
-        return self._bound()(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+        call = self._bound()(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+        if self._channel.hearer is not None:
+            self._channel.hearer.begun(self._channel.endpoint, self._made_by[0][0], call)
+        return call
 
     def with_call(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
         """Blocking stubs only."""

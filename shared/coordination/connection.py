@@ -6,7 +6,8 @@ the time. So every command runs in a task of its own, which goes on to the end w
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +28,13 @@ from shared.coordination.refusals import refusal
 from shared.coordination.sentinel import sentinel_pool
 from shared.coordination.tls import tls_arguments, use_in_cluster, use_in_pool
 from shared.coordination.unreadable import FORM_ERRORS
+from shared.metrics.numbers import Reading, Spreads, Tally
 from shared.settings import RedisUrl
 from shared.transport_settings import RedisTransport
 
 T = TypeVar("T")
+PLAIN_COMMAND = "command"
+"""In the place of a script's name, for commands without one."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class RedisConnection:
         self._timeout_s = options.command_timeout_s
         self._running: set[asyncio.Task[Any]] = set()
         self._client = _open(options)
+        self._durations = Spreads("hotslot_redis_seconds")
+        self._errors = Tally("hotslot_redis_errors_total")
 
     async def __aenter__(self) -> "RedisConnection":
         return self
@@ -116,10 +122,25 @@ class RedisConnection:
 
         The keys that it names, and the script that it runs, are for the message of a refusal.
         """
-        task = asyncio.create_task(self._bounded(command, keys, script))
+        task = asyncio.create_task(self._timed(command, keys, script))
         self._running.add(task)
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of the commands."""
+        yield from self._durations.readings()
+        yield from self._errors.readings()
+
+    async def _timed(self, command: Callable[[Any], Awaitable[T]], keys: Sequence[str], script: str) -> T:
+        began_s, name = time.monotonic(), script or PLAIN_COMMAND
+        try:
+            return await self._bounded(command, keys, script)
+        except CoordinationUnavailableError as exc:
+            self._errors.add(name, "forbidden" if isinstance(exc, CoordinationForbiddenError) else "unavailable")
+            raise
+        finally:
+            self._durations.add(time.monotonic() - began_s, name)
 
     async def _bounded(self, command: Callable[[Any], Awaitable[T]], keys: Sequence[str], script: str) -> T:
         try:

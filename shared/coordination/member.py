@@ -12,7 +12,7 @@ newest residency, because it changed, was flushed or the lease had ended, the he
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 
 import structlog
@@ -30,6 +30,7 @@ from shared.coordination.seals import Doubt, RecordSeals
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.fleet.reporting import ReportSchedule, by_digest
 from shared.loops import happens, until_it_works
+from shared.metrics.numbers import Reading, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -78,6 +79,14 @@ class FleetMember:
         self._leaving = asyncio.Event()
         self._beating = False
         self._ended = asyncio.Event()
+        self._heartbeats = Tally("hotslot_heartbeats_total", [("ok",), ("failed",)])
+        self._losses = Tally("hotslot_lease_losses_total")
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of the membership."""
+        yield from self._heartbeats.readings()
+        yield from self._losses.readings()
+        yield Reading("hotslot_fleet_connected", self.connected)
 
     @property
     def connected(self) -> bool:
@@ -238,12 +247,15 @@ class FleetMember:
                 failures += 1
                 if self._connected.is_set() or failures == 1:
                     log.warning("coordination_lost", why=str(exc))
+                    self._losses.add()
+                self._heartbeats.add("failed")
                 self._connected.clear()
             else:
                 if failures:
                     log.info("coordination_back", failures=failures)
                 failures = 0
                 self._connected.set()
+                self._heartbeats.add("ok")
             await self._pause(failures)
 
     async def _beat(self) -> None:

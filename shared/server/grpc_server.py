@@ -24,8 +24,9 @@ from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
 from shared.identity.needs import check_needs
+from shared.server.call_log import CallObserver, log_call
 from shared.server.health_check import FactualHealthServicer
-from shared.server.interceptor import CallObserver, ErrorInterceptor, log_call
+from shared.server.interceptor import ErrorInterceptor
 from shared.server.stream_places import STALL_S, StreamLimit
 from shared.server.transport import check_listener, server_credentials
 from shared.server.wire_scan import check_bounds
@@ -112,15 +113,17 @@ class RpcServer:
         port: int,
         names: Sequence[str],
         options: ServerOptions,
-        end_calls: Callable[[], None],
+        interceptor: ErrorInterceptor,
     ) -> None:
-        """`end_calls` ends those that run."""
+        """The interceptor knows the calls that run, and can end them."""
         self.port = port
         """The port it listens on, also when 0 was asked for."""
         self.health_port = 0
         """Port of the health service alone; 0 where there is none."""
         self._server = server
-        self._end_calls = end_calls
+        self._end_calls = interceptor.end_calls
+        self.calls = interceptor.calls
+        """Numbers of its calls."""
         self._health = FactualHealthServicer()
         self._names = ("", READINESS, *names)
         self._options = options
@@ -209,7 +212,7 @@ async def serve(
     names = [entry.full_name for entry in services]
     for entry in services:
         entry.add_to_server(entry.servicer, grpc_server)
-    server = RpcServer(grpc_server, port, names, options, interceptor.end_calls)
+    server = RpcServer(grpc_server, port, names, options, interceptor)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], grpc_server)
     await server.start()
     log.info("listening", address=options.address, port=port, services=names)

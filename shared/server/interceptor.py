@@ -1,4 +1,4 @@
-"""The server interceptor that turns raised errors into statuses and logs every call.
+"""The server interceptor that turns raised errors into statuses, counts every call and tells its end.
 
 Handlers raise `HotslotError`s and hold no try/except. Whatever else they raise is our own bug: the caller gets
 INTERNAL with an incident id, the log gets the traceback under the same id, and nothing else leaks. Only callers cancel:
@@ -30,8 +30,11 @@ from hotslot.rpc.status import row_for
 from hotslot.rpc.tenant import SETTLED, tenant_of
 from shared.audit.audit_log import AuditLog
 from shared.audit.watched_call import WatchedCall, watched
+from shared.call_notes import begin_notes
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import CALLER
+from shared.metrics.calls import ServerCalls
+from shared.server.call_log import CallObserver, CallRecord, log_call
 from shared.server.failed_calls import abort, as_error
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
@@ -40,35 +43,6 @@ log = structlog.get_logger(__name__)
 
 # Health and reflection: called all the time, and not ours.
 _STANDARD_SERVICES = "/grpc."
-
-
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    """One finished call."""
-
-    method: str
-    """`/package.Service/Method`."""
-    tenant: str
-    code: grpc.StatusCode
-    reason: str
-    """Reason of the error; empty when there was none."""
-    duration_s: float
-
-
-CallObserver = Callable[[CallRecord], None]
-"""Told about every finished call, for example to count it; must not block or raise."""
-
-
-def log_call(record: CallRecord) -> None:
-    """The observer that every server has."""
-    log.info(
-        "rpc",
-        method=record.method,
-        tenant=record.tenant,
-        code=record.code.name,
-        duration_ms=round(record.duration_s * 1e3, 3),
-        **({"reason": record.reason} if record.reason else {}),
-    )
 
 
 def _as_it_is(data: bytes) -> Any:
@@ -99,6 +73,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._stall_s = stall_s
         self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
+        self.calls = ServerCalls()
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: set[asyncio.Task[Any]] = set()
 
@@ -134,16 +109,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             )
 
         decode = self._decoder(method, handler.request_deserializer)
+        encode = handler.response_serializer or _as_it_is
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._run(method, behavior, request, context, decode)
+            return await self._run(method, behavior, request, context, decode, encode)
 
-        return make(
-            call,
-            # Nothing is decoded before its sender is known.
-            request_deserializer=None,
-            response_serializer=handler.response_serializer,
-        )
+        # Nothing is decoded before its sender is known; what is encoded here can be counted.
+        return make(call, request_deserializer=None, response_serializer=None)
 
     def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
         if method not in self._decoders:
@@ -167,8 +139,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         request: Any,
         context: Any,
         decode: Callable[[bytes], Any] = _as_it_is,
+        encode: Callable[[Any], bytes] = _as_it_is,
     ) -> Any:
         started = time.perf_counter()
+        self.calls.started(method)
+        notes, sizes = begin_notes(context.invocation_metadata() or ()), Sizes()
+        structlog.contextvars.bind_contextvars(**notes.ids)
         tenant, code, reason = "", grpc.StatusCode.OK, ""
         task = asyncio.current_task()
         assert task is not None
@@ -184,16 +160,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if left_s is not None and left_s <= 0:
                 raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
             if not (is_stream := isinstance(request, AsyncIterable)):
+                sizes.received = len(request)
                 request = decode(request)
                 if isinstance(request, Refused):
                     raise request.error
             if places is not None:
                 places.take(stream, tenant, asyncio.get_running_loop().time())
             if is_stream:
-                request = _decoded(request, decode, stream, seen)
+                request = _decoded(request, decode, stream, sizes, seen)
             elif seen is not None:
                 await seen.requested(request)
-            return await _drive(behavior(request, context), context, stream, seen)
+            return await _drive(behavior(request, context), context, stream, encode, sizes, seen)
         except asyncio.CancelledError:
             if task not in self._ending or task.uncancel():
                 code = grpc.StatusCode.CANCELLED
@@ -212,7 +189,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             self._ending.discard(task)
             if places is not None:
                 places.leave(stream)
-            record = CallRecord(method, tenant, code, reason, time.perf_counter() - started)
+            record = CallRecord(method, tenant, code, reason, time.perf_counter() - started, notes)
+            self.calls.ended(method, code.name, reason, record.duration_s, sizes.sent, sizes.received)
             for observe in self._observers:
                 observe(record)
             if seen is not None:
@@ -233,12 +211,25 @@ def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[
     return decode_or_refuse
 
 
+@dataclass(slots=True)
+class Sizes:
+    """Bytes of the messages of one call."""
+
+    sent: int = 0
+    received: int = 0
+
+
 async def _decoded(
-    messages: AsyncIterable[Any], decode: Callable[[bytes], Any], stream: Stream, seen: WatchedCall | None
+    messages: AsyncIterable[Any],
+    decode: Callable[[bytes], Any],
+    stream: Stream,
+    sizes: Sizes,
+    seen: WatchedCall | None,
 ) -> AsyncGenerator[Any]:
     """The messages of a client's stream; raises at the first that is refused, or does not come."""
     coming = aiter(messages)
     while (data := await stream.read(anext(coming, None))) is not None:
+        sizes.received += len(cast(bytes, data))
         message = decode(cast(bytes, data))
         if isinstance(message, Refused):
             raise message.error
@@ -247,7 +238,14 @@ async def _decoded(
         yield message
 
 
-async def _drive(result: Any, context: Any, stream: Stream, seen: WatchedCall | None = None) -> Any:
+async def _drive(
+    result: Any,
+    context: Any,
+    stream: Stream,
+    encode: Callable[[Any], bytes],
+    sizes: Sizes,
+    seen: WatchedCall | None = None,
+) -> Any:
     """Finish a handler's result, whichever way the handler is written.
 
     A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
@@ -256,8 +254,10 @@ async def _drive(result: Any, context: Any, stream: Stream, seen: WatchedCall | 
     if isinstance(result, AsyncGenerator):
         async with aclosing(result):
             async for message in result:
+                data = encode(message)
+                sizes.sent += len(data)
                 try:
-                    await stream.write(context.write(message))
+                    await stream.write(context.write(data))
                     if seen is not None:
                         seen.answered(message)
                 except grpc.aio.InternalError as exc:
@@ -268,5 +268,7 @@ async def _drive(result: Any, context: Any, stream: Stream, seen: WatchedCall | 
         answer = await result
         if seen is not None:
             seen.answered(answer)
-        return answer
+        data = encode(answer)
+        sizes.sent = len(data)
+        return data
     raise TypeError("a handler must be `async def`")

@@ -15,6 +15,7 @@ from pathlib import Path
 from hotslot.content_files import StagedFile, make_directory
 from hotslot.errors import DigestMismatchError, FieldViolation, InvalidRequestError, QuotaExceededError
 from hotslot.ids import Digest, digest_of_hex
+from shared.metrics.numbers import Tally
 from store_service.execution.offload import Offload
 
 
@@ -103,7 +104,9 @@ class Arrival:
 class ArrivalStream:
     """Writes an arrival's bytes on threads, while the next ones come. Lives on the event loop."""
 
-    def __init__(self, arrival: Arrival, offload: Offload) -> None:
+    def __init__(self, arrival: Arrival, offload: Offload, received: Tally) -> None:
+        """`received` counts the bytes."""
+        self._received = received
         self._arrival = arrival
         self._offload = offload
         self._writing: asyncio.Future[None] | None = None
@@ -112,6 +115,7 @@ class ArrivalStream:
         """Begin to write, once what came before is written; raises as `Arrival.write`, here or with a later call."""
         await self.settle()
         if data:
+            self._received.add("in", by=len(data))
             self._writing = self._offload.start(self._arrival.write, data)
 
     async def settle(self) -> None:

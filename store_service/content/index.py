@@ -62,6 +62,11 @@ class BlobIndex:
         with self._lock:
             self._reserved_bytes += size_bytes
 
+    def num_local(self) -> int:
+        """Blobs on the local disk."""
+        with self._lock:
+            return len(self._local)
+
     def used_bytes(self) -> int:
         """Bytes on the local disk, and those about to be."""
         with self._lock:

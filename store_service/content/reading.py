@@ -12,6 +12,7 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from hotslot.errors import BadOffsetError, DigestMismatchError
 from hotslot.ids import Digest, TenantId, digest_of_hex
+from shared.metrics.numbers import Tally
 from store_service.content.recovery import Recovery
 from store_service.content.verified import Verified
 from store_service.execution.offload import Offload
@@ -156,6 +157,7 @@ class ContentReader:
         self._recovery = recovery
         self._offload = offload
         self._verified = verified
+        self.sent = Tally("hotslot_content_bytes_total", [("out",)])
 
     async def read(
         self, tenant: TenantId, digest: Digest, offset: int, limit: int, encode: Encode[T]
@@ -186,8 +188,12 @@ class ContentReader:
     def _stream(
         self, file: BinaryIO, size_bytes: int, digest: Digest, offset: int, limit: int, encode: Encode[T]
     ) -> AsyncGenerator[T]:
+        def counted(data: bytes, offset: int, size_bytes: int) -> T:
+            self.sent.add("out", by=len(data))
+            return encode(data, offset, size_bytes)
+
         return read_stream(
-            file, size_bytes, digest, encode, self._offload, offset=offset, limit=limit, verified=self._verified
+            file, size_bytes, digest, counted, self._offload, offset=offset, limit=limit, verified=self._verified
         )
 
 

@@ -9,6 +9,7 @@ from hotslot.content_files import digest_of_file
 from hotslot.errors import BlobNotFoundError, HotslotError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
+from shared.metrics.numbers import Tally
 from store_service.content.keys import BlobKey
 from store_service.content.origins import Origins
 from store_service.content.published import PublishedBlobs
@@ -38,14 +39,17 @@ class Recovery:
         self._restoring = Offload("restore", max_restores)
         self._cancelled = threading.Event()
         self._restores: SingleFlight[BlobKey, None] = SingleFlight()
+        self.opens = Tally("hotslot_blob_opens_total", [("hit",), ("miss",)])
 
     async def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
         """A published blob for reading, and its size.
 
         Raises BlobNotFoundError, BlobLostError, StoreUnavailableError, SourceUnavailableError, QuotaExceededError.
         """
-        for _ in range(NUM_OPENS):
+        for attempt in range(NUM_OPENS):
             opened = await self._offload(self._published.open, tenant, digest)
+            if not attempt:
+                self.opens.add("miss" if opened is None else "hit")
             if opened is not None:
                 return opened
             self._blobs.keep(tenant, digest)

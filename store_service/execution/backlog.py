@@ -18,6 +18,11 @@ class Backlog:
         self._mean_s = 0.0
 
     @property
+    def num_waiting(self) -> int:
+        """Calls that wait."""
+        return self._num_waiting
+
+    @property
     def expected_wait_s(self) -> float:
         """Wait of a call that came now, going by how long calls took lately."""
         if self._num_waiting + self._num_running < self._num_threads:

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from hotslot.errors import RequestDeadlineError
+from hotslot.errors import RequestDeadlineError, StoreBusyError
+from shared.metrics.numbers import Reading
 from store_service.execution.fair_shares import FairShares
 from store_service.execution.offload import Offload
+from store_service.execution.queue_numbers import QueueNumbers
 from store_service.execution.unwanted import Wish
 
 P = ParamSpec("P")
@@ -37,6 +39,11 @@ class FairQueue:
         self._offload = Offload(name, num_threads)
         self._shares: FairShares[_Turn] = FairShares(max_waiting)
         self._num_free = num_threads
+        self._numbers = QueueNumbers(name)
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of its calls."""
+        yield from self._numbers.readings(self._shares.num_waiting)
 
     async def __call__(
         self, tenant: str, left_s: float | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -74,8 +81,12 @@ class FairQueue:
         self, tenant: str, left_s: float | None, function: Callable[[], T]
     ) -> "tuple[_Turn, asyncio.Future[T]]":
         """Begin the work when its turn comes."""
-        turn = _Turn(tenant, Wish(left_s))
-        self._shares.add(tenant, turn, time.monotonic())
+        turn, arrived_s = _Turn(tenant, Wish(left_s)), time.monotonic()
+        try:
+            self._shares.add(tenant, turn, arrived_s)
+        except StoreBusyError as exc:
+            self._numbers.refused(exc)
+            raise
         self._give_turns()
         try:
             async with asyncio.timeout(left_s):
@@ -83,10 +94,13 @@ class FairQueue:
         except TimeoutError as exc:
             self._leave(turn)
             message = "the deadline passed before the store came to the call; nothing was done"
-            raise RequestDeadlineError(message) from exc
+            late = RequestDeadlineError(message)
+            self._numbers.waited(time.monotonic() - arrived_s, late)
+            raise late from exc
         except BaseException:
             self._leave(turn)
             raise
+        self._numbers.waited(time.monotonic() - arrived_s)
         running = self._offload.start(turn.wish.work, function)
         running.add_done_callback(lambda _: self._end(turn))
         return turn, running

@@ -28,6 +28,11 @@ class FairShares(Generic[Work]):
         """Tenant and beginning of what runs."""
         self._taken_s: defaultdict[str, float] = defaultdict(float)
 
+    @property
+    def num_waiting(self) -> int:
+        """Work that waits."""
+        return self._num_waiting
+
     def add(self, tenant: str, work: Work, now_s: float) -> None:
         """Let a piece of work wait; raises StoreBusyError where a tenant lets too many wait."""
         if len(self._waiting.get(tenant, ())) >= SHARE * (self._max_waiting - self._num_waiting):

@@ -6,7 +6,7 @@ request share one import, and imports of one content under different names share
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from hotslot.errors import (
 )
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
+from shared.metrics.numbers import Reading, Tally
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
 from store_service.execution.fair_queue import FairQueue
@@ -93,6 +94,13 @@ class Importer:
         self._resolutions: SingleFlight[tuple[TenantId, str], FixedCheckpoint] = SingleFlight()
         self._absent: Recent[tuple[TenantId, str], SourceNotFoundError] = Recent(options.refusal_ttl_s)
         self._refused: Recent[_RefusalKey, _Refusal] = Recent(options.refusal_ttl_s)
+        outcomes = ("published", "refused", "failed", "cancelled")
+        self._outcomes = Tally("hotslot_imports_total", [(name,) for name in outcomes])
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of imports."""
+        yield Reading("hotslot_imports_running", len(self._imports))
+        yield from self._outcomes.readings()
 
     async def run(
         self, tenant: TenantId, source: Source, publication: Publication
@@ -158,8 +166,12 @@ class Importer:
             job.lingering.cancel()
         if task.cancelled():
             log.info("import_cancelled", source=source.key)
-        elif task.exception() is not None:
-            log.info("import_failed", source=source.key, why=str(task.exception()))
+            self._outcomes.add("cancelled")
+        elif (failure := task.exception()) is not None:
+            log.info("import_failed", source=source.key, why=str(failure))
+            self._outcomes.add("refused" if isinstance(failure, InvalidAdapterError) else "failed")
+        else:
+            self._outcomes.add("published")
 
     async def _work(self, job: _Import, tenant: TenantId, source: Source, publication: Publication) -> VersionRecord:
         try:

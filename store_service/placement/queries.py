@@ -1,11 +1,12 @@
 """Answers of PlacementService: picks and listings."""
 
 import itertools
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
+from hotslot.contract.placement import Tier
 from hotslot.errors import (
     BaseModelMismatchError,
     FieldViolation,
@@ -13,12 +14,13 @@ from hotslot.errors import (
     NoWorkersError,
     Violation,
 )
-from hotslot.ids import DIGEST_PREFIX, Digest, TenantId, parse_digest
+from hotslot.ids import DIGEST_PREFIX, Digest, TenantId, WorkerId, parse_digest
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
 from shared.fleet.policy import RankedWorker
 from shared.fleet.records import PlacedVersion, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+from shared.metrics.numbers import Reading, Spreads, Tally
 from shared.server.deadline import HasDeadline
 from store_service.placement.fleets import REFRESH_S, FleetCache
 from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
@@ -26,6 +28,7 @@ from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
 DEFAULT_CANDIDATES = 3
 MAX_CANDIDATES = 100
 MAX_ADAPTERS = 64
+NO_WORKERS = "no_workers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,15 @@ class PlacementQueries:
         self._fleets = fleets
         self._resolver = resolver
         self._turns = itertools.count()
+        outcomes = (Tier.SLOT, Tier.HOST, Tier.DISK, Tier.NONE, NO_WORKERS)
+        self._decisions = Tally("hotslot_placement_decisions_total", [(str(name),) for name in outcomes])
+        self._spills = Tally("hotslot_placement_spills_total")
+        self._replicas = Spreads("hotslot_placement_replicas")
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of the picks."""
+        for numbers in (self._decisions, self._spills, self._replicas):
+            yield from numbers.readings()
 
     async def pick(
         self,
@@ -92,19 +104,25 @@ class PlacementQueries:
         # Several references may stand for one version, which takes its slots once.
         fleet = choose(picture.groups, key, {wanted.digest: wanted.ranks for wanted in resolved})
         if fleet is None:
+            self._decisions.add(NO_WORKERS)
             raise NoWorkersError(
                 f"no worker of base model {base_model or pool} takes requests now; "
                 "start one, or wait for one to be ready",
                 retry_after_s=1.0,
             )
-        candidates = fleet.pick(
-            digests,
-            await picture.placements(digests),
-            count=max_workers or DEFAULT_CANDIDATES,
-            turn=turn,
-            policy=resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY,
-        )
+        policy = resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY
+        placements, count = await picture.placements(digests), max_workers or DEFAULT_CANDIDATES
+        candidates = fleet.pick(digests, placements, count=count, turn=turn, policy=policy)
+        self._count(candidates, fleet.homes(digests[0], placements.get(digests[0], ()), policy) if digests else ())
         return Pick(tuple(candidates), digests, REFRESH_S, picture.revision)
+
+    def _count(self, candidates: Sequence[RankedWorker], homes: Sequence[WorkerId]) -> None:
+        """Count a pick of workers for a version with these homes."""
+        self._decisions.add(str(candidates[0].tier) if candidates else NO_WORKERS)
+        if homes:
+            self._replicas.add(len(homes))
+            if candidates and candidates[0].worker.info.worker_id not in homes:
+                self._spills.add()
 
     async def list_workers(
         self, base_model: str, limit: int, after: tuple[str, str]

@@ -11,6 +11,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.tenant import tenant_of
+from shared.call_notes import call_notes
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.records import AdapterFilter, VersionRecord
@@ -166,7 +167,9 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             self._retention.note_resolved(tenant, reference, found)
             return contract.resolution_message(found)
 
-        return await self._lookups(context, answer)
+        response = await self._lookups(context, answer)
+        call_notes().digests = (response.version.digest,)
+        return response
 
     async def SetTag(self, request: pb.SetTagRequest, context: Any) -> pb.SetTagResponse:
         """See the service's definition."""

@@ -1,6 +1,6 @@
 """BlobService: bytes in and out."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -9,6 +9,8 @@ from hotslot.ids import Digest, parse_digest
 from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.blob_chunks import encode_chunk
 from hotslot.rpc.tenant import tenant_of
+from shared.call_notes import call_notes
+from shared.metrics.numbers import Reading, Tally
 from store_service.content.reading import ContentReader
 from store_service.content.receiving import UploadChunk, Uploads
 from store_service.content.uploads import UploadFolder
@@ -24,10 +26,17 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         self._uploads = Uploads(uploads, offload)
         self._reader = reader
         self._turns = turns
+        self._received = Tally("hotslot_content_bytes_total", [("in",)])
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of the bytes that went by."""
+        yield from self._received.readings()
+        yield from self._reader.sent.readings()
 
     async def ReadBlob(self, request: blob_pb2.ReadBlobRequest, context: Any) -> AsyncIterator[Any]:
         """See the service's definition; the messages are encoded already."""
         digest = parse_digest(request.digest)
+        call_notes().digests = (digest,)
         _check_range(request.offset, request.limit)
         messages = self._reader.read(tenant_of(context), digest, request.offset, request.limit, encode_chunk)
         async with aclosing(messages):
@@ -39,7 +48,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         self, request_iterator: AsyncIterator[blob_pb2.WriteBlobRequest], context: Any
     ) -> blob_pb2.WriteBlobResponse:
         """See the service's definition."""
-        chunks = _chunks_of(request_iterator)
+        chunks = _chunks_of(request_iterator, self._received)
         result = await self._uploads.receive(tenant_of(context), chunks)
         return blob_pb2.WriteBlobResponse(
             digest=result.digest, committed_size=result.committed_size, complete=result.is_complete
@@ -62,10 +71,11 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         return blob_pb2.FindMissingBlobsResponse(missing_digests=missing)
 
 
-async def _chunks_of(messages: AsyncIterator[blob_pb2.WriteBlobRequest]) -> AsyncIterator[UploadChunk]:
+async def _chunks_of(messages: AsyncIterator[blob_pb2.WriteBlobRequest], received: Tally) -> AsyncIterator[UploadChunk]:
     digest: Digest | None = None
     async for message in messages:
         digest = digest or parse_digest(message.digest)
+        received.add("in", by=len(message.data))
         yield UploadChunk(digest, message.size_bytes, message.offset, message.data, message.finish)
 
 

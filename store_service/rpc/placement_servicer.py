@@ -22,6 +22,8 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     def __init__(self, fleets: FleetCache, resolver: WantedResolver) -> None:
         self._directory = fleets.directory
         self._queries = PlacementQueries(fleets.directory, fleets, resolver)
+        self.readings = self._queries.readings
+        """Numbers of the picks."""
 
     async def PickWorkers(self, request: pb.PickWorkersRequest, context: Any) -> pb.PickWorkersResponse:
         """Workers for a set of adapters, best first."""

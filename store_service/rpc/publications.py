@@ -12,6 +12,8 @@ from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError, Re
 from hotslot.ids import TenantId, parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_reference, parse_tag
+from shared.call_notes import call_notes
+from shared.metrics.numbers import Tally
 from shared.server.deadline import HasDeadline
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.behind import VersionsBehind
@@ -67,6 +69,8 @@ class Publications:
         self._lookups = lookups
         self._admission = admission
         self._threads = threads
+        self.received = Tally("hotslot_content_bytes_total", [("in",)])
+        """Bytes of files that came with calls."""
 
     async def create(
         self, tenant: TenantId, request: pb.CreateVersionRequest, caller: HasDeadline
@@ -85,7 +89,7 @@ class Publications:
         if first is None:
             raise InvalidRequestError([FieldViolation("version", "the stream has no message")])
         publication, files = publication_of(first.version), _files_of(first)
-        stream = ArrivalStream(self._arrivals.begin(files), self._threads)
+        stream = ArrivalStream(self._arrivals.begin(files), self._threads, self.received)
         looking = asyncio.ensure_future(self._holding(tenant, publication, caller))
         try:
             checkpoint = Checkpoint(await _received(first, messages, stream))
@@ -112,6 +116,7 @@ class Publications:
             return ()
 
     async def _answer(self, tenant: TenantId, record: VersionRecord, created: bool) -> pb.CreateVersionResponse:
+        call_notes().digests = (record.manifest.digest,)
         self._pruner.note(tenant, record.adapter)
         record = await self._serving.advised(record)
         version = await self._threads(contract.version_message, record)

@@ -18,8 +18,8 @@ from hotslot.errors import InvalidRequestError
 from hotslot.local.child_processes import free_port
 from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.status import from_rpc_error
+from shared.server.call_log import CallRecord
 from shared.server.grpc_server import ServerOptions, serve, service
-from shared.server.interceptor import CallRecord
 from tests.support.request_messages import methods, places
 from tests.support.waiting import until
 

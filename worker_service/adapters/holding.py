@@ -78,6 +78,11 @@ class Holding:
         return bool(self.users or self.pins or self.policies)
 
     @property
+    def is_pinned(self) -> bool:
+        """True if a pin of a reference or a policy keeps it."""
+        return bool(self.pins or self.policies)
+
+    @property
     def keeps_slots(self) -> bool:
         """True if a pin keeps its slots, or is about to."""
         return bool(self.pins or self.num_pinning)
@@ -164,5 +169,4 @@ class Holding:
         else:
             return None
         (tenant, name), *others = self.latest_users(max_users) or [(DEFAULT_TENANT, "")]
-        pinned = bool(self.pins or self.policies)
-        return Resident(self.digest, tier, pinned, name, tenant, demand(self.digest), tuple(others))
+        return Resident(self.digest, tier, self.is_pinned, name, tenant, demand(self.digest), tuple(others))

@@ -11,7 +11,7 @@ Tiers: a first user takes a version from disk or nowhere to `loading`, its load 
 which versions of host memory are in slots. Only an eviction or an unload takes a version out of host memory.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -43,6 +43,8 @@ class Holdings:
         self._host_bytes = 0
         self._reserved_bytes = 0
         self._num_uses = 0
+        self.num_evicted = 0
+        """Versions that left host memory since the start."""
         self._prune_above = PRUNE_ABOVE
 
     @property
@@ -225,7 +227,20 @@ class Holdings:
         if holding.is_empty:
             self._holdings.pop(holding.digest, None)
 
+    def tiers(self) -> Counter[AdapterTier]:
+        """Numbers of versions by the fastest tier that has them."""
+        return Counter(self._tier(holding) for holding in self._holdings.values())
+
+    def resident(self) -> Iterator[tuple[Holding, SlotHolder | None]]:
+        """Versions in host memory, each with its slots."""
+        return ((holding, self._slots.get(digest)) for digest, holding in self._host.items())
+
+    def loading(self) -> Iterator[Holding]:
+        """Versions that users wait for."""
+        return (holding for holding in self._holdings.values() if holding.users and holding.weights is None)
+
     def _evict(self, holding: Holding) -> None:
+        self.num_evicted += 1
         del self._host[holding.digest]
         self._host_bytes -= holding.size_bytes
         holding.weights = None

@@ -8,7 +8,7 @@ pull it again and again.
 import asyncio
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +20,7 @@ from hotslot.errors import HotslotError, InvalidAdapterError
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
+from shared.metrics.numbers import Reading, Spreads, Tally
 from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights
@@ -85,6 +86,9 @@ class Loader:
             MAX_REMEMBERED_FAILURES, limits.failure_ttl_s, timer=clock
         )
         self._turns = asyncio.Semaphore(limits.max_parallel)
+        self._durations = Spreads("hotslot_adapter_load_seconds", [("fetch",)])
+        self._outcomes = Tally("hotslot_adapter_loads_total", [("loaded",), ("refused",), ("failed",)])
+        self._bytes = Tally("hotslot_adapter_fetched_bytes_total")
 
     async def acquire(self, version: AdapterVersion) -> AdapterWeights:
         """The version's weights, held until the holdings' `release`; loads them if need be.
@@ -105,6 +109,11 @@ class Loader:
             self._holdings.release(version.digest)
             raise
 
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of the loads."""
+        for numbers in (self._durations, self._outcomes, self._bytes):
+            yield from numbers.readings()
+
     async def close(self) -> None:
         """Cancel what is under way and wait until it has ended."""
         await self._flights.close()
@@ -124,10 +133,15 @@ class Loader:
         except InvalidAdapterError as exc:
             log.warning("load_refused", digest=version.digest, why=exc.message)
             self._failures[version.tenant, version.digest] = exc
+            self._outcomes.add("refused")
             raise
         except HotslotError as exc:
             log.warning("load_failed", digest=version.digest, reference=str(version.reference), why=exc.message)
+            self._outcomes.add("failed")
             raise
+        self._outcomes.add("loaded")
+        self._bytes.add(by=manifest.weights_size_bytes)
+        self._durations.add(self._clock() - started, "fetch")
         log.info(
             "loaded",
             digest=version.digest,

@@ -145,6 +145,11 @@ class ReferenceCache:
         self._entries.move_to_end(key)
         return entry.version
 
+    def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
+        """The version that serves a reference; asks for nothing, and is no use of it."""
+        entry = self._entries.get((tenant, reference))
+        return entry.version if entry is not None else None
+
     async def begin_flip(self, tenant: TenantId, reference: Reference, min_revision: int = 0) -> AdapterVersion:
         """Ask the store which version to `flip` a reference to, whatever is cached.
 

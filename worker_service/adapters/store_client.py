@@ -5,6 +5,7 @@ cannot be reached, or does not answer in time, is a StoreUnavailableError.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import NoReturn
@@ -37,6 +38,7 @@ from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+from shared.metrics.numbers import Spreads
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.fleet_calls import FleetCalls
 from worker_service.adapters.version import AdapterVersion, WantedVersion
@@ -78,6 +80,7 @@ class StoreView:
         self._base_model_digest = base_model_digest
         self._timeouts = timeouts
         self._memory = RecycledMemory()
+        self.resolves = Spreads("hotslot_adapter_load_seconds", [("resolve",)])
 
     async def resolve(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         """Ask what a reference stands for now.
@@ -88,12 +91,14 @@ class StoreView:
         request = adapter_store_pb2.ResolveAdapterRequest(
             reference=str(reference), base_model_digest=self._base_model_digest
         )
+        began_s = time.monotonic()
         try:
             response = await self._adapters.ResolveAdapter(
                 request, timeout=self._timeouts.call_s, metadata=((TENANT_KEY, tenant),)
             )
         except grpc.RpcError as exc:
             _raise_from(exc, f"resolving {reference}")
+        self.resolves.add(time.monotonic() - began_s, "resolve")
         digest = Digest(response.version.digest)
         if reference.digest is not None and digest != reference.digest:
             raise DigestMismatchError(f"the store's answer for {reference}", digest, reference.digest)

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Protocol
 
 import structlog
 
+from hotslot.contract.control import AdapterTier
 from hotslot.errors import SlotsFullError
 from hotslot.ids import Digest
+from shared.metrics.numbers import Reading, states
 from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader
@@ -67,6 +69,17 @@ class AdapterTiers:
         self._loader = loader
         self._slots = slots
         self._loading = TenantPlaces(engine.max_waiting)
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of loads and of what host memory holds."""
+        yield from self._loader.readings()
+        tiers = self.holdings.tiers()
+        named = {str(tier.value): tiers[tier] for tier in (AdapterTier.SLOT, AdapterTier.HOST, AdapterTier.DISK)}
+        yield from states("hotslot_adapters_resident", named)
+        yield Reading("hotslot_adapter_evictions_total", self.holdings.num_evicted, ("host",))
+        yield Reading("hotslot_host_cache_used_bytes", self.holdings.used_bytes)
+        yield Reading("hotslot_host_cache_limit_bytes", self.holdings.budget_bytes)
+        yield Reading("hotslot_loading_requests", self.num_loading)
 
     @property
     def num_loading(self) -> int:

@@ -22,6 +22,7 @@ from hotslot.errors import (
 )
 from hotslot.ids import Digest, TenantId
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.call_notes import call_notes
 from shared.fleet.records import WorkerRecord
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
@@ -111,6 +112,7 @@ class FrontDoor:
         """Places to try, in order, decided as late as possible: another worker's id, or None for this one."""
         here = self._facts(settled.digests)
         tried = await router.before(settled.digests, here, settled.policy)
+        router.decisions.add(_decided(here, is_elsewhere=bool(tried)))
         for peer in tried:
             yield peer.info.worker_id, self._there(router, peer, call, settled)
         if not here.takes_requests:
@@ -155,5 +157,15 @@ class FrontDoor:
         async with aclosing(router.forward(peer, parcel)) as messages:
             is_first = True
             async for message in messages:
+                call_notes().forwarded_to = peer.info.worker_id
                 yield call.as_asked(message, settled.references) if is_first and settled.chosen else message
                 is_first = False
+
+
+def _decided(here: Here, *, is_elsewhere: bool) -> str:
+    """Name of the first place that a request tries, for metrics."""
+    if is_elsewhere:
+        return "spilled" if here.takes_requests and here.holds_all else "away"
+    if not here.takes_requests:
+        return "none"
+    return "here" if here.holds_all else "cold"

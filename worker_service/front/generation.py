@@ -23,6 +23,7 @@ from hotslot.contract.generation import (
 )
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId, WorkerId
+from shared.call_notes import FIRST_TOKEN, TOTAL, CallNotes, adapter_label, call_notes
 from shared.telemetry import bind_log_context
 from worker_service.adapters.policy import AdapterDefaults, Selection
 from worker_service.adapters.provider import AdapterProvider, Chosen
@@ -44,6 +45,8 @@ from worker_service.front.settling import SettledRequest
 from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs, check_prompt_tokens
 
 _UNSET = SequenceId(0)
+CHAT, COMPLETION = "chat", "text_completion"
+"""Operations in OpenTelemetry's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,16 @@ class Generation:
         accepted_s = self.engine.clock()
         selections = self.policy.choose(tenant, check(request, self.limits), base_only=request.base_only)
         request = replace(request, request_id=request.request_id or new_request_id())
+        notes = call_notes()
+        notes.request_id = request.request_id
+        bind_log_context(request_id=request.request_id)
+        notes.operation = CHAT if isinstance(request.prompt, ChatPrompt) else COMPLETION
         chosen, unconfirmed = await self._versions(tenant, selections, request.min_revision, is_forwarded)
+        notes.adapter = adapter_label([item.selection.reference.name for item in chosen])
+        notes.references = tuple(str(item.selection.reference) for item in chosen)
+        notes.digests = tuple(item.version.digest for item in chosen)
+        if chosen:
+            notes.stages_s["resolve"] = self.engine.clock() - accepted_s
         deadline_s = accepted_s + timeout_s if timeout_s is not None else None
         return SettledRequest(tenant, request, chosen, accepted_s, deadline_s, unconfirmed)
 
@@ -109,13 +121,13 @@ class Generation:
         versions are not confirmed, SlotsFullError, QueueFullError, and RequestDeadlineError.
         """
         request, prompt, clock = settled.request, settled.request.prompt, self.engine.clock
-        bind_log_context(request_id=request.request_id)
         if settled.unconfirmed is not None:
             raise settled.unconfirmed
         assert isinstance(prompt, str | ChatPrompt | tuple), "a settled request has a prompt"
         token_ids = await self.encoder.encode(prompt)
         check_prompt_tokens(prompt, token_ids, self.limits, self.encoder.token_text)
         check_prompt_logprobs(request, len(token_ids))
+        call_notes().prompt_tokens = len(token_ids)
         started = Started(
             request.request_id,
             self.identity.worker_id,
@@ -197,7 +209,7 @@ class Generation:
             )
             for choice in range(request.num_choices)
         ]
-        is_started = False
+        notes, is_started = call_notes(), False
         unfinished = list(answers)
         while unfinished:
             for index, event in await group.take():
@@ -225,7 +237,9 @@ class Generation:
                     yield chunk
                 if answer.ending is not None:
                     unfinished.remove(answer)
-                    yield _finished(answer, settled, len(token_ids), load_s)
+                    finished = _finished(answer, settled, len(token_ids), load_s)
+                    _note(notes, finished)
+                    yield finished
 
 
 def new_request_id() -> str:
@@ -247,6 +261,19 @@ def _mix(chosen: Sequence[Chosen]) -> list[tuple[AdapterVersion, float]]:
         _, weight = mix.get(item.version.digest, (item.version, 0.0))
         mix[item.version.digest] = (item.version, weight + item.selection.weight)
     return list(mix.values())
+
+
+def _note(notes: CallNotes, finished: Finished) -> None:
+    """Note what a choice took; of several choices the times are the first one's that ended."""
+    usage, timings = finished.usage, finished.timings
+    notes.answer_tokens += usage.completion_tokens
+    notes.cached_tokens = usage.cached_tokens
+    if FIRST_TOKEN not in notes.stages_s:
+        notes.stages_s["load"] = timings.adapter_load_s
+        notes.stages_s["queue"] = timings.queue_s
+        notes.stages_s[FIRST_TOKEN] = timings.time_to_first_token_s
+        notes.stages_s[TOTAL] = timings.total_s
+        notes.first_answer_tokens = usage.completion_tokens
 
 
 def _finished(answer: Answer, settled: SettledRequest, num_prompt_tokens: int, load_s: float) -> Finished:

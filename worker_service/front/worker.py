@@ -112,6 +112,10 @@ class ServingWorker:
             )
         return self._parts
 
+    def base_model_name(self) -> str:
+        """Name of the base model; empty while it is being loaded."""
+        return self._parts.info.base_model if self._parts is not None else ""
+
     @property
     def is_started(self) -> bool:
         """True if its model is loaded."""

@@ -15,6 +15,7 @@ from hotslot.rpc.channel import ChannelOptions, connect, open_channel
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import AUTHORIZATION, NO_SECURITY, ChannelSecurity
 from hotslot.rpc.status import from_rpc_error
+from hotslot.rpc.stub_method import CallHearer
 from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
 from shared.fleet.records import WorkerRecord
 
@@ -44,10 +45,21 @@ class Parcel:
     timeout_s: float | None
 
 
-def open_peers(keepalive_s: float, *, use_proxy: bool = False, security: ChannelSecurity = NO_SECURITY) -> Peers:
+def open_peers(
+    keepalive_s: float,
+    *,
+    use_proxy: bool = False,
+    security: ChannelSecurity = NO_SECURITY,
+    hearer: CallHearer | None = None,
+) -> Peers:
     """Connections to other workers; one whose end is silent for 1.5 × `keepalive_s` counts as broken."""
     options = ChannelOptions(
-        max_attempts=1, stream_timeout_s=None, keepalive_s=keepalive_s, use_proxy=use_proxy, security=security
+        max_attempts=1,
+        stream_timeout_s=None,
+        keepalive_s=keepalive_s,
+        use_proxy=use_proxy,
+        security=security,
+        hearer=hearer,
     )
 
     def dial(endpoint: str) -> grpc.aio.Channel:

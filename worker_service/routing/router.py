@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from contextlib import aclosing
 
 import structlog
@@ -12,6 +12,7 @@ from hotslot.errors import (
     AdaptersDisabledError,
     CatalogBehindError,
     EngineFailedError,
+    HotslotError,
     SourceUnavailableError,
     StoreUnavailableError,
     UnavailableError,
@@ -20,6 +21,7 @@ from hotslot.ids import Digest, WorkerId
 from shared.fleet.policy import Fleet, RankedWorker
 from shared.fleet.records import WorkerRecord
 from shared.fleet.replica_policy import ReplicaPolicy
+from shared.metrics.numbers import Reading, Tally
 from worker_service.routing.fleet_view import FleetView
 from worker_service.routing.forwarding import Parcel, Peers, forward
 from worker_service.routing.plan import Here, before_here, instead_of_here
@@ -58,6 +60,10 @@ class Router:
         self._seen: Fleet | None = None
         self._knowing: Fleet | None = None
         self._counted_at_s = float("-inf")
+        self.decisions = Tally(
+            "hotslot_routing_decisions_total", [(name,) for name in ("here", "cold", "away", "spilled", "none")]
+        )
+        self._forwards = Tally("hotslot_forwards_total", [(name,) for name in ("ok", "refused", "lost", "cancelled")])
 
     @property
     def worker_id(self) -> WorkerId:
@@ -80,15 +86,28 @@ class Router:
 
     async def forward(self, peer: WorkerRecord, parcel: Parcel) -> AsyncGenerator[bytes, None]:
         """The answer of another worker, as `forwarding.forward`."""
+        result, failed = "cancelled", "refused"
         try:
             async with aclosing(forward(self._peers, peer, parcel)) as messages:
                 async for message in messages:
+                    failed = "lost"
                     yield message
-        except UnavailableError as exc:
+            result = "ok"
+        except HotslotError as exc:
+            result = failed
+            if not isinstance(exc, UnavailableError):
+                raise
             log.warning("peer_failed", peer=peer.info.worker_id, endpoint=peer.info.endpoint, why=exc.message)
             if not isinstance(exc, NOT_THE_WORKER):
                 self._avoided[peer.info.worker_id] = None
             raise
+        finally:
+            self._forwards.add(result)
+
+    def readings(self) -> Iterator[Reading]:
+        """Numbers of what was decided, and of what was sent on."""
+        yield from self.decisions.readings()
+        yield from self._forwards.readings()
 
     async def close(self) -> None:
         """Close the connections to all others."""

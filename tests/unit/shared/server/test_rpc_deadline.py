@@ -5,7 +5,8 @@ from typing import Any
 import grpc
 import pytest
 
-from shared.server.interceptor import CallRecord, ErrorInterceptor
+from shared.server.call_log import CallRecord
+from shared.server.interceptor import ErrorInterceptor
 
 
 class LateContext:

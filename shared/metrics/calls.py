@@ -1,0 +1,76 @@
+"""Numbers of calls, by gRPC's proposal A66 (https://github.com/grpc/proposal/blob/master/A66-otel-stats.md)."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from shared.metrics.numbers import BoundedLabels, Reading, Spreads, Tally
+
+MAX_TARGETS = 100
+
+
+def method_label(method: str) -> str:
+    """Name of a method as A66 has it: without the first slash."""
+    return method.removeprefix("/")
+
+
+class ServerCalls:
+    """Calls of one server."""
+
+    def __init__(self) -> None:
+        self._started = Tally("grpc_server_call_started_total")
+        self._durations = Spreads("grpc_server_call_duration_seconds")
+        self._sent = Spreads("grpc_server_call_sent_total_compressed_message_size_bytes")
+        self._received = Spreads("grpc_server_call_rcvd_total_compressed_message_size_bytes")
+        self._errors = Tally("hotslot_call_errors_total")
+        self.num_running = 0
+
+    def started(self, method: str) -> None:
+        """A call began."""
+        self.num_running += 1
+        self._started.add(method_label(method))
+
+    def ended(self, method: str, code: str, reason: str, duration_s: float, sent: int, received: int) -> None:
+        """A call ended, after so many bytes either way."""
+        self.num_running -= 1
+        labels = (method_label(method), code)
+        self._durations.add(duration_s, *labels)
+        self._sent.add(sent, *labels)
+        self._received.add(received, *labels)
+        if reason:
+            self._errors.add(labels[0], reason)
+
+    def readings(self) -> Iterator[Reading]:
+        """Values now."""
+        yield Reading("hotslot_calls_running", self.num_running)
+        for numbers in (self._started, self._durations, self._sent, self._received, self._errors):
+            yield from numbers.readings()
+
+
+class ClientCalls:
+    """Calls of one process to other services, as its channels tell of them. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._durations = Spreads("grpc_client_call_duration_seconds")
+        self._targets = BoundedLabels(MAX_TARGETS)
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def begun(self, endpoint: str, method: str, call: Any) -> None:
+        """Hear of a call."""
+        began_s = time.monotonic()
+        call.add_done_callback(lambda done: self._ended(endpoint, method, done, time.monotonic() - began_s))
+
+    def readings(self) -> Iterator[Reading]:
+        """Values now."""
+        yield from self._durations.readings()
+
+    def _ended(self, endpoint: str, method: str, call: Any, duration_s: float) -> None:
+        ending = asyncio.get_running_loop().create_task(self._count(endpoint, method, call, duration_s))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _count(self, endpoint: str, method: str, call: Any, duration_s: float) -> None:
+        # Of a call that has ended, the status is there.
+        code = await call.code()
+        self._durations.add(duration_s, method_label(method), *self._targets(endpoint), code.name)
