@@ -59,7 +59,7 @@ class AccessLog:
     @staticmethod
     def _tell(scope: Scope, duration_s: float) -> None:
         state = scope["state"]
-        served, usage = state.get("served"), state.get("usage")
+        served, usage = state.get("served"), state.get("usage", {})
         tell = log.debug if scope["path"] in _QUIET else log.info
         tell(
             "request_served",
@@ -70,7 +70,7 @@ class AccessLog:
             ended=state.get("ended", ""),
             model=state.get("model", "")[:200],
             digests=[adapter.digest for adapter in served.adapters] if served is not None else [],
-            prompt_tokens=usage.prompt_tokens if usage is not None else 0,
-            answer_tokens=usage.completion_tokens if usage is not None else 0,
+            prompt_tokens=usage.get("prompt_tokens", 0),
+            answer_tokens=usage.get("completion_tokens", 0),
             duration_s=round(duration_s, 4),
         )

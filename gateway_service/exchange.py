@@ -93,6 +93,7 @@ class GenerationResponse(Response):
             for _ in self._answer.add(prompt, event):
                 pass
         self._check_complete()
+        scope["state"]["usage"] = self._answer.usage()
         body = _json(self._answer.whole())
         headers = {"content-type": "application/json", "content-length": str(len(body)), **self._served(scope)}
         self._begun = True
@@ -112,6 +113,7 @@ class GenerationResponse(Response):
                 if chunks:
                     await stream.write(send(_part(chunks)))
             self._check_complete()
+            scope["state"]["usage"] = self._answer.usage()
             last = _sse(self._answer.last_chunk()) if self._wanted.include_usage else b""
             await stream.write(send(_part(last + b"data: [DONE]\n\n", more=False)))
         except HotslotError as exc:

@@ -29,6 +29,7 @@ ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
     ("get", "/health", "200 while requests can be served.", None),
     ("get", "/health/live", "200 while the process answers.", None),
     ("get", "/version", "The version that serves.", None),
+    ("get", "/metrics", "Metrics for Prometheus, where HOTSLOT_GATEWAY_METRICS is true.", None),
 )
 
 _PARAMETERS: tuple[tuple[type[BaseModel], tuple[Parameter, ...]], ...] = (

@@ -34,7 +34,7 @@ class MetricsEndpoint:
 
     def __init__(self, text: Text) -> None:
         self._text = text
-        self._connections: set[asyncio.Task[None]] = set()
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.port = 0
 
     async def listen(self, address: str, transport: Transport) -> asyncio.Server:
@@ -54,14 +54,15 @@ class MetricsEndpoint:
 
     async def close(self) -> None:
         """End all connections."""
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        tasks = dict(self._connections)
+        for writer in tasks.values():
+            writer.transport.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._connections.add(task)
+        self._connections[task] = writer
         try:
             if len(self._connections) <= MAX_CONNECTIONS:
                 while await self._answer(reader, writer):
@@ -70,7 +71,7 @@ class MetricsEndpoint:
             # A client that sleeps, has gone, or sends no request that could be one.
             pass
         finally:
-            self._connections.discard(task)
+            del self._connections[task]
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -9,6 +9,7 @@ from tools.docs import (
     commands_reference,
     errors_reference,
     http_reference,
+    metrics_reference,
     protos_reference,
     settings_reference,
 )
@@ -20,6 +21,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "commands.md": commands_reference.page,
     "grpc.md": protos_reference.page,
     "http.md": http_reference.page,
+    "metrics.md": metrics_reference.page,
 }
 """Pages of the reference by name. They are made of the code when the site is built, and are in no checkout: a change of
 the code changes one file, and no page can be older than what it describes."""

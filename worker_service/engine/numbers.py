@@ -27,7 +27,8 @@ class EngineNumbers:
         self._gaps = [0.0] * (len(LAGS_S) + 2)
         self._rows = [0.0] * (len(ROWS) + 2)
         self._num_prompt_tokens = 0
-        self._ends = Tally("hotslot_sequences_total", [(reason.value,) for reason in FinishReason], one_writer=True)
+        ends = [(reason.value,) for reason in FinishReason if reason is not FinishReason.UNSPECIFIED]
+        self._ends = Tally("hotslot_sequences_total", ends, one_writer=True)
         self._queues = Spreads("hotslot_sequence_queue_seconds", one_writer=True)
         self._waits = Spreads("hotslot_sequence_slots_seconds", one_writer=True)
         self._stages = Spreads(LOAD_STAGES, [("wait",), ("activate",)], one_writer=True)
