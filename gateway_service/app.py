@@ -18,7 +18,7 @@ from shared.identity.authenticator import opened_authenticator
 from shared.metrics.calls import ClientCalls
 from shared.metrics.endpoint import observed
 from shared.metrics.exposition import Source
-from shared.metrics.numbers import Reading
+from shared.metrics.numbers import Measured
 from shared.metrics.table import GATEWAY
 from shared.process_tuning import spare_what_stays
 from shared.server.grpc_server import stop_signal
@@ -61,7 +61,7 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
             gateway = Gateway(settings, deployment, authenticator, audit, scrape)
             sources.append(gateway.numbers.readings)
             async with serve_http(application(gateway), settings) as server:
-                sources.append(lambda: [Reading("hotslot_http_connections", server.num_connections)])
+                sources.append(lambda: [Measured("hotslot_http_connections", server.num_connections)])
                 yield RunningGateway(gateway, server, metrics.port)
     finally:
         await deployment.close()

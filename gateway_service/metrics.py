@@ -8,7 +8,7 @@ from starlette.types import Scope
 
 from shared.metrics.endpoint import PATH
 from shared.metrics.exposition import beside
-from shared.metrics.numbers import OTHER, Reading, Spreads, Tally
+from shared.metrics.numbers import OTHER, Measured, Spreads, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +38,9 @@ class HttpNumbers:
         self._requests.add(route, method, str(scope["state"].get("status", 0)))
         self._durations.add(duration_s, route)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
-        yield Reading("hotslot_http_requests_running", self.num_running)
+        yield Measured("hotslot_http_requests_running", self.num_running)
         yield from self._requests.readings()
         yield from self._durations.readings()
 
@@ -69,7 +69,7 @@ class SidecarMetrics:
         self._scrapes.add("ok")
         return beside(own, response.content)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
         yield from self._scrapes.readings()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shared.metrics.endpoint import Observation, observed
 from shared.metrics.exposition import Source
-from shared.metrics.numbers import Reading
+from shared.metrics.numbers import Measured
 from shared.metrics.table import STORE
 from store_service.content.store import ContentStore
 from store_service.settings import StoreSettings
@@ -31,14 +31,14 @@ async def served_metrics(
         yield metrics
 
 
-def blob_readings(blobs: ContentStore, data_dir: Path, limit_bytes: int) -> Iterator[Reading]:
+def blob_readings(blobs: ContentStore, data_dir: Path, limit_bytes: int) -> Iterator[Measured]:
     """Blobs and the disk now."""
     index = blobs.index
-    yield Reading("hotslot_blobs", index.num_local())
-    yield Reading("hotslot_blob_disk_bytes", index.used_bytes())
-    yield Reading("hotslot_blob_limit_bytes", limit_bytes)
-    yield Reading("hotslot_disk_free_bytes", shutil.disk_usage(data_dir).free)
+    yield Measured("hotslot_blobs", index.num_local())
+    yield Measured("hotslot_blob_disk_bytes", index.used_bytes())
+    yield Measured("hotslot_blob_limit_bytes", limit_bytes)
+    yield Measured("hotslot_disk_free_bytes", shutil.disk_usage(data_dir).free)
     counts = index.counts()
     for name, parts in BLOB_COUNTS.items():
         for count, labels in parts:
-            yield Reading(name, counts.get(count, 0), labels)
+            yield Measured(name, counts.get(count, 0), labels)

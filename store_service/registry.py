@@ -23,7 +23,7 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import Digest, TagName, TenantId
 from hotslot.references import Reference
-from shared.metrics.numbers import Reading, Spreads, Tally
+from shared.metrics.numbers import Measured, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
@@ -98,7 +98,7 @@ class Registry:
         )
         self._stages = Spreads("hotslot_admission_seconds", [("check",), ("publish",)])
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of admissions."""
         yield from self._admissions.readings()
         yield from self._stages.readings()

@@ -10,7 +10,7 @@ from hotslot.errors import HotslotError
 from hotslot.references import DEFAULT_TAG, Reference
 from shared.metrics.endpoint import Observation, observed
 from shared.metrics.exposition import Source
-from shared.metrics.numbers import MAX_ADAPTERS, OTHER, Reading, states
+from shared.metrics.numbers import MAX_ADAPTERS, OTHER, Measured, states
 from shared.metrics.table import WORKER
 from worker_service.adapters.holding import Holding
 from worker_service.engine.snapshot import EngineSnapshot
@@ -45,30 +45,30 @@ class WorkerReadings:
                     worker.last_snapshot = await worker.parts.provider.tiers.inspect()
                     self._inspected_s = now_s
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """State of the worker and of its parts."""
         worker = self._worker
         yield from states("hotslot_worker_state", {state.value: worker.state is state for state in STATES})
-        yield Reading("hotslot_engine_silent", worker.engine_is_silent)
-        yield Reading("hotslot_requests_running", worker.in_flight)
+        yield Measured("hotslot_engine_silent", worker.engine_is_silent)
+        yield Measured("hotslot_requests_running", worker.in_flight)
         if worker.is_started:
             yield from worker.parts.provider.tiers.readings()
         if worker.last_snapshot is not None:
             yield from _engine_readings(worker.last_snapshot)
 
-    def picker_readings(self) -> Iterator[Reading]:
+    def picker_readings(self) -> Iterator[Measured]:
         """Load and adapters under the names of the endpoint pickers."""
         worker, snapshot = self._worker, self._worker.last_snapshot
         if not worker.is_started or snapshot is None:
             return
         parts = worker.parts
-        yield Reading("vllm:num_requests_running", snapshot.running)
-        yield Reading("vllm:num_requests_waiting", snapshot.waiting + parts.provider.tiers.num_loading)
-        yield Reading("vllm:kv_cache_usage_perc", 1 - snapshot.free_blocks / snapshot.num_blocks)
-        yield Reading("vllm:cache_config_info", 1, (str(snapshot.block_tokens), str(snapshot.num_blocks)))
+        yield Measured("vllm:num_requests_running", snapshot.running)
+        yield Measured("vllm:num_requests_waiting", snapshot.waiting + parts.provider.tiers.num_loading)
+        yield Measured("vllm:kv_cache_usage_perc", 1 - snapshot.free_blocks / snapshot.num_blocks)
+        yield Measured("vllm:cache_config_info", 1, (str(snapshot.block_tokens), str(snapshot.num_blocks)))
         yield from self._adapters(parts, snapshot)
 
-    def _adapters(self, parts: ServingParts, snapshot: EngineSnapshot) -> Iterator[Reading]:
+    def _adapters(self, parts: ServingParts, snapshot: EngineSnapshot) -> Iterator[Measured]:
         holdings = parts.provider.tiers.holdings
         held = [(holding, slots is not None and slots.ready) for holding, slots in holdings.resident()]
         running = {name for holding, in_slots in held if in_slots for name in current_names(parts, holding)}
@@ -78,16 +78,16 @@ class WorkerReadings:
         if labels != self._names:
             # The picker believes the series with the largest value.
             self._names, self._changed_s = labels, self._clock()
-        yield Reading("vllm:lora_requests_info", self._changed_s, labels)
-        yield Reading("vllm:num_gpu_loaded_lora_adapters", sum(in_slots for _, in_slots in held))
-        yield Reading("vllm:num_cpu_loaded_lora_adapters", len(held))
+        yield Measured("vllm:lora_requests_info", self._changed_s, labels)
+        yield Measured("vllm:num_gpu_loaded_lora_adapters", sum(in_slots for _, in_slots in held))
+        yield Measured("vllm:num_cpu_loaded_lora_adapters", len(held))
         loaded: dict[tuple[str, str, str], None] = {}
         for holding, in_slots in held:
             for name in current_names(parts, holding):
                 shown = name if len(loaded) < MAX_ADAPTERS else OTHER
                 loaded[shown, "gpu" if in_slots else "cpu", str(holding.is_pinned).lower()] = None
         for key in loaded:
-            yield Reading("vllm:lora_adapter_loaded", 1, key)
+            yield Measured("vllm:lora_adapter_loaded", 1, key)
 
     @staticmethod
     def _waits(holding: Holding) -> bool:
@@ -130,15 +130,15 @@ def _listed(names: set[str]) -> str:
     return ",".join(sorted(names)[:MAX_ADAPTERS])
 
 
-def _engine_readings(snapshot: EngineSnapshot) -> Iterator[Reading]:
-    yield Reading("hotslot_longest_stall_seconds", snapshot.longest_stall_s)
-    yield Reading("hotslot_generated_tokens_total", snapshot.generated_tokens)
-    yield Reading("hotslot_prefix_cache_queries_total", snapshot.prompt_tokens)
-    yield Reading("hotslot_prefix_cache_hits_total", snapshot.cached_tokens)
-    yield Reading("hotslot_preemptions_total", snapshot.preemptions)
-    yield Reading("hotslot_recompiles_total", snapshot.recompiles)
+def _engine_readings(snapshot: EngineSnapshot) -> Iterator[Measured]:
+    yield Measured("hotslot_longest_stall_seconds", snapshot.longest_stall_s)
+    yield Measured("hotslot_generated_tokens_total", snapshot.generated_tokens)
+    yield Measured("hotslot_prefix_cache_queries_total", snapshot.prompt_tokens)
+    yield Measured("hotslot_prefix_cache_hits_total", snapshot.cached_tokens)
+    yield Measured("hotslot_preemptions_total", snapshot.preemptions)
+    yield Measured("hotslot_recompiles_total", snapshot.recompiles)
     yield from states("hotslot_sequences", {"running": snapshot.running, "waiting": snapshot.waiting})
-    yield Reading("hotslot_max_sequences", snapshot.max_running)
+    yield Measured("hotslot_max_sequences", snapshot.max_running)
     slots = slot_status(snapshot)
     resident = slots.num_slots - slots.free
     counts = {"free": slots.free, "resident": resident, "in_use": slots.in_use, "pinned": slots.pinned}

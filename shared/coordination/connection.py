@@ -28,7 +28,7 @@ from shared.coordination.refusals import refusal
 from shared.coordination.sentinel import sentinel_pool
 from shared.coordination.tls import tls_arguments, use_in_cluster, use_in_pool
 from shared.coordination.unreadable import FORM_ERRORS
-from shared.metrics.numbers import Reading, Spreads, Tally
+from shared.metrics.numbers import Measured, Spreads, Tally
 from shared.settings import RedisUrl
 from shared.transport_settings import RedisTransport
 
@@ -127,7 +127,7 @@ class RedisConnection:
         task.add_done_callback(self._finished)
         return await asyncio.shield(task)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of the commands."""
         yield from self._durations.readings()
         yield from self._errors.readings()

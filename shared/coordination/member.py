@@ -30,7 +30,7 @@ from shared.coordination.seals import Doubt, RecordSeals
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.fleet.reporting import ReportSchedule, by_digest
 from shared.loops import happens, until_it_works
-from shared.metrics.numbers import Reading, Tally
+from shared.metrics.numbers import Measured, Tally
 
 log = structlog.get_logger(__name__)
 
@@ -82,11 +82,11 @@ class FleetMember:
         self._heartbeats = Tally("hotslot_heartbeats_total", [("ok",), ("failed",)])
         self._losses = Tally("hotslot_lease_losses_total")
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of the membership."""
         yield from self._heartbeats.readings()
         yield from self._losses.readings()
-        yield Reading("hotslot_fleet_connected", self.connected)
+        yield Measured("hotslot_fleet_connected", self.connected)
 
     @property
     def connected(self) -> bool:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from shared.metrics.numbers import BoundedLabels, Reading, Spreads, Tally
+from shared.metrics.numbers import BoundedLabels, Measured, Spreads, Tally
 
 MAX_TARGETS = 100
 
@@ -41,9 +41,9 @@ class ServerCalls:
         if reason:
             self._errors.add(labels[0], reason)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
-        yield Reading("hotslot_calls_running", self.num_running)
+        yield Measured("hotslot_calls_running", self.num_running)
         for numbers in (self._started, self._durations, self._sent, self._received, self._errors):
             yield from numbers.readings()
 
@@ -61,7 +61,7 @@ class ClientCalls:
         began_s = time.monotonic()
         call.add_done_callback(lambda done: self._ended(endpoint, method, done, time.monotonic() - began_s))
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
         yield from self._durations.readings()
 

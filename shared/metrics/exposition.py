@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from shared.metrics.numbers import Labels, Reading, Spread
+from shared.metrics.numbers import Labels, Measured, Spread
 from shared.metrics.table import MetricKind, MetricRow
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 INFINITY = "+Inf"
 
-Source = Callable[[], Iterable[Reading]]
+Source = Callable[[], Iterable[Measured]]
 """Reads the numbers of one part; called on the event loop, and never waits."""
 
 

@@ -30,7 +30,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Measured:
     """Value of a metric at a scrape."""
 
     name: str
@@ -62,12 +62,12 @@ class Tally:
         """Count so far."""
         return self._counts.get(labels, 0.0)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
         with self._lock:
             counts = list(self._counts.items())
         for labels, count in counts:
-            yield Reading(self._name, count, labels)
+            yield Measured(self._name, count, labels)
 
 
 class Spreads:
@@ -97,7 +97,7 @@ class Spreads:
             counts[place] += 1
             counts[-1] += value
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
         with self._lock:
             found = [(labels, list(counts)) for labels, counts in list(self._counts.items())]
@@ -113,9 +113,9 @@ def _lock(one_writer: bool) -> AbstractContextManager[object]:
     return nullcontext() if one_writer else threading.Lock()
 
 
-def spread_reading(name: str, counts: list[float], labels: Labels = ()) -> Reading:
-    """Reading of a histogram whose buckets are counted in a list, with the sum as its last element."""
-    return Reading(name, Spread(tuple(map(int, counts[:-1])), counts[-1]), labels)
+def spread_reading(name: str, counts: list[float], labels: Labels = ()) -> Measured:
+    """Measured of a histogram whose buckets are counted in a list, with the sum as its last element."""
+    return Measured(name, Spread(tuple(map(int, counts[:-1])), counts[-1]), labels)
 
 
 class BoundedLabels:
@@ -135,7 +135,7 @@ class BoundedLabels:
         return known
 
 
-def states(name: str, values: Mapping[str, float]) -> Iterator[Reading]:
+def states(name: str, values: Mapping[str, float]) -> Iterator[Measured]:
     """Readings of a gauge with one label, by its values."""
     for label, value in values.items():
-        yield Reading(name, value, (label,))
+        yield Measured(name, value, (label,))

@@ -9,7 +9,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
 from hotslot.rpc.server_facts import installed_version
-from shared.metrics.numbers import Reading, Spreads
+from shared.metrics.numbers import Measured, Spreads
 from shared.metrics.table import TABLE
 
 LAG_EVERY_S = 0.1
@@ -21,7 +21,7 @@ class ProcessNumbers:
     def __init__(self, service: str) -> None:
         self._collector = ProcessCollector(registry=CollectorRegistry())
         labels = (service, installed_version(), platform.python_version(), grpc.__version__)
-        self._build = Reading("hotslot_build_info", 1, labels)
+        self._build = Measured("hotslot_build_info", 1, labels)
         self._lag = Spreads("hotslot_event_loop_lag_seconds")
 
     async def watch_lag(self) -> None:
@@ -32,11 +32,11 @@ class ProcessNumbers:
             await asyncio.sleep(LAG_EVERY_S)
             self._lag.add(max(0.0, loop.time() - due_s))
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
         yield self._build
         yield from self._lag.readings()
         for family in self._collector.collect():
             for sample in family.samples:
                 if sample.name in TABLE:
-                    yield Reading(sample.name, sample.value)
+                    yield Measured(sample.name, sample.value)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from hotslot.errors import HotslotError
-from shared.metrics.numbers import Reading, Spreads
+from shared.metrics.numbers import Measured, Spreads
 from shared.server.deadline import HasDeadline
 from store_service.execution.backlog import Backlog
 from store_service.execution.offload import Offload
@@ -29,7 +29,7 @@ class CallQueue:
         self._durations = Spreads("hotslot_catalog_seconds", [(name,)])
         self._name = name
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of its calls."""
         yield from self._numbers.readings(self._backlog.num_waiting)
         yield from self._durations.readings()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from hotslot.errors import RequestDeadlineError, StoreBusyError
-from shared.metrics.numbers import Reading
+from shared.metrics.numbers import Measured
 from store_service.execution.fair_shares import FairShares
 from store_service.execution.offload import Offload
 from store_service.execution.queue_numbers import QueueNumbers
@@ -41,7 +41,7 @@ class FairQueue:
         self._num_free = num_threads
         self._numbers = QueueNumbers(name)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of its calls."""
         yield from self._numbers.readings(self._shares.num_waiting)
 

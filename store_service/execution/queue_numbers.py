@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from hotslot.errors import HotslotError, StoreBusyError
-from shared.metrics.numbers import Reading, Spreads, Tally
+from shared.metrics.numbers import Measured, Spreads, Tally
 
 
 class QueueNumbers:
@@ -24,8 +24,8 @@ class QueueNumbers:
         if refusal is not None:
             self.refused(refusal)
 
-    def readings(self, num_waiting: int) -> Iterator[Reading]:
+    def readings(self, num_waiting: int) -> Iterator[Measured]:
         """Values now."""
-        yield Reading("hotslot_queue_waiting", num_waiting, (self._name,))
+        yield Measured("hotslot_queue_waiting", num_waiting, (self._name,))
         yield from self._waits.readings()
         yield from self._refusals.readings()

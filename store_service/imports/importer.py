@@ -22,7 +22,7 @@ from hotslot.errors import (
 )
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
-from shared.metrics.numbers import Reading, Tally
+from shared.metrics.numbers import Measured, Tally
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
 from store_service.execution.fair_queue import FairQueue
@@ -97,9 +97,9 @@ class Importer:
         outcomes = ("published", "refused", "failed", "cancelled")
         self._outcomes = Tally("hotslot_imports_total", [(name,) for name in outcomes])
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of imports."""
-        yield Reading("hotslot_imports_running", len(self._imports))
+        yield Measured("hotslot_imports_running", len(self._imports))
         yield from self._outcomes.readings()
 
     async def run(

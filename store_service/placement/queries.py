@@ -20,7 +20,7 @@ from shared.coordination.directory import Directory
 from shared.fleet.policy import RankedWorker
 from shared.fleet.records import PlacedVersion, WorkerRecord
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
-from shared.metrics.numbers import Reading, Spreads, Tally
+from shared.metrics.numbers import Measured, Spreads, Tally
 from shared.server.deadline import HasDeadline
 from store_service.placement.fleets import REFRESH_S, FleetCache
 from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
@@ -71,7 +71,7 @@ class PlacementQueries:
         self._spills = Tally("hotslot_placement_spills_total")
         self._replicas = Spreads("hotslot_placement_replicas")
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of the picks."""
         for numbers in (self._decisions, self._spills, self._replicas):
             yield from numbers.readings()

@@ -10,7 +10,7 @@ from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.blob_chunks import encode_chunk
 from hotslot.rpc.tenant import tenant_of
 from shared.call_notes import call_notes
-from shared.metrics.numbers import Reading, Tally
+from shared.metrics.numbers import Measured, Tally
 from store_service.content.reading import ContentReader
 from store_service.content.receiving import UploadChunk, Uploads
 from store_service.content.uploads import UploadFolder
@@ -28,7 +28,7 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         self._turns = turns
         self._received = Tally("hotslot_content_bytes_total", [("in",)])
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of the bytes that went by."""
         yield from self._received.readings()
         yield from self._reader.sent.readings()

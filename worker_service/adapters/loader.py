@@ -20,7 +20,7 @@ from hotslot.errors import HotslotError, InvalidAdapterError
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
-from shared.metrics.numbers import Reading, Spreads, Tally
+from shared.metrics.numbers import Measured, Spreads, Tally
 from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights
@@ -109,7 +109,7 @@ class Loader:
             self._holdings.release(version.digest)
             raise
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of the loads."""
         for numbers in (self._durations, self._outcomes, self._bytes):
             yield from numbers.readings()

@@ -11,7 +11,7 @@ import structlog
 from hotslot.contract.control import AdapterTier
 from hotslot.errors import SlotsFullError
 from hotslot.ids import Digest
-from shared.metrics.numbers import Reading, states
+from shared.metrics.numbers import Measured, states
 from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.holdings import Holdings
 from worker_service.adapters.loader import Loader
@@ -70,16 +70,16 @@ class AdapterTiers:
         self._slots = slots
         self._loading = TenantPlaces(engine.max_waiting)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of loads and of what host memory holds."""
         yield from self._loader.readings()
         tiers = self.holdings.tiers()
         named = {str(tier.value): tiers[tier] for tier in (AdapterTier.SLOT, AdapterTier.HOST, AdapterTier.DISK)}
         yield from states("hotslot_adapters_resident", named)
-        yield Reading("hotslot_adapter_evictions_total", self.holdings.num_evicted, ("host",))
-        yield Reading("hotslot_host_cache_used_bytes", self.holdings.used_bytes)
-        yield Reading("hotslot_host_cache_limit_bytes", self.holdings.budget_bytes)
-        yield Reading("hotslot_loading_requests", self.num_loading)
+        yield Measured("hotslot_adapter_evictions_total", self.holdings.num_evicted, ("host",))
+        yield Measured("hotslot_host_cache_used_bytes", self.holdings.used_bytes)
+        yield Measured("hotslot_host_cache_limit_bytes", self.holdings.budget_bytes)
+        yield Measured("hotslot_loading_requests", self.num_loading)
 
     @property
     def num_loading(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest
-from shared.metrics.numbers import Reading, Spreads, Tally, spread_reading
+from shared.metrics.numbers import Measured, Spreads, Tally, spread_reading
 from shared.metrics.table import LAGS_S, ROWS, STEPS_S
 from worker_service.engine.listener import ActivationReport, SequenceReport, StepReport
 
@@ -69,12 +69,12 @@ class EngineNumbers:
         """Count an adapter that left."""
         self._evictions.add("slot")
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now; called by another thread."""
         for bucket, counts in zip((*map(str, self._buckets), "larger"), self._steps, strict=True):
             yield spread_reading("hotslot_step_seconds", list(counts), (bucket,))
         yield spread_reading("hotslot_step_gap_seconds", list(self._gaps))
         yield spread_reading("hotslot_step_rows", list(self._rows))
-        yield Reading("hotslot_prompt_tokens_computed_total", self._num_prompt_tokens)
+        yield Measured("hotslot_prompt_tokens_computed_total", self._num_prompt_tokens)
         for numbers in (self._ends, self._queues, self._waits, self._stages, self._activations, self._evictions):
             yield from numbers.readings()

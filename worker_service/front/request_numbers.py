@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from shared.call_notes import BASE_ALONE, FIRST_TOKEN, TOTAL, CallNotes
-from shared.metrics.numbers import MAX_ADAPTERS, MAX_MODELS, BoundedLabels, Labels, Reading, Spreads, Tally
+from shared.metrics.numbers import MAX_ADAPTERS, MAX_MODELS, BoundedLabels, Labels, Measured, Spreads, Tally
 from shared.server.call_log import CallRecord
 
 GENERATING = frozenset(f"/hotslot.worker.v1.InferenceService/{name}" for name in ("Generate", "Complete"))
@@ -46,7 +46,7 @@ class RequestNumbers:
             if notes.first_answer_tokens > 1:
                 self._next_tokens.add((total_s - first_s) / (notes.first_answer_tokens - 1), *labels)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Values now."""
         for numbers in (self._requests, self._slow, self._durations, self._first_tokens, self._next_tokens):
             yield from numbers.readings()

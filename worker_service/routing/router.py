@@ -21,7 +21,7 @@ from hotslot.ids import Digest, WorkerId
 from shared.fleet.policy import Fleet, RankedWorker
 from shared.fleet.records import WorkerRecord
 from shared.fleet.replica_policy import ReplicaPolicy
-from shared.metrics.numbers import Reading, Tally
+from shared.metrics.numbers import Measured, Tally
 from worker_service.routing.fleet_view import FleetView
 from worker_service.routing.forwarding import Parcel, Peers, forward
 from worker_service.routing.plan import Here, before_here, instead_of_here
@@ -104,7 +104,7 @@ class Router:
         finally:
             self._forwards.add(result)
 
-    def readings(self) -> Iterator[Reading]:
+    def readings(self) -> Iterator[Measured]:
         """Numbers of what was decided, and of what was sent on."""
         yield from self.decisions.readings()
         yield from self._forwards.readings()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from shared.metrics.exposition import beside, exposition, families_of
-from shared.metrics.numbers import OTHER, BoundedLabels, Reading, Spreads, Tally
+from shared.metrics.numbers import OTHER, BoundedLabels, Measured, Spreads, Tally
 from shared.metrics.table import EVERY, TABLE, MetricKind, rows_of
 
 QUEUES = "hotslot_queue_wait_seconds"
@@ -76,7 +76,7 @@ def test_a_number_that_no_row_of_the_table_is_for_cannot_be_made_or_told() -> No
     with pytest.raises(AssertionError):
         Tally(REFUSALS).add("one label of two")
     with pytest.raises(KeyError):
-        exposition(rows_of("gateway"), [lambda: [Reading("hotslot_slots", 1, ("free",))]])
+        exposition(rows_of("gateway"), [lambda: [Measured("hotslot_slots", 1, ("free",))]])
 
 
 def test_families_without_values_are_in_the_text_all_the_same() -> None:
@@ -89,9 +89,9 @@ def test_families_without_values_are_in_the_text_all_the_same() -> None:
 
 
 def test_two_texts_are_one_that_has_no_family_twice() -> None:
-    own = exposition(rows_of("gateway"), [lambda: [Reading("process_open_fds", 1)]])
+    own = exposition(rows_of("gateway"), [lambda: [Measured("process_open_fds", 1)]])
     other = exposition(
-        rows_of("worker"), [lambda: [Reading("process_open_fds", 2), Reading("vllm:num_requests_running", 3)]]
+        rows_of("worker"), [lambda: [Measured("process_open_fds", 2), Measured("vllm:num_requests_running", 3)]]
     )
     both = beside(own, other)
     names = [name for name, _ in families_of(both.decode())]

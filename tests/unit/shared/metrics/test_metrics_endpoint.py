@@ -10,6 +10,7 @@ import pytest
 from hotslot.errors import InsecureTransportError
 from shared.metrics import endpoint as module
 from shared.metrics.endpoint import Observation, observed
+from shared.metrics.numbers import Measured
 from shared.metrics.scrapes import MAX_AGE_S, Scrapes
 from shared.metrics.settings import Observed
 from shared.metrics.table import GATEWAY, rows_of
@@ -107,7 +108,7 @@ async def test_without_an_address_nothing_listens_and_the_text_is_there_for_the_
 async def test_what_pickers_ask_for_is_fresh_and_the_rest_a_moment_old() -> None:
     now_s, reads = 100.0, {"picker": 0, "other": 0}
 
-    def count(name: str) -> list[object]:
+    def count(name: str) -> list[Measured]:
         reads[name] += 1
         return []
 
@@ -116,7 +117,7 @@ async def test_what_pickers_ask_for_is_fresh_and_the_rest_a_moment_old() -> None
         [lambda: count("other")],
         (),
         [lambda: count("picker")],
-        clock=lambda: now_s,  # type: ignore[list-item,arg-type,return-value]
+        clock=lambda: now_s,
     )
     await scrapes.text()
     await scrapes.text()

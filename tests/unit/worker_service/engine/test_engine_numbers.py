@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 
 from shared.metrics.exposition import exposition
-from shared.metrics.numbers import Reading, Spread
+from shared.metrics.numbers import Measured, Spread
 from shared.metrics.table import WORKER, rows_of
 from tests.support.engine_bench import Bench, adapter, small_limits
 from worker_service.engine.numbers import EngineNumbers
 
 
-def values(readings: Iterable[Reading]) -> dict[tuple[str, ...], float | Spread]:
+def values(readings: Iterable[Measured]) -> dict[tuple[str, ...], float | Spread]:
     return {(reading.name, *reading.labels): reading.value for reading in readings}
 
 
