@@ -114,7 +114,7 @@ def _lock(one_writer: bool) -> AbstractContextManager[object]:
 
 
 def spread_reading(name: str, counts: list[float], labels: Labels = ()) -> Measured:
-    """Measured of a histogram whose buckets are counted in a list, with the sum as its last element."""
+    """Values of a histogram whose buckets are counted in a list, with the sum as its last element."""
     return Measured(name, Spread(tuple(map(int, counts[:-1])), counts[-1]), labels)
 
 
