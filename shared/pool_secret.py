@@ -66,6 +66,13 @@ class PoolSecret:
         log.info("pool_secret_changed", num_secrets=len(self._lines))
 
 
+def code_keys(path: Path) -> tuple[bytes, ...]:
+    """Keys that seal compiled code, the first of which signs; raises InvalidRequestError, also where there is none."""
+    if keys := PoolSecret(path).keys(Purpose.COMPILED_CODE):
+        return keys
+    raise _unusable(path, "it has the key of records alone: a worker that shares compiled code needs the secret")
+
+
 def derived_key(secret: bytes, purpose: Purpose) -> bytes:
     """Key of a purpose: HKDF with SHA-256 (RFC 5869), one block."""
     pseudo_random = hmac.digest(_SALT, secret, hashlib.sha256)

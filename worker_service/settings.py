@@ -106,10 +106,11 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     """Folder of compiled code between starts; empty means the compiler's own default."""
     share_compiled_code: Literal["off", "fetch", "fetch-and-upload"] = "off"
     """Take the store's compiled code at start rather than compile the same again, and give it what was compiled. This
-    runs native code from the store, so it needs compiled_code_secret, and cache_dir to keep the code in."""
+    runs native code from the store, so it needs compiled_code_secret or pool_secret_file, and cache_dir to keep the
+    code in."""
     compiled_code_secret: SecretStr = SecretStr("")
     """Seals compiled code: only what a worker with the same secret has sealed is fetched and run. 16 characters or
-    more; the store does not have it."""
+    more; the store does not have it. Without it a key from pool_secret_file does, which the store may have as well."""
     compiled_code_tenant: str = DEFAULT_TENANT
     """The tenant for whom the store keeps compiled code."""
     max_compiled_code_bytes: int = Field(default=512 * 2**20, ge=2**20)
@@ -168,6 +169,6 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
             raise ValueError(
                 f"compiled_code_secret: found {len(secret)} characters, expected {MIN_SECRET_LENGTH} or more"
             )
-        if self.share_compiled_code != "off" and not (secret and self.cache_dir):
-            raise ValueError("share_compiled_code: needs cache_dir and compiled_code_secret")
+        if self.share_compiled_code != "off" and not ((secret or self.pool_secret_file) and self.cache_dir):
+            raise ValueError("share_compiled_code: needs cache_dir, and compiled_code_secret or pool_secret_file")
         return self

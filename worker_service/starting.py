@@ -159,8 +159,7 @@ def build_shared_code(host: Host, channel: grpc.aio.Channel) -> CodeSharing | No
     settings = host.settings
     if settings.share_compiled_code == "off" or settings.cache_dir is None:
         return None
-    secret = settings.compiled_code_secret.get_secret_value().encode()
-    archiver = Archiver(settings.cache_dir, settings.max_compiled_code_bytes, secret)
+    archiver = Archiver.of(settings, settings.cache_dir)
     store = CodeStore(channel, parse_tenant(settings.compiled_code_tenant))
     uploads = settings.share_compiled_code == "fetch-and-upload"
     sharing = CodeSharing(store, archiver, uploads, asyncio.get_running_loop())

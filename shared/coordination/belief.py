@@ -9,7 +9,7 @@ seen nothing; then the worker's clock bounds how old a record may be.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shared.coordination.seals import Doubt, Stamp
+from shared.coordination.seals import Doubt, SignedBeat
 from shared.fleet.records import WorkerRecord
 
 MAX_SKEW_S = 60.0
@@ -42,7 +42,7 @@ class Beliefs:
         self._forgot_at_s = 0.0
 
     def doubts(
-        self, found: Sequence[tuple[WorkerRecord, Stamp]], now_s: float, wall_s: float
+        self, found: Sequence[tuple[WorkerRecord, SignedBeat]], now_s: float, wall_s: float
     ) -> Iterable[Doubt | None]:
         """Reason not to go by each of these records, or None. `now_s` is monotonic, `wall_s` the time of day."""
         self._forget(now_s)
@@ -54,7 +54,7 @@ class Beliefs:
             is_older = doubt is None and record.info.epoch < self._starts[record.info.endpoint].epoch
             yield Doubt.OLDER_START if is_older else doubt
 
-    def _doubt(self, worker_id: str, stamp: Stamp, now_s: float, wall_s: float) -> Doubt | None:
+    def _doubt(self, worker_id: str, stamp: SignedBeat, now_s: float, wall_s: float) -> Doubt | None:
         if (timing := doubt_of_time(stamp, wall_s)) is not None:
             return timing
         seen = self._beats.get(worker_id)
@@ -79,7 +79,7 @@ class Beliefs:
         self._starts = {key: start for key, start in self._starts.items() if now_s - start.last_s < KEPT_FOR_S}
 
 
-def doubt_of_time(stamp: Stamp, wall_s: float) -> Doubt | None:
+def doubt_of_time(stamp: SignedBeat, wall_s: float) -> Doubt | None:
     """Reason not to believe a stamp by the time of day; the worker's clock may differ by MAX_SKEW_S."""
     age_s = wall_s - stamp.at_ms / 1e3
     return None if -MAX_SKEW_S <= age_s <= stamp.lease_ms / 1e3 + MAX_SKEW_S else Doubt.OUT_OF_TIME

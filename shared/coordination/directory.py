@@ -1,7 +1,7 @@
 """The read side: which workers there are, and who holds a version."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from shared.coordination.directory_functions import REVISION_SEQUENCES, stream_i
 from shared.coordination.distrust import Distrust
 from shared.coordination.encoding import decode_changes, decode_resident, decode_worker
 from shared.coordination.keys import POOLS, PoolKeys
-from shared.coordination.seals import Doubt, RecordSeals, Stamp
+from shared.coordination.seals import Doubt, RecordSeals, SignedBeat
 from shared.coordination.unreadable import Unreadable
 from shared.fleet.records import PlacedVersion, PlacementChange, PlacementsView, PoolView, Resident, WorkerRecord
 
@@ -46,6 +46,15 @@ class ChangesRead:
     """True if there is more to read at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class _ReadRecord:
+    """A worker's record, and the fields that it was decoded from."""
+
+    fields: Mapping[str, str]
+    record: WorkerRecord
+    stamp: SignedBeat | None
+
+
 class Directory:
     """Reads only, and passes over what is not ours; every method raises CoordinationUnavailableError.
 
@@ -66,6 +75,10 @@ class Directory:
         self._told: set[WorkerId] = set()
         """Workers of which it was logged that they cannot be dialled."""
         self._unreadable = Unreadable()
+        self._records: dict[Digest, dict[str, _ReadRecord]] = {}
+        """Workers' records of the last read, by pool and worker_id: each is read several times between heartbeats."""
+        self._records_by: tuple[bytes, ...] = ()
+        """Keys that they were checked by."""
         self._decoded: dict[tuple[Digest, str, str, str], Resident] = {}
         """Residents that were checked and decoded, by pool, worker_id, digest and text: most are read again and again,
         and a signature takes longer to check than to find here."""
@@ -79,8 +92,7 @@ class Directory:
 
     async def pools(self) -> list[Digest]:
         """The base model digests that workers serve or served lately."""
-        found: list[str] = await self._connection.run(_list_pools, [POOLS])
-        return sorted(Digest(digest) for digest in found if is_digest(digest))
+        return await self._connection.run(_list_pools, [POOLS])
 
     async def workers(self, pool: Digest) -> PoolView:
         """All workers of a pool in one call; for a decision per request keep the answer a while."""
@@ -88,14 +100,22 @@ class Directory:
         read = await directory_functions.workers(
             self._connection, leases=keys.leases, since=keys.since, prefix=keys.prefix
         )
-        found = [self._worker(pool, worker_id, fields, read.time_s) for worker_id, fields in read.fields]
-        believed = self._believed([each for each in found if each is not None])
+        if (secrets := self._seals.keys) is not self._records_by:
+            self._records, self._records_by = {}, secrets
+        known, found = self._records.pop(pool, {}), {}
+        for worker_id, fields in read.fields:
+            before = known.get(worker_id)
+            if before is None or before.fields != fields:
+                before = self._worker(pool, worker_id, fields, read.time_s)
+            if before is not None:
+                found[worker_id] = before
+        if found and len(self._records) < MAX_POOLS:
+            self._records[pool] = found
+        believed = self._believed(found.values())
         reachable = sorted(filter(self._can_be_dialled, believed), key=lambda r: r.info.worker_id)
         return PoolView(tuple(reachable), read.time_s, read.since)
 
-    def _worker(
-        self, pool: Digest, worker_id: str, fields: Mapping[str, str], time_s: float
-    ) -> tuple[WorkerRecord, Stamp | None] | None:
+    def _worker(self, pool: Digest, worker_id: str, fields: Mapping[str, str], time_s: float) -> _ReadRecord | None:
         """A worker's record with what it signed of the moment; None, and a log line, for what is not ours."""
         place = f"worker {worker_id}"
         texts = (fields.get(name, "") for name in ("info", "state", "load"))
@@ -115,12 +135,12 @@ class Directory:
             return replace(record, lease_expire_time_s=min(record.lease_expire_time_s, latest_s))
 
         record = self._unreadable.read(place, decode)
-        return None if record is None else (record, stamp)
+        return None if record is None else _ReadRecord(fields, record, stamp)
 
-    def _believed(self, found: Sequence[tuple[WorkerRecord, Stamp | None]]) -> list[WorkerRecord]:
+    def _believed(self, found: Collection[_ReadRecord]) -> list[WorkerRecord]:
         """Records to go by: those that are no replays."""
-        signed = [(record, stamp) for record, stamp in found if stamp is not None]
-        believed = [record for record, stamp in found if stamp is None]
+        signed = [(each.record, each.stamp) for each in found if each.stamp is not None]
+        believed = [each.record for each in found if each.stamp is None]
         doubts = self._beliefs.doubts(signed, self._clock(), self._seals.clock())
         for (record, _), doubt in zip(signed, doubts, strict=True):
             if doubt is None:
@@ -159,8 +179,8 @@ class Directory:
 
     def _placed(self, pool: Digest, stored: Iterable[tuple[str, str, str]]) -> tuple[PlacedVersion, ...]:
         """Placements from worker_id, digest and value."""
-        if (keys := self._seals.keys) is not self._decoded_by:
-            self._decoded, self._decoded_by = {}, keys
+        if (secrets := self._seals.keys) is not self._decoded_by:
+            self._decoded, self._decoded_by = {}, secrets
         placed = []
         for worker_id, digest, value in stored:
             resident = self._decoded.get((pool, worker_id, digest, value)) or self._resident(
@@ -241,11 +261,11 @@ class Directory:
         return True
 
 
-async def _list_pools(client: Any) -> list[str]:
+async def _list_pools(client: Any) -> list[Digest]:
     try:
         found: list[str] = await client.zrange(POOLS, -MAX_POOLS, -1)
     except exceptions.ResponseError as exc:
         if not str(exc).startswith("WRONGTYPE"):
             raise
         return []
-    return found
+    return sorted(Digest(digest) for digest in found if is_digest(digest))

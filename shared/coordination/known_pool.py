@@ -7,6 +7,7 @@ import structlog
 
 from hotslot.ids import Digest
 from shared.coordination.directory import Directory
+from shared.coordination.unreadable import TOLD_FOR_S
 from shared.fleet.memory import PoolMemory
 from shared.fleet.records import PlacedVersion, PoolView
 
@@ -35,6 +36,7 @@ class KnownPool:
         self._memory = PoolMemory()
         self._ahead_s = 0.0
         self._lost = ""
+        self._told_at_s = -TOLD_FOR_S
 
     @property
     def time_s(self) -> float:
@@ -67,5 +69,7 @@ class KnownPool:
         # These are times. Answers overtake each other, so one from before a loss may be the last.
         if before > self._lost and not "" < since <= before:
             self._lost = before
-            log.warning("redis_forgot", pool=self._pool, since=before)
             self._on_loss()
+            if (now_s := self._clock()) - self._told_at_s >= TOLD_FOR_S:
+                self._told_at_s = now_s
+                log.warning("redis_forgot", pool=self._pool, since=before)

@@ -46,7 +46,7 @@ class Doubt(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
+class SignedBeat:
     """Signed circumstances of a heartbeat."""
 
     at_ms: int
@@ -84,7 +84,7 @@ class RecordSeals:
         keys = self.keys
         if not keys:
             return load
-        stamp = Stamp(round(self.clock() * 1e3), lease_ms, beat)
+        stamp = SignedBeat(round(self.clock() * 1e3), lease_ms, beat)
         tag = _tag(keys[0], _worker_message(pool, worker_id, info, state, load, stamp))
         return f"{load[:-1]}{_BEFORE}{stamp.at_ms}.{stamp.lease_ms}.{stamp.beat}.{tag}" + '"}'
 
@@ -95,8 +95,8 @@ class RecordSeals:
             return resident
         return f'{resident[:-1]},"{_tag(keys[0], _resident_message(pool, worker_id, digest, resident))}"]'
 
-    def check_worker(self, pool: Digest, worker_id: str, info: str, state: str, load: str) -> Stamp | Doubt | None:
-        """Stamp of a record that a worker of the pool has sealed; None for one that is believed without."""
+    def check_worker(self, pool: Digest, worker_id: str, info: str, state: str, load: str) -> SignedBeat | Doubt | None:
+        """Heartbeat of a record that a worker of the pool has sealed; None for one that is believed without."""
         keys = self.keys
         if not keys:
             return None
@@ -105,7 +105,7 @@ class RecordSeals:
             return None if self.believes_unsigned else Doubt.UNSIGNED
         if (found := _STAMPED.fullmatch(end)) is None:
             return Doubt.FORGED
-        stamp = Stamp(int(found[1]), int(found[2]), int(found[3]))
+        stamp = SignedBeat(int(found[1]), int(found[2]), int(found[3]))
         message = _worker_message(pool, worker_id, info, state, body + "}", stamp)
         return stamp if _is_sealed(keys, message, found[4]) else Doubt.FORGED
 
@@ -138,7 +138,7 @@ def seals_of(url: RedisUrl, settings: RedisTransport) -> RecordSeals:
     return RecordSeals()
 
 
-def _worker_message(pool: str, worker_id: str, info: str, state: str, load: str, stamp: Stamp) -> bytes:
+def _worker_message(pool: str, worker_id: str, info: str, state: str, load: str, stamp: SignedBeat) -> bytes:
     return _message("worker", pool, worker_id, info, state, load, f"{stamp.at_ms}.{stamp.lease_ms}.{stamp.beat}")
 
 

@@ -1,7 +1,8 @@
 """`python -m worker_service.compiled_code export|import FILE`: compiled code from, and into, a cache directory.
 
 The settings are the worker's own, as variables or as flags after the file: they say what the code is for. A process
-that imports a file runs the code in it; with HOTSLOT_COMPILED_CODE_SECRET only files sealed with it are taken.
+that imports a file runs the code in it; with HOTSLOT_COMPILED_CODE_SECRET or HOTSLOT_POOL_SECRET_FILE only files
+sealed with it are taken.
 """
 
 import sys
@@ -51,8 +52,7 @@ def _run(action: str, file: Path, settings: WorkerSettings) -> int:
     key = code_key(
         options, spec_from_folder(model_folder(settings.model), settings.model_name or settings.model).digest
     )
-    secret = settings.compiled_code_secret.get_secret_value().encode()
-    archiver = Archiver(settings.cache_dir, settings.max_compiled_code_bytes, secret)
+    archiver = Archiver.of(settings, settings.cache_dir)
     return archiver.pack(key, file) if action == "export" else archiver.unpack(key, file)
 
 

@@ -20,7 +20,9 @@ from typing import IO, Any
 from hotslot.content_files import StagedFile, digest_of_file, read_blocks
 from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
 from hotslot.ids import Digest
+from shared.pool_secret import code_keys
 from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
+from worker_service.settings import WorkerSettings
 
 FORMAT = 1
 MAX_HEADER_BYTES = 64 * 2**10
@@ -42,6 +44,18 @@ class Archiver:
     """Size of an archive; unpacked it may be MAX_UNPACKED_RATIO times as large."""
     secret: bytes = field(default=b"", repr=False)
     """Seals what is packed, and must have sealed what is unpacked; without one, a digest protects from damage only."""
+    earlier_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    """Secrets that may have sealed what is unpacked, too, while one takes another's place."""
+
+    @classmethod
+    def of(cls, settings: WorkerSettings, cache_dir: Path) -> "Archiver":
+        """Archiver by a worker's settings: with its own secret, or else with a key from the pool's.
+
+        Raises InvalidRequestError for a pool's secret that cannot be used.
+        """
+        secret = settings.compiled_code_secret.get_secret_value().encode()
+        keys = (secret,) if secret or settings.pool_secret_file is None else code_keys(settings.pool_secret_file)
+        return cls(cache_dir, settings.max_compiled_code_bytes, keys[0], keys[1:])
 
     def pack(self, key: CodeKey, target: Path) -> int:
         """Write the directory's compiled code to a file; returns the number of files in it.
@@ -91,17 +105,19 @@ class Archiver:
         if found != header["payload"]:
             raise CompiledCodeRefusedError(what, f"the bytes have digest {found}, expected {header['payload']}")
         facts: Mapping[str, str] = header["facts"]
-        if self.secret and not hmac.compare_digest(self._seal(CodeKey(facts), found), header["seal"]):
-            raise CompiledCodeRefusedError(what, "it is not sealed with this worker's HOTSLOT_COMPILED_CODE_SECRET")
+        if self.secret and not self._is_sealed(CodeKey(facts), found, header["seal"]):
+            problem = "it is not sealed with this worker's HOTSLOT_COMPILED_CODE_SECRET, or HOTSLOT_POOL_SECRET_FILE"
+            raise CompiledCodeRefusedError(what, problem)
         differences = key.differences(facts)
         if differences:
             raise CompiledCodeMismatchError(what, differences)
 
     def _seal(self, key: CodeKey, payload_digest: Digest) -> str:
-        if not self.secret:
-            return ""
-        message = f"hotslot compiled code {FORMAT}\n{key.digest}\n{payload_digest}".encode()
-        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()
+        return _seal_of(self.secret, key, payload_digest) if self.secret else ""
+
+    def _is_sealed(self, key: CodeKey, payload_digest: Digest, seal: str) -> bool:
+        accepted = (self.secret, *self.earlier_secrets)
+        return any(hmac.compare_digest(_seal_of(each, key, payload_digest), seal) for each in accepted)
 
     def _pack_payload(self, payload: StagedFile, target: Path) -> int:
         num_files = 0
@@ -141,6 +157,11 @@ class Archiver:
                     yield name
         except (tarfile.TarError, EOFError, gzip.BadGzipFile, FileExistsError, NotADirectoryError) as exc:
             raise CompiledCodeRefusedError(what, f"it is no archive of compiled code ({exc})") from exc
+
+
+def _seal_of(secret: bytes, key: CodeKey, payload_digest: Digest) -> str:
+    message = f"hotslot compiled code {FORMAT}\n{key.digest}\n{payload_digest}".encode()
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()
 
 
 def _parse_header(line: bytes, what: str) -> dict[str, Any]:

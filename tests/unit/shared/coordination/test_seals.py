@@ -14,7 +14,7 @@ from hotslot.ids import TenantId, WorkerId, digest_of
 from shared.coordination.belief import KEPT_FOR_S, MAX_LATE_S, MAX_SKEW_S, Beliefs, doubt_of_time
 from shared.coordination.distrust import Distrust
 from shared.coordination.encoding import decode_resident, decode_worker, encode_info, encode_load, encode_resident
-from shared.coordination.seals import Doubt, RecordSeals, Stamp
+from shared.coordination.seals import Doubt, RecordSeals, SignedBeat
 from shared.coordination.unreadable import TOLD_FOR_S
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerRecord
 from shared.pool_secret import PoolSecret
@@ -66,13 +66,15 @@ def sealed_worker(seals: RecordSeals, beat: int = 1) -> dict[str, str]:
     }
 
 
-def checked(seals: RecordSeals, fields: dict[str, str], pool: Any = POOL, worker: str = WORKER) -> Stamp | Doubt | None:
+def checked(
+    seals: RecordSeals, fields: dict[str, str], pool: Any = POOL, worker: str = WORKER
+) -> SignedBeat | Doubt | None:
     return seals.check_worker(pool, worker, fields["info"], fields["state"], fields["load"])
 
 
 def test_what_is_sealed_is_believed_and_read_as_before(ours: RecordSeals) -> None:
     fields = sealed_worker(ours, 7)
-    assert checked(ours, fields) == Stamp(int(NOW_S * 1e3), LEASE_MS, 7)
+    assert checked(ours, fields) == SignedBeat(int(NOW_S * 1e3), LEASE_MS, 7)
     record = decode_worker(fields)
     assert (record.info, record.load) == (INFO, LOAD)
 
@@ -117,7 +119,7 @@ def test_a_seal_holds_in_its_place_alone(ours: RecordSeals, folder: Path) -> Non
 
 def test_parts_do_not_reach_into_each_other(ours: RecordSeals) -> None:
     load = ours.seal_load(POOL, WorkerId("a"), "bc", "d", "{}", 1, 1)
-    assert isinstance(ours.check_worker(POOL, "a", "bc", "d", load), Stamp)
+    assert isinstance(ours.check_worker(POOL, "a", "bc", "d", load), SignedBeat)
     for worker, info, state in (("ab", "c", "d"), ("a", "b", "cd"), ("", "abc", "d"), ("a", "bcd", "")):
         assert ours.check_worker(POOL, worker, info, state, load) is Doubt.FORGED
 
@@ -151,7 +153,7 @@ def test_while_the_secret_changes_both_are_accepted_and_the_first_signs(folder: 
     stages = [old, both, turned, new]
     for earlier, later in itertools.pairwise(stages):
         for signer, reader in ((earlier, later), (later, earlier)):
-            assert isinstance(checked(reader, sealed_worker(signer)), Stamp)
+            assert isinstance(checked(reader, sealed_worker(signer)), SignedBeat)
     assert checked(new, sealed_worker(old)) is Doubt.FORGED
 
 
@@ -171,7 +173,7 @@ class Reader:
 
     def sees(self, beat: int, *, at_s: float | None = None, **kwargs: Any) -> Doubt | None:
         wall_s = NOW_S + self.now_s
-        stamp = Stamp(round((wall_s if at_s is None else at_s) * 1e3), LEASE_MS, beat)
+        stamp = SignedBeat(round((wall_s if at_s is None else at_s) * 1e3), LEASE_MS, beat)
         (doubt,) = self.beliefs.doubts([(record(**kwargs), stamp)], self.now_s, wall_s)
         return doubt
 
@@ -202,7 +204,7 @@ def test_a_reader_that_has_seen_nothing_goes_by_the_time_of_day() -> None:
         reader = Reader()
         doubt = reader.sees(1, at_s=NOW_S + reader.now_s - age_s)
         assert (doubt is None) == is_believed, age_s
-    assert doubt_of_time(Stamp(0, LEASE_MS, 1), NOW_S) is Doubt.OUT_OF_TIME
+    assert doubt_of_time(SignedBeat(0, LEASE_MS, 1), NOW_S) is Doubt.OUT_OF_TIME
 
 
 def test_of_two_starts_at_an_endpoint_the_newer_counts_also_when_it_is_shown_no_more() -> None:
@@ -215,7 +217,7 @@ def test_of_two_starts_at_an_endpoint_the_newer_counts_also_when_it_is_shown_no_
 
 def test_in_one_answer_the_newer_start_counts_whichever_comes_first() -> None:
     for order in (1, -1):
-        stamp = Stamp(round(NOW_S * 1e3), LEASE_MS, 1)
+        stamp = SignedBeat(round(NOW_S * 1e3), LEASE_MS, 1)
         pair = [(record("w-old", epoch=3), stamp), (record("w-new", epoch=4), stamp)][::order]
         assert list(Beliefs().doubts(pair, 0.0, NOW_S)) == [Doubt.OLDER_START, None][::order]
 

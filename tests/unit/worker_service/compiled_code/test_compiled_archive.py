@@ -8,10 +8,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError
+from hotslot.errors import CompiledCodeMismatchError, CompiledCodeRefusedError, InvalidRequestError
 from worker_service.compiled_code.archive import Archiver
 from worker_service.model.shared_code import CodeKey
+from worker_service.settings import WorkerSettings
 
 KEY = CodeKey({"torch": "2.13.0", "processor": "abc"})
 OTHER_KEY = CodeKey({"torch": "2.12.0", "processor": "abc"})
@@ -91,6 +93,35 @@ def test_a_seal_with_another_secret_or_none_is_refused(tmp_path: Path, packed: P
     archiver(tmp_path / "warm", secret=b"").pack(KEY, packed)
     with pytest.raises(CompiledCodeRefusedError, match="not sealed"):
         archiver(tmp_path / "cold").unpack(KEY, packed)
+
+
+def of_pool(cache: Path, *lines: str) -> Archiver:
+    """A worker's whose settings name the pool's secret alone."""
+    path = cache.with_name("pool-" + "-".join(lines))
+    path.write_text("\n".join(f"{line:*<40}" for line in lines), "utf-8")
+    return Archiver.of(WorkerSettings(model="m", pool_secret_file=path), cache)
+
+
+def test_the_secret_of_the_pool_seals_code_too_and_may_be_changed(tmp_path: Path, packed: Path) -> None:
+    of_pool(tmp_path / "warm", "old").pack(KEY, packed)
+    assert of_pool(tmp_path / "first", "new", "old").unpack(KEY, packed) == 3
+    for other in (of_pool(tmp_path / "cold", "new"), archiver(tmp_path / "cold")):
+        with pytest.raises(CompiledCodeRefusedError, match="not sealed"):
+            other.unpack(KEY, packed)
+
+
+def test_a_file_with_the_key_of_records_seals_no_code(tmp_path: Path) -> None:
+    path = tmp_path / "records"
+    path.write_text("records:" + 64 * "a", "utf-8")
+    with pytest.raises(InvalidRequestError, match="the key of records alone"):
+        Archiver.of(WorkerSettings(model="m", pool_secret_file=path), tmp_path)
+
+
+def test_the_workers_own_secret_goes_before_the_pools(tmp_path: Path) -> None:
+    path = tmp_path / "pool"
+    path.write_text(40 * "x", "utf-8")
+    own = WorkerSettings(model="m", pool_secret_file=path, compiled_code_secret=SecretStr(SECRET.decode()))
+    assert Archiver.of(own, tmp_path).secret == SECRET
 
 
 def test_a_key_that_is_edited_breaks_the_seal(tmp_path: Path, packed: Path) -> None:
