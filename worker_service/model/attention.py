@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from worker_service.model import varlen_attention
-from worker_service.model.cpu.library import LANES
+from worker_service.model.cpu.library import HEAD_SIZE_MULTIPLE
 from worker_service.model.step_state import StepState
 
 ATTENTION_NAME = "hotslot"
@@ -44,7 +44,7 @@ def attend(
         out_THD = torch.empty_like(q_THD)
         all_done = torch.ops.hotslot_cpu.attend(
             q_THD, k_TGD, v_TGD, k_cache_NGD, v_cache_NGD, cache_positions_T,
-            segments_R4, block_tables_RB, block_tokens, scale, window, kernel_tokens, out_THD,
+            segments_R4, block_tables_RB, block_tokens, scale, window, softcap, kernel_tokens, out_THD,
         )  # fmt: skip
         if all_done:
             return out_THD
@@ -161,7 +161,7 @@ class PagedAttention(nn.Module):
         self.cache = cache
         self.step = step
         self.block_tokens = block_tokens
-        fits = step.with_kernels and cache.k_NGD.shape[-1] % LANES == 0
+        fits = step.with_kernels and cache.k_NGD.shape[-1] % HEAD_SIZE_MULTIPLE == 0
         self.fits_varlen = varlen_attention.fits(cache.k_NGD.shape[-1])
         self.kernel_tokens = KERNEL_SEGMENT_TOKENS if fits else 0
 
@@ -174,7 +174,7 @@ class PagedAttention(nn.Module):
         window: int,
         softcap: float = 0.0,
     ) -> torch.Tensor:
-        """Attend for the step's tokens; `[T, H, D]`. Neither CPU nor CUDA kernels bound scores."""
+        """Attend for the step's tokens; `[T, H, D]`. The kernels on CUDA do not bound scores."""
         rows = self.step.varlen
         if rows is not None and self.fits_varlen and not softcap:
             return torch.ops.hotslot.attend_varlen(  # type: ignore[no-any-return]
@@ -204,7 +204,7 @@ class PagedAttention(nn.Module):
             self.block_tokens,
             scale,
             window,
-            0 if softcap else self.kernel_tokens,
+            self.kernel_tokens,
             softcap,
         )
         return out

@@ -17,9 +17,9 @@ def dense(
     """`x @ weight.T + bias` in the form that is fastest for this number of tokens.
 
     Few tokens on CPU are bound by reading the weight, which our own kernel does faster than the library's matrix
-    product. Without the kernel one token is still better off with the compiler's fused multiply-and-sum.
+    product; `library.max_tokens` says for how many that holds. Without the kernel one token is still better off with the compiler's fused multiply-and-sum.
     """
-    if has_kernels and x_TI.shape[0] <= library.MAX_TOKENS:
+    if has_kernels and x_TI.shape[0] <= library.max_tokens(x_TI.dtype):
         y_TO: torch.Tensor = torch.ops.hotslot_cpu.linear(x_TI, weight_OI, bias_O)
         return y_TO
     if x_TI.shape[0] == 1 and x_TI.device.type == "cpu" and torch.compiler.is_compiling():
@@ -62,7 +62,7 @@ class SlotLinear(nn.Module):
 
     `one` is 1 for ranks whose input is 1 rather than x: a bias on an adapter's B is B's column of such a rank, so it
     costs no adapter anything but the one that has it, and that one rank. B_all must be finite (0 · inf is NaN), which
-    loading checks. The kernel for few tokens on CPU computes the same for the slots that are on, and reads no others.
+    loading checks. The kernels on CPU compute the same for the slots that are on, and read no others.
 
     B_all is kept transposed, so that a slot is one stretch of memory of each and is written by plain copies.
     """
@@ -106,13 +106,14 @@ class SlotLinear(nn.Module):
         x_TI = x.reshape(-1, self.in_features)
         if not self.step.with_adapters:
             y_TO = self._base(x_TI)
-        elif self.has_kernels and x_TI.shape[0] <= library.MAX_TOKENS:
-            gates_TS = self.gates_TS[: x_TI.shape[0]]
-            y_TO = torch.ops.hotslot_cpu.slot_linear(
-                x_TI, self.weight, self.bias, self.a_CI, self.b_CO, self.scale_S, self.one_SK, gates_TS
-            )
-        else:
+        elif not self.has_kernels:
             y_TO = self._base(x_TI) + self._adapters(x_TI)
+        else:
+            slots = (self.a_CI, self.b_CO, self.scale_S, self.one_SK, self.gates_TS[: x_TI.shape[0]])
+            if x_TI.shape[0] <= library.max_tokens(x_TI.dtype):
+                y_TO = torch.ops.hotslot_cpu.slot_linear(x_TI, self.weight, self.bias, *slots)
+            else:
+                y_TO = torch.ops.hotslot_cpu.add_slots(x_TI, self._base(x_TI), *slots)
         return y_TO.reshape(*x.shape[:-1], self.out_features)
 
     def _base(self, x_TI: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,10 @@
-// Attention over the paged cache for segments of few tokens, which reads through the block tables.
+// Attention over the paged cache, which reads through the block tables.
 //
 // Shapes: T tokens, H query heads, G key/value heads, D head size (a multiple of 16), N cache positions, R segments,
 // B blocks of one sequence.
+//
+// A token's result is computed in an order that its own keys alone decide: neither the tokens beside it nor the blocks
+// that its keys lie in change a bit.
 
 #pragma once
 
@@ -32,45 +35,185 @@ inline Floats exp_negative(Floats x) {
   p = p * f + 5.0000001201e-1f;
   p = p * f * f + f + 1.0f;
   const Ints bits = (__builtin_convertvector(rounded, Ints) + 127) << 23;
-  Floats power;
-  std::memcpy(&power, &bits, sizeof(power));
-  return is_low ? Floats{} : p * power;
+  return is_low ? Floats{} : p * same_bits<Floats>(bits);
 }
 
+// softcap * tanh(x / softcap) (Gemma 2, section 2).
+inline Floats capped(Floats x, float softcap) {
+  const Floats y = x / softcap;
+  const Floats e = exp_negative((y < 0.0f ? y : -y) * 2.0f);
+  const Floats tanh = (1.0f - e) / (1.0f + e);
+  return (y < 0.0f ? -tanh : tanh) * softcap;
+}
+
+struct Scoring {
+  float scale, softcap;
+  int64_t window;  // keys that a token sees, itself included; 0: all
+};
+
 // In place, over `count` scores; what is behind them up to a full vector is overwritten.
-inline void softmax(float* scores, int64_t count, float scale) {
-  float highest = -std::numeric_limits<float>::infinity();
-  for (int64_t j = 0; j < count; ++j) highest = std::max(highest, scores[j] * scale);
+inline void softmax(float* scores, int64_t count, const Scoring& scoring) {
+  const int64_t end = (count + LANES - 1) / LANES * LANES;
+  std::fill(scores + count, scores + end, -std::numeric_limits<float>::infinity());
+  Floats highest = Floats{} - std::numeric_limits<float>::infinity();
+  for (int64_t j = 0; j < end; j += LANES) {
+    Floats score = load(scores + j) * scoring.scale;
+    if (scoring.softcap != 0) {
+      score = capped(score, scoring.softcap);
+      store(scores + j, score);
+    }
+    highest = score > highest ? score : highest;
+  }
+  if (scoring.softcap != 0) std::fill(scores + count, scores + end, -std::numeric_limits<float>::infinity());
+  const float scale = scoring.softcap != 0 ? 1.0f : scoring.scale;
+  float top = highest[0];
+  for (int64_t lane = 1; lane < LANES; ++lane) top = std::max(top, highest[lane]);
   Floats totals{};
-  const int64_t padded = (count + LANES - 1) / LANES * LANES;
-  std::fill(scores + count, scores + padded, -std::numeric_limits<float>::infinity());
-  for (int64_t j = 0; j < padded; j += LANES) {
-    const Floats e = exp_negative(load(scores + j) * scale - highest);
+  for (int64_t j = 0; j < end; j += LANES) {
+    const Floats e = exp_negative(load(scores + j) * scale - top);
     totals += e;
     store(scores + j, e);
   }
   const float inverse = 1.0f / sum(totals);
-  for (int64_t j = 0; j < padded; j += LANES) store(scores + j, load(scores + j) * inverse);
+  for (int64_t j = 0; j < end; j += LANES) store(scores + j, load(scores + j) * inverse);
 }
 
-// One query token, the `rep` query heads of one key head; out[h * D + d].
+constexpr int64_t KEYS_OF_ONE_VISIT = 64;  // their values stay in the nearest cache for all queries
+constexpr int64_t TOKENS_OF_ONE_VISIT = 8;  // of one segment; so many read a key together
+
+// Memory of one thread, kept for its next call.
 template <typename E>
-void attend_token(const E* q, const std::vector<const E*>& keys, const std::vector<const E*>& values, int64_t first,
-                  int64_t count, int64_t rep, int64_t head_size, float scale, std::vector<float>& raw,
-                  std::vector<float>& scores, E* out) {
-  const int64_t padded = (count + LANES - 1) / LANES * LANES;
-  raw.resize(count * rep);
-  scores.resize(padded);
-  dot_all<E>(keys.data() + first, count, q, head_size, rep, raw.data(), rep);
-  for (int64_t h = 0; h < rep; ++h) {
-    for (int64_t j = 0; j < count; ++j) scores[j] = raw[j * rep + h];
-    softmax(scores.data(), count, scale);
-    for (int64_t d = 0; d < head_size; d += LANES) {
-      Floats acc{};
-      for (int64_t j = 0; j < count; ++j) acc += scores[j] * load(values[first + j] + d);
-      for (int64_t lane = 0; lane < LANES; ++lane) out[h * head_size + d + lane] = static_cast<E>(acc[lane]);
+struct AttentionScratch {
+  Inputs<E> q;
+  std::vector<float> scores;  // [queries, keys]
+  std::vector<float> out;     // [queries, D]
+};
+
+// The tokens of one visit, all query heads of one key head: queries in order of token, then head.
+template <typename E>
+class Visit {
+ public:
+  Visit(AttentionScratch<E>& scratch, int64_t rep, int64_t head_size, const Scoring& scoring)
+      : scratch_(scratch), rep_(rep), head_size_(head_size), scoring_(scoring) {}
+
+  // `num_keys` are those of the last of `count` tokens; `address(j)` is where key and value j are in their caches.
+  template <typename Address>
+  void attend(int64_t count, int64_t num_keys, const E* k, const E* v, const Address& address) {
+    const auto lowest = [&](int64_t seen) {
+      return scoring_.window > 0 ? std::max<int64_t>(0, seen - scoring_.window) : 0;
+    };
+    const int64_t least = num_keys - count + 1, from = lowest(least);
+    stride_ = num_keys - from + 2 * LANES;
+    scratch_.scores.resize(count * rep_ * stride_);
+    scratch_.out.assign(count * rep_ * head_size_, 0.0f);
+    int64_t at[KEYS_OF_ONE_VISIT];
+    for (int64_t first = from; first < num_keys; first += KEYS_OF_ONE_VISIT) {
+      const int64_t these = std::min(KEYS_OF_ONE_VISIT, num_keys - first);
+      for (int64_t j = 0; j < these; ++j) at[j] = address(first + j);
+      score(count * rep_, k, at, these, first - from);
+    }
+    for (int64_t token = 0; token < count; ++token)
+      for (int64_t h = 0; h < rep_; ++h) {
+        const int64_t seen = least + token, low = lowest(seen);
+        softmax(scores(token * rep_ + h) + low - from, seen - low, scoring_);
+      }
+    const int64_t all_from = lowest(num_keys);
+    for (int64_t first = from; first < num_keys; first += KEYS_OF_ONE_VISIT) {
+      const int64_t end = std::min(first + KEYS_OF_ONE_VISIT, num_keys);
+      for (int64_t j = first; j < end; ++j) at[j - first] = address(j);
+      if (first >= all_from && end <= least) {
+        add(0, count * rep_, v, at, end - first, first - from);
+        continue;
+      }
+      for (int64_t token = 0; token < count; ++token) {  // some see other keys than others
+        const int64_t low = std::max(first, lowest(least + token)), high = std::min(end, least + token);
+        if (low < high) add(token * rep_, rep_, v, at + low - first, high - low, low - from);
+      }
     }
   }
+
+  const float* out(int64_t query) const { return scratch_.out.data() + query * head_size_; }
+
+ private:
+  float* scores(int64_t query) { return scratch_.scores.data() + query * stride_; }
+
+  // Scores of `count` keys, to column `to` on; a few columns behind them are overwritten.
+  void score(int64_t num_queries, const E* k, const int64_t* at, int64_t count, int64_t to) {
+    for (int64_t first = 0; first < count; first += LANES) {
+      const E* keys[LANES];
+      for (int64_t j = 0; j < LANES; ++j) keys[j] = k + at[std::min(first + j, count - 1)];
+      int64_t query = 0;
+      for (; query + 4 <= num_queries; query += 4) score_block<4>(query, keys, to + first);
+      switch (num_queries - query) {
+        case 3: score_block<3>(query, keys, to + first); break;
+        case 2: score_block<2>(query, keys, to + first); break;
+        case 1: score_block<1>(query, keys, to + first); break;
+      }
+    }
+  }
+
+  template <int NQ>
+  void score_block(int64_t query, const E* const* keys, int64_t to) {
+    constexpr int NK = MANY_REGISTERS ? 4 : NQ <= 2 ? 4 : 2;
+    Floats lanes[NQ][LANES];
+    for (int64_t j = 0; j < LANES; j += NK) {
+      Floats some[NQ][NK];
+      dot_lanes<E, NQ, NK, false>(scratch_.q.data() + query, [&](int o) { return keys[j + o]; }, head_size_, some);
+      UNROLL for (int q = 0; q < NQ; ++q) {
+        UNROLL for (int o = 0; o < NK; ++o) lanes[q][j + o] = some[q][o];
+      }
+    }
+    for (int q = 0; q < NQ; ++q) store(scores(query + q) + to, sums(lanes[q]));
+  }
+
+  // Adds values by their weights, which begin at column `from`.
+  void add(int64_t query, int64_t num_queries, const E* v, const int64_t* at, int64_t count, int64_t from) {
+    const int64_t end = query + num_queries;
+    for (; query + 4 <= end; query += 4) add_block<4>(query, v, at, count, from);
+    switch (end - query) {
+      case 3: add_block<3>(query, v, at, count, from); break;
+      case 2: add_block<2>(query, v, at, count, from); break;
+      case 1: add_block<1>(query, v, at, count, from); break;
+    }
+  }
+
+  template <int NQ>
+  void add_block(int64_t query, const E* v, const int64_t* at, int64_t count, int64_t from) {
+    const auto add = [&](auto vectors, int64_t& d) {
+      constexpr int N = decltype(vectors)::value;
+      for (; d + N * LANES <= head_size_; d += N * LANES) {
+        Floats acc[NQ][N];
+        const float* weights[NQ];
+        UNROLL for (int q = 0; q < NQ; ++q) {
+          weights[q] = scores(query + q) + from;
+          UNROLL for (int i = 0; i < N; ++i) acc[q][i] = load(out(query + q) + d + i * LANES);
+        }
+        for (int64_t j = 0; j < count; ++j) {
+          Floats values[N];
+          UNROLL for (int i = 0; i < N; ++i) values[i] = load(v + at[j] + d + i * LANES);
+          UNROLL for (int q = 0; q < NQ; ++q) {
+            UNROLL for (int i = 0; i < N; ++i) acc[q][i] += weights[q][j] * values[i];
+          }
+        }
+        UNROLL for (int q = 0; q < NQ; ++q) {
+          UNROLL for (int i = 0; i < N; ++i) store(scratch_.out.data() + (query + q) * head_size_ + d + i * LANES, acc[q][i]);
+        }
+      }
+    };
+    int64_t d = 0;
+    add(std::integral_constant<int, MANY_REGISTERS ? 4 : NQ <= 2 ? 4 : NQ == 3 ? 3 : 2>{}, d);
+    add(std::integral_constant<int, 1>{}, d);
+  }
+
+  AttentionScratch<E>& scratch_;
+  const int64_t rep_, head_size_;
+  const Scoring scoring_;
+  int64_t stride_ = 0;
+};
+
+template <typename E>
+inline void round_head(const float* from, int64_t head_size, E* to) {
+  for (int64_t d = 0; d < head_size; d += LANES) store(to + d, load(from + d));
 }
 
 constexpr int64_t SEGMENT_COLUMNS = 4;  // first token, tokens, keys, first cache position or -1
@@ -78,8 +221,8 @@ constexpr int64_t SEGMENT_COLUMNS = 4;  // first token, tokens, keys, first cach
 template <typename E>
 bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor& k_cache_NGD,
                  at::Tensor& v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
-                 const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window,
-                 int64_t max_tokens, at::Tensor& out_THD) {
+                 const at::Tensor& block_tables_RB, int64_t block_tokens, const Scoring& scoring, int64_t max_tokens,
+                 at::Tensor& out_THD) {
   const int64_t num_tokens = q_THD.size(0), num_heads = q_THD.size(1), head_size = q_THD.size(2);
   const int64_t num_kv_heads = k_cache_NGD.size(1), rep = num_heads / num_kv_heads, row = num_kv_heads * head_size;
   const E* q = q_THD.const_data_ptr<E>();
@@ -94,50 +237,64 @@ bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Ten
     std::memcpy(k_cache + positions[t] * row, k_TGD.const_data_ptr<E>() + t * row, row * sizeof(E));
     std::memcpy(v_cache + positions[t] * row, v_TGD.const_data_ptr<E>() + t * row, row * sizeof(E));
   }
-  int64_t num_segments = 0, num_used = 0;
+  struct Unit {
+    int64_t segment, first, count, num_keys;
+  };
+  static thread_local std::vector<Unit> kept_units;
+  std::vector<Unit>& units = kept_units;
+  units.clear();
+  int64_t num_used = 0;
   bool all_done = true;
-  while (num_segments < segments_R4.size(0) && segments[num_segments * SEGMENT_COLUMNS + 1] > 0) {
-    const int64_t* segment = segments + num_segments++ * SEGMENT_COLUMNS;
-    num_used = std::max(num_used, segment[0] + segment[1]);
-    all_done = all_done && segment[1] <= max_tokens;
+  for (int64_t index = 0; index < segments_R4.size(0) && segments[index * SEGMENT_COLUMNS + 1] > 0; ++index) {
+    const int64_t* segment = segments + index * SEGMENT_COLUMNS;
+    const int64_t first = segment[0], count = segment[1], num_keys = segment[2];
+    num_used = std::max(num_used, first + count);
+    all_done = all_done && count <= max_tokens;
+    if (count > max_tokens) continue;
+    for (int64_t done = 0; done < count; done += TOKENS_OF_ONE_VISIT) {
+      const int64_t these = std::min(TOKENS_OF_ONE_VISIT, count - done);
+      units.push_back({index, first + done, these, num_keys - count + done + these});
+    }
   }
-  std::fill(out + num_used * num_heads * head_size, out + num_tokens * num_heads * head_size, E(0));
-  at::parallel_for(0, num_segments * num_kv_heads, 1, [&](int64_t begin, int64_t end) {
-    std::vector<const E*> keys, values;
-    std::vector<float> raw, scores;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t index = unit / num_kv_heads, group = unit % num_kv_heads;
-      const int64_t* segment = segments + index * SEGMENT_COLUMNS;
-      const int64_t first = segment[0], count = segment[1], num_keys = segment[2], start = segment[3];
-      if (count > max_tokens) continue;
-      keys.resize(num_keys);
-      values.resize(num_keys);
-      for (int64_t j = 0; j < num_keys; ++j) {
-        const int64_t block = tables[index * table_size + j / block_tokens];
-        const int64_t position = start >= 0 ? start + j : block * block_tokens + j % block_tokens;
-        keys[j] = k_cache + position * row + group * head_size;
-        values[j] = v_cache + position * row + group * head_size;
-      }
+  std::fill(out + num_used * num_heads * head_size, out + num_tokens * num_heads * head_size, E(0.0f));
+  at::parallel_for(0, units.size() * num_kv_heads, 1, [&](int64_t begin, int64_t end) {
+    static thread_local AttentionScratch<E> scratch;
+    static thread_local std::vector<E> queries;
+    for (int64_t task = begin; task < end; ++task) {
+      const auto [index, first, count, num_keys] = units[task / num_kv_heads];
+      const int64_t group = task % num_kv_heads, start = segments[index * SEGMENT_COLUMNS + 3];
+      const int32_t* table = tables + index * table_size;
+      queries.resize(count * rep * head_size);
       for (int64_t i = 0; i < count; ++i) {
-        const int64_t seen = num_keys - count + i + 1, lowest = window > 0 ? std::max<int64_t>(0, seen - window) : 0;
-        const int64_t at = ((first + i) * num_heads + group * rep) * head_size;
-        attend_token<E>(q + at, keys, values, lowest, seen - lowest, rep, head_size, scale, raw, scores, out + at);
+        const E* from = q + ((first + i) * num_heads + group * rep) * head_size;
+        std::copy(from, from + rep * head_size, queries.data() + i * rep * head_size);
       }
+      scratch.q.take(queries.data(), count * rep, head_size);
+      Visit<E> visit(scratch, rep, head_size, scoring);
+      visit.attend(count, num_keys, k_cache, v_cache, [&](int64_t j) {
+        const int64_t block = start >= 0 ? 0 : table[j / block_tokens];
+        return (start >= 0 ? start + j : block * block_tokens + j % block_tokens) * row + group * head_size;
+      });
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t h = 0; h < rep; ++h)
+          round_head(visit.out(i * rep + h), head_size,
+                     out + ((first + i) * num_heads + group * rep + h) * head_size);
     }
   });
   return all_done;
 }
 
 // Writes the step's keys and values, and attends for the segments of at most `max_tokens` tokens; the others' part of
-// `out` is left as it is. Returns whether there were no others.
+// `out` is left as it is. Returns whether there were no others. A `softcap` of 0 leaves scores alone.
 inline bool attend(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor k_cache_NGD,
-            at::Tensor v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
-            const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window, int64_t max_tokens,
-            at::Tensor out_THD) {
+                   at::Tensor v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
+                   const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window,
+                   double softcap, int64_t max_tokens, at::Tensor out_THD) {
   const at::Tensor q = q_THD.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
+  const Scoring scoring{static_cast<float>(scale), static_cast<float>(softcap), window};
   auto run = q.scalar_type() == at::kBFloat16 ? attend_impl<bf16> : attend_impl<float>;
-  return run(q, k, v, k_cache_NGD, v_cache_NGD, cache_positions_T, segments_R4, block_tables_RB, block_tokens, scale, window,
-      max_tokens, out_THD);
+  return run(q, k, v, k_cache_NGD, v_cache_NGD, cache_positions_T, segments_R4, block_tables_RB, block_tokens, scoring,
+             max_tokens, out_THD);
 }
 
 }  // namespace hotslot

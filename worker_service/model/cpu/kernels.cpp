@@ -29,15 +29,18 @@ TORCH_LIBRARY(hotslot_cpu, m) {
       "slot_linear(Tensor x, Tensor w, Tensor? bias, Tensor a, Tensor b, Tensor scale, Tensor one, Tensor gates) "
       "-> Tensor");
   m.def(
+      "add_slots(Tensor x, Tensor y, Tensor a, Tensor b, Tensor scale, Tensor one, Tensor gates) -> Tensor");
+  m.def(
       "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
-      "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int max_tokens, "
-      "Tensor(c!) out) -> bool");
+      "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, float softcap, "
+      "int max_tokens, Tensor(c!) out) -> bool");
   m.def("copy_all(Tensor(a!)[] targets, Tensor[] sources) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
   m.impl("linear", hotslot::linear);
   m.impl("slot_linear", hotslot::slot_linear);
+  m.impl("add_slots", hotslot::add_slots);
   m.impl("attend", hotslot::attend);
   m.impl("copy_all", hotslot::copy_all);
 }

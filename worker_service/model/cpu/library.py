@@ -4,9 +4,11 @@ The library's name is a digest of everything that it depends on, so a cache dire
 processes and machines.
 """
 
+import functools
 import hashlib
 import os
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,11 +21,12 @@ from torch.utils.cpp_extension import include_paths
 log = structlog.get_logger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-HEADERS = tuple(SOURCE.with_name(name) for name in ("dot.h", "linear.h", "attention.h"))
-MAX_TOKENS = 16
-"""From here on a step is bound by arithmetic, where the library's blocked matrix products are as fast."""
-LANES = 16
-"""Head sizes must be multiples of this."""
+HEADERS = tuple(SOURCE.with_name(name) for name in ("vectors.h", "dot.h", "linear.h", "attention.h"))
+HEAD_SIZE_MULTIPLE = 16
+MATRIX_TOKENS = 16
+"""From more tokens on a step is bound by arithmetic, where the library's blocked matrix products are as fast."""
+_BF16_PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16")
+"""Flags of processors that multiply bfloat16 in hardware: x86's, and Arm's."""
 DTYPES = (torch.bfloat16, torch.float32)
 """Element types of weights and activations."""
 _FLAGS = ("-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared")
@@ -51,6 +54,16 @@ def load_kernels(cache_dir: Path | None) -> bool:
 def are_loaded() -> bool:
     """Tell whether this process has the kernels."""
     return hasattr(torch.ops.hotslot_cpu, "slot_linear")
+
+
+@functools.cache
+def max_tokens(dtype: torch.dtype) -> int:
+    """Largest number of tokens for which our linear is the faster one, by element type and processor.
+
+    Where bfloat16 is not multiplied in hardware, the library's products of it are slower than ours at any size.
+    """
+    has_products = any(flag in _BF16_PRODUCTS for flag in processor().split())
+    return sys.maxsize if dtype == torch.bfloat16 and not has_products else MATRIX_TOKENS
 
 
 def _built(directory: Path) -> Path:
@@ -92,7 +105,12 @@ def _describe_results() -> None:
     """Tell the compiler the shapes of what the kernels return."""
     torch.library.register_fake("hotslot_cpu::linear", _rows_by_outputs)
     torch.library.register_fake("hotslot_cpu::slot_linear", _rows_by_outputs)
+    torch.library.register_fake("hotslot_cpu::add_slots", _like_sums)
 
 
 def _rows_by_outputs(x_TI: torch.Tensor, weight_OI: torch.Tensor, *_: torch.Tensor | None) -> torch.Tensor:
     return x_TI.new_empty(x_TI.shape[0], weight_OI.shape[0])
+
+
+def _like_sums(_: torch.Tensor, y_TO: torch.Tensor, *__: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(y_TO)

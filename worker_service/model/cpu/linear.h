@@ -1,4 +1,4 @@
-// Linears for few tokens: every weight is read once, and only the slots that are on.
+// Linears: every weight is read once for few tokens, and of the slots only those that are on.
 //
 // Shapes: T tokens, I in_features, O out_features, S slots, K ranks of one slot, C = S * K columns.
 
@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <optional>
-#include <type_traits>
 #include <vector>
 
 #include "dot.h"
@@ -28,75 +27,127 @@ struct Slots {
   int64_t rank() const { return a_CI.size(0) / scale_S.size(0); }
 };
 
-// A slot that is on for at least one token.
-struct ActiveSlot {
-  int64_t slot;
-  std::vector<int64_t> tokens;
-  std::vector<float> h;          // gate * scale * (A x + one) of those tokens, [tokens, K]
-  std::vector<uint32_t> pairs;   // the same in bfloat16, two ranks in a word, [tokens, K / 2]; where products take pairs
+// Two ranks side by side in a word, where products take pairs; else one.
+#ifdef HOTSLOT_DOT_BF16
+template <typename E>
+constexpr bool PAIRED = std::is_same_v<E, bf16>;
+#else
+template <typename E>
+constexpr bool PAIRED = false;
+#endif
+
+constexpr int64_t TILE_TOKENS = 16;  // tokens of one slot that one thread takes at a time
+
+// The slots that are on, each with its tokens; keeps its memory for the next call.
+template <typename E>
+class ActiveSlots {
+ public:
+  struct Tile {
+    int64_t slot, first, count;  // `first` is where its tokens begin among all
+  };
+
+  // h = gate * scale * (A x + one) of each slot's tokens.
+  void compute(const Slots& slots, const Inputs<E>& x, int64_t num_tokens, int64_t size) {
+    find(slots, num_tokens);
+    const int64_t rank = slots.rank(), words = (rank + 1) / 2, stride = slots.gates_TS.stride(0);
+    const float* gates = slots.gates_TS.template const_data_ptr<float>();
+    const float* scale = slots.scale_S.template const_data_ptr<float>();
+    const float* one = slots.one_SK.template const_data_ptr<float>();
+    const E* a = slots.a_CI.template const_data_ptr<E>();
+    inputs_.resize(tokens_.size());
+    for (size_t index = 0; index < tokens_.size(); ++index) inputs_[index] = x[tokens_[index]];
+    h_.resize(tokens_.size() * rank);
+    if (PAIRED<E>) pairs_.resize(tokens_.size() * words);
+    at::parallel_for(0, tiles_.size(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t index = begin; index < end; ++index) {
+        const auto [slot, first, count] = tiles_[index];
+        float* h = h_.data() + first * rank;
+        dot_all<E>(inputs_.data() + first, count, a + slot * rank * size, size, rank, h, rank);
+        for (int64_t i = 0; i < count; ++i, h += rank) {
+          const float factor = gates[tokens_[first + i] * stride + slot] * scale[slot];
+          for (int64_t k = 0; k < rank; ++k) h[k] = (h[k] + one[slot * rank + k]) * factor;
+          if (PAIRED<E>) pair(h, rank, pairs_.data() + (first + i) * words);
+        }
+      }
+    });
+  }
+
+  const std::vector<Tile>& tiles() const { return tiles_; }
+  const int64_t* tokens(const Tile& tile) const { return tokens_.data() + tile.first; }
+  const float* h(const Tile& tile, int64_t rank) const { return h_.data() + tile.first * rank; }
+  const uint32_t* pairs(const Tile& tile, int64_t rank) const {
+    return pairs_.data() + tile.first * ((rank + 1) / 2);
+  }
+
+ private:
+  void find(const Slots& slots, int64_t num_tokens) {
+    const float* gates = slots.gates_TS.template const_data_ptr<float>();
+    const float* scale = slots.scale_S.template const_data_ptr<float>();
+    const int64_t stride = slots.gates_TS.stride(0);
+    tiles_.clear();
+    tokens_.clear();
+    for (int64_t slot = 0; slot < slots.scale_S.size(0); ++slot) {
+      if (scale[slot] == 0) continue;  // its adapter does not target this module
+      int64_t count = 0;
+      for (int64_t t = 0; t < num_tokens; ++t) {
+        if (gates[t * stride + slot] == 0) continue;
+        if (count++ % TILE_TOKENS == 0) tiles_.push_back({slot, static_cast<int64_t>(tokens_.size()), 0});
+        ++tiles_.back().count;
+        tokens_.push_back(t);
+      }
+    }
+  }
+
+  // Rounded to bfloat16, the first one low; an odd last rank has 0 beside it.
+  static void pair(const float* h, int64_t rank, uint32_t* to) {
+    for (int64_t k = 0; k < rank; k += 2) {
+      const uint32_t low = bf16(h[k]).x, high = k + 1 < rank ? bf16(h[k + 1]).x : 0;
+      *to++ = low | high << 16;
+    }
+  }
+
+  std::vector<Tile> tiles_;
+  std::vector<int64_t> tokens_;
+  std::vector<const Input<E>*> inputs_;
+  std::vector<float> h_;
+  std::vector<uint32_t> pairs_;
 };
 
-#ifdef HOTSLOT_DOT_BF16
-// Two neighbouring ranks in a word, the first one low; an odd last rank has 0 beside it.
-inline std::vector<uint32_t> in_pairs(const std::vector<float>& h, int64_t rank) {
-  std::vector<uint32_t> pairs;
-  pairs.reserve(h.size() / rank * ((rank + 1) / 2));
-  for (size_t first = 0; first < h.size(); first += rank)
-    for (int64_t k = 0; k < rank; k += 2) {
-      const uint32_t low = bf16(h[first + k]).x, high = k + 1 < rank ? bf16(h[first + k + 1]).x : 0;
-      pairs.push_back(low | high << 16);
-    }
-  return pairs;
-}
-#endif
+constexpr int64_t CHUNK = 96;  // outputs that one visit computes
 
-template <typename E>
-std::vector<ActiveSlot> active_slots(const Slots& slots, const std::vector<const E*>& rows, int64_t size) {
-  const float* gates = slots.gates_TS.const_data_ptr<float>();
-  const float* scale = slots.scale_S.const_data_ptr<float>();
-  const float* one = slots.one_SK.const_data_ptr<float>();
-  const int64_t stride = slots.gates_TS.stride(0), rank = slots.rank();
-  std::vector<ActiveSlot> active;
-  for (int64_t slot = 0; slot < slots.scale_S.size(0); ++slot) {
-    if (scale[slot] == 0) continue;  // its adapter does not target this module
-    std::vector<int64_t> tokens;
-    for (size_t t = 0; t < rows.size(); ++t)
-      if (gates[t * stride + slot] != 0) tokens.push_back(t);
-    if (!tokens.empty()) active.push_back({slot, std::move(tokens), {}, {}});
-  }
-  const E* a = slots.a_CI.const_data_ptr<E>();
-  at::parallel_for(0, active.size(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t index = begin; index < end; ++index) {
-      auto& [slot, tokens, h, pairs] = active[index];
-      const int64_t count = tokens.size();
-      std::vector<const E*> inputs(count);
-      for (int64_t i = 0; i < count; ++i) inputs[i] = rows[tokens[i]];
-      h.resize(count * rank);
-      dot_all<E>(inputs.data(), count, a + slot * rank * size, size, rank, h.data(), rank);
-      for (int64_t i = 0; i < count; ++i) {
-        const float factor = gates[tokens[i] * stride + slot] * scale[slot];
-        for (int64_t k = 0; k < rank; ++k) h[i * rank + k] = (h[i * rank + k] + one[slot * rank + k]) * factor;
+// One token's outputs: out[o] += sum over k of h[k] * b[k][o], where row k begins at b + k * num_out. NT tokens share
+// what is read; a token's sums are the same for any NT.
+template <typename E, int NT>
+inline void add_ranks(const float* h, const E* b, int64_t rank, int64_t num_out, int64_t count, float* const* out) {
+  constexpr int NV = MANY_REGISTERS ? 4 : NT == 1 ? 6 : 2;
+  int64_t o = 0;
+  const auto add = [&](auto vectors) {
+    constexpr int N = decltype(vectors)::value;
+    for (; o + N * LANES <= count; o += N * LANES) {
+      Floats acc[NT][N] = {};
+      for (int64_t k = 0; k < rank; ++k) {
+        Floats row[N];
+        UNROLL for (int v = 0; v < N; ++v) row[v] = load(b + k * num_out + o + v * LANES);
+        UNROLL for (int t = 0; t < NT; ++t) {
+          UNROLL for (int v = 0; v < N; ++v) acc[t][v] += h[t * rank + k] * row[v];
+        }
       }
-#ifdef HOTSLOT_DOT_BF16
-      if constexpr (std::is_same_v<E, bf16>) pairs = in_pairs(h, rank);
-#endif
+      UNROLL for (int t = 0; t < NT; ++t) {
+        UNROLL for (int v = 0; v < N; ++v) {
+          float* to = out[t] + o + v * LANES;
+          store(to, load(to) + acc[t][v]);
+        }
+      }
     }
-  });
-  return active;
-}
-
-constexpr int64_t CHUNK = 6 * LANES;  // outputs that one visit computes
-
-// out[o] += sum over k of h[k] * b[k][o] from output `o` on, where row k of b begins at b + k * num_out.
-template <typename E>
-void add_ranks(const float* h, const E* b, int64_t rank, int64_t num_out, int64_t o, int64_t count, float* out) {
-  for (; o + LANES <= count; o += LANES) {
-    Floats acc = load(out + o);
-    for (int64_t k = 0; k < rank; ++k) acc += h[k] * load(b + k * num_out + o);
-    store(out + o, acc);
-  }
+  };
+  add(std::integral_constant<int, NV>{});
+  add(std::integral_constant<int, 1>{});
   for (; o < count; ++o)
-    for (int64_t k = 0; k < rank; ++k) out[o] += h[k] * static_cast<float>(b[k * num_out + o]);
+    for (int t = 0; t < NT; ++t) {
+      float acc = 0;
+      for (int64_t k = 0; k < rank; ++k) acc += h[t * rank + k] * static_cast<float>(b[k * num_out + o]);
+      out[t][o] += acc;
+    }
 }
 
 #ifdef HOTSLOT_DOT_BF16
@@ -126,70 +177,106 @@ inline int64_t add_pairs(const uint32_t* pairs, const bf16* b, int64_t rank, int
 }
 #endif
 
-// out[t * CHUNK + o] += h[t] . b[:, o], where b points at the slot's first rank and the chunk's first output.
+// Adds a slot's share to `count` outputs of its tokens; `b` points at its first rank and the first of the outputs, and
+// out + t * stride at token t's.
 template <typename E>
-void add_slot(const ActiveSlot& active, const E* b, int64_t rank, int64_t num_out, int64_t count, float* out) {
-  for (size_t index = 0; index < active.tokens.size(); ++index) {
-    float* to = out + active.tokens[index] * CHUNK;
-    int64_t done = 0;
+void add_slot(const ActiveSlots<E>& active, const typename ActiveSlots<E>::Tile& tile, const E* b, int64_t rank,
+              int64_t num_out, int64_t count, float* out, int64_t stride) {
+  const int64_t* tokens = active.tokens(tile);
+  const float* h = active.h(tile, rank);
+  int64_t done = 0;
 #ifdef HOTSLOT_DOT_BF16
-    if constexpr (std::is_same_v<E, bf16>)
-      done = add_pairs(active.pairs.data() + index * ((rank + 1) / 2), b, rank, num_out, count, to);
+  if constexpr (PAIRED<E>)
+    for (int64_t i = 0; i < tile.count; ++i)
+      done = add_pairs(active.pairs(tile, rank) + i * ((rank + 1) / 2), b, rank, num_out, count,
+                       out + tokens[i] * stride);
 #endif
-    add_ranks<E>(active.h.data() + index * rank, b, rank, num_out, done, count, to);
+  if (done == count) return;
+  int64_t i = 0;
+  for (; i + 4 <= tile.count; i += 4) {
+    float* to[4];
+    for (int t = 0; t < 4; ++t) to[t] = out + tokens[i + t] * stride + done;
+    add_ranks<E, 4>(h + i * rank, b + done, rank, num_out, count - done, to);
+  }
+  for (; i < tile.count; ++i) {
+    float* to = out + tokens[i] * stride + done;
+    add_ranks<E, 1>(h + i * rank, b + done, rank, num_out, count - done, &to);
   }
 }
 
 // y[o] = out[o] + bias[o], rounded.
-inline void round_row(const float* out, const bf16* bias, int64_t count, bf16* y) {
+template <typename E>
+inline void round_row(const float* out, const E* bias, int64_t count, E* y) {
   int64_t o = 0;
-#ifdef HOTSLOT_DOT_BF16
-  for (; o + LANES <= count; o += LANES) {
-    __m512 v = _mm512_loadu_ps(out + o);
-    if (bias != nullptr) v = v + load(bias + o);
-    const __m256bh rounded = _mm512_cvtneps_pbh(v);
-    std::memcpy(y + o, &rounded, sizeof(rounded));
-  }
-#endif
-  for (; o < count; ++o) y[o] = static_cast<bf16>(out[o] + (bias != nullptr ? static_cast<float>(bias[o]) : 0.0f));
-}
-
-inline void round_row(const float* out, const float* bias, int64_t count, float* y) {
-  for (int64_t o = 0; o < count; ++o) y[o] = out[o] + (bias != nullptr ? bias[o] : 0.0f);
+  for (; o + LANES <= count; o += LANES) store(y + o, bias != nullptr ? load(out + o) + load(bias + o) : load(out + o));
+  for (; o < count; ++o) y[o] = static_cast<E>(bias != nullptr ? out[o] + static_cast<float>(bias[o]) : out[o]);
 }
 
 template <typename E>
 void linear_impl(const at::Tensor& x_TI, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
                  const Slots* slots, at::Tensor& y_TO) {
+  static thread_local Inputs<E> kept_x;
+  static thread_local ActiveSlots<E> kept_active;
+  Inputs<E>& x = kept_x;  // the caller's, in the threads that help it too
+  ActiveSlots<E>& active = kept_active;
   const int64_t num_tokens = x_TI.size(0), size = x_TI.size(1), num_out = w_OI.size(0);
-  const E* x = x_TI.const_data_ptr<E>();
   const E* w = w_OI.const_data_ptr<E>();
   const E* bias = bias_O.has_value() ? bias_O->const_data_ptr<E>() : nullptr;
   E* y = y_TO.mutable_data_ptr<E>();
-  std::vector<const E*> rows(num_tokens);
-  for (int64_t t = 0; t < num_tokens; ++t) rows[t] = x + t * size;
-  std::vector<ActiveSlot> active;
-  if (slots != nullptr) active = active_slots<E>(*slots, rows, size);
+  x.take(x_TI.const_data_ptr<E>(), num_tokens, size);
+  if (slots != nullptr) active.compute(*slots, x, num_tokens, size);
   const int64_t rank = slots != nullptr ? slots->rank() : 0;
   const E* b = slots != nullptr ? slots->b_CO.const_data_ptr<E>() : nullptr;
-  const int64_t num_chunks = (num_out + CHUNK - 1) / CHUNK;
-  at::parallel_for(0, num_chunks, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> out(num_tokens * CHUNK);
+  at::parallel_for(0, (num_out + CHUNK - 1) / CHUNK, 1, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<float> out;
+    out.resize(num_tokens * CHUNK);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * CHUNK, count = std::min(CHUNK, num_out - first);
-      dot_all<E>(rows.data(), num_tokens, w + first * size, size, count, out.data(), CHUNK);
-      for (const ActiveSlot& one : active)
-        add_slot<E>(one, b + one.slot * rank * num_out + first, rank, num_out, count, out.data());
+      dot_all<E>(x.data(), num_tokens, w + first * size, size, count, out.data(), CHUNK);
+      if (slots != nullptr)
+        for (const auto& tile : active.tiles())
+          add_slot<E>(active, tile, b + tile.slot * rank * num_out + first, rank, num_out, count, out.data(), CHUNK);
       for (int64_t t = 0; t < num_tokens; ++t)
         round_row(out.data() + t * CHUNK, bias != nullptr ? bias + first : nullptr, count, y + t * num_out + first);
     }
   });
 }
 
+// y += what the slots that are on add to x's linear.
+template <typename E>
+void add_slots_impl(const at::Tensor& x_TI, const Slots& slots, at::Tensor& y_TO) {
+  static thread_local Inputs<E> kept_x;
+  static thread_local ActiveSlots<E> kept_active;
+  Inputs<E>& x = kept_x;
+  ActiveSlots<E>& active = kept_active;
+  const int64_t num_tokens = x_TI.size(0), size = x_TI.size(1), num_out = y_TO.size(1), rank = slots.rank();
+  const E* b = slots.b_CO.const_data_ptr<E>();
+  E* y = y_TO.mutable_data_ptr<E>();
+  x.take(x_TI.const_data_ptr<E>(), num_tokens, size);
+  active.compute(slots, x, num_tokens, size);
+  if (active.tiles().empty()) return;
+  at::parallel_for(0, (num_out + CHUNK - 1) / CHUNK, 1, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<float> out;
+    out.resize(num_tokens * CHUNK);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t first = chunk * CHUNK, count = std::min(CHUNK, num_out - first);
+      std::fill(out.begin(), out.end(), 0.0f);
+      for (const auto& tile : active.tiles())
+        add_slot<E>(active, tile, b + tile.slot * rank * num_out + first, rank, num_out, count, out.data(), CHUNK);
+      for (int64_t t = 0; t < num_tokens; ++t)
+        round_row(out.data() + t * CHUNK, y + t * num_out + first, count, y + t * num_out + first);
+    }
+  });
+}
+
+inline bool is_served(const at::Tensor& x) {
+  return x.dim() == 2 && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
+}
+
 inline at::Tensor linear_with(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
-                       const Slots* slots) {
-  TORCH_CHECK(x.dim() == 2 && x.size(1) == w_OI.size(1) && x.scalar_type() == w_OI.scalar_type() &&
-                  w_OI.is_contiguous() && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat),
+                              const Slots* slots) {
+  TORCH_CHECK(is_served(x) && x.size(1) == w_OI.size(1) && x.scalar_type() == w_OI.scalar_type() &&
+                  w_OI.is_contiguous(),
               "hotslot_cpu: x [T, I] and w [O, I], both bfloat16 or both float32");
   const at::Tensor x_TI = x.contiguous();
   at::Tensor y_TO = at::empty({x_TI.size(0), w_OI.size(0)}, x_TI.options());
@@ -198,22 +285,40 @@ inline at::Tensor linear_with(const at::Tensor& x, const at::Tensor& w_OI, const
   return y_TO;
 }
 
+inline void check_slots(const at::Tensor& x, int64_t num_out, const Slots& slots) {
+  const int64_t num_slots = slots.scale_S.size(0);
+  TORCH_CHECK(slots.a_CI.is_contiguous() && slots.b_CO.is_contiguous() && slots.a_CI.size(0) == slots.b_CO.size(0) &&
+                  slots.a_CI.size(1) == x.size(1) && slots.b_CO.size(1) == num_out &&
+                  slots.a_CI.size(0) % num_slots == 0 && slots.gates_TS.size(0) >= x.size(0) &&
+                  slots.gates_TS.size(1) == num_slots && slots.gates_TS.stride(1) == 1 &&
+                  slots.one_SK.is_contiguous() && slots.one_SK.numel() == slots.a_CI.size(0) &&
+                  slots.a_CI.scalar_type() == x.scalar_type() && slots.b_CO.scalar_type() == x.scalar_type(),
+              "hotslot_cpu: slots that do not fit the linear");
+}
+
 inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O) {
   return linear_with(x, w_OI, bias_O, nullptr);
 }
 
 inline at::Tensor slot_linear(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
-                       const at::Tensor& a_CI, const at::Tensor& b_CO, const at::Tensor& scale_S,
-                       const at::Tensor& one_SK, const at::Tensor& gates_TS) {
-  TORCH_CHECK(a_CI.is_contiguous() && b_CO.is_contiguous() && a_CI.size(0) == b_CO.size(0) &&
-                  a_CI.size(1) == w_OI.size(1) && b_CO.size(1) == w_OI.size(0) &&
-                  a_CI.size(0) % scale_S.size(0) == 0 && gates_TS.size(0) >= x.size(0) &&
-                  gates_TS.size(1) == scale_S.size(0) && gates_TS.stride(1) == 1 &&
-                  one_SK.is_contiguous() && one_SK.numel() == a_CI.size(0) &&
-                  a_CI.scalar_type() == x.scalar_type() && b_CO.scalar_type() == x.scalar_type(),
-              "hotslot_cpu: slots that do not fit the linear");
+                              const at::Tensor& a_CI, const at::Tensor& b_CO, const at::Tensor& scale_S,
+                              const at::Tensor& one_SK, const at::Tensor& gates_TS) {
   const Slots slots{a_CI, b_CO, scale_S, one_SK, gates_TS};
+  check_slots(x, w_OI.size(0), slots);
   return linear_with(x, w_OI, bias_O, &slots);
+}
+
+// As `slot_linear`, from the base's result `y` on.
+inline at::Tensor add_slots(const at::Tensor& x, const at::Tensor& y, const at::Tensor& a_CI, const at::Tensor& b_CO,
+                            const at::Tensor& scale_S, const at::Tensor& one_SK, const at::Tensor& gates_TS) {
+  TORCH_CHECK(is_served(x) && y.dim() == 2 && y.size(0) == x.size(0) && y.scalar_type() == x.scalar_type(),
+              "hotslot_cpu: x [T, I] and y [T, O], both bfloat16 or both float32");
+  const Slots slots{a_CI, b_CO, scale_S, one_SK, gates_TS};
+  check_slots(x, y.size(1), slots);
+  at::Tensor y_TO = y.clone(at::MemoryFormat::Contiguous);
+  auto run = x.scalar_type() == at::kBFloat16 ? add_slots_impl<bf16> : add_slots_impl<float>;
+  run(x.contiguous(), slots, y_TO);
+  return y_TO;
 }
 
 }  // namespace hotslot

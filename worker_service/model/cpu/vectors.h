@@ -1,0 +1,117 @@
+// Vectors of floats as wide as the processor's registers, and what this library does with them.
+
+#pragma once
+
+#include <c10/util/BFloat16.h>
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#if defined(__AVX512BF16__) && defined(__AVX512F__) && !defined(HOTSLOT_LANES)
+#include <immintrin.h>
+#define HOTSLOT_DOT_BF16 1
+#endif
+
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace hotslot {
+
+using bf16 = c10::BFloat16;
+
+// Of a width that is not the processor's, the compiler makes what is correct and slow; tests set it.
+#if defined(HOTSLOT_LANES)
+constexpr int64_t LANES = HOTSLOT_LANES;
+#elif defined(__AVX512F__)
+constexpr int64_t LANES = 16;
+#else
+constexpr int64_t LANES = 8;
+#endif
+constexpr bool MANY_REGISTERS = LANES == 16;  // 32 vectors rather than 16
+
+typedef float Floats __attribute__((vector_size(LANES * sizeof(float))));
+typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
+typedef int32_t Ints __attribute__((vector_size(LANES * sizeof(int32_t))));
+typedef uint16_t Halves __attribute__((vector_size(LANES * sizeof(uint16_t))));
+
+template <typename To, typename From>
+inline To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+inline Floats load(const float* from) {
+  Floats v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+inline Floats load(const bf16* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof(halves));
+  return same_bits<Floats>(__builtin_convertvector(halves, Words) << 16);
+}
+
+inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof(v)); }
+
+// Rounded to nearest, ties to even; a NaN stays one.
+inline void store(bf16* to, Floats v) {
+  const Words bits = same_bits<Words>(v);
+  const Words rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Words is_nan = same_bits<Words>(v != v);
+  const Halves halves = __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0u), Halves);
+  std::memcpy(to, &halves, sizeof(halves));
+}
+
+// Neighbouring bfloat16 values in a word: the first one is its low half.
+inline Floats low_halves(Words words) { return same_bits<Floats>(words << 16); }
+inline Floats high_halves(Words words) { return same_bits<Floats>(words & 0xffff0000u); }
+
+
+// Lane j of the result: of `a` where bit `S` of j is 0, else of `b`; itself, or with `CROSS` the lane j ^ S.
+template <int S, bool CROSS, int... J>
+inline Floats chosen(Floats a, Floats b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, ((J & S ? static_cast<int>(LANES) : 0) + (CROSS ? J ^ S : J))...);
+}
+
+template <int S, int... J>
+inline Floats crossed(Floats v, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(v, v, (J ^ S)...);
+}
+
+using Lanes = std::make_integer_sequence<int, LANES>;
+
+// Sum of all lanes, in every lane.
+template <int S = 1>
+inline Floats summed(Floats v) {
+  if constexpr (S == LANES) {
+    return v;
+  } else {
+    return summed<2 * S>(v + crossed<S>(v, Lanes{}));
+  }
+}
+
+inline float sum(Floats v) { return summed(v)[0]; }
+
+// Lane j of the result is the sum of all lanes of `v[j]`, to the bit as `sum` adds them up.
+template <int S = 1>
+inline Floats sums(Floats (&v)[LANES]) {
+  if constexpr (S == LANES) {
+    return v[0];
+  } else {
+    UNROLL for (int i = 0; i < LANES; i += 2 * S) {
+      v[i] = chosen<S, false>(v[i], v[i + S], Lanes{}) + chosen<S, true>(v[i], v[i + S], Lanes{});
+    }
+    return sums<2 * S>(v);
+  }
+}
+
+// The first (FIRST = 0) or second half of two vectors' lanes in turns: a0 b0 a1 b1 ...
+template <int FIRST, int... J>
+inline Floats in_turns(Floats a, Floats b, std::integer_sequence<int, J...>) {
+  return __builtin_shufflevector(a, b, (FIRST * static_cast<int>(LANES) / 2 + J / 2 + (J % 2 ? static_cast<int>(LANES) : 0))...);
+}
+
+}  // namespace hotslot
