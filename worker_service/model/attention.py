@@ -11,12 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from worker_service.model import varlen_attention
-from worker_service.model.cpu.library import HEAD_SIZE_MULTIPLE
+from worker_service.model.cpu import library
 from worker_service.model.step_state import StepState
 
 ATTENTION_NAME = "hotslot"
-KERNEL_SEGMENT_TOKENS = 8
-"""Segments of up to so many tokens, decoding above all, go to the CPU kernels, in one call for all of them."""
 
 
 def attend(
@@ -161,9 +159,9 @@ class PagedAttention(nn.Module):
         self.cache = cache
         self.step = step
         self.block_tokens = block_tokens
-        fits = step.with_kernels and cache.k_NGD.shape[-1] % HEAD_SIZE_MULTIPLE == 0
+        fits = step.with_kernels and cache.k_NGD.shape[-1] % library.HEAD_SIZE_MULTIPLE == 0
         self.fits_varlen = varlen_attention.fits(cache.k_NGD.shape[-1])
-        self.kernel_tokens = KERNEL_SEGMENT_TOKENS if fits else 0
+        self.kernel_tokens = library.attention_tokens(cache.k_NGD.dtype) if fits else 0
 
     def forward(
         self,

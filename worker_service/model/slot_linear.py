@@ -17,9 +17,10 @@ def dense(
     """`x @ weight.T + bias` in the form that is fastest for this number of tokens.
 
     Few tokens on CPU are bound by reading the weight, which our own kernel does faster than the library's matrix
-    product; `library.max_tokens` says for how many that holds. Without the kernel one token is still better off with the compiler's fused multiply-and-sum.
+    product; `library.linear_tokens` says for how many that holds. Without the kernel one token is still better off with
+    the compiler's fused multiply-and-sum.
     """
-    if has_kernels and x_TI.shape[0] <= library.max_tokens(x_TI.dtype):
+    if has_kernels and x_TI.shape[0] <= library.linear_tokens(x_TI.dtype):
         y_TO: torch.Tensor = torch.ops.hotslot_cpu.linear(x_TI, weight_OI, bias_O)
         return y_TO
     if x_TI.shape[0] == 1 and x_TI.device.type == "cpu" and torch.compiler.is_compiling():
@@ -110,7 +111,7 @@ class SlotLinear(nn.Module):
             y_TO = self._base(x_TI) + self._adapters(x_TI)
         else:
             slots = (self.a_CI, self.b_CO, self.scale_S, self.one_SK, self.gates_TS[: x_TI.shape[0]])
-            if x_TI.shape[0] <= library.max_tokens(x_TI.dtype):
+            if x_TI.shape[0] <= library.linear_tokens(x_TI.dtype):
                 y_TO = torch.ops.hotslot_cpu.slot_linear(x_TI, self.weight, self.bias, *slots)
             else:
                 y_TO = torch.ops.hotslot_cpu.add_slots(x_TI, self._base(x_TI), *slots)

@@ -79,6 +79,7 @@ inline void softmax(float* scores, int64_t count, const Scoring& scoring) {
 }
 
 constexpr int64_t KEYS_OF_ONE_VISIT = 64;  // their values stay in the nearest cache for all queries
+constexpr int64_t KEYS_AHEAD = 16;  // of what a visit reads next, so many are fetched beforehand
 constexpr int64_t TOKENS_OF_ONE_VISIT = 8;  // of one segment; so many read a key together
 
 // Memory of one thread, kept for its next call.
@@ -106,11 +107,13 @@ class Visit {
     stride_ = num_keys - from + 2 * LANES;
     scratch_.scores.resize(count * rep_ * stride_);
     scratch_.out.assign(count * rep_ * head_size_, 0.0f);
-    int64_t at[KEYS_OF_ONE_VISIT];
+    int64_t at[KEYS_OF_ONE_VISIT + KEYS_AHEAD];
+    const auto find = [&](int64_t first) {  // and those behind the visit's, which are fetched meanwhile
+      for (int64_t j = 0; j < KEYS_OF_ONE_VISIT + KEYS_AHEAD; ++j) at[j] = address(std::min(first + j, num_keys - 1));
+    };
     for (int64_t first = from; first < num_keys; first += KEYS_OF_ONE_VISIT) {
-      const int64_t these = std::min(KEYS_OF_ONE_VISIT, num_keys - first);
-      for (int64_t j = 0; j < these; ++j) at[j] = address(first + j);
-      score(count * rep_, k, at, these, first - from);
+      find(first);
+      score(count * rep_, k, at, std::min(KEYS_OF_ONE_VISIT, num_keys - first), first - from);
     }
     for (int64_t token = 0; token < count; ++token)
       for (int64_t h = 0; h < rep_; ++h) {
@@ -120,7 +123,7 @@ class Visit {
     const int64_t all_from = lowest(num_keys);
     for (int64_t first = from; first < num_keys; first += KEYS_OF_ONE_VISIT) {
       const int64_t end = std::min(first + KEYS_OF_ONE_VISIT, num_keys);
-      for (int64_t j = first; j < end; ++j) at[j - first] = address(j);
+      find(first);
       if (first >= all_from && end <= least) {
         add(0, count * rep_, v, at, end - first, first - from);
         continue;
@@ -141,7 +144,10 @@ class Visit {
   void score(int64_t num_queries, const E* k, const int64_t* at, int64_t count, int64_t to) {
     for (int64_t first = 0; first < count; first += LANES) {
       const E* keys[LANES];
-      for (int64_t j = 0; j < LANES; ++j) keys[j] = k + at[std::min(first + j, count - 1)];
+      for (int64_t j = 0; j < LANES; ++j) {
+        keys[j] = k + at[std::min(first + j, count - 1)];
+        fetch(k + at[first + j + KEYS_AHEAD]);
+      }
       int64_t query = 0;
       for (; query + 4 <= num_queries; query += 4) score_block<4>(query, keys, to + first);
       switch (num_queries - query) {
@@ -152,13 +158,17 @@ class Visit {
     }
   }
 
+  void fetch(const E* row) const {
+    for (int64_t d = 0; d < head_size_; d += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + d);
+  }
+
   template <int NQ>
   void score_block(int64_t query, const E* const* keys, int64_t to) {
     constexpr int NK = MANY_REGISTERS ? 4 : NQ <= 2 ? 4 : 2;
     Floats lanes[NQ][LANES];
     for (int64_t j = 0; j < LANES; j += NK) {
       Floats some[NQ][NK];
-      dot_lanes<E, NQ, NK, false>(scratch_.q.data() + query, [&](int o) { return keys[j + o]; }, head_size_, some);
+      dot_lanes<E, NQ, NK>(scratch_.q.data() + query, [&](int o) { return keys[j + o]; }, head_size_, nullptr, some);
       UNROLL for (int q = 0; q < NQ; ++q) {
         UNROLL for (int o = 0; o < NK; ++o) lanes[q][j + o] = some[q][o];
       }
@@ -169,6 +179,7 @@ class Visit {
   // Adds values by their weights, which begin at column `from`.
   void add(int64_t query, int64_t num_queries, const E* v, const int64_t* at, int64_t count, int64_t from) {
     const int64_t end = query + num_queries;
+    for (int64_t j = 0; j < count; ++j) fetch(v + at[j + KEYS_AHEAD]);
     for (; query + 4 <= end; query += 4) add_block<4>(query, v, at, count, from);
     switch (end - query) {
       case 3: add_block<3>(query, v, at, count, from); break;
@@ -192,7 +203,7 @@ class Visit {
           Floats values[N];
           UNROLL for (int i = 0; i < N; ++i) values[i] = load(v + at[j] + d + i * LANES);
           UNROLL for (int q = 0; q < NQ; ++q) {
-            UNROLL for (int i = 0; i < N; ++i) acc[q][i] += weights[q][j] * values[i];
+            UNROLL for (int i = 0; i < N; ++i) acc[q][i] = add_product(acc[q][i], all(weights[q][j]), values[i]);
           }
         }
         UNROLL for (int q = 0; q < NQ; ++q) {

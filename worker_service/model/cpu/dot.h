@@ -13,10 +13,8 @@
 
 namespace hotslot {
 
-constexpr int64_t PREFETCH_BYTES = 4 * 1024;  // weights are read in order, so what comes next is known
-
 // What one step of a dot product takes from memory, and how it adds up. A step of the rows is `Raw`, which has `PARTS`
-// vectors; the vectors that stand against them are of `Input`, arranged as `arrange` does it.
+// vectors of `Values`; what stands against them is of `Input`, arranged as `arrange` does it.
 template <typename E>
 struct Dot;
 
@@ -24,14 +22,14 @@ template <>
 struct Dot<float> {
   using Input = float;
   using Raw = Floats;
-  using Sum = Floats;
+  using Values = Floats;
   static constexpr int64_t STEP = LANES, PARTS = 1;
   static Raw read(const float* from) { return load(from); }
   template <int PART>
-  static Sum add(Sum acc, const Input* x, Raw w) {
-    return acc + load(x) * w;
+  static Values part(Raw raw) {
+    return raw;
   }
-  static Floats lanes(Sum acc) { return acc; }
+  static Floats add(Floats acc, Values x, Values w) { return add_product(acc, x, w); }
 };
 
 #ifdef HOTSLOT_DOT_BF16
@@ -39,14 +37,16 @@ template <>
 struct Dot<bf16> {
   using Input = bf16;
   using Raw = __m512bh;
-  using Sum = __m512;
+  using Values = __m512bh;
   static constexpr int64_t STEP = 2 * LANES, PARTS = 1;
   static Raw read(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
   template <int PART>
-  static Sum add(Sum acc, const Input* x, Raw w) {
-    return _mm512_dpbf16_ps(acc, read(x), w);
+  static Values part(Raw raw) {
+    return raw;
   }
-  static Floats lanes(Sum acc) { return same_bits<Floats>(acc); }
+  static Floats add(Floats acc, Values x, Values w) {
+    return same_bits<Floats>(_mm512_dpbf16_ps(same_bits<__m512>(acc), x, w));
+  }
 };
 #else
 // Widening neighbours apart, low halves and high halves, is one operation each; so x is arranged like that, once.
@@ -54,7 +54,7 @@ template <>
 struct Dot<bf16> {
   using Input = float;
   using Raw = Words;
-  using Sum = Floats;
+  using Values = Floats;
   static constexpr int64_t STEP = 2 * LANES, PARTS = 2;
   static Raw read(const bf16* from) {
     Words words;
@@ -62,11 +62,16 @@ struct Dot<bf16> {
     return words;
   }
   template <int PART>
-  static Sum add(Sum acc, const Input* x, Raw w) {
-    return acc + load(x + PART * LANES) * (PART ? high_halves(w) : low_halves(w));
+  static Values part(Raw raw) {
+    return PART ? high_halves(raw) : low_halves(raw);
   }
-  static Floats lanes(Sum acc) { return acc; }
+  static Floats add(Floats acc, Values x, Values w) { return add_product(acc, x, w); }
 };
+#endif
+
+inline Floats read_input(const float* x) { return load(x); }
+#ifdef HOTSLOT_DOT_BF16
+inline __m512bh read_input(const bf16* x) { return Dot<bf16>::read(x); }
 #endif
 
 template <typename E>
@@ -133,60 +138,88 @@ inline typename Dot<E>::Raw read_rest(const E* from, int64_t count) {
   return Dot<E>::read(values);
 }
 
-template <typename E, int NT, int NO, int PART>
-inline void add_part(typename Dot<E>::Sum (&acc)[NT][NO], const Input<E>* const* x, int64_t i,
-                     const typename Dot<E>::Raw (&w)[NO]) {
+template <typename E, int PART, int NT, int NO>
+inline void add_part(Floats (&acc)[NT][NO], const Input<E>* const* x, int64_t i,
+                     const typename Dot<E>::Raw (&raw)[NO]) {
+  typename Dot<E>::Values w[NO];
+  UNROLL for (int o = 0; o < NO; ++o) w[o] = Dot<E>::template part<PART>(raw[o]);
   UNROLL for (int t = 0; t < NT; ++t) {
-    UNROLL for (int o = 0; o < NO; ++o) acc[t][o] = Dot<E>::template add<PART>(acc[t][o], x[t] + i, w[o]);
+    const auto values = in_register(read_input(x[t] + i + PART * LANES));
+    UNROLL for (int o = 0; o < NO; ++o) acc[t][o] = Dot<E>::add(acc[t][o], values, w[o]);
   }
 }
 
-// lanes[t][o] of x[t] . row(o): what is left is to sum each one's lanes. The sums stay in registers.
-template <typename E, int NT, int NO, bool PREFETCH, typename Row>
-inline void dot_lanes(const Input<E>* const* x, const Row& row, int64_t size, Floats (&lanes)[NT][NO]) {
-  using D = Dot<E>;
-  typename D::Sum acc[NT][NO];
-  UNROLL for (int t = 0; t < NT; ++t) {
-    UNROLL for (int o = 0; o < NO; ++o) acc[t][o] = typename D::Sum{};
+// Fetches memory in its own order while rows are read side by side, which the processor does not foresee.
+class Ahead {
+ public:
+  explicit Ahead(const void* next) : next_(static_cast<const char*>(next)) {}
+  template <int64_t BYTES>
+  void fetch() {
+    UNROLL for (int64_t line = 0; line < (BYTES + LINE_BYTES - 1) / LINE_BYTES; ++line)
+      __builtin_prefetch(next_ + line * LINE_BYTES);
+    next_ += BYTES;
   }
-  typename D::Raw w[NO];
+
+ private:
+  static constexpr int64_t LINE_BYTES = 64;
+  const char* next_;
+};
+
+// lanes[t][o] of x[t] . row(o): what is left is to sum each one's lanes. The sums stay in registers.
+template <typename E, int NT, int NO, typename Row>
+inline void dot_lanes(const Input<E>* const* x, const Row& row, int64_t size, Ahead* ahead, Floats (&lanes)[NT][NO]) {
+  using D = Dot<E>;
+  Floats acc[NT][NO] = {};
+  typename D::Raw raw[NO];
   int64_t i = 0;
+  const auto add_step = [&] {
+    add_part<E, 0>(acc, x, i, raw);
+    if constexpr (D::PARTS == 2) add_part<E, 1>(acc, x, i, raw);
+  };
   for (; i + D::STEP <= size; i += D::STEP) {
-    UNROLL for (int o = 0; o < NO; ++o) {
-      w[o] = D::read(row(o) + i);
-      if constexpr (PREFETCH) __builtin_prefetch(reinterpret_cast<const char*>(row(o) + i) + PREFETCH_BYTES);
-    }
-    add_part<E, NT, NO, 0>(acc, x, i, w);
-    if constexpr (D::PARTS == 2) add_part<E, NT, NO, 1>(acc, x, i, w);
+    UNROLL for (int o = 0; o < NO; ++o) raw[o] = D::read(row(o) + i);
+    if (ahead != nullptr) ahead->fetch<NO * D::STEP * sizeof(E)>();
+    add_step();
   }
   if (i < size) {
-    UNROLL for (int o = 0; o < NO; ++o) w[o] = read_rest(row(o) + i, size - i);
-    add_part<E, NT, NO, 0>(acc, x, i, w);
-    if constexpr (D::PARTS == 2) add_part<E, NT, NO, 1>(acc, x, i, w);
+    UNROLL for (int o = 0; o < NO; ++o) raw[o] = read_rest(row(o) + i, size - i);
+    add_step();
   }
   UNROLL for (int t = 0; t < NT; ++t) {
-    UNROLL for (int o = 0; o < NO; ++o) lanes[t][o] = D::lanes(acc[t][o]);
+    UNROLL for (int o = 0; o < NO; ++o) lanes[t][o] = acc[t][o];
   }
 }
 
 template <typename E, int NT, int NO>
-inline void dot_block(const Input<E>* const* x, const E* w, int64_t size, float* out, int64_t stride) {
+inline void dot_block(const Input<E>* const* x, const E* w, int64_t size, Ahead* ahead, float* out, int64_t stride) {
   Floats lanes[NT][NO];
-  dot_lanes<E, NT, NO, true>(x, [&](int o) { return w + o * size; }, size, lanes);
+  dot_lanes<E, NT, NO>(x, [&](int o) { return w + o * size; }, size, ahead, lanes);
   UNROLL for (int t = 0; t < NT; ++t) {
     UNROLL for (int o = 0; o < NO; ++o) out[t * stride + o] = sum(lanes[t][o]);
   }
 }
 
+// NT tokens times all of `count` rows; the first tokens also fetch what follows these rows.
 template <typename E, int NT, int NO>
-inline void dot_rows(const Input<E>* const* x, const E* w, int64_t size, int64_t count, float* out, int64_t stride) {
+inline void dot_rows(const Input<E>* const* x, int64_t& t, const E* w, int64_t size, int64_t count, float* out,
+                     int64_t stride) {
+  Ahead next(w + count * size);
   int64_t o = 0;
-  for (; o + NO <= count; o += NO) dot_block<E, NT, NO>(x, w + o * size, size, out + o, stride);
-  for (; o < count; ++o) dot_block<E, NT, 1>(x, w + o * size, size, out + o, stride);
+  const auto blocks = [&](Ahead* ahead) {
+    for (; o + NO <= count; o += NO)
+      dot_block<E, NT, NO>(x + t, w + o * size, size, ahead, out + t * stride + o, stride);
+    for (; o < count; ++o) dot_block<E, NT, 1>(x + t, w + o * size, size, ahead, out + t * stride + o, stride);
+  };
+  if (t == 0) {
+    blocks(&next);
+  } else {
+    blocks(nullptr);
+  }
+  t += NT;
 }
 
 constexpr int64_t TOKENS_OF_ONE_READING = 16;  // so many are computed while a few rows are in the nearest cache
-constexpr int64_t ROWS_OF_ONE_READING = 12;
+constexpr int64_t ROWS_OF_ONE_READING = MANY_REGISTERS ? 24 : 4;
 
 // out[t * stride + o] = x[t] . w[o] for any number of tokens; blocks are as large as the registers hold.
 template <typename E>
@@ -198,15 +231,17 @@ void dot_all(const Input<E>* const* x, int64_t num_tokens, const E* w, int64_t s
     const E* from = w + first * size;
     float* to = out + first;
     int64_t t = 0;
-    if constexpr (MANY_REGISTERS)
-      for (; t + 8 <= num_tokens; t += 8) dot_rows<E, 8, 3>(x + t, from, size, these, to + t * stride, stride);
-    for (; t + 4 <= num_tokens; t += 4)
-      dot_rows<E, 4, MANY_REGISTERS ? 4 : 2>(x + t, from, size, these, to + t * stride, stride);
-    if (t + 2 <= num_tokens) {
-      dot_rows<E, 2, MANY_REGISTERS ? 8 : 4>(x + t, from, size, these, to + t * stride, stride);
-      t += 2;
+    if constexpr (MANY_REGISTERS) {
+      while (t + 8 <= num_tokens) dot_rows<E, 8, 3>(x, t, from, size, these, to, stride);
+      while (t + 4 <= num_tokens) dot_rows<E, 4, 4>(x, t, from, size, these, to, stride);
+      while (t + 2 <= num_tokens) dot_rows<E, 2, 8>(x, t, from, size, these, to, stride);
+      while (t < num_tokens) dot_rows<E, 1, 1>(x, t, from, size, these, to, stride);
+    } else {
+      while (t + 6 <= num_tokens) dot_rows<E, 6, 2>(x, t, from, size, these, to, stride);
+      while (t + 4 <= num_tokens) dot_rows<E, 4, 2>(x, t, from, size, these, to, stride);
+      while (t + 2 <= num_tokens) dot_rows<E, 2, 4>(x, t, from, size, these, to, stride);
+      while (t < num_tokens) dot_rows<E, 1, 4>(x, t, from, size, these, to, stride);
     }
-    if (t < num_tokens) dot_rows<E, 1, MANY_REGISTERS ? 1 : 4>(x + t, from, size, these, to + t * stride, stride);
   }
 }
 

@@ -25,6 +25,8 @@ HEADERS = tuple(SOURCE.with_name(name) for name in ("vectors.h", "dot.h", "linea
 HEAD_SIZE_MULTIPLE = 16
 MATRIX_TOKENS = 16
 """From more tokens on a step is bound by arithmetic, where the library's blocked matrix products are as fast."""
+SEGMENT_TOKENS = 8
+"""Segments of so many tokens, decoding above all, cost one call each in the library, and one for all in the kernels."""
 _BF16_PRODUCTS = ("avx512_bf16", "amx_bf16", "bf16")
 """Flags of processors that multiply bfloat16 in hardware: x86's, and Arm's."""
 DTYPES = (torch.bfloat16, torch.float32)
@@ -56,14 +58,24 @@ def are_loaded() -> bool:
     return hasattr(torch.ops.hotslot_cpu, "slot_linear")
 
 
-@functools.cache
-def max_tokens(dtype: torch.dtype) -> int:
-    """Largest number of tokens for which our linear is the faster one, by element type and processor.
+def linear_tokens(dtype: torch.dtype) -> int:
+    """Largest number of tokens for which our linear is the faster one, by element type and processor."""
+    return sys.maxsize if _has_slow_products(dtype) else MATRIX_TOKENS
 
-    Where bfloat16 is not multiplied in hardware, the library's products of it are slower than ours at any size.
-    """
-    has_products = any(flag in _BF16_PRODUCTS for flag in processor().split())
-    return sys.maxsize if dtype == torch.bfloat16 and not has_products else MATRIX_TOKENS
+
+def attention_tokens(dtype: torch.dtype) -> int:
+    """Largest number of a segment's tokens for which our attention is the faster one, by element type and processor."""
+    return sys.maxsize if _has_slow_products(dtype) else SEGMENT_TOKENS
+
+
+def _has_slow_products(dtype: torch.dtype) -> bool:
+    """Tell whether the library's products are slower than ours at any size: bfloat16's without hardware for them."""
+    return dtype == torch.bfloat16 and not _multiplies_bf16()
+
+
+@functools.cache
+def _multiplies_bf16() -> bool:
+    return any(flag in _BF16_PRODUCTS for flag in processor().split())
 
 
 def _built(directory: Path) -> Path:

@@ -9,6 +9,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <vector>
 
@@ -129,7 +130,7 @@ inline void add_ranks(const float* h, const E* b, int64_t rank, int64_t num_out,
         Floats row[N];
         UNROLL for (int v = 0; v < N; ++v) row[v] = load(b + k * num_out + o + v * LANES);
         UNROLL for (int t = 0; t < NT; ++t) {
-          UNROLL for (int v = 0; v < N; ++v) acc[t][v] += h[t * rank + k] * row[v];
+          UNROLL for (int v = 0; v < N; ++v) acc[t][v] = add_product(acc[t][v], all(h[t * rank + k]), row[v]);
         }
       }
       UNROLL for (int t = 0; t < NT; ++t) {
@@ -145,7 +146,7 @@ inline void add_ranks(const float* h, const E* b, int64_t rank, int64_t num_out,
   for (; o < count; ++o)
     for (int t = 0; t < NT; ++t) {
       float acc = 0;
-      for (int64_t k = 0; k < rank; ++k) acc += h[t * rank + k] * static_cast<float>(b[k * num_out + o]);
+      for (int64_t k = 0; k < rank; ++k) acc = std::fma(h[t * rank + k], static_cast<float>(b[k * num_out + o]), acc);
       out[t][o] += acc;
     }
 }

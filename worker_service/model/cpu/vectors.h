@@ -8,8 +8,10 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX512BF16__) && defined(__AVX512F__) && !defined(HOTSLOT_LANES)
+#if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512BF16__) && defined(__AVX512F__) && !defined(HOTSLOT_LANES)
 #define HOTSLOT_DOT_BF16 1
 #endif
 
@@ -53,6 +55,39 @@ inline Floats load(const bf16* from) {
   std::memcpy(&halves, from, sizeof(halves));
   return same_bits<Floats>(__builtin_convertvector(halves, Words) << 16);
 }
+
+// acc + x * w, rounded once. By hand, since a compiler that tunes for a processor may round the product too, and does so
+// in some loops and not in others; then a token's bits would depend on the block that computes it.
+inline Floats add_product(Floats acc, Floats x, Floats w) {
+#if defined(__AVX512F__) && !defined(HOTSLOT_LANES)
+  return same_bits<Floats>(_mm512_fmadd_ps(same_bits<__m512>(x), same_bits<__m512>(w), same_bits<__m512>(acc)));
+#elif defined(__AVX2__) && defined(__FMA__)
+  constexpr int64_t COUNT = sizeof(Floats) / sizeof(__m256);
+  __m256 sums[COUNT], xs[COUNT], ws[COUNT];
+  std::memcpy(sums, &acc, sizeof(acc));
+  std::memcpy(xs, &x, sizeof(x));
+  std::memcpy(ws, &w, sizeof(w));
+  UNROLL for (int64_t i = 0; i < COUNT; ++i) sums[i] = _mm256_fmadd_ps(xs[i], ws[i], sums[i]);
+  std::memcpy(&acc, sums, sizeof(acc));
+  return acc;
+#else
+  return acc + x * w;
+#endif
+}
+
+// Keeps a value that several products share in a register; compilers read it again for each, and a core loads only twice
+// a cycle.
+template <typename V>
+inline V in_register(V v) {
+#if defined(__AVX512F__) && !defined(HOTSLOT_LANES)
+  asm("" : "+v"(v));
+#elif defined(__AVX2__) && !defined(HOTSLOT_LANES)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
+inline Floats all(float x) { return x - Floats{}; }
 
 inline void store(float* to, Floats v) { std::memcpy(to, &v, sizeof(v)); }
 

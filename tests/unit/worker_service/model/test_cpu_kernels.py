@@ -1,5 +1,8 @@
 """The CPU kernels compute what torch's operators compute, and the same bits whatever stands beside a row."""
 
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,7 +42,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bo
     return bool(error <= TOLERANCES[dtype])
 
 
-@pytest.mark.parametrize("num_tokens", [1, 2, 3, 5, 7, 8, 13, 16])
+@pytest.mark.parametrize("num_tokens", [1, 2, 3, 5, 7, 8, 13, 16, 17, 45])
 @pytest.mark.parametrize(("num_in", "num_out"), [(576, 192), (64, 50), (37, 61), (1, 1)])
 def test_linear_is_the_matrix_product(
     random: Random, dtype: torch.dtype, num_tokens: int, num_in: int, num_out: int
@@ -74,7 +77,7 @@ def mixed_gates(num_tokens: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("num_out", "slot_rank"), [(112, 16), (50, 8), (61, 1), (32, 5)])
-@pytest.mark.parametrize("num_tokens", [1, 4, 8, 11, 16])
+@pytest.mark.parametrize("num_tokens", [1, 4, 8, 11, 16, 70])
 def test_slot_linear_adds_the_slots_that_are_on(
     random: Random, dtype: torch.dtype, num_tokens: int, num_out: int, slot_rank: int
 ) -> None:
@@ -84,6 +87,10 @@ def test_slot_linear_adds_the_slots_that_are_on(
     expected = x.double() @ weight.double().T + bias.double() + h.flatten(1) @ b.double()
     found = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
     assert close(found, expected, dtype)
+    base = torch.ops.hotslot_cpu.linear(x, weight, bias)
+    kept = base.clone()
+    assert close(torch.ops.hotslot_cpu.add_slots(x, base, a, b, scale, one, gates), expected, dtype)
+    assert torch.equal(base, kept), "the base's result is not written to"
 
 
 def test_a_slot_full_of_nan_changes_no_bit_of_the_rows_that_do_not_use_it(random: Random) -> None:
@@ -102,27 +109,49 @@ def test_a_slot_full_of_nan_changes_no_bit_of_the_rows_that_do_not_use_it(random
         assert not torch.equal(poisoned[users], clean[users])
 
 
-def test_a_row_has_the_same_bits_alone_and_in_any_batch(random: Random) -> None:
-    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, 16)
-    gates = mixed_gates(16)
+@pytest.mark.parametrize(("num_in", "num_out", "slot_rank"), [(96, 112, 16), (576, 192, 16), (37, 61, 5)])
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(
+    random: Random, num_in: int, num_out: int, slot_rank: int
+) -> None:
+    x, weight, bias, a, b, scale, one = slot_linear_inputs(random, 40, num_in, num_out, slot_rank)
+    gates = mixed_gates(40)
     batch = torch.ops.hotslot_cpu.slot_linear(x, weight, bias, a, b, scale, one, gates)
-    for row in range(16):
+    for row in range(40):
         alone = torch.ops.hotslot_cpu.slot_linear(
             x[row : row + 1], weight, bias, a, b, scale, one, gates[row : row + 1]
         )
         assert torch.equal(alone[0], batch[row])
+    for count in range(2, 18):
+        some = torch.ops.hotslot_cpu.slot_linear(x[:count], weight, bias, a, b, scale, one, gates[:count])
+        assert torch.equal(some, batch[:count])
     base_only = torch.ops.hotslot_cpu.linear(x, weight, bias)
     assert torch.equal(base_only[0], batch[0]), "a row without adapters is computed as if there were none"
 
 
+def test_rounding_to_bfloat16_is_torchs_with_infinities_and_nan() -> None:
+    values = torch.cat([
+        torch.randn(997, generator=torch.Generator().manual_seed(5)) * 10.0 ** torch.arange(-38, 39).repeat(13)[:997],
+        torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 3.4028235e38, 1.0 + 2**-8, 1.0 + 3 * 2**-8, 1e-40]),
+    ])  # fmt: skip
+    size = values.shape[0]
+    one_hot = torch.zeros(1, size, dtype=torch.bfloat16)
+    one_hot[0, 0] = 1.0
+    parts = [values.bfloat16(), (values - values.bfloat16().float()).bfloat16()]
+    weight = torch.zeros(size, size, dtype=torch.bfloat16)
+    weight[:, 0] = parts[0]
+    found = torch.ops.hotslot_cpu.linear(one_hot, weight, parts[1])[0]
+    torch.testing.assert_close(found, (parts[0].float() + parts[1].float()).bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("softcap", [0.0, 3.0])
 @pytest.mark.parametrize("window", [0, 50])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_size"), [(9, 3, 64), (4, 4, 16), (8, 1, 80)])
 def test_attention_equals_the_operators_on_contiguous_and_scattered_blocks(
-    random: Random, dtype: torch.dtype, window: int, num_heads: int, num_kv_heads: int, head_size: int
+    random: Random, dtype: torch.dtype, softcap: float, window: int, num_heads: int, num_kv_heads: int, head_size: int
 ) -> None:
     block_tokens, num_positions = 16, 4096
-    lengths = [1, 16, 17, 33, 90, 200]
-    counts = [1, 1, 2, 1, 8, 1]
+    lengths = [1, 16, 17, 33, 90, 200, 130]
+    counts = [1, 1, 2, 1, 8, 1, 70]
     num_tokens = sum(counts) + 2  # two tokens are padding
     caches = [random(num_positions, num_kv_heads, head_size) for _ in range(2)]
     q = random(num_tokens, num_heads, head_size)
@@ -149,17 +178,44 @@ def test_attention_equals_the_operators_on_contiguous_and_scattered_blocks(
     def attend(kernel_tokens: int) -> list[torch.Tensor]:
         k_cache, v_cache = (cache.clone() for cache in caches)
         out = torch.ops.hotslot.attend(
-            q, k, v, k_cache, v_cache, positions, segments, tables, block_tokens, head_size**-0.5, window, kernel_tokens
-        )
+            q, k, v, k_cache, v_cache, positions, segments, tables, block_tokens, head_size**-0.5, window,
+            kernel_tokens, softcap,
+        )  # fmt: skip
         return [out, k_cache, v_cache]
 
     expected = attend(0)
-    for kernel_tokens in (8, 2):  # with 2, the segment of 8 tokens takes the other way
+    for kernel_tokens in (200, 8, 2):  # longer segments take the other way
         found = attend(kernel_tokens)
         assert close(found[0], expected[0], dtype)
         assert torch.equal(found[1], expected[1])
         assert torch.equal(found[2], expected[2])
         assert not found[0][-2:].any(), "padding gets zeros"
+
+
+def test_a_tokens_attention_has_the_same_bits_in_pieces_of_any_size(random: Random, dtype: torch.dtype) -> None:
+    num_keys, window, block_tokens = 150, 67, 16
+    blocks = torch.randperm(12, generator=torch.Generator().manual_seed(4))[:10]
+    places = torch.tensor([int(blocks[j // block_tokens]) * block_tokens + j % block_tokens for j in range(num_keys)])
+    q, k, v = random(num_keys, 6, 32), random(num_keys, 2, 32), random(num_keys, 2, 32)
+    tables = torch.zeros(2, 10, dtype=torch.int32)
+    tables[0] = blocks.int()
+
+    def attend(sizes: list[int]) -> torch.Tensor:
+        caches = [torch.full((256, 2, 32), torch.nan, dtype=dtype) for _ in range(2)]
+        outs, first = [], 0
+        for size in sizes:
+            here = slice(first, first + size)
+            segments = torch.tensor([[0, size, first + size, -1], [0, 0, 0, 0]])
+            outs.append(torch.ops.hotslot.attend(
+                q[here], k[here], v[here], *caches, places[here], segments, tables, block_tokens, 0.2, window, 200
+            ))  # fmt: skip
+            first += size
+        return torch.cat(outs)
+
+    whole = attend([num_keys])
+    assert not whole.isnan().any(), "what is not written yet is not read"
+    for sizes in ([1] * num_keys, [70, 80], [3, 8, 64, 75]):
+        assert torch.equal(attend(sizes), whole)
 
 
 def test_attention_of_very_unequal_scores_stays_finite_and_exact(random: Random, dtype: torch.dtype) -> None:
@@ -171,6 +227,23 @@ def test_attention_of_very_unequal_scores_stays_finite_and_exact(random: Random,
     expected = torch.ops.hotslot.attend(q, k, v, k_cache, v_cache, *arguments, 0)
     found = torch.ops.hotslot.attend(q, k, v, k_cache, v_cache, *arguments, 8)
     assert close(found, expected, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("-DHOTSLOT_LANES=16",), ("-march=x86-64-v2",)], ids=["wide", "narrow"])
+def test_vectors_of_other_widths_compute_the_same(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """What AVX-512 machines run in the wide form, and old ones in the narrow one, is run here, though slowly."""
+    if platform.machine() != "x86_64":
+        flags = flags[:1] if flags[0].startswith("-D") else ()
+    ways = "linear or rounding or same_bits or attention"
+    code = (
+        "import sys, pytest\nfrom worker_service.model.cpu import library\n"
+        f"library._FLAGS = (*library._FLAGS, *{flags!r})\n"
+        f"sys.exit(pytest.main([{__file__!r}, '-q', '-p', 'no:cacheprovider', '-k', '({ways}) and not widths']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
 
 
 def test_without_a_compiler_the_worker_goes_on_without_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
