@@ -30,14 +30,14 @@ CHECK_EVERY = 50
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose head size the attention kernel takes."""
     found = CASES["llama"].architecture
-    config = {**found.config, "head_dim": library.LANES}
+    config = {**found.config, "head_dim": library.HEAD_SIZE_MULTIPLE}
     return save_model(tmp_path_factory.mktemp("base"), Architecture(found.config_class, config))
 
 
 @pytest.fixture(scope="module")
 def loaded(base: Path) -> Iterator[LoadedModel]:
     """Compiled for steps that our CPU kernels compute."""
-    assert KERNELS <= library.MAX_TOKENS < OPERATORS
+    assert KERNELS <= library.MATRIX_TOKENS < OPERATORS
     with apart():
         made = load_tiny(base, compile=True, token_buckets=(KERNELS,))
         assert library.are_loaded()
