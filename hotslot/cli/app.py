@@ -53,6 +53,7 @@ _WORKER = "One worker"
 
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(up.up)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.down)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.renew)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(running_commands.logs)
 app.command(cls=ToleratingCommand, rich_help_panel=_EVERYTHING)(doctor.doctor)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.version)

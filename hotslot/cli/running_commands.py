@@ -1,5 +1,6 @@
-"""Commands on a deployment that `hotslot up` runs on this machine: down, logs."""
+"""Commands on a deployment that `hotslot up` runs on this machine: down, renew, logs."""
 
+import io
 import time
 from collections import deque
 from pathlib import Path
@@ -8,9 +9,12 @@ from typing import IO, Annotated
 import typer
 
 from hotslot.cli.backup_commands import UP_DATA_DIR
-from hotslot.cli.detached import end_running, log_paths
+from hotslot.cli.detached import end_running, log_paths, running_pid
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_document, say
+from hotslot.content_files import PRIVATE, write_file
+from hotslot.errors import PreconditionError
+from hotslot.local.identity_files import Renewal, identity_files
 
 FOLLOW_S = 0.2
 DataDirOption = Annotated[
@@ -34,6 +38,39 @@ def down(
         say(f"nothing runs on {data_dir}; `hotslot up -d` starts it")
     else:
         print(f"stopped `hotslot up` (process {pid})")
+
+
+def renew(
+    authority: Annotated[
+        bool, typer.Option("--authority", help="A new authority too, after which the one before is trusted no longer.")
+    ] = False,
+    data_dir: DataDirOption = UP_DATA_DIR,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", help="Longest wait until it is done.")
+    ] = 60.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Give what `hotslot up` runs new certificates, while it runs and without failed calls.
+
+    They are renewed before their end anyway; this is for keys that may have leaked. JSON: {renewed: "certificates" or
+    "authority", at_next_start}.
+    """
+    files = identity_files(data_dir.expanduser())
+    if not files.trusted_file.exists():
+        raise PreconditionError(f"there are no certificates in {files.folder}; `hotslot up` makes them", "renew")
+    what = Renewal.AUTHORITY if authority else Renewal.CERTIFICATES
+    write_file(files.request_file, io.BytesIO(f"{what}\n".encode()), mode=PRIVATE)
+    runs = running_pid(data_dir.expanduser()) is not None
+    deadline_s = time.monotonic() + timeout_s
+    while runs and files.request_file.exists():
+        if time.monotonic() > deadline_s:
+            problem = f"`hotslot up` has not renewed its {what} after {timeout_s:g} s"
+            raise PreconditionError(f"{problem}; see `hotslot logs up`, and whether it runs --insecure", "renew")
+        time.sleep(FOLLOW_S)
+    if as_json:
+        print_document({"renewed": what.value, "at_next_start": not runs})
+    else:
+        print(f"the {what} {'is' if authority else 'are'} renewed{'' if runs else ' at the next `hotslot up`'}")
 
 
 def logs(

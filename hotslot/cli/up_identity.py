@@ -5,7 +5,8 @@ from collections.abc import Callable
 from hotslot.cli.output import say
 from hotslot.cli.supervisor import ProcessEvent, UpPlan
 from hotslot.errors import PreconditionError
-from hotslot.local.identity_keeper import IdentityKeeper, Renewal
+from hotslot.local.identity_files import Renewal
+from hotslot.local.identity_keeper import IdentityKeeper
 
 _TOLD = {
     Renewal.CERTIFICATES: "certificates were renewed",

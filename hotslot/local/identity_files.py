@@ -1,6 +1,7 @@
 """Files that a deployment of `hotslot up` is known by, and knows its callers by: their places in its data folder."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from hotslot.rpc.security import ChannelSecurity
@@ -12,6 +13,13 @@ USER, WORKER, GATEWAY = "user", "worker", "gateway"
 """Principals, each with a token."""
 WORKER_NAME = "worker.hotslot"
 """Name in the certificates of workers, and in no other: the store's is not taken for one."""
+
+
+class Renewal(StrEnum):
+    """Something that can be asked to be renewed."""
+
+    CERTIFICATES = "certificates"
+    AUTHORITY = "authority"
 
 
 @dataclass(frozen=True, slots=True)

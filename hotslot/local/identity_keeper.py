@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 
 from hotslot.content_files import PRIVATE, PRIVATE_DIRECTORY, make_directory, write_file
@@ -28,7 +27,7 @@ from hotslot.formats.principals import (
 )
 from hotslot.formats.principals_file import change_principals
 from hotslot.local.authority import Authority, expires_within
-from hotslot.local.identity_files import GATEWAY, USER, WORKER, IdentityFiles
+from hotslot.local.identity_files import GATEWAY, USER, WORKER, IdentityFiles, Renewal
 from hotslot.rpc.tls_files import LOOK_EVERY_S, TlsFiles, TlsPaths
 
 CERTIFICATE_DAYS = 90
@@ -44,13 +43,6 @@ _SCOPES: Mapping[str, frozenset[Scope]] = {
     WORKER: frozenset({Scope.WORKER}),
     GATEWAY: frozenset({Scope.GATEWAY}),
 }
-
-
-class Renewal(StrEnum):
-    """Something that can be asked to be renewed."""
-
-    CERTIFICATES = "certificates"
-    AUTHORITY = "authority"
 
 
 class IdentityKeeper:
@@ -78,15 +70,16 @@ class IdentityKeeper:
         folder = self.files.folder
         make_directory(folder)
         folder.chmod(PRIVATE_DIRECTORY)
+        asked = self._asked()
         self._number = max(self._numbers(), default=0) or 1
         self._authority = self._opened(self._number)
-        if expires_within(self._authority.ca_file, AUTHORITY_RENEWED_BEFORE):
+        if asked is Renewal.AUTHORITY or expires_within(self._authority.ca_file, AUTHORITY_RENEWED_BEFORE):
             self._number += 1
             self._authority = self._opened(self._number)
         self._trust(self._number)
         self._forget_earlier()
         for process in self._hosts:
-            if self._must_issue(process):
+            if asked is not None or self._must_issue(process):
                 self._issue(process)
         self._have_tokens()
         for path in folder.iterdir():

@@ -27,3 +27,20 @@ def write_model(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     for name in ("model.safetensors", "tokenizer.json"):
         (folder / name).touch()
+
+
+def write_echo_workers(folder: Path) -> None:
+    """Write a worker in the place of the real one that serves the echo model, and a model `m` to name.
+
+    Store and gateway are the real ones.
+    """
+    (folder / "worker_service").mkdir()
+    (folder / "worker_service" / "__init__.py").touch()
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.remove({str(folder)!r})\n"
+        "del sys.modules['worker_service']\n"
+        "runpy.run_module('tests.support.echo_process', run_name='__main__')\n"
+    )
+    (folder / "worker_service" / "__main__.py").write_text(code)
+    write_model(folder / "m")

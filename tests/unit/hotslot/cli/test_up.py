@@ -184,6 +184,36 @@ def test_up_keeps_a_context_and_does_not_take_the_place_of_the_users_choice(up: 
     assert "hotslot context use local" in (tmp_path / "out").read_text()
 
 
+def test_a_data_folder_of_before_gets_an_identity_keeps_it_and_can_do_without(up: Up, tmp_path: Path) -> None:
+    config = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    file, identity = tmp_path / "config" / "hotslot" / "contexts.json", tmp_path / "data" / "identity"
+
+    def ended(*arguments: str) -> tuple[str, dict[str, str]]:
+        """What a start said, and the context that it kept."""
+        process, _ = up(*arguments, **config)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0, (tmp_path / "err").read_text()
+        return (tmp_path / "err").read_text(), json.loads(file.read_text())["contexts"]["local"]
+
+    said, context = ended("--insecure")
+    assert "--insecure: no certificates and no tokens" in said
+    assert (set(context), identity.exists()) == ({"store", "worker"}, False)
+    said, context = ended()
+    assert "insecure" not in said
+    assert set(context) == {"store", "worker", "ca_file", "token_file", "worker_name"}
+    made = {path: path.read_bytes() for path in identity.rglob("*") if path.is_file()}
+    ended()
+    assert {path: path.read_bytes() for path in identity.rglob("*") if path.is_file()} == made
+    assert set(ended("--insecure")[1]) == {"store", "worker"}, "the context is true again"
+    assert run(["renew", "--data-dir", str(tmp_path / "data")]) == 0
+    ended()
+    now = {path: path.read_bytes() for path in identity.rglob("*") if path.is_file()}
+    assert {path.name for path in made if made[path] != now[path]} == {
+        "store.crt", "store.key", "worker-1.crt", "worker-1.key",
+    }  # fmt: skip
+    assert run(["renew", "--data-dir", str(tmp_path / "elsewhere")]) == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
