@@ -10,7 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hotslot.cli.rendering import short_digest
@@ -46,6 +46,11 @@ class CheckedDeployment:
     workers: list[Worker] | None = field(default=None, init=False)
     """The fleet; None while it is not known."""
 
+    @property
+    def worker_options(self) -> ChannelOptions:
+        """Options of calls to workers."""
+        return replace(self.options, security=self.options.security.for_workers())
+
     @cached_property
     def store_probed(self) -> Probed:
         """Answer of the store's endpoint."""
@@ -54,7 +59,7 @@ class CheckedDeployment:
     @cached_property
     def worker_probed(self) -> Probed:
         """Answer of the worker's endpoint."""
-        return probe(self.worker, WORKER_SERVICE, self.options)
+        return probe(self.worker, WORKER_SERVICE, self.worker_options)
 
     @property
     def is_there(self) -> bool:
@@ -110,7 +115,7 @@ def check_versions(subject: CheckedDeployment) -> Iterator[Finding]:
     endpoints = [w.endpoint for w in subject.workers or () if w.endpoint != subject.worker][:MAX_PROBED]
     if endpoints:
         with ThreadPoolExecutor(8) as threads:
-            found = threads.map(lambda endpoint: probe(endpoint, WORKER_SERVICE, subject.options), endpoints)
+            found = threads.map(lambda endpoint: probe(endpoint, WORKER_SERVICE, subject.worker_options), endpoints)
             probed |= {f"worker {endpoint}": one for endpoint, one in zip(endpoints, found, strict=True)}
     away = [name for name, one in probed.items() if one.answer is ProbeOutcome.SILENT and name.split()[1] in endpoints]
     if away:

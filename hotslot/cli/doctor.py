@@ -11,6 +11,13 @@ from hotslot.cli import options
 from hotslot.cli.backup_commands import UP_DATA_DIR
 from hotslot.cli.deployment_checks import DEPLOYMENT_CHECKS, CheckedDeployment
 from hotslot.cli.detached import running_pid
+from hotslot.cli.identity_checks import (
+    check_credentials,
+    check_identity_folder,
+    check_token,
+    check_transport,
+    without_credentials,
+)
 from hotslot.cli.options import JsonOption, StoreOption, TenantOption, WorkerOption, contexts_file, open_client
 from hotslot.cli.output import print_document, say
 from hotslot.cli.running_commands import DataDirOption
@@ -19,6 +26,7 @@ from hotslot.contexts import LOCAL, read_contexts
 from hotslot.endpoints import Endpoint, dialled_endpoint
 from hotslot.errors import InvalidContextsError
 from hotslot.local.findings import Finding, fail, failures, ok, warn
+from hotslot.local.identity_files import identity_files
 from hotslot.local.machine_checks import check_compiled_code, check_compiler, check_data_folder, check_disk, check_hub
 from hotslot.local.redis_probe import look_at_redis
 
@@ -57,22 +65,29 @@ def doctor(
 
     used, said, damage = _contexts(str(context.params.get("context_name") or ""))
     calls = options.channel_options(tenant, store, without_contexts=damage is not None)
+    tell(_command_checks(damage))
+    tell(check_credentials(calls.security))
+    can_call = not any(one.check == "credentials" for one in failures(found))
+    if not can_call:
+        calls = replace(calls, security=without_credentials(calls.security))
     endpoints = replace(calls, max_attempts=1)
+    data_dir = data_dir.expanduser().absolute()
     with open_client(store=store, worker=worker, tenant=tenant, calls=calls) as client:
-        tell(_command_checks(damage))
         # `hotslot up` keeps the context `local` by itself, and what it names may be over.
         named = said if used != LOCAL else {}
         names = ("store", "worker", "gateway")
         chosen = frozenset(name for name in names if name in named or options.is_given(context, name))
         subject = CheckedDeployment(client, store, worker, gateway, endpoints, chosen)
-        is_there = not before_start and subject.is_there
+        is_there = can_call and not before_start and subject.is_there
         if is_there:
             for check in DEPLOYMENT_CHECKS:
                 tell(check(subject))
-        elif not before_start:
+            tell(check_transport(subject))
+            tell(check_token(subject, identity_files(data_dir)))
+        elif can_call and not before_start:
             tell(iter([ok("deployment", f"none at {store} and {worker}: checking this machine for a start")]))
     if not is_there or _is_here(store) or _is_here(worker):
-        tell(_machine_checks(data_dir.expanduser().absolute(), model if not is_there else ""))
+        tell(_machine_checks(data_dir, model if not is_there else ""))
     if redis_url:
         tell(iter([look_at_redis(redis_url)]))
     failed = failures(found)
@@ -114,6 +129,7 @@ def _machine_checks(data_dir: Path, model: str) -> Iterator[Finding]:
     yield check_data_folder(data_dir)
     yield check_disk(data_dir)
     yield check_compiled_code(Path(options.environment().get("HOTSLOT_CACHE_DIR") or data_dir / "compiled"))
+    yield from check_identity_folder(identity_files(data_dir))
     pid = running_pid(data_dir)
     yield ok("up", f"process {pid} runs on {data_dir}" if pid else f"no `hotslot up` runs on {data_dir}")
     yield check_hub(options.environment())

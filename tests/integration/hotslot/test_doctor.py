@@ -129,13 +129,13 @@ def test_all_is_well_line_by_line(doctor: Doctor, capsys: pytest.CaptureFixture[
     assert found.pop("hub")[0] == "warn", "there is none here"
     assert {level for level, _ in found.values()} == {"ok"}, found
     assert list(found) == [
-        "contexts", "store", "worker", "redis", "fleet", "versions", "clocks", "base models", "gateway", "data folder",
-        "disk", "compiled code", "up",
+        "contexts", "store", "worker", "redis", "fleet", "versions", "clocks", "base models", "gateway", "transport",
+        "token", "data folder", "disk", "compiled code", "up",
     ]  # fmt: skip
     assert run(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line.split()[0] in ("ok", "warn") for line in lines)
-    assert len(lines) == len(found) + 1
+    assert len(lines) == len(found) + 2, "the hub's, and a second one of transport: the worker's"
 
 
 def test_who_does_not_answer_and_who_answers_instead_is_said(doctor: Doctor, sick: Stack) -> None:

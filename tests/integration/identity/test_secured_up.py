@@ -4,14 +4,10 @@ import asyncio
 import json
 import os
 import re
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import httpx2
 import psutil
@@ -19,9 +15,7 @@ import pytest
 
 from hotslot import (
     BlockingHotslotClient,
-    BlockingStoreClient,
     BlockingWorkerClient,
-    ChannelOptions,
     HotslotClient,
     StoreClient,
     WorkerClient,
@@ -29,93 +23,13 @@ from hotslot import (
 from hotslot.cli.app import run
 from hotslot.contexts import contexts_path
 from hotslot.errors import HotslotError, UnauthenticatedError, UnavailableError
-from hotslot.local.child_processes import free_ports
-from hotslot.local.identity_files import IdentityFiles, identity_files
 from hotslot.rpc.security import ChannelSecurity
-from tests.support.checkpoints import adapter
-from tests.support.echo_model import echo_model
-from tests.support.stubbed_up import ROOT, write_echo_workers
+from tests.support.secured_up import Secured
+from tests.support.stubbed_up import ROOT
 
 pytestmark = pytest.mark.integration
 
-START_S = 120
 BODY = {"model": "bot", "prompt": "hello", "max_tokens": 4}
-
-
-@dataclass
-class Secured:
-    """A deployment of `hotslot up`, and the environment of its user."""
-
-    process: "subprocess.Popen[str]"
-    ready: dict[str, Any]
-    folder: Path
-
-    @property
-    def files(self) -> IdentityFiles:
-        return identity_files(self.folder / "data")
-
-    @property
-    def token(self) -> str:
-        return self.files.token_file("user").read_text().strip()
-
-    def once(self, security: ChannelSecurity) -> ChannelOptions:
-        return ChannelOptions(max_attempts=1, security=security)
-
-
-def start(folder: Path, *arguments: str, **environment: str) -> Secured:
-    numbers = zip(("store", "worker", "gateway"), free_ports(3), strict=True)
-    ports = [word for name, port in numbers for word in (f"--{name}-port", str(port))]
-    command = [
-        sys.executable,
-        "-m",
-        "hotslot",
-        "up",
-        "--json",
-        "--model",
-        "m",
-        "--data-dir",
-        "data",
-        *ports,
-        *arguments,
-    ]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("HOTSLOT_")}
-    with (folder / "err").open("w") as err:
-        process = subprocess.Popen(
-            [*command, *arguments], cwd=folder, env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-            stdout=subprocess.PIPE, stderr=err, text=True,
-        )  # fmt: skip
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, (folder / "err").read_text()
-    return Secured(process, json.loads(line), folder)
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's folder of contexts."""
-    folder = tmp_path_factory.mktemp("config")
-    before = os.environ.get("XDG_CONFIG_HOME")
-    os.environ["XDG_CONFIG_HOME"] = str(folder)
-    yield folder
-    if before is not None:
-        os.environ["XDG_CONFIG_HOME"] = before
-
-
-@pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Secured]:
-    folder = tmp_path_factory.mktemp("up")
-    write_echo_workers(folder)
-    # Connections end all the time, so that each state of the files has handshakes. The user's shell names another one.
-    found = start(
-        folder, "--workers", "2",
-        HOTSLOT_MAX_CONNECTION_AGE_S="1", HOTSLOT_TLS_CA_FILE="/nowhere.crt", HOTSLOT_TOKEN_FILE="/nowhere.token",
-    )  # fmt: skip
-    adapter(spec=echo_model().spec).write(folder / "bot")
-    with BlockingStoreClient() as store:
-        store.push(folder / "bot", "bot", base_model=echo_model().spec.digest)
-    yield found
-    found.process.terminate()
-    found.process.communicate(timeout=30)
 
 
 def commands(secured: Secured) -> list[list[str]]:
