@@ -15,7 +15,7 @@ from hotslot.formats.principals import read_principals, split_token
 from hotslot.local.certificate_probe import Shown, authority_ends_s, look_at_certificate, speaks_tls
 from hotslot.local.findings import Finding, fail, ok, warn
 from hotslot.local.health_probe import ProbeOutcome
-from hotslot.local.identity_files import IdentityFiles
+from hotslot.local.identity_files import SECRETS, IdentityFiles
 from hotslot.rpc.security import MAX_TOKEN_BYTES, BearerToken, ChannelSecurity
 from hotslot.rpc.tls_files import TlsFiles
 
@@ -51,7 +51,7 @@ def check_identity_folder(files: IdentityFiles) -> Iterator[Finding]:
     """Secrets that `hotslot up` keeps on this machine."""
     if not files.folder.is_dir():
         return
-    secret = [path for path in sorted(files.folder.rglob("*")) if path.suffix in (".key", ".token", ".json")]
+    secret = [path for path in sorted(files.folder.rglob("*")) if path.suffix in SECRETS]
     if files.folder.stat().st_mode & OTHERS:
         yield warn("identity", f"{files.folder} is open to others", f"chmod 700 {files.folder}")
     wrong = [path for path in secret if path.stat().st_mode & OTHERS]

@@ -33,6 +33,10 @@ CALLERS_VARIABLES = frozenset({
     "HOTSLOT_TLS_WORKER_NAME", "HOTSLOT_PRINCIPALS_FILE", "HOTSLOT_TOKEN", "HOTSLOT_TOKEN_FILE",
 })  # fmt: skip
 """Variables by which the user's shell may name another deployment; the processes have an identity of their own."""
+REDIS_VARIABLES = frozenset(
+    f"HOTSLOT_REDIS_{name}" for name in ("PASSWORD_FILE", "CA_FILE", "CERT_FILE", "KEY_FILE", "UNSIGNED")
+)
+"""Variables of another Redis than the embedded one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class UpPlan:
     redis_url: str
     gateway_port: int | None
     """None leaves the gateway out."""
+    owns_redis: bool = False
+    """Redis is the embedded Valkey, which nothing else writes into."""
     identity: IdentityFiles | None = None
     """Certificates and tokens of the processes and of the user; None where each caller is believed."""
 
@@ -74,12 +80,12 @@ class UpPlan:
             "HOTSLOT_TLS_CERT_FILE": str(self.identity.cert_file(name)),
             "HOTSLOT_TLS_KEY_FILE": str(self.identity.key_file(name)),
             **self._identity_of_caller(principal),
+            **({"HOTSLOT_POOL_SECRET_FILE": str(self.identity.pool_secret_file)} if self.owns_redis else {}),
         }
         probes = self.identity.probes
+        without = CALLERS_VARIABLES | (REDIS_VARIABLES if self.owns_redis else frozenset())
         security = probes.for_workers() if principal == WORKER else probes
-        return ChildSpec(
-            name, module, endpoint, {**settings, **own}, log_path, security=security, without=CALLERS_VARIABLES
-        )
+        return ChildSpec(name, module, endpoint, {**settings, **own}, log_path, security=security, without=without)
 
     def _identity_of_caller(self, principal: str) -> dict[str, str]:
         """Settings by which a process knows its callers, and is known where it calls itself."""

@@ -133,7 +133,7 @@ def up(
         identity = None if insecure else identity_files(data_dir)
         plan = UpPlan(
             model, model_name, workers, store_port, worker_port, data_dir, redis_url,
-            gateway_port if gateway else None, identity,
+            gateway_port if gateway else None, valkey is not None, identity,
         )  # fmt: skip
         look_after = _have_identity(plan)
         supervisor = Supervisor(

@@ -9,6 +9,8 @@ from hotslot.rpc.security import ChannelSecurity
 FOLDER = "identity"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 """Names under which this machine calls itself."""
+SECRETS = (".key", ".token", ".json", ".secret")
+"""Ends of the names of files that their owner alone reads."""
 USER, WORKER, GATEWAY = "user", "worker", "gateway"
 """Principals, each with a token."""
 WORKER_NAME = "worker.hotslot"
@@ -37,6 +39,11 @@ class IdentityFiles:
     def principals_file(self) -> Path:
         """Principals who may call, with hashes of their tokens."""
         return self.folder / "principals.json"
+
+    @property
+    def pool_secret_file(self) -> Path:
+        """Secret with which workers sign what they write into the embedded Valkey."""
+        return self.folder / "pool.secret"
 
     @property
     def request_file(self) -> Path:

@@ -7,6 +7,7 @@ longer. A start, with no process running yet, does all at once, and so ends what
 
 import datetime
 import io
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from hotslot.formats.principals import (
 )
 from hotslot.formats.principals_file import change_principals
 from hotslot.local.authority import Authority, expires_within
-from hotslot.local.identity_files import GATEWAY, USER, WORKER, IdentityFiles, Renewal
+from hotslot.local.identity_files import GATEWAY, SECRETS, USER, WORKER, IdentityFiles, Renewal
 from hotslot.rpc.tls_files import LOOK_EVERY_S, TlsFiles, TlsPaths
 
 CERTIFICATE_DAYS = 90
@@ -37,6 +38,7 @@ AUTHORITY_RENEWED_BEFORE = datetime.timedelta(days=365)
 SETTLE_S = 3 * LOOK_EVERY_S
 """Time after which every process goes by what files held before it."""
 LOOKS_EVERY_S = 0.5
+POOL_SECRET_BYTES = 32
 EXPIRY_EVERY_S = 600.0
 _SCOPES: Mapping[str, frozenset[Scope]] = {
     USER: CLIENT_SCOPES | {Scope.OPERATOR},
@@ -82,8 +84,11 @@ class IdentityKeeper:
             if asked is not None or self._must_issue(process):
                 self._issue(process)
         self._have_tokens()
+        if not self.files.pool_secret_file.exists():
+            secret = secrets.token_hex(POOL_SECRET_BYTES).encode() + b"\n"
+            write_file(self.files.pool_secret_file, io.BytesIO(secret), mode=PRIVATE)
         for path in folder.iterdir():
-            if path.suffix in (".key", ".token", ".json"):
+            if path.suffix in SECRETS:
                 path.chmod(PRIVATE)
         self.files.request_file.unlink(missing_ok=True)
 

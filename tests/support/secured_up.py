@@ -14,6 +14,8 @@ from hotslot.local.identity_files import IdentityFiles, identity_files
 from hotslot.rpc.security import ChannelSecurity
 from tests.support.stubbed_up import ROOT
 
+ATTEMPTS = 4
+
 
 @dataclass
 class Secured:
@@ -36,29 +38,22 @@ class Secured:
 
 
 def start_secured(folder: Path, *arguments: str, **environment: str) -> Secured:
-    """Start it in a folder that has its stubs, and wait until it is ready."""
-    numbers = zip(("store", "worker", "gateway"), free_ports(3), strict=True)
-    ports = [word for name, port in numbers for word in (f"--{name}-port", str(port))]
-    command = [
-        sys.executable,
-        "-m",
-        "hotslot",
-        "up",
-        "--json",
-        "--model",
-        "m",
-        "--data-dir",
-        "data",
-        *ports,
-        *arguments,
-    ]
+    """Start it in a folder that has its stubs, and wait until it is ready; ports that are lost meanwhile are others."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("HOTSLOT_")}
-    with (folder / "err").open("w") as err:
-        process = subprocess.Popen(
-            [*command, *arguments], cwd=folder, env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-            stdout=subprocess.PIPE, stderr=err, text=True,
-        )  # fmt: skip
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line, (folder / "err").read_text()
-    return Secured(process, json.loads(line), folder)
+    for _ in range(ATTEMPTS):
+        numbers = zip(("store", "worker", "gateway"), free_ports(3), strict=True)
+        ports = [word for name, port in numbers for word in (f"--{name}-port", str(port))]
+        command = [sys.executable, "-m", "hotslot", "up", "--json", "--model", "m", "--data-dir", "data"]
+        with (folder / "err").open("w") as err:
+            process = subprocess.Popen(
+                [*command, *ports, *arguments], cwd=folder, env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+                stdout=subprocess.PIPE, stderr=err, text=True,
+            )  # fmt: skip
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if line:
+            return Secured(process, json.loads(line), folder)
+        process.wait(30)
+        if "is taken" not in (folder / "err").read_text():
+            break
+    raise AssertionError((folder / "err").read_text())

@@ -70,7 +70,7 @@ def test_a_first_start_makes_everything_for_its_owner_alone_and_the_next_one_kee
     prepared(files)
     assert stat.S_IMODE(files.folder.stat().st_mode) == 0o700
     for path in files.folder.rglob("*"):
-        if path.suffix in (".key", ".token", ".json"):
+        if path.suffix in (".key", ".token", ".json", ".secret"):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     for process, hosts in HOSTS.items():
         cert = x509.load_pem_x509_certificate(files.cert_file(process).read_bytes())
@@ -86,6 +86,7 @@ def test_a_first_start_makes_everything_for_its_owner_alone_and_the_next_one_kee
         "gateway": {Scope.GATEWAY},
     }
     assert all(takes(files, name) for name in principals)
+    assert len(files.pool_secret_file.read_text().strip()) == 64
     before = contents(files)
     prepared(files)
     assert contents(files) == before
