@@ -21,6 +21,8 @@ from shared.metrics.exposition import Source
 from shared.metrics.numbers import Measured
 from shared.metrics.table import GATEWAY
 from shared.process_tuning import spare_what_stays
+from shared.quotas.opening import opened_gate
+from shared.server.counters import Counters
 from shared.server.grpc_server import stop_signal
 from shared.server.transport import check_dialled, check_listener
 
@@ -48,7 +50,7 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
     for endpoint in filter(None, (settings.store, settings.gateway_worker)):
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
     calls, sidecar = ClientCalls(), SidecarMetrics(settings.gateway_worker_metrics)
-    deployment = Deployment(settings.store, settings.gateway_worker, security, calls)
+    deployment = Deployment(settings.store, settings.gateway_worker, security, calls, charges=settings.limits_rates)
     sources: list[Source] = [calls.readings, sidecar.readings]
     try:
         async with AsyncExitStack() as stack:
@@ -58,7 +60,8 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
             serving = observed(GATEWAY, settings, settings.gateway_transport, sources, beside=sidecar.with_worker)
             metrics = await stack.enter_async_context(serving)
             scrape = metrics.text if settings.gateway_metrics else None
-            gateway = Gateway(settings, deployment, authenticator, audit, scrape)
+            gate = await stack.enter_async_context(opened_gate(settings, Counters()))
+            gateway = Gateway(settings, deployment, authenticator, audit, scrape, gate=gate)
             sources.append(gateway.numbers.readings)
             async with serve_http(application(gateway), settings) as server:
                 sources.append(lambda: [Measured("hotslot_http_connections", server.num_connections)])

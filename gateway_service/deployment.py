@@ -17,7 +17,7 @@ from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
 from hotslot.rpc.stub_method import CallHearer
-from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY
+from hotslot.rpc.tenant import CHARGED_KEY, PRINCIPAL_KEY, SCOPES_KEY
 
 BASES_TTL_S = 5.0
 """Time for which the base models that workers serve are believed to be the same."""
@@ -47,10 +47,16 @@ class Deployment:
         worker: str,
         security: ChannelSecurity = NO_SECURITY,
         hearer: CallHearer | None = None,
+        *,
+        charges: bool = False,
     ) -> None:
-        """`worker` is the one that all requests go to; empty where the fleet's best one is picked."""
+        """`worker` is the one that all requests go to; empty where the fleet's best one is picked.
+
+        A gateway that `charges` tenants for requests says so to the services that it calls.
+        """
         self._hearer = hearer
         self._security = security
+        self._mark: tuple[tuple[str, str], ...] = ((CHARGED_KEY, "requests"),) if charges else ()
         self.worker = worker
         self.has_store = bool(store)
         self._store = store or DEFAULT_STORE
@@ -62,7 +68,8 @@ class Deployment:
 
     def _dial(self, caller: str) -> HotslotClient:
         tenant, name, scopes = caller.split(_BETWEEN)
-        metadata = ((PRINCIPAL_KEY, name), (SCOPES_KEY, scopes)) if name else ()
+        acting = ((PRINCIPAL_KEY, name), (SCOPES_KEY, scopes)) if name else ()
+        metadata = (*self._mark, *acting)
         options = ChannelOptions(
             tenant=TenantId(tenant), metadata=metadata, security=self._security, hearer=self._hearer
         )
@@ -136,7 +143,7 @@ class Deployment:
     async def worker_at(self, tenant: TenantId, endpoint: str, *, is_own: bool = False) -> AsyncIterator[WorkerClient]:
         """A caller's client of one worker, for a call or two."""
         acted_for = None if is_own else ACTED_FOR.get()
-        metadata = acted_for.metadata if acted_for is not None else ()
+        metadata = (*self._mark, *(acted_for.metadata if acted_for is not None else ()))
         security = self._security.for_workers()
         options = ChannelOptions(tenant=tenant, metadata=metadata, security=security, hearer=self._hearer)
         async with WorkerClient(endpoint, options) as worker:

@@ -150,14 +150,16 @@ def api_error(error: HotslotError, param_of: ParamOf = str) -> ApiError:
     if http.status in (429, 503):
         asked_s = getattr(error, "retry_after_s", None)
         retry_after_s = RETRY_AFTER_S if asked_s is None else asked_s
+    # Of what a tenant keeps there is not more room by waiting.
+    is_lasting = isinstance(error, errors.TenantQuotaError) and error.retry_after_s is None
     return ApiError(
         http.status,
         row.reason,
         public_text(error) or _COMMANDS.sub("", message),
         param=param,
         kind=http.kind,
-        retry_after_s=retry_after_s,
-        is_retried=http.is_retried,
+        retry_after_s=None if is_lasting else retry_after_s,
+        is_retried=http.is_retried and not is_lasting,
     )
 
 

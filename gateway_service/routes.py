@@ -15,6 +15,7 @@ from gateway_service.answers import Kind
 from gateway_service.audited import AuditedRequests
 from gateway_service.bodies import read_object
 from gateway_service.callers import KnownCallers, min_revision_of, tenant_of
+from gateway_service.charging import ChargedRequests
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
@@ -36,6 +37,7 @@ from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
 from shared.metrics.endpoint import Text
 from shared.metrics.exposition import CONTENT_TYPE
+from shared.quotas.gate import QuotaGate
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
 REVISION_HEADER = "hotslot-revision"
@@ -54,6 +56,7 @@ class Gateway:
     scrape: Text | None = None
     """Makes the text of /metrics, where it is served beside the API."""
     numbers: HttpNumbers = field(default_factory=HttpNumbers)
+    gate: QuotaGate | None = None
     exchange: Exchange = field(init=False)
     is_stopping: bool = False
 
@@ -200,6 +203,8 @@ def application(gateway: Gateway) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
+    if gateway.gate is not None:
+        app.add_middleware(ChargedRequests, gate=gateway.gate)
     if gateway.authenticator is not None:
         scopes = frozenset(gateway.settings.gateway_anonymous_scopes)
         app.add_middleware(KnownCallers, authenticator=gateway.authenticator, anonymous_scopes=scopes)

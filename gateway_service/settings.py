@@ -13,6 +13,7 @@ from hotslot.formats.principals import Scope
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.audit.settings import AuditSettings
 from shared.metrics.settings import Observed
+from shared.quotas.settings import QuotaSettings
 from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, split_text
 from shared.telemetry import LogFormat, LogLevel
@@ -32,7 +33,7 @@ OptionalAddress = Annotated[str, AfterValidator(_dialled_or_none)]
 """host:port to call; empty when there is none."""
 
 
-class GatewaySettings(CallerTransport, AuditSettings, Observed):
+class GatewaySettings(CallerTransport, AuditSettings, QuotaSettings, Observed):
     """Speaks OpenAI's HTTP, and calls workers by gRPC."""
 
     gateway_listen: ListenAddress = DEFAULT_LISTEN

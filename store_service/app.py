@@ -21,12 +21,17 @@ from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
 from shared.metrics.exposition import Source
 from shared.process_tuning import spare_what_stays
+from shared.quotas.gate import QuotaGate
+from shared.quotas.limits import TenantLimits
+from shared.quotas.rates import Rates
+from shared.server.counters import Counters
 from shared.server.grpc_server import RpcServer, Service, serve, service, stop_signal
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.behind import VersionsBehind
 from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
+from store_service.catalog.quota_checks import StoredQuotas
 from store_service.catalog.watch import ChangeSignal
 from store_service.content.arrivals import ArrivalFolder
 from store_service.content.collection import Collector
@@ -58,6 +63,7 @@ from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
 from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.rpc.publications import Publications
+from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.rpc.server_options import server_options
 from store_service.settings import StoreSettings
 from store_service.sources.sources import Sources
@@ -95,6 +101,7 @@ class Domain:
     policies: Policies
     retention: VersionRetention
     pruner: Pruner
+    limits: TenantLimits
 
 
 @asynccontextmanager
@@ -109,13 +116,14 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         execution = build_execution(settings, stack)
         domain = await build_domain(settings, execution, stack)
         redis = await build_redis(settings, stack)
-        services = build_services(settings, execution, domain, redis)
+        gate = QuotaGate(domain.limits, Rates(domain.limits, redis, share=settings.quota_share), Counters())
+        services = build_services(settings, execution, domain, redis, gate)
         scrub = build_scrub(settings, domain, stack)
         loops = await stack.enter_async_context(Loops())
         begin_loops(settings, execution, domain, scrub, redis, loops)
         known = await stack.enter_async_context(opened_authenticator(settings.principals_file, settings.issuers_file))
         audit = stack.enter_context(opened_audit("store", settings))
-        serving = serve(services, server_options(settings), authenticator=known, audit=audit)
+        serving = serve(services, server_options(settings), authenticator=known, audit=audit, quotas=gate)
         server = await stack.enter_async_context(serving)
         execution.numbers.append(server.calls.readings)
         await stack.enter_async_context(served_metrics(settings, domain.data.blobs, execution.numbers))
@@ -143,19 +151,20 @@ def build_execution(settings: StoreSettings, stack: AsyncExitStack) -> Execution
 async def build_domain(settings: StoreSettings, execution: Execution, stack: AsyncExitStack) -> Domain:
     """Catalog and blobs, opened, and what admits, collects and restores them."""
     offload = execution.offload
-    data = await offload(open_data, settings, execution.signal.notify)
+    limits = TenantLimits(settings.default_limits, settings.quotas_file)
+    data = await offload(open_data, settings, execution.signal.notify, StoredQuotas(limits))
     stack.callback(data.engine.dispose)
     stack.push_async_callback(offload, data.blobs.save_use_times)
     base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
     published = PublishedBlobs(data.catalog, data.blobs)
-    uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
+    uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes, limits=limits)
     registry = Registry(published, base_models, uploads, settings.admission_limits)
     imports = ImportOptions(
         max_imports=settings.max_imports,
         linger_s=settings.import_linger_s,
         refusal_ttl_s=settings.import_refusal_ttl_s,
     )
-    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports)
+    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports, limits)
     stack.push_async_callback(importer.close)
     collector = Collector(published, uploads, data.ledger, data.ownership, settings.collection_options)
     stack.push_async_callback(offload, collector.close)
@@ -169,7 +178,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     policies = Policies(data.engine, execution.signal.notify)
     retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
     pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership), offload)
-    return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner)
+    return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner, limits)
 
 
 async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
@@ -180,7 +189,7 @@ async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisCo
 
 
 def build_services(
-    settings: StoreSettings, execution: Execution, domain: Domain, redis: RedisConnection | None
+    settings: StoreSettings, execution: Execution, domain: Domain, redis: RedisConnection | None, gate: QuotaGate
 ) -> list[Service]:
     """The gRPC services over the domain."""
     registry, offload, turns = domain.registry, execution.offload, Turns(PASSES_PER_CHUNK)
@@ -210,6 +219,7 @@ def build_services(
         domain.policies,
         publications,
         domain.retention,
+        QuotaAnswers(gate, domain.data.engine, domain.importer, execution.lookups),
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server

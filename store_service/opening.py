@@ -19,6 +19,7 @@ from hotslot.secret_urls import masked_url
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
 from store_service.catalog.database import open_database
+from store_service.catalog.quota_checks import NO_QUOTAS, StoredQuotas
 from store_service.content.collection import Ownership
 from store_service.content.folder import BlobFolder, found_below
 from store_service.content.keys import BLOBS_FOLDER, BlobKey
@@ -48,7 +49,7 @@ class Data:
     ownership: Ownership
 
 
-def open_data(settings: StoreSettings, on_change: OnChange) -> Data:
+def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas = NO_QUOTAS) -> Data:
     """Open the catalog and its blobs.
 
     Raises StoreUnavailableError where they do not belong together (nothing is changed then) or cannot be used, and
@@ -63,7 +64,7 @@ def open_data(settings: StoreSettings, on_change: OnChange) -> Data:
             require_owned(place, NO_CATALOG, frozenset(), settings.adopt_blobs)
     engine = open_database(url)
     try:
-        catalog = Catalog(engine, on_change)
+        catalog = Catalog(engine, on_change, quotas)
         state, known = catalog.state(), catalog.referenced_weights()
         places = list(_places(settings, objects, last_num_changes(note, state.id)))
         for place in places:

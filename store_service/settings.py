@@ -10,6 +10,7 @@ from shared.audit.settings import AuditSettings
 from shared.metrics.settings import Observed
 from shared.outgoing_http import networks_of
 from shared.process_tuning import KEPT_FREE_BYTES, MAX_ARENAS
+from shared.quotas.settings import QuotaSettings
 from shared.server.stream_places import STALL_S
 from shared.settings import MAX_START_PAUSE_S, ListenAddress, RedisUrl, SecretUrl, TextList
 from shared.telemetry import LogFormat, LogLevel
@@ -33,7 +34,7 @@ ADMISSION_BYTES = 48 * 1024**2 + 2 * BLOCK_BYTES + 8 * SLICE_BYTES
 tensor, and slices as they are read, checked, converted and written."""
 
 
-class StoreSettings(ServerTransport, RedisTransport, AuditSettings, Observed):
+class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSettings, Observed):
     """Imports, validates and serves adapters."""
 
     listen: ListenAddress = "127.0.0.1:7400"

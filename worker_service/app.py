@@ -12,9 +12,12 @@ from hotslot.ids import new_worker_id
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2, adapter_control_pb2_grpc, inference_pb2
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.audit.audit_log import opened_audit
+from shared.coordination.connection import RedisOptions
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops, first_of
+from shared.quotas.opening import opened_gate
 from shared.server.call_log import SlowCalls, log_call
+from shared.server.counters import Counters
 from shared.server.grpc_server import RpcServer, ServerOptions, Service, serve, service, stop_signal
 from shared.telemetry import bind_log_context
 from worker_service.ending import EXIT_OK, ProcessEnding
@@ -43,6 +46,7 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
     observers = (log_call, SlowCalls(settings.slow_request_s), requests)
     async with (
         opened_authenticator(settings.principals_file, settings.issuers_file) as authenticator,
+        opened_gate(settings, Counters(), _redis_options(settings)) as gate,
         AsyncExitStack() as outer,
         serve(
             services(worker),
@@ -50,11 +54,12 @@ async def run(settings: WorkerSettings, describe: Callable[[], BaseSpec], load: 
             observers=observers,
             authenticator=authenticator,
             audit=outer.enter_context(opened_audit("worker", settings)),
+            quotas=gate,
         ) as server,
         AsyncExitStack() as stack,
         Loops() as loops,
     ):
-        host = Host(settings, worker, server, stack, loops, ending)
+        host = Host(settings, worker, server, stack, loops, ending, rates=gate.rates)
         host.sources.extend((server.calls.readings, requests.readings, host.calls.readings))
         await stack.enter_async_context(served_metrics(worker, settings, host.sources))
         loops.essential("start", lambda: start(host, describe, load))
@@ -97,6 +102,10 @@ def services(worker: ServingWorker) -> list[Service]:
             AdapterControlServicer(worker),
         ),
     ]
+
+
+def _redis_options(settings: WorkerSettings) -> RedisOptions | None:
+    return RedisOptions.of(settings.redis_url, settings) if settings.redis_url is not None else None
 
 
 def _server_options(settings: WorkerSettings) -> ServerOptions:

@@ -7,6 +7,8 @@ from typing import Protocol
 from hotslot.contract.control import CompiledBucket, ModelInfo, StartupStage
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import WorkerId
+from shared.quotas.limits import TenantLimits
+from shared.quotas.rates import Rates
 from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
 from worker_service.adapters.disk_tier import DiskOptions, open_disk_tier
@@ -73,6 +75,8 @@ class AssemblyOptions:
     engine: EnginePolicy = field(default_factory=EnginePolicy)
     engine_silence_s: float = DEFAULT_SILENCE_S
     """Silence of the engine after which it counts as one that hangs."""
+    rates: Rates | None = None
+    """Tokens that tenants may use in a minute; None limits nobody."""
     listener: EngineListener | None = None
     """Hears on the engine's thread what it does."""
 
@@ -104,6 +108,7 @@ def assemble(
         provider,
         policy,
         client,
+        options.rates or Rates(TenantLimits()),
     )
     counting, control = TokenCounting(encoder, request_limits), AdapterControl(provider, policy)
     info = _info(worker_id, model, has_chat_template=encoder.has_chat_template)

@@ -10,6 +10,7 @@ from hotslot.endpoints import Target, listen_endpoint
 from hotslot.ids import DEFAULT_TENANT
 from shared.audit.settings import AuditSettings
 from shared.metrics.settings import Observed
+from shared.quotas.settings import QuotaSettings
 from shared.server.stream_places import STALL_S
 from shared.settings import (
     MAX_START_PAUSE_S,
@@ -33,7 +34,7 @@ NumberList = Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, Before
 """Several numbers, separated by commas."""
 
 
-class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSettings, Observed):
+class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSettings, QuotaSettings, Observed):
     """Serves LoRA adapters on one compiled base model."""
 
     model: str = Field(min_length=1)

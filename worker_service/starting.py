@@ -29,6 +29,7 @@ from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
 from shared.metrics.calls import ClientCalls
 from shared.metrics.exposition import Source
+from shared.quotas.rates import Rates
 from shared.server.grpc_server import RpcServer
 from shared.server.transport import check_dialled
 from worker_service.adapters.disk_tier import DiskOptions
@@ -77,6 +78,8 @@ class Host:
     """Numbers of its parts, for its metrics."""
     calls: ClientCalls = field(default_factory=ClientCalls)
     """Calls to the store and to other workers."""
+    rates: Rates | None = None
+    """Tokens that tenants may use in a minute; None limits nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +184,7 @@ def build_parts(host: Host, model: ServableModel, store: StoreView) -> ServingPa
         disk=DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None,
         references=ReferenceLimits(staleness_s=settings.staleness_s),
         engine_silence_s=settings.engine_silence_s,
+        rates=host.rates,
         engine=EnginePolicy(
             prefix_cache=settings.prefix_cache,
             share_base_prefixes=settings.share_base_prefixes,

@@ -20,6 +20,7 @@ from hotslot.cli import (
     listing_commands,
     own_commands,
     policy_commands,
+    quota_command,
     removal_commands,
     retention_commands,
     running_commands,
@@ -75,6 +76,7 @@ app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.cp)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.rm)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.undelete)
 app.command(cls=Command, rich_help_panel=_STORE)(retention_commands.prune)
+app.command(cls=Command, rich_help_panel=_STORE)(quota_command.quota)
 app.add_typer(base_commands.app, name="base", rich_help_panel=_STORE)
 app.add_typer(policy_commands.app, name="policy", rich_help_panel=_STORE)
 app.command(cls=Command, rich_help_panel=_GENERATE)(generate_commands.generate)

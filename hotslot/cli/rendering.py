@@ -10,6 +10,7 @@ from hotslot.cli.fitted_table import FittedTable
 from hotslot.contexts import Contexts
 from hotslot.contract.catalog import Adapter, AdapterPolicy, BaseModel, Version
 from hotslot.contract.placement import Placement, Worker
+from hotslot.contract.quotas import QuotaKind, TenantQuota
 
 SHORT_DIGEST_LENGTH = 12
 
@@ -129,6 +130,16 @@ def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> FittedTa
             human_age(policy.update_time, now),
             *(row if retention else []),
         )
+    return made
+
+
+def quota_table(quota: TenantQuota) -> FittedTable:
+    """What a tenant has of each quota."""
+    made = table("QUOTA", "USED", "LIMIT", right=("USED", "LIMIT"))
+    for usage in quota.usages:
+        shown = human_size if usage.kind is QuotaKind.BYTES else "{:,}".format
+        used, limit = (shown(number) if number is not None else "-" for number in (usage.used, usage.limit))
+        made.add_row(usage.kind.replace("_", " "), used, limit)
     return made
 
 

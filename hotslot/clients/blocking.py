@@ -144,6 +144,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
     delete_tag = _call(StoreClient.delete_tag)
     set_policy = _call(StoreClient.set_policy)
     get_policy = _call(StoreClient.get_policy)
+    quota = _call(StoreClient.quota)
     list_policies = _iterate(StoreClient.list_policies)
     prune = _call(StoreClient.prune)
     delete_policy = _call(StoreClient.delete_policy)

@@ -16,6 +16,7 @@ from hotslot.errors import (
     HotslotError,
     NoWorkersError,
     RequestDeadlineError,
+    TenantQuotaError,
     UnavailableError,
 )
 from hotslot.rpc.pool import Pool
@@ -66,7 +67,8 @@ class FailOver:
                 return
             except TRY_ANOTHER_WORKER as exc:
                 pause_s = pause_before_retry_s(exc, rounds)
-                if begun or loop.time() + pause_s > last_try_s:
+                is_final = isinstance(exc, TenantQuotaError) and exc.retry_after_s is None
+                if begun or is_final or loop.time() + pause_s > last_try_s:
                     raise
             await asyncio.sleep(pause_s)
 
@@ -92,8 +94,8 @@ class FailOver:
             except TRY_ANOTHER_WORKER as exc:
                 if isinstance(exc, UnavailableError):
                     self.picks.forget_endpoint(endpoint)
-                if begun:
-                    raise
+                if begun or isinstance(exc, TenantQuotaError):
+                    raise  # A tenant's quota is the same everywhere.
                 failure = exc
         raise failure
 

@@ -1,4 +1,4 @@
-"""Calls of the store's client on policies and retention; each is a method of `StoreClient`."""
+"""Calls of the store's client on policies, retention and quotas; each is a method of `StoreClient`."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
@@ -7,6 +7,7 @@ from hotslot.clients.publication_fields import retention_fields
 from hotslot.clients.rpc import Connection
 from hotslot.codec import build, from_proto
 from hotslot.contract.catalog import AdapterPolicy, PruneReport
+from hotslot.contract.quotas import TenantQuota
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.rpc.pool import Closable
 
@@ -41,6 +42,11 @@ async def set_policy(
     retention = retention_fields(keep_versions, untagged_ttl_s)
     request = build(pb.SetAdapterPolicyRequest, policy | retention, adapter=name, etag=etag)
     return from_proto(AdapterPolicy, (await self._write(self._stub.SetAdapterPolicy, request)).policy)
+
+
+async def quota(self: StoreCalls) -> TenantQuota:
+    """What the tenant has of each quota, and the most that it may have."""
+    return from_proto(TenantQuota, await self._connection.unary(self._stub.GetQuota, build(pb.GetQuotaRequest)))
 
 
 async def get_policy(self: StoreCalls, name: str) -> AdapterPolicy:

@@ -250,6 +250,7 @@ class StoreClient:
     list_policies = policies.list_policies
     delete_policy = policies.delete_policy
     prune = policies.prune
+    quota = policies.quota
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""

@@ -56,6 +56,7 @@ HotslotError
 │   └── RevisionCompactedError
 ├── ExhaustedError                a bound is reached; carries when to retry
 │   ├── QuotaExceededError
+│   │   └── TenantQuotaError      one of the calling tenant's own
 │   ├── SlotsFullError
 │   └── QueueFullError
 ├── UnavailableError

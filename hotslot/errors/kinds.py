@@ -89,6 +89,23 @@ class QuotaExceededError(ExhaustedError, reason="QUOTA_EXCEEDED"):
     """A size, count or rate limit."""
 
 
+class TenantQuotaError(QuotaExceededError, reason="TENANT_QUOTA_EXCEEDED"):
+    """A quota of the tenant that calls, which is the subject."""
+
+    carries: ClassVar = {**ExhaustedError.carries, "quota": Detail.TEXT, "limit": Detail.NUMBER, "used": Detail.NUMBER}
+
+    def __init__(
+        self, tenant: str, quota: str, limit: int, used: int, *, advice: str, retry_after_s: float | None = None
+    ) -> None:
+        """`quota` is the kind as settings have it; without a time to retry after, waiting does not help."""
+        words = quota.replace("_", " ")
+        message = f"tenant {tenant!r} may have {limit:,} {words} and has {used:,}; {advice}"
+        super().__init__(message, subject=tenant, retry_after_s=retry_after_s)
+        self.quota = quota
+        self.limit = limit
+        self.used = used
+
+
 class UnavailableError(HotslotError, reason="UNAVAILABLE", code="UNAVAILABLE"):
     """Something that should be there again soon."""
 

@@ -40,6 +40,7 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
         "IssueEpoch",
         "GetAdapterPolicy",
         "ListAdapterPolicies",
+        "GetQuota",
         "ListPinnedVersions",
     ),
     "hotslot.store.v1.BlobService": ("ReadBlob", "GetWriteStatus", "FindMissingBlobs"),

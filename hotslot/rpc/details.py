@@ -7,7 +7,7 @@
 |              | found_<i>, expected_<i>                                                                       |
 | RESOURCE     | ResourceInfo: resource_name                                                                   |
 | PRECONDITION | PreconditionFailure: reason as type, subject                                                  |
-| QUOTA        | QuotaFailure: subject                                                                         |
+| QUOTA        | QuotaFailure: subject, message as description                                                 |
 | RETRY        | RetryInfo: retry_delay                                                                        |
 | TEXT, NUMBER | ErrorInfo.metadata, by the attribute's name                                                   |
 
@@ -51,8 +51,8 @@ class _Form:
     """One kind of detail with one value of an error."""
 
     message: type[Message]
-    pack: Callable[[Any, str], Message]
-    """Message of the value and the error's reason."""
+    pack: Callable[[Any, HotslotError], Message]
+    """Message of the value and its error."""
     unpack: Callable[[Any], Any]
 
 
@@ -65,22 +65,24 @@ def _retry_info(retry_after_s: float) -> Any:
 _FORMS = {
     Detail.RESOURCE: _Form(
         pb.ResourceInfo,
-        lambda value, reason: pb.ResourceInfo(resource_name=_clip(value)),
+        lambda value, error: pb.ResourceInfo(resource_name=_clip(value)),
         lambda message: message.resource_name,
     ),
     Detail.PRECONDITION: _Form(
         pb.PreconditionFailure,
-        lambda value, reason: pb.PreconditionFailure(violations=[{"type": reason, "subject": _clip(value)}]),
+        lambda value, error: pb.PreconditionFailure(violations=[{"type": error.reason, "subject": _clip(value)}]),
         lambda message: "".join(violation.subject for violation in message.violations[:1]),
     ),
     Detail.QUOTA: _Form(
         pb.QuotaFailure,
-        lambda value, reason: pb.QuotaFailure(violations=[{"subject": _clip(value)}]),
+        lambda value, error: pb.QuotaFailure(
+            violations=[{"subject": _clip(value), "description": _clip(error.message)}]
+        ),
         lambda message: "".join(violation.subject for violation in message.violations[:1]),
     ),
     Detail.RETRY: _Form(
         pb.RetryInfo,
-        lambda value, reason: _retry_info(value),
+        lambda value, error: _retry_info(value),
         lambda message: message.retry_delay.ToMicroseconds() / 1e6,
     ),
 }
@@ -98,7 +100,7 @@ def encode(error: HotslotError, *, code: int, reason: str) -> status_pb2.Status:
         if detail in _IN_METADATA:
             info.metadata[name] = _clip(str(value))
         elif detail in _FORMS and value is not None:
-            others.append(_FORMS[detail].pack(value, reason))
+            others.append(_FORMS[detail].pack(value, error))
         elif detail not in _FORMS:
             listed = value
     if listed is None:

@@ -11,6 +11,10 @@ PRINCIPAL_KEY = "hotslot-principal"
 """Principal that a gateway acts for."""
 SCOPES_KEY = "hotslot-scopes"
 """Scopes of that principal, separated by commas."""
+FORWARDED_KEY = "hotslot-forwarded-by"
+"""Metadata key: the worker_id of the worker that forwarded a request."""
+CHARGED_KEY = "hotslot-charged"
+"""Mark of a gateway that has charged the tenant for its request already."""
 SETTLED: ContextVar[TenantId | None] = ContextVar("settled tenant", default=None)
 """Tenant of the call that is being handled, where the server knows its callers."""
 

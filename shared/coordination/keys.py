@@ -13,6 +13,7 @@ Every key expires. Times are multiples of the lease that the writing worker hold
 | {pool}:placements:<digest>  | hash: worker_id to resident, the same by version  | RETENTION_LEASES              |
 | {pool}:changes              | stream of placement changes                       | RETENTION_LEASES, MAX_CHANGES |
 | {hotslot}:pools             | sorted set: base model digest by last sign, ms    | RETENTION_LEASES              |
+| {hotslot:rate:<tenant>}:<…> | hash: level and time of a tenant's token bucket   | until it is full again        |
 
 Keys of a crashed worker are removed by whichever worker next renews its lease, or by a watcher; the
 retention is for when none is left to do so. Live workers report everything again several times within it.
@@ -40,6 +41,11 @@ PING = Key("{hotslot}:ping")
 """Never written; reading it tells if Redis answers."""
 KEY_PATTERN = "{hotslot*"
 """Glob of every key here."""
+
+
+def rate_key(tenant: str, kind: str) -> Key:
+    """Counts what a tenant has left of a minute's limit, for all processes."""
+    return Key(f"{{hotslot:rate:{tenant}}}:{kind}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import re
 
-from shared.coordination import directory_functions, member_functions
+from shared.coordination import directory_functions, member_functions, rate_functions
 from shared.coordination.keys import KEY_PATTERN
 from shared.coordination.lua import LuaFunction
 
@@ -17,7 +17,9 @@ _CALL = re.compile(r"redis\.call\('([A-Za-z]+)'")
 
 def commands() -> tuple[str, ...]:
     """Every command that one node of Redis must let its user run."""
-    functions = (each for module in (member_functions, directory_functions) for each in vars(module).values())
+    functions = (
+        each for module in (member_functions, directory_functions, rate_functions) for each in vars(module).values()
+    )
     texts = [each.script.text for each in functions if isinstance(each, LuaFunction)]
     called_by_scripts = {name.lower() for text in texts for name in _CALL.findall(text)}
     return tuple(sorted(called_by_scripts | set(CALLED)))

@@ -64,6 +64,7 @@ _STORE: Mapping[str, Need] = {
     "SetAdapterPolicy": _tenant(_S.ADMIN),
     "GetAdapterPolicy": _tenant(_S.READ),
     "ListAdapterPolicies": _tenant(_S.READ),
+    "GetQuota": _tenant(_S.READ, _S.USE, _S.PUBLISH, _S.ADMIN),
     "DeleteAdapterPolicy": _tenant(_S.ADMIN),
     "ListPinnedVersions": _deployment(_S.WORKER),
     "WatchAdapters": _tenant(_S.READ, _S.WORKER),

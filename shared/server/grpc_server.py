@@ -24,6 +24,7 @@ from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
 from shared.identity.needs import check_needs
+from shared.quotas.gate import QuotaGate
 from shared.server.call_log import CallObserver, log_call
 from shared.server.health_check import FactualHealthServicer
 from shared.server.interceptor import ErrorInterceptor
@@ -182,6 +183,7 @@ async def serve(
     observers: Sequence[CallObserver] = (log_call,),
     authenticator: Authenticator | None = None,
     audit: AuditLog | None = None,
+    quotas: QuotaGate | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Serve until the block is left, then stop gracefully.
 
@@ -202,6 +204,7 @@ async def serve(
         max_request_bytes=options.max_request_bytes,
         authenticator=authenticator,
         audit=audit,
+        quotas=quotas,
     )
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],

@@ -18,6 +18,7 @@ from typing import Any, cast
 import grpc
 import structlog
 
+from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import (
     HotslotError,
     RequestDeadlineError,
@@ -34,7 +35,9 @@ from shared.call_notes import begin_notes
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import CALLER
 from shared.metrics.calls import ServerCalls
+from shared.quotas.gate import QuotaGate, held_kind
 from shared.server.call_log import CallObserver, CallRecord, log_call
+from shared.server.counters import Counters
 from shared.server.failed_calls import abort, as_error
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
@@ -61,6 +64,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         max_request_bytes: int = MAX_MESSAGE_BYTES,
         authenticator: Authenticator | None = None,
         audit: AuditLog | None = None,
+        quotas: QuotaGate | None = None,
     ) -> None:
         """Without an authenticator each call is believed.
 
@@ -69,6 +73,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._max_request_bytes = max_request_bytes
         self._authenticator = authenticator
         self._audit = audit
+        self._quotas = quotas
+        self._counters = quotas.counters if quotas is not None else Counters()
         self._observers = tuple(observers)
         self._stall_s = stall_s
         self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
@@ -110,9 +116,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
         decode = self._decoder(method, handler.request_deserializer)
         encode = handler.response_serializer or _as_it_is
+        kind = held_kind(method, is_stream=handler.request_streaming or handler.response_streaming)
 
         async def call(request: Any, context: Any) -> Any:
-            return await self._run(method, behavior, request, context, decode, encode)
+            return await self._run(method, behavior, request, context, decode, encode, kind)
 
         # Nothing is decoded before its sender is known; what is encoded here can be counted.
         return make(call, request_deserializer=None, response_serializer=None)
@@ -140,6 +147,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         context: Any,
         decode: Callable[[bytes], Any] = _as_it_is,
         encode: Callable[[Any], bytes] = _as_it_is,
+        kind: QuotaKind | None = None,
     ) -> Any:
         started = time.perf_counter()
         self.calls.started(method)
@@ -149,13 +157,16 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        stream, places = Stream(self._stall_s), self._places.get(method)
+        stream, places, held = Stream(self._stall_s), self._places.get(method), None
         seen = watched(self._audit, method, context, knows_callers=self._authenticator is not None)
         try:
             tenant = await self._tenant(method, context)
             if seen is not None:
                 seen.known(CALLER.get(), tenant)
             structlog.contextvars.bind_contextvars(tenant=tenant)
+            if self._quotas is not None:
+                metadata = context.invocation_metadata() or ()
+                held = await self._quotas.enter(method, tenant, CALLER.get(), metadata, kind)
             left_s = context.time_remaining()
             if left_s is not None and left_s <= 0:
                 raise RequestDeadlineError("the deadline passed before the server came to the call; nothing was done")
@@ -184,11 +195,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             error = as_error(exc, method, context)
             row = row_for(error)
             code, reason = row.code, row.reason
+            self._counters.count_refusal(error)
         finally:
             self._running.discard(task)
             self._ending.discard(task)
             if places is not None:
                 places.leave(stream)
+            if self._quotas is not None:
+                self._quotas.leave(tenant, held)
             record = CallRecord(method, tenant, code, reason, time.perf_counter() - started, notes)
             self.calls.ended(method, code.name, reason, record.duration_s, sizes.sent, sizes.received)
             for observe in self._observers:

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 
-from sqlalchemy import Connection, Engine, delete, exists, func, select, tuple_
+from sqlalchemy import Engine, delete, exists, func, select, tuple_
 
 from hotslot.contract.catalog import AdapterEventKind
 from hotslot.errors import (
@@ -21,9 +21,10 @@ from hotslot.formats.base_spec import looks_like_a_digest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
 from store_service.catalog import reads, writes
-from store_service.catalog.changes import Change, OnChange, changing
+from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading, writing
 from store_service.catalog.policies import keep_versions, policy_of
+from store_service.catalog.quota_checks import NO_QUOTAS, StoredQuotas, growing
 from store_service.catalog.records import (
     PINNED_LABEL,
     AdapterFilter,
@@ -48,12 +49,12 @@ class Catalog:
     Any method may raise StoreUnavailableError, and CatalogDamagedError for damaged rows, and blocks: call from threads.
     """
 
-    def __init__(self, engine: Engine, on_change: OnChange = lambda tenant: None) -> None:
+    def __init__(
+        self, engine: Engine, on_change: OnChange = lambda tenant: None, quotas: StoredQuotas = NO_QUOTAS
+    ) -> None:
         self._engine = engine
-        self._on_change = on_change
-
-    def _changing(self, tenant: TenantId) -> AbstractContextManager[tuple[Connection, Change]]:
-        return changing(self._engine, tenant, self._on_change)
+        self._changing = partial(changing, engine, on_change=on_change)
+        self._growing = partial(growing, engine, on_change, quotas)
 
     def create_version(
         self,
@@ -71,10 +72,10 @@ class Catalog:
         """Add a version, and move tags to it; the flag is false where the version was there. Labels and annotations
         are merged; an empty value removes one. `keep` sets how many versions the adapter's policy keeps.
 
-        Raises EtagMismatchError, InvalidRequestError for more than MAX_LABELS or MAX_ANNOTATIONS, and, where it
-        `requires_base`, BaseModelNotFoundError for one that is not registered (any more); nothing is changed then.
+        Raises EtagMismatchError, TenantQuotaError, InvalidRequestError for more than MAX_LABELS or MAX_ANNOTATIONS,
+        and, where it `requires_base`, BaseModelNotFoundError for one that is not registered; nothing is changed then.
         """
-        with self._changing(tenant) as (connection, change):
+        with self._growing(tenant) as (connection, change):
             if requires_base:
                 writes.hold_base_model(connection, version)
             adapter = writes.adapter_for_writing(connection, change, tenant, name)
@@ -201,8 +202,8 @@ class Catalog:
             return replace(reads.adapter_record(connection, adapter), revision=change.revision)
 
     def undelete_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
-        """Raises AdapterNotFoundError (never there, or purged) and NotDeletedError."""
-        with self._changing(tenant) as (connection, change):
+        """Raises AdapterNotFoundError (never there, or purged), NotDeletedError and TenantQuotaError."""
+        with self._growing(tenant) as (connection, change):
             rows = connection.execute(
                 select(adapters)
                 .where(adapters.c.tenant == tenant, adapters.c.name == name)

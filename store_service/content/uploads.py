@@ -12,27 +12,40 @@ from contextlib import suppress
 from pathlib import Path
 
 from hotslot.content_files import READ_ONLY, digest_of_file, make_directory
-from hotslot.errors import BlobNotFoundError, DigestMismatchError, QuotaExceededError, UploadBusyError
+from hotslot.contract.quotas import QuotaKind
+from hotslot.errors import (
+    BlobNotFoundError,
+    DigestMismatchError,
+    QuotaExceededError,
+    TenantQuotaError,
+    UploadBusyError,
+)
 from hotslot.ids import Digest, TenantId, digest_of_hex, hex_of
+from shared.quotas.limits import TenantLimits
 from store_service.content.keys import BlobKey
 from store_service.content.writer import Writer
 from store_service.execution.unwanted import stop_if_unwanted
+
+IDLE_UPLOAD_S = 600.0
+"""Time after which a whole upload that nobody asked for gives way to others of its tenant."""
 
 
 class UploadFolder:
     """Uploads below one folder of a local disk."""
 
-    def __init__(self, root: Path, *, max_upload_bytes: int) -> None:
+    def __init__(self, root: Path, *, max_upload_bytes: int, limits: TenantLimits | None = None) -> None:
         self._root = root / "uploads"
         self._max_upload_bytes = max_upload_bytes
-        self._busy: set[BlobKey] = set()
+        self._limits = limits or TenantLimits()
+        self._busy: dict[BlobKey, int] = {}
+        """Uploads that a writer has, with the bytes that they will have."""
         self._lock = threading.Lock()
         make_directory(self._root)
 
     def begin(self, tenant: TenantId, digest: Digest, size_bytes: int) -> Writer | None:
         """Take or continue an upload, for one writer at a time; None where it is complete.
 
-        Raises UploadBusyError and QuotaExceededError.
+        Raises UploadBusyError, QuotaExceededError, and TenantQuotaError for more uploads than the tenant may keep.
         """
         if size_bytes > self._max_upload_bytes:
             raise QuotaExceededError(
@@ -43,7 +56,7 @@ class UploadFolder:
         with self._lock:
             if key in self._busy:
                 raise UploadBusyError(digest)
-            self._busy.add(key)
+            self._busy[key] = size_bytes
         try:
             complete = self._complete_path(tenant, digest)
             if complete.is_file():
@@ -51,6 +64,7 @@ class UploadFolder:
                 self._release(key)
                 return None
             make_directory(complete.parent)
+            self._make_room(tenant)
             writer = Writer(
                 complete.with_suffix(".part"),
                 f"upload {digest}",
@@ -134,12 +148,36 @@ class UploadFolder:
                     num_removed += 1
         return num_removed
 
+    def _make_room(self, tenant: TenantId) -> None:
+        """Bound the uploads of a tenant that wait by its bytes; raises TenantQuotaError.
+
+        Whole ones that were not asked for a while go, the oldest first: their owners can send them again. What can be
+        gone on with, or is about to be admitted, stays.
+        """
+        limit = self._limits.of(tenant).get(QuotaKind.BYTES)
+        if limit is None:
+            return
+        with self._lock:
+            coming = {key: size for key, size in self._busy.items() if key[0] == tenant}
+            idle = [(path, path.stat()) for path in (self._root / tenant).iterdir() if _key(path) not in coming]
+            kept = sum(status.st_size for _, status in idle)
+            for path, status in sorted(idle, key=lambda each: each[1].st_mtime):
+                is_needed = path.suffix or time.time() - status.st_mtime < IDLE_UPLOAD_S
+                if kept + sum(coming.values()) > limit and not is_needed:
+                    path.unlink()
+                    kept -= status.st_size
+        if kept + sum(coming.values()) > limit:
+            advice = "uploads that wait count too: publish, or wait until the store forgets them"
+            raise TenantQuotaError(
+                tenant, QuotaKind.BYTES.value, limit, kept, advice=advice, retry_after_s=IDLE_UPLOAD_S
+            )
+
     def _complete_path(self, tenant: TenantId, digest: Digest) -> Path:
         return self._root / tenant / hex_of(digest)
 
     def _release(self, key: BlobKey) -> None:
         with self._lock:
-            self._busy.discard(key)
+            self._busy.pop(key, None)
 
 
 def _key(path: Path) -> BlobKey:

@@ -13,16 +13,19 @@ from pathlib import Path
 import structlog
 
 from hotslot.contract.catalog import TransferProgress, TransferStage
+from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import (
     BaseModelNotFoundError,
     InvalidAdapterError,
     SourceChangedError,
     SourceNotFoundError,
+    TenantQuotaError,
     UnavailableError,
 )
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
 from shared.metrics.numbers import Measured, Tally
+from shared.quotas.limits import TenantLimits
 from store_service.admission.admit import Checkpoint
 from store_service.catalog.records import VersionRecord
 from store_service.execution.fair_queue import FairQueue
@@ -33,6 +36,8 @@ from store_service.registry import Publication, Registry
 from store_service.sources.source import FixedCheckpoint, Source, stop_if
 
 log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,16 @@ _RefusalKey = tuple[TenantId, str, str]
 class Importer:
     """Runs imports. Lives on the event loop."""
 
-    def __init__(self, registry: Registry, scratch: Path, admission: FairQueue, options: ImportOptions) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        scratch: Path,
+        admission: FairQueue,
+        options: ImportOptions,
+        limits: TenantLimits | None = None,
+    ) -> None:
         self._registry = registry
+        self._limits = limits or TenantLimits()
         self._admission = admission
         self._options = options
         self._downloads = Downloads(scratch, options.max_imports)
@@ -108,11 +121,12 @@ class Importer:
         """TransferProgress, then the version; joins an import of the same that is under way.
 
         An import whose last caller left goes on for `linger_s`, so that the caller can come back; then it is
-        cancelled, and nothing of it stays.
+        cancelled, and nothing of it stays. Raises TenantQuotaError for one more than the tenant may have under way.
         """
         key = (tenant, source.key, publication.key)
         job = self._imports.get(key)
         if job is None:
+            self._check_number(tenant)
             job = self._imports[key] = _Import()
             job.task = asyncio.create_task(self._work(job, tenant, source, publication))
             job.task.add_done_callback(lambda task: self._finished(key, job, source, task))
@@ -149,6 +163,17 @@ class Importer:
         await self._resolutions.settled()
         await self._downloads.close()
         self._resolving.close()
+
+    def under_way(self, tenant: TenantId) -> int:
+        """Imports of a tenant that go on, with callers or without."""
+        return sum(key[0] == tenant for key in self._imports)
+
+    def _check_number(self, tenant: TenantId) -> None:
+        limit, found = self._limits.of(tenant).get(QuotaKind.IMPORTS), self.under_way(tenant)
+        if limit is not None and found >= limit:
+            advice = "try again when one of them has ended"
+            kind = QuotaKind.IMPORTS.value
+            raise TenantQuotaError(tenant, kind, limit, found, advice=advice, retry_after_s=RETRY_AFTER_S)
 
     def _cancel(self, key: _ImportKey, job: _Import) -> None:
         self._forget(key, job)

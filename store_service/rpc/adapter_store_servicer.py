@@ -25,6 +25,7 @@ from store_service.registry import Publication, Registry
 from store_service.rpc import base_model_answers, contract, policy_answers, requests
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.rpc.publications import Publications
+from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.sources.sources import Sources
 
 WATCH_POLL_S = 1.0
@@ -53,6 +54,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         policies: Policies,
         publications: Publications,
         retention: VersionRetention,
+        quotas: QuotaAnswers,
         *,
         delete_grace_s: float,
     ) -> None:
@@ -70,6 +72,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._policies = policies
         self._publications = publications
         self._retention = retention
+        self._quotas = quotas
         self._delete_grace_s = delete_grace_s
 
     async def ImportAdapter(
@@ -234,6 +237,10 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         return pb.DeleteAdapterPolicyResponse(
             revision=await self._changes(context, delete, tenant, name, etag=request.etag)
         )
+
+    async def GetQuota(self, request: pb.GetQuotaRequest, context: Any) -> pb.GetQuotaResponse:
+        """See the service's definition."""
+        return await self._quotas.get(tenant_of(context), context)
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Any

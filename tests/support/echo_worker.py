@@ -16,6 +16,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.quotas.gate import QuotaGate
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.server.stream_places import STALL_S
 from tests.support.echo_model import EchoModel
@@ -140,10 +141,12 @@ async def run_worker(
     timeouts: StoreTimeouts | None = None,
     disk: DiskOptions | None = None,
     stall_s: float = STALL_S,
+    gate: QuotaGate | None = None,
 ) -> AsyncIterator[RunningWorker]:
     """A worker over the model until the block is left."""
     worker = ServingWorker(new_worker_id())
-    options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits(), disk=disk)
+    rates = gate.rates if gate is not None else None
+    options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits(), disk=disk, rates=rates)
     timeouts = timeouts or StoreTimeouts(call_s=2.0, chunk_s=2.0, backoff_s=0.01)
     async with AsyncExitStack() as stack:
         channel = await stack.enter_async_context(open_channel(store_endpoint, ChannelOptions(max_attempts=1)))
@@ -161,6 +164,7 @@ async def run_worker(
                 served,
                 ServerOptions(grace_s=0.5, stall_s=stall_s, max_request_bytes=MAX_GENERATE_BYTES),
                 observers=(),
+                quotas=gate,
             )
         )
         worker.become_ready(parts)

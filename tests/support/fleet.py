@@ -8,6 +8,7 @@ from typing import Any
 
 from hotslot.ids import DEFAULT_TENANT, TenantId, new_worker_id
 from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.rpc.tenant import FORWARDED_KEY
 from shared.loops import Loops
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.settings import RedisUrl
@@ -17,7 +18,6 @@ from worker_service.app import services
 from worker_service.ending import ProcessEnding
 from worker_service.front.worker import ServingWorker
 from worker_service.routing.fleet_view import ViewLimits
-from worker_service.routing.forwarding import FORWARDED_KEY
 from worker_service.routing.router import Router
 from worker_service.settings import WorkerSettings
 from worker_service.starting import Host, start

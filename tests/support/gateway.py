@@ -11,6 +11,7 @@ from openai import AsyncOpenAI
 
 from gateway_service.app import RunningGateway, running_gateway
 from gateway_service.settings import GatewaySettings
+from shared.quotas.gate import QuotaGate
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import EchoModel, echo_model
 from tests.support.echo_worker import ADDRESS, RunningWorker, run_worker
@@ -60,7 +61,9 @@ async def open_gateway(**settings: Any) -> AsyncIterator[RunningGateway]:
 
 
 @asynccontextmanager
-async def served(folder: Path, model: EchoModel | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def served(
+    folder: Path, model: EchoModel | None = None, gate: QuotaGate | None = None, **settings: Any
+) -> AsyncIterator[Served]:
     """A gateway as its one worker's sidecar; the store has the adapters `bot` and `other`."""
     model = model or echo_model()
     async with AsyncExitStack() as stack:
@@ -70,7 +73,7 @@ async def served(folder: Path, model: EchoModel | None = None, **settings: Any) 
         for seed, name in enumerate(("bot", "other")):
             draft = adapter(seed=seed, spec=model.spec)
             digests[name] = (await store.push(draft, name, base_model=model.spec.digest)).digest
-        worker = await stack.enter_async_context(run_worker(model, store.endpoint, references=REFERENCES))
+        worker = await stack.enter_async_context(run_worker(model, store.endpoint, references=REFERENCES, gate=gate))
         options: dict[str, Any] = {"gateway_worker": f"{ADDRESS}:{worker.server.port}", "store": store.endpoint}
         gateway = await stack.enter_async_context(open_gateway(**{**options, **settings}))
         yield Served(gateway, worker, store, digests, stack)

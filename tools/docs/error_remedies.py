@@ -36,6 +36,7 @@ REMEDIES: Mapping[type[HotslotError], str] = {
     errors.RangeError: "Go on from the position that the error names.",
     errors.RevisionCompactedError: "List everything, and watch from the revision of the listing.",
     errors.ExhaustedError: "Try again after the time that the error carries; without one, ask for less.",
+    errors.TenantQuotaError: "Wait for as long as the error says; where it names no time, delete something.",
     errors.SlotsFullError: "Try again later, unpin adapters, or raise HOTSLOT_NUM_SLOTS.",
     errors.QueueFullError: "Try again after the time that the error carries, or add workers.",
     errors.AuditUnavailableError: "Make room for HOTSLOT_AUDIT_FILE, or let changes go on with HOTSLOT_AUDIT_FAILURE.",

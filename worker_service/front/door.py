@@ -18,6 +18,7 @@ from hotslot.errors import (
     HotslotError,
     NoWorkersError,
     StepFailedError,
+    TenantQuotaError,
     UnavailableError,
 )
 from hotslot.ids import Digest, TenantId
@@ -93,6 +94,8 @@ class FrontDoor:
                             begun = True
                             yield event
                     return
+                except TenantQuotaError:
+                    raise  # The same everywhere.
                 except TRY_ELSEWHERE as exc:
                     if begun or (failed_step is not None and isinstance(exc, StepFailedError)):
                         raise

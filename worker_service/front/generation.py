@@ -21,9 +21,11 @@ from hotslot.contract.generation import (
     Timings,
     Usage,
 )
+from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId, WorkerId
-from shared.call_notes import FIRST_TOKEN, TOTAL, CallNotes, adapter_label, call_notes
+from shared.call_notes import adapter_label, call_notes
+from shared.quotas.rates import Rates
 from shared.telemetry import bind_log_context
 from worker_service.adapters.policy import AdapterDefaults, Selection
 from worker_service.adapters.provider import AdapterProvider, Chosen
@@ -68,6 +70,7 @@ class Generation:
     provider: AdapterProvider
     policy: AdapterDefaults
     engine: EngineHandle
+    rates: Rates
 
     async def settle(
         self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None, *, is_forwarded: bool = False
@@ -118,7 +121,7 @@ class Generation:
         """Stream a generation: Started and the first Chunk or Finished together, then the rest.
 
         Raises InvalidRequestError and its kinds for its prompt, the loader's errors, StoreUnavailableError when its
-        versions are not confirmed, SlotsFullError, QueueFullError, and RequestDeadlineError.
+        versions are not confirmed, SlotsFullError, QueueFullError, TenantQuotaError, and RequestDeadlineError.
         """
         request, prompt, clock = settled.request, settled.request.prompt, self.engine.clock
         if settled.unconfirmed is not None:
@@ -137,19 +140,26 @@ class Generation:
             ),
             len(token_ids),
         )
-        mix = _mix(settled.chosen)
+        mix = settled.mix
         for item in settled.chosen:
             self.provider.tiers.note(item.version)
+        most = len(token_ids) + request.num_choices * self._stop_rules(settled, len(token_ids)).max_tokens
         encoded_s = clock()
-        async with self.provider.tiers.hold([version for version, _ in mix]) as held:
+        async with (
+            self.rates.charged(settled.tenant, QuotaKind.TOKENS_PER_MINUTE, most) as charge,
+            self.provider.tiers.hold([version for version, _ in mix]) as held,
+        ):
             load_s = clock() - encoded_s if mix else 0.0
             group = self.engine.submit(self._drafts(settled, token_ids, mix, held))
+            answers = self._answers(settled, token_ids)
             try:
-                async with aclosing(self._stream(settled, token_ids, group, started, load_s)) as events:
+                async with aclosing(self._stream(settled, token_ids, group, answers, started, load_s)) as events:
                     async for event in events:
                         yield event
             finally:
                 group.close()
+                is_begun = any(answer.first is not None for answer in answers)
+                charge.used = is_begun * len(token_ids) + sum(answer.num_tokens for answer in answers)
 
     def _drafts(
         self,
@@ -188,16 +198,9 @@ class Generation:
             stop_token_ids=frozenset((*eos, *stop.token_ids)),
         )
 
-    async def _stream(
-        self,
-        settled: SettledRequest,
-        token_ids: tuple[int, ...],
-        group: SequenceGroup,
-        started: Started,
-        load_s: float,
-    ) -> AsyncGenerator[GenerationEvent, None]:
+    def _answers(self, settled: SettledRequest, token_ids: tuple[int, ...]) -> list[Answer]:
         rules, request = self._stop_rules(settled, len(token_ids)), settled.request
-        answers = [
+        return [
             Answer(
                 choice,
                 self.encoder.decoding,
@@ -209,6 +212,16 @@ class Generation:
             )
             for choice in range(request.num_choices)
         ]
+
+    async def _stream(
+        self,
+        settled: SettledRequest,
+        token_ids: tuple[int, ...],
+        group: SequenceGroup,
+        answers: Sequence[Answer],
+        started: Started,
+        load_s: float,
+    ) -> AsyncGenerator[GenerationEvent, None]:
         notes, is_started = call_notes(), False
         unfinished = list(answers)
         while unfinished:
@@ -252,28 +265,6 @@ def choice_seed(seed: int, choice: int) -> int:
     if choice == 0:
         return seed
     return int.from_bytes(hashlib.blake2b(f"{seed}:{choice}".encode(), digest_size=8).digest(), "little")
-
-
-def _mix(chosen: Sequence[Chosen]) -> list[tuple[AdapterVersion, float]]:
-    """Versions with their weights; references to the same version add up, as the adapters themselves would."""
-    mix: dict[Digest, tuple[AdapterVersion, float]] = {}
-    for item in chosen:
-        _, weight = mix.get(item.version.digest, (item.version, 0.0))
-        mix[item.version.digest] = (item.version, weight + item.selection.weight)
-    return list(mix.values())
-
-
-def _note(notes: CallNotes, finished: Finished) -> None:
-    """Note what a choice took; of several choices the times are the first one's that ended."""
-    usage, timings = finished.usage, finished.timings
-    notes.answer_tokens += usage.completion_tokens
-    notes.cached_tokens = usage.cached_tokens
-    if FIRST_TOKEN not in notes.stages_s:
-        notes.stages_s["load"] = timings.adapter_load_s
-        notes.stages_s["queue"] = timings.queue_s
-        notes.stages_s[FIRST_TOKEN] = timings.time_to_first_token_s
-        notes.stages_s[TOTAL] = timings.total_s
-        notes.first_answer_tokens = usage.completion_tokens
 
 
 def _finished(answer: Answer, settled: SettledRequest, num_prompt_tokens: int, load_s: float) -> Finished:

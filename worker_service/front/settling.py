@@ -8,6 +8,7 @@ from hotslot.ids import Digest, TenantId
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from worker_service.adapters.policy import Selection
 from worker_service.adapters.provider import Chosen
+from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import NO_LOGPROBS
 
 
@@ -33,6 +34,15 @@ class SettledRequest:
     def digests(self) -> tuple[Digest, ...]:
         """Versions by digest, in the request's order."""
         return tuple(item.version.digest for item in self.chosen)
+
+    @property
+    def mix(self) -> list[tuple[AdapterVersion, float]]:
+        """Versions with their weights; references to the same version add up, as the adapters themselves would."""
+        mix: dict[Digest, tuple[AdapterVersion, float]] = {}
+        for item in self.chosen:
+            _, weight = mix.get(item.version.digest, (item.version, 0.0))
+            mix[item.version.digest] = (item.version, weight + item.selection.weight)
+        return list(mix.values())
 
     @property
     def carried(self) -> tuple[Selection, ...]:

@@ -16,11 +16,9 @@ from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import AUTHORIZATION, NO_SECURITY, ChannelSecurity
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.stub_method import CallHearer
-from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
+from hotslot.rpc.tenant import FORWARDED_KEY, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
 from shared.fleet.records import WorkerRecord
 
-FORWARDED_KEY = "hotslot-forwarded-by"
-"""Metadata key: the worker_id of the worker that forwarded a request."""
 METHOD = "/hotslot.worker.v1.InferenceService/Generate"
 CONNECT_TIMEOUT_S = 1.0
 MAX_IDLE_PEERS = 64

@@ -13,6 +13,7 @@ from hotslot.contract.control import WorkerState
 from hotslot.ids import Digest, new_worker_id
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.rpc.tenant import FORWARDED_KEY
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.fleet.records import ReportedLoad, WorkerRecord
@@ -25,7 +26,6 @@ from tests.support.fake_worker import FakeWorker
 from tests.support.fleet import Member, fleet_of, joined
 from tests.support.waiting import until_async
 from tests.support.worker_process import WorkerProcess, running_process
-from worker_service.routing.forwarding import FORWARDED_KEY
 from worker_service.routing.router import Router
 
 BIG = "x" * 64 * 1024

@@ -71,6 +71,7 @@ EXAMPLES: list[HotslotError] = [
     errors.UnauthenticatedError("no token"),
     errors.TokenExpiredError("expired"),
     errors.TokenRevokedError("revoked"),
+    errors.TenantQuotaError("acme", "adapters", 10, 10, advice="delete some", retry_after_s=2.5),
     errors.AuditUnavailableError("no change is made", retry_after_s=1.0),
     errors.ForbiddenError("no"),
     errors.ScopeMissingError("read is missing"),

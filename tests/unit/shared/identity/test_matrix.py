@@ -37,15 +37,15 @@ from tests.support.principals import Roster, bearer
 MAY = {
     # scope: services and their methods, written down apart from the table of the product
     "read": """AdapterStoreService GetAdapter ListAdapters ListVersions ResolveAdapter GetAdapterPolicy
-        ListAdapterPolicies WatchAdapters ListBaseModels; BlobService ReadBlob; PlacementService PickWorkers ListWorkers
-        ListPlacements WatchPlacements; InferenceService GetModelInfo; AdapterControlService ListAdapters
+        ListAdapterPolicies GetQuota WatchAdapters ListBaseModels; BlobService ReadBlob; PlacementService PickWorkers
+        ListWorkers ListPlacements WatchPlacements; InferenceService GetModelInfo; AdapterControlService ListAdapters
         GetWorkerStatus""",
-    "use": """PlacementService PickWorkers ListWorkers; InferenceService Generate Complete CountTokens Detokenize
-        GetModelInfo; AdapterControlService LoadAdapter""",
+    "use": """AdapterStoreService GetQuota; PlacementService PickWorkers ListWorkers; InferenceService Generate Complete
+        CountTokens Detokenize GetModelInfo; AdapterControlService LoadAdapter""",
     "publish": """AdapterStoreService ImportAdapter ValidateAdapter CreateVersion PublishVersion
-        SetTag DeleteTag ListBaseModels
+        SetTag DeleteTag GetQuota ListBaseModels
         FindBaseModels; BlobService WriteBlob GetWriteStatus FindMissingBlobs""",
-    "admin": """AdapterStoreService DeleteAdapter UndeleteAdapter DeleteVersion PruneVersions
+    "admin": """AdapterStoreService GetQuota DeleteAdapter UndeleteAdapter DeleteVersion PruneVersions
         SetAdapterPolicy DeleteAdapterPolicy;
         AdapterControlService UnloadAdapter PinAdapter UnpinAdapter SetDefaultAdapters EnableAdapters
         DisableAdapters""",

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import TenantId, WorkerId, digest_of
+from hotslot.rpc.tenant import FORWARDED_KEY
 from shared.fleet.policy import RankedWorker
 from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
-from worker_service.routing.forwarding import FORWARDED_KEY, is_forwarded, metadata_to_carry
+from worker_service.routing.forwarding import is_forwarded, metadata_to_carry
 from worker_service.routing.plan import Here, before_here, instead_of_here
 
 ME = WorkerId("w-me")

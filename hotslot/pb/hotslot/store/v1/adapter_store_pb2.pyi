@@ -123,6 +123,52 @@ BASE_MODULE_KIND_EMBEDDING: BaseModuleKind.ValueType  # 2
 """The token embedding."""
 Global___BaseModuleKind: _TypeAlias = BaseModuleKind  # noqa: Y015
 
+class _QuotaKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QuotaKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QuotaKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUOTA_KIND_UNSPECIFIED: _QuotaKind.ValueType  # 0
+    QUOTA_KIND_BYTES: _QuotaKind.ValueType  # 1
+    """Bytes of weights of all versions, each blob once. What other tenants have of the same bytes counts for nothing."""
+    QUOTA_KIND_ADAPTERS: _QuotaKind.ValueType  # 2
+    """Adapters that are not deleted."""
+    QUOTA_KIND_VERSIONS: _QuotaKind.ValueType  # 3
+    """Versions of all adapters."""
+    QUOTA_KIND_UPLOADS: _QuotaKind.ValueType  # 4
+    """Files and checkpoints that are being received at the same time."""
+    QUOTA_KIND_IMPORTS: _QuotaKind.ValueType  # 5
+    """Imports that are under way at the same time."""
+    QUOTA_KIND_STREAMS: _QuotaKind.ValueType  # 6
+    """Other calls with a stream, generations included, that run at the same time on one process."""
+    QUOTA_KIND_REQUESTS_PER_MINUTE: _QuotaKind.ValueType  # 7
+    """Calls, whatever they do."""
+    QUOTA_KIND_TOKENS_PER_MINUTE: _QuotaKind.ValueType  # 8
+    """Tokens of prompts and answers."""
+
+class QuotaKind(_QuotaKind, metaclass=_QuotaKindEnumTypeWrapper):
+    """Something of which a tenant may have so much."""
+
+QUOTA_KIND_UNSPECIFIED: QuotaKind.ValueType  # 0
+QUOTA_KIND_BYTES: QuotaKind.ValueType  # 1
+"""Bytes of weights of all versions, each blob once. What other tenants have of the same bytes counts for nothing."""
+QUOTA_KIND_ADAPTERS: QuotaKind.ValueType  # 2
+"""Adapters that are not deleted."""
+QUOTA_KIND_VERSIONS: QuotaKind.ValueType  # 3
+"""Versions of all adapters."""
+QUOTA_KIND_UPLOADS: QuotaKind.ValueType  # 4
+"""Files and checkpoints that are being received at the same time."""
+QUOTA_KIND_IMPORTS: QuotaKind.ValueType  # 5
+"""Imports that are under way at the same time."""
+QUOTA_KIND_STREAMS: QuotaKind.ValueType  # 6
+"""Other calls with a stream, generations included, that run at the same time on one process."""
+QUOTA_KIND_REQUESTS_PER_MINUTE: QuotaKind.ValueType  # 7
+"""Calls, whatever they do."""
+QUOTA_KIND_TOKENS_PER_MINUTE: QuotaKind.ValueType  # 8
+"""Tokens of prompts and answers."""
+Global___QuotaKind: _TypeAlias = QuotaKind  # noqa: Y015
+
 @_typing.final
 class Adapter(_message.Message):
     """An adapter: a name with its tags."""
@@ -2438,3 +2484,82 @@ class IssueEpochResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IssueEpochResponse: _TypeAlias = IssueEpochResponse  # noqa: Y015
+
+@_typing.final
+class GetQuotaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotaRequest: _TypeAlias = GetQuotaRequest  # noqa: Y015
+
+@_typing.final
+class GetQuotaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENANT_FIELD_NUMBER: _builtins.int
+    USAGES_FIELD_NUMBER: _builtins.int
+    tenant: _builtins.str
+    """The calling tenant."""
+    @_builtins.property
+    def usages(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuotaUsage]:
+        """One for each kind."""
+
+    def __init__(
+        self,
+        *,
+        tenant: _builtins.str = ...,
+        usages: _abc.Iterable[Global___QuotaUsage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant", "usages", b"usages"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015
+
+@_typing.final
+class QuotaUsage(_message.Message):
+    """What a tenant has of one quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    kind: Global___QuotaKind.ValueType
+    limit: _builtins.int
+    """Most that the tenant may have; unset where there is no bound."""
+    used: _builtins.int
+    """What it has now; unset where the store does not know. Of uploads, imports and streams it knows its own process's, of
+    requests and tokens a minute the fleet's where Redis counts them.
+    """
+    def __init__(
+        self,
+        *,
+        kind: Global___QuotaKind.ValueType = ...,
+        limit: _builtins.int | None = ...,
+        used: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_used", b"_used", "limit", b"limit", "used", b"used"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "_used", b"_used", "kind", b"kind", "limit", b"limit", "used", b"used"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    _WhichOneofReturnType__used: _TypeAlias = _typing.Literal["used"]  # noqa: Y015
+    _WhichOneofArgType__used: _TypeAlias = _typing.Literal["_used", b"_used"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__used) -> _WhichOneofReturnType__used | None: ...
+
+Global___QuotaUsage: _TypeAlias = QuotaUsage  # noqa: Y015

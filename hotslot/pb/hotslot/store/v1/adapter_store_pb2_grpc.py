@@ -37,6 +37,10 @@ class AdapterStoreServiceStub:
     policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
     what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
 
+    Any call may answer RESOURCE_EXHAUSTED TENANT_QUOTA_EXCEEDED, with the tenant as subject of google.rpc.QuotaFailure, and
+    RetryInfo where waiting helps: versions, adapters and bytes that would be more than the tenant's quota (nothing is
+    changed then, and uploads stay), and uploads, imports, streams and requests a minute.
+
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
@@ -141,6 +145,11 @@ class AdapterStoreServiceStub:
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyResponse.FromString,
                 _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/GetQuota',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaResponse.FromString,
+                _registered_method=True)
         self.ListPinnedVersions = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/ListPinnedVersions',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.SerializeToString,
@@ -194,6 +203,10 @@ class AdapterStoreServiceServicer:
     A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
     policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
     what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
+
+    Any call may answer RESOURCE_EXHAUSTED TENANT_QUOTA_EXCEEDED, with the tenant as subject of google.rpc.QuotaFailure, and
+    RetryInfo where waiting helps: versions, adapters and bytes that would be more than the tenant's quota (nothing is
+    changed then, and uploads stay), and uploads, imports, streams and requests a minute.
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
@@ -398,6 +411,13 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuota(self, request, context):
+        """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPinnedVersions(self, request, context):
         """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.
         """
@@ -571,6 +591,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyResponse.SerializeToString,
             ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaResponse.SerializeToString,
+            ),
             'ListPinnedVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPinnedVersions,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.FromString,
@@ -630,6 +655,10 @@ class AdapterStoreService:
     A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
     policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
     what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
+
+    Any call may answer RESOURCE_EXHAUSTED TENANT_QUOTA_EXCEEDED, with the tenant as subject of google.rpc.QuotaFailure, and
+    RetryInfo where waiting helps: versions, adapters and bytes that would be more than the tenant's quota (nothing is
+    changed then, and uploads stay), and uploads, imports, streams and requests a minute.
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
@@ -1115,6 +1144,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/DeleteAdapterPolicy',
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.DeleteAdapterPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/GetQuota',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaResponse.FromString,
             options,
             channel_credentials,
             insecure,

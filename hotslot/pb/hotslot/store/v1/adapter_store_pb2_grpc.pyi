@@ -44,6 +44,10 @@ class AdapterStoreServiceStub:
     policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
     what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
 
+    Any call may answer RESOURCE_EXHAUSTED TENANT_QUOTA_EXCEEDED, with the tenant as subject of google.rpc.QuotaFailure, and
+    RetryInfo where waiting helps: versions, adapters and bytes that would be more than the tenant's quota (nothing is
+    changed then, and uploads stay), and uploads, imports, streams and requests a minute.
+
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
     STORE_BUSY (with RetryInfo) when more calls come than the store can answer in time, and DATA_LOSS
@@ -179,6 +183,8 @@ class AdapterStoreServiceStub:
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
+    GetQuota: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetQuotaRequest, _adapter_store_pb2.GetQuotaResponse]
+    """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself."""
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:
@@ -242,6 +248,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
     policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
     what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
+
+    Any call may answer RESOURCE_EXHAUSTED TENANT_QUOTA_EXCEEDED, with the tenant as subject of google.rpc.QuotaFailure, and
+    RetryInfo where waiting helps: versions, adapters and bytes that would be more than the tenant's quota (nothing is
+    changed then, and uploads stay), and uploads, imports, streams and requests a minute.
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
@@ -375,6 +385,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
+    GetQuota: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetQuotaRequest, _adapter_store_pb2.GetQuotaResponse]  # type: ignore[assignment]
+    """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself."""
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:  # type: ignore[override]
@@ -437,6 +449,10 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     A tenant's catalog has a revision, which grows with each change. Every answer to a write of adapters, versions, tags or
     policies carries the revision with that write. A request to a worker that passes it on as `min_revision` is served by
     what was written, or by what is newer; 0 comes from stores of releases that did not tell it.
+
+    Any call may answer RESOURCE_EXHAUSTED TENANT_QUOTA_EXCEEDED, with the tenant as subject of google.rpc.QuotaFailure, and
+    RetryInfo where waiting helps: versions, adapters and bytes that would be more than the tenant's quota (nothing is
+    changed then, and uploads stay), and uploads, imports, streams and requests a minute.
 
     Any call may answer INVALID_ARGUMENT INVALID_REQUEST or INVALID_REFERENCE, with the fields at fault as
     google.rpc.BadRequest, UNAVAILABLE STORE_UNAVAILABLE when the catalog cannot be reached, UNAVAILABLE
@@ -676,6 +692,14 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
         """
+
+    @_abc_1.abstractmethod
+    def GetQuota(
+        self,
+        request: _adapter_store_pb2.GetQuotaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.GetQuotaResponse, _abc.Awaitable[_adapter_store_pb2.GetQuotaResponse]]:
+        """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself."""
 
     @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.""")
     @_abc_1.abstractmethod
