@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import Connection, Engine, case, func, select
 
 from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import TenantQuotaError
 from hotslot.ids import TenantId
-from shared.quotas.limits import Limits, TenantLimits
+from shared.quotas.limits import TenantLimits
 from store_service.catalog.changes import Change, OnChange, changing
 from store_service.catalog.database import reading
 from store_service.catalog.tables import adapters, versions
@@ -37,29 +37,34 @@ class StoredUse:
 
 
 def use_of(connection: Connection, tenant: TenantId) -> StoredUse:
-    """What a tenant keeps now."""
+    """What a tenant keeps now: one pass over its versions."""
     is_live = adapters.c.delete_time_s.is_(None)
     num_adapters = select(func.count()).select_from(adapters).where(adapters.c.tenant == tenant, is_live)
-    of_tenant = select(versions).join(adapters, adapters.c.id == versions.c.adapter_id)
-    of_tenant = of_tenant.where(adapters.c.tenant == tenant)
-    live = of_tenant.where(is_live)
-    num_versions = select(func.count()).select_from(live.subquery())
-    return StoredUse(
-        {
-            QuotaKind.ADAPTERS: connection.execute(num_adapters).scalar_one(),
-            QuotaKind.VERSIONS: connection.execute(num_versions).scalar_one(),
-            QuotaKind.BYTES: _bytes(connection, live),
-        },
-        _bytes(connection, of_tenant),
+    each = (
+        select(
+            func.max(versions.c.weights_size_bytes).label("size"),
+            func.sum(case((is_live, 1), else_=0)).label("num_live"),
+        )
+        .join(adapters, adapters.c.id == versions.c.adapter_id)
+        .where(adapters.c.tenant == tenant)
+        .group_by(versions.c.weights_digest)
+        .subquery()
     )
+    live_size = case((each.c.num_live > 0, each.c.size), else_=0)
+    sums = (func.coalesce(func.sum(column), 0) for column in (each.c.num_live, live_size, each.c.size))
+    num_versions, live_bytes, all_bytes = (int(found) for found in connection.execute(select(*sums)).one())
+    counts = {
+        QuotaKind.ADAPTERS: int(connection.execute(num_adapters).scalar_one()),
+        QuotaKind.VERSIONS: num_versions,
+        QuotaKind.BYTES: live_bytes,
+    }
+    return StoredUse(counts, all_bytes)
 
 
-def _bytes(connection: Connection, found: Select[tuple[object, ...]]) -> int:
-    """Bytes of the distinct blobs of some versions."""
-    each = found.with_only_columns(func.max(versions.c.weights_size_bytes).label("size")).group_by(
-        versions.c.weights_digest
-    )
-    return int(connection.execute(select(func.coalesce(func.sum(each.subquery().c.size), 0))).scalar_one())
+def stored_use(engine: Engine, tenant: TenantId) -> StoredUse:
+    """What a tenant keeps, in a transaction of its own."""
+    with reading(engine) as connection:
+        return use_of(connection, tenant)
 
 
 class StoredQuotas:
@@ -68,29 +73,30 @@ class StoredQuotas:
     def __init__(self, limits: TenantLimits) -> None:
         self._limits = limits
 
-    def before(self, connection: Connection, tenant: TenantId) -> StoredUse | None:
-        """Use before a change, inside its transaction; None where nothing is limited."""
-        limits = self._limits.of(tenant)
-        return use_of(connection, tenant) if any(kind in limits for kind in STORED) else None
+    def check(self, connection: Connection, engine: Engine, tenant: TenantId) -> None:
+        """Raise TenantQuotaError where a change, in its transaction, grew something beyond its limit.
 
-    def check(self, connection: Connection, tenant: TenantId, before: StoredUse | None) -> None:
-        """Raise TenantQuotaError where the change grew something beyond its limit; the transaction undoes it then."""
-        if before is None:
+        Use before the change is what other transactions still see, since the tenant's turn is this one's; mostly
+        nothing is beyond a limit, and it is not asked for.
+        """
+        limits = self._limits.of(tenant)
+        if not any(kind in limits for kind in STORED):
             return
-        limits, after = self._limits.of(tenant), use_of(connection, tenant)
+        after = use_of(connection, tenant)
+        most_bytes = 2 * limits.get(QuotaKind.BYTES, after.with_deleted_bytes)
+        is_within = all(after.counts[kind] <= limits.get(kind, after.counts[kind]) for kind in STORED)
+        if is_within and after.with_deleted_bytes <= most_bytes:
+            return
+        before = stored_use(engine, tenant)
         for kind in STORED:
             limit, used = limits.get(kind), before.counts[kind]
             if limit is not None and after.counts[kind] > max(limit, used):
                 raise TenantQuotaError(tenant, kind.value, limit, used, advice=_advice(kind, after.counts[kind] - used))
-        _check_deleted(tenant, limits, before, after)
-
-
-def _check_deleted(tenant: TenantId, limits: Limits, before: StoredUse, after: StoredUse) -> None:
-    limit = limits.get(QuotaKind.BYTES)
-    if limit is not None and after.with_deleted_bytes > max(2 * limit, before.with_deleted_bytes):
-        deleted = before.with_deleted_bytes - before.counts[QuotaKind.BYTES]
-        advice = f"{deleted:,} bytes more are kept of deleted adapters until they cannot be undeleted any more"
-        raise TenantQuotaError(tenant, QuotaKind.BYTES.value, limit, before.counts[QuotaKind.BYTES], advice=advice)
+        if after.with_deleted_bytes > max(most_bytes, before.with_deleted_bytes):
+            limit, used = limits[QuotaKind.BYTES], before.counts[QuotaKind.BYTES]
+            deleted = before.with_deleted_bytes - used
+            advice = f"{deleted:,} bytes more are kept of deleted adapters until they cannot be undeleted any more"
+            raise TenantQuotaError(tenant, QuotaKind.BYTES.value, limit, used, advice=advice)
 
 
 NO_QUOTAS = StoredQuotas(TenantLimits())
@@ -102,16 +108,9 @@ def growing(
 ) -> Iterator[tuple[Connection, Change]]:
     """A change that may grow what a tenant keeps; raises TenantQuotaError, and is none then."""
     with changing(engine, tenant, on_change) as (connection, change):
-        before = quotas.before(connection, tenant)
         yield connection, change
-        quotas.check(connection, tenant, before)
+        quotas.check(connection, engine, tenant)
 
 
 def _advice(kind: QuotaKind, more: int) -> str:
     return f"this would be {more:,} more: {_ADVICE[kind]}, or ask the operator for more"
-
-
-def stored_use(engine: Engine, tenant: TenantId) -> StoredUse:
-    """What a tenant keeps, in a transaction of its own."""
-    with reading(engine) as connection:
-        return use_of(connection, tenant)

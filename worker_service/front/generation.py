@@ -24,7 +24,7 @@ from hotslot.contract.generation import (
 from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId, WorkerId
-from shared.call_notes import adapter_label, call_notes
+from shared.call_notes import FIRST_TOKEN, TOTAL, CallNotes, adapter_label, call_notes
 from shared.quotas.rates import Rates
 from shared.telemetry import bind_log_context
 from worker_service.adapters.policy import AdapterDefaults, Selection
@@ -265,6 +265,19 @@ def choice_seed(seed: int, choice: int) -> int:
     if choice == 0:
         return seed
     return int.from_bytes(hashlib.blake2b(f"{seed}:{choice}".encode(), digest_size=8).digest(), "little")
+
+
+def _note(notes: CallNotes, finished: Finished) -> None:
+    """Note what a choice took; of several choices the times are the first one's that ended."""
+    usage, timings = finished.usage, finished.timings
+    notes.answer_tokens += usage.completion_tokens
+    notes.cached_tokens = usage.cached_tokens
+    if FIRST_TOKEN not in notes.stages_s:
+        notes.stages_s["load"] = timings.adapter_load_s
+        notes.stages_s["queue"] = timings.queue_s
+        notes.stages_s[FIRST_TOKEN] = timings.time_to_first_token_s
+        notes.stages_s[TOTAL] = timings.total_s
+        notes.first_answer_tokens = usage.completion_tokens
 
 
 def _finished(answer: Answer, settled: SettledRequest, num_prompt_tokens: int, load_s: float) -> Finished:

@@ -20,6 +20,7 @@ LOOKS = {
     "/version",
     "/openapi.json",
     "/docs",
+    "/metrics",
 }
 
 
