@@ -116,7 +116,9 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         execution = build_execution(settings, stack)
         domain = await build_domain(settings, execution, stack)
         redis = await build_redis(settings, stack)
-        gate = QuotaGate(domain.limits, Rates(domain.limits, redis, share=settings.quota_share), Counters())
+        gate = QuotaGate(
+            domain.limits, Rates(domain.limits, redis, share=settings.quota_share_percent / 100), Counters()
+        )
         services = build_services(settings, execution, domain, redis, gate)
         scrub = build_scrub(settings, domain, stack)
         loops = await stack.enter_async_context(Loops())

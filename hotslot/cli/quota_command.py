@@ -9,7 +9,7 @@ from hotslot.cli.rendering import quota_table
 def quota(
     store: StoreOption = options.STORE, tenant: TenantOption = options.TENANT, as_json: JsonOption = False
 ) -> None:
-    """Show what the tenant has of each quota, and the most that it may have.
+    """Show use and limit of each of the tenant's quotas.
 
     JSON: {tenant, usages: [{kind, limit, used}]}; a limit of null is no bound, and what is used may not be known.
     """

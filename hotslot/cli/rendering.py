@@ -134,7 +134,7 @@ def policies_table(policies: Iterable[AdapterPolicy], now: datetime) -> FittedTa
 
 
 def quota_table(quota: TenantQuota) -> FittedTable:
-    """What a tenant has of each quota."""
+    """Use and limit of each quota of a tenant."""
     made = table("QUOTA", "USED", "LIMIT", right=("USED", "LIMIT"))
     for usage in quota.usages:
         shown = human_size if usage.kind is QuotaKind.BYTES else "{:,}".format

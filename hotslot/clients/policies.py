@@ -45,7 +45,7 @@ async def set_policy(
 
 
 async def quota(self: StoreCalls) -> TenantQuota:
-    """What the tenant has of each quota, and the most that it may have."""
+    """Use and limit of each of the tenant's quotas."""
     return from_proto(TenantQuota, await self._connection.unary(self._stub.GetQuota, build(pb.GetQuotaRequest)))
 
 

@@ -10,7 +10,7 @@ class Bucket:
     """State of one bucket."""
 
     level: float
-    """What is left; below 0 where more was used than was charged."""
+    """Amount that is left; below 0 where more was used than was charged."""
     time_s: float
 
 

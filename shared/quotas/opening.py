@@ -21,6 +21,6 @@ async def opened_gate(
         connection = None
         if redis is not None and settings.limits_rates:
             connection = await stack.enter_async_context(RedisConnection(redis))
-        rates = Rates(limits, connection, share=settings.quota_share)
+        rates = Rates(limits, connection, share=settings.quota_share_percent / 100)
         stack.push_async_callback(rates.settled)
         yield QuotaGate(limits, rates, counters)

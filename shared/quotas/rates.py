@@ -107,7 +107,7 @@ class Rates:
         giving.add_done_callback(self._giving.discard)
 
     async def used(self, tenant: str, kind: QuotaKind) -> int | None:
-        """What is used of a minute's limit now; None where nobody counts, or only other processes do."""
+        """Use of a minute's limit now; None without a limit, and where only other processes count."""
         limit = self._limits.of(tenant).get(kind)
         if limit is None:
             return None

@@ -31,9 +31,9 @@ class QuotaSettings(Settings):
     quota_tokens_per_minute: int | None = Field(default=None, ge=0, le=MAX_LIMIT)
     """Most tokens of a tenant's prompts and answers in a minute. A request is charged with what it may generate at
     most, and gets back what it did not."""
-    quota_share: float = Field(default=1.0, gt=0, le=1)
+    quota_share_percent: int = Field(default=100, ge=1, le=100)
     """Share of a minute's limits that this process allows by itself, without Redis: with four workers behind a load
-    balancer 0.25. Where processes count together in Redis, while that is away."""
+    balancer 25. Where processes count together in Redis, while that is away."""
 
     @property
     def default_limits(self) -> Limits:

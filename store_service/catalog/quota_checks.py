@@ -37,7 +37,7 @@ class StoredUse:
 
 
 def use_of(connection: Connection, tenant: TenantId) -> StoredUse:
-    """What a tenant keeps now: one pass over its versions."""
+    """Count, in one pass over its versions, as much as a tenant keeps now."""
     is_live = adapters.c.delete_time_s.is_(None)
     num_adapters = select(func.count()).select_from(adapters).where(adapters.c.tenant == tenant, is_live)
     each = (
@@ -62,7 +62,7 @@ def use_of(connection: Connection, tenant: TenantId) -> StoredUse:
 
 
 def stored_use(engine: Engine, tenant: TenantId) -> StoredUse:
-    """What a tenant keeps, in a transaction of its own."""
+    """Count as `use_of`, in a transaction of its own."""
     with reading(engine) as connection:
         return use_of(connection, tenant)
 

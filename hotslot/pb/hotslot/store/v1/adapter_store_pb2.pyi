@@ -2528,7 +2528,7 @@ Global___GetQuotaResponse: _TypeAlias = GetQuotaResponse  # noqa: Y015
 
 @_typing.final
 class QuotaUsage(_message.Message):
-    """What a tenant has of one quota."""
+    """Use of one quota by a tenant."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2536,10 +2536,11 @@ class QuotaUsage(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
     kind: Global___QuotaKind.ValueType
+    """The quota."""
     limit: _builtins.int
     """Most that the tenant may have; unset where there is no bound."""
     used: _builtins.int
-    """What it has now; unset where the store does not know. Of uploads, imports and streams it knows its own process's, of
+    """As much as it has now; unset where the store does not know. Of uploads, imports and streams it knows its own process's, of
     requests and tokens a minute the fleet's where Redis counts them.
     """
     def __init__(

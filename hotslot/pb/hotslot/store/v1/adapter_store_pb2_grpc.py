@@ -412,7 +412,7 @@ class AdapterStoreServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetQuota(self, request, context):
-        """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself.
+        """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

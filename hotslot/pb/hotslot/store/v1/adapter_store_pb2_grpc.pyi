@@ -184,7 +184,7 @@ class AdapterStoreServiceStub:
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
     GetQuota: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetQuotaRequest, _adapter_store_pb2.GetQuotaResponse]
-    """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself."""
+    """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself."""
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:
@@ -386,7 +386,7 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     Errors: NOT_FOUND ADAPTER_NOT_FOUND, POLICY_NOT_FOUND; ABORTED ETAG_MISMATCH.
     """
     GetQuota: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetQuotaRequest, _adapter_store_pb2.GetQuotaResponse]  # type: ignore[assignment]
-    """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself."""
+    """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself."""
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:  # type: ignore[override]
@@ -699,7 +699,7 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _adapter_store_pb2.GetQuotaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.GetQuotaResponse, _abc.Awaitable[_adapter_store_pb2.GetQuotaResponse]]:
-        """Tells what the calling tenant has of each quota, and how much of it the operator allows. It is not charged itself."""
+        """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself."""
 
     @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.""")
     @_abc_1.abstractmethod
