@@ -185,7 +185,7 @@ def main() -> int:
         ModelOptions(
             model=str(folder),
             model_name=BASE_MODEL,
-            num_slots=2,
+            num_slots=4,
             kv_tokens=8192,
             max_sequence_tokens=1024,
             token_buckets=BUCKETS,
