@@ -9,7 +9,7 @@ import typer
 from rich.console import RenderableType
 
 from hotslot.cli import options
-from hotslot.cli.catalog_commands import LabelOption, parse_labels
+from hotslot.cli.catalog_commands import parse_labels
 from hotslot.cli.digests import check_reference, full_base, full_reference
 from hotslot.cli.options import (
     JsonOption,
@@ -33,13 +33,18 @@ from hotslot.contract.catalog import Version
 from hotslot.errors import TagNotFoundError
 from hotslot.references import parse_reference
 
+LabelFilter = Annotated[
+    list[str] | None,
+    typer.Option("--label", "-l", metavar="KEY=VALUE", help="List only adapters with this label; may be repeated."),
+]
+
 
 def ls(
     prefix: Annotated[
         str, typer.Argument(metavar="[PREFIX]", help="List only adapters whose names start with PREFIX.")
     ] = "",
     base: Annotated[str, typer.Option("--base", metavar="NAME", help="List only adapters for this base model.")] = "",
-    label: LabelOption = None,
+    label: LabelFilter = None,
     deleted: Annotated[bool, typer.Option("--deleted", help="List adapters that can be undeleted, too.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=0, metavar="N", help="At most N adapters; 0: all.")] = 0,
     form: FormOption = ListForm.TABLE,

@@ -84,7 +84,7 @@ def pirate(tmp_path: Path) -> Path:
 
 
 def test_every_line_of_the_table_does_what_it_says(hotslot: Hotslot, pirate: Path) -> None:
-    assert len(ROWS) > 40
+    assert len(ROWS) == TABLE.count("\n| ") - 1 > 60, "every row but the title is a line that is run"
     assert {tool for tool, _, _ in ROWS} == {"docker", "ollama", "vllm", "kubectl", "uv"}
     said = {}
     for _, theirs, ours in ROWS:
@@ -95,6 +95,7 @@ def test_every_line_of_the_table_does_what_it_says(hotslot: Hotslot, pirate: Pat
     assert said["hotslot ls"] == said["hotslot list"]
     assert len(json.loads(said["hotslot ls -o json"])["adapters"]) == 1
     assert re.search(r"[0-9a-f]{64}", said["hotslot -o wide ls"])
+    assert said["hotslot ls -l team=sea"].count("pirate") == 1
     assert "pirate" in said["hotslot ps"]
     assert said["hotslot inspect pirate pirate:v1"].count("adapter ") >= 2
     assert said["hotslot run pirate Ahoy there"].strip()
