@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from tests.architecture.test_pages import ROOT, section, sources, tracked
-from tools.structure import measure
+from tools.structure import QUESTION_WORDS, measure
 
 EVENT = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*")
 LEVELS = ("debug", "info", "warning", "error", "exception", "critical")
@@ -63,6 +63,13 @@ def test_a_word_that_the_glossary_rules_out_is_used_nowhere(word: str) -> None:
 
 def test_every_docstring_names_the_thing_first() -> None:
     assert measure(ROOT).question_docstrings == ()
+
+
+def test_every_title_of_a_page_names_the_thing_first() -> None:
+    asking = re.compile(rf"^#+ (?:.*\?$|(?:{'|'.join(QUESTION_WORDS)})\b.*)", re.MULTILINE)
+    assert asking.findall("# The store\n## Where it is\n### Is it?\n") == ["## Where it is", "### Is it?"]
+    pages = [name for name in tracked() if name.endswith(".md")]
+    assert {name: found for name in pages if (found := asking.findall((ROOT / name).read_text()))} == {}
 
 
 @pytest.mark.parametrize("name", [name for name in sources() if "log." in (ROOT / name).read_text()])
