@@ -1,19 +1,35 @@
-// node example.js PROTOS_DIR WORKER ADAPTER OTHER_ADAPTER: each call of a worker once. Prints JSON lines.
+// node example.js PROTOS_DIR STORE WORKER FOLDER BASE_MODEL NAME OTHER_ADAPTER: each call once. Prints JSON lines.
+//
+// HOTSLOT_TOKEN and HOTSLOT_TLS_CA_FILE, HOTSLOT_TLS_CERT_FILE, HOTSLOT_TLS_KEY_FILE say who calls, as for our own client.
 'use strict';
 
-const { HotslotError, Worker } = require('./hotslot.js');
+const fs = require('node:fs');
+const { HotslotError, Store, Worker } = require('./hotslot.js');
 
-async function main([protosDir, endpoint, adapter, other]) {
-  const worker = new Worker(endpoint, { protosDir, timeoutMs: 60_000 });
+function security() {
+  const read = (name) => process.env[name] && fs.readFileSync(process.env[name]);
+  const ca = read('HOTSLOT_TLS_CA_FILE');
+  const own = { cert: read('HOTSLOT_TLS_CERT_FILE') ?? null, key: read('HOTSLOT_TLS_KEY_FILE') ?? null };
+  return { tls: ca && { ca, ...own }, token: process.env.HOTSLOT_TOKEN };
+}
+
+async function main([protosDir, storeEndpoint, endpoint, folder, baseModel, adapter, other]) {
+  const options = { protosDir, timeoutMs: 60_000, ...security() };
+  const store = new Store(storeEndpoint, options);
+  const worker = new Worker(endpoint, options);
   const tell = (what, found) => console.log(JSON.stringify({ what, ...found }));
 
-  // A stream, from one adapter.
+  const pushed = await store.push(folder, adapter, { baseModel, annotations: { step: '40' }, tags: ['best'] });
+  tell('push', { digest: pushed.version.digest, created: pushed.created, tags: pushed.version.tags });
+
+  // A stream, from one adapter, served by what was just pushed.
   let text = '';
   let served = [];
   for await (const event of worker.generate({
     text: 'Tell me of the sea.',
     adapters: [{ reference: adapter }],
     stop: { max_tokens: 40 },
+    min_revision: pushed.revision,
   })) {
     if (event.started) served = event.started.adapters.map(({ reference, digest }) => ({ reference, digest }));
     if (event.chunk) text += event.chunk.text;
@@ -59,6 +75,7 @@ async function main([protosDir, endpoint, adapter, other]) {
   const beganMs = Date.now();
   await away.complete({ text: 'hi' }).catch(({ code }) => tell('away', { code, waited: Date.now() - beganMs >= 150 }));
   away.close();
+  store.close();
   worker.close();
 }
 

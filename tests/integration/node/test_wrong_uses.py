@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from hotslot.ids import Digest
+from tests.integration.identity.test_secured_fleet import SecuredFleet
 from tests.integration.node.conftest import PROTOS, NodeProgram
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
@@ -16,6 +18,7 @@ from tests.support.store import open_store
 
 RUN_TIMEOUT_S = 120
 AT_MOST_MS = 10_000
+SPEC = echo_model().spec
 
 EXPECTED = {
     "no prompt": ("INVALID_ARGUMENT", "EMPTY_PROMPT"),
@@ -76,10 +79,10 @@ async def endpoints(tmp_path: Path) -> AsyncIterator[tuple[str, str, list[Digest
         running.assert_nothing_is_held()
 
 
-async def lines_of(command: list[str]) -> list[dict[str, object]]:
+async def lines_of(command: list[str], **environment: str) -> list[dict[str, object]]:
     """JSON lines of a program that says nothing else and ends well."""
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={**os.environ, **environment}
     )
     output, noise = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_S)
     assert (process.returncode, noise) == (0, b""), noise.decode()
@@ -101,12 +104,18 @@ async def test_a_wrong_use_has_its_status_and_its_reason(
 
 
 @pytest.mark.integration
-async def test_the_example_for_node_runs(node_program: NodeProgram, endpoints: tuple[str, str, list[Digest]]) -> None:
-    _, worker, (bot, other) = endpoints
-    found = await lines_of([*node_program("example.js"), str(PROTOS), worker, "bot", "other"])
+async def test_the_example_for_node_runs(
+    node_program: NodeProgram, endpoints: tuple[str, str, list[Digest]], tmp_path: Path
+) -> None:
+    store, worker, (_, other) = endpoints
+    adapter(spec=SPEC, seed=5).write(tmp_path / "pushed")
+    arguments = [str(PROTOS), store, worker, str(tmp_path / "pushed"), SPEC.digest, "pushed", "other"]
+    found = await lines_of([*node_program("example.js"), *arguments])
+    bot = next(Digest(str(line["digest"])) for line in found if line["what"] == "push")
     told = {str(line.pop("what")): line for line in found if line["what"] != "refused"}
     refused = [line for line in found if "fields" in line]
-    assert told["stream"] == {"text": voice(bot), "served": [{"reference": "bot:latest", "digest": bot}]}
+    assert told["push"] == {"digest": bot, "created": True, "tags": ["best", "latest"]}
+    assert told["stream"] == {"text": voice(bot), "served": [{"reference": "pushed:latest", "digest": bot}]}
     assert told["mix"]["text"] == "+".join(sorted((voice(bot, 0.5), voice(other, 0.25))))[:40]
     assert told["count"] == {"tokens": 19, "texts": [*"Tell me of the sea."]}
     assert [(line["code"], line["reason"], line["fields"]) for line in refused] == [
@@ -116,3 +125,26 @@ async def test_the_example_for_node_runs(node_program: NodeProgram, endpoints: t
     assert told["deadline"] == {"code": "DEADLINE_EXCEEDED"}
     assert "left" in told
     assert told["away"] == {"code": "UNAVAILABLE", "waited": True}
+
+
+@pytest.mark.integration
+async def test_the_example_for_node_proves_who_it_is(
+    node_program: NodeProgram, fleet: SecuredFleet, tmp_path: Path
+) -> None:
+    adapter(spec=SPEC, seed=9).write(tmp_path / "bot")
+    security = fleet.security("alice")
+    variables = {
+        "HOTSLOT_TLS_CA_FILE": str(security.ca_file),
+        "HOTSLOT_TLS_CERT_FILE": str(security.cert_file),
+        "HOTSLOT_TLS_KEY_FILE": str(security.key_file),
+        "HOTSLOT_TOKEN": security.token,
+    }
+    # Node warns of a certificate's name that is an address.
+    store, worker = (endpoint.replace("127.0.0.1", "localhost") for endpoint in (fleet.store, fleet.workers[0]))
+    places = [str(PROTOS), store, worker, str(tmp_path / "bot")]
+    arguments = [*places, SPEC.digest, "node-bot", "alice-bot"]
+    found = await lines_of([*node_program("example.js"), *arguments], **variables)
+    told = {str(line["what"]): line for line in found}
+    assert told["stream"]["served"] == [{"reference": "node-bot:latest", "digest": told["push"]["digest"]}]
+    with pytest.raises(AssertionError, match="a token would leave in plaintext"):
+        await lines_of([*node_program("example.js"), *arguments], HOTSLOT_TOKEN=security.token)
