@@ -14,10 +14,10 @@ KUBECTL = Path(sys.executable).with_name("kubectl")
 KUBERNETES_VERSIONS = ("1.35", "1.37")
 WORKLOADS = {"Deployment", "StatefulSet"}
 
-Manifest = dict[str, Any]
+KubernetesObject = dict[str, Any]
 
 
-def build(folder: Path) -> list[Manifest]:
+def build(folder: Path) -> list[KubernetesObject]:
     """The objects of a kustomization."""
     built = subprocess.run([KUBECTL, "kustomize", folder], capture_output=True, text=True, check=False)
     if built.returncode != 0:
@@ -25,7 +25,7 @@ def build(folder: Path) -> list[Manifest]:
     return [document for document in yaml.safe_load_all(built.stdout) if document]
 
 
-def schema_problems(objects: list[Manifest]) -> Iterator[str]:
+def schema_problems(objects: list[KubernetesObject]) -> Iterator[str]:
     """Problems that the Kubernetes schemas find, unknown fields included."""
     for version in KUBERNETES_VERSIONS:
         for manifest in objects:
@@ -36,7 +36,7 @@ def schema_problems(objects: list[Manifest]) -> Iterator[str]:
                 yield f"Kubernetes {version}: {_name(manifest)}: {where}: {exc.message}"
 
 
-def reference_problems(objects: list[Manifest]) -> Iterator[str]:
+def reference_problems(objects: list[KubernetesObject]) -> Iterator[str]:
     """Selectors that select nothing, and names of things that are not there."""
     existing = {_name(manifest) for manifest in objects}
     workloads = [manifest for manifest in objects if manifest["kind"] in WORKLOADS]
@@ -52,7 +52,7 @@ def reference_problems(objects: list[Manifest]) -> Iterator[str]:
         yield from _unknown_ports(workload, objects)
 
 
-def _missing_names(workload: Manifest, existing: set[str]) -> Iterator[str]:
+def _missing_names(workload: KubernetesObject, existing: set[str]) -> Iterator[str]:
     pod = workload["spec"]["template"]["spec"]
     wanted = {f"ServiceAccount/{pod['serviceAccountName']}"}
     volumes = {volume["name"] for volume in pod.get("volumes", ())}
@@ -70,7 +70,7 @@ def _missing_names(workload: Manifest, existing: set[str]) -> Iterator[str]:
     yield from (f"{_name(workload)}: needs {name}, which is not there" for name in sorted(wanted - existing))
 
 
-def _unknown_ports(workload: Manifest, objects: list[Manifest]) -> Iterator[str]:
+def _unknown_ports(workload: KubernetesObject, objects: list[KubernetesObject]) -> Iterator[str]:
     template = workload["spec"]["template"]
     ports = {
         known
@@ -93,7 +93,7 @@ def _unknown_ports(workload: Manifest, objects: list[Manifest]) -> Iterator[str]
                     yield f"{_name(manifest)}: {port['targetPort']!r} is no port of {_name(workload)}"
 
 
-def _name(manifest: Manifest) -> str:
+def _name(manifest: KubernetesObject) -> str:
     return f"{manifest['kind']}/{manifest['metadata']['name']}"
 
 

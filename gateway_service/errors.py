@@ -13,9 +13,8 @@ import grpc
 
 from hotslot import errors
 from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
-from hotslot.rpc.status import row_for
+from hotslot.rpc.status import Code, row_for
 
-Code = grpc.StatusCode
 ParamOf = Callable[[str], str]
 """Name of a field of our protocol as this request calls it."""
 

@@ -25,7 +25,7 @@ from shared.server.stream_places import Stream, StreamPlaces
 
 log = structlog.get_logger(__name__)
 
-Events = AsyncGenerator[GenerationEvent, None]
+PromptEvents = AsyncGenerator[GenerationEvent, None]
 EVENTS_AHEAD = 8
 """Events of one prompt that may wait for the reader; the worker waits beyond it."""
 
@@ -47,7 +47,7 @@ class GenerationResponse(Response):
         tenant: TenantId,
         kind: Kind,
         wanted: WantedAnswer,
-        streams: Sequence[Events],
+        streams: Sequence[PromptEvents],
         request_id: str,
         param_of: ParamOf,
     ) -> None:
@@ -176,7 +176,7 @@ async def _until_gone(receive: Receive) -> AsyncIterator[None]:
         raise ClientGoneError from exc
 
 
-async def _merged(streams: Sequence[Events]) -> _Numbered:
+async def _merged(streams: Sequence[PromptEvents]) -> _Numbered:
     """The events of several generations as they come, with the number of each; the first failure ends all."""
     if len(streams) == 1:
         async with aclosing(streams[0]) as events:
@@ -185,7 +185,7 @@ async def _merged(streams: Sequence[Events]) -> _Numbered:
         return
     queue: asyncio.Queue[tuple[int, GenerationEvent] | Exception | None] = asyncio.Queue(EVENTS_AHEAD)
 
-    async def pump(index: int, stream: Events) -> None:
+    async def pump(index: int, stream: PromptEvents) -> None:
         try:
             async with aclosing(stream) as events:
                 async for event in events:

@@ -11,10 +11,10 @@ from hotslot.errors import InvalidReferenceError
 from hotslot.ids import TenantId
 from hotslot.references import parse_reference
 
-Answer = dict[str, Any]
+AnswerBody = dict[str, Any]
 
 
-async def tokenize(deployment: Deployment, tenant: TenantId, body: TokenizeBody) -> Answer:
+async def tokenize(deployment: Deployment, tenant: TenantId, body: TokenizeBody) -> AnswerBody:
     """Tokens of a prompt; raises ApiError and what counting raises."""
     prompt = counted_from(body)
     base = await _base_of(deployment, tenant, body.model)
@@ -34,7 +34,7 @@ async def tokenize(deployment: Deployment, tenant: TenantId, body: TokenizeBody)
     }
 
 
-async def detokenize(deployment: Deployment, tenant: TenantId, body: DetokenizeBody) -> Answer:
+async def detokenize(deployment: Deployment, tenant: TenantId, body: DetokenizeBody) -> AnswerBody:
     """Text of tokens; raises ApiError and what decoding raises."""
     base = await _base_of(deployment, tenant, body.model)
     async with deployment.client(tenant) as client:

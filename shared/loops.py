@@ -18,7 +18,7 @@ from hotslot.errors import HotslotError
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Work = Coroutine[Any, Any, None]
+Once = Coroutine[Any, Any, None]
 
 BACKOFF = Backoff(0.5, 15.0)
 
@@ -46,17 +46,17 @@ class Loops:
                 task.cancel()
             await self._group.__aexit__(None, None, None)
 
-    def essential(self, name: str, begin: Callable[[], Work], end: Callable[[], Awaitable[None]] | None = None) -> None:
+    def essential(self, name: str, begin: Callable[[], Once], end: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run what the process must not go on without; `end` ends it in order, before anything is cancelled."""
         if end is not None:
             self._ends.append(end)
         self._begin(name, self._essential(begin))
 
-    def restarted(self, name: str, begin: Callable[[], Work]) -> None:
+    def restarted(self, name: str, begin: Callable[[], Once]) -> None:
         """Run what the process can do without for a while; it may also come to an end."""
         self._begin(name, self._restarted(name, begin))
 
-    def repeated(self, name: str, every_s: float, work: Callable[[], Work]) -> None:
+    def repeated(self, name: str, every_s: float, work: Callable[[], Once]) -> None:
         """Run work every so often, the first time after `every_s`; as `restarted` when it fails."""
 
         async def again() -> None:
@@ -70,19 +70,19 @@ class Loops:
         """Return why an essential loop failed, once one has."""
         return await asyncio.shield(self._failure)
 
-    def _begin(self, name: str, work: Work) -> None:
+    def _begin(self, name: str, work: Once) -> None:
         task = self._group.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _essential(self, begin: Callable[[], Work]) -> None:
+    async def _essential(self, begin: Callable[[], Once]) -> None:
         try:
             await begin()
         except Exception as exc:  # noqa: BLE001 (the process ends with it)
             if not self._failure.done():
                 self._failure.set_result(exc)
 
-    async def _restarted(self, name: str, begin: Callable[[], Work]) -> None:
+    async def _restarted(self, name: str, begin: Callable[[], Once]) -> None:
         for failures in itertools.count():
             try:
                 await begin()

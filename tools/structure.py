@@ -34,6 +34,7 @@ class Structure:
     circles: tuple[tuple[str, ...], ...]
     against_layers: tuple[str, ...]
     duplicate_classes: Mapping[str, tuple[str, ...]]
+    """Classes and aliases of types that share a name, with their modules."""
     question_docstrings: tuple[str, ...]
 
 
@@ -48,6 +49,8 @@ def measure(root: Path, files: Iterable[Path] | None = None) -> Structure:
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(_module_of(path))
+            elif (alias := _alias(node)) is not None:
+                classes[alias].append(_module_of(path))
         questions += [f"{path}:{line}" for line in _question_docstrings(tree)]
     return Structure(
         files=len(modules),
@@ -118,6 +121,15 @@ def _circles(imports: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
         if name not in index:
             visit(name)
     return found
+
+
+def _alias(node: ast.stmt) -> str | None:
+    """Name of a type that a statement gives to an expression, such as `Ask = Callable[[str], str]`."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+        return None
+    name = node.targets[0].id
+    is_type = isinstance(node.value, ast.Subscript | ast.Attribute | ast.BinOp) and name[:1].isupper()
+    return name if is_type and not name.isupper() else None
 
 
 def _question_docstrings(tree: ast.Module) -> Iterator[int]:

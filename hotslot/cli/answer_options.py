@@ -33,7 +33,7 @@ from hotslot.contract.generation import (
 )
 from hotslot.errors import FieldViolation, InvalidRequestError
 
-Texts = list[str] | None
+Values = list[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class AnswerOptions:
     """Options in the order in which the help lists them."""
 
     adapter: Annotated[
-        Texts,
+        Values,
         typer.Option("--adapter", "-a", metavar="REF[=WEIGHT]", help="An adapter; repeatable, added up by weight."),
     ] = None
     base_only: Annotated[
@@ -52,7 +52,8 @@ class AnswerOptions:
         Path | None, typer.Option("--tools", metavar="FILE", help="JSON list of the tools that the chat template gets.")
     ] = None
     template_arg: Annotated[
-        Texts, typer.Option("--template-arg", metavar="NAME=JSON", help="A variable of the chat template; repeatable.")
+        Values,
+        typer.Option("--template-arg", metavar="NAME=JSON", help="A variable of the chat template; repeatable."),
     ] = None
     template: Annotated[str, typer.Option("--template", metavar="NAME", help="One of the model's chat templates.")] = ""
     allow_special_tokens: Annotated[
@@ -70,7 +71,7 @@ class AnswerOptions:
         ),
     ] = None
     min_tokens: Annotated[int, typer.Option("--min-tokens", help="At least this many tokens.")] = 0
-    stop: Annotated[Texts, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; repeatable.")] = (
+    stop: Annotated[Values, typer.Option("--stop", metavar="TEXT", help="End the answer before TEXT; repeatable.")] = (
         None
     )
     stop_token: Annotated[
@@ -97,7 +98,7 @@ class AnswerOptions:
         float, typer.Option("--frequency-penalty", help="Penalty of tokens for each time that the answer has them.")
     ] = 0.0
     logit_bias: Annotated[
-        Texts, typer.Option("--logit-bias", metavar="ID=BIAS", help="Added to the logits of a token; repeatable.")
+        Values, typer.Option("--logit-bias", metavar="ID=BIAS", help="Added to the logits of a token; repeatable.")
     ] = None
     logprobs: Annotated[
         int | None, typer.Option("--logprobs", metavar="N", help="Log-probabilities, with N alternatives.")

@@ -19,7 +19,7 @@ from hotslot.formats.file_names import CATALOG_FILE
 UP_DATA_DIR = Path("~/.local/share/hotslot")
 STORE_FOLDER = "store"
 """Folder of the store in that of `hotslot up`."""
-DataDirOption = Annotated[
+StoreDirOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
@@ -34,7 +34,7 @@ def backup(
     target: Annotated[
         str, typer.Argument(metavar="DIR|FILE.tar|-", help="A new or empty folder, a new .tar file, or - for a stream.")
     ],
-    data_dir: DataDirOption = None,
+    data_dir: StoreDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy the store's catalog and blobs, in one consistent state, while the store runs.
@@ -56,7 +56,7 @@ def restore(
     source: Annotated[
         str, typer.Argument(metavar="DIR|FILE.tar|-", help="A backup that `hotslot backup` made; - for a stream of it.")
     ],
-    data_dir: DataDirOption = None,
+    data_dir: StoreDirOption = None,
     check: Annotated[bool, typer.Option("--check", help="Verify the backup, and restore nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -11,11 +11,11 @@ from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.contract.catalog import BaseModelMatch
 from hotslot.errors import BaseModelNotFoundError, FieldViolation, InvalidRequestError, NotImplementedYetError
 
-Ask = Callable[[str], str]
+AskPerson = Callable[[str], str]
 
 
 def choose_base(
-    client: BlockingHotslotClient, folder: Path, reference: str, *, yes: bool, may_ask: bool, ask: Ask = input
+    client: BlockingHotslotClient, folder: Path, reference: str, *, yes: bool, may_ask: bool, ask: AskPerson = input
 ) -> str:
     """The base model to push a folder for, before anything is uploaded; empty where the config's own name does.
 
@@ -62,7 +62,7 @@ def _refusal(name: str, match: BaseModelMatch, folder: Path, reference: str) -> 
     return InvalidRequestError([FieldViolation("--base", problem)])
 
 
-def _asked(name: str, match: BaseModelMatch, ask: Ask) -> str:
+def _asked(name: str, match: BaseModelMatch, ask: AskPerson) -> str:
     fitting: Sequence[str] = match.fitting
     say(f"{_said(name, match)}{':' if len(fitting) > 1 else ' ' + fitting[0]}")
     if len(fitting) == 1:

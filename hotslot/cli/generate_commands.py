@@ -13,7 +13,7 @@ from hotslot.cli.prompts import read_prompt, refuse_without_chat
 from hotslot.contract.generation import AdapterSelection, ChatMessage
 from hotslot.errors import EmptyPromptError, FieldViolation, InvalidRequestError
 
-FileOption = Annotated[
+PromptFileOption = Annotated[
     Path | None, typer.Option("--file", "-f", metavar="FILE", help="File with the prompt; - is standard input.")
 ]
 ChatOption = Annotated[
@@ -32,7 +32,7 @@ def generate(
         str | None,
         typer.Argument(metavar="[PROMPT]", help="The prompt; - reads it from standard input, as a pipe does."),
     ] = None,
-    file: FileOption = None,
+    file: PromptFileOption = None,
     chat: ChatOption = None,
     prefill: PrefillOption = "",
 ) -> None:
@@ -54,7 +54,7 @@ def run(
     prompt: Annotated[
         list[str] | None, typer.Argument(metavar="[PROMPT]…", help="The prompt; without one, a chat on a terminal.")
     ] = None,
-    file: FileOption = None,
+    file: PromptFileOption = None,
 ) -> None:
     """Answer a prompt with an adapter, or chat with it.
 

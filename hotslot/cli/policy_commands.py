@@ -17,7 +17,7 @@ from hotslot.contract.catalog import AdapterPolicy
 from hotslot.errors import PolicyNotFoundError
 from hotslot.references import parse_name
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a policy is for all of its versions.")]
+PolicyName = Annotated[str, typer.Argument(metavar="NAME", help="The adapter; a policy is for all of its versions.")]
 EtagOption = Annotated[str, typer.Option(help="Etag that the policy must still have.")]
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 
 @app.command("set", cls=Command)
 def set_(
-    name: NameArgument,
+    name: PolicyName,
     least: Annotated[
         int | None,
         typer.Option("--min", min=0, metavar="N", help="At least N workers share the adapter; 0: as demand has it."),
@@ -75,7 +75,7 @@ def set_(
 
 @app.command("show", cls=Command)
 def show(
-    name: NameArgument,
+    name: PolicyName,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
@@ -119,7 +119,7 @@ def ls(
 
 @app.command("rm", cls=Command)
 def rm(
-    name: NameArgument,
+    name: PolicyName,
     etag: EtagOption = "",
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,

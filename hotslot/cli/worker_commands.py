@@ -34,7 +34,7 @@ from hotslot.contract.control import LoadResult, WorkerAdapters, WorkerStatus
 from hotslot.errors import FieldViolation, InvalidRequestError
 
 STATUS_EVERY_S = 2.0
-Act = Callable[[BlockingHotslotClient, str], tuple[Any, str]]
+WorkerAct = Callable[[BlockingHotslotClient, str], tuple[Any, str]]
 
 
 def status(
@@ -237,7 +237,7 @@ def _tell_enabled(enabled: bool, worker: str, *, as_json: bool) -> None:
         print(f"worker {worker} serves adapters" if enabled else f"worker {worker} serves the base model alone")
 
 
-def _each(references: list[str], act: Act, store: str, worker: str, tenant: str, *, as_json: bool) -> None:
+def _each(references: list[str], act: WorkerAct, store: str, worker: str, tenant: str, *, as_json: bool) -> None:
     for reference in references:
         check_reference(reference)
     with open_client(store=store, worker=worker, tenant=tenant) as client:

@@ -19,7 +19,7 @@ PACKED_SUFFIXES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 STREAM = "-"
 
 
-Files = Iterator[tuple[str, Readable]]
+NamedFiles = Iterator[tuple[str, Readable]]
 """Names and bytes of a backup, its manifest last; to be read one after the other."""
 
 
@@ -99,7 +99,7 @@ def _claim(file: BinaryIO, path: Path) -> None:
         raise PreconditionError(f"{path} exists; a backup overwrites nothing, name another file", str(path))
 
 
-def reading_from(where: str, stdin: BinaryIO) -> Files:
+def reading_from(where: str, stdin: BinaryIO) -> NamedFiles:
     """The backup at a place.
 
     Raises NotFoundError where nothing is, and PreconditionError for what is no backup, or an incomplete one.
@@ -121,7 +121,7 @@ def incomplete(where: str, what: str) -> PreconditionError:
     return PreconditionError(f"{where} is no complete backup: {what}; use another, or take a new one", where)
 
 
-def _files(folder: Path) -> Files:
+def _files(folder: Path) -> NamedFiles:
     if not (folder / MANIFEST).is_file():
         raise incomplete(str(folder), f"{MANIFEST}, which is written last, is missing")
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -134,7 +134,7 @@ def _files(folder: Path) -> Files:
             yield name, file
 
 
-def _members(file: BinaryIO, where: str) -> Files:
+def _members(file: BinaryIO, where: str) -> NamedFiles:
     """Only what a backup consists of is taken from an archive: nothing else gets a path."""
     try:
         with tarfile.open(fileobj=file, mode="r|") as archive:

@@ -17,7 +17,7 @@ from store_service.backup.manifest import (
     BackupManifest,
     parse_manifest,
 )
-from store_service.backup.places import Files, incomplete
+from store_service.backup.places import NamedFiles, incomplete
 from store_service.content.keys import BLOBS_FOLDER, blob_key
 from store_service.content.ownership import FolderOwner
 from store_service.opening import LOCK_FILE, locked
@@ -25,7 +25,7 @@ from store_service.opening import LOCK_FILE, locked
 STAGE = ".restoring"
 
 
-def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
+def restore_backup(files: NamedFiles, where: str, data_dir: Path) -> BackupManifest:
     """Make a store's data folder of a backup.
 
     Raises PreconditionError where the folder is not empty or the backup is incomplete, DigestMismatchError and
@@ -48,7 +48,7 @@ def restore_backup(files: Files, where: str, data_dir: Path) -> BackupManifest:
     return manifest
 
 
-def verify_backup(files: Files, where: str, stage: Path, *, keeps_blobs: bool = True) -> BackupManifest:
+def verify_backup(files: NamedFiles, where: str, stage: Path, *, keeps_blobs: bool = True) -> BackupManifest:
     """Copy a backup into a folder, and compare every byte of it with what it says; raises as `restore_backup`."""
     found: dict[str, BackedUpFile] = {}
     manifest: BackupManifest | None = None

@@ -24,7 +24,7 @@ from store_service.sources.sources import pinned_location
 
 HOLD_TIMEOUT_S = 60.0
 
-OnProgress = Callable[[int, int], None]
+OnCopied = Callable[[int, int], None]
 """Hears how many of how many blobs are done."""
 
 
@@ -48,7 +48,7 @@ class _Hashing:
 
 
 def take_backup(
-    data_dir: Path, catalog: Path, target: BackupTarget, on_progress: OnProgress = lambda done, of: None
+    data_dir: Path, catalog: Path, target: BackupTarget, on_progress: OnCopied = lambda done, of: None
 ) -> BackupManifest:
     """Write a backup; it is complete once this returns.
 

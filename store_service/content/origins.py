@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 LOG_EVERY_S = 10.0
 
-Copy = Callable[[Writer, "_Progress"], object]
+WriteCopy = Callable[[Writer, "_Progress"], object]
 """Writes a blob; its digest is checked when it is published."""
 
 
@@ -85,7 +85,7 @@ class Origins:
             raise unavailable
         raise BlobLostError(key[1], problems)
 
-    def _copies_of(self, key: BlobKey) -> Iterator[tuple[str, Copy]]:
+    def _copies_of(self, key: BlobKey) -> Iterator[tuple[str, WriteCopy]]:
         objects = self._blobs.objects
         if objects is not None:
             yield "object storage", lambda writer, progress: _copy_object(objects, key, writer, progress)
@@ -96,7 +96,7 @@ class Origins:
                 seen.add((use.source, use.base_model_digest))
                 yield use.source, self._copy_source(use, location)
 
-    def _copy_source(self, use: WeightsUse, location: HubLocation) -> Copy:
+    def _copy_source(self, use: WeightsUse, location: HubLocation) -> WriteCopy:
         def copy(writer: Writer, progress: _Progress) -> None:
             base = self._base_models.get(use.base_model_digest).spec
             target = Path(tempfile.mkdtemp(dir=self._scratch))
@@ -111,7 +111,7 @@ class Origins:
 
         return copy
 
-    def _restore_from(self, name: str, copy: Copy, key: BlobKey, cancelled: threading.Event) -> None:
+    def _restore_from(self, name: str, copy: WriteCopy, key: BlobKey, cancelled: threading.Event) -> None:
         progress = _Progress(name, key, cancelled)
         log.info("blob_restoring", origin=name, tenant=key[0], digest=key[1])
         writer = self._blobs.writer(key[0], is_new=False)

@@ -17,7 +17,7 @@ from store_service.sources.source import FixedCheckpoint
 
 REPORT_EVERY_S = 0.1
 
-Listener = Callable[[TransferProgress], None]
+ProgressListener = Callable[[TransferProgress], None]
 _Key = tuple[TenantId, str]
 
 
@@ -29,7 +29,7 @@ class _Download:
     """One fetch, and the imports that use what it brings."""
 
     progress: TransferProgress = QUEUED
-    listeners: list[Listener] = field(default_factory=list)
+    listeners: list[ProgressListener] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
     held: AsyncExitStack = field(default_factory=AsyncExitStack)
     """Its turn and its folder."""
@@ -59,7 +59,7 @@ class Downloads:
 
     @asynccontextmanager
     async def fetched(
-        self, tenant: TenantId, content: FixedCheckpoint, listener: Listener
+        self, tenant: TenantId, content: FixedCheckpoint, listener: ProgressListener
     ) -> AsyncIterator[Checkpoint]:
         """A content's files, for as long as the block; joins a download of the same that is under way.
 

@@ -22,17 +22,17 @@ def test_no_import_goes_up(structure: Structure) -> None:
     assert structure.against_layers == ()
 
 
-def test_a_name_stands_for_one_class(structure: Structure) -> None:
+def test_a_name_stands_for_one_class_or_one_type(structure: Structure) -> None:
     assert structure.duplicate_classes == {}, "one word has one meaning: call one of them otherwise"
 
 
 def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
     files = {
-        "hotslot/a.py": "from hotslot import b\nimport shared.c\nclass Twin: ...\n",
+        "hotslot/a.py": "from hotslot import b\nimport shared.c\nclass Twin: ...\nAlias = list[int]\n",
         "hotslot/b.py": "from hotslot.a import Twin\n",
-        "shared/c.py": "class Twin: ...\n",
+        "shared/c.py": "class Twin: ...\nAlias = dict[str, int]\nMAX = 2 * 3\nT = TypeVar('T')\n",
         "tools/d.py": '"""How it is done."""\nclass Thrice: ...\n',
-        "deploy/e.py": "class Thrice: ...\n",
+        "deploy/e.py": "class Thrice: ...\nMAX = 1 + 2\nT = TypeVar('T')\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -40,6 +40,6 @@ def test_circles_arrows_and_names_are_seen(tmp_path: Path) -> None:
     found = measure(tmp_path, sorted(map(Path, files)))
     assert found.circles == (("hotslot.a", "hotslot.b"),)
     assert found.against_layers == ("hotslot.a -> shared.c",)
-    assert set(found.duplicate_classes) == {"Twin", "Thrice"}
+    assert set(found.duplicate_classes) == {"Twin", "Thrice", "Alias"}
     assert found.question_docstrings == ("tools/d.py:1",)
     assert found.files == 3

@@ -13,7 +13,7 @@ from worker_service.engine.messages import (
     NO_LOGPROBS,
     AdapterUse,
     Cancel,
-    Event,
+    EngineEvent,
     Inspect,
     SequenceFailed,
     SequenceFinished,
@@ -65,7 +65,7 @@ class Bench:
         """How long a turn takes."""
         self.runner = FakeRunner(bounds)
         self.core = EngineCore(self.runner, bounds, lambda: self.now_s, policy, listener)
-        self.events: list[Event] = []
+        self.events: list[EngineEvent] = []
 
     def submit(
         self,

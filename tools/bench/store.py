@@ -32,7 +32,7 @@ from tools.bench.full_load import measure_full_load
 from tools.bench.processes import MIB, Process, log_errors_only, process, receive, serve_raw, serve_stores
 from tools.bench.streams import measure_streams
 
-Files = list[tuple[str, str]]
+CheckpointFiles = list[tuple[str, str]]
 """Names and digests of uploaded files."""
 
 
@@ -93,7 +93,7 @@ def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: ContentStore) -> dict
     return {name: at - before for (_, before), (name, at) in pairwise(marks)}
 
 
-async def push_large(endpoint: str, num_bytes: int) -> tuple[float, str, Files]:
+async def push_large(endpoint: str, num_bytes: int) -> tuple[float, str, CheckpointFiles]:
     """Push one large adapter; returns seconds, the weights' digest and the uploaded files."""
     spec = wide_spec(num_bytes)
     draft = adapter(("up_proj",), spec=spec, rank=256)

@@ -37,7 +37,7 @@ ROWS = {
 """Rows of the fused base's linears, and of those that adapters for it have."""
 GROUPS = tuple(frozenset({fused, *parts}) for fused, parts in ROWS.items())
 ATTENTION = frozenset({"qkv_proj", *ROWS["qkv_proj"]})
-Place = tuple[int | None, str]
+TensorPlace = tuple[int | None, str]
 """A layer, and the last part of a path."""
 _OTHER_LEAVES = {
     "output_proj": "o_proj", "w1": "gate_proj", "w2": "down_proj", "w3": "up_proj", "unembed_tokens": "lm_head",
@@ -183,10 +183,10 @@ def check_regrouped(
 
 
 def _changes_of_parts(
-    tensors: Mapping[str, Any], dtype: str, leaves: frozenset[str], scaling: Callable[[Place, int], float]
-) -> dict[Place, npt.NDArray[np.float64]]:
+    tensors: Mapping[str, Any], dtype: str, leaves: frozenset[str], scaling: Callable[[TensorPlace, int], float]
+) -> dict[TensorPlace, npt.NDArray[np.float64]]:
     """Gains of `y` at each output of each part, `[out, in + 1]` with the bias last, where there are any."""
-    modules: dict[Place, dict[str, npt.NDArray[np.float64]]] = {}
+    modules: dict[TensorPlace, dict[str, npt.NDArray[np.float64]]] = {}
     for name, (found_dtype, shape, data) in tensors.items():
         layer, leaf, role = _identity(name)
         if leaf in leaves:
@@ -205,7 +205,7 @@ def _changes_of_parts(
     return changes
 
 
-def _place(name: str) -> Place:
+def _place(name: str) -> TensorPlace:
     layer, leaf, _ = _identity(name)
     return layer, leaf
 
@@ -217,7 +217,7 @@ def _doubles(dtype: str, shape: list[int], data: bytes) -> npt.NDArray[np.float6
     return np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype]).reshape(shape).astype(np.float64)
 
 
-def _their_scaling(document: Mapping[str, Any], place: Place, rank: int) -> float:
+def _their_scaling(document: Mapping[str, Any], place: TensorPlace, rank: int) -> float:
     if _is_of_mlx(document):
         return float(document["lora_parameters"]["scale"])
     alphas = document.get("alpha_pattern") or {}

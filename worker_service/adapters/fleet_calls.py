@@ -12,8 +12,7 @@ import grpc
 from hotslot.pb.hotslot.fleet.v1 import fleet_pb2 as pb
 from hotslot.pb.hotslot.fleet.v1 import fleet_pb2_grpc as pb_grpc
 from hotslot.rpc.sending import send_all
-
-Metadata = tuple[tuple[str, str], ...]
+from hotslot.rpc.stub_method import Metadata
 
 EARLIER_SERVICES = {
     "IssueEpoch": "hotslot.store.v1.AdapterStoreService",

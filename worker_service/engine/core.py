@@ -13,10 +13,10 @@ from worker_service.engine.listener import EngineListener, SilentListener, StepR
 from worker_service.engine.messages import (
     Activate,
     Cancel,
-    Command,
     Computed,
     Deactivate,
-    Event,
+    EngineCommand,
+    EngineEvent,
     GiveUpDeactivate,
     Inspect,
     ModelRunner,
@@ -62,7 +62,7 @@ class EngineCore:
         self._attempts = Attempts(runner)
         self._pace = EnginePace(limits)
         self._deadlines = Deadlines(lambda sequence_id: self._scheduler.get(sequence_id) is not None)
-        self._events: list[Event] = []
+        self._events: list[EngineEvent] = []
         self._steps = 0
         self._generated_tokens = 0
         self._step_ended_s: float | None = None
@@ -79,7 +79,7 @@ class EngineCore:
         scheduler = self._scheduler
         return not (scheduler.running or len(scheduler.waiting) or self._residency.num_copying)
 
-    def turn(self) -> list[Event]:
+    def turn(self) -> list[EngineEvent]:
         """Run every phase once; returns what happened to sequences since the last turn."""
         self._expire()
         self._scheduler.admit(self._clock())
@@ -201,7 +201,7 @@ class EngineCore:
             self._end(sequence, reason)
             self._events.append(SequenceFinished(sequence.submit.sequence_id, reason, stop_id, now_s))
 
-    def handle(self, command: Command) -> None:
+    def handle(self, command: EngineCommand) -> None:
         """Take a command; what it asks for may happen in later turns."""
         match command:
             case Submit():

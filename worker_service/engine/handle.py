@@ -18,9 +18,9 @@ from worker_service.engine.messages import (
     Activated,
     AdapterWeights,
     Cancel,
-    Command,
     Deactivate,
-    Event,
+    EngineCommand,
+    EngineEvent,
     GiveUpDeactivate,
     Inspect,
     SequenceFailed,
@@ -38,7 +38,7 @@ DEFAULT_SILENCE_S = 30.0
 class CommandSink(Protocol):
     """The engine, as far as sending goes."""
 
-    def send(self, command: Command) -> None:
+    def send(self, command: EngineCommand) -> None:
         """Hand over a command; never blocks."""
         ...
 
@@ -54,10 +54,10 @@ class SequenceGroup:
         self._client = client
         self._index = {sequence_id: index for index, sequence_id in enumerate(ids)}
         self._open = dict.fromkeys(ids)
-        self._events: list[tuple[int, Event]] = []
+        self._events: list[tuple[int, EngineEvent]] = []
         self._arrived = asyncio.Event()
 
-    async def take(self) -> list[tuple[int, Event]]:
+    async def take(self) -> list[tuple[int, EngineEvent]]:
         """Take the events that have arrived since the last time; waits until there is one."""
         await self._arrived.wait()
         self._arrived.clear()
@@ -77,7 +77,7 @@ class SequenceGroup:
             self._client.cancel(sequence_id)
         self._open.clear()
 
-    def put(self, event: Event) -> None:
+    def put(self, event: EngineEvent) -> None:
         """Take an event of one of the sequences."""
         if isinstance(event, SequenceFinished | SequenceFailed):
             self._open.pop(event.sequence_id, None)
@@ -172,7 +172,7 @@ class EngineHandle:
         """Nothing is to be expected of the engine any more."""
         self.lost.set()
 
-    def on_events(self, events: list[Event]) -> None:
+    def on_events(self, events: list[EngineEvent]) -> None:
         """Called on the engine's thread."""
         self._post(self._dispatch, events)
 
@@ -184,7 +184,7 @@ class EngineHandle:
         self.lost.set()
         self.fail_all(EngineFailedError("the engine has ended; the worker's log has the details"))
 
-    def _dispatch(self, events: list[Event]) -> None:
+    def _dispatch(self, events: list[EngineEvent]) -> None:
         for event in events:
             group = self._groups.get(event.sequence_id)
             if group is None:

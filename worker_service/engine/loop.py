@@ -10,7 +10,7 @@ import structlog
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
-from worker_service.engine.messages import Command, Event, ModelRunner
+from worker_service.engine.messages import EngineCommand, EngineEvent, ModelRunner
 
 log = structlog.get_logger(__name__)
 
@@ -36,12 +36,12 @@ class Engine:
         self.limits = limits
         self.clock = clock
         self._core = EngineCore(runner, limits, clock, policy, listener)
-        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[EngineCommand | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def start(
         self,
-        on_events: Callable[[list[Event]], None] = lambda events: None,
+        on_events: Callable[[list[EngineEvent]], None] = lambda events: None,
         on_death: Callable[[], None] = lambda: None,
     ) -> None:
         """Start the thread, which calls both and must not be blocked by them.
@@ -52,7 +52,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, args=(on_events, on_death), name="engine", daemon=True)
         self._thread.start()
 
-    def send(self, command: Command) -> None:
+    def send(self, command: EngineCommand) -> None:
         """Hand over a command; never blocks, from any thread."""
         self._inbox.put(command)
 
@@ -69,7 +69,7 @@ class Engine:
             return False
         return True
 
-    def _run(self, on_events: Callable[[list[Event]], None], on_death: Callable[[], None]) -> None:
+    def _run(self, on_events: Callable[[list[EngineEvent]], None], on_death: Callable[[], None]) -> None:
         try:
             while self._take_commands():
                 events = self._core.turn()

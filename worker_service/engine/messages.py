@@ -127,7 +127,7 @@ class Inspect:
     done: Callable[[EngineSnapshot], None]
 
 
-Command = Submit | Cancel | Activate | Unpin | Deactivate | GiveUpDeactivate | Inspect
+EngineCommand = Submit | Cancel | Activate | Unpin | Deactivate | GiveUpDeactivate | Inspect
 
 
 # engine → front:
@@ -178,7 +178,7 @@ class SequenceFailed:
     error: HotslotError
 
 
-Event = TokenReady | SequenceFinished | SequenceFailed
+EngineEvent = TokenReady | SequenceFinished | SequenceFailed
 """Event of a sequence; events come in the order of the steps."""
 
 

@@ -1,9 +1,6 @@
 """AdapterControlService on the wire: decode, one call, encode."""
 
 from collections.abc import Sequence
-from typing import Any
-
-import grpc
 
 from hotslot.codec import from_proto, to_proto
 from hotslot.contract.control import WorkerAdapters
@@ -15,10 +12,9 @@ from hotslot.rpc.min_revision import min_revision_of
 from hotslot.rpc.tenant import tenant_of
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import timeout_of
+from worker_service.front.inference_servicer import Context
 from worker_service.front.validation import check_mix
 from worker_service.front.worker import ServingWorker
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class AdapterControlServicer(pb_grpc.AdapterControlServiceServicer):

@@ -29,7 +29,7 @@ from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.settling import SettledRequest
 from worker_service.front.worker import ServingParts, ServingWorker
-from worker_service.routing.forwarding import Metadata, Parcel, metadata_to_carry
+from worker_service.routing.forwarding import Carried, Parcel, metadata_to_carry
 from worker_service.routing.plan import Here
 from worker_service.routing.router import Router
 
@@ -50,7 +50,7 @@ class Call:
     request: GenerationRequest
     time_remaining: Callable[[], float | None]
     """Seconds until the caller's deadline; None when it has none."""
-    metadata: Metadata
+    metadata: Carried
     is_forwarded: bool
     encode: Callable[[str, Sequence[Selection]], bytes]
     """The request as a message, with this id and these adapters instead of what it says itself; none is the base."""

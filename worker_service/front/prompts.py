@@ -13,7 +13,7 @@ from worker_service.front.prompt_threads import PromptThreads
 from worker_service.front.token_texts import TokenTexts
 from worker_service.front.tokenising import LONG_TEXT_CHARS, Tokeniser
 
-Prompt = str | ChatPrompt | Sequence[int]
+PlainPrompt = str | ChatPrompt | Sequence[int]
 """A text, a chat, or token ids."""
 MAX_COUNTED_TOKENS = 2**20
 """Most tokens that are counted."""
@@ -72,7 +72,7 @@ class PromptEncoder:
         self._chats.close()
         self._threads.close()
 
-    async def encode(self, prompt: Prompt) -> tuple[int, ...]:
+    async def encode(self, prompt: PlainPrompt) -> tuple[int, ...]:
         """The prompt's token ids.
 
         Raises EmptyPromptError, PromptTooLongError, InvalidRequestError when the chat template refuses, and
@@ -116,7 +116,7 @@ class PromptEncoder:
         has_begin = not self._begin or list(found[:1]) == self._begin[:1]
         return found if has_begin else [*self._begin, *found]
 
-    async def _encode(self, prompt: Prompt) -> Sequence[int]:
+    async def _encode(self, prompt: PlainPrompt) -> Sequence[int]:
         if isinstance(prompt, ChatPrompt):
             return await self._chats.encode(prompt)
         if not isinstance(prompt, str):

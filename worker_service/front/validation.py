@@ -23,7 +23,7 @@ from hotslot.errors import (
 )
 from hotslot.references import parse_reference
 from worker_service.adapters.policy import Selection
-from worker_service.front.prompts import Prompt
+from worker_service.front.prompts import PlainPrompt
 
 MAX_TEMPERATURE = 100.0
 MAX_PENALTY = 2.0
@@ -101,7 +101,7 @@ def check_prompt_logprobs(request: GenerationRequest, num_prompt_tokens: int) ->
 
 
 def check_prompt_tokens(
-    prompt: Prompt, token_ids: Sequence[int], limits: RequestLimits, text_of: Callable[[int], str]
+    prompt: PlainPrompt, token_ids: Sequence[int], limits: RequestLimits, text_of: Callable[[int], str]
 ) -> None:
     """Refuse tokens that the model has no embedding for: a tokenizer may know more than the model that it came with.
 

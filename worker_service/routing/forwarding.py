@@ -29,7 +29,7 @@ _OF_THE_HOP = frozenset({"user-agent", "content-type", "te", "host", "connection
 _OF_THE_CALLER = frozenset({AUTHORIZATION, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY})
 _RESERVED = ("grpc-", ":")
 
-Metadata = tuple[tuple[str, str | bytes], ...]
+Carried = tuple[tuple[str, str | bytes], ...]
 Peers = Pool[grpc.aio.Channel]
 
 
@@ -39,7 +39,7 @@ class Parcel:
 
     message: bytes
     """A serialised GenerateRequest."""
-    metadata: Metadata
+    metadata: Carried
     timeout_s: float | None
 
 
@@ -69,7 +69,7 @@ def open_peers(
     return Pool(dial, MAX_IDLE_PEERS)
 
 
-def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], tenant: TenantId, forwarder: WorkerId) -> Metadata:
+def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], tenant: TenantId, forwarder: WorkerId) -> Carried:
     """Everything that the caller sent, trace included, less what belongs to its connection or itself, and the mark."""
     left_out = _OF_THE_HOP | _OF_THE_CALLER
     carried = [(key, value) for key, value in received if key not in left_out and not key.startswith(_RESERVED)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-Turns = Sequence[Mapping[str, Any]]
+ChatTurns = Sequence[Mapping[str, Any]]
 
 _PROBE = "Qk7zProbe"
 _LISTED = ("'type': 'text'", '"type": "text"', '"type":"text"', "[{")
@@ -59,7 +59,7 @@ class Forms:
         return (given, *(form for form in self.likely if form is not given))
 
 
-def forms_of(render: Callable[[Turns], str], tree: nodes.Template) -> Forms:
+def forms_of(render: Callable[[ChatTurns], str], tree: nodes.Template) -> Forms:
     """Find the forms that a template takes.
 
     If it renders no probe at all (it wants arguments, or tools), its source tells which form to try first.
@@ -71,7 +71,7 @@ def forms_of(render: Callable[[Turns], str], tree: nodes.Template) -> Forms:
     return Forms(likely, are_certain=False)
 
 
-def _shows_probe(render: Callable[[Turns], str], form: Form) -> bool:
+def _shows_probe(render: Callable[[ChatTurns], str], form: Form) -> bool:
     for roles in _SHAPES:
         turns = [in_form({"role": role, "content": f"{_PROBE}{index}"}, form) for index, role in enumerate(roles)]
         try:

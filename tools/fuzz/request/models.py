@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from tests.support import chat_templates as templates
-from worker_service.front.prompts import Prompt, PromptEncoder
+from worker_service.front.prompts import PlainPrompt, PromptEncoder
 from worker_service.front.validation import RequestLimits
 from worker_service.templates.content import Form
 from worker_service.templates.host import answer
@@ -144,6 +144,6 @@ def _loop() -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-def encode(model: Model, prompt: Prompt) -> tuple[int, ...]:
+def encode(model: Model, prompt: PlainPrompt) -> tuple[int, ...]:
     """Token ids of a prompt, as the model's encoder has them; raises what that raises."""
     return _loop().run_until_complete(model.encoder.encode(prompt))

@@ -17,14 +17,14 @@ from tools.fuzz.request.models import (
     Model,
 )
 from tools.fuzz.target import require
-from worker_service.front.prompts import Prompt
+from worker_service.front.prompts import PlainPrompt
 from worker_service.templates.content import Form
 
 VARIABLES = {"bos_token": "<s>", "eos_token": "<|im_end|>"}
 _BEGIN = BACKEND.encode("", add_special_tokens=True).ids[0]
 
 
-def check_tokens(model: Model, prompt: Prompt, token_ids: Sequence[int]) -> None:
+def check_tokens(model: Model, prompt: PlainPrompt, token_ids: Sequence[int]) -> None:
     """Raise OracleError for token ids that are not the prompt's."""
     require(0 < len(token_ids) < MAX_SEQUENCE_TOKENS, f"{len(token_ids)} tokens")
     require(all(0 <= token_id < LIMITS.vocab_size for token_id in token_ids), "a token beyond the embedding")
@@ -36,7 +36,7 @@ def check_tokens(model: Model, prompt: Prompt, token_ids: Sequence[int]) -> None
         require(tuple(token_ids) == prompt, "not the given tokens")
 
 
-def check_length(prompt: Prompt, error: PromptTooLongError) -> None:
+def check_length(prompt: PlainPrompt, error: PromptTooLongError) -> None:
     """Raise OracleError for a prompt that would have fitted."""
     if isinstance(prompt, str):
         require(len(_of_text(prompt)) >= MAX_SEQUENCE_TOKENS, f"it fits, in spite of: {error.message}")

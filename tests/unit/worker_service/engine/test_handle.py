@@ -16,9 +16,9 @@ from worker_service.engine.messages import (
     Activate,
     Activated,
     Cancel,
-    Command,
     Deactivate,
-    Event,
+    EngineCommand,
+    EngineEvent,
     GiveUpDeactivate,
     SampledToken,
     SequenceFailed,
@@ -38,9 +38,9 @@ WEIGHTS = EchoWeights(DIGEST, 8, 10)
 class Recorder:
     """An engine that does nothing but remember."""
 
-    commands: list[Command] = field(default_factory=list)
+    commands: list[EngineCommand] = field(default_factory=list)
 
-    def send(self, command: Command) -> None:
+    def send(self, command: EngineCommand) -> None:
         self.commands.append(command)
 
 
@@ -49,7 +49,7 @@ def connected() -> tuple[EngineHandle, Recorder]:
     return EngineHandle(engine), engine
 
 
-def from_engine(client: EngineHandle, *events: Event) -> None:
+def from_engine(client: EngineHandle, *events: EngineEvent) -> None:
     thread = threading.Thread(target=client.on_events, args=(list(events),))
     thread.start()
     thread.join()

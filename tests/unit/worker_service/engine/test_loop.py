@@ -11,7 +11,7 @@ from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import (
-    Event,
+    EngineEvent,
     Inspect,
     SequenceFailed,
     SequenceFinished,
@@ -29,9 +29,9 @@ def submit(number: int, max_tokens: int) -> Submit:
 
 
 def test_a_sequence_sent_from_another_thread_comes_back_as_events() -> None:
-    arrived: SimpleQueue[Event] = SimpleQueue()
+    arrived: SimpleQueue[EngineEvent] = SimpleQueue()
 
-    def on_events(events: list[Event]) -> None:
+    def on_events(events: list[EngineEvent]) -> None:
         for event in events:
             arrived.put(event)
 
@@ -61,9 +61,9 @@ def test_a_bug_that_ends_the_thread_is_reported() -> None:
 
 
 def test_a_model_that_is_lost_ends_the_thread_once_its_step_was_told() -> None:
-    heard: SimpleQueue[Event | str] = SimpleQueue()
+    heard: SimpleQueue[EngineEvent | str] = SimpleQueue()
 
-    def on_events(events: list[Event]) -> None:
+    def on_events(events: list[EngineEvent]) -> None:
         for event in events:
             heard.put(event)
 

@@ -19,7 +19,7 @@ from hotslot.contract.generation import (
     ToolCall,
 )
 from hotslot.errors import EmptyPromptError, InvalidReferenceError, InvalidRequestError
-from worker_service.front.prompts import Prompt
+from worker_service.front.prompts import PlainPrompt
 from worker_service.front.validation import (
     MAX_PROMPT_LOGPROBS,
     RequestLimits,
@@ -152,7 +152,7 @@ def test_all_fields_at_fault_are_named_at_once() -> None:
 
 
 @pytest.mark.parametrize("prompt", [None, "", ChatPrompt(()), ()])
-def test_an_empty_prompt_has_its_own_reason(prompt: Prompt | None) -> None:
+def test_an_empty_prompt_has_its_own_reason(prompt: PlainPrompt | None) -> None:
     with pytest.raises(EmptyPromptError):
         check(dataclasses.replace(GOOD, prompt=prompt), LIMITS)
 
@@ -211,7 +211,7 @@ def test_the_default_bound_counts_where_no_other_is_given(fields: dict[str, int]
     ],
 )
 @pytest.mark.parametrize("token_id", [1_000, 10**6, -1])
-def test_a_token_without_an_embedding_is_named_with_its_place(prompt: Prompt, field: str, token_id: int) -> None:
+def test_a_token_without_an_embedding_is_named_with_its_place(prompt: PlainPrompt, field: str, token_id: int) -> None:
     def text_of(token_id: int) -> str:
         return f"<{token_id}>"
 
