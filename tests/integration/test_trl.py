@@ -1,4 +1,4 @@
-"""TRL's trainers with the publishing callback: each step's version is served as it was published."""
+"""TRL's trainers with the publishing callback: each step's version is served at once, as PEFT answers with it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from hotslot import AdapterSelection, BlockingHotslotClient, GenerationRequest, PublishedVersion, Stop
+from hotslot import BlockingHotslotClient, PublishedVersion
 from hotslot.integrations.transformers import PublishCallback
-from tests.integration.test_training import peft_model
+from tests.integration.test_training import answer, peft_answer, peft_model
 from worker_service.demo_model import BASE_MODEL
 
 pytestmark = [pytest.mark.integration, pytest.mark.model]
@@ -55,12 +55,10 @@ def test_a_trainer_of_trl_publishes_every_step_and_each_version_answers(
     hotslot: BlockingHotslotClient, model_folder: Path, tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     reference = f"trl/{make.__name__}:train"
-    seen: list[tuple[PublishedVersion, str, str]] = []
+    seen: list[tuple[PublishedVersion, str]] = []
 
     def on_published(published: PublishedVersion) -> None:
-        request = GenerationRequest(PROMPT, (AdapterSelection(reference),), stop=Stop(max_tokens=6, ignore_eos=True))
-        answer = hotslot.complete(request)
-        seen.append((published, answer.started.adapters[0].digest, answer.text))
+        seen.append((published, answer(hotslot, reference, [1, 2, 3])[0]))
 
     callback = PublishCallback(
         hotslot,
@@ -71,14 +69,17 @@ def test_a_trainer_of_trl_publishes_every_step_and_each_version_answers(
         base_model=BASE_MODEL,
         on_published=on_published,
     )
-    trainer = make(peft_model(model_folder), AutoTokenizer.from_pretrained(model_folder), tmp_path, callback)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    trainer = make(peft_model(model_folder), tokenizer, tmp_path, callback)
     trainer.train()
 
-    assert [digest for _, digest, _ in seen] == [published.version.digest for published, _, _ in seen]
-    assert len({digest for _, digest, _ in seen}) == STEPS
-    assert [published.version.annotations["step"] for published, _, _ in seen] == ["1", "2", "2"]
-    assert all(published.is_ready for published, _, _ in seen)
+    assert [digest for _, digest in seen] == [published.version.digest for published, _ in seen]
+    assert len({digest for _, digest in seen}) == STEPS
+    assert [published.version.annotations["step"] for published, _ in seen] == ["1", "2", "2"]
+    assert all(published.is_ready for published, _ in seen)
     figures = seen[-1][0].version.annotations
     assert {"loss", "epoch", *(["reward"] if make is grpo else [])} <= set(figures)
     assert hotslot.store.resolve("trl/" + make.__name__ + ":final").version.digest == seen[-1][1]
-    assert seen[0][2] != seen[-1][2], "what is served changes as the training goes on"
+    trainer.model.save_pretrained(tmp_path / "own")
+    prompt_ids = tokenizer(PROMPT)["input_ids"]
+    assert answer(hotslot, reference, prompt_ids)[1] == peft_answer(model_folder, tmp_path / "own", prompt_ids)
