@@ -21,6 +21,9 @@ MASKS ?=
 FUZZ_RUNS ?= 5000000
 FUZZ_ARGS ?=
 
+# Length of the loop of `make trainer`.
+PUBLICATIONS ?= 1000
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -60,6 +63,10 @@ test-long: $(INSTALLED) model ## Run all tests, the slow ones too
 .PHONY: chaos
 chaos: $(INSTALLED) model ## Run the tests that kill processes in the middle of their work
 	$(BIN)/pytest -m chaos $(PYTEST_ARGS)
+
+.PHONY: trainer
+trainer: $(INSTALLED) ## Publish PUBLICATIONS versions (1,000) in a row beside 16 clients: nothing stale, nothing grows
+	HOTSLOT_TEST_PUBLICATIONS=$(PUBLICATIONS) $(BIN)/pytest -s tests/integration/fleet/test_trainer.py -k "thousand"
 
 .PHONY: gpu-test
 gpu-test: $(INSTALLED) model ## Run the tests that need a CUDA device
