@@ -26,6 +26,7 @@ class Pool(Generic[T]):
     def __init__(self, dial: Callable[[str], T], max_idle: int = MAX_IDLE) -> None:
         self._dial = dial
         self._max_idle = max_idle
+        # Not a library's map: what is in use stays, however old, and closing takes time.
         self._open: OrderedDict[str, T] = OrderedDict()
         self._users: dict[str, int] = {}
         self._unwanted: set[str] = set()

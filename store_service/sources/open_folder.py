@@ -18,7 +18,7 @@ from store_service.admission.shards import shard_names
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-class Stamp(NamedTuple):
+class FileStamp(NamedTuple):
     """Identity of a file, and the facts that change with every write to it."""
 
     device: int
@@ -28,9 +28,9 @@ class Stamp(NamedTuple):
     ctime_ns: int
 
 
-def stamp_of(status: os.stat_result) -> Stamp:
+def stamp_of(status: os.stat_result) -> FileStamp:
     """The stamp of a file that was looked at."""
-    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return FileStamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
@@ -67,10 +67,10 @@ class OpenFolder:
         except OSError as exc:
             raise SourceForbiddenError(f"{self.path} cannot be read: {exc.strerror}") from exc
 
-    def stamps(self) -> dict[str, Stamp]:
+    def stamps(self) -> dict[str, FileStamp]:
         """The known files that the folder has now; raises SourceForbiddenError."""
         names = self.names()
-        stamps: dict[str, Stamp] = {}
+        stamps: dict[str, FileStamp] = {}
         for name in (*CHECKPOINT_FILES, *shard_names(names)):
             if name in names:
                 try:
