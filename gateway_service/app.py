@@ -17,7 +17,7 @@ from shared.audit.audit_log import opened_audit
 from shared.identity.authenticator import opened_authenticator
 from shared.metrics.calls import ClientCalls
 from shared.metrics.endpoint import observed
-from shared.metrics.exposition import Source
+from shared.metrics.exposition import Readings
 from shared.metrics.numbers import Measured
 from shared.metrics.table import GATEWAY
 from shared.process_tuning import spare_what_stays
@@ -51,7 +51,7 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
     calls, sidecar = ClientCalls(), SidecarMetrics(settings.gateway_worker_metrics)
     deployment = Deployment(settings.store, settings.gateway_worker, security, calls, charges=settings.limits_rates)
-    sources: list[Source] = [calls.readings, sidecar.readings]
+    sources: list[Readings] = [calls.readings, sidecar.readings]
     try:
         async with AsyncExitStack() as stack:
             known = opened_authenticator(settings.principals_file, settings.issuers_file)

@@ -19,7 +19,7 @@ from shared.audit.audit_log import opened_audit
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.identity.authenticator import opened_authenticator
 from shared.loops import Loops
-from shared.metrics.exposition import Source
+from shared.metrics.exposition import Readings
 from shared.process_tuning import spare_what_stays
 from shared.quotas.gate import QuotaGate
 from shared.quotas.limits import TenantLimits
@@ -83,7 +83,7 @@ class Execution:
     lookups: CallQueue
     changes: CallQueue
     signal: ChangeSignal
-    numbers: list[Source] = field(default_factory=list)
+    numbers: list[Readings] = field(default_factory=list)
     """Numbers of the store's parts, for its metrics."""
 
 
@@ -146,7 +146,7 @@ def build_execution(settings: StoreSettings, stack: AsyncExitStack) -> Execution
     stack.callback(lookups.close)
     stack.callback(changes.close)
     signal = ChangeSignal(asyncio.get_running_loop())
-    numbers: list[Source] = [queue.readings for queue in (admission, lookups, changes)]
+    numbers: list[Readings] = [queue.readings for queue in (admission, lookups, changes)]
     return Execution(offload, admission, lookups, changes, signal, numbers)
 
 

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shared.metrics.endpoint import Observation, observed
-from shared.metrics.exposition import Source
+from shared.metrics.exposition import Readings
 from shared.metrics.numbers import Measured
 from shared.metrics.table import STORE
 from store_service.content.store import ContentStore
@@ -23,7 +23,7 @@ BLOB_COUNTS = {
 
 @asynccontextmanager
 async def served_metrics(
-    settings: StoreSettings, blobs: ContentStore, sources: list[Source]
+    settings: StoreSettings, blobs: ContentStore, sources: list[Readings]
 ) -> AsyncIterator[Observation]:
     """The metrics of a store over HTTP, until the block is left, where its settings want that."""
     sources.append(lambda: blob_readings(blobs, settings.data_dir, settings.blob_cache_bytes))

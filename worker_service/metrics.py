@@ -9,7 +9,7 @@ from hotslot.contract.control import WorkerState
 from hotslot.errors import HotslotError
 from hotslot.references import DEFAULT_TAG, Reference
 from shared.metrics.endpoint import Observation, observed
-from shared.metrics.exposition import Source
+from shared.metrics.exposition import Readings
 from shared.metrics.numbers import MAX_ADAPTERS, OTHER, Measured, states
 from shared.metrics.table import WORKER
 from worker_service.adapters.holding import Holding
@@ -96,7 +96,7 @@ class WorkerReadings:
 
 @asynccontextmanager
 async def served_metrics(
-    worker: ServingWorker, settings: WorkerSettings, sources: list[Source]
+    worker: ServingWorker, settings: WorkerSettings, sources: list[Readings]
 ) -> AsyncIterator[Observation]:
     """The metrics of a worker over HTTP, until the block is left, where its settings want that.
 

@@ -28,7 +28,7 @@ from shared.fleet.policy import Fleet
 from shared.fleet.records import WorkerInfo
 from shared.loops import Loops, until_it_works
 from shared.metrics.calls import ClientCalls
-from shared.metrics.exposition import Source
+from shared.metrics.exposition import Readings
 from shared.quotas.rates import Rates
 from shared.server.grpc_server import RpcServer
 from shared.server.transport import check_dialled
@@ -74,7 +74,7 @@ class Host:
     loops: Loops
     ending: ProcessEnding
     view_limits: ViewLimits = field(default_factory=ViewLimits)
-    sources: list[Source] = field(default_factory=list)
+    sources: list[Readings] = field(default_factory=list)
     """Numbers of its parts, for its metrics."""
     calls: ClientCalls = field(default_factory=ClientCalls)
     """Calls to the store and to other workers."""

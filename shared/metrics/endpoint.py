@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from hotslot.endpoints import Endpoint, listen_endpoint
-from shared.metrics.exposition import CONTENT_TYPE, Source
+from shared.metrics.exposition import CONTENT_TYPE, Readings
 from shared.metrics.process import ProcessNumbers
 from shared.metrics.scrapes import Refresh, Scrapes, at_once
 from shared.metrics.settings import Observed
@@ -124,8 +124,8 @@ async def observed(
     service: str,
     settings: Observed,
     transport: Transport,
-    sources: Sequence[Source],
-    picker_sources: Sequence[Source] = (),
+    sources: Sequence[Readings],
+    picker_sources: Sequence[Readings] = (),
     *,
     refresh: Refresh = at_once,
     beside: Callable[[bytes], Awaitable[bytes]] = _alone,

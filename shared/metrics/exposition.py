@@ -11,11 +11,11 @@ from shared.metrics.table import MetricKind, MetricRow
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 INFINITY = "+Inf"
 
-Source = Callable[[], Iterable[Measured]]
+Readings = Callable[[], Iterable[Measured]]
 """Reads the numbers of one part; called on the event loop, and never waits."""
 
 
-def exposition(rows: Sequence[MetricRow], sources: Iterable[Source]) -> bytes:
+def exposition(rows: Sequence[MetricRow], sources: Iterable[Readings]) -> bytes:
     """Text of all rows, those without values included; what several parts read for the same labels adds up.
 
     A reading for a row that is not there is an error of ours.

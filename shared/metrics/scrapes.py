@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from shared.metrics.exposition import Source, exposition
+from shared.metrics.exposition import Readings, exposition
 from shared.metrics.numbers import Spreads
 from shared.metrics.table import PICKER_PREFIX, rows_of
 
@@ -24,9 +24,9 @@ class Scrapes:
     def __init__(
         self,
         service: str,
-        sources: Sequence[Source],
-        own_sources: Sequence[Source] = (),
-        picker_sources: Sequence[Source] = (),
+        sources: Sequence[Readings],
+        own_sources: Sequence[Readings] = (),
+        picker_sources: Sequence[Readings] = (),
         refresh: Refresh = at_once,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
