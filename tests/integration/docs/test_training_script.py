@@ -13,12 +13,12 @@ from tests.support.page_examples import examples
 from worker_service.demo_model import BASE_MODEL
 
 PAGE = "docs/how-to/train-publish-serve.md"
-TIMEOUT_S = 280
+TIMEOUT_S = 600
 
 
 @pytest.mark.integration
 @pytest.mark.model
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 def test_what_the_page_trains_is_pushed_and_answers_as_it_was_trained(
     hotslot: BlockingHotslotClient, model_folder: Path, tmp_path: Path
 ) -> None:
