@@ -11,6 +11,7 @@ from hotslot.codec import mismatch
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import HotslotError, InvalidRequestError, UnavailableError
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel
+from hotslot.rpc.handshakes import unreached_reason
 from hotslot.rpc.sending import LOST_STATUS
 from hotslot.rpc.status import from_rpc_error
 
@@ -61,6 +62,7 @@ class Connection:
         self.channel = cast(grpc.aio.Channel, self._channel)
         self._peer = peer
         self._proxy = ", through the proxy that the environment names" if options.use_proxy else ""
+        self._uses_tls = options.security.uses_tls
         self._unavailable = unavailable
 
     async def unary(
@@ -116,8 +118,7 @@ class Connection:
         if failure.details() == LOST_STATUS or (is_plain and failure.code() is grpc.StatusCode.CANCELLED):
             return self._unavailable(f"the {self._peer} at {self.endpoint} ended the call")
         if is_plain:
-            # A resolver lists its failures in brackets, and the last one is the cause.
-            return self._unreachable((failure.details() or "no answer").rpartition(": ")[2].rstrip("])"))
+            return self._unreachable(unreached_reason(failure.details() or "", uses_tls=self._uses_tls))
         return error
 
     def _unreachable(self, why: str) -> UnavailableError:

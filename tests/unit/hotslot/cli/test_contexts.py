@@ -5,12 +5,15 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hotslot.cli import listing_commands
 from hotslot.cli.app import run
+from hotslot.cli.options import channel_options
 from hotslot.contexts import (
     Contexts,
     SavedContext,
@@ -250,3 +253,25 @@ def test_doctor_goes_on_with_a_file_of_contexts_that_cannot_be_read(
         assert part in checks["contexts"]["found"]
         assert checks["contexts"]["advice"].startswith("mend it, or move it away")
         assert {"store", "worker", "disk"} <= set(checks), "the others are looked at all the same"
+
+
+def test_of_two_contexts_with_one_store_the_one_that_is_named_has_its_token_used(
+    path: Path, files: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        token = files["token"].with_name(name)
+        token.write_text(name)
+        assert said(f"context set {name} --store {CLOSED} --token-file {token}", capsys)[0] == 0
+    assert said("context use first", capsys)[0] == 0
+    used: list[Path | None] = []
+
+    def note(**named: object) -> NoReturn:
+        used.append(channel_options("", CLOSED).security.token_file)
+        raise InvalidRequestError([], "noted")
+
+    monkeypatch.setattr(listing_commands, "open_client", note)
+    for line in ("ls", "ls --context second", "--context second ls", "ls"):
+        assert said(line, capsys)[0] == 2
+    monkeypatch.setenv("HOTSLOT_CONTEXT", "second")
+    assert said("ls", capsys)[0] == 2
+    assert [one.name for one in used if one is not None] == ["first", "second", "second", "first", "second"]
