@@ -29,6 +29,7 @@ KEPT: Mapping[str, str] = {
     "addresses": "tests hold that no slot and no block moves in memory",
     "capture_signals": "uvicorn calls it",
     "connected": "tests wait for it",
+    "get_credentials_async": "redis-py calls it",
     "intercept_service": "gRPC calls it",
     "num_connections": "tests hold that nothing stays open",
     "num_running": "tests hold that nothing goes on",

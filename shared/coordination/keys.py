@@ -15,6 +15,8 @@ Every key expires. Times are multiples of the lease that the writing worker hold
 | {hotslot}:pools             | sorted set: base model digest by last sign, ms    | RETENTION_LEASES              |
 | {hotslot:rate:<tenant>}:<…> | hash: level and time of a tenant's token bucket   | until it is full again        |
 
+With the pool's secret, `info`, `state` and `load` of a worker and each resident are signed (`seals.py`).
+
 Keys of a crashed worker are removed by whichever worker next renews its lease, or by a watcher; the
 retention is for when none is left to do so. Live workers report everything again several times within it.
 """

@@ -16,14 +16,17 @@ from hotslot.contract.generation import AdapterSelection
 from hotslot.errors import CoordinationUnavailableError, RevisionCompactedError
 from hotslot.ids import Digest, WorkerId, digest_of
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
+from shared.coordination import directory_functions
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
+from shared.coordination.directory_functions import MAX_ENTRY_BYTES, MAX_HOLDERS, MAX_READ_BYTES, MAX_TEXT_BYTES
+from shared.coordination.keys import PoolKeys
 from shared.coordination.member import FleetMember
 from shared.coordination.seals import RecordSeals
 from shared.fleet.records import ReportedLoad, WorkerReport
 from shared.pool_secret import PoolSecret
 from shared.settings import RedisUrl
-from tests.integration.coordination.fleet import LEASE_S, POOL, member_of, resident, worker
+from tests.integration.coordination.fleet import LEASE_S, POOL, digest, member_of, resident, worker
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
 from tests.support.fleet import Member, fleet_of, until_known
@@ -32,6 +35,7 @@ from tests.support.store import StoreClient, open_store
 from tests.support.waiting import until_async
 from tests.support.worker_process import running_process
 
+KEYS = PoolKeys.of(POOL)
 SPEC = echo_model().spec
 NAMES = ("one", "two", "three")
 ROUNDS = 6
@@ -176,8 +180,8 @@ async def only_genuine(directory: Directory, trap: Trap) -> None:
     assert all(record.info.endpoint != trap.endpoint for record in view.workers)
     assert all(record.lease_expire_time_s <= view.time_s + LEASE_S for record in view.workers)
     digests = [resident(number).digest for number in (1, 2)]
-    for digest, placed in (await directory.placements(POOL, digests)).items():
-        assert all(p.resident in (resident(1), resident(2)) and p.resident.digest == digest for p in placed)
+    for wanted, placed in (await directory.placements(POOL, digests)).items():
+        assert all(p.resident in (resident(1), resident(2)) and p.resident.digest == wanted for p in placed)
         assert {p.worker_id for p in placed} <= {"w-1", "w-2"}
     for name in ("w-1", "w-2", "forged-copy"):
         held = await directory.residency(POOL, WorkerId(name))
@@ -216,3 +220,36 @@ async def test_no_claim_of_its_place_ends_the_process_of_a_worker(
             assert process.process.returncode is None, name
         assert await process.is_alive()
         assert trap.calls == []
+
+
+async def test_a_redis_that_is_full_fills_no_reader(redis: RedisConnection) -> None:
+    long, many = "x" * (MAX_TEXT_BYTES + 1), 3_000
+    await redis.run(lambda client: client.zadd(KEYS.leases, {f"w-{n}": 10**14 for n in range(many)}))
+    for n in range(many):
+        fields = {"info": long if n % 3 else "y" * MAX_TEXT_BYTES, "state": "s", "load": "l"}
+        await redis.run(lambda client, n=n, fields=fields: client.hset(f"{KEYS.prefix}:worker:w-{n}", mapping=fields))
+    held = {f"w-{n}": long if n % 2 else "z" * 9_000 for n in range(many)}
+    for key in (KEYS.placements(digest(1)), KEYS.residency(WorkerId("w-1"))):
+        await redis.run(lambda client, key=key: client.hset(key, mapping=held))
+    crowd = {f"w-{n}": "[]" for n in range(MAX_HOLDERS + 1)}
+    await redis.run(lambda client: client.hset(KEYS.placements(digest(2)), mapping=crowd))
+    await redis.run(lambda client: client.xadd(KEYS.changes, {"worker": "w", "changes": "c" * (MAX_ENTRY_BYTES + 1)}))
+    listed = await directory_functions.workers(redis, leases=KEYS.leases, since=KEYS.since, prefix=KEYS.prefix)
+    sizes = [len(name) + sum(map(len, fields.values())) for name, fields in listed.fields]
+    assert sum(sizes) <= MAX_READ_BYTES
+    assert max(sizes) <= 2 * MAX_TEXT_BYTES
+    assert len(sizes) > 100
+    placed = await directory_functions.placements(
+        redis, since=KEYS.since, placements=[KEYS.placements(digest(n)) for n in (1, 2)], prefix=KEYS.prefix
+    )
+    assert 0 < sum(len(value) for _, value in placed.found[0]) <= MAX_READ_BYTES
+    assert placed.found[1] == (("", ""),)
+    resident_bytes = await directory_functions.residency(
+        redis, residency=KEYS.residency(WorkerId("w-1")), prefix=KEYS.prefix
+    )
+    assert 0 < sum(len(value) for _, value in resident_bytes) <= MAX_READ_BYTES
+    read = await directory_functions.changes(
+        redis, changes=KEYS.changes, prefix=KEYS.prefix, start="0-0", count=10, retention_ms=1_000
+    )
+    assert [fields for _, fields in read.entries] == [{}]
+    await redis.run(lambda client: client.flushall())

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.errors import StaleEpochError
 from hotslot.ids import WorkerId
+from shared.coordination.belief import MAX_SKEW_S
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import MAX_TEXT_BYTES
@@ -163,6 +165,31 @@ async def test_a_signed_newer_start_fences_and_an_unsigned_one_does_not(
     with pytest.raises(StaleEpochError, match="epoch 6"):
         await older.announce(WorkerState.READY, ReportedLoad())
     assert await ids(directory) == ["w-new"]
+
+
+async def test_a_signed_claim_from_long_ago_does_not_fence(redis: RedisConnection, seals: RecordSeals) -> None:
+    """A record of a start that has ended, which Redis was asked to keep."""
+    older = signing(redis, seals, "w-old", epoch=5, endpoint="pod:1")
+    then = RecordSeals(seals._secret, clock=lambda: time.time() - LEASE_S - MAX_SKEW_S - 1)
+    await beat(signing(redis, then, "w-new", epoch=6, endpoint="pod:1"))
+    await beat(older)
+    assert await ids(Directory(redis, seals)) == ["w-old"]
+
+
+async def test_a_claim_for_another_place_or_without_a_larger_epoch_does_not_fence(
+    redis: RedisConnection, seals: RecordSeals
+) -> None:
+    mine = signing(redis, seals, "w-mine", epoch=5, endpoint="pod:1")
+    await beat(signing(redis, seals, "w-elsewhere", epoch=9, endpoint="pod:2"))
+    await beat(signing(redis, seals, "w-older", epoch=4, endpoint="pod:3"))
+    for holder in ("w-elsewhere", "w-older"):
+        key = KEYS.endpoint("pod:1")
+        await redis.run(
+            lambda client, key=key, holder=holder: client.hset(key, mapping={"worker_id": holder, "epoch": 99})
+        )
+        await redis.run(lambda client, key=key: client.pexpire(key, 30_000))
+        await beat(mine)
+    assert "w-mine" in await ids(Directory(redis, seals))
 
 
 async def test_a_start_that_claims_the_place_while_another_claim_is_judged_keeps_it(
