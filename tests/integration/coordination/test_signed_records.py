@@ -22,7 +22,7 @@ from shared.coordination.member_functions import claims, overrule
 from shared.coordination.seals import Doubt, RecordSeals
 from shared.fleet.records import ReportedLoad, WorkerReport
 from shared.pool_secret import PoolSecret
-from tests.integration.coordination.fleet import LEASE_S, POOL, Member, digest, joined, member_of, resident, worker
+from tests.integration.coordination.fleet import LEASE_S, POOL, Member, digest, joined, member_of, put, resident, worker
 from tests.integration.coordination.test_rolling_update import INFO, RESIDENTS, earlier
 from tests.support.forger import secret_in
 from tests.support.waiting import until_async
@@ -183,11 +183,7 @@ async def test_a_claim_for_another_place_or_without_a_larger_epoch_does_not_fenc
     await beat(signing(redis, seals, "w-elsewhere", epoch=9, endpoint="pod:2"))
     await beat(signing(redis, seals, "w-older", epoch=4, endpoint="pod:3"))
     for holder in ("w-elsewhere", "w-older"):
-        key = KEYS.endpoint("pod:1")
-        await redis.run(
-            lambda client, key=key, holder=holder: client.hset(key, mapping={"worker_id": holder, "epoch": 99})
-        )
-        await redis.run(lambda client, key=key: client.pexpire(key, 30_000))
+        await put(redis, KEYS.endpoint("pod:1"), {"worker_id": holder, "epoch": 99})
         await beat(mine)
     assert "w-mine" in await ids(Directory(redis, seals))
 
