@@ -28,7 +28,7 @@ from shared.coordination.seals import RecordSeals
 from shared.fleet.records import ReportedLoad, WorkerReport
 from shared.pool_secret import PoolSecret
 from shared.settings import RedisUrl
-from tests.integration.coordination.fleet import LEASE_S, POOL, digest, member_of, resident, worker
+from tests.integration.coordination.fleet import LEASE_S, POOL, digest, member_of, put, resident, worker
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
 from tests.support.fleet import Member, fleet_of, until_known
@@ -244,12 +244,12 @@ async def test_a_redis_that_is_full_fills_no_reader(redis: RedisConnection) -> N
     await redis.run(lambda client: client.zadd(KEYS.leases, {f"w-{n}": 10**14 for n in range(many)}))
     for n in range(many):
         fields = {"info": long if n % 3 else "y" * MAX_TEXT_BYTES, "state": "s", "load": "l"}
-        await redis.run(lambda client, n=n, fields=fields: client.hset(f"{KEYS.prefix}:worker:w-{n}", mapping=fields))
+        await put(redis, KEYS.worker(WorkerId(f"w-{n}")), fields)
     held = {f"w-{n}": long if n % 2 else "z" * 9_000 for n in range(many)}
     for key in (KEYS.placements(digest(1)), KEYS.residency(WorkerId("w-1"))):
-        await redis.run(lambda client, key=key: client.hset(key, mapping=held))
+        await put(redis, key, held)
     crowd = {f"w-{n}": "[]" for n in range(MAX_HOLDERS + 1)}
-    await redis.run(lambda client: client.hset(KEYS.placements(digest(2)), mapping=crowd))
+    await put(redis, KEYS.placements(digest(2)), crowd)
     await redis.run(lambda client: client.xadd(KEYS.changes, {"worker": "w", "changes": "c" * (MAX_ENTRY_BYTES + 1)}))
     listed = await directory_functions.workers(redis, leases=KEYS.leases, since=KEYS.since, prefix=KEYS.prefix)
     sizes = [len(name) + sum(map(len, fields.values())) for name, fields in listed.fields]

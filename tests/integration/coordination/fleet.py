@@ -1,6 +1,6 @@
 """Workers, residents and digests for the tests of coordination."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -97,3 +97,13 @@ async def all_keys(redis: RedisConnection) -> list[str]:
         return sorted([key async for key in client.scan_iter("*")])
 
     return await redis.run(scan)
+
+
+async def put(redis: RedisConnection, key: str, fields: Mapping[str, Any]) -> None:
+    """Write fields of a hash by hand; it ends with the test's lease."""
+
+    async def write(client: Any) -> None:
+        await client.hset(key, mapping=fields)
+        await client.pexpire(key, round(LEASE_S * 1e3))
+
+    await redis.run(write)
