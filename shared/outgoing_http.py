@@ -109,11 +109,12 @@ class OutgoingClient(httpx2.Client):
     """
 
     def __init__(self, backend: CheckedBackend, timeout_s: float) -> None:
-        super().__init__(timeout=timeout_s, follow_redirects=False)
+        context = httpx2.create_ssl_context()
+        super().__init__(timeout=timeout_s, follow_redirects=False, verify=context)
         # httpx2 has no argument for the backend of its pool; `tests/unit/shared/test_outgoing_http.py` holds the hook.
-        direct = httpx2.HTTPTransport()
-        direct._pool = httpcore2.ConnectionPool(ssl_context=httpx2.create_ssl_context(), network_backend=backend)
-        self._transport = direct
+        direct = self._transport
+        assert isinstance(direct, httpx2.HTTPTransport)
+        direct._pool = httpcore2.ConnectionPool(ssl_context=context, network_backend=backend)
 
 
 def _is_address(host: str) -> bool:

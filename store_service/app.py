@@ -66,6 +66,7 @@ from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.rpc.server_options import server_options
 from store_service.settings import StoreSettings
+from store_service.signatures.requirement import SignatureRequirement
 from store_service.sources.sources import Sources
 
 log = structlog.get_logger(__name__)
@@ -160,7 +161,9 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
     published = PublishedBlobs(data.catalog, data.blobs)
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes, limits=limits)
-    registry = Registry(published, base_models, uploads, settings.admission_limits)
+    signatures = SignatureRequirement(settings.signature_policy_file)
+    signatures.open()
+    registry = Registry(published, base_models, uploads, settings.admission_limits, signatures)
     imports = ImportOptions(
         max_imports=settings.max_imports,
         linger_s=settings.import_linger_s,

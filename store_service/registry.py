@@ -18,9 +18,11 @@ from hotslot.errors import (
     InvalidAdapterError,
     InvalidRequestError,
     QuotaExceededError,
+    SignatureRefusedError,
     Violation,
 )
 from hotslot.formats.base_spec import BaseSpec
+from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TagName, TenantId
 from hotslot.references import Reference
 from shared.metrics.numbers import Measured, Spreads, Tally
@@ -39,6 +41,7 @@ from store_service.catalog.records import (
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.content.writer import Writer
+from store_service.signatures.requirement import SignatureRequirement, Signed
 
 MAX_FILES = 64
 MAX_TAGS = 32
@@ -85,11 +88,13 @@ class Registry:
         base_models: BaseModels,
         uploads: UploadFolder,
         limits: AdmissionLimits,
+        signatures: SignatureRequirement,
     ) -> None:
         self.catalog = published.catalog
         self.base_models = base_models
         self._uploads = uploads
         self._limits = limits
+        self._signatures = signatures
         self.choice = BaseChoice(base_models, limits)
         self._published = published
         self._blobs = published.blobs
@@ -105,7 +110,7 @@ class Registry:
 
     def validate_uploaded(self, tenant: TenantId, files: Mapping[str, Digest], base_model: str) -> Verdict:
         """`validate` for uploaded files; also raises BlobNotFoundError and DigestMismatchError."""
-        return self.validate(self._uploaded(tenant, files), base_model)
+        return self.validate(tenant, self._uploaded(tenant, files), base_model)
 
     def publish_uploaded(
         self, tenant: TenantId, files: Mapping[str, Digest], publication: Publication
@@ -132,13 +137,22 @@ class Registry:
             raise missing
         return Checkpoint({name: paths[digest] for name, digest in files.items()})
 
-    def validate(self, checkpoint: Checkpoint, base_model: str) -> Verdict:
+    def validate(self, tenant: TenantId, checkpoint: Checkpoint, base_model: str) -> Verdict:
         """Admission without publishing; raises BaseModelNotFoundError."""
+        signed = Signed(checkpoint)
+        unsigned: tuple[Violation, ...] = ()
+        try:
+            signed = self._signatures.require(tenant, checkpoint)
+        except SignatureRefusedError as exc:
+            unsigned = exc.violations
         try:
             _, base = self.base_of(checkpoint, base_model)
         except InvalidAdapterError as exc:
-            return Verdict(exc.violations, None)
-        return self.choice.explained(admit(checkpoint, base, self._limits), checkpoint, base)
+            return Verdict((*unsigned, *exc.violations), None)
+        verdict = self.choice.explained(admit(signed.checkpoint, base, self._limits), checkpoint, base)
+        if unsigned:
+            return Verdict((*unsigned, *verdict.violations), None)
+        return replace(verdict, manifest=_signed(verdict.manifest, signed)) if verdict.manifest else verdict
 
     def publish(
         self,
@@ -151,7 +165,8 @@ class Registry:
 
         `on_admitted` is called between the checks and publishing.
         Raises InvalidAdapterError (and its kinds), BaseModelNotFoundError, InvalidRequestError (labels),
-        EtagMismatchError and QuotaExceededError; nothing is visible then.
+        EtagMismatchError, QuotaExceededError, and StoreUnavailableError while signature policies cannot be read;
+        nothing is visible then.
         """
         outcome = "failed"
         try:
@@ -169,11 +184,13 @@ class Registry:
     ) -> tuple[VersionRecord, bool]:
         began_s = time.monotonic()
         _check_words(publication)
+        signed = self._signatures.require(tenant, checkpoint)
+        checkpoint = signed.checkpoint
         base_name, base = self.base_of(checkpoint, publication.base_model)
         writer = self._blobs.writer(tenant)
         try:
             verdict, is_staged = self._stage(tenant, checkpoint, base, writer)
-            manifest = self.choice.explained(verdict, checkpoint, base).require()
+            manifest = _signed(self.choice.explained(verdict, checkpoint, base).require(), signed)
             self._check_digest(publication.reference, manifest.digest)
             checked_s = time.monotonic()
             self._stages.add(checked_s - began_s, "check")
@@ -245,6 +262,10 @@ class Registry:
         if reference.digest is not None and reference.digest != found:
             problem = f"the content has digest {found}, the reference says {reference.digest}"
             raise InvalidRequestError([FieldViolation("reference", problem)])
+
+
+def _signed(manifest: Manifest, signed: Signed) -> Manifest:
+    return replace(manifest, signer=signed.signer) if signed.signer else manifest
 
 
 def _check_words(publication: Publication) -> None:

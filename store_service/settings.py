@@ -48,6 +48,10 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSetting
     import_roots: TextList = ()
     """Folders of this machine that ImportAdapter may read, separated by commas; none means no folder."""
 
+    signature_policy_file: Path | None = None
+    """JSON file with the signers that tenants' adapters must be signed by (docs/how-to/signed-adapters.md); none means
+    that no signature is asked for. Changes hold for the next adapter."""
+
     hub_endpoint: str = "https://huggingface.co"
     """Endpoint that Hugging Face repositories are fetched from: the hub or a mirror."""
     hub_token: SecretStr = SecretStr("")

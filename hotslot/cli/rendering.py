@@ -201,6 +201,7 @@ def version_rows(version: Version, now: datetime) -> list[tuple[str, str]]:
         ("weights", f"{human_size(version.weights_size_bytes)}, {version.dtype} ({version.weights_digest})"),
         ("modules", "\n".join(module_lines(version)) or "-"),
         ("source", version.source or "-"),
+        *([("signed by", version.signer)] if version.signer else []),
         *([("annotations", annotations)] if annotations else []),
         ("created", f"{human_age(version.create_time, now)} ago"),
         ("config", version.config_json or "-"),

@@ -16,8 +16,8 @@ from hotslot.clients.checkpoint import (
     FoundCheckpoint,
     checkpoint_files,
     file_digest,
+    files_beside,
     find_checkpoint,
-    summary_of_companions,
 )
 from hotslot.clients.rpc import Connection
 from hotslot.clients.written_revision import WrittenRevision
@@ -75,8 +75,8 @@ class Admission:
     async def push(self, folder: Path, version: pb.CreateVersionRequest, on_progress: OnProgress) -> PushResult:
         """Upload a folder and admit it; see `StoreClient.push`."""
         files = await asyncio.to_thread(checkpoint_files, folder)
-        with summary_of_companions(folder) as summary:
-            return await self._push((*files, *summary), version, on_progress)
+        with files_beside(folder) as beside:
+            return await self._push((*files, *beside), version, on_progress)
 
     async def _push(
         self, files: tuple[CheckpointFile, ...], version: pb.CreateVersionRequest, on_progress: OnProgress
@@ -116,8 +116,8 @@ class Admission:
         found = await asyncio.to_thread(find_checkpoint, folder)
         if not found.files:
             return refusal_of(found.violations)
-        with summary_of_companions(folder) as summary:
-            return await self._validate(replace(found, files=(*found.files, *summary)), base_model, on_progress)
+        with files_beside(folder) as beside:
+            return await self._validate(replace(found, files=(*found.files, *beside)), base_model, on_progress)
 
     async def _validate(self, found: FoundCheckpoint, base_model: str, on_progress: OnProgress) -> ValidationReport:
 

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hotslot.errors import InvalidAdapterError, SourceNotFoundError, Violation
-from hotslot.formats.companions import MAX_SUMMARY_BYTES, SUMMARY_FILE, read_companions
-from hotslot.formats.file_names import CONFIG_FILE, MAX_SHARDS, SHARD, WEIGHTS_FILES
+from hotslot.formats.companions import (
+    COMPANION_FILES,
+    MAX_FILE_BYTES,
+    MAX_SUMMARY_BYTES,
+    SUMMARY_FILE,
+    read_companions,
+)
+from hotslot.formats.file_names import CONFIG_FILE, MAX_SHARDS, SHARD, SIGNATURE_FILE, WEIGHTS_FILES
 from hotslot.formats.pickle_advice import conversion_command
 from hotslot.ids import Digest
 
@@ -46,7 +52,7 @@ def find_checkpoint(folder: Path) -> FoundCheckpoint:
             f"{folder} is not a folder; give the folder that `save_pretrained` wrote", str(folder)
         )
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    chosen = [name for name in (CONFIG_FILE, *_weights(names)) if name in names]
+    chosen = [name for name in (CONFIG_FILE, *_weights(names), SIGNATURE_FILE) if name in names]
     files = [CheckpointFile(n, folder / n, (folder / n).stat().st_size) for n in chosen]
     problem = "was its download or its export interrupted?"
     empty = [
@@ -72,17 +78,24 @@ def checkpoint_files(folder: Path) -> tuple[CheckpointFile, ...]:
 
 
 @contextmanager
-def summary_of_companions(folder: Path) -> Iterator[tuple[CheckpointFile, ...]]:
-    """The summary of what lies beside the weights, as a file to push; none where nothing does."""
+def files_beside(folder: Path) -> Iterator[tuple[CheckpointFile, ...]]:
+    """Files to push for what lies beside the weights: a summary, and where the folder is signed what was signed."""
     companions = read_companions(folder)
     data = companions.to_json().encode()
+    signed = _companions_in(folder) if (folder / SIGNATURE_FILE).is_file() else ()
     if not (companions.files or companions.damaged) or len(data) > MAX_SUMMARY_BYTES:
-        yield ()
+        yield signed
         return
     with tempfile.TemporaryDirectory(prefix="hotslot-") as scratch:
         local = Path(scratch) / SUMMARY_FILE
         local.write_bytes(data)
-        yield (CheckpointFile(SUMMARY_FILE, local, len(data)),)
+        yield (*signed, CheckpointFile(SUMMARY_FILE, local, len(data)))
+
+
+def _companions_in(folder: Path) -> tuple[CheckpointFile, ...]:
+    there = [name for name in COMPANION_FILES if (folder / name).is_file()]
+    files = [CheckpointFile(name, folder / name, (folder / name).stat().st_size) for name in there]
+    return tuple(file for file in files if 0 < file.size_bytes <= MAX_FILE_BYTES)
 
 
 def file_digest(file: CheckpointFile, on_bytes: Callable[[int], None] | None = None) -> Digest:

@@ -48,6 +48,8 @@ class Version:
     """Hints for its owner; told by the import that made it, and by nothing else."""
     end_token_ids: tuple[int, ...] = field(default=(), metadata=UNPRINTED)
     """Tokens that end its answers, beside those that end the base's."""
+    signer: str = ""
+    """Signer of its checkpoint, where the tenant's policy asked for a signature; listings leave it out."""
     manifest_json: bytes = field(default=b"", metadata=UNPRINTED)
     """Canonical bytes of its manifest, from which `modules` were read; empty in listings."""
     annotations: Mapping[str, str] = field(default_factory=dict)

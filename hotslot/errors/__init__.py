@@ -11,7 +11,8 @@ HotslotError
 ├── InvalidAdapterError           a checkpoint is broken; lists every violation
 │   ├── UnsupportedAdapterError   sound, but cannot be served exactly
 │   ├── BaseModelMismatchError    made for another base model
-│   └── RankTooLargeError
+│   ├── RankTooLargeError
+│   └── SignatureRefusedError     not signed as the tenant's policy asks
 ├── NotFoundError
 │   ├── AdapterNotFoundError      (also: another tenant's)
 │   ├── TagNotFoundError

@@ -36,6 +36,10 @@ class RankTooLargeError(InvalidAdapterError, reason="RANK_TOO_LARGE", code="FAIL
     """An adapter of a larger rank than the receiver takes."""
 
 
+class SignatureRefusedError(InvalidAdapterError, reason="SIGNATURE_REFUSED", code="FAILED_PRECONDITION"):
+    """An adapter that is not signed as its tenant's policy asks."""
+
+
 class SourceNotFoundError(NotFoundError, reason="SOURCE_NOT_FOUND"):
     """A source that has no such checkpoint."""
 

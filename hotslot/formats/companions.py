@@ -85,11 +85,16 @@ def companions_from_json(data: bytes) -> Companions:
 
 def read_companions(folder: Path) -> Companions:
     """The companions in a folder; files that are damaged or absurdly large are named as such."""
+    return companions_of({name: folder / name for name in COMPANION_FILES})
+
+
+def companions_of(files: Mapping[str, Path]) -> Companions:
+    """The companions among files by their names."""
     found: dict[str, dict[str, Any]] = {}
     damaged: dict[str, str] = {}
-    for name in COMPANION_FILES:
+    for name, path in files.items():
         try:
-            if (document := _read(folder / name)) is not None:
+            if (document := _read(path)) is not None:
                 found[name] = document
         except (OSError, ValueError, RecursionError) as exc:
             damaged[name] = _problem(exc)

@@ -10,5 +10,7 @@ CHECKPOINT_FILES = (CONFIG_FILE, *WEIGHTS_FILES)
 SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.safetensors")
 """Weights in several files: the number of one, and of all."""
 MAX_SHARDS = 60
+SIGNATURE_FILE = "model.sig"
+"""Signature of a checkpoint's folder, as OpenSSF's model signing calls it."""
 CATALOG_FILE = "catalog.sqlite3"
 """Catalog in a store's data folder, and in a backup."""

@@ -6,9 +6,10 @@ manifest's module order, `<path>.lora_A` `[rank, in_features]` before `<path>.lo
 the module has one, `<path>.lora_B.bias` `[out_features]`, so that a receiver can decode layer by layer while it
 downloads. An embedding's input counts as one-hot: its `in_features` are the rows that it looks up.
 
-There are three formats. The second says of each module whether it has a bias, and is written only where one has; the
-third has the tokens that end an adapter's answers, and is written only where there are some. So the digests of all
-other versions are what they were before there was either.
+There are four formats. The second says of each module whether it has a bias, and is written only where one has; the
+third has the tokens that end an adapter's answers, and is written only where there are some; the fourth has who signed
+the checkpoint, and is written only where a signature was asked for. So the digests of all other versions are what they
+were before there was any of it.
 """
 
 import json
@@ -22,6 +23,7 @@ from hotslot.ids import Digest, digest_of
 MANIFEST_FORMAT = "hotslot.manifest/1"
 MANIFEST_FORMAT_WITH_BIASES = "hotslot.manifest/2"
 MANIFEST_FORMAT_WITH_END_TOKENS = "hotslot.manifest/3"
+MANIFEST_FORMAT_WITH_SIGNER = "hotslot.manifest/4"
 WEIGHTS_FORMAT = "hotslot.weights/1"
 WEIGHTS_FORMAT_WITH_BIASES = "hotslot.weights/2"
 LORA_A = ".lora_A"
@@ -29,7 +31,7 @@ LORA_B = ".lora_B"
 LORA_B_BIAS = ".lora_B.bias"
 DTYPE_SIZES_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
-_FORMATS = (MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_BIASES, MANIFEST_FORMAT_WITH_END_TOKENS)
+_FORMATS = (MANIFEST_FORMAT, MANIFEST_FORMAT_WITH_BIASES, MANIFEST_FORMAT_WITH_END_TOKENS, MANIFEST_FORMAT_WITH_SIGNER)
 _FORMATS_TEXT = " or ".join(_FORMATS)
 
 
@@ -60,6 +62,8 @@ class Manifest:
     """In the base model's layer order."""
     end_token_ids: tuple[int, ...] = ()
     """Tokens that end the adapter's answers, beside those that end the base's; ascending."""
+    signer: str = ""
+    """Signer of the checkpoint, by the policy that asked for a signature: key:NAME or certificate:IDENTITY."""
 
     @property
     def max_rank(self) -> int:
@@ -95,6 +99,8 @@ class Manifest:
         }
         if self.end_token_ids:
             document |= {"format": MANIFEST_FORMAT_WITH_END_TOKENS, "end_token_ids": list(self.end_token_ids)}
+        if self.signer:
+            document |= {"format": MANIFEST_FORMAT_WITH_SIGNER, "signer": self.signer}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
     @property
@@ -126,6 +132,7 @@ def parse_manifest(data: bytes, expected: Digest) -> Manifest:
                 for path, rank, scaling, *has_bias in document["modules"]
             ),
             end_token_ids=tuple(map(int, document.get("end_token_ids", ()))),
+            signer=str(document.get("signer", "")),
         )
         if manifest.dtype not in DTYPE_SIZES_BYTES or not manifest.modules:
             raise ValueError(f"dtype {manifest.dtype!r} with {len(manifest.modules)} modules")

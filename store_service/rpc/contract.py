@@ -54,6 +54,7 @@ def version_of(record: VersionRecord) -> Version:
         tags=record.tags,
         config_json=record.config_json,
         end_token_ids=manifest.end_token_ids,
+        signer=manifest.signer,
         manifest_json=manifest.canonical_json(),
         annotations=dict(record.annotations),
     )

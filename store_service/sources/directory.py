@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hotslot.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
 from hotslot.formats.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
+from hotslot.formats.file_names import SIGNATURE_FILE
 from store_service.admission.admit import Checkpoint
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.open_folder import FileStamp, OpenFolder, is_inside, stamp_of
@@ -38,7 +39,7 @@ class DirectorySource:
         """The files that are there now; see `Source.resolve`."""
         with self.opened() as folder:
             stamps, pickles = folder.stamps(), folder.pickles()
-            if not stamps and not pickles:
+            if not set(stamps) - {SIGNATURE_FILE} and not pickles:
                 choice = f"dir:{self._path.rstrip('/')}/{{}}"
                 problem = no_adapter_message(self._path, folder.nested_adapters(), folder.whole_models(), choice)
                 raise SourceNotFoundError(problem, self._path)
@@ -109,18 +110,22 @@ class DirectoryContent:
             # The names still lead to the files that were copied, and no process has written to these since.
             if folder.path != self._path or folder.stamps() != self._stamps:
                 raise SourceChangedError(str(self._path))
-            _copy_companions(folder, target)
+            beside = _copy_companions(folder, target)
         # A pickle is only ever mentioned, never opened.
-        files = {name: target / name for name in self._stamps} | {name: self._path / name for name in self._pickles}
+        files = {name: self._path / name for name in self._pickles}
+        files |= {name: target / name for name in (*self._stamps, *beside)}
         return Checkpoint(files, read_companions(target))
 
 
-def _copy_companions(folder: OpenFolder, target: Path) -> None:
-    """Copy what lies beside the weights, as far as it may be read: nothing is refused for it."""
+def _copy_companions(folder: OpenFolder, target: Path) -> list[str]:
+    """Copy what lies beside the weights, as far as it may be read: nothing is refused for it. Returns their names."""
+    copied = []
     for name in COMPANION_FILES:
         try:
             with folder.open(name) as file:
                 # One byte more than is read shows that there is too much.
                 (target / name).write_bytes(file.read(MAX_FILE_BYTES + 1))
+            copied.append(name)
         except (SourceChangedError, SourceForbiddenError):
             continue
+    return copied

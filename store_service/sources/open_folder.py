@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from hotslot.errors import SourceChangedError, SourceForbiddenError
-from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE
+from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE, SIGNATURE_FILE
 from store_service.admission.admit import PICKLE_FILES
 from store_service.admission.shards import shard_names
 
@@ -71,7 +71,7 @@ class OpenFolder:
         """The known files that the folder has now; raises SourceForbiddenError."""
         names = self.names()
         stamps: dict[str, FileStamp] = {}
-        for name in (*CHECKPOINT_FILES, *shard_names(names)):
+        for name in (*CHECKPOINT_FILES, *shard_names(names), SIGNATURE_FILE):
             if name in names:
                 try:
                     with self.open(name) as file:

@@ -17,6 +17,7 @@ REMEDIES: Mapping[type[HotslotError], str] = {
     errors.InvalidAdapterError: "Correct every violation, and push again; `hotslot validate DIR` finds them too.",
     errors.UnsupportedAdapterError: "Train without the named feature, or merge it into the base model.",
     errors.BaseModelMismatchError: "Name the base model that the adapter was trained on, with --base.",
+    errors.SignatureRefusedError: "Sign the folder as it is pushed, by a signer that the store's operator allows.",
     errors.RankTooLargeError: "Train with a smaller rank, or raise HOTSLOT_MAX_RANK of store and workers.",
     errors.NotFoundError: "Look at the spelling and the tenant; list what there is.",
     errors.SourceNotFoundError: "Look at name, revision and folder; private ones need HOTSLOT_HUB_TOKEN_TENANTS.",

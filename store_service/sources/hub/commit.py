@@ -12,8 +12,8 @@ from huggingface_hub import ModelInfo
 
 from hotslot.backoff import Backoff
 from hotslot.errors import DigestMismatchError, QuotaExceededError, SourceNotFoundError, SourceUnavailableError
-from hotslot.formats.companions import COMPANION_FILES, read_companions
-from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE, SHARD
+from hotslot.formats.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
+from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE, SHARD, SIGNATURE_FILE
 from store_service.admission.admit import PICKLE_FILES, Checkpoint
 from store_service.admission.shards import shard_names
 from store_service.execution.full_disk import no_room_is_a_quota
@@ -46,8 +46,10 @@ def resolve_commit(folder: HubFolder) -> "HubCommit":
     if not files and not pickles:
         raise SourceNotFoundError(_nothing_there(folder, info), folder.key)
     # A tokenizer is read for the tokens that were added to it, which are mostly written elsewhere as well.
-    companions = [file for name in COMPANION_FILES if (file := found.get(name)) is not None]
-    files += [file for file in companions if file.size_bytes <= MAX_COMPANION_BYTES]
+    companions = [file for name in (*COMPANION_FILES, SIGNATURE_FILE) if (file := found.get(name)) is not None]
+    # Of a folder that is signed nothing is left out that may be signed.
+    most_bytes = MAX_FILE_BYTES if SIGNATURE_FILE in found else MAX_COMPANION_BYTES
+    files += [file for file in companions if file.size_bytes <= most_bytes]
     size_bytes = sum(file.size_bytes for file in files)
     if size_bytes > folder.max_bytes:
         message = f"{folder.key} has {size_bytes} bytes, at most {folder.max_bytes} are taken"
@@ -56,7 +58,8 @@ def resolve_commit(folder: HubFolder) -> "HubCommit":
 
 
 def _is_known(name: str) -> bool:
-    return name in (*CHECKPOINT_FILES, *PICKLE_FILES, *COMPANION_FILES) or SHARD.fullmatch(name) is not None
+    known = (*CHECKPOINT_FILES, *PICKLE_FILES, *COMPANION_FILES, SIGNATURE_FILE)
+    return name in known or SHARD.fullmatch(name) is not None
 
 
 def _nothing_there(folder: HubFolder, info: ModelInfo) -> str:
@@ -93,7 +96,7 @@ class HubCommit:
                 self._fetch_file(requests, file, target / file.name, report_file, cancelled)
                 before_bytes += file.size_bytes
         # A pickle is only ever mentioned, never fetched.
-        names = [file.name for file in self._files if file.name not in COMPANION_FILES]
+        names = [file.name for file in self._files]
         return Checkpoint({name: target / name for name in (*names, *self._pickles)}, read_companions(target))
 
     def _fetch_file(

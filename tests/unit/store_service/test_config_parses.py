@@ -16,6 +16,7 @@ from store_service.content.uploads import UploadFolder
 from store_service.opening import open_data
 from store_service.registry import Publication, Registry
 from store_service.settings import StoreSettings
+from store_service.signatures.requirement import SignatureRequirement
 from tests.support.checkpoints import adapter, base_spec
 
 ACME = TenantId("acme")
@@ -44,7 +45,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     base_models.register(base_spec(), ACME)
     published = PublishedBlobs(data.catalog, data.blobs)
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
-    yield Registry(published, base_models, uploads, settings.admission_limits)
+    yield Registry(published, base_models, uploads, settings.admission_limits, SignatureRequirement(None))
     data.engine.dispose()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hotslot.clients.checkpoint import checkpoint_files, find_checkpoint, summary_of_companions
+from hotslot.clients.checkpoint import checkpoint_files, files_beside, find_checkpoint
 from hotslot.errors import InvalidAdapterError
 from hotslot.formats.companions import companions_from_json, read_companions
 from tests.support.tiny_tokenizers import byte_tokenizer
@@ -89,10 +89,10 @@ def test_the_command_that_converts_a_pickle_works_on_whatever_is_in_it(
 
 def test_what_lies_beside_the_weights_is_pushed_as_a_summary(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "plain", "adapter_config.json", "adapter_model.safetensors")
-    with summary_of_companions(folder) as files:
+    with files_beside(folder) as files:
         assert files == ()
     byte_tokenizer(extra=["<x>"]).save_pretrained(folder)
-    with summary_of_companions(folder) as (file,):
+    with files_beside(folder) as (file,):
         data = file.local.read_bytes()
         assert (file.path, file.size_bytes) == ("hotslot_companions.json", len(data))
     assert not file.local.exists()

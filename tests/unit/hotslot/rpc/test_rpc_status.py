@@ -40,6 +40,7 @@ EXAMPLES: list[HotslotError] = [
     errors.UnsupportedAdapterError([VIOLATION]),
     errors.BaseModelMismatchError([VIOLATION], "for another base"),
     errors.RankTooLargeError([VIOLATION]),
+    errors.SignatureRefusedError([VIOLATION]),
     errors.NotFoundError("no thing", "thing"),
     errors.AdapterNotFoundError("acme/bot"),
     errors.TagNotFoundError("acme/bot", "v2"),

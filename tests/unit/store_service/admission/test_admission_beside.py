@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from hotslot.clients.checkpoint import summary_of_companions
+from hotslot.clients.checkpoint import files_beside
 from hotslot.formats.base_details import BaseDetails
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.companions import SUMMARY_FILE, Companions, read_companions
@@ -172,7 +172,7 @@ def test_a_file_beside_the_weights_that_cannot_be_used_is_named(case: str, is_pu
     (tmp_path / name).write_bytes(data)
     checkpoint = checkpoint_of_folder(tmp_path)
     if is_pushed:
-        with summary_of_companions(tmp_path) as (summary,):
+        with files_beside(tmp_path) as (summary,):
             files = {**checkpoint.files, SUMMARY_FILE: summary.local}
             verdict = admit(Checkpoint(files), base(), AdmissionLimits())
     else:

@@ -312,6 +312,7 @@ class Manifest(_message.Message):
     MAX_RANK_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     END_TOKEN_IDS_FIELD_NUMBER: _builtins.int
+    SIGNER_FIELD_NUMBER: _builtins.int
     base_model_digest: _builtins.str
     """Digest of the base model's spec."""
     weights_digest: _builtins.str
@@ -324,6 +325,8 @@ class Manifest(_message.Message):
     """The largest rank of any module."""
     dtype: _builtins.str
     """Element type of the tensors: "F32", "F16" or "BF16"."""
+    signer: _builtins.str
+    """Signer of the checkpoint, where the tenant's policy asked for a signature: "key:NAME" or "certificate:IDENTITY"."""
     @_builtins.property
     def modules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdapterModule]:
         """The targeted modules in layer order."""
@@ -342,10 +345,11 @@ class Manifest(_message.Message):
         max_rank: _builtins.int = ...,
         dtype: _builtins.str = ...,
         end_token_ids: _abc.Iterable[_builtins.int] | None = ...,
+        signer: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_digest", b"base_model_digest", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "max_rank", b"max_rank", "modules", b"modules", "weights_digest", b"weights_digest", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model_digest", b"base_model_digest", "dtype", b"dtype", "end_token_ids", b"end_token_ids", "max_rank", b"max_rank", "modules", b"modules", "signer", b"signer", "weights_digest", b"weights_digest", "weights_size_bytes", b"weights_size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

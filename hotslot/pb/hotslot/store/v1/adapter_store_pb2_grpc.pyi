@@ -72,7 +72,7 @@ class AdapterStoreServiceStub:
     import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
-    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
     BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
     (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
@@ -88,7 +88,7 @@ class AdapterStoreServiceStub:
     tag at it. The same content gives the same version again.
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
-    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
     BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
     upload has rotted on the store's disk and was discarded: send it again).
     """
@@ -274,7 +274,7 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
-    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
     BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
     (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
@@ -290,7 +290,7 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     tag at it. The same content gives the same version again.
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
-    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+    FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
     BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
     upload has rotted on the store's disk and was discarded: send it again).
     """
@@ -479,7 +479,7 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         import_refusal_ttl_s without being fetched; a revision that has moved to another commit is other content.
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
-        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
+        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
         BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
         (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
         """
@@ -507,7 +507,7 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         tag at it. The same content gives the same version again.
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
-        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
+        FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND BLOB_NOT_FOUND,
         BASE_MODEL_NOT_FOUND; ABORTED ETAG_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED; DATA_LOSS DIGEST_MISMATCH (an
         upload has rotted on the store's disk and was discarded: send it again).
         """
