@@ -20,6 +20,7 @@ MASKS ?=
 # How many inputs `make fuzz` tries, and more arguments for it: make fuzz FUZZ_ARGS=--without-atheris
 FUZZ_RUNS ?= 5000000
 FUZZ_ARGS ?=
+LOCK_ARGS ?=
 
 # Length of the loop of `make trainer`.
 PUBLICATIONS ?= 1000
@@ -94,9 +95,9 @@ simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/si
 	$(BIN)/python -m tools.simulation
 
 .PHONY: lint
-lint: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests lint-docs ## Check style, types, imports, dependencies, unused code, protos, manifests and links
+lint: lint-style lint-types lint-imports lint-dependencies lint-supply lint-protos lint-manifests lint-docs ## Check style, types, imports, dependencies, unused code, protos, manifests and links
 
-.PHONY: lint-style lint-types lint-imports lint-dependencies lint-protos lint-manifests lint-docs
+.PHONY: lint-style lint-types lint-imports lint-dependencies lint-supply lint-protos lint-manifests lint-docs
 lint-style: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
@@ -112,6 +113,10 @@ lint-dependencies: $(INSTALLED)
 	$(BIN)/deptry shared gateway_service store_service worker_service --config $(SERVICES)/pyproject.toml
 	$(BIN)/python -m tools.unused
 
+lint-supply: $(INSTALLED)
+	$(BIN)/python -m tools.supply.licences
+	$(BIN)/python -m tools.supply.audit --unless-offline
+
 lint-protos: $(INSTALLED)
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
@@ -123,6 +128,22 @@ lint-manifests: $(INSTALLED)
 
 lint-docs: $(INSTALLED)
 	$(BIN)/python -m tools.docs --check
+
+.PHONY: audit
+audit: $(INSTALLED) ## Ask the advisory database for known weaknesses of the locked dependencies; fails where it is not reached
+	$(BIN)/python -m tools.supply.audit
+
+.PHONY: lock
+lock: $(INSTALLED) ## Write requirements/*.lock anew, from the pins: make lock LOCK_ARGS="worker-cpu --find-links FOLDER"
+	$(BIN)/python -m tools.supply.lock $(LOCK_ARGS)
+
+.PHONY: sbom
+sbom: $(INSTALLED) ## Write a software bill of materials (CycloneDX) for each lock into build/sbom
+	@mkdir -p build/sbom
+	@for lock in store worker worker-cpu; do \
+		$(BIN)/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml \
+			--output-file build/sbom/$$lock.cdx.json requirements/$$lock.lock || exit 1; \
+		echo "build/sbom/$$lock.cdx.json"; done
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and the protos, and fix what can be fixed

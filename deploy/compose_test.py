@@ -18,11 +18,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from deploy.compose_calls import (
+    CA_FILE,
+    PROMPT,
+    REFERENCE,
+    ComposeTestError,
+    PrintedAnswer,
+    await_ready,
+    expect,
+    hotslot,
+    say,
+)
 from deploy.container_engine import ContainerEngine, EngineError, find_engine
 from deploy.demo.http_request import ask_over_http
-from deploy.healthcheck import ask
 from hotslot.local.child_processes import free_ports
 from worker_service.demo_model import BASE_MODEL, ensure_model
 
@@ -30,8 +39,6 @@ ROOT = Path(__file__).resolve().parent.parent
 ADAPTER = Path(__file__).parent / "demo" / "adapters" / "pirate"
 WHEELS = ROOT / "build" / "wheels"
 PROJECT = "hotslot-test"
-REFERENCE = "demo/pirate"
-PROMPT = "What is the capital of France?"
 IMAGES = {"hotslot-store:dev": "deploy/store.Dockerfile", "hotslot-worker:dev": "deploy/worker.Dockerfile"}
 PORTS = ("STORE_PORT", "WORKER_A_PORT", "WORKER_B_PORT", "GATEWAY_PORT")
 BUCKETS = "1,8"
@@ -44,20 +51,17 @@ STORE_READY_TIMEOUT_S = 120.0
 WORKER_READY_TIMEOUT_S = 900.0
 
 
-class ComposeTestError(Exception):
-    """The deployment does not do what it should."""
-
-
 def main() -> int:
     """Run the test; prints each step and what it found."""
     setups = setups_from(sys.argv[1:])
     try:
         engine = find_engine()
         say(f"engine: {engine.name}, compose: {' '.join(engine.compose)}")
+        arguments = {"LOCK": local_lock()}
         keep_local_torch()
         for image, dockerfile in IMAGES.items():
             say(f"building {image}")
-            engine.build(image, ROOT / dockerfile, ROOT)
+            engine.build(image, ROOT / dockerfile, ROOT, arguments if "worker" in image else {})
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         environment = {"MODEL_DIR": str(ensure_model())} | {name: str(port) for name, port in ports.items()}
         for setup in setups:
@@ -175,6 +179,7 @@ def deployment(engine: ContainerEngine, environment: dict[str, str], setup: Setu
 def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     """Everything that a deployment is for, once."""
     store, *workers, gateway = (f"127.0.0.1:{ports[name]}" for name in PORTS)
+    trust(compose)
     await_ready("store", store, STORE_READY_TIMEOUT_S)
     for worker in workers:
         await_ready("worker", worker, WORKER_READY_TIMEOUT_S)
@@ -183,6 +188,13 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
         user = compose.inside(service, "id", "-u")
         expect(user == "10001", f"{service} runs as user {user}, expected 10001")
         compose.inside(service, "python", "/opt/hotslot/bin/hotslot-health.py")
+        others = compose.inside(service, "ls", "/credentials").split()
+        expect("ca.key" not in others, f"{service} has the key of the authority: {others}")
+    keyed = compose.inside("redis", "valkey-cli", "--tls", "--cacert", "/credentials/ca.crt", "get", "x")
+    expect("NOAUTH" in keyed, f"Redis answers callers without a password: {keyed}")
+    bill = json.loads(compose.inside("store", "cat", "/opt/hotslot/sbom.cdx.json"))
+    expect(bill["bomFormat"] == "CycloneDX", "the store's image has no bill of materials")
+    say(f"the store's image names {len(bill['components'])} components")
     found = compose.inside("store", "python", "-c", "import importlib.util as u; print(u.find_spec('torch'))")
     expect(found == "None", f"the store's image has torch: {found}")
 
@@ -217,6 +229,22 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     expect(names == [REFERENCE], f"after a restart the store has {names}, expected [{REFERENCE!r}]")
 
 
+def trust(compose: Compose) -> None:
+    """Take the deployment's authority from its store, once there is one."""
+    deadline_s = time.monotonic() + STORE_READY_TIMEOUT_S
+    while True:
+        try:
+            text = compose.inside("store", "cat", "/credentials/ca.crt")
+        except subprocess.CalledProcessError:
+            text = ""
+        if text.startswith("-----BEGIN CERTIFICATE-----"):
+            CA_FILE.parent.mkdir(parents=True, exist_ok=True)
+            CA_FILE.write_text(text + "\n")
+            return
+        expect(time.monotonic() < deadline_s, "the store has no certificate of an authority")
+        time.sleep(1.0)
+
+
 def check_refusal(compose: Compose) -> None:
     """A worker whose settings do not fit each other says so in its last line, and is not started again at once."""
     deadline_s = time.monotonic() + WORKER_READY_TIMEOUT_S
@@ -230,45 +258,9 @@ def check_refusal(compose: Compose) -> None:
     expect("max_sequences" in reasons[0], f"the reason is not told: {reasons[0]}")
 
 
-class PrintedAnswer:
-    """One generation through the command line."""
-
-    def __init__(self, worker: str, adapter: str = REFERENCE) -> None:
-        chosen = ["--adapter", adapter] if adapter else ["--base-only"]
-        events = hotslot("generate", *chosen, "--max-tokens", "24", PROMPT, "--worker", worker)
-        started = next(event for event in events if event["event"] == "started")
-        self.worker_id: str = started["worker_id"]
-        self.digests = [served["digest"] for served in started["adapters"]]
-        self.text = "".join(event["text"] for event in events if event["event"] == "chunk")
-
-
-def hotslot(*arguments: str) -> list[Any]:
-    """Run the command with `--json`; the documents that it printed."""
-    command = [str(Path(sys.executable).with_name("hotslot")), *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ComposeTestError(f"hotslot {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
-    documents: list[Any] = []
-    decoder = json.JSONDecoder()
-    rest = done.stdout.strip()
-    while rest:
-        document, end = decoder.raw_decode(rest)
-        documents.append(document)
-        rest = rest[end:].lstrip()
-    return documents
-
-
-def await_ready(name: str, address: str, timeout_s: float) -> None:
-    """Ask over gRPC until the service says that it is ready."""
-    started = time.monotonic()
-    status = ""
-    while (waited_s := time.monotonic() - started) < timeout_s:
-        status = ask(address, "readiness")
-        if status == "SERVING":
-            say(f"{name} at {address} is ready after {waited_s:.0f} s")
-            return
-        time.sleep(1.0)
-    raise ComposeTestError(f"{name} at {address} is not ready after {timeout_s:.0f} s: {status}")
+def local_lock() -> str:
+    """Lock of the worker's image, with the same kind of torch as .venv."""
+    return "worker-cpu.lock" if version("torch").endswith("+cpu") else "worker.lock"
 
 
 def keep_local_torch() -> None:
@@ -280,17 +272,6 @@ def keep_local_torch() -> None:
     shutil.rmtree(WHEELS, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(WHEELS)]
     subprocess.run([*pip, f"torch=={installed}"], check=True)
-
-
-def expect(holds: bool, failure: str) -> None:
-    """Raise ComposeTestError unless it holds."""
-    if not holds:
-        raise ComposeTestError(failure)
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(f"compose-test: {text}", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +26,12 @@ class ContainerEngine:
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that its commands need, beside the process's own."""
 
-    def build(self, image: str, dockerfile: Path, context: Path) -> None:
-        """Build one image; raises EngineError."""
+    def build(self, image: str, dockerfile: Path, context: Path, arguments: Mapping[str, str]) -> None:
+        """Build one image with these build arguments; raises EngineError."""
         command = [self.name, "build", *self.build_options, "--file", str(dockerfile), "--tag", image]
-        command += ["--build-arg", f"PIP_ARGS={os.environ.get('PIP_ARGS', '')}", str(context)]
+        for name, value in {"PIP_ARGS": os.environ.get("PIP_ARGS", ""), **arguments}.items():
+            command += ["--build-arg", f"{name}={value}"]
+        command.append(str(context))
         done = subprocess.run(command, env=os.environ | self.environment, check=False)
         if done.returncode != 0:
             raise EngineError(

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hotslot.endpoints import local
 from hotslot.errors import InvalidEndpointError
 from hotslot.rpc.channel import ChannelOptions, open_blocking_channel
+from hotslot.rpc.security import ChannelSecurity
 
 TIMEOUT_S = 4.0
 
@@ -33,9 +35,10 @@ def main() -> int:
     return 0 if status == "SERVING" else 1
 
 
-def ask(address: str, service: str) -> str:
+def ask(address: str, service: str, ca_file: Path | None = None) -> str:
     """The status of a service by its name in the health protocol, or why there is none."""
-    with open_blocking_channel(address, ChannelOptions(max_attempts=1)) as channel:
+    security = ChannelSecurity(ca_file=ca_file)
+    with open_blocking_channel(address, ChannelOptions(max_attempts=1, security=security)) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # the stubs do not know its methods
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)

@@ -1,27 +1,31 @@
 # The adapter store, and the gateway as `python -m gateway_service`: no torch, no GPU. From the repository's root:
 #   docker build -f deploy/store.Dockerfile -t hotslot-store .
+# Pin the base by its digest for a release: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-# More arguments for pip, for example an index of your own.
+# More arguments for pip, for example an index of your own; hashes hold wherever the files come from.
 ARG PIP_ARGS=""
 WORKDIR /src
-RUN python -m venv /opt/hotslot
-ENV PATH=/opt/hotslot/bin:$PATH
-# Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
+RUN python -m venv /opt/build && python -m venv /opt/hotslot
+# What builds the packages and writes the SBOM stays in this stage.
+COPY requirements/build.lock requirements/
+RUN /opt/build/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --only-binary :all: -r requirements/build.lock
+COPY requirements/store.lock requirements/
+RUN /opt/hotslot/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --only-binary :all: -r requirements/store.lock
 COPY pyproject.toml LICENSE ./
 COPY distributions distributions
-COPY requirements/constraints.txt requirements/
-RUN mkdir hotslot shared gateway_service store_service worker_service \
-    && pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt . \
-        "./distributions/services[store,postgres,objects,gateway]"
 COPY hotslot hotslot
 COPY shared shared
+RUN mkdir worker_service
 COPY store_service store_service
 COPY gateway_service gateway_service
-RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \
         ./distributions/services \
-    && pip uninstall --yes pip setuptools
+    && /opt/hotslot/bin/pip install --no-cache-dir --no-index --no-deps /src/wheels/*.whl \
+    && /opt/hotslot/bin/pip uninstall --yes pip setuptools \
+    && /opt/build/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+        --output-file /opt/hotslot/sbom.cdx.json /opt/hotslot/bin/python
 
 FROM ${PYTHON_IMAGE}
 RUN groupadd --gid 10001 hotslot \
@@ -29,6 +33,7 @@ RUN groupadd --gid 10001 hotslot \
     && install -d -o hotslot -g hotslot -m 0750 /var/lib/hotslot
 COPY --from=build /opt/hotslot /opt/hotslot
 COPY deploy/healthcheck.py /opt/hotslot/bin/hotslot-health.py
+COPY deploy/credentials.py /opt/hotslot/bin/hotslot-credentials.py
 ENV PATH=/opt/hotslot/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

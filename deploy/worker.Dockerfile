@@ -1,37 +1,41 @@
 # A worker, for CPUs or for CUDA. Build it from the repository's root:
 #   docker build -f deploy/worker.Dockerfile -t hotslot-worker .
 #   docker build -f deploy/worker.Dockerfile -t hotslot-worker:cuda --build-arg DEVICE=cuda .
-# On x86-64 pip's default build of torch brings CUDA's libraries (several GB). For a small CPU image give pip the
-# index with PyTorch's CPU builds, --build-arg PIP_ARGS="--extra-index-url …", or put the wheel into build/wheels.
+# requirements/worker.lock has pip's default build of torch, which on x86-64 brings CUDA's libraries (several GB). For a
+# small CPU image: --build-arg LOCK=worker-cpu.lock, with PyTorch's CPU index as --build-arg PIP_ARGS="--extra-index-url …",
+# or with the wheel in build/wheels.
+# Pin the base by its digest for a release: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ARG PIP_ARGS=""
-ARG TORCH_SPEC=torch
+ARG LOCK=worker.lock
 ARG DEVICE=cpu
 WORKDIR /src
-RUN python -m venv /opt/hotslot
-ENV PATH=/opt/hotslot/bin:$PATH
+RUN python -m venv /opt/build && python -m venv /opt/hotslot
+# What builds the packages and writes the SBOM stays in this stage.
+COPY requirements/build.lock requirements/
+RUN /opt/build/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --only-binary :all: -r requirements/build.lock
 # The pattern matches nothing when there is no build/wheels, and then the rest is still copied.
-COPY pyproject.toml LICENSE build/wheel[s]/*.whl ./
-COPY distributions distributions
-COPY requirements/constraints.txt requirements/
-# torch first, by its pin, so that the resolver cannot choose another build.
-RUN pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt "${TORCH_SPEC}" \
-    && python -c "import sys, torch; cuda = torch.version.cuda; \
+COPY requirements/worker.lock requirements/worker-cpu.lock build/wheel[s]/*.whl ./
+RUN /opt/hotslot/bin/pip install --no-cache-dir --find-links . ${PIP_ARGS} --require-hashes --only-binary :all: \
+        -r ${LOCK} \
+    && /opt/hotslot/bin/python -c "import sys, torch; cuda = torch.version.cuda; \
 print('torch', torch.__version__, 'CUDA', cuda); \
 sys.exit('DEVICE=cuda needs a CUDA build of torch' if '${DEVICE}' == 'cuda' and not cuda else 0)"
-# Without the packages first: what they depend on stays in a layer that a change of the code does not touch.
-RUN mkdir hotslot shared gateway_service store_service worker_service \
-    && pip install --no-cache-dir --find-links . ${PIP_ARGS} -c requirements/constraints.txt . \
-        "./distributions/services[worker]"
+COPY pyproject.toml LICENSE ./
+COPY distributions distributions
 COPY hotslot hotslot
 COPY shared shared
+RUN mkdir store_service gateway_service
 COPY worker_service worker_service
-RUN pip install --no-cache-dir ${PIP_ARGS} -c requirements/constraints.txt --no-deps --force-reinstall . \
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/own . \
         ./distributions/services \
-    && pip uninstall --yes pip \
-    && rm /opt/hotslot/bin/hotslot
+    && /opt/hotslot/bin/pip install --no-cache-dir --no-index --no-deps /src/own/*.whl \
+    && /opt/hotslot/bin/pip uninstall --yes pip \
+    && rm /opt/hotslot/bin/hotslot \
+    && /opt/build/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+        --output-file /opt/hotslot/sbom.cdx.json /opt/hotslot/bin/python
 
 FROM ${PYTHON_IMAGE}
 ARG DEVICE=cpu

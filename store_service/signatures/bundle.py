@@ -5,7 +5,6 @@ has ended is good for ever; a bundle says nothing that could be believed about w
 is judged as of now. And it takes any certificate of an authority, where a policy names identities.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hotslot.formats.strict_json import StrictJsonError, parse_object
+from hotslot.ids import DIGEST_HEX
 from store_service.signatures.policy import CertificateSigner, KeySigner, Signer
 
 MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 MAX_CERTIFICATES = 8
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class BundleError(Exception):
@@ -30,7 +29,7 @@ class BundleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SignedFiles:
-    """What one signature says: digests by the names of files, and who says so."""
+    """Files of one signature: their digests by name, and who signed them."""
 
     digests: Mapping[str, str]
     signer: str
@@ -113,7 +112,7 @@ def _verified(path: Path, verifier: Any) -> Mapping[str, str]:
 
 def _checked(name: str, digest: str) -> str:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not _SHA256.fullmatch(digest):
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not DIGEST_HEX.fullmatch(digest):
         raise BundleError("SIGNATURE_INVALID", f"it names {name[:80]!r}, which is no file of the folder")
     return digest
 
