@@ -10,7 +10,7 @@ from hotslot.formats.companions import COMPANION_FILES, MAX_FILE_BYTES, read_com
 from hotslot.formats.file_names import SIGNATURE_FILE
 from store_service.admission.admit import Checkpoint
 from store_service.execution.full_disk import no_room_is_a_quota
-from store_service.sources.open_folder import OpenFolder, FileStamp, is_inside, stamp_of
+from store_service.sources.open_folder import FileStamp, OpenFolder, is_inside, stamp_of
 from store_service.sources.source import ReportBytes, no_adapter_message, stop_if
 
 COPY_BYTES = 1024 * 1024
@@ -80,7 +80,9 @@ class DirectorySource:
 class DirectoryContent:
     """The files of one folder, as they were when it was looked at."""
 
-    def __init__(self, source: DirectorySource, path: Path, stamps: Mapping[str, FileStamp], pickles: list[str]) -> None:
+    def __init__(
+        self, source: DirectorySource, path: Path, stamps: Mapping[str, FileStamp], pickles: list[str]
+    ) -> None:
         self._source = source
         self._path = path
         self._stamps = stamps
