@@ -33,6 +33,8 @@ X86_64, AARCH64 = (
 )
 BUILD = ("cyclonedx-bom>=7.5", "hatchling==1.33.0")
 """Programs of the images' build stages."""
+BEFORE_3_11_3 = ("async-timeout>=4.0.3",)
+"""Needed by redis on an earlier Python 3.11 than the one that resolves, as Debian's is."""
 MACHINES: Mapping[str, Sequence[Sequence[str]]] = {
     "build": (X86_64, AARCH64),
     "store": (X86_64, AARCH64),
@@ -47,7 +49,7 @@ def requirements(name: str) -> list[str]:
     """Direct dependencies of a lock."""
     if name == "build":
         return list(BUILD)
-    found = requirements_of(name.removesuffix("-cpu"))
+    found = [*requirements_of(name.removesuffix("-cpu")), *BEFORE_3_11_3]
     return [f"{each}, ==2.13.0+cpu" if name == "worker-cpu" and each.startswith("torch") else each for each in found]
 
 
