@@ -63,7 +63,7 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
             gate = await stack.enter_async_context(opened_gate(settings, Counters()))
             gateway = Gateway(settings, deployment, authenticator, audit, scrape, gate=gate)
             sources.append(gateway.numbers.readings)
-            async with serve_http(application(gateway), settings) as server:
+            async with serve_http(application(gateway), settings, gate.counters) as server:
                 sources.append(lambda: [Measured("hotslot_http_connections", server.num_connections)])
                 yield RunningGateway(gateway, server, metrics.port)
     finally:

@@ -18,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from gateway_service.errors import ApiError
 from gateway_service.settings import GatewaySettings
 from hotslot.endpoints import Endpoint, listen_endpoint
+from shared.server.counters import BOUND_REFUSALS, CUT_OFF, METADATA, Counters
 from shared.server.transport import http_context
 
 BACKLOG = 1024
@@ -34,6 +35,7 @@ class BoundedProtocol(H11Protocol):
 
     max_connections: int
     head_timeout_s: float
+    counters: Counters
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -41,9 +43,10 @@ class BoundedProtocol(H11Protocol):
         # Ends a stream whose reader sleeps.
         self.app_state = {**self.app_state, "transport": transport}
         if len(self.connections) > self.max_connections:
+            self.counters.add(BOUND_REFUSALS, "connections")
             self._refuse(TOO_MANY)
             return
-        self._head_timer = self.loop.call_later(self.head_timeout_s, transport.abort)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._cut_off)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -53,7 +56,7 @@ class BoundedProtocol(H11Protocol):
         if is_served or self.transport.is_closing():
             self._stop_timer()
         elif self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.abort)
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._cut_off)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -70,26 +73,37 @@ class BoundedProtocol(H11Protocol):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 
+    def _cut_off(self) -> None:
+        self.counters.add(CUT_OFF, "head")
+        self.transport.abort()
+
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
 
+MAX_HEADERS = 100
+"""Headers of one request."""
+
+
 class BoundedHeads:
     """ASGI middleware that refuses heads which came in one piece, and so past h11's own bound."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, counters: Counters) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._counters = counters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         size_bytes = len(scope["raw_path"]) + len(scope["query_string"])
         size_bytes += sum(len(name) + len(value) for name, value in scope["headers"])
-        if size_bytes <= self._max_bytes:
+        if size_bytes <= self._max_bytes and len(scope["headers"]) <= MAX_HEADERS:
             await self._app(scope, receive, send)
             return
-        error = ApiError(431, "HEAD_TOO_LARGE", f"the head is larger than the {self._max_bytes:,} bytes that are taken")
+        self._counters.add(BOUND_REFUSALS, METADATA)
+        most = f"{self._max_bytes:,} bytes, and {MAX_HEADERS} headers,"
+        error = ApiError(431, "HEAD_TOO_LARGE", f"the head is larger than the {most} that are taken")
         headers = {**error.headers(), "connection": "close"}
         await JSONResponse(error.body(), error.status, headers)(scope, receive, send)
 
@@ -140,15 +154,19 @@ class HttpServer:
 
 
 @asynccontextmanager
-async def serve_http(app: ASGIApp, settings: GatewaySettings) -> AsyncIterator[HttpServer]:
+async def serve_http(
+    app: ASGIApp, settings: GatewaySettings, counters: Counters | None = None
+) -> AsyncIterator[HttpServer]:
     """Serve until the block is left; raises OSError for an address that cannot be had."""
-    protocol = type(
-        "ConfiguredProtocol",
-        (BoundedProtocol,),
-        {"max_connections": settings.gateway_max_connections, "head_timeout_s": settings.gateway_head_timeout_s},
-    )
+    counters = counters or Counters()
+    bounds = {
+        "max_connections": settings.gateway_max_connections,
+        "head_timeout_s": settings.gateway_head_timeout_s,
+        "counters": counters,
+    }
+    protocol = type("ConfiguredProtocol", (BoundedProtocol,), bounds)
     config = uvicorn.Config(
-        BoundedHeads(app, settings.gateway_max_header_bytes),
+        BoundedHeads(app, settings.gateway_max_header_bytes, counters),
         http=protocol,
         ws="none",
         lifespan="off",

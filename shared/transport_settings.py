@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from hotslot.endpoints import listen_endpoint
 from hotslot.errors import InvalidEndpointError
 from hotslot.rpc.security import ChannelSecurity
 from hotslot.rpc.tls_files import TlsPaths
 from shared.settings import Settings
+
+MAX_CONNECTIONS = 4_096
+"""Connections of one gRPC listener, where its setting says nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,8 @@ class Transport:
     """Plaintext may leave the machine."""
     health_address: str = ""
     """Further address for the health service alone, in plaintext, for probes that have no certificate."""
+    max_connections: int = MAX_CONNECTIONS
+    """Connections at the same time; more are closed."""
 
     @property
     def uses_tls(self) -> bool:
@@ -75,10 +80,18 @@ class ServerTransport(OwnCertificate):
     health_listen: OptionalListenAddress = ""
     """Further host:port for the health service alone, in plaintext and without certificates, for probes."""
 
+    max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
+    """Most connections at the same time; more are closed at once."""
+
     def transport(self) -> Transport:
         """Transport of the process's listener."""
         return Transport(
-            self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file, self.insecure, self.health_listen
+            self.tls_cert_file,
+            self.tls_key_file,
+            self.tls_client_ca_file,
+            self.insecure,
+            self.health_listen,
+            self.max_connections,
         )
 
 

@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from hotslot.errors import ExhaustedError, HotslotError, StreamStalledError, TenantQuotaError
+from hotslot.errors import ExhaustedError, HotslotError, InvalidRequestError, StreamStalledError, TenantQuotaError
 
 QUOTA_REFUSALS = "quota_refusals"
 BOUND_REFUSALS = "bound_refusals"
 CUT_OFF = "streams_cut_off"
+MESSAGE = "message"
+"""Label of a request that was refused undecoded: its size, or a field's bound."""
+METADATA = "metadata"
 
 MEANINGS: Mapping[str, str] = {
     QUOTA_REFUSALS: "Calls that were refused by a quota of their tenant, by its kind.",
@@ -36,6 +39,8 @@ class Counters:
             self.add(CUT_OFF, "stalled")
         elif isinstance(error, ExhaustedError):
             self.add(BOUND_REFUSALS, error.subject)
+        elif isinstance(error, InvalidRequestError) and [field.field for field in error.fields] == [METADATA]:
+            self.add(BOUND_REFUSALS, METADATA)
 
     def snapshot(self) -> dict[tuple[str, str], int]:
         """Counts by name and label."""

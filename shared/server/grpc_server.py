@@ -26,6 +26,7 @@ from shared.identity.authenticator import Authenticator
 from shared.identity.needs import check_needs
 from shared.quotas.gate import QuotaGate
 from shared.server.call_log import CallObserver, log_call
+from shared.server.connection_bounds import connection_options
 from shared.server.health_check import FactualHealthServicer
 from shared.server.interceptor import ErrorInterceptor
 from shared.server.stream_places import STALL_S, StreamLimit
@@ -277,6 +278,7 @@ def _grpc_options(options: ServerOptions) -> list[tuple[str, int]]:
         # A server that was too busy to read sees several probes at once, which is no abuse: no client is cut off.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", keepalive_ms // 2),
         ("grpc.http2.max_ping_strikes", 0),
+        *connection_options(options.transport.max_connections),
     ]
     if options.max_connection_age_s:
         settings.append(("grpc.max_connection_age_ms", round(options.max_connection_age_s * 1e3)))

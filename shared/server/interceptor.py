@@ -37,7 +37,8 @@ from shared.identity.callers import CALLER
 from shared.metrics.calls import ServerCalls
 from shared.quotas.gate import QuotaGate, held_kind
 from shared.server.call_log import CallObserver, CallRecord, log_call
-from shared.server.counters import Counters
+from shared.server.connection_bounds import Pace, check_metadata
+from shared.server.counters import BOUND_REFUSALS, MESSAGE, Counters
 from shared.server.failed_calls import abort, as_error
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
@@ -126,11 +127,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
         if method not in self._decoders:
-            self._decoders[method] = _limited(decoder_of(method, decode), self._max_request_bytes)
+            self._decoders[method] = _limited(decoder_of(method, decode), self._max_request_bytes, self._counters)
         return self._decoders[method]
 
     async def _tenant(self, method: str, context: Any) -> TenantId:
         """The tenant of a call that its caller may make."""
+        check_metadata(context.invocation_metadata() or ())
         if self._authenticator is None:
             return tenant_of(context)
         caller = await self._authenticator.caller(method, context)
@@ -178,7 +180,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if places is not None:
                 places.take(stream, tenant, asyncio.get_running_loop().time())
             if is_stream:
-                request = _decoded(request, decode, stream, sizes, seen)
+                request = _decoded(request, decode, stream, sizes, seen, Pace(self._stall_s))
             elif seen is not None:
                 await seen.requested(request)
             return await _drive(behavior(request, context), context, stream, encode, sizes, seen)
@@ -214,13 +216,14 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return await abort(context, error)
 
 
-def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int) -> Callable[[bytes], Any]:
-    """A decoder that refuses what is larger by its size alone."""
+def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int, counters: Counters) -> Callable[[bytes], Any]:
+    """A decoder that refuses what is larger by its size alone, and counts what it refuses."""
 
     def decode_or_refuse(data: bytes) -> Any:
-        if len(data) > max_bytes:
-            return Refused(too_large(len(data), max_bytes))
-        return data if decode is None else decode(data)
+        found = Refused(too_large(len(data), max_bytes)) if len(data) > max_bytes else decode(data) if decode else data
+        if isinstance(found, Refused):
+            counters.add(BOUND_REFUSALS, MESSAGE)
+        return found
 
     return decode_or_refuse
 
@@ -239,10 +242,11 @@ async def _decoded(
     stream: Stream,
     sizes: Sizes,
     seen: WatchedCall | None,
+    pace: Pace,
 ) -> AsyncGenerator[Any]:
     """The messages of a client's stream; raises at the first that is refused, or does not come."""
     coming = aiter(messages)
-    while (data := await stream.read(anext(coming, None))) is not None:
+    while (data := await pace.next(stream.read(anext(coming, None)))) is not None:
         sizes.received += len(cast(bytes, data))
         message = decode(cast(bytes, data))
         if isinstance(message, Refused):
