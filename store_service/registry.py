@@ -27,6 +27,7 @@ from hotslot.ids import Digest, TagName, TenantId
 from hotslot.references import Reference
 from shared.metrics.numbers import Measured, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
+from store_service.admission.known_plans import KnownPlans
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
@@ -95,6 +96,7 @@ class Registry:
         self._uploads = uploads
         self._limits = limits
         self._signatures = signatures
+        self._plans = KnownPlans()
         self.choice = BaseChoice(base_models, limits)
         self._published = published
         self._blobs = published.blobs
@@ -149,7 +151,7 @@ class Registry:
             _, base = self.base_of(checkpoint, base_model)
         except InvalidAdapterError as exc:
             return Verdict((*unsigned, *exc.violations), None)
-        verdict = self.choice.explained(admit(signed.checkpoint, base, self._limits), checkpoint, base)
+        verdict = self.choice.explained(self._admit(signed.checkpoint, base), checkpoint, base)
         if unsigned:
             return Verdict((*unsigned, *verdict.violations), None)
         return replace(verdict, manifest=_signed(verdict.manifest, signed)) if verdict.manifest else verdict
@@ -219,12 +221,18 @@ class Registry:
     def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, writer: Writer) -> tuple[Verdict, bool]:
         """Admit into a writer; the flag is false where there was no room, and no need of it: the blob is there."""
         try:
-            return admit(checkpoint, base, self._limits, writer.write, writer.reserve, writer.digest), True
+            return self._admit(checkpoint, base, writer), True
         except QuotaExceededError:
-            verdict = admit(checkpoint, base, self._limits)
+            verdict = self._admit(checkpoint, base)
             if not self._blobs.contains(tenant, verdict.require().weights_digest):
                 raise
             return verdict, False
+
+    def _admit(self, checkpoint: Checkpoint, base: BaseSpec, writer: Writer | None = None) -> Verdict:
+        if writer is None:
+            return admit(checkpoint, base, self._limits, plans=self._plans)
+        steps = writer.write, writer.reserve, writer.digest
+        return admit(checkpoint, base, self._limits, *steps, plans=self._plans)
 
     def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> Resolution:
         """Resolve a reference to the version that it stands for now.

@@ -5,6 +5,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from hotslot.errors import FieldViolation, InvalidRequestError
@@ -130,12 +131,12 @@ class BaseSpec:
         }
         return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """Identity of the base model."""
         return digest_of(self.canonical_json())
 
-    @property
+    @cached_property
     def targets(self) -> tuple[BaseModule, ...]:
         """Everything that names of an adapter may mean, in layer order: the modules, and a head that is tied.
 
@@ -148,14 +149,14 @@ class BaseSpec:
         """The targets by path."""
         return {module.path: module for module in self.targets}
 
-    @property
+    @cached_property
     def token_embedding(self) -> BaseModule | None:
         """The module that looks tokens up; None where names do not tell which one it is."""
         embeddings = (m for m in self.modules if m.kind is ModuleKind.EMBEDDING and m.absence is None)
         found = [module for module in embeddings if module.is_token_embedding]
         return found[0] if len(found) == 1 else None
 
-    @property
+    @cached_property
     def head(self) -> BaseModule | None:
         """The linear that computes logits, with a weight of its own or tied; None where it cannot be told."""
         embedding = self.token_embedding
@@ -168,7 +169,7 @@ class BaseSpec:
             return own
         return BaseModule("lm_head", ModuleKind.LINEAR, embedding.out_features, num_tokens, embedding.values_digest)
 
-    @property
+    @cached_property
     def tied_head(self) -> BaseModule | None:
         """The head where it shares the token embedding's weight.
 

@@ -80,6 +80,16 @@ def read_header(file: BinaryIO, size_bytes: int, subject: str, limits: HeaderLim
     return parse_header(prefix + file.read(length), size_bytes, subject, limits)
 
 
+def header_bytes(file: BinaryIO, size_bytes: int, limits: HeaderLimits) -> bytes | None:
+    """The unparsed header of an open file of `size_bytes`, with its length; None where `read_header` refuses it."""
+    file.seek(0)
+    prefix = file.read(PREFIX_BYTES)
+    try:
+        return prefix + file.read(_header_length(prefix, size_bytes, "", limits))
+    except InvalidAdapterError:
+        return None
+
+
 def read_header_of(path: Path, limits: HeaderLimits) -> Header:
     """Read and check the header of a file on disk; errors as `parse_header`."""
     with path.open("rb") as file:

@@ -26,10 +26,10 @@ from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
 from store_service.admission.config import ReadConfig, parse_config
+from store_service.admission.known_plans import KnownPlans, Lookup
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.patterns import PatternError
-from store_service.admission.planned import AdapterPlan
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.shards import check_shards, open_shards, shard_names
 from store_service.admission.values import check_copies, check_finite, check_tie, judged_rows
@@ -91,6 +91,7 @@ def admit(
     written_digest: Callable[[], Digest] | None = None,
     *,
     was_admitted: bool = False,
+    plans: KnownPlans | None = None,
 ) -> Verdict:
     """Check a checkpoint against a base model, writing its normalised weights on the way.
 
@@ -100,17 +101,19 @@ def admit(
 
     `was_admitted` is for a checkpoint that is read again: rules that came since are not held against it. Its
     digest tells whether it is the one that was admitted then.
+    `plans` has what earlier admissions found out from headers and configs alone, and takes what this one does.
     """
     config = checkpoint.config(limits)
     settings, violations = config.settings, list(config.violations)
     companions = _companions_of(checkpoint, violations)
     with ExitStack() as stack:
-        opened = _open_weights(checkpoint, limits, violations, stack)
+        seen = Lookup(plans, config.digest, base, limits) if not violations else None
+        opened = _open_weights(checkpoint, limits, violations, stack, seen)
         if opened is None:
             return _verdict(violations, limits)
         file, header = opened
-        checked: AdapterPlan | None = None
-        if settings is not None:
+        checked = seen.plan if seen is not None else None
+        if checked is None and settings is not None:
             try:
                 with bounded_matching(limits.max_match_s):
                     checked, problems = check_tensors(header, settings, base, limits)
@@ -123,6 +126,8 @@ def admit(
                 violations.append(Violation.of("UNSUPPORTED_PATTERN", CONFIG_FILE, "an expression", expected, str(exc)))
             if checked is not None and was_admitted and checked.modules:
                 violations.clear()
+            elif checked is not None and not violations and seen is not None:
+                seen.keep(header, checked)
         if checked is not None and not violations:
             violations.extend(check_copies(checked.copies, file))
             violations.extend(check_tie(checked.tie, file))
@@ -199,7 +204,11 @@ def _read_config(path: Path | None, max_bytes: int) -> ReadConfig:
 
 
 def _open_weights(
-    checkpoint: Checkpoint, limits: AdmissionLimits, violations: list[Violation], stack: ExitStack
+    checkpoint: Checkpoint,
+    limits: AdmissionLimits,
+    violations: list[Violation],
+    stack: ExitStack,
+    seen: Lookup | None = None,
 ) -> tuple[BinaryIO, Header] | None:
     name = checkpoint.weights_name
     names = (name,) if name is not None else shard_names(checkpoint.files)
@@ -226,7 +235,8 @@ def _open_weights(
                 return None
             return open_shards(paths, limits.header, stack)
         file = stack.enter_context(paths[0].open("rb"))
-        return file, read_header(file, size_bytes, name, limits.header)
+        known = seen.header(file, size_bytes) if seen is not None else None
+        return file, known or read_header(file, size_bytes, name, limits.header)
     except InvalidAdapterError as exc:
         violations.extend(exc.violations)
         return None

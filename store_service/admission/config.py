@@ -1,5 +1,6 @@
 """Reads adapter_config.json through a typed allow-list; PEFT is never asked, nothing in it is executed."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ class ReadConfig:
     """Notes about what is not used."""
     shown_json: str = "{}"
     """The fields that decided about the adapter, as JSON for people."""
+    digest: bytes = b""
+    """SHA-256 of what was read."""
 
 
 def parse_config(data: bytes) -> ReadConfig:
@@ -56,7 +59,8 @@ def parse_config(data: bytes) -> ReadConfig:
     else:
         _apply_decisions(document, violations)
         settings = _Reader(document, violations).settings()
-    return ReadConfig(settings, tuple(violations), tuple(warnings), _shown(document, is_mlx=is_mlx))
+    shown = _shown(document, is_mlx=is_mlx)
+    return ReadConfig(settings, tuple(violations), tuple(warnings), shown, hashlib.sha256(data).digest())
 
 
 def _shown(document: Mapping[str, Any], *, is_mlx: bool) -> str:

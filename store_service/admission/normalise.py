@@ -28,6 +28,8 @@ from store_service.admission.slices import block_slices
 from store_service.admission.values import has_nonzero, not_finite
 
 DATA_ALIGNMENT_BYTES = 64
+HANDED_OVER_BYTES = 1024 * 1024
+"""Bytes that a thread takes at once; most tensors are smaller, and handing one over costs more than writing it."""
 OVERLAP_FROM_BYTES = 8 * 1024 * 1024
 """From this size on files are hashed and written while the next slice is read; below, threads cost more."""
 
@@ -92,17 +94,30 @@ def write_weights(plan: WeightsPlan, file: BinaryIO, sinks: Sequence[Sink]) -> W
 
         return _write_tensors(plan, file, write)
     with ThreadPoolExecutor(len(sinks), "admission") as threads:
-        under_way: list[Future[object]] = []
+        under_way: list[Future[None]] = []
+        waiting: list[bytes | memoryview] = []
 
-        def write_meanwhile(data: bytes | memoryview) -> None:
+        def hand_over() -> None:
             for call in under_way:
                 call.result()
-            under_way[:] = [threads.submit(sink, data) for sink in sinks]
+            under_way[:] = [threads.submit(_write_all, sink, tuple(waiting)) for sink in sinks]
+            waiting.clear()
+
+        def write_meanwhile(data: bytes | memoryview) -> None:
+            waiting.append(data)
+            if sum(map(len, waiting)) >= HANDED_OVER_BYTES:
+                hand_over()
 
         written = _write_tensors(plan, file, write_meanwhile)
+        hand_over()
         for call in under_way:
             call.result()
     return written
+
+
+def _write_all(sink: Sink, pieces: Sequence[bytes | memoryview]) -> None:
+    for piece in pieces:
+        sink(piece)
 
 
 def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> Written:

@@ -4,12 +4,15 @@ A name belongs to the tenant that registered it first and stands for what was re
 digest stands for the first registration of it; it is never looked up among the names.
 """
 
+import threading
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import structlog
+from cachetools import LRUCache
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -25,6 +28,8 @@ from store_service.catalog.tables import base_models, versions
 
 log = structlog.get_logger(__name__)
 
+MAX_KEPT_SPECS = 64
+
 
 class BaseModels:
     """Base models over a SQLAlchemy engine; `operators` are the tenants that may move and delete others' names."""
@@ -32,6 +37,8 @@ class BaseModels:
     def __init__(self, engine: Engine, operators: Collection[TenantId] = (DEFAULT_TENANT,)) -> None:
         self._engine = engine
         self._operators = frozenset(operators)
+        self._specs: LRUCache[object, BaseSpec] = LRUCache(MAX_KEPT_SPECS)
+        self._lock = threading.Lock()
 
     def register(
         self, spec: BaseSpec, tenant: TenantId = DEFAULT_TENANT, *, move: bool = False
@@ -75,7 +82,12 @@ class BaseModels:
                     row = connection.execute(query.where(stands)).one_or_none()
         if row is None:
             raise BaseModelNotFoundError(name_or_digest)
-        return _record(row, name)
+        record = _record(row, name)
+        if row.checksum is None:
+            return record
+        with self._lock:  # as long as nothing more is known of it, one object, which others may know by its identity
+            spec = self._specs.setdefault((row.id, row.checksum), record.spec)
+        return replace(record, spec=spec)
 
     def list(self, *, limit: int, after: int, name_or_digest: str = "") -> list[tuple[int, BaseModelRecord]]:
         """Base models, all or those registered so, in order of registration, each with its position."""

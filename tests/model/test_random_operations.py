@@ -131,8 +131,8 @@ TOGETHER = ("base", "good", "poisoned")
 def test_with_kernels_a_poisoned_row_changes_no_bit_of_another_wherever_it_stands(
     value: float, loaded: LoadedModel
 ) -> None:
-    """Up to `MATRIX_TOKENS` tokens a step our kernels compute each token by itself and read only slots that are on: bits
-    are the same whatever stands beside a row, and B may be poisoned too."""
+    """Up to `MATRIX_TOKENS` tokens a step our kernels compute each token by itself and read only slots that are on:
+    bits are the same whatever stands beside a row, and B may be poisoned too."""
     num_tokens = KERNELS // 3
     write_all(loaded)
     clean = rows_of(loaded, TOGETHER, num_tokens)
