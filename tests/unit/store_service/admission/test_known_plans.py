@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hotslot.formats.base_spec import Absence, BaseSpec
-from store_service.admission import admit as admission
+from store_service.admission import admit as admission, checks
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.known_plans import KnownPlans
 from store_service.admission.settings import AdmissionLimits
@@ -70,7 +70,7 @@ def test_what_is_refused_is_refused_again(tmp_path: Path, name: str) -> None:
 def test_the_next_step_of_a_training_is_not_planned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base, limits, plans = base_spec(), AdmissionLimits(), KnownPlans()
     calls: list[int] = []
-    plain = admission.check_tensors
+    plain = checks.check_tensors
 
     def counted(*arguments: Any) -> Any:
         calls.append(1)
