@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hotslot.formats.base_spec import Absence, BaseSpec
-from store_service.admission import admit as admission, checks
+from store_service.admission import admit as admission
+from store_service.admission import checks
 from store_service.admission.admit import Checkpoint, Verdict, admit
 from store_service.admission.known_plans import KnownPlans
 from store_service.admission.settings import AdmissionLimits
