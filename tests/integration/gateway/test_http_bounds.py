@@ -105,6 +105,25 @@ async def test_a_head_that_is_too_large_is_refused_though_it_came_at_once() -> N
             writer.close()
 
 
+async def test_headers_are_bounded_in_number_and_what_is_refused_is_counted() -> None:
+    async with open_gateway(**NO_WORKER, gateway_max_connections=1) as gateway:
+        gate = gateway.gateway.gate
+        assert gate is not None
+        many = b"".join(b"x-%d: y\r\n" % number for number in range(101))
+        head = b"GET /version HTTP/1.1\r\nhost: x\r\n"
+        reader, writer = await raw(gateway.server.port, head + many[: many.index(b"x-90")] + b"\r\n")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        refused, other = await raw(gateway.server.port, head + b"\r\n")
+        assert (await asyncio.wait_for(refused.readline(), 5)).startswith(b"HTTP/1.1 503 ")
+        writer.close()
+        other.close()
+        await until(lambda: gateway.server.num_connections == 0)
+        reader, writer = await raw(gateway.server.port, head + many + b"\r\n")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 431 ")
+        writer.close()
+        assert gate.counters.snapshot() == {("bound_refusals", "connections"): 1, ("bound_refusals", "metadata"): 1}
+
+
 async def test_a_body_without_a_length_is_bounded_too(tmp_path: Path) -> None:
     async with served(tmp_path, gateway_max_body_bytes=2048) as stack:
         http = await stack.http()
