@@ -10,9 +10,9 @@ WORKDIR /src
 RUN python -m venv /opt/build && python -m venv /opt/hotslot
 # What builds the packages and writes the SBOM stays in this stage.
 COPY requirements/build.lock requirements/
-RUN /opt/build/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --only-binary :all: -r requirements/build.lock
+RUN /opt/build/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --no-deps --only-binary :all: -r requirements/build.lock
 COPY requirements/store.lock requirements/
-RUN /opt/hotslot/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --only-binary :all: -r requirements/store.lock
+RUN /opt/hotslot/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --no-deps --only-binary :all: -r requirements/store.lock
 COPY pyproject.toml LICENSE ./
 COPY distributions distributions
 COPY hotslot hotslot
@@ -23,6 +23,7 @@ COPY gateway_service gateway_service
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \
         ./distributions/services \
     && /opt/hotslot/bin/pip install --no-cache-dir --no-index --no-deps /src/wheels/*.whl \
+    && /opt/hotslot/bin/pip check \
     && /opt/hotslot/bin/pip uninstall --yes pip setuptools \
     && /opt/build/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
         --output-file /opt/hotslot/sbom.cdx.json /opt/hotslot/bin/python

@@ -15,10 +15,10 @@ WORKDIR /src
 RUN python -m venv /opt/build && python -m venv /opt/hotslot
 # What builds the packages and writes the SBOM stays in this stage.
 COPY requirements/build.lock requirements/
-RUN /opt/build/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --only-binary :all: -r requirements/build.lock
+RUN /opt/build/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --no-deps --only-binary :all: -r requirements/build.lock
 # The pattern matches nothing when there is no build/wheels, and then the rest is still copied.
 COPY requirements/worker.lock requirements/worker-cpu.lock build/wheel[s]/*.whl ./
-RUN /opt/hotslot/bin/pip install --no-cache-dir --find-links . ${PIP_ARGS} --require-hashes --only-binary :all: \
+RUN /opt/hotslot/bin/pip install --no-cache-dir --find-links . ${PIP_ARGS} --require-hashes --no-deps --only-binary :all: \
         -r ${LOCK} \
     && /opt/hotslot/bin/python -c "import sys, torch; cuda = torch.version.cuda; \
 print('torch', torch.__version__, 'CUDA', cuda); \
@@ -32,6 +32,7 @@ COPY worker_service worker_service
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/own . \
         ./distributions/services \
     && /opt/hotslot/bin/pip install --no-cache-dir --no-index --no-deps /src/own/*.whl \
+    && /opt/hotslot/bin/pip check \
     && /opt/hotslot/bin/pip uninstall --yes pip \
     && rm /opt/hotslot/bin/hotslot \
     && /opt/build/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \

@@ -69,6 +69,7 @@ def test_an_image_installs_locked_bytes_alone(path: Path) -> None:
         own = "--no-deps" in command and ("--no-index" in command or "--no-build-isolation" in command)
         assert bool(locked) or own, command
     assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2, "a base that no digest can pin"
+    assert "pip check" in text, "a lock that lacks something"
     assert "sbom.cdx.json" in text
     assert "COPY --from=build /opt/hotslot /opt/hotslot" in text
 
