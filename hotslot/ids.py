@@ -13,12 +13,16 @@ WorkerId = NewType("WorkerId", str)
 """One start of one worker process."""
 TenantId = NewType("TenantId", str)
 """Owner of adapters; the default tenant is `DEFAULT_TENANT`."""
+PartyId = NewType("PartyId", str)
+"""Party whose requests are weighed as one beside those of other parties: a tenant, a principal, or an address."""
 AdapterName = NewType("AdapterName", str)
 """An adapter's name within its tenant, for example `acme/support-bot`."""
 TagName = NewType("TagName", str)
 """A movable pointer within an adapter, for example `latest`."""
 
 DEFAULT_TENANT = TenantId("default")
+NO_PARTY = PartyId("")
+"""Party of what does not come from a caller."""
 DIGEST_PREFIX = "sha256:"
 DIGEST_LENGTH = len(DIGEST_PREFIX) + 64
 

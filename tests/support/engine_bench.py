@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hotslot.contract.generation import Sampling
-from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
+from hotslot.ids import DEFAULT_TENANT, NO_PARTY, Digest, PartyId, TenantId
 from tests.support.fake_model import FakeAdapter, FakeRunner, next_token
 from worker_service.engine.core import EngineCore
 from worker_service.engine.limits import EngineLimits, EnginePolicy
@@ -78,6 +78,7 @@ class Bench:
         tenant: TenantId = DEFAULT_TENANT,
         weight: float = 1.0,
         prompt_logprobs: bool = False,
+        party: PartyId = NO_PARTY,
     ) -> None:
         """Submit a sequence now."""
         self.core.handle(
@@ -92,6 +93,7 @@ class Bench:
                 priority,
                 tenant,
                 replace(NO_LOGPROBS, prompt=prompt_logprobs),
+                party,
             )
         )
 

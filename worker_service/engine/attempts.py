@@ -56,6 +56,11 @@ class Attempts:
         self.lost: ModelLostError | None = None
         """Set when the model computes nothing any more."""
 
+    @property
+    def is_divided(self) -> bool:
+        """True while parts of a step that failed are still to be run."""
+        return bool(self._halves)
+
     def next_half(self, is_alive: Callable[[Sequence], bool]) -> list[Work]:
         """Work to run before the next step, less the sequences that have ended since; empty when there is none.
 

@@ -82,7 +82,7 @@ class EngineCore:
     def turn(self) -> list[EngineEvent]:
         """Run every phase once; returns what happened to sequences since the last turn."""
         self._expire()
-        self._scheduler.admit(self._clock())
+        self._scheduler.admit(self._clock(), may_preempt=not self._attempts.is_divided)
         self._copy()
         self._step()
         if self._residency.let_go(self._scheduler.waiting):
@@ -244,16 +244,20 @@ class EngineCore:
         """Reason for which a sequence is not even queued."""
         submit, waiting = sequence.submit, self._scheduler.waiting
         full = waiting.refusal(submit.tenant, self.limits.max_running - len(self._scheduler.running))
-        if full is not None:
+        crowding = waiting.crowding(submit.party) if full is not None else None
+        if full is not None and crowding is None:
             return full
         if not self._residency.slots.fits_ever(sequence.weights):
             return self._residency.refusal(sequence.weights.values())
         if submit.deadline_s is not None:
-            is_full = len(self._scheduler.running) >= self.limits.max_running
-            wait_s = self._pace.row_wait_s(waiting.num_before(sequence)) if is_full else 0.0
+            num_before = waiting.num_before(sequence)
+            has_row = not num_before and self._scheduler.has_row_for(sequence.owner)
+            wait_s = self._pace.row_wait_s(num_before) if not has_row else 0.0
             needed_s, left_s = wait_s + self._soonest_s(sequence), submit.deadline_s - self._clock()
             if needed_s > left_s:
                 return self._too_late(needed_s, left_s)
+        if full is not None and crowding is not None:
+            self._fail(crowding, full)
         return None
 
     def _soonest_s(self, sequence: Sequence) -> float:

@@ -52,5 +52,7 @@ class EnginePolicy:
     """Time without a row after which a priority counts as one higher."""
     residency_slack_tokens: int = 512
     """Tokens that a mix may get beyond the least served one because its adapters are in slots already."""
+    slice_tokens: int = 512
+    """Tokens that a tenant, or a party, may get beyond another one that waits, where they can only take turns."""
     look_ahead: int = 32
     """Most waiting sequences that are looked at to fill a row or to bring an adapter ahead."""

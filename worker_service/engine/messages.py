@@ -8,7 +8,7 @@ from typing import NewType, Protocol
 
 from hotslot.contract.generation import FinishReason, Logprobs, Sampling, TokenAlternative
 from hotslot.errors import HotslotError
-from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
+from hotslot.ids import DEFAULT_TENANT, NO_PARTY, Digest, PartyId, TenantId
 from worker_service.engine.snapshot import EngineSnapshot
 
 SequenceId = NewType("SequenceId", int)
@@ -77,6 +77,10 @@ class Submit:
     """Orders a tenant's own sequences; higher first."""
     tenant: TenantId = DEFAULT_TENANT
     logprobs: Logprobs = NO_LOGPROBS
+    party: PartyId = NO_PARTY
+    """Parties share the engine, and tenants what their party has of it."""
+    is_alone: bool = True
+    """False for one of several choices of a request, which fails where one of them does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import structlog
 from hotslot.errors import AdapterPinnedError, EngineFailedError, HotslotError, SlotsFullError
 from hotslot.ids import Digest
 from worker_service.engine.copies import Copy, CopyQueue
+from worker_service.engine.giving_way import Hold
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.listener import ActivationReport, EngineListener
 from worker_service.engine.messages import Activate, Activated, AdapterWeights, Deactivate, ModelRunner
@@ -53,6 +54,29 @@ class Residency:
     def can_hold(self, sequence: Sequence, keep: Collection[Digest]) -> bool:
         """Tell whether `hold` would succeed now."""
         return sequence.holds_slots or self.slots.has_room(sequence.weights, keep)
+
+    def num_lacking(self, sequence: Sequence) -> int:
+        """Slots that must be emptied for a sequence."""
+        return 0 if self.is_resident(sequence) else self.slots.num_lacking(sequence.weights)
+
+    def holds(self, sequences: Iterable[Sequence], wanted: Collection[Digest]) -> list[tuple[Hold, list[Sequence]]]:
+        """Slots of each adapter in use, with its users; an amount of 0 where several owners use it.
+
+        Those of `wanted` cannot be taken back, nor those that a pin keeps, or into which is being copied.
+        """
+        using: dict[Digest, list[Sequence]] = {}
+        for sequence in sequences:
+            if sequence.holds_slots:
+                for digest in sequence.weights:
+                    using.setdefault(digest, []).append(sequence)
+        found: list[tuple[Hold, list[Sequence]]] = []
+        for digest, users in using.items():
+            holder = self.slots.get(digest)
+            assert holder is not None, "held adapters are in slots"
+            may_end = holder.ready and not holder.pinned and digest not in wanted
+            is_one_owners = all(user.owner == users[0].owner for user in users)
+            found.append((Hold(users[0].owner, len(holder.slots) if is_one_owners else 0, may_end), users))
+        return found
 
     def hold(self, sequence: Sequence, keep: Collection[Digest]) -> None:
         """Make a sequence a user of its adapters; those without slots get them, but not those of `keep`."""

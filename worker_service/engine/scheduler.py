@@ -3,11 +3,13 @@
 Pure state: nothing here computes, waits or reads a clock.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hotslot.ids import Digest
 from worker_service.engine.budget import share_budget
+from worker_service.engine.giving_way import Hold, Owner, giving_way, heaviest, may_pass
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.messages import SequenceId
 from worker_service.engine.residency import Residency
@@ -15,6 +17,9 @@ from worker_service.engine.sequence import Sequence
 from worker_service.engine.sequence_blocks import SequenceBlocks
 from worker_service.engine.waiting import WaitingQueue, WaitingSequence
 from worker_service.engine.work import Work
+
+LOOK_EVERY = 0.25
+"""Part of a slice after which owners that share are looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,8 @@ class Scheduler:
         self._by_id: dict[SequenceId, Sequence] = {}
         self._drain: _Drain | None = None
         self._is_settled = True
+        self._look_at = 0.0
+        """Tokens that are charged when owners may have to take turns, whatever else happens."""
         self.num_preemptions = 0
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -74,22 +81,35 @@ class Scheduler:
         """Something changed that may let a sequence have a row, or an adapter slots."""
         self._is_settled = False
 
-    def admit(self, now_s: float) -> None:
+    def admit(self, now_s: float, *, may_preempt: bool = True) -> None:
         """Give free rows to waiting sequences whose adapters are in slots or can be, then bring adapters ahead.
 
         A sequence whose adapters find no slots is passed over by later ones, but only `max_bypasses` times: then the
-        adapters with the fewest users take no more, until it has their slots.
+        adapters with the fewest users take no more, until it has their slots. An owner that holds less than others may
+        have rows, blocks and slots that running sequences hold, where the step does not go on with these.
         """
-        if self._is_settled:
+        is_contended = len(self.waiting) > 0 and self.waiting.is_shared
+        if self._is_settled and not (is_contended and self.waiting.charged >= self._look_at):
             return
         self._is_settled = True
+        self._look_at = self.waiting.charged + LOOK_EVERY * self._policy.slice_tokens
         while len(self.waiting) and len(self.running) < self._limits.max_running:
             if not self._admit_one(self.waiting.candidates(now_s, self._residency.is_resident), now_s):
                 break
+        if is_contended:
+            while may_preempt and len(self.waiting) and self._make_way(now_s):
+                pass
+            self._is_settled &= may_preempt
         # Slots that are being emptied for a sequence are not filled again before it has them.
         if len(self.waiting) and self._current_drain() is None and self._residency.can_bring_ahead:
             order = self.waiting.candidates(now_s, self._residency.is_resident)
             self._residency.bring_ahead(candidate.sequence for candidate in order)
+
+    def has_row_for(self, owner: Owner) -> bool:
+        """Tell whether an owner of whom nothing waits would have a row at once."""
+        rows = [Hold(each.owner, 1) for each in self.running]
+        num_free = self._limits.max_running - len(rows)
+        return giving_way(rows, owner, 1, num_free, lambda first, second: 0.0, math.inf) is not None
 
     def schedule(self, now_s: float) -> list[Work]:
         """The next step: a token for every sequence that generates, then chunks of prompts in the room that is left.
@@ -140,14 +160,79 @@ class Scheduler:
             if not self.kv.allocate(sequence):
                 return False
             self._residency.hold(sequence, keep)
-            self.waiting.take(sequence, now_s)
-            sequence.has_row = True
-            sequence.row_s = sequence.row_s or now_s
-            self.running.append(sequence)
-            for other in order:
-                other.sequence.num_bypasses += other.fair_rank < candidate.fair_rank
+            self._give_row(candidate, order, now_s)
             return True
         return False
+
+    def _give_row(self, candidate: WaitingSequence, order: list[WaitingSequence], now_s: float) -> None:
+        sequence = candidate.sequence
+        self.waiting.take(sequence, now_s)
+        sequence.has_row = True
+        sequence.row_s = sequence.row_s or now_s
+        self.running.append(sequence)
+        for other in order:
+            other.sequence.num_bypasses += other.fair_rank < candidate.fair_rank
+
+    def _make_way(self, now_s: float) -> bool:
+        """Give a row to a sequence of an owner that holds less than others, who give way."""
+        order = self.waiting.candidates(now_s, self._residency.is_resident)
+        for candidate in self.waiting.claimants(order):
+            sequence = candidate.sequence
+            if not self._leaves_alone(self._current_drain(), sequence):
+                continue
+            victims = self._victims_for(candidate, order)
+            if victims is None:
+                continue
+            for victim in victims:
+                if victim.has_row:
+                    self._preempt(victim)
+                if not self._residency.can_hold(sequence, ()):
+                    self._residency.release(victim)
+                    victim.gates = None
+            if self._residency.can_hold(sequence, ()) and self.kv.allocate(sequence):
+                self._residency.hold(sequence, ())
+                self._give_row(candidate, order, now_s)
+                return True
+        return False
+
+    def _victims_for(self, candidate: WaitingSequence, order: list[WaitingSequence]) -> list[Sequence] | None:
+        """Sequences that give way to one that waits, so that it finds a row, blocks and slots; None if it has to wait.
+
+        Where they can only take turns, they do so by a slice and by as many tokens as it may take to compute one again.
+        """
+        sequence, running = candidate.sequence, self.running
+        claimant, lead = sequence.owner, self.waiting.lead
+        slice_tokens = self._policy.slice_tokens + max((len(each.token_ids) for each in running), default=0)
+        rows = [Hold(each.owner, 1) for each in running]
+        given = giving_way(rows, claimant, 1, self._limits.max_running - len(running), lead, slice_tokens)
+        if given is None:
+            return None
+        victims = [running[index] for index in given]
+
+        slots = self._residency.holds(self, sequence.weights)
+        left = [(hold, users) for hold, users in slots if any(user not in victims for user in users)]
+        freed = sum(hold.amount for hold, users in slots if hold.may_end and all(user in victims for user in users))
+        lacking = self._residency.num_lacking(sequence)
+        given = giving_way([hold for hold, _ in left], claimant, lacking, freed, lead, slice_tokens)
+        if given is None:
+            return None
+        victims += [user for index in given for user in left[index][1] if user not in victims]
+
+        rest = [each for each in running if each not in victims]
+        num_free = self.kv.blocks.num_free + sum(self.kv.num_own(each) for each in victims)
+        blocks = [Hold(each.owner, self.kv.num_own(each)) for each in rest]
+        needed = self.kv.num_needed(sequence)
+        given = giving_way(blocks, claimant, needed, num_free, lead, slice_tokens)
+        if given is None:
+            return None
+        victims += [rest[index] for index in given]
+        if not victims:
+            # What it needs is free, and the turn of others that need more.
+            before = [each.sequence for each in order if each.fair_rank < candidate.fair_rank]
+            is_patient = all(each.num_bypasses < self._limits.max_bypasses for each in before)
+            if not (is_patient and may_pass(blocks, claimant, needed, {each.owner for each in before} - {claimant})):
+                return None
+        return victims
 
     def _current_drain(self) -> _Drain | None:
         drain = self._drain
@@ -173,17 +258,19 @@ class Scheduler:
         return {d for other in order if other.fair_rank < candidate.fair_rank for d in other.sequence.weights}
 
     def _grow(self, sequence: Sequence, scheduled: list[Work]) -> bool:
-        """Give a sequence room for its next token, preempting the sequence that got its row last, even itself."""
+        """Give a sequence room for its next token, preempting the last row of who holds most blocks, even itself."""
         while not self.kv.grow(sequence):
             busy = {id(work.sequence) for work in scheduled}
-            victim = next(s for s in reversed(self.running) if id(s) not in busy)
+            holds = [Hold(each.owner, len(each.blocks)) for each in self.running]
+            among = [index for index, each in enumerate(self.running) if id(each) not in busy]
+            victim = self.running[heaviest(holds, among)]
             self._preempt(victim)
             if victim is sequence:
                 return False
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Take a sequence's row and blocks; it waits in front of the others and is recomputed. It keeps its slots."""
+        """Take a sequence's row and blocks; it waits in front of its tenant's and is recomputed. It keeps its slots."""
         self.running.remove(sequence)
         self.kv.free(sequence)
         sequence.has_row = False

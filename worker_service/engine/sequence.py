@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest
+from worker_service.engine.giving_way import Owner
 from worker_service.engine.kv_blocks import BlockKey
 from worker_service.engine.messages import AdapterWeights, SampledToken, Submit
 from worker_service.engine.prefix_keys import Mix
@@ -48,6 +49,11 @@ class Sequence:
     started_s: float | None = None
     """Begin of the first step that worked on it."""
     first_token_s: float | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Party and tenant that it is computed for."""
+        return Owner(self.submit.party, self.submit.tenant)
 
     @property
     def num_generated(self) -> int:

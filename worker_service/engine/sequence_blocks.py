@@ -54,6 +54,16 @@ class SequenceBlocks:
         """Tokens that a sequence without blocks would have to compute if it got them now; takes nothing."""
         return len(sequence.token_ids) - len(self._find(sequence)) * self._limits.block_tokens
 
+    def num_needed(self, sequence: Sequence) -> int:
+        """Blocks that must be free for a sequence without blocks; kept ones that it finds count among those."""
+        found = self._find(sequence)
+        num_kept = sum(block not in self.blocks.users for block in found)
+        return self._limits.blocks_for(len(sequence.token_ids)) - len(found) + num_kept
+
+    def num_own(self, sequence: Sequence) -> int:
+        """Blocks that would be free without this sequence."""
+        return sum(self.blocks.users[block] == 1 for block in sequence.blocks)
+
     def catch_up(self, sequence: Sequence) -> None:
         """Skip what another sequence has computed since this one got its blocks."""
         block_tokens = self._limits.block_tokens

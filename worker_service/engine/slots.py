@@ -110,6 +110,11 @@ class SlotTable:
         """The holder of this adapter, if it is in slots."""
         return self._holders.get(digest)
 
+    def num_lacking(self, wanted: Mapping[Digest, AdapterWeights]) -> int:
+        """Slots that must be emptied for `wanted` beside those that are free or that nothing uses."""
+        unused = sum(len(h.slots) for h in self._holders.values() if h.evictable and h.digest not in wanted)
+        return max(self._num_short(wanted) - unused, 0)
+
     def has_room(self, wanted: Mapping[Digest, AdapterWeights], keep: Collection[Digest] = ()) -> bool:
         """Tell whether `reserve` would succeed."""
         return self._victims_for(wanted, keep) is not None

@@ -18,7 +18,7 @@ from hotslot.errors import (
     SlotsFullError,
     StepFailedError,
 )
-from hotslot.ids import Digest, TenantId
+from hotslot.ids import Digest, PartyId, TenantId
 from tests.support.fake_model import (
     NON_FINITE,
     POISON,
@@ -63,6 +63,7 @@ LIMITS = EngineLimits(
     max_bypasses=2,
 )
 TENANTS = [TenantId("acme"), TenantId("zeta")]
+PARTIES = [PartyId("one"), PartyId("two")]
 BEGINNINGS = [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7, 8], [9, 9, 9, 9, 5, 6, 7, 8]]
 """Prompts that begin alike, so that blocks are shared; the last two have a block in common, but not what precedes."""
 MOST_TURNS = 400
@@ -92,7 +93,8 @@ class EngineMachine(RuleBasedStateMachine):
         super().__init__()
         self.now_s = 0.0
         self.runner = FakeRunner(LIMITS, is_fragile=True)
-        self.core = EngineCore(self.runner, LIMITS, self._clock, EnginePolicy(residency_slack_tokens=20, ageing_s=2.0))
+        policy = EnginePolicy(residency_slack_tokens=20, ageing_s=2.0, slice_tokens=8)
+        self.core = EngineCore(self.runner, LIMITS, self._clock, policy)
         self.live: dict[SequenceId, Expected] = {}
         self.seen: list[Expected] = []
         self.pinned: set[Digest] = set()
@@ -123,6 +125,8 @@ class EngineMachine(RuleBasedStateMachine):
         deadline_in_s=st.one_of(st.none(), st.integers(1, 30)),
         priority=st.integers(0, 2),
         tenant=st.sampled_from(TENANTS),
+        party=st.sampled_from(PARTIES),
+        is_alone=st.booleans(),
         prompt_logprobs=st.booleans(),
     )
     def submit(
@@ -134,6 +138,8 @@ class EngineMachine(RuleBasedStateMachine):
         deadline_in_s: int | None,
         priority: int,
         tenant: TenantId,
+        party: PartyId,
+        is_alone: bool,
         prompt_logprobs: bool,
     ) -> None:
         self._submit(
@@ -148,6 +154,8 @@ class EngineMachine(RuleBasedStateMachine):
                 priority=priority,
                 tenant=tenant,
                 logprobs=replace(NO_LOGPROBS, prompt=prompt_logprobs),
+                party=party,
+                is_alone=is_alone,
             )
         )
 
@@ -315,7 +323,7 @@ class EngineMachine(RuleBasedStateMachine):
         snapshot = self._snapshot()
         assert (snapshot.running, snapshot.waiting) == (0, 0)
         assert not self.core._scheduler.kv.blocks.users
-        assert not self.core._scheduler.waiting._tenants
+        assert not self.core._scheduler.waiting._parties
         assert self.core.lost is None
         assert snapshot.free_blocks == LIMITS.num_blocks
         assert all(holder.users == 0 for holder in snapshot.holders)
