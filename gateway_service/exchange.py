@@ -98,7 +98,7 @@ class GenerationResponse(Response):
         headers = {"content-type": "application/json", "content-length": str(len(body)), **self._served(scope)}
         self._begun = True
         await stream.write(send(_start(headers)))
-        await stream.write(send({"type": "http.response.body", "body": body}))
+        await stream.write(send({"type": "http.response.body", "body": body}), body)
 
     async def _stream(self, scope: Scope, stream: Stream, events: "_Numbered", send: Send) -> None:
         try:
@@ -111,7 +111,7 @@ class GenerationResponse(Response):
                     self._begun = True
                     await stream.write(send(_start(headers)))
                 if chunks:
-                    await stream.write(send(_part(chunks)))
+                    await stream.write(send(_part(chunks)), chunks)
             self._check_complete()
             scope["state"]["usage"] = self._answer.usage()
             last = _sse(self._answer.last_chunk()) if self._wanted.include_usage else b""

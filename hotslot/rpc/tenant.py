@@ -15,6 +15,9 @@ FORWARDED_KEY = "hotslot-forwarded-by"
 """Metadata key: the worker_id of the worker that forwarded a request."""
 CHARGED_KEY = "hotslot-charged"
 """Mark of a gateway that has charged the tenant for its request already."""
+PARTY_KEY = "hotslot-party"
+"""Party that a worker calls for, as the worker knows it that was called first."""
+MAX_PARTY_CHARS = 256
 SETTLED: ContextVar[TenantId | None] = ContextVar("settled tenant", default=None)
 """Tenant of the call that is being handled, where the server knows its callers."""
 

@@ -27,13 +27,15 @@ from hotslot.errors import (
 )
 from hotslot.ids import TenantId
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
+from hotslot.rpc.metadata import single_values
 from hotslot.rpc.status import row_for
-from hotslot.rpc.tenant import SETTLED, tenant_of
+from hotslot.rpc.tenant import PARTY_KEY, SETTLED, tenant_of
 from shared.audit.audit_log import AuditLog
 from shared.audit.watched_call import WatchedCall, watched
 from shared.call_notes import begin_notes
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import CALLER
+from shared.identity.parties import PARTY, party_of
 from shared.metrics.calls import ServerCalls
 from shared.quotas.gate import QuotaGate, held_kind
 from shared.server.call_log import CallObserver, CallRecord, log_call
@@ -47,6 +49,9 @@ log = structlog.get_logger(__name__)
 
 # Health and reflection: called all the time, and not ours.
 _STANDARD_SERVICES = "/grpc."
+
+
+STOPS = "the server stops, and the call took longer than it waits for calls"
 
 
 def _as_it_is(data: bytes) -> Any:
@@ -131,11 +136,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         return self._decoders[method]
 
     async def _tenant(self, method: str, context: Any) -> TenantId:
-        """The tenant of a call that its caller may make."""
+        """The tenant of a call that its caller may make; the party of the call is known from then on."""
         check_metadata(context.invocation_metadata() or ())
         if self._authenticator is None:
-            return tenant_of(context)
+            tenant = tenant_of(context)
+            PARTY.set(party_of(None, tenant, context.peer()))
+            return tenant
         caller = await self._authenticator.caller(method, context)
+        told = single_values(context.invocation_metadata() or (), (PARTY_KEY,)).get(PARTY_KEY)
+        PARTY.set(party_of(caller, caller.tenant, context.peer(), told))
         structlog.contextvars.bind_contextvars(principal=caller.name, **({"via": caller.via} if caller.via else {}))
         CALLER.set(caller)
         SETTLED.set(caller.tenant)
@@ -159,7 +168,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        stream, places, held = Stream(self._stall_s), self._places.get(method), None
+        stream, places, held = Stream(self._stall_s, task), self._places.get(method), None
         seen = watched(self._audit, method, context, knows_callers=self._authenticator is not None)
         try:
             tenant = await self._tenant(method, context)
@@ -178,17 +187,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 if isinstance(request, Refused):
                     raise request.error
             if places is not None:
-                places.take(stream, tenant, asyncio.get_running_loop().time())
+                places.take(stream, tenant, asyncio.get_running_loop().time(), PARTY.get())
             if is_stream:
                 request = _decoded(request, decode, stream, sizes, seen, Pace(self._stall_s))
             elif seen is not None:
                 await seen.requested(request)
             return await _drive(behavior(request, context), context, stream, encode, sizes, seen)
         except asyncio.CancelledError:
-            if task not in self._ending or task.uncancel():
+            if not (task in self._ending or stream.ended_by) or task.uncancel():
                 code = grpc.StatusCode.CANCELLED
                 raise
-            error: HotslotError = UnavailableError("the server stops, and the call took longer than it waits for calls")
+            error: HotslotError = stream.ended_by or UnavailableError(STOPS)
             code, reason = row_for(error).code, row_for(error).reason
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
@@ -211,8 +220,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 observe(record)
             if seen is not None:
                 await seen.ended(code.name, reason, waits=code is not grpc.StatusCode.CANCELLED)
-        is_left_behind = places is not None and isinstance(error, StreamStalledError)
-        with places.left_behind(tenant) if places is not None and is_left_behind else nullcontext():
+        is_left_behind = isinstance(error, StreamStalledError) or stream.ended_by is not None
+        with places.left_behind(tenant, PARTY.get()) if places is not None and is_left_behind else nullcontext():
             return await abort(context, error)
 
 
@@ -275,7 +284,7 @@ async def _drive(
                 data = encode(message)
                 sizes.sent += len(data)
                 try:
-                    await stream.write(context.write(data))
+                    await stream.write(context.write(data), data)
                     if seen is not None:
                         seen.answered(message)
                 except grpc.aio.InternalError as exc:

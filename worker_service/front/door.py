@@ -25,6 +25,7 @@ from hotslot.ids import Digest, TenantId
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.call_notes import call_notes
 from shared.fleet.records import WorkerRecord
+from shared.identity.parties import PARTY
 from worker_service.adapters.policy import Selection
 from worker_service.front.deadline import less_margin
 from worker_service.front.settling import SettledRequest
@@ -154,7 +155,7 @@ class FrontDoor:
             raise UnavailableError("the request is too large to be sent on")
         parcel = Parcel(
             message,
-            metadata_to_carry(call.metadata, call.tenant, self.worker.worker_id),
+            metadata_to_carry(call.metadata, call.tenant, self.worker.worker_id, PARTY.get()),
             less_margin(call.time_remaining()),
         )
         async with aclosing(router.forward(peer, parcel)) as messages:

@@ -25,6 +25,7 @@ from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId, WorkerId
 from shared.call_notes import FIRST_TOKEN, TOTAL, CallNotes, adapter_label, call_notes
+from shared.identity.parties import PARTY
 from shared.quotas.rates import Rates
 from shared.telemetry import bind_log_context
 from worker_service.adapters.policy import AdapterDefaults, Selection
@@ -183,6 +184,8 @@ class Generation:
                 priority=settled.request.priority,
                 tenant=settled.tenant,
                 logprobs=replace(logprobs, prompt=logprobs.prompt and choice == 0),
+                party=PARTY.get(),
+                is_alone=settled.request.num_choices == 1,
             )
             for choice in range(settled.request.num_choices)
         ]

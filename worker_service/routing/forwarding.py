@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import grpc
 
 from hotslot.errors import InsecureTransportError, InvalidEndpointError, UnavailableError
-from hotslot.ids import TenantId, WorkerId
+from hotslot.ids import NO_PARTY, PartyId, TenantId, WorkerId
 from hotslot.rpc.channel import ChannelOptions, connect, open_channel
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import AUTHORIZATION, NO_SECURITY, ChannelSecurity
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.stub_method import CallHearer
-from hotslot.rpc.tenant import FORWARDED_KEY, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
+from hotslot.rpc.tenant import FORWARDED_KEY, PARTY_KEY, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
 from shared.fleet.records import WorkerRecord
 
 METHOD = "/hotslot.worker.v1.InferenceService/Generate"
@@ -26,7 +26,7 @@ MAX_IDLE_PEERS = 64
 # Each connection has its own of these.
 _OF_THE_HOP = frozenset({"user-agent", "content-type", "te", "host", "connection", FORWARDED_KEY})
 # A worker calls as itself, for the tenant that it has settled: a caller's token goes no further.
-_OF_THE_CALLER = frozenset({AUTHORIZATION, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY})
+_OF_THE_CALLER = frozenset({AUTHORIZATION, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY, PARTY_KEY})
 _RESERVED = ("grpc-", ":")
 
 Carried = tuple[tuple[str, str | bytes], ...]
@@ -69,11 +69,14 @@ def open_peers(
     return Pool(dial, MAX_IDLE_PEERS)
 
 
-def metadata_to_carry(received: Iterable[tuple[str, str | bytes]], tenant: TenantId, forwarder: WorkerId) -> Carried:
+def metadata_to_carry(
+    received: Iterable[tuple[str, str | bytes]], tenant: TenantId, forwarder: WorkerId, party: PartyId = NO_PARTY
+) -> Carried:
     """Everything that the caller sent, trace included, less what belongs to its connection or itself, and the mark."""
     left_out = _OF_THE_HOP | _OF_THE_CALLER
     carried = [(key, value) for key, value in received if key not in left_out and not key.startswith(_RESERVED)]
-    return (*carried, (TENANT_KEY, tenant), (FORWARDED_KEY, forwarder))
+    told = ((PARTY_KEY, party),) if party else ()
+    return (*carried, (TENANT_KEY, tenant), (FORWARDED_KEY, forwarder), *told)
 
 
 def is_forwarded(received: Iterable[tuple[str, str | bytes]]) -> bool:

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotslot.errors import QuotaExceededError, StreamStalledError
-from shared.server.stream_places import MAX_LEFT_BEHIND, SHARE, SLEEPS_S, Stream, StreamLimit, StreamPlaces
+from hotslot.errors import QuotaExceededError, StreamStalledError, UnavailableError
+from shared.server.stream_places import (
+    MAX_LEFT_BEHIND,
+    MAX_LEFT_BY_PARTY,
+    SHARE,
+    SLEEPS_S,
+    Stream,
+    StreamLimit,
+    StreamPlaces,
+)
 
 
 def places(max_streams: int) -> StreamPlaces:
@@ -106,3 +114,85 @@ async def test_a_stream_that_has_lost_its_place_ends_at_once() -> None:
     with pytest.raises(StreamStalledError):
         await asyncio.wait_for(writing, 5)
     stream.end()
+
+
+def take_for(found: StreamPlaces, tenant: str, party: str, now_s: float = 0.0) -> Stream:
+    stream = Stream(60)
+    found.take(stream, tenant, now_s, party)
+    return stream
+
+
+@given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 99), st.sampled_from("ab")), max_size=200))
+def test_a_party_finds_a_place_as_long_as_it_has_fewer_than_another(
+    max_streams: int, arrivals: list[tuple[int, str]]
+) -> None:
+    found = places(max_streams)
+    streams: list[tuple[str, Stream]] = []
+    for tenant, party in arrivals:
+        live = [owner for owner, stream in streams if stream.ended_by is None]
+        other = "b" if party == "a" else "a"
+        is_short = live.count(party) + 1 <= live.count(other) - 1
+        try:
+            streams.append((party, take_for(found, f"{party}{tenant}", party)))
+        except QuotaExceededError:
+            assert not is_short
+        live = [owner for owner, stream in streams if stream.ended_by is None]
+        assert len(live) <= max_streams
+        assert len(live) == len(found._owners)
+
+
+def test_the_place_is_taken_from_the_stream_that_has_fallen_behind_most_else_from_the_latest() -> None:
+    found = places(4)
+    held = [take_for(found, f"t{index}", "loud") for index in range(4)]
+    held[1].behind_s = 3.0
+    take_for(found, "quiet", "quiet")
+    assert [stream.ended_by is not None for stream in held] == [False, True, False, False]
+    take_for(found, "quiet", "quiet")
+    assert [stream.ended_by is not None for stream in held] == [False, True, False, True]
+    with pytest.raises(QuotaExceededError):
+        take_for(found, "quiet", "quiet")
+    with pytest.raises(QuotaExceededError):
+        take_for(found, "t9", "loud")
+
+
+def test_a_party_leaves_only_so_many_sleepers_behind_under_whatever_tenants() -> None:
+    found = places(2)
+    with ExitStack() as stack:
+        for index in range(2 * MAX_LEFT_BY_PARTY):
+            stack.enter_context(found.left_behind(f"t{index}", "loud"))
+        with pytest.raises(QuotaExceededError):
+            take_for(found, "t99", "loud")
+        take_for(found, "t99", "quiet")
+
+
+async def test_a_caller_that_drips_falls_behind_and_one_that_is_merely_slow_does_not() -> None:
+    found = places(4)
+    drips, slow = take_for(found, "a", ""), take_for(found, "b", "")
+
+    async def after(data: bytes) -> bytes:
+        await asyncio.sleep(0.02)
+        return data
+
+    for _ in range(10):
+        await drips.read(after(b"x"))
+        await slow.read(after(b"x" * 10_000))
+        await slow.write(asyncio.sleep(0.02), b"x" * 10_000)
+    assert drips.behind_s >= 0.19
+    assert slow.behind_s == 0.0
+
+
+async def test_a_stream_that_waits_for_nothing_is_ended_with_the_reason() -> None:
+    task = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    Stream(60, task).end(StreamStalledError("why"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_upload_that_is_waited_for_is_ended_with_the_reason() -> None:
+    stream = Stream(60)
+    reading = asyncio.create_task(stream.read(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    stream.end(UnavailableError("another one's"))
+    with pytest.raises(UnavailableError, match="another one's"):
+        await asyncio.wait_for(reading, 5)

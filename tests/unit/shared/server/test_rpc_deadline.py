@@ -22,6 +22,9 @@ class LateContext:
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:50000"
+
     def time_remaining(self) -> float | None:
         return self._left_s
 
