@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -26,6 +26,8 @@ from store_service.catalog.records import (
 from store_service.catalog.tables import adapters, catalog_identity, events, labels, tags, tenants, versions
 
 MAX_PARSED = 64
+MOST_NAMES = 500
+"""Of one query; beyond them a query asks for all there are."""
 """Manifests of several hundred modules take a tenth of a megabyte and a millisecond each."""
 SUMMARY_COLUMNS: Sequence[Any] = [
     column for column in versions.c if column.name not in ("manifest_json", "config_json")
@@ -56,6 +58,14 @@ def etag_of(revision: int) -> str:
 def revision_of(connection: Connection, tenant: TenantId) -> int:
     """A tenant's newest revision."""
     return connection.execute(_REVISION, {"tenant": tenant}).scalar_one_or_none() or 0
+
+
+def revisions_of(connection: Connection, names: Collection[TenantId]) -> dict[TenantId, int]:
+    """Newest revisions of tenants."""
+    query = select(tenants.c.name, tenants.c.revision)
+    rows = connection.execute(query.where(tenants.c.name.in_(names)) if len(names) <= MOST_NAMES else query)
+    found = {TenantId(row.name): int(row.revision) for row in rows}
+    return {name: found.get(name, 0) for name in names}
 
 
 def kept_revisions(connection: Connection, tenant: TenantId) -> tuple[int, int]:

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from hotslot.ids import Digest, TenantId
-from shared.coordination.directory import Directory
+from shared.coordination.directory import ChangesRead, Directory
 from shared.fleet.records import PlacedVersion, PlacementChange
 
 POLL_S = 0.2
+ReadChanges = Callable[[Digest, int], Awaitable[ChangesRead]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,9 @@ async def watch_placements(
     from_revision: int,
     *,
     poll_s: float = POLL_S,
+    changes: ReadChanges | None = None,
 ) -> AsyncGenerator[WatchEvent, None]:
-    """Never ends. `pools` says which pools to follow now.
+    """Never ends. `pools` says which pools to follow now, and `changes` reads those of one; else the directory does.
 
     Raises RevisionCompactedError when a revision is not known any more (also in the middle, when Redis lost its
     memory: the caller begins again from 0), and CoordinationUnavailableError.
@@ -68,7 +70,7 @@ async def watch_placements(
         if last is not None:
             yield WatchEvent(at.revision, last)
     while True:
-        settled, more = await _read(directory, at)
+        settled, more = await _read(changes or directory.changes, at)
         for event in _settled_events(at, settled, tenant):
             yield event
         if more:
@@ -90,11 +92,11 @@ async def _state(directory: Directory, pool: Digest, tenant: TenantId) -> AsyncG
                 yield PlacedVersion(placement.worker_id, resident)
 
 
-async def _read(directory: Directory, at: _Followed) -> tuple[int, bool]:
+async def _read(changes: ReadChanges, at: _Followed) -> tuple[int, bool]:
     """Take in what is new; returns the revision up to which nothing more will come, and whether to read on at once."""
     settled, more = [], False
     for pool, position in at.positions.items():
-        read = await directory.changes(pool, position)
+        read = await changes(pool, position)
         at.positions[pool] = read.next_revision
         at.pending += read.changes
         settled.append(read.settled_revision)

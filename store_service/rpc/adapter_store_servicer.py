@@ -15,7 +15,7 @@ from shared.call_notes import call_notes
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.records import AdapterFilter, VersionRecord
-from store_service.catalog.watch import ChangeSignal, watch
+from store_service.catalog.watch import CatalogWatch
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
@@ -27,8 +27,6 @@ from store_service.rpc.paging import decode_token, encode_token, fitting, page_s
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.sources.sources import Sources
-
-WATCH_POLL_S = 1.0
 
 
 class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
@@ -50,7 +48,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         changes: CallQueue,
         threads: Offload,
         admission: FairQueue,
-        signal: ChangeSignal,
+        watch: CatalogWatch,
         policies: Policies,
         publications: Publications,
         retention: VersionRetention,
@@ -68,7 +66,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._changes = changes
         self._threads = threads
         self._admission = admission
-        self._signal = signal
+        self._watch = watch
         self._policies = policies
         self._publications = publications
         self._retention = retention
@@ -253,8 +251,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             revision = await self._threads(self._catalog.revision, tenant)
         # Headers say that the stream stands, from this revision on; events may not come for hours.
         await context.send_initial_metadata(((CATALOG_KEY, await self._threads(self._catalog.identity)),))
-        events = watch(self._catalog, self._signal, self._threads, tenant, revision, poll_s=WATCH_POLL_S)
-        async with aclosing(events):
+        async with aclosing(self._watch.events(tenant, revision)) as events:
             async for event in events:
                 yield to_proto(pb.WatchAdaptersResponse, contract.event_of(event))
 

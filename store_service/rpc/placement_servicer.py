@@ -10,6 +10,7 @@ from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc
 from hotslot.rpc.tenant import tenant_of
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import PlacementQueries, WantedResolver
+from store_service.placement.shared_changes import SharedChanges
 from store_service.placement.watch import watch_placements
 from store_service.rpc import fleet_contract
 from store_service.rpc.paging import decode_token, encode_token, page_size_of
@@ -21,6 +22,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
 
     def __init__(self, fleets: FleetCache, resolver: WantedResolver) -> None:
         self._directory = fleets.directory
+        self._changes = SharedChanges(fleets.directory)
         self._queries = PlacementQueries(fleets.directory, fleets, resolver)
         self.readings = self._queries.readings
         """Numbers of the picks."""
@@ -71,6 +73,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
             lambda: self._queries.pools_named(request.base_model),
             tenant_of(context),
             revision_of(request.from_revision),
+            changes=self._changes,
         )
         async with aclosing(events):
             async for event in events:

@@ -1,0 +1,142 @@
+"""However many calls watch, one query at a time finds what came, and none is missed."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+
+from hotslot.contract.catalog import AdapterEventKind
+from hotslot.errors import StoreUnavailableError
+from hotslot.ids import AdapterName, TenantId
+from store_service.catalog import watch as watch_module
+from store_service.catalog.catalog import Catalog
+from store_service.catalog.changes import changing
+from store_service.catalog.database import open_database
+from store_service.catalog.watch import CatalogWatch, ChangeSignal
+from store_service.execution.offload import Offload
+from tests.support.waiting import until
+
+ACME = TenantId("acme")
+
+
+class Watching:
+    """A catalog that is watched, and counts its queries."""
+
+    def __init__(self, engine: Engine, offload: Offload) -> None:
+        self.engine = engine
+        self.signal = ChangeSignal(asyncio.get_running_loop())
+        self.watch = CatalogWatch(Catalog(engine), engine, self.signal, offload)
+        self.num_queries = 0
+        self.seen: list[list[int]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        event.listen(engine, "before_cursor_execute", self._count)
+
+    def _count(self, connection: Any, cursor: Any, statement: str, *_: object) -> None:
+        self.num_queries += statement.lstrip().upper().startswith("SELECT")
+
+    def begin(self, tenant: TenantId, revision: int = 0) -> asyncio.Task[None]:
+        seen: list[int] = []
+        note = seen.append
+        self.seen.append(seen)
+
+        async def follow() -> None:
+            async with aclosing(self.watch.events(tenant, revision)) as events:
+                async for each in events:
+                    note(each.revision)
+
+        self.tasks.append(asyncio.create_task(follow()))
+        return self.tasks[-1]
+
+    async def settled(self) -> None:
+        """Wait until no watch reads."""
+        await asyncio.sleep(0.01)
+        await until(lambda: not self.watch._reads.keys())
+
+    def write(self, tenant: TenantId, *, tells: bool) -> None:
+        """A change by this process, or by another one that shares the database."""
+        with changing(self.engine, tenant, self.signal.notify if tells else lambda tenant: None) as (_, change):
+            change.add_event(AdapterEventKind.ADAPTER_DELETED, -1, AdapterName("bot"), None, None)
+
+
+@asynccontextmanager
+async def watched_catalog(folder: Path) -> AsyncIterator[Watching]:
+    engine, offload = open_database(f"sqlite:///{folder / 'catalog.db'}"), Offload("test", 4)
+    found = Watching(engine, offload)
+    try:
+        yield found
+    finally:
+        for task in found.tasks:
+            task.cancel()
+        await asyncio.gather(*found.tasks, return_exceptions=True)
+        offload.close()
+        engine.dispose()
+
+
+@pytest.mark.parametrize("tells", [True, False])
+async def test_a_change_reaches_every_watch_for_a_query_or_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    monkeypatch.setattr(watch_module, "EVERY_S", 0.1)
+    async with watched_catalog(tmp_path) as found:
+        found.write(ACME, tells=True)
+        for _ in range(200):
+            found.begin(ACME)
+        await until(lambda: all(seen == [1] for seen in found.seen))
+        await asyncio.sleep(0.3)
+        before = found.num_queries
+        found.write(ACME, tells=tells)
+        await until(lambda: all(seen == [1, 2] for seen in found.seen))
+        # Each read of events is two queries, the newest revisions are one; without sharing it would be hundreds.
+        assert found.num_queries - before <= 20
+
+
+async def test_watches_of_which_nothing_comes_cost_one_query_a_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "EVERY_S", 3600.0)
+    async with watched_catalog(tmp_path) as found:
+        for number in range(300):
+            found.begin(TenantId(f"t{number}"))
+        await until(lambda: len(found.signal.watched) == 300)
+        await found.watch.look()
+        await found.settled()
+        before = found.num_queries
+        for _ in range(3):
+            await found.watch.look()
+        await found.settled()
+        assert found.num_queries - before == 3
+
+
+async def test_what_nobody_watches_any_more_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "EVERY_S", 0.01)
+    async with watched_catalog(tmp_path) as found:
+        for number in range(3):
+            found.begin(TenantId(f"t{number}"))
+        await until(lambda: len(found.signal.watched) == 3)
+        for task in found.tasks:
+            task.cancel()
+        await asyncio.gather(*found.tasks, return_exceptions=True)
+        assert found.signal.watched == ()
+        await found.settled()
+        before = found.num_queries
+        await asyncio.sleep(0.1)
+        assert found.num_queries == before
+
+
+async def test_a_catalog_that_cannot_be_read_ends_the_watches_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "EVERY_S", 0.05)
+    async with watched_catalog(tmp_path) as found:
+        watching = found.begin(ACME)
+        await until(lambda: found.signal.watched == (ACME,))
+        await asyncio.sleep(0.1)
+        with found.engine.connect() as connection:
+            connection.exec_driver_sql("DROP TABLE tenants")
+            connection.commit()
+        with pytest.raises(StoreUnavailableError):
+            await asyncio.wait_for(watching, 10)
