@@ -1,6 +1,6 @@
 """Records of a fleet: its workers, what each holds, and what changed; pure, as policy and coordination share them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from hotslot.contract.control import WorkerState
@@ -133,6 +133,12 @@ class PlacedVersion:
 
     worker_id: WorkerId
     resident: Resident
+
+
+def placed_for(tenant: TenantId, placements: Iterable[PlacedVersion]) -> list[PlacedVersion]:
+    """Placements of a version as far as a tenant has used it there: where others have the same bytes shows nowhere."""
+    seen = ((placed.worker_id, placed.resident.seen_by(tenant)) for placed in placements)
+    return [PlacedVersion(worker_id, resident) for worker_id, resident in seen if resident is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from hotslot.ids import DIGEST_PREFIX, Digest, TenantId, WorkerId, parse_digest
 from hotslot.references import Reference
 from shared.coordination.directory import Directory
 from shared.fleet.policy import RankedWorker
-from shared.fleet.records import PlacedVersion, WorkerRecord
+from shared.fleet.records import PlacedVersion, WorkerRecord, placed_for
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.metrics.numbers import Measured, Spreads, Tally
 from shared.server.deadline import HasDeadline
@@ -111,7 +111,8 @@ class PlacementQueries:
                 retry_after_s=1.0,
             )
         policy = resolved[0].policy if resolved else DEFAULT_REPLICA_POLICY
-        placements, count = await picture.placements(digests), max_workers or DEFAULT_CANDIDATES
+        held, count = await picture.placements(digests), max_workers or DEFAULT_CANDIDATES
+        placements = {digest: placed_for(tenant, found) for digest, found in held.items()}
         candidates = fleet.pick(digests, placements, count=count, turn=turn, policy=policy)
         self._count(candidates, fleet.homes(digests[0], placements.get(digests[0], ()), policy) if digests else ())
         return Pick(tuple(candidates), digests, REFRESH_S, picture.revision)

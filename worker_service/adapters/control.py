@@ -43,7 +43,7 @@ class AdapterControl:
         version = await references.begin_flip(tenant, reference, min_revision)
         resolved_s = self.clock()
         pin = pin or tiers.is_pinned_reference(version)
-        was_resident = tiers.is_resident(version.digest)
+        was_resident = tiers.holdings.is_read(tenant, version.digest)
         wait_s = activate_s = 0.0
         async with tiers.hold([version]) as (weights,):
             fetched_s = self.clock()
@@ -84,7 +84,7 @@ class AdapterControl:
                 raise RequestDeadlineError(f"adapter {str(reference)!r} is still in use and stays loaded") from exc
             except AdapterPinnedError as exc:
                 raise AdapterPinnedError(str(reference)) from exc
-            await tiers.drop_blob(version.manifest.weights_digest)
+            await tiers.drop_blob(tenant, version.manifest.weights_digest)
         self.provider.references.forget(tenant, digest)
         holdings.forget(tenant, digest)
         return digest
@@ -115,7 +115,7 @@ class AdapterControl:
 
     def _loaded(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         version = self.provider.references.resolve_known(tenant, reference)
-        if version is None or not self.provider.tiers.is_resident(version.digest):
+        if version is None or not self.provider.tiers.holdings.is_read(tenant, version.digest):
             raise AdapterNotLoadedError(str(reference))
         return version
 

@@ -1,6 +1,7 @@
 """One version on a worker: where it is, what keeps it there, and who has used it. Pure state."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ class HostRoom:
 
     digest: Digest
     size_bytes: int
+    tenant: TenantId | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +66,10 @@ class Holding:
     """Tenants whose policies keep it in host memory."""
     uses: dict[TenantId, dict[Reference, float]] = field(default_factory=dict)
     """By tenant the references that led to it, with the time of their last use, least recently used first."""
+    readers: set[TenantId] = field(default_factory=set)
+    """Tenants that brought its bytes themselves since it is in host memory; for others it is as if it was not there."""
+    users_of: Counter[TenantId] = field(default_factory=Counter)
+    """Requests that hold it, by tenant."""
     max_rank: int = 0
     weights_digest: Digest | None = None
 
@@ -144,17 +150,18 @@ class Holding:
 
     def held_by(self, tenant: TenantId, slots: SlotHolder | None, *, on_disk: bool) -> Held:
         """Its state as a tenant that has used it sees it."""
-        tier = self.tier(slots, on_disk=on_disk)
+        is_there = tenant in self.readers
+        elsewhere = AdapterTier.DISK if on_disk and not self.users_of[tenant] else AdapterTier.LOADING
         return Held(
             digest=self.digest,
             references=tuple(map(str, self.uses[tenant])),
-            # One that was evicted since it was loaded: the next request brings it.
-            tier=tier if tier is not AdapterTier.UNSPECIFIED else AdapterTier.LOADING,
+            # One that was evicted since it was loaded, or that others loaded: the next request brings it.
+            tier=self.tier(slots, on_disk=on_disk) if is_there else elsewhere,
             max_rank=self.max_rank,
-            slots=slots.slots if slots is not None else (),
-            users=self.users if self.weights is not None else 0,
+            slots=slots.slots if slots is not None and is_there else (),
+            users=self.users_of[tenant] if is_there else 0,
             pinned=tenant in self.policies or self.is_pinned_by(tenant),
-            host_size_bytes=self.size_bytes,
+            host_size_bytes=self.size_bytes if is_there else 0,
             last_used_s=self.last_used_s(tenant),
         )
 

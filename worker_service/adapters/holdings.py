@@ -1,7 +1,7 @@
 """Holdings: what a worker has of each version, and what keeps it there. Pure state; times are passed in.
 
-A version is in host memory under a byte budget. The version to evict for another is the least recently used one that
-has neither a user nor a pin:
+A version is in host memory under a byte budget. The version to evict for another is the least recently used one, of the
+tenant that has most there, that has neither a user nor a pin:
 
 - users: requests in flight, and those that wait for its load;
 - pins of references, which also keep its slots (PinAdapter, or a swap of a pinned reference);
@@ -17,9 +17,10 @@ from contextlib import contextmanager
 
 from hotslot.contract.control import AdapterTier
 from hotslot.errors import QuotaExceededError
-from hotslot.ids import Digest, TenantId
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from shared.fleet.records import Resident
 from worker_service.adapters.holding import Held, Holding, HostRoom, PinOwner
+from worker_service.adapters.host_shares import Kept, leaving
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights
 from worker_service.engine.snapshot import SlotHolder
@@ -31,8 +32,10 @@ RETRY_AFTER_S = 0.5
 class Holdings:
     """All versions of one worker. **Invariant**: a version with a user or a pin is not evicted, the budget holds."""
 
-    def __init__(self, budget_bytes: int, has_blob: Callable[[Digest], bool] = lambda digest: False) -> None:
-        """`has_blob` tells which weights blobs the disk tier has."""
+    def __init__(
+        self, budget_bytes: int, has_blob: Callable[[TenantId, Digest], bool] = lambda tenant, digest: False
+    ) -> None:
+        """`has_blob` tells which weights blobs the disk tier has, by tenant."""
         self.budget_bytes = budget_bytes
         self._has_blob = has_blob
         self._holdings: dict[Digest, Holding] = {}
@@ -60,33 +63,49 @@ class Holdings:
         """True for a version in host memory: it can be served without the store."""
         return digest in self._host
 
+    def is_read(self, tenant: TenantId, digest: Digest) -> bool:
+        """True for a version in host memory whose bytes the tenant has brought itself."""
+        holding = self._host.get(digest)
+        return holding is not None and tenant in holding.readers
+
+    def note_read(self, tenant: TenantId, digest: Digest) -> None:
+        """Note that a tenant has brought a version's bytes, which are in host memory."""
+        self._host[digest].readers.add(tenant)
+
     def evictable(self) -> Iterator[Digest]:
-        """Versions that may be evicted from host memory, the next one first."""
+        """Versions that may be evicted from host memory, least recently used first."""
         return (digest for digest, holding in self._host.items() if not holding.is_kept)
 
-    def hold(self, digest: Digest) -> AdapterWeights | None:
-        """Count one more user, until `release`; returns the weights that it keeps in host memory.
+    def hold(self, digest: Digest, tenant: TenantId = DEFAULT_TENANT) -> AdapterWeights | None:
+        """Count one more user, of a tenant, until `release`; returns the weights that it keeps in host memory.
 
         None where there are none: then the user keeps what a load will bring.
         """
         holding = self._record(digest)
         holding.users += 1
+        holding.users_of[tenant] += 1
         if holding.weights is not None:
             self._host.move_to_end(digest)
         return holding.weights
 
-    def release(self, digest: Digest) -> None:
+    def release(self, digest: Digest, tenant: TenantId = DEFAULT_TENANT) -> None:
         """End one `hold`."""
         holding = self._holdings[digest]
         assert holding.users > 0, digest
         holding.users -= 1
+        holding.users_of[tenant] -= 1
+        if not holding.users_of[tenant]:
+            del holding.users_of[tenant]
         self._tidy(holding)
 
-    def reserve(self, digest: Digest, size_bytes: int) -> HostRoom:
-        """Make room for a load, evicting versions. Raises QuotaExceededError, and then evicts none."""
-        self._make_room(digest, size_bytes)
+    def reserve(self, digest: Digest, size_bytes: int, tenant: TenantId | None = None) -> HostRoom:
+        """Make room for a load, evicting versions: of the tenants that have most, where it is said for which it is.
+
+        Raises QuotaExceededError, and then evicts none.
+        """
+        self._make_room(digest, size_bytes, tenant)
         self._reserved_bytes += size_bytes
-        return HostRoom(digest, size_bytes)
+        return HostRoom(digest, size_bytes, tenant)
 
     def commit(self, room: HostRoom, weights: AdapterWeights) -> AdapterWeights:
         """Bring a version to host memory in its true size; raises QuotaExceededError as `reserve`.
@@ -97,7 +116,7 @@ class Holdings:
         there = self.of(room.digest).weights
         if there is not None:
             return there
-        self._make_room(room.digest, weights.size_bytes)
+        self._make_room(room.digest, weights.size_bytes, room.tenant)
         holding = self._host[room.digest] = self._record(room.digest)
         holding.weights = weights
         self._host_bytes += weights.size_bytes
@@ -195,7 +214,10 @@ class Holdings:
     def held(self, tenant: TenantId, digest: Digest) -> Held:
         """One version as a tenant that has used it sees it."""
         holding = self._holdings[digest]
-        return holding.held_by(tenant, self._slots.get(digest), on_disk=self._is_on_disk(holding))
+        blob = holding.weights_digest
+        return holding.held_by(
+            tenant, self._slots.get(digest), on_disk=blob is not None and self._has_blob(tenant, blob)
+        )
 
     def residency(self, max_users: int, demand: Callable[[Digest], float]) -> tuple[Resident, ...]:
         """Everything that the fleet is told of: versions in host memory and slots, and on disk what tenants used."""
@@ -218,7 +240,8 @@ class Holdings:
         return holding.tier(self._slots.get(holding.digest), on_disk=self._is_on_disk(holding))
 
     def _is_on_disk(self, holding: Holding) -> bool:
-        return bool(holding.uses) and holding.weights_digest is not None and self._has_blob(holding.weights_digest)
+        digest = holding.weights_digest
+        return digest is not None and any(self._has_blob(tenant, digest) for tenant in holding.uses)
 
     def _record(self, digest: Digest) -> Holding:
         return self._holdings.setdefault(digest, self.of(digest))
@@ -244,9 +267,10 @@ class Holdings:
         del self._host[holding.digest]
         self._host_bytes -= holding.size_bytes
         holding.weights = None
+        holding.readers.clear()
         self._tidy(holding)
 
-    def _make_room(self, digest: Digest, size_bytes: int) -> None:
+    def _make_room(self, digest: Digest, size_bytes: int, tenant: TenantId | None) -> None:
         if size_bytes > self.budget_bytes:
             raise QuotaExceededError(
                 f"adapter {digest} takes {size_bytes} bytes of host memory, the worker's whole budget is "
@@ -254,18 +278,19 @@ class Holdings:
                 subject="host_cache_bytes",
             )
         needed = self.used_bytes + size_bytes - self.budget_bytes
-        victims: list[Holding] = []
-        for candidate in self.evictable():
-            if needed <= 0:
-                break
-            victims.append(self._host[candidate])
-            needed -= victims[-1].size_bytes
-        if needed > 0:
+        if needed <= 0:
+            return
+        kept = [
+            Kept(each, holding.size_bytes, holding.uses.keys() if tenant is not None else (), not holding.is_kept)
+            for each, holding in self._host.items()
+        ]
+        left = leaving(kept, [tenant] if tenant is not None else [], size_bytes, needed)
+        if left is None:
             raise QuotaExceededError(
                 f"no room in host memory for adapter {digest}: {self.used_bytes} of {self.budget_bytes} bytes are "
                 "taken by adapters in use; try again, or raise HOTSLOT_HOST_CACHE_BYTES",
                 subject="host_cache_bytes",
                 retry_after_s=RETRY_AFTER_S,
             )
-        for victim in victims:
-            self._evict(victim)
+        for each in left:
+            self._evict(self._host[each])

@@ -20,8 +20,10 @@ from hotslot.errors import HotslotError, InvalidAdapterError
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
+from shared.identity.parties import PARTY
 from shared.metrics.numbers import Measured, Spreads, Tally
 from worker_service.adapters.holdings import Holdings
+from worker_service.adapters.load_turns import LoadTurns
 from worker_service.adapters.version import AdapterVersion
 from worker_service.engine.messages import AdapterWeights
 
@@ -85,7 +87,7 @@ class Loader:
         self._failures: TTLCache[FlightKey, InvalidAdapterError] = TTLCache(
             MAX_REMEMBERED_FAILURES, limits.failure_ttl_s, timer=clock
         )
-        self._turns = asyncio.Semaphore(limits.max_parallel)
+        self._turns = LoadTurns(limits.max_parallel)
         self._durations = Spreads("hotslot_adapter_load_seconds", [("fetch",)])
         self._outcomes = Tally("hotslot_adapter_loads_total", [("loaded",), ("refused",), ("failed",)])
         self._bytes = Tally("hotslot_adapter_fetched_bytes_total")
@@ -96,9 +98,10 @@ class Loader:
         Raises the store's errors, the decoder's, and QuotaExceededError when host memory has no room.
         """
         # Held while it waits, so that what the load brings stays.
-        weights = self._holdings.hold(version.digest)
-        if weights is not None:
+        weights = self._holdings.hold(version.digest, version.tenant)
+        if weights is not None and self._holdings.is_read(version.tenant, version.digest):
             return weights
+        # What another tenant brought is brought once more, so that its being there shows in no time.
         key = (version.tenant, version.digest)
         try:
             refused = self._failures.get(key)
@@ -106,13 +109,17 @@ class Loader:
                 raise refused.with_traceback(None)
             return await self._flights.run(key, lambda: self._load(version))
         except BaseException:
-            self._holdings.release(version.digest)
+            self._holdings.release(version.digest, version.tenant)
             raise
 
     def readings(self) -> Iterator[Measured]:
         """Numbers of the loads."""
         for numbers in (self._durations, self._outcomes, self._bytes):
             yield from numbers.readings()
+
+    def is_at_hand(self, tenant: TenantId, digest: Digest) -> bool:
+        """True for a version that a tenant has brought here, or is bringing."""
+        return self._holdings.is_read(tenant, digest) or (tenant, digest) in self._flights
 
     async def close(self) -> None:
         """Cancel what is under way and wait until it has ended."""
@@ -124,10 +131,13 @@ class Loader:
         manifest = version.manifest
         try:
             self._decoder.check(manifest)
-            async with self._turns:
-                room = self._holdings.reserve(version.digest, manifest.weights_size_bytes)
+            async with self._turns.turn(PARTY.get()):
+                is_there = self._holdings.is_resident(version.digest)
+                size_bytes = 0 if is_there else manifest.weights_size_bytes
+                room = self._holdings.reserve(version.digest, size_bytes, version.tenant)
                 try:
                     weights = self._holdings.commit(room, await self._fetch(version))
+                    self._holdings.note_read(version.tenant, version.digest)
                 finally:
                     self._holdings.cancel(room)
         except InvalidAdapterError as exc:

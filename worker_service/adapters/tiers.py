@@ -10,7 +10,7 @@ import structlog
 
 from hotslot.contract.control import AdapterTier
 from hotslot.errors import SlotsFullError
-from hotslot.ids import Digest
+from hotslot.ids import Digest, TenantId
 from shared.metrics.numbers import Measured, states
 from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.holdings import Holdings
@@ -90,6 +90,10 @@ class AdapterTiers:
         """True for a version that can be served without the store."""
         return self.holdings.is_resident(digest)
 
+    def is_at_hand(self, tenant: TenantId, digest: Digest) -> bool:
+        """True for a version that a tenant's requests find here, or on its way."""
+        return self._loader.is_at_hand(tenant, digest)
+
     def note(self, version: AdapterVersion) -> None:
         """Note that a request uses a version now."""
         self.holdings.note(version, self.clock())
@@ -101,7 +105,7 @@ class AdapterTiers:
         Raises the loader's errors, and QueueFullError when too many requests wait for loads already, altogether or of
         this tenant.
         """
-        cold = next((version for version in versions if not self.holdings.is_resident(version.digest)), None)
+        cold = next((each for each in versions if not self.holdings.is_read(each.tenant, each.digest)), None)
         num_rows = self.engine.max_running
         if cold is not None and not self._loading.has_room(cold.tenant, num_rows):
             raise self._loading.refusal(cold.tenant, num_rows, "requests wait for adapters to be loaded", "loading")
@@ -138,10 +142,10 @@ class AdapterTiers:
             await asyncio.sleep(USERS_POLL_S)
             await self._slots.deactivate(digest)
 
-    async def drop_blob(self, digest: Digest) -> None:
-        """Remove a version's weights from the disk."""
+    async def drop_blob(self, tenant: TenantId, digest: Digest) -> None:
+        """Remove a version's weights from the disk, as the tenant has them there."""
         if self.disk is not None:
-            await self.disk.drop(digest)
+            await self.disk.drop(tenant, digest)
 
     def pin(self, version: AdapterVersion) -> None:
         """Keep an activated, held version for its reference; moves the reference's pin to it."""
@@ -163,7 +167,7 @@ class AdapterTiers:
         """Bring a version to host memory and keep it there for its tenant's policy. Raises the loader's errors."""
         await self._loader.acquire(version)
         self.holdings.keep(version.tenant, version.digest)
-        self.holdings.release(version.digest)
+        self.holdings.release(version.digest, version.tenant)
         self.note(version)
 
     async def inspect(self) -> EngineSnapshot:
@@ -205,7 +209,7 @@ class AdapterTiers:
 
         async def acquire(version: AdapterVersion) -> AdapterWeights:
             weights = await self._loader.acquire(version)
-            stack.callback(self.holdings.release, version.digest)
+            stack.callback(self.holdings.release, version.digest, version.tenant)
             return weights
 
         if len(versions) == 1:

@@ -21,7 +21,7 @@ from hotslot.errors import (
     TenantQuotaError,
     UnavailableError,
 )
-from hotslot.ids import Digest, TenantId
+from hotslot.ids import TenantId
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
 from shared.call_notes import call_notes
 from shared.fleet.records import WorkerRecord
@@ -114,8 +114,8 @@ class FrontDoor:
         self, router: Router, call: Call, settled: SettledRequest
     ) -> AsyncGenerator[tuple[str | None, Events], None]:
         """Places to try, in order, decided as late as possible: another worker's id, or None for this one."""
-        here = self._facts(settled.digests)
-        tried = await router.before(settled.digests, here, settled.policy)
+        here = self._facts(settled)
+        tried = await router.before(settled.tenant, settled.digests, here, settled.policy)
         router.decisions.add(_decided(here, is_elsewhere=bool(tried)))
         for peer in tried:
             yield peer.info.worker_id, self._there(router, peer, call, settled)
@@ -123,15 +123,15 @@ class FrontDoor:
             return
         yield None, self._here(settled)
         tried_ids = [peer.info.worker_id for peer in tried]
-        for peer in await router.instead(settled.digests, here, settled.policy, tried_ids):
+        for peer in await router.instead(settled.tenant, settled.digests, here, settled.policy, tried_ids):
             yield peer.info.worker_id, self._there(router, peer, call, settled)
 
-    def _facts(self, digests: Sequence[Digest]) -> Here:
+    def _facts(self, settled: SettledRequest) -> Here:
         parts = self.worker.parts
         tiers = parts.provider.tiers
         return Here(
             worker_id=self.worker.worker_id,
-            holds_all=all(tiers.holdings.of(digest).is_at_hand for digest in digests),
+            holds_all=all(tiers.is_at_hand(settled.tenant, digest) for digest in settled.digests),
             in_flight=parts.engine.open_sequences + tiers.num_loading,
             max_sequences=parts.info.max_sequences,
             takes_requests=self.worker.refusal is None,

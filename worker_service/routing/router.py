@@ -17,9 +17,9 @@ from hotslot.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
-from hotslot.ids import Digest, WorkerId
+from hotslot.ids import Digest, TenantId, WorkerId
 from shared.fleet.policy import Fleet, RankedWorker
-from shared.fleet.records import WorkerRecord
+from shared.fleet.records import WorkerRecord, placed_for
 from shared.fleet.replica_policy import ReplicaPolicy
 from shared.metrics.numbers import Measured, Tally
 from worker_service.routing.fleet_view import FleetView
@@ -70,19 +70,26 @@ class Router:
         """Worker that routes."""
         return self.view.me.worker_id
 
-    async def before(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[WorkerRecord]:
+    async def before(
+        self, tenant: TenantId, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy
+    ) -> list[WorkerRecord]:
         """The workers to try before this one; none when the fleet is not known."""
         if here.keeps:
             return []
-        ranked = await self._ranked(digests, here, policy)
+        ranked = await self._ranked(tenant, digests, here, policy)
         outstanding = {c.worker.info.worker_id: self._peers.users(c.worker.info.endpoint) for c in ranked}
         return before_here(ranked, here, outstanding, limit=MAX_FORWARDS)
 
     async def instead(
-        self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy, tried: Collection[WorkerId]
+        self,
+        tenant: TenantId,
+        digests: Sequence[Digest],
+        here: Here,
+        policy: ReplicaPolicy,
+        tried: Collection[WorkerId],
     ) -> list[WorkerRecord]:
         """The workers to try when this one has no room."""
-        return instead_of_here(await self._ranked(digests, here, policy), here, tried, limit=MAX_FORWARDS)
+        return instead_of_here(await self._ranked(tenant, digests, here, policy), here, tried, limit=MAX_FORWARDS)
 
     async def forward(self, peer: WorkerRecord, parcel: Parcel) -> AsyncGenerator[bytes, None]:
         """The answer of another worker, as `forwarding.forward`."""
@@ -123,15 +130,18 @@ class Router:
         assert self._knowing is not None
         return self._knowing
 
-    async def _ranked(self, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy) -> list[RankedWorker]:
+    async def _ranked(
+        self, tenant: TenantId, digests: Sequence[Digest], here: Here, policy: ReplicaPolicy
+    ) -> list[RankedWorker]:
         sight = await self.view.look(digests)
         if sight is None:
             return []
         now_s = self._clock()
         avoided = frozenset(self._avoided)
         # The fleet's picture of this worker is older than its own.
+        left_out = {here.worker_id, *avoided}
         placements = {
-            digest: [p for p in holders if p.worker_id != here.worker_id and p.worker_id not in avoided]
+            digest: [placed for placed in placed_for(tenant, holders) if placed.worker_id not in left_out]
             for digest, holders in sight.placements.items()
         }
         count = MAX_FORWARDS + 1 + len(avoided)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hotslot.ids import Digest, TenantId, digest_of
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
 from hotslot.pb.hotslot.store.v1 import blob_pb2
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2 as code_pb
 from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as code_grpc
@@ -100,8 +100,8 @@ async def test_a_worker_serves_from_its_disk_without_fetching(old: Path) -> None
     tier = open_disk_tier(DiskOptions(old / "worker-disk", 1 << 20), NoSource())
     assert tier is not None
     for version in expected_of(old, "store")["versions"]:
-        assert tier.has(version["weights_digest"])
-        data = await tier.read_blob(TenantId("other"), version["weights_digest"], version["size_bytes"])
+        assert tier.has(DEFAULT_TENANT, version["weights_digest"])
+        data = await tier.read_blob(DEFAULT_TENANT, version["weights_digest"], version["size_bytes"])
         assert digest_of(bytes(data)) == version["weights_digest"]
     assert not list((old / "worker-disk").glob(".stage-*"))
 

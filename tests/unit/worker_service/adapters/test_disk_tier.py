@@ -72,7 +72,7 @@ async def test_the_second_read_needs_no_store_and_neither_does_the_next_start(tm
     source.is_away = True
     assert await read(first, 1) == blob(1)
     restarted = tier(tmp_path, source)
-    assert restarted.has(digest(1))
+    assert restarted.has(DEFAULT_TENANT, digest(1))
     assert await read(restarted, 1) == blob(1)
     assert source.reads == [digest(1)]
 
@@ -109,7 +109,7 @@ async def test_the_least_recently_used_goes_first_and_the_budget_holds(tmp_path:
     await read(disk, 0)
     await read(disk, 3)
     assert blobs_in(tmp_path) == {digest(seed).removeprefix("sha256:") for seed in (0, 2, 3)}
-    assert not disk.has(digest(1))
+    assert not disk.has(DEFAULT_TENANT, digest(1))
     assert used_bytes(tmp_path) <= BUDGET
 
 
@@ -184,7 +184,7 @@ async def test_a_full_disk_costs_only_the_copy(tmp_path: Path, monkeypatch: pyte
     assert used_bytes(tmp_path) == 0
     monkeypatch.undo()
     assert await read(disk, 1) == blob(1)
-    assert disk.has(digest(1))
+    assert disk.has(DEFAULT_TENANT, digest(1))
 
 
 def test_a_folder_that_cannot_be_used_leaves_the_store_alone(tmp_path: Path) -> None:
@@ -211,6 +211,6 @@ async def test_errors_of_the_store_come_through_and_nothing_is_kept(tmp_path: Pa
 async def test_a_dropped_blob_is_gone_even_while_it_is_being_written(tmp_path: Path) -> None:
     disk = tier(tmp_path, Source())
     await disk.read_blob(DEFAULT_TENANT, digest(1), BLOB_BYTES)
-    await asyncio.gather(disk.drop(digest(1)))
+    await asyncio.gather(disk.drop(DEFAULT_TENANT, digest(1)))
     assert not blobs_in(tmp_path)
-    assert not disk.has(digest(1))
+    assert not disk.has(DEFAULT_TENANT, digest(1))

@@ -66,7 +66,7 @@ class HoldingsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.blobs: set[Digest] = set()
-        self.holdings = Holdings(BUDGET, self.blobs.__contains__)
+        self.holdings = Holdings(BUDGET, lambda tenant, digest: digest in self.blobs)
         self.now_s = 0.0
         self.users: list[Digest] = []
         self.pins: dict[PinOwner, Digest] = {}
@@ -74,6 +74,7 @@ class HoldingsMachine(RuleBasedStateMachine):
         self.pinning: list[tuple[Digest, ExitStack]] = []
         self.host: list[Weights] = []
         """Least recently used first."""
+        self.readers: set[tuple[TenantId, Digest]] = set()
         self.rooms: list[HostRoom] = []
         self.uses: dict[tuple[TenantId, Digest], dict[str, float]] = {}
         self.slots: dict[Digest, SlotHolder] = {}
@@ -111,11 +112,16 @@ class HoldingsMachine(RuleBasedStateMachine):
         if size > BUDGET or taken + size > BUDGET:
             return False
         self.host = left
+        self.forget_readers()
         return True
+
+    def forget_readers(self) -> None:
+        """What left host memory is to be brought anew by every tenant."""
+        self.readers = {(tenant, digest) for tenant, digest in self.readers if self.in_host(digest)}
 
     @rule(digest=st.sampled_from(DIGESTS))
     def hold(self, digest: Digest) -> None:
-        weights = self.holdings.hold(digest)
+        weights = self.holdings.hold(digest, TENANTS[0])
         assert (weights is not None) == self.in_host(digest)
         self.users.append(digest)
         self.host.sort(key=lambda weights: weights.digest == digest)
@@ -124,11 +130,11 @@ class HoldingsMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         digest = data.draw(st.sampled_from(self.users))
-        self.holdings.release(digest)
+        self.holdings.release(digest, TENANTS[0])
         self.users.remove(digest)
 
-    @rule(digest=st.sampled_from(DIGESTS), size=st.integers(1, 30))
-    def load(self, digest: Digest, size: int) -> None:
+    @rule(digest=st.sampled_from(DIGESTS), size=st.integers(1, 30), tenant=st.sampled_from(TENANTS))
+    def load(self, digest: Digest, size: int, tenant: TenantId) -> None:
         """A whole load by a request that ends."""
         self.hold(digest)
         if not self.in_host(digest) and self.make_room(size):
@@ -136,7 +142,10 @@ class HoldingsMachine(RuleBasedStateMachine):
             self.holdings.commit(room, Weights(digest, size))
             self.host.append(Weights(digest, size))
             self.tiers[digest] = LOADING
-        self.holdings.release(digest)
+        if self.in_host(digest):
+            self.holdings.note_read(tenant, digest)
+            self.readers.add((tenant, digest))
+        self.holdings.release(digest, TENANTS[0])
         self.users.remove(digest)
 
     @precondition(lambda self: self.users)
@@ -260,10 +269,17 @@ class HoldingsMachine(RuleBasedStateMachine):
             owners = [owner for owner, digest in self.pins.items() if digest == held.digest]
             assert held.references == tuple(references)
             assert held.last_used_s == max(references.values())
-            assert held.tier is self.tier(held.digest)
             assert held.max_rank == BY_DIGEST[held.digest].max_rank
-            assert held.users == (self.users.count(held.digest) if held.digest in sizes else 0)
-            assert held.host_size_bytes == sizes.get(held.digest, 0)
+            num_own = self.users.count(held.digest) if tenant == TENANTS[0] else 0
+            if (tenant, held.digest) in self.readers:
+                assert held.tier is self.tier(held.digest)
+                assert held.users == num_own
+                assert held.host_size_bytes == sizes[held.digest]
+            else:
+                # As if nothing of other tenants were here.
+                on_disk = BY_DIGEST[held.digest].weights_digest in self.blobs and not num_own
+                assert held.tier is (DISK if on_disk else LOADING)
+                assert (held.users, held.host_size_bytes, held.slots) == (0, 0, ())
             kept_for_me = (tenant, held.digest) in self.policies
             assert held.pinned is (kept_for_me or any(owner == tenant for owner, _ in owners))
 

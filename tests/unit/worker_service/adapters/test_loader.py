@@ -1,11 +1,14 @@
 """Loads: shared, bounded, cancelled with the last who waits."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hotslot.contract.control import AdapterTier
 from hotslot.errors import (
@@ -16,11 +19,13 @@ from hotslot.errors import (
     StoreUnavailableError,
 )
 from hotslot.formats.manifest import AdapterModule, Manifest
-from hotslot.ids import DEFAULT_TENANT, Digest, TenantId, digest_of
+from hotslot.ids import DEFAULT_TENANT, Digest, PartyId, TenantId, digest_of
 from hotslot.references import parse_reference
 from tests.support.echo_model import EchoDecoder
 from tests.support.waiting import until
 from worker_service.adapters.holdings import Holdings
+from worker_service.adapters.host_shares import Kept, leaving
+from worker_service.adapters.load_turns import LoadTurns
 from worker_service.adapters.loader import Loader, LoaderLimits
 from worker_service.adapters.version import AdapterVersion
 
@@ -112,9 +117,79 @@ async def test_fifty_requests_for_one_cold_adapter_pull_it_once(make_rig: MakeRi
 async def test_what_is_resident_is_not_pulled_again(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.source.gate.set()
-    await rig.loader.acquire(version(1))
-    await rig.loader.acquire(version(1, tenant=OTHER_TENANT))
+    for _ in range(3):
+        await rig.loader.acquire(version(1))
     assert rig.source.reads == 1
+
+
+async def test_what_another_tenant_brought_is_brought_once_more_and_kept_once(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.source.gate.set()
+    first = await rig.loader.acquire(version(1))
+    assert not rig.loader.is_at_hand(OTHER_TENANT, version(1).digest)
+    size_bytes = rig.holdings.used_bytes
+    for _ in range(3):
+        assert await rig.loader.acquire(version(1, tenant=OTHER_TENANT)) is first
+    assert rig.source.reads == 2, "its first request was answered from what another tenant has here"
+    assert rig.holdings.used_bytes == size_bytes
+    assert rig.loader.is_at_hand(OTHER_TENANT, version(1).digest)
+
+
+async def test_a_tenant_that_loads_much_evicts_its_own(make_rig: MakeRig) -> None:
+    rig = make_rig(budget=300)
+    rig.source.gate.set()
+    quiet = version(1, tenant=OTHER_TENANT)
+    rig.holdings.note(quiet, 0.0)
+    await rig.loader.acquire(quiet)
+    rig.holdings.release(quiet.digest, quiet.tenant)
+    for number in range(2, 30):
+        loud = version(2 + number % 4)
+        rig.holdings.note(loud, float(number))
+        await rig.loader.acquire(loud)
+        rig.holdings.release(loud.digest)
+    assert rig.holdings.is_resident(quiet.digest)
+    assert rig.holdings.used_bytes == 300
+
+
+async def test_loads_of_many_wait_in_turns() -> None:
+    turns, order = LoadTurns(1), []
+
+    async def load(party: str, number: int) -> None:
+        async with turns.turn(PartyId(party)):
+            order.append((party, number))
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(load("loud", number)) for number in range(20)]
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(load("quiet", number)) for number in range(2)]
+    tasks[5].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order.index(("quiet", 0)) <= 3
+    assert order.index(("quiet", 1)) <= 5
+    assert len(order) == 21
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from("ab"), st.booleans()), max_size=20),
+    st.integers(1, 9),
+    st.integers(1, 60),
+)
+def test_what_leaves_is_of_the_owner_that_has_most(found: list[tuple[int, str, bool]], size: int, needed: int) -> None:
+    kept = [Kept(index, each[0], (each[1],), each[2]) for index, each in enumerate(found)]
+    left = leaving(kept, ["new"], size, needed)
+    able = [each for each in kept if each.may_leave]
+    assert (left is None) is (sum(each.size_bytes for each in able) < needed)
+    room = Counter({"new": size})
+    for each in kept:
+        room[found[each.key][1]] += each.size_bytes
+    freed = 0
+    for key in left or []:
+        assert freed < needed, "more than was needed"
+        victim = next(each for each in able if each.key == key)
+        owners = {found[each.key][1] for each in able if each.key not in (left or [])[: (left or []).index(key)]}
+        assert room[found[victim.key][1]] == max(room[owner] for owner in owners)
+        room[found[victim.key][1]] -= victim.size_bytes
+        freed += victim.size_bytes
 
 
 async def test_one_that_goes_away_does_not_disturb_the_others(make_rig: MakeRig) -> None:
