@@ -2,15 +2,19 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from hotslot.contract.control import AdapterTier, LoadedAdapter, LoadResult, LoadTimings
 from hotslot.contract.moments import moment
 from hotslot.errors import AdapterNotLoadedError, AdapterPinnedError, RequestDeadlineError
+from hotslot.formats.principals import Scope
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
+from shared.identity.callers import CALLER
 from worker_service.adapters.holding import Held
+from worker_service.adapters.pin_shares import check_pins
 from worker_service.adapters.policy import AdapterDefaults, Selection
 from worker_service.adapters.provider import AdapterProvider
 from worker_service.adapters.version import AdapterVersion
@@ -36,13 +40,16 @@ class AdapterControl:
         """Ask the store what the reference stands for now, bring that into slots (or host memory only), and flip.
 
         Until the flip the old version serves; if anything fails it goes on serving. Raises the store's and the
-        loader's errors, CatalogBehindError, and SlotsFullError.
+        loader's errors, CatalogBehindError, SlotsFullError, and QuotaExceededError for more pins than are a tenant's.
         """
         references, tiers = self.provider.references, self.provider.tiers
         started_s = self.clock()
         version = await references.begin_flip(tenant, reference, min_revision)
         resolved_s = self.clock()
-        pin = pin or tiers.is_pinned_reference(version)
+        is_pinned = tiers.is_pinned_reference(version)
+        if pin and not is_pinned:
+            self._check_pins(version)
+        pin = pin or is_pinned
         was_resident = tiers.holdings.is_read(tenant, version.digest)
         wait_s = activate_s = 0.0
         async with tiers.hold([version]) as (weights,):
@@ -112,6 +119,23 @@ class AdapterControl:
         await self.provider.resolve(tenant, selections, min_revision)
         await asyncio.gather(*(self.load(tenant, s.reference, min_revision=min_revision) for s in selections))
         self.policy.set_defaults(tenant, selections)
+
+    def _check_pins(self, version: AdapterVersion) -> None:
+        """Where callers are known, leave a part of the slots to others; operators pin as they like."""
+        caller = CALLER.get()
+        if caller is None or Scope.OPERATOR in caller.scopes:
+            return
+        engine, holdings = self.provider.tiers.engine, self.provider.tiers.holdings
+        # Two names of one version take its slots once.
+        pins = {(tenant, digest) for (tenant, _), digest in holdings.reference_pins().items()}
+        if (version.tenant, version.digest) in pins:
+            return
+        pinned: Counter[TenantId] = Counter()
+        for tenant, digest in pins:
+            weights = holdings.of(digest).weights
+            pinned[tenant] += engine.slots_for(weights.max_rank) if weights is not None else 0
+        num_more = engine.slots_for(version.manifest.ranks_in_slots)
+        check_pins(pinned, version.tenant, num_more, engine.num_slots)
 
     def _loaded(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
         version = self.provider.references.resolve_known(tenant, reference)

@@ -6,7 +6,8 @@ every few seconds, and at once when a change is heard of. If they cannot be read
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
@@ -38,6 +39,16 @@ async def read_fleet(known: KnownPool, me: WorkerInfo) -> Fleet:
     alike = [record for record in view.workers if record.info.serves_like(me)]
     others = [record for record in alike if record.info.worker_id != me.worker_id]
     return Fleet((*others, WorkerRecord(me, WorkerState.READY, ReportedLoad(), float("inf"), 0)), view.time_s)
+
+
+def in_turns(wanted: Iterable[WantedVersion]) -> list[WantedVersion]:
+    """The first of each tenant, then the second of each: none takes all of the room that is for what is pinned."""
+    taken: Counter[TenantId] = Counter()
+    numbered: list[tuple[int, WantedVersion]] = []
+    for each in wanted:
+        numbered.append((taken[each.tenant], each))
+        taken[each.tenant] += 1
+    return [each for _, each in sorted(numbered, key=lambda item: item[0])]
 
 
 class Keeper:
@@ -87,7 +98,7 @@ class Keeper:
         """Bring what is pinned here now, then let go of what is not any more. Raises HotslotError."""
         pinned = await self._store.pinned()
         fleet = await self._fleet() if self._fleet is not None else None
-        mine = [it for it in pinned if fleet is None or fleet.should_hold(self._me, it.digest, it.policy)]
+        mine = in_turns([it for it in pinned if fleet is None or fleet.should_hold(self._me, it.digest, it.policy)])
         self._names = {(it.tenant, it.name) for it in pinned}
         self._left_bytes = self._limits.max_bytes
         for first in range(0, len(mine), MAX_PARALLEL):

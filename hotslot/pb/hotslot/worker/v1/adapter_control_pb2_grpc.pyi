@@ -46,7 +46,7 @@ class AdapterControlServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+    (with RetryInfo), QUOTA_EXCEEDED (a tenant's pins leave a part of the slots to others); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
     CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
     """
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_control_pb2.UnloadAdapterRequest, _adapter_control_pb2.UnloadAdapterResponse]
@@ -113,7 +113,7 @@ class AdapterControlServiceAsyncStub(AdapterControlServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-    (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+    (with RetryInfo), QUOTA_EXCEEDED (a tenant's pins leave a part of the slots to others); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
     CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
     """
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_adapter_control_pb2.UnloadAdapterRequest, _adapter_control_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
@@ -183,7 +183,7 @@ class AdapterControlServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_REFERENCE; NOT_FOUND ADAPTER_NOT_FOUND, TAG_NOT_FOUND, VERSION_NOT_FOUND;
         FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, UNSUPPORTED_ADAPTER; RESOURCE_EXHAUSTED SLOTS_FULL
-        (with RetryInfo); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
+        (with RetryInfo), QUOTA_EXCEEDED (a tenant's pins leave a part of the slots to others); DATA_LOSS DIGEST_MISMATCH; UNAVAILABLE STORE_UNAVAILABLE,
         CATALOG_BEHIND, DRAINING, ENGINE_FAILED.
         """
 
