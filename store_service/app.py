@@ -32,7 +32,7 @@ from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.quota_checks import StoredQuotas
-from store_service.catalog.watch import CatalogWatch, ChangeSignal
+from store_service.catalog.watch import ChangeSignal, TenantWatches
 from store_service.content.arrivals import ArrivalFolder
 from store_service.content.collection import Collector
 from store_service.content.keyed import KeyedContent
@@ -220,7 +220,7 @@ def build_services(
         execution.changes,
         offload,
         execution.admission,
-        CatalogWatch(registry.catalog, domain.data.engine, execution.signal, offload),
+        TenantWatches(registry.catalog, domain.data.engine, execution.signal, offload),
         domain.policies,
         publications,
         domain.retention,

@@ -56,7 +56,7 @@ class ChangeSignal:
         return self._waiting.setdefault(tenant, asyncio.Event())
 
 
-class CatalogWatch:
+class TenantWatches:
     """The watchers of one process. Lives on the event loop."""
 
     def __init__(self, catalog: Catalog, engine: Engine, signal: ChangeSignal, offload: Offload) -> None:

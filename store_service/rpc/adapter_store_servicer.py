@@ -15,7 +15,7 @@ from shared.call_notes import call_notes
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.records import AdapterFilter, VersionRecord
-from store_service.catalog.watch import CatalogWatch
+from store_service.catalog.watch import TenantWatches
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
@@ -48,7 +48,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         changes: CallQueue,
         threads: Offload,
         admission: FairQueue,
-        watch: CatalogWatch,
+        watch: TenantWatches,
         policies: Policies,
         publications: Publications,
         retention: VersionRetention,

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from shared.identity.authenticator import opened_authenticator
 from shared.quotas.gate import QuotaGate
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.server.stream_places import STALL_S
@@ -142,8 +144,9 @@ async def run_worker(
     disk: DiskOptions | None = None,
     stall_s: float = STALL_S,
     gate: QuotaGate | None = None,
+    principals: Path | None = None,
 ) -> AsyncIterator[RunningWorker]:
-    """A worker over the model until the block is left."""
+    """A worker over the model until the block is left; it knows its callers by a file of principals."""
     worker = ServingWorker(new_worker_id())
     rates = gate.rates if gate is not None else None
     options = AssemblyOptions(host_cache_bytes, references=references or ReferenceLimits(), disk=disk, rates=rates)
@@ -165,6 +168,7 @@ async def run_worker(
                 ServerOptions(grace_s=0.5, stall_s=stall_s, max_request_bytes=MAX_GENERATE_BYTES),
                 observers=(),
                 quotas=gate,
+                authenticator=await stack.enter_async_context(opened_authenticator(principals)),
             )
         )
         worker.become_ready(parts)

@@ -16,7 +16,7 @@ from store_service.catalog import watch as watch_module
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import changing
 from store_service.catalog.database import open_database
-from store_service.catalog.watch import CatalogWatch, ChangeSignal
+from store_service.catalog.watch import ChangeSignal, TenantWatches
 from store_service.execution.offload import Offload
 from tests.support.waiting import until
 
@@ -29,7 +29,7 @@ class Watching:
     def __init__(self, engine: Engine, offload: Offload) -> None:
         self.engine = engine
         self.signal = ChangeSignal(asyncio.get_running_loop())
-        self.watch = CatalogWatch(Catalog(engine), engine, self.signal, offload)
+        self.watch = TenantWatches(Catalog(engine), engine, self.signal, offload)
         self.num_queries = 0
         self.seen: list[list[int]] = []
         self.tasks: list[asyncio.Task[None]] = []
