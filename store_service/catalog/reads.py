@@ -27,7 +27,7 @@ from store_service.catalog.tables import adapters, catalog_identity, events, lab
 
 MAX_PARSED = 64
 MOST_NAMES = 500
-"""Of one query; beyond them a query asks for all there are."""
+"""Names of one query; beyond them it asks for all there are."""
 """Manifests of several hundred modules take a tenth of a megabyte and a millisecond each."""
 SUMMARY_COLUMNS: Sequence[Any] = [
     column for column in versions.c if column.name not in ("manifest_json", "config_json")

@@ -124,26 +124,28 @@ async def test_requests_that_are_cancelled_at_once_hold_up_no_other(tmp_path: Pa
 
 async def test_watches_under_invented_tenants_leave_room_for_another_caller(tmp_path: Path) -> None:
     callers = Callers(tmp_path)
-    async with open_store(tmp_path / "data", max_watches=9, principals_file=callers.roster.path) as store:
-        async with grpc.aio.insecure_channel(store.endpoint) as channel:
-            stub: Any = adapter_store_pb2_grpc.AdapterStoreServiceStub(channel)
-            request = adapter_store_pb2.WatchAdaptersRequest()
-            held = [
-                stub.WatchAdapters(request, metadata=callers.metadata("inventor", f"t{number}")) for number in range(40)
-            ]
+    async with (
+        open_store(tmp_path / "data", max_watches=9, principals_file=callers.roster.path) as store,
+        grpc.aio.insecure_channel(store.endpoint) as channel,
+    ):
+        stub: Any = adapter_store_pb2_grpc.AdapterStoreServiceStub(channel)
+        request = adapter_store_pb2.WatchAdaptersRequest()
+        held = [
+            stub.WatchAdapters(request, metadata=callers.metadata("inventor", f"t{number}")) for number in range(40)
+        ]
 
-            async def are_refused() -> bool:
-                return [call.done() for call in held].count(True) == 31
+        async def are_refused() -> bool:
+            return [call.done() for call in held].count(True) == 31
 
-            await until_async(are_refused)
-            quiet = [stub.WatchAdapters(request, metadata=callers.metadata("quiet")) for _ in range(4)]
-            for watch in quiet:
-                await asyncio.wait_for(watch.initial_metadata(), 10)
-            refused = stub.WatchAdapters(request, metadata=callers.metadata("inventor", "t99"))
-            assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert not any(watch.done() for watch in quiet)
-            codes = [await call.code() for call in held if call.done()]
-            assert codes.count(grpc.StatusCode.UNAVAILABLE) == 4, "those that gave their place are told so"
-            assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 31
-            for call in (*held, *quiet):
-                call.cancel()
+        await until_async(are_refused)
+        quiet = [stub.WatchAdapters(request, metadata=callers.metadata("quiet")) for _ in range(4)]
+        for watch in quiet:
+            await asyncio.wait_for(watch.initial_metadata(), 10)
+        refused = stub.WatchAdapters(request, metadata=callers.metadata("inventor", "t99"))
+        assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert not any(watch.done() for watch in quiet)
+        codes = [await call.code() for call in held if call.done()]
+        assert codes.count(grpc.StatusCode.UNAVAILABLE) == 4, "those that gave their place are told so"
+        assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 31
+        for call in (*held, *quiet):
+            call.cancel()

@@ -121,7 +121,7 @@ class AdapterControl:
         self.policy.set_defaults(tenant, selections)
 
     def _check_pins(self, version: AdapterVersion) -> None:
-        """Where callers are known, leave a part of the slots to others; operators pin as they like."""
+        """Leave a part of the slots to others, where callers are known; operators pin as they like."""
         caller = CALLER.get()
         if caller is None or Scope.OPERATOR in caller.scopes:
             return

@@ -206,10 +206,12 @@ class EngineCore:
         match command:
             case Submit():
                 self._submit(command)
+                return
             case Cancel(sequence_id):
                 sequence = self._scheduler.get(sequence_id)
                 if sequence is not None:
                     self._end(sequence, "cancelled")
+                return
             case Activate():
                 self._activate(command)
             case Unpin(digest):

@@ -113,7 +113,7 @@ class EngineHandle:
         return len(self._groups)
 
     def submit(self, drafts: Sequence[Submit]) -> SequenceGroup:
-        """Submit the sequences of one request; the ids of the drafts are replaced.
+        """Submit the sequences of one request; the ids of the drafts are replaced, and each says whether it is alone.
 
         Raises EngineFailedError when the engine is lost.
         """
@@ -122,7 +122,7 @@ class EngineHandle:
         group = SequenceGroup(self, ids)
         for sequence_id, draft in zip(ids, drafts, strict=True):
             self._groups[sequence_id] = group
-            self._engine.send(replace(draft, sequence_id=sequence_id))
+            self._engine.send(replace(draft, sequence_id=sequence_id, is_alone=len(ids) == 1))
         return group
 
     def cancel(self, sequence_id: SequenceId) -> None:

@@ -93,16 +93,15 @@ class Scheduler:
             return
         self._is_settled = True
         self._look_at = self.waiting.charged + LOOK_EVERY * self._policy.slice_tokens
-        while len(self.waiting) and len(self.running) < self._limits.max_running:
-            if not self._admit_one(self.waiting.candidates(now_s, self._residency.is_resident), now_s):
-                break
+        order = self.waiting.candidates(now_s, self._residency.is_resident) if len(self.waiting) else []
+        while order and len(self.running) < self._limits.max_running and self._admit_one(order, now_s):
+            order = self.waiting.candidates(now_s, self._residency.is_resident)
         if is_contended:
-            while may_preempt and len(self.waiting) and self._make_way(now_s):
-                pass
+            while may_preempt and order and self._make_way(order, now_s):
+                order = self.waiting.candidates(now_s, self._residency.is_resident)
             self._is_settled &= may_preempt
         # Slots that are being emptied for a sequence are not filled again before it has them.
-        if len(self.waiting) and self._current_drain() is None and self._residency.can_bring_ahead:
-            order = self.waiting.candidates(now_s, self._residency.is_resident)
+        if order and self._current_drain() is None and self._residency.can_bring_ahead:
             self._residency.bring_ahead(candidate.sequence for candidate in order)
 
     def has_row_for(self, owner: Owner) -> bool:
@@ -173,9 +172,8 @@ class Scheduler:
         for other in order:
             other.sequence.num_bypasses += other.fair_rank < candidate.fair_rank
 
-    def _make_way(self, now_s: float) -> bool:
+    def _make_way(self, order: list[WaitingSequence], now_s: float) -> bool:
         """Give a row to a sequence of an owner that holds less than others, who give way."""
-        order = self.waiting.candidates(now_s, self._residency.is_resident)
         for candidate in self.waiting.claimants(order):
             sequence = candidate.sequence
             if not self._leaves_alone(self._current_drain(), sequence):

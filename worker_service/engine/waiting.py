@@ -7,7 +7,7 @@ first served. Sequences that lost their row go before the others of their tenant
 
 import heapq
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -22,6 +22,8 @@ from worker_service.engine.sequence import Sequence
 from worker_service.engine.tenant_places import TenantPlaces
 
 Flow = OrderedDict[SequenceId, Sequence]
+MOST_CLAIMANTS = 4
+"""Owners of one party for whom others may have to give way, each time that is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +195,14 @@ class WaitingQueue:
             del self._parties[submit.party]
 
     def claimants(self, order: Iterable[WaitingSequence]) -> Iterator[WaitingSequence]:
-        """The first candidate of each owner, the one that was served least first."""
+        """The first candidate of each owner, the one that was served least first; of a few owners of each party."""
         seen: set[Owner] = set()
+        num_seen: Counter[PartyId] = Counter()
         for candidate in sorted(order, key=lambda each: each.fair_rank):
-            if candidate.sequence.owner not in seen:
-                seen.add(candidate.sequence.owner)
+            owner = candidate.sequence.owner
+            if owner not in seen and num_seen[owner.party] < MOST_CLAIMANTS:
+                seen.add(owner)
+                num_seen[owner.party] += 1
                 yield candidate
 
     def candidates(self, now_s: float, is_resident: Callable[[Sequence], bool]) -> list[WaitingSequence]:

@@ -47,7 +47,6 @@ from worker_service.front.prompts import PromptEncoder
 from worker_service.front.settling import SettledRequest
 from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs, check_prompt_tokens
 
-_UNSET = SequenceId(0)
 CHAT, COMPLETION = "chat", "text_completion"
 """Operations in OpenTelemetry's words."""
 
@@ -174,7 +173,7 @@ class Generation:
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         return [
             Submit(
-                sequence_id=_UNSET,
+                sequence_id=SequenceId(0),
                 prompt_token_ids=token_ids,
                 adapters=tuple(AdapterUse(w, weight) for w, (_, weight) in zip(held, mix, strict=True)),
                 sampling=replace(sampling, seed=choice_seed(seed, choice)),
@@ -185,7 +184,6 @@ class Generation:
                 tenant=settled.tenant,
                 logprobs=replace(logprobs, prompt=logprobs.prompt and choice == 0),
                 party=PARTY.get(),
-                is_alone=settled.request.num_choices == 1,
             )
             for choice in range(settled.request.num_choices)
         ]
