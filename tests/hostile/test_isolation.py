@@ -16,6 +16,7 @@ from hotslot.formats.principals import Scope
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.stub_method import Metadata
 from hotslot.rpc.tenant import TENANT_KEY
 from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import echo_model
@@ -29,7 +30,6 @@ pytestmark = pytest.mark.integration
 
 LOOSE_S = 2.0
 """Longest time to a first token, on a machine that does other things; one of the long requests takes five seconds."""
-Metadata = tuple[tuple[str, str], ...]
 
 
 class Callers:

@@ -26,6 +26,7 @@ from hotslot.formats.principals import Scope
 from hotslot.local.child_processes import free_port
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.stub_method import Metadata
 from hotslot.rpc.tenant import TENANT_KEY
 from tests.support.principals import Roster, bearer
 from tests.support.waiting import until_async
@@ -37,8 +38,6 @@ NUM_ROWS, NUM_TENANTS, NUM_STREAMS, CANCELS_PER_S = 64, 200, 512, 5_000
 CONCURRENT = 2
 """Requests of the quiet tenant at a time."""
 PATIENCE_S = 20.0
-
-Metadata = tuple[tuple[str, str], ...]
 
 
 def request(max_tokens: int) -> pb.GenerateRequest:
