@@ -49,8 +49,6 @@ log = structlog.get_logger(__name__)
 
 # Health and reflection: called all the time, and not ours.
 _STANDARD_SERVICES = "/grpc."
-
-
 STOPS = "the server stops, and the call took longer than it waits for calls"
 
 

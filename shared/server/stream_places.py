@@ -23,7 +23,7 @@ thresholds, Choudhury and Hahne 1998)."""
 SLEEPS_S = 30.0
 """A reader that took nothing for so long sleeps. One that takes 10 kB/s takes a stream's first chunk, of 256 KiB, in 26
 s, and further ones, of 64 KiB, in 7 s."""
-LEAST_BYTES_PER_S = 10_000
+KEEPS_UP_BYTES_PER_S = 10_000
 """A caller that takes or sends less falls behind; once that makes as long as sleeping does, it counts as asleep."""
 MAX_LEFT_BEHIND = 2
 """Streams of one tenant that ended while their readers slept, and of which gRPC still holds a message: so many times as
@@ -102,7 +102,7 @@ class Stream:
     def _progressed(self, message: object, waited_s: float) -> None:
         if self.has_place and message is not None:
             size_bytes = len(message) if isinstance(message, bytes) else message.ByteSize()  # type: ignore[attr-defined]
-            self.behind_s = max(self.behind_s + waited_s - size_bytes / LEAST_BYTES_PER_S, 0.0)
+            self.behind_s = max(self.behind_s + waited_s - size_bytes / KEEPS_UP_BYTES_PER_S, 0.0)
 
     async def _wait(self, waiting: "Awaitable[T]") -> "T":
         try:
