@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 MAX_BUCKETS = 16_384
 """Tenants and kinds that are remembered; one that is forgotten begins with a full bucket."""
-PATIENCE_S = 0.25
+PATIENCE_S = 1.0
 """Longest wait for Redis, in which a request would otherwise be taken by the process's own share."""
 MAX_ASKED = 4
 """Questions to Redis at the same time, which shares its connections with others; more wait."""
@@ -146,18 +146,22 @@ class Rates:
         self, tenant: str, kind: QuotaKind, amount: int, limit: int, *, owed: bool = False
     ) -> tuple[float, int] | None:
         """The same by Redis, where all processes count; None while it does not answer."""
-        if self._redis is None or self._clock() < self._away_until_s:
+        if self._redis is None:
             return None
         try:
-            async with asyncio.timeout(PATIENCE_S), self._asking:
-                return await charge(
-                    self._redis,
-                    bucket=rate_key(tenant, kind.value),
-                    prefix="",
-                    amount=amount,
-                    limit=limit,
-                    is_owed=int(owed),
-                )
+            # Its turn is waited for beside the time for the answer: a burst is no sign that Redis is away.
+            async with self._asking:
+                if self._clock() < self._away_until_s:
+                    return None
+                async with asyncio.timeout(PATIENCE_S):
+                    return await charge(
+                        self._redis,
+                        bucket=rate_key(tenant, kind.value),
+                        prefix="",
+                        amount=amount,
+                        limit=limit,
+                        is_owed=int(owed),
+                    )
         except (CoordinationUnavailableError, TimeoutError) as exc:
             if self._clock() < self._away_until_s:
                 return None
