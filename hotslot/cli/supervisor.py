@@ -28,6 +28,7 @@ STABLE_AFTER_S = 10.0
 
 
 ANONYMOUS = "HOTSLOT_GATEWAY_ANONYMOUS_SCOPES"
+IMPORT_ROOTS = "HOTSLOT_IMPORT_ROOTS"
 CALLERS_VARIABLES = frozenset({
     "HOTSLOT_TLS_CERT_FILE", "HOTSLOT_TLS_KEY_FILE", "HOTSLOT_TLS_CLIENT_CA_FILE", "HOTSLOT_TLS_CA_FILE",
     "HOTSLOT_TLS_WORKER_NAME", "HOTSLOT_PRINCIPALS_FILE", "HOTSLOT_TOKEN", "HOTSLOT_TOKEN_FILE",
@@ -107,8 +108,16 @@ class UpPlan:
             "HOTSLOT_START_PAUSE_S": "0",
             "HOTSLOT_DATA_DIR": str(self.data_dir / "store"),
             "HOTSLOT_REDIS_URL": self.redis_url,
+            **self._import_roots(),
         }
         return self._spec("store", "store_service", endpoint, settings)
+
+    def _import_roots(self) -> dict[str, str]:
+        """Folders that `hotslot import dir:` may read: the user's own, where callers are known to be the user."""
+        chosen = os.environ.get(IMPORT_ROOTS)
+        if chosen is not None or self.identity is None:
+            return {}
+        return {IMPORT_ROOTS: str(Path.home())}
 
     def worker(self, index: int) -> ChildSpec:
         """The process of one worker, counted from 0."""

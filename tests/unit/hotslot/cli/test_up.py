@@ -20,9 +20,11 @@ from hotslot.cli.app import run
 from hotslot.cli.detached import last_words
 from hotslot.cli.interrupts import noted_interrupts
 from hotslot.cli.stages import WORKER_STAGES, Stages, WorkerStages
+from hotslot.cli.supervisor import UpPlan
 from hotslot.cli.up import _Ending, _Stopped
 from hotslot.local.child_processes import free_port, free_ports
 from hotslot.local.children import Child, ChildFailedError, ChildSpec
+from hotslot.local.identity_files import IdentityFiles
 from hotslot.local.listeners import listener
 from tests.support.stubbed_up import ROOT, STUB, write_stubs
 
@@ -310,3 +312,19 @@ def test_last_words_are_the_error_and_not_the_stages_before_it() -> None:
     printed = "hotslot: [   0 s] store: starting\n  ok compiler\nhotslot: store ended with 1; the end of x:\n  why\n"
     assert last_words(printed) == "store ended with 1; the end of x:\n  why"
     assert last_words("Traceback\nValueError") == "Traceback\nValueError"
+
+
+@pytest.mark.parametrize(
+    ("is_secured", "chosen", "expected"),
+    [(True, None, str(Path.home())), (False, None, None), (True, "/srv/adapters", "/srv/adapters"), (True, "", "")],
+)
+def test_folders_of_the_user_may_be_imported_from_where_callers_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_secured: bool, chosen: str | None, expected: str | None
+) -> None:
+    monkeypatch.delenv("HOTSLOT_IMPORT_ROOTS", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("HOTSLOT_IMPORT_ROOTS", chosen)
+    identity = IdentityFiles(tmp_path) if is_secured else None
+    plan = UpPlan("demo", "demo", 1, 7400, 7500, tmp_path, "redis://localhost", None, identity=identity)
+    store = plan.store()
+    assert {**os.environ, **store.settings}.get("HOTSLOT_IMPORT_ROOTS") == expected
