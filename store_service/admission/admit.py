@@ -26,7 +26,7 @@ from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
 from store_service.admission.config import ReadConfig, parse_config
-from store_service.admission.known_plans import KnownPlans, Lookup
+from store_service.admission.known_plans import KnownPlans, PlanSearch
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
 from store_service.admission.patterns import PatternError
@@ -107,7 +107,7 @@ def admit(
     settings, violations = config.settings, list(config.violations)
     companions = _companions_of(checkpoint, violations)
     with ExitStack() as stack:
-        seen = Lookup(plans, config.digest, base, limits) if not violations else None
+        seen = PlanSearch(plans, config.digest, base, limits) if not violations else None
         opened = _open_weights(checkpoint, limits, violations, stack, seen)
         if opened is None:
             return _verdict(violations, limits)
@@ -208,7 +208,7 @@ def _open_weights(
     limits: AdmissionLimits,
     violations: list[Violation],
     stack: ExitStack,
-    seen: Lookup | None = None,
+    seen: PlanSearch | None = None,
 ) -> tuple[BinaryIO, Header] | None:
     name = checkpoint.weights_name
     names = (name,) if name is not None else shard_names(checkpoint.files)

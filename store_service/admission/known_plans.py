@@ -33,7 +33,7 @@ class KnownPlans:
         self._lock = threading.Lock()
 
     def get(self, key: object, base: BaseSpec) -> Known | None:
-        """What is known for this very base model: when more is known of a base model, it is another object."""
+        """The plan for this very base model: when more is known of a base model, it is another object."""
         with self._lock:
             known = self._known.get(key)
         return known if known is not None and known.base is base else None
@@ -45,7 +45,7 @@ class KnownPlans:
                 self._known[key] = known
 
 
-class Lookup:
+class PlanSearch:
     """The way from one open checkpoint to its plan, where there is one; used once."""
 
     def __init__(self, plans: KnownPlans | None, config_digest: bytes, base: BaseSpec, limits: AdmissionLimits) -> None:
