@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hotslot.cli.app import run
@@ -24,6 +25,7 @@ from hotslot.cli.supervisor import UpPlan
 from hotslot.cli.up import _Ending, _Stopped
 from hotslot.local.child_processes import free_port, free_ports
 from hotslot.local.children import Child, ChildFailedError, ChildSpec
+from hotslot.local.embedded_valkey import embedded_valkey
 from hotslot.local.identity_files import IdentityFiles
 from hotslot.local.listeners import listener
 from tests.support.stubbed_up import ROOT, STUB, write_stubs
@@ -328,3 +330,23 @@ def test_folders_of_the_user_may_be_imported_from_where_callers_are_known(
     plan = UpPlan("demo", "demo", 1, 7400, 7500, tmp_path, "redis://localhost", None, identity=identity)
     store = plan.store()
     assert {**os.environ, **store.settings}.get("HOTSLOT_IMPORT_ROOTS") == expected
+
+
+def test_the_password_of_a_redis_is_on_no_command_line_of_a_start_in_the_background(tmp_path: Path) -> None:
+    write_stubs(tmp_path)
+    ports = [word for name, p in zip("swg", free_ports(3), strict=True) for word in (OPTIONS[name], str(p))]
+    with embedded_valkey(password="SECRET") as valkey:
+        command = [sys.executable, "-m", "hotslot", "up", "-d", "--json", "--model", "m", "--data-dir", "data", *ports]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOTSLOT_REDIS_URL": valkey.url}
+        started = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=WAIT_S, check=False
+        )
+        assert started.returncode == 0, started.stderr
+        process = psutil.Process(json.loads(started.stdout)["pid"])
+        try:
+            children = process.children(recursive=True)
+            assert len(children) == 3
+            assert "SECRET" not in "".join(" ".join(one.cmdline()) for one in (process, *children))
+            assert any(valkey.url in one.environ().values() for one in children)
+        finally:
+            assert run(["down", "--data-dir", str(tmp_path / "data")]) == 0
