@@ -65,6 +65,8 @@ def doctor(
 
     used, said, damage = _contexts(str(context.params.get("context_name") or ""))
     calls = options.channel_options(tenant, store, without_contexts=damage is not None)
+    for endpoint, option in ((store, "--store (HOTSLOT_STORE)"), (worker, "--worker (HOTSLOT_WORKER)")):
+        options.checked_endpoint(endpoint, option)
     tell(_command_checks(damage))
     tell(check_credentials(calls.security))
     can_call = not any(one.check == "credentials" for one in failures(found))
