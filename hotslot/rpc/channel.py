@@ -64,6 +64,8 @@ SAFE_TO_RETRY: Mapping[str, tuple[str, ...]] = {
     "grpc.health.v1.Health": ("Check",),
 }
 
+CONNECT_ATTEMPT_MS = 5_000
+"""Longest time of one attempt to connect, over half the world or to a server that is busy with other handshakes."""
 RETIRED_S = 3600.0
 """Longest time for which calls go on over a channel that another one has replaced, with newer certificates."""
 
@@ -271,7 +273,8 @@ def _arguments(options: ChannelOptions) -> list[tuple[str, int | str]]:
         ("grpc.http2.max_pings_without_data", 0),
         # A server that restarts is found again soon.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # By its name a pause, it is the time of one attempt: TCP, TLS and HTTP/2 take four ways there and back.
+        ("grpc.min_reconnect_backoff_ms", CONNECT_ATTEMPT_MS),
         ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
 

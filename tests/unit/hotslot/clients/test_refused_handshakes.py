@@ -13,6 +13,7 @@ from shared.server.grpc_server import ServerOptions, serve
 from shared.transport_settings import Transport
 from tests.support.certificates import party
 from tests.support.fake_worker import FakeWorker
+from tests.support.slow_proxy import slow_proxy
 
 NO_TLS = "it does not speak TLS"
 WANTS_TLS = "Socket closed: it may want TLS, and no certificates to trust are named"
@@ -69,3 +70,18 @@ async def test_each_disagreement_is_told_in_its_own_words(kind: str, tmp_path: P
 )  # fmt: skip
 def test_other_reasons_stay_as_they_were(details: str, reason: str) -> None:
     assert unreached_reason(details, uses_tls=False) == reason
+
+
+@pytest.mark.parametrize("uses_tls", [True, False])
+async def test_a_connection_over_a_long_way_stands_at_the_first_attempt(uses_tls: bool, tmp_path: Path) -> None:
+    server = party(tmp_path, "server", Authority(tmp_path / "authority"))
+    transport = server.transport(mutual=False) if uses_tls else Transport()
+    security = server.security(mutual=False) if uses_tls else NO_SECURITY
+    options = ServerOptions(address="127.0.0.1:0", grace_s=0.1, transport=transport)
+    async with serve(FakeWorker().services(), options) as running, slow_proxy(running.port) as proxy:
+        await running.set_ready(True)
+        proxy.delay_s = 0.25
+        calls = ChannelOptions(max_attempts=1, security=security)
+        async with WorkerClient(f"127.0.0.1:{proxy.port}", calls) as worker:
+            assert (await worker.status(timeout_s=20)).worker_id
+        assert proxy.connections == 1
