@@ -3,8 +3,11 @@
 The key is a token, as gRPC callers send one. The gateway calls as itself, and acts for the principal of the token.
 """
 
+import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
@@ -12,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway_service.errors import api_error
-from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
+from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError, ScopeMissingError, TenantForbiddenError
 from hotslot.formats.principals import CLIENT_SCOPES, Principal
 from hotslot.formats.principals import Scope as PrincipalScope
 from hotslot.ids import DEFAULT_TENANT, TenantId, parse_tenant
@@ -24,8 +27,10 @@ from shared.identity.authenticator import Authenticator
 from shared.identity.callers import tenant_for
 from shared.telemetry import bind_log_context
 
-_KEYED = "/v1/"
-"""Paths that a key is for; health and documents are for all."""
+_KEYED = ("/v1/", "/tokenize", "/detokenize")
+"""Beginnings of the paths that a key is for; health and documents are for all."""
+ENDED = "ended by"
+"""Part of a request's state: the error that ends it, once its caller may no longer make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +64,61 @@ class KnownCallers:
         self._anonymous = Principal("anonymous", frozenset({DEFAULT_TENANT}), anonymous_scopes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(_KEYED):
-            try:
-                await self._know(scope)
-            except HotslotError as exc:
-                told = api_error(exc)
-                scope["state"]["ended"] = told.code
-                await JSONResponse(told.body(), told.status, told.headers())(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith(_KEYED):
+            await self._app(scope, receive, send)
+            return
+        try:
+            check = await self._known(scope)
+        except HotslotError as exc:
+            await _refuse(exc, scope, receive, send)
+            return
+        task = asyncio.current_task()
+        assert task is not None
 
-    async def _know(self, scope: Scope) -> None:
+        def end(error: HotslotError) -> None:
+            scope["state"][ENDED] = error
+            task.cancel()
+
+        with self._authenticator.running.of(check, end):
+            try:
+                await self._app(scope, receive, send)
+            except asyncio.CancelledError:
+                # A generation tells its client by itself.
+                if (error := scope["state"].get(ENDED)) is None or task.uncancel() or scope["state"].get("status"):
+                    raise
+                await _refuse(error, scope, receive, send)
+
+    async def _known(self, scope: Scope) -> Callable[[], None]:
+        """Know the caller of a request; what is returned raises once the caller may no longer make it."""
         headers = Headers(scope=scope)
         keys = headers.getlist(AUTHORIZATION)
         if len(keys) > 1:
             raise InvalidRequestError([FieldViolation(AUTHORIZATION, f"found {len(keys)} headers, expected one")])
-        if not keys and self._anonymous.scopes:
-            principal = self._anonymous
-        else:
-            principal = await self._authenticator.principal(keys[0] if keys else None)
+        named, known = _named_tenant(headers), self._authenticator
+        principal_now: Callable[[], Principal] = lambda: self._anonymous  # noqa: E731
+        if keys or not self._anonymous.scopes:
+            principal_now = partial(known.principal_of, await known.credential(keys[0] if keys else None))
+        principal = principal_now()
+        tenant = tenant_for(principal, named)
         scope["state"]["principal"] = principal.name
-        scope["state"]["tenant"] = tenant_for(principal, _named_tenant(headers))
+        scope["state"]["tenant"] = tenant
         bind_log_context(principal=principal.name)
         ACTED_FOR.set(ActedFor(principal.name, principal.scopes))
+
+        def check() -> None:
+            now = principal_now()
+            if tenant_for(now, named) != tenant:
+                raise TenantForbiddenError(f"tenant {tenant!r} is none of {now.name}'s any more")
+            if lost := principal.scopes - now.scopes:
+                raise ScopeMissingError(f"{now.name} has no more the scope {', '.join(each.value for each in lost)}")
+
+        return check
+
+
+async def _refuse(error: HotslotError, scope: Scope, receive: Receive, send: Send) -> None:
+    told = api_error(error)
+    scope["state"]["ended"] = told.code
+    await JSONResponse(told.body(), told.status, told.headers())(scope, receive, send)
 
 
 def tenant_of(connection: HTTPConnection) -> TenantId:

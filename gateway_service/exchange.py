@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway_service.answers import HttpAnswer, Kind, served_headers
+from gateway_service.callers import ENDED
 from gateway_service.errors import ApiError, ParamOf, StoppingError, api_error
 from gateway_service.translation import WantedAnswer
 from hotslot.contract.generation import GenerationEvent
@@ -82,7 +83,7 @@ class GenerationResponse(Response):
         except HotslotError as exc:
             raise _told(exc, self._param_of) from exc
         except asyncio.CancelledError:
-            # By the server alone, at the end of its grace.
+            # By the server alone: at the end of its grace, or when the caller may no longer call.
             await self._end_early(scope, send)
         finally:
             for place in held:
@@ -127,11 +128,12 @@ class GenerationResponse(Response):
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
-        stopping = StoppingError()
-        scope["state"]["ended"] = stopping.code
+        refused = scope["state"].get(ENDED)
+        told = api_error(refused) if refused is not None else StoppingError()
+        scope["state"]["ended"] = told.code
         if not self._begun:
-            raise stopping
-        await send(_part(_sse(stopping.body()), more=False))
+            raise told
+        await send(_part(_sse(told.body()), more=False))
 
     def _check_complete(self) -> None:
         if not self._answer.is_complete:

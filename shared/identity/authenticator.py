@@ -26,7 +26,6 @@ from hotslot.errors import (
     TokenExpiredError,
     TokenRevokedError,
     UnauthenticatedError,
-    UnavailableError,
 )
 from hotslot.formats.principals import (
     Principal,
@@ -40,6 +39,7 @@ from hotslot.rpc.metadata import single_values
 from hotslot.rpc.security import AUTHORIZATION, BEARER, MAX_TOKEN_BYTES
 from hotslot.rpc.tls_files import LOOK_EVERY_S, FileStamps
 from shared.identity.callers import OF_CALLERS, Caller, caller_of
+from shared.identity.running_calls import RunningCalls
 from shared.identity.web_tokens import WebToken, WebTokens, is_web_token
 
 log = structlog.get_logger(__name__)
@@ -100,32 +100,28 @@ class Authenticator:
         self._thread = ThreadPoolExecutor(1, "tokens")
         self._index(read_principals(path) if path is not None else {})
         self._web = WebTokens(issuers_path, clock)
+        self.running = RunningCalls()
+        """Calls of principals, which end when their callers may no longer make them."""
 
     def begin(self) -> None:
         """Begin to read the keys of issuers, so that the first token need not wait for them."""
         self._web.begin()
 
     def close(self) -> None:
-        """End the threads that verify."""
+        """End the threads that verify, and look at running calls no more."""
+        self.running.close()
         self._web.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def caller(self, method: str, context: Any) -> Caller:
-        """The caller of an RPC, which may make it. Raises what `credential`, `principal_of` and `caller_of` raise."""
-        return (await self.standing(method, context)).caller
-
     async def standing(self, method: str, context: Any) -> Standing:
-        """The same, with what tells later if it still may."""
+        """The caller of an RPC, which may make it. Raises what `credential`, `principal_of` and `caller_of` raise."""
         metadata = single_values(context.invocation_metadata() or (), OF_CALLERS)
         credential = await self.credential(metadata.get(AUTHORIZATION), _certified_names(context))
         return Standing(caller_of(method, self.principal_of(credential), metadata), credential, method, metadata)
 
     def check(self, standing: Standing) -> None:
-        """Raise for a call that was allowed and is no more, what `caller` would raise now."""
-        try:
-            caller = caller_of(standing.method, self.principal_of(standing.credential), standing.metadata)
-        except UnavailableError:
-            return  # Nothing is known of what has changed.
+        """Raise for a call that was allowed and is no more, what `standing` would raise now."""
+        caller = caller_of(standing.method, self.principal_of(standing.credential), standing.metadata)
         if caller.tenant != standing.caller.tenant:
             raise TenantForbiddenError(f"tenant {standing.caller.tenant!r} is none of {caller.name}'s any more")
 

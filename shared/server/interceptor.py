@@ -11,8 +11,9 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import aclosing, nullcontext
+from contextlib import ExitStack, aclosing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import grpc
@@ -26,7 +27,7 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import TenantId
-from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES, too_large
+from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from hotslot.rpc.metadata import single_values
 from hotslot.rpc.status import row_for
 from hotslot.rpc.tenant import PARTY_KEY, SETTLED, tenant_of
@@ -40,8 +41,9 @@ from shared.metrics.calls import ServerCalls
 from shared.quotas.gate import QuotaGate, held_kind
 from shared.server.call_log import CallObserver, CallRecord, log_call
 from shared.server.connection_bounds import Pace, check_metadata
-from shared.server.counters import BOUND_REFUSALS, MESSAGE, Counters
+from shared.server.counters import Counters
 from shared.server.failed_calls import abort, as_error
+from shared.server.limited_decoding import limited
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.wire_scan import Refused, decoder_of
 
@@ -85,12 +87,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
         self.calls = ServerCalls()
         self._running: set[asyncio.Task[Any]] = set()
-        self._ending: set[asyncio.Task[Any]] = set()
+        self._ending: dict[asyncio.Task[Any], HotslotError] = {}
+        """Errors of calls that this server ends."""
 
     def end_calls(self) -> None:
         """End every running call as UNAVAILABLE; gRPC's own way to end them would tell callers that they cancelled."""
-        for task in self._running - self._ending:
-            self._ending.add(task)
+        for task in self._running:
+            self._end(task, UnavailableError(STOPS))
+
+    def _end(self, task: "asyncio.Task[Any]", error: HotslotError) -> None:
+        if task not in self._ending:
+            self._ending[task] = error
             task.cancel()
 
     async def intercept_service(
@@ -130,17 +137,20 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
 
     def _decoder(self, method: str, decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
         if method not in self._decoders:
-            self._decoders[method] = _limited(decoder_of(method, decode), self._max_request_bytes, self._counters)
+            self._decoders[method] = limited(decoder_of(method, decode), self._max_request_bytes, self._counters)
         return self._decoders[method]
 
-    async def _tenant(self, method: str, context: Any) -> TenantId:
-        """The tenant of a call that its caller may make; the party of the call is known from then on."""
+    async def _tenant(self, method: str, context: Any, call: ExitStack) -> TenantId:
+        """The tenant of a call that its caller may make, which ends once it may no longer; its party is known then."""
         check_metadata(context.invocation_metadata() or ())
-        if self._authenticator is None:
+        if (known := self._authenticator) is None:
             tenant = tenant_of(context)
             PARTY.set(party_of(None, tenant, context.peer()))
             return tenant
-        caller = await self._authenticator.caller(method, context)
+        standing, task = await known.standing(method, context), asyncio.current_task()
+        assert task is not None
+        call.enter_context(known.running.of(partial(known.check, standing), partial(self._end, task)))
+        caller = standing.caller
         told = single_values(context.invocation_metadata() or (), (PARTY_KEY,)).get(PARTY_KEY)
         PARTY.set(party_of(caller, caller.tenant, context.peer(), told))
         structlog.contextvars.bind_contextvars(principal=caller.name, **({"via": caller.via} if caller.via else {}))
@@ -168,8 +178,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._running.add(task)
         stream, places, held = Stream(self._stall_s, task), self._places.get(method), None
         seen = watched(self._audit, method, context, knows_callers=self._authenticator is not None)
+        call = ExitStack()
         try:
-            tenant = await self._tenant(method, context)
+            tenant = await self._tenant(method, context, call)
             if seen is not None:
                 seen.known(CALLER.get(), tenant)
             structlog.contextvars.bind_contextvars(tenant=tenant)
@@ -195,7 +206,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if not (task in self._ending or stream.ended_by) or task.uncancel():
                 code = grpc.StatusCode.CANCELLED
                 raise
-            error: HotslotError = stream.ended_by or UnavailableError(STOPS)
+            error: HotslotError = stream.ended_by or self._ending[task]
             code, reason = row_for(error).code, row_for(error).reason
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
@@ -206,8 +217,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             code, reason = row.code, row.reason
             self._counters.count_refusal(error)
         finally:
+            call.close()
             self._running.discard(task)
-            self._ending.discard(task)
+            self._ending.pop(task, None)
             if places is not None:
                 places.leave(stream)
             if self._quotas is not None:
@@ -221,18 +233,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         is_left_behind = isinstance(error, StreamStalledError) or stream.ended_by is not None
         with places.left_behind(tenant, PARTY.get()) if places is not None and is_left_behind else nullcontext():
             return await abort(context, error)
-
-
-def _limited(decode: Callable[[bytes], Any] | None, max_bytes: int, counters: Counters) -> Callable[[bytes], Any]:
-    """A decoder that refuses what is larger by its size alone, and counts what it refuses."""
-
-    def decode_or_refuse(data: bytes) -> Any:
-        found = Refused(too_large(len(data), max_bytes)) if len(data) > max_bytes else decode(data) if decode else data
-        if isinstance(found, Refused):
-            counters.add(BOUND_REFUSALS, MESSAGE)
-        return found
-
-    return decode_or_refuse
 
 
 @dataclass(slots=True)

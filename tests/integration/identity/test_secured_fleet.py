@@ -12,7 +12,7 @@ import pytest
 from hotslot import ChannelOptions, GenerationRequest, HotslotClient
 from hotslot.clients.store import StoreClient
 from hotslot.clients.worker import WorkerClient
-from hotslot.contract.generation import AdapterSelection
+from hotslot.contract.generation import AdapterSelection, Stop
 from hotslot.errors import (
     AdapterNotFoundError,
     ForbiddenError,
@@ -31,11 +31,13 @@ from shared.identity.authenticator import REVOCATION_S
 from tests.support.certificates import Party, party
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
+from tests.support.issuer import JwksServer, Key, signed, write_issuers
 from tests.support.principals import Roster
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.integration
 
+ISSUER_KEY = Key("fleet")
 LOOSE_S = 3.0
 """For a machine that does other things."""
 
@@ -46,6 +48,7 @@ class SecuredFleet:
 
     stack: Stack
     roster: Roster
+    """Tokens that it has, by the names of their callers, may also be others' than the file's."""
     client: Party
 
     def security(self, name: str) -> ChannelSecurity:
@@ -99,14 +102,18 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredFleet]:
             "tls_client_ca_file": str(one.bundle_file),
             "health_listen": f"127.0.0.1:{free_port()}",
             "principals_file": str(roster.path),
+            "issuers_file": str(issuers),
         }
 
     token_file = folder / "gateway.token"
     token_file.write_text(roster.tokens["gateway"])
-    with Stack(folder) as stack:
+    with JwksServer(ISSUER_KEY).running() as keys, Stack(folder) as stack:
+        issuers = write_issuers(folder / "issuers.json", keys.url)
         stack.start_store(**secured(parties["store"]), operator_tenants="default")
         for _ in range(2):
-            stack.launch_echo_worker(**secured(worker), tls_ca_file=str(worker.bundle_file), lease_s="2")
+            stack.launch_echo_worker(
+                **secured(worker), tls_ca_file=str(worker.bundle_file), lease_s="2", model="step 0.03"
+            )
         for child in stack.workers:
             child.wait_ready(60)
         client = parties["client"]
@@ -116,6 +123,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredFleet]:
             tls_key_file=str(client.key_file),
             token_file=str(token_file),
             principals_file=str(roster.path),
+            issuers_file=str(issuers),
         )
         found = SecuredFleet(stack, roster, client)
         asyncio.run(publish(found, folder))
@@ -223,6 +231,89 @@ async def test_the_gateway_takes_a_token_as_its_api_key_and_acts_for_its_princip
         assert (code, "TENANT_FORBIDDEN" in text) == (403, True)
         # A service's token is no key: what it may do is not HTTP's.
         assert (await status("/v1/completions", fleet.roster.tokens["gateway"], json=body))[0] == 403
+
+
+async def test_a_json_web_token_is_taken_across_all_hops(fleet: SecuredFleet) -> None:
+    fleet.roster.tokens["web"] = token = signed(ISSUER_KEY, scope="read use")
+    async with HotslotClient(fleet.store, fleet.workers[0], options=fleet.options("web")) as client:
+        assert [found.name async for found in client.store.list_adapters()] == ["alice-bot"]
+        assert (await client.complete(ask("alice-bot"))).choices
+        with pytest.raises(ScopeMissingError):
+            await client.store.delete_adapter("alice-bot")
+    body = {"model": "alice-bot", "prompt": "hello", "max_tokens": 4}
+    async with httpx2.AsyncClient(base_url=fleet.gateway, trust_env=False, timeout=30) as http:
+        for key, expected in ((token, 200), (signed(Key("fleet")), 401), (signed(ISSUER_KEY, exp=1), 401)):
+            answer = await http.post("/v1/completions", headers={"authorization": f"Bearer {key}"}, json=body)
+            assert answer.status_code == expected, answer.text
+
+
+RUNNING_S = 5.0
+"""Longest time that a running call has after a revocation, as docs/security.md says."""
+
+
+async def test_what_runs_ends_in_time_when_its_token_is_revoked(fleet: SecuredFleet) -> None:
+    """A watch, a generation on a worker, a forwarded one, and one through the gateway."""
+    fleet.roster.add("leaving", CLIENT_SCOPES, ["acme"])
+    options = fleet.options("leaving")
+    endless = replace(ask("alice-bot"), prompt="endless", stop=Stop(max_tokens=480))
+    ended: dict[str, str] = {}
+    began = 0
+
+    async def watch() -> None:
+        nonlocal began
+        async with StoreClient(fleet.store, options) as store:
+            began += 1
+            async for _ in store.watch():
+                pass
+
+    async def generate(worker: str) -> None:
+        nonlocal began
+        async with HotslotClient(fleet.store, worker, route=False, options=options) as client:
+            seen = False
+            async for _ in client.generate(endless):
+                began, seen = began + (not seen), True
+
+    async def through_gateway() -> None:
+        nonlocal began
+        body = {"model": "alice-bot", "prompt": "endless", "max_tokens": 480, "stream": True}
+        headers = {"authorization": f"Bearer {fleet.roster.tokens['leaving']}"}
+        async with (
+            httpx2.AsyncClient(base_url=fleet.gateway, trust_env=False, timeout=30) as http,
+            http.stream("POST", "/v1/completions", headers=headers, json=body) as answer,
+        ):
+            assert answer.status_code == 200, await answer.aread()
+            began += 1
+            last = ""
+            async for line in answer.aiter_lines():
+                last = line or last
+            raise TokenRevokedError(last) if "TOKEN_REVOKED" in last else AssertionError(last[-200:])
+
+    async def until_revoked(name: str, running: Awaitable[None]) -> None:
+        try:
+            await running
+        except TokenRevokedError:
+            ended[name] = "revoked"
+
+    parts = {"watch": watch(), "gateway": through_gateway(), **{one: generate(one) for one in fleet.workers}}
+    deadline_s = time.monotonic() + 30
+    tasks = []
+    while not tasks:
+        try:
+            async with StoreClient(fleet.store, options) as store:
+                await store.get("alice-bot")
+            tasks = [asyncio.create_task(until_revoked(name, part)) for name, part in parts.items()]
+        except UnauthenticatedError:
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.2)
+    while began < len(parts):
+        assert time.monotonic() < deadline_s
+        assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
+        await asyncio.sleep(0.05)
+    fleet.roster.change("leaving", revoked_s=int(time.time()))
+    began_s = time.monotonic()
+    await asyncio.wait_for(asyncio.gather(*tasks), RUNNING_S + LOOSE_S)
+    assert ended == dict.fromkeys(parts, "revoked")
+    assert time.monotonic() - began_s <= RUNNING_S
 
 
 def test_no_token_is_in_any_log(fleet: SecuredFleet) -> None:

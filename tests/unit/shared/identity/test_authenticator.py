@@ -106,14 +106,14 @@ async def test_a_certificate_stands_for_the_principal_that_lists_its_name_alone(
 
     method = "/hotslot.fleet.v1.FleetService/IssueEpoch"
     for names in ({"peer_uri": [b"spiffe://hotslot/worker"]}, {"peer_dns": [b"other", b"worker.hotslot"]}):
-        assert (await known.caller(method, Call(names))).name == "worker"
+        assert (await known.standing(method, Call(names))).caller.name == "worker"
     for names in ({}, {"peer_dns": [b"hotslot"]}, {"x509_common_name": [b"worker.hotslot"]}):
         with pytest.raises(UnauthenticatedError):
-            await known.caller(method, Call(names))
+            await known.standing(method, Call(names))
     # A token says more than the certificate that it came with.
     token = ("authorization", f"Bearer {roster.tokens['alice']}")
     resolve = "/hotslot.store.v1.AdapterStoreService/GetAdapter"
-    assert (await known.caller(resolve, Call({"peer_dns": [b"worker.hotslot"]}, token))).name == "alice"
+    assert (await known.standing(resolve, Call({"peer_dns": [b"worker.hotslot"]}, token))).caller.name == "alice"
     known.close()
 
 
