@@ -1,7 +1,7 @@
 """Models as OpenAI lists them: base models that are served, and the adapters for them; and what `model` stands for."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any
 
@@ -9,8 +9,9 @@ from gateway_service.deployment import Deployment, ServedBase
 from gateway_service.errors import ModelNotFoundError, wrong_param
 from gateway_service.translation import WantedAnswer
 from hotslot import AdapterSelection
+from hotslot.clients.store import StoreClient
 from hotslot.contract.catalog import Adapter, Version
-from hotslot.errors import InvalidReferenceError, NotFoundError
+from hotslot.errors import InvalidReferenceError, NotFoundError, NotImplementedYetError
 from hotslot.ids import TenantId
 from hotslot.references import DEFAULT_TAG, parse_reference
 
@@ -50,7 +51,7 @@ async def cards(deployment: Deployment, tenant: TenantId) -> AsyncIterator[Card]
                     yield _card(name, f"{name}@{loaded.digest}", base, None)
         return
     count = 0
-    async with deployment.client(tenant) as client, aclosing(client.store.list_adapters()) as adapters:
+    async with deployment.client(tenant) as client, aclosing(_listed(client.store)) as adapters:
         async for adapter in adapters:
             version = adapter.latest_version
             if version is None or version.base_model_digest not in bases or not adapter.tags:
@@ -59,6 +60,18 @@ async def cards(deployment: Deployment, tenant: TenantId) -> AsyncIterator[Card]
             count += 1
             if count == MAX_LISTED:
                 return
+
+
+async def _listed(store: StoreClient) -> AsyncGenerator[Adapter, None]:
+    """A tenant's own adapters, then those that others share with it."""
+    async with aclosing(store.list_adapters()) as own:
+        async for adapter in own:
+            yield adapter
+    # A store of an earlier release shares nothing.
+    with suppress(NotImplementedYetError):
+        async with aclosing(store.list_shared_adapters()) as shared:
+            async for adapter in shared:
+                yield adapter
 
 
 async def card_of(deployment: Deployment, tenant: TenantId, model: str) -> Card:

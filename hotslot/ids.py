@@ -29,7 +29,8 @@ DIGEST_LENGTH = len(DIGEST_PREFIX) + 64
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 DIGEST_HEX = re.compile(r"[0-9a-f]{64}")
 """A digest without its prefix."""
-_TENANT = re.compile(r"[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?")
+TENANT_PATTERN = r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?"
+_TENANT = re.compile(TENANT_PATTERN)
 
 
 def parse_digest(text: str, *, field: str = "digest") -> Digest:

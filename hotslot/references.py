@@ -1,10 +1,10 @@
-"""References to adapters: `name[:tag][@sha256:…]`, as container images have it."""
+"""References to adapters: `name[:tag][@sha256:…]`, as container images have it; `owner~name…` for another tenant's."""
 
 import re
 from dataclasses import dataclass
 
 from hotslot.errors import InvalidReferenceError
-from hotslot.ids import AdapterName, Digest, TagName, is_digest
+from hotslot.ids import TENANT_PATTERN, AdapterName, Digest, TagName, TenantId, is_digest
 
 DEFAULT_TAG = TagName("latest")
 MAX_NAME_LENGTH = 255
@@ -12,6 +12,9 @@ MAX_TAG_LENGTH = 128
 
 _SEGMENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 _NAME = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_OWNER = re.compile(TENANT_PATTERN)
+OWNER_MARK = "~"
+"""Between an owner and the name of an adapter that it shares. No name of a tenant's own has it."""
 _TAG = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{MAX_TAG_LENGTH - 1}}}")
 
 
@@ -30,15 +33,42 @@ class Reference:
 
 
 def parse_name(text: str) -> AdapterName:
-    """Check an adapter's name; raises InvalidReferenceError."""
+    """Check an adapter's name, the calling tenant's own or `owner~name`; raises InvalidReferenceError."""
     _check_text(text)
-    if len(text) > MAX_NAME_LENGTH or not _NAME.fullmatch(text):
+    owner, mark, name = text.rpartition(OWNER_MARK)
+    if mark and not _OWNER.fullmatch(owner):
+        raise InvalidReferenceError(text, f"before {OWNER_MARK!r} must stand the tenant that shares the adapter")
+    if len(name) > MAX_NAME_LENGTH or not _NAME.fullmatch(name):
         raise InvalidReferenceError(
             text,
             f"the name must be segments of [a-z0-9] joined by '.', '_', '-' and separated by '/', "
             f"at most {MAX_NAME_LENGTH} characters",
         )
     return AdapterName(text)
+
+
+def parse_own_reference(text: str) -> Reference:
+    """A reference to publish under; raises InvalidReferenceError, also for another tenant's."""
+    reference = parse_reference(text)
+    check_own(reference.name)
+    return reference
+
+
+def check_own(name: AdapterName) -> None:
+    """Raise InvalidReferenceError for the name of an adapter that another tenant shares."""
+    if OWNER_MARK in name:
+        raise InvalidReferenceError(name, "what another tenant shares is read and used; publish under an own name")
+
+
+def split_owner(name: AdapterName) -> tuple[TenantId | None, AdapterName]:
+    """The owner of a name, None for the calling tenant, and the owner's name for the adapter."""
+    owner, mark, own = name.rpartition(OWNER_MARK)
+    return (TenantId(owner), AdapterName(own)) if mark else (None, name)
+
+
+def shared_name(owner: TenantId, name: AdapterName) -> AdapterName:
+    """Name of an adapter for the tenants that it is shared with."""
+    return AdapterName(f"{owner}{OWNER_MARK}{name}")
 
 
 def parse_tag(text: str) -> TagName:

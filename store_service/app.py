@@ -32,6 +32,7 @@ from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.quota_checks import StoredQuotas
+from store_service.catalog.shares import Shares
 from store_service.catalog.watch import ChangeSignal, TenantWatches
 from store_service.content.arrivals import ArrivalFolder
 from store_service.content.collection import Collector
@@ -222,6 +223,7 @@ def build_services(
         execution.admission,
         TenantWatches(registry.catalog, domain.data.engine, execution.signal, offload),
         domain.policies,
+        Shares(domain.data.engine, execution.signal.notify),
         publications,
         domain.retention,
         QuotaAnswers(gate, domain.data.engine, domain.importer, execution.lookups),

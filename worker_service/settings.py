@@ -131,6 +131,9 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     """Longest time in which a start loads versions that others hold and this worker will be a home of; needs Redis."""
     staleness_s: float = Field(default=2.0, ge=0, le=3600)
     """Time for which the store's answer to a reference is trusted."""
+    shared_unconfirmed_s: float = Field(default=300.0, ge=0)
+    """Longest time for which an adapter that another tenant shares is served while the store does not answer: it might
+    be shared no more. A tenant's own adapters are served for as long as they are in memory."""
 
     engine_silence_s: float = Field(default=30.0, ge=0.1)
     """Longest silence of the engine, which answers between any two steps. Then the worker ends what it runs,

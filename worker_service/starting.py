@@ -182,7 +182,9 @@ def build_parts(host: Host, model: ServableModel, store: StoreView) -> ServingPa
         host_cache_bytes=settings.host_cache_bytes,
         max_parallel_loads=settings.max_parallel_loads,
         disk=DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None,
-        references=ReferenceLimits(staleness_s=settings.staleness_s),
+        references=ReferenceLimits(
+            staleness_s=settings.staleness_s, shared_unconfirmed_s=settings.shared_unconfirmed_s
+        ),
         engine_silence_s=settings.engine_silence_s,
         rates=host.rates,
         engine=EnginePolicy(

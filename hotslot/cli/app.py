@@ -18,12 +18,14 @@ from hotslot.cli import (
     fleet_commands,
     generate_commands,
     listing_commands,
+    login_commands,
     own_commands,
     policy_commands,
     quota_command,
     removal_commands,
     retention_commands,
     running_commands,
+    share_commands,
     token_commands,
     up,
     worker_commands,
@@ -64,6 +66,9 @@ app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.backup)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.restore)
 app.add_typer(context_commands.app, name="context", rich_help_panel=_EVERYTHING)
 app.add_typer(token_commands.app, name="token", rich_help_panel=_EVERYTHING)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(login_commands.login)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(login_commands.logout)
+app.command(cls=Command, rich_help_panel=_EVERYTHING)(login_commands.whoami)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.push)
 app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.pull)
 app.command("import", cls=Command, rich_help_panel=_STORE)(catalog_commands.import_)
@@ -77,6 +82,7 @@ app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.rm)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.undelete)
 app.command(cls=Command, rich_help_panel=_STORE)(retention_commands.prune)
 app.command(cls=Command, rich_help_panel=_STORE)(quota_command.quota)
+app.command(cls=Command, rich_help_panel=_STORE)(share_commands.share)
 app.add_typer(base_commands.app, name="base", rich_help_panel=_STORE)
 app.add_typer(policy_commands.app, name="policy", rich_help_panel=_STORE)
 app.command(cls=Command, rich_help_panel=_GENERATE)(generate_commands.generate)

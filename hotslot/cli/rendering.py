@@ -143,6 +143,14 @@ def quota_table(quota: TenantQuota) -> FittedTable:
     return made
 
 
+def shares_table(shares: Iterable[tuple[str, str, datetime | None]], now: datetime) -> FittedTable:
+    """Adapters that are shared, with whom, and since when."""
+    made = table("ADAPTER", "WITH", "CHANGED")
+    for name, others, changed in shares:
+        made.add_row(name, others, human_age(changed, now))
+    return made
+
+
 def base_models_table(models: Iterable[BaseModel]) -> FittedTable:
     """The base models that adapters can be admitted for; whole digests, for `--base`."""
     made = table("NAME", "TYPE", "MODULES", "DIGEST", right=("MODULES",), gives_way=("MODULES", "TYPE", "DIGEST"))

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from hotslot.codec.binding import NEGATED, Binding, omits, reads_zero_as
 from hotslot.codec.compiling import Codec, compiled
 from hotslot.codec.settling import settled_call, settled_chat, settled_message, settled_request, settled_stop
-from hotslot.contract import catalog, control, generation, placement, quotas, tokens
+from hotslot.contract import catalog, control, generation, placement, quotas, sharing, tokens
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.generation import Chunk, Finished, GenerationEvent, Started
 from hotslot.errors import FieldViolation, InvalidRequestError, Violation
@@ -121,6 +121,8 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(Violation, store_pb2.Violation),
     Binding(AdmissionWarning, store_pb2.Warning),
     Binding(catalog.AdapterPolicy, store_pb2.AdapterPolicy),
+    Binding(sharing.KnownCaller, store_pb2.GetCallerResponse),
+    Binding(sharing.AdapterShare, store_pb2.AdapterShare),
     Binding(catalog.PrunedVersion, store_pb2.PrunedVersion),
     Binding(catalog.PruneReport, store_pb2.PruneVersionsResponse),
     Binding(catalog.VersionHolder, store_pb2.VersionHolder),

@@ -236,6 +236,8 @@ class AdapterEventKind(StrEnum):
     ADAPTER_UNDELETED = "adapter_undeleted"
     POLICY_CHANGED = "policy_changed"
     LABELS_CHANGED = "labels_changed"
+    ADAPTER_SHARED = "adapter_shared"
+    ADAPTER_UNSHARED = "adapter_unshared"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ class Authenticator:
         """The caller of an RPC, which may make it. Raises what `credential`, `principal_of` and `caller_of` raise."""
         metadata = single_values(context.invocation_metadata() or (), OF_CALLERS)
         credential = await self.credential(metadata.get(AUTHORIZATION), _certified_names(context))
-        return Standing(caller_of(method, self.principal_of(credential), metadata), credential, method, metadata)
+        caller = caller_of(method, self.principal_of(credential), metadata)
+        return Standing(replace(caller, expires_s=self.expires_s(credential)), credential, method, metadata)
 
     def check(self, standing: Standing) -> None:
         """Raise for a call that was allowed and is no more, what `standing` would raise now."""

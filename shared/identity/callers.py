@@ -25,6 +25,8 @@ class Caller:
     tenants: frozenset[str]
     via: str = ""
     """Gateway that acts for it."""
+    expires_s: float = 0.0
+    """Unix time at which its token ends by itself; 0 where nothing says so."""
 
 
 CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)

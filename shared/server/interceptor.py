@@ -20,12 +20,7 @@ import grpc
 import structlog
 
 from hotslot.contract.quotas import QuotaKind
-from hotslot.errors import (
-    HotslotError,
-    RequestDeadlineError,
-    StreamStalledError,
-    UnavailableError,
-)
+from hotslot.errors import HotslotError, RequestDeadlineError, StreamStalledError, UnavailableError
 from hotslot.ids import TenantId
 from hotslot.rpc.message_sizes import MAX_MESSAGE_BYTES
 from hotslot.rpc.metadata import single_values
@@ -149,6 +144,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return tenant
         standing, task = await known.standing(method, context), asyncio.current_task()
         assert task is not None
+        caller = standing.caller
         call.enter_context(known.running.of(partial(known.check, standing), partial(self._end, task)))
         caller = standing.caller
         told = single_values(context.invocation_metadata() or (), (PARTY_KEY,)).get(PARTY_KEY)

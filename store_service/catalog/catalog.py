@@ -20,7 +20,7 @@ from hotslot.errors import (
 from hotslot.formats.base_spec import looks_like_a_digest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
-from store_service.catalog import reads, writes
+from store_service.catalog import access, reads, writes
 from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading, writing
 from store_service.catalog.policies import keep_versions, policy_of
@@ -42,7 +42,7 @@ from store_service.catalog.tables import adapters, labels, tags, versions
 
 
 class Catalog:
-    """Adapters, versions and tags; a tenant sees its own only.
+    """Adapters, versions and tags; a tenant sees its own, and what others share with it.
 
     Everything that changes an adapter also writes an event, at the tenant's next revision, in the same transaction, and
     returns that revision: a later `resolve` at it or above sees what was written.
@@ -101,7 +101,8 @@ class Catalog:
     def get_adapter(self, tenant: TenantId, name: AdapterName) -> AdapterRecord:
         """Raises AdapterNotFoundError."""
         with reading(self._engine) as connection:
-            return reads.adapter_record(connection, reads.live_adapter(connection, tenant, name))
+            adapter = access.readable_adapter(connection, tenant, name)
+            return access.as_named(reads.adapter_record(connection, adapter), name)
 
     def list_adapters(
         self, tenant: TenantId, wanted: AdapterFilter, *, limit: int, after: tuple[str, int]
@@ -139,13 +140,13 @@ class Catalog:
         Raises AdapterNotFoundError.
         """
         with reading(self._engine) as connection:
-            adapter = reads.live_adapter(connection, tenant, name)
+            adapter = access.readable_adapter(connection, tenant, name)
             query = select(*reads.SUMMARY_COLUMNS).where(versions.c.adapter_id == adapter.id)
             if before:
                 query = query.where(versions.c.id < before)
             rows = connection.execute(query.order_by(versions.c.id.desc()).limit(limit)).all()
             records = reads.version_summaries(connection, adapter, rows)
-            return [(row.id, record) for row, record in zip(rows, records, strict=True)]
+            return [(row.id, replace(record, adapter=name)) for row, record in zip(rows, records, strict=True)]
 
     def resolve(self, tenant: TenantId, reference: Reference) -> Resolution:
         """Resolve a reference to the version that it stands for now.
@@ -153,7 +154,7 @@ class Catalog:
         Raises AdapterNotFoundError, TagNotFoundError, VersionNotFoundError.
         """
         with reading(self._engine) as connection:
-            adapter = reads.live_adapter(connection, tenant, reference.name)
+            adapter = access.readable_adapter(connection, tenant, reference.name)
             if reference.digest is not None:
                 row = reads.version_row(connection, adapter, reference.digest)
             else:
@@ -162,11 +163,9 @@ class Catalog:
                 if tag is None:
                     raise TagNotFoundError(reference.name, reference.tag)
                 row = reads.version_row(connection, adapter, tag.version_digest)
-            return Resolution(
-                reads.version_record(connection, adapter, row),
-                policy_of(connection, adapter),
-                reads.revision_of(connection, tenant),
-            )
+            version = replace(reads.version_record(connection, adapter, row), adapter=reference.name)
+            revision = reads.revision_of(connection, access.owner_of(tenant, reference.name))
+            return Resolution(version, policy_of(connection, adapter), revision)
 
     def set_tag(self, tenant: TenantId, name: AdapterName, tag: TagName, digest: Digest, *, etag: str) -> TagRecord:
         """Raises AdapterNotFoundError, VersionNotFoundError, EtagMismatchError."""
@@ -240,21 +239,10 @@ class Catalog:
             connection.execute(delete(adapters).where(adapters.c.id.in_(gone)))
             return len(gone)
 
-    def weights_size_bytes(self, tenant: TenantId, digest: Digest) -> int | None:
-        """The size of a weights blob; None where no version of an adapter that is not deleted has it."""
-        query = (
-            select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name)
-            .join(adapters, adapters.c.id == versions.c.adapter_id)
-            .where(
-                versions.c.weights_digest == digest,
-                adapters.c.tenant == tenant,
-                adapters.c.delete_time_s.is_(None),
-            )
-            .limit(1)
-        )
+    def readable_weights(self, tenant: TenantId, digest: Digest) -> tuple[TenantId, int] | None:
+        """Tenant that a weights blob is kept for, and its size; None where no version that a tenant may read has it."""
         with reading(self._engine) as connection:
-            row = connection.execute(query).one_or_none()
-        return int(reads.checked_version(row, row).weights_size_bytes) if row is not None else None
+            return access.readable_weights(connection, tenant, digest)
 
     def weights_uses(self, of: tuple[TenantId, Digest] | None = None) -> list[WeightsUse]:
         """All versions by their weights, or those of one blob, newest first; deleted adapters' included."""

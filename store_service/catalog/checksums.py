@@ -69,6 +69,11 @@ def policy_checksum(adapter: Any, row: Any) -> str:
     )
 
 
+def share_checksum(adapter: Any, tenant: str, time_s: float) -> str:
+    """Checksum of a share of an adapter with a tenant."""
+    return _checksum("share", adapter.tenant, adapter.name, tenant, time_s)
+
+
 def retention_checksum(adapter: Any, row: Any) -> str:
     """Checksum of a policy's retention, apart since rows are older than it; empty where there is none."""
     if not row.keep_versions and row.untagged_ttl_s is None:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from hotslot.errors import HotslotError
 from hotslot.ids import AdapterName, Digest, TenantId
-from hotslot.references import Reference
+from hotslot.references import Reference, split_owner
 from store_service.catalog import reads, writes
 from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading, writing
@@ -99,7 +99,8 @@ class VersionRetention:
         if reference.digest is None or found.version.tags:
             return
         try:
-            self.note_use(tenant, reference.name, reference.digest)
+            owner, name = split_owner(reference.name)
+            self.note_use(owner or tenant, name, reference.digest)
         except HotslotError as exc:
             log.warning("use_not_noted", tenant=tenant, adapter=reference.name, why=exc.message)
 

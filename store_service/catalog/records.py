@@ -98,6 +98,18 @@ class VersionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareRecord:
+    """Tenants that may read and use an adapter besides its owner."""
+
+    adapter: AdapterName
+    tenants: tuple[str, ...]
+    all_tenants: bool
+    update_time_s: float | None
+    revision: int = field(default=0, compare=False)
+    """Revision of the tenant's catalog with the write that returned this; 0 where it was only read."""
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRecord:
     """Decision of an adapter's owner about the workers that it may be on."""
 

@@ -161,6 +161,16 @@ adapter_policies = Table(
     Column("retention_checksum", String(64), nullable=False, server_default=""),
 )
 
+adapter_shares = Table(
+    "adapter_shares",
+    metadata,
+    Column("adapter_id", RowId, ForeignKey("adapters.id", ondelete="CASCADE"), primary_key=True),
+    Column("tenant", String(64), primary_key=True, index=True),
+    Column("time_s", Double, nullable=False),
+    Column("checksum", String(64), nullable=False),
+)
+"""Tenants that an adapter's owner shares it with; `*` is every one."""
+
 released_weights = Table(
     "released_weights",
     metadata,

@@ -17,6 +17,7 @@ from hotslot.errors import (
     InvalidRequestError,
 )
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
+from hotslot.references import check_own
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
 from store_service.catalog.records import MAX_ANNOTATIONS, MAX_LABELS, NewVersion
@@ -24,7 +25,11 @@ from store_service.catalog.tables import adapters, base_models, labels, tags, ve
 
 
 def adapter_for_writing(connection: Connection, change: Change, tenant: TenantId, name: AdapterName) -> Row[Any]:
-    """The adapter's row, made when there is none; a deleted adapter of the name stays deleted."""
+    """The adapter's row, made when there is none; a deleted adapter of the name stays deleted.
+
+    Raises InvalidReferenceError for the name of an adapter that another tenant shares.
+    """
+    check_own(name)
     with suppress(AdapterNotFoundError):
         return reads.live_adapter(connection, tenant, name)
     values = {

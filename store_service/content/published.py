@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from hotslot.errors import BlobNotFoundError
@@ -14,6 +15,17 @@ from hotslot.ids import Digest, TenantId
 from store_service.catalog.catalog import Catalog
 from store_service.content.keys import BlobKey
 from store_service.content.store import ContentStore
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBlob:
+    """A published blob, opened for reading."""
+
+    key: BlobKey
+    """Key under which its owner's is kept."""
+    size_bytes: int
+    file: BinaryIO | None = None
+    """None where it is not, or not whole, on this machine."""
 
 
 class PublishedBlobs:
@@ -26,22 +38,23 @@ class PublishedBlobs:
         self._publishing: Counter[BlobKey] = Counter()
         self._collecting = threading.Lock()
 
-    def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int] | None:
-        """A published blob for reading, and its size; None where it is not, or not whole, on this machine.
+    def open(self, tenant: TenantId, digest: Digest) -> OpenedBlob:
+        """A published blob that a tenant may read: its own, or of an adapter that is shared with it.
 
         Raises BlobNotFoundError, also for what was only uploaded.
         """
-        size_bytes = self.catalog.weights_size_bytes(tenant, digest)
-        if size_bytes is None:
+        found = self.catalog.readable_weights(tenant, digest)
+        if found is None:
             raise BlobNotFoundError(digest)
+        owner, size_bytes = found
         try:
-            file, found_bytes = self.blobs.open(tenant, digest)
+            file, found_bytes = self.blobs.open(owner, digest)
         except BlobNotFoundError:
-            return None
+            return OpenedBlob((owner, digest), size_bytes)
         if found_bytes != size_bytes:
             file.close()
-            return None
-        return file, size_bytes
+            return OpenedBlob((owner, digest), size_bytes)
+        return OpenedBlob((owner, digest), size_bytes, file)
 
     @contextmanager
     def publishing(self, key: BlobKey) -> Iterator[None]:

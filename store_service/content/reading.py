@@ -13,6 +13,7 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 from hotslot.errors import BadOffsetError, DigestMismatchError
 from hotslot.ids import Digest, TenantId, digest_of_hex
 from shared.metrics.numbers import Tally
+from store_service.content.keys import BlobKey
 from store_service.content.recovery import Recovery
 from store_service.content.verified import Verified
 from store_service.execution.offload import Offload
@@ -167,16 +168,17 @@ class ContentReader:
         Raises as `Recovery.open`, BadOffsetError, and DigestMismatchError when bytes that were given out already
         were not the right ones: by then the blob is repaired, and reading it again gives the right ones.
         """
+        key: BlobKey = (tenant, digest)
         try:
-            file, size_bytes = await self._recovery.open(tenant, digest)
+            file, size_bytes, key = await self._recovery.open(tenant, digest)
             async with aclosing(self._stream(file, size_bytes, digest, offset, limit, encode)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             return
         except RottenBlobError as exc:
             rotten = exc
-        await self._recovery.make_whole((tenant, digest))
-        file, size_bytes = await self._recovery.open(tenant, digest)
+        await self._recovery.make_whole(key)
+        file, size_bytes, _ = await self._recovery.open(tenant, digest)
         if not await self._offload(_begins_with, file, rotten.sent_bytes, rotten.sent_hash):
             file.close()
             raise rotten

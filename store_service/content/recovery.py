@@ -41,19 +41,19 @@ class Recovery:
         self._restores: SingleFlight[BlobKey, None] = SingleFlight()
         self.opens = Tally("hotslot_blob_opens_total", [("hit",), ("miss",)])
 
-    async def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int]:
-        """A published blob for reading, and its size.
+    async def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int, BlobKey]:
+        """A published blob for reading, its size, and the key under which its owner's is kept.
 
         Raises BlobNotFoundError, BlobLostError, StoreUnavailableError, SourceUnavailableError, QuotaExceededError.
         """
         for attempt in range(NUM_OPENS):
             opened = await self._offload(self._published.open, tenant, digest)
             if not attempt:
-                self.opens.add("miss" if opened is None else "hit")
-            if opened is not None:
-                return opened
-            self._blobs.keep(tenant, digest)
-            await self.make_whole((tenant, digest))
+                self.opens.add("miss" if opened.file is None else "hit")
+            if opened.file is not None:
+                return opened.file, opened.size_bytes, opened.key
+            self._blobs.keep(*opened.key)
+            await self.make_whole(opened.key)
         raise StoreUnavailableError(f"blob {digest} leaves the disk faster than it is read; try again", retry_after_s=1)
 
     async def make_whole(self, key: BlobKey) -> None:

@@ -8,13 +8,14 @@ from hotslot.codec import to_proto
 from hotslot.ids import parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
-from hotslot.references import parse_name, parse_reference, parse_tag
+from hotslot.references import parse_name, parse_own_reference, parse_reference, parse_tag
 from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.tenant import tenant_of
 from shared.call_notes import call_notes
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
-from store_service.catalog.records import AdapterFilter, VersionRecord
+from store_service.catalog.records import VersionRecord
+from store_service.catalog.shares import Shares
 from store_service.catalog.watch import TenantWatches
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
@@ -22,8 +23,7 @@ from store_service.execution.offload import Offload
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
-from store_service.rpc import base_model_answers, contract, policy_answers, requests
-from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
+from store_service.rpc import base_model_answers, contract, listing_answers, policy_answers, requests, share_answers
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.sources.sources import Sources
@@ -50,6 +50,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         admission: FairQueue,
         watch: TenantWatches,
         policies: Policies,
+        shares: Shares,
         publications: Publications,
         retention: VersionRetention,
         quotas: QuotaAnswers,
@@ -68,6 +69,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self._admission = admission
         self._watch = watch
         self._policies = policies
+        self._shares = shares
         self._publications = publications
         self._retention = retention
         self._quotas = quotas
@@ -79,7 +81,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         source = self._sources.of(tenant_of(context), requests.source_of(request))
         publication = Publication(
-            reference=parse_reference(request.reference),
+            reference=parse_own_reference(request.reference),
             base_model=request.base_model,
             source="",
             labels=dict(request.labels),
@@ -117,46 +119,11 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
         """See the service's definition."""
-        wanted = AdapterFilter(
-            base_model=request.base_model,
-            labels=dict(request.labels),
-            name_prefix=request.name_prefix,
-            show_deleted=request.show_deleted,
-        )
-        limit = page_size_of(request.page_size)
-        listing = (
-            "adapters",
-            sorted(wanted.labels.items()),
-            wanted.base_model,
-            wanted.name_prefix,
-            wanted.show_deleted,
-        )
-        name, position = decode_token(request.page_token, listing, ("", 0))
-        after = str(name), int(position)
-        tenant = tenant_of(context)
-
-        def answer() -> pb.ListAdaptersResponse:
-            found, revision = self._catalog.list_adapters(tenant, wanted, limit=limit, after=after)
-            page, more = fitting((contract.adapter_message(record) for _, record in found), limit)
-            token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
-            return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
-
-        return await self._lookups(context, answer)
+        return await self._lookups(context, listing_answers.adapters, self._catalog, request, tenant_of(context))
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """See the service's definition."""
-        name, limit = parse_name(request.adapter), page_size_of(request.page_size)
-        listing = ("versions", name)
-        (before,) = decode_token(request.page_token, listing, (0,))
-        tenant = tenant_of(context)
-
-        def answer() -> pb.ListVersionsResponse:
-            found = self._catalog.list_versions(tenant, name, limit=limit, before=int(before))
-            page, more = fitting((to_proto(pb.Version, contract.summary_of(record)) for _, record in found), limit)
-            token = encode_token(listing, (found[len(page) - 1][0],)) if more else ""
-            return pb.ListVersionsResponse(versions=page, next_page_token=token)
-
-        return await self._lookups(context, answer)
+        return await self._lookups(context, listing_answers.versions, self._catalog, request, tenant_of(context))
 
     async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Any) -> pb.ResolveAdapterResponse:
         """See the service's definition."""
@@ -239,6 +206,28 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def GetQuota(self, request: pb.GetQuotaRequest, context: Any) -> pb.GetQuotaResponse:
         """See the service's definition."""
         return await self._quotas.get(tenant_of(context), context)
+
+    async def GetCaller(self, request: pb.GetCallerRequest, context: Any) -> pb.GetCallerResponse:
+        """See the service's definition."""
+        return to_proto(pb.GetCallerResponse, share_answers.known_caller(tenant_of(context)))
+
+    async def ShareAdapter(self, request: pb.ShareAdapterRequest, context: Any) -> pb.ShareAdapterResponse:
+        """See the service's definition."""
+        return await self._changes(context, share_answers.share, self._shares, request, tenant_of(context))
+
+    async def UnshareAdapter(self, request: pb.UnshareAdapterRequest, context: Any) -> pb.UnshareAdapterResponse:
+        """See the service's definition."""
+        return await self._changes(context, share_answers.unshare, self._shares, request, tenant_of(context))
+
+    async def ListShares(self, request: pb.ListSharesRequest, context: Any) -> pb.ListSharesResponse:
+        """See the service's definition."""
+        return await self._lookups(context, share_answers.own_page, self._shares, request, tenant_of(context))
+
+    async def ListSharedAdapters(
+        self, request: pb.ListSharedAdaptersRequest, context: Any
+    ) -> pb.ListSharedAdaptersResponse:
+        """See the service's definition."""
+        return await self._lookups(context, share_answers.others_page, self._shares, request, tenant_of(context))
 
     async def WatchAdapters(
         self, request: pb.WatchAdaptersRequest, context: Any

@@ -11,7 +11,7 @@ from hotslot.contract.catalog import VersionHolder
 from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError, RequestCancelledError
 from hotslot.ids import TenantId, parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from hotslot.references import parse_reference, parse_tag
+from hotslot.references import parse_own_reference, parse_tag
 from shared.call_notes import call_notes
 from shared.metrics.numbers import Tally
 from shared.server.deadline import HasDeadline
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 def publication_of(request: pb.CreateVersionRequest) -> Publication:
     """A publication by a client; raises InvalidReferenceError."""
     return Publication(
-        reference=parse_reference(request.reference),
+        reference=parse_own_reference(request.reference),
         base_model=request.base_model,
         source="upload",
         labels=dict(request.labels),

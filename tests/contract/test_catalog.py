@@ -210,8 +210,8 @@ def test_a_tenant_sees_nothing_of_another(catalog: Catalog) -> None:
     assert names(catalog, tenant=OTHER) == []
     assert catalog.events_after(OTHER, 0, limit=10) == []
     assert catalog.revision(OTHER) == 0
-    assert not catalog.weights_size_bytes(OTHER, record.manifest.weights_digest)
-    assert catalog.weights_size_bytes(ACME, record.manifest.weights_digest) == record.manifest.weights_size_bytes
+    assert not catalog.readable_weights(OTHER, record.manifest.weights_digest)
+    assert catalog.readable_weights(ACME, record.manifest.weights_digest) == (ACME, record.manifest.weights_size_bytes)
 
 
 def test_listing_is_by_name_page_by_page(catalog: Catalog) -> None:
@@ -274,7 +274,7 @@ def test_a_deleted_adapter_is_hidden_and_can_be_brought_back(catalog: Catalog) -
         resolve(catalog, "acme/bot")
     assert names(catalog) == []
     assert names(catalog, AdapterFilter(show_deleted=True)) == [BOT]
-    assert not catalog.weights_size_bytes(ACME, record.manifest.weights_digest)
+    assert not catalog.readable_weights(ACME, record.manifest.weights_digest)
     assert catalog.referenced_weights() == {(ACME, record.manifest.weights_digest)}
     assert catalog.purge() == 0
     restored = catalog.undelete_adapter(ACME, BOT)

@@ -75,8 +75,9 @@ class _Sizes:
 
     sizes: dict[BlobKey, int] = field(default_factory=dict)
 
-    def weights_size_bytes(self, tenant: TenantId, digest: Digest) -> int | None:
-        return self.sizes.get((tenant, digest))
+    def readable_weights(self, tenant: TenantId, digest: Digest) -> tuple[TenantId, int] | None:
+        size_bytes = self.sizes.get((tenant, digest))
+        return (tenant, size_bytes) if size_bytes is not None else None
 
     def weights_uses(self, key: BlobKey | None = None) -> list[Any]:
         return []

@@ -1,10 +1,10 @@
-"""One change of a tenant's catalog, and the references that it may alter. Pure."""
+"""One change of a tenant's catalog, and the references that it may alter: its own, and others' to it. Pure."""
 
 from dataclasses import dataclass
 from enum import Enum
 
 from hotslot.ids import AdapterName, Digest, TagName
-from hotslot.references import Reference
+from hotslot.references import OWNER_MARK, Reference, split_owner
 
 ChangeScope = tuple[AdapterName, str]
 """References of an adapter that one change may alter: those by a tag, by a digest, or (the empty text) all of them."""
@@ -18,6 +18,7 @@ class ChangeKind(Enum):
     VERSION_DELETED = "version_deleted"
     ADAPTER_DELETED = "adapter_deleted"
     POLICY_CHANGED = "policy_changed"
+    ADAPTER_UNSHARED = "adapter_unshared"
     OTHER = "other"
 
 
@@ -33,9 +34,11 @@ class CatalogChange:
 
     def concerns(self, reference: Reference, digest: Digest | None) -> bool:
         """True if it may alter what is known of a reference, which stands for `digest` as far as is known."""
-        if self.adapter != reference.name:
+        if self.adapter != split_owner(reference.name)[1]:
             return False
         match self.kind:
+            case ChangeKind.ADAPTER_UNSHARED:
+                return OWNER_MARK in reference.name
             case ChangeKind.ADAPTER_DELETED | ChangeKind.POLICY_CHANGED:
                 return True
             case ChangeKind.VERSION_DELETED:
@@ -52,7 +55,7 @@ class CatalogChange:
         A version under a tag is deleted after the tag, which is a change of its own.
         """
         match self.kind:
-            case ChangeKind.ADAPTER_DELETED | ChangeKind.POLICY_CHANGED:
+            case ChangeKind.ADAPTER_DELETED | ChangeKind.POLICY_CHANGED | ChangeKind.ADAPTER_UNSHARED:
                 return self.adapter, ""
             case ChangeKind.VERSION_DELETED:
                 return self.adapter, self.digest
@@ -64,4 +67,5 @@ class CatalogChange:
 
 def scopes_of(reference: Reference) -> tuple[ChangeScope, ChangeScope]:
     """Scopes of the changes that may alter what a reference stands for."""
-    return (reference.name, ""), (reference.name, str(reference.digest or reference.tag))
+    name = split_owner(reference.name)[1]
+    return (name, ""), (name, str(reference.digest or reference.tag))

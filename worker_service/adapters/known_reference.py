@@ -23,6 +23,9 @@ class ReferenceLimits:
     """After a failed swap, when to try the same version again."""
     behind_pause_s: float = 0.1
     """After an answer at a smaller revision than a request needs, when the store is asked for such a request again."""
+    shared_unconfirmed_s: float = 300.0
+    """Longest time for which an adapter that another tenant shares is served without an answer of the store, which
+    might be that it is shared no more."""
     max_entries: int = 10_000
 
 
@@ -37,6 +40,8 @@ class KnownReference:
     """Serves requests."""
     checked_s: float
     """Time of the last question to the store, answered or not."""
+    answered_s: float = field(init=False)
+    """Time of the store's last answer."""
     latest: AdapterVersion = field(init=False)
     """The store's newest answer; another version than `version` while that is being prepared, or cannot be."""
     confirmed: bool = True
@@ -51,7 +56,7 @@ class KnownReference:
     """Time of the last answer at a smaller revision than a request needed."""
 
     def __post_init__(self) -> None:
-        self.latest = self.version
+        self.latest, self.answered_s = self.version, self.checked_s
 
     def version_at(self, min_revision: int, held_until: Callable[[int], int]) -> AdapterVersion | None:
         """The version for a request that needs a revision or a later one; None where the store has to be asked.
@@ -62,6 +67,22 @@ class KnownReference:
             if held_until(version.revision) >= min_revision:
                 return version
         return None
+
+    def answered(self, now_s: float, *, confirmed: bool) -> None:
+        """Note an answer of the store."""
+        self.checked_s = self.answered_s = now_s
+        self.confirmed = confirmed
+
+    def is_old(self, now_s: float, limits: ReferenceLimits, *, is_watched: bool) -> bool:
+        """Tell whether the store is to be asked before the next request is served."""
+        trusted_s = limits.staleness_s
+        if self.confirmed and is_watched:
+            trusted_s = max(trusted_s, limits.watched_staleness_s)
+        return now_s - self.checked_s >= trusted_s
+
+    def is_believed(self, now_s: float, limits: ReferenceLimits) -> bool:
+        """Tell whether another tenant's adapter may still be served without a new answer of the store."""
+        return now_s - self.answered_s < limits.shared_unconfirmed_s
 
     def doubt(self) -> None:
         """Forget at which revisions the answers held: they may be of a catalog that is no more."""

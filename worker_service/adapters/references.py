@@ -1,13 +1,9 @@
 """References of each tenant with the versions that they stand for here; a name moves to a new version without a gap.
 
-A resolved reference is trusted for a bounded time, long while the store tells of changes by itself and short while it
-does not; then the store is asked again before the next request is served. If it does not answer, a resident version
-keeps being served. If the reference has moved, the old version keeps being served while the new one is prepared beside
-it; then the name flips at once for all new requests. If preparing fails, the old one stays and the failure is reported.
-
-A request that needs a revision of the catalog is served by what the reference stood for at that revision or later: by
-what is known, where the watch heard of everything up to it, else by the answer to a question that began after the
-request came.
+A resolved reference is trusted for a bounded time, long while the store tells of changes; then the store is asked before
+the next request is served. If it does not answer, a resident version is served on. If it has moved, the old version is
+served while the new one is prepared; then the name flips at once. A request that needs a revision is served by what the
+reference stood for then or later: as far as the watch heard, else by the answer to a question that began after it came.
 """
 
 import asyncio
@@ -34,11 +30,9 @@ from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.known_reference import DEFAULT_LIMITS, KnownReference, ReferenceLimits
 from worker_service.adapters.swapping import Swaps, VersionHome
-from worker_service.adapters.version import AdapterVersion, ReferenceResolver
+from worker_service.adapters.version import AdapterVersion, ReferenceKey, ReferenceResolver, catalog_of
 
 log = structlog.get_logger(__name__)
-
-ReferenceKey = tuple[TenantId, Reference]
 
 # The store has spoken: what was served under this reference must not be served any more.
 _DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapterError)
@@ -79,7 +73,9 @@ class ReferenceCache:
         CatalogBehindError where the store's answer is of an earlier one.
         """
         key = (tenant, reference)
-        return await (self._resolve_at(key, min_revision) if min_revision else self._resolve(key))
+        # A revision is of the tenant's own catalog, and says nothing of another's.
+        needs_revision = min_revision > 0 and catalog_of(key) == tenant
+        return await (self._resolve_at(key, min_revision) if needs_revision else self._resolve(key))
 
     async def _resolve(self, key: ReferenceKey) -> AdapterVersion:
         entry = self._entries.get(key)
@@ -89,7 +85,7 @@ class ReferenceCache:
         if not self._is_old(key, entry):
             return entry.version
         refresh = self._refresh(key)
-        patience_s = self.limits.patience_s if self._home.is_resident(entry.version.digest) else None
+        patience_s = self.limits.patience_s if self._may_go_on(key, entry) else None
         done, _ = await asyncio.wait([refresh], timeout=patience_s)
         if done:
             return refresh.result()
@@ -128,7 +124,8 @@ class ReferenceCache:
         entry, watch = self._entries.get(key), self._watch
         if entry is None:
             return None
-        return entry.version_at(min_revision, lambda known: watch.held_until(*key, known) if watch else known)
+        of = catalog_of(key)
+        return entry.version_at(min_revision, lambda known: watch.held_until(of, key[1], known) if watch else known)
 
     def resolve_known(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
         """The version that the reference stood for when the store was last asked, however long ago; never waits.
@@ -155,8 +152,9 @@ class ReferenceCache:
 
         Raises what the resolver raises, and CatalogBehindError.
         """
-        version = await self._ask((tenant, reference))
-        if version.revision < min_revision:
+        key = (tenant, reference)
+        version = await self._ask(key)
+        if version.revision < min_revision and catalog_of(key) == tenant:
             raise CatalogBehindError(version.revision, min_revision, retry_after_s=BEHIND_RETRY_AFTER_S)
         return version
 
@@ -170,7 +168,8 @@ class ReferenceCache:
         entry.end_swap()
         previous, latest = entry.version, entry.latest
         entry.version = entry.latest = version
-        entry.checked_s, entry.confirmed, entry.failed_digest = self._clock(), True, None
+        entry.answered(self._clock(), confirmed=True)
+        entry.failed_digest = None
         if previous.digest != version.digest:
             log.info("reference_moved", reference=str(version.reference), old=previous.digest, new=version.digest)
             self._home.moved(previous, version)
@@ -189,7 +188,9 @@ class ReferenceCache:
         """Something changed in the catalog: what it concerns is asked again now, or at its next use if it is gone."""
         for key in {*self._entries, *self._refreshes.keys()}:
             entry = self._entries.get(key)
-            if key[0] != tenant or not change.concerns(key[1], entry.version.digest if entry is not None else None):
+            if catalog_of(key) != tenant or not change.concerns(
+                key[1], entry.version.digest if entry is not None else None
+            ):
                 continue
             if key in self._refreshes:
                 # The answer under way may be older than the change, so the store is asked once more after it.
@@ -213,7 +214,7 @@ class ReferenceCache:
 
         Returns a revision that all answers are at least from, 0 when nothing is left. Raises the store's errors.
         """
-        revisions, keys = [], [key for key in self._entries if key[0] == tenant]
+        revisions, keys = [], [key for key in self._entries if catalog_of(key) == tenant]
         for key in keys:
             self._entries[key].doubt()
         for key in keys:
@@ -231,10 +232,12 @@ class ReferenceCache:
         await asyncio.gather(self._refreshes.close(), *swaps, return_exceptions=True)
 
     def _is_old(self, key: ReferenceKey, entry: KnownReference) -> bool:
-        trusted_s = self.limits.staleness_s
-        if entry.confirmed and self._watch is not None and self._watch.is_live(key[0]):
-            trusted_s = max(trusted_s, self.limits.watched_staleness_s)
-        return self._clock() - entry.checked_s >= trusted_s
+        is_watched = self._watch is not None and self._watch.is_live(catalog_of(key))
+        return entry.is_old(self._clock(), self.limits, is_watched=is_watched)
+
+    def _may_go_on(self, key: ReferenceKey, entry: KnownReference) -> bool:
+        is_resident = self._home.is_resident(entry.version.digest)
+        return is_resident and (catalog_of(key) == key[0] or entry.is_believed(self._clock(), self.limits))
 
     def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
         return self._refreshes.begin(key, lambda: self._ask_and_settle(key))
@@ -250,7 +253,7 @@ class ReferenceCache:
             self._drop(key)
             raise
         if version.revision and self._watch is not None:
-            self._watch.note(key[0], version.revision)
+            self._watch.note(catalog_of(key), version.revision)
         return version
 
     async def _ask_and_settle(self, key: ReferenceKey) -> AdapterVersion:
@@ -258,7 +261,7 @@ class ReferenceCache:
             fresh = await self._ask(key)
         except HotslotError as exc:
             entry = self._entries.get(key)
-            if entry is None or not self._home.is_resident(entry.version.digest):
+            if entry is None or not self._may_go_on(key, entry):
                 raise
             log.warning("serving_unconfirmed", reference=str(key[1]), digest=entry.version.digest, why=exc.message)
             entry.checked_s, entry.confirmed, entry.failure = self._clock(), False, exc
@@ -270,7 +273,7 @@ class ReferenceCache:
         entry = self._entries.get(key)
         if entry is None:
             return self._add(key, fresh).version
-        entry.checked_s, entry.confirmed = self._clock(), fresh.digest == entry.version.digest
+        entry.answered(self._clock(), confirmed=fresh.digest == entry.version.digest)
         entry.latest, entry.failure = fresh, None
         if fresh.digest == entry.version.digest:
             entry.version = fresh

@@ -5,8 +5,16 @@ from typing import Protocol
 
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import AdapterName, Digest, TenantId
-from hotslot.references import Reference
+from hotslot.references import Reference, split_owner
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
+
+ReferenceKey = tuple[TenantId, Reference]
+"""A tenant that calls, and what it names: its own adapter, or one that another tenant shares."""
+
+
+def catalog_of(key: ReferenceKey) -> TenantId:
+    """Tenant whose catalog has what is named."""
+    return split_owner(key[1].name)[0] or key[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,10 @@ from hotslot.clients.worker import WorkerClient
 from hotslot.contract.generation import AdapterSelection, Stop
 from hotslot.errors import (
     AdapterNotFoundError,
+    BlobNotFoundError,
     ForbiddenError,
     HotslotError,
+    InvalidReferenceError,
     ScopeMissingError,
     TenantForbiddenError,
     TokenRevokedError,
@@ -31,6 +33,7 @@ from shared.identity.authenticator import REVOCATION_S
 from tests.support.certificates import Party, party
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
+from tests.support.gateway_paths import PATHS
 from tests.support.issuer import JwksServer, Key, signed, write_issuers
 from tests.support.principals import Roster
 from tests.support.stack import Stack
@@ -38,6 +41,8 @@ from tests.support.stack import Stack
 pytestmark = pytest.mark.integration
 
 ISSUER_KEY = Key("fleet")
+STALENESS_S = 2.0
+"""Default of HOTSLOT_STALENESS_S."""
 LOOSE_S = 3.0
 """For a machine that does other things."""
 
@@ -84,6 +89,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredFleet]:
     roster.add("reader", [Scope.READ], ["acme"])
     roster.add("fleeting", CLIENT_SCOPES, ["acme"])
     roster.add("operator", [Scope.OPERATOR], [])
+    roster.add("publisher", [Scope.PUBLISH], ["acme"])
+    roster.add("service", [Scope.WORKER], ["acme"])
+    roster.add("expired", CLIENT_SCOPES, ["acme"], expires_s=1)
+    roster.add("revoked", CLIENT_SCOPES, ["acme"], revoked_s=1)
     roster.add("worker", [Scope.WORKER], ["*"])
     roster.add("gateway", [Scope.GATEWAY], ["*"])
     parties = {name: party(folder, name, authority) for name in ("store", "client")}
@@ -137,7 +146,7 @@ async def publish(fleet: SecuredFleet, folder: Path) -> None:
             while not [model async for model in store.list_base_models()]:
                 assert time.monotonic() < deadline_s
                 await asyncio.sleep(0.1)
-            draft = adapter(spec=echo_model().spec)
+            draft = adapter(seed=len(name), spec=echo_model().spec)
             draft.write(folder / name)
             await store.push(folder / name, f"{name}-bot", base_model=echo_model().spec.digest)
 
@@ -233,6 +242,45 @@ async def test_the_gateway_takes_a_token_as_its_api_key_and_acts_for_its_princip
         assert (await status("/v1/completions", fleet.roster.tokens["gateway"], json=body))[0] == 403
 
 
+async def test_every_path_of_the_gateway_is_for_those_alone_who_may(fleet: SecuredFleet) -> None:
+    tokens = fleet.roster.tokens
+    kinds: dict[str, tuple[str | None, dict[str, str], int, str]] = {
+        "no token": (None, {}, 401, "UNAUTHENTICATED"),
+        "malformed": ("hs1_x", {}, 401, "UNAUTHENTICATED"),
+        "unknown": (tokens["alice"][:-1] + "!", {}, 401, "UNAUTHENTICATED"),
+        "expired": (tokens["expired"], {}, 401, "TOKEN_EXPIRED"),
+        "revoked": (tokens["revoked"], {}, 401, "TOKEN_REVOKED"),
+        "web token: malformed": ("a.b.c", {}, 401, "UNAUTHENTICATED"),
+        "web token: forged": (signed(Key("fleet")), {}, 401, "UNAUTHENTICATED"),
+        "web token: expired": (signed(ISSUER_KEY, exp=1), {}, 401, "TOKEN_EXPIRED"),
+        "web token: for another": (signed(ISSUER_KEY, aud="x"), {}, 401, "UNAUTHENTICATED"),
+        "wrong tenant": (tokens["alice"], {"hotslot-tenant": "umbrella"}, 403, "TENANT_FORBIDDEN"),
+        "wrong scope": (tokens["publisher"], {}, 403, "SCOPE_MISSING"),
+        "web token: wrong scope": (signed(ISSUER_KEY, scope="publish"), {}, 403, "SCOPE_MISSING"),
+        "worker's": (tokens["service"], {}, 403, "SCOPE_MISSING"),
+        "gateway's": (tokens["gateway"], {}, 403, "SCOPE_MISSING"),
+        "claims to act": (
+            tokens["publisher"],
+            {"hotslot-principal": "alice", "hotslot-scopes": "read,use,admin"},
+            403,
+            "SCOPE_MISSING",
+        ),
+        "right": (tokens["alice"], {}, 200, ""),
+        "web token: right": (signed(ISSUER_KEY, scope="read use"), {}, 200, ""),
+    }
+    async with httpx2.AsyncClient(base_url=fleet.gateway, trust_env=False, timeout=30) as http:
+        for kind, (token, more, expected, code) in kinds.items():
+            own = {"authorization": f"Bearer {token}"} if token is not None else {}
+            for (method, path), body in PATHS.items():
+                answer = await http.request(
+                    method, path.replace("{model:path}", "alice-bot"), headers={**own, **more}, json=body
+                )
+                is_off = "lora_adapter" in path and expected != 401 and code != "TENANT_FORBIDDEN"
+                wanted = (403, "FORBIDDEN") if is_off else (expected, code)
+                assert answer.status_code == wanted[0], (kind, path, answer.text)
+                assert wanted[1] in answer.text, (kind, path, answer.text)
+
+
 async def test_a_json_web_token_is_taken_across_all_hops(fleet: SecuredFleet) -> None:
     fleet.roster.tokens["web"] = token = signed(ISSUER_KEY, scope="read use")
     async with HotslotClient(fleet.store, fleet.workers[0], options=fleet.options("web")) as client:
@@ -296,7 +344,7 @@ async def test_what_runs_ends_in_time_when_its_token_is_revoked(fleet: SecuredFl
 
     parts = {"watch": watch(), "gateway": through_gateway(), **{one: generate(one) for one in fleet.workers}}
     deadline_s = time.monotonic() + 30
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     while not tasks:
         try:
             async with StoreClient(fleet.store, options) as store:
@@ -314,6 +362,58 @@ async def test_what_runs_ends_in_time_when_its_token_is_revoked(fleet: SecuredFl
     await asyncio.wait_for(asyncio.gather(*tasks), RUNNING_S + LOOSE_S)
     assert ended == dict.fromkeys(parts, "revoked")
     assert time.monotonic() - began_s <= RUNNING_S
+
+
+async def test_what_is_shared_is_used_across_all_hops_and_refused_in_time_once_it_is_not(
+    fleet: SecuredFleet, tmp_path: Path
+) -> None:
+    bobs = {"authorization": f"Bearer {fleet.roster.tokens['bob']}"}
+
+    async def of_gateway(http: httpx2.AsyncClient) -> tuple[int, bool]:
+        body = {"model": "acme~alice-bot", "prompt": "hello", "max_tokens": 4}
+        answer = await http.post("/v1/completions", headers=bobs, json=body)
+        listed = await http.get("/v1/models", headers=bobs)
+        return answer.status_code, "acme~alice-bot" in listed.text
+
+    async with (
+        StoreClient(fleet.store, fleet.options("alice")) as alice,
+        HotslotClient(fleet.store, fleet.workers[0], options=fleet.options("bob")) as bob,
+        WorkerClient(fleet.workers[1], fleet.options("bob")) as worker,
+        httpx2.AsyncClient(base_url=fleet.gateway, trust_env=False, timeout=30) as http,
+    ):
+        assert await of_gateway(http) == (404, False)
+        shared = await alice.share("alice-bot", ["umbrella"])
+        assert shared.tenants == ("umbrella",)
+        assert [each.adapter async for each in alice.list_shares()] == ["alice-bot"]
+        assert [each.name async for each in bob.store.list_shared_adapters()] == ["acme~alice-bot"]
+        assert [each.name async for each in bob.store.list_adapters()] == ["bob-bot"]
+        version = await bob.store.pull("acme~alice-bot", tmp_path / "pulled")
+        assert (tmp_path / "pulled" / "adapter_config.json").is_file()
+        assert (await bob.complete(ask("acme~alice-bot"))).started.adapters[0].digest == version.digest
+        assert [event async for event in worker.generate(ask("acme~alice-bot"))]
+        assert [event async for event in worker.generate(ask(f"acme~alice-bot@{version.digest}"))]
+        assert await of_gateway(http) == (200, True)
+        with pytest.raises(InvalidReferenceError):
+            await bob.store.push(tmp_path / "pulled", "acme~alice-bot", base_model=echo_model().spec.digest)
+        await alice.unshare("alice-bot")
+        began_s = time.monotonic()
+        refused: set[str] = set()
+        while len(refused) < 3:
+            assert time.monotonic() - began_s < STALENESS_S + LOOSE_S, refused
+            for name, reference in (("tag", "acme~alice-bot"), ("digest", f"acme~alice-bot@{version.digest}")):
+                try:
+                    async for _ in worker.generate(ask(reference)):
+                        pass
+                except AdapterNotFoundError:
+                    refused.add(name)
+            if await of_gateway(http) == (404, False):
+                refused.add("gateway")
+        for call in (bob.store.resolve("acme~alice-bot"), bob.store.pull("acme~alice-bot", tmp_path / "again")):
+            with pytest.raises(AdapterNotFoundError):
+                await call
+        with pytest.raises(BlobNotFoundError):
+            await bob.store.download_blob(version.weights_digest, tmp_path / "blob")
+        assert (await alice.resolve("alice-bot")).version.digest == version.digest
 
 
 def test_no_token_is_in_any_log(fleet: SecuredFleet) -> None:

@@ -37,7 +37,8 @@ from tests.support.principals import Roster, bearer
 MAY = {
     # scope: services and their methods, written down apart from the table of the product
     "read": """AdapterStoreService GetAdapter ListAdapters ListVersions ResolveAdapter GetAdapterPolicy
-        ListAdapterPolicies GetQuota WatchAdapters ListBaseModels; BlobService ReadBlob; PlacementService PickWorkers
+        ListAdapterPolicies GetQuota WatchAdapters ListBaseModels ListShares ListSharedAdapters; BlobService ReadBlob;
+        PlacementService PickWorkers
         ListWorkers ListPlacements WatchPlacements; InferenceService GetModelInfo; AdapterControlService ListAdapters
         GetWorkerStatus""",
     "use": """AdapterStoreService GetQuota; PlacementService PickWorkers ListWorkers; InferenceService Generate Complete
@@ -46,7 +47,7 @@ MAY = {
         SetTag DeleteTag GetQuota ListBaseModels
         FindBaseModels; BlobService WriteBlob GetWriteStatus FindMissingBlobs""",
     "admin": """AdapterStoreService GetQuota DeleteAdapter UndeleteAdapter DeleteVersion PruneVersions
-        SetAdapterPolicy DeleteAdapterPolicy;
+        SetAdapterPolicy DeleteAdapterPolicy ShareAdapter UnshareAdapter;
         AdapterControlService UnloadAdapter PinAdapter UnpinAdapter SetDefaultAdapters EnableAdapters
         DisableAdapters""",
     "worker": """AdapterStoreService ResolveAdapter ListPinnedVersions WatchAdapters RegisterBaseModel ListBaseModels
@@ -57,7 +58,9 @@ MAY = {
         AddBaseModelAlias; PlacementService ListWorkers; InferenceService GetModelInfo; AdapterControlService
         DrainWorker UndrainWorker GetWorkerStatus""",
 }
-OF_NO_TENANT = """AdapterStoreService ListPinnedVersions RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
+MAY = {scope: f"{text}; AdapterStoreService GetCaller" for scope, text in MAY.items()}
+OF_NO_TENANT = """AdapterStoreService GetCaller; AdapterStoreService ListPinnedVersions
+    RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
     AddBaseModelAlias IssueEpoch; FleetService IssueEpoch ListPinnedVersions; PlacementService ListWorkers;
     InferenceService GetModelInfo; AdapterControlService DrainWorker UndrainWorker GetWorkerStatus"""
 

@@ -93,7 +93,7 @@ def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "all", partial(listed, catalog)
     yield "events", partial(catalog.events_after, ACME, 0, limit=100)
     yield "weights", catalog.weights_uses
-    yield "size", partial(catalog.weights_size_bytes, ACME, new_version(0).manifest.weights_digest)
+    yield "size", partial(catalog.readable_weights, ACME, new_version(0).manifest.weights_digest)
     for spec in SPECS:
         yield f"base {spec.name}", partial(models.get, spec.name)
         yield f"base {spec.digest}", partial(models.get, spec.digest)

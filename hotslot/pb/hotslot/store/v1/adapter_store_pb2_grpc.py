@@ -150,6 +150,31 @@ class AdapterStoreServiceStub:
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaResponse.FromString,
                 _registered_method=True)
+        self.GetCaller = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/GetCaller',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
+        self.ShareAdapter = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/ShareAdapter',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ShareAdapterRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ShareAdapterResponse.FromString,
+                _registered_method=True)
+        self.UnshareAdapter = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/UnshareAdapter',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.UnshareAdapterRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.UnshareAdapterResponse.FromString,
+                _registered_method=True)
+        self.ListShares = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/ListShares',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharesRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharesResponse.FromString,
+                _registered_method=True)
+        self.ListSharedAdapters = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/ListSharedAdapters',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersResponse.FromString,
+                _registered_method=True)
         self.ListPinnedVersions = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/ListPinnedVersions',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.SerializeToString,
@@ -418,6 +443,56 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCaller(self, request, context):
+        """Says who the store takes the caller for, and what that caller may do. For principals of any scope.
+
+        Errors: none of its own.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShareAdapter(self, request, context):
+        """Lets other tenants read and use an adapter, in all versions and tags that it has and will have, but not change it.
+        For them its name is the owner's, `~`, and its own: `acme~support-bot:latest`. What is shared already stays so.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (no tenant, more than 256, or a malformed one), INVALID_REFERENCE;
+        NOT_FOUND ADAPTER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more than 1000 tenants: share with all).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnshareAdapter(self, request, context):
+        """Ends shares; an adapter that is not shared with a tenant any more is NOT_FOUND for it, as one that never was.
+        Workers hear of it at once, and refuse new requests within their staleness bound. Without a tenant, and without
+        all_tenants, every share of the adapter ends.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (more than 256 tenants, or a malformed one), INVALID_REFERENCE; NOT_FOUND
+        ADAPTER_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShares(self, request, context):
+        """Lists the calling tenant's adapters that are shared, by name, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSharedAdapters(self, request, context):
+        """Lists the adapters that other tenants share with the calling one, by owner and name, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPinnedVersions(self, request, context):
         """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.
         """
@@ -595,6 +670,31 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.GetQuota,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaResponse.SerializeToString,
+            ),
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetCallerRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetCallerResponse.SerializeToString,
+            ),
+            'ShareAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareAdapter,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ShareAdapterRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ShareAdapterResponse.SerializeToString,
+            ),
+            'UnshareAdapter': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnshareAdapter,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.UnshareAdapterRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.UnshareAdapterResponse.SerializeToString,
+            ),
+            'ListShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShares,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharesRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharesResponse.SerializeToString,
+            ),
+            'ListSharedAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSharedAdapters,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersResponse.SerializeToString,
             ),
             'ListPinnedVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPinnedVersions,
@@ -1171,6 +1271,141 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/GetQuota',
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetQuotaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/GetCaller',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetCallerRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/ShareAdapter',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ShareAdapterRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ShareAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnshareAdapter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/UnshareAdapter',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.UnshareAdapterRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.UnshareAdapterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/ListShares',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharesRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSharedAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/ListSharedAdapters',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

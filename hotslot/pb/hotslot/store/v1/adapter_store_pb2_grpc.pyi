@@ -185,6 +185,36 @@ class AdapterStoreServiceStub:
     """
     GetQuota: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetQuotaRequest, _adapter_store_pb2.GetQuotaResponse]
     """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself."""
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetCallerRequest, _adapter_store_pb2.GetCallerResponse]
+    """Says who the store takes the caller for, and what that caller may do. For principals of any scope.
+
+    Errors: none of its own.
+    """
+    ShareAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ShareAdapterRequest, _adapter_store_pb2.ShareAdapterResponse]
+    """Lets other tenants read and use an adapter, in all versions and tags that it has and will have, but not change it.
+    For them its name is the owner's, `~`, and its own: `acme~support-bot:latest`. What is shared already stays so.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (no tenant, more than 256, or a malformed one), INVALID_REFERENCE;
+    NOT_FOUND ADAPTER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more than 1000 tenants: share with all).
+    """
+    UnshareAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.UnshareAdapterRequest, _adapter_store_pb2.UnshareAdapterResponse]
+    """Ends shares; an adapter that is not shared with a tenant any more is NOT_FOUND for it, as one that never was.
+    Workers hear of it at once, and refuse new requests within their staleness bound. Without a tenant, and without
+    all_tenants, every share of the adapter ends.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (more than 256 tenants, or a malformed one), INVALID_REFERENCE; NOT_FOUND
+    ADAPTER_NOT_FOUND.
+    """
+    ListShares: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListSharesRequest, _adapter_store_pb2.ListSharesResponse]
+    """Lists the calling tenant's adapters that are shared, by name, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    ListSharedAdapters: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListSharedAdaptersRequest, _adapter_store_pb2.ListSharedAdaptersResponse]
+    """Lists the adapters that other tenants share with the calling one, by owner and name, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:
@@ -387,6 +417,36 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """
     GetQuota: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetQuotaRequest, _adapter_store_pb2.GetQuotaResponse]  # type: ignore[assignment]
     """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself."""
+    GetCaller: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetCallerRequest, _adapter_store_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Says who the store takes the caller for, and what that caller may do. For principals of any scope.
+
+    Errors: none of its own.
+    """
+    ShareAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ShareAdapterRequest, _adapter_store_pb2.ShareAdapterResponse]  # type: ignore[assignment]
+    """Lets other tenants read and use an adapter, in all versions and tags that it has and will have, but not change it.
+    For them its name is the owner's, `~`, and its own: `acme~support-bot:latest`. What is shared already stays so.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (no tenant, more than 256, or a malformed one), INVALID_REFERENCE;
+    NOT_FOUND ADAPTER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more than 1000 tenants: share with all).
+    """
+    UnshareAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.UnshareAdapterRequest, _adapter_store_pb2.UnshareAdapterResponse]  # type: ignore[assignment]
+    """Ends shares; an adapter that is not shared with a tenant any more is NOT_FOUND for it, as one that never was.
+    Workers hear of it at once, and refuse new requests within their staleness bound. Without a tenant, and without
+    all_tenants, every share of the adapter ends.
+
+    Errors: INVALID_ARGUMENT INVALID_REQUEST (more than 256 tenants, or a malformed one), INVALID_REFERENCE; NOT_FOUND
+    ADAPTER_NOT_FOUND.
+    """
+    ListShares: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListSharesRequest, _adapter_store_pb2.ListSharesResponse]  # type: ignore[assignment]
+    """Lists the calling tenant's adapters that are shared, by name, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    ListSharedAdapters: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListSharedAdaptersRequest, _adapter_store_pb2.ListSharedAdaptersResponse]  # type: ignore[assignment]
+    """Lists the adapters that other tenants share with the calling one, by owner and name, page by page.
+
+    Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:  # type: ignore[override]
@@ -700,6 +760,66 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_adapter_store_pb2.GetQuotaResponse, _abc.Awaitable[_adapter_store_pb2.GetQuotaResponse]]:
         """Tells how much the calling tenant has of each quota, and how much the operator allows. It is not charged itself."""
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _adapter_store_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.GetCallerResponse, _abc.Awaitable[_adapter_store_pb2.GetCallerResponse]]:
+        """Says who the store takes the caller for, and what that caller may do. For principals of any scope.
+
+        Errors: none of its own.
+        """
+
+    @_abc_1.abstractmethod
+    def ShareAdapter(
+        self,
+        request: _adapter_store_pb2.ShareAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.ShareAdapterResponse, _abc.Awaitable[_adapter_store_pb2.ShareAdapterResponse]]:
+        """Lets other tenants read and use an adapter, in all versions and tags that it has and will have, but not change it.
+        For them its name is the owner's, `~`, and its own: `acme~support-bot:latest`. What is shared already stays so.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (no tenant, more than 256, or a malformed one), INVALID_REFERENCE;
+        NOT_FOUND ADAPTER_NOT_FOUND; RESOURCE_EXHAUSTED QUOTA_EXCEEDED (more than 1000 tenants: share with all).
+        """
+
+    @_abc_1.abstractmethod
+    def UnshareAdapter(
+        self,
+        request: _adapter_store_pb2.UnshareAdapterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.UnshareAdapterResponse, _abc.Awaitable[_adapter_store_pb2.UnshareAdapterResponse]]:
+        """Ends shares; an adapter that is not shared with a tenant any more is NOT_FOUND for it, as one that never was.
+        Workers hear of it at once, and refuse new requests within their staleness bound. Without a tenant, and without
+        all_tenants, every share of the adapter ends.
+
+        Errors: INVALID_ARGUMENT INVALID_REQUEST (more than 256 tenants, or a malformed one), INVALID_REFERENCE; NOT_FOUND
+        ADAPTER_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListShares(
+        self,
+        request: _adapter_store_pb2.ListSharesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.ListSharesResponse, _abc.Awaitable[_adapter_store_pb2.ListSharesResponse]]:
+        """Lists the calling tenant's adapters that are shared, by name, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def ListSharedAdapters(
+        self,
+        request: _adapter_store_pb2.ListSharedAdaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.ListSharedAdaptersResponse, _abc.Awaitable[_adapter_store_pb2.ListSharedAdaptersResponse]]:
+        """Lists the adapters that other tenants share with the calling one, by owner and name, page by page.
+
+        Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
 
     @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.""")
     @_abc_1.abstractmethod
