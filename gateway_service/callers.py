@@ -27,8 +27,8 @@ from shared.identity.authenticator import Authenticator
 from shared.identity.callers import tenant_for
 from shared.telemetry import bind_log_context
 
-_KEYED = ("/v1/", "/tokenize", "/detokenize")
-"""Beginnings of the paths that a key is for; health and documents are for all."""
+KEYED = ("/v1/", "/tokenize", "/detokenize")
+"""Beginnings of the paths that a key is for, and that are charged; health and documents are for all."""
 ENDED = "ended by"
 """Part of a request's state: the error that ends it, once its caller may no longer make it."""
 
@@ -64,7 +64,7 @@ class KnownCallers:
         self._anonymous = Principal("anonymous", frozenset({DEFAULT_TENANT}), anonymous_scopes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(_KEYED):
+        if scope["type"] != "http" or not scope["path"].startswith(KEYED):
             await self._app(scope, receive, send)
             return
         try:

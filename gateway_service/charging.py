@@ -4,15 +4,12 @@ from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway_service.callers import tenant_of
+from gateway_service.callers import KEYED, tenant_of
 from gateway_service.errors import api_error
 from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import HotslotError, TenantQuotaError
 from shared.quotas.gate import QuotaGate
 from shared.server.counters import QUOTA_REFUSALS
-
-CHARGED = ("/v1/", "/tokenize", "/detokenize")
-"""Beginnings of the paths that are charged; health and documents are for all."""
 
 
 class ChargedRequests:
@@ -23,7 +20,7 @@ class ChargedRequests:
         self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(CHARGED):
+        if scope["type"] == "http" and scope["path"].startswith(KEYED):
             try:
                 await self._gate.rates.take(tenant_of(HTTPConnection(scope)), QuotaKind.REQUESTS_PER_MINUTE, 1)
             except HotslotError as exc:

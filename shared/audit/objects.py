@@ -22,6 +22,8 @@ OF_REQUESTS = (
     "alias",
     "key",
     "worker_id",
+    "tenants",
+    "all_tenants",
     "hub.repo_id",
     "hub.revision",
     "directory.path",

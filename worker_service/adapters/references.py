@@ -1,7 +1,7 @@
 """References of each tenant with the versions that they stand for here; a name moves to a new version without a gap.
 
-A resolved reference is trusted for a bounded time, long while the store tells of changes; then the store is asked before
-the next request is served. If it does not answer, a resident version is served on. If it has moved, the old version is
+A resolved reference is trusted for a bounded time, long while the store tells of changes, then the store is asked for
+the next request. If it does not answer, a resident version is served on. If it has moved, the old version is
 served while the new one is prepared; then the name flips at once. A request that needs a revision is served by what the
 reference stood for then or later: as far as the watch heard, else by the answer to a question that began after it came.
 """

@@ -5,7 +5,8 @@ from tests.unit.shared.identity.test_matrix import METHODS, name_of, named, path
 
 CHANGES = """AdapterStoreService ImportAdapter CreateVersion PublishVersion PruneVersions SetTag DeleteTag DeleteAdapter
     UndeleteAdapter DeleteVersion SetAdapterPolicy DeleteAdapterPolicy RegisterBaseModel DeleteBaseModel
-    AddBaseModelAlias IssueEpoch; BlobService WriteBlob; CompiledCodeService WriteCompiledCode;
+    AddBaseModelAlias IssueEpoch ShareAdapter UnshareAdapter; BlobService WriteBlob;
+    CompiledCodeService WriteCompiledCode;
     FleetService IssueEpoch WriteCompiledCode; AdapterControlService LoadAdapter UnloadAdapter PinAdapter UnpinAdapter
     SetDefaultAdapters EnableAdapters DisableAdapters DrainWorker UndrainWorker"""
 """Written down apart from the table of the product: each RPC is in one of the three."""
