@@ -161,11 +161,7 @@ GROUPS = (
     FieldSet(
         "labels",
         Bound(max_entries=64),
-        (
-            "store.v1.CreateVersionRequest.labels",
-            "store.v1.ImportAdapterRequest.labels",
-            "store.v1.ListAdaptersRequest.labels",
-        ),
+        tuple(f"store.v1.{name}Request.labels" for name in ("CreateVersion", "ImportAdapter", "ListAdapters")),
     ),
     FieldSet(
         "tenants that an adapter is shared with",
@@ -191,11 +187,7 @@ GROUPS = (
     FieldSet(
         "files of a checkpoint",
         Bound(max_entries=1_024),
-        (
-            "store.v1.CreateVersionRequest.files",
-            "store.v1.PublishVersionRequest.files",
-            "store.v1.ValidateAdapterRequest.files",
-        ),
+        tuple(f"store.v1.{name}Request.files" for name in ("CreateVersion", "PublishVersion", "ValidateAdapter")),
     ),
     FieldSet(
         "digests of one look-up", Bound(4 * KIB, max_entries=1_000), ("store.v1.FindMissingBlobsRequest.digests",)
