@@ -144,7 +144,6 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return tenant
         standing, task = await known.standing(method, context), asyncio.current_task()
         assert task is not None
-        caller = standing.caller
         call.enter_context(known.running.of(partial(known.check, standing), partial(self._end, task)))
         caller = standing.caller
         told = single_values(context.invocation_metadata() or (), (PARTY_KEY,)).get(PARTY_KEY)
