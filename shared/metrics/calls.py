@@ -6,8 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from shared.metrics.numbers import BoundedLabels, Measured, Spreads, Tally
+from shared.server.counters import BOUND_REFUSALS, CUT_OFF, QUOTA_REFUSALS, Counters
 
 MAX_TARGETS = 100
+REFUSALS = {
+    QUOTA_REFUSALS: "hotslot_quota_refusals_total",
+    BOUND_REFUSALS: "hotslot_bound_refusals_total",
+    CUT_OFF: "hotslot_streams_cut_off_total",
+}
+"""Metrics of the counters of what was refused."""
 
 
 def method_label(method: str) -> str:
@@ -18,7 +25,9 @@ def method_label(method: str) -> str:
 class ServerCalls:
     """Calls of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: Counters) -> None:
+        """`refused` counts what the server's bounds and quotas refuse."""
+        self._refused = refused
         self._started = Tally("grpc_server_call_started_total")
         self._durations = Spreads("grpc_server_call_duration_seconds")
         self._sent = Spreads("grpc_server_call_sent_total_compressed_message_size_bytes")
@@ -44,6 +53,8 @@ class ServerCalls:
     def readings(self) -> Iterator[Measured]:
         """Values now."""
         yield Measured("hotslot_calls_running", self.num_running)
+        for (name, label), count in self._refused.snapshot().items():
+            yield Measured(REFUSALS[name], count, (label,))
         for numbers in (self._started, self._durations, self._sent, self._received, self._errors):
             yield from numbers.readings()
 

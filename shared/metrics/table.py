@@ -100,6 +100,9 @@ def _rpc() -> Iterator[MetricRow]:
     yield _histogram(SERVERS, f"{call}_sent_total_{size}", "Bytes sent by call.", *ended, bounds=MESSAGE_BYTES)
     yield _histogram(SERVERS, f"{call}_rcvd_total_{size}", "Bytes received by call.", *ended, bounds=MESSAGE_BYTES)
     yield _counter(SERVERS, "hotslot_call_errors_total", "Calls that failed, by their reason.", "grpc_method", "reason")
+    yield _counter(SERVERS, "hotslot_quota_refusals_total", "Calls that a quota of their tenant refused.", "quota")
+    yield _counter(SERVERS, "hotslot_bound_refusals_total", "Calls that a bound of the process refused.", "bound")
+    yield _counter(SERVERS, "hotslot_streams_cut_off_total", "Streams whose caller was idle or too slow.", "why")
     yield _gauge(SERVERS, "hotslot_calls_running", "Calls under way.")
     yield _histogram(
         CALLERS,

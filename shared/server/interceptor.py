@@ -80,7 +80,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._stall_s = stall_s
         self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
-        self.calls = ServerCalls()
+        self.calls = ServerCalls(self._counters)
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: dict[asyncio.Task[Any], HotslotError] = {}
         """Errors of calls that this server ends."""

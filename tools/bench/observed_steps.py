@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-import torch
 
 from hotslot.contract.generation import Sampling
 from hotslot.ids import DEFAULT_TENANT, Digest
@@ -26,6 +25,7 @@ from shared.metrics.calls import ServerCalls
 from shared.metrics.endpoint import observed
 from shared.metrics.settings import Observed
 from shared.metrics.table import WORKER
+from shared.server.counters import Counters
 from shared.transport_settings import Transport
 from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model
 from worker_service.engine.core import EngineCore
@@ -88,7 +88,7 @@ class Scraper:
             threads[0].join()
 
     async def _serve(self) -> None:
-        calls = ServerCalls()
+        calls = ServerCalls(Counters())
         for number in range(METHODS):
             calls.started(f"/bench/{number}")
             calls.ended(f"/bench/{number}", "OK", "", 0.01, 100, 100)
@@ -195,8 +195,7 @@ def main() -> int:
     numbers = EngineNumbers(BUCKETS)
     switch = SwitchedListener(numbers)
     core = EngineCore(loaded.runner, loaded.limits, time.monotonic, listener=switch)
-    with torch.inference_mode():
-        print(json.dumps(measure(core, switch, numbers, arguments.seconds), indent=1))
+    print(json.dumps(measure(core, switch, numbers, arguments.seconds), indent=1))
     return 0
 
 

@@ -49,6 +49,9 @@ ZERO = {
     ("store", "Calls that wait"),
     ("store", "Calls that queues refused"),
     ("store", "Calls under way"),
+    ("store", "Refused by quotas"),
+    ("store", "Refused by bounds"),
+    ("store", "Streams cut off"),
 }
 """Panels that show zero, or a quantile of nothing, in a fleet that is well, or may at the moment of a query."""
 RULE_LIST = [

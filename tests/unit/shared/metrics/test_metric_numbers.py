@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.metrics.calls import REFUSALS, ServerCalls
 from shared.metrics.exposition import beside, exposition, families_of
 from shared.metrics.numbers import OTHER, BoundedLabels, Measured, Spreads, Tally
 from shared.metrics.table import EVERY, TABLE, MetricKind, rows_of
+from shared.server.counters import MEANINGS, Counters
 
 QUEUES = "hotslot_queue_wait_seconds"
-REFUSALS = "hotslot_queue_refusals_total"
+QUEUE_REFUSALS = "hotslot_queue_refusals_total"
 
 
 def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -35,13 +37,13 @@ def test_buckets_hold_every_value_up_to_their_bound(values: list[float]) -> None
 
 
 def test_what_several_parts_count_for_the_same_labels_adds_up() -> None:
-    one, other = Tally(REFUSALS), Tally(REFUSALS)
+    one, other = Tally(QUEUE_REFUSALS), Tally(QUEUE_REFUSALS)
     one.add("a", "busy")
     other.add("a", "busy", by=2)
     other.add("a", "late")
-    found = samples(exposition([TABLE[REFUSALS]], [one.readings, other.readings]))
-    assert found[REFUSALS, (("queue", "a"), ("why", "busy"))] == 3
-    assert found[REFUSALS, (("queue", "a"), ("why", "late"))] == 1
+    found = samples(exposition([TABLE[QUEUE_REFUSALS]], [one.readings, other.readings]))
+    assert found[QUEUE_REFUSALS, (("queue", "a"), ("why", "busy"))] == 3
+    assert found[QUEUE_REFUSALS, (("queue", "a"), ("why", "late"))] == 1
 
 
 def test_threads_lose_no_count() -> None:
@@ -72,9 +74,9 @@ def test_a_number_that_no_row_of_the_table_is_for_cannot_be_made_or_told() -> No
     with pytest.raises(KeyError):
         Tally("hotslot_invented_total")
     with pytest.raises(AssertionError):
-        Spreads(REFUSALS)
+        Spreads(QUEUE_REFUSALS)
     with pytest.raises(AssertionError):
-        Tally(REFUSALS).add("one label of two")
+        Tally(QUEUE_REFUSALS).add("one label of two")
     with pytest.raises(KeyError):
         exposition(rows_of("gateway"), [lambda: [Measured("hotslot_slots", 1, ("free",))]])
 
@@ -98,3 +100,13 @@ def test_two_texts_are_one_that_has_no_family_twice() -> None:
     assert sorted(names) == sorted({row.name for service in ("gateway", "worker") for row in rows_of(service)})
     found = samples(both)
     assert (found["process_open_fds", ()], found["vllm:num_requests_running", ()]) == (1, 3)
+
+
+def test_refusals_and_cut_streams_are_told_by_their_kind() -> None:
+    counters = Counters()
+    calls = ServerCalls(counters)
+    for name in MEANINGS:
+        counters.add(name, "some", 2)
+    found = samples(exposition(rows_of("store"), [calls.readings]))
+    told = {name: value for (name, labels), value in found.items() if ("some" in dict(labels).values())}
+    assert told == dict.fromkeys(REFUSALS.values(), 2)
