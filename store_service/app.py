@@ -49,6 +49,7 @@ from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
+from store_service.health_looks import store_health
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.metrics import served_metrics
 from store_service.opening import Data, locked, open_data
@@ -118,9 +119,8 @@ async def running_store(settings: StoreSettings) -> AsyncIterator[RpcServer]:
         execution = build_execution(settings, stack)
         domain = await build_domain(settings, execution, stack)
         redis = await build_redis(settings, stack)
-        gate = QuotaGate(
-            domain.limits, Rates(domain.limits, redis, share=settings.quota_share_percent / 100), Counters()
-        )
+        rates = Rates(domain.limits, redis, share=settings.quota_share_percent / 100)
+        gate = QuotaGate(domain.limits, rates, Counters())
         services = build_services(settings, execution, domain, redis, gate)
         scrub = build_scrub(settings, domain, stack)
         loops = await stack.enter_async_context(Loops())
@@ -227,6 +227,7 @@ def build_services(
         publications,
         domain.retention,
         QuotaAnswers(gate, domain.data.engine, domain.importer, execution.lookups),
+        store_health(settings, domain.data, redis, offload),
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server

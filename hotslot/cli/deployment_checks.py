@@ -10,6 +10,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -30,6 +31,15 @@ SKEW_S = 2.0
 """Difference of clocks from which on times in lists and logs mislead."""
 LARGE_SKEW_S = 300.0
 """Difference from which on signatures and tokens are refused."""
+
+
+PART_ADVICE: Mapping[str, str] = {
+    "catalog": "look at the database that HOTSLOT_CATALOG_URL names, and at the store's log",
+    "disk": "free or enlarge the disk of HOTSLOT_DATA_DIR, and let the store write there",
+    "object_storage": "look at HOTSLOT_BLOB_URL and its credentials; adapters on the disk are served meanwhile",
+    "redis": "look at Redis; workers serve meanwhile, each for itself",
+}
+"""Advice by the part of a store that does not work."""
 
 
 @dataclass
@@ -71,6 +81,11 @@ class CheckedDeployment:
 def check_store(subject: CheckedDeployment) -> Iterator[Finding]:
     """Reachability of the store."""
     yield _reached("store", subject.store_probed, "`hotslot up` starts one; --store or a context names another")
+    if subject.store_probed.answer is not ProbeOutcome.SILENT:
+        with suppress(HotslotError):  # a store of an earlier release tells none; others' failures show elsewhere
+            for part in subject.client.store.status().failing:
+                tell = fail if part.required else warn
+                yield tell(f"store {part.name}", part.why, PART_ADVICE.get(part.name, "see the store's log"))
 
 
 def check_worker(subject: CheckedDeployment) -> Iterator[Finding]:

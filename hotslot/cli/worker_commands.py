@@ -31,9 +31,12 @@ from hotslot.cli.rendering import details_table, human_duration, short_digest
 from hotslot.cli.worker_view import loaded_table, status_rows
 from hotslot.clients.blocking import BlockingHotslotClient
 from hotslot.contract.control import LoadResult, WorkerAdapters, WorkerStatus
-from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.contract.store_status import StoreStatus
+from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
 
 STATUS_EVERY_S = 2.0
+STORE_PATIENCE_S = 4.0
+"""Wait for the store's status, of which each part takes two seconds at most."""
 WorkerAct = Callable[[BlockingHotslotClient, str], tuple[Any, str]]
 
 
@@ -48,9 +51,10 @@ def status(
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a worker's status and the adapters that it holds.
+    """Show a worker's status, the adapters that it holds, and what of the store does not work.
 
-    JSON: {status, adapters: {adapters, default_adapters, adapters_enabled}}; with --watch again and again.
+    JSON: {status, adapters: {adapters, default_adapters, adapters_enabled}, store (its status, or null)}; with --watch
+    again and again.
     """
     with open_client(store=store, worker=worker, tenant=tenant) as client:
         if follows and console().is_terminal and not as_json:
@@ -76,16 +80,30 @@ def _status(client: BlockingHotslotClient, order: AdapterOrder, limit: int) -> t
     found = client.worker.status()
     held = client.worker.list_adapters()
     listed, more = first_of(ordered_adapters(held.adapters, order), limit)
-    document = {"status": found, "adapters": replace(held, adapters=tuple(listed))}
-    return document, status_view(found, replace(held, adapters=tuple(listed)), more, datetime.now(UTC))
+    store = _store_status(client)
+    shown = replace(held, adapters=tuple(listed))
+    document = {"status": found, "adapters": shown, "store": store}
+    return document, status_view(found, shown, more, datetime.now(UTC), store)
 
 
-def status_view(found: WorkerStatus, held: WorkerAdapters, more: str, now: datetime) -> Group:
+def _store_status(client: BlockingHotslotClient) -> StoreStatus | None:
+    """Status of the store; None where it does not answer, or is of a release that tells none."""
+    try:
+        return client.store.status(timeout_s=STORE_PATIENCE_S)
+    except HotslotError:
+        return None
+
+
+def status_view(
+    found: WorkerStatus, held: WorkerAdapters, more: str, now: datetime, store: StoreStatus | None = None
+) -> Group:
     """Screen of `hotslot status`; `more` says how many adapters are left out."""
+    failing = store.failing if store is not None else ()
+    parts = [(f"store's {part.name}", f"does not work: {part.why}") for part in failing]
     defaults = ", ".join(f"{d.reference}={d.weight:g}" for d in held.default_adapters) or "the base model"
     adapters = ("default", defaults if held.adapters_enabled else "adapters are disabled")
     tables: list[RenderableType] = ["", loaded_table(held.adapters, now)] if held.adapters else []
-    return Group(details_table([*status_rows(found, now), adapters]), *tables, *([more] if more else []))
+    return Group(details_table([*status_rows(found, now), adapters, *parts]), *tables, *([more] if more else []))
 
 
 def load(

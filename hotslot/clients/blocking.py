@@ -145,6 +145,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
     set_policy = _call(StoreClient.set_policy)
     get_policy = _call(StoreClient.get_policy)
     quota = _call(StoreClient.quota)
+    status = _call(StoreClient.status)
     list_policies = _iterate(StoreClient.list_policies)
     prune = _call(StoreClient.prune)
     share = _call(StoreClient.share)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from hotslot.clients import policies, publishing, sharing
+from hotslot.clients import policies, publishing, sharing, store_status
 from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
 from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of
@@ -256,6 +256,7 @@ class StoreClient:
     list_shares = sharing.list_shares
     list_shared_adapters = sharing.list_shared_adapters
     caller = sharing.caller
+    status = store_status.status
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""

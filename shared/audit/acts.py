@@ -25,8 +25,8 @@ _CONTROL = "worker.v1.AdapterControlService"
 
 _LOOKS: Mapping[str, str] = {
     _STORE: """ValidateAdapter GetAdapter ListAdapters ListVersions GetAdapterPolicy ListAdapterPolicies
-        GetQuota GetCaller ListShares ListSharedAdapters ListPinnedVersions WatchAdapters ListBaseModels
-        FindBaseModels""",
+        GetQuota GetStoreStatus GetCaller ListShares ListSharedAdapters ListPinnedVersions WatchAdapters
+        ListBaseModels FindBaseModels""",
     _BLOBS: "GetWriteStatus FindMissingBlobs",
     _FLEET: "ListPinnedVersions",
     _PLACEMENT: "PickWorkers ListWorkers ListPlacements WatchPlacements",

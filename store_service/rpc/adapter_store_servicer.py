@@ -20,6 +20,7 @@ from store_service.catalog.watch import TenantWatches
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
+from store_service.health import StoreHealth
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.registry import Publication, Registry
@@ -55,9 +56,11 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         publications: Publications,
         retention: VersionRetention,
         quotas: QuotaAnswers,
+        health: StoreHealth,
         *,
         delete_grace_s: float,
     ) -> None:
+        self._health = health
         self._registry = registry
         self._catalog = registry.catalog
         self._base_models = registry.base_models
@@ -262,6 +265,10 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         async with aclosing(self._watch.events(tenant, revision)) as events:
             async for event in events:
                 yield to_proto(pb.WatchAdaptersResponse, contract.event_of(event))
+
+    async def GetStoreStatus(self, request: pb.GetStoreStatusRequest, context: Any) -> pb.GetStoreStatusResponse:
+        """See the service's definition."""
+        return to_proto(pb.GetStoreStatusResponse, await self._health.status())
 
     async def RegisterBaseModel(
         self, request: pb.RegisterBaseModelRequest, context: Any

@@ -120,6 +120,7 @@ async def speak(exchange: Exchange, spec: BaseSpec, start_worker: StartWorker) -
     await _of_placement(exchange, second, start_worker)
     await _of_removals(exchange, first)
     await _of_imports(exchange)
+    await exchange.call("its status", "GetStoreStatus", pb.GetStoreStatusRequest())
 
 
 def chunks(data: bytes, *, offset: int = 0, digest: str = "", finish: bool = True) -> list[blob_pb2.WriteBlobRequest]:

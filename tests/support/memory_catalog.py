@@ -9,6 +9,8 @@ from typing import Any
 
 from hotslot.codec import from_proto, to_proto
 from hotslot.contract.catalog import BaseModel
+from hotslot.contract.moments import moment
+from hotslot.contract.store_status import StorePart, StoreStatus
 from hotslot.errors import (
     BaseModelMismatchError,
     BlobNotFoundError,
@@ -22,6 +24,7 @@ from hotslot.ids import Digest, TagName, TenantId, digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
 from hotslot.references import parse_reference
+from hotslot.rpc.server_facts import installed_version
 from hotslot.rpc.tenant import tenant_of
 from store_service.catalog.records import NewVersion, Resolution, VersionRecord
 from store_service.rpc.contract import (
@@ -37,6 +40,8 @@ from tests.support.memory_adapters import summary_of as summary_record_of
 from tests.support.memory_blobs import MemoryBlobs
 
 CONFIG = "adapter_config.json"
+PARTS = (StorePart("catalog", True), StorePart("disk", True), StorePart("redis", True, required=False))
+"""Parts of a store with Redis and without object storage."""
 HUB_COMMIT = "c" * 40
 
 
@@ -72,6 +77,7 @@ class MemoryCatalog(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         self.warnings: list[pb.Warning] = []
         self.before_creating: deque[Callable[[], None]] = deque()
         self.resolve_error: HotslotError | None = None
+        self.parts = PARTS
         self.list_failures: deque[HotslotError] = deque()
         self.break_watches_after: deque[int] = deque()
         """Events after which the next watches break; later ones do not."""
@@ -158,6 +164,10 @@ class MemoryCatalog(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         versions = self.tenants[tenant_of(context)].get(request.adapter).newest_first()
         summaries = [to_proto(pb.Version, summary_of(summary_record_of(version))) for version in versions]
         return pb.ListVersionsResponse(versions=summaries)
+
+    async def GetStoreStatus(self, request: pb.GetStoreStatusRequest, context: Any) -> Any:
+        ready = all(part.works for part in self.parts if part.required)
+        return to_proto(pb.GetStoreStatusResponse, StoreStatus(ready, installed_version(), moment(0.0), self.parts))
 
     async def ResolveAdapter(self, request: pb.ResolveAdapterRequest, context: Any) -> Any:
         self.calls.resolves += 1

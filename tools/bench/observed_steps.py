@@ -179,6 +179,7 @@ def listener_us(repetitions: int = 200_000) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="Time of the measurement.")
+    parser.add_argument("--without-kernels", action="store_true", help="Leave few tokens on CPU to torch.")
     arguments = parser.parse_args()
     folder = ensure_model()
     loaded = load_model(
@@ -190,6 +191,7 @@ def main() -> int:
             max_sequence_tokens=1024,
             token_buckets=BUCKETS,
             cache_dir=default_cache_dir(),
+            cpu_kernels=not arguments.without_kernels,
         )
     )
     numbers = EngineNumbers(BUCKETS)

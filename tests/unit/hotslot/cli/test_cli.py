@@ -11,6 +11,7 @@ import pytest
 
 from hotslot.cli.app import run
 from hotslot.contract.generation import DEFAULT_MAX_TOKENS
+from hotslot.contract.store_status import StorePart
 from hotslot.errors import (
     BaseModelMismatchError,
     DrainingError,
@@ -401,3 +402,23 @@ def test_a_worker_is_drained_and_taken_back(hotslot: Run) -> None:
     assert json.loads(hotslot("status", "--json")[1])["status"]["drained"] is False
     assert json.loads(hotslot("drain", "--json", "--timeout", "5")[1]) == {"drained": True}
     assert json.loads(hotslot("undrain", "--json")[1]) == {"drained": False}
+
+
+def test_status_and_doctor_tell_what_of_the_store_does_not_work(hotslot: Run, served: Served) -> None:
+    assert "store's" not in hotslot("status")[1]
+    served.store.catalog.parts = (
+        StorePart("catalog", True),
+        StorePart("disk", False, "3 bytes left"),
+        StorePart("redis", False, "it did not answer within 2 s", required=False),
+    )
+    code, out, _ = hotslot("status")
+    assert code == 0
+    assert "store's disk" in out
+    assert "does not work: 3 bytes left" in out
+    assert json.loads(hotslot("status", "--json")[1])["store"]["ready"] is False
+    code, out, _ = hotslot("doctor", "--json")
+    levels = {check["check"]: (check["level"], check["found"]) for check in json.loads(out)["checks"]}
+    assert code == 1
+    assert levels["store disk"] == ("fail", "3 bytes left")
+    assert levels["store redis"] == ("warn", "it did not answer within 2 s")
+    assert "store catalog" not in levels

@@ -37,8 +37,8 @@ from tests.support.principals import Roster, bearer
 MAY = {
     # scope: services and their methods, written down apart from the table of the product
     "read": """AdapterStoreService GetAdapter ListAdapters ListVersions ResolveAdapter GetAdapterPolicy
-        ListAdapterPolicies GetQuota WatchAdapters ListBaseModels ListShares ListSharedAdapters; BlobService ReadBlob;
-        PlacementService PickWorkers
+        ListAdapterPolicies GetQuota GetStoreStatus WatchAdapters ListBaseModels ListShares ListSharedAdapters;
+        BlobService ReadBlob; PlacementService PickWorkers
         ListWorkers ListPlacements WatchPlacements; InferenceService GetModelInfo; AdapterControlService ListAdapters
         GetWorkerStatus""",
     "use": """AdapterStoreService GetQuota; PlacementService PickWorkers ListWorkers; InferenceService Generate Complete
@@ -54,12 +54,12 @@ MAY = {
         IssueEpoch; BlobService ReadBlob; CompiledCodeService ReadCompiledCode WriteCompiledCode; FleetService
         IssueEpoch ListPinnedVersions ReadCompiledCode WriteCompiledCode; InferenceService Generate""",
     "gateway": "PlacementService ListWorkers; InferenceService GetModelInfo",
-    "operator": """AdapterStoreService RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
+    "operator": """AdapterStoreService GetStoreStatus RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
         AddBaseModelAlias; PlacementService ListWorkers; InferenceService GetModelInfo; AdapterControlService
         DrainWorker UndrainWorker GetWorkerStatus""",
 }
 MAY = {scope: f"{text}; AdapterStoreService GetCaller" for scope, text in MAY.items()}
-OF_NO_TENANT = """AdapterStoreService GetCaller; AdapterStoreService ListPinnedVersions
+OF_NO_TENANT = """AdapterStoreService GetCaller GetStoreStatus; AdapterStoreService ListPinnedVersions
     RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
     AddBaseModelAlias IssueEpoch; FleetService IssueEpoch ListPinnedVersions; PlacementService ListWorkers;
     InferenceService GetModelInfo; AdapterControlService DrainWorker UndrainWorker GetWorkerStatus"""

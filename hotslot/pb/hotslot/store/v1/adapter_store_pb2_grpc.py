@@ -175,6 +175,11 @@ class AdapterStoreServiceStub:
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersResponse.FromString,
                 _registered_method=True)
+        self.GetStoreStatus = channel.unary_unary(
+                '/hotslot.store.v1.AdapterStoreService/GetStoreStatus',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusResponse.FromString,
+                _registered_method=True)
         self.ListPinnedVersions = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/ListPinnedVersions',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.SerializeToString,
@@ -493,6 +498,14 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStoreStatus(self, request, context):
+        """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
+        fail, each part after two seconds at most.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPinnedVersions(self, request, context):
         """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.
         """
@@ -695,6 +708,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.ListSharedAdapters,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersResponse.SerializeToString,
+            ),
+            'GetStoreStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStoreStatus,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusResponse.SerializeToString,
             ),
             'ListPinnedVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPinnedVersions,
@@ -1406,6 +1424,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/ListSharedAdapters',
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListSharedAdaptersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStoreStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/GetStoreStatus',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

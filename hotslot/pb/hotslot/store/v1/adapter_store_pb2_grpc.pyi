@@ -215,6 +215,10 @@ class AdapterStoreServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
     """
+    GetStoreStatus: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.GetStoreStatusRequest, _adapter_store_pb2.GetStoreStatusResponse]
+    """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
+    fail, each part after two seconds at most.
+    """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:
@@ -446,6 +450,10 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     """Lists the adapters that other tenants share with the calling one, by owner and name, page by page.
 
     Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+    """
+    GetStoreStatus: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetStoreStatusRequest, _adapter_store_pb2.GetStoreStatusResponse]  # type: ignore[assignment]
+    """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
+    fail, each part after two seconds at most.
     """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
@@ -819,6 +827,16 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the adapters that other tenants share with the calling one, by owner and name, page by page.
 
         Errors: INVALID_ARGUMENT INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def GetStoreStatus(
+        self,
+        request: _adapter_store_pb2.GetStoreStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_adapter_store_pb2.GetStoreStatusResponse, _abc.Awaitable[_adapter_store_pb2.GetStoreStatusResponse]]:
+        """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
+        fail, each part after two seconds at most.
         """
 
     @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.""")
