@@ -11,16 +11,14 @@ from worker_service.model.cpu import library
 from worker_service.model.step_state import StepState
 
 
-def dense(
-    x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, *, has_kernels: bool
-) -> torch.Tensor:
+def dense(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, kernel_tokens: int) -> torch.Tensor:
     """`x @ weight.T + bias` in the form that is fastest for this number of tokens.
 
     Few tokens on CPU are bound by reading the weight, which our own kernel does faster than the library's matrix
-    product; `library.linear_tokens` says for how many that holds. Without the kernel one token is still better off with
-    the compiler's fused multiply-and-sum.
+    product, up to `kernel_tokens` (`library.linear_tokens`; 0 where there is no kernel). Without it one token is still
+    better off with the compiler's fused multiply-and-sum.
     """
-    if has_kernels and x_TI.shape[0] <= library.linear_tokens(x_TI.dtype):
+    if x_TI.shape[0] <= kernel_tokens:
         y_TO: torch.Tensor = torch.ops.hotslot_cpu.linear(x_TI, weight_OI, bias_O)
         return y_TO
     if x_TI.shape[0] == 1 and x_TI.device.type == "cpu" and torch.compiler.is_compiling():
@@ -50,11 +48,11 @@ class DenseLinear(nn.Module):
         self.out_features = linear.out_features
         self.weight = linear.weight
         self.bias = linear.bias
-        self.has_kernels = has_kernels
+        self.kernel_tokens = library.linear_tokens(linear.weight.dtype) if has_kernels else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`."""
-        y_TO = dense(x.reshape(-1, x.shape[-1]), self.weight, self.bias, has_kernels=self.has_kernels)
+        y_TO = dense(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.kernel_tokens)
         return y_TO.reshape(*x.shape[:-1], -1)
 
 
@@ -100,25 +98,25 @@ class SlotLinear(nn.Module):
         self.register_buffer("one_SK", one_SK, persistent=False)
         self.step = step
         self.gates_TS = gates_TS
-        self.has_kernels = step.with_kernels
+        self.kernel_tokens = library.linear_tokens(linear.weight.dtype) if step.with_kernels else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`, with T the number of tokens of the step."""
         x_TI = x.reshape(-1, self.in_features)
         if not self.step.with_adapters:
             y_TO = self._base(x_TI)
-        elif not self.has_kernels:
+        elif not self.kernel_tokens:
             y_TO = self._base(x_TI) + self._adapters(x_TI)
         else:
             slots = (self.a_CI, self.b_CO, self.scale_S, self.one_SK, self.gates_TS[: x_TI.shape[0]])
-            if x_TI.shape[0] <= library.linear_tokens(x_TI.dtype):
+            if x_TI.shape[0] <= self.kernel_tokens:
                 y_TO = torch.ops.hotslot_cpu.slot_linear(x_TI, self.weight, self.bias, *slots)
             else:
                 y_TO = torch.ops.hotslot_cpu.add_slots(x_TI, self._base(x_TI), *slots)
         return y_TO.reshape(*x.shape[:-1], self.out_features)
 
     def _base(self, x_TI: torch.Tensor) -> torch.Tensor:
-        return dense(x_TI, self.weight, self.bias, has_kernels=self.has_kernels)
+        return dense(x_TI, self.weight, self.bias, self.kernel_tokens)
 
     def _adapters(self, x_TI: torch.Tensor) -> torch.Tensor:
         h_TC = functional.linear(x_TI, self.a_CI)
