@@ -247,7 +247,7 @@ class WorkerDiskPlace:
         return bytes(found) if found is not None else None
 
     def remove(self, digest: Digest) -> None:
-        self._files.remove(digest)
+        self._files.remove(hex_of(digest))
 
     def file(self, digest: Digest) -> Path:
         return self._folder / hex_of(digest)

@@ -86,7 +86,7 @@ async def test_a_marked_request_stays_where_it_is(pair: list[Member], store: Cat
 async def test_workers_that_believe_each_other_to_be_better_make_one_hop(
     pair: list[Member], store: Catalog, directory: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def the_other(self: Any, digests: Any, here: Any, policy: Any) -> Any:
+    async def the_other(self: Any, tenant: Any, digests: Any, here: Any, policy: Any) -> Any:
         sight = await self.view.look(digests)
         return [record for worker_id, record in sight.fleet.workers.items() if worker_id != here.worker_id]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hotslot.ids import DEFAULT_TENANT, Digest
+from hotslot.ids import DEFAULT_TENANT, Digest, TenantId
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as store_pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.references import parse_reference
@@ -23,7 +23,7 @@ async def test_a_tag_that_moves_while_a_request_is_routed_is_the_next_requests(
     front, _ = pair
     old, routed_by = store.digests["one"], list[Sequence[Digest]]()
 
-    async def before(digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
+    async def before(tenant: TenantId, digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
         """The catalog changes, and this worker hears of it, while the way is being found; it is this worker's."""
         routed_by.append(digests)
         if len(routed_by) == 1:
@@ -47,7 +47,7 @@ async def test_defaults_that_change_while_a_request_is_routed_are_the_next_reque
     parts = front.worker.parts
     routed_by: list[Sequence[Digest]] = []
 
-    async def before(digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
+    async def before(tenant: TenantId, digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
         routed_by.append(digests)
         parts.policy.disable(DEFAULT_TENANT)
         return []
@@ -97,7 +97,7 @@ async def test_a_tag_that_changes_before_the_hop_is_served_as_it_was_settled(
     front, other = pair
     old = store.digests["one"]
 
-    async def before(digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
+    async def before(tenant: TenantId, digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
         if not sent:
             await change(store, other)
         sight = await front.router.view.look(digests)
@@ -117,7 +117,7 @@ async def test_a_name_is_known_wherever_it_was_forwarded_to(
 ) -> None:
     front, other = pair
 
-    async def before(digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
+    async def before(tenant: TenantId, digests: Sequence[Digest], here: Any, policy: Any) -> list[Any]:
         sight = await front.router.view.look(digests)
         assert sight is not None
         return [record for worker_id, record in sight.fleet.workers.items() if worker_id == other.worker_id]

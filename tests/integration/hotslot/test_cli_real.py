@@ -178,7 +178,7 @@ def test_show_prints_the_whole_manifest_with_the_summary_first(
     version = document["version"]
     assert sorted(version) == [
         "adapter", "annotations", "base_model", "base_model_digest", "config_json", "create_time", "digest", "dtype",
-        "max_rank", "modules", "source", "tags", "warnings", "weights_digest", "weights_size_bytes",
+        "max_rank", "modules", "signer", "source", "tags", "warnings", "weights_digest", "weights_size_bytes",
     ]  # fmt: skip
     assert [(m["path"], m["rank"], m["scaling"]) for m in version["modules"]] == [(path, 4, 2.0) for path in PATHS]
 

@@ -151,7 +151,7 @@ def test_urls_of_redis_are_taken_and_their_secrets_hidden(url: str) -> None:
 @pytest.mark.parametrize(("kind", "needed"), KINDS, ids=["store", "worker"])
 def test_every_setting_that_sounds_like_a_secret_is_one(kind: type[Settings], needed: tuple[str, ...]) -> None:
     sounds = ("password", "secret", "token", "credential", "_url", "key")
-    harmless = {"hub_token_tenants", "kv_tokens", "block_tokens", "max_sequence_tokens"}
+    harmless = {"hub_token_tenants", "kv_tokens", "block_tokens", "max_sequence_tokens", "quota_tokens_per_minute"}
     # The path of a secret's file is none.
     harmless |= {name for name, field in kind.model_fields.items() if field.annotation == Path | None}
     sounding = {name for name in kind.model_fields if any(sound in name for sound in sounds)} - harmless

@@ -37,7 +37,7 @@ def test_a_bias_is_said_of_each_module_in_a_format_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"format": "hotslot.manifest/4"}, {"modules": [["a", 4, 1.0, True, 0]]}, {"modules": [["a", 0, 1.0]]}],
+    [{"format": "hotslot.manifest/99"}, {"modules": [["a", 4, 1.0, True, 0]]}, {"modules": [["a", 0, 1.0]]}],
     ids=["another format", "more than is known", "no rank"],
 )
 def test_what_is_not_understood_is_refused(change: dict[str, object]) -> None:
