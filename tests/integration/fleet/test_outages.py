@@ -150,7 +150,7 @@ async def test_a_slow_reader_slows_both_hops_down_and_fills_neither(
         info = replace(front.router.view.me, worker_id=new_worker_id(), endpoint=f"127.0.0.1:{server.port}")
         peer = WorkerRecord(info, WorkerState.READY, ReportedLoad(), 0.0, 0)
 
-        async def to_the_fake(self: Any, digests: Any, here: Any, policy: Any) -> list[WorkerRecord]:
+        async def to_the_fake(self: Any, tenant: Any, digests: Any, here: Any, policy: Any) -> list[WorkerRecord]:
             return [peer]
 
         monkeypatch.setattr(Router, "before", to_the_fake)
