@@ -157,7 +157,9 @@ async def test_what_was_admitted_comes_back_though_it_would_be_refused_today(
         found = checks._check_targets
         problem = errors.Violation.of("MODULE_MISSING", "model", "it", "more", "a rule that came later")
         monkeypatch.setattr(checks, "_check_targets", lambda *of: (problem, *found(*of)))
-        refused = await error_of(store.push(draft(4), "new"))
+        unlike_all_before = draft(4)
+        unlike_all_before.config["lora_alpha"] = 3  # what was planned before is not judged by rules again
+        refused = await error_of(store.push(unlike_all_before, "new"))
         assert isinstance(refused, errors.InvalidAdapterError)
         await read(store, version)
 
