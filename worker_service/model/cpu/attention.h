@@ -135,7 +135,7 @@ class Visit {
     }
   }
 
-  const float* out(int64_t query) const { return scratch_.out.data() + query * head_size_; }
+  float* out(int64_t query) { return scratch_.out.data() + query * head_size_; }
 
  private:
   float* scores(int64_t query) { return scratch_.scores.data() + query * stride_; }
@@ -207,7 +207,7 @@ class Visit {
           }
         }
         UNROLL for (int q = 0; q < NQ; ++q) {
-          UNROLL for (int i = 0; i < N; ++i) store(scratch_.out.data() + (query + q) * head_size_ + d + i * LANES, acc[q][i]);
+          UNROLL for (int i = 0; i < N; ++i) store(out(query + q) + d + i * LANES, acc[q][i]);
         }
       }
     };
@@ -221,11 +221,6 @@ class Visit {
   const Scoring scoring_;
   int64_t stride_ = 0;
 };
-
-template <typename E>
-inline void round_head(const float* from, int64_t head_size, E* to) {
-  for (int64_t d = 0; d < head_size; d += LANES) store(to + d, load(from + d));
-}
 
 constexpr int64_t SEGMENT_COLUMNS = 4;  // first token, tokens, keys, first cache position or -1
 
@@ -288,8 +283,8 @@ bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Ten
       });
       for (int64_t i = 0; i < count; ++i)
         for (int64_t h = 0; h < rep; ++h)
-          round_head(visit.out(i * rep + h), head_size,
-                     out + ((first + i) * num_heads + group * rep + h) * head_size);
+          round_row<E>(visit.out(i * rep + h), nullptr, head_size,
+                       out + ((first + i) * num_heads + group * rep + h) * head_size);
     }
   });
   return all_done;

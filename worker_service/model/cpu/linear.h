@@ -205,27 +205,20 @@ void add_slot(const ActiveSlots<E>& active, const typename ActiveSlots<E>::Tile&
   }
 }
 
-// y[o] = out[o] + bias[o], rounded.
+// y = W x + addend + what the slots that are on add to it. Without `w` the first is 0. An `addend` is a bias, with a
+// stride of 0, or has a row for each token; it may be y itself.
 template <typename E>
-inline void round_row(const float* out, const E* bias, int64_t count, E* y) {
-  int64_t o = 0;
-  for (; o + LANES <= count; o += LANES) store(y + o, bias != nullptr ? load(out + o) + load(bias + o) : load(out + o));
-  for (; o < count; ++o) y[o] = static_cast<E>(bias != nullptr ? out[o] + static_cast<float>(bias[o]) : out[o]);
-}
-
-template <typename E>
-void linear_impl(const at::Tensor& x_TI, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
-                 const Slots* slots, at::Tensor& y_TO) {
+void compute(const at::Tensor& x_TI, const E* w, const E* addend, int64_t addend_stride, const Slots* slots,
+             at::Tensor& y_TO) {
   static thread_local Inputs<E> kept_x;
   static thread_local ActiveSlots<E> kept_active;
   Inputs<E>& x = kept_x;  // the caller's, in the threads that help it too
   ActiveSlots<E>& active = kept_active;
-  const int64_t num_tokens = x_TI.size(0), size = x_TI.size(1), num_out = w_OI.size(0);
-  const E* w = w_OI.const_data_ptr<E>();
-  const E* bias = bias_O.has_value() ? bias_O->const_data_ptr<E>() : nullptr;
+  const int64_t num_tokens = x_TI.size(0), size = x_TI.size(1), num_out = y_TO.size(1);
   E* y = y_TO.mutable_data_ptr<E>();
   x.take(x_TI.const_data_ptr<E>(), num_tokens, size);
   if (slots != nullptr) active.compute(*slots, x, num_tokens, size);
+  if (w == nullptr && active.tiles().empty()) return;
   const int64_t rank = slots != nullptr ? slots->rank() : 0;
   const E* b = slots != nullptr ? slots->b_CO.const_data_ptr<E>() : nullptr;
   at::parallel_for(0, (num_out + CHUNK - 1) / CHUNK, 1, [&](int64_t begin, int64_t end) {
@@ -233,41 +226,30 @@ void linear_impl(const at::Tensor& x_TI, const at::Tensor& w_OI, const std::opti
     out.resize(num_tokens * CHUNK);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       const int64_t first = chunk * CHUNK, count = std::min(CHUNK, num_out - first);
-      dot_all<E>(x.data(), num_tokens, w + first * size, size, count, out.data(), CHUNK);
+      if (w != nullptr)
+        dot_all<E>(x.data(), num_tokens, w + first * size, size, count, out.data(), CHUNK);
+      else
+        std::fill(out.begin(), out.end(), 0.0f);
       if (slots != nullptr)
         for (const auto& tile : active.tiles())
           add_slot<E>(active, tile, b + tile.slot * rank * num_out + first, rank, num_out, count, out.data(), CHUNK);
       for (int64_t t = 0; t < num_tokens; ++t)
-        round_row(out.data() + t * CHUNK, bias != nullptr ? bias + first : nullptr, count, y + t * num_out + first);
+        round_row(out.data() + t * CHUNK, addend != nullptr ? addend + t * addend_stride + first : nullptr, count,
+                  y + t * num_out + first);
     }
   });
 }
 
-// y += what the slots that are on add to x's linear.
+template <typename E>
+void linear_impl(const at::Tensor& x_TI, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
+                 const Slots* slots, at::Tensor& y_TO) {
+  const E* bias = bias_O.has_value() ? bias_O->const_data_ptr<E>() : nullptr;
+  compute<E>(x_TI, w_OI.const_data_ptr<E>(), bias, 0, slots, y_TO);
+}
+
 template <typename E>
 void add_slots_impl(const at::Tensor& x_TI, const Slots& slots, at::Tensor& y_TO) {
-  static thread_local Inputs<E> kept_x;
-  static thread_local ActiveSlots<E> kept_active;
-  Inputs<E>& x = kept_x;
-  ActiveSlots<E>& active = kept_active;
-  const int64_t num_tokens = x_TI.size(0), size = x_TI.size(1), num_out = y_TO.size(1), rank = slots.rank();
-  const E* b = slots.b_CO.const_data_ptr<E>();
-  E* y = y_TO.mutable_data_ptr<E>();
-  x.take(x_TI.const_data_ptr<E>(), num_tokens, size);
-  active.compute(slots, x, num_tokens, size);
-  if (active.tiles().empty()) return;
-  at::parallel_for(0, (num_out + CHUNK - 1) / CHUNK, 1, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<float> out;
-    out.resize(num_tokens * CHUNK);
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * CHUNK, count = std::min(CHUNK, num_out - first);
-      std::fill(out.begin(), out.end(), 0.0f);
-      for (const auto& tile : active.tiles())
-        add_slot<E>(active, tile, b + tile.slot * rank * num_out + first, rank, num_out, count, out.data(), CHUNK);
-      for (int64_t t = 0; t < num_tokens; ++t)
-        round_row(out.data() + t * CHUNK, y + t * num_out + first, count, y + t * num_out + first);
-    }
-  });
+  compute<E>(x_TI, nullptr, y_TO.const_data_ptr<E>(), y_TO.size(1), &slots, y_TO);
 }
 
 inline bool is_served(const at::Tensor& x) {
