@@ -1,4 +1,4 @@
-"""Names of sources as people write them: a repository of the hub in any of its forms, or a folder.
+"""Names of sources as people write them: a repository of the hub in any of its forms, a folder, or a URL.
 
 A repository is `hf:ORG/NAME[@REVISION][#SUBFOLDER]`, `hf://ORG/NAME[@REVISION][/SUBFOLDER]`, or the address of one of
 its pages, `https://huggingface.co/ORG/NAME[/tree/REVISION[/SUBFOLDER]]`.
@@ -7,9 +7,10 @@ its pages, `https://huggingface.co/ORG/NAME[/tree/REVISION[/SUBFOLDER]]`.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from hotslot.errors import FieldViolation, InvalidRequestError
+from hotslot.source_urls import ARCHIVE_SUFFIXES, ArchiveUrl, ObjectFolderUrl, is_source_url, parse_source_url
 
 DEMO_MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """Base model of the demo, whose weights come from the package index."""
@@ -39,14 +40,34 @@ class StoreFolder:
     path: str
 
 
-def parse_source(text: str) -> HubName | StoreFolder:
-    """Parse the source that an adapter is imported from; raises InvalidRequestError."""
+def parse_source(text: str, digest: str = "") -> HubName | StoreFolder | ObjectFolderUrl | ArchiveUrl:
+    """Parse the source that an adapter is imported from; `digest` is an archive's. Raises InvalidRequestError."""
     scheme, _, rest = text.partition(":")
+    if _is_elsewhere(text.strip(), digest):
+        return parse_source_url(text.strip(), digest, field="SOURCE")
+    if digest:
+        raise InvalidRequestError([FieldViolation("--digest", "is for an archive at https://")])
     if scheme != "dir":
         return parse_hub_name(text, "hf:ORG/NAME, hf:ORG/NAME@REVISION#SUBFOLDER or dir:/PATH")
     if not rest.startswith("/"):
         raise _bad_source(text, "dir: and an absolute path on the store's machine")
     return StoreFolder(rest)
+
+
+def _is_elsewhere(text: str, digest: str) -> bool:
+    """True for object storage, and for an archive at https, rather than a page of the hub."""
+    if not is_source_url(text) or text.startswith("http://"):
+        return False
+    try:
+        found = urlsplit(text)
+        is_page = found.scheme == "https" and (found.hostname in HUB_HOSTS or not _looks_like_archive(found, digest))
+    except ValueError:
+        return False
+    return not is_page
+
+
+def _looks_like_archive(address: SplitResult, digest: str) -> bool:
+    return bool(digest) or address.fragment.startswith("sha256") or address.path.endswith(ARCHIVE_SUFFIXES)
 
 
 def parse_base_source(text: str) -> HubName | Path:

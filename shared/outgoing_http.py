@@ -7,6 +7,7 @@ the address that was judged is the one that is dialled, for each connection anew
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import httpcore2
@@ -108,8 +109,11 @@ class OutgoingClient(httpx2.Client):
     Where the environment names a proxy, the proxy makes the connection and checks what it may reach.
     """
 
-    def __init__(self, backend: CheckedBackend, timeout_s: float) -> None:
+    def __init__(self, backend: CheckedBackend, timeout_s: float, ca_file: Path | None = None) -> None:
+        """Servers' certificates must lead to one that is known publicly, or to one in `ca_file`."""
         context = httpx2.create_ssl_context()
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
         super().__init__(timeout=timeout_s, follow_redirects=False, verify=context)
         # httpx2 has no argument for the backend of its pool; `tests/unit/shared/test_outgoing_http.py` holds the hook.
         direct = self._transport

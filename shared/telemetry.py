@@ -10,7 +10,7 @@ LogFormat = Literal["json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 # Chatty at info, and never about us.
-_QUIET_LOGGERS = ("httpx", "httpcore", "urllib3", "asyncio", "filelock", "huggingface_hub")
+_QUIET_LOGGERS = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "asyncio", "filelock", "huggingface_hub")
 
 # Without local variables: they hold prompts, passwords and whole tensors.
 _PLAIN_FRAMES = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)

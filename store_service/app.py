@@ -175,7 +175,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     collector = Collector(published, uploads, data.ledger, data.ownership, settings.collection_options)
     stack.push_async_callback(offload, collector.close)
     await _collect(collector, offload)
-    sources = settings.sources
+    sources = settings.sources.opened()
     restores = settings.data_dir / "restores"
     origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
     recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)

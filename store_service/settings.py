@@ -19,7 +19,9 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
 from store_service.catalog.url import CatalogUrl
 from store_service.content.waiting import CollectionOptions
+from store_service.sources.access import SourceAccess
 from store_service.sources.hub.folder import HubOptions
+from store_service.sources.remote.source import WebOptions
 from store_service.sources.sources import Sources
 
 BASE_BYTES = 192 * 1024**2
@@ -68,6 +70,20 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSetting
     """Longest time in which the hub sends nothing before an attempt is given up."""
     hub_attempts: int = Field(default=4, ge=1)
     """Attempts at each file; a further one goes on where the last one ended."""
+
+    source_access_file: Path | None = None
+    """JSON file with the prefixes of object storage and of web servers that tenants may import from, and credentials
+    for each (docs/how-to/import-from-object-storage.md); none means that no such import is allowed. A change holds for
+    the next import."""
+    source_private_networks: TextList = ()
+    """Networks with addresses that are not public, separated by commas, in which the servers of source_access_file may
+    be; no others are connected to."""
+    source_ca_file: Path | None = None
+    """Certificates that those servers' must lead to, beside the public ones."""
+    source_timeout_s: float = Field(default=30.0, gt=0)
+    """Longest time in which such a server sends nothing before an attempt is given up."""
+    source_attempts: int = Field(default=4, ge=1)
+    """Attempts at each of its files without progress; a further one goes on where the last one ended."""
 
     blob_url: SecretUrl | None = None
     """Object storage that keeps every blob too: s3://, gs://, az:// or file://, with a prefix for this store alone;
@@ -160,7 +176,7 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSetting
     log_format: LogFormat = "console"
     """console for people, json for machines."""
 
-    @field_validator("hub_private_networks")
+    @field_validator("hub_private_networks", "source_private_networks")
     @classmethod
     def _are_networks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         networks_of(names)
@@ -210,4 +226,11 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSetting
                 num_attempts=self.hub_attempts,
             ),
             hub_token_tenants=self.hub_token_tenants,
+            access=SourceAccess(self.source_access_file),
+            web=WebOptions(
+                private_networks=networks_of(self.source_private_networks),
+                ca_file=self.source_ca_file,
+                timeout_s=self.source_timeout_s,
+                num_attempts=self.source_attempts,
+            ),
         )

@@ -110,26 +110,32 @@ def import_(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="hf:ORG/NAME\\[@REVISION]\\[#SUBFOLDER] or the repository's address, or dir:/PATH of a folder on the "
+            help="hf:ORG/NAME\\[@REVISION]\\[#SUBFOLDER] or the repository's address; s3://, gs:// or "
+            "az://BUCKET/FOLDER; https://HOST/PATH.tar\\[.gz] with its digest; or dir:/PATH of a folder on the "
             "store's machine.",
         ),
     ],
     reference: ReferenceArgument,
     base: BaseOption = "",
     subfolder: Annotated[str, typer.Option(help="Folder inside the repository.")] = "",
+    digest: Annotated[
+        str, typer.Option(metavar="sha256:HEX", help="Digest of an archive; or as #sha256:HEX at the end of its URL.")
+    ] = "",
     label: LabelOption = None,
     store: StoreOption = options.STORE,
     tenant: TenantOption = options.TENANT,
     as_json: JsonOption = False,
 ) -> None:
-    """Have the store fetch an adapter from a hub or from a folder that it may read, check it, and tag it.
+    """Have the store fetch an adapter from a hub, a bucket, a web server or a folder, check it, and tag it.
+
+    Buckets and web servers are those that the store's operator allowed the tenant; the store has the credentials.
 
     JSON: {version, revision}.
     """
-    where = parse_source(source)
+    where = parse_source(source, digest)
     labels = parse_labels(label or [])
-    if isinstance(where, StoreFolder) and subfolder:
-        raise InvalidRequestError([FieldViolation("--subfolder", "is for repositories; add it to the path of dir:")])
+    if not isinstance(where, HubName) and subfolder:
+        raise InvalidRequestError([FieldViolation("--subfolder", "is for repositories; add it to the path")])
     if isinstance(where, HubName) and where.subfolder and subfolder.strip("/") not in ("", where.subfolder):
         problem = f"found {subfolder!r}, and SOURCE names the folder {where.subfolder!r}"
         raise InvalidRequestError([FieldViolation("--subfolder", problem)])
@@ -138,6 +144,10 @@ def import_(
         if isinstance(where, StoreFolder):
             version = client.store.import_directory(
                 where.path, reference, base_model=base, labels=labels, on_progress=on_progress
+            )
+        elif not isinstance(where, HubName):
+            version = client.store.import_url(
+                str(where), reference, base_model=base, labels=labels, on_progress=on_progress
             )
         else:
             version = client.store.import_hub(

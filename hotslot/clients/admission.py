@@ -176,7 +176,19 @@ class Admission:
             sent_bytes += file.size_bytes
         return [{"path": file.path, "digest": digests[file]} for file in files], sent_bytes
 
-    async def import_from_source(self, request: pb.ImportAdapterRequest, on_progress: OnProgress) -> Version:
+    async def import_(
+        self,
+        source: Mapping[str, object],
+        reference: str,
+        base_model: str,
+        labels: Mapping[str, str] | None,
+        on_progress: OnProgress | None,
+    ) -> Version:
+        """Have the store import from a source, which is one field of the request."""
+        named = {**source, "reference": reference, "base_model": base_model, "labels": labels or {}}
+        return await self._follow_import(build(pb.ImportAdapterRequest, named), on_progress or ignore_progress)
+
+    async def _follow_import(self, request: pb.ImportAdapterRequest, on_progress: OnProgress) -> Version:
         """Follow an import to its end; a broken stream re-attaches to it by the same request.
 
         A source that does not answer is no broken stream: the store has tried it several times, and says when to come

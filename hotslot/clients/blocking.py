@@ -131,6 +131,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
     validate = _call(StoreClient.validate)
     import_hub = _call(StoreClient.import_hub)
     import_directory = _call(StoreClient.import_directory)
+    import_url = _call(StoreClient.import_url)
     get = _call(StoreClient.get)
     resolve = _call(StoreClient.resolve)
     list_adapters = _iterate(StoreClient.list_adapters)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from hotslot.clients import policies, publishing, sharing, store_status
+from hotslot.clients import importing, policies, publishing, sharing, store_status
 from hotslot.clients.admission import Admission, OnProgress, ignore_progress
 from hotslot.clients.blobs import BlobTransfer, RetryPolicy
 from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, options_of, store_of
@@ -122,38 +122,6 @@ class StoreClient:
         """
         return await self._admission.validate(as_path(folder), base_model, on_progress or ignore_progress)
 
-    async def import_hub(
-        self,
-        repo_id: str,
-        reference: str,
-        *,
-        revision: str = "",
-        subfolder: str = "",
-        base_model: str = "",
-        labels: Mapping[str, str] | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Version:
-        """Have the store fetch a Hugging Face repository and admit it as `name[:tag]`."""
-        hub = {"repo_id": repo_id, "revision": revision, "subfolder": subfolder}
-        request = build(
-            pb.ImportAdapterRequest, reference=reference, hub=hub, base_model=base_model, labels=labels or {}
-        )
-        return await self._admission.import_from_source(request, on_progress or ignore_progress)
-
-    async def import_directory(
-        self,
-        path: str,
-        reference: str,
-        *,
-        base_model: str = "",
-        labels: Mapping[str, str] | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> Version:
-        """Have the store admit a folder of its own machine, inside one of its allowed roots."""
-        source = {"directory": {"path": path}, "base_model": base_model, "labels": labels or {}}
-        request = build(pb.ImportAdapterRequest, source, reference=reference)
-        return await self._admission.import_from_source(request, on_progress or ignore_progress)
-
     async def pull(self, reference: str, folder: Path | str) -> Version:
         """Write a version as a folder that PEFT loads to the same deltas; it appears only once it is whole.
 
@@ -244,6 +212,9 @@ class StoreClient:
         request = build(pb.DeleteTagRequest, adapter=name, tag=tag, etag=etag)
         await self._write(self._stub.DeleteTag, request)
 
+    import_hub = importing.import_hub
+    import_directory = importing.import_directory
+    import_url = importing.import_url
     publish = publishing.publish
     set_policy = policies.set_policy
     get_policy = policies.get_policy

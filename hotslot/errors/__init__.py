@@ -66,6 +66,7 @@ HotslotError
 │   │   └── StoreBusyError        more calls than it can answer
 │   ├── CatalogBehindError        the store answers, at a smaller revision than the call needs
 │   ├── SourceUnavailableError
+│   │   └── SourceThrottledError   it takes no more requests for now
 │   ├── CoordinationUnavailableError
 │   │   └── CoordinationForbiddenError  its access rules refuse what we need
 │   ├── AuditUnavailableError     no change is made that the audit log cannot tell of

@@ -57,3 +57,7 @@ class SourceForbiddenError(ForbiddenError, reason="SOURCE_FORBIDDEN"):
 
 class SourceUnavailableError(UnavailableError, reason="SOURCE_UNAVAILABLE"):
     """A source that does not answer."""
+
+
+class SourceThrottledError(SourceUnavailableError, reason="SOURCE_THROTTLED"):
+    """A source that takes no more requests for now, however often the store has tried."""

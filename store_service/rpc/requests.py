@@ -10,7 +10,7 @@ from hotslot.ids import Digest, parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import Reference, parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
-from store_service.sources.sources import FolderLocation, HubLocation
+from store_service.sources.sources import FolderLocation, HubLocation, Location, UrlLocation
 
 MAX_REPLICAS = 10_000
 
@@ -43,15 +43,17 @@ def files_of(files: Iterable[pb.UploadedFile]) -> Mapping[str, Digest]:
     return found
 
 
-def source_of(request: pb.ImportAdapterRequest) -> HubLocation | FolderLocation:
+def source_of(request: pb.ImportAdapterRequest) -> Location:
     """Location to import from; raises InvalidRequestError when the request does not say."""
     match request.WhichOneof("source"):
         case "hub":
             return HubLocation(request.hub.repo_id, request.hub.revision, request.hub.subfolder)
         case "directory":
             return FolderLocation(request.directory.path)
+        case "url":
+            return UrlLocation(request.url.url, request.url.digest)
         case _:
-            raise InvalidRequestError([FieldViolation("source", "must be hub or directory")])
+            raise InvalidRequestError([FieldViolation("source", "must be hub, directory or url")])
 
 
 def replica_policy_of(request: pb.SetAdapterPolicyRequest) -> ReplicaPolicy:

@@ -23,6 +23,7 @@ REMEDIES: Mapping[type[HotslotError], str] = {
     errors.SourceNotFoundError: "Look at name, revision and folder; private ones need HOTSLOT_HUB_TOKEN_TENANTS.",
     errors.BaseModelNotFoundError: "Register it with `hotslot base add`, or name a registered one with --base.",
     errors.ConflictError: "Read the current state, and decide again.",
+    errors.SourceThrottledError: "Import again after the time that the error carries; import fewer at the same time.",
     errors.SourceChangedError: "Import it again when what writes it has finished.",
     errors.StaleEpochError: "Restart the process: a newer one has taken its place.",
     errors.UploadBusyError: "Wait for the other upload, and ask GetWriteStatus.",

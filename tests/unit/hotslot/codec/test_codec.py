@@ -55,6 +55,7 @@ UNBOUND: dict[str, str] = {
     "TokenPrompt": "a list of token ids, as a prompt has it",
     "HubSource": "parameters of ImportAdapter",
     "DirectorySource": "parameters of ImportAdapter",
+    "UrlSource": "parameters of ImportAdapter",
     "UploadedFile": "parameters of ValidateAdapter and CreateVersion",
     "ImportAdapterResponse": COMPOSED,
     "CreateVersionResponse": COMPOSED,

@@ -96,6 +96,7 @@ EXAMPLES: list[HotslotError] = [
     errors.StoreBusyError("too many calls", retry_after_s=0.75),
     errors.CatalogBehindError(3, 41, retry_after_s=0.5),
     errors.SourceUnavailableError("hub away"),
+    errors.SourceThrottledError("s3://bucket takes no more", retry_after_s=9.0),
     errors.CoordinationUnavailableError("redis away", retry_after_s=0.5),
     errors.CoordinationForbiddenError("no rights"),
     errors.AdaptersDisabledError("switched off"),

@@ -628,6 +628,37 @@ class DirectorySource(_message.Message):
 Global___DirectorySource: _TypeAlias = DirectorySource  # noqa: Y015
 
 @_typing.final
+class UrlSource(_message.Message):
+    """A checkpoint in object storage, or in an archive of a web server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """A folder, as s3://bucket/folder, gs://bucket/folder or az://container/folder, or an archive, as
+    https://host/path.tar (.tar.gz, .tgz). The store's operator has allowed the tenant its prefix, and has the
+    credentials: a URL with a user or a query is refused.
+    """
+    digest: _builtins.str
+    """SHA-256 of an archive, as sha256:HEX; empty where the URL ends with #sha256:HEX, and for a folder, whose objects are
+    known by their ETags.
+    """
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UrlSource: _TypeAlias = UrlSource  # noqa: Y015
+
+@_typing.final
 class ImportAdapterRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -654,6 +685,7 @@ class ImportAdapterRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
     DIRECTORY_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
@@ -669,6 +701,10 @@ class ImportAdapterRequest(_message.Message):
         """A folder of the store's machine."""
 
     @_builtins.property
+    def url(self) -> Global___UrlSource:
+        """Object storage, or an archive of a web server."""
+
+    @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """As in CreateVersionRequest."""
 
@@ -678,14 +714,15 @@ class ImportAdapterRequest(_message.Message):
         reference: _builtins.str = ...,
         hub: Global___HubSource | None = ...,
         directory: Global___DirectorySource | None = ...,
+        url: Global___UrlSource | None = ...,
         base_model: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "hub", b"hub", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["directory", b"directory", "hub", b"hub", "source", b"source", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "directory", b"directory", "hub", b"hub", "labels", b"labels", "reference", b"reference", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "directory", b"directory", "hub", b"hub", "labels", b"labels", "reference", b"reference", "source", b"source", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["hub", "directory"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["hub", "directory", "url"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 

@@ -259,8 +259,8 @@ class AdapterStoreServiceServicer:
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
         FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
-        BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
-        (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+        BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE, SOURCE_THROTTLED (it takes
+        no more requests for now); ABORTED SOURCE_CHANGED (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,8 +73,8 @@ class AdapterStoreServiceStub:
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
-    BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
-    (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+    BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE, SOURCE_THROTTLED (it takes
+    no more requests for now); ABORTED SOURCE_CHANGED (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     ValidateAdapter: _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ValidateAdapterRequest, _adapter_store_pb2.ValidateAdapterResponse]
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
@@ -309,8 +309,8 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
 
     Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
     FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
-    BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
-    (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+    BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE, SOURCE_THROTTLED (it takes
+    no more requests for now); ABORTED SOURCE_CHANGED (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
     """
     ValidateAdapter: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.ValidateAdapterRequest, _adapter_store_pb2.ValidateAdapterResponse]  # type: ignore[assignment]
     """Runs admission on files that were uploaded, without publishing anything. A checkpoint that would be
@@ -548,8 +548,8 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT INVALID_ADAPTER (every violation), INVALID_REQUEST (for example too many labels);
         FAILED_PRECONDITION BASE_MODEL_MISMATCH, RANK_TOO_LARGE, SIGNATURE_REFUSED, UNSUPPORTED_ADAPTER; NOT_FOUND SOURCE_NOT_FOUND,
-        BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE; ABORTED SOURCE_CHANGED
-        (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
+        BASE_MODEL_NOT_FOUND; PERMISSION_DENIED SOURCE_FORBIDDEN; UNAVAILABLE SOURCE_UNAVAILABLE, SOURCE_THROTTLED (it takes
+        no more requests for now); ABORTED SOURCE_CHANGED (a folder was written to while it was read, twice); DATA_LOSS DIGEST_MISMATCH; RESOURCE_EXHAUSTED QUOTA_EXCEEDED.
         """
 
     @_abc_1.abstractmethod
