@@ -74,7 +74,7 @@ def test_a_grant_is_the_tenants_longest_prefix(
 def test_hosts_and_schemes_are_told_apart(tmp_path: Path) -> None:
     archive = digest_of(b"x")
     with access_of(tmp_path, row("https://models.example.com/a", "*"), row("s3://models", "*")) as access:
-        assert access.grant(TenantId("any"), ArchiveUrl("models.example.com", "/a/bot.tar", archive))
+        assert access.grant(TenantId("any"), ArchiveUrl("models.example.com", "/a/bot.tar", archive)).tenants == ("*",)
         for url in (
             ArchiveUrl("models.example.com:8443", "/a/bot.tar", archive),
             ArchiveUrl("models.example.com.evil.example", "/a/bot.tar", archive),
