@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TRITON := build/triton
 FUZZ_INSTALLED := $(VENV)/.fuzz-installed
 CONSTRAINTS := requirements/constraints.txt
 SERVICES := distributions/services
@@ -55,11 +56,22 @@ demo: $(INSTALLED) ## Serve real adapters on a real model, mixed in one batch an
 
 .PHONY: test
 test: $(INSTALLED) model ## Run the tests
-	$(BIN)/pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow and not gpu and not triton" $(PYTEST_ARGS)
 
 .PHONY: test-long
 test-long: $(INSTALLED) model ## Run all tests, the slow ones too
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not triton" $(PYTEST_ARGS)
+
+# Beside .venv: torch's compiler would use it for code on CPUs too, were it there.
+$(TRITON)/.installed: $(CONSTRAINTS)
+	$(BIN)/pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --target $(TRITON) --upgrade \
+		"$$(grep '^triton==' $(CONSTRAINTS))" && touch $@
+
+.PHONY: kernel-test
+kernel-test: $(INSTALLED) ## Run the Triton kernels in their interpreter and compile them for GPUs, without a device
+	@if $(MAKE) --no-print-directory $(TRITON)/.installed; then \
+		PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/pytest -m triton tests/kernels $(PYTEST_ARGS); \
+	else echo "Triton has no build for this machine or could not be fetched; its kernels are not tested here"; fi
 
 .PHONY: chaos
 chaos: $(INSTALLED) model ## Run the tests that kill processes in the middle of their work

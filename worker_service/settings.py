@@ -99,6 +99,9 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     """Turned off, the same code runs uncompiled: a quick start, slow steps."""
     cpu_kernels: bool = True
     """Compute steps of few tokens on CPU with kernels of our own, built at the first start; turned off, torch does."""
+    cuda_kernels: bool = True
+    """On CUDA, compute what adapters add with kernels of our own that read no slots but those that are on; turned off,
+    or without Triton, torch computes all slots."""
     varlen_attention: bool = True
     """On CUDA, in bfloat16 and float16, attend with torch's own paged kernels; turned off, with portable operators."""
     num_threads: int = Field(default=0, ge=0)

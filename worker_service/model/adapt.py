@@ -39,12 +39,13 @@ def add_slots(
     slot_linears: dict[str, SlotLinear] = {}
     for target in targets.linears:
         linear = as_linear(model.get_submodule(targets.path_of(target)))
-        slot_linears[target.path] = SlotLinear(linear, *shares[target.path], step, step.gates_TS)
+        slot_linears[target.path] = SlotLinear(linear, *shares[target.path], step, step.gates_TS, step.columns)
         model.set_submodule(targets.path_of(target), slot_linears[target.path])
     if targets.head is not None:
         head = model.get_output_embeddings()
         assert isinstance(head, nn.Linear)
-        slot_linears[targets.head.path] = SlotLinear(head, *shares[targets.head.path], step, step.row_gates_RS)
+        share = shares[targets.head.path]
+        slot_linears[targets.head.path] = SlotLinear(head, *share, step, step.row_gates_RS, step.row_columns)
         model.set_output_embeddings(slot_linears[targets.head.path])
     if step.with_kernels:
         for layer in find_layers(model):

@@ -24,6 +24,7 @@ def model_options(settings: WorkerSettings) -> ModelOptions:
         cache_dir=settings.cache_dir,
         compile=settings.compile,
         cpu_kernels=settings.cpu_kernels,
+        cuda_kernels=settings.cuda_kernels,
         varlen_attention=settings.varlen_attention,
         num_threads=settings.num_threads,
     )

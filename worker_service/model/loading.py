@@ -21,6 +21,7 @@ from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
+from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.folder import model_folder
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner
@@ -223,11 +224,13 @@ def _adapt(
     with_kernels: bool,
     with_varlen: bool,
 ) -> TorchRunner:
+    with_lists = options.cuda_kernels and slot_kernels.can_serve(device, next(model.parameters()).dtype)
     step = StepState.allocate(
         max_tokens=limits.max_step_tokens,
         num_slots=limits.num_slots,
         max_segments=limits.max_running + 1,
         with_varlen=with_varlen,
+        slot_rank_of_lists=limits.slot_rank if with_lists else 0,
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,
         with_kernels=with_kernels,

@@ -44,6 +44,8 @@ class ModelOptions:
     """False runs the same code uncompiled, for short-lived tests."""
     cpu_kernels: bool = True
     """True if few tokens on CPU are computed by our own kernels; False leaves it all to torch."""
+    cuda_kernels: bool = True
+    """True if what adapters add on CUDA is computed by our own kernels where Triton is; False leaves it to torch."""
     varlen_attention: bool = True
     """True if CUDA attends with torch's paged kernels where it can; False leaves it to the portable operators."""
     num_threads: int = 0

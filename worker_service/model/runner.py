@@ -11,6 +11,7 @@ from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 from worker_service.model.attention import KvCache
+from worker_service.model.cuda.active_columns import GatedTokens
 from worker_service.model.decoder_output import DecoderOutput
 from worker_service.model.sampling import sample
 from worker_service.model.scoring import score
@@ -67,6 +68,7 @@ class TorchRunner:
         self._spare_position = limits.num_blocks * limits.block_tokens
         self._graphs_after_warm_up: int | None = None
         self._num_tokens = 0
+        self._spans: list[GatedTokens] = []
         self._decoder_output = DecoderOutput(model)
 
     @property
@@ -159,6 +161,9 @@ class TorchRunner:
         self._last_tokens_R[:num_rows] = torch.tensor(padded, dtype=torch.int64)
         if self._step.with_adapters:
             self._step.row_gates_RS[:num_rows].copy_(self._step.gates_TS[self._last_tokens_R[:num_rows]])
+            if self._step.row_columns is not None and self.has_head_slots:
+                rows = [GatedTokens(row, 1, self._slots_at(position)) for row, position in enumerate(positions)]
+                self._step.row_columns.fill(rows, num_rows, self._limits.slot_rank, self._writer.num_ranks)
         output = self._model(
             input_ids=self._input_ids_T[None, :num_tokens],
             position_ids=self._position_ids_T[None, :num_tokens],
@@ -200,7 +205,15 @@ class TorchRunner:
         step.cache_positions_T[:num_tokens] = torch.tensor(cache_positions)
         step.describe(rows, num_tokens)
         step.with_adapters = any(segment.gates for segment in segments)
+        if step.columns is not None and step.with_adapters:
+            slots = [[slot for slot, _ in segment.gates] for segment in segments]
+            self._spans = [GatedTokens(row[0], row[1], on) for row, on in zip(rows, slots, strict=True)]
+            step.columns.fill(self._spans, num_tokens, self._limits.slot_rank, self._writer.num_ranks)
         return last_tokens
+
+    def _slots_at(self, position: int) -> Sequence[int]:
+        """Slots that are on for a token of the step."""
+        return next(span.slots for span in self._spans if span.first <= position < span.first + span.count)
 
 
 def _computed(segment: Segment, token: SampledToken | None, scores: tuple[SampledToken, ...] | None) -> Computed:

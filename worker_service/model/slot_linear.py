@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from worker_service.model.cpu import library
+from worker_service.model.cuda.active_columns import ActiveColumns
 from worker_service.model.step_state import StepState
 
 
@@ -78,10 +79,12 @@ class SlotLinear(nn.Module):
         one_SK: torch.Tensor,
         step: StepState,
         gates_TS: torch.Tensor,
+        columns: ActiveColumns | None = None,
     ) -> None:
         """`scale_S` is the scaling of each slot and `one_SK` which ranks have the input 1, fp32; both may be views.
 
-        `gates_TS` are those of `step` for the tokens that this module sees: all, or the last of each row.
+        `gates_TS` are those of `step` for the tokens that this module sees, all or the last of each row; `columns` are
+        the lists of these where the kernels on CUDA compute what adapters add.
         """
         super().__init__()
         self.in_features = linear.in_features
@@ -98,6 +101,7 @@ class SlotLinear(nn.Module):
         self.register_buffer("one_SK", one_SK, persistent=False)
         self.step = step
         self.gates_TS = gates_TS
+        self.columns = columns
         self.kernel_tokens = library.linear_tokens(linear.weight.dtype) if step.with_kernels else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,6 +109,8 @@ class SlotLinear(nn.Module):
         x_TI = x.reshape(-1, self.in_features)
         if not self.step.with_adapters:
             y_TO = self._base(x_TI)
+        elif self.columns is not None:
+            y_TO = self._add_listed(x_TI, self._base(x_TI), self.columns)
         elif not self.kernel_tokens:
             y_TO = self._base(x_TI) + self._adapters(x_TI)
         else:
@@ -121,6 +127,12 @@ class SlotLinear(nn.Module):
     def _adapters(self, x_TI: torch.Tensor) -> torch.Tensor:
         h_TC = functional.linear(x_TI, self.a_CI)
         return select(h_TC, self.gates_TS[: x_TI.shape[0]], self.scale_S, self.one_SK) @ self.b_CO
+
+    def _add_listed(self, x_TI: torch.Tensor, y_TO: torch.Tensor, columns: ActiveColumns) -> torch.Tensor:
+        num_tokens = x_TI.shape[0]
+        slots = (self.a_CI[None], self.b_CO, self.scale_S[None], self.one_SK[None], self.gates_TS[:num_tokens])
+        torch.ops.hotslot_cuda.add_slots(x_TI, y_TO, *slots, *columns.of_step(num_tokens), [self.out_features])
+        return y_TO
 
     def slot(self, slot: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Memory of one slot: `[K, I]` of A_all and `[K, O]` of B_all, transposed."""

@@ -74,6 +74,8 @@ class SlotWriter:
         self._ones_MSK = ones_MSK
         self._has_kernels = has_kernels
         self._slot_rank = ones_MSK.shape[2]
+        self.num_ranks = [0] * ones_MSK.shape[1]
+        """Ranks of each slot that its adapter fills in any module; what lies beyond them is never on."""
         self._modules = {
             path: [
                 _SlotOfModule(a_KI, b_KO, a_KI.nbytes + b_KO.nbytes)
@@ -123,6 +125,8 @@ class SlotWriter:
             scales = [module.scaling if module is not None and module.num_ranks > first else 0.0 for module in modules]
             self._scales_MS[:, slot] = torch.tensor(scales)
             self._ones_MSK[:, slot].zero_()
+            most = max((module.num_ranks for module in modules if module is not None), default=0)
+            self.num_ranks[slot] = min(max(most - first, 0), self._slot_rank)
         for index, module in enumerate(modules):
             if module is not None and module.has_bias:
                 part, rank = divmod(module.num_ranks - 1, self._slot_rank)

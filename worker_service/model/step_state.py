@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from worker_service.model.cuda.active_columns import ActiveColumns
 from worker_service.model.varlen_attention import VarlenRows
 
 SEGMENT_COLUMNS = 4
@@ -32,6 +33,10 @@ class StepState:
     """The gates of the tokens whose logits are wanted, for a head with slots; written only in steps with adapters."""
     varlen: VarlenRows | None = None
     """The segments once more, for attention that reads them on the device; None where it does not."""
+    columns: ActiveColumns | None = None
+    """Columns that are on, tile by tile, for the kernels on CUDA; None where all slots are computed."""
+    row_columns: ActiveColumns | None = None
+    """The same for `row_gates_RS`."""
     with_kernels: bool = False
     """True if few tokens are computed by the CPU kernels; never changes."""
     with_adapters: bool = False
@@ -48,8 +53,17 @@ class StepState:
         device: torch.device,
         with_kernels: bool = False,
         with_varlen: bool = False,
+        slot_rank_of_lists: int = 0,
     ) -> "StepState":
-        """All tensors, once."""
+        """All tensors, once; lists of columns where they are for slots of so many ranks."""
+
+        def columns() -> ActiveColumns | None:
+            return (
+                ActiveColumns.allocate(max_tokens, num_slots, slot_rank_of_lists, device)
+                if slot_rank_of_lists
+                else None
+            )
+
         return cls(
             gates_TS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
             cache_positions_T=torch.zeros(max_tokens, dtype=torch.int64, device=device),
@@ -57,6 +71,8 @@ class StepState:
             block_tables_RB=torch.zeros(max_segments, max_blocks, dtype=torch.int32, device=device),
             row_gates_RS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
             varlen=VarlenRows.allocate(max_segments, device) if with_varlen else None,
+            columns=columns(),
+            row_columns=columns(),
             with_kernels=with_kernels,
         )
 
