@@ -27,7 +27,7 @@ _SIZES = {"in_features", "num_outputs", "stride_x", "num_columns", "num_places",
 
 
 def compile_all() -> list[dict[str, Any]]:
-    """Every processor in bfloat16, whose code is float16's too, and the smallest in float32, whose large tiles take most."""
+    """All processors in bfloat16, whose code is float16's too; the smallest in float32, whose large tiles take most."""
     found = []
     for capability in CAPABILITIES:
         for dtype in (torch.bfloat16, torch.float32) if capability == CAPABILITIES[0] else (torch.bfloat16,):
