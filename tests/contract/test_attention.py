@@ -30,6 +30,7 @@ class Implementation:
     block_tokens: int
     with_kernels: bool = False
     with_varlen: bool = False
+    with_flash: bool = False
 
 
 IMPLEMENTATIONS = [
@@ -37,11 +38,22 @@ IMPLEMENTATIONS = [
     pytest.param(Implementation("cpu", torch.bfloat16, 16), id="portable-bf16"),
     pytest.param(Implementation("cpu", torch.float32, 16, with_kernels=True), id="cpu-kernels-fp32"),
     pytest.param(Implementation("cpu", torch.bfloat16, 16, with_kernels=True), id="cpu-kernels-bf16"),
-    pytest.param(Implementation("cpu", torch.bfloat16, 256, with_varlen=True), id="emulated-varlen-bf16"),
-    pytest.param(Implementation("cuda", torch.float32, 16), id="portable-cuda-fp32", marks=CUDA),
-    pytest.param(Implementation("cuda", torch.bfloat16, 256, with_varlen=True), id="varlen-cuda-bf16", marks=CUDA),
-    pytest.param(Implementation("cuda", torch.float16, 256, with_varlen=True), id="varlen-cuda-fp16", marks=CUDA),
-    pytest.param(Implementation("cuda", torch.float16, 512, with_varlen=True), id="varlen-cuda-512", marks=CUDA),
+    pytest.param(Implementation("cpu", torch.float32, 16, with_varlen=True), id="masked-fp32"),
+    pytest.param(
+        Implementation("cpu", torch.bfloat16, 256, with_varlen=True, with_flash=True), id="emulated-varlen-bf16"
+    ),
+    pytest.param(Implementation("cuda", torch.float32, 16, with_varlen=True), id="masked-cuda-fp32", marks=CUDA),
+    pytest.param(
+        Implementation("cuda", torch.bfloat16, 256, with_varlen=True, with_flash=True),
+        id="varlen-cuda-bf16",
+        marks=CUDA,
+    ),
+    pytest.param(
+        Implementation("cuda", torch.float16, 256, with_varlen=True, with_flash=True), id="varlen-cuda-fp16", marks=CUDA
+    ),
+    pytest.param(
+        Implementation("cuda", torch.float16, 512, with_varlen=True, with_flash=True), id="varlen-cuda-512", marks=CUDA
+    ),
 ]
 
 
@@ -52,8 +64,8 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         from worker_service.demo_model import default_cache_dir
 
         assert library.load_kernels(default_cache_dir()), "this machine has a C++ compiler"
-    if found.with_varlen and found.device == "cpu":
-        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", emulated_varlen.varlen_attn)
+    if found.with_flash and found.device == "cpu":
+        monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", emulated_varlen.flash_attention_forward)
     return found
 
 
@@ -78,8 +90,10 @@ class Sequence:
 class Rig:
     """One layer's attention, and what dense attention would say."""
 
-    def __init__(self, implementation: Implementation, heads: tuple[int, int, int], window: int) -> None:
-        self.implementation, self.window = implementation, window
+    def __init__(
+        self, implementation: Implementation, heads: tuple[int, int, int], window: int, softcap: float = 0
+    ) -> None:
+        self.implementation, self.window, self.softcap = implementation, window, softcap
         self.num_heads, self.num_kv_heads, self.head_size = heads
         self.block_tokens = implementation.block_tokens
         self.blocks_each = MAX_SEQUENCE_TOKENS // self.block_tokens
@@ -94,6 +108,7 @@ class Rig:
             device=self.device,
             with_kernels=implementation.with_kernels,
             with_varlen=implementation.with_varlen,
+            with_flash=implementation.with_flash,
         )
         num_positions = (self.num_blocks + 1) * self.block_tokens
         cache = KvCache(num_positions, self.num_kv_heads, self.head_size, implementation.dtype, self.device)
@@ -141,7 +156,9 @@ class Rig:
         self.step_state.cache_positions_T[:num_tokens] = positions
         self.step_state.describe(rows, num_tokens)
         scale = self.head_size**-0.5
-        found = self.attention(q.to(self.device), k.to(self.device), v.to(self.device), scale, self.window).cpu()
+        found = self.attention(
+            q.to(self.device), k.to(self.device), v.to(self.device), scale, self.window, self.softcap
+        ).cpu()
         error = (found[:total].double() - expected[:total]).abs().max() / expected.abs().max()
         assert error <= TOLERANCES[self.implementation.dtype]
         assert not found[total:].any(), "padding gets zeros"
@@ -157,6 +174,8 @@ class Rig:
         distance_TL = torch.arange(num_keys - len(q_THD), num_keys)[:, None] - torch.arange(num_keys)
         visible_TL = (distance_TL >= 0) & (distance_TL < (self.window or num_keys))
         scores_HTL = torch.einsum("thd,lhd->htl", q_THD.double(), k_LHD) * self.head_size**-0.5
+        if self.softcap:
+            scores_HTL = torch.tanh(scores_HTL / self.softcap) * self.softcap
         shares_HTL = scores_HTL.masked_fill(~visible_TL, -torch.inf).softmax(-1)
         return torch.einsum("htl,lhd->thd", shares_HTL, v_LHD)
 
@@ -195,6 +214,13 @@ def test_prompts_and_tokens_of_many_rows_in_one_step(
     rig.run([(rows[4], 1), (rows[1], 30), (rows[0], 1)])
     rig.run([(rows[5], 1)])
     rig.run([(rows[2], 5), (rows[3], 1), (rows[5], 1), (rows[1], 1)])
+
+
+def test_scores_are_bounded(implementation: Implementation) -> None:
+    rig = Rig(implementation, (4, 2, 64), 50, softcap=0.5)
+    rows = [rig.sequence(is_scattered=bool(index), index=2 * index) for index in range(2)]
+    rig.run([(rows[0], 70), (rows[1], 3)])
+    rig.run([(row, 1) for row in rows])
 
 
 def test_sequences_that_share_their_beginning(implementation: Implementation) -> None:

@@ -12,7 +12,9 @@ from torch.nn import functional
 
 from worker_service.model import varlen_attention
 from worker_service.model.cpu import library
+from worker_service.model.masked_attention import attend_masked
 from worker_service.model.step_state import StepState
+from worker_service.model.varlen_attention import attend_varlen
 
 ATTENTION_NAME = "hotslot"
 
@@ -75,14 +77,20 @@ def _like_queries(q_THD: torch.Tensor, *_: Any) -> torch.Tensor:
 # Defined by hand: what `torch.library.custom_op` wraps around an operator, for autograd and against aliasing, costs
 # more at every layer than the attention of a decoding step.
 _LIBRARY = torch.library.Library("hotslot", "DEF")  # type: ignore[no-untyped-call]
-_LIBRARY.define(  # type: ignore[no-untyped-call]
-    "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
-    "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int kernel_tokens, "
-    "float softcap=0.0) -> Tensor"
-)
-for _device in ("CPU", "CUDA"):
-    _LIBRARY.impl("attend", attend, _device)  # type: ignore[no-untyped-call]
-torch.library.register_fake("hotslot::attend", _like_queries, lib=_LIBRARY)
+_WRITTEN = "Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions"
+_ARGUMENTS = {
+    attend: "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int kernel_tokens, "
+    "float softcap=0.0",
+    attend_masked: "Tensor cu_tokens, Tensor num_keys, Tensor block_tables, int block_tokens, float scale, int window, "
+    "float softcap",
+    attend_varlen: "Tensor cu_tokens, Tensor cu_keys, Tensor num_keys, Tensor block_tables, int block_tokens, "
+    "float scale, int window, int decode_splits",
+}
+for _function, _arguments in _ARGUMENTS.items():
+    _LIBRARY.define(f"{_function.__name__}({_WRITTEN}, {_arguments}) -> Tensor")  # type: ignore[no-untyped-call]
+    for _device in ("CPU", "CUDA"):
+        _LIBRARY.impl(_function.__name__, _function, _device)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"hotslot::{_function.__name__}", _like_queries, lib=_LIBRARY)
 
 
 def _gather(cache_NGD: torch.Tensor, blocks_B: torch.Tensor, block_tokens: int, num_keys: int) -> torch.Tensor:
@@ -160,7 +168,7 @@ class PagedAttention(nn.Module):
         self.step = step
         self.block_tokens = block_tokens
         fits = step.with_kernels and cache.k_NGD.shape[-1] % library.HEAD_SIZE_MULTIPLE == 0
-        self.fits_varlen = varlen_attention.fits(cache.k_NGD.shape[-1])
+        self.fits_flash = step.with_flash and varlen_attention.fits(cache.k_NGD.shape[-1])
         self.kernel_tokens = library.attention_tokens(cache.k_NGD.dtype) if fits else 0
 
     def forward(
@@ -173,38 +181,37 @@ class PagedAttention(nn.Module):
         softcap: float = 0.0,
     ) -> torch.Tensor:
         """Attend for the step's tokens; `[T, H, D]`. The kernels on CUDA do not bound scores."""
-        rows = self.step.varlen
-        if rows is not None and self.fits_varlen and not softcap:
-            return torch.ops.hotslot.attend_varlen(  # type: ignore[no-any-return]
-                q_THD.contiguous(),
-                k_TGD,
-                v_TGD,
-                self.cache.k_NGD,
-                self.cache.v_NGD,
-                self.step.cache_positions_T[: q_THD.shape[0]],
-                rows.cu_tokens_R1,
-                rows.cu_keys_R1,
-                rows.num_keys_R,
-                self.step.block_tables_RB,
+        rows, tables_RB, num_tokens = self.step.varlen, self.step.block_tables_RB, q_THD.shape[0]
+        positions_T = self.step.cache_positions_T[:num_tokens]
+        written = (q_THD.contiguous(), k_TGD, v_TGD, self.cache.k_NGD, self.cache.v_NGD, positions_T)
+        out: torch.Tensor
+        if rows is None:
+            out = torch.ops.hotslot.attend(
+                *written,
+                self.step.segments_R4,
+                tables_RB,
                 self.block_tokens,
                 scale,
                 window,
+                self.kernel_tokens,
+                softcap,
             )
-        out: torch.Tensor = torch.ops.hotslot.attend(
-            q_THD.contiguous(),
-            k_TGD,
-            v_TGD,
-            self.cache.k_NGD,
-            self.cache.v_NGD,
-            self.step.cache_positions_T[: q_THD.shape[0]],
-            self.step.segments_R4,
-            self.step.block_tables_RB,
-            self.block_tokens,
-            scale,
-            window,
-            self.kernel_tokens,
-            softcap,
-        )
+        elif softcap or not self.fits_flash:
+            out = torch.ops.hotslot.attend_masked(
+                *written, rows.cu_tokens_R1, rows.num_keys_R, tables_RB, self.block_tokens, scale, window, softcap
+            )
+        elif self.step.is_decode and not window:
+            begins = (rows.counted_R1[: num_tokens + 1], rows.cu_keys_R1[: num_tokens + 1])
+            keys_T, tables_TB = rows.num_keys_R[:num_tokens], tables_RB[:num_tokens]
+            splits = varlen_attention.decode_splits(num_tokens, k_TGD.shape[1])
+            out = torch.ops.hotslot.attend_varlen(
+                *written, *begins, keys_T, tables_TB, self.block_tokens, scale, 0, splits
+            )
+        else:
+            begins = (rows.cu_tokens_R1, rows.cu_keys_R1)
+            out = torch.ops.hotslot.attend_varlen(
+                *written, *begins, rows.num_keys_R, tables_RB, self.block_tokens, scale, window, 0
+            )
         return out
 
 

@@ -24,7 +24,7 @@ from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.folder import model_folder
 from worker_service.model.options import LoadedModel, ModelOptions
-from worker_service.model.runner import TorchRunner
+from worker_service.model.runner import TorchRunner, bucket_for
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import SlotTargets, choose_targets
@@ -74,8 +74,8 @@ def load_model(
         folder = model_folder(options.model)
         spec = spec_from_folder(folder, options.model_name or options.model)
         config = AutoConfig.from_pretrained(folder)
-        with_varlen = options.varlen_attention and varlen_attention.can_serve(device, dtype)
-        limits = _limits(options, config, block_tokens(options, with_varlen))
+        with_flash = options.varlen_attention and varlen_attention.can_serve(device, dtype)
+        limits = _limits(options, config, block_tokens(options, with_flash))
     with stages.stage("cache"):
         key = code_key(options, spec.digest)
         if shared_code is not None:
@@ -99,7 +99,7 @@ def load_model(
         if targets.without_slots:
             examples = dict(itertools.islice(targets.without_slots.items(), 2))
             log.warning("modules_without_slots", modules=len(targets.without_slots), examples=examples)
-        runner = _adapt(model, targets, limits, options, device, with_kernels, with_varlen)
+        runner = _adapt(model, targets, limits, options, device, with_kernels, with_flash)
         layout = SlotLayout(
             base_model_digest=spec.digest,
             shapes={m.path: (m.in_features, m.out_features) for m in targets.modules},
@@ -154,11 +154,11 @@ def configure_torch(options: ModelOptions) -> None:
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
 
 
-def block_tokens(options: ModelOptions, with_varlen: bool) -> int:
+def block_tokens(options: ModelOptions, with_flash: bool) -> int:
     """Tokens of one KV block. Raises InvalidRequestError for blocks that attention does not take."""
-    if with_varlen and options.block_tokens:
+    if with_flash and options.block_tokens:
         varlen_attention.check_block_tokens(options.block_tokens)
-    return options.block_tokens or (varlen_attention.BLOCK_TOKENS if with_varlen else SMALL_BLOCK_TOKENS)
+    return options.block_tokens or (varlen_attention.BLOCK_TOKENS if with_flash else SMALL_BLOCK_TOKENS)
 
 
 def _limits(options: ModelOptions, config: PretrainedConfig, block_tokens: int) -> EngineLimits:
@@ -222,14 +222,16 @@ def _adapt(
     options: ModelOptions,
     device: torch.device,
     with_kernels: bool,
-    with_varlen: bool,
+    with_flash: bool,
 ) -> TorchRunner:
     with_lists = options.cuda_kernels and slot_kernels.can_serve(device, next(model.parameters()).dtype)
     step = StepState.allocate(
         max_tokens=limits.max_step_tokens,
         num_slots=limits.num_slots,
-        max_segments=limits.max_running + 1,
-        with_varlen=with_varlen,
+        # One for padding; a decoding step's padding has a row for each of its tokens.
+        max_segments=bucket_for(options.token_buckets, limits.max_running) + 1,
+        with_varlen=device.type == "cuda",
+        with_flash=with_flash,
         slot_rank_of_lists=limits.slot_rank if with_lists else 0,
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,

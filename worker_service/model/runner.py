@@ -82,6 +82,11 @@ class TorchRunner:
         return self._row_buckets
 
     @property
+    def decode_buckets(self) -> tuple[int, ...]:
+        """Numbers of tokens for which there is a form for steps with one token in each row."""
+        return self._row_buckets if self._step.with_flash else ()
+
+    @property
     def has_head_slots(self) -> bool:
         """True if the head computes adapters."""
         return any(linear.gates_TS is self._step.row_gates_RS for linear in self.slot_linears.values())

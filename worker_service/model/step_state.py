@@ -33,6 +33,10 @@ class StepState:
     """The gates of the tokens whose logits are wanted, for a head with slots; written only in steps with adapters."""
     varlen: VarlenRows | None = None
     """The segments once more, for attention that reads them on the device; None where it does not."""
+    with_flash: bool = False
+    """True if attention on the device has kernels of torch's; never changes."""
+    is_decode: bool = False
+    """Each row has one token, and attention may take the form for that. Guarded by the compiler."""
     columns: ActiveColumns | None = None
     """Columns that are on, tile by tile, for the kernels on CUDA; None where all slots are computed."""
     row_columns: ActiveColumns | None = None
@@ -53,16 +57,18 @@ class StepState:
         device: torch.device,
         with_kernels: bool = False,
         with_varlen: bool = False,
+        with_flash: bool = False,
         slot_rank_of_lists: int = 0,
     ) -> "StepState":
-        """All tensors, once; lists of columns where they are for slots of so many ranks."""
+        """All tensors, once; `with_varlen` is for attention that reads rows on the device.
+
+        Lists of columns are for slots of `slot_rank_of_lists` ranks; 0 stands for none.
+        """
 
         def columns() -> ActiveColumns | None:
-            return (
-                ActiveColumns.allocate(max_tokens, num_slots, slot_rank_of_lists, device)
-                if slot_rank_of_lists
-                else None
-            )
+            if not slot_rank_of_lists:
+                return None
+            return ActiveColumns.allocate(max_tokens, num_slots, slot_rank_of_lists, device)
 
         return cls(
             gates_TS=torch.zeros(max_tokens, num_slots, dtype=torch.float32, device=device),
@@ -73,6 +79,7 @@ class StepState:
             varlen=VarlenRows.allocate(max_segments, device) if with_varlen else None,
             columns=columns(),
             row_columns=columns(),
+            with_flash=with_flash,
             with_kernels=with_kernels,
         )
 
@@ -81,3 +88,5 @@ class StepState:
         self.segments_R4[: len(rows) + 1] = torch.tensor([*rows, (0, 0, 0, 0)])
         if self.varlen is not None:
             self.varlen.describe(rows, num_tokens)
+            fits = num_tokens < self.varlen.counted_R1.shape[0]
+            self.is_decode = self.with_flash and fits and all(count == 1 for _, count, _, _ in rows)

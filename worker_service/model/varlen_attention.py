@@ -4,9 +4,7 @@ Shapes: T tokens, H query heads, G key/value heads, D head size, N cache positio
 last of which is the padding's, B blocks of one row.
 """
 
-import inspect
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -18,7 +16,10 @@ MAX_HEAD_SIZE = 256
 HEAD_SIZE_MULTIPLE = 8
 DTYPES = (torch.float16, torch.bfloat16)
 MIN_CAPABILITY = (8, 0)
-_NEEDED = {"block_table", "seqused_k", "window_size", "enable_gqa", "num_splits"}
+MOST_SPLITS = 16
+BUSY_BLOCKS = 256
+"""Blocks of threads that keep a large GPU busy: 132 processors, and one more block for most of them."""
+_NEEDED = {"block_table", "seqused_k", "window_size_left", "window_size_right", "num_splits"}
 
 
 @dataclass(eq=False)
@@ -30,6 +31,8 @@ class VarlenRows:
     cu_keys_R1: torch.Tensor
     num_keys_R: torch.Tensor
     """0 in rows without a sequence, whose tokens therefore get zeros."""
+    counted_R1: torch.Tensor
+    """0, 1, 2 and so on: `cu_tokens_R1` of a step with one token in each row, padding included. Never written."""
 
     @classmethod
     def allocate(cls, num_rows: int, device: torch.device) -> "VarlenRows":
@@ -38,7 +41,8 @@ class VarlenRows:
         def zeros(size: int) -> torch.Tensor:
             return torch.zeros(size, dtype=torch.int32, device=device)
 
-        return cls(zeros(num_rows + 1), zeros(num_rows + 1), zeros(num_rows))
+        counted_R1 = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
+        return cls(zeros(num_rows + 1), zeros(num_rows + 1), zeros(num_rows), counted_R1)
 
     def describe(self, rows: list[tuple[int, int, int, int]], num_tokens: int) -> None:
         """Take in a step's segments (`StepState.segments_R4`); the tokens behind them, to `num_tokens`, are padding."""
@@ -58,11 +62,21 @@ def can_serve(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether this torch has the kernels, for this device and element type."""
     if device.type != "cuda" or dtype not in DTYPES or torch.cuda.get_device_capability(device) < MIN_CAPABILITY:
         return False
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return inspect.signature(varlen_attn).parameters.keys() >= _NEEDED
+    return has_paging()
+
+
+def has_paging() -> bool:
+    """Tell whether torch's operator takes all that we hand to it: pages came with 2.11, before it is called."""
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    return {argument.name for argument in schema.arguments} >= _NEEDED
+
+
+def decode_splits(num_tokens: int, num_kv_heads: int) -> int:
+    """Parts of each row's keys that a decoding step reads beside each other: enough that a GPU is busy.
+
+    A constant of the bucket, so that it can be captured and a row's bits depend on no other row's length.
+    """
+    return max(1, min(MOST_SPLITS, BUSY_BLOCKS // (num_tokens * num_kv_heads)))
 
 
 def fits(head_size: int) -> bool:
@@ -79,7 +93,6 @@ def check_block_tokens(block_tokens: int) -> None:
         raise InvalidRequestError([FieldViolation("block_tokens", problem)])
 
 
-@torch.library.custom_op("hotslot::attend_varlen", mutates_args=("k_cache_NGD", "v_cache_NGD"))
 def attend_varlen(
     q_THD: torch.Tensor,
     k_TGD: torch.Tensor,
@@ -94,34 +107,36 @@ def attend_varlen(
     block_tokens: int,
     scale: float,
     window: int,
+    decode_splits: int,
 ) -> torch.Tensor:
-    """As `hotslot::attend`, without softcap; `[T, H, D]`."""
-    from torch.nn.attention.varlen import varlen_attn
+    """As `hotslot::attend`, without softcap; `[T, H, D]`.
 
+    With `decode_splits` every row has exactly one token, which sees all keys of its row: the query heads of one key
+    head are then computed together, and keys in so many parts.
+    """
     k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
     v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
     paged = (-1, block_tokens, *k_cache_NGD.shape[1:])
-    out_THD = varlen_attn(
+    # Bounds will do, and are the same in every step. With a bound of 1 the kernels take each token for a row.
+    max_tokens = 1 if decode_splits else max(q_THD.shape[0], 2)
+    before, after = (-1, -1) if decode_splits else (window - 1 if window else -1, 0)
+    out_THD: torch.Tensor = torch.ops.aten._flash_attention_forward(
         q_THD,
         k_cache_NGD.view(paged),
         v_cache_NGD.view(paged),
         cu_tokens_R1,
         cu_keys_R1,
-        # Bounds will do, and are the same in every step. With a bound of 1 the kernels would take each token for a row.
-        max(q_THD.shape[0], 2),
+        max_tokens,
         block_tables_RB.shape[1] * block_tokens,
+        0.0,
+        False,
+        return_debug_mask=False,
         scale=scale,
-        window_size=(window - 1 if window else -1, 0),
-        enable_gqa=q_THD.shape[1] != k_TGD.shape[1],
+        window_size_left=before,
+        window_size_right=after,
         seqused_k=num_keys_R,
         block_table=block_tables_RB,
-        # More would let a row's bits depend on how long the others are.
-        num_splits=1,
-    )
-    assert isinstance(out_THD, torch.Tensor), "nothing else was asked for"
+        # A number that torch chose would depend on how long the other rows are.
+        num_splits=decode_splits or 1,
+    )[0]
     return out_THD
-
-
-@attend_varlen.register_fake
-def _(q_THD: torch.Tensor, *_: Any) -> torch.Tensor:
-    return torch.empty_like(q_THD)

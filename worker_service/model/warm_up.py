@@ -24,13 +24,21 @@ def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str],
             began_s = time.monotonic()
             runner.logits([_prompt(limits, num_tokens, with_adapters)])
             buckets.append(CompiledBucket(num_tokens, with_adapters, time.monotonic() - began_s))
+    for num_tokens in runner.decode_buckets:
+        for gates in ((), _FIRST_SLOT):
+            on_stage(f"compile decoding of {num_tokens} rows, {'with adapters' if gates else 'base only'}")
+            runner.logits(_rows(limits, num_tokens, gates))
     gates_of_heads = ((), _FIRST_SLOT) if runner.has_head_slots else ((),)
     for num_rows in runner.row_buckets:
         for gates in gates_of_heads:
             on_stage(f"compile head for {num_rows} rows{', with adapters' if gates else ''}")
-            rows = min(num_rows, limits.max_running)
-            runner.run([Segment((0,), 0, (block,), gates, _WANTED) for block in range(rows)])
+            runner.run(_rows(limits, num_rows, gates))
     return tuple(buckets)
+
+
+def _rows(limits: EngineLimits, most: int, gates: tuple[tuple[int, float], ...]) -> list[Segment]:
+    """As many rows as there are, of one token each."""
+    return [Segment((0,), 0, (block,), gates, _WANTED) for block in range(min(most, limits.max_running))]
 
 
 def _prompt(limits: EngineLimits, num_tokens: int, with_adapters: bool) -> Segment:
