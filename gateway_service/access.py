@@ -13,7 +13,7 @@ from shared.telemetry import bind_log_context
 
 log = structlog.get_logger(__name__)
 
-_QUIET = ("/health", "/health/live")
+_QUIET = ("/health", "/health/live", "/ui/state")
 
 
 def request_id_of(scope: Scope) -> str:

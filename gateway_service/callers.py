@@ -27,7 +27,7 @@ from shared.identity.authenticator import Authenticator
 from shared.identity.callers import tenant_for
 from shared.telemetry import bind_log_context
 
-KEYED = ("/v1/", "/tokenize", "/detokenize")
+KEYED = ("/v1/", "/tokenize", "/detokenize", "/ui/state")
 """Beginnings of the paths that a key is for, and that are charged; health and documents are for all."""
 ENDED = "ended by"
 """Part of a request's state: the error that ends it, once its caller may no longer make it."""

@@ -26,6 +26,8 @@ LOOK_TIMEOUT_S = 3.0
 _BETWEEN = "\n"
 MAX_IDLE_TENANTS = 64
 """Tenants whose channels stay open while they ask for nothing; the connections below are shared."""
+MAX_IDLE_WATCHED = 64
+"""Workers whose status was asked for lately and whose channels stay open, for each caller that asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +63,26 @@ class Deployment:
         self.has_store = bool(store)
         self._store = store or DEFAULT_STORE
         self._clients = Pool(self._dial, MAX_IDLE_TENANTS)
+        self._watched = Pool(self._dial_watched, MAX_IDLE_WATCHED)
         self._bases: tuple[ServedBase, ...] = ()
         self._looked_s = -math.inf
         self._failure: HotslotError | None = None
         self._looking = asyncio.Lock()
 
     def _dial(self, caller: str) -> HotslotClient:
-        tenant, name, scopes = caller.split(_BETWEEN)
-        acting = ((PRINCIPAL_KEY, name), (SCOPES_KEY, scopes)) if name else ()
-        metadata = (*self._mark, *acting)
-        options = ChannelOptions(
-            tenant=TenantId(tenant), metadata=metadata, security=self._security, hearer=self._hearer
-        )
         # Requests say themselves which writes they are to see: a gateway keeps nothing between them.
         return HotslotClient(
-            self._store, self.worker or None, route=not self.worker, options=options, reads_own_writes=False
+            self._store,
+            self.worker or None,
+            route=not self.worker,
+            options=self._options(caller),
+            reads_own_writes=False,
         )
 
     @asynccontextmanager
     async def client(self, tenant: TenantId, *, is_own: bool = False) -> AsyncIterator[HotslotClient]:
         """A caller's client, open until the block is left; with `is_own` the gateway's, which acts for no caller."""
-        acted_for = None if is_own else ACTED_FOR.get()
-        pairs = dict(acted_for.metadata) if acted_for is not None else {}
-        caller = (tenant, pairs.get(PRINCIPAL_KEY, ""), pairs.get(SCOPES_KEY, ""))
-        async with self._clients.use(_BETWEEN.join(map(str, caller))) as client:
+        async with self._clients.use(_caller(tenant, is_own=is_own)) as client:
             yield client
 
     async def generate(
@@ -142,16 +140,31 @@ class Deployment:
     @asynccontextmanager
     async def worker_at(self, tenant: TenantId, endpoint: str, *, is_own: bool = False) -> AsyncIterator[WorkerClient]:
         """A caller's client of one worker, for a call or two."""
-        acted_for = None if is_own else ACTED_FOR.get()
-        metadata = (*self._mark, *(acted_for.metadata if acted_for is not None else ()))
-        security = self._security.for_workers()
-        options = ChannelOptions(tenant=tenant, metadata=metadata, security=security, hearer=self._hearer)
-        async with WorkerClient(endpoint, options) as worker:
+        async with WorkerClient(endpoint, self._worker_options(_caller(tenant, is_own=is_own))) as worker:
+            yield worker
+
+    @asynccontextmanager
+    async def watched_worker(self, tenant: TenantId, endpoint: str) -> AsyncIterator[WorkerClient]:
+        """A caller's client of one worker that it asks again and again."""
+        async with self._watched.use(_BETWEEN.join((endpoint, _caller(tenant)))) as worker:
             yield worker
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._clients.close()
+        await asyncio.gather(self._clients.close(), self._watched.close())
+
+    def _dial_watched(self, watched: str) -> WorkerClient:
+        endpoint, caller = watched.split(_BETWEEN, 1)
+        return WorkerClient(endpoint, replace(self._worker_options(caller), max_attempts=1))
+
+    def _worker_options(self, caller: str) -> ChannelOptions:
+        return replace(self._options(caller), security=self._security.for_workers())
+
+    def _options(self, caller: str) -> ChannelOptions:
+        tenant, name, scopes = caller.split(_BETWEEN)
+        acting = ((PRINCIPAL_KEY, name), (SCOPES_KEY, scopes)) if name else ()
+        metadata = (*self._mark, *acting)
+        return ChannelOptions(tenant=TenantId(tenant), metadata=metadata, security=self._security, hearer=self._hearer)
 
     async def _look(self) -> tuple[ServedBase, ...]:
         if self.worker:
@@ -174,3 +187,10 @@ class Deployment:
             await worker.connect(LOOK_TIMEOUT_S)
             info = await worker.model_info()
         return ServedBase(info.base_model, info.base_model_digest, info.max_sequence_tokens)
+
+
+def _caller(tenant: TenantId, *, is_own: bool = False) -> str:
+    """Key of a caller's connections; with `is_own` the gateway's own, which acts for no caller."""
+    acted_for = None if is_own else ACTED_FOR.get()
+    pairs = dict(acted_for.metadata) if acted_for is not None else {}
+    return _BETWEEN.join(map(str, (tenant, pairs.get(PRINCIPAL_KEY, ""), pairs.get(SCOPES_KEY, ""))))

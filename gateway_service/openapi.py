@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -29,6 +30,9 @@ ROUTES: tuple[tuple[str, str, str, type[BaseModel] | None], ...] = (
     ("get", "/health", "200 while requests can be served.", None),
     ("get", "/health/live", "200 while the process answers.", None),
     ("get", "/version", "The version that serves.", None),
+    ("get", "/ui", "A page with workers and adapters as they are now, where HOTSLOT_GATEWAY_UI is true.", None),
+    ("get", "/ui/files/{name}", "A file of the page.", None),
+    ("get", "/ui/state", "Workers with what keeps them from serving, and the adapters that they hold.", None),
     ("get", "/metrics", "Metrics for Prometheus, where HOTSLOT_GATEWAY_METRICS is true.", None),
 )
 
@@ -85,8 +89,10 @@ def _operation(path: str, summary: str, body: type[BaseModel] | None) -> dict[st
             "default": {"description": "Refused or failed.", "content": refused},
         },
     }
-    if "{model}" in path:
-        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}]
+    named = re.findall(r"{(\w+)}", path)
+    if named:
+        schema = {"type": "string"}
+        operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": schema} for name in named]
     if body is not None:
         schema = {"$ref": f"#/components/schemas/{body.__name__}"}
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}

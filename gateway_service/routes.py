@@ -19,7 +19,9 @@ from gateway_service.charging import ChargedRequests
 from gateway_service.deployment import Deployment
 from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
+from gateway_service.live_look import LiveStates
 from gateway_service.metrics import HttpNumbers
+from gateway_service.page import HTML, page_response
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
 from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
@@ -58,10 +60,12 @@ class Gateway:
     numbers: HttpNumbers = field(default_factory=HttpNumbers)
     gate: QuotaGate | None = None
     exchange: Exchange = field(init=False)
+    live_states: LiveStates = field(init=False)
     is_stopping: bool = False
 
     def __post_init__(self) -> None:
         limit = StreamLimit("HOTSLOT_GATEWAY_MAX_REQUESTS", self.settings.gateway_max_requests, ())
+        self.live_states = LiveStates(self.deployment)
         self.exchange = Exchange(StreamPlaces(limit), self.settings.gateway_stall_s)
 
     async def chat(self, request: Request) -> Response:
@@ -138,6 +142,21 @@ class Gateway:
         """GET /docs."""
         return HTMLResponse(openapi.page(installed_version()))
 
+    async def ui(self, request: Request) -> Response:
+        """GET /ui."""
+        self._check_ui()
+        return page_response(HTML)
+
+    async def ui_file(self, request: Request) -> Response:
+        """GET /ui/files/{name}."""
+        self._check_ui()
+        return page_response(request.path_params["name"])
+
+    async def ui_state(self, request: Request) -> Response:
+        """GET /ui/state."""
+        self._check_ui()
+        return JSONResponse(await self.live_states.of(tenant_of(request)), headers={"cache-control": "no-store"})
+
     async def _counted(self, param_of: ParamOf, answer: Awaitable[dict[str, object]]) -> Response:
         try:
             return JSONResponse(await answer)
@@ -163,6 +182,11 @@ class Gateway:
         request.state.model = wanted.model
         return GenerationResponse(self.exchange, tenant, kind, wanted, streams, request_id_of(request.scope), param_of)
 
+    def _check_ui(self) -> None:
+        if not self.settings.gateway_ui:
+            message = "the page is not served here; HOTSLOT_GATEWAY_UI=true turns it on"
+            raise ApiError(404, "UNKNOWN_PATH", message, kind="not_found_error")
+
     def _check_updates(self) -> None:
         if not self.settings.gateway_lora_updates:
             message = "loading and unloading is off here; HOTSLOT_GATEWAY_LORA_UPDATES=true turns it on"
@@ -184,6 +208,9 @@ def routes_of(gateway: Gateway) -> list[Route]:
         Route("/health/live", gateway.live, methods=["GET"]),
         Route("/version", gateway.version, methods=["GET"]),
         Route("/metrics", gateway.metrics, methods=["GET"]),
+        Route("/ui", gateway.ui, methods=["GET"]),
+        Route("/ui/files/{name}", gateway.ui_file, methods=["GET"]),
+        Route("/ui/state", gateway.ui_state, methods=["GET"]),
         Route("/openapi.json", gateway.document, methods=["GET"]),
         Route("/docs", gateway.page, methods=["GET"]),
     ]

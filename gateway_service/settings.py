@@ -82,6 +82,9 @@ class GatewaySettings(CallerTransport, AuditSettings, QuotaSettings, Observed):
     metrics_listen: names of the adapters of all tenants."""
     gateway_worker_metrics: OptionalAddress = ""
     """host:port of metrics_listen of the worker beside the gateway, whose metrics are told with the gateway's own."""
+    gateway_ui: bool = True
+    """Serve /ui, a page that shows workers and adapters as they are now and tries prompts. Its files are for all, all
+    else is asked for with the caller's API key."""
     gateway_lora_updates: bool = False
     """Serve /v1/load_lora_adapter and /v1/unload_lora_adapter, which change the adapters that workers hold for all
     tenants."""

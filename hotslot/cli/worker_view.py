@@ -37,8 +37,10 @@ def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
     buckets = [f"{b.num_tokens}{'' if b.with_adapters else ' (base)'}" for b in status.buckets]
     stages = [f"{stage.name} {human_duration(stage.duration_s)}" for stage in status.startup]
     state = "drained: `hotslot undrain` takes it back" if status.drained else status.state.value
+    why = [("not ready", status.why)] if status.why and not status.drained else []
     return [
         ("worker", f"{status.worker_id} ({state}, up {human_age(status.start_time, now)})"),
+        *why,
         ("base model", status.base_model_digest),
         ("slots", f"{slots.free} of {slots.num_slots} free, {taken}, rank {slots.slot_rank} each"),
         ("KV blocks", f"{kv.free_blocks} of {kv.num_blocks} free, {kv.block_tokens} tokens each"),

@@ -169,3 +169,7 @@ class WorkerStatus:
     """Longest time between two steps while there was something to compute."""
     drained: bool = False
     """Takes no requests because of a drain, until it is undrained."""
+    why: str = ""
+    """Reason why it takes no requests itself; empty while it does, and with workers of an earlier release."""
+    version: str = ""
+    """Release of the worker; empty with workers of an earlier release."""

@@ -11,10 +11,21 @@ PATHS: dict[tuple[str, str], dict[str, object] | None] = {
     },
     ("POST", "/v1/load_lora_adapter"): {"lora_name": "alice-bot", "lora_path": "alice-bot"},
     ("POST", "/v1/unload_lora_adapter"): {"lora_name": "alice-bot"},
+    ("GET", "/ui/state"): None,
     ("POST", "/tokenize"): {"prompt": "hello"},
     ("POST", "/detokenize"): {"tokens": [104, 105]},
 }
 PUBLIC = frozenset(
-    ("GET", path) for path in ("/health", "/health/live", "/metrics", "/version", "/openapi.json", "/docs")
+    ("GET", path)
+    for path in (
+        "/health",
+        "/health/live",
+        "/metrics",
+        "/version",
+        "/openapi.json",
+        "/docs",
+        "/ui",
+        "/ui/files/{name}",
+    )
 )
 """Paths for all, which say nothing of a tenant."""

@@ -1,7 +1,6 @@
-"""A real Prometheus for tests, as Debian packages it: the installed one, or the package unpacked into a folder."""
+"""A real Prometheus for tests, as Debian packages it."""
 
 import json
-import shutil
 import subprocess
 import time
 import urllib.parse
@@ -9,43 +8,21 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from hotslot.local.child_processes import free_port
+from tests.support.debian_programs import ROOT, debian_program
 
-ROOT = Path(__file__).resolve().parents[2]
-UNPACKED = ROOT / "build" / "prometheus"
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "tests"
 SCRAPE_EVERY_S = 1
 START_S = 30.0
-DOWNLOAD_S = 120.0
 
 
-@cache
 def program(name: str) -> str:
-    """Path of `prometheus` or `promtool`; skips where no such package can be had."""
-    found = shutil.which(name) or _unpacked(name)
-    if found is None:
-        pytest.skip(f"{name} is neither installed nor in a package of apt: apt-get install prometheus")
-    return found
-
-
-def _unpacked(name: str) -> str | None:
-    """A program of Debian's package, which is fetched but not installed: nothing is started, no root is needed."""
-    path = UNPACKED / "usr" / "bin" / name
-    if not path.exists() and shutil.which("apt-get") and shutil.which("dpkg-deb"):
-        UNPACKED.mkdir(parents=True, exist_ok=True)
-        fetched = subprocess.run(
-            ["apt-get", "download", "prometheus"], cwd=UNPACKED, timeout=DOWNLOAD_S, capture_output=True, check=False
-        )
-        for package in UNPACKED.glob("prometheus_*.deb") if fetched.returncode == 0 else ():
-            subprocess.run(["dpkg-deb", "-x", str(package), str(UNPACKED)], timeout=DOWNLOAD_S, check=True)
-    return str(path) if path.exists() else None
+    """Path of `prometheus` or `promtool`."""
+    return debian_program("prometheus", f"usr/bin/{name}").path
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from hotslot.errors import (
     UnavailableError,
 )
 from hotslot.ids import WorkerId
+from hotslot.rpc.server_facts import installed_version
 from shared.loops import first_of
 from worker_service.adapters.catalog_watch import CatalogWatch
 from worker_service.adapters.control import AdapterControl
@@ -64,6 +65,7 @@ class ServingWorker:
     turned: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the worker was drained or taken back into service, and when its engine fell silent or went on."""
     start_time_s: float = field(default_factory=time.time)
+    version: str = field(default_factory=installed_version)
     in_flight: int = 0
     engine_is_silent: bool = False
     """True if the engine hangs, as far as is known: then the worker takes no requests itself."""
@@ -188,6 +190,16 @@ class ServingWorker:
             self._undrained = None
             self.turned.set()
 
+    def _why(self) -> str:
+        """Reason why it takes no requests itself; empty while it does."""
+        if self._retiring is not None:
+            return f"it was told to end, and finishes {self.in_flight} requests"
+        if self.is_drained:
+            return f"it was drained, and finishes {self.in_flight} requests" if self.in_flight else "it was drained"
+        if self.engine_is_silent:
+            return "its engine does not answer"
+        return "" if self._parts is not None else "its model is being loaded and compiled"
+
     async def status(self) -> WorkerStatus:
         """The worker's state now; works at any time. An engine that hangs is shown as it was before."""
         parts, snapshot = self._parts, self.last_snapshot
@@ -198,6 +210,8 @@ class ServingWorker:
             state=self.state,
             start_time=moment(self.start_time_s),
             drained=self.is_drained,
+            why=self._why(),
+            version=self.version,
         )
         if parts is not None:
             status = replace(

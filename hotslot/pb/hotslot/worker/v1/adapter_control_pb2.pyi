@@ -650,6 +650,8 @@ class GetWorkerStatusResponse(_message.Message):
     STARTUP_FIELD_NUMBER: _builtins.int
     LONGEST_STALL_FIELD_NUMBER: _builtins.int
     DRAINED_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of this start of the process."""
     state: Global___WorkerState.ValueType
@@ -666,6 +668,10 @@ class GetWorkerStatusResponse(_message.Message):
     """Adapters copied into slots since the start."""
     drained: _builtins.bool
     """DrainWorker was called, and UndrainWorker was not since."""
+    why: _builtins.str
+    """Reason why it takes no requests itself; empty while it does, and with workers of an earlier release."""
+    version: _builtins.str
+    """Release of the worker; empty with workers of an earlier release."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Time of its start."""
@@ -712,10 +718,12 @@ class GetWorkerStatusResponse(_message.Message):
         startup: _abc.Iterable[Global___StartupStage] | None = ...,
         longest_stall: _duration_pb2.Duration | None = ...,
         drained: _builtins.bool = ...,
+        why: _builtins.str = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "version", b"version", "why", b"why", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
