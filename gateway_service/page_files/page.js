@@ -83,7 +83,7 @@ for (const column of ['first', 'second']) {
 }
 byId('trial-form').addEventListener('submit', (event) => {
   event.preventDefault();
-  run(askForKey);
+  if (!byId('run').disabled) run(askForKey);
 });
 byId('stop').addEventListener('click', stop);
 document.addEventListener('keydown', (event) => {

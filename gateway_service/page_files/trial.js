@@ -21,6 +21,7 @@ export function offer(models, heldFirst) {
   const chosen = select.value;
   select.replaceChildren(...bases.map((id) => make('option', { value: id }, id)));
   if (bases.includes(chosen)) select.value = chosen;
+  byId('run').disabled = !models.length;
   byId('models').replaceChildren(...adapters.map((id) => make('option', { value: id })));
   const likely = [...heldFirst.filter((name) => adapters.includes(name)), ...adapters];
   const distinct = [...new Set(likely)];

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hotslot.local.child_processes import free_port
-from tests.support.debian_programs import ROOT, debian_program
+from tests.support.programs import needed_program
+from tools.debian_programs import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "tests"
@@ -22,7 +23,7 @@ START_S = 30.0
 
 def program(name: str) -> str:
     """Path of `prometheus` or `promtool`."""
-    return debian_program("prometheus", f"usr/bin/{name}").path
+    return needed_program("prometheus", f"usr/bin/{name}").path
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
 }
 """Pages of the reference by name. They are made of the code when the site is built, and are in no checkout: a change of
 the code changes one file, and no page can be older than what it describes."""
+PICTURES = (".svg", ".png")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -33,7 +34,7 @@ def stage(root: Path, target: Path) -> int:
     names = list(page_names(root))
     for name in names:
         _folder_of(target / name).joinpath(name.name).write_text(staged(root, name))
-    for picture in (root / "docs").rglob("*.svg"):
+    for picture in (path for suffix in PICTURES for path in (root / "docs").rglob(f"*{suffix}")):
         shutil.copy(picture, _folder_of(target / picture.relative_to(root)))
     for file, page in GENERATED.items():
         _folder_of(target / REFERENCE / file).joinpath(file).write_text(page())
@@ -54,7 +55,7 @@ def staged(root: Path, name: Path) -> str:
     def shown(link: re.Match[str]) -> str:
         is_picture, text, address = link.groups()
         path = (root / name).parent / address.partition("#")[0]
-        is_code = "://" not in address and not address.startswith("#") and path.suffix not in (".md", ".svg")
+        is_code = "://" not in address and not address.startswith("#") and path.suffix not in (".md", *PICTURES)
         return text if is_code and not is_picture and path.exists() else link[0]
 
     return LINK.sub(shown, (root / name).read_text())

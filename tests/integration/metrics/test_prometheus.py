@@ -12,8 +12,9 @@ import yaml
 from shared.metrics.exposition import families_of
 from shared.metrics.table import TABLE, MetricKind, rows_of
 from tests.integration.metrics.conftest import ObservedFleet
-from tests.support.prometheus import ROOT, RULE_TESTS, RULES, Prometheus, Series, program
+from tests.support.prometheus import RULE_TESTS, RULES, Prometheus, Series, program
 from tools.dashboards import DASHBOARDS, FOLDER, text_of
+from tools.debian_programs import ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 

@@ -1,28 +1,27 @@
-"""Programs for tests as Debian packages them: the installed one, or its package unpacked into a folder of build/.
+"""Programs as Debian packages them, for tests and tools: the installed one, or its package unpacked below build/.
 
-Nothing is installed or started, and no root is needed. What the program's libraries are is asked of apt, so that a
-machine that has none of them gets all of them.
+Nothing is installed or started, and no root is needed. Libraries that the machine lacks come with it, by apt.
 """
 
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
-
-import pytest
 
 from hotslot.file_lock import lock
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 UNPACKED = ROOT / "build" / "debian"
 COMMAND_S = 300.0
 _FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "urn:fontconfig:fonts.dtd">
 <fontconfig><dir>/usr/share/fonts</dir><dir>{folder}/usr/share/fonts</dir><cachedir>{folder}/fonts</cachedir></fontconfig>
 """
+
+
+class ProgramMissingError(Exception):
+    """A program that is neither installed nor to be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +34,17 @@ class DebianProgram:
 
 @cache
 def debian_program(package: str, path: str) -> DebianProgram:
-    """The program of a package at a path; skips where it cannot be had, and fails there on the machine that gates."""
+    """The program of a package at a path; raises ProgramMissingError where it cannot be had."""
     found = shutil.which(Path(path).name) or (f"/{path}" if Path("/", path).exists() else None)
     if found is not None:
         return DebianProgram(found, {})
     folder = UNPACKED / package
     if not (folder / path).exists():
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-            _cannot_be_had(package, "there is no apt-get")
+            raise _missing(package, "there is no apt-get")
         _unpack(package, folder)
     if not (folder / path).exists():
-        _cannot_be_had(package, f"it has no {path}")
+        raise _missing(package, f"it has no {path}")
     return DebianProgram(str(folder / path), _environment(folder))
 
 
@@ -75,12 +74,12 @@ def _unpack(package: str, folder: Path) -> None:
             own = _own_lists()
             why = _run(["apt-get", *own, "update"], fresh) or _fetch(package, fresh, own)
         if why:
-            _cannot_be_had(package, why)
+            raise _missing(package, why)
         for fetched in sorted(fresh.glob("*.deb")):
             why = why or _run(["dpkg-deb", "-x", str(fetched), str(fresh)], fresh)
             fetched.unlink()
         if why:
-            _cannot_be_had(package, why)
+            raise _missing(package, why)
         fresh.rename(folder)
 
 
@@ -106,8 +105,5 @@ def _run(command: Sequence[str], folder: Path) -> str:
     return (done.stderr or f"{command[0]} ended with {done.returncode}") if done.returncode else ""
 
 
-def _cannot_be_had(package: str, why: str) -> NoReturn:
-    message = f"the package {package} is neither installed nor to be had: apt-get install {package}\n{why}"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+def _missing(package: str, why: str) -> ProgramMissingError:
+    return ProgramMissingError(f"{package} is neither installed nor to be had: apt-get install {package}\n{why}")
