@@ -1,4 +1,4 @@
-"""Commands on a store's data folder, on the machine that has it: backup, restore.
+"""Commands on a store's data, where its settings are: backup, restore.
 
 The work is that of the store's own program, `python -m store_service.backup`, with the store's settings; these commands
 find the folder.
@@ -41,8 +41,8 @@ def backup(
 
     For the machine that the store is on: `kubectl exec hotslot-store-0 -- hotslot backup - > backup.tar` for a pod.
     Every adapter that was acknowledged before is in it; uploads that were not admitted, and compiled code, are not. A
-    copy of catalog.sqlite3 alone is none: of a running store it lacks what is in catalog.sqlite3-wal. Stores with
-    PostgreSQL or object storage are refused: those have backups of their own.
+    copy of catalog.sqlite3 alone is none: of a running store it lacks what is in catalog.sqlite3-wal. For a store with
+    PostgreSQL or object storage set HOTSLOT_CATALOG_URL and HOTSLOT_BLOB_URL as for the store, on any machine.
 
     JSON: {backup, data_dir, catalog_id, create_time, num_blobs, size_bytes, num_elsewhere}; on stderr for -.
     """
@@ -62,7 +62,9 @@ def restore(
 ) -> None:
     """Make an empty data folder of a backup, once every byte of it is verified; then start the store on it.
 
-    Nothing is overwritten: move what is there away first. Workers follow the restored catalog by themselves.
+    With HOTSLOT_CATALOG_URL and HOTSLOT_BLOB_URL it becomes that database and that bucket's content, whatever kind of
+    store the backup is of. Nothing is overwritten: move what is there away first. Workers follow the restored catalog
+    by themselves.
 
     JSON: {backup, data_dir, catalog_id, create_time, num_blobs, size_bytes, num_elsewhere}.
     """

@@ -15,11 +15,10 @@ from hotslot.formats.companions import (
     SUMMARY_FILE,
     read_companions,
 )
-from hotslot.formats.file_names import CONFIG_FILE, MAX_SHARDS, SHARD, SIGNATURE_FILE, WEIGHTS_FILES
+from hotslot.formats.file_names import CONFIG_FILE, INDEX_FILE, MAX_SHARDS, SHARD, SIGNATURE_FILE, WEIGHTS_FILES
 from hotslot.formats.pickle_advice import conversion_command
 from hotslot.ids import Digest
 
-_INDEX = "adapter_model.safetensors.index.json"
 _SAFETENSORS = ".safetensors"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _HASH_CHUNK_BYTES = 1 << 20
@@ -114,7 +113,7 @@ def _weights(names: list[str]) -> list[str]:
     for name in WEIGHTS_FILES:
         if name in names:
             return [name]
-    return [name for name in names if SHARD.fullmatch(name) or name == _INDEX]
+    return [name for name in names if SHARD.fullmatch(name) or name == INDEX_FILE]
 
 
 def _missing_shards(names: list[str]) -> list[str]:

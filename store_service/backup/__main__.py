@@ -1,7 +1,7 @@
-"""`python -m store_service.backup create|restore|verify`: backups of the data folder that HOTSLOT_DATA_DIR names.
+"""`python -m store_service.backup create|restore|verify`: backups of the store that its settings describe.
 
-Run it where the store runs, as the same user; `create` while it runs or not, `restore` while it does not. It has the
-settings of the store, and so knows what else the store keeps its data in.
+Run it with the settings of the store (HOTSLOT_DATA_DIR, HOTSLOT_CATALOG_URL, HOTSLOT_BLOB_URL), and for a data folder
+where the store runs, as the same user; `create` while it runs or not, `restore` while it does not.
 """
 
 import argparse
@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import make_url
-
 from hotslot import errors
 from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.rpc.status import row_for
@@ -21,6 +19,7 @@ from shared.settings import load
 from store_service.backup.manifest import BackupManifest
 from store_service.backup.places import STREAM, reading_from, writing_to
 from store_service.backup.restoring import restore_backup, verify_backup
+from store_service.backup.store_places import places_of
 from store_service.backup.taking import take_backup
 from store_service.settings import StoreSettings
 
@@ -92,23 +91,24 @@ def _create(settings: StoreSettings, data_dir: Path, backup: str) -> BackupManif
         problem = f"{backup} is inside of the store's data folder, and would be lost with it; name a place outside"
         raise errors.InvalidRequestError([errors.FieldViolation("backup", problem)], problem)
     with writing_to(backup, sys.stdout.buffer) as target:
-        return take_backup(data_dir, _catalog_path(settings, data_dir, "backup"), target, _show_progress)
+        return take_backup(places_of(settings, data_dir), target, _show_progress)
 
 
 def _restore(settings: StoreSettings, data_dir: Path, backup: str) -> BackupManifest:
-    if (catalog := _catalog_path(settings, data_dir, "restore")) != data_dir / CATALOG_FILE:
+    places = places_of(settings, data_dir)
+    if places.catalog_file not in (None, data_dir / CATALOG_FILE):
         raise errors.PreconditionError(
-            f"no restore: HOTSLOT_CATALOG_URL names {catalog}, and a restored catalog is {data_dir / CATALOG_FILE}; "
-            "unset it for the restore, and move the file there afterwards",
+            f"no restore: HOTSLOT_CATALOG_URL names {places.catalog_file}, and a restored catalog is "
+            f"{data_dir / CATALOG_FILE}; unset it for the restore, and move the file there afterwards",
             "catalog_url",
         )
-    return restore_backup(reading_from(backup, sys.stdin.buffer), backup, data_dir)
+    return restore_backup(reading_from(backup, sys.stdin.buffer), backup, places)
 
 
 def _verify(settings: StoreSettings, data_dir: Path, backup: str) -> BackupManifest:
     # One blob after the other passes through: only the catalog is looked into.
     with tempfile.TemporaryDirectory(prefix="hotslot-backup-") as scratch:
-        return verify_backup(reading_from(backup, sys.stdin.buffer), backup, Path(scratch), keeps_blobs=False)
+        return verify_backup(reading_from(backup, sys.stdin.buffer), backup, Path(scratch), lambda key, path: None)
 
 
 _COMMANDS: dict[str, Callable[[StoreSettings, Path, str], BackupManifest]] = {
@@ -116,26 +116,6 @@ _COMMANDS: dict[str, Callable[[StoreSettings, Path, str], BackupManifest]] = {
     "restore": _restore,
     "verify": _verify,
 }
-
-
-def _catalog_path(settings: StoreSettings, data_dir: Path, doing: str) -> Path:
-    """The catalog's file; raises PreconditionError where the store keeps its data in what has backups of its own."""
-    url = make_url(settings.catalog_url.value) if settings.catalog_url is not None else None
-    if url is not None and url.get_backend_name() != "sqlite":
-        raise errors.PreconditionError(
-            f"no {doing}: this store's catalog is in {url.get_backend_name()} (HOTSLOT_CATALOG_URL), and a copy of the "
-            "blobs alone would be half of one; use pg_dump and pg_restore for the catalog, and for the blobs a bucket "
-            "(HOTSLOT_BLOB_URL) with versioning on",
-            "catalog_url",
-        )
-    if settings.blob_url is not None:
-        raise errors.PreconditionError(
-            f"no {doing}: this store keeps its blobs in object storage (HOTSLOT_BLOB_URL), of which the disk is only a "
-            "cache; turn on the bucket's versioning, and keep copies of the catalog that are no older than what the "
-            "bucket keeps of deleted objects (unset HOTSLOT_BLOB_URL for a backup of what is on this disk)",
-            "blob_url",
-        )
-    return Path(url.database) if url is not None and url.database else data_dir / CATALOG_FILE
 
 
 def _show_progress(done: int, of: int) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -48,6 +48,28 @@ def referenced_blobs(path: Path) -> dict[BlobKey, list[str]]:
         ):
             found.setdefault((TenantId(tenant), Digest(digest)), []).append(source)
     return found
+
+
+def blob_is_referenced(path: Path, key: BlobKey) -> bool:
+    """True while a version of a catalog has these weights."""
+    with _opened(path, "ro") as catalog:
+        found = catalog.execute(
+            "SELECT 1 FROM versions JOIN adapters ON adapters.id = versions.adapter_id "
+            "WHERE adapters.tenant = ? AND versions.weights_digest = ? LIMIT 1",
+            key,
+        )
+        return found.fetchone() is not None
+
+
+def forget_versions(path: Path, keys: Iterable[BlobKey]) -> None:
+    """Take the versions with these weights out of a copy, with their tags: they were deleted after it was made."""
+    with _opened(path) as catalog, catalog:
+        catalog.execute("PRAGMA foreign_keys = ON")
+        catalog.executemany(
+            "DELETE FROM versions WHERE weights_digest = ?2 AND adapter_id IN "
+            "(SELECT id FROM adapters WHERE tenant = ?1)",
+            keys,
+        )
 
 
 def begin_new_history(path: Path) -> None:

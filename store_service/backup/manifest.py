@@ -1,7 +1,7 @@
 """The description of a backup, written last: a backup that has it, and is what it says, is complete.
 
-`catalog.sqlite3`, `blobs/<tenant>/<first two hex digits>/<hex>` and `manifest.json`, in a folder or, in this order, in
-a tar archive.
+`blobs/<tenant>/<first two hex digits>/<hex>`, `catalog.sqlite3` and `manifest.json`, in a folder or, in this order
+(earlier backups begin with the catalog), in a tar archive.
 """
 
 import json

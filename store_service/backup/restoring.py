@@ -1,15 +1,16 @@
-"""Restores a backup into an empty data folder: everything is verified before anything is in its place."""
+"""Restores a backup into an empty store: the catalog is in its place last, once everything was verified."""
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hotslot.content_files import READ_ONLY, Readable, make_directory, sync_directory, write_file
-from hotslot.errors import DigestMismatchError, PreconditionError
+from hotslot.errors import DigestMismatchError, PreconditionError, StoreUnavailableError
 from hotslot.formats.file_names import CATALOG_FILE
 from store_service.backup.catalog_copy import begin_new_history, check_catalog, referenced_blobs
+from store_service.backup.database_copy import fill_database, require_no_catalog
 from store_service.backup.manifest import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -18,38 +19,62 @@ from store_service.backup.manifest import (
     parse_manifest,
 )
 from store_service.backup.places import NamedFiles, incomplete
-from store_service.content.keys import BLOBS_FOLDER, blob_key
+from store_service.backup.store_places import StorePlaces
+from store_service.content.keys import BLOBS_FOLDER, BlobKey, blob_key
+from store_service.content.objects import ObjectBlobs
 from store_service.content.ownership import FolderOwner
 from store_service.opening import LOCK_FILE, locked
 
 STAGE = ".restoring"
 
 
-def restore_backup(files: NamedFiles, where: str, data_dir: Path) -> BackupManifest:
-    """Make a store's data folder of a backup.
+def restore_backup(files: NamedFiles, where: str, places: StorePlaces) -> BackupManifest:
+    """Make a store of a backup, of whatever kinds its places are.
 
-    Raises PreconditionError where the folder is not empty or the backup is incomplete, DigestMismatchError and
+    Raises PreconditionError where something is in one of them or the backup is incomplete, DigestMismatchError and
     CatalogDamagedError where the backup is not what was written, and StoreUnavailableError where a store runs; the
-    folder is as empty as before then.
+    places are as empty as before then.
     """
+    data_dir, objects = places.data_dir, places.objects()
     _require_empty(data_dir)
+    if places.catalog_file is None:
+        require_no_catalog(places.database_url)
+    if objects is not None and objects.keys():
+        raise PreconditionError(
+            f"{places.blobs_name} is not empty, and a restore overwrites nothing: name another bucket or prefix",
+            "blob_url",
+        )
     had_lock = (data_dir / LOCK_FILE).exists()
     with locked(data_dir), _as_before(data_dir, had_lock=had_lock), _stage(data_dir) as stage:
-        manifest = verify_backup(files, where, stage)
-        begin_new_history(stage / CATALOG_FILE)
-        _sync(stage / CATALOG_FILE)
-        make_directory(stage / BLOBS_FOLDER)
-        FolderOwner(stage / BLOBS_FOLDER).write(manifest.catalog_id)
-        # Blobs first: a store refuses to start on those alone, where a catalog alone would start without them.
-        (stage / BLOBS_FOLDER).rename(data_dir / BLOBS_FOLDER)
-        sync_directory(data_dir)
-        (stage / CATALOG_FILE).rename(data_dir / CATALOG_FILE)
-        sync_directory(data_dir)
+        with _uploading(objects) as upload:
+            manifest = verify_backup(files, where, stage, upload)
+            begin_new_history(stage / CATALOG_FILE)
+            _sync(stage / CATALOG_FILE)
+            # Blobs first: a store refuses to start on those alone, where a catalog alone would start without them.
+            if objects is not None:
+                objects.claim(manifest.catalog_id, adopt=True)
+            else:
+                make_directory(stage / BLOBS_FOLDER)
+                FolderOwner(stage / BLOBS_FOLDER).write(manifest.catalog_id)
+                (stage / BLOBS_FOLDER).rename(data_dir / BLOBS_FOLDER)
+                sync_directory(data_dir)
+            if places.catalog_file is None:
+                fill_database(stage / CATALOG_FILE, places.database_url)
+        if places.catalog_file is not None:
+            (stage / CATALOG_FILE).rename(data_dir / CATALOG_FILE)
+            sync_directory(data_dir)
     return manifest
 
 
-def verify_backup(files: NamedFiles, where: str, stage: Path, *, keeps_blobs: bool = True) -> BackupManifest:
-    """Copy a backup into a folder, and compare every byte of it with what it says; raises as `restore_backup`."""
+OnBlob = Callable[[BlobKey, Path], None]
+"""Takes a blob that was verified from where it was staged."""
+
+
+def verify_backup(files: NamedFiles, where: str, stage: Path, on_blob: OnBlob | None = None) -> BackupManifest:
+    """Copy a backup into a folder, and compare every byte of it with what it says; raises as `restore_backup`.
+
+    With `on_blob` each blob is handed on once it was compared, and does not stay in the folder.
+    """
     found: dict[str, BackedUpFile] = {}
     manifest: BackupManifest | None = None
     for name, file in files:
@@ -60,13 +85,40 @@ def verify_backup(files: NamedFiles, where: str, stage: Path, *, keeps_blobs: bo
         key = blob_key(name)
         if key is not None and found[name].digest != key[1]:
             raise DigestMismatchError(f"{name} in {where}", found[name].digest, key[1])
-        if key is not None and not keeps_blobs:
+        if key is not None and on_blob is not None:
+            on_blob(key, stage / name)
             (stage / name).unlink()
     if manifest is None:
         raise incomplete(where, f"{MANIFEST}, which is written last, is missing")
     _compare(found, manifest, where)
     _check_references(stage, manifest, where)
     return manifest
+
+
+@contextmanager
+def _uploading(objects: ObjectBlobs | None) -> Iterator[OnBlob | None]:
+    """Takes blobs to object storage, where there is any; what was taken goes again when the block fails."""
+    if objects is None:
+        yield None
+        return
+    taken: list[BlobKey] = []
+    owner = objects.owner()
+
+    def take(key: BlobKey, path: Path) -> None:
+        taken.append(key)
+        objects.put(key, path)
+
+    try:
+        yield take
+    except BaseException:
+        with suppress(StoreUnavailableError):
+            for key in taken:
+                objects.delete(key)
+            if owner is None:
+                objects.disown()
+            else:
+                objects.claim(owner, adopt=True)
+        raise
 
 
 def _compare(found: dict[str, BackedUpFile], manifest: BackupManifest, where: str) -> None:

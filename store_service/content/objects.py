@@ -6,7 +6,7 @@ own tools look for them (for S3 the AWS_* variables). Everything here blocks.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +68,11 @@ class ObjectBlobs:
                 f"blob_url holds the blobs of another catalog ({found!r}, this one is {owner!r}); give each catalog a "
                 "URL of its own"
             )
+
+    def disown(self) -> None:
+        """Take the mark of `claim` away; harmless where there is none. Raises StoreUnavailableError."""
+        with self._failures_are_typed("disowning"), suppress(FileNotFoundError):
+            self._obstore.delete(self._objects, OWNER)
 
     def write_small(self, name: str, data: bytes) -> None:
         """Replace a small object that is no blob; raises StoreUnavailableError."""

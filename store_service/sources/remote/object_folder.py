@@ -13,7 +13,14 @@ import structlog
 
 from hotslot.errors import QuotaExceededError, SourceChangedError, SourceForbiddenError, SourceNotFoundError
 from hotslot.formats.companions import COMPANION_FILES, MAX_FILE_BYTES, read_companions
-from hotslot.formats.file_names import CHECKPOINT_FILES, CONFIG_FILE, MAX_SHARDS, SIGNATURE_FILE, WEIGHTS_FILES
+from hotslot.formats.file_names import (
+    CHECKPOINT_FILES,
+    CONFIG_FILE,
+    INDEX_FILE,
+    MAX_SHARDS,
+    SIGNATURE_FILE,
+    WEIGHTS_FILES,
+)
 from hotslot.ids import digest_of, hex_of
 from hotslot.source_urls import ObjectFolderUrl
 from store_service.admission.admit import PICKLE_FILES, Checkpoint
@@ -27,8 +34,6 @@ from store_service.sources.source import ReportBytes, no_adapter_message
 
 log = structlog.get_logger(__name__)
 
-INDEX_FILE = "adapter_model.safetensors.index.json"
-"""Names the shards of weights in several files."""
 MAX_INDEX_BYTES = 16 * 2**20
 ETAGS_CHARS = 16
 """Digits of the digest of ETags in an origin."""

@@ -31,7 +31,7 @@ _THROTTLED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 _CHANGED = (HTTPStatus.PRECONDITION_FAILED, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 _MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY)
 
-Answer = TypeVar("Answer")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class SourceRequests:
         return self._tried(go_on, cancelled, lambda: done_bytes)
 
     def _tried(
-        self, ask: Callable[[], Answer], cancelled: threading.Event, progress: Callable[[], int] = lambda: 0
-    ) -> Answer:
+        self, ask: Callable[[], Found], cancelled: threading.Event, progress: Callable[[], int] = lambda: 0
+    ) -> Found:
         """The answer of the first attempt that has one; attempts are counted from the last progress on."""
         failures, reached = 0, progress()
         while True:
