@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from hotslot.errors import FieldViolation, InvalidRequestError
-from hotslot.rpc.tls_files import FileStamps
+from shared.followed_file import FollowedFile
 
 log = structlog.get_logger(__name__)
 
@@ -39,31 +39,19 @@ class PoolSecret:
 
     def __init__(self, path: Path) -> None:
         """Read it; raises InvalidRequestError, without any part of a secret, for a file that cannot be used."""
-        self._path = path
-        self._stamps = FileStamps((path,))
-        self._lines = _read(path)
+        self._lines = FollowedFile[tuple[str, ...]](path, _read, ())
         self._keys: dict[Purpose, tuple[bytes, ...]] = {}
 
     def keys(self, purpose: Purpose) -> tuple[bytes, ...]:
         """Keys of a purpose: the first signs, each of them is accepted. The same object until the file changes."""
-        if self._stamps.changed():
-            self._read_again()
+        if self._lines.refresh():
+            self._keys.clear()
+            log.info("pool_secret_changed", num_secrets=len(self._lines.content))
         found = self._keys.get(purpose)
         if found is None:
-            derived = (_derived(line, purpose) for line in self._lines)
+            derived = (_derived(line, purpose) for line in self._lines.content)
             found = self._keys[purpose] = tuple(key for key in derived if key is not None)
         return found
-
-    def _read_again(self) -> None:
-        self._stamps.taken = self._stamps.look()
-        try:
-            self._lines = _read(self._path)
-        except InvalidRequestError as exc:
-            # It is being written, or was written wrongly: the earlier secrets stay.
-            log.warning("pool_secret_not_read", why=exc.message)
-            return
-        self._keys.clear()
-        log.info("pool_secret_changed", num_secrets=len(self._lines))
 
 
 def code_keys(path: Path) -> tuple[bytes, ...]:

@@ -20,7 +20,6 @@ import structlog
 from cachetools import LRUCache
 
 from hotslot.errors import (
-    InvalidRequestError,
     QuotaExceededError,
     TenantForbiddenError,
     TokenExpiredError,
@@ -37,7 +36,8 @@ from hotslot.formats.principals import (
 )
 from hotslot.rpc.metadata import single_values
 from hotslot.rpc.security import AUTHORIZATION, BEARER, MAX_TOKEN_BYTES
-from hotslot.rpc.tls_files import LOOK_EVERY_S, FileStamps
+from hotslot.rpc.tls_files import LOOK_EVERY_S
+from shared.followed_file import FollowedFile
 from shared.identity.callers import OF_CALLERS, Caller, caller_of
 from shared.identity.running_calls import RunningCalls
 from shared.identity.web_tokens import WebToken, WebTokens, is_web_token
@@ -89,16 +89,15 @@ class Authenticator:
         self, path: Path | None, clock: Callable[[], float] = time.time, *, issuers_path: Path | None = None
     ) -> None:
         """Have the file of principals, that of issuers, or both. Raises InvalidRequestError for what cannot be used."""
-        self._path = path
         self._clock = clock
-        self._stamps = FileStamps((path,))
+        self._principals = FollowedFile[Principals](path, read_principals, {})
         self._verified: LRUCache[bytes, str] = LRUCache(MAX_KNOWN_TOKENS)
         """Ids of tokens, empty for what is none of ours, by keyed hash."""
         self._verifying: dict[bytes, asyncio.Future[bool]] = {}
         self._web_tokens: LRUCache[bytes, WebToken] = LRUCache(MAX_KNOWN_WEB_TOKENS)
         self._key = secrets.token_bytes(32)
         self._thread = ThreadPoolExecutor(1, "tokens")
-        self._index(read_principals(path) if path is not None else {})
+        self._index()
         self._web = WebTokens(issuers_path, clock)
         self.running = RunningCalls()
         """Calls of principals, which end when their callers may no longer make them."""
@@ -160,7 +159,7 @@ class Authenticator:
             found = self._by_certificate.get(credential.name)
             if found is None:
                 raise UnauthenticatedError("the certificate's name is not known here any more")
-            return self._principals[found]
+            return self._principals.content[found]
         principal, record = self._by_id.get(credential.id, ("", None))
         if record is None or record.hash != credential.hash:
             raise UnauthenticatedError("the token is not known here any more")
@@ -168,7 +167,7 @@ class Authenticator:
             raise TokenRevokedError(f"the token {record.id} was revoked; ask for a new one")
         if record.expires_s and self._clock() >= record.expires_s:
             raise TokenExpiredError(f"the token {record.id} has expired; ask for a new one")
-        return self._principals[principal]
+        return self._principals.content[principal]
 
     def expires_s(self, credential: Credential) -> float:
         """Unix time at which a proof ends by itself; 0 where nothing says so."""
@@ -222,17 +221,11 @@ class Authenticator:
 
     def _follow(self) -> None:
         """Go by the file as it is now; one that cannot be read, or is being written, changes nothing."""
-        if self._path is None or not self._stamps.changed():
-            return
-        stamps = self._stamps.look()
-        try:
-            self._index(read_principals(self._path))
-        except InvalidRequestError as exc:
-            log.warning("principals_not_read", path=str(self._path), why=exc.message)
-        self._stamps.taken = stamps
+        if self._principals.refresh():
+            self._index()
 
-    def _index(self, principals: Principals) -> None:
-        self._principals = principals
+    def _index(self) -> None:
+        principals = self._principals.content
         self._by_id = {record.id: (name, record) for name, each in principals.items() for record in each.tokens}
         self._by_certificate = {shown: name for name, each in principals.items() for shown in each.certificates}
 

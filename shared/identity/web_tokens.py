@@ -24,7 +24,7 @@ from hotslot.errors import (
 )
 from hotslot.formats.principals import EVERY_TENANT, Principal, Scope
 from hotslot.ids import parse_tenant
-from hotslot.rpc.tls_files import FileStamps
+from shared.followed_file import FollowedFile
 from shared.identity.issuer_keys import IssuerKeys
 from shared.identity.issuers import SEPARATOR, Issuers, TrustedIssuer, read_issuers
 from shared.identity.key_set import SigningKey
@@ -76,15 +76,12 @@ class WebTokens:
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         """Raises InvalidRequestError for a file that cannot be used."""
-        self._path = path
         self._clock = clock
-        self._stamps = FileStamps((path,))
-        self._issuers: Issuers = {}
+        self._issuers = FollowedFile[Issuers](path, read_issuers, {})
         self._keys: dict[TrustedIssuer, IssuerKeys] = {}
         self._num_verifying = 0
         self._thread = ThreadPoolExecutor(1, "web-tokens")
-        if path is not None:
-            self._index(read_issuers(path))
+        self._index()
 
     def close(self) -> None:
         """End readings of keys, and the thread that verifies."""
@@ -125,7 +122,7 @@ class WebTokens:
     async def ready(self, token: WebToken) -> None:
         """Have keys to hold a verified token against, where they can be had."""
         self._follow()
-        if (issuer := self._issuers.get(token.issuer)) is not None:
+        if (issuer := self._issuers.content.get(token.issuer)) is not None:
             await self._keys[_source(issuer)].ready()
 
     def principal(self, token: WebToken) -> Principal:
@@ -134,7 +131,7 @@ class WebTokens:
         Raises UnauthenticatedError and its kinds, and UnavailableError while the issuer's keys are too old.
         """
         self._follow()
-        issuer = self._issuers.get(token.issuer)
+        issuer = self._issuers.content.get(token.issuer)
         claims = token.claims
         if issuer is None or claims["iss"] != issuer.issuer or not issuer.audience & _texts(claims["aud"]):
             raise UnauthenticatedError("the token's issuer is not trusted here any more")
@@ -153,7 +150,7 @@ class WebTokens:
 
     def expires_s(self, token: WebToken) -> float:
         """Unix time at which a verified token is refused."""
-        issuer = self._issuers.get(token.issuer)
+        issuer = self._issuers.content.get(token.issuer)
         return float(token.claims["exp"]) + (issuer.leeway_s if issuer is not None else 0.0)
 
     def _check_time(self, issuer: TrustedIssuer, claims: Mapping[str, Any]) -> None:
@@ -166,23 +163,16 @@ class WebTokens:
             raise TokenRevokedError("the token was revoked; ask its issuer for a new one")
 
     def _issuer_of(self, claimed: _Claimed) -> TrustedIssuer | None:
-        fitting = (one for one in self._issuers.values() if one.issuer == claimed.issuer)
+        fitting = (one for one in self._issuers.content.values() if one.issuer == claimed.issuer)
         return next((one for one in fitting if one.audience & claimed.audience), None)
 
     def _follow(self) -> None:
         """Go by the file as it is now; one that cannot be read, or is being written, changes nothing."""
-        if self._path is None or not self._stamps.changed():
-            return
-        stamps = self._stamps.look()
-        try:
-            self._index(read_issuers(self._path))
-        except InvalidRequestError as exc:
-            log.warning("issuers_not_read", path=str(self._path), why=exc.message)
-        self._stamps.taken = stamps
+        if self._issuers.refresh():
+            self._index()
 
-    def _index(self, issuers: Issuers) -> None:
-        self._issuers = issuers
-        sources = {_source(issuer) for issuer in issuers.values()}
+    def _index(self) -> None:
+        sources = {_source(issuer) for issuer in self._issuers.content.values()}
         for source in self._keys.keys() - sources:
             self._keys.pop(source).close()
         for source in sources - self._keys.keys():

@@ -18,7 +18,7 @@ import structlog
 from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError
 from hotslot.ids import parse_tenant
-from hotslot.rpc.tls_files import FileStamps
+from shared.followed_file import FollowedFile
 
 log = structlog.get_logger(__name__)
 
@@ -49,35 +49,21 @@ class TenantLimits:
     def __init__(self, settings: Limits = NO_LIMITS, path: Path | None = None) -> None:
         """Raises InvalidRequestError for a file that cannot be used."""
         self._settings = settings
-        self._path = path
-        self._stamps = FileStamps((path,))
-        self._table = read_quotas(path) if path is not None else EMPTY_TABLE
+        self._table = FollowedFile(path, read_quotas, EMPTY_TABLE)
         self._known: dict[str, Limits] = {}
-        self._of_others = _merged(settings, self._table.defaults)
+        self._of_others = _merged(settings, self._table.content.defaults)
 
     def of(self, tenant: str) -> Limits:
         """Limits of a tenant."""
-        if self._path is not None and self._stamps.changed():
-            self._follow(self._path)
-        row = self._table.tenants.get(tenant)
+        if self._table.refresh():
+            self._of_others, self._known = _merged(self._settings, self._table.content.defaults), {}
+        row = self._table.content.tenants.get(tenant)
         if row is None:
             return self._of_others
         found = self._known.get(tenant)
         if found is None:
-            found = self._known[tenant] = _merged(self._settings, self._table.defaults, row)
+            found = self._known[tenant] = _merged(self._settings, self._table.content.defaults, row)
         return found
-
-    def _follow(self, path: Path) -> None:
-        """Go by the file as it is now; one that cannot be read, or is being written, changes nothing."""
-        stamps = self._stamps.look()
-        try:
-            table = read_quotas(path)
-        except InvalidRequestError as exc:
-            log.warning("quotas_not_read", path=str(path), why=exc.message)
-        else:
-            self._of_others = _merged(self._settings, table.defaults)
-            self._table, self._known = table, {}
-        self._stamps.taken = stamps
 
 
 def parse_quotas(data: bytes, where: str) -> QuotaTable:

@@ -57,8 +57,8 @@ def test_a_file_that_changes_is_read_again_and_a_broken_one_is_not(
 ) -> None:
     secret = PoolSecret(secret_file(tmp_path, OLD))
     # Files are looked at once a second, by a clock of their own.
-    now_s = [secret._stamps._looked_s]
-    secret._stamps._clock = lambda: now_s[0]
+    now_s = [secret._lines._stamps._looked_s]
+    secret._lines._stamps._clock = lambda: now_s[0]
     before = secret.keys(Purpose.RECORDS)
     assert secret.keys(Purpose.RECORDS) is before
 

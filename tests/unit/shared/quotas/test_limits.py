@@ -76,7 +76,7 @@ def test_a_changed_file_holds_and_one_that_is_being_written_changes_nothing(
 ) -> None:
     path = written(tmp_path / "quotas.json", {"tenants": {"acme": {"adapters": 1}}})
     limits = TenantLimits(path=path)
-    monkeypatch.setattr(limits._stamps, "_clock", itertools.count(10**9, 10).__next__)
+    monkeypatch.setattr(limits._table._stamps, "_clock", itertools.count(10**9, 10).__next__)
     assert limits.of("acme") == {ADAPTERS: 1}
     path.write_text('{"tenants": {"acme"')
     assert limits.of("acme") == {ADAPTERS: 1}
