@@ -15,6 +15,8 @@ TORCH_SPEC ?= torch
 PIP_ARGS ?=
 # More arguments for pytest: make test PYTEST_ARGS="-k slots -x"
 PYTEST_ARGS ?=
+# Processes that run tests side by side, each a file at a time; 0 for none beside pytest itself, as for a debugger.
+TEST_PROCESSES ?= 2
 # What `make compose-test` is run with: make compose-test BUCKETS="1 1,4,8 default" MASKS="ATEN_CPU_CAPABILITY=avx2"
 BUCKETS ?= 1,8
 MASKS ?=
@@ -56,7 +58,7 @@ demo: $(INSTALLED) ## Serve real adapters on a real model, mixed in one batch an
 
 .PHONY: test
 test: $(INSTALLED) model ## Run the tests
-	$(BIN)/pytest -m "not slow and not gpu and not triton" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu and not triton" $(PYTEST_ARGS)
 
 .PHONY: test-long
 test-long: $(INSTALLED) model ## Run all tests, the slow ones too

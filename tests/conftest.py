@@ -1,12 +1,10 @@
 """What all tests need of the process that runs them (docs/decisions/tests.md)."""
 
-import atexit
 import os
-import shutil
 import signal
 import sys
-import tempfile
 
+import pytest
 import structlog
 from hypothesis import settings
 
@@ -31,7 +29,10 @@ structlog.configure(
 def pytest_configure() -> None:
     """Shells have what they run in the background ignore SIGINT, and so its children; tests send it and are heard."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # The user's contexts must not change where commands of tests go, nor tests the user's contexts.
-    config = os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="hotslot-tests-")
-    atexit.register(shutil.rmtree, config, ignore_errors=True)
     os.environ.pop("HOTSLOT_CONTEXT", None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_contexts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No context of the user's, nor one that another file's tests left, says where commands go."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))

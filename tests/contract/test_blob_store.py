@@ -108,7 +108,9 @@ def test_room_can_be_reserved_before_writing(open_blobs: OpenBlobs) -> None:
     assert read(blobs, ACME, DIGEST) == DATA
 
 
-@pytest.mark.parametrize(("digest", "size"), [(digest_of(b"x"), len(DATA)), (DIGEST, len(DATA) + 1)])
+@pytest.mark.parametrize(
+    ("digest", "size"), [(digest_of(b"x"), len(DATA)), (DIGEST, len(DATA) + 1)], ids=["digest", "size"]
+)
 def test_bytes_that_are_not_the_digests_are_never_published(open_blobs: OpenBlobs, digest: Digest, size: int) -> None:
     blobs = open_blobs()
     stage = blobs.writer(ACME)

@@ -1,5 +1,6 @@
 """A fleet under load, store, two workers and a gateway as processes, with a real Prometheus that scrapes them."""
 
+import itertools
 import random
 import threading
 from collections.abc import Iterator
@@ -76,6 +77,17 @@ class ObservedFleet:
                     if choice.random() < 0.1:
                         one.complete(GenerationRequest("x", (AdapterSelection("team/absent"),)))
 
+    def publish_for_ever(self) -> None:
+        """Versions that come every second, so that content moves whenever Prometheus looks."""
+        with BlockingHotslotClient(self.store) as client:
+            for seed in itertools.count(100):
+                draft = self.folder / f"draft-{seed}"
+                adapter(spec=SPEC, seed=seed).write(draft)
+                with suppress(HotslotError):
+                    client.store.push(draft, ADAPTERS[seed % len(ADAPTERS)], base_model=SPEC.digest)
+                if self.ending.wait(1):
+                    return
+
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedFleet]:
@@ -107,6 +119,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedFleet]:
 def loaded(fleet: ObservedFleet) -> Iterator[ObservedFleet]:
     """The same, under load until the tests end."""
     threads = [threading.Thread(target=fleet.generate_for_ever, args=(seed,)) for seed in range(6)]
+    threads.append(threading.Thread(target=fleet.publish_for_ever))
     for thread in threads:
         thread.start()
     yield fleet

@@ -121,7 +121,7 @@ class Served:
         self._thread.join(10)
 
     def wait_for(self, event: Callable[[], asyncio.Event]) -> None:
-        asyncio.run_coroutine_threadsafe(asyncio.wait_for(event().wait(), 5), self.loop).result(6)
+        asyncio.run_coroutine_threadsafe(asyncio.wait_for(event().wait(), 60), self.loop).result(61)
 
 
 @pytest.fixture

@@ -48,10 +48,12 @@ from tests.support.issuer import (
 
 KEY = Key("first")
 RSA_KEY = rsa_key("rsa")
-NOW_S = int(time.time())
-"""A minute or two ago, when a test reads it."""
 STRANGER = Key("first")
 """Another's key, under the name of ours."""
+
+
+def now_s() -> int:
+    return int(time.time())
 
 
 @pytest.fixture
@@ -149,13 +151,13 @@ REFUSED: dict[str, tuple[Callable[[], str], type[HotslotError]]] = {
     "audiences without ours": (lambda: signed(KEY, aud=["billing", "hotslot2"]), UnauthenticatedError),
     "no audience": (lambda: signed(KEY, aud=None), UnauthenticatedError),
     "no expiry": (lambda: signed(KEY, exp=None), UnauthenticatedError),
-    "expiry as a text": (lambda: signed(KEY, exp=str(NOW_S + 600)), UnauthenticatedError),
+    "expiry as a text": (lambda: signed(KEY, exp=str(now_s() + 600)), UnauthenticatedError),
     "expiry of no number": (lambda: signed(KEY, exp=float("nan")), UnauthenticatedError),
     "endless expiry": (lambda: signed(KEY, exp=float("inf")), UnauthenticatedError),
     "expiry true": (lambda: signed(KEY, exp=True), UnauthenticatedError),
-    "expired": (lambda: signed(KEY, exp=NOW_S - 3600, iat=NOW_S - 7200), TokenExpiredError),
-    "not valid yet": (lambda: signed(KEY, nbf=NOW_S + 3600), UnauthenticatedError),
-    "issued later": (lambda: signed(KEY, iat=NOW_S + 3600), UnauthenticatedError),
+    "expired": (lambda: signed(KEY, exp=now_s() - 3600, iat=now_s() - 7200), TokenExpiredError),
+    "not valid yet": (lambda: signed(KEY, nbf=now_s() + 3600), UnauthenticatedError),
+    "issued later": (lambda: signed(KEY, iat=now_s() + 3600), UnauthenticatedError),
     "revoked": (lambda: signed(KEY, jti="stolen"), TokenRevokedError),
     "jti of a list": (lambda: signed(KEY, jti=["x"]), UnauthenticatedError),
     "no subject": (lambda: signed(KEY, sub=None), UnauthenticatedError),
@@ -363,7 +365,7 @@ async def test_several_issuers_have_their_own_keys_and_bounds_and_the_file_is_fo
             assert (await known.principal(f"Bearer {theirs}")).tenants == {"lab"}
             assert isinstance(await refusal(known, signed(other)), UnauthenticatedError)
             assert isinstance(await refusal(known, signed(KEY, iss="https://lab.test")), UnauthenticatedError)
-            path.write_text(json.dumps({"issuers": {"lab": {**listed["lab"], "issued_after_s": NOW_S + 600}}}))
+            path.write_text(json.dumps({"issuers": {"lab": {**listed["lab"], "issued_after_s": now_s() + 600}}}))
             deadline = asyncio.get_running_loop().time() + 5 * REVOCATION_S  # by itself, REVOCATION_S would do
             while not await refused_as(known, theirs, TokenRevokedError):
                 assert asyncio.get_running_loop().time() < deadline
