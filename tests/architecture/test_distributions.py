@@ -39,6 +39,7 @@ PROGRAMS = {
     "pre-commit": ("CONTRIBUTING.md", "pre-commit"),
     "pytest-asyncio": ("pyproject.toml", "asyncio_mode"),
     "pytest-timeout": ("pyproject.toml", "timeout = "),
+    "pytest-xdist": ("Makefile", "--dist loadfile"),
     "ruff": ("Makefile", "ruff"),
 }
 """Development dependencies that nothing imports: a file that has them run, and how."""
