@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from hotslot.ids import parse_tenant
+from hotslot.pb.externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
 from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from hotslot.pb.hotslot.store.v1 import (
     adapter_store_pb2,
@@ -57,11 +58,14 @@ from store_service.placement.access import tell_access
 from store_service.placement.catalog_resolver import CatalogResolver
 from store_service.placement.fleets import open_fleets
 from store_service.placement.holders import Holders
+from store_service.placement.scaling import RegisteredBases, Scaling
 from store_service.placement.serving import ServingAdvice
+from store_service.placement.unserved import UnservedPicks
 from store_service.pruner import Pruner
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
+from store_service.rpc.external_scaler_servicer import ExternalScalerServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
 from store_service.rpc.placement_servicer import PlacementServicer
 from store_service.rpc.publications import Publications
@@ -244,10 +248,15 @@ def build_services(
         *fleet_services(fleet),
     ]
     if redis is not None and fleets is not None:
-        placement = PlacementServicer(fleets, CatalogResolver(registry.catalog, execution.lookups))
+        unserved = UnservedPicks()
+        placement = PlacementServicer(fleets, CatalogResolver(registry.catalog, execution.lookups), unserved)
         execution.numbers.extend((placement.readings, redis.readings))
         add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
         services.append(service(placement_pb2, "PlacementService", add_placement, placement))
+        bases = RegisteredBases(registry.base_models, execution.lookups)
+        scaler = ExternalScalerServicer(Scaling(fleets, unserved, bases.digests_named))
+        add_scaler = externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server
+        services.append(service(externalscaler_pb2, "ExternalScaler", add_scaler, scaler))
     return services
 
 

@@ -20,6 +20,7 @@ _FLEET = "fleet.v1.FleetService"
 _CODE = "store.v1.CompiledCodeService"
 _BLOBS = "store.v1.BlobService"
 _PLACEMENT = "placement.v1.PlacementService"
+_SCALER = "externalscaler.ExternalScaler"
 _INFERENCE = "worker.v1.InferenceService"
 _CONTROL = "worker.v1.AdapterControlService"
 
@@ -30,6 +31,7 @@ _LOOKS: Mapping[str, str] = {
     _BLOBS: "GetWriteStatus FindMissingBlobs",
     _FLEET: "ListPinnedVersions",
     _PLACEMENT: "PickWorkers ListWorkers ListPlacements WatchPlacements",
+    _SCALER: "IsActive StreamIsActive GetMetricSpec GetMetrics",
     _INFERENCE: "GetModelInfo",
     _CONTROL: "ListAdapters GetWorkerStatus",
 }
@@ -43,7 +45,11 @@ _USES: Mapping[str, str] = {
 
 
 def _methods(table: Mapping[str, str]) -> frozenset[str]:
-    return frozenset(f"/hotslot.{service}/{method}" for service, text in table.items() for method in text.split())
+    return frozenset(f"/{_full(service)}/{method}" for service, text in table.items() for method in text.split())
+
+
+def _full(service: str) -> str:
+    return service if service == _SCALER else f"hotslot.{service}"
 
 
 LOOKS = _methods(_LOOKS)

@@ -119,6 +119,10 @@ _CONTROL: Mapping[str, Need] = {
     "UndrainWorker": _deployment(_S.OPERATOR),
     "GetWorkerStatus": _deployment(_S.READ, _S.OPERATOR),
 }
+_SCALER: Mapping[str, Need] = {
+    method: _deployment(_S.READ, _S.OPERATOR)
+    for method in ("IsActive", "StreamIsActive", "GetMetricSpec", "GetMetrics")
+}
 _SERVICES: Mapping[str, Mapping[str, Need]] = {
     "hotslot.store.v1.AdapterStoreService": _STORE,
     "hotslot.store.v1.BlobService": _BLOBS,
@@ -129,6 +133,7 @@ _SERVICES: Mapping[str, Mapping[str, Need]] = {
         **_CODE,
     },
     "hotslot.placement.v1.PlacementService": _PLACEMENT,
+    "externalscaler.ExternalScaler": _SCALER,
     "hotslot.worker.v1.InferenceService": _INFERENCE,
     "hotslot.worker.v1.AdapterControlService": _CONTROL,
 }

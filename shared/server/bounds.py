@@ -170,6 +170,20 @@ GROUPS = (
         Bound(4 * KIB, max_entries=256),
         ("store.v1.ShareAdapterRequest.tenants", "store.v1.UnshareAdapterRequest.tenants"),
     ),
+    FieldSet(
+        "metadata of a scaler's trigger", Bound(max_entries=64), ("externalscaler.ScaledObjectRef.scalerMetadata",)
+    ),
+    FieldSet(
+        "names, keys and values of an autoscaler",
+        Bound(16 * KIB),
+        (
+            "externalscaler.GetMetricsRequest.metricName",
+            "externalscaler.ScaledObjectRef.name",
+            "externalscaler.ScaledObjectRef.namespace",
+            "externalscaler.ScaledObjectRef.ScalerMetadataEntry.key",
+            "externalscaler.ScaledObjectRef.ScalerMetadataEntry.value",
+        ),
+    ),
     FieldSet("annotations", Bound(max_entries=32), ("store.v1.CreateVersionRequest.annotations",)),
     FieldSet("further tags of a version", Bound(4 * KIB, max_entries=32), ("store.v1.CreateVersionRequest.tags",)),
     FieldSet(
@@ -255,9 +269,13 @@ GROUPS = (
 )
 
 
+_OTHERS = ("google.", "externalscaler.")
+"""Packages of protos that are not ours."""
+
+
 def full_name_of(field: str) -> str:
     """The name of a row's field as descriptors have it."""
-    return field if field.startswith("google.") else f"hotslot.{field}"
+    return field if field.startswith(_OTHERS) else f"hotslot.{field}"
 
 
 BOUNDS = {full_name_of(field): group.bound for group in GROUPS for field in group.fields}

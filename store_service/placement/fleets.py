@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hotslot.ids import Digest
+from hotslot.ids import DIGEST_PREFIX, Digest, parse_digest
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import REVISION_SEQUENCES
@@ -60,6 +60,19 @@ class FleetCache:
             self._pictures = {pool: picture for pool, picture in self._pictures.items() if pool in pools}
             self._locks = {pool: lock for pool, lock in self._locks.items() if pool in pools or lock.locked()}
         return self._pools
+
+    async def pools_named(self, base_model: str) -> list[Digest]:
+        """The pools of a base model by name or digest; all of them for an empty text."""
+        if base_model.startswith(DIGEST_PREFIX):
+            return [parse_digest(base_model, field="base_model")]
+        pools = await self.pools()
+        if not base_model:
+            return list(pools)
+        return [
+            pool
+            for pool in pools
+            if any(each.info.base_model == base_model for each in (await self.picture(pool)).workers)
+        ]
 
     async def picture(self, pool: Digest) -> PoolPicture:
         """The pool, at most REFRESH_S old."""

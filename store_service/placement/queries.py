@@ -16,7 +16,6 @@ from hotslot.errors import (
 )
 from hotslot.ids import DIGEST_PREFIX, Digest, TenantId, WorkerId, parse_digest
 from hotslot.references import Reference
-from shared.coordination.directory import Directory
 from shared.fleet.policy import RankedWorker
 from shared.fleet.records import PlacedVersion, WorkerRecord, placed_for
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
@@ -24,6 +23,7 @@ from shared.metrics.numbers import Measured, Spreads, Tally
 from shared.server.deadline import HasDeadline
 from store_service.placement.fleets import REFRESH_S, FleetCache
 from store_service.placement.groups import UNKNOWN_RANKS, Ranks, choose
+from store_service.placement.unserved import UnservedPicks
 
 DEFAULT_CANDIDATES = 3
 MAX_CANDIDATES = 100
@@ -61,9 +61,10 @@ class Pick:
 class PlacementQueries:
     """Reads the directory; every method may raise CoordinationUnavailableError."""
 
-    def __init__(self, directory: Directory, fleets: FleetCache, resolver: WantedResolver) -> None:
-        self._directory = directory
+    def __init__(self, fleets: FleetCache, resolver: WantedResolver, unserved: UnservedPicks) -> None:
+        self._directory = fleets.directory
         self._fleets = fleets
+        self._unserved = unserved
         self._resolver = resolver
         self._turns = itertools.count()
         outcomes = (Tier.SLOT, Tier.HOST, Tier.DISK, Tier.NONE, NO_WORKERS)
@@ -96,7 +97,11 @@ class PlacementQueries:
         if problems:
             raise InvalidRequestError(problems)
         resolved = [await self._resolver.resolve(tenant, reference, caller) for reference in references]
-        pool = await self._pool(references, [wanted.base_model_digest for wanted in resolved], base_model)
+        try:
+            pool = await self._pool(references, [wanted.base_model_digest for wanted in resolved], base_model)
+        except NoWorkersError:
+            self._unserved.note(base_model)
+            raise
         digests = tuple(wanted.digest for wanted in resolved)
         picture = await self._fleets.picture(pool)
         turn = next(self._turns)
@@ -105,6 +110,7 @@ class PlacementQueries:
         fleet = choose(picture.groups, key, {wanted.digest: wanted.ranks for wanted in resolved})
         if fleet is None:
             self._decisions.add(NO_WORKERS)
+            self._unserved.note(pool)
             raise NoWorkersError(
                 f"no worker of base model {base_model or pool} takes requests now; "
                 "start one, or wait for one to be ready",
@@ -131,7 +137,7 @@ class PlacementQueries:
         """Workers whose leases run behind a position (pool, worker), and the position to go on from."""
         found = [
             record
-            for pool in await self.pools_named(base_model)
+            for pool in await self._fleets.pools_named(base_model)
             for record in (await self._fleets.picture(pool)).workers
             if (pool, record.info.worker_id) > after
         ]
@@ -160,19 +166,6 @@ class PlacementQueries:
                 position = key
         return page, None
 
-    async def pools_named(self, base_model: str) -> list[Digest]:
-        """The pools of a base model by name or digest; all of them for an empty text."""
-        if base_model.startswith(DIGEST_PREFIX):
-            return [parse_digest(base_model, field="base_model")]
-        pools = await self._fleets.pools()
-        if not base_model:
-            return list(pools)
-        return [
-            pool
-            for pool in pools
-            if any(r.info.base_model == base_model for r in (await self._fleets.picture(pool)).workers)
-        ]
-
     async def _in_order(
         self, digest: Digest | None, worker_id: str, after: tuple[str, str, str]
     ) -> AsyncGenerator[tuple[Digest, PlacedVersion], None]:
@@ -199,7 +192,7 @@ class PlacementQueries:
         if base_model.startswith(DIGEST_PREFIX):
             named = [parse_digest(base_model, field="base_model")]
         else:
-            named = await self.pools_named(base_model) if base_model else []
+            named = await self._fleets.pools_named(base_model) if base_model else []
         if bases:
             if named and bases[0] not in named:
                 raise _mismatch(str(references[0]), bases[0], base_model)

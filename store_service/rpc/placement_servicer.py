@@ -11,6 +11,7 @@ from hotslot.rpc.tenant import tenant_of
 from store_service.placement.fleets import FleetCache
 from store_service.placement.queries import PlacementQueries, WantedResolver
 from store_service.placement.shared_changes import SharedChanges
+from store_service.placement.unserved import UnservedPicks
 from store_service.placement.watch import watch_placements
 from store_service.rpc import fleet_contract
 from store_service.rpc.paging import decode_token, encode_token, page_size_of
@@ -20,10 +21,12 @@ from store_service.rpc.requests import references_of, revision_of
 class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
     """Answers from Redis; `resolver` answers for the catalog."""
 
-    def __init__(self, fleets: FleetCache, resolver: WantedResolver) -> None:
+    def __init__(self, fleets: FleetCache, resolver: WantedResolver, unserved: UnservedPicks | None = None) -> None:
+        """`unserved` hears of picks that find no worker."""
+        self._fleets = fleets
         self._directory = fleets.directory
         self._changes = SharedChanges(fleets.directory)
-        self._queries = PlacementQueries(fleets.directory, fleets, resolver)
+        self._queries = PlacementQueries(fleets, resolver, unserved or UnservedPicks())
         self.readings = self._queries.readings
         """Numbers of the picks."""
 
@@ -70,7 +73,7 @@ class PlacementServicer(placement_pb2_grpc.PlacementServiceServicer):
         """The calling tenant's placements, then every change."""
         events = watch_placements(
             self._directory,
-            lambda: self._queries.pools_named(request.base_model),
+            lambda: self._fleets.pools_named(request.base_model),
             tenant_of(context),
             revision_of(request.from_revision),
             changes=self._changes,

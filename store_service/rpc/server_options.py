@@ -1,5 +1,6 @@
 """Options of the server that a store is, with the limits of the streams that it serves at the same time."""
 
+from hotslot.pb.externalscaler import externalscaler_pb2
 from hotslot.pb.hotslot.fleet.v1 import fleet_pb2
 from hotslot.pb.hotslot.placement.v1 import placement_pb2
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, blob_pb2, compiled_code_pb2
@@ -15,6 +16,7 @@ _FLEET = f"/{fleet_pb2.DESCRIPTOR.services_by_name['FleetService'].full_name}"
 _EARLIER_CODE = f"/{compiled_code_pb2.DESCRIPTOR.services_by_name['CompiledCodeService'].full_name}"
 _CATALOG = f"/{adapter_store_pb2.DESCRIPTOR.services_by_name['AdapterStoreService'].full_name}"
 _PLACEMENTS = f"/{placement_pb2.DESCRIPTOR.services_by_name['PlacementService'].full_name}"
+_SCALER = f"/{externalscaler_pb2.DESCRIPTOR.services_by_name['ExternalScaler'].full_name}"
 
 
 def stream_limits(settings: StoreSettings) -> tuple[StreamLimit, ...]:
@@ -23,7 +25,9 @@ def stream_limits(settings: StoreSettings) -> tuple[StreamLimit, ...]:
         StreamLimit("max_read_streams", settings.max_read_streams, (f"{_BLOBS}/ReadBlob",)),
         StreamLimit("max_uploads", settings.max_uploads, (f"{_BLOBS}/WriteBlob", f"{_CATALOG}/PublishVersion")),
         StreamLimit(
-            "max_watches", settings.max_watches, (f"{_CATALOG}/WatchAdapters", f"{_PLACEMENTS}/WatchPlacements")
+            "max_watches",
+            settings.max_watches,
+            (f"{_CATALOG}/WatchAdapters", f"{_PLACEMENTS}/WatchPlacements", f"{_SCALER}/StreamIsActive"),
         ),
         StreamLimit(
             "max_compiled_code_streams",

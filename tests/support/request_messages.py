@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor, ServiceDescriptor
 
-import hotslot.pb.hotslot as generated
+import hotslot.pb as generated
 
 _WIRE_TYPES = {
     FieldDescriptor.TYPE_DOUBLE: (1, bytes(8)),

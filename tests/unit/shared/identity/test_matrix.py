@@ -39,7 +39,8 @@ MAY = {
     "read": """AdapterStoreService GetAdapter ListAdapters ListVersions ResolveAdapter GetAdapterPolicy
         ListAdapterPolicies GetQuota GetStoreStatus WatchAdapters ListBaseModels ListShares ListSharedAdapters;
         BlobService ReadBlob; PlacementService PickWorkers
-        ListWorkers ListPlacements WatchPlacements; InferenceService GetModelInfo; AdapterControlService ListAdapters
+        ListWorkers ListPlacements WatchPlacements; ExternalScaler IsActive StreamIsActive GetMetricSpec GetMetrics;
+        InferenceService GetModelInfo; AdapterControlService ListAdapters
         GetWorkerStatus""",
     "use": """AdapterStoreService GetQuota; PlacementService PickWorkers ListWorkers; InferenceService Generate Complete
         CountTokens Detokenize GetModelInfo; AdapterControlService LoadAdapter""",
@@ -55,13 +56,16 @@ MAY = {
         IssueEpoch ListPinnedVersions ReadCompiledCode WriteCompiledCode; InferenceService Generate""",
     "gateway": "PlacementService ListWorkers; InferenceService GetModelInfo",
     "operator": """AdapterStoreService GetStoreStatus RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
-        AddBaseModelAlias; PlacementService ListWorkers; InferenceService GetModelInfo; AdapterControlService
+        AddBaseModelAlias; PlacementService ListWorkers;
+        ExternalScaler IsActive StreamIsActive GetMetricSpec GetMetrics;
+        InferenceService GetModelInfo; AdapterControlService
         DrainWorker UndrainWorker GetWorkerStatus""",
 }
 MAY = {scope: f"{text}; AdapterStoreService GetCaller" for scope, text in MAY.items()}
 OF_NO_TENANT = """AdapterStoreService GetCaller GetStoreStatus; AdapterStoreService ListPinnedVersions
     RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
     AddBaseModelAlias IssueEpoch; FleetService IssueEpoch ListPinnedVersions; PlacementService ListWorkers;
+    ExternalScaler IsActive StreamIsActive GetMetricSpec GetMetrics;
     InferenceService GetModelInfo; AdapterControlService DrainWorker UndrainWorker GetWorkerStatus"""
 
 
