@@ -49,7 +49,7 @@ async def running_gateway(settings: GatewaySettings) -> AsyncIterator[RunningGat
     check_listener(settings.gateway_listen, settings.gateway_transport)
     for endpoint in filter(None, (settings.store, settings.gateway_worker)):
         check_dialled(endpoint, uses_tls=security.uses_tls, insecure=settings.insecure)
-    calls, sidecar = ClientCalls(), SidecarMetrics(settings.gateway_worker_metrics)
+    calls, sidecar = ClientCalls(), SidecarMetrics(settings.gateway_worker_metrics, security)
     deployment = Deployment(settings.store, settings.gateway_worker, security, calls, charges=settings.limits_rates)
     sources: list[Readings] = [calls.readings, sidecar.readings]
     try:

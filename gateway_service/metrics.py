@@ -1,11 +1,14 @@
 """Metrics of the gateway: its HTTP requests and, as a sidecar, what its worker tells."""
 
+import ssl
 from collections.abc import Iterator, Mapping
 
 import httpx2
 import structlog
 from starlette.types import Scope
 
+from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
+from hotslot.rpc.tls_files import TlsFiles
 from shared.metrics.endpoint import PATH
 from shared.metrics.exposition import beside
 from shared.metrics.numbers import OTHER, Measured, Spreads, Tally
@@ -48,19 +51,29 @@ class HttpNumbers:
 class SidecarMetrics:
     """Metrics of the worker beside the gateway, asked for at each scrape. Belongs to one event loop."""
 
-    def __init__(self, worker: str) -> None:
-        """`worker` is the address of its metrics; empty where there is none."""
-        self._url = f"http://{worker}{PATH}" if worker else ""
+    def __init__(self, worker: str, security: ChannelSecurity = NO_SECURITY) -> None:
+        """`worker` is the address of its metrics; empty where there is none.
+
+        Where calls to the worker use TLS, so do these: a worker has one certificate for all of its ports. Raises
+        InvalidRequestError for files that cannot be used.
+        """
+        self._url = f"{'https' if security.uses_tls else 'http'}://{worker}{PATH}" if worker else ""
         self._scrapes = Tally("hotslot_worker_scrapes_total", [("ok",), ("failed",)])
-        # No proxy of the environment comes between the parts of one pod.
-        self._client = httpx2.AsyncClient(timeout=WORKER_TIMEOUT_S, trust_env=False)
+        self._files = TlsFiles(security.tls_paths) if worker and security.uses_tls else None
+        # The name in the worker's certificate, which is dialled by another one beside it.
+        self._extensions = {"sni_hostname": security.worker_name} if security.worker_name else {}
+        self._security = security
+        self._client = self._opened()
 
     async def with_worker(self, own: bytes) -> bytes:
         """The gateway's text with the worker's behind it, or alone where the worker does not answer."""
         if not self._url:
             return own
+        if self._files is not None and self._files.refresh():
+            before, self._client = self._client, self._opened()
+            await before.aclose()
         try:
-            response = await self._client.get(self._url)
+            response = await self._client.get(self._url, extensions=self._extensions)
             response.raise_for_status()
         except httpx2.HTTPError as exc:
             log.warning("worker_not_scraped", address=self._url, why=str(exc) or type(exc).__name__)
@@ -76,3 +89,12 @@ class SidecarMetrics:
     async def close(self) -> None:
         """Close the connection."""
         await self._client.aclose()
+
+    def _opened(self) -> httpx2.AsyncClient:
+        context: ssl.SSLContext | bool = True
+        if self._files is not None:
+            context = ssl.create_default_context(cafile=self._security.ca_file)
+            if (cert_file := self._security.cert_file) is not None:
+                context.load_cert_chain(cert_file, self._security.key_file)
+        # No proxy of the environment comes between the parts of one pod.
+        return httpx2.AsyncClient(timeout=WORKER_TIMEOUT_S, trust_env=False, verify=context)

@@ -81,7 +81,8 @@ class GatewaySettings(CallerTransport, AuditSettings, QuotaSettings, Observed):
     """Serve /metrics beside the API, without an API key, as pickers of workers expect it. What it tells is that of
     metrics_listen: names of the adapters of all tenants."""
     gateway_worker_metrics: OptionalAddress = ""
-    """host:port of metrics_listen of the worker beside the gateway, whose metrics are told with the gateway's own."""
+    """host:port of metrics_listen of the worker beside the gateway, whose metrics are told with the gateway's own; by
+    TLS where calls to the worker use it, with tls_worker_name."""
     gateway_ui: bool = True
     """Serve /ui, a page that shows workers and adapters as they are now and tries prompts. Its files are for all, all
     else is asked for with the caller's API key."""
