@@ -139,6 +139,7 @@ lint-protos: $(INSTALLED)
 
 lint-manifests: $(INSTALLED)
 	$(BIN)/python -m deploy.check_manifests
+	$(BIN)/python -m deploy.prometheus_rule --check
 
 lint-docs: $(INSTALLED)
 	$(BIN)/python -m tools.docs --check
@@ -172,6 +173,10 @@ protos: $(INSTALLED) ## Generate hotslot/pb from protos/
 .PHONY: docs
 docs: $(INSTALLED) ## Build the documentation into build/docs/html; warnings are errors
 	$(BIN)/python -m tools.docs
+
+.PHONY: chart
+chart: $(INSTALLED) ## Make the Helm chart from deploy/kubernetes, in build/chart/hotslot
+	$(BIN)/python -m deploy.chart
 
 .PHONY: compose-test
 compose-test: $(INSTALLED) model ## Build the images, bring up the compose file, push, generate, tear down

@@ -33,7 +33,9 @@ def names_in(path: str) -> set[str]:
         ("docker-compose.yml", STORE | WORKER | GATEWAY | {"HOTSLOT_TAG"}),
         ("deploy/kubernetes/base/kustomization.yaml", STORE | WORKER | GATEWAY),
         ("deploy/kubernetes/base/worker.yaml", WORKER),
-        ("deploy/kubernetes/overlays/gpu/kustomization.yaml", WORKER),
+        ("deploy/kubernetes/components/gpu/kustomization.yaml", WORKER),
+        ("deploy/kubernetes/components/inference-pool/kustomization.yaml", GATEWAY),
+        ("deploy/kubernetes/components/several-stores/kustomization.yaml", STORE),
     ],
 )
 def test_a_deployment_sets_only_settings_that_exist(path: str, known: set[str]) -> None:

@@ -1,17 +1,41 @@
 """Manifests give each pod what it needs and no more: flows, accounts, rights, secrets by their names."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from deploy.check_manifests import SECRETS, WORKLOADS, KubernetesObject, build, reference_problems
+from deploy import prometheus_rule
+from deploy.check_manifests import (
+    SECRETS,
+    WORKLOADS,
+    KubernetesObject,
+    build,
+    kustomizations,
+    reference_problems,
+    schema_problems,
+)
+from deploy.custom_resources import schemas
+from gateway_service.settings import GatewaySettings
 from hotslot.redis_url import check_redis_url
+from shared.coordination.rights import acl_rule
+from shared.metrics.table import TABLE
+from shared.server.grpc_server import AGE_SPREAD, GOODBYE_S
+from shared.settings import ENV_PREFIX, Settings
+from store_service.settings import StoreSettings
+from worker_service.settings import WorkerSettings
 
-KUBERNETES = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-OVERLAYS = sorted(file.parent for file in KUBERNETES.rglob("kustomization.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+OVERLAYS = kustomizations()
 SERVICES = {"hotslot-store": 7400, "hotslot-worker": 7500, "hotslot-gateway": 7600}
+METRICS_PORT = 9400
+EXACT_TAG = re.compile(r"^[a-z0-9./-]+(:\d+\.\d+\.\d+(-[a-z]+)?|@sha256:[0-9a-f]{64})$")
 CLIENT = {"hotslot.dev/client": "true"}
 FLOWS = {
     ("in", "hotslot-store", "hotslot-worker", 7400), ("in", "hotslot-store", "hotslot-gateway", 7400),
@@ -26,11 +50,36 @@ FLOWS = {
     ("out", "hotslot", "kube-dns", 53),
 }  # fmt: skip
 """Every flow that is needed, by direction, pod, peer and port."""
+FLOWS_OF = {
+    "redis": {("in", "redis", "hotslot-store", 6379), ("in", "redis", "hotslot-worker", 6379)},
+    "several-stores": {
+        ("out", "hotslot-store", "catalog", 5432),
+        ("out", "hotslot-store", "objects", 8333), ("out", "hotslot-store", "objects", 9000),
+    },
+    "keda": {("in", "hotslot-store", "keda-operator", 7400)},
+    "inference-pool": {("in", "hotslot-worker", "client", 7600)},
+    "monitoring": {("in", name, "prometheus", METRICS_PORT) for name in SERVICES},
+}  # fmt: skip
+"""Flows that a component adds."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An overlay."""
+
+    components: frozenset[str]
+    objects: list[KubernetesObject]
 
 
 @pytest.fixture(scope="module", params=OVERLAYS, ids=lambda folder: folder.name)
-def objects(request: pytest.FixtureRequest) -> list[KubernetesObject]:
-    return build(request.param)
+def overlay(request: pytest.FixtureRequest) -> Built:
+    kustomization = yaml.safe_load((request.param / "kustomization.yaml").read_text(encoding="utf-8"))
+    return Built(frozenset(Path(name).name for name in kustomization.get("components", ())), build(request.param))
+
+
+@pytest.fixture
+def objects(overlay: Built) -> list[KubernetesObject]:
+    return overlay.objects
 
 
 def of_kind(objects: list[KubernetesObject], *kinds: str) -> list[KubernetesObject]:
@@ -44,14 +93,15 @@ def pods(objects: list[KubernetesObject]) -> dict[str, KubernetesObject]:
 
 def flows(policy: KubernetesObject) -> Iterator[tuple[str, str, str, int]]:
     spec = policy["spec"]
-    labels = spec["podSelector"]["matchLabels"]
-    owner = labels.get("app.kubernetes.io/name", labels.get("app.kubernetes.io/part-of"))
+    labels = spec["podSelector"].get("matchLabels", {})
+    (several,) = [e["values"] for e in spec["podSelector"].get("matchExpressions", ())] or [None]
+    owners = several or [labels.get("app.kubernetes.io/name", labels.get("app.kubernetes.io/part-of"))]
     for direction, rules, ends in (("in", "ingress", "from"), ("out", "egress", "to")):
         for rule in spec.get(rules, ()):
             assert rule[ends], "a rule without a peer lets everything through"
             for peer in rule[ends]:
                 for port in rule["ports"]:
-                    yield direction, owner, peer_name(peer), port["port"]
+                    yield from ((direction, owner, peer_name(peer), port["port"]) for owner in owners)
 
 
 def peer_name(peer: dict[str, Any]) -> str:
@@ -61,12 +111,28 @@ def peer_name(peer: dict[str, Any]) -> str:
     labels = peer["podSelector"]["matchLabels"]
     if labels == CLIENT:
         return "client"
-    return str(labels.get("app.kubernetes.io/name", labels.get("k8s-app")))
+    return str(labels.get("app.kubernetes.io/name", labels.get("k8s-app", labels.get("hotslot.dev/serves"))))
 
 
-def test_nothing_is_let_through_but_what_is_needed(objects: list[KubernetesObject]) -> None:
+def containers(template: KubernetesObject) -> list[KubernetesObject]:
+    return [*template["spec"]["containers"], *template["spec"].get("initContainers", ())]
+
+
+def settings_by_name(objects: list[KubernetesObject]) -> dict[str, dict[str, str]]:
+    """Settings in ConfigMaps, by the names without the digest of their content."""
+    maps = {each["metadata"]["name"]: each["data"] for each in of_kind(objects, "ConfigMap")}
+    return {name.rsplit("-", 1)[0]: data for name, data in maps.items() if any(key.isupper() for key in data)}
+
+
+def test_an_overlay_fits_kubernetes_and_itself(objects: list[KubernetesObject]) -> None:
+    assert [*schema_problems(objects), *reference_problems(objects)] == []
+
+
+def test_nothing_is_let_through_but_what_is_needed(overlay: Built) -> None:
+    objects = overlay.objects
     policies = of_kind(objects, "NetworkPolicy")
-    assert {flow for policy in policies for flow in flows(policy)} == FLOWS
+    needed = FLOWS.union(*(FLOWS_OF.get(component, set()) for component in overlay.components))
+    assert {flow for policy in policies for flow in flows(policy)} == needed
     (denies,) = [policy for policy in policies if set(policy["spec"]) == {"podSelector", "policyTypes"}]
     assert sorted(denies["spec"]["policyTypes"]) == ["Egress", "Ingress"]
     denied = denies["spec"]["podSelector"]["matchLabels"].items()
@@ -75,7 +141,7 @@ def test_nothing_is_let_through_but_what_is_needed(objects: list[KubernetesObjec
         assert denied <= labels.items(), f"{name} is not denied anything"
         assert labels["app.kubernetes.io/name"] == name
         opened = {port["containerPort"] for c in template["spec"]["containers"] for port in c["ports"]}
-        assert {port for direction, pod, _, port in FLOWS if (direction, pod) == ("in", name)} <= opened
+        assert {port for direction, pod, _, port in needed if (direction, pod) == ("in", name)} <= opened
 
 
 def test_each_service_has_an_account_of_its_own_without_a_token(objects: list[KubernetesObject]) -> None:
@@ -92,50 +158,189 @@ def test_pods_have_no_rights(objects: list[KubernetesObject]) -> None:
         assert spec["securityContext"]["runAsNonRoot"]
         assert spec["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
         assert not any(spec.get(each) for each in ("hostNetwork", "hostPID", "hostIPC"))
-        for container in (*spec["containers"], *spec.get("initContainers", ())):
+        assert spec["securityContext"]["runAsUser"] >= 1000
+        for container in containers(template):
             context = container["securityContext"]
+            assert not context.get("privileged")
             assert context["readOnlyRootFilesystem"]
             assert not context["allowPrivilegeEscalation"]
             assert context["capabilities"] == {"drop": ["ALL"]}
             assert container["resources"]["limits"]["memory"]
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert container["resources"]["limits"].keys() <= {"memory", "nvidia.com/gpu"}, (
+                "no throttling of processors"
+            )
+
+
+def test_settings_are_ones_that_the_service_reads_and_takes(objects: list[KubernetesObject]) -> None:
+    kinds: dict[str, type[Settings]] = {
+        "hotslot-store": StoreSettings, "hotslot-worker": WorkerSettings,
+        "hotslot-gateway": GatewaySettings, "hotslot-sidecar": GatewaySettings,
+    }  # fmt: skip
+    for name, data in settings_by_name(objects).items():
+        chosen = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()}
+        # A settings class refuses names that it does not know.
+        kinds[name](**chosen)
+
+
+def test_an_image_is_an_exact_release(objects: list[KubernetesObject]) -> None:
+    release = version("hotslot")
+    for template in pods(objects).values():
+        for container in containers(template):
+            assert EXACT_TAG.fullmatch(container["image"]), container["image"]
+            if container["image"].startswith("hotslot-"):
+                assert container["image"].partition(":")[2].removesuffix("-cuda") == release
+
+
+def test_every_container_is_probed(objects: list[KubernetesObject]) -> None:
+    for template in pods(objects).values():
+        for container in template["spec"]["containers"]:
+            assert {"startupProbe", "livenessProbe", "readinessProbe"} <= container.keys()
+
+
+def test_pods_of_many_are_spread_over_zones_and_machines(objects: list[KubernetesObject]) -> None:
+    for name, template in pods(objects).items():
+        if name in SERVICES:
+            spreads = template["spec"]["topologySpreadConstraints"]
+            keys = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+            assert [each["topologyKey"] for each in spreads] == keys
+            for each in spreads:
+                assert each["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+
+
+def test_pods_have_the_time_that_their_settings_take_to_end(objects: list[KubernetesObject]) -> None:
+    settings = settings_by_name(objects)
+    defaults = {"hotslot-store": StoreSettings().grace_s, "hotslot-gateway": GatewaySettings().grace_s}
+    for name, template in pods(objects).items():
+        if name not in SERVICES:
+            continue
+        (container, *_) = template["spec"]["containers"]
+        stop_s = float(container["lifecycle"]["preStop"]["sleep"]["seconds"])
+        age_s = float(settings[name].get("HOTSLOT_MAX_CONNECTION_AGE_S", 0))
+        drain_s = AGE_SPREAD * age_s + GOODBYE_S if age_s else 0.0
+        grace_s = float(
+            settings[name].get("HOTSLOT_DRAIN_GRACE_S", settings[name].get("HOTSLOT_GRACE_S", defaults.get(name, 0)))
+        )
+        assert grace_s
+        assert stop_s + drain_s + grace_s + 1 <= template["spec"]["terminationGracePeriodSeconds"], name
+
+
+def test_the_number_of_pods_is_its_autoscalers_where_there_is_one(objects: list[KubernetesObject]) -> None:
+    scalers = of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject")
+    scaled = [each["spec"]["scaleTargetRef"]["name"] for each in scalers]
+    assert len(scaled) == len(set(scaled))
+    for workload in of_kind(objects, *WORKLOADS):
+        assert ("replicas" in workload["spec"]) == (workload["metadata"]["name"] not in scaled)
 
 
 def test_every_service_has_a_disruption_budget(objects: list[KubernetesObject]) -> None:
     budgets = [each["spec"]["selector"]["matchLabels"] for each in of_kind(objects, "PodDisruptionBudget")]
-    assert {budget["app.kubernetes.io/name"] for budget in budgets} == set(pods(objects)) == set(SERVICES)
+    assert {budget["app.kubernetes.io/name"] for budget in budgets} == set(pods(objects)) >= set(SERVICES)
 
 
 def test_connections_are_encrypted_and_secrets_are_no_part_of_manifests(objects: list[KubernetesObject]) -> None:
     assert of_kind(objects, "Secret") == []
-    settings = {each["metadata"]["name"].rsplit("-", 1)[0]: each["data"] for each in of_kind(objects, "ConfigMap")}
+    settings = settings_by_name(objects)
     for name, data in settings.items():
-        assert "HOTSLOT_INSECURE" not in data
+        # A gateway beside a worker listens in plaintext for the proxies of a pool; its calls go by TLS.
+        assert ("HOTSLOT_INSECURE" in data) == (name == "hotslot-sidecar")
         assert data["HOTSLOT_PRINCIPALS_FILE"]
         assert data["HOTSLOT_TLS_CERT_FILE"]
-        if name != "hotslot-gateway":
+        if name in ("hotslot-store", "hotslot-worker"):
             assert data["HOTSLOT_TLS_CLIENT_CA_FILE"]
             assert data["HOTSLOT_POOL_SECRET_FILE"]
             check_redis_url(data["HOTSLOT_REDIS_URL"])
             scheme, _, rest = data["HOTSLOT_REDIS_URL"].partition("://")
             assert (scheme, ":" in rest.partition("@")[0]) == ("rediss", False), "the password is a file's"
+        assert not [key for key in data if key.endswith(("_TOKEN", "_PASSWORD", "CATALOG_URL"))]
     for name, template in pods(objects).items():
-        mounts = {mount["mountPath"] for c in template["spec"]["containers"] for mount in c["volumeMounts"]}
-        files = [value for key, value in settings[name].items() if key.endswith("_FILE")]
-        assert all(str(Path(file).parent) in mounts for file in files), name
-        secrets = {v["secret"]["secretName"] for v in template["spec"]["volumes"] if "secret" in v}
-        assert secrets <= SECRETS
-        assert secrets & {f"{other}-tls" for other in SERVICES} == {f"{name}-tls"}, "only its own key"
+        mounted = {
+            volume["name"]: volume["secret"]["secretName"]
+            for volume in template["spec"]["volumes"]
+            if "secret" in volume
+        }
+        assert set(mounted.values()) <= SECRETS
+        for container in containers(template):
+            mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            sources = [
+                source["configMapRef"]["name"] for source in container.get("envFrom", ()) if "configMapRef" in source
+            ]
+            files = [
+                value
+                for source in sources
+                for key, value in settings[source.rsplit("-", 1)[0]].items()
+                if key.endswith("_FILE")
+            ]
+            assert all(str(Path(file).parent) in mounts for file in files), name
+            keys = {mounted[volume] for volume in mounts.values() if mounted.get(volume, "").endswith("-tls")}
+            own = "hotslot-gateway" if container["name"] == "gateway" else f"hotslot-{name.removeprefix('hotslot-')}"
+            assert keys == {f"{own}-tls"}, "only its own key"
 
 
 def test_probes_ask_the_port_that_needs_no_certificate(objects: list[KubernetesObject]) -> None:
     for name, template in pods(objects).items():
-        (container,) = template["spec"]["containers"]
-        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-            asked = container[probe]
-            if name == "hotslot-gateway":
-                assert asked["httpGet"]["scheme"] == "HTTPS"
-            else:
-                assert asked["grpc"]["port"] == SERVICES[name] + 1
+        for container in template["spec"]["containers"]:
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                asked = container[probe]
+                if name == "hotslot-gateway":
+                    assert asked["httpGet"]["scheme"] == "HTTPS"
+                elif container["name"] in ("store", "worker"):
+                    assert asked["grpc"]["port"] == SERVICES[name] + 1
+                else:
+                    assert asked.keys() & {"httpGet", "exec"}
+
+
+def test_metrics_are_served_by_every_service_and_scraped_by_its_own_name(overlay: Built) -> None:
+    settings = settings_by_name(overlay.objects)
+    assert {settings[name]["HOTSLOT_METRICS_LISTEN"] for name in SERVICES} == {f"[::]:{METRICS_PORT}"}
+    monitors = {each["metadata"]["name"]: each["spec"] for each in of_kind(overlay.objects, "PodMonitor")}
+    assert set(monitors) == (set(SERVICES) if "monitoring" in overlay.components else set())
+    for name, spec in monitors.items():
+        assert spec["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+        (endpoint,) = spec["podMetricsEndpoints"]
+        template = pods(overlay.objects)[name]
+        ports = {port["name"]: port["containerPort"] for c in template["spec"]["containers"] for port in c["ports"]}
+        assert ports[endpoint["port"]] == METRICS_PORT
+        assert (endpoint["scheme"], endpoint["tlsConfig"]["serverName"]) == ("https", name.removeprefix("hotslot-"))
+        # The alerts are for a job called hotslot.
+        assert template["metadata"]["labels"][spec["jobLabel"]] == "hotslot"
+
+
+def test_alerts_and_dashboards_are_those_of_their_folders() -> None:
+    objects = build(KUBERNETES / "overlays" / "monitoring")
+    assert prometheus_rule.OUTPUT.read_text(encoding="utf-8") == prometheus_rule.prometheus_rule(), (
+        "run python -m deploy.prometheus_rule"
+    )
+    (rule,) = of_kind(objects, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(prometheus_rule.RULES.read_text(encoding="utf-8"))
+    maps = [each for each in of_kind(objects, "ConfigMap") if "grafana_dashboard" in each["metadata"].get("labels", {})]
+    dashboards = {name: text for each in maps for name, text in each["data"].items()}
+    assert dashboards == {p.name: p.read_text(encoding="utf-8") for p in (ROOT / "deploy" / "grafana").glob("*.json")}
+
+
+def test_metrics_that_autoscalers_ask_for_are_made_of_metrics_that_there_are() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "adapter-rules.yaml").read_text(encoding="utf-8"))[
+        "custom"
+    ]
+    objects = build(KUBERNETES / "overlays" / "autoscalers")
+    asked = {
+        metric["pods"]["metric"]["name"]
+        for scaler in of_kind(objects, "HorizontalPodAutoscaler")
+        for metric in scaler["spec"]["metrics"]
+        if metric["type"] == "Pods"
+    }
+    assert asked == {rule["name"]["as"] for rule in rules}
+    used = {name for rule in rules for name in re.findall(r"\bhotslot_\w+", rule["metricsQuery"] + rule["seriesQuery"])}
+    assert used - asked <= TABLE.keys()
+
+
+def test_the_redis_of_a_demo_gives_the_rights_that_are_needed_and_no_more() -> None:
+    objects = build(KUBERNETES / "overlays" / "cpu-demo")
+    (container,) = pods(objects)["redis"]["spec"]["containers"]
+    assert f'user hotslot on #$hash {acl_rule()}"' in container["command"][-1]
+    (config,) = [each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"] == "redis"]
+    assert "user default off" in config["data"]["valkey.conf"]
+    assert "port 0" in config["data"]["valkey.conf"].splitlines()
 
 
 def test_certificates_fill_the_secrets_that_pods_mount() -> None:
@@ -149,6 +354,15 @@ def test_certificates_fill_the_secrets_that_pods_mount() -> None:
         assert {"server auth", "client auth"} <= set(spec["usages"])
     authorities = {each["spec"].get("ca", {}).get("secretName") for each in of_kind(objects, "Issuer")}
     assert authorities <= {None, *certificates}
+
+
+def test_a_mistyped_field_of_a_custom_resource_is_found() -> None:
+    objects = build(KUBERNETES / "overlays" / "production")
+    assert {f"{each['apiVersion']}/{each['kind']}" for each in objects} & schemas().keys()
+    (scaled,) = of_kind(objects, "ScaledObject")
+    scaled["spec"]["maxReplicas"] = scaled["spec"].pop("maxReplicaCount")
+    (problem,) = list(schema_problems(objects))
+    assert "maxReplicas" in problem
 
 
 def test_a_secret_that_no_operator_is_told_of_is_found() -> None:
