@@ -124,7 +124,7 @@ lint-imports: $(INSTALLED)
 
 lint-dependencies: $(INSTALLED)
 	$(BIN)/deptry hotslot
-	$(BIN)/deptry shared gateway_service store_service worker_service --config $(SERVICES)/pyproject.toml
+	$(BIN)/deptry shared controller_service gateway_service store_service worker_service --config $(SERVICES)/pyproject.toml
 	$(BIN)/python -m tools.unused
 
 lint-supply: $(INSTALLED)

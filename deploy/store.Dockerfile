@@ -1,4 +1,5 @@
-# The adapter store, and the gateway as `python -m gateway_service`: no torch, no GPU. From the repository's root:
+# The adapter store, the gateway as `python -m gateway_service` and the controller as `python -m controller_service`: no
+# torch, no GPU. From the repository's root:
 #   docker build -f deploy/store.Dockerfile -t hotslot-store .
 # Pin the base by its digest for a release: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -20,6 +21,7 @@ COPY shared shared
 RUN mkdir worker_service
 COPY store_service store_service
 COPY gateway_service gateway_service
+COPY controller_service controller_service
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/wheels . \
         ./distributions/services \
     && /opt/hotslot/bin/pip install --no-cache-dir --no-index --no-deps /src/wheels/*.whl \

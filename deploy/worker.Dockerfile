@@ -27,7 +27,7 @@ COPY pyproject.toml LICENSE ./
 COPY distributions distributions
 COPY hotslot hotslot
 COPY shared shared
-RUN mkdir store_service gateway_service
+RUN mkdir store_service gateway_service controller_service
 COPY worker_service worker_service
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /src/own . \
         ./distributions/services \

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 import structlog
 
 from hotslot.ids import parse_tenant
-from hotslot.pb.externalscaler import externalscaler_pb2, externalscaler_pb2_grpc
-from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from hotslot.pb.hotslot.store.v1 import (
     adapter_store_pb2,
     adapter_store_pb2_grpc,
@@ -55,19 +53,15 @@ from store_service.imports.importer import Importer, ImportOptions
 from store_service.metrics import served_metrics
 from store_service.opening import Data, locked, open_data
 from store_service.placement.access import tell_access
-from store_service.placement.catalog_resolver import CatalogResolver
 from store_service.placement.fleets import open_fleets
 from store_service.placement.holders import Holders
-from store_service.placement.scaling import RegisteredBases, Scaling
 from store_service.placement.serving import ServingAdvice
-from store_service.placement.unserved import UnservedPicks
 from store_service.pruner import Pruner
 from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
-from store_service.rpc.external_scaler_servicer import ExternalScalerServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
-from store_service.rpc.placement_servicer import PlacementServicer
+from store_service.rpc.placement_services import placement_services
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.rpc.server_options import server_options
@@ -248,15 +242,9 @@ def build_services(
         *fleet_services(fleet),
     ]
     if redis is not None and fleets is not None:
-        unserved = UnservedPicks()
-        placement = PlacementServicer(fleets, CatalogResolver(registry.catalog, execution.lookups), unserved)
-        execution.numbers.extend((placement.readings, redis.readings))
-        add_placement = placement_pb2_grpc.add_PlacementServiceServicer_to_server
-        services.append(service(placement_pb2, "PlacementService", add_placement, placement))
-        bases = RegisteredBases(registry.base_models, execution.lookups)
-        scaler = ExternalScalerServicer(Scaling(fleets, unserved, bases.digests_named))
-        add_scaler = externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server
-        services.append(service(externalscaler_pb2, "ExternalScaler", add_scaler, scaler))
+        placement, readings = placement_services(fleets, registry.catalog, registry.base_models, execution.lookups)
+        execution.numbers.extend((readings, redis.readings))
+        services += placement
     return services
 
 

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "client")
+PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "controller_service", "client")
 """Top-level packages that users run; `client` is where older trees have what `hotslot` holds."""
 BESIDE = ("deploy", "tools")
 """Packages whose class names and docstrings count with the product's."""
 GENERATED = "pb"
 LAYERS: Mapping[str, int] = {
-    "client": 0, "hotslot": 0, "shared": 1, "store_service": 2, "worker_service": 2, "gateway_service": 2
+    "client": 0, "hotslot": 0, "shared": 1, "store_service": 2, "worker_service": 2, "gateway_service": 2,
+    "controller_service": 2,
 }  # fmt: skip
 """An import may go to a lower layer or stay in its package."""
 QUESTION_WORDS = ("What", "Whether", "Who", "Whoever", "Whom", "Whose", "Where", "Of", "How", "Which", "Why", "When")

@@ -15,7 +15,7 @@ from pathlib import Path
 from vulture import Vulture
 
 ROOT = Path(__file__).resolve().parents[1]
-PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service")
+PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "controller_service")
 USERS = (*PRODUCT, "deploy", "protos", "tools")
 KINDS = ("class", "function", "method", "property")
 MIN_IMPLEMENTATIONS = 2

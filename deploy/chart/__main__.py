@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from deploy.chart.chart import NAME, Sources, files
+from deploy.chart.chart import NAME, ChartSources, files
 
 
 def main() -> int:
@@ -14,7 +14,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("build/chart"), help="by default build/chart")
     folder = parser.parse_args().folder / NAME
     shutil.rmtree(folder, ignore_errors=True)
-    for path, text in files(Sources.built()).items():
+    for path, text in files(ChartSources.built()).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
     print(folder)

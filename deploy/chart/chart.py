@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from deploy.chart.knobs import ABSENT, KNOBS, SWITCHES, Knob, KubernetesObject, value_at
+from deploy.chart.knobs import ABSENT, KNOBS, SWITCHES, Knob, value_at
 from deploy.chart.writing import HELPERS, as_yaml, image_of, key_of, put_value, schema_of, template_of, values_of
-from deploy.check_manifests import KUSTOMIZATIONS, build, kustomizations
+from deploy.check_manifests import KUSTOMIZATIONS, KubernetesObject, build, kustomizations
 
 NAME = "hotslot"
 HEAD = "# Made by `python -m deploy.chart` from deploy/kubernetes; never edited by hand.\n"
@@ -28,7 +28,7 @@ class InexpressibleError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class ChartSources:
     """Objects of the base and of each overlay, with ConfigMaps under their bare names."""
 
     base: list[KubernetesObject]
@@ -37,7 +37,7 @@ class Sources:
     """Objects that are not the base's, by the switch of the component that they are of."""
 
     @classmethod
-    def built(cls) -> "Sources":
+    def built(cls) -> "ChartSources":
         """Objects that kustomize makes of the files; raises InexpressibleError for those of no component."""
         folders = kustomizations()
         with ThreadPoolExecutor(2) as threads:
@@ -97,7 +97,7 @@ def _renamed(thing: Any, names: Mapping[str, str]) -> Any:
     return names.get(thing, thing) if isinstance(thing, str) else thing
 
 
-def overlay_values(sources: Sources, overlay: str) -> dict[str, Any]:
+def overlay_values(sources: ChartSources, overlay: str) -> dict[str, Any]:
     """The values that make the overlay of the chart: switches, and what is other than in the base."""
     objects = {key_of(manifest): manifest for manifest in sources.overlays[overlay]}
     added = sources.added
@@ -137,7 +137,7 @@ def _changed(here: Any, there: Any, knob: Knob) -> Any:
     return here
 
 
-def files(sources: Sources) -> dict[Path, str]:
+def files(sources: ChartSources) -> dict[Path, str]:
     """Every file of the chart, by its path inside."""
     added = sources.added
     values = values_of(
@@ -155,10 +155,8 @@ def files(sources: Sources) -> dict[Path, str]:
     }
     templates = {"base": "---\n".join(template_of(manifest) for manifest in sources.base)}
     templates |= {
-        switch: "---\n".join(template_of(manifest, switch) for manifest in its if not is_definition(manifest))
-        for switch, its in added.items()
+        switch: "---\n".join(template_of(manifest, switch) for manifest in its) for switch, its in added.items()
     }
-    definitions = [manifest for its in added.values() for manifest in its if is_definition(manifest)]
     found = {
         Path("Chart.yaml"): as_yaml(chart, HEAD),
         Path("values.yaml"): as_yaml(values, HEAD),
@@ -166,13 +164,7 @@ def files(sources: Sources) -> dict[Path, str]:
         Path("templates/_helpers.tpl"): HELPERS,
     }
     found |= {Path(f"templates/{name}.yaml"): text for name, text in templates.items()}
-    found |= {Path(f"crds/{m['metadata']['name']}.yaml"): as_yaml(m, HEAD) for m in definitions}
     found |= {
         Path(f"values/{overlay}.yaml"): as_yaml(overlay_values(sources, overlay), HEAD) for overlay in sources.overlays
     }
     return found
-
-
-def is_definition(manifest: KubernetesObject) -> bool:
-    """True for a CustomResourceDefinition, which Helm installs before everything else and leaves when it uninstalls."""
-    return bool(manifest["kind"] == "CustomResourceDefinition")

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-KubernetesObject = dict[str, Any]
+from deploy.check_manifests import KubernetesObject
+
 ABSENT = object()
 """In the place of a field that an object does not have."""
 
@@ -16,6 +17,7 @@ SWITCHES: Mapping[str, str] = {
     "autoscalers": "autoscalers",
     "inferencePool": "inference-pool",
     "monitoring": "monitoring",
+    "adapters": "adapters",
     "priorities": "priorities",
 }
 """Values that add a component's objects. What a component changes in others is a value of its own."""
@@ -65,6 +67,7 @@ def _knobs() -> Iterator[Knob]:
     volume = ("spec", "template", "spec", "volumes", "[cache]", "emptyDir", "sizeLimit")
     yield Knob("worker.cacheSize", "Deployment", "hotslot-worker", volume)
     yield from _pod("gateway", "Deployment", "hotslot-gateway", "gateway")
+    yield from _pod("controller", "Deployment", "hotslot-controller", "controller")
     scaled = ("keda.sh", "ScaledObject", "hotslot-worker")
     for field in ("minReplicaCount", "maxReplicaCount", "cooldownPeriod", "triggers"):
         yield Knob(f"keda.{field}", scaled[1], scaled[2], ("spec", field))

@@ -7,18 +7,17 @@ from typing import Any
 import helm_python
 import yaml
 
-from deploy.chart.knobs import KubernetesObject
 from deploy.chart.writing import key_of
+from deploy.check_manifests import KubernetesObject
 
 CHECKSUM = "checksum/settings"
 
 
 def rendered(chart: Path, values: Mapping[str, Any]) -> dict[tuple[str, str], KubernetesObject]:
-    """Objects by kind and name, definitions included; raises `helm_python.HelmError`, also for refused values."""
+    """Objects by kind and name; raises `helm_python.HelmError`, also for values that the schema refuses."""
     with helm_python.Chart.load(str(chart)) as loaded:
         texts = loaded.render(dict(values), name="hotslot", namespace="hotslot")
     files = [text for name, text in texts.items() if name.endswith(".yaml")]
-    files += [path.read_text(encoding="utf-8") for path in sorted((chart / "crds").glob("*.yaml"))]
     return {key_of(each): each for text in files for each in yaml.safe_load_all(text) if each}
 
 

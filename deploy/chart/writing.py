@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from deploy.chart.knobs import ABSENT, KNOBS, Knob, KubernetesObject, put, value_at
+from deploy.chart.knobs import ABSENT, KNOBS, Knob, put, value_at
+from deploy.check_manifests import KubernetesObject
 
 MARK = "HOTSLOT-KNOB-"
 """Text that no object has, in the place of a value until the object is text."""

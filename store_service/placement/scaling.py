@@ -19,7 +19,7 @@ from store_service.placement.unserved import UnservedPicks
 DEFAULT_ACTIVE_S = 300.0
 REPEAT_S = 20.0
 """Longest time between two answers of a watch, so that a side that went is noticed."""
-Metadata = Mapping[str, str]
+TriggerMetadata = Mapping[str, str]
 DigestNamed = Callable[[str, HasDeadline], Awaitable[Sequence[Digest]]]
 """Digests that a base model's name stands for in the catalog; none for a name that is not registered."""
 
@@ -33,7 +33,7 @@ class ScaledPool:
     active_s: float
 
 
-def scaled_pool_of(metadata: Metadata) -> ScaledPool:
+def scaled_pool_of(metadata: TriggerMetadata) -> ScaledPool:
     """Read a trigger's metadata, passing over what is not ours; raises InvalidRequestError with every problem."""
     problems = []
     base_model = metadata.get("baseModel", "").strip()
@@ -76,11 +76,11 @@ class Scaling:
         self._digests_named = digests_named
         self._clock = clock
 
-    def targets(self, metadata: Metadata) -> Mapping[Measure, float]:
+    def targets(self, metadata: TriggerMetadata) -> Mapping[Measure, float]:
         """The targets by measure, without those that are left out."""
         return scaled_pool_of(metadata).targets
 
-    async def measured(self, metadata: Metadata, measure: str) -> float:
+    async def measured(self, metadata: TriggerMetadata, measure: str) -> float:
         """A measure of the base model's workers now."""
         targets = self.targets(metadata)
         if measure not in targets:
@@ -94,7 +94,7 @@ class Scaling:
             total += pressure_of(Measure(measure), workers, num_busy)
         return total
 
-    async def is_wanted(self, metadata: Metadata, caller: HasDeadline) -> bool:
+    async def is_wanted(self, metadata: TriggerMetadata, caller: HasDeadline) -> bool:
         """True if a worker of the base model is busy, or one was lately asked for and not there."""
         scaled = scaled_pool_of(metadata)
         pools = await self._fleets.pools_named(scaled.base_model)
@@ -104,7 +104,7 @@ class Scaling:
         registered = await self._digests_named(scaled.base_model, caller)
         return self._unserved.age_s((scaled.base_model, *pools, *registered)) <= scaled.active_s
 
-    async def watch(self, metadata: Metadata, caller: HasDeadline) -> AsyncGenerator[bool, None]:
+    async def watch(self, metadata: TriggerMetadata, caller: HasDeadline) -> AsyncGenerator[bool, None]:
         """The same at once, with each change and every REPEAT_S; never ends."""
         said: bool | None = None
         said_at_s = -math.inf

@@ -8,7 +8,7 @@ import pytest
 
 from tests.architecture.test_layout import FILES, ROOT
 
-PRODUCT = ("hotslot", "shared", "gateway_service", "store_service", "worker_service", "deploy")
+PRODUCT = ("hotslot", "shared", "controller_service", "gateway_service", "store_service", "worker_service", "deploy")
 HOME = ROOT / "hotslot" / "rpc" / "channel.py"
 OPENERS = {"insecure_channel", "secure_channel", "intercept_channel", "experimental"}
 """Attributes of `grpc` and `grpc.aio`. The last one's functions open a channel for one call."""

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.chart.chart import InexpressibleError, Sources, added_by, files
-from deploy.chart.knobs import KNOBS, SWITCHES, KubernetesObject
+from deploy.chart.chart import ChartSources, InexpressibleError, added_by, files
+from deploy.chart.knobs import KNOBS, SWITCHES
 from deploy.chart.writing import image_of, key_of
-from deploy.check_manifests import kustomizations
+from deploy.check_manifests import KubernetesObject, kustomizations
 
 helm_python = pytest.importorskip(
     "helm_python", reason=f"Helm's library has no wheel for {sys.platform} on this processor"
@@ -21,16 +21,16 @@ OVERLAYS = [folder.name for folder in kustomizations()[1:]]
 
 
 @pytest.fixture(scope="module")
-def sources() -> Sources:
-    return Sources.built()
+def sources() -> ChartSources:
+    return ChartSources.built()
 
 
 @pytest.fixture(scope="module")
-def chart(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chart(sources: ChartSources, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(sources, tmp_path_factory.mktemp("chart"))
 
 
-def written(sources: Sources, folder: Path) -> Path:
+def written(sources: ChartSources, folder: Path) -> Path:
     for path, text in files(sources).items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
@@ -61,32 +61,32 @@ def differences(found: dict[tuple[str, str], KubernetesObject], expected: list[K
     return sorted([*missing, *more, *other])
 
 
-def test_the_chart_with_its_default_values_is_the_base(chart: Path, sources: Sources) -> None:
+def test_the_chart_with_its_default_values_is_the_base(chart: Path, sources: ChartSources) -> None:
     assert differences(rendered(chart), sources.base) == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_chart_with_an_overlays_values_is_the_overlay(chart: Path, sources: Sources, overlay: str) -> None:
+def test_the_chart_with_an_overlays_values_is_the_overlay(chart: Path, sources: ChartSources, overlay: str) -> None:
     assert values_of(chart, overlay), "an overlay that changes nothing"
     assert differences(rendered(chart, values_of(chart, overlay)), sources.overlays[overlay]) == []
 
 
-def test_a_change_for_which_the_chart_has_no_value_is_found(sources: Sources, tmp_path: Path) -> None:
+def test_a_change_for_which_the_chart_has_no_value_is_found(sources: ChartSources, tmp_path: Path) -> None:
     changed = copy.deepcopy(sources.overlays["gpu"])
     worker = next(m for m in changed if key_of(m) == ("Deployment", "hotslot-worker"))
     worker["spec"]["template"]["spec"]["hostNetwork"] = True
-    other = Sources(sources.base, {"gpu": changed}, sources.added)
+    other = ChartSources(sources.base, {"gpu": changed}, sources.added)
     found = rendered(written(other, tmp_path), values_of(written(other, tmp_path), "gpu"))
     assert any("hostNetwork" in line for line in differences(found, changed))
 
 
-def test_an_object_of_no_component_is_told(sources: Sources) -> None:
+def test_an_object_of_no_component_is_told(sources: ChartSources) -> None:
     stray = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "stray"}}
     with pytest.raises(InexpressibleError, match="stray"):
         added_by([sources.base, [*sources.base, stray]])
 
 
-def test_every_value_is_of_an_object_that_some_overlay_has(sources: Sources) -> None:
+def test_every_value_is_of_an_object_that_some_overlay_has(sources: ChartSources) -> None:
     known = {key_of(m) for m in sources.base} | {key_of(m) for its in sources.added.values() for m in its}
     assert [knob.value for knob in KNOBS if (knob.kind, knob.name) not in known] == []
     assert sorted(sources.added) == sorted(SWITCHES)

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("hotslot", "shared", "store_service", "worker_service", "gateway_service")
+PACKAGES = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "controller_service")
 THE_ONE = "hotslot/content_files.py"
 EXCEPTIONS = {
     "hotslot/clients/pulling.py": "a whole folder, written from a verified blob, moves into its place",

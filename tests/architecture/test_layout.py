@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "hotslot" / "pb"
-PRODUCT = ("hotslot", "shared", "gateway_service", "store_service", "worker_service")
+PRODUCT = ("hotslot", "shared", "controller_service", "gateway_service", "store_service", "worker_service")
 MAX_LINES = 300
 MAX_TEST_LINES = 450
 SHAPELESS_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "base_classes"}

@@ -7,9 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
+from controller_service.adapter_resource import WantedAdapter, WantedPolicy, wanted_of
+from controller_service.settings import ControllerSettings
 from deploy import prometheus_rule
 from deploy.check_manifests import (
     SECRETS,
@@ -35,6 +38,7 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = kustomizations()
 SERVICES = {"hotslot-store": 7400, "hotslot-worker": 7500, "hotslot-gateway": 7600}
 METRICS_PORT = 9400
+HEALTH_PORTS = {"store": 7401, "worker": 7501, "controller": 7701}
 EXACT_TAG = re.compile(r"^[a-z0-9./-]+(:\d+\.\d+\.\d+(-[a-z]+)?|@sha256:[0-9a-f]{64})$")
 CLIENT = {"hotslot.dev/client": "true"}
 FLOWS = {
@@ -59,6 +63,11 @@ FLOWS_OF = {
     "keda": {("in", "hotslot-store", "keda-operator", 7400)},
     "inference-pool": {("in", "hotslot-worker", "client", 7600)},
     "monitoring": {("in", name, "prometheus", METRICS_PORT) for name in SERVICES},
+    "adapters": {
+        ("in", "hotslot-store", "hotslot-controller", 7400), ("out", "hotslot-controller", "hotslot-store", 7400),
+        # The address of the Kubernetes API is the cluster's.
+        ("out", "hotslot-controller", "internet", 443), ("out", "hotslot-controller", "internet", 6443),
+    },
 }  # fmt: skip
 """Flows that a component adds."""
 
@@ -149,7 +158,34 @@ def test_each_service_has_an_account_of_its_own_without_a_token(objects: list[Ku
     used = [template["spec"]["serviceAccountName"] for template in pods(objects).values()]
     assert sorted(used) == sorted(set(used)) == sorted(accounts)
     assert not any(account["automountServiceAccountToken"] for account in accounts.values())
-    assert not any(template["spec"]["automountServiceAccountToken"] for template in pods(objects).values())
+    tokens = {name for name, template in pods(objects).items() if template["spec"]["automountServiceAccountToken"]}
+    assert tokens == pods(objects).keys() & {"hotslot-controller"}, "the one that calls the Kubernetes API"
+
+
+def test_the_controllers_rights_are_those_of_its_calls_in_its_own_namespace() -> None:
+    objects = build(KUBERNETES / "overlays" / "adapters")
+    assert of_kind(objects, "ClusterRole", "ClusterRoleBinding") == []
+    (role,) = of_kind(objects, "Role")
+    assert {(r["apiGroups"][0], r["resources"][0], *r["verbs"]) for r in role["rules"]} == {
+        ("hotslot.dev", "adapters", "list", "watch", "patch"),
+        ("hotslot.dev", "adapters/status", "patch"),
+    }
+    (binding,) = of_kind(objects, "RoleBinding")
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "hotslot-controller"}]
+
+
+def test_the_example_of_an_adapter_fits_its_definition_and_is_read() -> None:
+    example = yaml.safe_load((ROOT / "examples" / "kubernetes" / "adapter.yaml").read_text(encoding="utf-8"))
+    (definition,) = of_kind(build(KUBERNETES / "overlays" / "adapters"), "CustomResourceDefinition")
+    (kind,) = definition["spec"]["versions"]
+    schema = kind["schema"]["openAPIV3Schema"]
+    jsonschema.Draft202012Validator(schema).validate(example)
+    assert example["spec"].keys() <= schema["properties"]["spec"]["properties"].keys()
+    assert wanted_of(example).policy is not None
+    names = {field.alias or name for name, field in WantedAdapter.model_fields.items()}
+    assert schema["properties"]["spec"]["properties"].keys() == names
+    policy = schema["properties"]["spec"]["properties"]["policy"]["properties"]
+    assert policy.keys() == {field.alias or name for name, field in WantedPolicy.model_fields.items()}
 
 
 def test_pods_have_no_rights(objects: list[KubernetesObject]) -> None:
@@ -176,6 +212,7 @@ def test_settings_are_ones_that_the_service_reads_and_takes(objects: list[Kubern
     kinds: dict[str, type[Settings]] = {
         "hotslot-store": StoreSettings, "hotslot-worker": WorkerSettings,
         "hotslot-gateway": GatewaySettings, "hotslot-sidecar": GatewaySettings,
+        "hotslot-controller": ControllerSettings,
     }  # fmt: skip
     for name, data in settings_by_name(objects).items():
         chosen = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()}
@@ -244,8 +281,10 @@ def test_connections_are_encrypted_and_secrets_are_no_part_of_manifests(objects:
     for name, data in settings.items():
         # A gateway beside a worker listens in plaintext for the proxies of a pool; its calls go by TLS.
         assert ("HOTSLOT_INSECURE" in data) == (name == "hotslot-sidecar")
-        assert data["HOTSLOT_PRINCIPALS_FILE"]
         assert data["HOTSLOT_TLS_CERT_FILE"]
+        assert ("HOTSLOT_PRINCIPALS_FILE" in data) == (name != "hotslot-controller"), (
+            "known callers, where there are any"
+        )
         if name in ("hotslot-store", "hotslot-worker"):
             assert data["HOTSLOT_TLS_CLIENT_CA_FILE"]
             assert data["HOTSLOT_POOL_SECRET_FILE"]
@@ -284,8 +323,8 @@ def test_probes_ask_the_port_that_needs_no_certificate(objects: list[KubernetesO
                 asked = container[probe]
                 if name == "hotslot-gateway":
                     assert asked["httpGet"]["scheme"] == "HTTPS"
-                elif container["name"] in ("store", "worker"):
-                    assert asked["grpc"]["port"] == SERVICES[name] + 1
+                elif container["name"] in HEALTH_PORTS:
+                    assert asked["grpc"]["port"] == HEALTH_PORTS[container["name"]]
                 else:
                     assert asked.keys() & {"httpGet", "exec"}
 

@@ -11,6 +11,7 @@ from tests.unit.hotslot.rpc.test_rpc_status import EXAMPLES
 
 ROOT = Path(__file__).resolve().parents[2]
 SAID_BY_SERVERS = ("hotslot/errors", "hotslot/formats", "hotslot/codec", "hotslot/rpc", "shared", "gateway_service",
+                  "controller_service",
                    "store_service", "worker_service")  # fmt: skip
 COMMAND = re.compile(r"`hotslot |\bhotslot (?:up|ls|show|push|pull|rm|base|policy|workers|restore|backup|import)\b"
                      r"|(?:^|[\s(`'\"])--[a-z][a-z-]+")  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
-PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service")
+PRODUCT = ("hotslot", "shared", "store_service", "worker_service", "gateway_service", "controller_service")
 MAX_LINES = 200
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

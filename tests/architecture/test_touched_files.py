@@ -10,7 +10,7 @@ from tests.architecture.test_pages import named_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = "hotslot/pb/"
-PRODUCT = ("protos", "hotslot", "shared", "gateway_service", "store_service", "worker_service")
+PRODUCT = ("protos", "hotslot", "shared", "controller_service", "gateway_service", "store_service", "worker_service")
 
 PARAMETERS = ("top_k", "min_p", "frequency_penalty", "repetition_penalty")
 KIND = ("has_bias", "has_biases", "lora_bias")

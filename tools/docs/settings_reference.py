@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from controller_service.settings import ControllerSettings
 from gateway_service.settings import GatewaySettings, OptionalAddress
 from hotslot.clients.environment import TIMEOUT, USE_PROXY
 from shared.settings import ENV_PREFIX, AdvertisedAddress, DialledAddress, ListenAddress, SecretUrl, Settings, TextList
@@ -21,6 +22,7 @@ SERVICES: Mapping[str, type[Settings]] = {
     "store_service": StoreSettings,
     "worker_service": WorkerSettings,
     "gateway_service": GatewaySettings,
+    "controller_service": ControllerSettings,
 }
 UNITS: Mapping[str, str] = {
     "_bytes_per_s": "bytes a second",

@@ -63,7 +63,7 @@ def test_the_client_has_one_package_with_types(client_wheel: Path) -> None:
 
 def test_the_services_are_a_wheel_of_their_own(wheels: Path) -> None:
     (wheel,) = wheels.glob("hotslot_services-*.whl")
-    packages = {"shared", "gateway_service", "store_service", "worker_service"}
+    packages = {"shared", "controller_service", "gateway_service", "store_service", "worker_service"}
     assert top_level(wheel) == {*packages, f"{wheel.name.rsplit('-', 3)[0]}.dist-info"}
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -84,7 +84,7 @@ def test_an_editable_install_runs_the_code_of_the_tree(tmp_path: Path) -> None:
     subprocess.run([*pip, *target], cwd=ROOT, check=True)
     assert {path.name for path in site_packages.iterdir() if path.is_dir()} & {"hotslot", "shared"} == set()
     code = "import importlib.util as u, sys; print(*(u.find_spec(name).origin for name in sys.argv[1:]), sep='\\n')"
-    packages = ["hotslot", "shared", "gateway_service", "store_service", "worker_service"]
+    packages = ["hotslot", "shared", "controller_service", "gateway_service", "store_service", "worker_service"]
     done = subprocess.run(
         [str(tmp_path / "bin" / "python"), "-c", code, *packages],
         cwd=tmp_path, env={}, capture_output=True, text=True, check=False,

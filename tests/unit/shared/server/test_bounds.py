@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hotslot.errors import InvalidRequestError
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2
-from shared.server.bounds import BOUNDS, GROUPS, MAX_STRAYS, as_markdown
+from shared.server.bounds import BOUNDS, GROUPS, MAX_STRAYS
+from shared.server.bounds_page import as_markdown
 from shared.server.wire_definitions import MAX_UNPACKED
 from shared.server.wire_scan import Refused, RequestDecoder, check_bounds, decoder_of
 from tests.support.request_messages import Place, class_of, methods, places, services, varint
@@ -63,7 +64,7 @@ def test_a_bound_says_what_its_field_needs() -> None:
 
 def test_the_page_about_bounds_is_current() -> None:
     page = Path(__file__).parents[4] / "docs" / "bounds.md"
-    assert page.read_text() == as_markdown(), "run python -m shared.server.bounds > docs/bounds.md"
+    assert page.read_text() == as_markdown(), "run python -m shared.server.bounds_page > docs/bounds.md"
 
 
 def test_a_server_does_not_start_with_a_field_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
