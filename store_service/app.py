@@ -49,7 +49,7 @@ from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.health_looks import store_health
-from store_service.imports.importer import Importer, ImportOptions
+from store_service.imports.importer import Importer
 from store_service.metrics import served_metrics
 from store_service.opening import Data, locked, open_data
 from store_service.placement.access import tell_access
@@ -158,19 +158,15 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     stack.callback(data.engine.dispose)
     stack.push_async_callback(offload, data.blobs.save_use_times)
     base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
-    published = PublishedBlobs(data.catalog, data.blobs)
+    published = PublishedBlobs(data.catalog, data.blobs, data.claims)
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes, limits=limits)
     signatures = SignatureRequirement(settings.signature_policy_file)
     signatures.open()
     registry = Registry(published, base_models, uploads, settings.admission_limits, signatures)
-    imports = ImportOptions(
-        max_imports=settings.max_imports,
-        linger_s=settings.import_linger_s,
-        refusal_ttl_s=settings.import_refusal_ttl_s,
-    )
-    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports, limits)
+    importer = Importer(registry, settings.data_dir / "imports", execution.admission, settings.import_options, limits)
     stack.push_async_callback(importer.close)
-    collector = Collector(published, uploads, data.ledger, data.ownership, settings.collection_options)
+    collection = settings.collection_options
+    collector = Collector(published, uploads, data.ledger, data.ownership, collection, objects=data.objects)
     stack.push_async_callback(offload, collector.close)
     await _collect(collector, offload)
     sources = settings.sources.opened()
@@ -181,7 +177,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     execution.numbers.extend((registry.readings, importer.readings, recovery.opens.readings))
     policies = Policies(data.engine, execution.signal.notify)
     retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
-    pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership), offload)
+    pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership, data.objects), offload)
     return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner, limits)
 
 
@@ -293,5 +289,6 @@ async def run(settings: StoreSettings) -> None:
 
 async def _collect(collector: Collector, offload: Offload) -> None:
     collected = await offload(collector.run)
-    if collected.num_blobs or collected.num_uploads:
-        log.info("collected", num_blobs=collected.num_blobs, num_uploads=collected.num_uploads)
+    counts = {"num_blobs": collected.num_blobs, "num_objects": collected.num_objects}
+    if any(counts.values()) or collected.num_uploads:
+        log.info("collected", **counts, num_uploads=collected.num_uploads)

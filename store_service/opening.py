@@ -1,32 +1,36 @@
 """Opens a store's data: a catalog and the blobs that belong to it, or nothing at all."""
 
 import os
+import secrets
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import structlog
 from sqlalchemy import Engine, make_url
 
-from hotslot.content_files import make_directory
+from hotslot.content_files import make_directory, write_file
 from hotslot.errors import StoreUnavailableError
 from hotslot.file_lock import try_lock
 from hotslot.formats.file_names import CATALOG_FILE
 from hotslot.secret_urls import masked_url
+from store_service.catalog.blob_claims import BlobClaims
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
 from store_service.catalog.database import open_database
+from store_service.catalog.leases import CatalogLeases
 from store_service.catalog.quota_checks import NO_QUOTAS, StoredQuotas
-from store_service.content.collection import Ownership
 from store_service.content.folder import BlobFolder, found_below
 from store_service.content.keys import BLOBS_FOLDER, BlobKey
 from store_service.content.leases import Leases
+from store_service.content.object_collection import ObjectCollection
 from store_service.content.objects import ObjectBlobs, ObjectNote
 from store_service.content.origins import retention_of
-from store_service.content.ownership import NO_CATALOG, FolderOwner, Place, require_owned
+from store_service.content.ownership import NO_CATALOG, FolderOwner, Ownership, Place, require_owned
 from store_service.content.store import ContentStore
 from store_service.content.verified import Verified
 from store_service.content.waiting import FileNote, Ledger, Note, last_num_changes
@@ -36,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 LOCK_FILE = "lock"
 NOTE_FILE = "waiting.json"
+ID_FILE = "store-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class Data:
     blobs: ContentStore
     ledger: Ledger
     ownership: Ownership
+    claims: BlobClaims
+    leases: CatalogLeases
+    objects: ObjectCollection | None
+    """Collection of object storage, where there is any."""
 
 
 def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas = NO_QUOTAS) -> Data:
@@ -56,7 +65,8 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
     CatalogDamagedError.
     """
     objects = ObjectBlobs(settings.blob_url.value) if settings.blob_url is not None else None
-    note: Note = ObjectNote(objects) if objects is not None else FileNote(settings.data_dir / NOTE_FILE)
+    note = FileNote(settings.data_dir / NOTE_FILE)
+    notes: list[Note] = [note, ObjectNote(objects)] if objects is not None else [note]
     url = settings.catalog_url.value if settings.catalog_url else f"sqlite:///{settings.data_dir / CATALOG_FILE}"
     if not _is_there(url):
         # Looked at before there is a new catalog: its files would be in the way of the old one's.
@@ -66,7 +76,7 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
     try:
         catalog = Catalog(engine, on_change, quotas)
         state, known = catalog.state(), catalog.referenced_weights()
-        places = list(_places(settings, objects, last_num_changes(note, state.id)))
+        places = list(_places(settings, objects, max(last_num_changes(each, state.id) for each in notes)))
         for place in places:
             require_owned(place, state, known, settings.adopt_blobs)
         _warn_of_absence(places, known)
@@ -74,6 +84,9 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
         if objects is not None:
             objects.claim(state.id, adopt=objects.owner() == settings.adopt_blobs)
         folder.write(state.id)
+        holder = store_id(settings.data_dir)
+        claims, leases = BlobClaims(engine, holder), CatalogLeases(engine, holder)
+        claims.forget_own()
         blobs = ContentStore(
             BlobFolder(settings.data_dir),
             objects,
@@ -81,12 +94,25 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
             budget_bytes=settings.blob_cache_bytes,
             retention=partial(retention_of, catalog),
             verified=Verified(settings.verify_every_s),
+            generation_of=claims.generation,
         )
     except BaseException:
         engine.dispose()
         raise
     ownership = Ownership(settings.data_dir, state.id, folder, objects)
-    return Data(engine, catalog, blobs, Ledger(note, state), ownership)
+    collection = None
+    if objects is not None:
+        options = settings.collection_options
+        collection = ObjectCollection(objects, claims, leases, ObjectNote(objects), ownership, options)
+    return Data(engine, catalog, blobs, Ledger(note, state), ownership, claims, leases, collection)
+
+
+def store_id(data_dir: Path) -> str:
+    """Id of the store on a data folder, which it keeps over restarts; made with the folder."""
+    path = data_dir / ID_FILE
+    if not path.is_file():
+        write_file(path, BytesIO(secrets.token_hex(16).encode()))
+    return path.read_text().strip()[:64]
 
 
 def _places(settings: StoreSettings, objects: ObjectBlobs | None, num_changes: int = 0) -> Iterator[Place]:

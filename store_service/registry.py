@@ -5,7 +5,8 @@ Everything here blocks: call it from a thread.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from hotslot.errors import (
@@ -19,11 +20,12 @@ from hotslot.errors import (
     InvalidRequestError,
     QuotaExceededError,
     SignatureRefusedError,
+    StoreUnavailableError,
     Violation,
 )
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import Manifest
-from hotslot.ids import Digest, TagName, TenantId
+from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
 from shared.metrics.numbers import Measured, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
@@ -31,10 +33,8 @@ from store_service.admission.known_plans import KnownPlans
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
+from store_service.catalog.blob_claims import ClaimBrokenError
 from store_service.catalog.records import (
-    MAX_ANNOTATIONS,
-    MAX_LABELS,
-    Annotations,
     NewVersion,
     Resolution,
     VersionRecord,
@@ -42,42 +42,12 @@ from store_service.catalog.records import (
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.content.writer import Writer
+from store_service.publication import Publication, check_words
 from store_service.signatures.requirement import SignatureRequirement, Signed
 
 MAX_FILES = 64
-MAX_TAGS = 32
-"""Most further tags of one publication."""
-MAX_KEEP_VERSIONS = 100_000
-MAX_LABEL_KEY_CHARS = 128
-MAX_LABEL_VALUE_CHARS = 512
-
-
-@dataclass(frozen=True)
-class Publication:
-    """Name, base model, source and labels under which a checkpoint is published."""
-
-    reference: Reference
-    base_model: str
-    """Name or digest; empty means what the config says."""
-    source: str
-    labels: Mapping[str, str]
-    tag_etag: str = ""
-    annotations: Annotations = ()
-    tags: tuple[TagName, ...] = ()
-    """Further tags to point at the version."""
-    keep: int | None = None
-    """Number of versions that the adapter's policy keeps from now on; None leaves it as it is."""
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Equal for two that ask for the same."""
-        labels = tuple(sorted(self.labels.items()))
-        further = self.annotations, self.tags, self.keep
-        return str(self.reference), self.base_model, self.source, labels, self.tag_etag, *further
-
-    def from_origin(self, origin: str) -> "Publication":
-        """The same, now that it is known where exactly the checkpoint came from."""
-        return replace(self, source=origin)
+NUM_CLAIMS = 3
+"""Attempts at a blob that is removed while it is published."""
 
 
 class Registry:
@@ -185,7 +155,7 @@ class Registry:
         self, tenant: TenantId, checkpoint: Checkpoint, publication: Publication, on_admitted: Callable[[], object]
     ) -> tuple[VersionRecord, bool]:
         began_s = time.monotonic()
-        _check_words(publication)
+        check_words(publication)
         signed = self._signatures.require(tenant, checkpoint)
         checkpoint = signed.checkpoint
         base_name, base = self.base_of(checkpoint, publication.base_model)
@@ -199,24 +169,39 @@ class Registry:
             on_admitted()
             shown_json = checkpoint.config(self._limits).shown_json
             version = NewVersion(manifest, base_name, publication.source, shown_json, publication.annotations)
-            with self._published.publishing((tenant, manifest.weights_digest)):
-                if is_staged:
-                    writer.publish(manifest.weights_digest, manifest.weights_size_bytes)
-                record, created = self.catalog.create_version(
-                    tenant,
-                    publication.reference.name,
-                    version,
-                    tag=publication.reference.tag,
-                    new_labels=dict(publication.labels),
-                    tag_etag=publication.tag_etag,
-                    more_tags=publication.tags,
-                    keep=publication.keep,
-                    requires_base=True,
-                )
+            record, created = self._make_visible(tenant, version, publication, writer if is_staged else None)
         finally:
             writer.close()
         self._stages.add(time.monotonic() - checked_s, "publish")
         return replace(record, warnings=verdict.warnings), created
+
+    def _make_visible(
+        self, tenant: TenantId, version: NewVersion, publication: Publication, staged: Writer | None
+    ) -> tuple[VersionRecord, bool]:
+        """Publish the blob, which without `staged` is on the disk already, and then the version that refers to it."""
+        manifest = version.manifest
+        key = tenant, manifest.weights_digest
+        with self._published.publishing(key):
+            for _ in range(NUM_CLAIMS):
+                with suppress(ClaimBrokenError), self._published.claimed(key) as claim:
+                    if staged is not None:
+                        staged.publish(manifest.weights_digest, manifest.weights_size_bytes)
+                        staged = None
+                    else:
+                        self._blobs.require_object(key)
+                    return self.catalog.create_version(
+                        tenant,
+                        publication.reference.name,
+                        version,
+                        tag=publication.reference.tag,
+                        new_labels=dict(publication.labels),
+                        tag_etag=publication.tag_etag,
+                        more_tags=publication.tags,
+                        keep=publication.keep,
+                        requires_base=True,
+                        claim=claim,
+                    )
+        raise StoreUnavailableError(f"blob {key[1]} is removed as fast as it is stored; try again", retry_after_s=1.0)
 
     def _stage(self, tenant: TenantId, checkpoint: Checkpoint, base: BaseSpec, writer: Writer) -> tuple[Verdict, bool]:
         """Admit into a writer; the flag is false where there was no room, and no need of it: the blob is there."""
@@ -274,26 +259,3 @@ class Registry:
 
 def _signed(manifest: Manifest, signed: Signed) -> Manifest:
     return replace(manifest, signer=signed.signer) if signed.signer else manifest
-
-
-def _check_words(publication: Publication) -> None:
-    """Raises InvalidRequestError with everything that is wrong with labels, annotations, tags and retention."""
-    problems = [
-        *_word_problems("labels", publication.labels, MAX_LABELS),
-        *_word_problems("annotations", dict(publication.annotations), MAX_ANNOTATIONS),
-    ]
-    if len(publication.tags) > MAX_TAGS:
-        problems.append(FieldViolation("tags", f"found {len(publication.tags)}, at most {MAX_TAGS}"))
-    if publication.keep is not None and not 0 <= publication.keep <= MAX_KEEP_VERSIONS:
-        problems.append(FieldViolation("keep_versions", f"found {publication.keep}, expected 0 to {MAX_KEEP_VERSIONS}"))
-    if problems:
-        raise InvalidRequestError(problems)
-
-
-def _word_problems(field: str, words: Mapping[str, str], most: int) -> Iterator[FieldViolation]:
-    expected = f"a key has 1 to {MAX_LABEL_KEY_CHARS} characters, a value at most {MAX_LABEL_VALUE_CHARS}"
-    for key, value in words.items():
-        if not 0 < len(key) <= MAX_LABEL_KEY_CHARS or len(value) > MAX_LABEL_VALUE_CHARS:
-            yield FieldViolation(field, f"{key[:40]!r}: {expected}")
-    if len(words) > most:
-        yield FieldViolation(field, f"found {len(words)}, at most {most}")

@@ -21,6 +21,7 @@ from hotslot.formats.base_spec import looks_like_a_digest
 from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference
 from store_service.catalog import access, reads, writes
+from store_service.catalog.blob_claims import BlobClaim, redeem
 from store_service.catalog.changes import OnChange, changing
 from store_service.catalog.database import reading, writing
 from store_service.catalog.policies import keep_versions, policy_of
@@ -68,14 +69,18 @@ class Catalog:
         more_tags: Iterable[TagName] = (),
         keep: int | None = None,
         requires_base: bool = False,
+        claim: BlobClaim | None = None,
     ) -> tuple[VersionRecord, bool]:
         """Add a version, and move tags to it; the flag is false where the version was there. Labels and annotations
         are merged; an empty value removes one. `keep` sets how many versions the adapter's policy keeps.
 
         Raises EtagMismatchError, TenantQuotaError, InvalidRequestError for more than MAX_LABELS or MAX_ANNOTATIONS,
         and, where it `requires_base`, BaseModelNotFoundError for one that is not registered; nothing is changed then.
+        Nor is it after ClaimBrokenError: the weights, which were stored under the claim, may have been removed.
         """
         with self._growing(tenant) as (connection, change):
+            if claim is not None:
+                redeem(connection, claim)
             if requires_base:
                 writes.hold_base_model(connection, version)
             adapter = writes.adapter_for_writing(connection, change, tenant, name)
@@ -234,10 +239,11 @@ class Catalog:
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""
         with writing(self._engine) as connection:
-            rows = connection.execute(select(adapters).where(adapters.c.purge_time_s <= time.time())).all()
+            is_over = adapters.c.purge_time_s <= time.time()
+            rows = connection.execute(select(adapters).where(is_over)).all()
             gone = [reads.checked_adapter(row).id for row in rows]
-            connection.execute(delete(adapters).where(adapters.c.id.in_(gone)))
-            return len(gone)
+            # Another store, whose clock is behind, may bring one back in between.
+            return connection.execute(delete(adapters).where(adapters.c.id.in_(gone), is_over)).rowcount
 
     def readable_weights(self, tenant: TenantId, digest: Digest) -> tuple[TenantId, int] | None:
         """Tenant that a weights blob is kept for, and its size; None where no version that a tenant may read has it."""

@@ -199,3 +199,43 @@ catalog_identity = Table(
     Column("id", String(64), primary_key=True),
 )
 """One row: what object storage knows this catalog by."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("expire_time_s", Double, nullable=False),
+    Column("note", Text, nullable=False),
+)
+"""Claims of stores that end unless renewed, by the database's clock."""
+
+blob_generations = Table(
+    "blob_generations",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("weights_digest", String(71), primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("time_s", Double, nullable=False),
+)
+"""Number in the name of a blob's object, of blobs that were removed from object storage before; that of others is 0."""
+
+blob_claims = Table(
+    "blob_claims",
+    metadata,
+    Column("token", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("weights_digest", String(71), nullable=False, index=True),
+    Column("holder", String(64), nullable=False),
+    Column("expire_time_s", Double, nullable=False),
+)
+"""Publications under way: between the object and the version that refers to it."""
+
+damaged_objects = Table(
+    "damaged_objects",
+    metadata,
+    Column("tenant", String(64), primary_key=True),
+    Column("weights_digest", String(71), primary_key=True),
+    Column("time_s", Double, nullable=False),
+)
+"""Objects that a store read with other bytes than their digest's, for stores that have a whole copy."""

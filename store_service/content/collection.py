@@ -6,18 +6,15 @@ store started. Everything here blocks: call it from a thread.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import structlog
 
-from hotslot.errors import HotslotError, StoreUnavailableError
-from hotslot.ids import Digest, TenantId
-from store_service.catalog.records import CatalogState
+from hotslot.errors import HotslotError
 from store_service.content.hold import removing
-from store_service.content.keys import BlobKey
-from store_service.content.objects import ObjectBlobs
-from store_service.content.ownership import FolderOwner
+from store_service.content.keys import key_of_text, text_of_key
+from store_service.content.object_collection import ObjectCollection
+from store_service.content.ownership import Ownership
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.content.waiting import CollectionOptions, Ledger
@@ -30,6 +27,9 @@ class Collected:
     """Result of a pass."""
 
     num_blobs: int = 0
+    """Blobs that left the disk."""
+    num_objects: int = 0
+    """Blobs that left object storage."""
     num_uploads: int = 0
     num_waiting: int = 0
     """Blobs that nothing refers to and that stay for now."""
@@ -43,10 +43,13 @@ class Collector:
         published: PublishedBlobs,
         uploads: UploadFolder,
         ledger: Ledger,
-        ownership: "Ownership",
+        ownership: Ownership,
         options: CollectionOptions,
         clock: Callable[[], float] = time.monotonic,
+        objects: ObjectCollection | None = None,
     ) -> None:
+        """`objects` passes over object storage, of which the disk is a cache then."""
+        self._objects = objects
         self._published = published
         self._uploads = uploads
         self._ledger = ledger
@@ -63,11 +66,16 @@ class Collector:
             if not is_free:
                 log.info("collection_put_off", why="a backup is taken")
                 return Collected()
-            return self._run(last_s)
+            collected = self._run(last_s)
+            if self._objects is None:
+                return collected
+            return replace(collected, num_objects=self._objects.run(self._published))
 
     def close(self) -> None:
         """Note how far the catalog is, so that an earlier copy of it is known as one at the next start."""
         try:
+            if self._objects is not None:
+                self._objects.close()
             self._ledger.save(self._ownership.check(self._published.catalog.state()).num_changes)
         except (HotslotError, OSError) as exc:
             log.warning("removal_note_not_written", why=str(exc))
@@ -78,53 +86,17 @@ class Collector:
         elapsed_s = min(now_s - last_s, self._options.max_elapsed_s) if last_s is not None else 0.0
         self._published.catalog.purge()
         blobs, uploads = self._ledger.blobs, self._ledger.uploads
-        blobs.observe({_name(key): "" for key in self._published.unreferenced()}, elapsed_s)
+        unreferenced = self._published.unreferenced()
+        num_blobs = sum(self._published.remove_local(key) for key in self._published.condemned(unreferenced))
+        blobs.observe({text_of_key(key): "" for key in unreferenced}, elapsed_s)
         uploads.observe(self._uploads.marks(), elapsed_s)
         self._ledger.save(state.num_changes)
         due = blobs.due(self._options.unreferenced_grace_s)
         if due:
             # The rows that were read in between were this catalog's, too.
             self._ownership.check(self._published.catalog.state())
-        num_blobs = sum(self._published.remove_unreferenced(_key(name)) for name in due)
+        num_blobs += sum(self._published.remove_local(key_of_text(name)) for name in due)
         old = frozenset(uploads.due(self._options.upload_ttl_s))
         num_uploads = self._uploads.collect(older_than_s=self._options.upload_ttl_s, is_due=old.__contains__)
         self._last_s = now_s
-        return Collected(num_blobs, num_uploads, len(blobs.all()) - len(due))
-
-
-class Ownership:
-    """The catalog that a store's blobs were found to belong to when it started."""
-
-    def __init__(self, data_dir: Path, catalog_id: str, folder: FolderOwner, objects: ObjectBlobs | None) -> None:
-        self.data_dir = data_dir
-        self._catalog_id = catalog_id
-        self._folder = folder
-        self._objects = objects
-
-    def check(self, state: CatalogState) -> CatalogState:
-        """The state again; raises StoreUnavailableError when the catalog or the blobs were exchanged meanwhile."""
-        if state.id != self._catalog_id:
-            raise StoreUnavailableError(
-                f"the catalog was exchanged while the store ran ({self._catalog_id} before, {state.id} now); "
-                "restart the store: until then nothing is removed"
-            )
-        if self._folder.read() != {self._catalog_id}:
-            raise StoreUnavailableError(
-                "the folder of blobs was exchanged while the store ran, or lost its mark; restart the store: until "
-                "then nothing is removed"
-            )
-        if self._objects is not None and (found := self._objects.owner()) != self._catalog_id:
-            raise StoreUnavailableError(
-                f"the blobs at blob_url belong to another catalog now ({found}); restart the store: until then "
-                "nothing is removed"
-            )
-        return state
-
-
-def _name(key: BlobKey) -> str:
-    return f"{key[0]} {key[1]}"
-
-
-def _key(name: str) -> BlobKey:
-    tenant, _, digest = name.partition(" ")
-    return TenantId(tenant), Digest(digest)
+        return Collected(num_blobs, 0, num_uploads, len(blobs.all()) - len(due))

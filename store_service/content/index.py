@@ -92,6 +92,21 @@ class BlobIndex:
         with self._lock:
             return list(self._local.keys() | self._stored)
 
+    def local(self) -> list[BlobKey]:
+        """The blobs on the local disk."""
+        with self._lock:
+            return list(self._local)
+
+    def replace_stored(self, stored: set[BlobKey], since: set[BlobKey]) -> None:
+        """Object storage was found to have these; blobs that came to be stored after `since` was asked for stay."""
+        with self._lock:
+            self._stored = stored | (self._stored - since)
+
+    def stored(self) -> set[BlobKey]:
+        """Blobs in object storage, as far as is known."""
+        with self._lock:
+            return set(self._stored)
+
     def not_stored(self) -> list[BlobKey]:
         """The blobs that only the local disk has."""
         with self._lock:

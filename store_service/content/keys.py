@@ -11,6 +11,7 @@ BlobKey: TypeAlias = tuple[TenantId, Digest]
 
 BLOBS_FOLDER = "blobs"
 _NAME = re.compile(rf"{BLOBS_FOLDER}/([^/]+)/([0-9a-f]{{2}})/(\2[0-9a-f]{{62}})")
+_GENERATION = re.compile(r"(.+)\.([1-9][0-9]{0,17})")
 
 
 def blob_name(key: BlobKey) -> str:
@@ -29,3 +30,26 @@ def blob_key(name: str) -> BlobKey | None:
         return parse_tenant(match[1]), digest_of_hex(match[3])
     except InvalidRequestError:
         return None
+
+
+def object_name(key: BlobKey, generation: int) -> str:
+    """Name of a blob in object storage, which has the blob's generation at its end unless that is 0."""
+    return f"{blob_name(key)}.{generation}" if generation else blob_name(key)
+
+
+def object_key(name: str) -> tuple[BlobKey, int] | None:
+    """Blob and generation of a name in object storage; None for a name that no blob has."""
+    match = _GENERATION.fullmatch(name)
+    key = blob_key(match[1] if match else name)
+    return (key, int(match[2]) if match else 0) if key is not None else None
+
+
+def text_of_key(key: BlobKey) -> str:
+    """Blob's name in notes."""
+    return f"{key[0]} {key[1]}"
+
+
+def key_of_text(text: str) -> BlobKey:
+    """Blob of a name in notes."""
+    tenant, _, digest = text.partition(" ")
+    return TenantId(tenant), Digest(digest)

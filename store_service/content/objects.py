@@ -1,6 +1,7 @@
 """Blobs in object storage (S3, Google Cloud Storage, Azure, a mounted folder): the durable tier below the local disk.
 
-`<url>/blobs/<tenant>/<first two hex digits>/<hex>`. `<url>/owner` names the catalog that these blobs belong to: a
+`<url>/blobs/<tenant>/<first two hex digits>/<hex>`, with `.<generation>` behind it where the blob was removed before
+(`store_service.catalog.blob_claims`). `<url>/owner` names the catalog that these blobs belong to: a
 store with another catalog would take them for garbage. Credentials and endpoints come from where each provider's
 own tools look for them (for S3 the AWS_* variables). Everything here blocks.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hotslot.errors import BlobNotFoundError, StoreUnavailableError
-from store_service.content.keys import BLOBS_FOLDER, BlobKey, blob_key, blob_name
+from store_service.content.keys import BLOBS_FOLDER, BlobKey, blob_name, object_key, object_name
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, RetryConfig
@@ -87,45 +88,59 @@ class ObjectBlobs:
             except FileNotFoundError:
                 return None
 
-    def put(self, key: BlobKey, path: Path) -> None:
+    def put(self, key: BlobKey, path: Path, generation: int = 0) -> None:
         """Store a blob durably; raises StoreUnavailableError."""
         with self._failures_are_typed(f"storing {key[1]}"):
-            self._obstore.put(self._objects, blob_name(key), path)
+            self._obstore.put(self._objects, object_name(key, generation), path)
 
-    def size_bytes(self, key: BlobKey) -> int | None:
+    def size_bytes(self, key: BlobKey, generation: int = 0) -> int | None:
         """Size of a stored blob, or None where there is none; raises StoreUnavailableError."""
         with self._failures_are_typed(f"looking for {key[1]}"):
             try:
-                return int(self._obstore.head(self._objects, blob_name(key))["size"])
+                return int(self._obstore.head(self._objects, object_name(key, generation))["size"])
             except FileNotFoundError:
                 return None
 
-    def read(self, key: BlobKey, size_bytes: int) -> Iterator[memoryview]:
+    def read(self, key: BlobKey, size_bytes: int, generation: int = 0) -> Iterator[memoryview]:
         """A blob's bytes, unverified; raises BlobNotFoundError and StoreUnavailableError."""
+        name = object_name(key, generation)
         # Each stretch is a request of its own, with its own timeout and retries.
         for start in range(0, size_bytes, READ_BYTES):
             end = min(start + READ_BYTES, size_bytes)
             with self._failures_are_typed(f"reading {key[1]}"):
                 try:
-                    data = self._obstore.get_range(self._objects, blob_name(key), start=start, end=end)
+                    data = self._obstore.get_range(self._objects, name, start=start, end=end)
                 except FileNotFoundError as exc:
                     raise BlobNotFoundError(key[1]) from exc
             yield memoryview(data)
 
-    def delete(self, key: BlobKey) -> None:
+    def delete(self, key: BlobKey, generation: int = 0) -> None:
         """Remove a blob; harmless when it is not there. Raises StoreUnavailableError."""
         with self._failures_are_typed(f"deleting {key[1]}"):
             try:
-                self._obstore.delete(self._objects, blob_name(key))
+                self._obstore.delete(self._objects, object_name(key, generation))
             except FileNotFoundError:
                 return
 
     def keys(self) -> set[BlobKey]:
         """All blobs; raises StoreUnavailableError."""
-        found: set[BlobKey] = set()
+        return set(self.generations())
+
+    def generations_of(self, key: BlobKey) -> list[int]:
+        """The generations that there are of one blob; raises StoreUnavailableError."""
+        with self._failures_are_typed(f"looking for {key[1]}"):
+            folder = blob_name(key).rpartition("/")[0]
+            names = (meta["path"] for page in self._obstore.list(self._objects, prefix=folder) for meta in page)
+            return [found[1] for name in names if (found := object_key(name)) is not None and found[0] == key]
+
+    def generations(self) -> dict[BlobKey, list[int]]:
+        """All blobs with the generations that there are of each; raises StoreUnavailableError."""
+        found: dict[BlobKey, list[int]] = {}
         with self._failures_are_typed("listing blobs"):
             for page in self._obstore.list(self._objects, prefix=BLOBS_FOLDER):
-                found.update(key for meta in page if (key := blob_key(meta["path"])) is not None)
+                for meta in page:
+                    if (known := object_key(meta["path"])) is not None:
+                        found.setdefault(known[0], []).append(known[1])
         return found
 
     @contextmanager

@@ -37,6 +37,7 @@ from store_service.sources.sources import HubLocation, Sources, pinned_location
 log = structlog.get_logger(__name__)
 
 LOG_EVERY_S = 10.0
+OBJECTS = "object storage"
 
 WriteCopy = Callable[[Writer, "_Progress"], object]
 """Writes a blob; its digest is checked when it is published."""
@@ -88,13 +89,27 @@ class Origins:
     def _copies_of(self, key: BlobKey) -> Iterator[tuple[str, WriteCopy]]:
         objects = self._blobs.objects
         if objects is not None:
-            yield "object storage", lambda writer, progress: _copy_object(objects, key, writer, progress)
+            yield OBJECTS, lambda writer, progress: self._copy_object(objects, key, writer, progress)
         seen: set[tuple[str, Digest]] = set()
         for use in self._catalog.weights_uses(key):
             location = pinned_location(use.source)
             if location is not None and (use.source, use.base_model_digest) not in seen:
                 seen.add((use.source, use.base_model_digest))
                 yield use.source, self._copy_source(use, location)
+
+    def _copy_object(self, objects: ObjectBlobs, key: BlobKey, writer: Writer, progress: "_Progress") -> None:
+        generation = self._blobs.generation_of(key)
+        size_bytes = objects.size_bytes(key, generation)
+        if size_bytes is None:
+            # A catalog that was restored from an older copy knows older names than there are.
+            generation = max(objects.generations_of(key), default=generation)
+            size_bytes = objects.size_bytes(key, generation)
+        if size_bytes is None:
+            raise BlobNotFoundError(key[1])
+        writer.reserve(size_bytes)
+        for data in objects.read(key, size_bytes, generation):
+            writer.write(data)
+            progress.report(writer.size_bytes)
 
     def _copy_source(self, use: WeightsUse, location: HubLocation) -> WriteCopy:
         def copy(writer: Writer, progress: _Progress) -> None:
@@ -119,6 +134,8 @@ class Origins:
             copy(writer, progress)
             size_bytes = writer.size_bytes
             writer.publish(key[1], size_bytes)
+            if name != OBJECTS:  # it is not there, or not whole: upkeep stores it again
+                self._blobs.index.note_stored(key, is_stored=False)
         except HotslotError as exc:
             log.warning("blob_not_restored", origin=name, tenant=key[0], digest=key[1], why=exc.message)
             raise
@@ -144,16 +161,6 @@ class _Progress:
             self._logged_s = now_s
             tenant, digest = self._key
             log.info("blob_restoring", origin=self._origin, tenant=tenant, digest=digest, done_bytes=done_bytes)
-
-
-def _copy_object(objects: ObjectBlobs, key: BlobKey, writer: Writer, progress: _Progress) -> None:
-    size_bytes = objects.size_bytes(key)
-    if size_bytes is None:
-        raise BlobNotFoundError(key[1])
-    writer.reserve(size_bytes)
-    for data in objects.read(key, size_bytes):
-        writer.write(data)
-        progress.report(writer.size_bytes)
 
 
 def retention_of(catalog: Catalog) -> Mapping[BlobKey, Retention]:

@@ -12,6 +12,7 @@ from hotslot.content_files import make_directory, sync_directory
 from hotslot.errors import StoreUnavailableError
 from store_service.catalog.records import CatalogState
 from store_service.content.keys import BlobKey
+from store_service.content.objects import ObjectBlobs
 
 UNOWNED = "unowned"
 """Name that `adopt_blobs` has for blobs that say of no catalog that they are its own."""
@@ -105,3 +106,32 @@ class FolderOwner:
 
 def _is_mark(path: Path) -> bool:
     return path.name.startswith(_MARK) and path.is_dir()
+
+
+class Ownership:
+    """Catalog that a store's blobs were found to belong to when it started."""
+
+    def __init__(self, data_dir: Path, catalog_id: str, folder: FolderOwner, objects: ObjectBlobs | None) -> None:
+        self.data_dir = data_dir
+        self._catalog_id = catalog_id
+        self._folder = folder
+        self._objects = objects
+
+    def check(self, state: CatalogState) -> CatalogState:
+        """The state again; raises StoreUnavailableError when the catalog or the blobs were exchanged meanwhile."""
+        if state.id != self._catalog_id:
+            raise StoreUnavailableError(
+                f"the catalog was exchanged while the store ran ({self._catalog_id} before, {state.id} now); "
+                "restart the store: until then nothing is removed"
+            )
+        if self._folder.read() != {self._catalog_id}:
+            raise StoreUnavailableError(
+                "the folder of blobs was exchanged while the store ran, or lost its mark; restart the store: until "
+                "then nothing is removed"
+            )
+        if self._objects is not None and (found := self._objects.owner()) != self._catalog_id:
+            raise StoreUnavailableError(
+                f"the blobs at blob_url belong to another catalog now ({found}); restart the store: until then "
+                "nothing is removed"
+            )
+        return state

@@ -5,13 +5,14 @@ Everything here blocks: call it from a thread.
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from hotslot.errors import BlobNotFoundError
+from hotslot.errors import BlobNotFoundError, HotslotError
 from hotslot.ids import Digest, TenantId
+from store_service.catalog.blob_claims import BlobClaim, BlobClaims
 from store_service.catalog.catalog import Catalog
 from store_service.content.keys import BlobKey
 from store_service.content.store import ContentStore
@@ -31,9 +32,11 @@ class OpenedBlob:
 class PublishedBlobs:
     """A store's blobs with its catalog."""
 
-    def __init__(self, catalog: Catalog, blobs: ContentStore) -> None:
+    def __init__(self, catalog: Catalog, blobs: ContentStore, claims: BlobClaims | None = None) -> None:
+        """`claims` are for blobs in object storage, which other stores may publish and remove as well."""
         self.catalog = catalog
         self.blobs = blobs
+        self._claims = claims if blobs.objects is not None else None
         # Blobs between their publication and the catalog's reference to them: no collection comes between.
         self._publishing: Counter[BlobKey] = Counter()
         self._collecting = threading.Lock()
@@ -69,14 +72,51 @@ class PublishedBlobs:
                 if not self._publishing[key]:
                     del self._publishing[key]
 
+    @contextmanager
+    def claimed(self, key: BlobKey) -> Iterator[BlobClaim | None]:
+        """Keep a blob's object from being removed by any store until the claim is given up with the version's row.
+
+        None where there is no object storage. Raises StoreUnavailableError.
+        """
+        claim = self._claims.claim(key) if self._claims is not None else None
+        try:
+            yield claim
+        except BaseException:
+            if self._claims is not None and claim is not None:
+                with suppress(HotslotError):  # then it is broken when it is old
+                    self._claims.give_up(claim)
+            raise
+
     def unreferenced(self) -> set[BlobKey]:
-        """Blobs that no version refers to, deleted adapters' included; some may be about to be referred to."""
-        return set(self.blobs.digests()) - self.catalog.referenced_weights()
+        """Blobs on this machine that no version refers to; some may be about to be referred to.
+
+        Deleted adapters' versions count. Those in object storage are `store_service.content.object_collection`'s.
+        """
+        return set(self.blobs.index.local()) - self.catalog.referenced_weights()
+
+    def condemned(self, keys: Set[BlobKey]) -> list[BlobKey]:
+        """Those of the blobs that a store has removed from object storage: their copies wait for nothing."""
+        return sorted(keys & self._claims.generations().keys()) if keys and self._claims is not None else []
 
     def remove_unreferenced(self, key: BlobKey) -> bool:
         """Remove a blob for good; false, and it stays, where a version refers to it by now or is about to."""
+        if self._claims is None:
+            return self.remove_local(key)
+        with self._collecting:
+            if key in self._publishing:
+                return False
+        last = self._claims.condemn(key)
+        if last is None:
+            return False
+        # From here on a publication stores it under another name.
+        self.blobs.delete_object(key, last)
+        self.remove_local(key)
+        return True
+
+    def remove_local(self, key: BlobKey) -> bool:
+        """Remove a blob from the disk, whatever object storage has; false, and it stays, as `remove_unreferenced`."""
         with self._collecting:
             if key in self._publishing or self.catalog.weights_uses(key):
                 return False
-            self.blobs.delete(*key)
+            self.blobs.delete_local(key)
             return True

@@ -44,9 +44,14 @@ class ContentStore:
         budget_bytes: int,
         retention: Callable[[], Mapping[BlobKey, Retention]],
         verified: Verified | None = None,
+        generation_of: Callable[[BlobKey], int] = lambda key: 0,
     ) -> None:
-        """Looks at everything that is stored; raises StoreUnavailableError when object storage does not answer."""
+        """Looks at everything that is stored; raises StoreUnavailableError when object storage does not answer.
+
+        `generation_of` is the catalog's word about the names of objects.
+        """
         self.objects = objects
+        self.generation_of = generation_of
         self.leases = leases
         self.verified = verified or Verified(0.0)
         """Hears of files that were digested as they were written: their first readers need not do it again."""
@@ -109,10 +114,20 @@ class ContentStore:
         """
         key = tenant, digest
         if self.objects is not None:
-            self.objects.delete(key)
+            self.delete_object(key, self.generation_of(key))
+        self.delete_local(key)
+
+    def delete_local(self, key: BlobKey) -> None:
+        """Remove a blob from the disk alone; harmless when it is not there, and readers can finish."""
         self._folder.delete(key)
-        self.index.note_stored(key, is_stored=False)
         self.index.leave(key)
+
+    def delete_object(self, key: BlobKey, generation: int) -> None:
+        """Remove a blob's object of one name; raises StoreUnavailableError."""
+        assert self.objects is not None, "nothing is deleted where there is no object storage"
+        self.objects.delete(key, generation)
+        if generation == self.generation_of(key):
+            self.index.note_stored(key, is_stored=False)
 
     def digests(self) -> list[BlobKey]:
         """All blobs, on the disk or in object storage."""
@@ -150,8 +165,14 @@ class ContentStore:
     def store_object(self, key: BlobKey) -> None:
         """Copy a blob from the local disk to object storage, if there is any; raises StoreUnavailableError."""
         if self.objects is not None:
-            self.objects.put(key, self._folder.path(key))
+            self.objects.put(key, self._folder.path(key), self.generation_of(key))
             self.index.note_stored(key, is_stored=True)
+
+    def require_object(self, key: BlobKey) -> None:
+        """See that object storage, if there is any, has a blob of the local disk; raises StoreUnavailableError."""
+        with self.leases.holding(key):
+            if self.objects is not None and self.objects.size_bytes(key, self.generation_of(key)) is None:
+                self.store_object(key)
 
     def store_missing_objects(self) -> int:
         """Copy what object storage lacks, for example from before there was one; returns how many blobs went."""
@@ -205,7 +226,7 @@ class ContentStore:
         assert self.objects is not None, "nothing is known to be stored without object storage"
         tenant, digest = blob.key
         try:
-            found_bytes = self.objects.size_bytes(blob.key)
+            found_bytes = self.objects.size_bytes(blob.key, self.generation_of(blob.key))
         except StoreUnavailableError as exc:
             log.warning("eviction_put_off", digest=digest, why=exc.message)
             return False

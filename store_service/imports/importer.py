@@ -32,7 +32,8 @@ from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.imports.downloads import QUEUED, Downloads
 from store_service.imports.recent import Recent
-from store_service.registry import Publication, Registry
+from store_service.publication import Publication
+from store_service.registry import Registry
 from store_service.sources.source import FixedCheckpoint, Source, stop_if
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,8 @@ from store_service.execution.offload import Offload
 from store_service.health import StoreHealth
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
-from store_service.registry import Publication, Registry
+from store_service.publication import Publication
+from store_service.registry import Registry
 from store_service.rpc import base_model_answers, contract, policy_answers, requests, share_answers, version_answers
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.rpc.publications import Publications

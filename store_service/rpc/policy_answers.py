@@ -10,7 +10,7 @@ from hotslot.references import parse_name
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.retention import RetentionPolicy
-from store_service.registry import MAX_KEEP_VERSIONS
+from store_service.publication import MAX_KEEP_VERSIONS
 from store_service.rpc import contract
 from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
 from store_service.rpc.requests import replica_policy_of

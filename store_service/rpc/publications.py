@@ -25,7 +25,8 @@ from store_service.execution.offload import Offload
 from store_service.placement.holders import Holders
 from store_service.placement.serving import ServingAdvice
 from store_service.pruner import Pruner
-from store_service.registry import MAX_FILES, Publication, Registry
+from store_service.publication import Publication
+from store_service.registry import MAX_FILES, Registry
 from store_service.rpc import contract, requests
 
 log = structlog.get_logger(__name__)

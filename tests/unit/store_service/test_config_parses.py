@@ -14,7 +14,8 @@ from store_service.catalog.base_models import BaseModels
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.opening import open_data
-from store_service.registry import Publication, Registry
+from store_service.publication import Publication
+from store_service.registry import Registry
 from store_service.settings import StoreSettings
 from store_service.signatures.requirement import SignatureRequirement
 from tests.support.checkpoints import adapter, base_spec

@@ -15,7 +15,8 @@ from hotslot.references import parse_reference
 from store_service.admission.admit import Checkpoint
 from store_service.execution.fair_queue import FairQueue
 from store_service.imports.importer import Importer, ImportOptions
-from store_service.registry import Publication, Registry
+from store_service.publication import Publication
+from store_service.registry import Registry
 from store_service.sources.source import FixedCheckpoint, ReportBytes, stop_if
 from tests.support.waiting import until
 
