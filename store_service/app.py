@@ -31,6 +31,7 @@ from store_service.catalog.epochs import Epochs
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
 from store_service.catalog.quota_checks import StoredQuotas
+from store_service.catalog.running_stores import RENEW_S
 from store_service.catalog.shares import Shares
 from store_service.catalog.watch import ChangeSignal, TenantWatches
 from store_service.content.arrivals import ArrivalFolder
@@ -51,7 +52,7 @@ from store_service.execution.turns import Turns
 from store_service.health_looks import store_health
 from store_service.imports.importer import Importer
 from store_service.metrics import served_metrics
-from store_service.opening import Data, locked, open_data
+from store_service.opening import Data, leave, locked, open_data, stay_known
 from store_service.placement.access import tell_access
 from store_service.placement.fleets import open_fleets
 from store_service.placement.holders import Holders
@@ -156,7 +157,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     limits = TenantLimits(settings.default_limits, settings.quotas_file)
     data = await offload(open_data, settings, execution.signal.notify, StoredQuotas(limits))
     stack.callback(data.engine.dispose)
-    stack.push_async_callback(offload, data.blobs.save_use_times)
+    stack.push_async_callback(offload, leave, data)
     base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
     published = PublishedBlobs(data.catalog, data.blobs, data.claims)
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes, limits=limits)
@@ -264,6 +265,7 @@ def begin_loops(
 ) -> None:
     """Begin what goes on beside calls; the store serves without any of it."""
     offload, blobs, every_s = execution.offload, domain.data.blobs, settings.collect_every_s
+    loops.repeated("lease of this store", RENEW_S, lambda: offload(stay_known, domain.data))
     loops.repeated("collection", every_s, lambda: _collect(domain.collector, offload))
     loops.restarted("retention", lambda: domain.pruner.run(every_s))
     loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, offload))

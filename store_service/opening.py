@@ -17,13 +17,17 @@ from hotslot.content_files import make_directory, write_file
 from hotslot.errors import StoreUnavailableError
 from hotslot.file_lock import try_lock
 from hotslot.formats.file_names import CATALOG_FILE
+from hotslot.rpc.server_facts import installed_version
 from hotslot.secret_urls import masked_url
 from store_service.catalog.blob_claims import BlobClaims
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
-from store_service.catalog.database import open_database
+from store_service.catalog.database import migrate_database, open_database
 from store_service.catalog.leases import CatalogLeases
 from store_service.catalog.quota_checks import NO_QUOTAS, StoredQuotas
+from store_service.catalog.running_stores import RunningStores
+from store_service.catalog.schema import newest, steps
+from store_service.catalog.store_notes import RunningStore
 from store_service.content.folder import BlobFolder, found_below
 from store_service.content.keys import BLOBS_FOLDER, BlobKey
 from store_service.content.leases import Leases
@@ -54,6 +58,7 @@ class Data:
     ownership: Ownership
     claims: BlobClaims
     leases: CatalogLeases
+    stores: RunningStores
     objects: ObjectCollection | None
     """Collection of object storage, where there is any."""
 
@@ -86,6 +91,9 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
         folder.write(state.id)
         holder = store_id(settings.data_dir)
         claims, leases = BlobClaims(engine, holder), CatalogLeases(engine, holder)
+        own = RunningStore(holder, installed_version(), newest(), objects is not None)
+        stores = RunningStores(leases, own)
+        stores.join()
         claims.forget_own()
         blobs = ContentStore(
             BlobFolder(settings.data_dir),
@@ -104,7 +112,23 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
     if objects is not None:
         options = settings.collection_options
         collection = ObjectCollection(objects, claims, leases, ObjectNote(objects), ownership, options)
-    return Data(engine, catalog, blobs, Ledger(note, state), ownership, claims, leases, collection)
+    return Data(engine, catalog, blobs, Ledger(note, state), ownership, claims, leases, stores, collection)
+
+
+def stay_known(data: Data) -> None:
+    """Have other stores know that this one runs, and go on with a migration that waited for earlier releases to end."""
+    data.stores.renew()
+    if any(step.contracts for step in steps()):
+        migrate_database(data.engine)
+
+
+def leave(data: Data) -> None:
+    """End what outlives the process."""
+    data.blobs.save_use_times()
+    try:
+        data.stores.leave()
+    except StoreUnavailableError as exc:
+        log.warning("leave_not_told", why=exc.message)
 
 
 def store_id(data_dir: Path) -> str:

@@ -6,19 +6,25 @@ SQLite pages have no checksums, so a SQLite file is looked through when it is op
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from hotslot.errors import CatalogDamagedError, QuotaExceededError, StoreUnavailableError
+from store_service.catalog.schema import migrate
 from store_service.catalog.tables import catalog_identity
 
 BUSY_TIMEOUT_S = 30
+PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Bounds of waiting for PostgreSQL's machine, where the URL sets none: by itself libpq waits for a quarter of an hour
+for one that has gone. One that is there may take its time."""
 _WRITES = "hotslot_writes"
 _DAMAGED = ("malformed", "not a database", "Could not decode", "disk I/O error", "bad parameter")
 """Parts of SQLite's errors about a file that is damaged."""
@@ -36,7 +42,7 @@ def open_database(url: str) -> Engine:
         pool_pre_ping=not is_sqlite,
         pool_size=16,
         max_overflow=16,
-        **_sqlite_options() if is_sqlite else {"isolation_level": "REPEATABLE READ"},
+        **_sqlite_options() if is_sqlite else _postgres_options(parsed),
     )
     if is_sqlite:
         event.listen(engine, "connect", _prepare_sqlite)
@@ -44,9 +50,23 @@ def open_database(url: str) -> Engine:
     with _failures_are_typed(str(parsed)), engine.connect() as connection:
         if is_sqlite:
             _look_through(connection)
-        _migrate(connection)
-        connection.commit()
+    migrate_database(engine)
     return engine
+
+
+def migrate_database(engine: Engine) -> int:
+    """Bring the schema as far as the stores that run allow; returns its number.
+
+    Raises StoreUnavailableError for a catalog of a later release that this one cannot serve with, and
+    CatalogDamagedError.
+    """
+    with _failures_are_typed("the catalog"), engine.connect() as connection:
+        if connection.dialect.name != "sqlite":
+            # A store that waits for another one's migration must then see it.
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+        number = migrate(connection)
+        connection.commit()
+    return number
 
 
 def catalog_id(engine: Engine) -> str:
@@ -92,21 +112,6 @@ def _failures_are_typed(what: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{what} cannot be used now: {exc}", retry_after_s=1.0) from exc
 
 
-def migration_config(connection: Connection) -> Config:
-    """Settings that alembic needs."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _migrate(connection: Connection) -> None:
-    try:
-        command.upgrade(migration_config(connection), "head")
-    except CommandError as exc:
-        raise StoreUnavailableError(f"the catalog's schema is not of this version of hotslot: {exc}") from exc
-
-
 def _look_through(connection: Connection) -> None:
     for pragma in ("integrity_check(1)", "foreign_key_check"):
         first = connection.exec_driver_sql(f"PRAGMA {pragma}").first()
@@ -116,6 +121,11 @@ def _look_through(connection: Connection) -> None:
 
 def _sqlite_options() -> dict[str, Any]:
     return {"connect_args": {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}}
+
+
+def _postgres_options(url: URL) -> dict[str, Any]:
+    wanted = {name: value for name, value in PATIENCE.items() if name not in url.query}
+    return {"isolation_level": "REPEATABLE READ", "connect_args": wanted}
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

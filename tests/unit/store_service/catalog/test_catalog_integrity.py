@@ -17,8 +17,9 @@ from hotslot.references import parse_reference
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.checksums import base_model_checksum
-from store_service.catalog.database import catalog_id, migration_config, open_database
+from store_service.catalog.database import catalog_id, open_database
 from store_service.catalog.records import NewVersion
+from store_service.catalog.schema import migration_config
 from tests.support.checkpoints import base_spec
 
 ACME = TenantId("acme")
