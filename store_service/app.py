@@ -160,7 +160,8 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     stack.push_async_callback(offload, leave, data)
     base_models = BaseModels(data.engine, tuple(parse_tenant(name) for name in settings.operator_tenants))
     published = PublishedBlobs(data.catalog, data.blobs, data.claims)
-    uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes, limits=limits)
+    most = settings.max_adapter_bytes
+    uploads = UploadFolder(settings.data_dir, max_upload_bytes=most, limits=limits, parts=data.parts)
     signatures = SignatureRequirement(settings.signature_policy_file)
     signatures.open()
     registry = Registry(published, base_models, uploads, settings.admission_limits, signatures)

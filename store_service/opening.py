@@ -36,6 +36,7 @@ from store_service.content.objects import ObjectBlobs, ObjectNote
 from store_service.content.origins import retention_of
 from store_service.content.ownership import NO_CATALOG, FolderOwner, Ownership, Place, require_owned
 from store_service.content.store import ContentStore
+from store_service.content.upload_parts import UploadParts
 from store_service.content.verified import Verified
 from store_service.content.waiting import FileNote, Ledger, Note, last_num_changes
 from store_service.settings import StoreSettings
@@ -59,6 +60,8 @@ class Data:
     claims: BlobClaims
     leases: CatalogLeases
     stores: RunningStores
+    parts: UploadParts | None
+    """Uploads of all stores of the catalog, where there may be several."""
     objects: ObjectCollection | None
     """Collection of object storage, where there is any."""
 
@@ -93,7 +96,10 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
         claims, leases = BlobClaims(engine, holder), CatalogLeases(engine, holder)
         own = RunningStore(holder, installed_version(), newest(), objects is not None)
         stores = RunningStores(leases, own)
-        stores.join()
+        if engine.dialect.name == "sqlite":
+            stores.renew()  # it is alone, and a copy of another store's catalog may say otherwise
+        else:
+            stores.join()
         claims.forget_own()
         blobs = ContentStore(
             BlobFolder(settings.data_dir),
@@ -108,11 +114,13 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
         engine.dispose()
         raise
     ownership = Ownership(settings.data_dir, state.id, folder, objects)
+    # A SQLite catalog has one store.
+    parts = UploadParts(objects) if objects is not None and engine.dialect.name != "sqlite" else None
     collection = None
     if objects is not None:
         options = settings.collection_options
         collection = ObjectCollection(objects, claims, leases, ObjectNote(objects), ownership, options)
-    return Data(engine, catalog, blobs, Ledger(note, state), ownership, claims, leases, stores, collection)
+    return Data(engine, catalog, blobs, Ledger(note, state), ownership, claims, leases, stores, parts, collection)
 
 
 def stay_known(data: Data) -> None:

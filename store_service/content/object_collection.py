@@ -13,6 +13,7 @@ from store_service.content.keys import key_of_text, text_of_key
 from store_service.content.objects import ObjectBlobs
 from store_service.content.ownership import Ownership
 from store_service.content.published import PublishedBlobs
+from store_service.content.upload_parts import UploadParts
 from store_service.content.waiting import CollectionOptions, Ledger, Note
 
 REMOVAL = "removal of blobs"
@@ -34,6 +35,7 @@ class ObjectCollection:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._objects = objects
+        self._parts = UploadParts(objects)
         self._claims = claims
         self._leases = leases
         self._note = note
@@ -77,12 +79,15 @@ class ObjectCollection:
                     num_removed += 1
         unreferenced = found.keys() - referenced
         self._ledger.blobs.observe({text_of_key(key): "" for key in unreferenced}, elapsed_s)
+        self._ledger.uploads.observe(self._parts.marks(), elapsed_s)
         self._ledger.save(state.num_changes)
         due = self._ledger.blobs.due(self._options.unreferenced_grace_s)
         if due:
             # The rows that were read in between were this catalog's, too.
             self._ownership.check(published.catalog.state())
         num_removed += sum(published.remove_unreferenced(key_of_text(name)) for name in due)
+        for name in self._ledger.uploads.due(self._options.upload_ttl_s):
+            self._parts.remove(name)
         self._claims.purge()
         self._leases.clear()
         self._last_s = now_s

@@ -88,6 +88,19 @@ class ObjectBlobs:
             except FileNotFoundError:
                 return None
 
+    def list_small(self, folder: str) -> dict[str, str]:
+        """Names of such objects in a folder, each with a mark that changes when it is written; raises as above."""
+        found: dict[str, str] = {}
+        with self._failures_are_typed(f"listing {folder}"):
+            for page in self._obstore.list(self._objects, prefix=folder):
+                found.update((meta["path"], meta["last_modified"].isoformat()) for meta in page)
+        return found
+
+    def delete_small(self, name: str) -> None:
+        """Remove such an object; harmless when it is not there. Raises StoreUnavailableError."""
+        with self._failures_are_typed(f"deleting {name}"), suppress(FileNotFoundError):
+            self._obstore.delete(self._objects, name)
+
     def put(self, key: BlobKey, path: Path, generation: int = 0) -> None:
         """Store a blob durably; raises StoreUnavailableError."""
         with self._failures_are_typed(f"storing {key[1]}"):

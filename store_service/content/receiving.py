@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from hotslot.errors import (
     BadOffsetError,
-    BlobNotFoundError,
     FieldViolation,
     InvalidRequestError,
 )
@@ -128,11 +127,8 @@ class Uploads:
             await asyncio.wait([ending])
 
     def _is_complete(self, tenant: TenantId, digest: Digest) -> bool:
-        try:
-            self._uploads.path(tenant, digest)
-        except BlobNotFoundError:
-            return False
-        return True
+        self._uploads.touch(tenant, digest)
+        return self._uploads.status(tenant, digest)[1]
 
 
 class _StreamWriter:

@@ -1,7 +1,8 @@
 """Files on their way to admission, on a local disk; they resume by offset, also across restarts of the store.
 
-`<root>/uploads/<tenant>/<hex>.part` while bytes arrive, `<hex>` once complete and verified. Admission reads
-complete ones only, digested once more, and no tenant can download either. Everything here blocks.
+`<root>/uploads/<tenant>/<hex>.part` while bytes arrive, `<hex>` once complete and verified; where several stores may
+share a catalog, parts of them are in object storage too (`upload_parts`). Admission reads complete ones only, digested
+once more, and no tenant can download either. Everything here blocks.
 """
 
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from hotslot.content_files import READ_ONLY, digest_of_file, make_directory
+from hotslot.content_files import READ_ONLY, StagedFile, digest_of_file, make_directory
 from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import (
     BlobNotFoundError,
@@ -23,7 +24,9 @@ from hotslot.errors import (
 from hotslot.ids import Digest, TenantId, digest_of_hex, hex_of
 from shared.quotas.limits import TenantLimits
 from store_service.content.keys import BlobKey
+from store_service.content.upload_parts import UploadParts, UploadSharing
 from store_service.content.writer import Writer
+from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.execution.unwanted import stop_if_unwanted
 
 IDLE_UPLOAD_S = 600.0
@@ -33,10 +36,19 @@ IDLE_UPLOAD_S = 600.0
 class UploadFolder:
     """Uploads below one folder of a local disk."""
 
-    def __init__(self, root: Path, *, max_upload_bytes: int, limits: TenantLimits | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_upload_bytes: int,
+        limits: TenantLimits | None = None,
+        parts: UploadParts | None = None,
+    ) -> None:
+        """`parts` are where the stores of one catalog find each other's uploads."""
         self._root = root / "uploads"
         self._max_upload_bytes = max_upload_bytes
         self._limits = limits or TenantLimits()
+        self._parts = parts
         self._busy: dict[BlobKey, int] = {}
         """Uploads that a writer has, with the bytes that they will have."""
         self._lock = threading.Lock()
@@ -65,11 +77,22 @@ class UploadFolder:
                 return None
             make_directory(complete.parent)
             self._make_room(tenant)
+            if self._parts is not None and self._bring(key, self._parts):
+                self._release(key)
+                return None
+            part = complete.with_suffix(".part")
+            sharing = UploadSharing(self._parts, key, part, size_bytes)
+
+            def take_in(staged: StagedFile, _: Digest) -> None:
+                sharing.finish()
+                staged.publish(complete, mode=READ_ONLY)
+
             writer = Writer(
-                complete.with_suffix(".part"),
+                part,
                 f"upload {digest}",
-                lambda staged, _: staged.publish(complete, mode=READ_ONLY),
-                on_close=lambda: self._release(key),
+                take_in,
+                on_write=sharing.wrote,
+                on_close=lambda: self._end(key, sharing),
                 resumes=True,
             )
         except BaseException:
@@ -79,25 +102,77 @@ class UploadFolder:
             writer.restart()
         return writer
 
+    def _end(self, key: BlobKey, sharing: UploadSharing) -> None:
+        try:
+            sharing.end()
+        finally:
+            self._release(key)
+
+    def _bring(self, key: BlobKey, parts: UploadParts) -> bool:
+        """Append what other stores have of an upload to what lies here; true where it is whole then, and verified."""
+        complete = self._complete_path(*key)
+        found = parts.chain(key)
+        make_directory(complete.parent)
+        with no_room_is_a_quota(f"upload {key[1]}"):
+            staged = StagedFile(complete.with_suffix(".part"), resumes=True)
+        try:
+            with no_room_is_a_quota(f"upload {key[1]}"), suppress(BlobNotFoundError):
+                for data in parts.read(found, staged.size_bytes):
+                    staged.write(data)
+            if not found.is_whole or staged.size_bytes != found.num_bytes:
+                return False
+            if staged.digest() != key[1]:
+                staged.restart()
+                parts.discard(key)
+                return False
+            staged.publish(complete, mode=READ_ONLY)
+            return True
+        finally:
+            staged.keep()
+
     def status(self, tenant: TenantId, digest: Digest) -> tuple[int, bool]:
-        """Number of bytes received, and true if they are all; (0, False) for an unknown upload."""
+        """Number of bytes received, by whichever store, and true if they are all; (0, False) for an unknown upload."""
         complete = self._complete_path(tenant, digest)
+        num_bytes = 0
         for path, is_complete in ((complete, True), (complete.with_suffix(".part"), False)):
-            try:
-                return path.stat().st_size, is_complete
-            except FileNotFoundError:
-                continue
-        return 0, False
+            with suppress(FileNotFoundError):
+                num_bytes = path.stat().st_size
+                if is_complete:
+                    return num_bytes, True
+        if self._parts is None:
+            return num_bytes, False
+        found = self._parts.chain((tenant, digest))
+        return max(num_bytes, found.num_bytes), found.is_whole
+
+    def touch(self, tenant: TenantId, digest: Digest) -> None:
+        """Keep a complete upload that lies here from being old; harmless for any other."""
+        with self._lock, suppress(FileNotFoundError):
+            os.utime(self._complete_path(tenant, digest))
 
     def path(self, tenant: TenantId, digest: Digest) -> Path:
         """A complete upload's file, which never changes and is not old from now on; raises BlobNotFoundError."""
         path = self._complete_path(tenant, digest)
-        with self._lock:
-            try:
+        for may_come in (self._parts is not None, False):
+            with self._lock, suppress(FileNotFoundError):
                 os.utime(path)
-            except FileNotFoundError as exc:
-                raise BlobNotFoundError(digest) from exc
-        return path
+                return path
+            if may_come:
+                self._bring_whole((tenant, digest))
+        raise BlobNotFoundError(digest)
+
+    def _bring_whole(self, key: BlobKey) -> None:
+        """Fetch an upload that is whole elsewhere; raises UploadBusyError while a stream writes it here."""
+        assert self._parts is not None, "nothing comes where nothing is shared"
+        if not self._parts.chain(key).is_whole:
+            return
+        with self._lock:
+            if key in self._busy:
+                raise UploadBusyError(key[1])
+            self._busy[key] = 0
+        try:
+            self._bring(key, self._parts)
+        finally:
+            self._release(key)
 
     def verified_path(self, tenant: TenantId, digest: Digest) -> Path:
         """`path`, of bytes that are still the digest's; raises DigestMismatchError, and then it is gone."""

@@ -21,16 +21,19 @@ class Writer:
         take_in: TakeIn,
         *,
         on_reserve: Callable[[int], object] = lambda size_bytes: None,
+        on_write: Callable[[int], object] = lambda num_bytes: None,
         on_close: Callable[[], object] = lambda: None,
         resumes: bool = False,
     ) -> None:
         """Stage at `path`; `what` names it in errors. One that `resumes` goes on with what an earlier one left there.
+        `on_write` hears how many bytes there are after each write.
 
         Raises QuotaExceededError when the disk is full.
         """
         self._what = what
         self._take_in = take_in
         self._on_reserve = on_reserve
+        self._on_write = on_write
         self._on_close = on_close
         self._resumes = resumes
         with no_room_is_a_quota(what):
@@ -51,6 +54,7 @@ class Writer:
         """Append; raises QuotaExceededError when the disk is full, and keeps what was written before."""
         with no_room_is_a_quota(self._what):
             self._staged.write(data)
+        self._on_write(self._staged.size_bytes)
 
     def restart(self) -> None:
         """Throw away what was written."""

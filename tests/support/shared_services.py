@@ -1,10 +1,12 @@
 """A real PostgreSQL and a real S3 server as processes of their own, which tests pause, kill and start again."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ import psycopg
 import pytest
 
 from hotslot.local.child_processes import free_port, free_ports, tied_to_parent
+from store_service.catalog.database import open_database
 from tests.support.waiting import until
 
 START_S = 60.0
@@ -37,7 +40,11 @@ class Service:
         with self.log_path.open("ab") as log:
             # Our Python may lie where another user may not look.
             command = tied_to_parent(self.command) if self.user is None else self.command
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, user=self.user)
+            # SeaweedFS would take a client's credentials in the environment for its own.
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, user=self.user, env=environment
+            )
 
     def kill(self) -> None:
         """End all of it at once, as a machine that loses its power."""
@@ -48,8 +55,10 @@ class Service:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
         self._process.wait()
-        psutil.wait_procs(members, timeout=START_S)
         self._process = None
+        deadline_s = time.monotonic() + START_S
+        while any(map(_lives, members)) and time.monotonic() < deadline_s:
+            time.sleep(0.005)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -71,6 +80,12 @@ class Service:
         return [process, *process.children(recursive=True)]
 
 
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @dataclass
 class PostgresService:
     """PostgreSQL on loopback."""
@@ -83,12 +98,18 @@ class PostgresService:
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
 
     def new_database(self) -> str:
-        """The URL of an empty database."""
+        """The URL of a catalog of its own, as a store makes one at its first start."""
+        if not self.num_databases:
+            self._execute("CREATE DATABASE hotslot_template")
+            open_database(self.url("hotslot_template")).dispose()
         self.num_databases += 1
         name = f"hotslot_{self.num_databases}"
-        with psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres", autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
+        self._execute(f"CREATE DATABASE {name} TEMPLATE hotslot_template")
         return self.url(name)
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
 
     async def restart(self) -> None:
         """Lose all connections, and what was not synced."""
