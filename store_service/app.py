@@ -43,14 +43,14 @@ from store_service.content.reading import ContentReader
 from store_service.content.recovery import Recovery
 from store_service.content.released import ReleasedBlobs
 from store_service.content.scrub import Scrub
-from store_service.content.upkeep import keep_blobs, scrub_for_ever
+from store_service.content.upkeep import collect, keep_blobs, scrub_for_ever
 from store_service.content.uploads import UploadFolder
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.health_looks import store_health
-from store_service.imports.importer import Importer
+from store_service.imports.importer import Importer, ImportOptions
 from store_service.metrics import served_metrics
 from store_service.opening import Data, leave, locked, open_data, stay_known
 from store_service.placement.access import tell_access
@@ -165,12 +165,13 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     signatures = SignatureRequirement(settings.signature_policy_file)
     signatures.open()
     registry = Registry(published, base_models, uploads, settings.admission_limits, signatures)
-    importer = Importer(registry, settings.data_dir / "imports", execution.admission, settings.import_options, limits)
+    imports = ImportOptions(settings.max_imports, settings.import_linger_s, settings.import_refusal_ttl_s)
+    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports, limits)
     stack.push_async_callback(importer.close)
     collection = settings.collection_options
     collector = Collector(published, uploads, data.ledger, data.ownership, collection, objects=data.objects)
     stack.push_async_callback(offload, collector.close)
-    await _collect(collector, offload)
+    await collect(collector, offload)
     sources = settings.sources.opened()
     restores = settings.data_dir / "restores"
     origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
@@ -267,7 +268,7 @@ def begin_loops(
     """Begin what goes on beside calls; the store serves without any of it."""
     offload, blobs, every_s = execution.offload, domain.data.blobs, settings.collect_every_s
     loops.repeated("lease of this store", RENEW_S, lambda: offload(stay_known, domain.data))
-    loops.repeated("collection", every_s, lambda: _collect(domain.collector, offload))
+    loops.repeated("collection", every_s, lambda: collect(domain.collector, offload))
     loops.restarted("retention", lambda: domain.pruner.run(every_s))
     loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, offload))
     if scrub is not None:
@@ -288,10 +289,3 @@ async def run(settings: StoreSettings) -> None:
         )
         received = await stop_signal()
         log.info("stopping", signal=received.name)
-
-
-async def _collect(collector: Collector, offload: Offload) -> None:
-    collected = await offload(collector.run)
-    counts = {"num_blobs": collected.num_blobs, "num_objects": collected.num_objects}
-    if any(counts.values()) or collected.num_uploads:
-        log.info("collected", **counts, num_uploads=collected.num_uploads)

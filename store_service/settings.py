@@ -19,7 +19,6 @@ from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
 from store_service.catalog.url import CatalogUrl
 from store_service.content.waiting import CollectionOptions
-from store_service.imports.importer import ImportOptions
 from store_service.sources.access import SourceAccess
 from store_service.sources.hub.folder import HubOptions
 from store_service.sources.remote.source import WebOptions
@@ -206,15 +205,6 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSetting
     def collection_options(self) -> CollectionOptions:
         """Times after which things are removed."""
         return CollectionOptions(self.unreferenced_grace_s, self.upload_ttl_s, 2 * self.collect_every_s)
-
-    @property
-    def import_options(self) -> ImportOptions:
-        """Shares of imports."""
-        return ImportOptions(
-            max_imports=self.max_imports,
-            linger_s=self.import_linger_s,
-            refusal_ttl_s=self.import_refusal_ttl_s,
-        )
 
     @property
     def admission_limits(self) -> AdmissionLimits:

@@ -1,14 +1,23 @@
-"""Upkeep of blobs: the budget is kept, object storage completed, the disk scrubbed."""
+"""Upkeep of blobs: what is not wanted goes, the budget is kept, object storage completed, the disk scrubbed."""
 
 import asyncio
 
 import structlog
 
+from store_service.content.collection import Collector
 from store_service.content.scrub import Scrub
 from store_service.content.store import ContentStore
 from store_service.execution.offload import Offload
 
 log = structlog.get_logger(__name__)
+
+
+async def collect(collector: Collector, offload: Offload) -> None:
+    """Remove what nothing refers to any more."""
+    collected = await offload(collector.run)
+    counts = {"num_blobs": collected.num_blobs, "num_objects": collected.num_objects}
+    if any(counts.values()) or collected.num_uploads:
+        log.info("collected", **counts, num_uploads=collected.num_uploads)
 
 
 async def keep_blobs(blobs: ContentStore, offload: Offload) -> None:

@@ -1,6 +1,7 @@
 """A real S3 server, of a wheel, as a process of its own: it can be stopped, killed and started again on its files."""
 
 import json
+import signal
 import socket
 import subprocess
 import time
@@ -116,6 +117,8 @@ class SeaweedServer:
                     "-volume.max=200",
                     "-filer",
                     "-s3",
+                    "-s3.port.iceberg=0",  # has a port of its own, which another server's tests would be in the way of
+                    "-s3.port.lance=0",
                     f"-s3.config={config}",
                     *named,
                 ],
@@ -130,6 +133,16 @@ class SeaweedServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Keep it from answering until the block ends; its connections stay."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def _wait(self) -> None:
         deadline_s = time.monotonic() + START_S

@@ -1,8 +1,8 @@
 """Stores over one PostgreSQL and one S3 server, each with a folder of its own, for tests."""
 
-import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from store_service.content.objects import ObjectBlobs
-from tests.support.shared_services import BUCKET, PostgresService, S3Service, postgres_service, s3_service
+from tests.support.postgres import PostgresServer, postgres_server
+from tests.support.seaweed import SeaweedServer, seaweed
 from tests.support.store import StoreClient, open_store
 
-AT_ONCE = {"collect_every_s": 0.1, "unreferenced_grace_s": 0.0, "blob_lease_s": 0.0}
+BUCKET = "several"
+AT_ONCE: dict[str, Any] = {"collect_every_s": 0.1, "unreferenced_grace_s": 0.0, "blob_lease_s": 0.0}
 """Settings of a store that removes what it may."""
 
 
@@ -21,8 +23,8 @@ AT_ONCE = {"collect_every_s": 0.1, "unreferenced_grace_s": 0.0, "blob_lease_s": 
 class SharedServices:
     """The servers, both running."""
 
-    postgres: PostgresService
-    s3: S3Service
+    postgres: PostgresServer
+    s3: SeaweedServer
 
     def place(self, folder: Path) -> "SharedPlace":
         """A catalog and a place for blobs that are empty."""
@@ -51,21 +53,20 @@ class SharedPlace:
     def objects(self) -> ObjectBlobs:
         return ObjectBlobs(self.blob_url)
 
-    def names(self) -> list[str]:
-        """Names of all objects that are blobs or uploads."""
-        objects = self.objects()
-        return sorted([*objects.list_small("blobs"), *objects.list_small("uploads")])
+    def local_blobs(self, name: str) -> list[Path]:
+        """Files of the blobs that a store has on its disk."""
+        return [path for path in (self.folder / name / "blobs").rglob("*") if path.is_file()]
 
 
 @contextmanager
 def shared_services() -> Iterator[SharedServices]:
     """Both servers, running; this process and its children find the S3 server by their environment."""
-    with postgres_service() as postgres, s3_service() as s3, pytest.MonkeyPatch.context() as environment:
-        for name, value in s3.variables.items():
+    with ExitStack() as stack:
+        postgres = stack.enter_context(postgres_server())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="s3-", ignore_cleanup_errors=True)))
+        s3 = stack.enter_context(seaweed(folder))
+        s3.bucket(BUCKET)
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in s3.variables().items():
             environment.setenv(name, value)
-        asyncio.run(_start(postgres, s3))
         yield SharedServices(postgres, s3)
-
-
-async def _start(postgres: PostgresService, s3: S3Service) -> None:
-    await asyncio.gather(postgres.start(), s3.start())

@@ -147,9 +147,7 @@ async def test_what_is_acknowledged_stays_readable_while_stores_delete_and_colle
             *(come_and_go(two, one, f"two-{i}") for i in range(2)),
         )
         await until(lambda: not place.objects().list_small("blobs"), timeout_s=30)
-        for name in ("one", "two"):
-            folder = place.folder / name / "blobs"
-            await until(lambda folder=folder: not [path for path in folder.rglob("*") if path.is_file()], timeout_s=30)
+        await until(lambda: place.local_blobs("one") == place.local_blobs("two") == [], timeout_s=30)
 
 
 async def test_uploads_of_all_stores_are_collected(place: SharedPlace) -> None:
