@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from hotslot.errors import CatalogDamagedError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
+from store_service.catalog.tables import blob_claims, blob_generations, damaged_objects, leases
 from store_service.content.keys import BlobKey
 
 TIMEOUT_S = 60.0
@@ -75,9 +76,13 @@ def forget_versions(path: Path, keys: Iterable[BlobKey]) -> None:
 def begin_new_history(path: Path) -> None:
     """Leave behind all revisions of changes that this copy has not seen, so that no watch goes on from one of them.
 
-    Watchers of the store that was lost hear REVISION_COMPACTED and ask for everything anew.
+    Watchers of the store that was lost hear REVISION_COMPACTED and ask for everything anew. Stores of then are gone with
+    their leases, and objects are restored under their blobs' first names.
     """
     with _opened(path) as catalog, catalog:
+        known = {name for (name,) in catalog.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table in known & {leases.name, blob_claims.name, blob_generations.name, damaged_objects.name}:
+            catalog.execute(f"DELETE FROM {table}")
         catalog.execute("UPDATE tenants SET revision = revision + ?", (LOST_CHANGES,))
         catalog.execute("UPDATE tenants SET oldest_revision = revision")
 

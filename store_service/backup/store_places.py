@@ -151,10 +151,11 @@ class ObjectPlace:
     @contextmanager
     def open(self, key: BlobKey) -> Iterator[tuple[Readable, int]]:
         """See `PublishedPlace.open`."""
-        size_bytes = self._objects.size_bytes(key)
-        if size_bytes is None:
+        found = self._objects.find(key)
+        if found is None:
             raise BlobNotFoundError(key[1])
-        yield _Stretches(self._objects.read(key, size_bytes)), size_bytes
+        generation, size_bytes = found
+        yield _Stretches(self._objects.read(key, size_bytes, generation)), size_bytes
 
 
 class _Stretches(RawIOBase):

@@ -1,7 +1,7 @@
 """Removes from object storage what nothing refers to: one store of several at a time, by a lease in the catalog.
 
-Two that do it at once remove nothing that is wanted (`store_service.catalog.blob_claims`); the lease saves the work. A
-backup holds it so that nothing is removed meanwhile. Everything here blocks: call it from a thread.
+Two that do it at once remove nothing that is wanted (`store_service.catalog.blob_claims`); the lease saves the
+work. Everything here blocks: call it from a thread.
 """
 
 import time
@@ -17,7 +17,7 @@ from store_service.content.upload_parts import UploadParts
 from store_service.content.waiting import CollectionOptions, Ledger, Note
 
 REMOVAL = "removal of blobs"
-"""Lease of the store that removes objects; a backup that has it keeps all stores from removing any."""
+"""Lease of the store that removes objects."""
 LEAST_LEASE_S = 10.0
 
 
@@ -48,7 +48,7 @@ class ObjectCollection:
         """Time of the last pass that saw everything; None where the last one did not."""
 
     def may_remove(self) -> bool:
-        """Take or renew the lease; false while another store, or a backup, has it."""
+        """Take or renew the lease; false while another store has it."""
         if self._leases.take(REMOVAL, max(LEAST_LEASE_S, 2 * self._options.max_elapsed_s)):
             return True
         self._ledger = None

@@ -139,12 +139,19 @@ class ObjectBlobs:
         """All blobs; raises StoreUnavailableError."""
         return set(self.generations())
 
-    def generations_of(self, key: BlobKey) -> list[int]:
-        """The generations that there are of one blob; raises StoreUnavailableError."""
+    def find(self, key: BlobKey, generation: int = 0) -> tuple[int, int] | None:
+        """Generation and size of a blob, wherever it is: of this generation first, since it should be that one.
+
+        A catalog that was restored from an older copy knows other names than there are. Raises StoreUnavailableError.
+        """
+        size_bytes = self.size_bytes(key, generation)
+        if size_bytes is not None:
+            return generation, size_bytes
         with self._failures_are_typed(f"looking for {key[1]}"):
             folder = blob_name(key).rpartition("/")[0]
-            names = (meta["path"] for page in self._obstore.list(self._objects, prefix=folder) for meta in page)
-            return [found[1] for name in names if (found := object_key(name)) is not None and found[0] == key]
+            metas = [meta for page in self._obstore.list(self._objects, prefix=folder) for meta in page]
+        sizes = {found[1]: meta["size"] for meta in metas if (found := object_key(meta["path"])) and found[0] == key}
+        return max(sizes.items(), default=None)
 
     def generations(self) -> dict[BlobKey, list[int]]:
         """All blobs with the generations that there are of each; raises StoreUnavailableError."""

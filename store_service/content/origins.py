@@ -98,14 +98,10 @@ class Origins:
                 yield use.source, self._copy_source(use, location)
 
     def _copy_object(self, objects: ObjectBlobs, key: BlobKey, writer: Writer, progress: "_Progress") -> None:
-        generation = self._blobs.generation_of(key)
-        size_bytes = objects.size_bytes(key, generation)
-        if size_bytes is None:
-            # A catalog that was restored from an older copy knows older names than there are.
-            generation = max(objects.generations_of(key), default=generation)
-            size_bytes = objects.size_bytes(key, generation)
-        if size_bytes is None:
+        found = objects.find(key, self._blobs.generation_of(key))
+        if found is None:
             raise BlobNotFoundError(key[1])
+        generation, size_bytes = found
         writer.reserve(size_bytes)
         for data in objects.read(key, size_bytes, generation):
             writer.write(data)
