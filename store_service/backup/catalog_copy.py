@@ -76,8 +76,8 @@ def forget_versions(path: Path, keys: Iterable[BlobKey]) -> None:
 def begin_new_history(path: Path) -> None:
     """Leave behind all revisions of changes that this copy has not seen, so that no watch goes on from one of them.
 
-    Watchers of the store that was lost hear REVISION_COMPACTED and ask for everything anew. Stores of then are gone with
-    their leases, and objects are restored under their blobs' first names.
+    Watchers of the store that was lost hear REVISION_COMPACTED and ask for everything anew. Leases of then have ended,
+    and objects are restored under their first names.
     """
     with _opened(path) as catalog, catalog:
         known = {name for (name,) in catalog.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
