@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gateway_service import token_logprobs
+from gateway_service.told_calls import ToldCalls
 from gateway_service.translation import WantedAnswer
 from hotslot.contract.generation import Chunk, Finished, FinishReason, GenerationEvent, Started, TokenLogprob
 
@@ -31,6 +32,8 @@ class _Choice:
     """Characters before the next token with a log-probability."""
     echo: "_Echo | None" = None
     """The prompt's tokens, until they are told."""
+    calls: ToldCalls | None = None
+    """Calls of tools in its text, where these are looked for."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,11 @@ class HttpAnswer:
         self._wanted = wanted
         self._id = _ID_PREFIXES[kind] + request_id
         self._created = int(time.time())
-        self._choices = [_Choice() for _ in range(len(wanted.requests) * wanted.num_choices)]
+        format_ = wanted.tool_format
+        self._choices = [
+            _Choice(calls=ToldCalls(format_) if format_ is not None else None)
+            for _ in range(len(wanted.requests) * wanted.num_choices)
+        ]
         self.started: dict[int, Started] = {}
         """By prompt."""
 
@@ -65,7 +72,7 @@ class HttpAnswer:
             case Chunk():
                 yield from self._piece(prompt, first + event.choice, event)
             case Finished():
-                yield self._ending(prompt, first + event.choice, event)
+                yield from self._ending(prompt, first + event.choice, event)
 
     @property
     def is_complete(self) -> bool:
@@ -138,7 +145,9 @@ class HttpAnswer:
             return
         if not (event.text or event.logprobs or self._wanted.wants_token_ids):
             return
-        said = {"delta": {"content": event.text}} if self._kind == "chat" else {"text": event.text}
+        said = {"delta": self._delta(choice, event.text)} if self._kind == "chat" else {"text": event.text}
+        if choice.calls is not None and not (said["delta"] or event.logprobs or self._wanted.wants_token_ids):
+            return
         piece: Object = {
             "index": index,
             **said,
@@ -149,26 +158,34 @@ class HttpAnswer:
             piece["token_ids"] = list(event.token_ids)
         yield self._chunk(prompt, piece)
 
-    def _ending(self, prompt: int, index: int, event: Finished) -> Object:
+    def _delta(self, choice: _Choice, text: str) -> Object:
+        """A piece of a streamed chat, as far as it is known to be content or a call."""
+        return {"content": text} if choice.calls is None else choice.calls.delta(text)
+
+    def _ending(self, prompt: int, index: int, event: Finished) -> Iterator[Object]:
         choice = self._choices[index]
         choice.finished = event
         last = event.stop_string if self._wanted.keeps_stop_string else ""
         choice.text.append(last)
         delta = {"content": last} if last else {}
+        if choice.calls is not None and self._wanted.is_stream:
+            delta = choice.calls.delta(last, is_end=True)
         said = {"delta": delta} if self._kind == "chat" else {"text": last}
-        return self._chunk(prompt, {"index": index, **said, "logprobs": None, **_reasons(event)})
+        yield self._chunk(prompt, {"index": index, **said, "logprobs": None, **_reasons(event, choice.calls)})
 
     def _whole_choice(self, index: int, choice: _Choice) -> Object:
         text = "".join(choice.text)
         assert choice.finished is not None
         message = {"role": "assistant", "content": text, "refusal": None}
+        if choice.calls is not None:
+            message |= choice.calls.message(text)
         whole: Object = {
             "index": index,
             **({"message": message} if self._kind == "chat" else {"text": text}),
             "logprobs": self._logprobs(choice, choice.logprobs)
             if self._wanted.requests[0].logprobs is not None
             else None,
-            **_reasons(choice.finished),
+            **_reasons(choice.finished, choice.calls),
         }
         if self._wanted.wants_token_ids:
             whole["token_ids"] = choice.token_ids
@@ -201,7 +218,9 @@ def served_headers(started: Started) -> dict[str, str]:
     }
 
 
-def _reasons(event: Finished) -> Object:
+def _reasons(event: Finished, calls: ToldCalls | None) -> Object:
     """Reason for the end of a choice; `stop_reason` is vLLM's: the stop text or token that ended it."""
     reason = "length" if event.reason is FinishReason.LENGTH else "stop"
+    if reason == "stop" and calls is not None and calls.count:
+        reason = "tool_calls"
     return {"finish_reason": reason, "stop_reason": event.stop_string or event.stop_token_id}

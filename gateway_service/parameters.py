@@ -101,7 +101,11 @@ CHAT: tuple[Parameter, ...] = (
     _supported("max_completion_tokens", "as many as fit where neither it nor max_tokens is given"),
     _supported("logprobs", "log-probabilities of the answer's tokens"),
     _supported("top_logprobs", "up to 20"),
-    _supported("tools", "given to the chat template; an answer that calls one comes back as text"),
+    _supported(
+        "tools",
+        "given to the chat template; calls come back as `tool_calls` where HOTSLOT_GATEWAY_TOOL_PARSER names the "
+        "models' format, else as text",
+    ),
     _supported("tool_choice", "`auto`, or `none`, which leaves the tools out; a call cannot be forced"),
     _supported("response_format", f"`text`; {_NO_CONSTRAINT}"),
     _supported("reasoning_effort", "a variable of the chat template"),

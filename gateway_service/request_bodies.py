@@ -33,6 +33,13 @@ def _plain_text(parts: object) -> object:
     return parts
 
 
+def _unforced(choice: object) -> object:
+    """Refuse what would force a call, with the reason."""
+    if choice == "required" or isinstance(choice, dict):
+        raise ValueError("a call cannot be forced, as tokens are not constrained; give 'auto' or 'none'")
+    return choice
+
+
 class TextPartBody(Body):
     """A part of a message's content."""
 
@@ -167,7 +174,7 @@ class ChatBody(GenerationBody):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0)
     tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: Annotated[Literal["auto", "none"] | None, BeforeValidator(_unforced)] = None
     response_format: ResponseFormatBody | None = None
     reasoning_effort: str | None = None
     modalities: list[Literal["text"]] | None = None

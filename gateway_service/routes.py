@@ -70,7 +70,10 @@ class Gateway:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        wanted, _ = chat_from(await self._body(request), request_id_of(request.scope))
+        wanted, body = chat_from(await self._body(request), request_id_of(request.scope))
+        tool_format = self.settings.gateway_tool_parser
+        if tool_format and body.tools and body.tool_choice != "none":
+            wanted = replace(wanted, tool_format=tool_format)
         return await self._generation(request, "chat", wanted, chat_param)
 
     async def completion(self, request: Request) -> Response:

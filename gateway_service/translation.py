@@ -19,6 +19,7 @@ from gateway_service.request_bodies import (
     prompts_of,
 )
 from gateway_service.token_bodies import TokenizeBody
+from gateway_service.tool_calls import ToolFormat
 from hotslot import (
     AdapterSelection,
     ChatMessage,
@@ -55,6 +56,8 @@ class WantedAnswer:
     keeps_stop_string: bool
     echoed: tuple[str, ...] = ()
     """Beginning of each choice's text, by prompt."""
+    tool_format: ToolFormat | None = None
+    """Format of the calls in the answer; None where they stay text."""
 
 
 def chat_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnswer, ChatBody]:

@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.echo_model import echo_model
@@ -15,6 +16,7 @@ pytestmark = pytest.mark.integration
 
 NUM_SHORT, NUM_LONG = 200, 5_000
 AT_ONCE = 16
+AT_ONCE_LONG, LASTING_S = 200, 120.0
 STALL_S = 0.5
 
 
@@ -114,6 +116,39 @@ async def test_thousands_of_streams_with_disconnects_leave_nothing_behind(tmp_pa
         await leave_many(stack, NUM_SHORT)
         await nothing_stays(stack)
         assert len(asyncio.all_tasks()) <= num_tasks + 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_200_streams_at_a_time_with_disconnects_for_two_minutes_leave_nothing_behind(tmp_path: Path) -> None:
+    process = psutil.Process()
+    async with served(tmp_path, echo_model(max_running=32, max_waiting=512, step_s=0.002)) as stack:
+        # Whatever is opened once and stays: templates' processes, channels, threads.
+        await leave_many(stack, NUM_SHORT)
+        await nothing_stays(stack)
+        num_tasks, num_files = len(asyncio.all_tasks()), process.num_fds()
+        dice, ended = random.Random(11), {"read": 0, "left": 0}
+        until_s = asyncio.get_running_loop().time() + LASTING_S
+
+        async def one() -> None:
+            while asyncio.get_running_loop().time() < until_s:
+                connection = await ask(stack, stream=True, max_tokens=dice.randrange(1, 200))
+                if dice.random() < 0.3:
+                    await asyncio.wait_for(connection.reader.readuntil(b"[DONE]"), 60)
+                    ended["read"] += 1
+                else:
+                    for _ in range(dice.randrange(6)):
+                        await connection.reader.read(100)
+                    ended["left"] += 1
+                connection.leave()
+
+        await asyncio.gather(*(one() for _ in range(AT_ONCE_LONG)))
+        print(f"{ended['read']} streams were read to their ends, {ended['left']} were left")
+        assert min(ended.values()) > AT_ONCE_LONG
+        await nothing_stays(stack)
+        assert stack.model.runner.slots, "the adapter stays where it is"
+        await until(lambda: len(asyncio.all_tasks()) <= num_tasks, timeout_s=10)
+        await until(lambda: process.num_fds() <= num_files, timeout_s=10)
 
 
 async def test_a_reader_that_sleeps_is_cut_off(tmp_path: Path) -> None:

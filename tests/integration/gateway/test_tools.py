@@ -4,11 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import openai
 import pytest
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
 
-from tests.support.echo_model import EchoTokenizer, echo_model
+from tests.support.echo_model import EOS, EchoModel, EchoRunner, EchoTokenizer, echo_model
 from tests.support.gateway import served
+from worker_service.engine.messages import SampledToken, Segment
 
 pytestmark = pytest.mark.integration
 
@@ -67,3 +69,110 @@ async def test_tools_and_calls_are_in_the_prompt(tmp_path: Path) -> None:
         assert await prompt_tokens(**variables) == len("[weather object]sadlow" + TALK)
         no_opening = {"extra_body": {"add_generation_prompt": False}}
         assert await prompt_tokens(**no_opening) == len("[weather object]" + TALK) - len("<assistant>")
+
+
+def calling(text: str) -> EchoModel:
+    """A model that says a text, whatever it is asked."""
+    model = echo_model()
+    object.__setattr__(model, "runner", SayingRunner(model.limits.num_slots, text=text.encode()))
+    model.tokenizer.chat_template = TEMPLATE
+    return model
+
+
+@dataclasses.dataclass
+class SayingRunner(EchoRunner):
+    text: bytes = b""
+
+    def _next(self, segment: Segment) -> SampledToken | None:
+        if segment.sampling is None:
+            return None
+        position = len(segment.history) - segment.num_prompt_tokens
+        return SampledToken(self.text[position] if position < len(self.text) else EOS, None, ())
+
+
+WRITTEN = {
+    "hermes": 'I look. <tool_call>\n{"name": "weather", "arguments": {"city": "Malmö"}}\n</tool_call>\n'
+    '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>',
+    "llama3_json": '{"name": "weather", "parameters": {"city": "Malmö"}}; '
+    '{"name": "weather", "parameters": {"city": "Oslo"}}',
+}
+CITIES = [{"city": "Malmö"}, {"city": "Oslo"}]
+
+
+@pytest.mark.parametrize("tool_parser", WRITTEN)
+async def test_calls_come_back_as_calls_whole_and_streamed(tmp_path: Path, tool_parser: str) -> None:
+    async with served(tmp_path, calling(WRITTEN[tool_parser]), gateway_tool_parser=tool_parser) as stack:
+        sdk = await stack.sdk()
+        answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], n=2, max_tokens=256)
+        said = "I look." if tool_parser == "hermes" else None
+        for choice in answer.choices:
+            assert (choice.finish_reason, choice.message.content) == ("tool_calls", said)
+            made = [call for call in choice.message.tool_calls or () if call.type == "function"]
+            assert [call.function.name for call in made] == ["weather"] * 2
+            assert [json.loads(call.function.arguments) for call in made] == CITIES
+        ids = {call.id for choice in answer.choices for call in choice.message.tool_calls or ()}
+        assert len(ids) == 4, "each call has an id of its own"
+
+        # The SDK's own accumulator knows a stream's calls by their deltas.
+        async with sdk.chat.completions.stream(
+            model="test/echo", messages=TURNS, tools=[TOOL], max_tokens=256
+        ) as stream:
+            kinds = [event.type async for event in stream]
+            final = (await stream.get_final_completion()).choices[0]
+        assert kinds.count("tool_calls.function.arguments.done") == 2
+        assert kinds.count("tool_calls.function.arguments.delta") > 4, "arguments stream"
+        assert (final.finish_reason, final.message.content or None) == ("tool_calls", said)
+        assert [json.loads(call.function.arguments) for call in final.message.tool_calls or ()] == CITIES
+
+        # The calls go back into the conversation as they came.
+        turns = [
+            *TURNS,
+            answer.choices[0].message,
+            *({"role": "tool", "tool_call_id": i, "content": "dry"} for i in ids),
+        ]
+        again = await sdk.chat.completions.create(model="test/echo", messages=turns, tools=[TOOL], max_tokens=256)  # type: ignore[arg-type]
+        assert again.choices[0].finish_reason == "tool_calls"
+
+
+async def test_calls_stay_text_without_tools_and_without_a_parser(tmp_path: Path) -> None:
+    text = WRITTEN["hermes"]
+    async with served(tmp_path / "with", calling(text), gateway_tool_parser="hermes") as stack:
+        sdk = await stack.sdk()
+        for options in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+            answer = await sdk.chat.completions.create(
+                model="test/echo",
+                messages=TURNS,
+                max_tokens=256,
+                **options,  # type: ignore[call-overload]
+            )
+            assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (text, "stop")
+    async with served(tmp_path / "without", calling(text)) as stack:
+        sdk = await stack.sdk()
+        answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], max_tokens=256)
+        assert (answer.choices[0].message.content, answer.choices[0].message.tool_calls) == (text, None)
+
+
+async def test_a_call_that_is_cut_says_so_and_is_not_repaired(tmp_path: Path) -> None:
+    async with served(tmp_path, calling(WRITTEN["hermes"]), gateway_tool_parser="hermes") as stack:
+        sdk = await stack.sdk()
+        cut = WRITTEN["hermes"].index("Malm")
+        answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], max_tokens=cut)
+        choice = answer.choices[0]
+        assert choice.finish_reason == "length"
+        assert [call.function.arguments for call in choice.message.tool_calls or ()] == ['{"city": "']  # type: ignore[union-attr]
+
+
+async def test_a_call_cannot_be_forced(tmp_path: Path) -> None:
+    async with served(tmp_path, calling("x"), gateway_tool_parser="hermes") as stack:
+        sdk = await stack.sdk()
+        named = {"type": "function", "function": {"name": "weather"}}
+        for choice in ("required", named):
+            with pytest.raises(openai.BadRequestError) as refused:
+                await sdk.chat.completions.create(
+                    model="test/echo",
+                    messages=TURNS,
+                    tools=[TOOL],
+                    tool_choice=choice,  # type: ignore[call-overload]
+                )
+            assert refused.value.param == "tool_choice"
+            assert "cannot be forced" in str(refused.value)
