@@ -1,10 +1,11 @@
 """`python -m tests.support.echo_process`: a worker process around the echo model, with the worker's own settings.
 
-HOTSLOT_MODEL says how loading goes: `quick`, `late SECONDS`, `slow` (for ever) or `broken`; `step SECONDS` is quick and
-paced so, and `hang` is quick and never ends a step.
+HOTSLOT_MODEL says how loading goes: `quick`, `late SECONDS`, `slow` (for ever) or `broken`; `step SECONDS [ROWS]` is
+quick, paced so, and has as many rows; `hang` is quick and never ends a step.
 """
 
 import time
+from dataclasses import replace
 from typing import NoReturn
 
 from hotslot.errors import FieldViolation, InvalidRequestError
@@ -31,7 +32,11 @@ def _load(how: str) -> EchoModel:
         time.sleep(float(how.removeprefix("late ")))
     while how == "slow":
         time.sleep(1)
-    model = echo_model(step_s=float(how.removeprefix("step ")) if how.startswith("step ") else STEP_S)
+    step_s, _, rows = how.removeprefix("step ").partition(" ") if how.startswith("step ") else (str(STEP_S), "", "")
+    model = echo_model(step_s=float(step_s))
+    if rows:
+        limits = replace(model.limits, max_running=int(rows), num_blocks=32 * int(rows))
+        model = replace(model, limits=limits)
     if how == "hang":
         model.runner.gate.clear()
     return model

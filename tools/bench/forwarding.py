@@ -37,10 +37,12 @@ TOKENS = 400
 
 
 @asynccontextmanager
-async def worker(store: str, redis_url: str, step_s: float) -> AsyncIterator[tuple[Calls, psutil.Process]]:
-    """One ready process, and a client of it."""
-    endpoint = f"127.0.0.1:{free_port()}"
-    settings = {"listen": endpoint, "store": store, "redis_url": redis_url, "model": f"step {step_s}"}
+async def worker(
+    store: str, redis_url: str, model: str, endpoint: str = ""
+) -> AsyncIterator[tuple[Calls, psutil.Process]]:
+    """One ready process around an echo model, and a client of it."""
+    endpoint = endpoint or f"127.0.0.1:{free_port()}"
+    settings = {"listen": endpoint, "store": store, "redis_url": redis_url, "model": model}
     environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
     command = (sys.executable, "-m", "tests.support.echo_process", "--log-level", "error")
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=DEVNULL)
@@ -91,7 +93,10 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
     async with AsyncExitStack() as stack:
         redis_url = stack.enter_context(embedded_valkey()).url
         store = await stack.enter_async_context(serve(MemoryStore().services(), ServerOptions(), observers=()))
-        ends = [await stack.enter_async_context(worker(f"127.0.0.1:{store.port}", redis_url, step_s)) for _ in range(2)]
+        ends = [
+            await stack.enter_async_context(worker(f"127.0.0.1:{store.port}", redis_url, f"step {step_s}"))
+            for _ in range(2)
+        ]
         (direct, _), (forwarding, forwarder) = ends
         await forwarding.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
         served_by = (await direct.generate()).started.worker_id
