@@ -25,6 +25,7 @@ from gateway_service.page import HTML, page_response
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
 from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
+from gateway_service.tool_calls import ToolFormat
 from gateway_service.translation import (
     WantedAnswer,
     chat_from,
@@ -71,9 +72,9 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         wanted, body = chat_from(await self._body(request), request_id_of(request.scope))
-        tool_format = self.settings.gateway_tool_parser
-        if tool_format and body.tools and body.tool_choice != "none":
-            wanted = replace(wanted, tool_format=tool_format)
+        parser = self.settings.gateway_tool_parser
+        if parser != "none" and body.tools and body.tool_choice != "none":
+            wanted = replace(wanted, tool_format=ToolFormat(parser))
         return await self._generation(request, "chat", wanted, chat_param)
 
     async def completion(self, request: Request) -> Response:

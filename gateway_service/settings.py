@@ -1,12 +1,12 @@
 """The gateway's settings, from `HOTSLOT_*` variables and flags."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from gateway_service.tool_calls import ToolFormat
+from gateway_service.tool_calls import ToolParser
 from hotslot.clients.defaults import GENERATE_TIMEOUT_S
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
@@ -84,9 +84,9 @@ class GatewaySettings(CallerTransport, AuditSettings, QuotaSettings, Observed):
     gateway_worker_metrics: OptionalAddress = ""
     """host:port of metrics_listen of the worker beside the gateway, whose metrics are told with the gateway's own; by
     TLS where calls to the worker use it, with tls_worker_name."""
-    gateway_tool_parser: ToolFormat | Literal[""] = ""
+    gateway_tool_parser: ToolParser = "none"
     """Format in which the models write calls of tools: hermes (Hermes, Qwen 2.5, Qwen 3), llama3_json (Llama 3.1, 3.2).
-    Chats that have tools then get calls as `tool_calls`; empty leaves them in the text."""
+    Chats that have tools then get calls as `tool_calls`; none leaves them in the text."""
     gateway_ui: bool = True
     """Serve /ui, a page that shows workers and adapters as they are now and tries prompts. Its files are for all, all
     else is asked for with the caller's API key."""
