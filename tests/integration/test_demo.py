@@ -15,7 +15,10 @@ INTERRUPTED = 130
 pytestmark = [pytest.mark.integration, pytest.mark.model, pytest.mark.chaos]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGKILL))],
+)
 def test_a_stopped_demo_leaves_no_process(number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "deploy.demo.run"], cwd=ROOT, stdout=subprocess.PIPE, text=True

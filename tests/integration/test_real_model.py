@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.model]
 NUM_TOKENS = 32
 TOLERANCE = 1e-3
 NAMES = sorted(folder.name for folder in DEMO_ADAPTERS.iterdir() if folder.is_dir())
-KILL_ROUND_S = 60.0
+KILL_ROUND_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ async def test_a_mixed_batch_over_grpc_answers_as_peft(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("victim", ["worker", "store"])
+@pytest.mark.parametrize("victim", ["worker", pytest.param("store", marks=pytest.mark.slow)])
 async def test_kill_9_under_load_and_the_work_goes_on(
     victim: str, digests: dict[str, str], stack: Stack, store_process: Child, worker_process: Child
 ) -> None:

@@ -50,7 +50,7 @@ def grpo(model: Any, tokenizer: Any, folder: Path, callback: PublishCallback) ->
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("make", [sft, grpo])
+@pytest.mark.parametrize("make", [sft, pytest.param(grpo, marks=pytest.mark.slow)])
 def test_a_trainer_of_trl_publishes_every_step_and_each_version_answers(
     hotslot: BlockingHotslotClient, model_folder: Path, tmp_path: Path, make: Callable[..., Any]
 ) -> None:

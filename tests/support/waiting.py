@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Return when the condition holds; TimeoutError when it does not become true."""
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 (conditions that no event announces)
             await asyncio.sleep(0.005)
 
 
-async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 10.0) -> None:
+async def until_async(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
     """The same for a condition that has to ask somebody."""
     async with asyncio.timeout(timeout_s):
         while not await condition():  # noqa: ASYNC110 (conditions that no event announces)

@@ -111,7 +111,8 @@ def load_model(
             without_slots=targets.without_slots,
         )
     buckets: tuple[CompiledBucket, ...] = ()
-    with stages.stage("compile"):
+    # A model that was loaded before in this process has armed the compiler.
+    with stages.stage("compile"), torch.compiler.set_stance("default"):
         num_compiled = -_num_cache_misses()
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()

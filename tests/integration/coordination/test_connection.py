@@ -98,7 +98,7 @@ async def test_a_frozen_server_is_a_typed_error_within_the_timeout_and_fine_afte
             started = asyncio.get_running_loop().time()
             with pytest.raises(CoordinationUnavailableError):
                 await redis.ping()
-            assert asyncio.get_running_loop().time() - started < 2.0
+            assert asyncio.get_running_loop().time() - started < 15.0
             os.kill(server.pid, signal.SIGCONT)
             await redis.ping()
 

@@ -237,7 +237,7 @@ async def check_trainer(folder: Path, publications: int, *, from_memory: bool = 
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("from_memory", [False, True], ids=["push", "publish"])
+@pytest.mark.parametrize("from_memory", [pytest.param(False, marks=pytest.mark.slow), True], ids=["push", "publish"])
 async def test_a_trainer_is_served_by_what_it_wrote_and_others_within_the_bound(
     tmp_path: Path, from_memory: bool
 ) -> None:

@@ -69,7 +69,7 @@ async def test_a_chat_streams_and_ends_with_its_usage(gateway: Served, sdk: Asyn
     assert last.usage is not None
     assert last.usage.completion_tokens == len(text) + 1
     assert len({chunk.id for chunk in chunks}) == 1
-    assert len(pieces) > 3, "it streams"
+    assert len(pieces) >= 3, "role, text and end come apart; a busy machine may send many tokens in one piece"
 
 
 async def test_a_stream_without_the_option_has_no_usage(sdk: AsyncOpenAI) -> None:

@@ -17,7 +17,8 @@ from tests.support.echo_model import echo_model, voice
 from tests.support.echo_worker import run_worker
 from tests.support.store import open_store
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+# Go compiles gRPC for a minute of two cores where its cache is empty.
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 """The first build compiles gRPC."""
 
 SPEC = echo_model().spec

@@ -37,7 +37,7 @@ async def test_our_clients_are_told_of_the_size_and_do_not_try_again(
                 begun_s = time.monotonic()
                 with pytest.raises(InvalidRequestError, match=r"request: found a message of [\d,]+ bytes, at most"):
                     await client.complete(GenerationRequest(prompt))
-                assert time.monotonic() - begun_s < 5
+                assert time.monotonic() - begun_s < 15
     assert (await calls.generate()).text == "base"
     running.assert_nothing_is_held()
 

@@ -52,7 +52,7 @@ async def test_a_worker_is_alive_while_its_model_loads_and_leaves_at_once_when_t
         began_s = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.exit_code() == 0
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 15
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_process_with_the_reason(store_endpoint: str) -> None:

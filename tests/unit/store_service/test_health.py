@@ -36,10 +36,10 @@ async def test_a_part_that_fails_says_why_and_only_a_required_one_makes_it_not_r
 async def test_parts_that_hang_are_waited_for_at_the_same_time_and_not_for_long() -> None:
     looks = [Look(f"part-{number}", hangs) for number in range(20)]
     began_s = time.monotonic()
-    found = await StoreHealth([*looks, Look("catalog", works)], patience_s=0.1).status()
-    assert time.monotonic() - began_s < 1.5
+    found = await StoreHealth([*looks, Look("catalog", works)], patience_s=1.0).status()
+    assert time.monotonic() - began_s < 15
     assert [part.works for part in found.parts] == [False] * 20 + [True]
-    assert {part.why for part in found.failing} == {"it did not answer within 0.1 s"}
+    assert {part.why for part in found.failing} == {"it did not answer within 1 s"}
 
 
 def test_a_catalog_that_cannot_be_asked_is_named_without_its_url(tmp_path: Path) -> None:

@@ -210,5 +210,5 @@ async def test_a_chat_that_cannot_fit_is_too_long_before_a_template_sees_it(text
         before_s = time.monotonic()
         with pytest.raises(PromptTooLongError, match="at least"):
             await encoder.encode(ChatPrompt((ChatMessage("user", "hi"), message), allow_special_tokens=allows))
-        assert time.monotonic() - before_s < 5
+        assert time.monotonic() - before_s < 20
     encoder.close()
