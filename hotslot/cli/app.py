@@ -20,6 +20,7 @@ from hotslot.cli import (
     listing_commands,
     login_commands,
     own_commands,
+    plan_command,
     policy_commands,
     quota_command,
     removal_commands,
@@ -64,6 +65,7 @@ app.command("help", cls=Command, rich_help_panel=_EVERYTHING)(own_commands.help_
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(own_commands.completion)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.backup)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(backup_commands.restore)
+app.command("plan", cls=Command, rich_help_panel=_EVERYTHING)(plan_command.plan_command)
 app.add_typer(context_commands.app, name="context", rich_help_panel=_EVERYTHING)
 app.add_typer(token_commands.app, name="token", rich_help_panel=_EVERYTHING)
 app.command(cls=Command, rich_help_panel=_EVERYTHING)(login_commands.login)

@@ -78,6 +78,11 @@ def spec_from_folder(folder: Path, name: str) -> BaseSpec:
     return spec
 
 
+def num_parameters(folder: Path) -> int:
+    """Elements of all tensors in a model's folder; raises InvalidRequestError."""
+    return sum(parameter.entry.num_elements for parameter in _read_parameters(folder).values())
+
+
 def refuse_quantised(folder: Path) -> None:
     """Raise InvalidRequestError where config.json says that weights are quantised; no other file need be there."""
     if method := method_of(_read_json(folder / "config.json"), ()):

@@ -31,9 +31,10 @@ _TEXT_MODELS = ("model.language_model.", "model.text_model.")
 """Prefixes of the text model's paths in multimodal models as transformers 5 loads them, whatever their checkpoints
 have.
 """
-_SHARED_COUNT = "num_kv_shared_layers"
+KV_SHARED = "num_kv_shared_layers"
 _HEADS, _KEY_HEADS, _HEAD_SIZE = "num_attention_heads", "num_key_value_heads", "head_dim"
-_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+NUM_LAYERS = "num_hidden_layers"
+_LAYER_COUNTS = (NUM_LAYERS, "n_layer", "n_layers", "num_layers")
 
 REASONS: Mapping[Absence, str] = {
     Absence.BEYOND: "its layer is beyond those that the model's config has, such as layers for speculation",
@@ -72,7 +73,7 @@ def with_absences(spec: BaseSpec, config: Mapping[str, Any] | None = None) -> Ba
     if part is None:
         return spec
     numbers = layer_numbers(config or {})
-    num_layers, num_shared = numbers.get(_LAYER_COUNTS[0]), numbers.get(_SHARED_COUNT)
+    num_layers, num_shared = numbers.get(_LAYER_COUNTS[0]), numbers.get(KV_SHARED)
     first_shared = num_layers - num_shared if num_layers is not None and num_shared is not None else None
     speculating = {part.layer_of(m.path) for m in spec.modules if m.name == _PREDICTS_FURTHER_TOKENS} - {None}
 
@@ -106,8 +107,8 @@ def layer_numbers(config: Mapping[str, Any]) -> dict[str, int]:
     text_config = _text_config(config)
     numbers = {name: text_config[name] for name in _LAYER_COUNTS if type(text_config.get(name)) is int}
     found = {_LAYER_COUNTS[0]: next(iter(numbers.values()))} if numbers else {}
-    shared = text_config.get(_SHARED_COUNT)
-    return {**found, _SHARED_COUNT: shared} if found and type(shared) is int else found
+    shared = text_config.get(KV_SHARED)
+    return {**found, KV_SHARED: shared} if found and type(shared) is int else found
 
 
 def attention_numbers(config: Mapping[str, Any]) -> dict[str, int]:
@@ -127,6 +128,11 @@ def attention_numbers(config: Mapping[str, Any]) -> dict[str, int]:
     found = {_HEADS: heads, _KEY_HEADS: heads if key_heads is None else key_heads, _HEAD_SIZE: size}
     numbers = {name: number for name, number in found.items() if type(number) is int and number > 0}
     return numbers if len(numbers) == len(found) else {}
+
+
+def kv_row_features(numbers: Mapping[str, int]) -> int:
+    """Elements of a token's keys in one layer, and of its values, by `attention_numbers`; 0 where it has none."""
+    return numbers.get(_KEY_HEADS, 0) * numbers.get(_HEAD_SIZE, 0)
 
 
 def query_and_key_rows(numbers: Mapping[str, int]) -> tuple[int, int] | None:

@@ -35,11 +35,6 @@ class StorePlaces:
     """Empty where blobs are in `data_dir` alone."""
 
     @property
-    def catalog_name(self) -> str:
-        """The catalog, for people."""
-        return str(self.catalog_file) if self.catalog_file is not None else masked_url(self.database_url)
-
-    @property
     def blobs_name(self) -> str:
         """The place of blobs, for people."""
         return masked_url(self.blob_url) if self.blob_url else str(self.data_dir)

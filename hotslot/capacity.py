@@ -1,0 +1,171 @@
+"""Capacity: memory of a worker and the number of workers, by formulas (docs/capacity.md); pure.
+
+Memory follows from sizes and settings, exactly. Time follows from a step's cost, which is fitted to measured steps:
+`base_s + per_token_s · tokens`, since a step reads all weights once, and then computes for each token.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hotslot.formats.model_sizes import ModelSizes
+
+ELEMENT_BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+HOST_SPARE = 1.125
+"""Host memory on CPU may exceed its setting by an eighth (`host_cache_bytes`)."""
+MAX_BUSY = 0.7
+"""Share of a worker's steps that is planned for: above it waiting grows without bound."""
+DEFAULT_HOMES = 1.5
+"""Workers that hold an adapter, on average: one, and more of those that are wanted most."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerShape:
+    """Settings of a worker that its memory follows from."""
+
+    dtype: str = "bfloat16"
+    num_slots: int = 8
+    slot_rank: int = 16
+    kv_tokens: int = 16384
+    block_tokens: int = 16
+    max_sequences: int = 8
+    max_bucket: int = 128
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element."""
+        return ELEMENT_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Requests and adapters that are planned for."""
+
+    num_adapters: int
+    rank: int
+    requests_per_s: float
+    prompt_tokens: int = 256
+    answer_tokens: int = 128
+    homes: float = DEFAULT_HOMES
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds of a step, by its tokens."""
+
+    base_s: float
+    per_token_s: float
+
+    def seconds(self, num_tokens: float) -> float:
+        """Seconds of a step of so many tokens."""
+        return self.base_s + self.per_token_s * num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMemory:
+    """Bytes of a worker."""
+
+    weights_bytes: int
+    slot_bytes: int
+    """One slot, in all modules."""
+    slots_bytes: int
+    kv_bytes: int
+    adapter_bytes: int
+    """One adapter that targets all modules, in host memory."""
+    slots_per_adapter: int
+    host_cache_bytes: int
+    """For the adapters that a worker is to hold."""
+
+    @property
+    def device_bytes(self) -> int:
+        """Everything that lies where the model is."""
+        return self.weights_bytes + self.slots_bytes + self.kv_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A deployment that carries a workload."""
+
+    memory: WorkerMemory
+    replicas: int
+    adapters_per_worker: int
+    slots_wanted: int
+    """Slots that the adapters of a full batch take, if all are wanted alike."""
+    requests_per_s_per_worker: float | None
+    """None without a step's cost."""
+    answer_s: float | None
+    """Seconds from a request's turn to its last token, in a full batch."""
+
+
+def fit_step_cost(steps: Sequence[tuple[int, float]]) -> StepCost:
+    """Line through measured steps of (tokens, seconds), by least squares of relative errors; never a negative part.
+
+    Raises ValueError without a step, or with one of no tokens or no time.
+    """
+    if not steps or any(tokens < 1 or seconds <= 0 for tokens, seconds in steps):
+        raise ValueError("expected measured steps, each of one token or more and some time")
+    weights = [1 / seconds**2 for _, seconds in steps]
+    total = sum(weights)
+    mean_tokens = sum(w * tokens for w, (tokens, _) in zip(weights, steps, strict=True)) / total
+    mean_s = sum(w * seconds for w, (_, seconds) in zip(weights, steps, strict=True)) / total
+    spread = sum(w * (tokens - mean_tokens) ** 2 for w, (tokens, _) in zip(weights, steps, strict=True))
+    shared = sum(
+        w * (tokens - mean_tokens) * (seconds - mean_s) for w, (tokens, seconds) in zip(weights, steps, strict=True)
+    )
+    per_token_s = max(0.0, shared / spread) if spread else 0.0
+    base_s = mean_s - per_token_s * mean_tokens
+    if base_s >= 0:
+        return StepCost(base_s, per_token_s)
+    through_zero = sum(w * tokens * seconds for w, (tokens, seconds) in zip(weights, steps, strict=True))
+    return StepCost(0.0, through_zero / sum(w * tokens**2 for w, (tokens, _) in zip(weights, steps, strict=True)))
+
+
+def memory_of(sizes: ModelSizes, shape: WorkerShape, rank: int, num_held: int) -> WorkerMemory:
+    """Bytes of a worker that holds so many adapters of a rank in host memory."""
+    element_bytes = shape.element_bytes
+    slot_bytes = shape.slot_rank * sizes.slot_features * element_bytes
+    adapter_bytes = rank * sizes.slot_features * element_bytes
+    num_blocks = math.ceil(shape.kv_tokens / shape.block_tokens)
+    return WorkerMemory(
+        weights_bytes=sizes.num_parameters * element_bytes,
+        slot_bytes=slot_bytes,
+        slots_bytes=shape.num_slots * slot_bytes,
+        # One block more is where padding writes.
+        kv_bytes=(num_blocks + 1) * shape.block_tokens * sizes.kv_features * element_bytes,
+        adapter_bytes=adapter_bytes,
+        slots_per_adapter=slots_per_adapter(rank, shape.slot_rank),
+        host_cache_bytes=math.ceil(num_held * adapter_bytes * HOST_SPARE),
+    )
+
+
+def slots_per_adapter(rank: int, slot_rank: int) -> int:
+    """Slots that an adapter takes."""
+    return max(1, math.ceil(rank / slot_rank))
+
+
+def plan(sizes: ModelSizes, shape: WorkerShape, workload: Workload, cost: StepCost | None) -> Plan:
+    """Workers that carry a workload, each with rows full of it."""
+    rate = answer_s = None
+    replicas = 1
+    if cost is not None:
+        rows = min(shape.max_sequences, shape.max_bucket)
+        decode_s = cost.seconds(rows)
+        prefill_s = _prefill_s(cost, workload.prompt_tokens, shape.max_bucket)
+        # A row's share of a step for each token, and the steps that its prompt keeps for itself.
+        rate = MAX_BUSY / (prefill_s + workload.answer_tokens * decode_s / rows)
+        answer_s = prefill_s + workload.answer_tokens * decode_s
+        replicas = max(1, math.ceil(workload.requests_per_s / rate))
+    num_held = min(workload.num_adapters, math.ceil(workload.num_adapters * workload.homes / replicas))
+    memory = memory_of(sizes, shape, workload.rank, num_held)
+    distinct = _distinct(workload.num_adapters, shape.max_sequences)
+    return Plan(memory, replicas, num_held, math.ceil(distinct) * memory.slots_per_adapter, rate, answer_s)
+
+
+def _prefill_s(cost: StepCost, prompt_tokens: int, max_bucket: int) -> float:
+    whole, rest = divmod(prompt_tokens, max_bucket)
+    return whole * cost.seconds(max_bucket) + (cost.seconds(rest) if rest else 0.0)
+
+
+def _distinct(num_adapters: int, num_rows: int) -> float:
+    """Different adapters that rows have on average, if each row has any of them alike."""
+    return num_adapters * (1 - (1 - 1 / num_adapters) ** num_rows)
