@@ -1,6 +1,7 @@
 """`python -m gateway_service`: one gateway, from settings to its end."""
 
 import asyncio
+import os
 import sys
 
 from gateway_service.app import run
@@ -10,6 +11,7 @@ from shared.failed_start import tell_failed_start
 from shared.process_tuning import take_turns_often
 from shared.settings import load
 from shared.telemetry import set_up_logging
+from shared.trace_export import exported_traces
 
 PROG = "python -m gateway_service"
 
@@ -20,7 +22,8 @@ def main() -> int:
     set_up_logging(settings.log_format, settings.log_level)
     take_turns_often()
     try:
-        asyncio.run(run(settings))
+        with exported_traces("gateway", os.environ):
+            asyncio.run(run(settings))
     except (HotslotError, OSError) as exc:
         return tell_failed_start(PROG, exc, settings.start_pause_s)
     return 0

@@ -8,7 +8,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway_service.metrics import HttpNumbers
-from shared.audit.watched_call import REQUEST_ID_KEY, TRACE_KEY, ids_of
+from gateway_service.traced_requests import TracedRequest
+from hotslot.trace_context import trace_context_of
+from shared.audit.watched_call import REQUEST_ID_KEY, ids_of
 from shared.telemetry import bind_log_context
 
 log = structlog.get_logger(__name__)
@@ -34,7 +36,8 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = ids_of(headers.get(REQUEST_ID_KEY), headers.get(TRACE_KEY))
+        traced = TracedRequest(scope, headers.items())
+        given = ids_of(headers.get(REQUEST_ID_KEY), trace_context_of(headers.items()))
         request_id, trace_id = given["request_id"] or secrets.token_hex(12), given["trace_id"]
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -55,6 +58,7 @@ class AccessLog:
             self._numbers.num_running -= 1
             self._numbers.ended(scope, duration_s)
             self._tell(scope, duration_s)
+            traced.ended(scope, self._numbers.route_of(scope))
 
     @staticmethod
     def _tell(scope: Scope, duration_s: float) -> None:

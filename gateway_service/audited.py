@@ -13,10 +13,11 @@ from gateway_service.access import request_id_of
 from gateway_service.callers import tenant_of
 from gateway_service.errors import api_error
 from hotslot.errors import AuditUnavailableError, InvalidRequestError
+from hotslot.trace_context import trace_context_of
 from shared.audit.acts import Act
 from shared.audit.audit_log import AuditLog
 from shared.audit.objects import shortened
-from shared.audit.watched_call import TRACE_KEY, ids_of
+from shared.audit.watched_call import ids_of
 
 ACTS: Mapping[str, Act] = {
     "/v1/chat/completions": Act.USE,
@@ -82,7 +83,7 @@ def _record(scope: Scope, act: Act) -> dict[str, Any]:
         "peer": f"{client[0]}:{client[1]}",
         "rpc": f"{scope['method']} {scope['path']}",
         "act": act.value,
-        **ids_of(request_id_of(scope), Headers(scope=scope).get(TRACE_KEY)),
+        **ids_of(request_id_of(scope), trace_context_of(Headers(scope=scope).items())),
     }
 
 

@@ -34,9 +34,13 @@ class HttpNumbers:
         """Take the paths of the routes, by their endpoints."""
         self._routes = routes
 
+    def route_of(self, scope: Scope) -> str | None:
+        """Path of the route that a request took; None where nothing is served."""
+        return self._routes.get(scope.get("endpoint"))
+
     def ended(self, scope: Scope, duration_s: float) -> None:
         """A request has ended."""
-        route = self._routes.get(scope.get("endpoint"), NO_ROUTE)
+        route = self.route_of(scope) or NO_ROUTE
         method = scope["method"] if scope["method"] in METHODS else OTHER
         self._requests.add(route, method, str(scope["state"].get("status", 0)))
         self._durations.add(duration_s, route)

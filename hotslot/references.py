@@ -31,6 +31,13 @@ class Reference:
         digest = f"@{self.digest}" if self.digest is not None else ""
         return f"{self.name}{tag}{digest}"
 
+    @property
+    def short(self) -> str:
+        """Text of a tag without the digest beside it, as people mostly write it."""
+        if self.tag is None:
+            return str(self)
+        return str(self.name) if self.tag == DEFAULT_TAG else f"{self.name}:{self.tag}"
+
 
 def parse_name(text: str) -> AdapterName:
     """Check an adapter's name, the calling tenant's own or `owner~name`; raises InvalidReferenceError."""

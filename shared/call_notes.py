@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from shared.audit.watched_call import REQUEST_ID_KEY, TRACE_KEY, ids_of
+from hotslot.trace_context import trace_context_of
+from shared.audit.watched_call import REQUEST_ID_KEY, ids_of
 
 FIRST_TOKEN, TOTAL = "first_token", "total"
 BASE_ALONE = "__base__"
@@ -56,9 +57,9 @@ def call_notes() -> CallNotes:
 
 
 def begin_notes(metadata: Iterable[tuple[str, str | bytes]]) -> CallNotes:
-    """Notes on a call that begins, with the ids that its caller gave it or, for a request, a new one."""
-    pairs = {key: value for key, value in metadata if key in (REQUEST_ID_KEY, TRACE_KEY) and isinstance(value, str)}
-    given = ids_of(pairs.get(REQUEST_ID_KEY), pairs.get(TRACE_KEY))
+    """Notes on a call that begins, with its trace, and the id that its caller gave it or a new one."""
+    pairs = [(key, value) for key, value in metadata if isinstance(value, str)]
+    given = ids_of(dict(pairs).get(REQUEST_ID_KEY), trace_context_of(pairs))
     notes = CallNotes(given["request_id"] or secrets.token_hex(8), given["trace_id"])
     NOTES.set(notes)
     return notes

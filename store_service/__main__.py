@@ -1,6 +1,7 @@
 """`python -m store_service`: one store, from settings to its end."""
 
 import asyncio
+import os
 import sys
 
 from hotslot.errors import HotslotError
@@ -8,6 +9,7 @@ from shared.failed_start import tell_failed_start
 from shared.process_tuning import reuse_freed_memory, take_turns_often
 from shared.settings import load
 from shared.telemetry import set_up_logging
+from shared.trace_export import exported_traces
 from store_service.app import run
 from store_service.settings import StoreSettings
 
@@ -21,7 +23,8 @@ def main() -> int:
     reuse_freed_memory()
     take_turns_often()
     try:
-        asyncio.run(run(settings))
+        with exported_traces("store", os.environ):
+            asyncio.run(run(settings))
     except (HotslotError, OSError) as exc:
         return tell_failed_start(PROG, exc, settings.start_pause_s)
     return 0

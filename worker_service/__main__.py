@@ -1,5 +1,6 @@
 """`python -m worker_service`: one worker, from settings to its end."""
 
+import os
 from typing import NoReturn
 
 from hotslot.formats.base_model import spec_from_folder
@@ -20,7 +21,7 @@ def main() -> NoReturn:
     settings = load(WorkerSettings, prog=PROG)
     set_up_logging(settings.log_format, settings.log_level)
     reuse_freed_memory()
-    live(PROG, settings, lambda: _describe(settings), lambda code: _load(settings, code))
+    live(PROG, settings, lambda: _describe(settings), lambda code: _load(settings, code), os.environ)
 
 
 def _describe(settings: WorkerSettings) -> BaseSpec:

@@ -21,11 +21,13 @@ from worker_service.adapters.references import ReferenceCache
 from worker_service.adapters.store_client import StoreView
 from worker_service.adapters.tiers import AdapterTiers
 from worker_service.engine.handle import DEFAULT_SILENCE_S, EngineHandle
+from worker_service.engine.kept_reports import KeptReports
 from worker_service.engine.limits import EngineLimits, EnginePolicy
 from worker_service.engine.listener import EngineListener
 from worker_service.engine.loop import Engine
 from worker_service.engine.messages import ModelRunner
 from worker_service.front.counting import TokenCounting
+from worker_service.front.engine_spans import EngineSpans
 from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
@@ -79,6 +81,8 @@ class AssemblyOptions:
     """Tokens that tenants may use in a minute; None limits nobody."""
     listener: EngineListener | None = None
     """Hears on the engine's thread what it does."""
+    reports: KeptReports | None = None
+    """Hears it in the listener's place and tells it; keeps what spans are drawn of."""
 
 
 def assemble(
@@ -90,7 +94,7 @@ def assemble(
 ) -> tuple[ServingParts, Engine]:
     """The parts, wired to an engine that is not started yet. Call it on the event loop."""
     limits = model.limits
-    engine = Engine(model.runner, limits, policy=options.engine, listener=options.listener)
+    engine = Engine(model.runner, limits, policy=options.engine, listener=options.reports or options.listener)
     client = EngineHandle(engine, engine.clock, options.engine_silence_s)
     disk = open_disk_tier(options.disk, store) if options.disk is not None else None
     holdings = Holdings(options.host_cache_bytes, disk.has) if disk is not None else Holdings(options.host_cache_bytes)
@@ -102,13 +106,14 @@ def assemble(
     encoder = PromptEncoder(model.tokenizer, limits.max_sequence_tokens)
     request_limits = RequestLimits(model.vocab_size, limits.max_sequence_tokens, MAX_CHOICES, limits.num_slots)
     generation = Generation(
-        Identity(worker_id, model.spec.digest, model.eos_token_ids),
+        Identity(worker_id, model.spec.name, model.spec.digest, model.eos_token_ids),
         request_limits,
         encoder,
         provider,
         policy,
         client,
         options.rates or Rates(TenantLimits()),
+        EngineSpans(options.reports, engine.clock) if options.reports is not None else None,
     )
     counting, control = TokenCounting(encoder, request_limits), AdapterControl(provider, policy)
     info = _info(worker_id, model, has_chat_template=encoder.has_chat_template)

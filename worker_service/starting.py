@@ -19,6 +19,7 @@ from hotslot.errors import InternalError
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.ids import parse_tenant
 from hotslot.rpc.channel import ChannelOptions, open_channel
+from hotslot.tracing import is_traced
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.coordination.known_pool import KnownPool
@@ -43,6 +44,7 @@ from worker_service.assembly import AssemblyOptions, ServableModel, assemble
 from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.ending import ProcessEnding
+from worker_service.engine.kept_reports import KeptReports
 from worker_service.engine.limits import EnginePolicy
 from worker_service.engine.numbers import EngineNumbers
 from worker_service.front.worker import ServingParts, ServingWorker
@@ -179,6 +181,7 @@ def build_parts(host: Host, model: ServableModel, store: StoreView) -> ServingPa
         host.sources.append(numbers.readings)
     options = AssemblyOptions(
         listener=numbers,
+        reports=KeptReports(numbers) if is_traced() else None,
         host_cache_bytes=settings.host_cache_bytes,
         max_parallel_loads=settings.max_parallel_loads,
         disk=DiskOptions(folder, settings.disk_cache_bytes) if folder is not None else None,
@@ -198,6 +201,8 @@ def build_parts(host: Host, model: ServableModel, store: StoreView) -> ServingPa
     engine.start(parts.engine.on_events, parts.engine.on_death)
     stack.callback(host.ending.stop, engine, parts.engine.lost)
     stack.push_async_callback(parts.provider.close)
+    if parts.generation.engine_spans is not None:
+        stack.callback(parts.generation.engine_spans.close)
     encoder = parts.generation.encoder
     stack.callback(encoder.close)
     host.loops.restarted("prepare the tokenizer", encoder.prepare)

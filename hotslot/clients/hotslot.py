@@ -19,6 +19,7 @@ from hotslot.clients.routing import Picks, RouteKey
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, checked_timeout
 from hotslot.clients.store import StoreClient
 from hotslot.clients.token_requests import count_request, detokenize_request
+from hotslot.clients.traced_generation import traced
 from hotslot.clients.worker import WorkerClient
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import request_to_proto
@@ -139,9 +140,8 @@ class HotslotClient:
         def ask(worker: WorkerClient, left_s: float) -> AsyncGenerator[GenerationEvent, None]:
             return worker.generate(message, timeout_s=left_s)
 
-        async with aclosing(
-            self._workers.anywhere(self._key(message, base_model), timeout_of(timeout_s), ask)
-        ) as events:
+        found = self._workers.anywhere(self._key(message, base_model), timeout_of(timeout_s), ask)
+        async with aclosing(traced(found, message, base_model or self._base_model)) as events:
             async for event in events:
                 yield event
 

@@ -14,6 +14,7 @@ from hotslot.rpc.channel import ChannelOptions, connect, open_channel
 from hotslot.rpc.handshakes import unreached_reason
 from hotslot.rpc.sending import LOST_STATUS
 from hotslot.rpc.status import from_rpc_error
+from hotslot.tracing import span_inside
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
@@ -107,7 +108,8 @@ class Connection:
     async def connect(self, timeout_s: float) -> None:
         """Wait until the connection stands; raises UnavailableError when it fails or takes too long."""
         try:
-            await connect(self._channel.opened(), timeout_s)
+            with span_inside("hotslot.connect", {"server.address": self.endpoint}):
+                await connect(self._channel.opened(), timeout_s)
         except UnavailableError as exc:
             raise self._unreachable(exc.message) from exc
 

@@ -7,6 +7,7 @@ from hotslot.clients.environment import FROM_ENVIRONMENT, FromEnvironment, timeo
 from hotslot.clients.plain_forms import Adapters, Message, Prompt, as_adapters, as_messages, as_request
 from hotslot.clients.rpc import UNARY_TIMEOUT_S, Connection
 from hotslot.clients.token_requests import count_request, detokenize_request
+from hotslot.clients.traced_generation import traced, traced_answer
 from hotslot.clients.written_revision import WrittenRevision
 from hotslot.codec import build, from_proto, generation_event_from_proto, mismatch, request_to_proto
 from hotslot.collecting import collect
@@ -83,6 +84,12 @@ class WorkerClient:
         worker's defaults. Closing the iterator cancels the request.
         """
         message, timeout_s = self._message(request, adapters), timeout_of(timeout_s)
+        found = self._events(message, timeout_s)
+        async with aclosing(traced(found, message)) as events:
+            async for event in events:
+                yield event
+
+    async def _events(self, message: pb.GenerateRequest, timeout_s: float) -> AsyncGenerator[GenerationEvent, None]:
         async with aclosing(self._connection.stream(self._inference.Generate, message, timeout_s)) as responses:
             async for response in responses:
                 event = generation_event_from_proto(response)
@@ -102,7 +109,8 @@ class WorkerClient:
         if not message.HasField("logprobs"):
             try:
                 whole = pb.CompleteRequest(request=message)
-                return from_proto(Completion, await self._connection.unary(self._inference.Complete, whole, timeout_s))
+                asking = self._connection.unary(self._inference.Complete, whole, timeout_s)
+                return await traced_answer(asking, message)
             except NotImplementedYetError:
                 pass  # A worker of an earlier release only streams.
         return await collect(self.generate(message, timeout_s=timeout_s))

@@ -3,6 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import grpc
+
+from hotslot.rpc.traced_calls import begin_call_span, end_with
+from hotslot.trace_context import TRACEPARENT, TRACESTATE, TraceContext
+from hotslot.tracing import NO_SPAN, context_to_carry
+
 Metadata = Sequence[tuple[str, str | bytes]]
 
 
@@ -43,7 +49,13 @@ class StubMethod:
         self._inner: Any = None
 
     def __call__(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:
-        call = self._bound()(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata), **rest)
+        method = self._bound()
+        # Calls for threads do not tell of their end.
+        is_async = isinstance(self._opened, grpc.aio.Channel)
+        span = begin_call_span(self._channel.endpoint, self._made_by[0][0]) if is_async else NO_SPAN
+        carried = span.context or context_to_carry()
+        call = method(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata, carried), **rest)
+        end_with(call, span)
         if self._channel.hearer is not None:
             self._channel.hearer.begun(self._channel.endpoint, self._made_by[0][0], call)
         return call
@@ -67,8 +79,11 @@ class StubMethod:
     def _deadline(self, timeout_s: float | None) -> float | None:
         return self._timeout_s if timeout_s is None else timeout_s
 
-    def _merge(self, metadata: Any) -> tuple[tuple[str, str | bytes], ...]:
-        """Merge a call's metadata with the defaults; the call's own wins."""
+    def _merge(self, metadata: Any, trace: TraceContext | None = None) -> tuple[tuple[str, str | bytes], ...]:
+        """Merge a call's metadata with the defaults; the call's own wins, and its trace over all."""
         own = tuple(metadata or ())
         keys = {key for key, _ in own}
-        return (*(pair for pair in self._channel.defaults() if pair[0] not in keys), *own)
+        merged = (*(pair for pair in self._channel.defaults() if pair[0] not in keys), *own)
+        if trace is None:
+            return merged
+        return (*(pair for pair in merged if pair[0] not in (TRACEPARENT, TRACESTATE)), *trace.metadata)

@@ -5,16 +5,15 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from hotslot.trace_context import TraceContext, trace_context_of
+from hotslot.tracing import context_to_carry
 from shared.audit import objects
 from shared.audit.acts import Act, act_of
 from shared.audit.audit_log import AuditLog
 from shared.identity.callers import Caller
 
 REQUEST_ID_KEY = "x-request-id"
-TRACE_KEY = "traceparent"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/@+=-]{1,128}")
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-"""https://www.w3.org/TR/trace-context/#traceparent-header-field-values"""
 
 
 class WatchedCall:
@@ -81,16 +80,15 @@ def watched(audit: AuditLog | None, method: str, context: Any, *, knows_callers:
     return WatchedCall(audit, method, act, context, knows_callers=knows_callers)
 
 
-def ids_of(request_id: str | None, trace: str | None) -> dict[str, str]:
-    """Ids that a caller gave its request, where they have the form of such."""
-    found = _TRACE.fullmatch(trace or "")
+def ids_of(request_id: str | None, given: TraceContext | None) -> dict[str, str]:
+    """Ids of a request: the one that its caller gave it, where it has the form of such, and that of its trace."""
+    trace = context_to_carry() or given
     return {
         "request_id": request_id if request_id and REQUEST_ID.fullmatch(request_id) else "",
-        "trace_id": found[1] if found else "",
+        "trace_id": trace.trace_id if trace is not None else "",
     }
 
 
 def _ids(context: Any) -> dict[str, str]:
     pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
-    given = dict(pairs)
-    return ids_of(given.get(REQUEST_ID_KEY), given.get(TRACE_KEY))
+    return ids_of(dict(pairs).get(REQUEST_ID_KEY), trace_context_of(pairs))

@@ -28,7 +28,6 @@ from hotslot.rpc.status import row_for
 from hotslot.rpc.tenant import PARTY_KEY, SETTLED, tenant_of
 from shared.audit.audit_log import AuditLog
 from shared.audit.watched_call import WatchedCall, watched
-from shared.call_notes import begin_notes
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import CALLER
 from shared.identity.parties import PARTY, party_of
@@ -40,6 +39,7 @@ from shared.server.counters import Counters
 from shared.server.failed_calls import abort, as_error
 from shared.server.limited_decoding import limited
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
+from shared.server.traced_calls import TracedCall
 from shared.server.wire_scan import Refused, decoder_of
 
 log = structlog.get_logger(__name__)
@@ -165,8 +165,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         started = time.perf_counter()
         self.calls.started(method)
-        notes, sizes = begin_notes(context.invocation_metadata() or ()), Sizes()
-        structlog.contextvars.bind_contextvars(**notes.ids)
+        traced, sizes = TracedCall(method, context.invocation_metadata() or ()), Sizes()
         tenant, code, reason = "", grpc.StatusCode.OK, ""
         task = asyncio.current_task()
         assert task is not None
@@ -219,12 +218,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 places.leave(stream)
             if self._quotas is not None:
                 self._quotas.leave(tenant, held)
-            record = CallRecord(method, tenant, code, reason, time.perf_counter() - started, notes)
+            record = CallRecord(method, tenant, code, reason, time.perf_counter() - started, traced.notes)
             self.calls.ended(method, code.name, reason, record.duration_s, sizes.sent, sizes.received)
             for observe in self._observers:
                 observe(record)
             if seen is not None:
                 await seen.ended(code.name, reason, waits=code is not grpc.StatusCode.CANCELLED)
+            traced.ended(code, reason, tenant)
         is_left_behind = isinstance(error, StreamStalledError) or stream.ended_by is not None
         with places.left_behind(tenant, PARTY.get()) if places is not None and is_left_behind else nullcontext():
             return await abort(context, error)

@@ -61,6 +61,7 @@ class EchoDecoder:
     refuse: set[Digest] = field(default_factory=set)
     gate: threading.Event = field(default_factory=_open_gate)
     """While cleared, decoding hangs."""
+    decode_s: float = 0.0
     entered: int = 0
     max_rank: int = 16
 
@@ -73,6 +74,7 @@ class EchoDecoder:
     def decode(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> EchoWeights:
         self.entered += 1
         self.gate.wait()
+        time.sleep(self.decode_s)
         if manifest.digest in self.refuse:
             raise InvalidAdapterError([Violation("BAD", "tensor", "junk", "numbers", "tensor: it is junk")])
         self.decoded.append(manifest.digest)
@@ -102,16 +104,18 @@ class EchoTokenizer:
 
 @dataclass
 class EchoRunner:
-    """Computes nothing; `step_s` paces it and `gate`, while cleared, holds it before its next step."""
+    """Computes nothing; `step_s` paces it, `copy_s` each slot's copy; `gate`, while cleared, holds it before a step."""
 
     num_slots: int
     step_s: float = 0.0
+    copy_s: float = 0.0
     recompiles: int = 0
     gate: threading.Event = field(default_factory=_open_gate)
     slots: dict[int, AdapterWeights] = field(default_factory=dict)
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for slot in slots:
+            time.sleep(self.copy_s)
             self.slots[slot] = weights
             yield
 

@@ -1,9 +1,11 @@
 """`python -m tests.support.echo_process`: a worker process around the echo model, with the worker's own settings.
 
 HOTSLOT_MODEL says how loading goes: `quick`, `late SECONDS`, `slow` (for ever) or `broken`; `step SECONDS [ROWS]` is
-quick, paced so, and has as many rows; `hang` is quick and never ends a step.
+quick, paced so, and has as many rows; `paced SECONDS` is so with steps, copies and decoding; `hang` is quick and never
+ends a step.
 """
 
+import os
 import time
 from dataclasses import replace
 from typing import NoReturn
@@ -22,7 +24,7 @@ def main() -> NoReturn:
     prog = "python -m tests.support.echo_process"
     settings = load(WorkerSettings, prog=prog)
     set_up_logging(settings.log_format, settings.log_level)
-    live(prog, settings, lambda: echo_model().spec, lambda _: _load(settings.model))
+    live(prog, settings, lambda: echo_model().spec, lambda _: _load(settings.model), os.environ)
 
 
 def _load(how: str) -> EchoModel:
@@ -37,6 +39,10 @@ def _load(how: str) -> EchoModel:
     if rows:
         limits = replace(model.limits, max_running=int(rows), num_blocks=32 * int(rows))
         model = replace(model, limits=limits)
+    if how.startswith("paced "):
+        pace_s = float(how.removeprefix("paced "))
+        model = echo_model(step_s=pace_s)
+        model.runner.copy_s = model.decoder.decode_s = pace_s
     if how == "hang":
         model.runner.gate.clear()
     return model

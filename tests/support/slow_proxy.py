@@ -38,6 +38,10 @@ class SlowProxy:
         )
         self._writers -= ends
 
+    @property
+    def is_used(self) -> bool:
+        return bool(self._writers)
+
     def cut(self) -> None:
         """Break every connection at once, with whatever is on its way."""
         for writer in self._writers:

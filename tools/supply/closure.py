@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 OWN = ("hotslot", "hotslot-services")
 ROLES: Mapping[str, Sequence[str]] = {
-    "store": ("store", "postgres", "objects", "gateway", "signatures"),
-    "worker": ("worker",),
+    "store": ("store", "postgres", "objects", "gateway", "signatures", "traces"),
+    "worker": ("worker", "traces"),
 }
 """Extras of the services in each image."""
 EXTRAS = ("embedded", "up", "training")

@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from hotslot.ids import Digest, TenantId
+from hotslot.tracing import span
 from worker_service.adapters.disk_files import DiskFiles, disk_name
 from worker_service.adapters.loader import BlobReader
 
@@ -48,7 +49,9 @@ class DiskTier:
         """All bytes of a blob, verified; raises what the source does."""
         name = disk_name(tenant, digest)
         try:
-            found = await asyncio.to_thread(self.files.read, digest, size_bytes, name)
+            with span("hotslot.load.disk") as looked:
+                found = await asyncio.to_thread(self.files.read, digest, size_bytes, name)
+                looked.set({"hotslot.load.found": found is not None})
         except OSError as exc:
             log.warning("disk_read_failed", digest=digest, why=str(exc))
             found = None

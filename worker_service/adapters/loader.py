@@ -10,6 +10,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from hotslot.errors import HotslotError, InvalidAdapterError
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TenantId
 from hotslot.single_flight import SingleFlight
+from hotslot.tracing import current_span, span
 from shared.identity.parties import PARTY
 from shared.metrics.numbers import Measured, Spreads, Tally
 from worker_service.adapters.holdings import Holdings
@@ -107,6 +109,7 @@ class Loader:
             refused = self._failures.get(key)
             if refused is not None:
                 raise refused.with_traceback(None)
+            current_span().set({"hotslot.load.shared": key in self._flights})
             return await self._flights.run(key, lambda: self._load(version))
         except BaseException:
             self._holdings.release(version.digest, version.tenant)
@@ -131,7 +134,9 @@ class Loader:
         manifest = version.manifest
         try:
             self._decoder.check(manifest)
-            async with self._turns.turn(PARTY.get()):
+            async with AsyncExitStack() as stack:
+                with span("hotslot.load.turn"):
+                    await stack.enter_async_context(self._turns.turn(PARTY.get()))
                 is_there = self._holdings.is_resident(version.digest)
                 size_bytes = 0 if is_there else manifest.weights_size_bytes
                 room = self._holdings.reserve(version.digest, size_bytes, version.tenant)
@@ -167,7 +172,8 @@ class Loader:
         loop = asyncio.get_running_loop()
         decoding = loop.run_in_executor(self._executor, functools.partial(self._decoder.decode, manifest, blob))
         try:
-            return await asyncio.shield(decoding)
+            with span("hotslot.load.decode", {"hotslot.adapter.digest": version.digest}):
+                return await asyncio.shield(decoding)
         except asyncio.CancelledError:
             # A thread cannot be interrupted: its memory counts until it has ended.
             await asyncio.wait([decoding])

@@ -37,6 +37,7 @@ from hotslot.rpc.blob_chunks import BlobChunk, read_blob_of
 from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
+from hotslot.tracing import span
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.metrics.numbers import Spreads
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
@@ -147,6 +148,15 @@ class StoreView:
         """
         buffer = self._memory.take(size_bytes)
         digesting = StreamDigest(also=_Gathering(buffer))
+        with span("hotslot.load.fetch", {"hotslot.blob.digest": digest, "hotslot.blob.size": size_bytes}):
+            await self._fetch(tenant, digest, size_bytes, digesting)
+        with span("hotslot.load.verify"):
+            found = await digesting.digest()
+        if found != digest:
+            raise DigestMismatchError("weights from the store", found, digest)
+        return buffer
+
+    async def _fetch(self, tenant: TenantId, digest: Digest, size_bytes: int, digesting: StreamDigest) -> None:
         position, breaks = 0, 0
         while position < size_bytes:
             start = position
@@ -171,10 +181,6 @@ class StoreView:
                 ) from broken
             log.warning("blob_resumed", digest=digest, position=position, size_bytes=size_bytes, why=broken.message)
             await asyncio.sleep(Backoff(self._timeouts.backoff_s, MAX_PAUSE_S).pause_s(breaks - 1))
-        found = await digesting.digest()
-        if found != digest:
-            raise DigestMismatchError("weights from the store", found, digest)
-        return buffer
 
     async def register_base_model(self, spec: BaseSpec) -> None:
         """Make the worker's base model known; again changes nothing.

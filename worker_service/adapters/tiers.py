@@ -11,6 +11,7 @@ import structlog
 from hotslot.contract.control import AdapterTier
 from hotslot.errors import SlotsFullError
 from hotslot.ids import Digest, TenantId
+from hotslot.tracing import span
 from shared.metrics.numbers import Measured, states
 from worker_service.adapters.disk_tier import DiskTier
 from worker_service.adapters.holdings import Holdings
@@ -122,10 +123,11 @@ class AdapterTiers:
     async def activate(self, weights: AdapterWeights, *, pin: bool = False) -> Activated:
         """Bring held weights into slots. Raises SlotsFullError."""
         if not pin:
-            return await self._slots.activate(weights, pin=False)
+            with span("hotslot.load.activate", {"hotslot.adapter.digest": weights.digest}):
+                return await self._slots.activate(weights, pin=False)
         activated: Activated | None = None
         try:
-            with self.holdings.pinning(weights.digest):
+            with self.holdings.pinning(weights.digest), span("hotslot.load.activate"):
                 activated = await self._slots.activate(weights, pin=True)
             return activated
         finally:

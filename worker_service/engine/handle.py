@@ -57,6 +57,11 @@ class SequenceGroup:
         self._events: list[tuple[int, EngineEvent]] = []
         self._arrived = asyncio.Event()
 
+    @property
+    def sequence_ids(self) -> tuple[SequenceId, ...]:
+        """Its sequences, in the order of their indices."""
+        return tuple(self._index)
+
     async def take(self) -> list[tuple[int, EngineEvent]]:
         """Take the events that have arrived since the last time; waits until there is one."""
         await self._arrived.wait()

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest, TenantId
+from worker_service.engine.messages import SequenceId
 from worker_service.engine.prefix_keys import Mix
 
 
@@ -28,6 +29,7 @@ class StepReport:
 class SequenceReport:
     """A sequence that has ended. Durations are None when it did not come so far."""
 
+    sequence_id: SequenceId
     tenant: TenantId
     mix: Mix
     outcome: FinishReason | str
@@ -43,6 +45,8 @@ class SequenceReport:
     cached_tokens: int
     answer_tokens: int
     num_preemptions: int
+    ended_s: float
+    """On the engine's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class ActivationReport:
     wait_s: float
     """From the reservation of its slots to its last byte, less the copying."""
     copy_s: float
+    ready_s: float
+    """Time of its last byte, on the engine's clock."""
 
 
 class EngineListener(Protocol):

@@ -15,6 +15,7 @@ def sequence_report(sequence: Sequence, outcome: FinishReason | str, now_s: floa
     submit, row_s, first_s = sequence.submit, sequence.row_s, sequence.first_token_s
     generated = sequence.num_generated
     return SequenceReport(
+        sequence_id=submit.sequence_id,
         tenant=submit.tenant,
         mix=sequence.mix,
         outcome=outcome,
@@ -26,6 +27,7 @@ def sequence_report(sequence: Sequence, outcome: FinishReason | str, now_s: floa
         cached_tokens=sequence.num_cached or 0,
         answer_tokens=generated,
         num_preemptions=sequence.num_preemptions,
+        ended_s=now_s,
     )
 
 

@@ -236,5 +236,6 @@ class Residency:
                 copy.ahead,
                 max(now_s - copy.asked_s - copy.copy_s, 0.0),
                 copy.copy_s,
+                now_s,
             )
         )

@@ -23,6 +23,7 @@ from hotslot.errors import (
 )
 from hotslot.ids import TenantId
 from hotslot.rpc.message_sizes import MAX_GENERATE_BYTES
+from hotslot.tracing import inside, span
 from shared.call_notes import call_notes
 from shared.fleet.records import WorkerRecord
 from shared.identity.parties import PARTY
@@ -115,7 +116,8 @@ class FrontDoor:
     ) -> AsyncGenerator[tuple[str | None, Events], None]:
         """Places to try, in order, decided as late as possible: another worker's id, or None for this one."""
         here = self._facts(settled)
-        tried = await router.before(settled.tenant, settled.digests, here, settled.policy)
+        with span("hotslot.route"):
+            tried = await router.before(settled.tenant, settled.digests, here, settled.policy)
         router.decisions.add(_decided(here, is_elsewhere=bool(tried)))
         for peer in tried:
             yield peer.info.worker_id, self._there(router, peer, call, settled)
@@ -158,10 +160,12 @@ class FrontDoor:
             metadata_to_carry(call.metadata, call.tenant, self.worker.worker_id, PARTY.get()),
             less_margin(call.time_remaining()),
         )
-        async with aclosing(router.forward(peer, parcel)) as messages:
+        worker_id = peer.info.worker_id
+        forwarded = inside("hotslot.forward", {"hotslot.worker.id": worker_id}, router.forward(peer, parcel))
+        async with aclosing(forwarded) as messages:
             is_first = True
             async for message in messages:
-                call_notes().forwarded_to = peer.info.worker_id
+                call_notes().forwarded_to = worker_id
                 yield call.as_asked(message, settled.references) if is_first and settled.chosen else message
                 is_first = False
 

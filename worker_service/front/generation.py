@@ -8,23 +8,16 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, nullcontext
 from dataclasses import dataclass, replace
 
-from hotslot.contract.generation import (
-    ChatPrompt,
-    Finished,
-    GenerationEvent,
-    GenerationRequest,
-    ServedAdapter,
-    Started,
-    Timings,
-    Usage,
-)
+from hotslot.contract.generation import ChatPrompt, GenerationEvent, GenerationRequest, Started
 from hotslot.contract.quotas import QuotaKind
 from hotslot.errors import StoreUnavailableError
+from hotslot.generation_attributes import operation_of
 from hotslot.ids import Digest, TenantId, WorkerId
-from shared.call_notes import FIRST_TOKEN, TOTAL, CallNotes, adapter_label, call_notes
+from hotslot.tracing import span
+from shared.call_notes import adapter_label, call_notes
 from shared.identity.parties import PARTY
 from shared.quotas.rates import Rates
 from shared.telemetry import bind_log_context
@@ -43,12 +36,12 @@ from worker_service.engine.messages import (
     TokenReady,
 )
 from worker_service.front.answer import Answer, logprobs_of
+from worker_service.front.engine_spans import EngineSpans
+from worker_service.front.finishing import finished_of, note_finished
 from worker_service.front.prompts import PromptEncoder
 from worker_service.front.settling import SettledRequest
+from worker_service.front.traced_serving import TracedServing
 from worker_service.front.validation import RequestLimits, check, check_prompt_logprobs, check_prompt_tokens
-
-CHAT, COMPLETION = "chat", "text_completion"
-"""Operations in OpenTelemetry's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +49,7 @@ class Identity:
     """Identity of the worker, which every answer tells."""
 
     worker_id: WorkerId
+    base_model: str
     base_model_digest: Digest
     eos_token_ids: tuple[int, ...]
 
@@ -71,6 +65,8 @@ class Generation:
     policy: AdapterDefaults
     engine: EngineHandle
     rates: Rates
+    engine_spans: EngineSpans | None = None
+    """Spans of the engine's work, where traces are recorded."""
 
     async def settle(
         self, tenant: TenantId, request: GenerationRequest, timeout_s: float | None, *, is_forwarded: bool = False
@@ -86,8 +82,9 @@ class Generation:
         notes = call_notes()
         notes.request_id = request.request_id
         bind_log_context(request_id=request.request_id)
-        notes.operation = CHAT if isinstance(request.prompt, ChatPrompt) else COMPLETION
-        chosen, unconfirmed = await self._versions(tenant, selections, request.min_revision, is_forwarded)
+        notes.operation = operation_of(request)
+        with span("hotslot.load.resolve") if selections else nullcontext():
+            chosen, unconfirmed = await self._versions(tenant, selections, request.min_revision, is_forwarded)
         notes.adapter = adapter_label([item.selection.reference.name for item in chosen])
         notes.references = tuple(str(item.selection.reference) for item in chosen)
         notes.digests = tuple(item.version.digest for item in chosen)
@@ -123,37 +120,38 @@ class Generation:
         Raises InvalidRequestError and its kinds for its prompt, the loader's errors, StoreUnavailableError when its
         versions are not confirmed, SlotsFullError, QueueFullError, TenantQuotaError, and RequestDeadlineError.
         """
-        request, prompt, clock = settled.request, settled.request.prompt, self.engine.clock
+        request, prompt, clock, identity = settled.request, settled.request.prompt, self.engine.clock, self.identity
         if settled.unconfirmed is not None:
             raise settled.unconfirmed
         assert isinstance(prompt, str | ChatPrompt | tuple), "a settled request has a prompt"
-        token_ids = await self.encoder.encode(prompt)
-        check_prompt_tokens(prompt, token_ids, self.limits, self.encoder.token_text)
-        check_prompt_logprobs(request, len(token_ids))
-        call_notes().prompt_tokens = len(token_ids)
-        started = Started(
-            request.request_id,
-            self.identity.worker_id,
-            self.identity.base_model_digest,
-            tuple(
-                ServedAdapter(str(c.selection.reference), c.version.digest, c.selection.weight) for c in settled.chosen
-            ),
-            len(token_ids),
-        )
-        mix = settled.mix
-        for item in settled.chosen:
-            self.provider.tiers.note(item.version)
-        most = len(token_ids) + request.num_choices * self._stop_rules(settled, len(token_ids)).max_tokens
-        encoded_s = clock()
-        async with (
-            self.rates.charged(settled.tenant, QuotaKind.TOKENS_PER_MINUTE, most) as charge,
-            self.provider.tiers.hold([version for version, _ in mix]) as held,
-        ):
+        async with AsyncExitStack() as stack:
+            traced = stack.enter_context(TracedServing(settled, identity.base_model, self.engine_spans))
+            with traced.stage("prompt"):
+                token_ids = await self.encoder.encode(prompt)
+            check_prompt_tokens(prompt, token_ids, self.limits, self.encoder.token_text)
+            check_prompt_logprobs(request, len(token_ids))
+            call_notes().prompt_tokens = len(token_ids)
+            started = Started(
+                request.request_id, identity.worker_id, identity.base_model_digest, settled.served, len(token_ids)
+            )
+            traced.started(started)
+            mix = settled.mix
+            for item in settled.chosen:
+                self.provider.tiers.note(item.version)
+            most = len(token_ids) + request.num_choices * self._stop_rules(settled, len(token_ids)).max_tokens
+            encoded_s = clock()
+            charging = self.rates.charged(settled.tenant, QuotaKind.TOKENS_PER_MINUTE, most)
+            charge = await stack.enter_async_context(charging)
+            with traced.stage("load") if mix else nullcontext():
+                holding = self.provider.tiers.hold([version for version, _ in mix])
+                held = await stack.enter_async_context(holding)
             load_s = clock() - encoded_s if mix else 0.0
             group = self.engine.submit(self._drafts(settled, token_ids, mix, held))
+            traced.submitted(group, clock())
             answers = self._answers(settled, token_ids)
             try:
-                async with aclosing(self._stream(settled, token_ids, group, answers, started, load_s)) as events:
+                stream = self._stream(settled, token_ids, group, answers, started, load_s, traced)
+                async with aclosing(stream) as events:
                     async for event in events:
                         yield event
             finally:
@@ -222,6 +220,7 @@ class Generation:
         answers: Sequence[Answer],
         started: Started,
         load_s: float,
+        traced: TracedServing,
     ) -> AsyncGenerator[GenerationEvent, None]:
         notes, is_started = call_notes(), False
         unfinished = list(answers)
@@ -251,8 +250,9 @@ class Generation:
                     yield chunk
                 if answer.ending is not None:
                     unfinished.remove(answer)
-                    finished = _finished(answer, settled, len(token_ids), load_s)
-                    _note(notes, finished)
+                    finished = finished_of(answer, settled, len(token_ids), load_s)
+                    note_finished(notes, finished)
+                    traced.finished(finished)
                     yield finished
 
 
@@ -266,35 +266,3 @@ def choice_seed(seed: int, choice: int) -> int:
     if choice == 0:
         return seed
     return int.from_bytes(hashlib.blake2b(f"{seed}:{choice}".encode(), digest_size=8).digest(), "little")
-
-
-def _note(notes: CallNotes, finished: Finished) -> None:
-    """Note what a choice took; of several choices the times are the first one's that ended."""
-    usage, timings = finished.usage, finished.timings
-    notes.answer_tokens += usage.completion_tokens
-    notes.cached_tokens = usage.cached_tokens
-    if FIRST_TOKEN not in notes.stages_s:
-        notes.stages_s["load"] = timings.adapter_load_s
-        notes.stages_s["queue"] = timings.queue_s
-        notes.stages_s[FIRST_TOKEN] = timings.time_to_first_token_s
-        notes.stages_s[TOTAL] = timings.total_s
-        notes.first_answer_tokens = usage.completion_tokens
-
-
-def _finished(answer: Answer, settled: SettledRequest, num_prompt_tokens: int, load_s: float) -> Finished:
-    ending, first = answer.ending, answer.first
-    assert ending is not None
-    assert first is not None
-    return Finished(
-        choice=answer.choice,
-        reason=ending.reason,
-        stop_string=ending.stop_string or "",
-        stop_token_id=ending.stop_token_id,
-        usage=Usage(num_prompt_tokens, answer.num_tokens, first.cached_tokens),
-        timings=Timings(
-            queue_s=first.started_s - settled.accepted_s,
-            adapter_load_s=load_s,
-            time_to_first_token_s=first.time_s - settled.accepted_s,
-            total_s=answer.last_s - settled.accepted_s,
-        ),
-    )

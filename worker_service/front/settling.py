@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from hotslot.contract.generation import GenerationRequest, Logprobs
+from hotslot.contract.generation import GenerationRequest, Logprobs, ServedAdapter
 from hotslot.errors import StoreUnavailableError
 from hotslot.ids import Digest, TenantId
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
@@ -61,6 +61,14 @@ class SettledRequest:
     def references(self) -> tuple[str, ...]:
         """References as the caller, or this worker's defaults, named them; answers tell them."""
         return tuple(str(item.selection.reference) for item in self.chosen)
+
+    @property
+    def served(self) -> tuple[ServedAdapter, ...]:
+        """Adapters as answers tell them: by reference, with the digests that serve and the weights."""
+        return tuple(
+            ServedAdapter(str(item.selection.reference), item.version.digest, item.selection.weight)
+            for item in self.chosen
+        )
 
     @property
     def policy(self) -> ReplicaPolicy:

@@ -17,6 +17,7 @@ from hotslot.rpc.security import AUTHORIZATION, NO_SECURITY, ChannelSecurity
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.stub_method import CallHearer
 from hotslot.rpc.tenant import FORWARDED_KEY, PARTY_KEY, PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
+from hotslot.tracing import span_inside
 from shared.fleet.records import WorkerRecord
 
 METHOD = "/hotslot.worker.v1.InferenceService/Generate"
@@ -93,7 +94,8 @@ async def forward(peers: Peers, peer: WorkerRecord, parcel: Parcel) -> AsyncGene
     info = peer.info
     async with peers.use(info.endpoint) as channel:
         try:
-            await connect(channel, CONNECT_TIMEOUT_S)
+            with span_inside("hotslot.connect", {"server.address": info.endpoint}):
+                await connect(channel, CONNECT_TIMEOUT_S)
         except UnavailableError as exc:
             raise UnavailableError(f"worker {info.worker_id} at {info.endpoint}: {exc.message}") from exc
         method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHOD)
