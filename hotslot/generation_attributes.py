@@ -36,7 +36,7 @@ def span_name(operation: str, model: str) -> str:
 
 
 def model_of(request: GenerationRequest, base_model: str) -> str:
-    """What a request asks for as one name: its adapters' references, else the base model's name where it is known."""
+    """Name of what a request asks for: its adapters' references, else the base model's name where it is known."""
     return ",".join(selection.reference for selection in request.adapters) or base_model
 
 

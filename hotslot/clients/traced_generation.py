@@ -22,14 +22,14 @@ def traced(events: Events, message: pb.GenerateRequest, base_model: str = "") ->
     return events if not is_traced() or _HAS_SPAN.get() else _in_span(events, _begin(message, base_model))
 
 
-async def traced_answer(asking: Awaitable[pb.CompleteResponse], message: pb.GenerateRequest) -> Completion:
+async def traced_answer(asking: Awaitable[Completion], message: pb.GenerateRequest) -> Completion:
     """A whole answer, in a span where traces are recorded."""
     if not is_traced():
-        return from_proto(Completion, await asking)
+        return await asking
     span, answer = _begin(message, ""), AnswerAttributes()
     try:
         with span.current():
-            completion = from_proto(Completion, await asking)
+            completion = await asking
         answer.add(completion.started)
         for choice in completion.choices:
             answer.add(choice.finished)

@@ -108,12 +108,14 @@ class WorkerClient:
         # An answer with log-probabilities may be larger than a message.
         if not message.HasField("logprobs"):
             try:
-                whole = pb.CompleteRequest(request=message)
-                asking = self._connection.unary(self._inference.Complete, whole, timeout_s)
-                return await traced_answer(asking, message)
+                return await traced_answer(self._whole(message, timeout_s), message)
             except NotImplementedYetError:
                 pass  # A worker of an earlier release only streams.
         return await collect(self.generate(message, timeout_s=timeout_s))
+
+    async def _whole(self, message: pb.GenerateRequest, timeout_s: float) -> Completion:
+        whole = pb.CompleteRequest(request=message)
+        return from_proto(Completion, await self._connection.unary(self._inference.Complete, whole, timeout_s))
 
     async def count_tokens(
         self,
