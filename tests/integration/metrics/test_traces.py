@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +77,10 @@ class Traced:
         hold_soon(lambda: len(self.collector.trace(trace_id).named(GENERATE)) == 4, COLLECTED_S)
         return self.collector.trace(trace_id)
 
-    def has_line(self, process: str, event: str, **wanted: Any) -> bool:
-        return bool(self.lines(process, event, **wanted))
+    def line(self, process: str, event: str, **wanted: Any) -> dict[str, Any]:
+        """The first such line; it may come a moment after the answer."""
+        hold_soon(lambda: bool(self.lines(process, event, **wanted)), COLLECTED_S)
+        return self.lines(process, event, **wanted)[0]
 
     def lines(self, process: str, event: str, **wanted: Any) -> list[dict[str, Any]]:
         text = (self.folder / f"{process}.log").read_text(encoding="utf-8")
@@ -268,22 +269,22 @@ def test_spans_have_the_attributes_of_the_conventions(traced: Traced, forwarded:
 
 def test_log_lines_of_every_process_have_the_traces_id(traced: Traced, forwarded: tuple[str, str, Trace]) -> None:
     name, trace_id, _ = forwarded
-    (line,) = traced.lines("gateway", "request_served", trace_id=trace_id)
+    line = traced.line("gateway", "request_served", trace_id=trace_id)
     assert (line["model"], line["request_id"]) == (name, trace_id[:12])
     rpc = f"/{GENERATE}"
     for worker in ("worker-1", "worker-2"):
-        hold_soon(partial(traced.has_line, worker, "rpc", method=rpc, trace_id=trace_id), 10)
-        assert traced.lines(worker, "slow_request", trace_id=trace_id), "the slow-request line has it, too"
-    assert traced.lines("store", "rpc", method=f"/{READ_BLOB}", trace_id=trace_id)
-    assert traced.lines("store", "rpc", method=f"/{RESOLVE}", trace_id=trace_id)
-    assert traced.lines("worker-2", "loaded", trace_id=trace_id, digest=traced.digests[name])
+        traced.line(worker, "rpc", method=rpc, trace_id=trace_id)
+        traced.line(worker, "slow_request", trace_id=trace_id)
+    for method in (READ_BLOB, RESOLVE):
+        traced.line("store", "rpc", method=f"/{method}", trace_id=trace_id)
+    traced.line("worker-2", "loaded", trace_id=trace_id, digest=traced.digests[name])
 
 
 def test_a_call_that_came_without_a_trace_begins_one_and_logs_its_id(traced: Traced) -> None:
     url = f"http://{traced.gateway}/v1/models"
     answer = httpx2.get(url, headers={"x-request-id": "models-1"}, trust_env=False, timeout=30)
     assert answer.status_code == 200
-    (line,) = traced.lines("gateway", "request_served", request_id="models-1")
+    line = traced.line("gateway", "request_served", request_id="models-1")
     trace = traced.collected(line["trace_id"], "GET /v1/models")
     assert trace.one("GET /v1/models").parent_id == ""
 
@@ -295,7 +296,7 @@ def test_what_the_caller_does_not_record_is_not_recorded(traced: Traced) -> None
         httpx2.get(f"http://{traced.gateway}/v1/models", headers=headers, trust_env=False, timeout=30)
     traced.collected(ids[1], "GET /v1/models")
     assert not traced.collector.trace(ids[0]).spans
-    assert traced.lines("gateway", "request_served", trace_id=ids[0])
+    traced.line("gateway", "request_served", trace_id=ids[0])
 
 
 def test_an_application_that_records_traces_has_the_clients_spans_above_the_services(traced: Traced) -> None:
