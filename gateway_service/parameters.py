@@ -44,7 +44,7 @@ def _ignored(name: str, note: str) -> Parameter:
     return Parameter(name, Treatment.IGNORED, note)
 
 
-_NO_CONSTRAINT = "tokens are not constrained by a grammar or schema"
+NO_CONSTRAINT = "tokens are not constrained by a grammar or schema"
 _NO_STORE = "no request and no answer is kept"
 _LABEL = "a label of the caller's; nothing is kept under it"
 
@@ -79,18 +79,18 @@ _EXTRAS = (
     _supported("return_token_ids", "each choice has its `token_ids`; those of the prompt are not returned"),
     _ignored("spaces_between_special_tokens", "none are put between them"),
     _ignored("cache_salt", "the prefix cache is apart for each tenant"),
-    _refused("allowed_token_ids", _NO_CONSTRAINT),
-    _refused("bad_words", _NO_CONSTRAINT),
+    _refused("allowed_token_ids", NO_CONSTRAINT),
+    _refused("bad_words", NO_CONSTRAINT),
     _refused("best_of", "choices are not ranked; ask for `n`", 1),
-    _refused("guided_choice", _NO_CONSTRAINT),
-    _refused("guided_grammar", _NO_CONSTRAINT),
-    _refused("guided_json", _NO_CONSTRAINT),
-    _refused("guided_regex", _NO_CONSTRAINT),
+    _refused("guided_choice", NO_CONSTRAINT),
+    _refused("guided_grammar", NO_CONSTRAINT),
+    _refused("guided_json", NO_CONSTRAINT),
+    _refused("guided_regex", NO_CONSTRAINT),
     _refused("kv_transfer_params", "keys and values stay on their worker"),
     _refused("length_penalty", "there is no beam search", 1, 1.0),
     _refused("logits_processors", "no code of a request is run", []),
     _refused("prompt_logprobs", "those of a completion's prompt come with echo and logprobs; of chats over gRPC"),
-    _refused("structured_outputs", _NO_CONSTRAINT),
+    _refused("structured_outputs", NO_CONSTRAINT),
     _refused("truncate_prompt_tokens", "a prompt is served whole or refused"),
     _refused("use_beam_search", "there is no beam search", False),
 )
@@ -107,7 +107,7 @@ CHAT: tuple[Parameter, ...] = (
         "models' format, else as text",
     ),
     _supported("tool_choice", "`auto`, or `none`, which leaves the tools out; a call cannot be forced"),
-    _supported("response_format", f"`text`; {_NO_CONSTRAINT}"),
+    _supported("response_format", f"`text`; {NO_CONSTRAINT}"),
     _supported("reasoning_effort", "a variable of the chat template"),
     _supported("modalities", "`text`"),
     _refused("audio", "there is no audio"),
@@ -145,7 +145,7 @@ COMPLETIONS: tuple[Parameter, ...] = (
     _refused("suffix", "models are not asked to fill in", ""),
     _refused("add_special_tokens", "tokens before a text are added unless it begins with them", True),
     _refused("prompt_embeds", "prompts are text or tokens"),
-    _refused("response_format", _NO_CONSTRAINT, {"type": "text"}),
+    _refused("response_format", NO_CONSTRAINT, {"type": "text"}),
 )
 
 

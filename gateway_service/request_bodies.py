@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gateway_service.errors import wrong_param
+from gateway_service.parameters import NO_CONSTRAINT
 
 MAX_PROMPTS = 64
 MAX_CHOICES = 1024
@@ -36,8 +37,15 @@ def _plain_text(parts: object) -> object:
 def _unforced(choice: object) -> object:
     """Refuse what would force a call, with the reason."""
     if choice == "required" or isinstance(choice, dict):
-        raise ValueError("a call cannot be forced, as tokens are not constrained; give 'auto' or 'none'")
+        raise ValueError(f"a call cannot be forced, as {NO_CONSTRAINT}; give 'auto' or 'none'")
     return choice
+
+
+def _unconstrained(format_: object) -> object:
+    """Refuse forms that tokens would have to be constrained for, with the reason."""
+    if isinstance(format_, dict) and isinstance(kind := format_.get("type"), str) and kind != "text":
+        raise ValueError(f"found type {kind[:40]!r}, but {NO_CONSTRAINT}; give 'text'")
+    return format_
 
 
 class TextPartBody(Body):
@@ -175,7 +183,7 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = Field(default=None, ge=0)
     tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     tool_choice: Annotated[Literal["auto", "none"] | None, BeforeValidator(_unforced)] = None
-    response_format: ResponseFormatBody | None = None
+    response_format: Annotated[ResponseFormatBody | None, BeforeValidator(_unconstrained)] = None
     reasoning_effort: str | None = None
     modalities: list[Literal["text"]] | None = None
     add_generation_prompt: bool | None = None

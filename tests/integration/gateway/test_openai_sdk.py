@@ -1,12 +1,16 @@
 """The `openai` SDK, unmodified, against a gateway before an echo worker."""
 
+import asyncio
+
 import openai
+import pydantic
 import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionContentPartTextParam, ChatCompletionMessageParam
 
 from tests.support.echo_model import voice
 from tests.support.gateway import Served
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -194,6 +198,47 @@ async def test_a_wrong_value_names_the_parameter(sdk: AsyncOpenAI) -> None:
     assert refused.value.param == "temperature"
     assert refused.value.code == "INVALID_REQUEST"
     assert refused.value.request_id
+
+
+@pytest.mark.parametrize("way", ["closed", "cancelled stream", "cancelled whole"])
+async def test_a_generation_that_is_left_is_cancelled(gateway: Served, sdk: AsyncOpenAI, way: str) -> None:
+    body = {"model": BASE, "prompt": "endless", "max_tokens": 480}
+    gateway.model.runner.step_s = 0.01
+    try:
+        if way == "closed":
+            stream = await sdk.completions.create(**body, stream=True)  # type: ignore[call-overload]
+            async for _ in stream:
+                break
+            assert gateway.worker.parts.engine.open_sequences == 1
+            await stream.close()
+        else:
+
+            async def ask() -> None:
+                answer = await sdk.completions.create(**body, stream="stream" in way)  # type: ignore[call-overload]
+                if "stream" in way:
+                    _ = [chunk async for chunk in answer]
+
+            asking = asyncio.create_task(ask())
+            await until(lambda: gateway.worker.parts.engine.open_sequences == 1)
+            asking.cancel()
+        # Sooner than it would end by itself.
+        await until(lambda: gateway.worker.parts.engine.open_sequences == 0, 3)
+    finally:
+        gateway.model.runner.step_s = 0.0
+
+
+async def test_a_form_that_cannot_be_had_is_refused_with_the_reason(sdk: AsyncOpenAI) -> None:
+    class Weather(pydantic.BaseModel):
+        city: str
+
+    with pytest.raises(openai.BadRequestError, match="not constrained by a grammar or schema") as refused:
+        await sdk.chat.completions.parse(model=BASE, messages=USER, response_format=Weather)
+    assert refused.value.param == "response_format"
+    for kind in ("json_object", "grammar"):
+        with pytest.raises(openai.BadRequestError, match="not constrained by a grammar or schema"):
+            await sdk.chat.completions.create(model=BASE, messages=USER, response_format={"type": kind})  # type: ignore[call-overload]
+    plain = await sdk.chat.completions.create(model=BASE, messages=USER, response_format={"type": "text"}, max_tokens=8)
+    assert plain.choices[0].message.content == "base"
 
 
 async def test_tenants_are_apart(gateway: Served, sdk: AsyncOpenAI) -> None:

@@ -8,21 +8,12 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionFunctionToolParam, ChatCompletionMessageParam
 
-from tests.support.echo_model import EOS, EchoModel, EchoRunner, EchoTokenizer, echo_model
+from tests.support.echo_model import echo_model
 from tests.support.gateway import served
-from worker_service.engine.messages import SampledToken, Segment
+from tests.support.saying_model import knowing_tools, saying_model
 
 pytestmark = pytest.mark.integration
 
-TEMPLATE = """
-{%- for tool in tools or [] %}[{{ tool.function.name }} {{ tool.function.parameters.type }}]{% endfor -%}
-{{- mood | default("") }}{{ reasoning_effort | default("") }}
-{%- for turn in messages %}<{{ turn.role }}>{{ turn.content or "" }}
-    {%- for call in turn.tool_calls or [] %}({{ call.function.name }} {{ call.function.arguments.city }}){% endfor %}
-    {%- if turn.tool_call_id %}#{{ turn.tool_call_id }}{% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}<assistant>{% endif %}
-"""
 TOOL: ChatCompletionFunctionToolParam = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -47,8 +38,7 @@ TALK = "<system>be brief<user>rain?<assistant>(weather Oslo)<tool>wet#c1<assista
 
 
 async def test_tools_and_calls_are_in_the_prompt(tmp_path: Path) -> None:
-    model = dataclasses.replace(echo_model(), tokenizer=EchoTokenizer())
-    model.tokenizer.chat_template = TEMPLATE
+    model = dataclasses.replace(echo_model(), tokenizer=knowing_tools())
     async with served(tmp_path, model) as stack:
         sdk = await stack.sdk()
 
@@ -71,25 +61,6 @@ async def test_tools_and_calls_are_in_the_prompt(tmp_path: Path) -> None:
         assert await prompt_tokens(**no_opening) == len("[weather object]" + TALK) - len("<assistant>")
 
 
-def calling(text: str) -> EchoModel:
-    """A model that says a text, whatever it is asked."""
-    model = echo_model()
-    object.__setattr__(model, "runner", SayingRunner(model.limits.num_slots, text=text.encode()))
-    model.tokenizer.chat_template = TEMPLATE
-    return model
-
-
-@dataclasses.dataclass
-class SayingRunner(EchoRunner):
-    text: bytes = b""
-
-    def _next(self, segment: Segment) -> SampledToken | None:
-        if segment.sampling is None:
-            return None
-        position = len(segment.history) - segment.num_prompt_tokens
-        return SampledToken(self.text[position] if position < len(self.text) else EOS, None, ())
-
-
 WRITTEN = {
     "hermes": 'I look. <tool_call>\n{"name": "weather", "arguments": {"city": "Malmö"}}\n</tool_call>\n'
     '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>',
@@ -101,7 +72,7 @@ CITIES = [{"city": "Malmö"}, {"city": "Oslo"}]
 
 @pytest.mark.parametrize("tool_parser", WRITTEN)
 async def test_calls_come_back_as_calls_whole_and_streamed(tmp_path: Path, tool_parser: str) -> None:
-    async with served(tmp_path, calling(WRITTEN[tool_parser]), gateway_tool_parser=tool_parser) as stack:
+    async with served(tmp_path, saying_model(WRITTEN[tool_parser]), gateway_tool_parser=tool_parser) as stack:
         sdk = await stack.sdk()
         answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], n=2, max_tokens=256)
         said = "I look." if tool_parser == "hermes" else None
@@ -136,7 +107,7 @@ async def test_calls_come_back_as_calls_whole_and_streamed(tmp_path: Path, tool_
 
 async def test_calls_stay_text_without_tools_and_without_a_parser(tmp_path: Path) -> None:
     text = WRITTEN["hermes"]
-    async with served(tmp_path / "with", calling(text), gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path / "with", saying_model(text), gateway_tool_parser="hermes") as stack:
         sdk = await stack.sdk()
         for options in ({}, {"tools": [TOOL], "tool_choice": "none"}):
             answer = await sdk.chat.completions.create(
@@ -146,14 +117,14 @@ async def test_calls_stay_text_without_tools_and_without_a_parser(tmp_path: Path
                 **options,  # type: ignore[call-overload]
             )
             assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (text, "stop")
-    async with served(tmp_path / "without", calling(text)) as stack:
+    async with served(tmp_path / "without", saying_model(text)) as stack:
         sdk = await stack.sdk()
         answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], max_tokens=256)
         assert (answer.choices[0].message.content, answer.choices[0].message.tool_calls) == (text, None)
 
 
 async def test_a_call_that_is_cut_says_so_and_is_not_repaired(tmp_path: Path) -> None:
-    async with served(tmp_path, calling(WRITTEN["hermes"]), gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path, saying_model(WRITTEN["hermes"]), gateway_tool_parser="hermes") as stack:
         sdk = await stack.sdk()
         cut = WRITTEN["hermes"].index("Malm")
         answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], max_tokens=cut)
@@ -163,7 +134,7 @@ async def test_a_call_that_is_cut_says_so_and_is_not_repaired(tmp_path: Path) ->
 
 
 async def test_a_call_cannot_be_forced(tmp_path: Path) -> None:
-    async with served(tmp_path, calling("x"), gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path, saying_model("x"), gateway_tool_parser="hermes") as stack:
         sdk = await stack.sdk()
         named = {"type": "function", "function": {"name": "weather"}}
         for choice in ("required", named):
