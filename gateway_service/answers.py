@@ -3,15 +3,14 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from gateway_service import token_logprobs
-from gateway_service.told_calls import ToldCalls
+from gateway_service.told_calls import Object, ToldCalls
 from gateway_service.translation import WantedAnswer
 from hotslot.contract.generation import Chunk, Finished, FinishReason, GenerationEvent, Started, TokenLogprob
 
 Kind = Literal["chat", "completion"]
-Object = dict[str, Any]
 
 _OBJECTS: dict[Kind, tuple[str, str]] = {
     "chat": ("chat.completion", "chat.completion.chunk"),

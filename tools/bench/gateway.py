@@ -67,7 +67,7 @@ class HttpConnection:
         self._writer.transport.abort()
 
 
-class OverHttp:
+class HttpGenerations:
     """Generations through the gateway."""
 
     def __init__(self, connections: list[HttpConnection]) -> None:
@@ -82,7 +82,7 @@ class OverHttp:
         await asyncio.gather(*(each.generate("endless", TOKENS) for each in self._connections[:streams]))
 
 
-class OverGrpc:
+class GrpcGenerations:
     """Generations by the worker's own protocol."""
 
     def __init__(self, calls: Calls) -> None:
@@ -155,7 +155,10 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
         connections = [await HttpConnection.open(port) for _ in range(max(STREAMS))]
         for connection in connections:
             stack.callback(connection.close)
-        ways: dict[str, OverGrpc | OverHttp] = {"grpc": OverGrpc(calls), "http": OverHttp(connections)}
+        ways: dict[str, GrpcGenerations | HttpGenerations] = {
+            "grpc": GrpcGenerations(calls),
+            "http": HttpGenerations(connections),
+        }
         first: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(requests):
             for name, way in ways.items():
