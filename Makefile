@@ -20,6 +20,8 @@ TEST_PROCESSES ?= 2
 # What `make compose-test` is run with: make compose-test BUCKETS="1 1,4,8 default" MASKS="ATEN_CPU_CAPABILITY=avx2"
 BUCKETS ?= 1,8
 MASKS ?=
+# More arguments for it: make compose-test COMPOSE_ARGS=--fleet has two stores and Prometheus instead.
+COMPOSE_ARGS ?=
 # How many inputs `make fuzz` tries, and more arguments for it: make fuzz FUZZ_ARGS=--without-atheris
 FUZZ_RUNS ?= 5000000
 FUZZ_ARGS ?=
@@ -180,7 +182,7 @@ chart: $(INSTALLED) ## Make the Helm chart from deploy/kubernetes, in build/char
 
 .PHONY: compose-test
 compose-test: $(INSTALLED) model ## Build the images, bring up the compose file, push, generate, tear down
-	$(BIN)/python -m deploy.compose_test $(BUCKETS:%=--buckets %) $(MASKS:%=--mask %)
+	$(BIN)/python -m deploy.compose_test $(BUCKETS:%=--buckets %) $(MASKS:%=--mask %) $(COMPOSE_ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built and cached, but not .venv

@@ -30,6 +30,7 @@ from deploy.compose_calls import (
     hotslot,
     say,
 )
+from deploy.compose_fleet import check_fleet
 from deploy.container_engine import ContainerEngine, EngineError, find_engine
 from deploy.demo.http_request import ask_over_http
 from hotslot.local.child_processes import free_ports
@@ -41,9 +42,11 @@ WHEELS = ROOT / "build" / "wheels"
 PROJECT = "hotslot-test"
 IMAGES = {"hotslot-store:dev": "deploy/store.Dockerfile", "hotslot-worker:dev": "deploy/worker.Dockerfile"}
 PORTS = ("STORE_PORT", "WORKER_A_PORT", "WORKER_B_PORT", "GATEWAY_PORT")
+FLEET_PORTS = ("STORE_B_PORT", "PROMETHEUS_PORT")
 BUCKETS = "1,8"
 """Few, since each is compiled twice while the test waits."""
 DEFAULT_BUCKETS = "1,4,8,32,128"
+FLEET = ROOT / "docker-compose.fleet.yml"
 OVERRIDE = ROOT / "build" / "compose-test" / "override.yml"
 REFUSAL_PAUSE_S = 20
 REFUSED = "cannot start: "
@@ -53,7 +56,7 @@ WORKER_READY_TIMEOUT_S = 900.0
 
 def main() -> int:
     """Run the test; prints each step and what it found."""
-    setups = setups_from(sys.argv[1:])
+    setups, with_fleet = setups_from(sys.argv[1:])
     try:
         engine = find_engine()
         say(f"engine: {engine.name}, compose: {' '.join(engine.compose)}")
@@ -62,12 +65,21 @@ def main() -> int:
         for image, dockerfile in IMAGES.items():
             say(f"building {image}")
             engine.build(image, ROOT / dockerfile, ROOT, arguments if "worker" in image else {})
-        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        names = (*PORTS, *FLEET_PORTS)
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
         environment = {"MODEL_DIR": str(ensure_model())} | {name: str(port) for name, port in ports.items()}
         for setup in setups:
             say(f"with {setup}")
             with deployment(engine, environment | setup.environment, setup) as compose:
                 check_deployment(compose, ports)
+        if with_fleet:
+            say("with two stores and Prometheus")
+            fleet = Setup(BUCKETS, is_fleet=True)
+            with deployment(engine, environment | fleet.environment, fleet) as compose:
+                trust(compose)
+                check_fleet(compose, ports)
+            say("passed, without what other set-ups have")
+            return 0
         say("with a worker that cannot start")
         refused = Setup("1", max_sequences=2)
         with deployment(engine, environment | refused.environment, refused, only="worker-a") as compose:
@@ -88,6 +100,8 @@ class Setup:
     """Beside hotslot's own."""
     max_sequences: int = 0
     """0 leaves it to the worker: as many as the largest bucket holds, and not more than usual."""
+    is_fleet: bool = False
+    """Two stores, their data and Prometheus beside the rest: docker-compose.fleet.yml."""
 
     def __str__(self) -> str:
         return " ".join([f"buckets {self.buckets}", *(f"{name}={value}" for name, value in self.variables.items())])
@@ -106,15 +120,18 @@ class Setup:
         return OVERRIDE
 
 
-def setups_from(arguments: list[str]) -> list[Setup]:
-    """Every set of buckets without a mask, then every one with each mask."""
+def setups_from(arguments: list[str]) -> tuple[list[Setup], bool]:
+    """Every set of buckets without a mask, then every one with each mask; or none, and the fleet alone."""
     parser = argparse.ArgumentParser(prog="python -m deploy.compose_test", description=__doc__)
     parser.add_argument("--buckets", action="append", help=f"for example 1,4,8, or default; by default {BUCKETS}")
     parser.add_argument("--mask", action="append", default=[], help="NAME=VALUE,…: variables of the workers")
+    parser.add_argument("--fleet", action="store_true", help="two stores and Prometheus, and nothing else")
     found = parser.parse_args(arguments)
+    if found.fleet:
+        return [], True
     buckets = [DEFAULT_BUCKETS if text == "default" else text for text in found.buckets or [BUCKETS]]
     masks = [dict(part.split("=", 1) for part in mask.split(",")) for mask in found.mask]
-    return [Setup(each, mask) for mask in [{}, *masks] for each in buckets]
+    return [Setup(each, mask) for mask in [{}, *masks] for each in buckets], False
 
 
 class Compose:
@@ -123,7 +140,8 @@ class Compose:
     def __init__(self, engine: ContainerEngine, environment: dict[str, str], setup: Setup) -> None:
         self._engine = engine
         self._environment = environment
-        self._files = [ROOT / "docker-compose.yml", *([setup.override()] if setup.variables else [])]
+        self._files = [ROOT / "docker-compose.yml", *([FLEET] if setup.is_fleet else [])]
+        self._files += [setup.override()] if setup.variables else []
 
     def __call__(self, *arguments: str, check: bool = True) -> None:
         """Run one compose command."""

@@ -21,11 +21,15 @@ from shared.coordination.rights import acl_rule
 
 HOSTS: Mapping[str, Sequence[str]] = {
     "redis": ("redis",),
-    "store": ("store",),
+    "postgres": ("postgres",),
+    "prometheus": ("prometheus",),
+    "store": ("store", "store-b", "stores"),
     "worker": ("worker-a", "worker-b"),
     "gateway": ("gateway",),
 }
 """Names of each service's containers."""
+OTHERS = ("redis", "postgres", "prometheus")
+"""Services of images that are not hotslot's."""
 USES_REDIS = ("store", "worker")
 RENEWED_EVERY_S = 86_400
 SERVICE_ID = 10001
@@ -65,20 +69,26 @@ def make(root: Path) -> None:
     authority = Authority(_folder(root / "authority", 0o700), "hotslot compose")
     password = _kept(root / "authority" / "redis-password")
     secret = _kept(root / "authority" / "pool-secret")
+    database = _kept(root / "authority" / "postgres-password")
     for service, hosts in HOSTS.items():
         folder = _folder(root / service, 0o755)
-        authority.issue(service, (*hosts, *LOCAL_HOSTS), folder=folder)
+        if service != "prometheus":  # It has no listener that speaks TLS, and is known by none.
+            authority.issue(service, (*hosts, *LOCAL_HOSTS), folder=folder)
         (folder / "ca.crt").write_bytes(authority.ca_file.read_bytes())
         if service in USES_REDIS:
             (folder / "redis-password").write_text(password)
             (folder / "pool-secret").write_text(secret)
+        if service == "postgres":
+            (folder / "postgres-password").write_text(database)
+        if service == "store":
+            (folder / "pgpass").write_text(f"*:*:hotslot:hotslot:{database}\n")
         if service == "redis":
             digest = hashlib.sha256(password.encode()).hexdigest()
             (folder / "valkey.conf").write_text(REDIS_CONF.format(digest=digest, rule=acl_rule()))
         for path in folder.iterdir():
-            # The user of Redis's image is not known here; no other container mounts this folder.
-            path.chmod(0o444 if service == "redis" else 0o400)
-            if os.getuid() == 0 and service != "redis":
+            # The users of others' images are not known here; no other container mounts their folders.
+            path.chmod(0o444 if service in OTHERS else 0o400)
+            if os.getuid() == 0 and service not in OTHERS:
                 os.chown(path, SERVICE_ID, SERVICE_ID)
 
 

