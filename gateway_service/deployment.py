@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from gateway_service.callers import ACTED_FOR
@@ -12,7 +12,7 @@ from hotslot import ChannelOptions, GenerationRequest, HotslotClient, WorkerClie
 from hotslot.clients.defaults import DEFAULT_STORE
 from hotslot.contract.control import WorkerState
 from hotslot.contract.generation import GenerationEvent
-from hotslot.errors import HotslotError, NoWorkersError
+from hotslot.errors import HotslotError, InvalidRequestError, NotFoundError, NoWorkersError
 from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.rpc.pool import Pool
 from hotslot.rpc.security import NO_SECURITY, ChannelSecurity
@@ -129,6 +129,23 @@ class Deployment:
                 if worker.state is WorkerState.READY:
                     return
         raise NoWorkersError("no worker takes requests")
+
+    async def tell_wanted(self, tenant: TenantId, model: str) -> None:
+        """Have the store hear of a request for which there is no worker, so that an autoscaler brings one.
+
+        The store knows if the model is an adapter's name; else it is a base model's.
+        """
+        if self.worker or not self.has_store:
+            return
+        async with self.client(tenant) as client:
+            pick = client.placement.pick_workers
+            try:
+                await pick([model], timeout_s=LOOK_TIMEOUT_S)
+            except (InvalidRequestError, NotFoundError):
+                with suppress(HotslotError):
+                    await pick(base_model=model, timeout_s=LOOK_TIMEOUT_S)
+            except HotslotError:
+                pass
 
     async def endpoints(self) -> list[str]:
         """Endpoints of the workers that there are now."""

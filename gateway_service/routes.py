@@ -34,7 +34,7 @@ from gateway_service.translation import (
     completion_param,
     detokenize_param,
 )
-from hotslot.errors import HotslotError
+from hotslot.errors import HotslotError, NoWorkersError
 from hotslot.rpc.server_facts import installed_version
 from shared.audit.audit_log import AuditLog
 from shared.identity.authenticator import Authenticator
@@ -173,7 +173,11 @@ class Gateway:
 
     async def _generation(self, request: Request, kind: Kind, wanted: WantedAnswer, param_of: ParamOf) -> Response:
         tenant, min_revision = tenant_of(request), min_revision_of(request)
-        base_model, adapters, base_only = await models.selected(self.deployment, wanted)
+        try:
+            base_model, adapters, base_only = await models.selected(self.deployment, wanted)
+        except NoWorkersError:
+            await self.deployment.tell_wanted(tenant, wanted.model)
+            raise
         streams = [
             self.deployment.generate(
                 tenant,
