@@ -229,6 +229,12 @@ def test_an_image_is_an_exact_release(objects: list[KubernetesObject]) -> None:
                 assert container["image"].partition(":")[2].removesuffix("-cuda") == release
 
 
+def test_workers_go_where_their_images_can_run(objects: list[KubernetesObject]) -> None:
+    locks = [(ROOT / "requirements" / f"{name}.lock").read_text(encoding="utf-8") for name in ("worker", "worker-cpu")]
+    assert not any("arm64" in lock.splitlines()[0] for lock in locks)
+    assert pods(objects)["hotslot-worker"]["spec"]["nodeSelector"]["kubernetes.io/arch"] == "amd64"
+
+
 def test_every_container_is_probed(objects: list[KubernetesObject]) -> None:
     for template in pods(objects).values():
         for container in template["spec"]["containers"]:

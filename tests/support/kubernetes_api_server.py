@@ -46,6 +46,8 @@ class ApiServer:
         self.gone_in_stream = True
         self.failing = 0
         """Requests that are still to be answered with 503."""
+        self.bookmarks = 0
+        """Bookmarks that watches were told."""
         self.port = 0
         self._epoch = 0
 
@@ -83,6 +85,10 @@ class ApiServer:
         return next((each for each in self.status(name).get("conditions", ()) if each["type"] == kind), {})
 
     # What happens to API servers.
+
+    def write_elsewhere(self) -> None:
+        """Other kinds of resources are written: the version grows, and only bookmarks tell."""
+        self._version += 5
 
     def compact(self) -> None:
         """Forget what happened so far."""
@@ -149,6 +155,7 @@ class ApiServer:
                     await news.wait()
             except TimeoutError:
                 position = max(position, self._version)
+                self.bookmarks += 1
                 yield _line("BOOKMARK", {"kind": "Adapter", "metadata": {"resourceVersion": str(position)}})
 
     async def one(self, request: Request) -> Response:

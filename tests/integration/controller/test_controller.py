@@ -174,7 +174,9 @@ async def test_a_watch_goes_on_from_the_last_bookmark(cluster: Cluster) -> None:
     await until(lambda: "watch" in cluster.api.requests, WAIT_S)
     cluster.api.create("one", {"uri": cluster.source("one")})
     await cluster.until_phase("one", "Ready")
-    await asyncio.sleep(0.3)
+    cluster.api.write_elsewhere()
+    told = cluster.api.bookmarks
+    await until(lambda: cluster.api.bookmarks > told + 1, WAIT_S)
     # What happened before the bookmark is forgotten: only a watch that goes on from there needs no new list.
     cluster.api.compact()
     cluster.api.cut()
