@@ -201,7 +201,8 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 async def test_whatever_happens_the_store_ends_as_the_resources_say(cluster: Cluster, steps: list[str]) -> None:
     uris = [cluster.source(f"v{number}", rank=number + 1) for number in range(3)]
