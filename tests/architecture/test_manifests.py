@@ -25,6 +25,8 @@ from deploy.check_manifests import (
 )
 from deploy.custom_resources import schemas
 from gateway_service.settings import GatewaySettings
+from hotslot.capacity import HOST_SPARE, WorkerShape, memory_of
+from hotslot.formats.model_sizes import sizes_of
 from hotslot.redis_url import check_redis_url
 from shared.coordination.rights import acl_rule
 from shared.metrics.table import TABLE
@@ -32,6 +34,7 @@ from shared.server.grpc_server import AGE_SPREAD, GOODBYE_S
 from shared.settings import ENV_PREFIX, Settings
 from store_service.settings import StoreSettings
 from tools.supply.lock import AARCH64, MACHINES
+from worker_service.demo_model import BASE_MODEL, ensure_model
 from worker_service.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +42,10 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = kustomizations()
 SERVICES = {"hotslot-store": 7400, "hotslot-worker": 7500, "hotslot-gateway": 7600}
 METRICS_PORT = 9400
+PROCESS_BYTES = 600 * 2**20
+"""Of torch and compiled code, as docs/capacity.md has it."""
+ON_THE_WAY_BYTES = 768 * 2**20
+"""Host memory that is kept beside the cache for adapters that come next."""
 HEALTH_PORTS = {"store": 7401, "worker": 7501, "controller": 7701}
 EXACT_TAG = re.compile(r"^[a-z0-9./-]+(:\d+\.\d+\.\d+(-[a-z]+)?|@sha256:[0-9a-f]{64})$")
 CLIENT = {"hotslot.dev/client": "true"}
@@ -240,6 +247,22 @@ def test_workers_go_where_their_images_can_run(objects: list[KubernetesObject]) 
     assert "store" in arm64
     assert not arm64 & {"worker", "worker-cpu"}
     assert bound == {"hotslot-store": None, "hotslot-gateway": None, "hotslot-worker": "amd64"}
+
+
+@pytest.mark.model
+def test_a_worker_has_the_memory_that_the_formulas_of_capacity_say(objects: list[KubernetesObject]) -> None:
+    data = settings_by_name(objects)["hotslot-worker"]
+    chosen = WorkerSettings(**{key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()})
+    assert chosen.model_name == BASE_MODEL
+    shape = WorkerShape(str(chosen.dtype), chosen.num_slots, chosen.slot_rank, chosen.kv_tokens)
+    memory = memory_of(sizes_of(ensure_model(), BASE_MODEL), shape, chosen.slot_rank, 0)
+    in_use = PROCESS_BYTES + round(chosen.host_cache_bytes * HOST_SPARE)
+    # On a GPU's worker the weights pass through the host's memory.
+    in_use += memory.device_bytes if chosen.device != "cuda" else memory.weights_bytes
+    resources = pods(objects)["hotslot-worker"]["spec"]["containers"][0]["resources"]
+    request, limit = (int(resources[kind]["memory"].removesuffix("Gi")) * 2**30 for kind in ("requests", "limits"))
+    assert in_use <= request
+    assert in_use + ON_THE_WAY_BYTES <= limit
 
 
 def test_every_container_is_probed(objects: list[KubernetesObject]) -> None:
