@@ -18,14 +18,14 @@ WORKER_READY_TIMEOUT_S = 900.0
 SCRAPED_TIMEOUT_S = 60.0
 
 
-class Commands(Protocol):
-    """Commands on a running deployment."""
+class ComposeCommands(Protocol):
+    """ComposeCommands on a running deployment."""
 
     def __call__(self, *arguments: str, check: bool = True) -> None:
         """Run one compose command."""
 
 
-def check_fleet(compose: Commands, ports: dict[str, int]) -> None:
+def check_fleet(compose: ComposeCommands, ports: dict[str, int]) -> None:
     """Everything that two stores are for, once."""
     first, second, *workers, gateway = (
         f"127.0.0.1:{ports[name]}"
@@ -42,7 +42,7 @@ def check_fleet(compose: Commands, ports: dict[str, int]) -> None:
         await_ready("worker", worker, WORKER_READY_TIMEOUT_S)
     say("stopping the store that it was pushed to")
     compose("stop", "store")
-    answer = PrintedAnswer(workers[0])
+    answer = PrintedAnswer(workers[1])
     expect(answer.digests == [digest], f"{answer.worker_id} served {answer.digests}, expected [{digest}]")
     over_http = asyncio.run(ask_over_http(gateway, PROMPT, REFERENCE))
     expect(digest in over_http.fingerprint, f"the gateway was served by {over_http.fingerprint}, expected {digest}")

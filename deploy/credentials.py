@@ -23,7 +23,7 @@ HOSTS: Mapping[str, Sequence[str]] = {
     "redis": ("redis",),
     "postgres": ("postgres",),
     "prometheus": ("prometheus",),
-    "store": ("store", "store-b", "stores"),
+    "store": ("store", "store-b"),
     "worker": ("worker-a", "worker-b"),
     "gateway": ("gateway",),
 }

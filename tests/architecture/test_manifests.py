@@ -252,7 +252,8 @@ def test_workers_go_where_their_images_can_run(objects: list[KubernetesObject]) 
 @pytest.mark.model
 def test_a_worker_has_the_memory_that_the_formulas_of_capacity_say(objects: list[KubernetesObject]) -> None:
     data = settings_by_name(objects)["hotslot-worker"]
-    chosen = WorkerSettings(**{key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()})
+    named: dict[str, Any] = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()}
+    chosen = WorkerSettings(**named)
     assert chosen.model_name == BASE_MODEL
     shape = WorkerShape(str(chosen.dtype), chosen.num_slots, chosen.slot_rank, chosen.kv_tokens)
     memory = memory_of(sizes_of(ensure_model(), BASE_MODEL), shape, chosen.slot_rank, 0)
