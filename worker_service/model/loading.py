@@ -91,8 +91,9 @@ def load_model(
         with_kernels = (
             options.cpu_kernels
             and device.type == "cpu"
-            and dtype in kernels.DTYPES
+            # Draws are computed by them whatever the element type is.
             and kernels.load_kernels(options.cache_dir)
+            and dtype in kernels.DTYPES
         )
     with stages.stage("adapt"):
         targets = choose_targets(model, spec, options.target_modules, text_model.paths)

@@ -31,12 +31,12 @@ def score(
             token_ids += scoring.token_ids
             num_alternatives += [scoring.num_alternatives] * len(scoring.token_ids)
         begin += len(segment.token_ids)
-    scored: list[SampledToken | None] = []
+    found: list[SampledToken | None] = []
     for first in range(0, len(positions), max_rows):
         rows = slice(first, first + max_rows)
         logits_RV = logits_at(positions[rows])[: len(positions[rows])]
-        scored += _scores(logits_RV, token_ids[rows], num_alternatives[rows])
-    remaining = iter(scored)
+        found += _scores(logits_RV, token_ids[rows], num_alternatives[rows])
+    remaining = iter(found)
     return [
         _all_or_none([next(remaining) for _ in segment.scoring.token_ids]) if segment.scoring is not None else ()
         for segment in segments
@@ -48,19 +48,28 @@ def _all_or_none(scores: Sequence[SampledToken | None]) -> tuple[SampledToken, .
     return known if len(known) == len(scores) else None
 
 
-def _scores(logits_RV: torch.Tensor, token_ids: list[int], num_alternatives: list[int]) -> list[SampledToken | None]:
-    """One for each row; None where the logits are NaN or +inf, or the token has no logit."""
-    logits_RV = logits_RV.float()
-    vocab = logits_RV.shape[-1]
-    is_finite = logits_RV.amax(-1).isfinite().tolist()
+def scored(logits_RV: torch.Tensor, token_ids: Sequence[int], num_alternatives: Sequence[int]) -> list[SampledToken]:
+    """One for each row: its token's log-probability, with the likeliest alternatives. Every token has a logit."""
     logprobs_RV = logits_RV.log_softmax(-1)
     targets_R1 = torch.tensor(token_ids, device=logprobs_RV.device)[:, None]
-    found = logprobs_RV.gather(-1, targets_R1.clamp(max=vocab - 1))[:, 0].tolist()
+    found = logprobs_RV.gather(-1, targets_R1)[:, 0].tolist()
     most = max(num_alternatives)
     values, indices = (t.tolist() for t in logprobs_RV.topk(most)) if most else ([[]] * len(found), [[]] * len(found))
     return [
         SampledToken(token_id, logprob, tuple(map(TokenAlternative, indices[row][:count], values[row][:count])))
-        if is_finite[row] and token_id < vocab
-        else None
         for row, (token_id, logprob, count) in enumerate(zip(token_ids, found, num_alternatives, strict=True))
+    ]
+
+
+def _scores(
+    logits_RV: torch.Tensor, token_ids: Sequence[int], num_alternatives: Sequence[int]
+) -> list[SampledToken | None]:
+    """One for each row; None where the logits are NaN or +inf, or the token has no logit."""
+    logits_RV = logits_RV.float()
+    last = logits_RV.shape[-1] - 1
+    is_finite = logits_RV.amax(-1).isfinite().tolist()
+    found = scored(logits_RV, [min(token_id, last) for token_id in token_ids], num_alternatives)
+    return [
+        score if is_finite[row] and token_id <= last else None
+        for row, (score, token_id) in enumerate(zip(found, token_ids, strict=True))
     ]

@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "sampling.h"
 
 namespace hotslot {
 
@@ -34,6 +35,8 @@ TORCH_LIBRARY(hotslot_cpu, m) {
       "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
       "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, float softcap, "
       "int max_tokens, Tensor(c!) out) -> bool");
+  m.def("draw(Tensor logits, Tensor counts, Tensor factors) -> Tensor");
+  m.def("noise(int seed, int position, int num_tokens) -> Tensor", hotslot::noise_of);
   m.def("copy_all(Tensor(a!)[] targets, Tensor[] sources) -> ()");
 }
 
@@ -42,5 +45,6 @@ TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
   m.impl("slot_linear", hotslot::slot_linear);
   m.impl("add_slots", hotslot::add_slots);
   m.impl("attend", hotslot::attend);
+  m.impl("draw", hotslot::draw);
   m.impl("copy_all", hotslot::copy_all);
 }

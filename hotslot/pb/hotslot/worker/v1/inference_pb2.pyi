@@ -398,6 +398,7 @@ class SamplingParams(_message.Message):
     seed: _builtins.int
     """Draws depend on the seed, the position and the logits alone. Logits depend on the batch by rounding only:
     in float32 by parts in a million, which hardly ever changes a token; in 16-bit types it now and then does.
+    Another version of the worker may draw other tokens for a seed.
     """
     repetition_penalty: _builtins.float
     """Not set means 1: none; between 0.01 and 100."""
