@@ -3,7 +3,7 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from hotslot.formats.base_model import spec_from_folder
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
+from worker_service.model.attention import KvCache
 from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
@@ -26,8 +27,9 @@ from worker_service.model.folder import model_folder
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner, bucket_for
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
+from worker_service.model.step_programs import StepPrograms
 from worker_service.model.step_state import StepState
-from worker_service.model.targets import SlotTargets, choose_targets
+from worker_service.model.targets import SlotTargets, choose_targets, find_layers
 from worker_service.model.text_part import load_text_model
 from worker_service.model.warm_up import warm_up
 from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
@@ -117,6 +119,10 @@ def load_model(
         num_compiled = -_num_cache_misses()
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()
+    if runner.programs is not None:
+        with stages.stage("record"):
+            runner.programs.record(runner.logits, runner.token_buckets, limits, runner.num_embeddings)
+            log.info("steps_recorded", kinds=runner.programs.num_recorded)
     with stages.stage("self_test"):
         passed = self_test.check(model, runner, limits, expectation, dtype)
         log.info("self_test_passed", relative_error=passed.found, plain_error=passed.plain, bound=passed.bound)
@@ -260,7 +266,14 @@ def _adapt(
         options.token_buckets,
         device,
         num_embeddings,
+        _programs(model, step, caches) if with_kernels and options.compile else None,
     )
+
+
+def _programs(model: PreTrainedModel, step: StepState, caches: Sequence[KvCache]) -> StepPrograms:
+    fits = all(cache.k_NGD.shape[-1] % kernels.HEAD_SIZE_MULTIPLE == 0 for cache in caches)
+    longest = kernels.attention_tokens(caches[0].k_NGD.dtype) if fits else 0
+    return StepPrograms(list(find_layers(model)), model.get_output_embeddings(), step, longest)
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

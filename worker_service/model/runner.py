@@ -18,6 +18,7 @@ from worker_service.model.scoring import score
 from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.slot_writer import SlotWriter
+from worker_service.model.step_programs import StepPrograms
 from worker_service.model.step_state import StepState
 from worker_service.model.weights import HostAdapter
 
@@ -45,8 +46,12 @@ class TorchRunner:
         token_buckets: Sequence[int],
         device: torch.device,
         num_embeddings: int,
+        programs: StepPrograms | None,
     ) -> None:
-        """`num_embeddings` are the rows of the embedding: the tokens that the model can read."""
+        """`num_embeddings` are the rows of the embedding: the tokens that the model can read.
+
+        `programs` are those of compiled layers, where there may be any.
+        """
         assert token_buckets[-1] >= limits.max_step_tokens
         self._model = model
         self._step = step
@@ -61,6 +66,7 @@ class TorchRunner:
         )
         self._device = device
         self.num_embeddings = num_embeddings
+        self.programs = programs
         max_tokens = self._token_buckets[-1]
         self._input_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
         self._position_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
@@ -149,6 +155,8 @@ class TorchRunner:
         """Logits after the last token of each segment that wants one, `[R, V]`; rows beyond those are padding."""
         self._num_tokens = bucket_for(self._token_buckets, sum(len(s.token_ids) for s in segments))
         last_tokens = self._fill(segments, self._num_tokens)
+        if self.programs is not None:
+            self.programs.begin_step(segments)
         return self._logits_at(last_tokens)
 
     def _more_logits(self, positions: Sequence[int]) -> torch.Tensor:

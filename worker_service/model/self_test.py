@@ -146,7 +146,8 @@ def _first_difference(
 ) -> tuple[str, float] | None:
     """Run the steps again, uncompiled, and compare what every part of every layer puts out."""
     outputs: list[LayerOutputs] = []
-    with torch.compiler.set_stance("force_eager"):
+    aside = runner.programs.set_aside() if runner.programs is not None else nullcontext()
+    with torch.compiler.set_stance("force_eager"), aside:
         for segments in steps:
             with recording(model) as recorded:
                 runner.logits(segments)

@@ -8,7 +8,6 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <vector>
 
 #include "dot.h"
+#include "sharing.h"
 
 namespace hotslot {
 
@@ -224,24 +224,33 @@ class Visit {
 
 constexpr int64_t SEGMENT_COLUMNS = 4;  // first token, tokens, keys, first cache position or -1
 
+// One step's attention of one layer. All is contiguous but for the tokens of `k` and `v`.
 template <typename E>
-bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor& k_cache_NGD,
-                 at::Tensor& v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
-                 const at::Tensor& block_tables_RB, int64_t block_tokens, const Scoring& scoring, int64_t max_tokens,
-                 at::Tensor& out_THD) {
-  const int64_t num_tokens = q_THD.size(0), num_heads = q_THD.size(1), head_size = q_THD.size(2);
-  const int64_t num_kv_heads = k_cache_NGD.size(1), rep = num_heads / num_kv_heads, row = num_kv_heads * head_size;
-  const E* q = q_THD.const_data_ptr<E>();
-  E* k_cache = k_cache_NGD.mutable_data_ptr<E>();
-  E* v_cache = v_cache_NGD.mutable_data_ptr<E>();
-  E* out = out_THD.mutable_data_ptr<E>();
-  const int64_t* positions = cache_positions_T.const_data_ptr<int64_t>();
-  const int64_t* segments = segments_R4.const_data_ptr<int64_t>();
-  const int32_t* tables = block_tables_RB.const_data_ptr<int32_t>();
-  const int64_t table_size = block_tables_RB.size(1);
+struct Attention {
+  const E *q_THD, *k_TGD, *v_TGD;
+  E *k_cache_NGD, *v_cache_NGD, *out_THD;
+  const int64_t *cache_positions_T, *segments_R4;
+  const int32_t* block_tables_RB;
+  int64_t num_tokens, num_heads, num_kv_heads, head_size, num_segments, table_size, block_tokens, max_tokens;
+  int64_t k_stride, v_stride;
+  Scoring scoring;
+};
+
+// Writes the step's keys and values, and attends for the segments of at most `max_tokens` tokens; the others' part of
+// `out` is left as it is. Returns whether there were no others.
+template <typename E>
+bool attend(const Attention<E>& step) {
+  const int64_t num_tokens = step.num_tokens, num_heads = step.num_heads, head_size = step.head_size;
+  const int64_t num_kv_heads = step.num_kv_heads, rep = num_heads / num_kv_heads, row = num_kv_heads * head_size;
+  const int64_t block_tokens = step.block_tokens, max_tokens = step.max_tokens;
+  const E* q = step.q_THD;
+  E *k_cache = step.k_cache_NGD, *v_cache = step.v_cache_NGD, *out = step.out_THD;
+  const int64_t *positions = step.cache_positions_T, *segments = step.segments_R4;
+  const int32_t* tables = step.block_tables_RB;
+  const int64_t table_size = step.table_size;
   for (int64_t t = 0; t < num_tokens; ++t) {
-    std::memcpy(k_cache + positions[t] * row, k_TGD.const_data_ptr<E>() + t * row, row * sizeof(E));
-    std::memcpy(v_cache + positions[t] * row, v_TGD.const_data_ptr<E>() + t * row, row * sizeof(E));
+    std::memcpy(k_cache + positions[t] * row, step.k_TGD + t * step.k_stride, row * sizeof(E));
+    std::memcpy(v_cache + positions[t] * row, step.v_TGD + t * step.v_stride, row * sizeof(E));
   }
   struct Unit {
     int64_t segment, first, count, num_keys;
@@ -251,7 +260,7 @@ bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Ten
   units.clear();
   int64_t num_used = 0;
   bool all_done = true;
-  for (int64_t index = 0; index < segments_R4.size(0) && segments[index * SEGMENT_COLUMNS + 1] > 0; ++index) {
+  for (int64_t index = 0; index < step.num_segments && segments[index * SEGMENT_COLUMNS + 1] > 0; ++index) {
     const int64_t* segment = segments + index * SEGMENT_COLUMNS;
     const int64_t first = segment[0], count = segment[1], num_keys = segment[2];
     num_used = std::max(num_used, first + count);
@@ -263,44 +272,54 @@ bool attend_impl(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Ten
     }
   }
   std::fill(out + num_used * num_heads * head_size, out + num_tokens * num_heads * head_size, E(0.0f));
-  at::parallel_for(0, units.size() * num_kv_heads, 1, [&](int64_t begin, int64_t end) {
+  share_out(units.size() * num_kv_heads, [&](int64_t task) {
     static thread_local AttentionScratch<E> scratch;
     static thread_local std::vector<E> queries;
-    for (int64_t task = begin; task < end; ++task) {
-      const auto [index, first, count, num_keys] = units[task / num_kv_heads];
-      const int64_t group = task % num_kv_heads, start = segments[index * SEGMENT_COLUMNS + 3];
-      const int32_t* table = tables + index * table_size;
-      queries.resize(count * rep * head_size);
-      for (int64_t i = 0; i < count; ++i) {
-        const E* from = q + ((first + i) * num_heads + group * rep) * head_size;
-        std::copy(from, from + rep * head_size, queries.data() + i * rep * head_size);
-      }
-      scratch.q.take(queries.data(), count * rep, head_size);
-      Visit<E> visit(scratch, rep, head_size, scoring);
-      visit.attend(count, num_keys, k_cache, v_cache, [&](int64_t j) {
-        const int64_t block = start >= 0 ? 0 : table[j / block_tokens];
-        return (start >= 0 ? start + j : block * block_tokens + j % block_tokens) * row + group * head_size;
-      });
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t h = 0; h < rep; ++h)
-          round_row<E>(visit.out(i * rep + h), nullptr, head_size,
-                       out + ((first + i) * num_heads + group * rep + h) * head_size);
+    const auto [index, first, count, num_keys] = units[task / num_kv_heads];
+    const int64_t group = task % num_kv_heads, start = segments[index * SEGMENT_COLUMNS + 3];
+    const int32_t* table = tables + index * table_size;
+    queries.resize(count * rep * head_size);
+    for (int64_t i = 0; i < count; ++i) {
+      const E* from = q + ((first + i) * num_heads + group * rep) * head_size;
+      std::copy(from, from + rep * head_size, queries.data() + i * rep * head_size);
     }
+    scratch.q.take(queries.data(), count * rep, head_size);
+    Visit<E> visit(scratch, rep, head_size, step.scoring);
+    visit.attend(count, num_keys, k_cache, v_cache, [&](int64_t j) {
+      const int64_t block = start >= 0 ? 0 : table[j / block_tokens];
+      return (start >= 0 ? start + j : block * block_tokens + j % block_tokens) * row + group * head_size;
+    });
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t h = 0; h < rep; ++h)
+        round_row<E>(visit.out(i * rep + h), nullptr, head_size,
+                     out + ((first + i) * num_heads + group * rep + h) * head_size);
   });
   return all_done;
 }
 
-// Writes the step's keys and values, and attends for the segments of at most `max_tokens` tokens; the others' part of
-// `out` is left as it is. Returns whether there were no others. A `softcap` of 0 leaves scores alone.
-inline bool attend(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD, at::Tensor k_cache_NGD,
-                   at::Tensor v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
-                   const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window,
-                   double softcap, int64_t max_tokens, at::Tensor out_THD) {
-  const at::Tensor q = q_THD.contiguous(), k = k_TGD.contiguous(), v = v_TGD.contiguous();
-  const Scoring scoring{static_cast<float>(scale), static_cast<float>(softcap), window};
-  auto run = q.scalar_type() == at::kBFloat16 ? attend_impl<bf16> : attend_impl<float>;
-  return run(q, k, v, k_cache_NGD, v_cache_NGD, cache_positions_T, segments_R4, block_tables_RB, block_tokens, scoring,
-             max_tokens, out_THD);
+// A `softcap` of 0 leaves scores alone.
+inline bool attend_tensors(const at::Tensor& q_THD, const at::Tensor& k_TGD, const at::Tensor& v_TGD,
+                           at::Tensor k_cache_NGD, at::Tensor v_cache_NGD, const at::Tensor& cache_positions_T, const at::Tensor& segments_R4,
+                           const at::Tensor& block_tables_RB, int64_t block_tokens, double scale, int64_t window,
+                           double softcap, int64_t max_tokens, at::Tensor out_THD) {
+  const auto in_rows = [](const at::Tensor& x) {
+    return x.stride(2) == 1 && x.stride(1) == x.size(2) ? x : x.contiguous();
+  };
+  const at::Tensor q = q_THD.contiguous(), k = in_rows(k_TGD), v = in_rows(v_TGD);
+  bool all_done = true;
+  for_type(q, [&](auto type) {
+    using E = decltype(type);
+    all_done = attend<E>({
+        q.const_data_ptr<E>(), k.const_data_ptr<E>(), v.const_data_ptr<E>(),
+        k_cache_NGD.mutable_data_ptr<E>(), v_cache_NGD.mutable_data_ptr<E>(), out_THD.mutable_data_ptr<E>(),
+        cache_positions_T.const_data_ptr<int64_t>(), segments_R4.const_data_ptr<int64_t>(),
+        block_tables_RB.const_data_ptr<int32_t>(), q.size(0), q.size(1), k_cache_NGD.size(1), q.size(2),
+        segments_R4.size(0), block_tables_RB.size(1), block_tokens, max_tokens,
+        k.stride(0), v.stride(0),
+        {static_cast<float>(scale), static_cast<float>(softcap), window},
+    });
+  });
+  return all_done;
 }
 
 }  // namespace hotslot

@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "program.h"
 #include "sampling.h"
 
 namespace hotslot {
@@ -37,6 +38,7 @@ TORCH_LIBRARY(hotslot_cpu, m) {
       "int max_tokens, Tensor(c!) out) -> bool");
   m.def("draw(Tensor logits, Tensor counts, Tensor factors) -> Tensor");
   m.def("noise(int seed, int position, int num_tokens) -> Tensor", hotslot::noise_of);
+  m.def("run_program(Tensor program, Tensor(a!) scratch, Tensor(b!)[] inputs) -> bool");
   m.def("copy_all(Tensor(a!)[] targets, Tensor[] sources) -> ()");
 }
 
@@ -44,7 +46,8 @@ TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
   m.impl("linear", hotslot::linear);
   m.impl("slot_linear", hotslot::slot_linear);
   m.impl("add_slots", hotslot::add_slots);
-  m.impl("attend", hotslot::attend);
+  m.impl("attend", hotslot::attend_tensors);
   m.impl("draw", hotslot::draw);
+  m.impl("run_program", hotslot::run_program);
   m.impl("copy_all", hotslot::copy_all);
 }

@@ -21,7 +21,10 @@ from torch.utils.cpp_extension import include_paths
 log = structlog.get_logger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-HEADERS = tuple(SOURCE.with_name(name) for name in ("vectors.h", "dot.h", "linear.h", "attention.h", "sampling.h"))
+HEADERS = tuple(
+    SOURCE.with_name(name)
+    for name in ("vectors.h", "sharing.h", "dot.h", "linear.h", "attention.h", "sampling.h", "program.h")
+)
 HEAD_SIZE_MULTIPLE = 16
 MATRIX_TOKENS = 16
 """From more tokens on a step is bound by arithmetic, where the library's blocked matrix products are as fast."""

@@ -4,28 +4,37 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "dot.h"
+#include "sharing.h"
 
 namespace hotslot {
 
-// All slots of one module; every tensor is contiguous but for the rows of the gates.
+// All slots of one module, and the gates of the tokens that it sees.
+template <typename E>
 struct Slots {
-  const at::Tensor& a_CI;
-  const at::Tensor& b_CO;
-  const at::Tensor& scale_S;
-  const at::Tensor& one_SK;  // 1 for ranks whose input is 1 rather than x
-  const at::Tensor& gates_TS;
+  const E *a_CI = nullptr, *b_CO = nullptr;
+  const float *scale_S = nullptr, *one_SK = nullptr;  // `one` is 1 for ranks whose input is 1 rather than x
+  const float* gates_TS = nullptr;
+  int64_t gates_stride = 0, num_slots = 0, rank = 0;
+};
 
-  int64_t rank() const { return a_CI.size(0) / scale_S.size(0); }
+// y = W x + addend + what the slots that are on add to it. Without `w` the first is 0. An `addend` is a bias, with a
+// stride of 0, or has a row for each token; it may be y itself.
+template <typename E>
+struct Linear {
+  const E *w_OI = nullptr, *addend = nullptr;
+  int64_t addend_stride = 0, num_out = 0;
+  E* y_TO = nullptr;
+  Slots<E> slots;
 };
 
 // Two ranks side by side in a word, where products take pairs; else one.
@@ -47,30 +56,37 @@ class ActiveSlots {
     int64_t slot, first, count;  // `first` is where its tokens begin among all
   };
 
-  // h = gate * scale * (A x + one) of each slot's tokens.
-  void compute(const Slots& slots, const Inputs<E>& x, int64_t num_tokens, int64_t size) {
-    find(slots, num_tokens);
-    const int64_t rank = slots.rank(), words = (rank + 1) / 2, stride = slots.gates_TS.stride(0);
-    const float* gates = slots.gates_TS.template const_data_ptr<float>();
-    const float* scale = slots.scale_S.template const_data_ptr<float>();
-    const float* one = slots.one_SK.template const_data_ptr<float>();
-    const E* a = slots.a_CI.template const_data_ptr<E>();
+  // Finds the slots that are on; `compute` is to be called for each tile then.
+  void find(const Slots<E>& slots, const Inputs<E>& x, int64_t num_tokens) {
+    tiles_.clear();
+    tokens_.clear();
+    for (int64_t slot = 0; slot < slots.num_slots; ++slot) {
+      if (slots.scale_S[slot] == 0) continue;  // its adapter does not target this module
+      int64_t count = 0;
+      for (int64_t t = 0; t < num_tokens; ++t) {
+        if (slots.gates_TS[t * slots.gates_stride + slot] == 0) continue;
+        if (count++ % TILE_TOKENS == 0) tiles_.push_back({slot, static_cast<int64_t>(tokens_.size()), 0});
+        ++tiles_.back().count;
+        tokens_.push_back(t);
+      }
+    }
     inputs_.resize(tokens_.size());
     for (size_t index = 0; index < tokens_.size(); ++index) inputs_[index] = x[tokens_[index]];
-    h_.resize(tokens_.size() * rank);
-    if (PAIRED<E>) pairs_.resize(tokens_.size() * words);
-    at::parallel_for(0, tiles_.size(), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t index = begin; index < end; ++index) {
-        const auto [slot, first, count] = tiles_[index];
-        float* h = h_.data() + first * rank;
-        dot_all<E>(inputs_.data() + first, count, a + slot * rank * size, size, rank, h, rank);
-        for (int64_t i = 0; i < count; ++i, h += rank) {
-          const float factor = gates[tokens_[first + i] * stride + slot] * scale[slot];
-          for (int64_t k = 0; k < rank; ++k) h[k] = (h[k] + one[slot * rank + k]) * factor;
-          if (PAIRED<E>) pair(h, rank, pairs_.data() + (first + i) * words);
-        }
-      }
-    });
+    h_.resize(tokens_.size() * slots.rank);
+    if (PAIRED<E>) pairs_.resize(tokens_.size() * ((slots.rank + 1) / 2));
+  }
+
+  // h = gate * scale * (A x + one) of a tile's tokens.
+  void compute(const Slots<E>& slots, const Tile& tile, int64_t size) {
+    const auto [slot, first, count] = tile;
+    const int64_t rank = slots.rank;
+    float* h = h_.data() + first * rank;
+    dot_all<E>(inputs_.data() + first, count, slots.a_CI + slot * rank * size, size, rank, h, rank);
+    for (int64_t i = 0; i < count; ++i, h += rank) {
+      const float factor = slots.gates_TS[tokens_[first + i] * slots.gates_stride + slot] * slots.scale_S[slot];
+      for (int64_t k = 0; k < rank; ++k) h[k] = (h[k] + slots.one_SK[slot * rank + k]) * factor;
+      if (PAIRED<E>) pair(h, rank, pairs_.data() + (first + i) * ((rank + 1) / 2));
+    }
   }
 
   const std::vector<Tile>& tiles() const { return tiles_; }
@@ -81,24 +97,6 @@ class ActiveSlots {
   }
 
  private:
-  void find(const Slots& slots, int64_t num_tokens) {
-    const float* gates = slots.gates_TS.template const_data_ptr<float>();
-    const float* scale = slots.scale_S.template const_data_ptr<float>();
-    const int64_t stride = slots.gates_TS.stride(0);
-    tiles_.clear();
-    tokens_.clear();
-    for (int64_t slot = 0; slot < slots.scale_S.size(0); ++slot) {
-      if (scale[slot] == 0) continue;  // its adapter does not target this module
-      int64_t count = 0;
-      for (int64_t t = 0; t < num_tokens; ++t) {
-        if (gates[t * stride + slot] == 0) continue;
-        if (count++ % TILE_TOKENS == 0) tiles_.push_back({slot, static_cast<int64_t>(tokens_.size()), 0});
-        ++tiles_.back().count;
-        tokens_.push_back(t);
-      }
-    }
-  }
-
   // Rounded to bfloat16, the first one low; an odd last rank has 0 beside it.
   static void pair(const float* h, int64_t rank, uint32_t* to) {
     for (int64_t k = 0; k < rank; k += 2) {
@@ -205,90 +203,107 @@ void add_slot(const ActiveSlots<E>& active, const typename ActiveSlots<E>::Tile&
   }
 }
 
-// y = W x + addend + what the slots that are on add to it. Without `w` the first is 0. An `addend` is a bias, with a
-// stride of 0, or has a row for each token; it may be y itself.
+// Linears of one input, as one piece of work: `x` is arranged once, and threads share the outputs of all.
 template <typename E>
-void compute(const at::Tensor& x_TI, const E* w, const E* addend, int64_t addend_stride, const Slots* slots,
-             at::Tensor& y_TO) {
+void compute(const E* x_TI, int64_t num_tokens, int64_t size, const Linear<E>* linears, int64_t count) {
   static thread_local Inputs<E> kept_x;
-  static thread_local ActiveSlots<E> kept_active;
+  static thread_local std::vector<ActiveSlots<E>> kept_active;
+  static thread_local std::vector<std::pair<int64_t, int64_t>> kept_work;
   Inputs<E>& x = kept_x;  // the caller's, in the threads that help it too
-  ActiveSlots<E>& active = kept_active;
-  const int64_t num_tokens = x_TI.size(0), size = x_TI.size(1), num_out = y_TO.size(1);
-  E* y = y_TO.mutable_data_ptr<E>();
-  x.take(x_TI.const_data_ptr<E>(), num_tokens, size);
-  if (slots != nullptr) active.compute(*slots, x, num_tokens, size);
-  if (w == nullptr && active.tiles().empty()) return;
-  const int64_t rank = slots != nullptr ? slots->rank() : 0;
-  const E* b = slots != nullptr ? slots->b_CO.const_data_ptr<E>() : nullptr;
-  at::parallel_for(0, (num_out + CHUNK - 1) / CHUNK, 1, [&](int64_t begin, int64_t end) {
+  std::vector<ActiveSlots<E>>& active = kept_active;
+  std::vector<std::pair<int64_t, int64_t>>& work = kept_work;  // linear, and its tile or chunk
+  x.take(x_TI, num_tokens, size);
+  if (static_cast<int64_t>(active.size()) < count) active.resize(count);
+  work.clear();
+  for (int64_t index = 0; index < count; ++index) {
+    active[index].find(linears[index].slots, x, num_tokens);
+    for (size_t tile = 0; tile < active[index].tiles().size(); ++tile) work.push_back({index, tile});
+  }
+  share_out(work.size(), [&](int64_t item) {
+    const auto [index, tile] = work[item];
+    active[index].compute(linears[index].slots, active[index].tiles()[tile], size);
+  });
+  work.clear();
+  for (int64_t index = 0; index < count; ++index) {
+    if (linears[index].w_OI == nullptr && active[index].tiles().empty()) continue;
+    for (int64_t first = 0; first < linears[index].num_out; first += CHUNK) work.push_back({index, first});
+  }
+  share_out(work.size(), [&](int64_t item) {
     static thread_local std::vector<float> out;
     out.resize(num_tokens * CHUNK);
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t first = chunk * CHUNK, count = std::min(CHUNK, num_out - first);
-      if (w != nullptr)
-        dot_all<E>(x.data(), num_tokens, w + first * size, size, count, out.data(), CHUNK);
-      else
-        std::fill(out.begin(), out.end(), 0.0f);
-      if (slots != nullptr)
-        for (const auto& tile : active.tiles())
-          add_slot<E>(active, tile, b + tile.slot * rank * num_out + first, rank, num_out, count, out.data(), CHUNK);
-      for (int64_t t = 0; t < num_tokens; ++t)
-        round_row(out.data() + t * CHUNK, addend != nullptr ? addend + t * addend_stride + first : nullptr, count,
-                  y + t * num_out + first);
+    const auto [index, first] = work[item];
+    const Linear<E>& linear = linears[index];
+    const int64_t num_out = linear.num_out, these = std::min(CHUNK, num_out - first), rank = linear.slots.rank;
+    if (linear.w_OI != nullptr)
+      dot_all<E>(x.data(), num_tokens, linear.w_OI + first * size, size, these, out.data(), CHUNK);
+    else
+      std::fill(out.begin(), out.end(), 0.0f);
+    for (const auto& tile : active[index].tiles())
+      add_slot<E>(active[index], tile, linear.slots.b_CO + tile.slot * rank * num_out + first, rank, num_out, these,
+                  out.data(), CHUNK);
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      const E* addend = linear.addend != nullptr ? linear.addend + t * linear.addend_stride + first : nullptr;
+      round_row(out.data() + t * CHUNK, addend, these, linear.y_TO + t * num_out + first);
     }
   });
-}
-
-template <typename E>
-void linear_impl(const at::Tensor& x_TI, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
-                 const Slots* slots, at::Tensor& y_TO) {
-  const E* bias = bias_O.has_value() ? bias_O->const_data_ptr<E>() : nullptr;
-  compute<E>(x_TI, w_OI.const_data_ptr<E>(), bias, 0, slots, y_TO);
-}
-
-template <typename E>
-void add_slots_impl(const at::Tensor& x_TI, const Slots& slots, at::Tensor& y_TO) {
-  compute<E>(x_TI, nullptr, y_TO.const_data_ptr<E>(), y_TO.size(1), &slots, y_TO);
 }
 
 inline bool is_served(const at::Tensor& x) {
   return x.dim() == 2 && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
 }
 
-inline at::Tensor linear_with(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
-                              const Slots* slots) {
+inline void check_linear(const at::Tensor& x, const at::Tensor& w_OI) {
   TORCH_CHECK(is_served(x) && x.size(1) == w_OI.size(1) && x.scalar_type() == w_OI.scalar_type() &&
                   w_OI.is_contiguous(),
               "hotslot_cpu: x [T, I] and w [O, I], both bfloat16 or both float32");
-  const at::Tensor x_TI = x.contiguous();
-  at::Tensor y_TO = at::empty({x_TI.size(0), w_OI.size(0)}, x_TI.options());
-  auto run = x_TI.scalar_type() == at::kBFloat16 ? linear_impl<bf16> : linear_impl<float>;
-  run(x_TI, w_OI, bias_O, slots, y_TO);
-  return y_TO;
 }
 
-inline void check_slots(const at::Tensor& x, int64_t num_out, const Slots& slots) {
-  const int64_t num_slots = slots.scale_S.size(0);
-  TORCH_CHECK(slots.a_CI.is_contiguous() && slots.b_CO.is_contiguous() && slots.a_CI.size(0) == slots.b_CO.size(0) &&
-                  slots.a_CI.size(1) == x.size(1) && slots.b_CO.size(1) == num_out &&
-                  slots.a_CI.size(0) % num_slots == 0 && slots.gates_TS.size(0) >= x.size(0) &&
-                  slots.gates_TS.size(1) == num_slots && slots.gates_TS.stride(1) == 1 &&
-                  slots.one_SK.is_contiguous() && slots.one_SK.numel() == slots.a_CI.size(0) &&
-                  slots.a_CI.scalar_type() == x.scalar_type() && slots.b_CO.scalar_type() == x.scalar_type(),
+template <typename E>
+Slots<E> slots_of(const at::Tensor& x, int64_t num_out, const at::Tensor& a_CI, const at::Tensor& b_CO,
+                  const at::Tensor& scale_S, const at::Tensor& one_SK, const at::Tensor& gates_TS) {
+  const int64_t num_slots = scale_S.size(0);
+  TORCH_CHECK(a_CI.is_contiguous() && b_CO.is_contiguous() && a_CI.size(0) == b_CO.size(0) &&
+                  a_CI.size(1) == x.size(1) && b_CO.size(1) == num_out && a_CI.size(0) % num_slots == 0 &&
+                  gates_TS.size(0) >= x.size(0) && gates_TS.size(1) == num_slots && gates_TS.stride(1) == 1 &&
+                  one_SK.is_contiguous() && one_SK.numel() == a_CI.size(0) &&
+                  a_CI.scalar_type() == x.scalar_type() && b_CO.scalar_type() == x.scalar_type(),
               "hotslot_cpu: slots that do not fit the linear");
+  return {a_CI.const_data_ptr<E>(), b_CO.const_data_ptr<E>(), scale_S.const_data_ptr<float>(),
+          one_SK.const_data_ptr<float>(), gates_TS.const_data_ptr<float>(), gates_TS.stride(0), num_slots,
+          a_CI.size(0) / num_slots};
+}
+
+template <typename E>
+void compute_one(const at::Tensor& x_TI, Linear<E> linear, at::Tensor& y_TO) {
+  linear.y_TO = y_TO.mutable_data_ptr<E>();
+  linear.num_out = y_TO.size(1);
+  compute<E>(x_TI.const_data_ptr<E>(), x_TI.size(0), x_TI.size(1), &linear, 1);
 }
 
 inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O) {
-  return linear_with(x, w_OI, bias_O, nullptr);
+  check_linear(x, w_OI);
+  const at::Tensor x_TI = x.contiguous();
+  at::Tensor y_TO = at::empty({x_TI.size(0), w_OI.size(0)}, x_TI.options());
+  for_type(x_TI, [&](auto type) {
+    using E = decltype(type);
+    compute_one<E>(x_TI, {w_OI.const_data_ptr<E>(), bias_O ? bias_O->const_data_ptr<E>() : nullptr}, y_TO);
+  });
+  return y_TO;
 }
 
 inline at::Tensor slot_linear(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
                               const at::Tensor& a_CI, const at::Tensor& b_CO, const at::Tensor& scale_S,
                               const at::Tensor& one_SK, const at::Tensor& gates_TS) {
-  const Slots slots{a_CI, b_CO, scale_S, one_SK, gates_TS};
-  check_slots(x, w_OI.size(0), slots);
-  return linear_with(x, w_OI, bias_O, &slots);
+  check_linear(x, w_OI);
+  const at::Tensor x_TI = x.contiguous();
+  at::Tensor y_TO = at::empty({x_TI.size(0), w_OI.size(0)}, x_TI.options());
+  for_type(x_TI, [&](auto type) {
+    using E = decltype(type);
+    Linear<E> linear{w_OI.const_data_ptr<E>(), bias_O ? bias_O->const_data_ptr<E>() : nullptr};
+    linear.slots = slots_of<E>(x_TI, w_OI.size(0), a_CI, b_CO, scale_S, one_SK, gates_TS);
+    compute_one<E>(x_TI, linear, y_TO);
+  });
+  return y_TO;
 }
 
 // As `slot_linear`, from the base's result `y` on.
@@ -296,11 +311,13 @@ inline at::Tensor add_slots(const at::Tensor& x, const at::Tensor& y, const at::
                             const at::Tensor& scale_S, const at::Tensor& one_SK, const at::Tensor& gates_TS) {
   TORCH_CHECK(is_served(x) && y.dim() == 2 && y.size(0) == x.size(0) && y.scalar_type() == x.scalar_type(),
               "hotslot_cpu: x [T, I] and y [T, O], both bfloat16 or both float32");
-  const Slots slots{a_CI, b_CO, scale_S, one_SK, gates_TS};
-  check_slots(x, y.size(1), slots);
   at::Tensor y_TO = y.clone(at::MemoryFormat::Contiguous);
-  auto run = x.scalar_type() == at::kBFloat16 ? add_slots_impl<bf16> : add_slots_impl<float>;
-  run(x.contiguous(), slots, y_TO);
+  for_type(x, [&](auto type) {
+    using E = decltype(type);
+    Linear<E> linear{nullptr, y_TO.const_data_ptr<E>(), y_TO.size(1)};
+    linear.slots = slots_of<E>(x, y.size(1), a_CI, b_CO, scale_S, one_SK, gates_TS);
+    compute_one<E>(x.contiguous(), linear, y_TO);
+  });
   return y_TO;
 }
 

@@ -4,7 +4,6 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "sharing.h"
 #include "vectors.h"
 
 namespace hotslot {
@@ -255,15 +255,13 @@ inline at::Tensor draw(const at::Tensor& logits_RV, const at::Tensor& counts_R3,
   const float* factors = factors_R3.const_data_ptr<float>();
   int64_t* tokens = tokens_R.mutable_data_ptr<int64_t>();
   const int64_t stride = logits_RV.stride(0);
-  at::parallel_for(0, num_rows, 1, [&](int64_t begin, int64_t end) {
+  share_out(num_rows, [&](int64_t r) {
     static thread_local Row row;
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t* count = counts + 3 * r;
-      const float* factor = factors + 3 * r;
-      const Draw draw{static_cast<uint64_t>(count[0]), static_cast<uint32_t>(count[1]), count[2],
-                      factor[0], factor[1], factor[2]};
-      tokens[r] = row.token(logits + r * stride, size, draw);
-    }
+    const int64_t* count = counts + 3 * r;
+    const float* factor = factors + 3 * r;
+    const Draw draw{static_cast<uint64_t>(count[0]), static_cast<uint32_t>(count[1]), count[2],
+                    factor[0], factor[1], factor[2]};
+    tokens[r] = row.token(logits + r * stride, size, draw);
   });
   return tokens_R;
 }

@@ -1,0 +1,40 @@
+// Work that threads share, and work of one element type.
+
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "vectors.h"
+
+namespace hotslot {
+
+// Calls `one` for each of `count` items. Threads take them one after the other, so a core that is lost to something else
+// delays the item that it is at, and not a fixed part of all.
+template <typename F>
+void share_out(int64_t count, const F& one) {
+  const int64_t num_threads = std::min<int64_t>(at::get_num_threads(), count);
+  if (num_threads <= 1 || at::in_parallel_region()) {
+    for (int64_t item = 0; item < count; ++item) one(item);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, num_threads, 1, [&](int64_t, int64_t) {
+    for (int64_t item = next++; item < count; item = next++) one(item);
+  });
+}
+
+// Calls with a value of the element type, bfloat16 or float32.
+template <typename F>
+void for_type(const at::Tensor& x, const F& call) {
+  if (x.scalar_type() == at::kBFloat16)
+    call(bf16{});
+  else
+    call(float{});
+}
+
+}  // namespace hotslot
