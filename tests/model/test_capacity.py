@@ -1,18 +1,23 @@
 """Formulas of capacity, against the bytes that workers' models really have."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from hotslot.capacity import WorkerShape, memory_of
+from hotslot.capacity import WorkerShape, fit_step_cost, memory_of
+from hotslot.contract.generation import Sampling
 from hotslot.formats.model_sizes import sizes_of
 from tests.model.tiny_worker import SLOT_RANK, apart, decoded, load_tiny
 from tests.support.tiny_models import make_adapter, make_model
+from tools.bench.model import random_adapter
 from worker_service.demo_model import BASE_MODEL, ensure_model
+from worker_service.engine.messages import Segment
 from worker_service.model.options import LoadedModel
 
+NUM_ROWS, NUM_ROUNDS = 8, 6
 NUM_SLOTS, KV_TOKENS, BLOCK_TOKENS = 6, 500, 16
 
 
@@ -93,3 +98,38 @@ def test_smollm2s_bytes_are_those_of_the_formulas() -> None:
     assert slot_bytes(loaded) == memory.slots_bytes == NUM_SLOTS * memory.slot_bytes
     assert kv_bytes(loaded) == memory.kv_bytes
     assert next(iter(loaded.runner.slot_linears.values())).a_CI.dtype is torch.bfloat16
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_steps_that_were_not_fitted_to_take_what_the_line_says() -> None:
+    fitted, others = (1, 8, 32, 128), (2, 4, 16, 64)
+    with apart():
+        loaded = load_tiny(
+            ensure_model(),
+            model_name=BASE_MODEL,
+            dtype="bfloat16",
+            slot_rank=16,
+            max_rank=64,
+            kv_tokens=4096,
+            block_tokens=BLOCK_TOKENS,
+            max_sequence_tokens=1024,
+            token_buckets=tuple(sorted((*fitted, *others))),
+        )
+    for slot in range(NUM_ROWS):
+        for _ in loaded.runner.write_slots([slot], random_adapter(loaded, slot)):
+            pass
+    took_s: dict[int, list[float]] = {}
+    for _ in range(NUM_ROUNDS):
+        for tokens in (*fitted, *others):
+            rows = min(tokens, NUM_ROWS)
+            segments = [
+                Segment((5,) * (tokens // rows), 64, tuple(range(row * 16, (row + 1) * 16)), ((row, 1.0),), Sampling())
+                for row in range(rows)
+            ]
+            began_s = time.thread_time()
+            loaded.runner.run(segments)
+            took_s.setdefault(tokens, []).append(time.thread_time() - began_s)
+    cost = fit_step_cost([(tokens, min(took_s[tokens])) for tokens in fitted])
+    for tokens in others:
+        assert cost.seconds(tokens) == pytest.approx(min(took_s[tokens]), rel=0.25), tokens
