@@ -113,11 +113,24 @@ class EchoRunner:
     gate: threading.Event = field(default_factory=_open_gate)
     slots: dict[int, AdapterWeights] = field(default_factory=dict)
 
+    results: list[list[Computed]] = field(default_factory=list)
+    """Those of steps that were launched and not collected."""
+
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for slot in slots:
             time.sleep(self.copy_s)
             self.slots[slot] = weights
             yield
+
+    @property
+    def depth(self) -> int:
+        return 0
+
+    def launch(self, segments: Sequence[Segment]) -> None:
+        self.results.append(self.run(segments))
+
+    def collect(self) -> list[Computed]:
+        return self.results.pop(0)
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         self.gate.wait()

@@ -89,6 +89,9 @@ class FakeRunner:
     mix_up: AssertionError | None = None
     """What a step found wrong; the engine takes it for a failure of the model, so whoever drives it must look."""
 
+    results: list[list[Computed]] = field(default_factory=list)
+    """Those of steps that were launched and not collected."""
+
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for part, slot in enumerate(slots):
             self.slots.pop(slot, None)
@@ -96,6 +99,16 @@ class FakeRunner:
             if getattr(weights, "broken", False):
                 raise RuntimeError("the copy broke")
             self.slots[slot] = (weights.digest, part, len(slots))
+
+    @property
+    def depth(self) -> int:
+        return 0
+
+    def launch(self, segments: Sequence[Segment]) -> None:
+        self.results.append(self.run(segments))
+
+    def collect(self) -> list[Computed]:
+        return self.results.pop(0)
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         self.num_runs += 1

@@ -5,15 +5,14 @@ from collections.abc import Callable
 from hotslot.contract.generation import FinishReason
 from hotslot.errors import HotslotError, NonFiniteLogitsError, RequestDeadlineError
 from hotslot.ids import Digest
-from worker_service.engine.attempts import Attempts, Failure, ModelLostError
+from worker_service.engine.attempts import Attempts, Failure, LandedStep, ModelLostError
 from worker_service.engine.deadlines import Deadlines
 from worker_service.engine.fair_share import ANSWER_TOKEN_COST
 from worker_service.engine.limits import EngineLimits, EnginePolicy
-from worker_service.engine.listener import EngineListener, SilentListener, StepReport
+from worker_service.engine.listener import EngineListener, SilentListener
 from worker_service.engine.messages import (
     Activate,
     Cancel,
-    Computed,
     Deactivate,
     EngineCommand,
     EngineEvent,
@@ -33,7 +32,7 @@ from worker_service.engine.residency import Residency
 from worker_service.engine.scheduler import Scheduler
 from worker_service.engine.sequence import Sequence
 from worker_service.engine.snapshot import EngineSnapshot
-from worker_service.engine.work import Work
+from worker_service.engine.step_times import StepTimes
 
 COPY_SHARE = 0.25
 """Share by which copies may lengthen the time between two steps."""
@@ -61,12 +60,10 @@ class EngineCore:
         self._scheduler = Scheduler(limits, policy or EnginePolicy(), self._residency)
         self._attempts = Attempts(runner)
         self._pace = EnginePace(limits)
+        self._times = StepTimes(self._pace, self._listener)
         self._deadlines = Deadlines(lambda sequence_id: self._scheduler.get(sequence_id) is not None)
         self._events: list[EngineEvent] = []
-        self._steps = 0
         self._generated_tokens = 0
-        self._step_ended_s: float | None = None
-        self._longest_stall_s = 0.0
 
     @property
     def lost(self) -> ModelLostError | None:
@@ -77,7 +74,8 @@ class EngineCore:
     def idle(self) -> bool:
         """True if nothing will happen before the next command."""
         scheduler = self._scheduler
-        return not (scheduler.running or len(scheduler.waiting) or self._residency.num_copying)
+        is_busy = scheduler.running or len(scheduler.waiting) or self._residency.num_copying
+        return not (is_busy or self._attempts.num_launched)
 
     def turn(self) -> list[EngineEvent]:
         """Run every phase once; returns what happened to sequences since the last turn."""
@@ -123,20 +121,29 @@ class EngineCore:
                 return
 
     def _step(self) -> None:
+        """Launch the next step, and take in the results of all but as many as the device may be ahead."""
+        half = self._attempts.next_half(self._is_alive)
+        ahead = 0 if half or any(each.needs_host for each in self._scheduler.running) else self._runner.depth
+        self._land(at_most=ahead)
         began_s = self._clock()
-        work = self._attempts.next_half(self._is_alive) or self._scheduler.schedule(began_s)
+        # A step that has just failed comes again in halves before anything else is planned.
+        work = half or ([] if self._attempts.is_divided else self._scheduler.schedule(began_s))
         if not work:
-            self._step_ended_s = None
+            self._land(at_most=0)
+            self._times.pause()
             return
-        for item in work:
-            if item.sequence.started_s is None:
-                item.sequence.started_s = began_s
-        match self._attempts.run(work):
-            case Failure() as failure:
-                self._give_up(failure)
-            case list() as results:
-                self._measure(work, began_s)
-                self._settle(work, results)
+        self._attempts.launch(work, began_s)
+        self._land(at_most=0 if self._attempts.has_failed else ahead)
+
+    def _land(self, at_most: int) -> None:
+        """Take in results until no more steps than this are launched and not known."""
+        while self._attempts.num_launched > at_most:
+            match self._attempts.land():
+                case Failure() as failure:
+                    self._give_up(failure)
+                case LandedStep() as landed:
+                    self._times.landed(landed, self._clock())
+                    self._settle(landed)
 
     def _is_alive(self, sequence: Sequence) -> bool:
         return self._scheduler.get(sequence.submit.sequence_id) is sequence
@@ -148,33 +155,26 @@ class EngineCore:
             if self._is_alive(item.sequence):
                 self._fail(item.sequence, error)
 
-    def _measure(self, work: list[Work], began_s: float) -> None:
+    def _settle(self, step: LandedStep) -> None:
+        """Write down what a step computed and end the sequences that are complete; drop it for those that ended."""
         now_s = self._clock()
-        num_tokens = sum(item.num_tokens for item in work)
-        gap_s = began_s - self._step_ended_s if self._step_ended_s is not None else None
-        self._steps += 1
-        self._step_ended_s = now_s
-        self._longest_stall_s = max(self._longest_stall_s, gap_s or 0.0)
-        self._pace.stepped(now_s - began_s, num_tokens)
-        num_prompt_tokens = sum(w.num_tokens for w in work if w.num_tokens > 1 or w.sequence.first_token_s is None)
-        self._listener.stepped(StepReport(now_s - began_s, gap_s, len(work), num_tokens, num_prompt_tokens))
-
-    def _settle(self, work: list[Work], results: list[Computed]) -> None:
-        """Write down what a step computed and end the sequences that are complete."""
-        now_s = self._clock()
-        for item, computed in zip(work, results, strict=True):
+        for item, computed in zip(step.work, step.results, strict=True):
             sequence = item.sequence
+            if not self._is_alive(sequence):
+                continue
             if not computed.is_finite:
-                self._scheduler.kv.forget(sequence)
+                if item.is_current:
+                    self._scheduler.kv.forget(sequence)
                 self._fail(sequence, NonFiniteLogitsError(len(sequence.token_ids), [d for d, _ in sequence.mix]))
                 continue
-            sequence.num_computed += item.num_tokens
-            sequence.prompt_scores += computed.scores
-            self._scheduler.kv.publish(sequence)
+            if item.is_current:
+                sequence.num_settled = max(sequence.num_settled, item.end)
+                sequence.prompt_scores += computed.scores
+                self._scheduler.kv.publish(sequence)
             if computed.token is not None:
                 self._take_token(sequence, computed.token, now_s)
         if not self._scheduler.running:
-            self._step_ended_s = None
+            self._times.pause()
 
     def _take_token(self, sequence: Sequence, token: SampledToken, now_s: float) -> None:
         is_first = sequence.first_token_s is None
@@ -293,8 +293,8 @@ class EngineCore:
             self._scheduler,
             self._residency,
             self.limits,
-            steps=self._steps,
+            steps=self._times.num_steps,
             generated_tokens=self._generated_tokens,
             recompiles=self._runner.recompiles,
-            longest_stall_s=self._longest_stall_s,
+            longest_stall_s=self._times.longest_stall_s,
         )

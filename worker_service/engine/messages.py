@@ -230,6 +230,9 @@ class Segment:
     scoring: Scoring | None = None
     logprobs: Logprobs = NO_LOGPROBS
     """Log-probabilities of the token after the segment."""
+    fed_by: int | None = None
+    """Place in the step launched before of the segment whose token is this one's, where that is not known yet; its one
+    token stands for it, and `history` lacks it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +262,18 @@ class ModelRunner(Protocol):
         """
         ...
 
-    def run(self, segments: Sequence[Segment]) -> list[Computed]:
-        """Compute one step; one result for each segment. Raises ModelLostError when no later step can succeed."""
+    @property
+    def depth(self) -> int:
+        """Steps that may be launched while one before them has not been collected: 0 or 1."""
+        ...
+
+    def launch(self, segments: Sequence[Segment]) -> None:
+        """Begin to compute one step, after all that was launched and written before.
+
+        Raises ModelLostError when no later step can succeed; a launch that raises leaves nothing to collect.
+        """
+        ...
+
+    def collect(self) -> list[Computed]:
+        """Results of the first step that was not collected yet, one for each segment, waiting for it; raises as it."""
         ...

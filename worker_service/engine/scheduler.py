@@ -121,16 +121,25 @@ class Scheduler:
         for sequence in tuple(self.running):
             if not sequence.has_row or not self._is_ready(sequence, now_s):
                 continue
-            if len(sequence.token_ids) - sequence.num_computed > 1:
+            if sequence.num_awaited and not self._may_run_ahead(sequence):
+                continue
+            if sequence.num_uncomputed > 1:
                 self.kv.catch_up(sequence)
-            if len(sequence.token_ids) - sequence.num_computed > 1:
+            if sequence.num_uncomputed > 1:
                 prompts.append(sequence)
             elif self._grow(sequence, work):
-                work.append(Work(sequence, 1))
+                work.append(Work.of(sequence, 1))
         # A sequence that was preempted to let another grow has no row any more.
         prompts = [sequence for sequence in prompts if sequence.has_row]
         shares = share_budget([s.num_uncomputed for s in prompts], self._limits.max_step_tokens - len(work))
-        return work + [Work(s, count) for s, count in zip(prompts, shares, strict=True) if count]
+        return work + [Work.of(s, count) for s, count in zip(prompts, shares, strict=True) if count]
+
+    def _may_run_ahead(self, sequence: Sequence) -> bool:
+        """Tell whether the next token can be computed from one that is still being chosen.
+
+        Not where that ends the sequence anyway, nor where the sequence lost its row since, and has to compute more.
+        """
+        return not sequence.num_uncomputed and sequence.may_outlive(1, self._limits.max_sequence_tokens)
 
     def _is_ready(self, sequence: Sequence, now_s: float) -> bool:
         """Tell whether all adapters of a running sequence have been copied; its gates are known from then on."""

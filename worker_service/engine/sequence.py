@@ -24,7 +24,11 @@ class Sequence:
     num_prompt_tokens: int
     has_row: bool = False
     num_computed: int = 0
-    """Tokens whose keys and values are in the cache."""
+    """Tokens whose keys and values are in the cache, or will be when the steps that were launched have run."""
+    num_settled: int = 0
+    """Of these, those of steps whose results are known."""
+    num_awaited: int = 0
+    """Tokens that steps have been launched for and whose results are not known yet."""
     blocks: list[int] = field(default_factory=list)
     block_keys: list[BlockKey] = field(default_factory=list)
     """The key of all that comes before its blocks, then of its full blocks, as far as they were needed."""
@@ -66,6 +70,32 @@ class Sequence:
         return len(self.token_ids) - self.num_computed
 
     @property
+    def num_placed(self) -> int:
+        """Tokens that need room in the cache, with the one that is being chosen."""
+        return len(self.token_ids) + self.num_awaited
+
+    @property
+    def needs_host(self) -> bool:
+        """True if what comes next depends on its last token's value here, not on the device alone."""
+        sampling, submit = self.submit.sampling, self.submit
+        return (
+            submit.logprobs.enabled
+            or submit.logprobs.prompt
+            or bool(sampling.logit_bias)
+            or sampling.repetition_penalty != 1.0
+            or sampling.presence_penalty != 0.0
+            or sampling.frequency_penalty != 0.0
+            or self.num_generated < submit.stop.min_tokens
+        )
+
+    def may_outlive(self, num_more: int, max_sequence_tokens: int) -> bool:
+        """Tell whether a sequence with so many tokens more can still go on."""
+        return (
+            self.num_generated + num_more < self.submit.stop.max_tokens
+            and len(self.token_ids) + num_more < max_sequence_tokens
+        )
+
+    @property
     def wants_prompt_scores(self) -> bool:
         """True if positions of the prompt must be computed because their log-probabilities are still wanted."""
         return self.submit.logprobs.prompt and len(self.prompt_scores) < self.num_prompt_tokens - 1
@@ -75,9 +105,7 @@ class Sequence:
         stop = self.submit.stop
         if self.token_ids[-1] in stop.stop_token_ids and self.num_generated >= stop.min_tokens:
             return FinishReason.STOP
-        if self.num_generated >= stop.max_tokens or len(self.token_ids) >= max_sequence_tokens:
-            return FinishReason.LENGTH
-        return None
+        return None if self.may_outlive(0, max_sequence_tokens) else FinishReason.LENGTH
 
     @classmethod
     def new(cls, submit: Submit) -> "Sequence":

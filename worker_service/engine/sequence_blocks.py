@@ -42,7 +42,7 @@ class SequenceBlocks:
             self.blocks.give_back(found)
             sequence.blocks = []
             return False
-        sequence.num_computed = len(found) * self._limits.block_tokens
+        sequence.num_computed = sequence.num_settled = len(found) * self._limits.block_tokens
         sequence.num_named_blocks = len(found)
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
@@ -58,7 +58,7 @@ class SequenceBlocks:
         """Blocks that must be free for a sequence without blocks; kept ones that it finds count among those."""
         found = self._find(sequence)
         num_kept = sum(block not in self.blocks.users for block in found)
-        return self._limits.blocks_for(len(sequence.token_ids)) - len(found) + num_kept
+        return self._limits.blocks_for(sequence.num_placed) - len(found) + num_kept
 
     def num_own(self, sequence: Sequence) -> int:
         """Blocks that would be free without this sequence."""
@@ -72,20 +72,23 @@ class SequenceBlocks:
         index = sequence.num_computed // block_tokens
         while index < self._num_shareable(sequence):
             block = self.blocks.find(self._key(sequence, index))
-            if block is None or block == sequence.blocks[index]:
+            if block is None:
                 break
-            self.blocks.hold(block)
-            self.blocks.give_back([sequence.blocks[index]])
-            sequence.blocks[index] = block
+            is_new = block != sequence.blocks[index]
+            if is_new:
+                self.blocks.hold(block)
+                self.blocks.give_back([sequence.blocks[index]])
+                sequence.blocks[index] = block
+            # One that it has already was caught up with by a step that failed and is computed again.
             sequence.num_computed += block_tokens
             sequence.num_named_blocks = index = index + 1
-            if sequence.num_cached is not None and not sequence.num_preemptions:
+            if is_new and sequence.num_cached is not None and not sequence.num_preemptions:
                 sequence.num_cached += block_tokens
                 self.hit_tokens += block_tokens
 
     def grow(self, sequence: Sequence) -> bool:
-        """Give a sequence blocks for all of its tokens; False when there is none left."""
-        num_needed = self._limits.blocks_for(len(sequence.token_ids)) - len(sequence.blocks)
+        """Give a sequence blocks for all of its tokens, one being chosen included; False when there is none left."""
+        num_needed = self._limits.blocks_for(sequence.num_placed) - len(sequence.blocks)
         if num_needed <= 0:
             return True
         num_spare = min(
@@ -108,7 +111,7 @@ class SequenceBlocks:
         """Let others find the blocks that the last step filled."""
         if not self._policy.prefix_cache:
             return
-        num_full = sequence.num_computed // self._limits.block_tokens
+        num_full = sequence.num_settled // self._limits.block_tokens
         for index in range(sequence.num_named_blocks, num_full):
             self.blocks.name(sequence.blocks[index], self._key(sequence, index))
         sequence.num_named_blocks = max(num_full, sequence.num_named_blocks)
@@ -118,7 +121,7 @@ class SequenceBlocks:
         self._with_spares.pop(sequence.submit.sequence_id, None)
         self.blocks.give_back(sequence.blocks)
         sequence.blocks = []
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.num_settled = 0
         sequence.num_named_blocks = 0
 
     def forget(self, sequence: Sequence) -> None:
@@ -128,7 +131,7 @@ class SequenceBlocks:
     def _give_up_spares(self) -> None:
         """Take back what sequences have beyond their tokens."""
         for sequence in self._with_spares.values():
-            num_used = self._limits.blocks_for(len(sequence.token_ids))
+            num_used = self._limits.blocks_for(sequence.num_placed)
             self.blocks.give_back(sequence.blocks[num_used:])
             del sequence.blocks[num_used:]
         self._with_spares.clear()

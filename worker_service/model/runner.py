@@ -1,6 +1,7 @@
 """The runner: turns the engine's segments into one call of a compiled bucket, and logits into tokens."""
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -75,6 +76,7 @@ class TorchRunner:
         self._graphs_after_warm_up: int | None = None
         self._num_tokens = 0
         self._spans: list[GatedTokens] = []
+        self._launched: deque[list[Computed]] = deque()
         self._decoder_output = DecoderOutput(model)
 
     @property
@@ -125,6 +127,19 @@ class TorchRunner:
         """Copy an adapter into slots, slice by slice; modules that it does not target are turned off."""
         assert isinstance(weights, HostAdapter)
         return self._writer.write(slots, weights)
+
+    @property
+    def depth(self) -> int:
+        """No step is launched before the results of the one before it are known."""
+        return 0
+
+    def launch(self, segments: Sequence[Segment]) -> None:
+        """Compute one step; its results are there at once."""
+        self._launched.append(self.run(segments))
+
+    def collect(self) -> list[Computed]:
+        """Results of the first step that was not collected yet."""
+        return self._launched.popleft()
 
     @torch.no_grad()
     def run(self, segments: Sequence[Segment]) -> list[Computed]:

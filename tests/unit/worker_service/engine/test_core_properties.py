@@ -39,6 +39,7 @@ from worker_service.engine.messages import (
     Cancel,
     Deactivate,
     Inspect,
+    ModelRunner,
     SequenceFailed,
     SequenceFinished,
     SequenceId,
@@ -94,7 +95,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.now_s = 0.0
         self.runner = FakeRunner(LIMITS, is_fragile=True)
         policy = EnginePolicy(residency_slack_tokens=20, ageing_s=2.0, slice_tokens=8)
-        self.core = EngineCore(self.runner, LIMITS, self._clock, policy)
+        self.core = EngineCore(self.device(), LIMITS, self._clock, policy)
         self.live: dict[SequenceId, Expected] = {}
         self.seen: list[Expected] = []
         self.pinned: set[Digest] = set()
@@ -102,6 +103,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.kept: set[Digest] = set()
         """Of these, what was said to be pinned."""
         self.num_submitted = 0
+
+    def device(self) -> ModelRunner:
+        return self.runner
 
     def _clock(self) -> float:
         """Time passes whenever somebody looks."""
