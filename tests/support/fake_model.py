@@ -75,8 +75,8 @@ class FakeRunner:
     cache: dict[int, bytes] = field(default_factory=dict)
     steps: list[list[Segment]] = field(default_factory=list)
     fail_next_step: bool = False
-    broke_alone: bool = False
-    """Whether the step that `fail_next_step` failed had one segment."""
+    num_broke_alone: int = 0
+    """Steps of one segment that `fail_next_step` failed, and of whose failure nobody has heard yet."""
     is_fragile: bool = False
     """Whether POISON and NON_FINITE do what they say."""
     is_lost: bool = False
@@ -114,7 +114,7 @@ class FakeRunner:
         self.num_runs += 1
         if self.fail_next_step:
             self.fail_next_step = False
-            self.broke_alone = len(segments) == 1
+            self.num_broke_alone += len(segments) == 1
             raise RuntimeError("the step broke")
         if self.lost_by is not None:
             raise self.lost_by

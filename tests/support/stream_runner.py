@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from tests.support.fake_model import FakeRunner
+from tests.support.stream_order import StreamOrder
 from worker_service.engine.messages import AdapterWeights, Computed, Segment
-from worker_service.model.stream_order import StreamOrder
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class FakeEvent:
 class FakeStream:
     """What was given to it and has not run yet, in order."""
 
-    queue: list[Callable[[], None] | FakeEvent] = field(default_factory=list)
+    queue: list[Callable[[], object] | FakeEvent] = field(default_factory=list)
 
     def record_event(self) -> FakeEvent:
         event = FakeEvent()
@@ -85,7 +85,7 @@ class StreamRunner:
             written = (weights.digest, part, len(slots))
             self._copy(lambda slot=slot, written=written: self.model.slots.update({slot: written}))  # type: ignore[misc]
 
-    def _copy(self, run: Callable[[], None]) -> None:
+    def _copy(self, run: Callable[[], object]) -> None:
         self.order.before_copy()
         self.copies.queue.append(run)
         self.order.after_copy()
@@ -93,7 +93,7 @@ class StreamRunner:
     def launch(self, segments: Sequence[Segment]) -> None:
         if self.fail_next_launch:
             self.fail_next_launch = False
-            self.model.broke_alone = len(segments) == 1
+            self.model.num_broke_alone += len(segments) == 1
             raise RuntimeError("the launch broke")
         assert len(self._launched) <= self.depth, "further ahead than the runner said"
         launched, before = LaunchedFake(), self._launched[-1] if self._launched else None

@@ -73,13 +73,14 @@ class EngineCore:
     @property
     def idle(self) -> bool:
         """True if nothing will happen before the next command."""
-        scheduler = self._scheduler
-        is_busy = scheduler.running or len(scheduler.waiting) or self._residency.num_copying
-        return not (is_busy or self._attempts.num_launched)
+        has_sequences = self._scheduler.running or len(self._scheduler.waiting)
+        return not (has_sequences or self._residency.num_copying or self._attempts.num_launched)
 
     def turn(self) -> list[EngineEvent]:
         """Run every phase once; returns what happened to sequences since the last turn."""
         self._expire()
+        if self._scheduler.may_make_way:  # a step that its sequence loses before it is known was computed for nothing
+            self._land(at_most=0)
         self._scheduler.admit(self._clock(), may_preempt=not self._attempts.is_divided)
         self._copy()
         self._step()
@@ -121,12 +122,11 @@ class EngineCore:
                 return
 
     def _step(self) -> None:
-        """Launch the next step, and take in the results of all but as many as the device may be ahead."""
+        """Launch the next step or half, and take in the results of all but as many as the device may be ahead."""
         half = self._attempts.next_half(self._is_alive)
         ahead = 0 if half or any(each.needs_host for each in self._scheduler.running) else self._runner.depth
         self._land(at_most=ahead)
         began_s = self._clock()
-        # A step that has just failed comes again in halves before anything else is planned.
         work = half or ([] if self._attempts.is_divided else self._scheduler.schedule(began_s))
         if not work:
             self._land(at_most=0)

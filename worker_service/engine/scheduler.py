@@ -81,6 +81,15 @@ class Scheduler:
         """Something changed that may let a sequence have a row, or an adapter slots."""
         self._is_settled = False
 
+    @property
+    def _is_contended(self) -> bool:
+        return len(self.waiting) > 0 and self.waiting.is_shared
+
+    @property
+    def may_make_way(self) -> bool:
+        """True if `admit` may take from running sequences what they hold."""
+        return self._is_contended and (not self._is_settled or self.waiting.charged >= self._look_at)
+
     def admit(self, now_s: float, *, may_preempt: bool = True) -> None:
         """Give free rows to waiting sequences whose adapters are in slots or can be, then bring adapters ahead.
 
@@ -88,8 +97,8 @@ class Scheduler:
         adapters with the fewest users take no more, until it has their slots. An owner that holds less than others may
         have rows, blocks and slots that running sequences hold, where the step does not go on with these.
         """
-        is_contended = len(self.waiting) > 0 and self.waiting.is_shared
-        if self._is_settled and not (is_contended and self.waiting.charged >= self._look_at):
+        is_contended = self._is_contended
+        if self._is_settled and not self.may_make_way:
             return
         self._is_settled = True
         self._look_at = self.waiting.charged + LOOK_EVERY * self._policy.slice_tokens
