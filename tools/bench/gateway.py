@@ -121,6 +121,8 @@ async def gateway_of(endpoint: str) -> AsyncIterator[tuple[int, psutil.Process]]
         "HOTSLOT_GATEWAY_LISTEN": f"127.0.0.1:{port}",
         "HOTSLOT_GATEWAY_WORKER": endpoint,
         "HOTSLOT_LOG_LEVEL": "error",
+        # Connections of later rounds wait for their turn.
+        "HOTSLOT_GATEWAY_IDLE_S": "3600",
     }
     command = (sys.executable, "-m", "gateway_service")
     process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **settings}, stderr=DEVNULL)
