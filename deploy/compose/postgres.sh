@@ -11,7 +11,7 @@ fi
 umask 077
 if [ ! -s "$data/ready" ]; then
     rm -rf "$data"
-    initdb -D "$data" -U postgres --auth-local=peer --auth-host=reject >/dev/null
+    initdb -D "$data" -U postgres --encoding=UTF8 --locale=C.UTF-8 --auth-local=peer --auth-host=reject >/dev/null
     printf '%s\n' 'local all all peer' 'hostssl hotslot hotslot all scram-sha-256' >"$data/pg_hba.conf"
     pg_ctl -D "$data" -w -o "-c listen_addresses= -k /tmp" start >/dev/null
     psql -h /tmp -d postgres -q -c "create role hotslot login password '$(cat /credentials/postgres-password)'"
