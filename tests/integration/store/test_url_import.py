@@ -224,6 +224,8 @@ async def test_a_broken_transfer_goes_on_where_it_ended(
     version = await store.import_(request_for("s3://models/bot"))
     assert version.digest == (await store.push(adapter(), "pushed")).digest
     assert files.requests[f"GET /models/bot/{WEIGHTS}"] >= 4
+    # All of it in one import: nothing was read twice into the same file.
+    assert files.requests["GET /models/bot/adapter_config.json"] == 1
 
 
 FAILURES: list[tuple[list[int], type[Exception] | None]] = [
