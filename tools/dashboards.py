@@ -89,6 +89,9 @@ FLEET = Dashboard(
         graph("Losses of Redis", PER_S, rate("hotslot_lease_losses_total")),
         graph("Workers that reach Redis", COUNT, "sum(hotslot_fleet_connected)"),
         quantiles("Calls to other services", "grpc_client_call_duration_seconds", "grpc_method"),
+        graph(
+            "Attempts of such calls", PER_S, rate("grpc_client_attempt_started_total", "grpc_method"), "{{grpc_method}}"
+        ),
         graph("HTTP requests", PER_S, rate("hotslot_http_requests_total", "route", "code"), "{{route}} {{code}}"),
         quantiles("HTTP requests to their end", "hotslot_http_request_seconds", "route"),
         graph("HTTP requests under way", COUNT, "sum(hotslot_http_requests_running)"),

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import grpc
 
+from hotslot.rpc.attempts import MessageSizes, counting
 from hotslot.rpc.traced_calls import begin_call_span, end_with
 from hotslot.trace_context import TRACEPARENT, TRACESTATE, TraceContext
 from hotslot.tracing import NO_SPAN, context_to_carry
@@ -15,8 +16,8 @@ Metadata = Sequence[tuple[str, str | bytes]]
 class CallHearer(Protocol):
     """Hears of calls; must neither block nor raise."""
 
-    def begun(self, endpoint: str, method: str, call: Any) -> None:
-        """A call began, over a channel to an endpoint; `call` is gRPC's for asyncio."""
+    def begun(self, endpoint: str, method: str, call: Any, sizes: MessageSizes) -> None:
+        """A call began, over a channel to an endpoint; `call` is gRPC's for asyncio, and has its sizes at its end."""
 
 
 class DefaultsChannel(Protocol):
@@ -54,10 +55,14 @@ class StubMethod:
         is_async = isinstance(self._opened, grpc.aio.Channel)
         span = begin_call_span(self._channel.endpoint, self._made_by[0][0]) if is_async else NO_SPAN
         carried = span.context or context_to_carry()
+        sizes = MessageSizes()
+        if self._channel.hearer is not None:
+            given, named = counting(self._made_by, sizes)
+            method = getattr(self._opened, self._kind)(*given, **named)
         call = method(*args, timeout=self._deadline(timeout), metadata=self._merge(metadata, carried), **rest)
         end_with(call, span)
         if self._channel.hearer is not None:
-            self._channel.hearer.begun(self._channel.endpoint, self._made_by[0][0], call)
+            self._channel.hearer.begun(self._channel.endpoint, self._made_by[0][0], call, sizes)
         return call
 
     def with_call(self, *args: Any, timeout: float | None = None, metadata: Any = None, **rest: Any) -> Any:

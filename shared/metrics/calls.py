@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from hotslot.rpc.attempts import TOLD_KEY, MessageSizes, previous_attempts
 from shared.metrics.numbers import BoundedLabels, Measured, Spreads, Tally
 from shared.server.counters import BOUND_REFUSALS, CUT_OFF, QUOTA_REFUSALS, Counters
 
@@ -64,24 +65,38 @@ class ClientCalls:
 
     def __init__(self) -> None:
         self._durations = Spreads("grpc_client_call_duration_seconds")
+        self._attempts = Tally("grpc_client_attempt_started_total")
+        self._attempt_durations = Spreads("grpc_client_attempt_duration_seconds")
+        self._sent = Spreads("grpc_client_attempt_sent_total_compressed_message_size_bytes")
+        self._received = Spreads("grpc_client_attempt_rcvd_total_compressed_message_size_bytes")
         self._targets = BoundedLabels(MAX_TARGETS)
         self._ending: set[asyncio.Task[None]] = set()
 
-    def begun(self, endpoint: str, method: str, call: Any) -> None:
+    def begun(self, endpoint: str, method: str, call: Any, sizes: MessageSizes) -> None:
         """Hear of a call."""
         began_s = time.monotonic()
-        call.add_done_callback(lambda done: self._ended(endpoint, method, done, time.monotonic() - began_s))
+        self._attempts.add(method_label(method), *self._targets(endpoint))
+        call.add_done_callback(lambda done: self._ended(endpoint, method, done, time.monotonic() - began_s, sizes))
 
     def readings(self) -> Iterator[Measured]:
         """Values now."""
-        yield from self._durations.readings()
+        for numbers in (self._durations, self._attempts, self._attempt_durations, self._sent, self._received):
+            yield from numbers.readings()
 
-    def _ended(self, endpoint: str, method: str, call: Any, duration_s: float) -> None:
-        ending = asyncio.get_running_loop().create_task(self._count(endpoint, method, call, duration_s))
+    def _ended(self, endpoint: str, method: str, call: Any, duration_s: float, sizes: MessageSizes) -> None:
+        ending = asyncio.get_running_loop().create_task(self._count(endpoint, method, call, duration_s, sizes))
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    async def _count(self, endpoint: str, method: str, call: Any, duration_s: float) -> None:
-        # Of a call that has ended, the status is there.
+    async def _count(self, endpoint: str, method: str, call: Any, duration_s: float, sizes: MessageSizes) -> None:
+        # Of a call that has ended, status and trailing metadata are there.
         code = await call.code()
-        self._durations.add(duration_s, method_label(method), *self._targets(endpoint), code.name)
+        called = (method_label(method), *self._targets(endpoint))
+        labels = (*called, code.name)
+        repeated = previous_attempts(await call.trailing_metadata(), TOLD_KEY)
+        if repeated:
+            self._attempts.add(*called, by=repeated)
+        self._durations.add(duration_s, *labels)
+        self._attempt_durations.add(duration_s, *labels)
+        self._sent.add(sizes.sent, *labels)
+        self._received.add(sizes.received, *labels)

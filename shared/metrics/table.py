@@ -104,6 +104,16 @@ def _rpc() -> Iterator[MetricRow]:
     yield _counter(SERVERS, "hotslot_bound_refusals_total", "Calls that a bound of the process refused.", "bound")
     yield _counter(SERVERS, "hotslot_streams_cut_off_total", "Streams whose caller was idle or too slow.", "why")
     yield _gauge(SERVERS, "hotslot_calls_running", "Calls under way.")
+    called = ("grpc_method", "grpc_target")
+    text = "Attempts of calls to other services; of those that gRPC repeats by itself, as many as servers tell."
+    yield _counter(CALLERS, "grpc_client_attempt_started_total", text, *called)
+    text = "Durations of the attempts that ended their calls, with those that gRPC repeated before them."
+    own = (*called, "grpc_status")
+    yield _histogram(CALLERS, "grpc_client_attempt_duration_seconds", text, *own, bounds=CALLS_S)
+    text = "Bytes sent by attempt."
+    yield _histogram(CALLERS, f"grpc_client_attempt_sent_total_{size}", text, *own, bounds=MESSAGE_BYTES)
+    text = "Bytes received by attempt."
+    yield _histogram(CALLERS, f"grpc_client_attempt_rcvd_total_{size}", text, *own, bounds=MESSAGE_BYTES)
     yield _histogram(
         CALLERS,
         "grpc_client_call_duration_seconds",

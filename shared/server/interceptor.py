@@ -165,7 +165,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         started = time.perf_counter()
         self.calls.started(method)
-        traced, sizes = TracedCall(method, context.invocation_metadata() or ()), Sizes()
+        traced, sizes = TracedCall(method, context), Sizes()
         tenant, code, reason = "", grpc.StatusCode.OK, ""
         task = asyncio.current_task()
         assert task is not None

@@ -1,11 +1,12 @@
 """Calls of a server as parts of traces: each is a span below its caller's, and its handler's calls are below it."""
 
-from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import Any
 
 import grpc
 import structlog
 
+from hotslot.rpc.attempts import told_attempts
 from hotslot.rpc.traced_calls import STATUS_CODE, call_attributes, call_name
 from hotslot.trace_context import CALLERS_TRACE, trace_context_of
 from hotslot.tracing import Kind, TracedSpan, begin_span
@@ -27,8 +28,10 @@ FAILURES = frozenset(
 class TracedCall:
     """One call, from its metadata to its end. Belongs to the task that handles it."""
 
-    def __init__(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        metadata = tuple(metadata)
+    def __init__(self, method: str, context: Any) -> None:
+        metadata = tuple(context.invocation_metadata() or ())
+        if told := told_attempts(metadata):
+            context.set_trailing_metadata(told)
         given = trace_context_of(metadata)
         self._ending = ExitStack()
         self._ending.callback(CALLERS_TRACE.reset, CALLERS_TRACE.set(given))

@@ -1,6 +1,7 @@
 """One line a call: who, what, how it ended and what it took, with the ids of its caller, and nothing of its prompt."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ class Logged:
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     folder = tmp_path_factory.mktemp("logged")
     adapter(spec=SPEC, seed=1).write(folder / "draft")
-    with Stack(folder) as stack:
+    with pytest.MonkeyPatch.context() as patch, Stack(folder) as stack:
+        # Each import is a line, too.
+        patch.setenv("PYTHONPROFILEIMPORTTIME", "1")
         stack.start_store(log_format="json")
         stack.launch_echo_worker(log_format="json", slow_request_s="0.02", model="step 0.03").wait_ready(60)
         stack.start_gateway(log_format="json")
@@ -126,3 +129,10 @@ def test_a_download_has_a_line_with_its_digest(logged: Logged) -> None:
 def test_no_line_has_a_prompt_or_an_answer(logged: Logged) -> None:
     assert SECRET not in logged.text()
     assert "staple" not in logged.text()
+
+
+def test_no_process_has_imported_the_sdk_of_opentelemetry_nor_its_spans(logged: Logged) -> None:
+    imported = re.compile(r"^import time:.*\| +(opentelemetry\.(?:sdk|exporter|trace|proto)\S*)$", re.MULTILINE)
+    text = logged.text()
+    assert "import time:" in text
+    assert not set(imported.findall(text))
