@@ -94,6 +94,7 @@ class Domain:
     """The store's parts below its servicers."""
 
     data: Data
+    published: PublishedBlobs
     uploads: UploadFolder
     registry: Registry
     importer: Importer
@@ -174,14 +175,15 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     await collect(collector, offload)
     sources = settings.sources.opened()
     restores = settings.data_dir / "restores"
-    origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores)
+    origins = Origins(data.catalog, base_models, data.blobs, sources, settings.admission_limits, restores, data.damaged)
     recovery = Recovery(published, origins, offload, max_restores=settings.max_restores)
     stack.push_async_callback(recovery.close)
     execution.numbers.extend((registry.readings, importer.readings, recovery.opens.readings))
     policies = Policies(data.engine, execution.signal.notify)
     retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
     pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership, data.objects), offload)
-    return Domain(data, uploads, registry, importer, collector, sources, recovery, policies, retention, pruner, limits)
+    parts = registry, importer, collector, sources, recovery, policies, retention, pruner, limits
+    return Domain(data, published, uploads, *parts)
 
 
 async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
@@ -266,11 +268,11 @@ def begin_loops(
     loops: Loops,
 ) -> None:
     """Begin what goes on beside calls; the store serves without any of it."""
-    offload, blobs, every_s = execution.offload, domain.data.blobs, settings.collect_every_s
-    loops.repeated("lease of this store", RENEW_S, lambda: offload(stay_known, domain.data))
+    offload, data, every_s = execution.offload, domain.data, settings.collect_every_s
+    loops.repeated("lease of this store", RENEW_S, lambda: offload(stay_known, data))
     loops.repeated("collection", every_s, lambda: collect(domain.collector, offload))
     loops.restarted("retention", lambda: domain.pruner.run(every_s))
-    loops.repeated("blob upkeep", every_s, lambda: keep_blobs(blobs, offload))
+    loops.repeated("blob upkeep", every_s, lambda: keep_blobs(domain.published, data.damaged, offload))
     if scrub is not None:
         loops.restarted("scrub", lambda: scrub_for_ever(scrub, settings.scrub_every_s))
     if redis is not None:

@@ -22,6 +22,7 @@ from hotslot.secret_urls import masked_url
 from store_service.catalog.blob_claims import BlobClaims
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import OnChange
+from store_service.catalog.damaged_objects import DamagedObjects
 from store_service.catalog.database import migrate_database, open_database
 from store_service.catalog.leases import CatalogLeases
 from store_service.catalog.quota_checks import NO_QUOTAS, StoredQuotas
@@ -60,6 +61,7 @@ class Data:
     claims: BlobClaims
     leases: CatalogLeases
     stores: RunningStores
+    damaged: DamagedObjects
     parts: UploadParts | None
     """Uploads of all stores of the catalog, where there may be several."""
     objects: ObjectCollection | None
@@ -120,7 +122,19 @@ def open_data(settings: StoreSettings, on_change: OnChange, quotas: StoredQuotas
     if objects is not None:
         options = settings.collection_options
         collection = ObjectCollection(objects, claims, leases, ObjectNote(objects), ownership, options)
-    return Data(engine, catalog, blobs, Ledger(note, state), ownership, claims, leases, stores, parts, collection)
+    return Data(
+        engine,
+        catalog,
+        blobs,
+        Ledger(note, state),
+        ownership,
+        claims,
+        leases,
+        stores,
+        DamagedObjects(engine),
+        parts,
+        collection,
+    )
 
 
 def stay_known(data: Data) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -20,7 +21,7 @@ from hotslot.errors import (
     RequestCancelledError,
     UnavailableError,
 )
-from hotslot.ids import Digest
+from hotslot.ids import Digest, TenantId
 from store_service.admission.admit import admit
 from store_service.admission.settings import AdmissionLimits
 from store_service.catalog.base_models import BaseModels
@@ -43,6 +44,13 @@ WriteCopy = Callable[[Writer, "_Progress"], object]
 """Writes a blob; its digest is checked when it is published."""
 
 
+class Damage(Protocol):
+    """The seam to a list of damaged objects."""
+
+    def add(self, tenant: TenantId, digest: Digest) -> None:
+        """Take one more; raises StoreUnavailableError."""
+
+
 class Origins:
     """Fetches blobs again. Calls for different blobs may run at the same time, for the same one not."""
 
@@ -54,7 +62,10 @@ class Origins:
         sources: Sources,
         limits: AdmissionLimits,
         scratch: Path,
+        damaged: Damage,
     ) -> None:
+        """`damaged` hears of objects that are not, or not whole, where they should be."""
+        self._damaged = damaged
         self._catalog = catalog
         self._base_models = base_models
         self._blobs = blobs
@@ -82,6 +93,8 @@ class Origins:
                 unavailable = unavailable or exc
             except HotslotError as exc:
                 problems.append(f"{name}: {exc.message}")
+                if name == OBJECTS:
+                    self._damaged.add(*key)
         if unavailable is not None:
             raise unavailable
         raise BlobLostError(key[1], problems)

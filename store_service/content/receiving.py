@@ -92,6 +92,7 @@ class Uploads:
                 await writer.publish(first.digest, received)
                 return UploadResult(first.digest, received, True)
             chunk = await anext(chunks, None)
+        await writer.share()
         return UploadResult(first.digest, received, False)
 
     async def _begin(self, tenant: TenantId, first: UploadChunk) -> Writer | None:
@@ -151,6 +152,10 @@ class _StreamWriter:
     async def publish(self, digest: Digest, size_bytes: int) -> None:
         """Verify and keep what was written; raises as `Writer.publish`."""
         await self._do(self._offload.start(self._upload.publish, digest, size_bytes))
+
+    async def share(self) -> None:
+        """See that another store can go on from here; raises as `Writer.share`."""
+        await self._do(self._offload.start(self._upload.share))
 
     async def settle(self) -> None:
         """Let go of the upload once nothing is being done with it any more, whatever happened."""

@@ -185,6 +185,15 @@ class ContentStore:
                     num_stored += 1
         return num_stored
 
+    def repair_object(self, key: BlobKey) -> bool:
+        """Store a blob again whose object is damaged; false where this disk has no whole copy."""
+        with self.leases.holding(key), suppress(BlobNotFoundError), self.open_unused(key) as file:
+            if digest_of_file(file) == key[1]:
+                self.store_object(key)
+                log.info("object_repaired", tenant=key[0], digest=key[1])
+                return True
+        return False
+
     def save_use_times(self) -> None:
         """Write down when each blob was last used."""
         for key, last_used_s in self.index.take_unsaved():

@@ -4,9 +4,10 @@ import asyncio
 
 import structlog
 
+from store_service.catalog.damaged_objects import DamagedObjects
 from store_service.content.collection import Collector
+from store_service.content.published import PublishedBlobs
 from store_service.content.scrub import Scrub
-from store_service.content.store import ContentStore
 from store_service.execution.offload import Offload
 
 log = structlog.get_logger(__name__)
@@ -20,8 +21,11 @@ async def collect(collector: Collector, offload: Offload) -> None:
         log.info("collected", **counts, num_uploads=collected.num_uploads)
 
 
-async def keep_blobs(blobs: ContentStore, offload: Offload) -> None:
-    """Store what object storage lacks, and evict what does not fit."""
+async def keep_blobs(published: PublishedBlobs, damaged: DamagedObjects, offload: Offload) -> None:
+    """Store what object storage lacks, or has damaged, and evict what does not fit."""
+    blobs = published.blobs
+    if blobs.objects is not None:
+        await offload(repair_objects, published, damaged)
     num_stored = await offload(blobs.store_missing_objects)
     fits = await offload(blobs.trim)
     await offload(blobs.save_use_times)
@@ -36,3 +40,10 @@ async def scrub_for_ever(scrub: Scrub, every_s: float) -> None:
     while True:
         await asyncio.sleep(scrub.due_in_s(every_s))
         await scrub.run()
+
+
+def repair_objects(published: PublishedBlobs, damaged: DamagedObjects) -> None:
+    """Store damaged objects again of which this disk has a whole copy; blocks. Raises StoreUnavailableError."""
+    for key in damaged.found():
+        if published.blobs.repair_object(key) or not published.catalog.weights_uses(key):
+            damaged.settle(*key)

@@ -130,16 +130,20 @@ class UploadSharing:
         if self._parts is not None:
             self._share(self._size_bytes)
 
-    def end(self) -> None:
-        """The stream is over, wherever it broke; what cannot be shared is there for a stream to this store."""
+    def share(self) -> None:
+        """A caller is about to hear how far the upload is; raises StoreUnavailableError."""
         if self._parts is None or self._is_whole:
             return
+        num_bytes = self._path.stat().st_size
+        if not num_bytes:  # its digest was another one
+            self._parts.discard(self._key)
+        elif self._shared_bytes < num_bytes < self._size_bytes:
+            self._share(num_bytes)
+
+    def end(self) -> None:
+        """The stream is over, wherever it broke; what cannot be shared is there for a stream to this store."""
         try:
-            num_bytes = self._path.stat().st_size
-            if not num_bytes:  # its digest was another one
-                self._parts.discard(self._key)
-            elif self._shared_bytes < num_bytes < self._size_bytes:
-                self._share(num_bytes)
+            self.share()
         except (StoreUnavailableError, OSError) as exc:
             log.warning("upload_not_shared", tenant=self._key[0], digest=self._key[1], why=str(exc))
 

@@ -92,6 +92,7 @@ class UploadFolder:
                 f"upload {digest}",
                 take_in,
                 on_write=sharing.wrote,
+                on_share=sharing.share,
                 on_close=lambda: self._end(key, sharing),
                 resumes=True,
             )

@@ -22,6 +22,7 @@ class Writer:
         *,
         on_reserve: Callable[[int], object] = lambda size_bytes: None,
         on_write: Callable[[int], object] = lambda num_bytes: None,
+        on_share: Callable[[], object] = lambda: None,
         on_close: Callable[[], object] = lambda: None,
         resumes: bool = False,
     ) -> None:
@@ -34,6 +35,7 @@ class Writer:
         self._take_in = take_in
         self._on_reserve = on_reserve
         self._on_write = on_write
+        self._on_share = on_share
         self._on_close = on_close
         self._resumes = resumes
         with no_room_is_a_quota(what):
@@ -55,6 +57,10 @@ class Writer:
         with no_room_is_a_quota(self._what):
             self._staged.write(data)
         self._on_write(self._staged.size_bytes)
+
+    def share(self) -> None:
+        """See that a writer of another store can go on from here; raises StoreUnavailableError."""
+        self._on_share()
 
     def restart(self) -> None:
         """Throw away what was written."""

@@ -83,6 +83,13 @@ class _Sizes:
         return []
 
 
+class _Damage:
+    """A list that nothing reads."""
+
+    def add(self, tenant: TenantId, digest: Digest) -> None:
+        """Forget it."""
+
+
 class StorePlace:
     """The store's blobs, read as its streams read them."""
 
@@ -104,7 +111,7 @@ class StorePlace:
         self.offload = Offload("place", 2)
         real = cast(Catalog, self.catalog)
         sources = Sources(import_roots=(), max_bytes=1, hub=HubOptions(), hub_token_tenants=())
-        origins = Origins(real, cast(Any, None), self.blobs, sources, AdmissionLimits(), folder / "restores")
+        origins = Origins(real, cast(Any, None), self.blobs, sources, AdmissionLimits(), folder / "restores", _Damage())
         self._recovery = Recovery(PublishedBlobs(real, self.blobs), origins, self.offload, max_restores=2)
         self.reader = ContentReader(self._recovery, self.offload, Verified(0))
 

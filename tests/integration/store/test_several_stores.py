@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.support.checkpoints import adapter
 from tests.support.fake_hub import FakeHub
 from tests.support.several_stores import AT_ONCE, SharedPlace, SharedServices, shared_services
 from tests.support.store import StoreClient, bring
-from tests.support.waiting import until
+from tests.support.waiting import until, until_async
 
 DATA = os.urandom(700_000)
 NUM_ROUNDS = 6
@@ -148,6 +149,34 @@ async def test_what_is_acknowledged_stays_readable_while_stores_delete_and_colle
         )
         await until(lambda: not place.objects().list_small("blobs"), timeout_s=30)
         await until(lambda: place.local_blobs("one") == place.local_blobs("two") == [], timeout_s=30)
+
+
+async def test_an_object_that_rotted_is_repaired_by_a_store_that_has_it(place: SharedPlace) -> None:
+    async with place.store("one", **AT_ONCE) as one, place.store("two", **AT_ONCE) as two:
+        await one.register()
+        digest = (await one.push(adapter(), "bot")).manifest.weights_digest
+        objects = place.objects()
+        (name,) = objects.list_small("blobs")
+        data = objects.read_small(name)
+        assert data is not None
+        for bit in (0, 8 * len(data) // 2, 8 * len(data) - 1):
+            objects.write_small(name, flipped(data, bit))
+            for path in place.local_blobs("two"):
+                path.unlink()
+            with suppress(errors.DigestMismatchError):
+                assert digest_of(await two.read(digest)) == digest
+
+            async def is_repaired() -> bool:
+                return objects.read_small(name) == data
+
+            await until_async(is_repaired, timeout_s=30)
+            assert digest_of(await two.read(digest)) == digest
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    found = bytearray(data)
+    found[bit // 8] ^= 1 << bit % 8
+    return bytes(found)
 
 
 async def test_uploads_of_all_stores_are_collected(place: SharedPlace) -> None:
