@@ -51,6 +51,7 @@ from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
 from store_service.health_looks import store_health
 from store_service.imports.importer import Importer, ImportOptions
+from store_service.imports.store_turns import StoreTurns
 from store_service.metrics import served_metrics
 from store_service.opening import Data, leave, locked, open_data, stay_known
 from store_service.placement.access import tell_access
@@ -167,7 +168,8 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     signatures.open()
     registry = Registry(published, base_models, uploads, settings.admission_limits, signatures)
     imports = ImportOptions(settings.max_imports, settings.import_linger_s, settings.import_refusal_ttl_s)
-    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports, limits)
+    turns = StoreTurns(data.leases, data.catalog, offload) if data.parts is not None else None
+    importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports, limits, turns)
     stack.push_async_callback(importer.close)
     collection = settings.collection_options
     collector = Collector(published, uploads, data.ledger, data.ownership, collection, objects=data.objects)

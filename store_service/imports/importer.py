@@ -32,6 +32,7 @@ from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.imports.downloads import QUEUED, Downloads
 from store_service.imports.recent import Recent
+from store_service.imports.store_turns import StoreTurns
 from store_service.publication import Publication
 from store_service.registry import Registry
 from store_service.sources.source import FixedCheckpoint, Source, stop_if
@@ -96,7 +97,10 @@ class Importer:
         admission: FairQueue,
         options: ImportOptions,
         limits: TenantLimits | None = None,
+        store_turns: StoreTurns | None = None,
     ) -> None:
+        """`store_turns` are for a catalog that several stores may share."""
+        self._store_turns = store_turns
         self._registry = registry
         self._limits = limits or TenantLimits()
         self._admission = admission
@@ -211,6 +215,19 @@ class Importer:
         content = await self._resolve(tenant, source)
         refusal_key = (tenant, content.key, publication.base_model)
         await self._resolving(self._raise_if_refused, refusal_key)
+        if self._store_turns is None:
+            return await self._fetch_and_admit(job, tenant, content, publication, refusal_key)
+        async with self._store_turns.turn(tenant, content, publication) as made:
+            return made or await self._fetch_and_admit(job, tenant, content, publication, refusal_key)
+
+    async def _fetch_and_admit(
+        self,
+        job: _Import,
+        tenant: TenantId,
+        content: FixedCheckpoint,
+        publication: Publication,
+        refusal_key: _RefusalKey,
+    ) -> VersionRecord:
         async with self._downloads.fetched(tenant, content, job.advance) as checkpoint:
             job.enter(TransferStage.VALIDATING)
             loop = asyncio.get_running_loop()

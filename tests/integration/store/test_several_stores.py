@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from store_service.content import upload_parts
 from tests.support.checkpoints import adapter
 from tests.support.fake_hub import FakeHub
 from tests.support.several_stores import AT_ONCE, SharedPlace, SharedServices, shared_services
-from tests.support.store import StoreClient, bring
+from tests.support.store import StoreClient, bring, finish, hub_request
 from tests.support.waiting import until, until_async
 
 DATA = os.urandom(700_000)
@@ -149,6 +150,20 @@ async def test_what_is_acknowledged_stays_readable_while_stores_delete_and_colle
         )
         await until(lambda: not place.objects().list_small("blobs"), timeout_s=30)
         await until(lambda: place.local_blobs("one") == place.local_blobs("two") == [], timeout_s=30)
+
+
+async def test_the_same_import_through_two_stores_is_one_download(
+    stores: tuple[StoreClient, StoreClient], hub: FakeHub
+) -> None:
+    hub.gate = threading.Event()
+    calls = [store.import_calls(hub_request("bot:v1"))[0] for store in stores]
+    await until(lambda: hub.requests["api"] == 2)
+    hub.gate.set()
+    first, second = await asyncio.gather(*map(finish, calls))
+    assert first.digest == second.digest
+    assert hub.requests["adapter_model.safetensors"] == 1
+    await stores[1].import_(hub_request("bot:v2"))
+    assert (await stores[0].resolve("bot:v2")).digest == first.digest
 
 
 async def test_an_object_that_rotted_is_repaired_by_a_store_that_has_it(place: SharedPlace) -> None:
