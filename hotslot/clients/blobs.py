@@ -81,15 +81,17 @@ class BlobTransfer:
         Raises DigestMismatchError when the file is not (any more) what its digest says, and what the store or the
         network failed with when several attempts in a row got nowhere.
         """
-        committed, stalls = -1, 0
+        most, stalls = -1, 0
         is_resumed = False
         while True:
             try:
                 status = await self._connection.unary(
                     self._stub.GetWriteStatus, pb.GetWriteStatusRequest(digest=digest)
                 )
-                if status.committed_size > committed:
-                    committed, stalls = status.committed_size, 0
+                # Another store than before may have less of it, and goes on from there.
+                committed = status.committed_size
+                if committed > most:
+                    most, stalls = committed, 0
                 if status.complete or await self._write(file, digest, committed, on_position, is_resumed=is_resumed):
                     return
                 raise InternalError(f"the store took all of {file.path} and did not complete {digest}")

@@ -68,6 +68,8 @@ class Upload:
 
     data: bytes = field(default_factory=lambda: os.urandom(400_000))
     acknowledged: int = 0
+    offset: int = 0
+    """Bytes to go on from."""
     sent: int = 0
     may_be_complete: bool = False
 
@@ -93,6 +95,9 @@ class Workload:
     uploaded: list[str] = field(default_factory=list)
     durations_s: dict[str, float] = field(default_factory=dict)
     num_calls: int = 0
+    is_alone: bool = True
+    """It calls one store: another one may have less of an upload than the one that was asked, but never less than was
+    acknowledged."""
 
     @contextmanager
     def _doing(self, kind: str, after: NameState | None = None) -> Iterator[None]:
@@ -114,7 +119,7 @@ class Workload:
         published = self.state.published(tag, sample.digest)
         match self.rng.choice(self._possible()):
             case "upload_part":
-                await self._upload(client, self.rng.randint(self.upload.acknowledged, len(self.upload.data)))
+                await self._upload(client, self.rng.randint(self.upload.offset, len(self.upload.data)))
             case "upload_whole":
                 await self._upload(client, len(self.upload.data))
             case "create_version":
@@ -194,10 +199,10 @@ class Workload:
         upload, is_whole = self.upload, end == len(self.upload.data)
         upload.sent, upload.may_be_complete = max(upload.sent, end), is_whole
         with self._doing("upload_whole" if is_whole else "upload_part"):
-            response = await client.write(upload.data, offset=upload.acknowledged, end=end, finish=is_whole)
+            response = await client.write(upload.data, offset=upload.offset, end=end, finish=is_whole)
         assert response.committed_size == end
         assert response.complete == is_whole
-        upload.acknowledged = end
+        upload.acknowledged = upload.offset = end
         if is_whole:
             self.next_upload()
 
@@ -214,7 +219,9 @@ class Workload:
         status = await client.call("GetWriteStatus", blob_pb2.GetWriteStatusRequest(digest=upload.digest))
         assert upload.acknowledged <= status.committed_size <= upload.sent
         assert upload.may_be_complete or not status.complete
-        upload.acknowledged = status.committed_size
+        upload.offset = status.committed_size
+        if self.is_alone:
+            upload.acknowledged = upload.offset
         if status.complete:
             self.next_upload()
 

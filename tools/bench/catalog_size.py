@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Engine, insert, text, update
+from sqlalchemy import Engine, func, insert, select, text, update
 
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest
@@ -52,8 +52,9 @@ def fill(engine: Engine, first: int, last: int) -> None:
                 connection.execute(insert(tenants).values(name=DEFAULT_TENANT, revision=1, oldest_revision=0))
             rows = [_adapter_row(number, now_s) for number in numbers]
             connection.execute(insert(adapters), rows)
+            newest = connection.execute(select(func.coalesce(func.max(versions.c.id), 0))).scalar_one()
             found = [
-                _version_row(row, VERSIONS_EACH * (row["id"] - 1) + each + 1, now_s)
+                _version_row(row, newest + VERSIONS_EACH * (row["id"] - rows[0]["id"]) + each + 1, now_s)
                 for row in rows
                 for each in range(VERSIONS_EACH)
             ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hotslot.errors import HotslotError, QuotaExceededError, UnavailableError
+from hotslot.errors import BadOffsetError, HotslotError, QuotaExceededError, UnavailableError, UploadBusyError
 from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from tests.support.fake_hub import FakeHub
@@ -28,7 +28,7 @@ SETTLE_S = 1.0
 """Time in which PostgreSQL ends what a store that was killed had begun."""
 PATIENCE_S = 90.0
 PAUSE_S = 20.0
-RETRIABLE = (UnavailableError, QuotaExceededError)
+RETRIABLE = (UnavailableError, QuotaExceededError, BadOffsetError, UploadBusyError)
 NAMES = ("one", "two")
 
 
@@ -194,7 +194,7 @@ async def two_stores(folder: Path, hub: FakeHub, services: SharedServices, seed:
         await asyncio.gather(*(both.start(name) for name in NAMES))
         await both.lives["one"].client.register()
         both.clients = [
-            Workload(f"bot-{number}", samples, random.Random(f"{seed} {number}"), lambda kind: None)
+            Workload(f"bot-{number}", samples, random.Random(f"{seed} {number}"), lambda kind: None, is_alone=False)
             for number in range(NUM_CLIENTS)
         ]
         yield both
