@@ -22,9 +22,9 @@ from worker_service.model.cpu.recorder import (
     VALUE,
     LastingMemory,
     NotRecordableError,
+    ProgramValue,
     RecordedCall,
     Recorder,
-    Value,
 )
 from worker_service.model.cpu.recording import Recording
 from worker_service.model.step_state import StepState
@@ -177,9 +177,9 @@ class Programs:
         end = max(each.end_byte for each in recorded)
         if end + 2 * size > self._scratch.nbytes:
             raise NotRecordableError("it needs more memory than the scratch has")
-        output: Value = FIRST_INPUT + len(first.inputs), 0
+        output: ProgramValue = FIRST_INPUT + len(first.inputs), 0
         words: list[int] = []
-        handed_on: Value | None = None
+        handed_on: ProgramValue | None = None
         for index, module in enumerate(recorded):
             if module.output.nbytes != first.output.nbytes or module.others != first.others:
                 raise NotRecordableError("modules return different things")
@@ -201,7 +201,9 @@ class Programs:
         inputs = tuple(_Input(path, tensor.shape, tensor.stride()) for path, tensor in first.inputs)
         return _Program(torch.tensor([num_calls, *words]), inputs, first.output.shape, first.others)
 
-    def _places(self, module: _Recorded, before: Sequence[_Recorded], handed_on: Value | None) -> list[Value]:
+    def _places(
+        self, module: _Recorded, before: Sequence[_Recorded], handed_on: ProgramValue | None
+    ) -> list[ProgramValue]:
         """Places of a module's inputs in the program: an input of the first module, or the output of the last one.
 
         Raises NotRecordableError where one that it uses is neither, so was computed between the modules.
@@ -213,7 +215,7 @@ class Programs:
         if before and handed_on is not None:
             known[before[-1].handed_on.data_ptr()] = handed_on
         used = {base - FIRST_INPUT for call in module.calls for base, _ in call.values if base >= FIRST_INPUT}
-        places: list[Value] = []
+        places: list[ProgramValue] = []
         for index, (_, tensor) in enumerate(module.inputs):
             place = known.get(tensor.data_ptr())
             if place is None and index in used:

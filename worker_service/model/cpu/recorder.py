@@ -20,7 +20,7 @@ import torch
 ALIGNMENT_BYTES = 64
 MAX_KERNEL_ARGUMENTS = 32
 """As in `program.h`."""
-Value = tuple[int, int]
+ProgramValue = tuple[int, int]
 """Base and offset: 0 for the value itself, 1 for the scratch, 2 + i for input i."""
 VALUE, SCRATCH, FIRST_INPUT = 0, 1, 2
 KERNEL, LINEARS, ATTEND = 0, 1, 2
@@ -35,7 +35,7 @@ class RecordedCall:
     """One call of a program; the values of a kernel begin with its address, of others with their element type."""
 
     kind: int
-    values: tuple[Value, ...]
+    values: tuple[ProgramValue, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class LinearCall:
 
     input_TI: torch.Tensor
     """A copy of its input's values."""
-    head: tuple[Value, ...]
+    head: tuple[ProgramValue, ...]
     """Element type, tokens, in_features and the input's address."""
-    values: tuple[Value, ...]
+    values: tuple[ProgramValue, ...]
 
 
 class LastingMemory:
@@ -150,7 +150,7 @@ class Recorder:
         x_TI: torch.Tensor,
         w_OI: torch.Tensor,
         bias_O: torch.Tensor | None,
-        addend_stride: Value,
+        addend_stride: ProgramValue,
         slots: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         if not x_TI.is_contiguous():
@@ -170,7 +170,7 @@ class Recorder:
         self._calls.append(LinearCall(x_TI.clone(), head, tuple(values)))
         return y_TO
 
-    def _address(self, tensor: torch.Tensor) -> Value:
+    def _address(self, tensor: torch.Tensor) -> ProgramValue:
         address = tensor.data_ptr()
         offset = address - self._scratch.data_ptr()
         if 0 <= offset < self._scratch.nbytes:
@@ -199,7 +199,7 @@ def _together(group: Sequence[LinearCall]) -> RecordedCall:
     return RecordedCall(LINEARS, (*group[0].head, (VALUE, len(group)), *values))
 
 
-def _element_type(tensor: torch.Tensor) -> Value:
+def _element_type(tensor: torch.Tensor) -> ProgramValue:
     return VALUE, int(tensor.dtype == torch.bfloat16)
 
 
