@@ -106,10 +106,11 @@ class Attempts:
 
     def launch(self, work: list[Work], now_s: float) -> None:
         """Have this computed after all that was launched before; fails when it lands, if it does."""
-        places = (
-            {id(item.sequence): place for place, item in enumerate(self._launched[-1].work)} if self._launched else {}
-        )
-        segments = [item.segment(places[id(item.sequence)] if item.is_fed else None) for item in work]
+        if self._launched:
+            places = {id(item.sequence): place for place, item in enumerate(self._launched[-1].work)}
+            segments = [item.segment(places[id(item.sequence)] if item.is_fed else None) for item in work]
+        else:
+            segments = [item.segment() for item in work]
         for item in work:
             item.launch(now_s)
         error: Exception | None = None

@@ -124,7 +124,7 @@ class EngineCore:
     def _step(self) -> None:
         """Launch the next step or half, and take in the results of all but as many as the device may be ahead."""
         half = self._attempts.next_half(self._is_alive)
-        ahead = 0 if half or any(each.needs_host for each in self._scheduler.running) else self._runner.depth
+        ahead = self._runner.depth and not half and not any(each.needs_host for each in self._scheduler.running)
         self._land(at_most=ahead)
         began_s = self._clock()
         work = half or ([] if self._attempts.is_divided else self._scheduler.schedule(began_s))

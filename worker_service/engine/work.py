@@ -9,7 +9,7 @@ UNKNOWN_TOKEN = 0
 """Stands in a segment for a token that the step before it has yet to choose."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Work:
     """Tokens of one sequence to compute in a step, from `begin` on."""
 
