@@ -104,25 +104,16 @@ def _rpc() -> Iterator[MetricRow]:
     yield _counter(SERVERS, "hotslot_bound_refusals_total", "Calls that a bound of the process refused.", "bound")
     yield _counter(SERVERS, "hotslot_streams_cut_off_total", "Streams whose caller was idle or too slow.", "why")
     yield _gauge(SERVERS, "hotslot_calls_running", "Calls under way.")
-    called = ("grpc_method", "grpc_target")
-    text = "Attempts of calls to other services; of those that gRPC repeats by itself, as many as servers tell."
-    yield _counter(CALLERS, "grpc_client_attempt_started_total", text, *called)
-    text = "Durations of the attempts that ended their calls, with those that gRPC repeated before them."
+    called, attempt = ("grpc_method", "grpc_target"), "grpc_client_attempt"
     own = (*called, "grpc_status")
-    yield _histogram(CALLERS, "grpc_client_attempt_duration_seconds", text, *own, bounds=CALLS_S)
-    text = "Bytes sent by attempt."
-    yield _histogram(CALLERS, f"grpc_client_attempt_sent_total_{size}", text, *own, bounds=MESSAGE_BYTES)
-    text = "Bytes received by attempt."
-    yield _histogram(CALLERS, f"grpc_client_attempt_rcvd_total_{size}", text, *own, bounds=MESSAGE_BYTES)
-    yield _histogram(
-        CALLERS,
-        "grpc_client_call_duration_seconds",
-        "Durations of calls to other services, what gRPC itself repeats included.",
-        "grpc_method",
-        "grpc_target",
-        "grpc_status",
-        bounds=CALLS_S,
-    )
+    text = "Attempts of calls to other services; of those that gRPC repeats by itself, as many as servers tell."
+    yield _counter(CALLERS, f"{attempt}_started_total", text, *called)
+    text = "Durations of the attempts that ended their calls, with those that gRPC repeated before them."
+    yield _histogram(CALLERS, f"{attempt}_duration_seconds", text, *own, bounds=CALLS_S)
+    yield _histogram(CALLERS, f"{attempt}_sent_total_{size}", "Bytes sent by attempt.", *own, bounds=MESSAGE_BYTES)
+    yield _histogram(CALLERS, f"{attempt}_rcvd_total_{size}", "Bytes received by attempt.", *own, bounds=MESSAGE_BYTES)
+    text = "Durations of calls to other services, what gRPC itself repeats included."
+    yield _histogram(CALLERS, "grpc_client_call_duration_seconds", text, *own, bounds=CALLS_S)
 
 
 def _redis() -> Iterator[MetricRow]:
