@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class MetricsEndpoint:
             path = str(where).removeprefix("unix:")
             return await asyncio.start_unix_server(self._serve, path, limit=MAX_HEAD_BYTES, ssl=context)
         try:
-            server = await asyncio.start_server(self._serve, where.host, where.port, limit=MAX_HEAD_BYTES, ssl=context)
+            sock = _listening(where)
+            server = await asyncio.start_server(self._serve, sock=sock, limit=MAX_HEAD_BYTES, ssl=context)
         except OSError as exc:
             why = f"cannot listen on {address} for metrics: the port is taken or the address is not this machine's"
             raise OSError(errno.EADDRINUSE, why) from exc
@@ -103,6 +105,14 @@ class MetricsEndpoint:
         async with asyncio.timeout(SEND_S):
             await writer.drain()
         return stays
+
+
+def _listening(where: Endpoint) -> socket.socket:
+    """A socket that listens; `[::]` is IPv4 as well, which asyncio's own leaves out."""
+    both = where.is_wildcard and ":" in where.host and socket.has_dualstack_ipv6()
+    host = where.host if both or not where.is_wildcard else "0.0.0.0"
+    family, _, _, _, address = socket.getaddrinfo(host, where.port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address, family=family, dualstack_ipv6=both)
 
 
 @dataclass(slots=True)

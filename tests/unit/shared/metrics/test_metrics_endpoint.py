@@ -40,6 +40,13 @@ async def exchange(port: int, *requests: bytes) -> bytes:
     return answer
 
 
+@pytest.mark.parametrize("address", ["[::]:0", "0.0.0.0:0"])
+async def test_a_wildcard_is_every_interface_over_ipv4_too(address: str) -> None:
+    observing_all = observed(GATEWAY, Observed(metrics_listen=address), Transport(insecure=True), [])
+    async with observing_all as observation:
+        assert (await exchange(observation.port, SCRAPE)).startswith(b"HTTP/1.1 200")
+
+
 async def test_scrapes_come_over_one_connection() -> None:
     async with observing() as observation, httpx2.AsyncClient(base_url=f"http://{HOST}:{observation.port}") as client:
         first, second = await client.get("/metrics"), await client.get("/metrics?name=any")
