@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from starlette.types import Scope
 
 from hotslot.trace_context import CALLERS_TRACE, trace_context_of
-from hotslot.tracing import NO_SPAN, Kind, begin_span
+from hotslot.tracing import NO_SPAN, SpanKind, begin_span
 
 UNTRACED = ("/health", "/health/live", "/metrics")
 """Paths that are asked for all the time."""
@@ -29,7 +29,7 @@ class TracedRequest:
         }
         is_traced = scope["path"] not in UNTRACED
         name = self._method if self._method != OTHER_METHOD else "HTTP"
-        self._span = begin_span(name, attributes, kind=Kind.SERVER, parent=given) if is_traced else NO_SPAN
+        self._span = begin_span(name, attributes, kind=SpanKind.SERVER, parent=given) if is_traced else NO_SPAN
         self._ending.enter_context(self._span.current())
 
     def ended(self, scope: Scope, route: str | None) -> None:

@@ -83,7 +83,7 @@ class WorkerMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CapacityPlan:
     """A deployment that carries a workload."""
 
     memory: WorkerMemory
@@ -143,7 +143,7 @@ def slots_per_adapter(rank: int, slot_rank: int) -> int:
     return max(1, math.ceil(rank / slot_rank))
 
 
-def plan(sizes: ModelSizes, shape: WorkerShape, workload: Workload, cost: StepCost | None) -> Plan:
+def plan(sizes: ModelSizes, shape: WorkerShape, workload: Workload, cost: StepCost | None) -> CapacityPlan:
     """Workers that carry a workload, each with rows full of it."""
     rate = answer_s = None
     replicas = 1
@@ -158,7 +158,7 @@ def plan(sizes: ModelSizes, shape: WorkerShape, workload: Workload, cost: StepCo
     num_held = min(workload.num_adapters, math.ceil(workload.num_adapters * workload.homes / replicas))
     memory = memory_of(sizes, shape, workload.rank, num_held)
     distinct = _distinct(workload.num_adapters, shape.max_sequences)
-    return Plan(memory, replicas, num_held, math.ceil(distinct) * memory.slots_per_adapter, rate, answer_s)
+    return CapacityPlan(memory, replicas, num_held, math.ceil(distinct) * memory.slots_per_adapter, rate, answer_s)
 
 
 def _prefill_s(cost: StepCost, prompt_tokens: int, max_bucket: int) -> float:

@@ -30,7 +30,7 @@ Value = str | bool | int | float | Sequence[str] | Sequence[float]
 Attributes = Mapping[str, Value]
 
 
-class Kind(StrEnum):
+class SpanKind(StrEnum):
     """Kinds of spans."""
 
     INTERNAL = "INTERNAL"
@@ -95,7 +95,7 @@ def begin_span(
     name: str,
     attributes: Attributes | None = None,
     *,
-    kind: Kind = Kind.INTERNAL,
+    kind: SpanKind = SpanKind.INTERNAL,
     parent: TracedSpan | TraceContext | None = None,
     began_ns: int | None = None,
 ) -> TracedSpan:
@@ -103,12 +103,12 @@ def begin_span(
     tracer = _tracer()
     if tracer is None:
         return NO_SPAN
-    from opentelemetry.trace import SpanKind
+    from opentelemetry.trace import SpanKind as ApiSpanKind
 
     span = tracer.start_span(
         name,
         context=_below(parent),
-        kind=SpanKind[kind.value],
+        kind=ApiSpanKind[kind.value],
         attributes=attributes,
         start_time=began_ns,
         record_exception=False,
@@ -122,7 +122,7 @@ def span(
     name: str,
     attributes: Attributes | None = None,
     *,
-    kind: Kind = Kind.INTERNAL,
+    kind: SpanKind = SpanKind.INTERNAL,
     parent: TracedSpan | TraceContext | None = None,
 ) -> Iterator[TracedSpan]:
     """A span around a block, and current in it; a block that raises failed."""

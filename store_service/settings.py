@@ -21,7 +21,7 @@ from store_service.catalog.url import CatalogUrl
 from store_service.content.waiting import CollectionOptions
 from store_service.sources.access import SourceAccess
 from store_service.sources.hub.folder import HubOptions
-from store_service.sources.remote.source import WebOptions
+from store_service.sources.remote.options import WebOptions
 from store_service.sources.sources import Sources
 
 BASE_BYTES = 192 * 1024**2

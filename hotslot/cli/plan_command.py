@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hotslot.capacity import ELEMENT_BYTES, Plan, StepCost, WorkerShape, Workload, fit_step_cost, plan
+from hotslot.capacity import ELEMENT_BYTES, CapacityPlan, StepCost, WorkerShape, Workload, fit_step_cost, plan
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_document, rendered, say
 from hotslot.cli.rendering import human_size, table
@@ -48,7 +48,7 @@ def plan_command(
     price: Annotated[float, typer.Option(min=0.0, help="Price of one worker for an hour.")] = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Plan the workers for a workload: their memory, their number, and what they cost.
+    """CapacityPlan the workers for a workload: their memory, their number, and what they cost.
 
     Bytes are exact; the number of workers is as good as the steps that it is given.
 
@@ -84,7 +84,7 @@ def plan_command(
         say(line)
 
 
-def _rendered(found: Plan, shape: WorkerShape, price: float) -> str:
+def _rendered(found: CapacityPlan, shape: WorkerShape, price: float) -> str:
     memory = found.memory
     rows = [
         ("weights", human_size(memory.weights_bytes), f"{shape.dtype}, on the device"),
@@ -110,7 +110,7 @@ def _rendered(found: Plan, shape: WorkerShape, price: float) -> str:
     return rendered(made)
 
 
-def _advice(found: Plan, shape: WorkerShape) -> Iterator[str]:
+def _advice(found: CapacityPlan, shape: WorkerShape) -> Iterator[str]:
     each, has = found.memory.slots_per_adapter, f"a worker has {shape.num_slots}"
     if each > shape.num_slots:
         yield f"an adapter takes {each} slots, and {has}: it would be refused"

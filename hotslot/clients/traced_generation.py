@@ -9,15 +9,15 @@ from hotslot.codec import from_proto
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.generation_attributes import AnswerAttributes, model_of, operation_of, request_attributes, span_name
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
-from hotslot.tracing import Kind, TracedSpan, begin_span, error_type_of, is_traced
+from hotslot.tracing import SpanKind, TracedSpan, begin_span, error_type_of, is_traced
 
-Events = AsyncGenerator[GenerationEvent, None]
+GenerationEvents = AsyncGenerator[GenerationEvent, None]
 
 _HAS_SPAN: ContextVar[bool] = ContextVar("hotslot_generation_has_span", default=False)
 """True while a client asks another one for the events of a generation that has a span."""
 
 
-def traced(events: Events, message: pb.GenerateRequest, base_model: str = "") -> Events:
+def traced(events: GenerationEvents, message: pb.GenerateRequest, base_model: str = "") -> GenerationEvents:
     """Events of a generation, in a span where it has none yet."""
     return events if not is_traced() or _HAS_SPAN.get() else _in_span(events, _begin(message, base_model))
 
@@ -46,10 +46,10 @@ def _begin(message: pb.GenerateRequest, base_model: str) -> TracedSpan:
     request = from_proto(GenerationRequest, message)
     model = model_of(request, base_model)
     name = span_name(operation_of(request), model)
-    return begin_span(name, request_attributes(request, model), kind=Kind.CLIENT)
+    return begin_span(name, request_attributes(request, model), kind=SpanKind.CLIENT)
 
 
-async def _in_span(events: Events, span: TracedSpan) -> Events:
+async def _in_span(events: GenerationEvents, span: TracedSpan) -> GenerationEvents:
     answer, began_s = AnswerAttributes(), time.monotonic()
     try:
         async with aclosing(events):

@@ -13,7 +13,7 @@ TOLD_KEY = "hotslot-previous-attempts"
 MAX_ATTEMPTS = 5
 """Most attempts that gRPC makes."""
 
-Metadata = Iterable[tuple[str, str | bytes]]
+MetadataPairs = Iterable[tuple[str, str | bytes]]
 
 
 @dataclass(slots=True)
@@ -24,14 +24,14 @@ class MessageSizes:
     received: int = 0
 
 
-def previous_attempts(metadata: Metadata | None, key: str) -> int:
+def previous_attempts(metadata: MetadataPairs | None, key: str) -> int:
     """Attempts that came before, as metadata has it; 0 for what is no such number."""
     found = next((value for name, value in metadata or () if name == key), "")
     number = int(found) if isinstance(found, str) and found.isascii() and found.isdigit() and len(found) < 3 else 0
     return min(number, MAX_ATTEMPTS - 1)
 
 
-def told_attempts(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
+def told_attempts(metadata: MetadataPairs | None) -> tuple[tuple[str, str], ...]:
     """Trailing metadata of an answer to a call that came with this metadata."""
     number = previous_attempts(metadata, SENT_KEY)
     return ((TOLD_KEY, str(number)),) if number else ()

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from hotslot.tracing import NO_SPAN, Attributes, Kind, TracedSpan, begin_span, is_inside
+from hotslot.tracing import NO_SPAN, Attributes, SpanKind, TracedSpan, begin_span, is_inside
 
 STATUS_CODE = "rpc.response.status_code"
 
@@ -28,7 +28,7 @@ def begin_call_span(endpoint: str, method: str) -> TracedSpan:
     host, _, port = endpoint.rpartition(":")
     server: Attributes = {"server.address": host, "server.port": int(port)} if port.isdecimal() else {}
     attributes = {**call_attributes(method), **(server or {"server.address": endpoint})}
-    return begin_span(call_name(method), attributes, kind=Kind.CLIENT)
+    return begin_span(call_name(method), attributes, kind=SpanKind.CLIENT)
 
 
 def end_with(call: Any, span: TracedSpan) -> None:

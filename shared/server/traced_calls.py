@@ -9,7 +9,7 @@ import structlog
 from hotslot.rpc.attempts import told_attempts
 from hotslot.rpc.traced_calls import STATUS_CODE, call_attributes, call_name
 from hotslot.trace_context import CALLERS_TRACE, trace_context_of
-from hotslot.tracing import Kind, TracedSpan, begin_span
+from hotslot.tracing import SpanKind, TracedSpan, begin_span
 from shared.call_notes import CallNotes, begin_notes
 
 FAILURES = frozenset(
@@ -35,7 +35,9 @@ class TracedCall:
         given = trace_context_of(metadata)
         self._ending = ExitStack()
         self._ending.callback(CALLERS_TRACE.reset, CALLERS_TRACE.set(given))
-        self._span: TracedSpan = begin_span(call_name(method), call_attributes(method), kind=Kind.SERVER, parent=given)
+        self._span: TracedSpan = begin_span(
+            call_name(method), call_attributes(method), kind=SpanKind.SERVER, parent=given
+        )
         self._ending.enter_context(self._span.current())
         self.notes: CallNotes = begin_notes(metadata)
         structlog.contextvars.bind_contextvars(**self.notes.ids)

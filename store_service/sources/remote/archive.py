@@ -26,8 +26,8 @@ from hotslot.source_urls import ArchiveUrl
 from store_service.admission.admit import PICKLE_FILES, Checkpoint
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.access import SourceGrant
+from store_service.sources.remote.options import WebOptions
 from store_service.sources.remote.requests import SourceRequests, WebFile
-from store_service.sources.remote.source import WebOptions
 from store_service.sources.source import ReportBytes, no_adapter_message, stop_if
 
 READ_BYTES = 1024 * 1024

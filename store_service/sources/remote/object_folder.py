@@ -27,9 +27,9 @@ from store_service.admission.admit import PICKLE_FILES, Checkpoint
 from store_service.admission.shards import shard_names
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.sources.access import SourceGrant
+from store_service.sources.remote.options import WebOptions
 from store_service.sources.remote.requests import SourceRequests, WebFile
 from store_service.sources.remote.signing import ObjectAddresses
-from store_service.sources.remote.source import WebOptions
 from store_service.sources.source import ReportBytes, no_adapter_message
 
 log = structlog.get_logger(__name__)

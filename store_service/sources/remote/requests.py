@@ -22,7 +22,7 @@ from hotslot.errors import (
     SourceUnavailableError,
 )
 from shared.outgoing_http import CheckedBackend, OutgoingClient, PrivateAddressError
-from store_service.sources.remote.source import AddressOf, WebOptions
+from store_service.sources.remote.options import AddressOf, WebOptions
 from store_service.sources.source import stop_if
 
 MAX_PAUSE_S = 30.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hotslot.errors import SourceUnavailableError, StoreUnavailableError
 from hotslot.source_urls import ObjectFolderUrl
 from store_service.sources.access import AzureAccess, GcsAccess, S3Access, SourceGrant
-from store_service.sources.remote.source import AddressOf
+from store_service.sources.remote.options import AddressOf
 
 if TYPE_CHECKING:
     from obstore.store import AzureAccessKey, AzureStore, GCSStore, S3Credential, S3Store

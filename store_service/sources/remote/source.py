@@ -1,35 +1,9 @@
-"""Source of checkpoints at URLs, with its options: light, so that a store without such imports loads no client."""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+"""Source of checkpoints at URLs: light, so that a store without such imports loads no client."""
 
 from hotslot.source_urls import ArchiveUrl, ObjectFolderUrl
-from shared.outgoing_http import Network
 from store_service.sources.access import SourceGrant
+from store_service.sources.remote.options import WebOptions
 from store_service.sources.source import FixedCheckpoint, Source
-
-AddressOf = Callable[[str], tuple[str, Mapping[str, str]]]
-"""Address to ask for with a method, which may be a secret, and headers that are for its host alone."""
-
-
-@dataclass(frozen=True)
-class WebOptions:
-    """Options of this store's calls to object storage and web servers."""
-
-    private_networks: tuple[Network, ...] = ()
-    """Networks that are not public, and that requests may reach all the same."""
-    ca_file: Path | None = None
-    """Certificates that servers' may lead to, beside those that are known publicly."""
-    timeout_s: float = 30.0
-    """Without a byte."""
-    backoff_s: float = 0.5
-    """Before the second attempt; twice as long before each further one."""
-    num_attempts: int = 4
-    """In a row, without a byte of progress."""
-
-
-PUBLIC_WEB = WebOptions()
 
 
 def url_source(url: ObjectFolderUrl | ArchiveUrl, grant: SourceGrant, options: WebOptions, max_bytes: int) -> Source:

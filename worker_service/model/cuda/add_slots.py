@@ -1,4 +1,4 @@
-"""Additions of adapters to the linears of one group, as one operator of two launches, for any number of slots and ranks.
+"""Additions of adapters to the linears of one group, as one operator of two launches, for any slots and ranks.
 
 Shapes: T tokens, I in_features, G linears of the group, N outputs of all of them side by side, S slots, K ranks of one
 slot, C = S * K columns, U tiles of tokens, P places of all tiles' lists, Z splits of the features.

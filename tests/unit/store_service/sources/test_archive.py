@@ -11,7 +11,7 @@ from hotslot.ids import digest_of
 from hotslot.source_urls import ArchiveUrl
 from store_service.sources.access import SourceGrant
 from store_service.sources.remote.archive import MAX_HEADER_BYTES, ArchiveContent
-from store_service.sources.remote.source import WebOptions
+from store_service.sources.remote.options import WebOptions
 
 
 def archive_with_header(path: Path, size_bytes: int) -> Path:
