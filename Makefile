@@ -27,6 +27,11 @@ FUZZ_RUNS ?= 5000000
 FUZZ_ARGS ?=
 LOCK_ARGS ?=
 
+# Length of `make bench` (QUICK=1 or FULL=1), and more arguments for it: make bench BENCH_ARGS="--only side_by_side"
+QUICK ?=
+FULL ?=
+BENCH_ARGS ?=
+
 # Length of the loop of `make trainer`.
 PUBLICATIONS ?= 1000
 
@@ -102,9 +107,15 @@ $(FUZZ_INSTALLED): $(INSTALLED)
 model: $(INSTALLED)
 	@$(BIN)/python -m worker_service.demo_model
 
+BENCH_LEVEL = $(if $(QUICK),quick,$(if $(FULL),full,main))
+
 .PHONY: bench
-bench: $(INSTALLED) model ## Measure, and write build/bench.json and BENCHMARKS.md
-	$(BIN)/python -m tools.bench
+bench: $(INSTALLED) model ## Measure beside the peers, and write BENCHMARKS.md: 15 minutes, QUICK=1 5 minutes, FULL=1 hours
+	$(BIN)/python -m tools.bench --level $(BENCH_LEVEL) $(BENCH_ARGS)
+
+.PHONY: bench-check
+bench-check: $(INSTALLED) model ## Measure quickly, and fail where a ratio is worse than the committed one of this kind of machine
+	$(BIN)/python -m tools.bench --level quick --check $(BENCH_ARGS)
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/simulation.json and SIMULATION.md

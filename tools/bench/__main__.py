@@ -1,135 +1,140 @@
-"""`make bench`: runs every benchmark in a process of its own; writes build/bench.json and BENCHMARKS.md."""
+"""`make bench`: runs every part in a process of its own; writes build/bench.json and BENCHMARKS.md, with plots.
+
+Parts that were not run keep their figures of before if those are from this kind of machine. `--check` writes nothing
+that is committed: it compares the ratios with the committed ones, and fails where one is worse.
+"""
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-from worker_service.demo_model import BASE_MODEL
+from tools.bench import check
+from tools.bench.cases import CASES, Level
+from tools.bench.figures import Figures
+from tools.bench.inputs import adapter_folders, gguf_model
+from tools.bench.machine import busy_share, machine, machine_type
+from tools.bench.parts import PARTS, Part
+from tools.bench.peers.environments import ENVIRONMENTS
+from tools.bench.plots import plot_peers, plot_targets
+from tools.bench.report import render
+from tools.bench.targets import lines
+from worker_service.demo_model import default_cache_dir, ensure_model
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("model", "serving", "store", "forwarding")
-TARGETS = {
-    "PEFT's hot-swap from memory / hot-swap": "≥ 15",
-    "hot-swap / copy of its bytes": "≤ 3",
-    "8 rows with 8 adapters / base": "≥ 0.85",
-    "8 rows with 8 adapters / PEFT's": "≥ 20",
-    "8 rows of base only, with slots / without": "≥ 0.98",
-    "inter-token p99 while swapping / without": "≤ 1.5",
-    "median TTFT at twice the slots, uniform / resident": "≤ 2",
-    "median TTFT at twice the slots, Zipf / resident": "≤ 2",
-}
+RESULTS = ROOT / "build" / "bench.json"
 
 
 def main() -> None:
-    """Measure, then write both files."""
+    """Measure, then write or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="the other parts keep what they have")
+    parser.add_argument("--level", type=Level, choices=list(Level), default=Level.MAIN)
+    names = [part.name for part in PARTS]
+    parser.add_argument("--only", choices=names, nargs="+", default=names, help="the other parts keep what they have")
+    parser.add_argument("--check", action="store_true", help="compare the ratios with the committed ones")
+    parser.add_argument("--prepare", action="store_true", help="fetch and build everything that a run needs, no more")
+    parser.add_argument("--report", action="store_true", help="write the report from build/bench.json, no more")
     arguments = parser.parse_args()
-    quick = ["--quick"] if arguments.quick else []
-    written = ROOT / "build" / "bench.json"
-    results: dict[str, Any] = json.loads(written.read_text(encoding="utf-8")) if written.exists() else {}
-    results |= {"date": datetime.now(UTC).date().isoformat(), "machine": machine()}
-    for part in arguments.only:
-        print(f"measuring: {part}", file=sys.stderr)
-        done = subprocess.run(
-            [sys.executable, "-m", f"tests.bench.{part}", *quick],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            check=True,
-            text=True,
-        )
-        results[part] = json.loads(done.stdout)
-        # A part that fails later costs nothing of what was measured before it.
-        written.parent.mkdir(exist_ok=True)
-        written.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    missing = [part for part in PARTS if part not in results]
-    if missing:
-        sys.exit(f"written: build/bench.json; BENCHMARKS.md needs {', '.join(missing)} as well")
-    plot(results, ROOT / "docs" / "bench-model.svg")
+    record = machine()
+    kind = machine_type(record)
+    before = check.committed(kind)
+    if arguments.check and before is None:
+        sys.exit(f"nothing to compare with: no ratios of {kind} are committed; `make bench` writes them")
+    if not arguments.report:
+        prepare(arguments.level)
+    if arguments.prepare:
+        return
+    results = earlier(kind) | {"date": today(), "level": arguments.level.value, "machine": record, "kind": kind}
+    for part in PARTS:
+        if not arguments.report and part.name in arguments.only and arguments.level in part.arguments:
+            results["parts"][part.name] = run(part, arguments.level)
+            # A part that fails later costs nothing of what was measured before it.
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if arguments.check:
+        assert before is not None
+        compare(results, before)
+    else:
+        write(results)
+
+
+def prepare(level: Level) -> None:
+    """Everything that is made once: models, adapters, environments of the peers."""
+    ensure_model()
+    inputs = default_cache_dir() / "bench"
+    for form in ("bf16", "q8_0"):
+        gguf_model(form, inputs)
+    ranks = {case.rank for case in CASES[level]}
+    for rank in ranks:
+        adapter_folders(rank, max(case.adapters for case in CASES[level] if case.rank == rank), inputs)
+    for environment in ENVIRONMENTS:
+        if problem := environment.install():
+            print(f"skipped: {problem}", file=sys.stderr)
+
+
+def earlier(kind: str) -> dict[str, Any]:
+    """Results of an earlier run on this kind of machine, else none."""
+    if RESULTS.exists():
+        found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+        if found.get("kind") == kind:
+            return found
+    return {"parts": {}}
+
+
+def run(part: Part, level: Level) -> dict[str, Any]:
+    """One part's result, with when, how and at which commit it was measured, and how busy the machine was before."""
+    busy = busy_share()
+    print(f"measuring: {part.name} (others take {busy:.0%} of the machine)", file=sys.stderr)
+    began_s = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", part.module, *part.arguments[level]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+        timeout=part.within_s,
+    )
+    took_s = time.perf_counter() - began_s
+    print(f"measured: {part.name}, {took_s:.0f} s", file=sys.stderr)
+    return {
+        "date": today(), "level": level.value, "commit": tree(), "busy_before": busy, "took_s": took_s,
+        "result": json.loads(done.stdout),
+    }  # fmt: skip
+
+
+def write(results: dict[str, Any]) -> None:
+    """The report, its plots, and the ratios to commit."""
+    figures = Figures(results)
+    found = lines(figures)
+    plot_targets(found, ROOT / "docs" / "bench-targets.svg")
+    plot_peers(figures, ROOT / "docs" / "bench-model.svg")
     (ROOT / "BENCHMARKS.md").write_text(render(results), encoding="utf-8")
-    print("written: build/bench.json, BENCHMARKS.md, docs/bench-model.svg", file=sys.stderr)
+    ratios = check.commit(results["kind"], check.ratios(found))
+    print(f"written: {RESULTS.relative_to(ROOT)}, BENCHMARKS.md, {ratios.relative_to(ROOT)}", file=sys.stderr)
 
 
-def machine() -> str:
-    """Description of the machine, as far as that decides the figures."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-        return f"{sum(line.startswith('processor') for line in lines)} × {model}"
-    return model
+def compare(results: dict[str, Any], before: dict[str, float]) -> None:
+    """Print the ratios that are worse than the committed ones, and fail if there are any."""
+    found = lines(Figures(results))
+    problems = list(check.worse(found, before))
+    print(f"{len(check.ratios(found).keys() & before.keys())} ratios compared, {len(problems)} worse", file=sys.stderr)
+    if problems:
+        sys.exit("\n".join(problems))
 
 
-def render(results: dict[str, Any]) -> str:
-    """BENCHMARKS.md."""
-    model, serving, store = results["model"], results["serving"], results["store"]
-    ratios = model["ratios"] | serving["ratios"]
-    lines = [
-        "# Benchmarks",
-        "",
-        f"Written by `make bench` on {results['date']}, {results['machine']}, torch {model['torch']}, "
-        f"{model['threads']} threads, {BASE_MODEL} in bf16. Medians; compare the ratios, not the absolute figures.",
-        "",
-        "| ratio | found | target |",
-        "|---|---|---|",
-        *(f"| {name} | {value:.2f} | {TARGETS.get(name, '')} |" for name, value in ratios.items()),
-        "",
-        "![tokens a second](docs/bench-model.svg)",
-        "",
-        "| the model | |",
-        "|---|---|",
-        *(f"| {name.replace('_', ' ')} | {value:.1f} tok/s |" for name, value in model["batches_tok_s"].items()),
-        *(f"| base only, {name.replace('_', ' ')} | {value:.1f} |" for name, value in model["base_only"].items()),
-        *(f"| PEFT, {name.replace('_', ' ')} | {value:.1f} |" for name, value in model["peft"].items()),
-        *(f"| {name.replace('_', ' ')} | {value:.2f} |" for name, value in model["swap"].items()),
-        *(f"| start: {name.replace('_', ' ')} | {value:.1f} s |" for name, value in model["startup_s"].items()),
-        f"| recompiles | {model['recompiles']} |",
-        *(f"| {name} | {value} |" for name, value in flat(serving["swaps_beside_rows"])),
-        *(f"| {name} | {value} |" for name, value in flat(serving["more_adapters_than_slots"])),
-        "",
-        "| the store (targets: verified streams ≥ 0.8 of the best raw one, no callback of the loop above 5 ms) | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in flat(store)),
-        "",
-        "| a hop between workers (target: ≤ 1 ms on the first token, ≥ 0.9 of the throughput) | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in flat(results["forwarding"])),
-        "",
-    ]
-    return "\n".join(lines)
+def today() -> str:
+    """Date of the run."""
+    return datetime.now(UTC).date().isoformat()
 
 
-def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested results as rows."""
-    if isinstance(value, dict):
-        return [row for key, inner in value.items() for row in flat(inner, f"{prefix} {key}".strip().replace("_", " "))]
-    return [(prefix, f"{value:.3g}" if isinstance(value, float) else str(value))]
-
-
-def plot(results: dict[str, Any], path: Path) -> None:
-    """Bars of tokens a second, ours beside PEFT's."""
-    mpl.use("svg")
-    from matplotlib import pyplot
-
-    model = results["model"]
-    bars = {name.replace("_", " "): value for name, value in model["batches_tok_s"].items()}
-    bars["PEFT 8 rows base"] = model["peft"]["8_rows_base_tok_s"]
-    bars["PEFT 8 rows 8 adapters"] = model["peft"]["8_rows_8_adapters_tok_s"]
-    figure, axes = pyplot.subplots(figsize=(8, 3.2), layout="constrained")
-    axes.barh(list(bars), list(bars.values()), color=["#2a6f97"] * (len(bars) - 2) + ["#bbbbbb"] * 2)
-    axes.invert_yaxis()
-    axes.set_xlabel("tokens a second")
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+def tree() -> str:
+    """Commit that is measured, marked where the tree differs from it; empty outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=8", "--exclude", "*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False, text=True).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -23,19 +23,9 @@ from hotslot.clients.trained import config_json
 from hotslot.formats.file_names import CONFIG_FILE, WEIGHTS_FILE
 from hotslot.formats.weight_files import weights_file
 from tests.support.stack import Stack
+from tools.bench.smollm import LAYERS, SHAPES
 from worker_service.demo_model import BASE_MODEL, default_cache_dir, ensure_model
 
-LAYERS = 30
-SHAPES = {
-    "self_attn.q_proj": (576, 576),
-    "self_attn.k_proj": (576, 192),
-    "self_attn.v_proj": (576, 192),
-    "self_attn.o_proj": (576, 576),
-    "mlp.gate_proj": (576, 1536),
-    "mlp.up_proj": (576, 1536),
-    "mlp.down_proj": (1536, 576),
-}
-"""(in_features, out_features) of SmolLM2-135M's linears."""
 SIZES = {"2 MB": (("self_attn.q_proj", "self_attn.v_proj"), 8), "20 MB": (tuple(SHAPES), 16)}
 """Modules and rank of adapters in float32, as trainers write them."""
 WORKER_SETTINGS = {

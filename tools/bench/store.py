@@ -107,7 +107,7 @@ async def push_large(endpoint: str, num_bytes: int) -> tuple[float, str, Checkpo
     return seconds, version.manifest.weights_digest, [(file.path, file.digest) for file in files]
 
 
-def measure_store(folder: Path, *, quick: bool) -> dict[str, Any]:
+def measure_store(folder: Path, *, quick: bool, streams_alone: bool = False) -> dict[str, Any]:
     """Everything that goes over sockets."""
     num_bytes = (64 if quick else 256) * MIB
     sizes = (100, 1000) if quick else (100, 1000, 10_000)
@@ -128,6 +128,9 @@ def measure_store(folder: Path, *, quick: bool) -> dict[str, Any]:
         rows["streams"] = measure_streams(
             warm, verifying, raw_server.first, raw, blob, (tuned, plain), rounds=5 if quick else 15
         )
+        if streams_alone:
+            rows["peak_memory_mib"] = round(server.peak_mib)
+            return rows
         rows["push_small"] = tuned.run(measure_pushes, warm)
         rows["adapters"] = measure_growth(folders[0], warm, tuned, sizes)
         with process(receive, True) as another:
@@ -152,9 +155,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller sizes")
-    quick = parser.parse_args().quick
+    parser.add_argument("--streams", action="store_true", help="streams alone")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     log_errors_only()
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.streams:
+            print(json.dumps({"store": measure_store(Path(folder), quick=quick, streams_alone=True)}, indent=2))
+            return
         admission = measure_admission((32 if quick else 160) * MIB, Path(folder, "adapter"))
         store = measure_store(Path(folder), quick=quick)
     print(json.dumps({"admission": admission, "store": store}, indent=2))
