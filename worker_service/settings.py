@@ -58,6 +58,10 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Element type in which the model computes."""
+    weights: Literal["full", "int8"] = "full"
+    """Form of the base model's weights. full keeps them in the element type; int8, on CPU in bfloat16 and float32,
+    keeps linears, head and embedding in 8 bits with a scale for each output: half the memory to read, answers a little
+    different. Adapters stay in the element type."""
     device: str = "cpu"
     """Device that computes, as torch names it: cpu, cuda, cuda:1."""
     num_slots: int = Field(default=8, ge=1, le=1024)

@@ -3,7 +3,18 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tools.bench.peers.roster import ENGINE, GRPC, LLAMA, LLAMA_Q8, PEFT, TRANSFORMERS, VLLM, VLLM_LORA, PeerSpec
+from tools.bench.peers.roster import (
+    ENGINE,
+    GRPC,
+    GRPC_INT8,
+    LLAMA,
+    LLAMA_Q8,
+    PEFT,
+    TRANSFORMERS,
+    VLLM,
+    VLLM_LORA,
+    PeerSpec,
+)
 
 
 class Level(StrEnum):
@@ -66,9 +77,9 @@ def _prompt(rows: int, adapters: int, context: int, *peers: PeerSpec) -> Case:
 
 
 QUICK = (
-    _decode(1, 0, 64, *OURS, LLAMA, LLAMA_Q8, VLLM),
+    _decode(1, 0, 64, *OURS, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM),
     _decode(1, 1, 64, *OURS, LLAMA),
-    _decode(8, 0, 64, *OURS, LLAMA, LLAMA_Q8, VLLM),
+    _decode(8, 0, 64, *OURS, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM),
     _decode(8, 1, 64, *OURS, LLAMA),
     _decode(8, 8, 64, *OURS, LLAMA),
     _decode(8, 0, 512, ENGINE, LLAMA),
@@ -77,9 +88,9 @@ QUICK = (
 )
 
 MAIN = (
-    _decode(1, 0, 64, *OURS, LLAMA, LLAMA_Q8, VLLM, TRANSFORMERS),
+    _decode(1, 0, 64, *OURS, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM, TRANSFORMERS),
     _decode(1, 1, 64, *OURS, LLAMA, VLLM_LORA, PEFT),
-    _decode(8, 0, 64, *OURS, LLAMA, LLAMA_Q8, VLLM, TRANSFORMERS),
+    _decode(8, 0, 64, *OURS, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM, TRANSFORMERS),
     _decode(8, 1, 64, *OURS, LLAMA, VLLM_LORA),
     _decode(8, 8, 64, *OURS, LLAMA, VLLM_LORA, PEFT),
     _decode(8, 0, 512, *OURS, LLAMA),

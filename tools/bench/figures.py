@@ -44,17 +44,11 @@ class Figures:
         self, spec: PeerSpec, rows: int, adapters: int, context: int = SHORT, *, all_cores: bool = True, rank: int = 16
     ) -> float | None:
         """Tokens a second of a peer while it decodes."""
-        return self.rate_by_name(spec.name, rows, adapters, context, all_cores=all_cores, rank=rank)
-
-    def rate_by_name(
-        self, name: str, rows: int, adapters: int, context: int = SHORT, *, all_cores: bool = True, rank: int = 16
-    ) -> float | None:
-        """As `rate`, for a peer by its name."""
         wanted = {
             "rows": rows, "adapters": adapters, "context": context, "kind": Kind.DECODE.value, "all_cores": all_cores,
             "rank": rank,
         }  # fmt: skip
-        return self._median(name, wanted)
+        return self._median(spec.name, wanted)
 
     def prompts(self, spec: PeerSpec, context: int, *, with_adapters: bool) -> float | None:
         """Prompt tokens a second of a peer."""

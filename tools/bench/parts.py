@@ -37,5 +37,6 @@ PARTS = (
     _part("publishing", FROM_MAIN),
     _part("placement", {Level.MAIN: (), Level.FULL: ()}),
     _part("store", {Level.MAIN: ("--quick", "--streams"), Level.FULL: ()}),
+    _part("int8_accuracy", {Level.MAIN: (), Level.FULL: ()}),
     _part("forwarding", {Level.FULL: ()}),
 )

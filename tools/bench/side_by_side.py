@@ -7,6 +7,7 @@ wait in a read while another one is measured. A peer that cannot be had is skipp
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -106,7 +107,8 @@ class Group:
             options=dict(spec.options),
         )
         python = str(spec.environment.python) if spec.environment is not None else own_python()
-        log = ROOT / "build" / "bench" / f"{spec.name.replace(' ', '-')}-{self.threads}.log"
+        name = re.sub(r"[^\w.]+", "-", spec.name)
+        log = ROOT / "build" / "bench" / f"{name}-{self.threads}.log"
         return PeerProcess(spec.name, spec.module, python, settings, log)
 
 

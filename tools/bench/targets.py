@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tools.bench.figures import Figures
-from tools.bench.peers.roster import ENGINE, GRPC, LLAMA, LLAMA_Q8, VLLM, VLLM_LORA, PeerSpec
+from tools.bench.peers.roster import ENGINE, GRPC, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM, VLLM_LORA, PeerSpec
 
 NEEDS_GPU = "needs a GPU"
 
@@ -110,7 +110,7 @@ def int8(figures: Figures) -> Iterator[Line]:
     """Rates with int8 weights."""
     for rows in (1, 8):
         theirs = figures.rate(LLAMA_Q8, rows, 0)
-        found = figures.rate_by_name("hotslot int8, gRPC", rows, 0)
+        found = figures.rate(GRPC_INT8, rows, 0)
         name = f"{rows} row{'s' * (rows > 1)}, int8 ≥ llama.cpp Q8_0"
         yield _against(f"{rows} rows int8 / Q8_0", name, 1.0, found, theirs, f"{LLAMA_Q8.name}: {_tok(theirs)}")
 

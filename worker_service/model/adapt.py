@@ -10,6 +10,7 @@ from worker_service.engine.limits import EngineLimits
 from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttention, attention_interface
 from worker_service.model.attention_sites import find_attention_sites
 from worker_service.model.huge_pages import into_huge_pages
+from worker_service.model.int8_weights import Int8Embedding, Int8Weights
 from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
 from worker_service.model.slot_writer import SlotWriter
@@ -18,9 +19,12 @@ from worker_service.model.targets import SlotTargets, as_linear, find_layers
 
 
 def add_slots(
-    model: PreTrainedModel, targets: SlotTargets, limits: EngineLimits, step: StepState
+    model: PreTrainedModel, targets: SlotTargets, limits: EngineLimits, step: StepState, int8: Int8Weights
 ) -> tuple[dict[str, SlotLinear], dict[str, SlotEmbedding], SlotWriter]:
-    """Replace the targets by modules with slots; returns those by the spec's path, and what writes to their slots."""
+    """Replace the targets by modules with slots; returns those by the spec's path, and what writes to their slots.
+
+    `int8` are the weights that are kept in 8 bits; with any, the embedding reads its rows from them too.
+    """
     device = next(model.parameters()).device
     paths = [module.path for module in targets.modules]
     # One tensor for the scaling of all modules, so that a slot is written with one copy; one more for the ranks of
@@ -36,34 +40,50 @@ def add_slots(
         assert isinstance(embedding, nn.Embedding)
         slot_embeddings[targets.embedding.path] = SlotEmbedding(embedding, *shares[targets.embedding.path], step)
         model.set_input_embeddings(slot_embeddings[targets.embedding.path])
+    _use_int8_rows(model, int8)
     slot_linears: dict[str, SlotLinear] = {}
     for target in targets.linears:
-        linear = as_linear(model.get_submodule(targets.path_of(target)))
-        slot_linears[target.path] = SlotLinear(linear, *shares[target.path], step, step.gates_TS, step.columns)
+        module = model.get_submodule(targets.path_of(target))
+        share, kept = shares[target.path], int8.get(module.weight)
+        linear = as_linear(module)
+        slot_linears[target.path] = SlotLinear(linear, *share, step, step.gates_TS, step.columns, kept)
         model.set_submodule(targets.path_of(target), slot_linears[target.path])
     if targets.head is not None:
         head = model.get_output_embeddings()
         assert isinstance(head, nn.Linear)
-        share = shares[targets.head.path]
-        slot_linears[targets.head.path] = SlotLinear(head, *share, step, step.row_gates_RS, step.row_columns)
+        share, kept = shares[targets.head.path], int8.get(head.weight)
+        slot_linears[targets.head.path] = SlotLinear(head, *share, step, step.row_gates_RS, step.row_columns, kept)
         model.set_output_embeddings(slot_linears[targets.head.path])
     if step.with_kernels:
         for layer in find_layers(model):
-            _use_kernels(layer)
+            _use_kernels(layer, int8)
     modules: dict[str, SlotLinear | SlotEmbedding] = {**slot_embeddings, **slot_linears}
     slots = [tensor for module in modules.values() for tensor in (module.a_CI, module.b_CO)]
-    into_huge_pages([*model.parameters(), *slots])
+    into_huge_pages([*model.parameters(), *(weight.q_OI for weight in int8.values()), *slots])
     writer = SlotWriter(modules, scales_MS, ones_MSK, has_kernels=step.with_kernels)
     return slot_linears, slot_embeddings, writer
 
 
-def _use_kernels(layer: nn.Module) -> None:
+def _use_int8_rows(model: PreTrainedModel, int8: Int8Weights) -> None:
+    """Have the embedding read rows in 8 bits, where it has them."""
+    found = model.get_input_embeddings()
+    embedding = found.base if isinstance(found, SlotEmbedding) else found
+    if not isinstance(embedding, nn.Embedding) or embedding.weight not in int8:
+        return
+    narrow = Int8Embedding(embedding, int8[embedding.weight])
+    if isinstance(found, SlotEmbedding):
+        found.base = narrow
+    else:
+        model.set_input_embeddings(narrow)
+
+
+def _use_kernels(layer: nn.Module, int8: Int8Weights) -> None:
     """Let the linears that have no slots, too, be computed by the kernels for few tokens."""
     plain = [path for path, module in layer.named_modules() if type(module) is nn.Linear]
     for path in plain:
         linear = layer.get_submodule(path)
         assert isinstance(linear, nn.Linear)
-        layer.set_submodule(path, DenseLinear(linear, has_kernels=True))
+        layer.set_submodule(path, DenseLinear(linear, has_kernels=True, int8=int8.get(linear.weight)))
 
 
 def _aligned_rows(num_rows: int, num_columns: int, device: torch.device) -> torch.Tensor:
@@ -85,7 +105,9 @@ def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) ->
     return caches
 
 
-def compile_layers(model: PreTrainedModel, compile_module: Callable[[nn.Module], None], *, with_kernels: bool) -> None:
+def compile_layers(
+    model: PreTrainedModel, compile_module: Callable[[nn.Module], None], *, with_kernels: bool, int8: Int8Weights
+) -> None:
     """Compile each decoder layer by itself, and the head.
 
     One graph serves all layers, so a bucket costs one layer's compilation instead of the whole model's.
@@ -95,6 +117,6 @@ def compile_layers(model: PreTrainedModel, compile_module: Callable[[nn.Module],
     head = model.get_output_embeddings()
     if not isinstance(head, SlotLinear):
         assert isinstance(head, nn.Linear)
-        head = DenseLinear(head, has_kernels=with_kernels)
+        head = DenseLinear(head, has_kernels=with_kernels, int8=int8.get(head.weight))
         model.set_output_embeddings(head)
     compile_module(head)

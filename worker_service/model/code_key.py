@@ -17,7 +17,7 @@ from worker_service.model.options import ModelOptions
 from worker_service.model.shared_code import CodeKey
 
 _SHAPING = (
-    "dtype", "num_slots", "slot_rank", "max_sequences", "kv_tokens", "block_tokens", "max_sequence_tokens",
+    "dtype", "weights", "num_slots", "slot_rank", "max_sequences", "kv_tokens", "block_tokens", "max_sequence_tokens",
     "token_buckets", "target_modules", "compile", "cpu_kernels", "cuda_kernels", "varlen_attention",
 )  # fmt: skip
 """The options that shape graphs, or decide which of them there are."""

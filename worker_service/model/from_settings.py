@@ -10,6 +10,7 @@ def model_options(settings: WorkerSettings) -> ModelOptions:
         model=settings.model,
         model_name=settings.model_name,
         dtype=settings.dtype,
+        weights=settings.weights,
         device=settings.device,
         num_slots=settings.num_slots,
         slot_rank=settings.slot_rank,

@@ -24,6 +24,7 @@ from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.folder import model_folder
+from worker_service.model.int8_weights import Int8Weights, round_weights
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner, bucket_for
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
@@ -37,6 +38,7 @@ from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
 log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+FULL, INT8 = "full", "int8"
 MAX_GRAPHS = 256
 SMALL_BLOCK_TOKENS = 16
 DEFAULT_ROWS = 8
@@ -78,6 +80,8 @@ def load_model(
         config = AutoConfig.from_pretrained(folder)
         with_flash = options.varlen_attention and varlen_attention.can_serve(device, dtype)
         limits = _limits(options, config, block_tokens(options, with_flash))
+        if options.weights == INT8 and not may_use_kernels(options):
+            raise _int8_needs_kernels("they are for the device cpu, in bfloat16 and float32, with cpu_kernels")
     with stages.stage("cache"):
         key = code_key(options, spec.digest)
         if shared_code is not None:
@@ -87,6 +91,7 @@ def load_model(
         text_model = load_text_model(folder, spec, dtype, device)
         model, spec = text_model.model, text_model.spec
         model.requires_grad_(False)
+        int8: Int8Weights = round_weights(model) if options.weights == INT8 else {}
     with stages.stage("expect"):
         expectation = self_test.expect(model, limits, dtype)
     with stages.stage("kernels"):
@@ -97,12 +102,14 @@ def load_model(
             and kernels.load_kernels(options.cache_dir)
             and dtype in kernels.DTYPES
         )
+        if int8 and not with_kernels:
+            raise _int8_needs_kernels("they could not be built; the log says why")
     with stages.stage("adapt"):
         targets = choose_targets(model, spec, options.target_modules, text_model.paths)
         if targets.without_slots:
             examples = dict(itertools.islice(targets.without_slots.items(), 2))
             log.warning("modules_without_slots", modules=len(targets.without_slots), examples=examples)
-        runner = _adapt(model, targets, limits, options, device, with_kernels, with_flash)
+        runner = _adapt(model, targets, limits, options, device, with_kernels, with_flash, int8)
         layout = SlotLayout(
             base_model_digest=spec.digest,
             shapes={m.path: (m.in_features, m.out_features) for m in targets.modules},
@@ -136,7 +143,7 @@ def load_model(
         tokenizer=tokenizer,
         spec=spec,
         model_type=spec.model_type,
-        dtype=options.dtype,
+        dtype=options.dtype if options.weights == FULL else f"{options.dtype}+{options.weights}",
         vocab_size=runner.num_embeddings,
         eos_token_ids=_eos_token_ids(model),
         target_paths=tuple(module.path for module in targets.modules),
@@ -144,6 +151,17 @@ def load_model(
         buckets=buckets,
         startup_stages=tuple(stages.done),
     )
+
+
+def may_use_kernels(options: ModelOptions) -> bool:
+    """Tell whether the CPU kernels are for these options."""
+    return (
+        options.cpu_kernels and torch.device(options.device).type == "cpu" and DTYPES[options.dtype] in kernels.DTYPES
+    )
+
+
+def _int8_needs_kernels(problem: str) -> InvalidRequestError:
+    return _bad("weights", f"found int8, whose products only the CPU kernels compute; {problem}")
 
 
 def _num_cache_misses() -> int:
@@ -231,6 +249,7 @@ def _adapt(
     device: torch.device,
     with_kernels: bool,
     with_flash: bool,
+    int8: Int8Weights,
 ) -> TorchRunner:
     with_lists = options.cuda_kernels and slot_kernels.can_serve(device, next(model.parameters()).dtype)
     step = StepState.allocate(
@@ -247,14 +266,14 @@ def _adapt(
     )
     # Its config may say more, and its tokenizer know more.
     num_embeddings = int(model.get_input_embeddings().weight.shape[0])
-    slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step)
+    slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step, int8)
     caches = add_caches(model, limits, step)
 
     def compile_module(module: nn.Module) -> None:
         if options.compile:
             module.compile(fullgraph=True, dynamic=False)
 
-    compile_layers(model, compile_module, with_kernels=with_kernels)
+    compile_layers(model, compile_module, with_kernels=with_kernels, int8=int8)
     return TorchRunner(
         model,
         step,

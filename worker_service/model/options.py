@@ -21,6 +21,8 @@ class ModelOptions:
     model_name: str
     """Public name, under which adapters refer to it; empty means what `model` says."""
     dtype: str = "bfloat16"
+    weights: str = "full"
+    """`full` keeps weights in `dtype`; `int8` keeps those that decoding reads in 8 bits, on CPU with our kernels."""
     device: str = "cpu"
     num_slots: int = 8
     slot_rank: int = 16
@@ -63,6 +65,7 @@ class LoadedModel:
     spec: BaseSpec
     model_type: str
     dtype: str
+    """Element type that it computes in, and the form of its weights where that is another one."""
     vocab_size: int
     """Tokens that the model can read: rows of its embedding."""
     eos_token_ids: tuple[int, ...]

@@ -30,7 +30,7 @@ class SlotEmbedding(nn.Module):
         self.in_features = embedding.num_embeddings
         self.out_features = embedding.embedding_dim
         self.num_slots, self.slot_rank = one_SK.shape
-        self.base = embedding
+        self.base: nn.Module = embedding
         num_columns = one_SK.numel()
         a_CI = embedding.weight.new_zeros(num_columns, self.in_features, requires_grad=False)
         b_CO = embedding.weight.new_zeros(num_columns, self.out_features, requires_grad=False)

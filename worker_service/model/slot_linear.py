@@ -9,16 +9,27 @@ from torch.nn import functional
 
 from worker_service.model.cpu import library
 from worker_service.model.cuda.active_columns import ActiveColumns
+from worker_service.model.int8_weights import Int8Weight
 from worker_service.model.step_state import StepState
 
 
-def dense(x_TI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, kernel_tokens: int) -> torch.Tensor:
+def dense(
+    x_TI: torch.Tensor,
+    weight_OI: torch.Tensor,
+    bias_O: torch.Tensor | None,
+    kernel_tokens: int,
+    weight_scale_O: torch.Tensor | None = None,
+) -> torch.Tensor:
     """`x @ weight.T + bias` in the form that is fastest for this number of tokens.
 
     Few tokens on CPU are bound by reading the weight, which our own kernel does faster than the library's matrix
     product, up to `kernel_tokens` (`library.linear_tokens`; 0 where there is no kernel). Without it one token is still
-    better off with the compiler's fused multiply-and-sum.
+    better off with the compiler's fused multiply-and-sum. A weight in 8 bits, with a scale for each output, is only
+    known to the kernels.
     """
+    if weight_scale_O is not None:
+        int8_TO: torch.Tensor = torch.ops.hotslot_cpu.linear_int8(x_TI, weight_OI, weight_scale_O, bias_O)
+        return int8_TO
     if x_TI.shape[0] <= kernel_tokens:
         y_TO: torch.Tensor = torch.ops.hotslot_cpu.linear(x_TI, weight_OI, bias_O)
         return y_TO
@@ -43,18 +54,32 @@ def select(h_TC: torch.Tensor, gates_TS: torch.Tensor, scale_S: torch.Tensor, on
 class DenseLinear(nn.Module):
     """A plain linear in the form that is fastest for the number of tokens; shares the parameters of the original."""
 
-    def __init__(self, linear: nn.Linear, *, has_kernels: bool) -> None:
+    weight: torch.Tensor
+    weight_scale_O: torch.Tensor | None
+
+    def __init__(self, linear: nn.Linear, *, has_kernels: bool, int8: Int8Weight | None = None) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self.weight = linear.weight
+        _take_weight(self, linear, int8)
         self.bias = linear.bias
         self.kernel_tokens = library.linear_tokens(linear.weight.dtype) if has_kernels else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`."""
-        y_TO = dense(x.reshape(-1, x.shape[-1]), self.weight, self.bias, self.kernel_tokens)
+        x_TI = x.reshape(-1, x.shape[-1])
+        y_TO = dense(x_TI, self.weight, self.bias, self.kernel_tokens, self.weight_scale_O)
         return y_TO.reshape(*x.shape[:-1], -1)
+
+
+def _take_weight(module: nn.Module, linear: nn.Linear, int8: Int8Weight | None) -> None:
+    """Give a module the linear's weight: the parameter itself, or its 8 bits with their scales in place of it."""
+    if int8 is None:
+        module.weight = linear.weight
+        module.register_buffer("weight_scale_O", None)
+    else:
+        module.register_buffer("weight", int8.q_OI, persistent=False)
+        module.register_buffer("weight_scale_O", int8.scale_O, persistent=False)
 
 
 class SlotLinear(nn.Module):
@@ -67,6 +92,8 @@ class SlotLinear(nn.Module):
     B_all is kept transposed, so that a slot is one stretch of memory of each and is written by plain copies.
     """
 
+    weight: torch.Tensor
+    weight_scale_O: torch.Tensor | None
     a_CI: torch.Tensor
     b_CO: torch.Tensor
     scale_S: torch.Tensor
@@ -80,6 +107,7 @@ class SlotLinear(nn.Module):
         step: StepState,
         gates_TS: torch.Tensor,
         columns: ActiveColumns | None = None,
+        int8: Int8Weight | None = None,
     ) -> None:
         """`scale_S` is the scaling of each slot and `one_SK` which ranks have the input 1, fp32; both may be views.
 
@@ -90,7 +118,7 @@ class SlotLinear(nn.Module):
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.num_slots, self.slot_rank = one_SK.shape
-        self.weight = linear.weight
+        _take_weight(self, linear, int8)
         self.bias = linear.bias
         num_columns = one_SK.numel()
         a_CI = linear.weight.new_zeros(num_columns, self.in_features, requires_grad=False)
@@ -115,14 +143,14 @@ class SlotLinear(nn.Module):
             y_TO = self._base(x_TI) + self._adapters(x_TI)
         else:
             slots = (self.a_CI, self.b_CO, self.scale_S, self.one_SK, self.gates_TS[: x_TI.shape[0]])
-            if x_TI.shape[0] <= self.kernel_tokens:
+            if x_TI.shape[0] <= self.kernel_tokens and self.weight_scale_O is None:
                 y_TO = torch.ops.hotslot_cpu.slot_linear(x_TI, self.weight, self.bias, *slots)
             else:
                 y_TO = torch.ops.hotslot_cpu.add_slots(x_TI, self._base(x_TI), *slots)
         return y_TO.reshape(*x.shape[:-1], self.out_features)
 
     def _base(self, x_TI: torch.Tensor) -> torch.Tensor:
-        return dense(x_TI, self.weight, self.bias, self.kernel_tokens)
+        return dense(x_TI, self.weight, self.bias, self.kernel_tokens, self.weight_scale_O)
 
     def _adapters(self, x_TI: torch.Tensor) -> torch.Tensor:
         h_TC = functional.linear(x_TI, self.a_CI)

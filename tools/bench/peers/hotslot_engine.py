@@ -64,6 +64,7 @@ class HotslotEngine:
                 cache_dir=Path(settings.cache_dir),
                 num_threads=settings.threads,
                 compile=settings.options.get("compile", "true") == "true",
+                weights=settings.options.get("weights", "full"),
             )
         )
         self._core = EngineCore(loaded.runner, loaded.limits, time.monotonic)

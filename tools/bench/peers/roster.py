@@ -40,6 +40,10 @@ def _module(name: str) -> str:
 
 GRPC = PeerSpec("hotslot, gRPC", _module("hotslot_grpc"))
 ENGINE = PeerSpec("hotslot, in process", _module("hotslot_engine"))
+GRPC_INT8 = PeerSpec(
+    "hotslot int8, gRPC", _module("hotslot_grpc"), can_answer=base_alone, with_adapters=False,
+    options=(("weights", "int8"),),
+)  # fmt: skip
 LLAMA = PeerSpec("llama.cpp bf16", _module("llama_cpp"), LLAMA_CPP)
 LLAMA_Q8 = PeerSpec(
     "llama.cpp Q8_0", _module("llama_cpp"), LLAMA_CPP, gguf="q8_0", can_answer=base_alone, with_adapters=False
@@ -52,4 +56,4 @@ TRANSFORMERS = PeerSpec(
     "transformers, compiled", _module("transformers_static"), can_answer=base_alone, with_adapters=False
 )
 PEFT = PeerSpec("PEFT, mixed batch", _module("peft_mixed"))
-PEERS = {peer.name: peer for peer in (GRPC, ENGINE, LLAMA, LLAMA_Q8, VLLM, VLLM_LORA, TRANSFORMERS, PEFT)}
+PEERS = {peer.name: peer for peer in (GRPC, ENGINE, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM, VLLM_LORA, TRANSFORMERS, PEFT)}

@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include "attention.h"
+#include "int8.h"
 #include "linear.h"
 #include "program.h"
 #include "sampling.h"
@@ -27,6 +28,7 @@ void copy_all(at::TensorList targets, at::TensorList sources) {
 
 TORCH_LIBRARY(hotslot_cpu, m) {
   m.def("linear(Tensor x, Tensor w, Tensor? bias) -> Tensor");
+  m.def("linear_int8(Tensor x, Tensor q, Tensor scale, Tensor? bias) -> Tensor");
   m.def(
       "slot_linear(Tensor x, Tensor w, Tensor? bias, Tensor a, Tensor b, Tensor scale, Tensor one, Tensor gates) "
       "-> Tensor");
@@ -44,6 +46,7 @@ TORCH_LIBRARY(hotslot_cpu, m) {
 
 TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
   m.impl("linear", hotslot::linear);
+  m.impl("linear_int8", hotslot::linear_int8);
   m.impl("slot_linear", hotslot::slot_linear);
   m.impl("add_slots", hotslot::add_slots);
   m.impl("attend", hotslot::attend_tensors);
