@@ -48,11 +48,17 @@ def main() -> None:
         prepare(arguments.level)
     if arguments.prepare:
         return
+    failed: list[str] = []
     results = earlier(kind) | {"date": today(), "level": arguments.level.value, "machine": record, "kind": kind}
     for part in PARTS:
         if not arguments.report and part.name in arguments.only and arguments.level in part.arguments:
-            results["parts"][part.name] = run(part, arguments.level)
-            # A part that fails later costs nothing of what was measured before it.
+            try:
+                results["parts"][part.name] = run(part, arguments.level)
+            except (subprocess.SubprocessError, json.JSONDecodeError) as exc:
+                # The others are measured all the same, and what was measured before is kept.
+                print(f"failed: {part.name}: {exc}", file=sys.stderr)
+                failed.append(part.name)
+                continue
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if arguments.check:
@@ -60,6 +66,8 @@ def main() -> None:
         compare(results, before)
     else:
         write(results)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 def prepare(level: Level) -> None:

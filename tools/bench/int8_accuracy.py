@@ -46,7 +46,7 @@ def answers_of(model: Any, paragraphs: list[list[int]]) -> tuple[list[torch.Tens
 
 
 def perplexity(logits: list[torch.Tensor], paragraphs: list[list[int]]) -> float:
-    """Of all tokens but the first of each paragraph."""
+    """Perplexity of all tokens but the first of each paragraph."""
     losses = [
         functional.cross_entropy(found_TV, torch.tensor(ids[1:]), reduction="none")
         for found_TV, ids in zip(logits, paragraphs, strict=True)

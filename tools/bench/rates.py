@@ -12,6 +12,10 @@ from tools.bench.peers.protocol import Answer
 MIN_GAPS = 3
 
 
+class TooFewTokensError(ValueError):
+    """Rows that hardly decoded beside each other."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """Median of several rounds, with the lowest and the highest."""
@@ -33,7 +37,7 @@ def decode_rate(answer: Answer) -> float:
     ended_s = min(times_s[-1] for times_s in answer.times_s)
     num_tokens = sum(began_s < at_s <= ended_s for times_s in answer.times_s for at_s in times_s)
     if num_tokens < MIN_GAPS or ended_s <= began_s:
-        raise ValueError(f"{num_tokens} tokens came while all rows were decoding: too few for a rate")
+        raise TooFewTokensError(f"{num_tokens} tokens came while all rows were decoding: too few for a rate")
     return num_tokens / (ended_s - began_s)
 
 

@@ -22,7 +22,7 @@ from tools.bench.inputs import adapter_folders, gguf_model, prompt
 from tools.bench.peers.process import PeerFailedError, PeerProcess, own_python
 from tools.bench.peers.protocol import Answer, PeerSettings, Row
 from tools.bench.peers.roster import PeerSpec
-from tools.bench.rates import decode_figures, prompt_figures, step_s
+from tools.bench.rates import TooFewTokensError, decode_figures, prompt_figures, step_s
 from worker_service.demo_model import default_cache_dir, ensure_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,14 +134,22 @@ def measure_case(case: Case, group: Group, pace: Pace) -> dict[str, Any]:
             seed = 1 + number if case.kind is Kind.PROMPT else 0
             if name in group.running and (answer := ask(name, seed, tokens[name])) is not None:
                 answers[name].append(answer)
+    peers: dict[str, dict[str, object]] = {}
+    skipped = {spec.name: group.skipped[spec.name] for spec in case.peers if spec.name in group.skipped}
+    for name, found in answers.items():
+        try:
+            if len(found) == rounds:
+                peers[name] = figures(case, found)
+        except TooFewTokensError as exc:
+            skipped[name] = str(exc)
     return {
         "name": case.name,
         "case": {
             "rows": case.rows, "adapters": case.adapters, "context": case.context, "kind": case.kind.value,
             "rank": case.rank, "threads": group.threads, "all_cores": case.all_cores,
         },
-        "peers": {name: figures(case, found) for name, found in answers.items() if len(found) == rounds},
-        "skipped": {spec.name: group.skipped[spec.name] for spec in case.peers if spec.name in group.skipped},
+        "peers": peers,
+        "skipped": skipped,
     }  # fmt: skip
 
 

