@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tools.bench import check
-from tools.bench.cases import CASES, Level
-from tools.bench.figures import Figures
+from tools.bench.cases import CASES, RunLevel
+from tools.bench.figures import BenchFigures
 from tools.bench.inputs import adapter_folders, gguf_model
 from tools.bench.machine import busy_share, machine, machine_type
 from tools.bench.parts import PARTS, Part
@@ -32,7 +32,7 @@ RESULTS = ROOT / "build" / "bench.json"
 def main() -> None:
     """Measure, then write or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--level", type=Level, choices=list(Level), default=Level.MAIN)
+    parser.add_argument("--level", type=RunLevel, choices=list(RunLevel), default=RunLevel.MAIN)
     names = [part.name for part in PARTS]
     parser.add_argument("--only", choices=names, nargs="+", default=names, help="the other parts keep what they have")
     parser.add_argument("--check", action="store_true", help="compare the ratios with the committed ones")
@@ -70,7 +70,7 @@ def main() -> None:
         sys.exit(f"failed: {', '.join(failed)}")
 
 
-def prepare(level: Level) -> None:
+def prepare(level: RunLevel) -> None:
     """Everything that is made once: models, adapters, environments of the peers."""
     ensure_model()
     inputs = default_cache_dir() / "bench"
@@ -93,7 +93,7 @@ def earlier(kind: str) -> dict[str, Any]:
     return {"parts": {}}
 
 
-def run(part: Part, level: Level) -> dict[str, Any]:
+def run(part: Part, level: RunLevel) -> dict[str, Any]:
     """One part's result, with when, how and at which commit it was measured, and how busy the machine was before."""
     busy = busy_share()
     print(f"measuring: {part.name} (others take {busy:.0%} of the machine)", file=sys.stderr)
@@ -116,7 +116,7 @@ def run(part: Part, level: Level) -> dict[str, Any]:
 
 def write(results: dict[str, Any]) -> None:
     """The report, its plots, and the ratios to commit."""
-    figures = Figures(results)
+    figures = BenchFigures(results)
     found = lines(figures)
     plot_targets(found, ROOT / "docs" / "bench-targets.svg")
     plot_peers(figures, ROOT / "docs" / "bench-model.svg")
@@ -127,7 +127,7 @@ def write(results: dict[str, Any]) -> None:
 
 def compare(results: dict[str, Any], before: dict[str, float]) -> None:
     """Print the ratios that are worse than the committed ones, and fail if there are any."""
-    found = lines(Figures(results))
+    found = lines(BenchFigures(results))
     problems = list(check.worse(found, before))
     print(f"{len(check.ratios(found).keys() & before.keys())} ratios compared, {len(problems)} worse", file=sys.stderr)
     if problems:

@@ -17,7 +17,7 @@ from tools.bench.peers.roster import (
 )
 
 
-class Level(StrEnum):
+class RunLevel(StrEnum):
     """Length of a run."""
 
     QUICK = "quick"
@@ -28,7 +28,7 @@ class Level(StrEnum):
     """The whole grid, for hours of one's own."""
 
 
-class Kind(StrEnum):
+class CaseKind(StrEnum):
     """Figure that a case is about."""
 
     DECODE = "decode"
@@ -45,7 +45,7 @@ class Case:
     context: int
     """Tokens of each prompt: in a decode case before the steps that are timed."""
     peers: tuple[PeerSpec, ...]
-    kind: Kind = Kind.DECODE
+    kind: CaseKind = CaseKind.DECODE
     rank: int = 16
     all_cores: bool = True
     """False is one thread."""
@@ -56,7 +56,7 @@ class Case:
         what = {0: "base", 1: "one adapter"}.get(self.adapters, f"{self.adapters} adapters")
         rank = f" of rank {self.rank}" if self.adapters and self.rank != 16 else ""
         rows = f"{self.rows} {'row' if self.rows == 1 else 'rows'}"
-        size = f"prompts of {self.context}" if self.kind is Kind.PROMPT else f"context {self.context}"
+        size = f"prompts of {self.context}" if self.kind is CaseKind.PROMPT else f"context {self.context}"
         return f"{rows}, {what}{rank}, {size}, {'all cores' if self.all_cores else '1 thread'}"
 
     @property
@@ -73,7 +73,7 @@ def _decode(rows: int, adapters: int, context: int, *peers: PeerSpec, rank: int 
 
 
 def _prompt(rows: int, adapters: int, context: int, *peers: PeerSpec) -> Case:
-    return Case(rows, adapters, context, peers, Kind.PROMPT)
+    return Case(rows, adapters, context, peers, CaseKind.PROMPT)
 
 
 QUICK = (
@@ -124,4 +124,4 @@ GRID = (
 )
 FULL = tuple({case.name: case for case in (*GRID, *MAIN)}.values())
 """The grid, where the cases of the targets have their own peers."""
-CASES = {Level.QUICK: QUICK, Level.MAIN: MAIN, Level.FULL: FULL}
+CASES = {RunLevel.QUICK: QUICK, RunLevel.MAIN: MAIN, RunLevel.FULL: FULL}

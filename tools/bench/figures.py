@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tools.bench.cases import Kind
+from tools.bench.cases import CaseKind
 from tools.bench.peers.roster import ENGINE, PeerSpec
 from tools.bench.smollm import ADAPTER_BYTES_A_RANK, KV_BYTES, WEIGHT_BYTES
 
@@ -11,7 +11,7 @@ SHORT = 64
 """Context of the decode cases that others are compared with."""
 
 
-class Figures:
+class BenchFigures:
     """The results of the parts; a figure that is not there is None."""
 
     def __init__(self, results: Mapping[str, Any]) -> None:
@@ -45,14 +45,14 @@ class Figures:
     ) -> float | None:
         """Tokens a second of a peer while it decodes."""
         wanted = {
-            "rows": rows, "adapters": adapters, "context": context, "kind": Kind.DECODE.value, "all_cores": all_cores,
-            "rank": rank,
+            "rows": rows, "adapters": adapters, "context": context, "kind": CaseKind.DECODE.value,
+            "all_cores": all_cores, "rank": rank,
         }  # fmt: skip
         return self._median(spec.name, wanted)
 
     def prompts(self, spec: PeerSpec, context: int, *, with_adapters: bool) -> float | None:
         """Prompt tokens a second of a peer."""
-        wanted = {"context": context, "kind": Kind.PROMPT.value, "with_adapters": with_adapters}
+        wanted = {"context": context, "kind": CaseKind.PROMPT.value, "with_adapters": with_adapters}
         return self._median(spec.name, wanted)
 
     def _median(self, name: str, wanted: Mapping[str, object]) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tools.bench.cases import Level
+from tools.bench.cases import RunLevel
 
 QUICKLY: tuple[str, ...] = ("--quick",)
 
@@ -14,29 +14,30 @@ class Part:
 
     name: str
     module: str
-    arguments: Mapping[Level, tuple[str, ...]]
+    arguments: Mapping[RunLevel, tuple[str, ...]]
     """By level; a level that is not there does without this part."""
     within_s: float = 900.0
 
 
-def _part(name: str, arguments: Mapping[Level, tuple[str, ...]], within_s: float = 900.0) -> Part:
+def _part(name: str, arguments: Mapping[RunLevel, tuple[str, ...]], within_s: float = 900.0) -> Part:
     return Part(name, f"tools.bench.{name}", arguments, within_s)
 
 
-EVERY = {level: ("--level", level.value) for level in Level}
-ALWAYS: Mapping[Level, tuple[str, ...]] = dict.fromkeys(Level, ())
-FROM_MAIN: Mapping[Level, tuple[str, ...]] = {Level.MAIN: QUICKLY, Level.FULL: ()}
+EVERY = {level: ("--level", level.value) for level in RunLevel}
+ALWAYS: Mapping[RunLevel, tuple[str, ...]] = dict.fromkeys(RunLevel, ())
+FROM_MAIN: Mapping[RunLevel, tuple[str, ...]] = {RunLevel.MAIN: QUICKLY, RunLevel.FULL: ()}
 PARTS = (
     _part("limits", ALWAYS),
     _part("side_by_side", EVERY, 4 * 3600.0),
-    _part("hot_swap", {Level.QUICK: QUICKLY, Level.MAIN: (), Level.FULL: ()}),
-    _part("idle_slots", {Level.QUICK: QUICKLY, Level.MAIN: QUICKLY, Level.FULL: ()}),
+    _part("hot_swap", {RunLevel.QUICK: QUICKLY, RunLevel.MAIN: (), RunLevel.FULL: ()}),
+    _part("idle_slots", {RunLevel.QUICK: QUICKLY, RunLevel.MAIN: QUICKLY, RunLevel.FULL: ()}),
     _part("start", FROM_MAIN),
     _part("load", FROM_MAIN),
     _part("serving", FROM_MAIN),
     _part("publishing", FROM_MAIN),
-    _part("placement", {Level.MAIN: (), Level.FULL: ()}),
-    _part("store", {Level.MAIN: ("--quick", "--streams"), Level.FULL: ()}),
-    _part("int8_accuracy", {Level.MAIN: (), Level.FULL: ()}),
-    _part("forwarding", {Level.FULL: ()}),
+    _part("placement", {RunLevel.MAIN: (), RunLevel.FULL: ()}),
+    _part("store", {RunLevel.MAIN: ("--quick", "--streams"), RunLevel.FULL: ()}),
+    _part("int8_accuracy", {RunLevel.MAIN: (), RunLevel.FULL: ()}),
+    _part("gateway", {RunLevel.MAIN: QUICKLY, RunLevel.FULL: ()}),
+    _part("forwarding", {RunLevel.FULL: ()}),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from tools.bench.figures import Figures
+from tools.bench.figures import BenchFigures
 from tools.bench.targets import Line
 
 OURS, OTHERS, MISSED = "#2a6f97", "#bbbbbb", "#bc4749"
@@ -24,7 +24,7 @@ def plot_targets(lines: Sequence[Line], path: Path) -> None:
     _save(figure, axes, path)
 
 
-def plot_peers(figures: Figures, path: Path) -> None:
+def plot_peers(figures: BenchFigures, path: Path) -> None:
     """Bars of tokens a second of every peer in the cases of all cores at the short context."""
     bars: dict[str, float] = {}
     for case in figures.cases:

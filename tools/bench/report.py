@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tools.bench.figures import Figures
+from tools.bench.figures import BenchFigures
 from tools.bench.notes import NOTES
 from tools.bench.targets import Line, lines
 
@@ -14,7 +14,7 @@ BUSY = 0.05
 
 def render(results: Mapping[str, Any]) -> str:
     """The whole page."""
-    figures = Figures(results)
+    figures = BenchFigures(results)
     found = lines(figures)
     sections = (_head(results), _targets(found), _missed(found, figures), _peers(figures), _open_load(figures))
     rest = (_tables(results), _record(results, figures))
@@ -55,7 +55,7 @@ def _targets(found: list[Line]) -> Iterator[str]:
     yield ""
 
 
-def _missed(found: list[Line], figures: Figures) -> Iterator[str]:
+def _missed(found: list[Line], figures: BenchFigures) -> Iterator[str]:
     missed = [line for line in found if line.is_met is False]
     yield "## Missed, and why"
     yield ""
@@ -81,7 +81,7 @@ def _missed(found: list[Line], figures: Figures) -> Iterator[str]:
     yield ""
 
 
-def _peers(figures: Figures) -> Iterator[str]:
+def _peers(figures: BenchFigures) -> Iterator[str]:
     yield "## Peers side by side"
     yield ""
     yield "Tokens a second, the median with the lowest and the highest round; prompts: prompt tokens a second."
@@ -100,7 +100,7 @@ def _peers(figures: Figures) -> Iterator[str]:
     yield ""
 
 
-def _open_load(figures: Figures) -> Iterator[str]:
+def _open_load(figures: BenchFigures) -> Iterator[str]:
     found = figures.table("load", "open")
     if not found:
         return
@@ -132,7 +132,7 @@ def _tables(results: Mapping[str, Any]) -> Iterator[str]:
             yield ""
 
 
-def _record(results: Mapping[str, Any], figures: Figures) -> Iterator[str]:
+def _record(results: Mapping[str, Any], figures: BenchFigures) -> Iterator[str]:
     machine = results["machine"]
     yield "## The machine and the versions"
     yield ""

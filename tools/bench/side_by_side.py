@@ -17,10 +17,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tools.bench.cases import CASES, Case, Kind, Level
+from tools.bench.cases import CASES, Case, CaseKind, RunLevel
 from tools.bench.inputs import adapter_folders, gguf_model, prompt
 from tools.bench.peers.process import PeerFailedError, PeerProcess, own_python
-from tools.bench.peers.protocol import Answer, PeerSettings, Row
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer
 from tools.bench.peers.roster import PeerSpec
 from tools.bench.rates import TooFewTokensError, decode_figures, prompt_figures, step_s
 from worker_service.demo_model import default_cache_dir, ensure_model
@@ -32,7 +32,7 @@ ANSWER_WITHIN_S = 240.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class RoundPace:
     """Length of the measurements."""
 
     rounds: int
@@ -46,16 +46,20 @@ class Pace:
         return int(min(self.max_tokens, max(self.min_tokens, self.round_s / seconds_a_step)))
 
 
-PACES = {Level.QUICK: Pace(3, 1.0, max_tokens=48), Level.MAIN: Pace(5, 1.5, max_tokens=64), Level.FULL: Pace(7, 3.0)}
+PACES = {
+    RunLevel.QUICK: RoundPace(3, 1.0, max_tokens=48),
+    RunLevel.MAIN: RoundPace(5, 1.5, max_tokens=64),
+    RunLevel.FULL: RoundPace(7, 3.0),
+}
 WARM_UP_TOKENS = 6
 PROMPT_TOKENS = 2
 """Tokens of an answer in a prompt case: the first one ends what is timed."""
 
 
-def rows_of(case: Case, seed: int) -> list[Row]:
+def rows_of(case: Case, seed: int) -> list[PromptRow]:
     """Rows of a case; another seed has prompts that no prefix cache knows."""
     chosen = [None if not case.adapters else number % case.adapters for number in range(case.rows)]
-    return [Row(prompt(case.context, 1000 * seed + n), adapter) for n, adapter in enumerate(chosen)]
+    return [PromptRow(prompt(case.context, 1000 * seed + n), adapter) for n, adapter in enumerate(chosen)]
 
 
 @dataclass
@@ -112,13 +116,13 @@ class Group:
         return PeerProcess(spec.name, spec.module, python, settings, log)
 
 
-def measure_case(case: Case, group: Group, pace: Pace) -> dict[str, Any]:
+def measure_case(case: Case, group: Group, pace: RoundPace) -> dict[str, Any]:
     """Warm every peer up, then take rounds in turn, each beginning with another peer."""
     names = [spec.name for spec in case.peers if spec.name in group.running]
-    answers: dict[str, list[Answer]] = {name: [] for name in names}
+    answers: dict[str, list[TimedAnswer]] = {name: [] for name in names}
     tokens: dict[str, int] = {}
 
-    def ask(name: str, seed: int, num_tokens: int) -> Answer | None:
+    def ask(name: str, seed: int, num_tokens: int) -> TimedAnswer | None:
         try:
             return group.running[name].generate(rows_of(case, seed), num_tokens, ANSWER_WITHIN_S)
         except PeerFailedError as exc:
@@ -127,11 +131,11 @@ def measure_case(case: Case, group: Group, pace: Pace) -> dict[str, Any]:
 
     for name in names:
         if (warm := ask(name, 0, WARM_UP_TOKENS)) is not None:
-            tokens[name] = PROMPT_TOKENS if case.kind is Kind.PROMPT else pace.tokens_for(step_s(warm))
-    rounds = max(2, pace.rounds // 2) if case.kind is Kind.PROMPT else pace.rounds
+            tokens[name] = PROMPT_TOKENS if case.kind is CaseKind.PROMPT else pace.tokens_for(step_s(warm))
+    rounds = max(2, pace.rounds // 2) if case.kind is CaseKind.PROMPT else pace.rounds
     for number in range(rounds):
         for name in turned(list(tokens), number):
-            seed = 1 + number if case.kind is Kind.PROMPT else 0
+            seed = 1 + number if case.kind is CaseKind.PROMPT else 0
             if name in group.running and (answer := ask(name, seed, tokens[name])) is not None:
                 answers[name].append(answer)
     peers: dict[str, dict[str, object]] = {}
@@ -153,9 +157,9 @@ def measure_case(case: Case, group: Group, pace: Pace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def figures(case: Case, answers: Sequence[Answer]) -> dict[str, object]:
+def figures(case: Case, answers: Sequence[TimedAnswer]) -> dict[str, object]:
     """Figures of one peer in one case."""
-    if case.kind is Kind.PROMPT:
+    if case.kind is CaseKind.PROMPT:
         return prompt_figures(answers, case.rows * case.context)
     return decode_figures(answers)
 
@@ -166,7 +170,7 @@ def turned(names: list[str], number: int) -> list[str]:
     return names[at:] + names[:at]
 
 
-def measure(cases: Sequence[Case], pace: Pace) -> dict[str, Any]:
+def measure(cases: Sequence[Case], pace: RoundPace) -> dict[str, Any]:
     """All cases, group by group."""
     cores = len(os.sched_getaffinity(0))
     results: list[dict[str, Any]] = []
@@ -194,7 +198,7 @@ def groups(cases: Sequence[Case], cores: int) -> Iterator[Group]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--level", type=Level, choices=list(Level), default=Level.MAIN)
+    parser.add_argument("--level", type=RunLevel, choices=list(RunLevel), default=RunLevel.MAIN)
     parser.add_argument("--cases", default="", help="only cases whose name contains this text")
     parser.add_argument("--peers", default="", help="only peers whose name contains one of these texts, by commas")
     parser.add_argument("--round-s", type=float, help="seconds that a peer decodes in a round")

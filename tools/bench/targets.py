@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tools.bench.figures import Figures
+from tools.bench.figures import BenchFigures
 from tools.bench.peers.roster import ENGINE, GRPC, GRPC_INT8, LLAMA, LLAMA_Q8, VLLM, VLLM_LORA, PeerSpec
 
 NEEDS_GPU = "needs a GPU"
@@ -55,7 +55,7 @@ def _ms(value: float | None) -> str:
     return "" if value is None else f"{value:.3g} ms"
 
 
-def _best(figures: Figures, peers: tuple[PeerSpec, ...], rows: int) -> tuple[float | None, str]:
+def _best(figures: BenchFigures, peers: tuple[PeerSpec, ...], rows: int) -> tuple[float | None, str]:
     """The quicker of the peers that were measured, and its name with its rate."""
     rates = {spec.name: rate for spec in peers if (rate := figures.rate(spec, rows, 0)) is not None}
     if not rates:
@@ -71,7 +71,7 @@ def _against(
     return Line(key, target, bound, at_least, over(ours, theirs), _tok(ours), peer)
 
 
-def hot_swaps(figures: Figures) -> Iterator[Line]:
+def hot_swaps(figures: BenchFigures) -> Iterator[Line]:
     """Swaps of resident adapters."""
     ours, peft = figures.get("hot_swap", "hot_swap_ms"), figures.get("hot_swap", "peft_from_memory_ms")
     copy = figures.get("hot_swap", "copy_of_its_bytes_ms")
@@ -84,7 +84,7 @@ def hot_swaps(figures: Figures) -> Iterator[Line]:
     yield Line("swap on a GPU", "84 MB in ≤ 2 ms, no step skipped", 2.0, False, None, why_not=NEEDS_GPU)
 
 
-def decoding(figures: Figures) -> Iterator[Line]:
+def decoding(figures: BenchFigures) -> Iterator[Line]:
     """Rates of one row and of eight, against the peers."""
     mixed = figures.rate(GRPC, 8, 8)
     for key, bound, spec, adapters, words in (
@@ -106,7 +106,7 @@ def decoding(figures: Figures) -> Iterator[Line]:
     yield _against("8 rows / best", "8 rows, base ≥ 1.5 × the better peer", 1.5, figures.rate(GRPC, 8, 0), best, words)
 
 
-def int8(figures: Figures) -> Iterator[Line]:
+def int8(figures: BenchFigures) -> Iterator[Line]:
     """Rates with int8 weights."""
     for rows in (1, 8):
         theirs = figures.rate(LLAMA_Q8, rows, 0)
@@ -115,7 +115,7 @@ def int8(figures: Figures) -> Iterator[Line]:
         yield _against(f"{rows} rows int8 / Q8_0", name, 1.0, found, theirs, f"{LLAMA_Q8.name}: {_tok(theirs)}")
 
 
-def bytes_read(figures: Figures) -> Iterator[Line]:
+def bytes_read(figures: BenchFigures) -> Iterator[Line]:
     """Time that adapters and attention take, against their bytes at the speed at which memory is read."""
     took_ms, needed_ms = figures.adapters_ms(8), figures.adapters_bytes_ms(8)
     yield Line(
@@ -135,7 +135,7 @@ def bytes_read(figures: Figures) -> Iterator[Line]:
         )  # fmt: skip
 
 
-def prompts(figures: Figures) -> Iterator[Line]:
+def prompts(figures: BenchFigures) -> Iterator[Line]:
     """Prompts with adapters."""
     for context in (512, 1900):
         with_adapters = figures.prompts(ENGINE, context, with_adapters=True)
@@ -151,7 +151,7 @@ def prompts(figures: Figures) -> Iterator[Line]:
         )  # fmt: skip
 
 
-def serving(figures: Figures) -> Iterator[Line]:
+def serving(figures: BenchFigures) -> Iterator[Line]:
     """Costs of slots, of more adapters than slots, and of swaps beside running rows."""
     found = figures.get("idle_slots", "with_over_without")
     rate, without = figures.get("idle_slots", "with_slots_tok_s"), figures.get("idle_slots", "without_tok_s")
@@ -189,7 +189,7 @@ def serving(figures: Figures) -> Iterator[Line]:
     )  # fmt: skip
 
 
-def arrivals(figures: Figures) -> Iterator[Line]:
+def arrivals(figures: BenchFigures) -> Iterator[Line]:
     """Ways of a new version to its first token, streams, starts and placement."""
     for size, bound in (("2 MB", 100.0), ("20 MB", 250.0)):
         found, limit = figures.get("publishing", size, "first_token_ms", "median"), figures.get(
@@ -221,7 +221,7 @@ def arrivals(figures: Figures) -> Iterator[Line]:
     )
 
 
-def elsewhere(_: Figures) -> Iterator[Line]:
+def elsewhere(_: BenchFigures) -> Iterator[Line]:
     """Targets that this benchmark does not measure."""
     yield Line(
         "cold loads", "cold loads ≤ 1.2 × an oracle's", 1.2, False, None, why_not="`make simulate`: SIMULATION.md"
@@ -238,11 +238,11 @@ def _time(key: str, target: str, bound: float, found_ms: float | None, limit: st
     return Line(key, target, bound, False, found_ms, _ms(found_ms), "", limit, is_ratio=False)
 
 
-GROUPS: tuple[Callable[[Figures], Iterator[Line]], ...] = (
+GROUPS: tuple[Callable[[BenchFigures], Iterator[Line]], ...] = (
     hot_swaps, decoding, int8, bytes_read, prompts, serving, arrivals, elsewhere,
 )  # fmt: skip
 
 
-def lines(figures: Figures) -> list[Line]:
+def lines(figures: BenchFigures) -> list[Line]:
     """Every target, in the design's order."""
     return [line for group in GROUPS for line in group(figures)]

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from hotslot.contract.generation import Sampling
 from hotslot.ids import Digest
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 from worker_service.demo_model import BASE_MODEL
 from worker_service.engine.core import EngineCore
 from worker_service.engine.messages import AdapterUse, SequenceFailed, SequenceId, StopRules, Submit, TokenReady
@@ -75,7 +75,7 @@ class HotslotEngine:
         """Version of torch."""
         return {"torch": torch.__version__}
 
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """Submit all rows, then take turns until nothing is left."""
         times_s: list[list[float]] = [[] for _ in rows]
         token_ids: list[list[int]] = [[] for _ in rows]
@@ -95,7 +95,7 @@ class HotslotEngine:
                         token_ids[places[sequence_id]].append(token.token_id)
                     case SequenceFailed(_, error):
                         raise error
-        return Answer(times_s, token_ids)
+        return TimedAnswer(times_s, token_ids)
 
 
 if __name__ == "__main__":

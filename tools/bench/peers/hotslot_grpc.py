@@ -12,7 +12,7 @@ from hotslot import AdapterSelection, Chunk, GenerationRequest, Stop, WorkerClie
 from hotslot.clients.store import StoreClient
 from tests.support.stack import Stack
 from tools.bench.peers.hotslot_engine import BUCKETS, SLOT_RANK, slots_for
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 from worker_service.demo_model import BASE_MODEL
 
 
@@ -59,16 +59,16 @@ class HotslotGrpc:
         """Version of grpcio."""
         return {"grpcio": grpc.__version__}
 
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """One stream a row, all at once."""
         return self._loop.run_until_complete(self._generate(rows, num_tokens))
 
-    async def _generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    async def _generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         began_s = time.perf_counter()
         answers = await asyncio.gather(*(self._ask(row, num_tokens, began_s) for row in rows))
-        return Answer([times_s for times_s, _ in answers], [tokens for _, tokens in answers])
+        return TimedAnswer([times_s for times_s, _ in answers], [tokens for _, tokens in answers])
 
-    async def _ask(self, row: Row, num_tokens: int, began_s: float) -> tuple[list[float], list[int]]:
+    async def _ask(self, row: PromptRow, num_tokens: int, began_s: float) -> tuple[list[float], list[int]]:
         adapters = () if row.adapter is None else (AdapterSelection(f"bench/a{row.adapter}"),)
         stop = Stop(max_tokens=num_tokens, ignore_eos=True)
         times_s: list[float] = []

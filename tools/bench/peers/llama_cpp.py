@@ -8,7 +8,7 @@ from typing import Any
 
 import xllamacpp
 
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 
 STARTED_WITHIN_S = 60.0
 
@@ -41,17 +41,17 @@ class LlamaCpp:
         """Version of xllamacpp, and the instruction sets that it was built to use."""
         return {"xllamacpp": xllamacpp.__version__, "llama.cpp": str(xllamacpp.get_system_info())}
 
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """One request a row, all at once, each in the server's slot of its own."""
         return asyncio.run(self._generate(rows, num_tokens))
 
-    async def _generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    async def _generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         began_s = time.perf_counter()
         bodies = [self._body(slot, row, num_tokens) for slot, row in enumerate(rows)]
         answers = await asyncio.gather(*(self._ask(body, began_s) for body in bodies))
-        return Answer([times_s for times_s, _ in answers], [tokens for _, tokens in answers])
+        return TimedAnswer([times_s for times_s, _ in answers], [tokens for _, tokens in answers])
 
-    def _body(self, slot: int, row: Row, num_tokens: int) -> bytes:
+    def _body(self, slot: int, row: PromptRow, num_tokens: int) -> bytes:
         lora = [{"id": n, "scale": 1.0 if n == row.adapter else 0.0} for n in range(self._num_adapters)]
         request: dict[str, Any] = {
             "prompt": row.prompt, "n_predict": num_tokens, "id_slot": slot, "stream": True, "cache_prompt": True,

@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 
 
 class PeftMixed:
@@ -27,7 +27,7 @@ class PeftMixed:
         return {"peft": peft.__version__, "torch": torch.__version__}
 
     @torch.no_grad()
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """Rows have prompts of one length."""
         began_s = time.perf_counter()
         names = ["__base__" if row.adapter is None else f"a{row.adapter}" for row in rows]
@@ -38,7 +38,7 @@ class PeftMixed:
             cache, ids_RT = output.past_key_values, output.logits[:, -1:].argmax(-1)
             times_s.append(time.perf_counter() - began_s)
             chosen.append(ids_RT)
-        return Answer([times_s] * len(rows), torch.cat(chosen, 1).tolist())
+        return TimedAnswer([times_s] * len(rows), torch.cat(chosen, 1).tolist())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tools.bench.peers.protocol import Answer, PeerSettings, Row
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer
 
 ROOT = Path(__file__).resolve().parents[3]
 ENDS_WITHIN_S = 30.0
@@ -53,10 +53,10 @@ class PeerProcess:
         self.started_s = time.perf_counter() - self._began_s
         return self
 
-    def generate(self, rows: list[Row], num_tokens: int, timeout_s: float) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int, timeout_s: float) -> TimedAnswer:
         """Have all rows answered; raises PeerFailedError."""
         self._say({"rows": [asdict(row) for row in rows], "num_tokens": num_tokens})
-        return Answer(**self._hear(timeout_s))
+        return TimedAnswer(**self._hear(timeout_s))
 
     def _say(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None

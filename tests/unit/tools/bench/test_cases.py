@@ -2,19 +2,19 @@
 
 import pytest
 
-from tools.bench.cases import CASES, Case, Level
+from tools.bench.cases import CASES, Case, RunLevel
 from tools.bench.peers.roster import PEERS
-from tools.bench.side_by_side import Pace, groups, rows_of, turned
+from tools.bench.side_by_side import RoundPace, groups, rows_of, turned
 
 
-@pytest.mark.parametrize("level", list(Level))
-def test_names_tell_cases_apart(level: Level) -> None:
+@pytest.mark.parametrize("level", list(RunLevel))
+def test_names_tell_cases_apart(level: RunLevel) -> None:
     names = [case.name for case in CASES[level]]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("level", list(Level))
-def test_every_peer_can_answer_its_cases(level: Level) -> None:
+@pytest.mark.parametrize("level", list(RunLevel))
+def test_every_peer_can_answer_its_cases(level: RunLevel) -> None:
     for case in CASES[level]:
         rows = rows_of(case, 0)
         assert len({row.adapter for row in rows}) == max(case.adapters, 1), case.name
@@ -23,19 +23,19 @@ def test_every_peer_can_answer_its_cases(level: Level) -> None:
 
 
 def test_every_peer_is_in_the_runs_that_judge_targets() -> None:
-    assert {spec.name for case in CASES[Level.MAIN] for spec in case.peers} == set(PEERS)
+    assert {spec.name for case in CASES[RunLevel.MAIN] for spec in case.peers} == set(PEERS)
 
 
 def test_other_seeds_have_other_prompts() -> None:
-    case = CASES[Level.QUICK][0]
+    case = CASES[RunLevel.QUICK][0]
     assert rows_of(case, 1) == rows_of(case, 1)
     assert rows_of(case, 1) != rows_of(case, 2)
 
 
 def test_one_set_of_processes_answers_cases_of_the_same_threads_and_rank() -> None:
-    found = list(groups(CASES[Level.FULL], 2))
+    found = list(groups(CASES[RunLevel.FULL], 2))
     assert [case for group in found for case in group.cases] != []
-    assert sorted(case.name for group in found for case in group.cases) == sorted(c.name for c in CASES[Level.FULL])
+    assert sorted(case.name for group in found for case in group.cases) == sorted(c.name for c in CASES[RunLevel.FULL])
     for group in found:
         assert {(case.rank, 2 if case.all_cores else 1) for case in group.cases} == {
             (group.cases[0].rank, group.threads)
@@ -50,7 +50,7 @@ def test_each_round_begins_with_another_peer() -> None:
 
 
 def test_slow_peers_get_few_tokens_and_quick_ones_not_too_many() -> None:
-    pace = Pace(3, 1.0, min_tokens=8, max_tokens=96)
+    pace = RoundPace(3, 1.0, min_tokens=8, max_tokens=96)
     assert [pace.tokens_for(step_s) for step_s in (2.0, 0.05, 0.001)] == [8, 20, 96]
 
 

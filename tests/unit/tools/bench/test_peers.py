@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tools.bench import inputs
 from tools.bench.peers.environments import Environment
 from tools.bench.peers.process import PeerFailedError, PeerProcess
-from tools.bench.peers.protocol import PeerSettings, Row
+from tools.bench.peers.protocol import PeerSettings, PromptRow
 from tools.bench.smollm import ADAPTER_BYTES_A_RANK, HEADS
 
 SETTINGS = PeerSettings("model", "gguf", [], 16, 1, 2, 100, "cache", {"after": "2"})
@@ -29,7 +29,7 @@ def test_a_peer_answers_batch_after_batch_whatever_it_prints(tmp_path: Path) -> 
         peer.wait_ready(STARTED_WITHIN_S)
         assert peer.versions == {"echo": "1"}
         for number in range(2):
-            answer = peer.generate([Row([number, 7]), Row([5], 1)], 2, STARTED_WITHIN_S)
+            answer = peer.generate([PromptRow([number, 7]), PromptRow([5], 1)], 2, STARTED_WITHIN_S)
             assert answer.token_ids == [[number, number], [5, 5]]
             assert answer.times_s == [[0.0, 1.0], [0.0, 1.0]]
     assert "printed by a library" in (tmp_path / "echo.log").read_text()
@@ -39,14 +39,14 @@ def test_a_peer_that_ends_is_told_of_with_its_last_words(tmp_path: Path) -> None
     with launch(tmp_path) as peer:
         peer.wait_ready(STARTED_WITHIN_S)
         with pytest.raises(PeerFailedError, match="no adapter 9"):
-            peer.generate([Row([1], 9)], 2, STARTED_WITHIN_S)
+            peer.generate([PromptRow([1], 9)], 2, STARTED_WITHIN_S)
 
 
 def test_a_peer_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     with launch(tmp_path) as peer:
         peer.wait_ready(STARTED_WITHIN_S)
         with pytest.raises(PeerFailedError, match=r"did not answer within 0\.2 s"):
-            peer.generate([Row([1])], 10_000, 0.2)
+            peer.generate([PromptRow([1])], 10_000, 0.2)
 
 
 def test_an_environment_that_cannot_be_had_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The page says all that was found, and what was not."""
 
 from tests.unit.tools.bench.results import results
-from tools.bench.figures import Figures
+from tools.bench.figures import BenchFigures
 from tools.bench.machine import machine, machine_type
 from tools.bench.report import render
 from tools.bench.targets import lines
@@ -10,7 +10,7 @@ from tools.bench.targets import lines
 def test_every_target_has_a_line_with_its_verdict() -> None:
     written = results()
     page = render(written)
-    for line in lines(Figures(written)):
+    for line in lines(BenchFigures(written)):
         row = next(text for text in page.splitlines() if text.startswith(f"| {line.target} |"))
         verdict = {True: "met", False: "**missed**", None: line.why_not}[line.is_met]
         assert row.endswith(f"| {verdict} |"), row
@@ -18,7 +18,7 @@ def test_every_target_has_a_line_with_its_verdict() -> None:
 
 def test_missed_targets_are_explained_below() -> None:
     written = results()
-    missed = [line for line in lines(Figures(written)) if line.is_met is False]
+    missed = [line for line in lines(BenchFigures(written)) if line.is_met is False]
     assert missed
     section = render(written).partition("## Missed, and why")[2]
     assert all(f"- **{line.target}**" in section for line in missed)

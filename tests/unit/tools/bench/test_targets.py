@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.tools.bench.results import READ_GB_S, results
 from tools.bench import check
-from tools.bench.figures import Figures
+from tools.bench.figures import BenchFigures
 from tools.bench.notes import NOTES
 from tools.bench.peers.roster import ENGINE, GRPC, LLAMA, VLLM
 from tools.bench.smollm import ADAPTER_BYTES_A_RANK, KV_BYTES
@@ -21,17 +21,17 @@ def by_key(found: list[Line]) -> dict[str, Line]:
 
 
 def judged(rates: dict[tuple[str, str], float]) -> dict[str, Line]:
-    return by_key(lines(Figures(results(rates))))
+    return by_key(lines(BenchFigures(results(rates))))
 
 
 def test_a_whole_run_judges_every_target_that_can_be_judged_here() -> None:
-    found = lines(Figures(results()))
+    found = lines(BenchFigures(results()))
     assert len(by_key(found)) == len(found)
     assert {line.key for line in found if line.found is None and line.why_not not in NOT_MEASURED} == set()
 
 
 def test_without_figures_nothing_is_judged() -> None:
-    assert {line.is_met for line in lines(Figures({}))} == {None}
+    assert {line.is_met for line in lines(BenchFigures({}))} == {None}
 
 
 def test_one_row_is_compared_with_the_better_of_the_peers() -> None:
@@ -47,7 +47,7 @@ def test_a_peer_that_was_skipped_is_named_and_the_other_one_judges() -> None:
     written = results({(GRPC.name, ONE_ROW): 50.0, (LLAMA.name, ONE_ROW): 40.0})
     case = next(case for case in written["parts"]["side_by_side"]["result"]["cases"] if case["name"] == ONE_ROW)
     del case["peers"][VLLM.name]
-    line = by_key(lines(Figures(written)))["1 row / best"]
+    line = by_key(lines(BenchFigures(written)))["1 row / best"]
     assert line.found == pytest.approx(50 / 40)
     assert f"without {VLLM.name}" in line.peer
 
@@ -81,7 +81,7 @@ def test_a_bound_may_be_from_above_or_from_below() -> None:
 
 
 def test_every_note_is_of_a_line() -> None:
-    assert set(NOTES) <= set(by_key(lines(Figures(results()))))
+    assert set(NOTES) <= set(by_key(lines(BenchFigures(results()))))
 
 
 def test_a_ratio_is_worse_beyond_the_tolerance_in_its_own_direction() -> None:
