@@ -24,6 +24,7 @@ from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.folder import model_folder
+from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner, bucket_for
@@ -38,7 +39,6 @@ from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
 log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-FULL, INT8 = "full", "int8"
 MAX_GRAPHS = 256
 SMALL_BLOCK_TOKENS = 16
 DEFAULT_ROWS = 8
@@ -80,8 +80,7 @@ def load_model(
         config = AutoConfig.from_pretrained(folder)
         with_flash = options.varlen_attention and varlen_attention.can_serve(device, dtype)
         limits = _limits(options, config, block_tokens(options, with_flash))
-        if options.weights == INT8 and not may_use_kernels(options):
-            raise _int8_needs_kernels("they are for the device cpu, in bfloat16 and float32, with cpu_kernels")
+        check_weights(options)
     with stages.stage("cache"):
         key = code_key(options, spec.digest)
         if shared_code is not None:
@@ -102,8 +101,7 @@ def load_model(
             and kernels.load_kernels(options.cache_dir)
             and dtype in kernels.DTYPES
         )
-        if int8 and not with_kernels:
-            raise _int8_needs_kernels("they could not be built; the log says why")
+        check_kernels(int8, has_kernels=with_kernels)
     with stages.stage("adapt"):
         targets = choose_targets(model, spec, options.target_modules, text_model.paths)
         if targets.without_slots:
@@ -143,7 +141,7 @@ def load_model(
         tokenizer=tokenizer,
         spec=spec,
         model_type=spec.model_type,
-        dtype=options.dtype if options.weights == FULL else f"{options.dtype}+{options.weights}",
+        dtype=options.dtype + ("+int8" if int8 else ""),
         vocab_size=runner.num_embeddings,
         eos_token_ids=_eos_token_ids(model),
         target_paths=tuple(module.path for module in targets.modules),
@@ -151,17 +149,6 @@ def load_model(
         buckets=buckets,
         startup_stages=tuple(stages.done),
     )
-
-
-def may_use_kernels(options: ModelOptions) -> bool:
-    """Tell whether the CPU kernels are for these options."""
-    return (
-        options.cpu_kernels and torch.device(options.device).type == "cpu" and DTYPES[options.dtype] in kernels.DTYPES
-    )
-
-
-def _int8_needs_kernels(problem: str) -> InvalidRequestError:
-    return _bad("weights", f"found int8, whose products only the CPU kernels compute; {problem}")
 
 
 def _num_cache_misses() -> int:
