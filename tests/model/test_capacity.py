@@ -12,7 +12,7 @@ from hotslot.contract.generation import Sampling
 from hotslot.formats.model_sizes import sizes_of
 from tests.model.tiny_worker import SLOT_RANK, apart, decoded, load_tiny
 from tests.support.tiny_models import make_adapter, make_model
-from tools.bench.model import random_adapter
+from tools.bench.hot_swap import random_adapter
 from worker_service.demo_model import BASE_MODEL, ensure_model
 from worker_service.engine.messages import Segment
 from worker_service.model.options import LoadedModel

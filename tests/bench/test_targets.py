@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.unit.tools.bench.results import READ_GB_S, results
+from tests.bench.results import READ_GB_S, results
 from tools.bench import check
 from tools.bench.figures import BenchFigures
 from tools.bench.notes import NOTES

@@ -1,6 +1,6 @@
 """The page says all that was found, and what was not."""
 
-from tests.unit.tools.bench.results import results
+from tests.bench.results import results
 from tools.bench.figures import BenchFigures
 from tools.bench.machine import machine, machine_type
 from tools.bench.report import render

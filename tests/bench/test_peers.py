@@ -17,7 +17,7 @@ from tools.bench.smollm import ADAPTER_BYTES_A_RANK, HEADS
 
 SETTINGS = PeerSettings("model", "gguf", [], 16, 1, 2, 100, "cache", {"after": "2"})
 STARTED_WITHIN_S = 60.0
-ECHO = "tests.unit.tools.bench.echo_peer"
+ECHO = "tests.bench.echo_peer"
 
 
 def launch(folder: Path, settings: PeerSettings = SETTINGS) -> PeerProcess:
