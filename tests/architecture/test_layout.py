@@ -6,8 +6,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "hotslot" / "pb"
 PRODUCT = ("hotslot", "shared", "controller_service", "gateway_service", "store_service", "worker_service")
@@ -52,25 +50,39 @@ def test_there_is_code_to_check() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} >= {"deploy", "tests", "tools", *PRODUCT}
 
 
-@pytest.mark.parametrize("path", FILES, ids=_id)
-def test_a_file_is_short_and_says_what_it_does(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    name = str(path.relative_to(ROOT))
-    limit = MAX_TEST_LINES if name.startswith("tests/") else MAX_LINES
-    assert len(text.splitlines()) <= limit, "split it along what it does"
-    if text.strip():
-        first = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
-        assert first, "start it with a docstring of one line that says what it does"
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("path", FILES, ids=_id)
-def test_a_name_says_what_lives_there(path: Path) -> None:
-    parts = {part.removesuffix(".py") for part in path.relative_to(ROOT).parts}
-    assert not parts & SHAPELESS_NAMES
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(_text(path))
+
+
+# One test a rule, not one a file: thousands of tests cost more than what they look at.
+def test_files_are_short() -> None:
+    def limit(path: Path) -> int:
+        return MAX_TEST_LINES if _id(path).startswith("tests/") else MAX_LINES
+
+    long = {_id(path): lines for path in FILES if (lines := len(_text(path).splitlines())) > limit(path)}
+    assert long == {}, "split them along what they do"
+
+
+def test_files_say_what_they_do() -> None:
+    silent = [_id(path) for path in FILES if _text(path).strip() and not ast.get_docstring(_tree(path))]
+    assert silent == [], "start them with a docstring of one line that says what they do"
+
+
+def test_names_say_what_lives_there() -> None:
+    shapeless = [
+        _id(path)
+        for path in FILES
+        if {part.removesuffix(".py") for part in path.relative_to(ROOT).parts} & SHAPELESS_NAMES
+    ]
+    assert shapeless == []
 
 
 def _environment_reads(path: Path) -> Iterator[int]:
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    nodes = list(ast.walk(_tree(path)))
     # Setting a variable is how some libraries are configured.
     written = {id(node.value) for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)}
     for node in nodes:
@@ -83,31 +95,30 @@ def _environment_reads(path: Path) -> Iterator[int]:
             yield node.lineno
 
 
-@pytest.mark.parametrize("path", PACKAGES, ids=_id)
-def test_the_environment_is_read_at_the_start_only(path: Path) -> None:
-    if path.name not in SETTINGS_EDGES and _id(path) not in COMMAND_EDGES:
-        assert not list(_environment_reads(path)), "take it as a setting instead"
+def test_the_environment_is_read_at_the_start_only() -> None:
+    inner = [path for path in PACKAGES if path.name not in SETTINGS_EDGES and _id(path) not in COMMAND_EDGES]
+    assert {_id(path): lines for path in inner if (lines := list(_environment_reads(path)))} == {}, (
+        "take it as a setting instead"
+    )
 
 
-@pytest.mark.parametrize("path", PACKAGES, ids=_id)
-def test_modules_have_no_mutable_globals(path: Path) -> None:
-    found = [
-        node.lineno for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Global)
-    ]
-    assert not found, "`global` means state that nobody owns; give it to an object"
+def test_modules_have_no_mutable_globals() -> None:
+    found = {
+        _id(path): lines
+        for path in PACKAGES
+        if (lines := [node.lineno for node in ast.walk(_tree(path)) if isinstance(node, ast.Global)])
+    }
+    assert found == {}, "`global` means state that nobody owns; give it to an object"
 
 
-@pytest.mark.parametrize("path", FILES, ids=_id)
-def test_comments_carry_no_banners_and_no_leftovers(path: Path) -> None:
+def test_comments_carry_no_banners_and_no_leftovers() -> None:
     banners = re.compile(r"^\s*#\s*[-=#*~]{5,}|^\s*#\s*(TODO|FIXME|XXX)\b", re.MULTILINE)
-    assert not banners.search(path.read_text(encoding="utf-8"))
+    assert [_id(path) for path in FILES if banners.search(_text(path))] == []
 
 
-UNIT_TESTS = sorted((ROOT / "tests" / "unit").rglob("test_*.py"))
-
-
-@pytest.mark.parametrize("path", UNIT_TESTS, ids=_id)
-def test_a_unit_test_is_in_the_folder_of_the_package_that_it_tests(path: Path) -> None:
-    package = path.parent.relative_to(ROOT / "tests" / "unit")
-    assert package.parts[0] in PRODUCT
-    assert list((ROOT / package).glob("*.py")), f"there is no package {package}"
+def test_unit_tests_are_in_the_folder_of_the_package_that_they_test() -> None:
+    unit = ROOT / "tests" / "unit"
+    for path in sorted(unit.rglob("test_*.py")):
+        package = path.parent.relative_to(unit)
+        assert package.parts[0] in PRODUCT, path
+        assert list((ROOT / package).glob("*.py")), f"{path}: there is no package {package}"
