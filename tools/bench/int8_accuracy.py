@@ -61,6 +61,8 @@ def common(full: list[int], rounded: list[int]) -> int:
 
 def main() -> None:
     """Measure and print."""
+    # Threads that wait for each other on a busy machine take several times as long as one.
+    torch.set_num_threads(1)
     folder = ensure_model()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = TEXT.read_text(encoding="utf-8").split("\n\n")

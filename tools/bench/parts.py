@@ -38,6 +38,6 @@ PARTS = (
     _part("placement", {RunLevel.MAIN: (), RunLevel.FULL: ()}),
     _part("store", {RunLevel.MAIN: ("--quick", "--streams"), RunLevel.FULL: ()}),
     _part("int8_accuracy", {RunLevel.MAIN: (), RunLevel.FULL: ()}),
-    _part("gateway", {RunLevel.MAIN: QUICKLY, RunLevel.FULL: ()}),
+    _part("gateway", {RunLevel.FULL: ()}),
     _part("forwarding", {RunLevel.FULL: ()}),
 )

@@ -48,7 +48,7 @@ class RoundPace:
 
 PACES = {
     RunLevel.QUICK: RoundPace(3, 1.0, max_tokens=48),
-    RunLevel.MAIN: RoundPace(5, 1.5, max_tokens=64),
+    RunLevel.MAIN: RoundPace(3, 1.0, max_tokens=64),
     RunLevel.FULL: RoundPace(7, 3.0),
 }
 WARM_UP_TOKENS = 6
