@@ -20,6 +20,7 @@ from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.attention import KvCache
+from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
@@ -160,6 +161,7 @@ def configure_torch(options: ModelOptions) -> None:
     """Process-wide settings of torch and its compiler; a process serves one model."""
     if options.cache_dir is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / INDUCTOR_DIR)
+        drop_broken_code(options.cache_dir)
     # One core is left for the front and for whatever else runs here: a kernel whose threads wait for a core that
     # another process has costs milliseconds at each of hundreds of barriers in a step.
     torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))
