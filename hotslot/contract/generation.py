@@ -100,6 +100,11 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
     @property
+    def counts_tokens(self) -> bool:
+        """True if logits depend on the tokens before them by a penalty."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
     def is_greedy(self) -> bool:
         """Tell if the most likely token is taken."""
         return self.temperature < MIN_TEMPERATURE

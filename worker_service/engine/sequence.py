@@ -82,9 +82,7 @@ class Sequence:
             submit.logprobs.enabled
             or submit.logprobs.prompt
             or bool(sampling.logit_bias)
-            or sampling.repetition_penalty != 1.0
-            or sampling.presence_penalty != 0.0
-            or sampling.frequency_penalty != 0.0
+            or sampling.counts_tokens
             or self.num_generated < submit.stop.min_tokens
         )
 
