@@ -55,7 +55,7 @@ _SAMPLING = (
     _supported("model", "a base model's name, or a reference `name[:tag][@sha256:…]`"),
     _supported("n", "up to the rows of a worker"),
     _supported("presence_penalty", "taken off the logits of tokens that the answer has; -2 to 2"),
-    _supported("seed", "the same seed draws the same tokens from the same logits"),
+    _supported("seed", "the same seed draws the same tokens from the same logits, within a version of the worker"),
     _supported("stop", "up to 16 texts"),
     _supported("stream", "answer in server-sent events, as tokens come"),
     _supported("stream_options", "`include_usage`; `include_obfuscation` is ignored"),

@@ -95,10 +95,12 @@ class Forger:
         await getattr(self, name)()
 
     async def run(self, *words: Any) -> Any:
-        """Run a command; what is in its way goes."""
+        """Run a command; what is in its way goes, and a server that is full takes no more."""
         try:
             return await self.redis.run(lambda client: client.execute_command(*words))
         except CoordinationUnavailableError as exc:
+            if "maxmemory" in exc.message:
+                return None
             if "WRONGTYPE" not in exc.message:
                 raise
         await self.redis.run(lambda client: client.execute_command("DEL", words[1]))

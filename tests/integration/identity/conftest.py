@@ -1,4 +1,4 @@
-"""One deployment of `hotslot up` for the tests of its identity, which leave it as they found it."""
+"""One deployment of `hotslot up` for each file of tests of its identity."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.support.secured_up import Secured, start_secured
 from tests.support.stubbed_up import write_echo_workers
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The user's folder of contexts."""
     folder = tmp_path_factory.mktemp("config")
@@ -24,7 +24,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["XDG_CONFIG_HOME"] = before
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("up")
     write_echo_workers(folder)

@@ -349,6 +349,7 @@ async def test_what_runs_ends_in_time_when_its_token_is_revoked(fleet: SecuredFl
         try:
             async with StoreClient(fleet.store, options) as store:
                 await store.get("alice-bot")
+            await asyncio.sleep(REVOCATION_S)  # by then the workers and the gateway know it, too
             tasks = [asyncio.create_task(until_revoked(name, part)) for name, part in parts.items()]
         except UnauthenticatedError:
             assert time.monotonic() < deadline_s

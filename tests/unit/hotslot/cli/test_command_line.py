@@ -163,7 +163,8 @@ WRONG = [
     (["completion", "cmd"], 2, "'cmd' is not one of"),
     (["completion"], 2, "Missing argument 'SHELL'"),
     (["undelete", "a:b"], 2, "invalid reference 'a:b'"),
-    (["import", "s3://x", "a"], 2, "expected hf:ORG/NAME"),
+    (["import", "ftp://x", "a"], 2, "expected hf:ORG/NAME"),
+    (["import", "s3://x", "a"], 2, "expected s3://BUCKET/FOLDER"),
     (["push", "/nowhere", "a", "--store", "127.0.0.1:1"], 3, "is not a folder"),
 ]
 
