@@ -21,6 +21,9 @@ LOOKS = {
     "/openapi.json",
     "/docs",
     "/metrics",
+    "/ui",
+    "/ui/files/{name}",
+    "/ui/state",
 }
 
 
