@@ -108,29 +108,22 @@ class _Torch:
 
             return SimpleNamespace(default=call)
 
-        kernels = torch.ops.hotslot_cpu
-        self.ops = _Operators(
-            recording,
-            {
-                "hotslot_cpu": SimpleNamespace(
-                    linear=own(kernels.linear.default, "linear"),
-                    slot_linear=own(kernels.slot_linear.default, "slot_linear"),
-                    add_slots=_Foreign(recording, kernels.add_slots, "hotslot_cpu.add_slots"),
-                ),
-                "hotslot": SimpleNamespace(
-                    attend=own(torch.ops.hotslot.attend.default, "attend"),
-                ),
-            },
-        )
+        kernels, hotslot = torch.ops.hotslot_cpu, torch.ops.hotslot
+        noted = {name: own(getattr(kernels, name).default, name) for name in ("linear", "slot_linear")}
+        of_kernels = _Operators(recording, kernels, "hotslot_cpu.", noted)
+        of_ours = _Operators(recording, hotslot, "hotslot.", {"attend": own(hotslot.attend.default, "attend")})
+        self.ops = _Operators(recording, torch.ops, "", {"hotslot_cpu": of_kernels, "hotslot": of_ours})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
 
 class _Operators:
-    def __init__(self, recording: Recording, own: Mapping[str, Any]) -> None:
-        self._recording, self._own = recording, own
+    """Stands for operators, of which some are noted; calls of all others are made by no program."""
+
+    def __init__(self, recording: Recording, real: Any, prefix: str, own: Mapping[str, Any]) -> None:
+        self._recording, self._real, self._prefix, self._own = recording, real, prefix, own
 
     def __getattr__(self, name: str) -> Any:
         found = self._own.get(name)
-        return found if found is not None else _Foreign(self._recording, getattr(torch.ops, name), name)
+        return found if found is not None else _Foreign(self._recording, getattr(self._real, name), self._prefix + name)

@@ -177,3 +177,11 @@ def test_inputs_of_another_layout_go_through_the_modules(generated: ModuleType) 
     record(programs, layers, random(1))
     x = random(2)
     assert torch.equal(run(layers, x.T.contiguous().T), run(layers, x))
+
+
+def test_every_operator_of_ours_is_there_while_a_step_is_recorded(generated: ModuleType) -> None:
+    names = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("hotslot")}
+    assert {"hotslot_cpu::linear", "hotslot_cpu::linear_int8", "hotslot::attend"} <= names
+    with Recording().installed():
+        for namespace, name in (found.split("::") for found in sorted(names)):
+            assert callable(getattr(getattr(generated.torch.ops, namespace), name).default), name
