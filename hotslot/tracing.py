@@ -118,6 +118,18 @@ def begin_span(
 
 
 @contextmanager
+def ended(begun: TracedSpan) -> Iterator[None]:
+    """A block that ends a span; one that raises failed."""
+    try:
+        yield
+    except BaseException as exc:
+        begun.fail(error_type_of(exc))
+        raise
+    finally:
+        begun.end()
+
+
+@contextmanager
 def span(
     name: str,
     attributes: Attributes | None = None,
@@ -130,14 +142,8 @@ def span(
     if begun is NO_SPAN:
         yield begun
         return
-    try:
-        with begun.current():
-            yield begun
-    except BaseException as exc:
-        begun.fail(error_type_of(exc))
-        raise
-    finally:
-        begun.end()
+    with ended(begun), begun.current():
+        yield begun
 
 
 @contextmanager
@@ -156,7 +162,7 @@ def inside(name: str, attributes: Attributes, events: AsyncGenerator[T, None]) -
 
 
 async def _inside(begun: TracedSpan, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    try:
+    with ended(begun):
         async with aclosing(events):
             with begun.current():
                 first = await anext(events, None)
@@ -164,11 +170,6 @@ async def _inside(begun: TracedSpan, events: AsyncGenerator[T, None]) -> AsyncGe
                 yield first
                 async for event in events:
                     yield event
-    except BaseException as exc:
-        begun.fail(error_type_of(exc))
-        raise
-    finally:
-        begun.end()
 
 
 def is_inside() -> bool:

@@ -1,15 +1,15 @@
 """Generations of a client as spans, where the application records traces."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 
 from hotslot.codec import from_proto
 from hotslot.contract.generation import Completion, GenerationEvent, GenerationRequest
 from hotslot.generation_attributes import AnswerAttributes, model_of, operation_of, request_attributes, span_name
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
-from hotslot.tracing import SpanKind, TracedSpan, begin_span, error_type_of, is_traced
+from hotslot.tracing import SpanKind, TracedSpan, begin_span, ended, is_traced
 
 GenerationEvents = AsyncGenerator[GenerationEvent, None]
 
@@ -27,19 +27,13 @@ async def traced_answer(asking: Awaitable[Completion], message: pb.GenerateReque
     if not is_traced():
         return await asking
     span, answer = _begin(message, ""), AnswerAttributes()
-    try:
+    with _answered(span, answer):
         with span.current():
             completion = await asking
         answer.add(completion.started)
         for choice in completion.choices:
             answer.add(choice.finished)
         return completion
-    except BaseException as exc:
-        span.fail(error_type_of(exc))
-        raise
-    finally:
-        span.set(answer.attributes())
-        span.end()
 
 
 def _begin(message: pb.GenerateRequest, base_model: str) -> TracedSpan:
@@ -51,7 +45,7 @@ def _begin(message: pb.GenerateRequest, base_model: str) -> TracedSpan:
 
 async def _in_span(events: GenerationEvents, span: TracedSpan) -> GenerationEvents:
     answer, began_s = AnswerAttributes(), time.monotonic()
-    try:
+    with _answered(span, answer):
         async with aclosing(events):
             # Calls are made for the first event; no context stays behind while the caller has one.
             token = _HAS_SPAN.set(True)
@@ -65,9 +59,13 @@ async def _in_span(events: GenerationEvents, span: TracedSpan) -> GenerationEven
                 answer.add(event)
                 yield event
                 event = await anext(events, None)
-    except BaseException as exc:
-        span.fail(error_type_of(exc))
-        raise
-    finally:
-        span.set(answer.attributes())
-        span.end()
+
+
+@contextmanager
+def _answered(span: TracedSpan, answer: AnswerAttributes) -> Iterator[None]:
+    """A block that ends the span of a generation, with what is known of its answer by then."""
+    with ended(span):
+        try:
+            yield
+        finally:
+            span.set(answer.attributes())
