@@ -65,7 +65,7 @@ demo: $(INSTALLED) ## Serve real adapters on a real model, mixed in one batch an
 
 .PHONY: test
 test: $(INSTALLED) model ## Run the tests
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow and not gpu and not triton" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not triton" $(PYTEST_ARGS)
 
 .PHONY: test-long
 test-long: $(INSTALLED) model ## Run all tests, the slow ones too

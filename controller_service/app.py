@@ -30,6 +30,7 @@ from hotslot.clients.hotslot import HotslotClient
 from hotslot.errors import FieldViolation, InvalidRequestError, UnavailableError
 from hotslot.ids import parse_tenant
 from hotslot.rpc.channel import ChannelOptions
+from hotslot.tracing import span
 from shared.loops import Loops
 from shared.server.grpc_server import RpcServer, ServerOptions, serve, stop_signal
 from shared.server.transport import check_dialled
@@ -71,7 +72,8 @@ class Controller:
             return None
         self._seen[name] = _purpose(resource)
         try:
-            return await self._reconcile(name, resource)
+            with span("hotslot.controller.look", {"hotslot.resource": name}):
+                return await self._reconcile(name, resource)
         except ResourceGoneError:
             return None  # A further event says what it is now.
         except UnavailableError as exc:

@@ -147,12 +147,14 @@ def span(
 
 
 @contextmanager
-def span_inside(name: str, attributes: Attributes | None = None) -> Iterator[TracedSpan]:
+def span_inside(
+    name: str, attributes: Attributes | None = None, *, kind: SpanKind = SpanKind.INTERNAL
+) -> Iterator[TracedSpan]:
     """A span around a block where one of this process is current, and nothing for what a process does by itself."""
     if not is_inside():
         yield NO_SPAN
         return
-    with span(name, attributes) as begun:
+    with span(name, attributes, kind=kind) as begun:
         yield begun
 
 

@@ -27,6 +27,7 @@ from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
+from hotslot.tracing import span_inside
 from shared.metrics.numbers import Measured, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.known_plans import KnownPlans
@@ -161,15 +162,17 @@ class Registry:
         base_name, base = self.base_of(checkpoint, publication.base_model)
         writer = self._blobs.writer(tenant)
         try:
-            verdict, is_staged = self._stage(tenant, checkpoint, base, writer)
-            manifest = _signed(self.choice.explained(verdict, checkpoint, base).require(), signed)
-            self._check_digest(publication.reference, manifest.digest)
+            with span_inside("hotslot.admission.check"):
+                verdict, is_staged = self._stage(tenant, checkpoint, base, writer)
+                manifest = _signed(self.choice.explained(verdict, checkpoint, base).require(), signed)
+                self._check_digest(publication.reference, manifest.digest)
             checked_s = time.monotonic()
             self._stages.add(checked_s - began_s, "check")
             on_admitted()
             shown_json = checkpoint.config(self._limits).shown_json
             version = NewVersion(manifest, base_name, publication.source, shown_json, publication.annotations)
-            record, created = self._make_visible(tenant, version, publication, writer if is_staged else None)
+            with span_inside("hotslot.admission.publish"):
+                record, created = self._make_visible(tenant, version, publication, writer if is_staged else None)
         finally:
             writer.close()
         self._stages.add(time.monotonic() - checked_s, "publish")

@@ -22,6 +22,7 @@ from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableEr
 from hotslot.redis_url import CLUSTER, SENTINEL, read_sentinel_url, without_user
 from hotslot.rpc.tls_files import TlsFiles, TlsPaths
 from hotslot.secret_urls import masked_url
+from hotslot.tracing import SpanKind, span_inside
 from shared.coordination.keys import PING, Key
 from shared.coordination.password import PasswordFile
 from shared.coordination.refusals import refusal
@@ -134,8 +135,10 @@ class RedisConnection:
 
     async def _timed(self, command: Callable[[Any], Awaitable[T]], keys: Sequence[str], script: str) -> T:
         began_s, name = time.monotonic(), script or PLAIN_COMMAND
+        described = {"db.system.name": "redis", "db.operation.name": name}
         try:
-            return await self._bounded(command, keys, script)
+            with span_inside("hotslot.redis", described, kind=SpanKind.CLIENT):
+                return await self._bounded(command, keys, script)
         except CoordinationUnavailableError as exc:
             self._errors.add(name, "forbidden" if isinstance(exc, CoordinationForbiddenError) else "unavailable")
             raise

@@ -8,6 +8,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from hotslot.errors import HotslotError
+from hotslot.tracing import span_inside
 from shared.metrics.numbers import Measured, Spreads
 from shared.server.deadline import HasDeadline
 from store_service.execution.backlog import Backlog
@@ -46,11 +47,14 @@ class CallQueue:
             self._numbers.refused(refusal)
             raise refusal
         turn = _Turn(self._backlog, self._lock, left_s, self._numbers.waited, self._ran)
-        try:
-            return await self._offload(turn.run, partial(function, *args, **kwargs))
-        except BaseException:
-            turn.leave()  # unless it has begun
-            raise
+        with span_inside("hotslot.catalog", {"hotslot.queue": self._name}) as begun:
+            try:
+                return await self._offload(turn.run, partial(function, *args, **kwargs))
+            except BaseException:
+                turn.leave()  # unless it has begun
+                raise
+            finally:
+                begun.set({"hotslot.queue.seconds": turn.waited_s})
 
     def close(self) -> None:
         """Wait for what runs and take nothing more."""
@@ -77,13 +81,14 @@ class _Turn:
         self._left_s = left_s
         self._arrived_s = time.monotonic()
         self._waits = True
+        self.waited_s = 0.0
         self._waited = waited
         self._ran = ran
 
     def run(self, function: Callable[[], T]) -> T:
         """Called on a thread when it is this call's turn."""
         began_s = time.monotonic()
-        waited_s = began_s - self._arrived_s
+        self.waited_s = waited_s = began_s - self._arrived_s
         left_s = self._left_s - waited_s if self._left_s is not None else None
         with self._lock:
             if not self._waits:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -23,9 +24,12 @@ class Offload:
         return await self.start(function, *args, **kwargs)
 
     def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "asyncio.Future[T]":
-        """Begin a blocking call, to be awaited later; a full disk is a QuotaExceededError, wherever it shows."""
+        """Begin a blocking call, to be awaited later; a full disk is a QuotaExceededError, wherever it shows.
+
+        It has its caller's context: its log lines have the ids of the call, and its spans are below the call's.
+        """
         loop = asyncio.get_running_loop()
-        return loop.run_in_executor(self._executor, _run, partial(function, *args, **kwargs))
+        return loop.run_in_executor(self._executor, copy_context().run, _run, partial(function, *args, **kwargs))
 
     async def to_its_end(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of a blocking call; a caller that is cancelled waits for the thread to finish first."""

@@ -4,68 +4,23 @@
 computes nothing; a drained one forwards everything. Rounds with and without the hop take turns.
 """
 
-import argparse
 import asyncio
-import json
-import os
 import statistics
-import sys
 import time
-from asyncio.subprocess import DEVNULL
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack
 
-import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from hotslot.local.child_processes import free_port
 from hotslot.local.embedded_valkey import embedded_valkey
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
-from hotslot.rpc.channel import open_channel
-from shared.server.grpc_server import READINESS, ServerOptions, serve
+from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_worker import Calls, make_request
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
-from tools.bench.processes import log_errors_only
+from tools.bench.echo import cpu_s, main, worker
 
-STEP_S = 0.005
 ROWS = 4
 """Rows of the echo model."""
 TOKENS = 400
-
-
-@asynccontextmanager
-async def worker(
-    store: str, redis_url: str, model: str, endpoint: str = ""
-) -> AsyncIterator[tuple[Calls, psutil.Process]]:
-    """One ready process around an echo model, and a client of it."""
-    endpoint = endpoint or f"127.0.0.1:{free_port()}"
-    settings = {"listen": endpoint, "store": store, "redis_url": redis_url, "model": model}
-    environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
-    command = (sys.executable, "-m", "tests.support.echo_process", "--log-level", "error")
-    process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=DEVNULL)
-    try:
-        async with open_channel(endpoint) as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)
-
-            async def is_ready() -> bool:
-                request = health_pb2.HealthCheckRequest(service=READINESS)
-                response = await health.Check(request, timeout=30, wait_for_ready=True)
-                return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-
-            await until_async(is_ready, timeout_s=60)
-            yield Calls(channel), psutil.Process(process.pid)
-    finally:
-        process.kill()
-        await process.wait()
-
-
-def cpu_s(process: psutil.Process) -> float:
-    """Processor time that it took so far."""
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 async def first_token_s(calls: Calls) -> float:
@@ -136,18 +91,5 @@ async def measure(step_s: float, rounds: int, requests: int) -> dict[str, float]
     }
 
 
-async def measure_all(quick: bool) -> dict[str, Any]:
-    """Paced like a model, and as fast as messages go."""
-    rounds, requests = (3, 50) if quick else (9, 300)
-    return {
-        f"paced, {STEP_S * 1e3:g} ms a step": await measure(STEP_S, rounds, requests),
-        "unpaced": await measure(0.0, rounds, requests),
-    }
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    quick = parser.parse_args().quick
-    log_errors_only()
-    print(json.dumps(asyncio.run(measure_all(quick)), indent=2))
+    main(__doc__, measure)

@@ -5,7 +5,6 @@ model that computes nothing; rounds over gRPC and over HTTP take turns. Both cli
 connections; the HTTP one is a bare socket, so that it is the gateway that is measured.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -15,7 +14,6 @@ import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import psutil
 
@@ -27,10 +25,8 @@ from tests.support.echo_model import echo_model
 from tests.support.echo_worker import Calls, make_request
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
-from tools.bench.forwarding import cpu_s, worker
-from tools.bench.processes import log_errors_only
+from tools.bench.echo import cpu_s, main, worker
 
-STEP_S = 0.005
 STREAMS = (1, 32)
 TOKENS = 200
 BASE = echo_model().spec.name
@@ -202,18 +198,5 @@ def _first_tokens(first: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-async def measure_all(quick: bool) -> dict[str, Any]:
-    """Paced like a model, and as fast as messages go."""
-    rounds, requests = (3, 50) if quick else (9, 300)
-    return {
-        f"paced, {STEP_S * 1e3:g} ms a step": await measure(STEP_S, rounds, requests),
-        "unpaced": await measure(0.0, rounds, requests),
-    }
-
-
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions")
-    quick = parser.parse_args().quick
-    log_errors_only()
-    print(json.dumps(asyncio.run(measure_all(quick)), indent=2))
+    main(__doc__, measure)

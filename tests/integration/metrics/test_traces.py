@@ -208,6 +208,32 @@ def test_each_span_is_below_what_made_it(traced: Traced, forwarded: tuple[str, s
             assert above.began_ns - 1_000_000 <= span.began_ns <= span.ended_ns <= above.ended_ns + slack_ns + 1_000_000
 
 
+def test_what_the_store_and_redis_do_for_a_call_is_below_it(traced: Traced) -> None:
+    trace_id = secrets.token_hex(16)
+    with exporting_spans(traced.collector.endpoint, "application") as tracer:
+        with tracer.start_as_current_span("work") as work, BlockingHotslotClient(traced.store) as client:
+            adapter(spec=SPEC, seed=77).write(traced.folder / "draft-77")
+            client.store.push(traced.folder / "draft-77", "team/new", base_model=SPEC.digest)
+        trace_id = f"{work.get_span_context().trace_id:032x}"
+    trace = traced.collected(trace_id, "work", "hotslot.admission.check", "hotslot.admission.publish")
+    for stage in ("hotslot.admission.check", "hotslot.admission.publish"):
+        above = [each[0] for each in ancestors(trace, trace.one(stage))]
+        assert above[0].startswith("hotslot.store.v1.AdapterStoreService/"), trace.shown()
+        assert above[-1] == "work"
+    _, trace_id, _ = send_on(traced)
+    trace = traced.collected(trace_id, "hotslot.redis", "hotslot.catalog")
+    below_route = {span.attributes["db.operation.name"] for span in descendants(trace, trace.one("hotslot.route"))}
+    assert below_route, trace.shown()
+    (resolve, *_) = [span for span in trace.named(RESOLVE) if span.kind == "SERVER"]
+    (looked_up,) = [span for span in descendants(trace, resolve) if span.name == "hotslot.catalog"]
+    assert 0 <= looked_up.attributes["hotslot.queue.seconds"] <= looked_up.duration_s
+
+
+def test_no_heartbeat_is_a_trace(traced: Traced) -> None:
+    stray = [span for span in traced.collector.received if span.name == "hotslot.redis" and not span.parent_id]
+    assert not stray
+
+
 def test_the_stages_of_the_worker_that_serves_add_up_to_its_time_to_the_first_token(
     traced: Traced, forwarded: tuple[str, str, Trace]
 ) -> None:
