@@ -1,4 +1,4 @@
-"""What is measured around a model that computes nothing: its workers' processes, and both paces of a measurement."""
+"""Workers around a model that computes nothing, in processes of their own, and both paces of a measurement of them."""
 
 import argparse
 import asyncio
