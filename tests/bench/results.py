@@ -71,7 +71,10 @@ def results(rates: dict[tuple[str, str], float] | None = None, **parts: Any) -> 
             "2 MB": {"limit_ms": 20.0, "first_token_ms": {"median": 60.0}},
             "20 MB": {"limit_ms": 60.0, "first_token_ms": {"median": 160.0}},
         },
-        "placement": {"decision_us": {"on its home": 5.0, "on no worker": 42.0}},
+        "placement": {
+            "decision_us": {"on its home": 5.0, "on no worker": 42.0},
+            "cold_loads_over_oracles": {"zipf": 1.05, "stale hints": 1.15},
+        },
         "store": {
             "store": {
                 "streams": {

@@ -4,7 +4,7 @@ import pytest
 
 from tools.bench.cases import CASES, Case, RunLevel
 from tools.bench.peers.roster import PEERS
-from tools.bench.side_by_side import RoundPace, groups, rows_of, turned
+from tools.bench.side_by_side import Group, RoundPace, groups, measure, rows_of, turned
 
 
 @pytest.mark.parametrize("level", list(RunLevel))
@@ -57,3 +57,17 @@ def test_slow_peers_get_few_tokens_and_quick_ones_not_too_many() -> None:
 def test_a_case_says_what_is_unusual() -> None:
     case = Case(8, 8, 64, (), rank=64, all_cores=False)
     assert case.name == "8 rows, 8 adapters of rank 64, context 64, 1 thread"
+
+
+@pytest.mark.parametrize(("within_s", "why"), [(0.0, "no time was left of 0 s for all cases"), (60.0, "none is there")])
+def test_what_a_run_has_no_time_for_is_skipped_with_the_reason(
+    within_s: float, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = CASES[RunLevel.QUICK][:2]
+    monkeypatch.setattr(
+        Group, "start", lambda self, _: self.skipped.update({spec.name: "none is there" for spec in PEERS.values()})
+    )
+    found = measure(cases, RoundPace(2, 1.0, within_s=within_s))
+    assert [case["name"] for case in found["cases"]] == [case.name for case in cases]
+    for case, result in zip(cases, found["cases"], strict=True):
+        assert result["skipped"] == {spec.name: why for spec in case.peers}

@@ -13,7 +13,7 @@ from tools.bench.targets import NEEDS_GPU, Line, lines
 ONE_ROW = "1 row, base, context 64, all cores"
 EIGHT_ROWS = "8 rows, base, context 64, all cores"
 MIXED = "8 rows, 8 adapters, context 64, all cores"
-NOT_MEASURED = {NEEDS_GPU, "`make simulate`: SIMULATION.md", "activated adapters are not served yet"}
+NOT_MEASURED = {NEEDS_GPU, "activated adapters are not served yet"}
 
 
 def by_key(found: list[Line]) -> dict[str, Line]:

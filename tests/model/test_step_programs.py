@@ -12,6 +12,7 @@ from hotslot.contract.generation import Sampling
 from tests.model.tiny_worker import apart, decoded, load_tiny
 from tests.support.tiny_models import SIZES, Architecture, make_adapter, save_model
 from worker_service.engine.messages import Segment
+from worker_service.model.int8_checks import INT8
 from worker_service.model.runner import TorchRunner
 from worker_service.model.step_programs import StepPrograms
 
@@ -19,15 +20,16 @@ LLAMA = Architecture(transformers.LlamaConfig, {**SIZES, "head_dim": 16})
 TOKENS = 4
 
 
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchRunner]:
-    """Compiled, with an adapter in each of three slots."""
+@pytest.fixture(scope="module", params=["full", INT8])
+def runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchRunner]:
+    """Compiled, with an adapter in each of three slots, with weights in either form."""
     folder = Path(tmp_path_factory.mktemp("programs"))
     base = save_model(folder / "base", LLAMA, 0, tie_word_embeddings=False)
     with apart():
         loaded = load_tiny(
-            base, dtype="bfloat16", compile=True, token_buckets=(TOKENS,), max_sequences=TOKENS, num_slots=4
-        )
+            base, dtype="bfloat16", compile=True, token_buckets=(TOKENS,), max_sequences=TOKENS, num_slots=4,
+            weights=request.param,
+        )  # fmt: skip
         for slot in range(3):
             path = make_adapter(base, folder / f"adapter{slot}", target_modules="all-linear", r=4)
             for _ in loaded.runner.write_slots([slot], decoded(loaded, path)):

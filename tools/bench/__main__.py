@@ -27,6 +27,7 @@ from worker_service.demo_model import default_cache_dir, ensure_model
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "build" / "bench.json"
+PREPARED_WITHIN_S = 3600.0
 
 
 def main() -> None:
@@ -47,6 +48,8 @@ def main() -> None:
     if not arguments.report:
         prepare(arguments.level)
     if arguments.prepare:
+        command = [sys.executable, "-m", "tools.bench.side_by_side", "--prepare", "--level", arguments.level.value]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=PREPARED_WITHIN_S)
         return
     failed: list[str] = []
     results = earlier(kind) | {"date": today(), "level": arguments.level.value, "machine": record, "kind": kind}

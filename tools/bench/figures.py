@@ -96,10 +96,9 @@ class BenchFigures:
         """Time of reading the model's weights once."""
         return self.read_ms(WEIGHT_BYTES)
 
-    def slowest_decision_us(self) -> float | None:
-        """The slowest kind of placement decision."""
-        found = self._at("placement", "decision_us")
-        return max(found.values()) if isinstance(found, dict) and found else None
+    def largest(self, part: str, *path: str) -> float | None:
+        """The largest of several numbers of a part's result."""
+        return max(self.table(part, *path).values(), default=None)
 
 
 def _less(whole: float | None, part: float | None) -> float | None:

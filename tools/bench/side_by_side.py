@@ -40,6 +40,8 @@ class RoundPace:
     """Seconds that a peer decodes in a round, about."""
     min_tokens: int = 8
     max_tokens: int = 96
+    within_s: float = float("inf")
+    """Time for all cases without the peers' starts; what is left then is skipped."""
 
     def tokens_for(self, seconds_a_step: float) -> int:
         """Tokens a row of a round, from how long a step took in the warm-up."""
@@ -47,8 +49,8 @@ class RoundPace:
 
 
 PACES = {
-    RunLevel.QUICK: RoundPace(3, 1.0, max_tokens=48),
-    RunLevel.MAIN: RoundPace(3, 1.0, max_tokens=64),
+    RunLevel.QUICK: RoundPace(3, 0.7, max_tokens=32, within_s=150.0),
+    RunLevel.MAIN: RoundPace(3, 1.0, max_tokens=64, within_s=600.0),
     RunLevel.FULL: RoundPace(7, 3.0),
 }
 WARM_UP_TOKENS = 6
@@ -170,11 +172,28 @@ def turned(names: list[str], number: int) -> list[str]:
     return names[at:] + names[:at]
 
 
+def skipped(case: Case, group: Group, why: str) -> dict[str, Any]:
+    """Result of a case that was not measured."""
+    nobody = replace(group, running={}, skipped={spec.name: why for spec in case.peers})
+    return measure_case(case, nobody, PACES[RunLevel.QUICK])
+
+
+def prepare(cases: Sequence[Case]) -> None:
+    """Start every peer once by itself, so that its code is compiled and kept, and end it."""
+    for group in groups(cases, len(os.sched_getaffinity(0))):
+        for spec in dict.fromkeys(spec for case in group.cases for spec in case.peers):
+            cases_of_it = [replace(case, peers=(spec,)) for case in group.cases if spec in case.peers]
+            alone = Group(cases_of_it, group.threads)
+            with ExitStack() as exit_stack:
+                alone.start(exit_stack)
+
+
 def measure(cases: Sequence[Case], pace: RoundPace) -> dict[str, Any]:
     """All cases, group by group."""
     cores = len(os.sched_getaffinity(0))
     results: list[dict[str, Any]] = []
     versions: dict[str, dict[str, str]] = {}
+    left_s = pace.within_s
     for group in groups(cases, cores):
         print(f"group: {group.threads} threads, rank {group.cases[0].rank}", file=sys.stderr)
         with ExitStack() as exit_stack:
@@ -182,8 +201,13 @@ def measure(cases: Sequence[Case], pace: RoundPace) -> dict[str, Any]:
             versions |= {name: process.versions for name, process in group.running.items()}
             for case in group.cases:
                 began_s = time.perf_counter()
+                if left_s <= 0:
+                    results.append(skipped(case, group, f"no time was left of {pace.within_s:g} s for all cases"))
+                    continue
                 results.append(measure_case(case, group, pace))
-                print(f"  {case.name}: {time.perf_counter() - began_s:.1f} s", file=sys.stderr)
+                took_s = time.perf_counter() - began_s
+                left_s -= took_s
+                print(f"  {case.name}: {took_s:.1f} s", file=sys.stderr)
     return {"rounds": pace.rounds, "cores": cores, "versions": versions, "cases": results}
 
 
@@ -203,6 +227,7 @@ def main() -> None:
     parser.add_argument("--peers", default="", help="only peers whose name contains one of these texts, by commas")
     parser.add_argument("--round-s", type=float, help="seconds that a peer decodes in a round")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--prepare", action="store_true", help="start every peer once, so that its code is compiled")
     parser.add_argument("--uncompiled", action="store_true", help="hotslot uncompiled: it starts sooner, for a trial")
     arguments = parser.parse_args()
     pace = PACES[arguments.level]
@@ -218,7 +243,11 @@ def main() -> None:
         for case in CASES[arguments.level]
         if arguments.cases in case.name
     ]
-    print(json.dumps(measure([case for case in cases if case.peers], pace)))
+    cases = [case for case in cases if case.peers]
+    if arguments.prepare:
+        prepare(cases)
+    else:
+        print(json.dumps(measure(cases, pace)))
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ class SlotLinear(nn.Module):
             y_TO = self._base(x_TI) + self._adapters(x_TI)
         else:
             slots = (self.a_CI, self.b_CO, self.scale_S, self.one_SK, self.gates_TS[: x_TI.shape[0]])
-            if x_TI.shape[0] <= self.kernel_tokens and self.weight_scale_O is None:
+            if self.weight_scale_O is not None:
+                y_TO = torch.ops.hotslot_cpu.slot_linear_int8(x_TI, self.weight, self.weight_scale_O, self.bias, *slots)
+            elif x_TI.shape[0] <= self.kernel_tokens:
                 y_TO = torch.ops.hotslot_cpu.slot_linear(x_TI, self.weight, self.bias, *slots)
             else:
                 y_TO = torch.ops.hotslot_cpu.add_slots(x_TI, self._base(x_TI), *slots)

@@ -7,8 +7,7 @@
 #include <torch/library.h>
 
 #include "attention.h"
-#include "int8.h"
-#include "linear.h"
+#include "operators.h"
 #include "program.h"
 #include "sampling.h"
 
@@ -33,6 +32,9 @@ TORCH_LIBRARY(hotslot_cpu, m) {
       "slot_linear(Tensor x, Tensor w, Tensor? bias, Tensor a, Tensor b, Tensor scale, Tensor one, Tensor gates) "
       "-> Tensor");
   m.def(
+      "slot_linear_int8(Tensor x, Tensor q, Tensor weight_scale, Tensor? bias, Tensor a, Tensor b, Tensor scale, "
+      "Tensor one, Tensor gates) -> Tensor");
+  m.def(
       "add_slots(Tensor x, Tensor y, Tensor a, Tensor b, Tensor scale, Tensor one, Tensor gates) -> Tensor");
   m.def(
       "attend(Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
@@ -48,6 +50,7 @@ TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
   m.impl("linear", hotslot::linear);
   m.impl("linear_int8", hotslot::linear_int8);
   m.impl("slot_linear", hotslot::slot_linear);
+  m.impl("slot_linear_int8", hotslot::slot_linear_int8);
   m.impl("add_slots", hotslot::add_slots);
   m.impl("attend", hotslot::attend_tensors);
   m.impl("draw", hotslot::draw);

@@ -23,7 +23,17 @@ log = structlog.get_logger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
 HEADERS = tuple(
     SOURCE.with_name(name)
-    for name in ("vectors.h", "sharing.h", "dot.h", "linear.h", "int8.h", "attention.h", "sampling.h", "program.h")
+    for name in (
+        "vectors.h",
+        "sharing.h",
+        "dot.h",
+        "int8.h",
+        "linear.h",
+        "operators.h",
+        "attention.h",
+        "sampling.h",
+        "program.h",
+    )
 )
 HEAD_SIZE_MULTIPLE = 16
 MATRIX_TOKENS = 16
@@ -121,6 +131,7 @@ def _describe_results() -> None:
     torch.library.register_fake("hotslot_cpu::linear", _rows_by_outputs)
     torch.library.register_fake("hotslot_cpu::linear_int8", _rows_by_outputs)
     torch.library.register_fake("hotslot_cpu::slot_linear", _rows_by_outputs)
+    torch.library.register_fake("hotslot_cpu::slot_linear_int8", _rows_by_outputs)
     torch.library.register_fake("hotslot_cpu::add_slots", _like_sums)
 
 

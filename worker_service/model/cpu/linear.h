@@ -4,16 +4,13 @@
 
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <utility>
 #include <vector>
 
 #include "dot.h"
+#include "int8.h"
 #include "sharing.h"
 
 namespace hotslot {
@@ -27,11 +24,14 @@ struct Slots {
   int64_t gates_stride = 0, num_slots = 0, rank = 0;
 };
 
-// y = W x + addend + what the slots that are on add to it. Without `w` the first is 0. An `addend` is a bias, with a
-// stride of 0, or has a row for each token; it may be y itself.
+// y = W x + addend + what the slots that are on add to it. W is `w`, or `q` with a scale for each output, or 0 without
+// either. An `addend` is a bias, with a stride of 0, or has a row for each token.
 template <typename E>
 struct Linear {
-  const E *w_OI = nullptr, *addend = nullptr;
+  const E* w_OI = nullptr;
+  const int8_t* q_OI = nullptr;
+  const float* scale_O = nullptr;
+  const E* addend = nullptr;
   int64_t addend_stride = 0, num_out = 0;
   E* y_TO = nullptr;
   Slots<E> slots;
@@ -207,12 +207,16 @@ void add_slot(const ActiveSlots<E>& active, const typename ActiveSlots<E>::Tile&
 template <typename E>
 void compute(const E* x_TI, int64_t num_tokens, int64_t size, const Linear<E>* linears, int64_t count) {
   static thread_local Inputs<E> kept_x;
+  static thread_local WidenedInputs kept_widened;
   static thread_local std::vector<ActiveSlots<E>> kept_active;
   static thread_local std::vector<std::pair<int64_t, int64_t>> kept_work;
   Inputs<E>& x = kept_x;  // the caller's, in the threads that help it too
+  WidenedInputs& widened = kept_widened;
   std::vector<ActiveSlots<E>>& active = kept_active;
   std::vector<std::pair<int64_t, int64_t>>& work = kept_work;  // linear, and its tile or chunk
   x.take(x_TI, num_tokens, size);
+  if (std::any_of(linears, linears + count, [](const Linear<E>& linear) { return linear.q_OI != nullptr; }))
+    widened.take(x_TI, num_tokens, size);
   if (static_cast<int64_t>(active.size()) < count) active.resize(count);
   work.clear();
   for (int64_t index = 0; index < count; ++index) {
@@ -225,7 +229,6 @@ void compute(const E* x_TI, int64_t num_tokens, int64_t size, const Linear<E>* l
   });
   work.clear();
   for (int64_t index = 0; index < count; ++index) {
-    if (linears[index].w_OI == nullptr && active[index].tiles().empty()) continue;
     for (int64_t first = 0; first < linears[index].num_out; first += CHUNK) work.push_back({index, first});
   }
   share_out(work.size(), [&](int64_t item) {
@@ -236,6 +239,9 @@ void compute(const E* x_TI, int64_t num_tokens, int64_t size, const Linear<E>* l
     const int64_t num_out = linear.num_out, these = std::min(CHUNK, num_out - first), rank = linear.slots.rank;
     if (linear.w_OI != nullptr)
       dot_all<E>(x.data(), num_tokens, linear.w_OI + first * size, size, these, out.data(), CHUNK);
+    else if (linear.q_OI != nullptr)
+      dot_scaled(widened.data(), num_tokens, linear.q_OI + first * size, linear.scale_O + first, size, these,
+                 out.data(), CHUNK);
     else
       std::fill(out.begin(), out.end(), 0.0f);
     for (const auto& tile : active[index].tiles())
@@ -246,79 +252,6 @@ void compute(const E* x_TI, int64_t num_tokens, int64_t size, const Linear<E>* l
       round_row(out.data() + t * CHUNK, addend, these, linear.y_TO + t * num_out + first);
     }
   });
-}
-
-inline bool is_served(const at::Tensor& x) {
-  return x.dim() == 2 && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kFloat);
-}
-
-inline void check_linear(const at::Tensor& x, const at::Tensor& w_OI) {
-  TORCH_CHECK(is_served(x) && x.size(1) == w_OI.size(1) && x.scalar_type() == w_OI.scalar_type() &&
-                  w_OI.is_contiguous(),
-              "hotslot_cpu: x [T, I] and w [O, I], both bfloat16 or both float32");
-}
-
-template <typename E>
-Slots<E> slots_of(const at::Tensor& x, int64_t num_out, const at::Tensor& a_CI, const at::Tensor& b_CO,
-                  const at::Tensor& scale_S, const at::Tensor& one_SK, const at::Tensor& gates_TS) {
-  const int64_t num_slots = scale_S.size(0);
-  TORCH_CHECK(a_CI.is_contiguous() && b_CO.is_contiguous() && a_CI.size(0) == b_CO.size(0) &&
-                  a_CI.size(1) == x.size(1) && b_CO.size(1) == num_out && a_CI.size(0) % num_slots == 0 &&
-                  gates_TS.size(0) >= x.size(0) && gates_TS.size(1) == num_slots && gates_TS.stride(1) == 1 &&
-                  one_SK.is_contiguous() && one_SK.numel() == a_CI.size(0) &&
-                  a_CI.scalar_type() == x.scalar_type() && b_CO.scalar_type() == x.scalar_type(),
-              "hotslot_cpu: slots that do not fit the linear");
-  return {a_CI.const_data_ptr<E>(), b_CO.const_data_ptr<E>(), scale_S.const_data_ptr<float>(),
-          one_SK.const_data_ptr<float>(), gates_TS.const_data_ptr<float>(), gates_TS.stride(0), num_slots,
-          a_CI.size(0) / num_slots};
-}
-
-template <typename E>
-void compute_one(const at::Tensor& x_TI, Linear<E> linear, at::Tensor& y_TO) {
-  linear.y_TO = y_TO.mutable_data_ptr<E>();
-  linear.num_out = y_TO.size(1);
-  compute<E>(x_TI.const_data_ptr<E>(), x_TI.size(0), x_TI.size(1), &linear, 1);
-}
-
-inline at::Tensor linear(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O) {
-  check_linear(x, w_OI);
-  const at::Tensor x_TI = x.contiguous();
-  at::Tensor y_TO = at::empty({x_TI.size(0), w_OI.size(0)}, x_TI.options());
-  for_type(x_TI, [&](auto type) {
-    using E = decltype(type);
-    compute_one<E>(x_TI, {w_OI.const_data_ptr<E>(), bias_O ? bias_O->const_data_ptr<E>() : nullptr}, y_TO);
-  });
-  return y_TO;
-}
-
-inline at::Tensor slot_linear(const at::Tensor& x, const at::Tensor& w_OI, const std::optional<at::Tensor>& bias_O,
-                              const at::Tensor& a_CI, const at::Tensor& b_CO, const at::Tensor& scale_S,
-                              const at::Tensor& one_SK, const at::Tensor& gates_TS) {
-  check_linear(x, w_OI);
-  const at::Tensor x_TI = x.contiguous();
-  at::Tensor y_TO = at::empty({x_TI.size(0), w_OI.size(0)}, x_TI.options());
-  for_type(x_TI, [&](auto type) {
-    using E = decltype(type);
-    Linear<E> linear{w_OI.const_data_ptr<E>(), bias_O ? bias_O->const_data_ptr<E>() : nullptr};
-    linear.slots = slots_of<E>(x_TI, w_OI.size(0), a_CI, b_CO, scale_S, one_SK, gates_TS);
-    compute_one<E>(x_TI, linear, y_TO);
-  });
-  return y_TO;
-}
-
-// As `slot_linear`, from the base's result `y` on.
-inline at::Tensor add_slots(const at::Tensor& x, const at::Tensor& y, const at::Tensor& a_CI, const at::Tensor& b_CO,
-                            const at::Tensor& scale_S, const at::Tensor& one_SK, const at::Tensor& gates_TS) {
-  TORCH_CHECK(is_served(x) && y.dim() == 2 && y.size(0) == x.size(0) && y.scalar_type() == x.scalar_type(),
-              "hotslot_cpu: x [T, I] and y [T, O], both bfloat16 or both float32");
-  at::Tensor y_TO = y.clone(at::MemoryFormat::Contiguous);
-  for_type(x, [&](auto type) {
-    using E = decltype(type);
-    Linear<E> linear{nullptr, y_TO.const_data_ptr<E>(), y_TO.size(1)};
-    linear.slots = slots_of<E>(x, y.size(1), a_CI, b_CO, scale_S, one_SK, gates_TS);
-    compute_one<E>(x.contiguous(), linear, y_TO);
-  });
-  return y_TO;
 }
 
 }  // namespace hotslot

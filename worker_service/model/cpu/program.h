@@ -6,8 +6,8 @@
 
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
 
 #include <array>
 #include <utility>
@@ -57,6 +57,8 @@ void run_linears(Values values) {
   linears.resize(values.number());
   for (Linear<E>& linear : linears) {
     linear.w_OI = values.address<const E>();
+    linear.q_OI = values.address<const int8_t>();
+    linear.scale_O = values.address<const float>();
     linear.addend = values.address<const E>();
     linear.addend_stride = values.number();
     linear.num_out = values.number();

@@ -117,15 +117,34 @@ class Recorder:
 
     def linear(self, x_TI: torch.Tensor, w_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
         """Note `hotslot_cpu.linear`, and make it."""
-        y_TO = self._linear(x_TI, w_OI, bias_O, (VALUE, 0), ())
+        y_TO = self._linear(x_TI, w_OI, None, bias_O, ())
         return y_TO.copy_(torch.ops.hotslot_cpu.linear(x_TI, w_OI, bias_O))
 
     def slot_linear(
         self, x_TI: torch.Tensor, w_OI: torch.Tensor, bias_O: torch.Tensor | None, *slots: torch.Tensor
     ) -> torch.Tensor:
         """Note `hotslot_cpu.slot_linear`, and make it."""
-        y_TO = self._linear(x_TI, w_OI, bias_O, (VALUE, 0), slots)
+        y_TO = self._linear(x_TI, w_OI, None, bias_O, slots)
         return y_TO.copy_(torch.ops.hotslot_cpu.slot_linear(x_TI, w_OI, bias_O, *slots))
+
+    def linear_int8(
+        self, x_TI: torch.Tensor, q_OI: torch.Tensor, scale_O: torch.Tensor, bias_O: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Note `hotslot_cpu.linear_int8`, and make it."""
+        y_TO = self._linear(x_TI, q_OI, scale_O, bias_O, ())
+        return y_TO.copy_(torch.ops.hotslot_cpu.linear_int8(x_TI, q_OI, scale_O, bias_O))
+
+    def slot_linear_int8(
+        self,
+        x_TI: torch.Tensor,
+        q_OI: torch.Tensor,
+        scale_O: torch.Tensor,
+        bias_O: torch.Tensor | None,
+        *slots: torch.Tensor,
+    ) -> torch.Tensor:
+        """Note `hotslot_cpu.slot_linear_int8`, and make it."""
+        y_TO = self._linear(x_TI, q_OI, scale_O, bias_O, slots)
+        return y_TO.copy_(torch.ops.hotslot_cpu.slot_linear_int8(x_TI, q_OI, scale_O, bias_O, *slots))
 
     def attend(self, *arguments: Any, softcap: float = 0.0) -> torch.Tensor:
         """Note `hotslot.attend`, and make it."""
@@ -148,17 +167,20 @@ class Recorder:
     def _linear(
         self,
         x_TI: torch.Tensor,
-        w_OI: torch.Tensor,
+        weight_OI: torch.Tensor,
+        weight_scale_O: torch.Tensor | None,
         bias_O: torch.Tensor | None,
-        addend_stride: ProgramValue,
         slots: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
+        """Values of one linear, as `run_linears` of `program.h` reads them; a scale is that of a weight in 8 bits."""
         if not x_TI.is_contiguous():
             raise NotRecordableError("a linear's input is not contiguous")
-        num_tokens, num_out = x_TI.shape[0], w_OI.shape[0]
+        num_tokens, num_out = x_TI.shape[0], weight_OI.shape[0]
         y_TO = self.allocate((num_tokens, num_out), (num_out, 1), x_TI.dtype)
-        bias = self._address(bias_O) if bias_O is not None else (VALUE, 0)
-        values = [self._address(w_OI), bias, addend_stride, (VALUE, num_out), self._address(y_TO)]
+        weight, none = self._address(weight_OI), (VALUE, 0)
+        values = [weight, none, none] if weight_scale_O is None else [none, weight, self._address(weight_scale_O)]
+        bias = self._address(bias_O) if bias_O is not None else none
+        values += [bias, none, (VALUE, num_out), self._address(y_TO)]
         if slots:
             a_CI, b_CO, scale_S, one_SK, gates_TS = slots
             values += [(VALUE, scale_S.numel()), (VALUE, a_CI.shape[0] // scale_S.numel())]

@@ -13,6 +13,8 @@ from worker_service.model import attention  # noqa: F401  (defines hotslot::atte
 from worker_service.model.cpu.recorder import NotRecordableError, Recorder
 
 _KERNEL_PREFIX = "cpp_"
+LINEAR_OPERATORS = ("linear", "slot_linear", "linear_int8", "slot_linear_int8")
+"""Operators of the kernels that have a method of their name in the recorder."""
 
 
 @dataclass
@@ -109,7 +111,7 @@ class _Torch:
             return SimpleNamespace(default=call)
 
         kernels, hotslot = torch.ops.hotslot_cpu, torch.ops.hotslot
-        noted = {name: own(getattr(kernels, name).default, name) for name in ("linear", "slot_linear")}
+        noted = {name: own(getattr(kernels, name).default, name) for name in LINEAR_OPERATORS}
         of_kernels = _Operators(recording, kernels, "hotslot_cpu.", noted)
         of_ours = _Operators(recording, hotslot, "hotslot.", {"attend": own(hotslot.attend.default, "attend")})
         self.ops = _Operators(recording, torch.ops, "", {"hotslot_cpu": of_kernels, "hotslot": of_ours})

@@ -149,7 +149,7 @@ inline Floats in_turns(Floats a, Floats b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (FIRST * static_cast<int>(LANES) / 2 + J / 2 + (J % 2 ? static_cast<int>(LANES) : 0))...);
 }
 
-// y[o] = out[o] + addend[o], rounded; `addend` may be null, or y itself.
+// y[o] = out[o] + addend[o], rounded; `addend` may be null.
 template <typename E>
 inline void round_row(const float* out, const E* addend, int64_t count, E* y) {
   int64_t o = 0;

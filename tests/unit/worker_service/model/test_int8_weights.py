@@ -78,6 +78,26 @@ def test_a_row_has_the_same_bits_whatever_stands_beside_it() -> None:
         assert torch.equal(product(x[:count]), alone[:count])
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("num_tokens", [1, 4, 19])
+def test_slots_are_added_to_the_product_with_the_values(dtype: torch.dtype, num_tokens: int) -> None:
+    num_in, num_out, rank = 96, 112, 4
+    x, bias = random(num_tokens, num_in, seed=4).to(dtype), random(num_out, seed=5).to(dtype)
+    weight = Int8Weight.of(random(num_out, num_in).to(dtype))
+    a_CI, b_CO = random(2 * rank, num_in, seed=6).to(dtype), random(2 * rank, num_out, seed=7).to(dtype)
+    gates_TS, scale_S, one_SK = torch.zeros(num_tokens, 2), torch.tensor([0.5, 2.0]), torch.zeros(2, rank)
+    gates_TS[::2, 1] = 1.0
+    slots = (a_CI, b_CO, scale_S, one_SK, gates_TS)
+    found = torch.ops.hotslot_cpu.slot_linear_int8(x, weight.q_OI, weight.scale_O, bias, *slots)
+    full_OI = weight.q_OI.double() * weight.scale_O.double()[:, None]
+    h_TC = (x.double() @ a_CI.double().T) * (gates_TS * scale_S).repeat_interleave(rank, 1)
+    expected = x.double() @ full_OI.T + bias.double() + h_TC @ b_CO.double()
+    assert float((found.double() - expected).abs().max() / expected.abs().max()) <= TOLERANCES[dtype]
+    base = torch.ops.hotslot_cpu.linear_int8(x, weight.q_OI, weight.scale_O, bias)
+    assert torch.equal(found[1::2], base[1::2]), "rows that have no slot on"
+    assert not torch.equal(found[::2], base[::2])
+
+
 def test_inputs_that_do_not_fit_are_refused() -> None:
     x, weight = random(2, 32), Int8Weight.of(random(8, 32))
     for wrong in (

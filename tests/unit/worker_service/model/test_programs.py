@@ -13,6 +13,7 @@ from worker_service.demo_model import default_cache_dir
 from worker_service.model.cpu import library
 from worker_service.model.cpu.recorder import LINEARS
 from worker_service.model.cpu.recording import Recording
+from worker_service.model.int8_weights import Int8Weight
 from worker_service.model.programs import Programs
 from worker_service.model.step_state import StepState
 
@@ -177,6 +178,30 @@ def test_inputs_of_another_layout_go_through_the_modules(generated: ModuleType) 
     record(programs, layers, random(1))
     x = random(2)
     assert torch.equal(run(layers, x.T.contiguous().T), run(layers, x))
+
+
+def in_8_bits(layer: Layer, x: torch.Tensor, **_: Any) -> torch.Tensor:
+    of_kernels = layer.names["torch"].ops.hotslot_cpu
+    y = of_kernels.linear_int8.default(x, layer.q_OI, layer.scale_O, layer.c[0])
+    slots = (layer.a, layer.b, layer.slot_scale_S, layer.one_SK, layer.gates_TS)
+    z: torch.Tensor = of_kernels.slot_linear_int8.default(y, layer.q_OI, layer.scale_O, None, *slots)
+    return z
+
+
+def test_linears_in_8_bits_are_calls_of_a_program(generated: ModuleType) -> None:
+    layers = [Layer(seed, generated.__dict__, in_8_bits) for seed in range(2)]
+    for layer in layers:
+        weight = Int8Weight.of(layer.c)
+        for name, value in (
+            ("q_OI", weight.q_OI), ("scale_O", weight.scale_O), ("slot_scale_S", torch.tensor([0.5, 0.0])),
+            ("one_SK", torch.zeros(2, SIZE // 2)), ("gates_TS", torch.ones(3, 2)),
+        ):  # fmt: skip
+            layer.register_buffer(name, value)
+    programs = programs_of(layers)
+    before = run(layers, random(2))
+    record(programs, layers, random(1))
+    assert programs.keys == {KEY}
+    assert torch.equal(run(layers, random(2)), before)
 
 
 def test_every_operator_of_ours_is_there_while_a_step_is_recorded(generated: ModuleType) -> None:
