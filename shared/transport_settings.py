@@ -14,6 +14,8 @@ from shared.settings import Settings
 
 MAX_CONNECTIONS = 4_096
 """Connections of one gRPC listener, where its setting says nothing else."""
+MAX_CALLS_PER_S = 500.0
+"""Calls of one principal in a second, where the setting says nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Transport:
     """Further address for the health service alone, in plaintext, for probes that have no certificate."""
     max_connections: int = MAX_CONNECTIONS
     """Connections at the same time; more are closed."""
+    max_calls_per_s: float = 0.0
+    """Calls of one known caller in a second; 0 is no bound."""
 
     @property
     def uses_tls(self) -> bool:
@@ -82,6 +86,11 @@ class ServerTransport(OwnCertificate):
 
     max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
     """Most connections at the same time; more are closed at once."""
+    max_calls_per_s: float = Field(default=MAX_CALLS_PER_S, ge=0)
+    """Most calls a second of one principal, where callers are known; those of a second may come at once. More are
+    refused, and hear of it a second later; one that tries as many again has its connection closed. A call that is given
+    up before its first answer, or finds no room, counts as five. Services that call for others have no such bound; 0 is
+    none for all."""
 
     def transport(self) -> Transport:
         """Transport of the process's listener."""
@@ -92,6 +101,7 @@ class ServerTransport(OwnCertificate):
             self.insecure,
             self.health_listen,
             self.max_connections,
+            self.max_calls_per_s,
         )
 
 

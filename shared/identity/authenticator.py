@@ -115,7 +115,7 @@ class Authenticator:
     async def standing(self, method: str, context: Any) -> Standing:
         """The caller of an RPC, which may make it. Raises what `credential`, `principal_of` and `caller_of` raise."""
         metadata = single_values(context.invocation_metadata() or (), OF_CALLERS)
-        credential = await self.credential(metadata.get(AUTHORIZATION), _certified_names(context))
+        credential = await self.credential(metadata.get(AUTHORIZATION), certified_names(context))
         caller = caller_of(method, self.principal_of(credential), metadata)
         return Standing(replace(caller, expires_s=self.expires_s(credential)), credential, method, metadata)
 
@@ -230,7 +230,7 @@ class Authenticator:
         self._by_certificate = {shown: name for name, each in principals.items() for shown in each.certificates}
 
 
-def _certified_names(context: Any) -> list[str]:
+def certified_names(context: Any) -> list[str]:
     """Names that the caller's certificate has, once its chain was verified."""
     found = context.auth_context()
     return [name.decode("utf-8", "replace") for kind in ("peer_uri", "peer_dns") for name in found.get(kind, ())]

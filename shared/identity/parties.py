@@ -26,14 +26,14 @@ def party_of(caller: Caller | None, tenant: TenantId, peer: str, told: str | Non
     address, as all else may be invented.
     """
     if caller is None:
-        return PartyId(f"address {_host_of(peer)}")
+        return PartyId(f"address {address_of(peer)}")
     if Scope.WORKER in caller.scopes or caller.via:
         return PartyId(told) if told and len(told) <= MAX_PARTY_CHARS else PartyId(f"tenant {tenant}")
     return PartyId(f"tenant {tenant}" if tenant in caller.tenants else f"principal {caller.name}")
 
 
-def _host_of(peer: str) -> str:
-    """Host, or network of hosts, of a peer: `ipv4:127.0.0.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:/path`."""
+def address_of(peer: str) -> str:
+    """Address of a peer, or its network: `ipv4:127.0.0.1:50000`, `ipv6:%5B::1%5D:50000`, `unix:/path`."""
     kind, _, rest = unquote(peer).partition(":")
     host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
     if kind == "ipv4":

@@ -28,7 +28,9 @@ def as_markdown() -> str:
         f"{MAX_STREAMS_A_CONNECTION:,} calls. A connection has {HANDSHAKE_S:g} s to begin, and goes after {IDLE_S:g} s",
         f"without a call. What a client streams may stall for `HOTSLOT_STREAM_STALL_S`, and comes with"
         f" {LEAST_BYTES_PER_S:,} bytes a",
-        "second at least beyond that. The gateway's bounds are its settings (`HOTSLOT_GATEWAY_MAX_…`).",
+        "second at least beyond that. A known caller may make `HOTSLOT_MAX_CALLS_PER_S` calls a second; as many more",
+        "hear a second later that they are refused, and of still more the connection is closed. The gateway's bounds",
+        "are its settings (`HOTSLOT_GATEWAY_MAX_…`).",
         "",
         "Services check more narrowly what depends on settings or on the model, such as the length of a prompt.",
         "",

@@ -206,6 +206,7 @@ async def serve(
         authenticator=authenticator,
         audit=audit,
         quotas=quotas,
+        max_calls_per_s=options.transport.max_calls_per_s,
     )
     grpc_server = grpc.aio.server(
         interceptors=[interceptor],
@@ -213,6 +214,7 @@ async def serve(
         maximum_concurrent_rpcs=options.max_concurrent_calls,
     )
     port = _bind(grpc_server, address, server_credentials(options.transport))
+    interceptor.paced.port = port
     names = [entry.full_name for entry in services]
     for entry in services:
         entry.add_to_server(entry.servicer, grpc_server)

@@ -8,13 +8,11 @@ nor sends anything for long is ended; what the handler held is free before its c
 """
 
 import asyncio
-import inspect
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Sequence
-from contextlib import ExitStack, aclosing, nullcontext
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import grpc
 import structlog
@@ -27,17 +25,19 @@ from hotslot.rpc.metadata import single_values
 from hotslot.rpc.status import row_for
 from hotslot.rpc.tenant import PARTY_KEY, SETTLED, tenant_of
 from shared.audit.audit_log import AuditLog
-from shared.audit.watched_call import WatchedCall, watched
+from shared.audit.watched_call import watched
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import CALLER
 from shared.identity.parties import PARTY, party_of
 from shared.metrics.calls import ServerCalls
 from shared.quotas.gate import QuotaGate, held_kind
 from shared.server.call_log import CallObserver, CallRecord, log_call
+from shared.server.call_messages import Sizes, decoded, drive, only_message
 from shared.server.connection_bounds import Pace, check_metadata
 from shared.server.counters import Counters
 from shared.server.failed_calls import abort, as_error
 from shared.server.limited_decoding import limited
+from shared.server.paced_calls import PacedCalls
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.traced_calls import TracedCall
 from shared.server.wire_scan import Refused, decoder_of
@@ -66,10 +66,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         authenticator: Authenticator | None = None,
         audit: AuditLog | None = None,
         quotas: QuotaGate | None = None,
+        max_calls_per_s: float = 0.0,
     ) -> None:
         """Without an authenticator each call is believed.
 
-        A stream whose caller takes or sends nothing for `stall_s` is ended; larger requests are refused.
+        A stream whose caller takes or sends nothing for `stall_s` is ended; larger requests are refused. Known callers
+        may make so many calls a second; 0 is no bound.
         """
         self._max_request_bytes = max_request_bytes
         self._authenticator = authenticator
@@ -81,6 +83,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._places = {method: places for places in map(StreamPlaces, limits) for method in places.methods}
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
         self.calls = ServerCalls(self._counters)
+        self.paced = PacedCalls(max_calls_per_s, self._counters, authenticator)
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: dict[asyncio.Task[Any], HotslotError] = {}
         """Errors of calls that this server ends."""
@@ -101,6 +104,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Called by grpc for every call."""
+        caller = self.paced.caller(handler_call_details.invocation_metadata)
+        if caller is not None and (refusal := self.paced.refusal(caller)) is not None:
+            return refusal
         handler: Any = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None or method.startswith(_STANDARD_SERVICES):
@@ -125,7 +131,19 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         kind = held_kind(method, is_stream=handler.request_streaming or handler.response_streaming)
 
         async def call(request: Any, context: Any) -> Any:
+            self.paced.came(caller or "")
             return await self._run(method, behavior, request, context, decode, encode, kind)
+
+        if caller is None and self.paced.is_bounded:
+            # Its message is read once it may be: most of a flood's calls are given up before.
+            async def met(messages: Any, context: Any) -> None:
+                where = await self.paced.meet(context)
+                request = messages if handler.request_streaming else await only_message(context)
+                self.paced.came(where)
+                if (answer := await call(request, context)) is not None:
+                    await context.write(answer)
+
+            return grpc.stream_stream_rpc_method_handler(met)
 
         # Nothing is decoded before its sender is known; what is encoded here can be counted.
         return make(call, request_deserializer=None, response_serializer=None)
@@ -146,6 +164,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         assert task is not None
         call.enter_context(known.running.of(partial(known.check, standing), partial(self._end, task)))
         caller = standing.caller
+        self.paced.known(context, caller)
         told = single_values(context.invocation_metadata() or (), (PARTY_KEY,)).get(PARTY_KEY)
         PARTY.set(party_of(caller, caller.tenant, context.peer(), told))
         structlog.contextvars.bind_contextvars(principal=caller.name, **({"via": caller.via} if caller.via else {}))
@@ -167,6 +186,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self.calls.started(method)
         traced, sizes = TracedCall(method, context), Sizes()
         tenant, code, reason = "", grpc.StatusCode.OK, ""
+        error: HotslotError | None = None
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
@@ -192,15 +212,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if places is not None:
                 places.take(stream, tenant, asyncio.get_running_loop().time(), PARTY.get())
             if is_stream:
-                request = _decoded(request, decode, stream, sizes, seen, Pace(self._stall_s))
+                request = decoded(request, decode, stream, sizes, seen, Pace(self._stall_s))
             elif seen is not None:
                 await seen.requested(request)
-            return await _drive(behavior(request, context), context, stream, encode, sizes, seen)
+            return await drive(behavior(request, context), context, stream, encode, sizes, seen)
         except asyncio.CancelledError:
             if not (task in self._ending or stream.ended_by) or task.uncancel():
                 code = grpc.StatusCode.CANCELLED
                 raise
-            error: HotslotError = stream.ended_by or self._ending[task]
+            error = stream.ended_by or self._ending[task]
             code, reason = row_for(error).code, row_for(error).reason
         except grpc.aio.AbortError:
             code = context.code() or grpc.StatusCode.UNKNOWN
@@ -212,6 +232,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             self._counters.count_refusal(error)
         finally:
             call.close()
+            is_given_up = code is grpc.StatusCode.CANCELLED and not sizes.sent
+            self.paced.ended(CALLER.get(), error, is_given_up=is_given_up)
             self._running.discard(task)
             self._ending.pop(task, None)
             if places is not None:
@@ -225,70 +247,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if seen is not None:
                 await seen.ended(code.name, reason, waits=code is not grpc.StatusCode.CANCELLED)
             traced.ended(code, reason, tenant)
+        assert error is not None
         is_left_behind = isinstance(error, StreamStalledError) or stream.ended_by is not None
         with places.left_behind(tenant, PARTY.get()) if places is not None and is_left_behind else nullcontext():
             return await abort(context, error)
-
-
-@dataclass(slots=True)
-class Sizes:
-    """Bytes of the messages of one call."""
-
-    sent: int = 0
-    received: int = 0
-
-
-async def _decoded(
-    messages: AsyncIterable[Any],
-    decode: Callable[[bytes], Any],
-    stream: Stream,
-    sizes: Sizes,
-    seen: WatchedCall | None,
-    pace: Pace,
-) -> AsyncGenerator[Any]:
-    """The messages of a client's stream; raises at the first that is refused, or does not come."""
-    coming = aiter(messages)
-    while (data := await pace.next(stream.read(anext(coming, None)))) is not None:
-        sizes.received += len(cast(bytes, data))
-        message = decode(cast(bytes, data))
-        if isinstance(message, Refused):
-            raise message.error
-        if seen is not None and not seen.is_requested:
-            await seen.requested(message)
-        yield message
-
-
-async def _drive(
-    result: Any,
-    context: Any,
-    stream: Stream,
-    encode: Callable[[Any], bytes],
-    sizes: Sizes,
-    seen: WatchedCall | None = None,
-) -> Any:
-    """Finish a handler's result, whichever way the handler is written.
-
-    A generator's messages are written here and not handed to grpc, so that a cancelled call closes the generator at
-    once and in the same task: what its `finally` frees is free when the call is over.
-    """
-    if isinstance(result, AsyncGenerator):
-        async with aclosing(result):
-            async for message in result:
-                data = encode(message)
-                sizes.sent += len(data)
-                try:
-                    await stream.write(context.write(data), data)
-                    if seen is not None:
-                        seen.answered(message)
-                except grpc.aio.InternalError as exc:
-                    # The call is over: gRPC fails a write under way before it cancels the handler.
-                    raise asyncio.CancelledError from exc
-        return None
-    if inspect.isawaitable(result):
-        answer = await result
-        if seen is not None:
-            seen.answered(answer)
-        data = encode(answer)
-        sizes.sent = len(data)
-        return data
-    raise TypeError("a handler must be `async def`")

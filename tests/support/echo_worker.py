@@ -21,6 +21,7 @@ from shared.identity.authenticator import opened_authenticator
 from shared.quotas.gate import QuotaGate
 from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from shared.server.stream_places import STALL_S
+from shared.transport_settings import MAX_CALLS_PER_S, Transport
 from tests.support.echo_model import EchoModel
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.known_reference import ReferenceLimits
@@ -165,7 +166,12 @@ async def run_worker(
         server = await stack.enter_async_context(
             serve(
                 served,
-                ServerOptions(grace_s=0.5, stall_s=stall_s, max_request_bytes=MAX_GENERATE_BYTES),
+                ServerOptions(
+                    grace_s=0.5,
+                    stall_s=stall_s,
+                    max_request_bytes=MAX_GENERATE_BYTES,
+                    transport=Transport(max_calls_per_s=MAX_CALLS_PER_S),
+                ),
                 observers=(),
                 quotas=gate,
                 authenticator=await stack.enter_async_context(opened_authenticator(principals)),

@@ -31,9 +31,12 @@ from hotslot.rpc.tenant import tenant_of
 from shared.identity.authenticator import Authenticator
 from shared.identity.needs import NEEDS, check_needs
 from shared.server.grpc_server import ServerOptions, Service, serve
+from shared.transport_settings import Transport
 from tests.support.issuer import JwksServer, Key, assembled, claims, signed, write_issuers
 from tests.support.principals import Roster, bearer
 
+PACED = ServerOptions(grace_s=0.2, transport=Transport(max_calls_per_s=1e6))
+"""As servers are by default, whose callers have a pace; the table makes many calls."""
 MAY = {
     # scope: services and their methods, written down apart from the table of the product
     "read": """AdapterStoreService GetAdapter ListAdapters ListVersions ResolveAdapter GetAdapterPolicy
@@ -180,7 +183,7 @@ async def everything_served(tmp_path: Path) -> AsyncIterator[Served]:
     authenticator = Authenticator(roster.path, issuers_path=issuers)
     services = [recording(service, ran) for service in SERVICES]
     async with (
-        serve(services, ServerOptions(grace_s=0.2), observers=[], authenticator=authenticator) as server,
+        serve(services, PACED, observers=[], authenticator=authenticator) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield Served(roster, ran, channel)

@@ -28,8 +28,8 @@ from hotslot.rpc.channel import SAFE_TO_RETRY, ChannelOptions, open_blocking_cha
 from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import tenant_of
 from shared.server.call_log import CallRecord
+from shared.server.call_messages import Sizes, drive
 from shared.server.grpc_server import LIVENESS, READINESS, RpcServer, ServerOptions, Service, serve, stop_signal
-from shared.server.interceptor import Sizes, _drive
 from shared.server.stream_places import Stream
 from tests.support.waiting import until
 
@@ -175,7 +175,7 @@ async def test_a_write_that_fails_because_the_caller_left_is_no_bug_of_ours() ->
             raise grpc.aio.InternalError("the batch failed")
 
     with pytest.raises(asyncio.CancelledError):
-        await _drive(messages(), EndedCall(), Stream(60), str.encode, Sizes())
+        await drive(messages(), EndedCall(), Stream(60), str.encode, Sizes())
     assert closed.is_set()
 
 

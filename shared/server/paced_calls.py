@@ -1,0 +1,206 @@
+"""Calls of known callers at a pace: those beyond it are refused before anything is done for them.
+
+A flood costs its server some processor time for each call, whatever becomes of it, and so delays all others. gRPC alone
+takes a tenth of a millisecond for a call that its client gives up at once. So calls beyond the pace are refused before
+they are read; each hears of that a second later, as it may call no earlier; and a connection over which more are tried
+even so is closed, unless others call over it too.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+import structlog
+from cachetools import LRUCache
+
+from hotslot.errors import ExhaustedError, HotslotError, QuotaExceededError
+from hotslot.formats.principals import Scope
+from hotslot.rpc.security import AUTHORIZATION
+from shared.identity.authenticator import Authenticator, certified_names
+from shared.identity.callers import Caller
+from shared.identity.parties import address_of
+from shared.server.call_pace import MAX_CALLERS, CallPace
+from shared.server.closed_connections import Peer, close_connections, peer_of
+from shared.server.counters import BOUND_REFUSALS, Counters
+from shared.server.failed_calls import abort
+
+log = structlog.get_logger(__name__)
+
+SETTING = "max_calls_per_s"
+CONNECTIONS = "connections_of_floods"
+"""Label of connections that were closed."""
+FRUITLESS = 5
+"""Calls that one counts for until its message has come, and again once it was given up, or found no room: it took work,
+and nothing else bounds how many come."""
+TRIES_REFILL = 0.1
+"""Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
+HEARS_AFTER_S = 1.0
+MAX_WAITING, MAX_WAITING_OF_CALLER = 1_024, 512
+"""Refused calls that wait to hear of it, of all and of one caller; further ones hear at once. Of each, up to
+64 KiB are in gRPC's memory."""
+TOLD_EVERY_S = 60.0
+_SHARED = ""
+"""In the place of a connection's caller where there are several, or one that calls for others."""
+_CLOSED = "closed"
+"""In the place of a connection's caller once it is being closed."""
+
+_FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class PacedCalls:
+    """Pace of one server's callers. Lives on its event loop."""
+
+    def __init__(self, calls_per_s: float, counters: Counters, authenticator: Authenticator | None) -> None:
+        """0 is no bound, and so is it where callers are not known."""
+        calls_per_s = calls_per_s if authenticator is not None else 0.0
+        self._authenticator = authenticator
+        self.port = 0
+        """Port of the server, once it listens."""
+        self._counters = counters
+        self._pace = CallPace(calls_per_s, calls_per_s) if calls_per_s else None
+        self._tries = CallPace(TRIES_REFILL * calls_per_s, calls_per_s) if calls_per_s else None
+        self._key = secrets.token_bytes(32)
+        self._callers: LRUCache[bytes, str] = LRUCache(MAX_CALLERS)
+        """Callers by keyed hashes of the tokens that they were known by."""
+        self._on: LRUCache[str, str] = LRUCache(MAX_CALLERS)
+        """Callers by their connections' peers."""
+        self._certified: LRUCache[str, str] = LRUCache(MAX_CALLERS)
+        """Callers by the peers of connections on which a certificate said who they are."""
+        self._waiting: dict[str, int] = {}
+        self._num_waiting = 0
+        self._closing: set[Peer] = set()
+        self._closer: asyncio.Task[None] | None = None
+        self._told_s: LRUCache[str, float] = LRUCache(256)
+        message = f"more than {calls_per_s:,g} calls a second ({SETTING}); make fewer, and come again in a moment"
+        self._error = QuotaExceededError(message, subject=SETTING, retry_after_s=HEARS_AFTER_S)
+
+    @property
+    def is_bounded(self) -> bool:
+        """True where callers have a pace."""
+        return self._pace is not None
+
+    def caller(self, metadata: Metadata) -> str | None:
+        """Caller of a call by a token that was known before, as it is counted; None where that is to be found out."""
+        token = _token_of(metadata) if self._pace is not None else None
+        return self._callers.get(self._hash(token)) if token is not None else None
+
+    def refusal(self, caller: str) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Handler of a call that is one too many; None for one that may begin."""
+        if not caller or self._pace is None or self._pace.take(caller, time.monotonic(), FRUITLESS):
+            return None
+
+        async def refuse(_: Any, context: Any) -> None:
+            await self._refuse(caller, context)
+
+        # Of this shape alone no message is read before the handler runs.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def meet(self, context: Any) -> str:
+        """Meet a call whose token is not known; returns its caller, as it is counted. One too many is refused.
+
+        It counts for its principal, or its address where there is none.
+        """
+        peer = context.peer()
+        caller = self._certified.get(peer)
+        if caller is None and (caller := await self._found(peer, context)) is None:
+            caller = f"address {address_of(peer)}"
+        if caller and self._pace is not None and not self._pace.take(caller, time.monotonic(), FRUITLESS):
+            await self._refuse(caller, context)
+        return caller
+
+    def came(self, caller: str) -> None:
+        """Hear that the message of a call has come."""
+        if caller and self._pace is not None:
+            self._pace.give_back(caller, FRUITLESS - 1)
+
+    def known(self, context: Any, caller: Caller) -> None:
+        """Hear of an allowed call's caller."""
+        if self._pace is not None and self._on.setdefault(peer := context.peer(), name := _name_of(caller)) != name:
+            self._on[peer] = _SHARED
+
+    def ended(self, caller: Caller | None, error: HotslotError | None, *, is_given_up: bool) -> None:
+        """Hear of a call that is over; it may count for more than itself."""
+        is_fruitless = is_given_up or isinstance(error, ExhaustedError)
+        if is_fruitless and self._pace is not None and caller is not None and (name := _name_of(caller)):
+            self._pace.charge(name, FRUITLESS - 1, time.monotonic())
+
+    async def _found(self, peer: str, context: Any) -> str | None:
+        """The principal of a call, as it is counted; None where there is none, as the call itself will tell."""
+        assert self._authenticator is not None
+        token = _token_of(context.invocation_metadata() or ())
+        try:
+            principal = await self._authenticator.principal(token, certified_names(context))
+        except HotslotError:
+            return None
+        name = "" if principal.scopes & _FOR_OTHERS else f"principal {principal.name}"
+        if token is None:
+            self._certified[peer] = name
+        else:
+            self._callers[self._hash(token)] = name
+        return name
+
+    async def _refuse(self, caller: str, context: Any) -> None:
+        assert self._tries is not None
+        is_tried = self._tries.take(caller, time.monotonic())
+        if not is_tried and self._is_closed(context.peer()):
+            raise asyncio.CancelledError
+        self._counters.add(BOUND_REFUSALS, SETTING)
+        self._tell(caller)
+        if is_tried and self._num_waiting < MAX_WAITING and self._waiting.get(caller, 0) < MAX_WAITING_OF_CALLER:
+            await self._wait(caller)
+        await abort(context, self._error)
+
+    async def _wait(self, caller: str) -> None:
+        self._num_waiting += 1
+        self._waiting[caller] = self._waiting.get(caller, 0) + 1
+        try:
+            await asyncio.sleep(HEARS_AFTER_S)
+        finally:
+            self._num_waiting -= 1
+            self._waiting[caller] -= 1
+            if not self._waiting[caller]:
+                del self._waiting[caller]
+
+    def _is_closed(self, peer: str) -> bool:
+        """Close the connection of a call; false for one that others call over, too."""
+        if (caller := self._on.get(peer)) == _CLOSED:
+            return True  # Calls that had come before.
+        if caller == _SHARED or not self.port or (found := peer_of(peer)) is None:
+            return False
+        self._on[peer] = _CLOSED
+        self._counters.add(BOUND_REFUSALS, CONNECTIONS)
+        self._closing.add(found)
+        if self._closer is None or self._closer.done():
+            self._closer = asyncio.create_task(self._close_all())
+        return True
+
+    async def _close_all(self) -> None:
+        while self._closing:
+            peers, self._closing = self._closing, set()
+            await asyncio.to_thread(close_connections, peers, self.port)
+
+    def _tell(self, caller: str) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s.get(caller, -TOLD_EVERY_S) >= TOLD_EVERY_S:
+            self._told_s[caller] = now_s
+            log.warning("calls_refused", caller=caller, why=self._error.message)
+
+    def _hash(self, token: str) -> bytes:
+        return hashlib.blake2b(token.encode(), key=self._key, digest_size=16).digest()
+
+
+def _token_of(metadata: Metadata) -> str | None:
+    for key, value in metadata:
+        if key == AUTHORIZATION and isinstance(value, str):
+            return value
+    return None
+
+
+def _name_of(caller: Caller) -> str:
+    """Name that a caller is counted by; empty for one that calls for others."""
+    return "" if caller.via or caller.scopes & _FOR_OTHERS else f"principal {caller.name}"

@@ -1,0 +1,170 @@
+"""Floods of calls that cost their client nothing are refused before they are read, and cut off; others are served."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from hotslot.errors import QuotaExceededError, UnauthenticatedError
+from hotslot.formats.principals import Scope
+from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
+from hotslot.rpc.status import from_rpc_error
+from hotslot.rpc.tenant import TENANT_KEY
+from shared.identity.authenticator import opened_authenticator
+from shared.quotas.gate import QuotaGate
+from shared.quotas.limits import TenantLimits
+from shared.quotas.rates import Rates
+from shared.server import paced_calls
+from shared.server.counters import BOUND_REFUSALS, Counters
+from shared.server.grpc_server import RpcServer, ServerOptions, serve, service
+from shared.server.paced_calls import CONNECTIONS, SETTING
+from shared.transport_settings import Transport
+from tests.hostile.test_connections import Blobs, dialled, status
+from tests.support.principals import Roster, bearer
+from tests.support.raw_http2 import RawConnection, raw_connection
+from tests.support.waiting import until, until_async
+
+pytestmark = pytest.mark.integration
+
+PER_S = 50.0
+METHOD = "/hotslot.store.v1.BlobService/GetWriteStatus"
+MESSAGE = blob_pb2.GetWriteStatusRequest(digest="x").SerializeToString()
+
+
+class PacedServer:
+    """A server whose callers may make few calls, and their tokens."""
+
+    def __init__(self, server: RpcServer, counters: Counters, roster: Roster) -> None:
+        self.server, self.counters, self.roster = server, counters, roster
+        self.endpoint = f"127.0.0.1:{server.port}"
+
+    def token(self, name: str) -> list[tuple[str, str]]:
+        return [bearer(self.roster.tokens[name])]
+
+    def count(self, label: str) -> int:
+        return self.counters.snapshot().get((BOUND_REFUSALS, label), 0)
+
+
+@asynccontextmanager
+async def paced(folder: Path, blobs: Blobs | None = None, per_s: float = PER_S) -> AsyncIterator[PacedServer]:
+    roster, limits, counters = Roster(folder / "principals.json"), TenantLimits(), Counters()
+    for name in ("quiet", "loud", "late"):
+        roster.add(name, (Scope.PUBLISH,), (name,))
+    roster.add("worker", (Scope.WORKER, Scope.PUBLISH), ("*",))
+    add = blob_pb2_grpc.add_BlobServiceServicer_to_server
+    served = service(blob_pb2, "BlobService", add, blobs or Blobs())
+    options = ServerOptions(grace_s=0.1, transport=Transport(max_calls_per_s=per_s))
+    gate = QuotaGate(limits, Rates(limits), counters)
+    async with (
+        opened_authenticator(roster.path) as authenticator,
+        serve([served], options, observers=(), quotas=gate, authenticator=authenticator) as server,
+    ):
+        yield PacedServer(server, counters, roster)
+
+
+async def pour(connection: RawConnection, metadata: list[tuple[str, str]], num_calls: int) -> None:
+    """Calls that are given up as soon as they are made, until the server closes the connection."""
+    block = connection.block(METHOD, metadata)
+    try:
+        for _ in range(num_calls // 10):
+            await connection.send(b"".join(connection.cancelled_call(block, MESSAGE) for _ in range(10)))
+            await asyncio.sleep(0.001)
+    except OSError:
+        return
+
+
+async def test_a_call_too_many_hears_when_to_come_again_and_later_ones_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paced_calls, "HEARS_AFTER_S", 0.3)
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        loud = running.token("loud")
+        await status(stub, metadata=loud)
+        began_s = time.monotonic()
+        ended = await asyncio.gather(*(status(stub, metadata=loud) for _ in range(70)), return_exceptions=True)
+        refused = [from_rpc_error(each) for each in ended if isinstance(each, grpc.RpcError)]
+        assert refused
+        assert len(refused) < 70
+        assert {type(error) for error in refused} == {QuotaExceededError}
+        assert all(isinstance(e, QuotaExceededError) and e.retry_after_s and e.subject == SETTING for e in refused)
+        assert time.monotonic() - began_s > 0.25
+        assert running.count(SETTING) == len(refused)
+        await status(stub, metadata=running.token("quiet"))
+
+        async def is_answered() -> bool:
+            try:
+                await status(stub, metadata=loud)
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await until_async(is_answered)
+
+
+@pytest.mark.parametrize("token", ["known", "its own, which was never read", "none", "invented"])
+async def test_a_flood_that_is_given_up_at_once_is_cut_off_and_others_are_served(tmp_path: Path, token: str) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        await status(stub, metadata=running.token("quiet"))
+        metadata = {"none": [], "invented": [bearer("hs1_0011223344556677_0123")]}.get(token, running.token("loud"))
+        if token == "known":
+            await status(stub, metadata=metadata)
+        async with raw_connection(running.endpoint) as first, raw_connection(running.endpoint) as second:
+            await asyncio.gather(pour(first, metadata, 2_000), pour(second, metadata, 2_000))
+            await until(lambda: first.is_closed and second.is_closed)
+        assert running.count(CONNECTIONS) == 2
+        await status(stub, metadata=running.token("quiet"))
+        # Nor is one kept out who comes now, from the same address.
+        await status(stub, metadata=running.token("late"))
+
+
+async def test_guesses_of_tokens_are_refused_unread_once_too_many_came_from_an_address(tmp_path: Path) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        guesses = [[bearer(f"hs1_00112233445566{number:02}_0123")] for number in range(90)]
+        calls = [stub.GetWriteStatus(blob_pb2.GetWriteStatusRequest(), metadata=each) for each in guesses]
+        ended = [from_rpc_error(e) for e in await asyncio.gather(*calls, return_exceptions=True)]  # type: ignore[arg-type]
+        assert {type(error) for error in ended} == {UnauthenticatedError, QuotaExceededError}
+        await status(stub, metadata=running.token("quiet"))
+
+
+async def test_a_connection_over_which_others_call_is_not_closed(tmp_path: Path) -> None:
+    async with paced(tmp_path) as running, raw_connection(running.endpoint) as proxy:
+        for name in ("quiet", "loud"):
+            await proxy.send(proxy.call(proxy.block(METHOD, running.token(name)), MESSAGE))
+        await until(lambda: proxy.seen["headers"] >= 4)
+        await pour(proxy, running.token("loud"), 500)
+        await until(lambda: running.count(SETTING) > 300)
+        before = proxy.seen["headers"]
+        await proxy.send(proxy.call(proxy.block(METHOD, running.token("quiet")), MESSAGE))
+        await until(lambda: proxy.seen["headers"] > before)
+        assert not proxy.is_closed
+        assert not running.count(CONNECTIONS)
+
+
+async def test_services_that_call_for_others_have_no_pace(tmp_path: Path) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        metadata = [*running.token("worker"), (TENANT_KEY, "acme")]
+        await asyncio.gather(*(status(stub, metadata=metadata) for _ in range(150)))
+
+
+async def test_a_burst_of_a_second_s_calls_is_answered_whole(tmp_path: Path) -> None:
+    async with paced(tmp_path, per_s=200.0) as running, dialled(running.server) as stub:
+        loud = running.token("loud")
+        await status(stub, metadata=loud)
+        await asyncio.gather(*(status(stub, metadata=loud) for _ in range(190)))
+
+
+async def test_calls_that_run_long_count_once_however_many_run(tmp_path: Path) -> None:
+    blobs = Blobs()
+    async with paced(tmp_path, blobs) as running, dialled(running.server) as stub:
+        loud, slow = running.token("loud"), blob_pb2.GetWriteStatusRequest(digest="slow")
+        await status(stub, metadata=loud)
+        calls = []
+        for number in range(1, 41):
+            calls.append(stub.GetWriteStatus(slow, metadata=loud))
+            await until(lambda number=number: blobs.running == number)  # type: ignore[misc]
+        blobs.go_on.set()
+        await asyncio.gather(*calls)
