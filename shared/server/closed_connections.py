@@ -12,11 +12,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _DESCRIPTORS = Path("/dev/fd")
-Peer = tuple[str, int]
+PeerAddress = tuple[str, int]
 """Host and port."""
 
 
-def peer_of(text: str) -> Peer | None:
+def peer_of(text: str) -> PeerAddress | None:
     """Host and port of a peer as gRPC names it: `ipv4:127.0.0.1:50000`, `ipv6:%5B::1%5D:50000`; None for others."""
     kind, _, rest = unquote(text).partition(":")
     host, _, port = rest.rpartition(":")
@@ -25,7 +25,7 @@ def peer_of(text: str) -> Peer | None:
     return host.strip("[]").partition("%")[0], int(port)
 
 
-def close_connections(peers: Collection[Peer], port: int) -> int:
+def close_connections(peers: Collection[PeerAddress], port: int) -> int:
     """End the connections of a server on this port with these peers; returns how many there were."""
     num_closed = 0
     for descriptor in _sockets():

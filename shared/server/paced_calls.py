@@ -24,7 +24,7 @@ from shared.identity.authenticator import Authenticator, certified_names
 from shared.identity.callers import Caller
 from shared.identity.parties import address_of
 from shared.server.call_pace import MAX_CALLERS, CallPace
-from shared.server.closed_connections import Peer, close_connections, peer_of
+from shared.server.closed_connections import PeerAddress, close_connections, peer_of
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.failed_calls import abort
 
@@ -49,7 +49,7 @@ _CLOSED = "closed"
 """In the place of a connection's caller once it is being closed."""
 
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
-Metadata = Iterable[tuple[str, str | bytes]]
+CallMetadata = Iterable[tuple[str, str | bytes]]
 
 
 class PacedCalls:
@@ -73,7 +73,7 @@ class PacedCalls:
         """Callers by the peers of connections on which a certificate said who they are."""
         self._waiting: dict[str, int] = {}
         self._num_waiting = 0
-        self._closing: set[Peer] = set()
+        self._closing: set[PeerAddress] = set()
         self._closer: asyncio.Task[None] | None = None
         self._told_s: LRUCache[str, float] = LRUCache(256)
         message = f"more than {calls_per_s:,g} calls a second ({SETTING}); make fewer, and come again in a moment"
@@ -84,7 +84,7 @@ class PacedCalls:
         """True where callers have a pace."""
         return self._pace is not None
 
-    def caller(self, metadata: Metadata) -> str | None:
+    def caller(self, metadata: CallMetadata) -> str | None:
         """Caller of a call by a token that was known before, as it is counted; None where that is to be found out."""
         token = _token_of(metadata) if self._pace is not None else None
         return self._callers.get(self._hash(token)) if token is not None else None
@@ -194,7 +194,7 @@ class PacedCalls:
         return hashlib.blake2b(token.encode(), key=self._key, digest_size=16).digest()
 
 
-def _token_of(metadata: Metadata) -> str | None:
+def _token_of(metadata: CallMetadata) -> str | None:
     for key, value in metadata:
         if key == AUTHORIZATION and isinstance(value, str):
             return value
