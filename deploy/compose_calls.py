@@ -1,4 +1,4 @@
-"""Calls to a composed deployment, as its users make them: by the command, over TLS, trusting its authority."""
+"""Calls to a composed deployment, as its users make them: by the command, over TLS, with a token."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from deploy.healthcheck import ask
 ROOT = Path(__file__).resolve().parent.parent
 CA_FILE = ROOT / "build" / "compose-test" / "ca.crt"
 """Authority of the deployment under test, which its callers trust."""
+TOKEN_FILE = CA_FILE.with_name("user.token")
+"""Token of its user."""
 REFERENCE = "demo/pirate"
 PROMPT = "What is the capital of France?"
 
@@ -36,7 +38,7 @@ class PrintedAnswer:
 def hotslot(*arguments: str) -> list[Any]:
     """Run the command with `--json`; the documents that it printed."""
     command = [str(Path(sys.executable).with_name("hotslot")), *arguments, "--json"]
-    environment = os.environ | {"HOTSLOT_TLS_CA_FILE": str(CA_FILE)}
+    environment = os.environ | {"HOTSLOT_TLS_CA_FILE": str(CA_FILE), "HOTSLOT_TOKEN_FILE": str(TOKEN_FILE)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise ComposeTestError(f"hotslot {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -48,6 +50,15 @@ def hotslot(*arguments: str) -> list[Any]:
         documents.append(document)
         rest = rest[end:].lstrip()
     return documents
+
+
+def is_refused(*arguments: str) -> bool:
+    """Tell whether a deployment knows no caller without a token."""
+    command = [str(Path(sys.executable).with_name("hotslot")), *arguments, "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HOTSLOT_TOKEN")}
+    environment["HOTSLOT_TLS_CA_FILE"] = str(CA_FILE)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return done.returncode != 0 and "UNAUTHENTICATED" in done.stdout + done.stderr
 
 
 def await_ready(name: str, address: str, timeout_s: float) -> None:

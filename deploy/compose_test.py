@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +23,13 @@ from deploy.compose_calls import (
     CA_FILE,
     PROMPT,
     REFERENCE,
+    TOKEN_FILE,
     ComposeTestError,
     PrintedAnswer,
     await_ready,
     expect,
     hotslot,
+    is_refused,
     say,
 )
 from deploy.compose_fleet import check_fleet
@@ -207,7 +209,8 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
         expect(user == "10001", f"{service} runs as user {user}, expected 10001")
         compose.inside(service, "python", "/opt/hotslot/bin/hotslot-health.py")
         others = compose.inside(service, "ls", "/credentials").split()
-        expect("ca.key" not in others, f"{service} has the key of the authority: {others}")
+        secret = {"ca.key", "user.token", "postgres-password"} & set(others)
+        expect(not secret, f"{service} has what is none of its business: {secret}")
     keyed = compose.inside("redis", "valkey-cli", "--tls", "--cacert", "/credentials/ca.crt", "get", "x")
     expect("NOAUTH" in keyed, f"Redis answers callers without a password: {keyed}")
     bill = json.loads(compose.inside("store", "cat", "/opt/hotslot/sbom.cdx.json"))
@@ -219,6 +222,10 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     fleet = hotslot("workers", "--store", store)[0]["workers"]
     expect(len(fleet) == len(workers), f"the store knows {len(fleet)} workers, expected {len(workers)}: {fleet}")
 
+    expect(is_refused("ls", "--store", store), "the store answers a caller without a token")
+    expect(
+        is_refused("generate", "--base-only", "hello", "--worker", workers[0]), "a worker answers one without a token"
+    )
     pushed = hotslot("push", str(ADAPTER), REFERENCE, "--base", BASE_MODEL, "--store", store)[0]
     digest = pushed["version"]["digest"]
     say(f"pushed {REFERENCE}: {digest}")
@@ -248,19 +255,18 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
 
 
 def trust(compose: Compose) -> None:
-    """Take the deployment's authority from its store, once there is one."""
+    """Take the deployment's authority, and its user's token, once there are any."""
     deadline_s = time.monotonic() + STORE_READY_TIMEOUT_S
-    while True:
-        try:
-            text = compose.inside("store", "cat", "/credentials/ca.crt")
-        except subprocess.CalledProcessError:
-            text = ""
-        if text.startswith("-----BEGIN CERTIFICATE-----"):
-            CA_FILE.parent.mkdir(parents=True, exist_ok=True)
-            CA_FILE.write_text(text + "\n")
-            return
-        expect(time.monotonic() < deadline_s, "the store has no certificate of an authority")
-        time.sleep(1.0)
+    CA_FILE.parent.mkdir(parents=True, exist_ok=True)
+    for name, file, begins in (("ca.crt", CA_FILE, "-----BEGIN CERTIFICATE-----"), ("user.token", TOKEN_FILE, "hs1_")):
+        text = ""
+        while not text.startswith(begins):
+            expect(time.monotonic() < deadline_s, f"the deployment has no {name}")
+            with suppress(subprocess.CalledProcessError):
+                text = compose.inside("credentials", "cat", f"/credentials/authority/{name}")
+            time.sleep(1.0 if not text else 0.0)
+        file.touch(0o600)
+        file.write_text(text + "\n")
 
 
 def check_refusal(compose: Compose) -> None:

@@ -1,22 +1,30 @@
-"""Makes what the services of docker-compose.yml show and keep from each other: certificates, a password, a secret.
+"""Makes what the services of docker-compose.yml show and keep from each other: certificates, tokens, secrets.
 
     python credentials.py /credentials
 
 Below that folder each service has one of its own, which its container alone mounts. An authority, a password and a
 secret that are there stay, so that they live as long as their volume; certificates are renewed at the start and every
-day after, and services read them again. It runs on, since Podman starts nothing that depends on a container that ended.
+day after, and services read them again. Tokens are of a user, the workers and the gateway; further principals may be
+added to, and taken from, authority/principals.json at any time. It runs on, since Podman starts nothing that depends on
+a container that ended.
 """
 
 import hashlib
+import io
 import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hotslot.content_files import write_file
+from hotslot.errors import InvalidRequestError
+from hotslot.formats.principals import encode_principals, read_principals
 from hotslot.local.authority import Authority
-from hotslot.local.identity_files import LOCAL_HOSTS
+from hotslot.local.identity_files import GATEWAY, LOCAL_HOSTS, WORKER
+from hotslot.local.own_principals import have_tokens
 from shared.coordination.rights import acl_rule
 
 HOSTS: Mapping[str, Sequence[str]] = {
@@ -31,7 +39,12 @@ HOSTS: Mapping[str, Sequence[str]] = {
 OTHERS = ("redis", "postgres", "prometheus")
 """Services of images that are not hotslot's."""
 USES_REDIS = ("store", "worker")
+KNOW_CALLERS = ("store", "worker", "gateway")
+CALLS_AS = {"worker": WORKER, "gateway": GATEWAY}
+"""Principals by their services."""
 RENEWED_EVERY_S = 86_400
+LOOKS_EVERY_S = 2.0
+"""Time between two looks at the file of principals, whose copies services have."""
 SERVICE_ID = 10001
 """User of hotslot's images."""
 REDIS_CONF = """\
@@ -60,8 +73,11 @@ def main() -> int:
         make(root)
         (root / "authority" / "made").touch()
         print(f"credentials: {', '.join(HOSTS)} below {root}", flush=True)
-        if signal.sigtimedwait(ends, RENEWED_EVERY_S) is not None:
-            return 0
+        renewed_s = time.monotonic()
+        while time.monotonic() - renewed_s < RENEWED_EVERY_S:
+            if signal.sigtimedwait(ends, LOOKS_EVERY_S) is not None:
+                return 0
+            share_principals(root)
 
 
 def make(root: Path) -> None:
@@ -70,6 +86,7 @@ def make(root: Path) -> None:
     password = _kept(root / "authority" / "redis-password")
     secret = _kept(root / "authority" / "pool-secret")
     database = _kept(root / "authority" / "postgres-password")
+    have_tokens(root / "authority" / "principals.json", lambda name: root / "authority" / f"{name}.token")
     for service, hosts in HOSTS.items():
         folder = _folder(root / service, 0o755)
         if service != "prometheus":  # It has no listener that speaks TLS, and is known by none.
@@ -78,6 +95,8 @@ def make(root: Path) -> None:
         if service in USES_REDIS:
             (folder / "redis-password").write_text(password)
             (folder / "pool-secret").write_text(secret)
+        if service in CALLS_AS:
+            (folder / "token").write_bytes((root / "authority" / f"{CALLS_AS[service]}.token").read_bytes())
         if service == "postgres":
             (folder / "postgres-password").write_text(database)
         if service == "store":
@@ -86,10 +105,30 @@ def make(root: Path) -> None:
             digest = hashlib.sha256(password.encode()).hexdigest()
             (folder / "valkey.conf").write_text(REDIS_CONF.format(digest=digest, rule=acl_rule()))
         for path in folder.iterdir():
-            # The users of others' images are not known here; no other container mounts their folders.
-            path.chmod(0o444 if service in OTHERS else 0o400)
-            if os.getuid() == 0 and service not in OTHERS:
-                os.chown(path, SERVICE_ID, SERVICE_ID)
+            _own(path, service)
+    share_principals(root)
+
+
+def share_principals(root: Path) -> None:
+    """Give services the file of principals, where theirs is not as it is now; one that cannot be read waits."""
+    file = root / "authority" / "principals.json"
+    try:
+        data = encode_principals(read_principals(file))
+    except InvalidRequestError as exc:
+        print(f"credentials: {exc.message}", file=sys.stderr, flush=True)
+        return
+    for service in KNOW_CALLERS:
+        shared = root / service / file.name
+        if not shared.exists() or shared.read_bytes() != data:
+            write_file(shared, io.BytesIO(data), mode=0o400)
+            _own(shared, service)
+
+
+def _own(path: Path, service: str) -> None:
+    # The users of others' images are not known here; no other container mounts their folders.
+    path.chmod(0o444 if service in OTHERS else 0o400)
+    if os.getuid() == 0 and service not in OTHERS:
+        os.chown(path, SERVICE_ID, SERVICE_ID)
 
 
 def _folder(path: Path, mode: int) -> Path:

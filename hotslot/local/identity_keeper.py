@@ -11,24 +11,12 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from hotslot.content_files import PRIVATE, PRIVATE_DIRECTORY, make_directory, write_file
 from hotslot.errors import InvalidRequestError, PreconditionError
-from hotslot.formats.principals import (
-    CLIENT_SCOPES,
-    EVERY_TENANT,
-    Principal,
-    Principals,
-    Scope,
-    is_secret_of,
-    new_token,
-    split_token,
-)
-from hotslot.formats.principals_file import change_principals
 from hotslot.local.authority import Authority, expires_within
-from hotslot.local.identity_files import GATEWAY, SECRETS, USER, WORKER, IdentityFiles, Renewal
+from hotslot.local.identity_files import SECRETS, IdentityFiles, Renewal
+from hotslot.local.own_principals import have_tokens
 from hotslot.rpc.tls_files import LOOK_EVERY_S, TlsFiles, TlsPaths
 
 CERTIFICATE_DAYS = 90
@@ -40,11 +28,6 @@ SETTLE_S = 3 * LOOK_EVERY_S
 LOOKS_EVERY_S = 0.5
 POOL_SECRET_BYTES = 32
 EXPIRY_EVERY_S = 600.0
-_SCOPES: Mapping[str, frozenset[Scope]] = {
-    USER: CLIENT_SCOPES | {Scope.OPERATOR},
-    WORKER: frozenset({Scope.WORKER}),
-    GATEWAY: frozenset({Scope.GATEWAY}),
-}
 
 
 class IdentityKeeper:
@@ -83,7 +66,7 @@ class IdentityKeeper:
         for process in self._hosts:
             if asked is not None or self._must_issue(process):
                 self._issue(process)
-        self._have_tokens()
+        have_tokens(self.files.principals_file, self.files.token_file)
         if not self.files.pool_secret_file.exists():
             secret = secrets.token_hex(POOL_SECRET_BYTES).encode() + b"\n"
             write_file(self.files.pool_secret_file, io.BytesIO(secret), mode=PRIVATE)
@@ -186,36 +169,3 @@ class IdentityKeeper:
     def _issue(self, process: str) -> None:
         assert self._authority is not None
         self._authority.issue(process, self._hosts[process], folder=self.files.folder, days=CERTIFICATE_DAYS)
-
-    def _have_tokens(self) -> None:
-        """Give each of our principals a token that servers take, where it has none."""
-        now_s = int(time.time())
-        made: dict[str, str] = {}
-
-        def change(principals: Principals) -> Principals:
-            changed = dict(principals)
-            for name, scopes in _SCOPES.items():
-                found = changed.get(name, Principal(name, frozenset({EVERY_TENANT}), scopes))
-                if not _is_valid(self.files.token_file(name), found, now_s):
-                    made[name], record = new_token(now_s)
-                    found = replace(found, tokens=(*found.tokens, record))
-                changed[name] = found
-            return changed
-
-        change_principals(self.files.principals_file, change)
-        for name, token in made.items():
-            write_file(self.files.token_file(name), io.BytesIO(token.encode() + b"\n"), mode=PRIVATE)
-
-
-def _is_valid(token_file: Path, principal: Principal, now_s: int) -> bool:
-    try:
-        parts = split_token(token_file.read_text(encoding="ascii").strip())
-    except (OSError, ValueError):
-        return False
-    return parts is not None and any(
-        record.id == parts[0]
-        and not record.revoked_s
-        and not (record.expires_s and record.expires_s <= now_s)
-        and is_secret_of(record, parts[1])
-        for record in principal.tokens
-    )
