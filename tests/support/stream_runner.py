@@ -2,62 +2,23 @@
 the device's streams and events allow.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from random import Random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
+from hotslot.ids import Digest
 from tests.support.fake_model import FakeRunner
-from tests.support.stream_order import StreamOrder
-from worker_service.engine.messages import AdapterWeights, Computed, Segment
-
-
-@dataclass(eq=False)
-class FakeEvent:
-    """Happens when all that was given to its stream before has run."""
-
-    has_happened: bool = False
-
-    def happen(self) -> None:
-        self.has_happened = True
-
-
-@dataclass(eq=False)
-class FakeStream:
-    """What was given to it and has not run yet, in order."""
-
-    queue: list[Callable[[], object] | FakeEvent] = field(default_factory=list)
-
-    def record_event(self) -> FakeEvent:
-        event = FakeEvent()
-        self.queue.append(event.happen)
-        return event
-
-    def wait_event(self, event: FakeEvent) -> None:
-        self.queue.append(event)
-
-    @property
-    def can_run(self) -> bool:
-        """False while it is empty, or waits for an event that has not happened."""
-        while self.queue and isinstance(self.queue[0], FakeEvent) and self.queue[0].has_happened:
-            self.queue.pop(0)
-        return bool(self.queue) and not isinstance(self.queue[0], FakeEvent)
-
-    def run_one(self) -> None:
-        entry = self.queue.pop(0)
-        assert not isinstance(entry, FakeEvent)
-        entry()
+from tests.support.races import RacyDevice, RacyEvent
+from worker_service.engine.messages import PENDING, AdapterWeights, Computed, Segment, SliceState
+from worker_service.model.streams import SlotReads
 
 
 @dataclass(eq=False)
 class LaunchedFake:
     """A step's results once it has run."""
 
+    event: RacyEvent | None = None
     results: list[Computed] | None = None
     error: Exception | None = None
-
-    @property
-    def has_run(self) -> bool:
-        return self.results is not None or self.error is not None
 
 
 class StreamRunner:
@@ -68,27 +29,32 @@ class StreamRunner:
 
     def __init__(self, model: FakeRunner) -> None:
         self.model = model
-        self.random = Random(0)
-        self.steps, self.copies = FakeStream(), FakeStream()
-        self.order = StreamOrder(self.steps, self.copies)
+        self.device = RacyDevice()
+        self.steps, self.copies = self.device.stream("steps"), self.device.stream("copies")
+        self.reads = SlotReads(self.steps)
         self.fail_next_launch = False
         self.num_fed = 0
         """Tokens that a step took from the one before it."""
         self._launched: list[LaunchedFake] = []
 
-    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
+    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[SliceState]:
+        self.reads.before_copy(self.copies, slots)
         for part, slot in enumerate(slots):
-            self._copy(lambda slot=slot: self.model.slots.pop(slot, None))  # type: ignore[misc]
-            yield
+            self.copies.give(lambda slot=slot: self._write(slot, None))  # type: ignore[misc]
+            yield None
             if getattr(weights, "broken", False):
                 raise RuntimeError("the copy broke")
             written = (weights.digest, part, len(slots))
-            self._copy(lambda slot=slot, written=written: self.model.slots.update({slot: written}))  # type: ignore[misc]
+            self.copies.give(lambda slot=slot, written=written: self._write(slot, written))  # type: ignore[misc]
+        event = self.copies.record_event()
+        while not event.query():
+            yield PENDING
 
-    def _copy(self, run: Callable[[], object]) -> None:
-        self.order.before_copy()
-        self.copies.queue.append(run)
-        self.order.after_copy()
+    def _write(self, slot: int, written: tuple[Digest, int, int] | None) -> None:
+        self.device.touch(("slot", slot), "a copy", is_write=True)
+        self.model.slots.pop(slot, None)
+        if written is not None:
+            self.model.slots[slot] = written
 
     def launch(self, segments: Sequence[Segment]) -> None:
         if self.fail_next_launch:
@@ -99,12 +65,14 @@ class StreamRunner:
         launched, before = LaunchedFake(), self._launched[-1] if self._launched else None
         # The history grows while the step waits for the device.
         kept = [replace(segment, history=tuple(segment.history)) for segment in segments]
-        self.order.before_step()
-        self.steps.queue.append(lambda: self._run(kept, launched, before))
-        self.order.after_step()
+        self.steps.give(lambda: self._run(kept, launched, before))
+        self.reads.launched({slot for segment in segments for slot, _ in segment.gates})
+        launched.event = self.steps.record_event()
         self._launched.append(launched)
 
     def _run(self, segments: Sequence[Segment], launched: LaunchedFake, before: LaunchedFake | None) -> None:
+        for segment in segments:
+            self._touch(segment)
         if before is not None and before.error is not None:
             # It reads what the other left half-way, and leaves nothing right itself.
             for segment in segments:
@@ -116,6 +84,15 @@ class StreamRunner:
             launched.results = self.model.run([self._fed(segment, before) for segment in segments])
         except Exception as exc:  # noqa: BLE001 (raised by `collect`)
             launched.error = exc
+
+    def _touch(self, segment: Segment) -> None:
+        """Note the slots and blocks that a step reads, and the blocks that it writes to."""
+        block_tokens = self.model.limits.block_tokens
+        first, end = segment.start // block_tokens, segment.start + len(segment.token_ids)
+        for slot, _ in segment.gates:
+            self.device.touch(("slot", slot), "a step", is_write=False)
+        for index, block in enumerate(segment.block_table[: -(-end // block_tokens)]):
+            self.device.touch(("block", block), "a step", is_write=index >= first)
 
     def _fed(self, segment: Segment, before: LaunchedFake | None) -> Segment:
         if segment.fed_by is None:
@@ -129,18 +106,9 @@ class StreamRunner:
 
     def collect(self) -> list[Computed]:
         launched = self._launched.pop(0)
-        while not launched.has_run:
-            assert self.run_some(1), "streams wait for each other"
+        assert launched.event is not None
+        self.device.wait_for(launched.event)
         if launched.error is not None:
             raise launched.error
         assert launched.results is not None
         return launched.results
-
-    def run_some(self, count: int) -> bool:
-        """Let the device run so much of what it may; tells whether there was anything."""
-        for _ in range(count):
-            streams = [stream for stream in (self.steps, self.copies) if stream.can_run]
-            if not streams:
-                return False
-            self.random.choice(streams).run_one()
-        return True

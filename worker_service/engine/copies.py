@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from hotslot.errors import HotslotError
 from hotslot.ids import Digest
-from worker_service.engine.messages import Activated, AdapterWeights, ModelRunner
+from worker_service.engine.messages import PENDING, Activated, AdapterWeights, ModelRunner, SliceState
 from worker_service.engine.slots import Holder
 
 
@@ -14,11 +14,13 @@ class Copy:
     """One adapter on its way into its slots."""
 
     holder: Holder
-    slices: Iterator[None]
+    slices: Iterator[SliceState]
     asked_s: float
     ahead: bool
     """True if no sequence waits for it yet."""
     copy_s: float = 0.0
+    pending_since_s: float | None = None
+    """Time from which a device copies by itself; None before."""
     waiters: list[tuple[float, Callable[[Activated | HotslotError], None]]] = field(default_factory=list)
     """Callbacks for the end of the copy, each with the time of its asking."""
 
@@ -44,6 +46,11 @@ class CopyQueue:
         self._copies.append(copy)
         return copy
 
+    @property
+    def is_pending(self) -> bool:
+        """True if the current copy has nothing left to write and a device is at it."""
+        return bool(self._copies) and self.current().pending_since_s is not None
+
     def current(self) -> Copy:
         """The copy that `advance` takes forward."""
         return next((copy for copy in self._copies if not copy.ahead), self._copies[0])
@@ -54,15 +61,18 @@ class CopyQueue:
         Whatever the runner raises is raised here; the copy stays the current one until `drop`.
         """
         copy = self.current()
-        began_s = self.clock()
+        began_s = self.clock() if copy.pending_since_s is None else copy.pending_since_s
         try:
-            next(copy.slices)
+            state = next(copy.slices)
         except StopIteration:
             self._copies.remove(copy)
             copy.copy_s += self.clock() - began_s
             copy.holder.ready = True
             return copy
-        copy.copy_s += self.clock() - began_s
+        if state == PENDING:
+            copy.pending_since_s = began_s
+        else:
+            copy.copy_s += self.clock() - began_s
         return None
 
     def drop(self, copy: Copy) -> None:

@@ -118,7 +118,7 @@ class EngineCore:
             if self._residency.num_copying < num_copying:
                 self._scheduler.look_again()
             now_s = self._clock()
-            if now_s >= until_s and self._scheduler.any_ready(now_s):
+            if (now_s >= until_s or self._residency.awaits_device) and self._scheduler.any_ready(now_s):
                 return
 
     def _step(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NewType, Protocol
+from typing import Final, Literal, NewType, Protocol
 
 from hotslot.contract.generation import FinishReason, Logprobs, Sampling, TokenAlternative
 from hotslot.errors import HotslotError
@@ -200,6 +200,12 @@ class Activated:
 # engine → model:
 
 
+PENDING: Final = "pending"
+"""Nothing is left to write; a device is still at it."""
+SliceState = Literal["pending"] | None
+"""State of a copy after a slice: None where more may be written at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """Log-probabilities of a prompt that a step computes."""
@@ -255,10 +261,10 @@ class ModelRunner(Protocol):
         """Graphs compiled since the warm-up ended."""
         ...
 
-    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
+    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[SliceState]:
         """Copy an adapter into slots, one bounded slice for each item taken; done when exhausted.
 
-        No gate may be on for these slots meanwhile.
+        No gate may be on for these slots meanwhile, but for steps that were launched before.
         """
         ...
 

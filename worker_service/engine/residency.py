@@ -43,6 +43,11 @@ class Residency:
         return len(self._copies)
 
     @property
+    def awaits_device(self) -> bool:
+        """True if the current copy is left to a device, so that looking at it again at once is in vain."""
+        return self._copies.is_pending
+
+    @property
     def can_bring_ahead(self) -> bool:
         """Tell whether an adapter could be brought that no sequence uses yet."""
         return not self._copies and (self.slots.num_free > 0 or any(h.evictable for h in self.slots.holders))

@@ -27,5 +27,6 @@ def model_options(settings: WorkerSettings) -> ModelOptions:
         cpu_kernels=settings.cpu_kernels,
         cuda_kernels=settings.cuda_kernels,
         varlen_attention=settings.varlen_attention,
+        pinned_bytes=settings.host_cache_bytes + settings.host_cache_bytes // 8,
         num_threads=settings.num_threads,
     )

@@ -11,10 +11,9 @@ import structlog
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hotslot.contract.control import CompiledBucket, StartupStage
-from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
 from hotslot.formats.base_model import spec_from_folder
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test, varlen_attention
@@ -24,9 +23,11 @@ from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
+from worker_service.model.cuda.activation import beside_steps, host_memory
 from worker_service.model.folder import model_folder
 from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
+from worker_service.model.model_limits import block_tokens, engine_limits
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner, bucket_for
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
@@ -41,8 +42,6 @@ log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_GRAPHS = 256
-SMALL_BLOCK_TOKENS = 16
-DEFAULT_ROWS = 8
 
 
 @dataclass
@@ -80,7 +79,7 @@ def load_model(
         spec = spec_from_folder(folder, options.model_name or options.model)
         config = AutoConfig.from_pretrained(folder)
         with_flash = options.varlen_attention and varlen_attention.can_serve(device, dtype)
-        limits = _limits(options, config, block_tokens(options, with_flash))
+        limits = engine_limits(options, config, block_tokens(options, with_flash))
         check_weights(options)
     with stages.stage("cache"):
         key = code_key(options, spec.digest)
@@ -116,7 +115,6 @@ def load_model(
             total_ranks=limits.num_slots * limits.slot_rank,
             target_modules=options.target_modules,
             dtype=dtype,
-            pin_memory=device.type == "cuda",
             without_slots=targets.without_slots,
         )
     buckets: tuple[CompiledBucket, ...] = ()
@@ -138,7 +136,7 @@ def load_model(
     return LoadedModel(
         runner=runner,
         limits=limits,
-        decoder=SlotWeightsDecoder(layout),
+        decoder=SlotWeightsDecoder(layout, host_memory(device, options.pinned_bytes)),
         tokenizer=tokenizer,
         spec=spec,
         model_type=spec.model_type,
@@ -167,67 +165,6 @@ def configure_torch(options: ModelOptions) -> None:
     torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
-
-
-def block_tokens(options: ModelOptions, with_flash: bool) -> int:
-    """Tokens of one KV block. Raises InvalidRequestError for blocks that attention does not take."""
-    if with_flash and options.block_tokens:
-        varlen_attention.check_block_tokens(options.block_tokens)
-    return options.block_tokens or (varlen_attention.BLOCK_TOKENS if with_flash else SMALL_BLOCK_TOKENS)
-
-
-def _limits(options: ModelOptions, config: PretrainedConfig, block_tokens: int) -> EngineLimits:
-    """The engine's bounds; checks the options against each other and against the model."""
-    context = _context(config.get_text_config())
-    max_sequence_tokens = options.max_sequence_tokens or min(context, options.kv_tokens)
-    if max_sequence_tokens > context:
-        raise _bad("max_sequence_tokens", f"found {max_sequence_tokens}, the model's context has {context}")
-    if max_sequence_tokens > options.kv_tokens:
-        raise _bad("kv_tokens", f"found {options.kv_tokens}, one sequence may take {max_sequence_tokens}")
-    buckets = options.token_buckets
-    if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
-        raise _bad("token_buckets", f"found {list(buckets)}, expected positive numbers that ascend")
-    num_blocks = -(-options.kv_tokens // block_tokens)
-    num_rows = options.max_sequences or min(DEFAULT_ROWS, buckets[-1], num_blocks)
-    if buckets[-1] < num_rows:
-        raise _bad("token_buckets", f"the last is {buckets[-1]}, at least max_sequences = {num_rows}")
-    if buckets[-1] > max_sequence_tokens:
-        raise _bad("token_buckets", f"the last is {buckets[-1]}, at most max_sequence_tokens = {max_sequence_tokens}")
-    if options.max_rank > options.num_slots * options.slot_rank:
-        total = options.num_slots * options.slot_rank
-        raise _bad("max_rank", f"found {options.max_rank}, all slots together have {total} ranks")
-    if num_blocks < num_rows:
-        problem = f"found {options.kv_tokens}, that is {num_blocks} blocks of {block_tokens} tokens"
-        raise _bad("kv_tokens", f"{problem}, at least max_sequences = {num_rows} are needed")
-    return EngineLimits(
-        num_slots=options.num_slots,
-        slot_rank=options.slot_rank,
-        max_running=num_rows,
-        max_waiting=options.max_waiting,
-        num_blocks=num_blocks,
-        block_tokens=block_tokens,
-        max_step_tokens=buckets[-1],
-        max_sequence_tokens=max_sequence_tokens,
-    )
-
-
-def _context(config: PretrainedConfig) -> int:
-    """The most tokens of a sequence for which positions mean the same whatever its length is.
-
-    "longrope" (Phi-3 with 128k) takes other frequencies from a length on, for whatever else is in the batch and for
-    keys that are cached already, so only what comes before that length is exact.
-    """
-    ropes = getattr(config, "rope_parameters", None) or {}
-    by_layer = [rope for rope in ropes.values() if isinstance(rope, dict)] or [ropes]
-    switches = [r["original_max_position_embeddings"] for r in by_layer if r.get("rope_type") == "longrope"]
-    bound = getattr(config, "max_position_embeddings", None)
-    if bound is None:
-        raise ModelNotServableError(
-            f"{config.model_type}: its config has no max_position_embeddings, so its positions are not those of rotary "
-            "or learned embeddings (ALiBi, state spaces); it cannot be served",
-            config.model_type,
-        )
-    return int(min([bound, *switches]))
 
 
 def _adapt(
@@ -275,6 +212,7 @@ def _adapt(
         device,
         num_embeddings,
         _programs(model, step, caches) if with_kernels and options.compile else None,
+        beside_steps(writer, device, options.max_rank) if device.type == "cuda" else None,
     )
 
 
@@ -292,7 +230,3 @@ def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
     if found is None:
         return ()
     return tuple(found) if isinstance(found, list) else (found,)
-
-
-def _bad(field_name: str, problem: str) -> InvalidRequestError:
-    return InvalidRequestError([FieldViolation(field_name, problem)])

@@ -50,6 +50,8 @@ class ModelOptions:
     """True if what adapters add on CUDA is computed by our own kernels where Triton is; False leaves it to torch."""
     varlen_attention: bool = True
     """True if CUDA attends with torch's paged kernels where it can; False leaves it to the portable operators."""
+    pinned_bytes: int = 0
+    """Host memory that CUDA copies adapters from beside its steps; what finds no room there is copied more slowly."""
     num_threads: int = 0
     """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from worker_service.engine.attempts import ModelLostError
 from worker_service.engine.limits import EngineLimits
-from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
+from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment, SliceState
 from worker_service.model.attention import KvCache
 from worker_service.model.cuda.active_columns import GatedTokens
 from worker_service.model.decoder_output import DecoderOutput
@@ -21,6 +21,7 @@ from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_programs import StepPrograms
 from worker_service.model.step_state import StepState
+from worker_service.model.stream_writer import StreamWriter
 from worker_service.model.weights import HostAdapter
 
 
@@ -48,10 +49,12 @@ class TorchRunner:
         device: torch.device,
         num_embeddings: int,
         programs: StepPrograms | None,
+        beside: StreamWriter | None = None,
     ) -> None:
         """`num_embeddings` are the rows of the embedding: the tokens that the model can read.
 
-        `programs` are those of compiled layers, where there may be any.
+        `programs` are those of compiled layers, where there may be any. `beside` copies adapters beside the steps,
+        where the device has streams; elsewhere `writer` does it between them.
         """
         assert token_buckets[-1] >= limits.max_step_tokens
         self._model = model
@@ -59,6 +62,7 @@ class TorchRunner:
         self.slot_linears = slot_linears
         self.slot_embeddings = slot_embeddings
         self._writer = writer
+        self._beside = beside
         self._caches = tuple(caches)
         self._limits = limits
         self._token_buckets = tuple(sorted(token_buckets))
@@ -123,10 +127,10 @@ class TorchRunner:
         self._graphs_after_warm_up = _unique_graphs()
         torch.compiler.set_stance("fail_on_recompile")
 
-    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
+    def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[SliceState]:
         """Copy an adapter into slots, slice by slice; modules that it does not target are turned off."""
         assert isinstance(weights, HostAdapter)
-        return self._writer.write(slots, weights)
+        return (self._beside or self._writer).write(slots, weights)
 
     @property
     def depth(self) -> int:
@@ -153,6 +157,9 @@ class TorchRunner:
                 # It says so to every call from then on: only a new process helps.
                 raise ModelLostError(f"{self._device} computes nothing any more: {exc}") from exc
             raise
+        finally:
+            if self._beside is not None:
+                self._beside.reads.launched({slot for segment in segments for slot, _ in segment.gates})
 
     def _run(self, segments: Sequence[Segment]) -> list[Computed]:
         wanted = [segment for segment in segments if segment.sampling is not None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from worker_service.engine.messages import SliceState
 from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.weights import HostAdapter, HostModule
@@ -26,7 +27,7 @@ class _SlotOfModule:
 
 
 @dataclass
-class _Slice:
+class SlotWrites:
     """Writes that are made at once. Many small copies in one call cost a fraction of as many calls."""
 
     targets: list[torch.Tensor] = field(default_factory=list)
@@ -49,7 +50,8 @@ class _Slice:
             self.sources.append(source)
         self.size_bytes += target.nbytes
 
-    def write(self, *, has_kernels: bool) -> None:
+    def write(self, *, has_kernels: bool = False) -> None:
+        """Make them."""
         if self.targets and has_kernels:
             torch.ops.hotslot_cpu.copy_all(self.targets, self.sources)
         elif self.targets:
@@ -70,10 +72,10 @@ class SlotWriter:
         has_kernels: bool,
     ) -> None:
         """`scales_MS` and `ones_MSK` hold the `scale_S` and `one_SK` of all modules, in the order of `modules`."""
-        self._scales_MS = scales_MS
-        self._ones_MSK = ones_MSK
+        self.scales_MS = scales_MS
+        self.ones_MSK = ones_MSK
         self._has_kernels = has_kernels
-        self._slot_rank = ones_MSK.shape[2]
+        self.slot_rank = ones_MSK.shape[2]
         self.num_ranks = [0] * ones_MSK.shape[1]
         """Ranks of each slot that its adapter fills in any module; what lies beyond them is never on."""
         self._modules = {
@@ -84,53 +86,83 @@ class SlotWriter:
             for path, module in modules.items()
         }
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the slots."""
+        return next(iter(self._modules.values()))[0].a_KI.dtype
+
+    @property
+    def feature_sum(self) -> int:
+        """Elements of one rank in all modules: `in_features + out_features` of each."""
+        return sum((p[0].a_KI.numel() + p[0].b_KO.numel()) // self.slot_rank for p in self._modules.values())
+
+    def of_modules(self, modules: Mapping[str, HostModule]) -> list[HostModule | None]:
+        """An adapter's modules in the order of all that have slots; None where it has nothing."""
+        return [modules.get(path) for path in self._modules]
+
+    def note_ranks(self, slots: Sequence[int], modules: Mapping[str, HostModule]) -> None:
+        """Note how many ranks of these slots an adapter fills, for the steps that are planned from now on."""
+        most = max((module.num_ranks for module in modules.values()), default=0)
+        for part, slot in enumerate(slots):
+            self.num_ranks[slot] = min(max(most - part * self.slot_rank, 0), self.slot_rank)
+
+    def all_writes(self, slots: Sequence[int], modules: Mapping[str, HostModule]) -> SlotWrites:
+        """Writes of all of an adapter's weights at once, for memory that is as fast as the slots."""
+        writes = SlotWrites()
+        for path, places in self._modules.items():
+            module = modules.get(path)
+            if module is not None:
+                for part, index in enumerate(slots):
+                    for target, source in _pieces(places[index], module, part * self.slot_rank):
+                        writes.add(target, source)
+        return writes
+
     @torch.no_grad()
-    def write(self, slots: Sequence[int], adapter: HostAdapter) -> Iterator[None]:
+    def write(self, slots: Sequence[int], adapter: HostAdapter) -> Iterator[SliceState]:
         """Overwrite slots with an adapter, one slice for each item taken.
 
         Modules that it does not target are turned off by a scaling of 0 and keep what they had.
         """
         modules = adapter.modules
-        self._write_scales(slots, [modules.get(path) for path in self._modules])
-        pending = _Slice()
+        self.note_ranks(slots, modules)
+        self._write_scales(slots, self.of_modules(modules))
+        pending = SlotWrites()
         for path, places in self._modules.items():
             module = modules.get(path)
             if module is None:
                 continue
-            is_whole = module.num_ranks == self._slot_rank
+            is_whole = module.num_ranks == self.slot_rank
             for part, index in enumerate(slots):
                 slot = places[index]
                 if pending.size_bytes and pending.size_bytes + slot.size_bytes > SLICE_BYTES:
                     pending = self._write_slice(pending)
-                    yield
+                    yield None
                 if is_whole and part == 0 and slot.size_bytes <= SLICE_BYTES:
                     pending.add_whole(slot, module)
                     continue
-                for target, source in _pieces(slot, module, part * self._slot_rank):
+                for target, source in _pieces(slot, module, part * self.slot_rank):
                     pending.add(target, source)
                     if pending.size_bytes >= SLICE_BYTES:
                         pending = self._write_slice(pending)
-                        yield
+                        yield None
         self._write_slice(pending)
 
-    def _write_slice(self, pending: _Slice) -> _Slice:
+    def _write_slice(self, pending: SlotWrites) -> SlotWrites:
         """Write what is planned; returns an empty plan."""
         pending.write(has_kernels=self._has_kernels)
-        return _Slice()
+        return SlotWrites()
 
     def _write_scales(self, slots: Sequence[int], modules: Sequence[HostModule | None]) -> None:
         """Each module's scaling in each slot, and which rank is its bias; 0 where the adapter has nothing there."""
         for part, slot in enumerate(slots):
-            first = part * self._slot_rank
+            first = part * self.slot_rank
             scales = [module.scaling if module is not None and module.num_ranks > first else 0.0 for module in modules]
-            self._scales_MS[:, slot] = torch.tensor(scales)
-            self._ones_MSK[:, slot].zero_()
-            most = max((module.num_ranks for module in modules if module is not None), default=0)
-            self.num_ranks[slot] = min(max(most - first, 0), self._slot_rank)
+            self.scales_MS[:, slot] = torch.tensor(scales)
+            self.ones_MSK[:, slot].zero_()
         for index, module in enumerate(modules):
             if module is not None and module.has_bias:
-                part, rank = divmod(module.num_ranks - 1, self._slot_rank)
-                self._ones_MSK[index, slots[part], rank] = 1.0
+                part, rank = divmod(module.num_ranks - 1, self.slot_rank)
+                self.ones_MSK[index, slots[part], rank] = 1.0
 
 
 def _pieces(slot: _SlotOfModule, module: HostModule, first: int) -> list[tuple[torch.Tensor, torch.Tensor | None]]:

@@ -6,6 +6,7 @@ Shapes: I in_features, O out_features, R the module's rank, and one more where i
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -52,6 +53,8 @@ class HostAdapter:
     """The most ranks that a module takes in slots, its bias included."""
     size_bytes: int
     modules: dict[str, HostModule]
+    stretch_N: torch.Tensor | None = None
+    """Memory of all modules in one piece, flat; None where they lie apart. Views keep it from being used again."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,25 @@ class SlotLayout:
     target_modules: tuple[str, ...]
     """The setting that chose the modules."""
     dtype: torch.dtype
-    pin_memory: bool
-    """Page-locked host memory, so that copies to a GPU run beside computation."""
     without_slots: Mapping[str, str] = field(default_factory=dict)
     """Linears that cannot have slots, by path: what they are in the loaded model."""
+
+
+class HostMemory(Protocol):
+    """Memory for adapters, from any thread."""
+
+    def take(self, size_bytes: int) -> memoryview:
+        """Memory with any content, which is used again when all views of it have ended."""
+        ...
 
 
 class SlotWeightsDecoder:
     """Decodes weights blobs for one layout."""
 
-    def __init__(self, layout: SlotLayout) -> None:
+    def __init__(self, layout: SlotLayout, memory: HostMemory | None = None) -> None:
+        """`memory` is what a device copies from; without it, the host's own."""
         self._layout = layout
-        self._memory = RecycledMemory()
+        self._memory = memory or RecycledMemory()
 
     def check(self, manifest: Manifest) -> None:
         """Refuse what this worker cannot serve, as far as that can be told without the weights.
@@ -129,7 +139,7 @@ class SlotWeightsDecoder:
         type.
         """
         tensors = _read(manifest, blob)
-        memory = self._allocate(manifest.modules)
+        memory = stretch_N = self._allocate(manifest.modules)
         modules: dict[str, HostModule] = {}
         violations: list[Violation] = []
         for module in manifest.modules:
@@ -145,14 +155,13 @@ class SlotWeightsDecoder:
         if violations:
             raise InvalidAdapterError(violations)
         size_bytes = sum(t.nbytes for m in modules.values() for t in (m.a_RI, m.b_RO))
-        return HostAdapter(manifest.digest, max(m.num_ranks for m in modules.values()), size_bytes, modules)
+        max_rank = max(m.num_ranks for m in modules.values())
+        return HostAdapter(manifest.digest, max_rank, size_bytes, modules, stretch_N)
 
     def _allocate(self, modules: Sequence[AdapterModule]) -> torch.Tensor:
         """One stretch of memory for all pairs, in the order in which they are copied to a slot."""
         layout = self._layout
         size = sum((module.rank + module.has_bias) * sum(layout.shapes[module.path]) for module in modules)
-        if layout.pin_memory:
-            return torch.empty(size, dtype=layout.dtype, pin_memory=True)  # torch uses these again itself
         return torch.frombuffer(self._memory.take(size * layout.dtype.itemsize), dtype=layout.dtype)
 
     def _fill(

@@ -42,7 +42,6 @@ def accepts(worker: WorkerInfo, manifest: Manifest) -> bool:
         total_ranks=worker.num_slots * worker.slot_rank,
         target_modules=(),
         dtype=torch.float32,
-        pin_memory=False,
     )
     try:
         SlotWeightsDecoder(layout).check(manifest)

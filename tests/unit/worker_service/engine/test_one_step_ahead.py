@@ -6,7 +6,7 @@ from random import Random
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from hotslot.contract.generation import FinishReason, Sampling
 from tests.support.engine_bench import expected, small_limits
@@ -35,9 +35,13 @@ class AheadMachine(EngineMachine):
 
     @rule(count=st.integers(1, 6), seed=st.integers(0, 7))
     def let_the_device_run(self, count: int, seed: int) -> None:
-        self.streams.random = Random(seed)
-        self.streams.run_some(count)
+        self.streams.device.random = Random(seed)
+        self.streams.device.run_some(count)
         assert self.runner.mix_up is None, self.runner.mix_up
+
+    @invariant()
+    def nothing_is_read_while_it_is_written(self) -> None:
+        assert self.streams.device.race is None, self.streams.device.race
 
     @precondition(lambda self: any(e.tokens for e in self.live.values()))
     @rule()
