@@ -60,8 +60,8 @@ class PinnedArena:
             fitting = [piece for piece in self._free if piece[1] - piece[0] >= length]
             # The smallest that fits, so that large ones stay for large adapters.
             piece = min(fitting, key=lambda piece: piece[1] - piece[0], default=None)
+            begin, end = piece or (0, 0)
             if piece is not None:
-                begin, end = piece
                 index = self._free.index(piece)
                 self._free[index : index + 1] = [(begin + length, end)] if end - begin > length else []
         if piece is None:

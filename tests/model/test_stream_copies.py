@@ -11,6 +11,8 @@ from tests.model.tiny_worker import apart, decoded, load_tiny
 from tests.support.tiny_models import make_adapter, make_model
 from worker_service.engine.messages import Segment
 from worker_service.model.cuda.activation import staging_elements
+from worker_service.model.slot_embedding import SlotEmbedding
+from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.stream_writer import StreamWriter
 from worker_service.model.streams import SlotReads, StreamEvent
 from worker_service.pinned_arena import PinnedArena
@@ -64,13 +66,17 @@ def test_every_kind_of_adapter_lands_as_it_does_slice_by_slice(tmp_path: Path, a
             gates = tuple((slot, 1.0) for slot in slots)
             found = []
             for write in (writer.write, beside.write):
-                for module in (*runner.slot_linears.values(), *runner.slot_embeddings.values()):
+                modules: list[SlotLinear | SlotEmbedding] = [
+                    *runner.slot_linears.values(),
+                    *runner.slot_embeddings.values(),
+                ]
+                for module in modules:
                     module.a_CI.normal_()
                     module.b_CO.normal_()
                 assert not any(list(write(slots, adapter)))
                 found.append(runner.logits([Segment((3, 4, 5), 0, (0,), gates, Sampling())])[0].clone())
             assert torch.equal(found[0], found[1]), name
             assert not torch.allclose(found[0], runner.logits([Segment((3, 4, 5), 0, (0,), (), Sampling())])[0])
-        del adapter
+            del adapter
         assert beside._is_done()
     assert arena.free_bytes == arena.size_bytes

@@ -207,11 +207,11 @@ def _told(access: _Access) -> str:
     return f"{access.moment.actor} {'writes' if access.is_write else 'reads'} ({access.what})"
 
 
-class _Watching(TorchDispatchMode):
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the memory that each operator of torch reads and writes."""
 
     def __init__(self, device: RacyDevice) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._device = device
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

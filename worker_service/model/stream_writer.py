@@ -94,7 +94,7 @@ class StreamWriter:
         for path, module in adapter.modules.items():
             views: list[torch.Tensor] = []
             for tensor in (module.a_RI, module.b_RO):
-                begin = end if stretch_N is None else tensor.storage_offset() - stretch_N.storage_offset()
+                begin = end if stretch_N is None else int(tensor.storage_offset()) - int(stretch_N.storage_offset())
                 end = begin + tensor.numel()
                 views.append(self._staging_N[begin:end].view(tensor.shape))
             staged[path] = HostModule(views[0], views[1], module.scaling, module.has_bias)

@@ -43,7 +43,7 @@ class CudaStream:
 
     def record_event(self) -> torch.cuda.Event:
         """One without a time, which costs less."""
-        event = torch.cuda.Event()
+        event: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record(self._stream)
         return event
 
@@ -80,4 +80,5 @@ class SlotReads:
 
 def pin(address: int, size_bytes: int) -> None:
     """Register memory with CUDA, so that copies from it run beside everything else. Raises torch.AcceleratorError."""
-    torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0))
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    torch.cuda.check_error(runtime.cudaHostRegister(address, size_bytes, 0))

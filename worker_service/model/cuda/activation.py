@@ -18,7 +18,8 @@ def beside_steps(writer: SlotWriter, device: torch.device, max_rank: int) -> Str
     """A writer on a stream of its own, beside the stream that steps are launched on."""
     steps = CudaStream(torch.cuda.current_stream(device))
     staging_N = torch.empty(staging_elements(writer, max_rank), dtype=writer.dtype, device=device)
-    return StreamWriter(writer, SlotReads(steps), CudaStream(torch.cuda.Stream(device)), staging_N, pins_memory=True)
+    copies = CudaStream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    return StreamWriter(writer, SlotReads(steps), copies, staging_N, pins_memory=True)
 
 
 def host_memory(device: torch.device, pinned_bytes: int) -> HostMemory | None:
