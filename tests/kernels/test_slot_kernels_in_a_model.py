@@ -27,7 +27,9 @@ def test_a_mixed_batch_has_the_dense_forms_logits(tmp_path: Path, monkeypatch: p
         dense = load_tiny(base, target_modules=targets)
         monkeypatch.setattr(add_slots, "can_serve", lambda device, dtype: True)
         listed = load_tiny(base, target_modules=targets)
-        assert listed.runner.slot_linears["model.layers.0.self_attn.q_proj"].columns is not None
+        grouped = listed.runner.slot_linears["model.layers.1.self_attn.k_proj"]
+        assert grouped.group is listed.runner.slot_linears["model.layers.1.self_attn.q_proj"].group is not None
+        assert listed.runner.slot_linears["model.layers.1.mlp.down_proj"].group is None
         for loaded in (dense, listed):
             for folder, slots in zip(folders, ((0, 3), (2,)), strict=True):
                 list(loaded.runner.write_slots(slots, decoded(loaded, folder)))

@@ -1,6 +1,7 @@
 """Turns a plain transformers model into one with slots and a paged cache, compiled layer by layer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttenti
 from worker_service.model.attention_sites import find_attention_sites
 from worker_service.model.huge_pages import into_huge_pages
 from worker_service.model.int8_weights import Int8Embedding, Int8Weights
+from worker_service.model.linear_group import LinearGroup, find_groups, in_groups
 from worker_service.model.slot_embedding import SlotEmbedding
 from worker_service.model.slot_linear import DenseLinear, SlotLinear
 from worker_service.model.slot_writer import SlotWriter
@@ -26,6 +28,9 @@ def add_slots(
     `int8` are the weights that are kept in 8 bits; with any, the embedding reads its rows from them too.
     """
     device = next(model.parameters()).device
+    by_path = {targets.path_of(linear): linear for linear in targets.linears}
+    groups = find_groups(model, by_path) if step.columns is not None else []
+    targets = replace(targets, linears=tuple(by_path[path] for path in in_groups(list(by_path), groups)))
     paths = [module.path for module in targets.modules]
     # One tensor for the scaling of all modules, so that a slot is written with one copy; one more for the ranks of
     # biases. Rows begin at multiples of 64 bytes, because a compiled graph may assume of every module what was true of
@@ -60,6 +65,12 @@ def add_slots(
     modules: dict[str, SlotLinear | SlotEmbedding] = {**slot_embeddings, **slot_linears}
     slots = [tensor for module in modules.values() for tensor in (module.a_CI, module.b_CO)]
     into_huge_pages([*model.parameters(), *(weight.q_OI for weight in int8.values()), *slots])
+    for group in groups:
+        assert step.columns is not None
+        first = paths.index(by_path[group[0]].path)
+        rows = slice(first, first + len(group))
+        linears = [slot_linears[by_path[path].path] for path in group]
+        LinearGroup(linears, scales_MS[rows], ones_MSK[rows], step.columns)
     writer = SlotWriter(modules, scales_MS, ones_MSK, has_kernels=step.with_kernels)
     return slot_linears, slot_embeddings, writer
 

@@ -130,10 +130,16 @@ class SlotLinear(nn.Module):
         self.step = step
         self.gates_TS = gates_TS
         self.columns = columns
+        self.group: nn.Module | None = None
+        """What computes it together with others (linear_group.py), by its place among them and the input."""
+        self.group_index = 0
         self.kernel_tokens = library.linear_tokens(linear.weight.dtype) if step.with_kernels else 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`, with T the number of tokens of the step."""
+        if self.group is not None:
+            y_TO = self.group(self.group_index, x)
+            return y_TO.reshape(*x.shape[:-1], self.out_features)
         x_TI = x.reshape(-1, self.in_features)
         if not self.step.with_adapters:
             y_TO = self._base(x_TI)

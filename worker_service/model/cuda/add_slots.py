@@ -54,7 +54,8 @@ def add_slots(
 ) -> None:
     """`y += B_all · select(gate, gate · scale · (A_all x + one))` for each linear, over the columns that are listed.
 
-    `ends` are where each linear's outputs end in N. Tiles without columns are left as they are.
+    `ends` are where each linear's outputs end in N. B's of the linears lie behind each other, each `[C, its outputs]`.
+    Tiles without columns are left as they are.
     """
     kernels = _kernels()
     num_tokens, in_features = x_TI.shape
@@ -80,7 +81,7 @@ def add_slots(
     num_blocks = sum(-(-(end - start) // options["BLOCK_N"]) for start, end in zip(starts, ends, strict=True))
     kernels.expand[(num_tiles, num_blocks)](
         h, b_CN, y_TN, gates_TS, scales_GS, ones_GSK, begins_U1, columns_P,
-        num_tokens, y_TN.shape[1], gates_TS.stride(0), scales_GS.stride(0), ones_GSK.stride(0), num_places,
+        num_tokens, y_TN.shape[1], num_columns, gates_TS.stride(0), scales_GS.stride(0), ones_GSK.stride(0), num_places,
         *ends, *[0] * (MAX_LINEARS - num_linears),
         NUM_LINEARS=num_linears, NUM_SPLITS=num_splits, SLOT_RANK=slot_rank, TILE=tile, WIDEN=widen, **options,
     )  # fmt: skip

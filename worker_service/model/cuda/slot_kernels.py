@@ -74,7 +74,7 @@ def shrink(
 @triton.jit
 def expand(
     h_ptr,  # [Z, G, P, TILE], fp32
-    b_ptr,  # [C, N]
+    b_ptr,  # [C, O] of each linear, behind each other
     y_ptr,  # [T, N]
     gates_ptr,  # [T, S], fp32
     scales_ptr,  # [G, S], fp32
@@ -83,6 +83,7 @@ def expand(
     columns_ptr,
     num_tokens,
     num_outputs,
+    num_columns,
     stride_gates,
     stride_scales,
     stride_ones,
@@ -130,6 +131,9 @@ def expand(
     known_t = tokens_t < num_tokens
     outputs_n = low + block * BLOCK_N + tl.arange(0, BLOCK_N)
     known_n = outputs_n < high
+    # Of one linear alone, so that a slot of it is one stretch of memory.
+    b_ptr += tl.cast(low, tl.int64) * num_columns - low
+    num_own = high - low
     y_tn = tl.zeros((TILE, BLOCK_N), dtype=tl.float32)
     for first in range(begin, end, BLOCK_C):
         places_c = first + tl.arange(0, BLOCK_C)
@@ -150,7 +154,7 @@ def expand(
             h_tc += part_tc
         chosen_tc = tl.where(factors_tc != 0.0, (h_tc + ones_c[None, :]) * factors_tc, 0.0)
         b_cn = tl.load(
-            b_ptr + columns_c[:, None] * num_outputs + outputs_n[None, :],
+            b_ptr + columns_c[:, None] * num_own + outputs_n[None, :],
             mask=listed_c[:, None] & known_n[None, :],
             other=0.0,
         )
