@@ -111,7 +111,7 @@ def run(case: Case, dtype: torch.dtype) -> None:
     columns.columns_P[: len(listed)] = torch.from_numpy(listed)
     before = y.clone()
     ends = torch.tensor(case.outs).cumsum(0).tolist()
-    blocks = torch.cat([block.flatten() for block in b.split(case.outs, dim=1)])
+    blocks = torch.cat([block.flatten() for block in torch.split(b, list(case.outs), dim=1)])
     add_slots(x, y, a, blocks, scales, ones, gates, *columns.of_step(num_tokens), ends)
 
     of_poison = gates[:, sorted(case.poisoned)].any(-1)

@@ -44,7 +44,7 @@ class LinearGroup(nn.Module):
         self.columns = columns
         self.gates_TS = linears[0].gates_TS
         self.ends = list(itertools.accumulate(linear.out_features for linear in linears))
-        biases = [linear.bias for linear in linears]
+        biases: list[torch.Tensor | None] = [linear.bias for linear in linears]
         bias_N = None
         if any(bias is not None for bias in biases):
             zeros = [linear.weight.new_zeros(linear.out_features) for linear in linears]
@@ -93,7 +93,7 @@ def find_groups(model: PreTrainedModel, paths: Iterable[str]) -> list[tuple[str,
     calls: list[tuple[str, torch.Tensor]] = []
     handles = [
         model.get_submodule(path).register_forward_pre_hook(
-            lambda module, arguments, path=path: calls.append((path, arguments[0]))  # type: ignore[misc]
+            lambda module, arguments, path=path: calls.append((path, arguments[0]))
         )
         for path in paths
     ]

@@ -138,8 +138,8 @@ class SlotLinear(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., T, I]` to `[..., T, O]`, with T the number of tokens of the step."""
         if self.group is not None:
-            y_TO = self.group(self.group_index, x)
-            return y_TO.reshape(*x.shape[:-1], self.out_features)
+            own_TO: torch.Tensor = self.group(self.group_index, x)
+            return own_TO.reshape(*x.shape[:-1], self.out_features)
         x_TI = x.reshape(-1, self.in_features)
         if not self.step.with_adapters:
             y_TO = self._base(x_TI)
