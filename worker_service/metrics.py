@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 
@@ -137,6 +138,13 @@ def _engine_readings(snapshot: EngineSnapshot) -> Iterator[Measured]:
     yield Measured("hotslot_prefix_cache_hits_total", snapshot.cached_tokens)
     yield Measured("hotslot_preemptions_total", snapshot.preemptions)
     yield Measured("hotslot_recompiles_total", snapshot.recompiles)
+    graphs = snapshot.graphs
+    yield Measured("hotslot_step_graphs", graphs.num_captured)
+    yield Measured("hotslot_captured_steps_total", graphs.num_replayed)
+    uncaptured: Counter[str] = Counter()
+    for each in graphs.uncaptured:
+        uncaptured[each.reason] += each.num_steps
+    yield from (Measured("hotslot_uncaptured_steps_total", steps, (why,)) for why, steps in uncaptured.items())
     yield from states("hotslot_sequences", {"running": snapshot.running, "waiting": snapshot.waiting})
     yield Measured("hotslot_max_sequences", snapshot.max_running)
     slots = slot_status(snapshot)

@@ -106,6 +106,9 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     cuda_kernels: bool = True
     """On CUDA, compute what adapters add with kernels of our own that read no slots but those that are on; turned off,
     or without Triton, torch computes all slots."""
+    cuda_graphs: bool = True
+    """On CUDA, capture what each kind of step launches at the start, and launch it at once later; turned off, every
+    step is launched piece by piece, which bounds small models and few rows by the host."""
     varlen_attention: bool = True
     """On CUDA, in bfloat16 and float16, attend with torch's own paged kernels; turned off, with portable operators."""
     num_threads: int = Field(default=0, ge=0)

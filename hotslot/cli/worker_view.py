@@ -5,7 +5,7 @@ from datetime import datetime
 
 from hotslot.cli.fitted_table import FittedTable
 from hotslot.cli.rendering import human_age, human_duration, human_size, short_digest, table
-from hotslot.contract.control import LoadedAdapter, WorkerStatus
+from hotslot.contract.control import GraphStatus, LoadedAdapter, WorkerStatus
 
 
 def loaded_table(adapters: Iterable[LoadedAdapter], now: datetime) -> FittedTable:
@@ -27,6 +27,14 @@ def loaded_table(adapters: Iterable[LoadedAdapter], now: datetime) -> FittedTabl
             human_age(adapter.last_used_time, now),
         )
     return made
+
+
+def _graph_rows(graphs: GraphStatus) -> list[tuple[str, str]]:
+    """Captured steps, where the worker's device captures any or says why not."""
+    if not graphs.captured and not graphs.uncaptured:
+        return []
+    whys = [f"{each.steps} steps of {each.kinds} kinds ran without: {each.why}" for each in graphs.uncaptured]
+    return [("graphs", "; ".join([f"{graphs.captured} kinds of steps captured, {graphs.replays} replayed", *whys]))]
 
 
 def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
@@ -55,6 +63,7 @@ def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
             f"{kv.preemptions} preemptions, longest stall {human_duration(status.longest_stall_s)}",
         ),
         ("recompiles", str(status.recompiles)),
+        *_graph_rows(status.graphs),
         ("buckets", ", ".join(buckets) or "-"),
         ("start", ", ".join(stages) or "-"),
     ]

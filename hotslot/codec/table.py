@@ -95,6 +95,8 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(control.WorkerAdapters, control_pb2.ListAdaptersResponse),
     Binding(control.WorkerStatus, control_pb2.GetWorkerStatusResponse),
     Binding(control.CompiledBucket, control_pb2.CompiledBucket),
+    Binding(control.GraphStatus, control_pb2.GraphStatus),
+    Binding(control.UncapturedSteps, control_pb2.UncapturedSteps),
     Binding(control.StartupStage, control_pb2.StartupStage),
     Binding(control.SlotStatus, control_pb2.SlotStatus),
     Binding(control.KvStatus, control_pb2.KvStatus),

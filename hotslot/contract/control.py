@@ -148,6 +148,27 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class UncapturedSteps:
+    """Kinds of steps that run uncaptured for one reason."""
+
+    why: str
+    kinds: int
+    steps: int
+    """Steps that ran so since the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphStatus:
+    """Captured steps of a worker; nothing where its device captures none."""
+
+    captured: int = 0
+    """Kinds of steps that were captured at the start."""
+    replays: int = 0
+    """Steps that a captured graph computed."""
+    uncaptured: tuple[UncapturedSteps, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker at one moment; while it starts, as far as there is anything to say."""
 
@@ -173,3 +194,4 @@ class WorkerStatus:
     """Reason why it takes no requests itself; empty while it does, and with workers of an earlier release."""
     version: str = ""
     """Release of the worker; empty with workers of an earlier release."""
+    graphs: GraphStatus = GraphStatus()

@@ -46,8 +46,9 @@ class Driver:
         max_tokens: int = 8,
         sampling: Sampling | None = None,
         logprobs: Logprobs = TWENTY,
+        stop: StopRules | None = None,
     ) -> SequenceId:
-        """Queue a sequence that ends after `max_tokens`."""
+        """Queue a sequence that ends after `max_tokens`, or by its own rules."""
         sequence_id = SequenceId(next(self._ids))
         self.tokens[sequence_id] = []
         self.open.add(sequence_id)
@@ -58,7 +59,7 @@ class Driver:
                 tuple(prompt),
                 uses,
                 sampling or Sampling(),
-                StopRules(max_tokens),
+                stop or StopRules(max_tokens),
                 arrival_s=0.0,
                 logprobs=logprobs,
             )
@@ -82,7 +83,7 @@ class Driver:
 
     def finish(self) -> None:
         """Turn until every sequence has ended; fails if one failed."""
-        while self.open:
+        while self.open or self.core._attempts.num_launched:
             self.turn()
         assert not self.failures, self.failures
 

@@ -15,6 +15,7 @@ from hotslot.errors import InvalidAdapterError, RankTooLargeError, Violation
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest
+from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 
@@ -110,6 +111,7 @@ class EchoRunner:
     step_s: float = 0.0
     copy_s: float = 0.0
     recompiles: int = 0
+    graphs: GraphCounts = NO_GRAPHS
     gate: threading.Event = field(default_factory=_open_gate)
     slots: dict[int, AdapterWeights] = field(default_factory=dict)
 

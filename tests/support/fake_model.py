@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from hotslot.ids import Digest
+from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
 
@@ -70,6 +71,7 @@ class FakeRunner:
 
     limits: EngineLimits
     recompiles: int = 0
+    graphs: GraphCounts = NO_GRAPHS
     slots: dict[int, tuple[Digest, int, int]] = field(default_factory=dict)
     """Slot → (digest, which part of the adapter, number of parts)."""
     cache: dict[int, bytes] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hotslot.ids import Digest
 from tests.support.fake_model import FakeRunner
 from tests.support.races import RacyDevice, RacyEvent
+from worker_service.engine.graph_counts import NO_GRAPHS
 from worker_service.engine.messages import PENDING, AdapterWeights, Computed, Segment, SliceState
 from worker_service.model.streams import SlotReads
 
@@ -26,6 +27,7 @@ class StreamRunner:
 
     depth = 1
     recompiles = 0
+    graphs = NO_GRAPHS
 
     def __init__(self, model: FakeRunner) -> None:
         self.model = model

@@ -293,8 +293,8 @@ class EngineCore:
             self._scheduler,
             self._residency,
             self.limits,
+            self._runner,
             steps=self._times.num_steps,
             generated_tokens=self._generated_tokens,
-            recompiles=self._runner.recompiles,
             longest_stall_s=self._times.longest_stall_s,
         )

@@ -9,6 +9,7 @@ from typing import Final, Literal, NewType, Protocol
 from hotslot.contract.generation import FinishReason, Logprobs, Sampling, TokenAlternative
 from hotslot.errors import HotslotError
 from hotslot.ids import DEFAULT_TENANT, NO_PARTY, Digest, PartyId, TenantId
+from worker_service.engine.graph_counts import GraphCounts
 from worker_service.engine.snapshot import EngineSnapshot
 
 SequenceId = NewType("SequenceId", int)
@@ -259,6 +260,11 @@ class ModelRunner(Protocol):
     @property
     def recompiles(self) -> int:
         """Graphs compiled since the warm-up ended."""
+        ...
+
+    @property
+    def graphs(self) -> GraphCounts:
+        """Captured steps, and what ran without."""
         ...
 
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[SliceState]:

@@ -4,6 +4,7 @@ from hotslot.contract.generation import FinishReason
 from hotslot.ids import Digest
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.listener import SequenceReport
+from worker_service.engine.messages import ModelRunner
 from worker_service.engine.residency import Residency
 from worker_service.engine.scheduler import Scheduler
 from worker_service.engine.sequence import Sequence
@@ -35,10 +36,10 @@ def engine_snapshot(
     scheduler: Scheduler,
     residency: Residency,
     limits: EngineLimits,
+    runner: ModelRunner,
     *,
     steps: int,
     generated_tokens: int,
-    recompiles: int,
     longest_stall_s: float,
 ) -> EngineSnapshot:
     """The state of everything at this moment, and the counts since the start."""
@@ -63,7 +64,8 @@ def engine_snapshot(
         steps=steps,
         generated_tokens=generated_tokens,
         activations=residency.num_activations,
-        recompiles=recompiles,
+        recompiles=runner.recompiles,
+        graphs=runner.graphs,
         kept_blocks=kv.blocks.num_kept,
         prompt_tokens=kv.queried_tokens,
         cached_tokens=kv.hit_tokens,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hotslot.ids import Digest
+from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +49,6 @@ class EngineSnapshot:
     """Tokens of these prompts that were found in the prefix cache."""
     preemptions: int = 0
     """Sequences that lost their blocks and were computed again."""
+    graphs: GraphCounts = NO_GRAPHS
     longest_stall_s: float = 0.0
     """Longest time between the end of a step and the next one while there was something to compute."""

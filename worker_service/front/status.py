@@ -1,6 +1,6 @@
 """Status of a worker from its engine's snapshot."""
 
-from hotslot.contract.control import KvStatus, QueueStatus, SlotStatus
+from hotslot.contract.control import GraphStatus, KvStatus, QueueStatus, SlotStatus, UncapturedSteps
 from worker_service.engine.snapshot import EngineSnapshot
 
 
@@ -38,3 +38,10 @@ def queue_status(snapshot: EngineSnapshot, num_loading: int) -> QueueStatus:
         max_sequences=snapshot.max_running,
         max_waiting=snapshot.max_waiting,
     )
+
+
+def graph_status(snapshot: EngineSnapshot) -> GraphStatus:
+    """Captured steps, and the reasons for which others are not."""
+    counts = snapshot.graphs
+    uncaptured = tuple(UncapturedSteps(each.why, each.num_kinds, each.num_steps) for each in counts.uncaptured)
+    return GraphStatus(counts.num_captured, counts.num_replayed, uncaptured)

@@ -29,7 +29,7 @@ from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.counting import TokenCounting
 from worker_service.front.generation import Generation
-from worker_service.front.status import kv_status, queue_status, slot_status
+from worker_service.front.status import graph_status, kv_status, queue_status, slot_status
 from worker_service.routing.router import Router
 
 log = structlog.get_logger(__name__)
@@ -232,4 +232,5 @@ class ServingWorker:
             generated_tokens=snapshot.generated_tokens,
             activations=snapshot.activations,
             longest_stall_s=snapshot.longest_stall_s,
+            graphs=graph_status(snapshot),
         )

@@ -16,12 +16,16 @@ class DecoderOutput:
     def __init__(self, model: PreTrainedModel) -> None:
         decoder = model.base_model
         self.recalling = False
+        self.keeps = True
+        """False for steps of which nothing is recalled: what a captured one left would hold memory of its pool."""
         self._last: Any = None
         if decoder is not model:
             self._compute = decoder.forward
             decoder.forward = self._forward
 
     def _forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.recalling:
-            self._last = self._compute(*args, **kwargs)
-        return self._last
+        if self.recalling:
+            return self._last
+        output = self._compute(*args, **kwargs)
+        self._last = output if self.keeps else None
+        return output

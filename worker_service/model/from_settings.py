@@ -26,6 +26,7 @@ def model_options(settings: WorkerSettings) -> ModelOptions:
         compile=settings.compile,
         cpu_kernels=settings.cpu_kernels,
         cuda_kernels=settings.cuda_kernels,
+        cuda_graphs=settings.cuda_graphs,
         varlen_attention=settings.varlen_attention,
         pinned_bytes=settings.host_cache_bytes + settings.host_cache_bytes // 8,
         num_threads=settings.num_threads,

@@ -2,10 +2,7 @@
 
 import itertools
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import structlog
 import torch
@@ -13,24 +10,29 @@ from torch import nn
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from hotslot.contract.control import CompiledBucket, StartupStage
+from hotslot.contract.control import CompiledBucket
 from hotslot.formats.base_model import spec_from_folder
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
+from worker_service.model.buckets import bucket_for
 from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
+from worker_service.model.device_plan import DevicePlan
 from worker_service.model.folder import model_folder
+from worker_service.model.graph_checks import capture_steps
 from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
 from worker_service.model.model_limits import block_tokens, engine_limits
 from worker_service.model.options import LoadedModel, ModelOptions
-from worker_service.model.runner import TorchRunner, bucket_for
+from worker_service.model.runner import TorchRunner
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
+from worker_service.model.start_stages import StartStages
+from worker_service.model.step_graphs import CudaCapture
 from worker_service.model.step_programs import StepPrograms
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import SlotTargets, choose_targets, find_layers
@@ -42,22 +44,6 @@ log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_GRAPHS = 256
-
-
-@dataclass
-class _Stages:
-    """Times the parts of the start and reports the current one."""
-
-    on_stage: Callable[[str], None]
-    done: list[StartupStage] = field(default_factory=list)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.on_stage(name)
-        began_s = time.monotonic()
-        yield
-        self.done.append(StartupStage(name, time.monotonic() - began_s))
-        log.info("startup_stage", stage=name, duration_s=round(self.done[-1].duration_s, 2))
 
 
 def load_model(
@@ -72,7 +58,7 @@ def load_model(
     exactly.
     """
     configure_torch(options)
-    stages = _Stages(on_stage)
+    stages = StartStages(on_stage)
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     with stages.stage("fetch"):
         folder = model_folder(options.model)
@@ -130,6 +116,9 @@ def load_model(
     with stages.stage("self_test"):
         passed = self_test.check(model, runner, limits, expectation, dtype)
         log.info("self_test_passed", relative_error=passed.found, plain_error=passed.plain, bound=passed.bound)
+    if runner.device_steps is not None and device.type == "cuda" and options.cuda_graphs:
+        with stages.stage("capture"):
+            capture_steps(runner.device_steps, CudaCapture(), on_stage)
     runner.arm()
     if shared_code is not None:
         shared_code.settle(key, num_compiled)
@@ -177,19 +166,23 @@ def _adapt(
     with_flash: bool,
     int8: Int8Weights,
 ) -> TorchRunner:
+    runs_ahead = device.type == "cuda" or options.runs_ahead
     with_lists = options.cuda_kernels and slot_kernels.can_serve(device, next(model.parameters()).dtype)
     step = StepState.allocate(
         max_tokens=limits.max_step_tokens,
         num_slots=limits.num_slots,
         # One for padding; a decoding step's padding has a row for each of its tokens.
         max_segments=bucket_for(options.token_buckets, limits.max_running) + 1,
-        with_varlen=device.type == "cuda",
+        with_varlen=runs_ahead,
         with_flash=with_flash,
         slot_rank_of_lists=limits.slot_rank if with_lists else 0,
         max_blocks=limits.blocks_for(limits.max_sequence_tokens),
         device=device,
         with_kernels=with_kernels,
     )
+    plan = DevicePlan.allocate(step, limits) if runs_ahead else None
+    if plan is not None:
+        step = plan.step
     # Its config may say more, and its tokenizer know more.
     num_embeddings = int(model.get_input_embeddings().weight.shape[0])
     slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step, int8)
@@ -211,8 +204,9 @@ def _adapt(
         options.token_buckets,
         device,
         num_embeddings,
-        _programs(model, step, caches) if with_kernels and options.compile else None,
+        _programs(model, step, caches) if with_kernels and options.compile and plan is None else None,
         beside_steps(writer, device, options.max_rank) if device.type == "cuda" else None,
+        plan,
     )
 
 

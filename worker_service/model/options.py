@@ -48,6 +48,10 @@ class ModelOptions:
     """True if few tokens on CPU are computed by our own kernels; False leaves it all to torch."""
     cuda_kernels: bool = True
     """True if what adapters add on CUDA is computed by our own kernels where Triton is; False leaves it to torch."""
+    cuda_graphs: bool = True
+    """True if steps on CUDA are captured once and replayed; False launches each anew."""
+    runs_ahead: bool = False
+    """True if steps are planned, fed and collected on a CPU as they are on CUDA, for tests; it is slower there."""
     varlen_attention: bool = True
     """True if CUDA attends with torch's paged kernels where it can; False leaves it to the portable operators."""
     pinned_bytes: int = 0

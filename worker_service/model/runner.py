@@ -3,17 +3,22 @@
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
 from worker_service.engine.attempts import ModelLostError
+from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment, SliceState
 from worker_service.model.attention import KvCache
+from worker_service.model.buckets import bucket_for
 from worker_service.model.cuda.active_columns import GatedTokens
 from worker_service.model.decoder_output import DecoderOutput
+from worker_service.model.device_plan import DevicePlan
+from worker_service.model.device_steps import DeviceSteps
 from worker_service.model.sampling import sample
 from worker_service.model.scoring import score
 from worker_service.model.slot_embedding import SlotEmbedding
@@ -23,11 +28,6 @@ from worker_service.model.step_programs import StepPrograms
 from worker_service.model.step_state import StepState
 from worker_service.model.stream_writer import StreamWriter
 from worker_service.model.weights import HostAdapter
-
-
-def bucket_for(buckets: Sequence[int], count: int) -> int:
-    """The smallest bucket that holds `count`; `buckets` ascend and the last one is large enough."""
-    return next(bucket for bucket in buckets if bucket >= count)
 
 
 class TorchRunner:
@@ -50,11 +50,13 @@ class TorchRunner:
         num_embeddings: int,
         programs: StepPrograms | None,
         beside: StreamWriter | None = None,
+        plan: DevicePlan | None = None,
     ) -> None:
         """`num_embeddings` are the rows of the embedding: the tokens that the model can read.
 
         `programs` are those of compiled layers, where there may be any. `beside` copies adapters beside the steps,
-        where the device has streams; elsewhere `writer` does it between them.
+        where the device has streams; elsewhere `writer` does it between them. With a `plan`, which has `step`, the
+        engine may be one step ahead.
         """
         assert token_buckets[-1] >= limits.max_step_tokens
         self._model = model
@@ -82,6 +84,19 @@ class TorchRunner:
         self._spans: list[GatedTokens] = []
         self._launched: deque[list[Computed]] = deque()
         self._decoder_output = DecoderOutput(model)
+        self.device_steps: DeviceSteps | None = None
+        """Steps of which the next may be launched before the last is known; None where all are computed at once."""
+        if plan is not None:
+            self.device_steps = DeviceSteps(
+                model,
+                self._decoder_output,
+                plan,
+                self._token_buckets,
+                self._row_buckets,
+                num_embeddings,
+                writer.num_ranks,
+                has_head_slots=self.has_head_slots,
+            )
 
     @property
     def token_buckets(self) -> tuple[int, ...]:
@@ -133,23 +148,41 @@ class TorchRunner:
         return (self._beside or self._writer).write(slots, weights)
 
     @property
+    def graphs(self) -> GraphCounts:
+        """Captured steps, and what ran without."""
+        return self.device_steps.graphs.counts if self.device_steps is not None else NO_GRAPHS
+
+    @property
     def depth(self) -> int:
-        """No step is launched before the results of the one before it are known."""
-        return 0
+        """1 on a device that runs while the host plans; on CPU no step is launched before the last one is known."""
+        return 1 if self.device_steps is not None else 0
 
     def launch(self, segments: Sequence[Segment]) -> None:
-        """Compute one step; its results are there at once."""
-        self._launched.append(self.run(segments))
+        """Begin to compute a step; on CPU its results are there at once."""
+        if self.device_steps is None:
+            self._launched.append(self.run(segments))
+        else:
+            with self._launching(segments):
+                self.device_steps.launch(segments, self._run)
 
     def collect(self) -> list[Computed]:
         """Results of the first step that was not collected yet."""
-        return self._launched.popleft()
+        if self.device_steps is None:
+            return self._launched.popleft()
+        with self._launching():
+            return self.device_steps.collect()
 
     @torch.no_grad()
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         """Compute one step."""
-        try:
+        with self._launching(segments):
             return self._run(segments)
+
+    @contextmanager
+    def _launching(self, segments: Sequence[Segment] = ()) -> Iterator[None]:
+        """Note which slots the device reads from now on, and tell errors after which it computes nothing any more."""
+        try:
+            yield
         except torch.AcceleratorError as exc:
             try:
                 torch.accelerator.synchronize(self._device)
@@ -158,9 +191,11 @@ class TorchRunner:
                 raise ModelLostError(f"{self._device} computes nothing any more: {exc}") from exc
             raise
         finally:
-            if self._beside is not None:
+            # A launch that failed may have begun to read.
+            if self._beside is not None and segments:
                 self._beside.reads.launched({slot for segment in segments for slot, _ in segment.gates})
 
+    @torch.no_grad()
     def _run(self, segments: Sequence[Segment]) -> list[Computed]:
         wanted = [segment for segment in segments if segment.sampling is not None]
         # A head may have more rows than the embedding; what it says of those could not be read back.

@@ -652,6 +652,7 @@ class GetWorkerStatusResponse(_message.Message):
     DRAINED_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    GRAPHS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of this start of the process."""
     state: Global___WorkerState.ValueType
@@ -700,6 +701,10 @@ class GetWorkerStatusResponse(_message.Message):
     def longest_stall(self) -> _duration_pb2.Duration:
         """Longest time so far between two steps while there was something to compute."""
 
+    @_builtins.property
+    def graphs(self) -> Global___GraphStatus:
+        """Captured steps; empty where the device captures none."""
+
     def __init__(
         self,
         *,
@@ -720,14 +725,77 @@ class GetWorkerStatusResponse(_message.Message):
         drained: _builtins.bool = ...,
         why: _builtins.str = ...,
         version: _builtins.str = ...,
+        graphs: Global___GraphStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["graphs", b"graphs", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "version", b"version", "why", b"why", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "graphs", b"graphs", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "version", b"version", "why", b"why", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetWorkerStatusResponse: _TypeAlias = GetWorkerStatusResponse  # noqa: Y015
+
+@_typing.final
+class GraphStatus(_message.Message):
+    """Captured steps of a worker: on CUDA, what a kind of step launches is kept at the start and launched at once later."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPTURED_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    UNCAPTURED_FIELD_NUMBER: _builtins.int
+    captured: _builtins.int
+    """Kinds of steps that were captured."""
+    replays: _builtins.int
+    """Steps that a captured graph computed since the start."""
+    @_builtins.property
+    def uncaptured(self) -> _containers.RepeatedCompositeFieldContainer[Global___UncapturedSteps]:
+        """Steps that ran uncaptured, by reason."""
+
+    def __init__(
+        self,
+        *,
+        captured: _builtins.int = ...,
+        replays: _builtins.int = ...,
+        uncaptured: _abc.Iterable[Global___UncapturedSteps] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["captured", b"captured", "replays", b"replays", "uncaptured", b"uncaptured"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GraphStatus: _TypeAlias = GraphStatus  # noqa: Y015
+
+@_typing.final
+class UncapturedSteps(_message.Message):
+    """Steps that run uncaptured for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHY_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    why: _builtins.str
+    """Reason, for people."""
+    kinds: _builtins.int
+    """Kinds of steps that have no graph for this reason; 0 where it depends on the request."""
+    steps: _builtins.int
+    """Steps that ran uncaptured for it since the start."""
+    def __init__(
+        self,
+        *,
+        why: _builtins.str = ...,
+        kinds: _builtins.int = ...,
+        steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "steps", b"steps", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UncapturedSteps: _TypeAlias = UncapturedSteps  # noqa: Y015
 
 @_typing.final
 class CompiledBucket(_message.Message):
