@@ -112,7 +112,8 @@ def admit(
         if opened is None:
             return _verdict(violations, limits)
         file, header = opened
-        checked = seen.plan if seen is not None else None
+        known = seen.known if seen is not None else None
+        checked, plan = (known.plan, known.weights) if known is not None else (None, None)
         if checked is None and settings is not None:
             try:
                 with bounded_matching(limits.max_match_s):
@@ -127,7 +128,8 @@ def admit(
             if checked is not None and was_admitted and checked.modules:
                 violations.clear()
             elif checked is not None and not violations and seen is not None:
-                seen.keep(header, checked)
+                plan = plan_weights(checked.modules)
+                seen.keep(header, checked, plan)
         if checked is not None and not violations:
             violations.extend(check_copies(checked.copies, file))
             violations.extend(check_tie(checked.tie, file))
@@ -137,7 +139,7 @@ def admit(
             violations.extend(_values_violations(file, header, limits))
             return _verdict(violations, limits)
         end_token_ids, warnings = judge_companions(companions, base)
-        plan = plan_weights(checked.modules)
+        plan = plan or plan_weights(checked.modules)
         if reserve is not None:
             reserve(plan.size_bytes)
         hasher = hashlib.sha256()
@@ -234,7 +236,7 @@ def _open_weights(
                 violations.extend(missing)
                 return None
             return open_shards(paths, limits.header, stack)
-        file = stack.enter_context(paths[0].open("rb"))
+        file = stack.enter_context(paths[0].open("rb", buffering=0))
         known = seen.header(file, size_bytes) if seen is not None else None
         return file, known or read_header(file, size_bytes, name, limits.header)
     except InvalidAdapterError as exc:

@@ -9,6 +9,7 @@ from cachetools import LRUCache
 
 from hotslot.formats.base_spec import BaseSpec
 from hotslot.formats.safetensors_header import Header, header_bytes
+from store_service.admission.normalise import WeightsPlan
 from store_service.admission.planned import AdapterPlan
 from store_service.admission.settings import AdmissionLimits
 
@@ -23,6 +24,8 @@ class Known:
     base: BaseSpec
     header: Header
     plan: AdapterPlan
+    weights: WeightsPlan
+    """Layout of the file that is written by that plan."""
 
 
 class KnownPlans:
@@ -54,8 +57,8 @@ class PlanSearch:
         self._base = base
         self._limits = limits
         self._key: object = None
-        self.plan: AdapterPlan | None = None
-        """Known once `header` has found it."""
+        self.known: Known | None = None
+        """Found by `header`."""
 
     def header(self, file: BinaryIO, size_bytes: int) -> Header | None:
         """The parsed header of one file's bytes, if its checkpoint's plan is known."""
@@ -64,11 +67,10 @@ class PlanSearch:
             return None
         # Names, shapes, types and places in the file decide about a plan; values are read and checked every time.
         self._key = hashlib.sha256(data).digest(), size_bytes, self._config_digest, self._limits
-        known = self._plans.get(self._key, self._base)
-        self.plan = known.plan if known is not None else None
-        return known.header if known is not None else None
+        self.known = self._plans.get(self._key, self._base)
+        return self.known.header if self.known is not None else None
 
-    def keep(self, header: Header, plan: AdapterPlan) -> None:
+    def keep(self, header: Header, plan: AdapterPlan, weights: WeightsPlan) -> None:
         """Keep what was found out; nothing of checkpoints in several files."""
         if self._plans is not None and self._key is not None:
-            self._plans.keep(self._key, Known(self._base, header, plan))
+            self._plans.keep(self._key, Known(self._base, header, plan, weights))

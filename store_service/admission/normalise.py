@@ -22,10 +22,10 @@ from hotslot.formats.manifest import (
     WEIGHTS_FORMAT,
     WEIGHTS_FORMAT_WITH_BIASES,
 )
-from hotslot.formats.safetensors_header import PREFIX_BYTES, TensorEntry
+from hotslot.formats.safetensors_header import PREFIX_BYTES
+from store_service.admission.gathered import Gathered, Part, Values
 from store_service.admission.planned import ServedModule, WrittenTensor
-from store_service.admission.slices import block_slices
-from store_service.admission.values import has_nonzero, not_finite
+from store_service.admission.slices import block_slices, is_gathered
 
 DATA_ALIGNMENT_BYTES = 64
 HANDED_OVER_BYTES = 1024 * 1024
@@ -121,30 +121,25 @@ def _write_all(sink: Sink, pieces: Sequence[bytes | memoryview]) -> None:
 
 
 def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> Written:
-    written = Written()
-    entries: dict[str, TensorEntry] = {}
-    bad: dict[str, dict[int, int]] = {}
-    """By tensor: values that are not finite, by the first row of what was read, which several modules may share."""
+    values = Values()
+    gathered = Gathered(file, plan.dtype, values, write)
     write(plan.header)
     for module in plan.modules:
-        set_ends: set[str] = set()
         for end, tensor in _tensors(module):
             for block in tensor.blocks:
+                part = Part(module, end, block)
+                if is_gathered(block, plan.dtype):
+                    gathered.add(part)
+                    continue
+                gathered.flush()
                 num_bad = 0
                 for bits, num_more in block_slices(file, block, plan.dtype):
                     num_bad += num_more
-                    if end not in set_ends and has_nonzero(bits):
-                        set_ends.add(end)
+                    values.note_effect(part, bits)
                     write(bits.data.cast("B"))
-                if num_bad and block.tensor is not None:
-                    entry = block.tensor.entry
-                    entries[entry.name] = entry
-                    bad.setdefault(entry.name, {})[block.rows.start] = num_bad
-        if module.scaling and (LORA_B_BIAS in set_ends or {LORA_A, LORA_B} <= set_ends):
-            written.has_effect = True
-    for name, entry in entries.items():
-        written.violations.extend(not_finite(entry, sum(bad[name].values())))
-    return written
+                values.note_bad(part, num_bad)
+    gathered.flush()
+    return Written(values.violations(), values.has_effect)
 
 
 def _tensors(module: ServedModule) -> list[tuple[str, WrittenTensor]]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from hotslot.errors import InvalidAdapterError, Violation
 from hotslot.formats.file_names import MAX_SHARDS, SHARD
@@ -82,3 +82,7 @@ class _Joined(io.RawIOBase):
     def read(self, size: int = -1, /) -> bytes:
         """From the file that was sought last."""
         return self._file.read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """From the file that was sought last; returns the number of bytes."""
+        return int(self._file.readinto(buffer))  # type: ignore[attr-defined]

@@ -64,6 +64,34 @@ def block_slices(file: BinaryIO, block: Block, dtype: str) -> Iterator[tuple[Bit
             yield placed.reshape(-1), count_not_finite(dtype, bits)
 
 
+def is_gathered(block: Block, dtype: str) -> bool:
+    """Tell whether a block is small, and written as it is stored, so that one look serves many of its kind."""
+    tensor = block.tensor
+    if tensor is None or not block.is_as_stored or tensor.entry.dtype != dtype:
+        return False
+    is_turned = tensor.is_transposed and len(tensor.entry.shape) == 2
+    return not is_turned and len(elements_of(block)) * np.dtype(STORAGE[dtype]).itemsize <= SLICE_BYTES
+
+
+def elements_of(block: Block) -> range:
+    """Elements of its tensor, in the order in which they are stored, of a block that `is_gathered`."""
+    assert block.tensor is not None, "zeros are stored nowhere"
+    columns = _columns(block.tensor)
+    return range(block.rows.start * columns, block.rows.stop * columns)
+
+
+def read_into(file: BinaryIO, block: Block, bits: Bits) -> None:
+    """Read all elements of a block that `is_gathered`."""
+    assert block.tensor is not None, "zeros are stored nowhere"
+    stop_if_unwanted()
+    file.seek(block.tensor.entry.begin + elements_of(block).start * bits.itemsize)
+    view: memoryview = bits.data.cast("B")
+    while view:
+        num_bytes = file.readinto(view)  # type: ignore[attr-defined]
+        assert num_bytes, "the header was checked against the size of this very file"
+        view = view[num_bytes:]
+
+
 def count_not_finite(dtype: str, bits: Bits) -> int:
     """Number of elements that are NaN or infinity."""
     exponent = _EXPONENT_BITS[dtype]
