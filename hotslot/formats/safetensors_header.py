@@ -96,16 +96,16 @@ def read_header_of(path: Path, limits: HeaderLimits) -> Header:
         return read_header(file, path.stat().st_size, path.name, limits)
 
 
-def parse_header(data: bytes, size_bytes: int, subject: str, limits: HeaderLimits) -> Header:
-    """Check the header in `data`, the first bytes of a file of `size_bytes` called `subject`.
+def parse_header(data: bytes | memoryview, size_bytes: int, subject: str, limits: HeaderLimits) -> Header:
+    """Check the header in `data`, the first bytes, or all, of a file of `size_bytes` called `subject`.
 
     Raises InvalidAdapterError with every violation that can be told apart.
     """
-    length = _header_length(data[:PREFIX_BYTES], size_bytes, subject, limits)
+    length = _header_length(bytes(data[:PREFIX_BYTES]), size_bytes, subject, limits)
     data_start = PREFIX_BYTES + length
     if len(data) < data_start:
         _refuse("FILE_TRUNCATED", subject, f"{len(data)} bytes", f"{data_start} bytes", "its header is cut off")
-    document = _parse_json(data[PREFIX_BYTES:data_start], subject)
+    document = _parse_json(bytes(data[PREFIX_BYTES:data_start]), subject)
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         _refuse("BAD_METADATA", subject, repr(metadata), "an object of strings", "its __metadata__ is malformed")

@@ -19,8 +19,9 @@ from hotslot.errors import (
 )
 from hotslot.formats.base_spec import ALL_LINEAR
 from hotslot.formats.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
-from hotslot.formats.safetensors_header import PREFIX_BYTES, HeaderLimits, TensorEntry, parse_header
+from hotslot.formats.safetensors_header import TensorEntry
 from hotslot.ids import Digest
+from worker_service.model.known_headers import KnownHeaders
 from worker_service.recycled_memory import RecycledMemory
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -89,6 +90,7 @@ class SlotWeightsDecoder:
         """`memory` is what a device copies from; without it, the host's own."""
         self._layout = layout
         self._memory = memory or RecycledMemory()
+        self._headers = KnownHeaders()
 
     def check(self, manifest: Manifest) -> None:
         """Refuse what this worker cannot serve, as far as that can be told without the weights.
@@ -138,16 +140,25 @@ class SlotWeightsDecoder:
         Raises InvalidAdapterError when the blob is not what its manifest says, or is not finite in the model's element
         type.
         """
-        tensors = _read(manifest, blob)
-        memory = stretch_N = self._allocate(manifest.modules)
+        tensors = self._read(manifest, blob)
+        left_N = stretch_N = self._allocate(manifest.modules)
         modules: dict[str, HostModule] = {}
+        taken: list[tuple[str, torch.Tensor]] = []
         violations: list[Violation] = []
         for module in manifest.modules:
             in_features, out_features = self._layout.shapes[module.path]
             num_ranks = module.rank + module.has_bias
-            a_RI, b_RO, memory = _cut(memory, (num_ranks, in_features), (num_ranks, out_features))
-            self._fill(module, a_RI, b_RO, tensors, violations)
+            a_RI, b_RO, left_N = _cut(left_N, (num_ranks, in_features), (num_ranks, out_features))
+            self._fill(module, a_RI, b_RO, tensors, taken, violations)
             modules[module.path] = HostModule(a_RI, b_RO, module.scaling, module.has_bias)
+        # One look at all of it costs a hundredth of one at each tensor.
+        if violations or not _is_finite(stretch_N):
+            text = f"values that are not finite as {self._layout.dtype}"
+            violations.extend(
+                _violation("NOT_FINITE", name, "NaN or infinity", "finite values", f"{name} has {text}")
+                for name, target in taken
+                if not _is_finite(target)
+            )
         violations.extend(
             _violation("UNEXPECTED_TENSOR", name, "a tensor", "none", f"{name} stands in no module of the manifest")
             for name in tensors
@@ -157,6 +168,19 @@ class SlotWeightsDecoder:
         size_bytes = sum(t.nbytes for m in modules.values() for t in (m.a_RI, m.b_RO))
         max_rank = max(m.num_ranks for m in modules.values())
         return HostAdapter(manifest.digest, max_rank, size_bytes, modules, stretch_N)
+
+    def _read(self, manifest: Manifest, blob: bytes | bytearray | memoryview) -> dict[str, torch.Tensor]:
+        """All tensors of a blob, by name, where they lie in it."""
+        data = memoryview(bytearray(blob) if isinstance(blob, bytes) else blob)  # torch takes none that is read-only
+        header = self._headers.header(data, f"weights blob {manifest.weights_digest}")
+        strange = [entry for entry in header.tensors if entry.dtype not in _DTYPES]
+        if strange:
+            expected = "one of " + ", ".join(_DTYPES)
+            problem = "no weights blob has this element type"
+            raise InvalidAdapterError(
+                [Violation.of("UNSUPPORTED_DTYPE", entry.name, entry.dtype, expected, problem) for entry in strange]
+            )
+        return {entry.name: _tensor(data, entry) for entry in header.tensors}
 
     def _allocate(self, modules: Sequence[AdapterModule]) -> torch.Tensor:
         """One stretch of memory for all pairs, in the order in which they are copied to a slot."""
@@ -170,18 +194,24 @@ class SlotWeightsDecoder:
         a_RI: torch.Tensor,
         b_RO: torch.Tensor,
         tensors: dict[str, torch.Tensor],
+        taken: list[tuple[str, torch.Tensor]],
         violations: list[Violation],
     ) -> None:
-        """Copy one module's tensors, removing them from those read; notes what is wrong with them."""
+        """Copy one module's tensors, removing them from those read; notes them, and those of other shapes."""
         b_OR = b_RO.T
         if module.has_bias:
             a_RI[-1] = 0
-            self._take(tensors, module.path + LORA_B_BIAS, b_OR[:, -1], violations)
-        self._take(tensors, module.path + LORA_A, a_RI[: module.rank], violations)
-        self._take(tensors, module.path + LORA_B, b_OR[:, : module.rank], violations)
+            self._take(tensors, module.path + LORA_B_BIAS, b_OR[:, -1], taken, violations)
+        self._take(tensors, module.path + LORA_A, a_RI[: module.rank], taken, violations)
+        self._take(tensors, module.path + LORA_B, b_OR[:, : module.rank], taken, violations)
 
     def _take(
-        self, tensors: dict[str, torch.Tensor], name: str, target: torch.Tensor, violations: list[Violation]
+        self,
+        tensors: dict[str, torch.Tensor],
+        name: str,
+        target: torch.Tensor,
+        taken: list[tuple[str, torch.Tensor]],
+        violations: list[Violation],
     ) -> None:
         tensor = tensors.pop(name, None)
         if tensor is None or tensor.shape != target.shape:
@@ -190,9 +220,12 @@ class SlotWeightsDecoder:
             violations.append(_violation("SHAPE_MISMATCH", name, found, expected, text))
             return
         target.copy_(tensor)
-        if not bool(torch.isfinite(target).all()):
-            text = f"{name} has values that are not finite as {self._layout.dtype}"
-            violations.append(_violation("NOT_FINITE", name, "NaN or infinity", "finite values", text))
+        taken.append((name, target))
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    """False where any value is NaN, which the extremes take over, or infinite."""
+    return not values.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(values))).all())
 
 
 def _cut(
@@ -204,23 +237,7 @@ def _cut(
     return memory[:middle].view(first), memory[middle:end].view(second), memory[end:]
 
 
-def _read(manifest: Manifest, blob: bytes | bytearray | memoryview) -> dict[str, torch.Tensor]:
-    """All tensors of a blob, by name, where they lie in it."""
-    data = bytearray(blob) if isinstance(blob, bytes) else blob  # torch takes no memory that is read-only
-    subject = f"weights blob {manifest.weights_digest}"
-    limits = HeaderLimits()
-    header = parse_header(bytes(data[: PREFIX_BYTES + limits.max_header_bytes]), len(data), subject, limits)
-    strange = [entry for entry in header.tensors if entry.dtype not in _DTYPES]
-    if strange:
-        expected = "one of " + ", ".join(_DTYPES)
-        problem = "no weights blob has this element type"
-        raise InvalidAdapterError(
-            [Violation.of("UNSUPPORTED_DTYPE", entry.name, entry.dtype, expected, problem) for entry in strange]
-        )
-    return {entry.name: _tensor(data, entry) for entry in header.tensors}
-
-
-def _tensor(data: bytearray | memoryview, entry: TensorEntry) -> torch.Tensor:
+def _tensor(data: memoryview, entry: TensorEntry) -> torch.Tensor:
     dtype = _DTYPES[entry.dtype]
     if not entry.num_elements:
         return torch.empty(entry.shape, dtype=dtype)
