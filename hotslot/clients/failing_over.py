@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -78,7 +79,14 @@ class FailOver:
         failure: HotslotError = NoWorkersError(
             "no worker to call: start one, or name one with worker_endpoint (HOTSLOT_WORKER)"
         )
-        for endpoint in await self._endpoints(key):
+        ready = self.picks.ready(key) if self.route else ()
+        untried, asked = deque(ready), False
+        while untried or not asked:
+            if not untried:
+                # Placement is asked once those that are known to be ready have failed.
+                untried, asked = deque(each for each in await self._endpoints(key) if each not in ready), True
+                continue
+            endpoint = untried.popleft()
             remaining_s = deadline_s - loop.time()
             if remaining_s <= 0:
                 raise RequestDeadlineError("no worker answered within the deadline") from failure

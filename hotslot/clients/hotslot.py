@@ -251,7 +251,10 @@ class HotslotClient:
         # Placement hears of a load a moment later than its publisher, who may be at the next one by then.
         known = self._published.get(parsed.name, {}) | {each.endpoint: each for each in holders}
         workers = await ready_workers(self._pool.use, tuple(known.values()), references, published.revision, wait_s)
-        self._published[parsed.name] = {each.endpoint: known[each.endpoint] for each in workers if each.ready}
+        ready = {each.endpoint: known[each.endpoint] for each in workers if each.ready}
+        self._published[parsed.name] = ready
+        for spelling in (*references, *(str(replace(parsed, tag=tag, digest=None)) for tag in moved)):
+            self._picks.note_ready(RouteKey((spelling,), self._base_model), tuple(ready))
         return replace(published, workers=workers)
 
     async def _ask(self, key: RouteKey) -> WorkerPick:

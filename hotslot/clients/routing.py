@@ -3,10 +3,11 @@
 Placement is a hint. While it is away, the last pick is as good as a guess can be; without one, any worker does.
 """
 
-from collections.abc import Awaitable, Callable
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 
 from hotslot.backoff import Backoff
 from hotslot.contract.placement import WorkerPick
@@ -25,6 +26,10 @@ MAX_PAUSE_S = 2.0
 MAX_CACHED_PICKS = 1024
 AWAY_S = 1.0
 """After placement did not answer, how long it is not asked again."""
+
+READY_S = 1.0
+"""Time after a publication by which placement surely knows which workers have it."""
+MAX_READY = 256
 
 NO_PLACEMENT = (UnavailableError, RequestDeadlineError, NotImplementedYetError)
 
@@ -47,7 +52,9 @@ class Picks:
         # Picks past their time stay: they are what there is while placement is away.
         self._known: LRUCache[RouteKey, tuple[float, WorkerPick]] = LRUCache(MAX_CACHED_PICKS)
         self._asking: SingleFlight[RouteKey, WorkerPick] = SingleFlight()
+        self._ready: TTLCache[RouteKey, tuple[str, ...]] = TTLCache(MAX_READY, READY_S, timer=clock)
         self._away: tuple[float, HotslotError] | None = None
+        self._turns = itertools.count()
 
     async def pick(self, key: RouteKey) -> WorkerPick:
         """The workers to call, best first; an old answer while placement is away.
@@ -67,8 +74,23 @@ class Picks:
                 raise
             return known
 
+    def note_ready(self, key: RouteKey, endpoints: Sequence[str]) -> None:
+        """Take note of workers that were just made to serve what a key asks for: placement may not name them yet."""
+        self._ready[key] = tuple(endpoints)
+
+    def ready(self, key: RouteKey) -> tuple[str, ...]:
+        """Workers that were made ready for a key a moment ago, another one first each time."""
+        endpoints = self._ready.get(key, ())
+        if len(endpoints) < 2:
+            return endpoints
+        turn = next(self._turns) % len(endpoints)
+        return endpoints[turn:] + endpoints[:turn]
+
     def forget_endpoint(self, endpoint: str) -> None:
         """Drop every pick that names a worker which just failed."""
+        for ready_key, endpoints in list(self._ready.items()):
+            if endpoint in endpoints:
+                del self._ready[ready_key]
         for key, (_, pick) in list(self._known.items()):
             if any(candidate.worker.endpoint == endpoint for candidate in pick.candidates):
                 del self._known[key]

@@ -13,8 +13,9 @@ from hotslot.errors import Violation
 from hotslot.formats.manifest import LORA_A, LORA_B, LORA_B_BIAS
 from hotslot.formats.safetensors_header import TensorEntry
 from hotslot.formats.weight_values import STORAGE, Bits
+from store_service.admission import slices
 from store_service.admission.planned import Block, ServedModule
-from store_service.admission.slices import SLICE_BYTES, count_not_finite, elements_of, read_into
+from store_service.admission.slices import count_not_finite, elements_of, read_into
 from store_service.admission.values import has_nonzero, not_finite
 
 
@@ -87,7 +88,7 @@ class Gathered:
         if end > self._bits.size:
             self.flush()
             # Not used again: what was written may still be on its way.
-            self._bits = np.empty(SLICE_BYTES // self._dtype.itemsize, self._dtype)
+            self._bits = np.empty(slices.SLICE_BYTES // self._dtype.itemsize, self._dtype)
             begin, end = 0, len(elements)
         bits = self._bits[begin:end]
         read_into(self._file, part.block, bits)

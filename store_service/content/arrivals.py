@@ -110,6 +110,7 @@ class ArrivalStream:
         self._arrival = arrival
         self._offload = offload
         self._writing: asyncio.Future[None] | None = None
+        self._discarding: asyncio.Future[None] | None = None
 
     async def write(self, data: bytes) -> None:
         """Begin to write, once what came before is written; raises as `Arrival.write`, here or with a later call."""
@@ -129,9 +130,16 @@ class ArrivalStream:
         await self.settle()
         return await self._offload(self._arrival.finish, digest)
 
+    def begin_discard(self) -> None:
+        """Begin to remove everything: it was finished and read, and what else the call does need not wait for that."""
+        if self._discarding is None:
+            self._discarding = self._offload.start(self._arrival.discard)
+
     async def discard(self) -> None:
         """Remove everything once nothing is being written any more, whatever happened."""
         if self._writing is not None:
             await asyncio.wait([self._writing])
             self._writing.exception()  # its caller has gone
-        await self._offload(self._arrival.discard)
+        self.begin_discard()
+        assert self._discarding is not None, "it was begun"
+        await self._discarding

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -94,7 +95,11 @@ class Publications:
         looking = asyncio.ensure_future(self._holding(tenant, publication, caller))
         try:
             checkpoint = Checkpoint(await _received(first, messages, stream))
-            publish, left_s = self._registry.publish, caller.time_remaining()
+            loop, left_s = asyncio.get_running_loop(), caller.time_remaining()
+            publish = partial(
+                self._registry.publish,
+                on_admitted=lambda: loop.call_soon_threadsafe(stream.begin_discard),  # nothing reads the files again
+            )
             published = await self._admission.to_its_end(tenant, left_s, publish, tenant, checkpoint, publication)
             answer = await self._answer(tenant, *published)
             holders = [to_proto(pb.VersionHolder, holder) for holder in await looking]

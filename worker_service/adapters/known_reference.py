@@ -23,6 +23,8 @@ class ReferenceLimits:
     """After a failed swap, when to try the same version again."""
     behind_pause_s: float = 0.1
     """After an answer at a smaller revision than a request needs, when the store is asked for such a request again."""
+    just_now_s: float = 0.25
+    """Age at which an answer is as good as a new one for a caller who needs what was written a moment ago."""
     shared_unconfirmed_s: float = 300.0
     """Longest time for which an adapter that another tenant shares is served without an answer of the store, which
     might be that it is shared no more."""
@@ -67,6 +69,11 @@ class KnownReference:
             if held_until(version.revision) >= min_revision:
                 return version
         return None
+
+    def just_answered(self, now_s: float, min_revision: int, limits: ReferenceLimits) -> AdapterVersion | None:
+        """The store's answer of a moment ago, where it is of a revision or of a later one."""
+        is_new = self.failure is None and now_s - self.answered_s < limits.just_now_s
+        return self.latest if is_new and self.latest.revision >= min_revision else None
 
     def answered(self, now_s: float, *, confirmed: bool) -> None:
         """Note an answer of the store."""

@@ -7,7 +7,6 @@ reference stood for then or later: as far as the watch heard, else by the answer
 """
 
 import asyncio
-import functools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -148,13 +147,18 @@ class ReferenceCache:
         return entry.version if entry is not None else None
 
     async def begin_flip(self, tenant: TenantId, reference: Reference, min_revision: int = 0) -> AdapterVersion:
-        """Ask the store which version to `flip` a reference to, whatever is cached.
+        """Ask the store which version to `flip` a reference to; a `min_revision` makes do with what is asked just now.
 
         Raises what the resolver raises, and CatalogBehindError.
         """
         key = (tenant, reference)
-        version = await self._ask(key)
-        if version.revision < min_revision and catalog_of(key) == tenant:
+        needed = min_revision if catalog_of(key) == tenant else 0
+        if needed and key in self._refreshes:
+            await asyncio.wait([self._refresh(key)])
+        entry = self._entries.get(key)
+        known = entry.just_answered(self._clock(), needed, self.limits) if entry is not None and needed else None
+        version = known or await self._ask(key)
+        if version.revision < needed:
             raise CatalogBehindError(version.revision, min_revision, retry_after_s=BEHIND_RETRY_AFTER_S)
         return version
 
@@ -188,13 +192,12 @@ class ReferenceCache:
         """Something changed in the catalog: what it concerns is asked again now, or at its next use if it is gone."""
         for key in {*self._entries, *self._refreshes.keys()}:
             entry = self._entries.get(key)
-            if catalog_of(key) != tenant or not change.concerns(
-                key[1], entry.version.digest if entry is not None else None
-            ):
+            served = entry.version.digest if entry is not None else None
+            if catalog_of(key) != tenant or not change.concerns(key[1], served):
                 continue
             if key in self._refreshes:
                 # The answer under way may be older than the change, so the store is asked once more after it.
-                self._refresh(key).add_done_callback(functools.partial(self._ask_again, key))
+                self._refresh(key).add_done_callback(lambda asked, key=key: asked.cancelled() or self._refresh(key))
             match change.kind:
                 case ChangeKind.POLICY_CHANGED:
                     if entry is not None:
@@ -241,10 +244,6 @@ class ReferenceCache:
 
     def _refresh(self, key: ReferenceKey) -> "asyncio.Task[AdapterVersion]":
         return self._refreshes.begin(key, lambda: self._ask_and_settle(key))
-
-    def _ask_again(self, key: ReferenceKey, asked: "asyncio.Task[AdapterVersion]") -> None:
-        if not asked.cancelled():
-            self._refresh(key)
 
     async def _ask(self, key: ReferenceKey) -> AdapterVersion:
         try:

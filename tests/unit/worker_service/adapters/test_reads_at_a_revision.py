@@ -281,6 +281,21 @@ async def test_an_explicit_load_is_at_the_revision_too() -> None:
             await worker.cache.begin_flip(DEFAULT_TENANT, NAME, written + 1)
 
 
+async def test_an_explicit_load_shares_the_question_that_the_watch_has_asked() -> None:
+    store = Store()
+    store.preparing.set()
+    async with Worker(store) as worker:
+        await following(store, worker)
+        questions, written = store.questions, store.move()
+        await until(lambda: store.questions > questions)
+        for _ in range(3):
+            assert (await worker.cache.begin_flip(DEFAULT_TENANT, NAME, written)).digest == DIGESTS[1]
+        assert store.questions == questions + 1
+        store.move(OTHER)
+        assert (await worker.cache.begin_flip(DEFAULT_TENANT, NAME)).digest == DIGESTS[1]
+        assert store.questions > questions + 1, "without a revision the store is asked, whatever is known"
+
+
 async def test_a_slow_load_does_not_move_a_name_back() -> None:
     store = Store(deaf=True)
     store.preparing.set()
