@@ -58,6 +58,10 @@ class SingleFlight(Generic[K, V]):
             flight.task.add_done_callback(lambda task: self._landed(key, flight, task))
         return flight.task
 
+    def again(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> None:
+        """Begin another flight once the one of a key that is under way has ended, unless that is cancelled."""
+        self._flights[key].task.add_done_callback(lambda task: None if task.cancelled() else self.begin(key, work))
+
     async def settled(self) -> None:
         """Wait for the flights under way, whatever their outcome."""
         if self._flights:

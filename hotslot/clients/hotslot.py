@@ -33,6 +33,7 @@ from hotslot.errors import (
     InvalidEndpointError,
     UnavailableError,
 )
+from hotslot.ids import TagName
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.references import parse_reference
 from hotslot.rpc.channel import ChannelOptions
@@ -253,7 +254,7 @@ class HotslotClient:
         workers = await ready_workers(self._pool.use, tuple(known.values()), references, published.revision, wait_s)
         ready = {each.endpoint: known[each.endpoint] for each in workers if each.ready}
         self._published[parsed.name] = ready
-        for spelling in (*references, *(str(replace(parsed, tag=tag, digest=None)) for tag in moved)):
+        for spelling in (*references, *(str(replace(parsed, tag=TagName(tag), digest=None)) for tag in moved)):
             self._picks.note_ready(RouteKey((spelling,), self._base_model), tuple(ready))
         return replace(published, workers=workers)
 

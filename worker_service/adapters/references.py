@@ -7,6 +7,7 @@ reference stood for then or later: as far as the watch heard, else by the answer
 """
 
 import asyncio
+import functools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -197,7 +198,7 @@ class ReferenceCache:
                 continue
             if key in self._refreshes:
                 # The answer under way may be older than the change, so the store is asked once more after it.
-                self._refresh(key).add_done_callback(lambda asked, key=key: asked.cancelled() or self._refresh(key))
+                self._refreshes.again(key, functools.partial(self._ask_and_settle, key))
             match change.kind:
                 case ChangeKind.POLICY_CHANGED:
                     if entry is not None:

@@ -2,7 +2,6 @@
 
 import io
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +10,12 @@ from hypothesis import strategies as st
 
 from hotslot.formats.manifest import DTYPE_SIZES_BYTES
 from hotslot.formats.safetensors_header import TensorEntry
-from hotslot.formats.weight_values import STORAGE
+from hotslot.formats.weight_values import STORAGE, Bits
 from store_service.admission import gathered, normalise, slices
 from store_service.admission.normalise import Written, plan_weights, write_weights
 from store_service.admission.parts import StoredTensor
 from store_service.admission.planned import Block, ServedModule, WrittenTensor, stacked
+from store_service.admission.slices import count_not_finite
 
 MAX_SIZE = 6
 ROOM_BYTES = 96
@@ -27,7 +27,7 @@ def checkpoints(draw: st.DrawFn) -> tuple[bytes, tuple[ServedModule, ...]]:
     """A file with tensors in any order, of one type or several, and modules that are written of it in another order."""
     types = draw(st.sampled_from([("F32",), ("BF16",), ("F16",), ("F32", "BF16")]))
     sizes = st.integers(1, MAX_SIZE)
-    wanted = []
+    wanted: list[tuple[int, str, tuple[int, ...]]] = []
     for index in range(draw(st.integers(1, 8))):
         rank, num_in, num_out = draw(st.tuples(sizes, sizes, sizes))
         wanted += [(index, "a", (rank, num_in)), (index, "b", (num_out, rank))]
@@ -87,9 +87,13 @@ def test_a_hundred_small_tensors_take_one_write(monkeypatch: pytest.MonkeyPatch,
             parts.append(stacked([StoredTensor(entry, is_transposed=False)]))
         modules.append(ServedModule(f"m{index}", 8, 1.0, *parts))
     pieces: list[int] = []
-    counts: list[Any] = []
-    count = gathered.count_not_finite
-    monkeypatch.setattr(gathered, "count_not_finite", lambda *args: (counts.append(args), count(*args))[1])
+    counts: list[int] = []
+
+    def counted(dtype: str, bits: Bits) -> int:
+        counts.append(bits.size)
+        return count_not_finite(dtype, bits)
+
+    monkeypatch.setattr(gathered, "count_not_finite", counted)
     outcome = write_weights(plan_weights(tuple(modules)), io.BytesIO(data), [lambda piece: pieces.append(len(piece))])
     assert outcome.has_effect
     assert not outcome.violations
