@@ -42,7 +42,7 @@ def manifest_of(blob: bytes) -> Manifest:
 
 def decoder(dtype: torch.dtype = torch.float32) -> SlotWeightsDecoder:
     shapes = dict.fromkeys(PATHS, (IN, OUT))
-    return SlotWeightsDecoder(SlotLayout(Digest("sha256:" + "0" * 64), shapes, 64, 64, (), dtype, pin_memory=False))
+    return SlotWeightsDecoder(SlotLayout(Digest("sha256:" + "0" * 64), shapes, 64, 64, (), dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
