@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway_service.errors import api_error
+from gateway_service.paced_requests import PacedRequests
 from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError, ScopeMissingError, TenantForbiddenError
 from hotslot.formats.principals import CLIENT_SCOPES, Principal
 from hotslot.formats.principals import Scope as PrincipalScope
@@ -25,6 +26,7 @@ from hotslot.rpc.stub_method import Metadata
 from hotslot.rpc.tenant import PRINCIPAL_KEY, SCOPES_KEY, TENANT_KEY
 from shared.identity.authenticator import Authenticator
 from shared.identity.callers import tenant_for
+from shared.identity.parties import network_of
 from shared.telemetry import bind_log_context
 
 KEYED = ("/v1/", "/tokenize", "/detokenize", "/ui/state")
@@ -56,10 +58,15 @@ class KnownCallers:
     """ASGI middleware that refuses requests of callers who are not known."""
 
     def __init__(
-        self, app: ASGIApp, authenticator: Authenticator, anonymous_scopes: frozenset[PrincipalScope] = frozenset()
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        anonymous_scopes: frozenset[PrincipalScope] = frozenset(),
+        paced: PacedRequests | None = None,
     ) -> None:
         """`anonymous_scopes` are those of callers without a key, in the default tenant; none refuses them."""
         self._app = app
+        self._paced = paced
         self._authenticator = authenticator
         self._anonymous = Principal("anonymous", frozenset({DEFAULT_TENANT}), anonymous_scopes)
 
@@ -68,7 +75,7 @@ class KnownCallers:
             await self._app(scope, receive, send)
             return
         try:
-            check = await self._known(scope)
+            check = await self._admitted(scope)
         except HotslotError as exc:
             await _refuse(exc, scope, receive, send)
             return
@@ -87,6 +94,22 @@ class KnownCallers:
                 if (error := scope["state"].get(ENDED)) is None or task.uncancel() or scope["state"].get("status"):
                     raise
                 await _refuse(error, scope, receive, send)
+
+    async def _admitted(self, scope: Scope) -> Callable[[], None]:
+        """Know the caller of a request, which is none too many."""
+        client = scope.get("client")
+        where = f"address {network_of(client[0]) if client else 'unix'}"
+        try:
+            check = await self._known(scope)
+        except HotslotError:
+            if self._paced is not None:
+                await self._paced.admit(where)
+            raise
+        if self._paced is not None:
+            acted_for = ACTED_FOR.get()
+            is_named = acted_for is not None and acted_for.name != self._anonymous.name
+            await self._paced.admit(f"principal {acted_for.name}" if acted_for is not None and is_named else where)
+        return check
 
     async def _known(self, scope: Scope) -> Callable[[], None]:
         """Know the caller of a request; what is returned raises once the caller may no longer make it."""

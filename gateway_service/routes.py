@@ -21,6 +21,7 @@ from gateway_service.errors import ApiError, ParamOf, api_error
 from gateway_service.exchange import Exchange, GenerationResponse
 from gateway_service.live_look import LiveStates
 from gateway_service.metrics import HttpNumbers
+from gateway_service.paced_requests import PacedRequests
 from gateway_service.page import HTML, page_response
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
@@ -41,6 +42,7 @@ from shared.identity.authenticator import Authenticator
 from shared.metrics.endpoint import Text
 from shared.metrics.exposition import CONTENT_TYPE
 from shared.quotas.gate import QuotaGate
+from shared.server.counters import Counters
 from shared.server.stream_places import StreamLimit, StreamPlaces
 
 REVISION_HEADER = "hotslot-revision"
@@ -242,7 +244,9 @@ def application(gateway: Gateway) -> Starlette:
         app.add_middleware(ChargedRequests, gate=gateway.gate)
     if gateway.authenticator is not None:
         scopes = frozenset(gateway.settings.gateway_anonymous_scopes)
-        app.add_middleware(KnownCallers, authenticator=gateway.authenticator, anonymous_scopes=scopes)
+        counters = gateway.gate.counters if gateway.gate is not None else Counters()
+        paced = PacedRequests(gateway.settings.gateway_max_calls_per_s, counters)
+        app.add_middleware(KnownCallers, authenticator=gateway.authenticator, anonymous_scopes=scopes, paced=paced)
     if gateway.audit is not None:
         app.add_middleware(AuditedRequests, audit=gateway.audit, knows_callers=gateway.authenticator is not None)
     app.add_middleware(AccessLog, numbers=gateway.numbers)

@@ -28,7 +28,7 @@ from hotslot.errors import InvalidContextsError
 from hotslot.local.findings import Finding, fail, failures, ok, warn
 from hotslot.local.identity_files import identity_files
 from hotslot.local.machine_checks import check_compiled_code, check_compiler, check_data_folder, check_disk, check_hub
-from hotslot.local.redis_probe import look_at_redis
+from hotslot.local.redis_probe import look_at_redis, redis_access
 
 DEFAULT_GATEWAY = "http://127.0.0.1:7600"
 
@@ -91,7 +91,7 @@ def doctor(
     if not is_there or _is_here(store) or _is_here(worker):
         tell(_machine_checks(data_dir, model if not is_there else ""))
     if redis_url:
-        tell(iter([look_at_redis(redis_url)]))
+        tell(iter([look_at_redis(redis_url, access=redis_access(options.environment()))]))
     failed = failures(found)
     if as_json:
         print_document({"ok": not failed, "checks": found})

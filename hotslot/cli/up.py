@@ -121,7 +121,7 @@ def up(
     with _stop_on_signals(ending, as_json=as_json), running_here(data_dir), ExitStack() as stack:
         require_free(ports)
         if redis_url:
-            require_redis(redis_url)
+            require_redis(redis_url, options.environment())
         with stages.shown():
             stages.enter("checking this machine")
             require_machine(model, data_dir, options.environment(), lambda finding: stages.say(f"  {finding.line()}"))

@@ -18,7 +18,7 @@ from hotslot.local.machine_checks import (
     check_model_folder,
     taken_port,
 )
-from hotslot.local.redis_probe import look_at_redis
+from hotslot.local.redis_probe import look_at_redis, redis_access
 from hotslot.redis_url import check_redis_url
 from hotslot.sources import DEMO_MODEL_NAME
 
@@ -65,9 +65,9 @@ def require_redis_url(url: str) -> None:
         raise InvalidRequestError([], f"--redis-url (HOTSLOT_REDIS_URL): {exc}") from exc
 
 
-def require_redis(url: str) -> None:
+def require_redis(url: str, environment: Mapping[str, str]) -> None:
     """Raise CoordinationUnavailableError within five seconds where nothing answers at the URL."""
-    found = look_at_redis(url)
+    found = look_at_redis(url, access=redis_access(environment))
     if found.level is Level.FAIL:
         raise CoordinationUnavailableError(f"--redis-url (HOTSLOT_REDIS_URL): {found.found}; {found.advice}")
 

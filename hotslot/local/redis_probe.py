@@ -5,11 +5,44 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hotslot.local.findings import Finding, fail, ok
 from hotslot.redis_url import SENTINEL_SCHEMES, SentinelUrl, read_sentinel_url
 from hotslot.secret_urls import masked_url
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAccess:
+    """Files beside a URL, by which the services sign in and trust."""
+
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def password(self) -> str:
+        """Password of the file; empty without one. Raises OSError, and ValueError for one that is none."""
+        if self.password_file is None:
+            return ""
+        return self.password_file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Parameters of a URL that say the same of certificates."""
+        named = {"ssl_ca_certs": self.ca_file, "ssl_certfile": self.cert_file, "ssl_keyfile": self.key_file}
+        return {name: str(path) for name, path in named.items() if path is not None}
+
+
+def redis_access(environment: Mapping[str, str]) -> RedisAccess:
+    """The files that the services' own variables name."""
+    names = ("PASSWORD_FILE", "CA_FILE", "CERT_FILE", "KEY_FILE")
+    found = [environment.get(f"HOTSLOT_REDIS_{name}") for name in names]
+    return RedisAccess(*(Path(value) if value else None for value in found))
+
 
 TIMEOUT_S = 4.0
 """Longest time for all of it."""
@@ -17,11 +50,11 @@ DEFAULT_PORT = 6379
 CHECK = "redis"
 
 
-def look_at_redis(url: str, timeout_s: float = TIMEOUT_S) -> Finding:
-    """Connect, sign in where the URL says how, and ask for a sign of life."""
+def look_at_redis(url: str, timeout_s: float = TIMEOUT_S, access: RedisAccess | None = None) -> Finding:
+    """Connect, sign in where the URL or a file says how, and ask for a sign of life."""
     shown = masked_url(url)
     try:
-        answer = _ping(url, time.monotonic() + timeout_s)
+        answer = _ping(url, time.monotonic() + timeout_s, access or RedisAccess())
     except (OSError, ValueError) as exc:
         # A certificate that does not fit is an OSError too; its text has the reason.
         problem = "time is up" if isinstance(exc, TimeoutError) else str(exc) or type(exc).__name__
@@ -32,19 +65,20 @@ def look_at_redis(url: str, timeout_s: float = TIMEOUT_S) -> Finding:
         # ACLs may leave PING out and all else in.
         if answer.startswith("-NOPERM"):
             return ok(CHECK, f"{shown} answers")
-        return fail(CHECK, f"{shown} refuses this user or password ({answer[1:60]})", "name them in the URL")
+        advice = "name them in the URL, or the password's file in HOTSLOT_REDIS_PASSWORD_FILE"
+        return fail(CHECK, f"{shown} refuses this user or password ({answer[1:60]})", advice)
     if answer.startswith(("-LOADING", "-MASTERDOWN")):
         return fail(CHECK, f"{shown} is not ready ({answer[1:60]})", "try again when it is")
     return fail(CHECK, f"{shown} is no Redis: it answered {answer[:40]!r}", "name the port of a Redis")
 
 
-def _ping(url: str, deadline_s: float) -> str:
+def _ping(url: str, deadline_s: float, access: RedisAccess) -> str:
     """First line of the answer to PING, or of that to AUTH where it refuses."""
     parts = urlsplit(url)
     if parts.scheme in SENTINEL_SCHEMES:
         found = read_sentinel_url(url)
-        return _ping(found.node_url(_primary(found, deadline_s)), deadline_s)
-    parameters = dict(parse_qsl(parts.query))
+        return _ping(found.node_url(_primary(found, deadline_s, access)), deadline_s, access)
+    parameters = access.parameters | dict(parse_qsl(parts.query))
     with ExitStack() as stack:
         if parts.scheme == "unix":
             connection = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -56,7 +90,7 @@ def _ping(url: str, deadline_s: float) -> str:
                 stack, address, parameters if parts.scheme.startswith("rediss") else None, deadline_s
             )
         user = unquote(parts.username or "") or parameters.get("username", "")
-        password = unquote(parts.password or "") or parameters.get("password", "")
+        password = unquote(parts.password or "") or parameters.get("password", "") or access.password
         if password:
             answer = _ask(connection, deadline_s, "AUTH", *([user] if user else []), password)
             if not answer.startswith("+OK"):
@@ -64,9 +98,9 @@ def _ping(url: str, deadline_s: float) -> str:
         return _ask(connection, deadline_s, "PING")
 
 
-def _primary(url: SentinelUrl, deadline_s: float) -> str:
+def _primary(url: SentinelUrl, deadline_s: float, access: RedisAccess) -> str:
     """host:port of the primary, from the first sentinel that knows it; raises OSError where none does."""
-    parameters = dict(parse_qsl(urlsplit(url.rest).query))
+    parameters = access.parameters | dict(parse_qsl(urlsplit(url.rest).query))
     user, password = parameters.get("sentinel_username", ""), parameters.get("sentinel_password", "")
     problem = ""
     for address in url.hosts:

@@ -89,6 +89,8 @@ class RedisConnection:
         self._client = _open(options)
         self._durations = Spreads("hotslot_redis_seconds")
         self._errors = Tally("hotslot_redis_errors_total")
+        self.refused_records = Tally("hotslot_redis_records_refused_total")
+        """Records that readers of this connection did not believe, by reason."""
 
     async def __aenter__(self) -> "RedisConnection":
         return self
@@ -132,6 +134,7 @@ class RedisConnection:
         """Numbers of the commands."""
         yield from self._durations.readings()
         yield from self._errors.readings()
+        yield from self.refused_records.readings()
 
     async def _timed(self, command: Callable[[Any], Awaitable[T]], keys: Sequence[str], script: str) -> T:
         began_s, name = time.monotonic(), script or PLAIN_COMMAND

@@ -71,7 +71,7 @@ class Directory:
         self._seals = seals or RecordSeals()
         self._clock = clock
         self._beliefs = Beliefs()
-        self._distrust = Distrust()
+        self._distrust = Distrust(connection.refused_records)
         self._told: set[WorkerId] = set()
         """Workers of which it was logged that they cannot be dialled."""
         self._unreadable = Unreadable()

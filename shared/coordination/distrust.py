@@ -8,6 +8,7 @@ import structlog
 
 from shared.coordination.seals import Doubt
 from shared.coordination.unreadable import MAX_SHOWN, TOLD_FOR_S
+from shared.metrics.numbers import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -15,7 +16,9 @@ log = structlog.get_logger(__name__)
 class Distrust:
     """One reader's counts."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, refused: Tally | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        """`refused` counts them for metrics, too."""
+        self._refused = refused
         self._clock = clock
         self._told_at_s: dict[Doubt, float] = {}
         self._told: Counter[Doubt] = Counter()
@@ -25,6 +28,8 @@ class Distrust:
     def count(self, place: str, doubt: Doubt) -> None:
         """Note a record that is not gone by."""
         self.counts[doubt] += 1
+        if self._refused is not None:
+            self._refused.add(doubt.name.lower())
         now_s = self._clock()
         if now_s - self._told_at_s.get(doubt, -TOLD_FOR_S) < TOLD_FOR_S:
             return

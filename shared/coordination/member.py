@@ -69,7 +69,7 @@ class FleetMember:
         """Proves that a later call comes from the same process."""
         self._seals = seals or RecordSeals()
         self._beat_number = 0
-        self._distrust = Distrust()
+        self._distrust = Distrust(redis.refused_records)
         self._keys = PoolKeys.of(info.base_model_digest)
         self._lease_ms = round(lease_s * 1e3)
         self._heartbeat_s = lease_s / HEARTBEATS_PER_LEASE

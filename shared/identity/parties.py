@@ -38,8 +38,11 @@ def address_of(peer: str) -> str:
     host = rest.rpartition(":")[0].strip("[]").partition("%")[0]
     if kind == "ipv4":
         return host
-    if kind != "ipv6":
-        return kind
+    return network_of(host) if kind == "ipv6" else kind
+
+
+def network_of(host: str) -> str:
+    """An IPv4 address as it is, and the network of an IPv6 address."""
     try:
         address = ipaddress.IPv6Address(host)
     except ValueError:

@@ -121,6 +121,8 @@ def _redis() -> Iterator[MetricRow]:
     yield _histogram(SERVERS, "hotslot_redis_seconds", text, "command")
     text = "Redis commands that failed: unavailable, or forbidden by access rules."
     yield _counter(SERVERS, "hotslot_redis_errors_total", text, "command", "why")
+    text = "Records in Redis that were not believed: unsigned, forged, moved or too old."
+    yield _counter(SERVERS, "hotslot_redis_records_refused_total", text, "why")
 
 
 def _engine() -> Iterator[MetricRow]:

@@ -17,7 +17,7 @@ import grpc
 import structlog
 from cachetools import LRUCache
 
-from hotslot.errors import ExhaustedError, HotslotError, QuotaExceededError
+from hotslot.errors import ExhaustedError, HotslotError
 from hotslot.formats.principals import Scope
 from hotslot.rpc.security import AUTHORIZATION
 from shared.identity.authenticator import Authenticator, certified_names
@@ -27,6 +27,7 @@ from shared.server.call_pace import MAX_CALLERS, CallPace
 from shared.server.closed_connections import PeerAddress, close_connections, peer_of
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.failed_calls import abort
+from shared.server.late_refusals import LateRefusals, too_many
 
 log = structlog.get_logger(__name__)
 
@@ -38,10 +39,6 @@ FRUITLESS = 5
 and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
-HEARS_AFTER_S = 1.0
-MAX_WAITING, MAX_WAITING_OF_CALLER = 1_024, 512
-"""Refused calls that wait to hear of it, of all and of one caller; further ones hear at once. Of each, up to
-64 KiB are in gRPC's memory."""
 TOLD_EVERY_S = 60.0
 _SHARED = ""
 """In the place of a connection's caller where there are several, or one that calls for others."""
@@ -71,13 +68,11 @@ class PacedCalls:
         """Callers by their connections' peers."""
         self._certified: LRUCache[str, str] = LRUCache(MAX_CALLERS)
         """Callers by the peers of connections on which a certificate said who they are."""
-        self._waiting: dict[str, int] = {}
-        self._num_waiting = 0
+        self._refusals = LateRefusals()
         self._closing: set[PeerAddress] = set()
         self._closer: asyncio.Task[None] | None = None
         self._told_s: LRUCache[str, float] = LRUCache(256)
-        message = f"more than {calls_per_s:,g} calls a second ({SETTING}); make fewer, and come again in a moment"
-        self._error = QuotaExceededError(message, subject=SETTING, retry_after_s=HEARS_AFTER_S)
+        self._error = too_many(calls_per_s, SETTING)
 
     @property
     def is_bounded(self) -> bool:
@@ -151,20 +146,9 @@ class PacedCalls:
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
         self._tell(caller)
-        if is_tried and self._num_waiting < MAX_WAITING and self._waiting.get(caller, 0) < MAX_WAITING_OF_CALLER:
-            await self._wait(caller)
+        if is_tried:
+            await self._refusals.wait(caller)
         await abort(context, self._error)
-
-    async def _wait(self, caller: str) -> None:
-        self._num_waiting += 1
-        self._waiting[caller] = self._waiting.get(caller, 0) + 1
-        try:
-            await asyncio.sleep(HEARS_AFTER_S)
-        finally:
-            self._num_waiting -= 1
-            self._waiting[caller] -= 1
-            if not self._waiting[caller]:
-                del self._waiting[caller]
 
     def _is_closed(self, peer: str) -> bool:
         """Close the connection of a call; false for one that others call over, too."""

@@ -18,7 +18,7 @@ from shared.identity.authenticator import opened_authenticator
 from shared.quotas.gate import QuotaGate
 from shared.quotas.limits import TenantLimits
 from shared.quotas.rates import Rates
-from shared.server import paced_calls
+from shared.server import late_refusals
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.grpc_server import RpcServer, ServerOptions, serve, service
 from shared.server.paced_calls import CONNECTIONS, SETTING
@@ -80,7 +80,7 @@ async def pour(connection: RawConnection, metadata: list[tuple[str, str]], num_c
 async def test_a_call_too_many_hears_when_to_come_again_and_later_ones_are_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paced_calls, "HEARS_AFTER_S", 0.3)
+    monkeypatch.setattr(late_refusals, "HEARS_AFTER_S", 0.3)
     async with paced(tmp_path) as running, dialled(running.server) as stub:
         loud = running.token("loud")
         await status(stub, metadata=loud)

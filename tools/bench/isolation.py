@@ -1,170 +1,77 @@
-"""`python -m tools.bench.isolation`: what one tenant's floods do to another tenant's time to the first token.
+"""`python -m tools.bench.isolation`: what one tenant's floods do to the time that another waits for its first answer.
 
-A worker over the echo model, whose steps take 10 ms, and callers with tokens, on loopback, each flood from a process of
-its own. `tests/hostile/test_isolation.py` has the short form.
+A worker over the echo model, whose steps take 10 ms, a store and a gateway, each a process that knows its callers, on
+loopback; each flood comes from a process of its own. Prints a table, and exits with 1 where a quiet tenant waits for
+more than 1.2 times as long (p99), is refused, or anybody hears of a fault of ours. `tests/hostile` has the short forms.
 """
 
 import argparse
 import asyncio
 import json
 import os
-import secrets
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-import psutil
+from tools.bench.floods import FLOODS
+from tools.bench.isolated_services import ROOT, FloodedService, flooded_services
 
-from hotslot.formats.principals import Scope
-from hotslot.local.child_processes import free_port
-from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
-from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
-from hotslot.rpc.stub_method import Metadata
-from hotslot.rpc.tenant import TENANT_KEY
-from tests.support.principals import Roster, bearer
-from tests.support.waiting import until_async
-
-ROOT = Path(__file__).resolve().parents[2]
-STEP_S = 0.01
-FLOODS = ("rows", "tenants", "streams", "cancels")
-NUM_ROWS, NUM_TENANTS, NUM_STREAMS, CANCELS_PER_S = 64, 200, 512, 5_000
-CONCURRENT = 2
-"""Requests of the quiet tenant at a time."""
-PATIENCE_S = 20.0
+MOST = 1.2
+"""Bound of the quotient of the p99 while a flood lasts and without it."""
+CALM_S, SETTLE_S = 5.0, 2.0
 
 
-def request(max_tokens: int) -> pb.GenerateRequest:
-    """A request for so many tokens of the base model alone."""
-    stop = pb.StopConditions(max_tokens=max_tokens, ignore_eos=True)
-    return pb.GenerateRequest(text=f"endless {secrets.token_hex(4)}", base_only=True, stop=stop)
+@dataclass(frozen=True)
+class Flooded:
+    """Figures of one flood."""
+
+    service: str
+    flood: str
+    calm_ms: float
+    while_ms: float
+    calm_p50_ms: float
+    while_p50_ms: float
+    answered: int
+    refused: int
+    held: Mapping[str, int]
+    """What the service holds at the end of the flood, and calls that ended as a fault of ours."""
+    before: Mapping[str, int]
+    outcomes: Mapping[str, int]
+
+    @property
+    def ratio(self) -> float:
+        """p99 while the flood lasts by that without it."""
+        return self.while_ms / self.calm_ms if self.calm_ms else float("inf")
+
+    @property
+    def is_met(self) -> bool:
+        """True where the quiet tenant hardly notices."""
+        faults = self.held["internal"] - self.before["internal"]
+        return self.ratio <= MOST and not self.refused and not faults
 
 
-async def first_token_s(stub: Any, metadata: Metadata) -> float | None:
-    """Time to the first message of a short request, which is read to its end; None where it was refused."""
-    began_s = time.perf_counter()
-    try:
-        call = stub.Generate(request(4), metadata=metadata, timeout=PATIENCE_S)
-        await call.read()
-        took_s = time.perf_counter() - began_s
-        while await call.read() is not grpc.aio.EOF:
-            pass
-    except grpc.aio.AioRpcError:
-        return None
-    return took_s
+def p99_ms(times: list[float]) -> float:
+    """99th percentile, in milliseconds."""
+    ordered = sorted(times)
+    return round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))] * 1e3, 2) if ordered else float("inf")
 
 
-async def measure(endpoint: str, metadata: Metadata, for_s: float) -> dict[str, float]:
-    """Times to the first token of one tenant, who sends one request after the other on a few streams."""
-    times: list[float | None] = []
-    async with grpc.aio.insecure_channel(endpoint) as channel:
-        stub = pb_grpc.InferenceServiceStub(channel)
-        until_s = time.perf_counter() + for_s
-
-        async def ask() -> None:
-            while time.perf_counter() < until_s:
-                times.append(await first_token_s(stub, metadata))
-                await asyncio.sleep(0.02)
-
-        await asyncio.gather(*(ask() for _ in range(CONCURRENT)))
-    answered = sorted(took_s for took_s in times if took_s is not None)
-    if len(answered) < 2:
-        return {"answered": len(answered), "refused": len(times) - len(answered)}
-    return {
-        "answered": len(answered),
-        "refused": len(times) - len(answered),
-        "p50_ms": round(statistics.median(answered) * 1e3, 1),
-        "p99_ms": round(answered[min(len(answered) - 1, int(0.99 * len(answered)))] * 1e3, 1),
-    }
-
-
-async def flood(kind: str, endpoint: str, token: str) -> None:
-    """Harm others as well as one can, until the process is ended; the outcome is counted each second."""
-    metadata: Metadata = (bearer(token),)
-    outcomes: dict[str, int] = {}
-    count = {"rows": NUM_ROWS, "tenants": NUM_TENANTS, "streams": NUM_STREAMS, "cancels": 64}[kind]
-    pause_s = count / CANCELS_PER_S
-
-    async with grpc.aio.insecure_channel(endpoint) as channel:
-        stub = pb_grpc.InferenceServiceStub(channel)
-
-        async def one(index: int) -> None:
-            own = ((TENANT_KEY, f"t{index}"),) if kind == "tenants" else ()
-            while True:
-                call = stub.Generate(request(480), metadata=(*metadata, *own), timeout=600)
-                if kind == "cancels":
-                    await asyncio.sleep(pause_s)
-                    call.cancel()
-                    outcome = "CANCELLED"
-                else:
-                    with suppress(grpc.aio.AioRpcError):
-                        while await call.read() is not grpc.aio.EOF:
-                            pass
-                    outcome = (await call.code()).name
-                    if outcome != "OK":
-                        await asyncio.sleep(0.05)
-                outcomes[outcome] = outcomes.get(outcome, 0) + 1
-
-        tasks = [asyncio.create_task(one(index)) for index in range(count)]
-        while tasks:
-            await asyncio.sleep(1.0)
-            print(json.dumps(outcomes), flush=True)
-
-
-@asynccontextmanager
-async def echo_worker(folder: Path) -> AsyncIterator[tuple[str, Roster, psutil.Process]]:
-    """A worker process that knows its callers: its endpoint, and the callers."""
-    roster, port = Roster(folder / "principals.json"), free_port()
-    roster.add("quiet", (Scope.USE,), ("quiet",))
-    roster.add("loud", (Scope.USE,), ("loud",))
-    roster.add("inventor", (Scope.USE,), ("*",))
-    environment = {
-        **os.environ,
-        "HOTSLOT_MODEL": f"step {STEP_S}",
-        "HOTSLOT_LISTEN": f"127.0.0.1:{port}",
-        "HOTSLOT_STORE": f"127.0.0.1:{free_port()}",
-        "HOTSLOT_FORWARD": "false",
-        "HOTSLOT_PRINCIPALS_FILE": str(roster.path),
-        "HOTSLOT_TOKEN_FILE": str(folder / "worker.token"),
-        "HOTSLOT_LOG_LEVEL": "error",
-    }
-    (folder / "worker.token").write_text(roster.add("worker", (Scope.WORKER,), ("*",)))
-    with worker_process(environment) as process:
-        endpoint, metadata = f"127.0.0.1:{port}", (bearer(roster.tokens["quiet"]),)
-        async with grpc.aio.insecure_channel(endpoint) as channel:
-            stub = pb_grpc.InferenceServiceStub(channel)
-
-            async def answers() -> bool:
-                return await first_token_s(stub, metadata) is not None
-
-            await until_async(answers, timeout_s=60)
-        yield endpoint, roster, process
+def p50_ms(times: list[float]) -> float:
+    """Median, in milliseconds."""
+    return round(sorted(times)[len(times) // 2] * 1e3, 2) if times else float("inf")
 
 
 @contextmanager
-def worker_process(environment: dict[str, str]) -> Iterator[psutil.Process]:
-    """A worker process until the block is left."""
-    command = [sys.executable, "-m", "tests.support.echo_process"]
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=sys.stderr)
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def flooding(kind: str, endpoint: str, token: str) -> Iterator[dict[str, int]]:
-    """A flood by another process until the block is left; then what became of its requests is known."""
+def flooding(kind: str, endpoint: str, tokens: Mapping[str, str]) -> Iterator[dict[str, int]]:
+    """A flood by another process until the block is left; then what became of its calls is known."""
     outcomes: dict[str, int] = {}
-    command = [sys.executable, "-m", "tools.bench.isolation", "--flood", kind, "--endpoint", endpoint]
-    environment = {**os.environ, "FLOOD_TOKEN": token}
+    command = [sys.executable, "-m", "tools.bench.floods", kind, endpoint]
+    environment = {**os.environ, "FLOOD_TOKENS": json.dumps(dict(tokens))}
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         yield outcomes
@@ -174,37 +81,82 @@ def flooding(kind: str, endpoint: str, token: str) -> Iterator[dict[str, int]]:
         outcomes |= json.loads(told.splitlines()[-1]) if told else {}
 
 
-async def compare(kind: str, for_s: float) -> dict[str, Any]:
-    """The quiet tenant before, while and after a flood; with the worker's memory and descriptors."""
+async def compare(service: FloodedService, kind: str, tokens: Mapping[str, str], for_s: float) -> Flooded:
+    """The quiet tenant before, while and after a flood."""
+    calm, _ = await service.measure(CALM_S / 2)
+    before = await service.held()
+    with flooding(kind, service.endpoint, tokens) as outcomes:
+        # The flood's process has to start, and its first calls are what a pace lets through.
+        await asyncio.sleep(2 * SETTLE_S)
+        times, refused = await service.measure(for_s)
+        held = await service.held()
+    await asyncio.sleep(SETTLE_S)
+    after, _ = await service.measure(CALM_S / 2)
+    calm += after
+    name, _, flood_name = kind.partition("/")
+    return Flooded(
+        service=name,
+        flood=flood_name,
+        calm_ms=p99_ms(calm),
+        while_ms=p99_ms(times),
+        calm_p50_ms=p50_ms(calm),
+        while_p50_ms=p50_ms(times),
+        answered=len(times),
+        refused=refused,
+        held=held,
+        before=before,
+        outcomes=outcomes,
+    )
+
+
+def table(found: list[Flooded]) -> str:
+    """All figures, as Markdown."""
+    lines = [
+        "| service | flood | p50 calm → while | p99 calm → while | ratio | ≤ 1.2 | answered, not | memory | descriptors"
+        " | disk | faults |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in found:
+        growth = [f"{each.before[key]} → {each.held[key]}" for key in ("rss_mib", "descriptors", "disk_kib")]
+        faults = each.held["internal"] - each.before["internal"]
+        lines.append(
+            f"| {each.service} | {each.flood} | {each.calm_p50_ms:g} → {each.while_p50_ms:g} ms "
+            f"| {each.calm_ms:g} → {each.while_ms:g} ms | {each.ratio:.2f} | {'yes' if each.is_met else 'NO'} "
+            f"| {each.answered}, {each.refused} | {growth[0]} MiB | {growth[1]} | {growth[2]} KiB | {faults} |"
+        )
+    return "\n".join(lines)
+
+
+async def run(only: list[str], for_s: float) -> list[Flooded]:
+    """Every flood whose name has one of these words, one after the other."""
+    kinds = [f"{service}/{flood}" for service, floods in FLOODS.items() for flood in floods]
+    chosen = [kind for kind in kinds if not only or any(word in kind for word in only)]
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        async with echo_worker(Path(folder)) as (endpoint, roster, worker):
-            quiet: Metadata = (bearer(roster.tokens["quiet"]),)
-            found: dict[str, Any] = {"before": await measure(endpoint, quiet, for_s / 4)}
-            token = roster.tokens["inventor" if kind == "tenants" else "loud"]
-            with flooding(kind, endpoint, token) as outcomes:
-                await asyncio.sleep(3.0)
-                found["while"] = await measure(endpoint, quiet, for_s / 2)
-                found["worker"] = {"rss_mib": worker.memory_info().rss >> 20, "descriptors": worker.num_fds()}
-            found["flood"] = outcomes
-            await asyncio.sleep(1.0)
-            found["after"] = await measure(endpoint, quiet, for_s / 4)
+        names = {kind.partition("/")[0] for kind in chosen}
+        async with flooded_services(Path(folder), names) as (services, roster):
+            for kind in chosen:
+                found.append(await compare(services[kind.partition("/")[0]], kind, roster.tokens, for_s))
+                print(f"{kind}: {found[-1].calm_ms:g} → {found[-1].while_ms:g} ms", file=sys.stderr, flush=True)
     return found
 
 
-def main() -> None:
-    """Print what was measured as JSON."""
+def as_document(each: Flooded) -> dict[str, Any]:
+    """One flood's figures for JSON."""
+    return {**vars(each), "ratio": each.ratio, "is_met": each.is_met}
+
+
+def main() -> int:
+    """Print the table, or with --json the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=FLOODS, nargs="+", default=FLOODS)
-    parser.add_argument("--for-s", type=float, default=24.0, help="seconds of measuring for one flood")
-    parser.add_argument("--flood", choices=FLOODS, help=argparse.SUPPRESS)
-    parser.add_argument("--endpoint", help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="floods whose names have one of these")
+    parser.add_argument("--for-s", type=float, default=6.0, help="seconds of measuring while one flood lasts")
+    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.flood:
-        asyncio.run(flood(arguments.flood, arguments.endpoint, os.environ["FLOOD_TOKEN"]))
-        return
-    found = {kind: asyncio.run(compare(kind, arguments.for_s)) for kind in arguments.only}
-    print(json.dumps(found, indent=2))
+    found = asyncio.run(run(arguments.only, arguments.for_s))
+    print(json.dumps([as_document(each) for each in found], indent=2) if arguments.json else table(found))
+    return 0 if all(each.is_met for each in found) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

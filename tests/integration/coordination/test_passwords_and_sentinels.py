@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from hotslot.errors import CoordinationForbiddenError, CoordinationUnavailableError, InvalidRequestError
 from hotslot.local.authority import Authority
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
-from hotslot.local.redis_probe import look_at_redis
+from hotslot.local.redis_probe import look_at_redis, redis_access
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.password import PasswordFile
 from shared.coordination.rights import SENTINEL_RULE, acl_rule
@@ -148,6 +148,20 @@ async def test_the_documented_rights_are_enough_behind_sentinels(watched: Watche
     text = " ".join(DOCS.read_text("utf-8").split())
     assert SENTINEL_RULE in text
     assert look_at_redis(rights).level == "ok"
+
+
+async def test_a_first_look_signs_in_with_the_password_s_file_that_services_have(
+    watched: WatchedValkey, rights: str, tmp_path: Path
+) -> None:
+    without = rights.replace("hotslot:node%2Fpw@", "hotslot@")
+    (tmp_path / "password").write_text("node/pw\n")
+    (tmp_path / "wrong").write_text("SECRETwrong\n")
+    named = redis_access({"HOTSLOT_REDIS_PASSWORD_FILE": str(tmp_path / "password")})
+    assert look_at_redis(without, access=named).level == "ok"
+    for name in ("wrong", "missing"):
+        found = look_at_redis(without, access=redis_access({"HOTSLOT_REDIS_PASSWORD_FILE": str(tmp_path / name)}))
+        assert found.level == "fail"
+        assert "SECRET" not in found.found + found.advice
 
 
 async def test_a_sentinel_that_refuses_is_told_in_one_line_without_a_password(

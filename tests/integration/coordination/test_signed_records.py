@@ -86,6 +86,8 @@ async def test_signed_and_unsigned_workers_share_a_pool_while_it_is_given_its_se
     assert await ids(strict) == ["w-signed"]
     assert await holders(strict) == ["w-signed"]
     assert strict.doubts == {Doubt.UNSIGNED: 2}
+    refused = [each for each in redis.readings() if each.name == "hotslot_redis_records_refused_total"]
+    assert [(each.labels, each.value) for each in refused] == [(("unsigned",), 2)]
 
 
 async def test_the_earlier_release_and_readers_without_a_secret_pass_signatures_over(

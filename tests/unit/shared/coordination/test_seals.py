@@ -237,7 +237,7 @@ def test_what_is_seen_no_more_is_forgotten(rounds: int) -> None:
 
 def test_distrust_is_counted_and_told_once_a_minute() -> None:
     now_s = [0.0]
-    distrust = Distrust(lambda: now_s[0])
+    distrust = Distrust(clock=lambda: now_s[0])
     for number in range(1_000):
         distrust.count(f"worker {number}", Doubt.UNSIGNED)
     assert distrust.counts[Doubt.UNSIGNED] == 1_000

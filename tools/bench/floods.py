@@ -1,0 +1,302 @@
+"""Floods of one caller, each from a process of its own: `python -m tools.bench.floods KIND ENDPOINT`, tokens as JSON in
+FLOOD_TOKENS. It harms others as well as it can until it is ended, and prints once a second what became of its calls.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from hotslot.ids import digest_of
+from hotslot.pb.hotslot.store.v1 import adapter_store_pb2, adapter_store_pb2_grpc, blob_pb2, blob_pb2_grpc
+from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
+from hotslot.pb.hotslot.worker.v1 import inference_pb2_grpc as pb_grpc
+from hotslot.rpc.stub_method import Metadata
+from hotslot.rpc.tenant import TENANT_KEY
+from tests.support.checkpoints import adapter, base_spec
+from tests.support.principals import bearer
+from tests.support.raw_http2 import RawConnection, raw_connection
+from tests.support.store import StoreClient
+
+NARROW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536), ("grpc.use_local_subchannel_pool", 1)]
+GENERATE = "/hotslot.worker.v1.InferenceService/Generate"
+LIST = "/hotslot.store.v1.AdapterStoreService/ListAdapters"
+SLOW_EXPRESSION = "(?:(?:.?){300}(?:[a-z0-9_.]?){300}zz)"
+TICK_S = 0.005
+
+Outcomes = Counter[str]
+Flood = Callable[[str, Mapping[str, str], Outcomes], Awaitable[None]]
+
+
+def request(max_tokens: int) -> pb.GenerateRequest:
+    """A request for so many tokens of the base model alone."""
+    stop = pb.StopConditions(max_tokens=max_tokens, ignore_eos=True)
+    return pb.GenerateRequest(text=f"endless {secrets.token_hex(4)}", base_only=True, stop=stop)
+
+
+async def ended(call: Any) -> str:
+    """Status of a stream that is read to its end."""
+    with suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    code: str = (await call.code()).name
+    return code
+
+
+@dataclass(frozen=True)
+class LongRequests:
+    """So many requests for long answers, each again when it has ended."""
+
+    count: int
+    invents_tenants: bool = False
+
+    async def __call__(self, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+        token = tokens["inventor" if self.invents_tenants else "loud"]
+        async with grpc.aio.insecure_channel(endpoint) as channel:
+            stub = pb_grpc.InferenceServiceStub(channel)
+
+            async def one(index: int) -> None:
+                own = ((TENANT_KEY, f"t{index}"),) if self.invents_tenants else ()
+                while True:
+                    outcome = await ended(stub.Generate(request(480), metadata=(bearer(token), *own), timeout=600))
+                    outcomes[outcome] += 1
+                    await asyncio.sleep(0.0 if outcome == "OK" else 0.05)
+
+            await asyncio.gather(*(one(index) for index in range(self.count)))
+
+
+@dataclass(frozen=True)
+class RawCalls:
+    """So many calls a second over one connection, by hand; a connection that is closed is made anew."""
+
+    method: str
+    message: bytes
+    per_s: float
+    metadata: Callable[[Mapping[str, str]], list[tuple[str, str]]]
+    is_cancelled: bool = False
+    anew_after_s: float = 0.0
+
+    async def __call__(self, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+        while True:
+            with suppress(OSError):
+                async with raw_connection(endpoint) as connection:
+                    await self._pour(connection, tokens, outcomes)
+            outcomes["closed"] += 1
+            await asyncio.sleep(self.anew_after_s)
+
+    async def _pour(self, connection: RawConnection, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+        block = connection.block(self.method, self.metadata(tokens))
+        make = connection.cancelled_call if self.is_cancelled else connection.call
+        began_s, sent = time.perf_counter(), 0
+        while True:
+            due = min(int((time.perf_counter() - began_s) * self.per_s), sent + 100)
+            await connection.send(b"".join(make(block, self.message) for _ in range(due - sent)))
+            outcomes["sent"] += due - sent
+            sent = due
+            await asyncio.sleep(TICK_S)
+
+
+async def sleepers(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+    """Readers of generations that take the first message alone."""
+    logprobs = pb.LogprobOptions(enabled=True, num_alternatives=20)
+    held = []
+    for _ in range(64):
+        channel = grpc.aio.insecure_channel(endpoint, options=NARROW)
+        message = request(480)
+        message.logprobs.CopyFrom(logprobs)
+        call: Any = pb_grpc.InferenceServiceStub(channel).Generate(message, metadata=(bearer(tokens["loud"]),))
+        held.append((channel, call))
+    while True:
+        for _, call in held:
+            with suppress(grpc.aio.AioRpcError, TimeoutError):
+                await asyncio.wait_for(call.read(), 0.02)
+        outcomes["held"] = sum(not call.done() for _, call in held)
+        await asyncio.sleep(5.0)
+
+
+async def hostile_messages(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+    """Requests of a million empty entries, one after the other."""
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        generate: Any = channel.unary_stream(GENERATE)
+        while True:
+            outcomes[await ended(generate(_EMPTY_ENTRIES, metadata=(bearer(tokens["loud"]),), timeout=30))] += 1
+
+
+async def uploads(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+    """Uploads that bring a byte now and then, each again when it was refused."""
+    metadata: Metadata = (bearer(tokens["loud"]),)
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        stub: Any = blob_pb2_grpc.BlobServiceStub(channel)
+
+        async def one() -> None:
+            while True:
+                digest = digest_of(secrets.token_bytes(8))
+
+                async def drip(digest: str = digest) -> AsyncIterator[blob_pb2.WriteBlobRequest]:
+                    yield blob_pb2.WriteBlobRequest(digest=digest, size_bytes=2**30, data=b"x")
+                    while True:
+                        await asyncio.sleep(0.5)
+                        yield blob_pb2.WriteBlobRequest(data=b"x")
+
+                try:
+                    await stub.WriteBlob(drip(), metadata=metadata)
+                except grpc.aio.AioRpcError as exc:
+                    outcomes[exc.code().name] += 1
+                await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(one() for _ in range(256)))
+
+
+async def watches(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+    """Watches under invented tenants, each again when it has ended."""
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        stub: Any = adapter_store_pb2_grpc.AdapterStoreServiceStub(channel)
+
+        async def one(index: int) -> None:
+            metadata: Metadata = (bearer(tokens["inventor"]), (TENANT_KEY, f"t{index}"))
+            while True:
+                call = stub.WatchAdapters(adapter_store_pb2.WatchAdaptersRequest(), metadata=metadata)
+                outcomes[await ended(call)] += 1
+                await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(one(index) for index in range(512)))
+
+
+class KnownClient(StoreClient):
+    """Client with a token."""
+
+    token = ""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        return (bearer(self.token),)
+
+
+async def configs(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+    """Adapters whose expressions are made to take long, eight at a time."""
+    draft = adapter(("q_proj",), spec=base_spec("acme/many", num_layers=600), rank=1)
+    draft.config |= {"target_modules": f"{SLOW_EXPRESSION}|.*q_proj"}
+    async with grpc.aio.insecure_channel(endpoint) as channel:
+        client = KnownClient(channel)
+        client.token = tokens["loud"]
+        files = await client.upload(draft)
+        asked = adapter_store_pb2.ValidateAdapterRequest(files=files, base_model="acme/many")
+
+        async def one() -> None:
+            while True:
+                try:
+                    await client.adapters.ValidateAdapter(asked, metadata=client.metadata, timeout=60)
+                    outcomes["OK"] += 1
+                except grpc.aio.AioRpcError as exc:
+                    outcomes[exc.code().name] += 1
+                    await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(one() for _ in range(8)))
+
+
+@dataclass(frozen=True)
+class HttpClients:
+    """HTTP connections that all do the same, each anew when it is closed: a beginning, then a piece again and again."""
+
+    count: int
+    head: str
+    piece: bytes = b""
+    every_s: float = 0.5
+    reads: bool = False
+
+    async def __call__(self, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+        host, _, port = endpoint.rpartition(":")
+        head = self.head.format(key=tokens["loud"]).replace("\n", "\r\n").encode()
+
+        async def one() -> None:
+            while True:
+                with suppress(OSError, asyncio.IncompleteReadError):
+                    reader, writer = await asyncio.open_connection(host, int(port))
+                    writer.write(head)
+                    while not reader.at_eof():
+                        if self.reads:
+                            status = await reader.readuntil(b"\r\n")
+                            outcomes[status.split()[1].decode()] += 1
+                            head_left = await reader.readuntil(b"\r\n\r\n")
+                            length = head_left.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
+                            await reader.readexactly(int(length))
+                            writer.write(head)
+                        else:
+                            await asyncio.sleep(self.every_s)
+                            writer.write(self.piece)
+                        await writer.drain()
+                outcomes["closed"] += 1
+                await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(one() for _ in range(self.count)))
+
+
+def _known(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [bearer(tokens["loud"])]
+
+
+def _guessed(_: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [bearer(f"hs1_{secrets.token_hex(8)}_{secrets.token_hex(16)}")]
+
+
+def _oversize(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [*_known(tokens), ("x-much", "y" * 30_000)]
+
+
+_LONG = request(480).SerializeToString()
+_EMPTY_ENTRIES = b"\x0a\x00" * 2**20
+_KEYED = "Host: x\nAuthorization: Bearer {key}\n"
+FLOODS: Mapping[str, Mapping[str, Flood]] = {
+    "worker": {
+        "64 long requests": LongRequests(64),
+        "200 invented tenants": LongRequests(200, invents_tenants=True),
+        "512 streams": LongRequests(512),
+        "5,000 cancels/s": RawCalls(GENERATE, _LONG, 5_000, _known, is_cancelled=True, anew_after_s=1.0),
+        "5,000 cancels/s, anew at once": RawCalls(GENERATE, _LONG, 5_000, _known, is_cancelled=True),
+        "2,000 guessed tokens/s": RawCalls(GENERATE, _LONG, 2_000, _guessed),
+        "500 oversize metadata/s": RawCalls(GENERATE, _LONG, 500, _oversize),
+        "hostile messages of 2 MiB": hostile_messages,
+        "64 readers that sleep": sleepers,
+    },
+    "store": {
+        "256 uploads that drip": uploads,
+        "512 watches, invented tenants": watches,
+        "8 configs made to take long": configs,
+        "5,000 cancels/s": RawCalls(LIST, b"", 5_000, _known, is_cancelled=True, anew_after_s=1.0),
+    },
+    "gateway": {
+        "512 heads that drip": HttpClients(512, "GET /v1/models HTTP/1.1\nHost: x\nX-A: ", b"y"),
+        "256 bodies that drip": HttpClients(
+            256, f"POST /v1/chat/completions HTTP/1.1\n{_KEYED}Content-Length: 100000\n\n{{{{", b"x"
+        ),
+        "64 clients without a pause": HttpClients(64, f"GET /v1/models HTTP/1.1\n{_KEYED}\n", reads=True),
+    },
+}
+
+
+async def flood(kind: str, endpoint: str, tokens: Mapping[str, str]) -> None:
+    """Flood until the process is ended."""
+    service, _, name = kind.partition("/")
+    outcomes: Outcomes = Counter()
+    flooding = asyncio.create_task(_run(FLOODS[service][name], endpoint, tokens, outcomes))
+    while not flooding.done():
+        await asyncio.sleep(1.0)
+        print(json.dumps(outcomes), flush=True)
+    await flooding
+
+
+async def _run(flood: Flood, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+    await flood(endpoint, tokens, outcomes)
+
+
+if __name__ == "__main__":
+    asyncio.run(flood(sys.argv[1], sys.argv[2], json.loads(os.environ["FLOOD_TOKENS"])))
