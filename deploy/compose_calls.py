@@ -52,13 +52,15 @@ def hotslot(*arguments: str) -> list[Any]:
     return documents
 
 
-def is_refused(*arguments: str) -> bool:
-    """Tell whether a deployment knows no caller without a token."""
-    command = [str(Path(sys.executable).with_name("hotslot")), *arguments, "--json"]
+def expect_no_stranger(store: str, worker: str) -> None:
+    """Raise ComposeTestError where a store or a worker answers a caller without a token."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOTSLOT_TOKEN")}
     environment["HOTSLOT_TLS_CA_FILE"] = str(CA_FILE)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    return done.returncode != 0 and "UNAUTHENTICATED" in done.stdout + done.stderr
+    for arguments in (["ls", "--store", store], ["generate", "--base-only", "hello", "--worker", worker]):
+        command = [str(Path(sys.executable).with_name("hotslot")), *arguments, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        told = done.stdout + done.stderr
+        expect(done.returncode != 0 and "UNAUTHENTICATED" in told, f"a stranger hears of {arguments[0]}: {told}")
 
 
 def await_ready(name: str, address: str, timeout_s: float) -> None:

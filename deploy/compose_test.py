@@ -29,7 +29,6 @@ from deploy.compose_calls import (
     await_ready,
     expect,
     hotslot,
-    is_refused,
     say,
 )
 from deploy.compose_fleet import check_fleet
@@ -258,13 +257,13 @@ def trust(compose: Compose) -> None:
     """Take the deployment's authority, and its user's token, once there are any."""
     deadline_s = time.monotonic() + STORE_READY_TIMEOUT_S
     CA_FILE.parent.mkdir(parents=True, exist_ok=True)
-    for name, file, begins in (("ca.crt", CA_FILE, "-----BEGIN CERTIFICATE-----"), ("user.token", TOKEN_FILE, "hs1_")):
+    for name, file, begins in (("ca.crt", CA_FILE, "-----BEGIN"), ("user.token", TOKEN_FILE, "hs1_")):
         text = ""
         while not text.startswith(begins):
             expect(time.monotonic() < deadline_s, f"the deployment has no {name}")
+            time.sleep(1.0)
             with suppress(subprocess.CalledProcessError):
                 text = compose.inside("credentials", "cat", f"/credentials/authority/{name}")
-            time.sleep(1.0 if not text else 0.0)
         file.touch(0o600)
         file.write_text(text + "\n")
 

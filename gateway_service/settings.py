@@ -68,7 +68,7 @@ class GatewaySettings(CallerTransport, AuditSettings, QuotaSettings, Observed):
     most of them while others want none."""
     gateway_max_connections: int = Field(default=2048, ge=1)
     """Connections at the same time; more are closed with 503."""
-    gateway_max_calls_per_s: float = Field(default=200.0, ge=0)
+    gateway_max_calls_per_s: float = Field(default=100.0, ge=0)
     """Most requests a second of one principal, or of one address without an API key, where callers are known; those of
     a second may come at once. More are refused with 429, and hear of it a second later. 0 is no bound."""
     gateway_head_timeout_s: float = Field(default=20.0, gt=0)

@@ -88,7 +88,7 @@ class ServerTransport(OwnCertificate):
     """Most connections at the same time; more are closed at once."""
     max_calls_per_s: float = Field(default=MAX_CALLS_PER_S, ge=0)
     """Most calls a second of one principal, where callers are known; those of a second may come at once. More are
-    refused, and hear of it a second later; one that tries as many again has its connection closed. A call that is given
+    refused, and hear of it a second later; a flood that does not wait for that is cut off. A call that is given
     up before its first answer, or finds no room, counts as five. Services that call for others have no such bound; 0 is
     none for all."""
 

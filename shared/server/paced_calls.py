@@ -146,8 +146,8 @@ class PacedCalls:
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
         self._tell(caller)
-        if is_tried:
-            await self._refusals.wait(caller)
+        if is_tried and await self._refusals.wait(caller):
+            self._tries.give_back(caller, 1)  # It goes by what it hears.
         await abort(context, self._error)
 
     def _is_closed(self, peer: str) -> bool:

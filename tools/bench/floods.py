@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,15 +26,13 @@ from tests.support.checkpoints import adapter, base_spec
 from tests.support.principals import bearer
 from tests.support.raw_http2 import RawConnection, raw_connection
 from tests.support.store import StoreClient
+from tools.bench.http_floods import HTTP_FLOODS, Flood, Outcomes
 
 NARROW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536), ("grpc.use_local_subchannel_pool", 1)]
 GENERATE = "/hotslot.worker.v1.InferenceService/Generate"
 LIST = "/hotslot.store.v1.AdapterStoreService/ListAdapters"
 SLOW_EXPRESSION = "(?:(?:.?){300}(?:[a-z0-9_.]?){300}zz)"
 TICK_S = 0.005
-
-Outcomes = Counter[str]
-Flood = Callable[[str, Mapping[str, str], Outcomes], Awaitable[None]]
 
 
 def request(max_tokens: int) -> pb.GenerateRequest:
@@ -203,43 +201,6 @@ async def configs(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) 
         await asyncio.gather(*(one() for _ in range(8)))
 
 
-@dataclass(frozen=True)
-class HttpClients:
-    """HTTP connections that all do the same, each anew when it is closed: a beginning, then a piece again and again."""
-
-    count: int
-    head: str
-    piece: bytes = b""
-    every_s: float = 0.5
-    reads: bool = False
-
-    async def __call__(self, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
-        host, _, port = endpoint.rpartition(":")
-        head = self.head.format(key=tokens["loud"]).replace("\n", "\r\n").encode()
-
-        async def one() -> None:
-            while True:
-                with suppress(OSError, asyncio.IncompleteReadError):
-                    reader, writer = await asyncio.open_connection(host, int(port))
-                    writer.write(head)
-                    while not reader.at_eof():
-                        if self.reads:
-                            status = await reader.readuntil(b"\r\n")
-                            outcomes[status.split()[1].decode()] += 1
-                            head_left = await reader.readuntil(b"\r\n\r\n")
-                            length = head_left.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
-                            await reader.readexactly(int(length))
-                            writer.write(head)
-                        else:
-                            await asyncio.sleep(self.every_s)
-                            writer.write(self.piece)
-                        await writer.drain()
-                outcomes["closed"] += 1
-                await asyncio.sleep(0.05)
-
-        await asyncio.gather(*(one() for _ in range(self.count)))
-
-
 def _known(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
     return [bearer(tokens["loud"])]
 
@@ -254,7 +215,6 @@ def _oversize(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
 
 _LONG = request(480).SerializeToString()
 _EMPTY_ENTRIES = b"\x0a\x00" * 2**20
-_KEYED = "Host: x\nAuthorization: Bearer {key}\n"
 FLOODS: Mapping[str, Mapping[str, Flood]] = {
     "worker": {
         "64 long requests": LongRequests(64),
@@ -273,13 +233,7 @@ FLOODS: Mapping[str, Mapping[str, Flood]] = {
         "8 configs made to take long": configs,
         "5,000 cancels/s": RawCalls(LIST, b"", 5_000, _known, is_cancelled=True, anew_after_s=1.0),
     },
-    "gateway": {
-        "512 heads that drip": HttpClients(512, "GET /v1/models HTTP/1.1\nHost: x\nX-A: ", b"y"),
-        "256 bodies that drip": HttpClients(
-            256, f"POST /v1/chat/completions HTTP/1.1\n{_KEYED}Content-Length: 100000\n\n{{{{", b"x"
-        ),
-        "64 clients without a pause": HttpClients(64, f"GET /v1/models HTTP/1.1\n{_KEYED}\n", reads=True),
-    },
+    "gateway": HTTP_FLOODS,
 }
 
 

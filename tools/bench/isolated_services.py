@@ -35,7 +35,7 @@ CONCURRENT = 2
 FAULTS = re.compile(r'^\w+_(?:count|total)\{.*(?:grpc_status="INTERNAL"|code="500").*\} ([\d.]+)$', re.MULTILINE)
 """Metrics of calls that ended as a fault of ours."""
 
-Ask = Callable[[], Awaitable[float]]
+AskedOnce = Callable[[], Awaitable[float]]
 """One request of the quiet tenant; the time to its first answer. Raises where there is none."""
 REFUSALS = (grpc.aio.AioRpcError, httpx2.HTTPError, TimeoutError)
 
@@ -48,7 +48,7 @@ class FloodedService:
     metrics: str
     process: psutil.Process
     folder: Path
-    ask: Ask
+    ask: AskedOnce
 
     async def measure(self, for_s: float) -> tuple[list[float], int]:
         """Times to the first answer of a tenant that asks again and again, and how often there was none."""
@@ -186,7 +186,7 @@ async def _gateway(folder: Path, roster: Roster, worker: str) -> AsyncIterator[F
             yield FloodedService(endpoint, metrics, process, folder / "gateway", ask)
 
 
-async def _until_answered(ask: Ask) -> None:
+async def _until_answered(ask: AskedOnce) -> None:
     async def answers() -> bool:
         try:
             await ask()

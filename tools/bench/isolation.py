@@ -39,7 +39,7 @@ class Flooded:
     answered: int
     refused: int
     held: Mapping[str, int]
-    """What the service holds at the end of the flood, and calls that ended as a fault of ours."""
+    """Memory, descriptors and disk of the service while the flood lasts, and calls that ended as a fault of ours."""
     before: Mapping[str, int]
     outcomes: Mapping[str, int]
 
