@@ -28,6 +28,7 @@ from deploy.compose_calls import (
     PrintedAnswer,
     await_ready,
     expect,
+    expect_no_stranger,
     hotslot,
     say,
 )
@@ -221,10 +222,7 @@ def check_deployment(compose: Compose, ports: dict[str, int]) -> None:
     fleet = hotslot("workers", "--store", store)[0]["workers"]
     expect(len(fleet) == len(workers), f"the store knows {len(fleet)} workers, expected {len(workers)}: {fleet}")
 
-    expect(is_refused("ls", "--store", store), "the store answers a caller without a token")
-    expect(
-        is_refused("generate", "--base-only", "hello", "--worker", workers[0]), "a worker answers one without a token"
-    )
+    expect_no_stranger(store, workers[0])
     pushed = hotslot("push", str(ADAPTER), REFERENCE, "--base", BASE_MODEL, "--store", store)[0]
     digest = pushed["version"]["digest"]
     say(f"pushed {REFERENCE}: {digest}")
