@@ -166,7 +166,7 @@ async def _gateway(folder: Path, roster: Roster, worker: str) -> AsyncIterator[F
     async with served as (endpoint, metrics, process):
         headers = {"authorization": f"Bearer {roster.tokens['quiet']}"}
         async with httpx2.AsyncClient(base_url=f"http://{endpoint}", headers=headers, timeout=PATIENCE_S) as http:
-            models = []
+            models: list[str] = []
 
             async def ask() -> float:
                 if not models:
