@@ -22,6 +22,7 @@ from worker_service.model.code_key import code_key
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
+from worker_service.model.decoder_layers import DecoderLayers
 from worker_service.model.device_plan import DevicePlan
 from worker_service.model.folder import model_folder
 from worker_service.model.graph_checks import capture_steps
@@ -213,7 +214,11 @@ def _adapt(
 def _programs(model: PreTrainedModel, step: StepState, caches: Sequence[KvCache]) -> StepPrograms:
     fits = all(cache.k_NGD.shape[-1] % kernels.HEAD_SIZE_MULTIPLE == 0 for cache in caches)
     longest = kernels.attention_tokens(caches[0].k_NGD.dtype) if fits else 0
-    return StepPrograms(list(find_layers(model)), model.get_output_embeddings(), step, longest)
+    layers = find_layers(model)
+    programs = StepPrograms(list(layers), model.get_output_embeddings(), step, longest)
+    path = next(path for path, module in model.named_modules() if module is layers)
+    model.set_submodule(path, DecoderLayers(layers, programs.num_runs))
+    return programs
 
 
 def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class _Places:
 
 
 def adjusted(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
-    """The logits in fp32 with penalties, biases and bans; the ones given are left as they are.
+    """The logits with penalties, biases and bans, in fp32; the ones given, as they are, where no row has any.
 
     Repetition as in CTRL (Keskar et al. 2019, section 4.1) over prompt and answer; presence and frequency over the
     answer, as in OpenAI's API.
@@ -49,7 +49,7 @@ def adjusted(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> torch.Tens
     biased = _Places.of([o.logit_bias for o, _ in rows], logits_RV)
     banned = _Places.of([s.banned_token_ids for _, s in rows], logits_RV)
     if repeated is None and answered is None and biased is None and banned is None:
-        return logits_RV.float()
+        return logits_RV
     logits_RV = logits_RV.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     logits = logits_RV.view(-1)
     if repeated is not None:

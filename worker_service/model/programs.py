@@ -85,6 +85,8 @@ class Programs:
         self._recording: Recording | None = None
         self._lasting = LastingMemory(_lasting(modules, step))
         self._under_way: _Program | None = None
+        self.num_runs = 0
+        """Calls of the first module that computed all of them."""
         self._num_modules = len(modules)
         for index, module in enumerate(modules):
             compiled = module._compiled_call_impl
@@ -127,6 +129,7 @@ class Programs:
             output = torch.empty(program.output_shape, dtype=arguments[0].dtype)
             torch.ops.hotslot_cpu.run_program(program.words, self._scratch, [*inputs, output])
             self._under_way = program
+            self.num_runs += 1
             return program.returned(output)
 
         def call_next(*arguments: Any, **named: Any) -> Any:

@@ -20,6 +20,8 @@ from worker_service.model.penalties import adjusted
 from worker_service.model.scoring import scored
 
 _MASK64 = (1 << 64) - 1
+NOT_FINITE = -1
+"""In the place of a token, for logits that are not finite."""
 WHOLE = 2.0**44
 """Largest weight as a whole number; 2^18 of them still fit into 64 bits."""
 
@@ -56,23 +58,38 @@ def sample(logits_RV: torch.Tensor, segments: Sequence[Segment]) -> list[Sampled
     rows beside it. A few -inf are how a model itself rules tokens out; a NaN anywhere, +inf or nothing else are none.
     """
     logits_RV = adjusted(logits_RV, segments)
+    token_ids = _greedy(logits_RV)
+    drawn = [
+        row for row, each in enumerate(segments) if token_ids[row] != NOT_FINITE and not options_of(each).is_greedy
+    ]
+    if drawn:
+        found = _draw(_rows(logits_RV, drawn), [segments[row] for row in drawn]).tolist()
+        for row, token_id in zip(drawn, found, strict=True):
+            token_ids[row] = token_id
+    tokens = [SampledToken(token_id) if token_id != NOT_FINITE else None for token_id in token_ids]
+    wanting = [row for row, each in enumerate(segments) if tokens[row] is not None and each.logprobs.enabled]
+    if wanting:
+        counts = [segments[row].logprobs.num_alternatives for row in wanting]
+        found = scored(_rows(logits_RV, wanting), [token_ids[row] for row in wanting], counts)
+        for row, token in zip(wanting, found, strict=True):
+            tokens[row] = token
+    return tokens
+
+
+def _rows(logits_RV: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Some rows, in fp32."""
+    return (logits_RV if len(rows) == len(logits_RV) else logits_RV[rows]).float()
+
+
+def _greedy(logits_RV: torch.Tensor) -> list[int]:
+    """The token with the highest logit of each row, or NOT_FINITE."""
+    is_known = logits_RV.dtype in (torch.bfloat16, torch.float32) and logits_RV.stride(1) == 1
+    if is_known and logits_RV.device.type == "cpu" and library.are_loaded():
+        return torch.ops.hotslot_cpu.greedy(logits_RV).tolist()  # type: ignore[no-any-return]
     token_ids_R = logits_RV.argmax(-1)
     # To argmax a NaN is the largest, so what it found tells of all logits of its row.
-    is_finite = logits_RV.gather(-1, token_ids_R[:, None])[:, 0].isfinite().tolist()
-    drawn = [row for row, each in enumerate(segments) if is_finite[row] and not options_of(each).is_greedy]
-    if len(drawn) == len(segments):
-        token_ids_R = _draw(logits_RV, segments)
-    elif drawn:
-        token_ids_R[drawn] = _draw(logits_RV[drawn], [segments[row] for row in drawn])
-    token_ids = token_ids_R.tolist()
-    tokens: list[SampledToken | None] = [SampledToken(token_id) for token_id in token_ids]
-    wanting = [row for row, segment in enumerate(segments) if segment.logprobs.enabled]
-    if wanting:
-        some_RV = logits_RV if len(wanting) == len(segments) else logits_RV[wanting]
-        counts = [segments[row].logprobs.num_alternatives for row in wanting]
-        for row, token in zip(wanting, scored(some_RV, [token_ids[row] for row in wanting], counts), strict=True):
-            tokens[row] = token
-    return [token if finite else None for token, finite in zip(tokens, is_finite, strict=True)]
+    is_finite_R = logits_RV.gather(-1, token_ids_R[:, None])[:, 0].isfinite()
+    return torch.where(is_finite_R, token_ids_R, NOT_FINITE).tolist()
 
 
 def options_of(segment: Segment) -> Sampling:

@@ -36,6 +36,10 @@ class StepPrograms:
         self._longest_segment = longest_segment
         self._is_on = True
 
+    def num_runs(self) -> int:
+        """Calls of the first layer that computed all layers."""
+        return self._layers.num_runs
+
     @property
     def num_recorded(self) -> int:
         """Kinds of steps whose layers have a program."""

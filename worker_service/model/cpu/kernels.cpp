@@ -41,6 +41,7 @@ TORCH_LIBRARY(hotslot_cpu, m) {
       "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, float softcap, "
       "int max_tokens, Tensor(c!) out) -> bool");
   m.def("draw(Tensor logits, Tensor counts, Tensor factors) -> Tensor");
+  m.def("greedy(Tensor logits) -> Tensor");
   m.def("noise(int seed, int position, int num_tokens) -> Tensor", hotslot::noise_of);
   m.def("run_program(Tensor program, Tensor(a!) scratch, Tensor(b!)[] inputs) -> bool");
   m.def("copy_all(Tensor(a!)[] targets, Tensor[] sources) -> ()");
@@ -54,6 +55,7 @@ TORCH_LIBRARY_IMPL(hotslot_cpu, CPU, m) {
   m.impl("add_slots", hotslot::add_slots);
   m.impl("attend", hotslot::attend_tensors);
   m.impl("draw", hotslot::draw);
+  m.impl("greedy", hotslot::greedy);
   m.impl("run_program", hotslot::run_program);
   m.impl("copy_all", hotslot::copy_all);
 }

@@ -241,6 +241,56 @@ class Row {
   std::vector<uint8_t> bins_;
 };
 
+// The first token with the highest logit; -1 for a NaN anywhere, +inf or nothing but -inf.
+template <typename E>
+int64_t greedy_token(const E* logits, int64_t size) {
+  constexpr float INF = std::numeric_limits<float>::infinity();
+  const int64_t whole = size / LANES * LANES;
+  Floats best = Floats{} - INF;
+  Ints first{}, is_nan{};
+  for (int64_t t = 0; t < whole; t += LANES) {
+    const Floats x = load(logits + t);
+    const Ints above = x > best;
+    best = above ? x : best;
+    first = above ? Ints{} + static_cast<int32_t>(t) : first;
+    is_nan |= x != x;
+  }
+  float highest = -INF;
+  int64_t token = -1;
+  bool has_nan = false;
+  for (int64_t lane = 0; lane < LANES && whole > 0; ++lane) {
+    has_nan |= is_nan[lane] != 0;
+    const int64_t found = first[lane] + lane;
+    if (best[lane] > highest || (best[lane] == highest && token >= 0 && found < token)) {
+      highest = best[lane];
+      token = found;
+    }
+  }
+  for (int64_t t = whole; t < size; ++t) {
+    const auto x = static_cast<float>(logits[t]);
+    has_nan |= x != x;
+    if (x > highest) highest = x, token = t;
+  }
+  return has_nan || highest == INF ? -1 : token;
+}
+
+// A token for each row without a draw, as `greedy_token`.
+inline at::Tensor greedy(const at::Tensor& logits_RV) {
+  const int64_t num_rows = logits_RV.size(0), size = logits_RV.size(1);
+  TORCH_CHECK((logits_RV.scalar_type() == at::kFloat || logits_RV.scalar_type() == at::kBFloat16) &&
+                  logits_RV.stride(1) == 1 && size > 0 && size <= std::numeric_limits<int32_t>::max(),
+              "hotslot_cpu: greedy wants bfloat16 or float32 logits [R, V]");
+  at::Tensor tokens_R = at::empty({num_rows}, logits_RV.options().dtype(at::kLong));
+  int64_t* tokens = tokens_R.mutable_data_ptr<int64_t>();
+  const int64_t stride = logits_RV.stride(0);
+  for_type(logits_RV, [&](auto zero) {
+    using E = decltype(zero);
+    const E* logits = logits_RV.const_data_ptr<E>();
+    share_out(num_rows, [&](int64_t r) { tokens[r] = greedy_token(logits + r * stride, size); });
+  });
+  return tokens_R;
+}
+
 // A token for each row. `counts_R3` are seed, position and top-k; `factors_R3` are temperature, top-p and min-p.
 inline at::Tensor draw(const at::Tensor& logits_RV, const at::Tensor& counts_R3, const at::Tensor& factors_R3) {
   const int64_t num_rows = logits_RV.size(0), size = logits_RV.size(1);

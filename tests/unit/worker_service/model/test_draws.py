@@ -174,3 +174,26 @@ def test_seeded_draws_stay_as_they_are(implementation: str) -> None:
     assert draws(logits_RV, rows) == [48402, 1380, 10993, 36, 38163, 19929, 31472, 44673]
     rows = [segment(Sampling(0.8, top_p=0.95, top_k=50, seed=42), position) for position in range(1, 9)]
     assert draws(logits_RV, rows) == [42299, 9613, 24155, 26235, 15005, 42299, 42299, 42299]
+
+
+@settings(max_examples=200)
+@given(
+    rows=st.lists(
+        st.lists(st.sampled_from([-np.inf, np.inf, np.nan, -3.0, 0.0, 0.0, 1.0, 1.0, 2.5]), min_size=1, max_size=70),
+        min_size=1,
+        max_size=3,
+    ),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    spare=st.integers(0, 3),
+)
+def test_the_greedy_token_is_the_first_of_the_highest_and_none_where_logits_are_not_finite(
+    rows: list[list[float]], dtype: torch.dtype, spare: int
+) -> None:
+    size = min(map(len, rows))
+    logits_RV = torch.zeros(len(rows), size + spare, dtype=dtype)
+    logits_RV[:, :size] = torch.tensor([row[:size] for row in rows])
+    found = torch.ops.hotslot_cpu.greedy(logits_RV[:, :size]).tolist()
+    for token_id, row in zip(found, rows, strict=True):
+        logits = row[:size]
+        finite = not any(np.isnan(logits)) and np.inf not in logits and max(logits) > -np.inf
+        assert token_id == (logits.index(max(logits)) if finite else sampling.NOT_FINITE)

@@ -13,6 +13,7 @@ from worker_service.demo_model import default_cache_dir
 from worker_service.model.cpu import library
 from worker_service.model.cpu.recorder import LINEARS
 from worker_service.model.cpu.recording import Recording
+from worker_service.model.decoder_layers import DecoderLayers
 from worker_service.model.int8_weights import Int8Weight
 from worker_service.model.programs import Programs
 from worker_service.model.step_state import StepState
@@ -210,3 +211,20 @@ def test_every_operator_of_ours_is_there_while_a_step_is_recorded(generated: Mod
     with Recording().installed():
         for namespace, name in (found.split("::") for found in sorted(names)):
             assert callable(getattr(getattr(generated.torch.ops, namespace), name).default), name
+
+
+def test_a_list_of_layers_ends_behind_a_call_that_computed_all_and_is_itself_as_a_whole_slice() -> None:
+    plain, num_computed = nn.ModuleList(nn.Linear(1, 1) for _ in range(4)), 0
+    layers = DecoderLayers(plain, lambda: num_computed)
+    assert list(layers) == list(plain)
+    assert layers[:4] is layers
+    assert layers[0:9] is layers
+    assert list(layers[1:3]) == list(plain)[1:3]
+    assert layers[::-1][0] is plain[3]
+    assert list(layers.state_dict()) == list(plain.state_dict())
+    gone_through = []
+    for layer in layers[:4]:
+        gone_through.append(layer)
+        num_computed += 1
+    assert gone_through == [plain[0]]
+    assert list(layers) == list(plain)
