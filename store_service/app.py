@@ -49,6 +49,7 @@ from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
 from store_service.execution.turns import Turns
+from store_service.garbage_collection import GarbageCollection
 from store_service.health_looks import store_health
 from store_service.imports.importer import Importer, ImportOptions
 from store_service.imports.store_turns import StoreTurns
@@ -63,6 +64,7 @@ from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
+from store_service.rpc.garbage_answers import GarbageAnswers
 from store_service.rpc.placement_services import placement_services
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
@@ -106,6 +108,7 @@ class Domain:
     retention: VersionRetention
     pruner: Pruner
     limits: TenantLimits
+    garbage: GarbageCollection
 
 
 @asynccontextmanager
@@ -183,9 +186,10 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     execution.numbers.extend((registry.readings, importer.readings, recovery.opens.readings))
     policies = Policies(data.engine, execution.signal.notify)
     retention = VersionRetention(data.engine, execution.signal.notify, grace_s=settings.retention_grace_s)
-    pruner = Pruner(retention, policies, ReleasedBlobs(published, retention, data.ownership, data.objects), offload)
-    parts = registry, importer, collector, sources, recovery, policies, retention, pruner, limits
-    return Domain(data, published, uploads, *parts)
+    released = ReleasedBlobs(published, retention, data.ownership, data.objects)
+    garbage = GarbageCollection(retention, policies, released, collector, data.ownership, data.objects)
+    parts = registry, importer, collector, sources, recovery, policies, retention
+    return Domain(data, published, uploads, *parts, Pruner(retention, policies, released, offload), limits, garbage)
 
 
 async def build_redis(settings: StoreSettings, stack: AsyncExitStack) -> RedisConnection | None:
@@ -229,6 +233,7 @@ def build_services(
         domain.retention,
         QuotaAnswers(gate, domain.data.engine, domain.importer, execution.lookups),
         store_health(settings, domain.data, redis, offload),
+        GarbageAnswers(domain.garbage, offload),
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server

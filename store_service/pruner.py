@@ -9,6 +9,7 @@ from hotslot.ids import AdapterName, TenantId
 from shared.loops import happens
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
+from store_service.content.collection import counts_of
 from store_service.content.released import ReleasedBlobs
 from store_service.execution.offload import Offload
 
@@ -52,8 +53,8 @@ class Pruner:
             names, self._published = self._published, set()
             for tenant, name in sorted(names):
                 await self._prune(tenant, name)
-            if num_blobs := await self._offload(self._blobs.remove):
-                log.info("released_blobs_removed", num_blobs=num_blobs)
+            if removals := await self._offload(self._blobs.remove):
+                log.info("released_blobs_removed", **counts_of(removals))
 
     async def _prune(self, tenant: TenantId, name: AdapterName) -> None:
         try:

@@ -16,6 +16,7 @@ from hotslot.cli import (
     doctor,
     drain_commands,
     fleet_commands,
+    garbage_command,
     generate_commands,
     listing_commands,
     login_commands,
@@ -83,6 +84,7 @@ app.command(cls=Command, rich_help_panel=_STORE)(catalog_commands.cp)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.rm)
 app.command(cls=Command, rich_help_panel=_STORE)(removal_commands.undelete)
 app.command(cls=Command, rich_help_panel=_STORE)(retention_commands.prune)
+app.command(cls=Command, rich_help_panel=_STORE)(garbage_command.gc)
 app.command(cls=Command, rich_help_panel=_STORE)(quota_command.quota)
 app.command(cls=Command, rich_help_panel=_STORE)(share_commands.share)
 app.add_typer(base_commands.app, name="base", rich_help_panel=_STORE)

@@ -29,7 +29,7 @@ ALIASES = {
 }
 """Further names of commands, in every group that has them; `ps` lists adapters that run, as `ollama ps` does."""
 DESTRUCTIVE_COMMANDS = frozenset({
-    "rm", "delete", "remove", "unload", "unpin", "drain", "down", "stop", "disable", "restore", "prune", "logout",
+    "rm", "delete", "remove", "unload", "unpin", "drain", "down", "stop", "disable", "restore", "prune", "gc", "logout",
 })  # fmt: skip
 DESTRUCTIVE_OPTIONS = frozenset({"--force", "--yes", "--move"})
 """No suggestion points at these: it may be followed without reading."""

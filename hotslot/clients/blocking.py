@@ -147,6 +147,7 @@ class BlockingStoreClient(Blocking[StoreClient]):
     get_policy = _call(StoreClient.get_policy)
     quota = _call(StoreClient.quota)
     status = _call(StoreClient.status)
+    collect_garbage = _call(StoreClient.collect_garbage)
     list_policies = _iterate(StoreClient.list_policies)
     prune = _call(StoreClient.prune)
     share = _call(StoreClient.share)

@@ -228,6 +228,7 @@ class StoreClient:
     list_shared_adapters = sharing.list_shared_adapters
     caller = sharing.caller
     status = store_status.status
+    collect_garbage = store_status.collect_garbage
 
     async def delete_adapter(self, name: str, *, etag: str = "") -> Adapter:
         """Remove an adapter with its tags and versions; it can be undeleted until its purge_time."""

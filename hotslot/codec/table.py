@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from hotslot.codec.binding import NEGATED, Binding, omits, reads_zero_as
 from hotslot.codec.compiling import Codec, compiled
 from hotslot.codec.settling import settled_call, settled_chat, settled_message, settled_request, settled_stop
-from hotslot.contract import catalog, control, generation, placement, quotas, sharing, store_status, tokens
+from hotslot.contract import catalog, control, garbage, generation, placement, quotas, sharing, store_status, tokens
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.contract.generation import Chunk, Finished, GenerationEvent, Started
 from hotslot.errors import FieldViolation, InvalidRequestError, Violation
@@ -149,6 +149,8 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(quotas.QuotaUsage, store_pb2.QuotaUsage),
     Binding(store_status.StoreStatus, store_pb2.GetStoreStatusResponse),
     Binding(store_status.StorePart, store_pb2.StorePart),
+    Binding(garbage.GarbageReport, store_pb2.CollectGarbageResponse),
+    Binding(garbage.Removal, store_pb2.Removal),
 )
 
 _TYPES = {b.message.DESCRIPTOR.full_name: b.kind for b in reversed(BINDINGS) if not b.is_part}

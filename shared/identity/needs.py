@@ -66,6 +66,7 @@ _STORE: Mapping[str, Need] = {
     "ListAdapterPolicies": _tenant(_S.READ),
     "GetQuota": _tenant(_S.READ, _S.USE, _S.PUBLISH, _S.ADMIN),
     "GetStoreStatus": _deployment(_S.READ, _S.OPERATOR),
+    "CollectGarbage": _deployment(_S.OPERATOR),
     "DeleteAdapterPolicy": _tenant(_S.ADMIN),
     "GetCaller": _deployment(*_S),
     "ShareAdapter": _tenant(_S.ADMIN),

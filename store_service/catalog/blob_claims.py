@@ -11,15 +11,31 @@ claim that is as old as `CLAIM_S` may be broken by a removal; its publication fi
 
 import hashlib
 import secrets
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, Table, and_, delete, exists, insert, select, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    Table,
+    and_,
+    delete,
+    exists,
+    insert,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
+from hotslot.batches import batches
 from hotslot.ids import Digest, TenantId
 from store_service.catalog.clock import now_unix_s
 from store_service.catalog.database import reading, writing
+from store_service.catalog.references import BATCH_KEYS
 from store_service.catalog.tables import adapters, blob_claims, blob_generations, versions
 
 CLAIM_S = 600.0
@@ -80,6 +96,23 @@ class BlobClaims:
             rows = connection.execute(select(blob_generations)).all()
         return {(TenantId(row.tenant), Digest(row.weights_digest)): row.generation for row in rows}
 
+    def generations_among(self, keys: Iterable[_Key]) -> dict[_Key, int]:
+        """Numbers of those of the blobs whose is not 0."""
+        with reading(self._engine) as connection:
+            rows = [
+                row
+                for found in _among(select(blob_generations), blob_generations, keys)
+                for row in connection.execute(found)
+            ]
+        return {(TenantId(row.tenant), Digest(row.weights_digest)): row.generation for row in rows}
+
+    def claimed_among(self, keys: Iterable[_Key]) -> set[_Key]:
+        """Those of the blobs with a claim that no removal may break."""
+        with reading(self._engine) as connection:
+            live = select(blob_claims).where(blob_claims.c.expire_time_s > now_unix_s(connection))
+            rows = [row for found in _among(live, blob_claims, keys) for row in connection.execute(found)]
+        return {(TenantId(row.tenant), Digest(row.weights_digest)) for row in rows}
+
     def condemn(self, key: _Key) -> int | None:
         """Begin the removal of a blob: from now on its object has another name. Returns the number of the last name
         that may be deleted; None, and nothing has changed, where a version refers to the blob or is about to."""
@@ -135,6 +168,12 @@ def redeem(connection: Connection, claim: BlobClaim) -> None:
 def _generation(connection: Connection, key: _Key) -> int:
     query = select(blob_generations.c.generation).where(_is(blob_generations, key))
     return connection.execute(query).scalar_one_or_none() or 0
+
+
+def _among(query: Select[Any], table: Table, keys: Iterable[_Key]) -> Iterator[Select[Any]]:
+    """The query about some blobs, in as many parts as databases take."""
+    columns = tuple_(table.c.tenant, table.c.weights_digest)
+    return (query.where(columns.in_(some)) for some in batches(keys, BATCH_KEYS))
 
 
 def _is(table: Table, key: _Key) -> ColumnElement[bool]:

@@ -1,6 +1,5 @@
 """Adapters, versions and tags in a relational database. Every public method is one transaction."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -23,11 +22,10 @@ from hotslot.references import Reference
 from store_service.catalog import access, reads, writes
 from store_service.catalog.blob_claims import BlobClaim, redeem
 from store_service.catalog.changes import OnChange, changing
-from store_service.catalog.database import reading, writing
+from store_service.catalog.database import reading
 from store_service.catalog.policies import keep_versions, policy_of
 from store_service.catalog.quota_checks import NO_QUOTAS, StoredQuotas, growing
 from store_service.catalog.records import (
-    PINNED_LABEL,
     AdapterFilter,
     AdapterRecord,
     CatalogEvent,
@@ -39,6 +37,7 @@ from store_service.catalog.records import (
     VersionSummary,
     WeightsUse,
 )
+from store_service.catalog.references import WeightsReferences, purge_expired
 from store_service.catalog.tables import adapters, labels, tags, versions
 
 
@@ -54,6 +53,7 @@ class Catalog:
         self, engine: Engine, on_change: OnChange = lambda tenant: None, quotas: StoredQuotas = NO_QUOTAS
     ) -> None:
         self._engine = engine
+        self.references = WeightsReferences(engine)
         self._changing = partial(changing, engine, on_change=on_change)
         self._growing = partial(growing, engine, on_change, quotas)
 
@@ -238,35 +238,20 @@ class Catalog:
 
     def purge(self) -> int:
         """Remove for good what was deleted longer ago than its grace; returns how many adapters went."""
-        with writing(self._engine) as connection:
-            is_over = adapters.c.purge_time_s <= time.time()
-            rows = connection.execute(select(adapters).where(is_over)).all()
-            gone = [reads.checked_adapter(row).id for row in rows]
-            # Another store, whose clock is behind, may bring one back in between.
-            return connection.execute(delete(adapters).where(adapters.c.id.in_(gone), is_over)).rowcount
+        return purge_expired(self._engine)
 
     def readable_weights(self, tenant: TenantId, digest: Digest) -> tuple[TenantId, int] | None:
         """Tenant that a weights blob is kept for, and its size; None where no version that a tenant may read has it."""
         with reading(self._engine) as connection:
             return access.readable_weights(connection, tenant, digest)
 
-    def weights_uses(self, of: tuple[TenantId, Digest] | None = None) -> list[WeightsUse]:
-        """All versions by their weights, or those of one blob, newest first; deleted adapters' included."""
-        key, value = PINNED_LABEL
-        is_pinned = exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
-        query = (
-            select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name, is_pinned.label("is_pinned"))
-            .join(adapters, adapters.c.id == versions.c.adapter_id)
-            .order_by(versions.c.id.desc())
-        )
-        if of is not None:
-            query = query.where(adapters.c.tenant == of[0], versions.c.weights_digest == of[1])
-        with reading(self._engine) as connection:
-            return [reads.weights_use(row) for row in connection.execute(query)]
+    def weights_uses(self, of: tuple[TenantId, Digest]) -> list[WeightsUse]:
+        """The versions of a blob, newest first; deleted adapters' included."""
+        return self.references.uses_among([of])
 
     def referenced_weights(self) -> set[tuple[TenantId, Digest]]:
         """The weights blobs of all versions, deleted adapters' included."""
-        return {(use.tenant, use.weights_digest) for use in self.weights_uses()}
+        return self.references.all()
 
     def events_after(self, tenant: TenantId, revision: int, *, limit: int) -> list[CatalogEvent]:
         """Events in order. Raises RevisionCompactedError when some after `revision` are gone, or it lies ahead."""

@@ -35,6 +35,15 @@ class ReleasedWeights:
     digest: Digest
 
 
+@dataclass(frozen=True, slots=True)
+class PrunedVersions:
+    """Versions of one adapter that its retention does not keep."""
+
+    tenant: TenantId
+    name: AdapterName
+    removed: tuple[StoredVersion, ...]
+
+
 class VersionRetention:
     """Retention of all tenants' adapters. Every public method is one transaction, and blocks."""
 
@@ -104,9 +113,9 @@ class VersionRetention:
         except HotslotError as exc:
             log.warning("use_not_noted", tenant=tenant, adapter=reference.name, why=exc.message)
 
-    def released(self) -> list[ReleasedWeights]:
+    def released(self, limit: int | None = MAX_RELEASED) -> list[ReleasedWeights]:
         """Weights that removed versions left, the oldest first."""
-        query = select(released_weights).order_by(released_weights.c.time_s).limit(MAX_RELEASED)
+        query = select(released_weights).order_by(released_weights.c.time_s).limit(limit)
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
         return [ReleasedWeights(TenantId(row.tenant), Digest(row.weights_digest)) for row in rows]

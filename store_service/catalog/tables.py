@@ -180,6 +180,17 @@ released_weights = Table(
 )
 """Weights of versions that retention removed: their blobs go at once if no other version has them."""
 
+dropped_weights = Table(
+    "dropped_weights",
+    metadata,
+    Column("id", RowId, primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("weights_digest", String(71), nullable=False),
+    Column("time_s", Double, nullable=False, index=True),
+)
+"""Weights of versions that were removed, for whatever reason, by the database's clock: the blobs that a pass of
+collection asks about. Only added to; rows go when they are some days old."""
+
 events = Table(
     "events",
     metadata,

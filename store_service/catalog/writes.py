@@ -21,6 +21,7 @@ from hotslot.references import check_own
 from store_service.catalog import checksums, reads
 from store_service.catalog.changes import Change
 from store_service.catalog.records import MAX_ANNOTATIONS, MAX_LABELS, NewVersion
+from store_service.catalog.references import note_dropped
 from store_service.catalog.tables import adapters, base_models, labels, tags, versions
 
 
@@ -126,6 +127,7 @@ def _annotations_json(annotations: Mapping[str, str]) -> str:
 def remove_version(connection: Connection, change: Change, adapter: Row[Any], version: Row[Any]) -> int:
     """Remove a version that no tag points at; returns the revision."""
     connection.execute(delete(versions).where(versions.c.id == version.id))
+    note_dropped(connection, adapter.tenant, version.weights_digest)
     return change.add_event(AdapterEventKind.VERSION_DELETED, adapter.id, adapter.name, None, Digest(version.digest))
 
 

@@ -36,6 +36,9 @@ class BlobIndex:
     def __init__(self, found: Iterable[FoundBlob], stored: set[BlobKey]) -> None:
         self._local = {blob.key: _Entry(blob.size_bytes, blob.modify_time_s) for blob in found}
         self._stored = stored
+        self._local_bytes = sum(entry.size_bytes for entry in self._local.values())
+        self._entered: set[BlobKey] = set()
+        """Blobs that came to lie on the disk since these were taken."""
         self._reserved_bytes = 0
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -43,12 +46,18 @@ class BlobIndex:
     def enter(self, key: BlobKey, size_bytes: int) -> None:
         """A blob has come to lie on the local disk."""
         with self._lock:
+            before = self._local.get(key)
+            self._local_bytes += size_bytes - (before.size_bytes if before is not None else 0)
             self._local[key] = _Entry(size_bytes, time.time())
+            self._entered.add(key)
 
     def leave(self, key: BlobKey) -> None:
         """A blob is not on the local disk any more."""
         with self._lock:
-            self._local.pop(key, None)
+            entry = self._local.pop(key, None)
+            if entry is not None:
+                self._local_bytes -= entry.size_bytes
+            self._entered.discard(key)
 
     def use(self, key: BlobKey) -> None:
         """A blob is being read."""
@@ -70,7 +79,7 @@ class BlobIndex:
     def used_bytes(self) -> int:
         """Bytes on the local disk, and those about to be."""
         with self._lock:
-            return self._reserved_bytes + sum(entry.size_bytes for entry in self._local.values())
+            return self._reserved_bytes + self._local_bytes
 
     def reserved_bytes(self) -> int:
         """Bytes that are about to be written."""
@@ -92,10 +101,21 @@ class BlobIndex:
         with self._lock:
             return list(self._local.keys() | self._stored)
 
-    def local(self) -> list[BlobKey]:
-        """The blobs on the local disk."""
+    def local_sizes(self) -> dict[BlobKey, int]:
+        """The blobs on the local disk, with their sizes."""
         with self._lock:
-            return list(self._local)
+            return {key: entry.size_bytes for key, entry in self._local.items()}
+
+    def sizes_among(self, keys: Iterable[BlobKey]) -> dict[BlobKey, int]:
+        """Those of the blobs that are on the local disk, with their sizes."""
+        with self._lock:
+            return {key: self._local[key].size_bytes for key in keys if key in self._local}
+
+    def take_entered(self) -> set[BlobKey]:
+        """Blobs that came to lie on the local disk since this was asked."""
+        with self._lock:
+            entered, self._entered = self._entered, set()
+            return entered
 
     def replace_stored(self, stored: set[BlobKey], since: set[BlobKey]) -> None:
         """Object storage was found to have these; blobs that came to be stored after `since` was asked for stay."""
@@ -117,8 +137,10 @@ class BlobIndex:
         with self._lock:
             return sorted(self._local, key=lambda key: self._local[key].last_used_s)
 
-    def local_blobs(self, retention: Mapping[BlobKey, Retention], leased: set[BlobKey]) -> list[LocalBlob]:
-        """Blobs on the local disk, as eviction decides upon them."""
+    def local_blobs(
+        self, keys: Iterable[BlobKey], retention: Mapping[BlobKey, Retention], leased: set[BlobKey]
+    ) -> list[LocalBlob]:
+        """Those of the blobs that are on the local disk, as eviction decides upon them."""
         with self._lock:
             return [
                 LocalBlob(
@@ -129,7 +151,8 @@ class BlobIndex:
                     is_leased=key in leased,
                     is_recoverable=kept.has_source or key in self._stored,
                 )
-                for key, entry in self._local.items()
+                for key in keys
+                if (entry := self._local.get(key)) is not None
             ]
 
     def take_unsaved(self) -> list[tuple[BlobKey, float]]:

@@ -137,7 +137,7 @@ class ObjectBlobs:
 
     def keys(self) -> set[BlobKey]:
         """All blobs; raises StoreUnavailableError."""
-        return set(self.generations())
+        return set(self.found())
 
     def find(self, key: BlobKey, generation: int = 0) -> tuple[int, int] | None:
         """Generation and size of a blob, wherever it is: of this generation first, since it should be that one.
@@ -153,14 +153,14 @@ class ObjectBlobs:
         sizes = {found[1]: meta["size"] for meta in metas if (found := object_key(meta["path"])) and found[0] == key}
         return max(sizes.items(), default=None)
 
-    def generations(self) -> dict[BlobKey, list[int]]:
-        """All blobs with the generations that there are of each; raises StoreUnavailableError."""
-        found: dict[BlobKey, list[int]] = {}
+    def found(self) -> dict[BlobKey, dict[int, int]]:
+        """All blobs, with the sizes of their objects by generation; raises StoreUnavailableError."""
+        found: dict[BlobKey, dict[int, int]] = {}
         with self._failures_are_typed("listing blobs"):
             for page in self._obstore.list(self._objects, prefix=BLOBS_FOLDER):
                 for meta in page:
                     if (known := object_key(meta["path"])) is not None:
-                        found.setdefault(known[0], []).append(known[1])
+                        found.setdefault(known[0], {})[known[1]] = int(meta["size"])
         return found
 
     @contextmanager

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -172,10 +172,10 @@ class _Progress:
             log.info("blob_restoring", origin=self._origin, tenant=tenant, digest=digest, done_bytes=done_bytes)
 
 
-def retention_of(catalog: Catalog) -> Mapping[BlobKey, Retention]:
-    """Word of the catalog about keeping each blob."""
+def retention_of(catalog: Catalog, keys: Collection[BlobKey]) -> Mapping[BlobKey, Retention]:
+    """Word of the catalog about keeping each of some blobs."""
     found: dict[BlobKey, Retention] = {}
-    for use in catalog.weights_uses():
+    for use in catalog.references.uses_among(keys):
         key = use.tenant, use.weights_digest
         has_source = pinned_location(use.source) is not None
         other = found.get(key)

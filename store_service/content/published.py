@@ -87,16 +87,15 @@ class PublishedBlobs:
                     self._claims.give_up(claim)
             raise
 
-    def unreferenced(self) -> set[BlobKey]:
-        """Blobs on this machine that no version refers to; some may be about to be referred to.
-
-        Deleted adapters' versions count. Those in object storage are `store_service.content.object_collection`'s.
-        """
-        return set(self.blobs.index.local()) - self.catalog.referenced_weights()
-
-    def condemned(self, keys: Set[BlobKey]) -> list[BlobKey]:
+    def condemned(self, keys: Set[BlobKey]) -> set[BlobKey]:
         """Those of the blobs that a store has removed from object storage: their copies wait for nothing."""
-        return sorted(keys & self._claims.generations().keys()) if keys and self._claims is not None else []
+        return set(self._claims.generations_among(keys)) if self._claims is not None else set()
+
+    def held(self, keys: Set[BlobKey]) -> set[BlobKey]:
+        """Those of the blobs that a publication holds now, of this store or, in object storage, of any."""
+        with self._collecting:
+            here = keys & self._publishing.keys()
+        return here | self._claims.claimed_among(keys) if self._claims is not None else here
 
     def remove_unreferenced(self, key: BlobKey) -> bool:
         """Remove a blob for good; false, and it stays, where a version refers to it by now or is about to."""
@@ -116,7 +115,7 @@ class PublishedBlobs:
     def remove_local(self, key: BlobKey) -> bool:
         """Remove a blob from the disk, whatever object storage has; false, and it stays, as `remove_unreferenced`."""
         with self._collecting:
-            if key in self._publishing or self.catalog.weights_uses(key):
+            if key in self._publishing or self.catalog.references.among([key]):
                 return False
             self.blobs.delete_local(key)
             return True

@@ -7,13 +7,14 @@ Everything here blocks: call it from a thread, never on the event loop.
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import BinaryIO
 
 import structlog
 
+from hotslot.batches import batches
 from hotslot.content_files import StagedFile, digest_of_file
 from hotslot.errors import BlobNotFoundError, QuotaExceededError, StoreUnavailableError
 from hotslot.ids import Digest, TenantId
@@ -29,6 +30,8 @@ from store_service.content.writer import Writer
 log = structlog.get_logger(__name__)
 
 CACHE_QUOTA = "blob_cache_bytes"
+BATCH_BLOBS = 200
+"""Blobs that eviction looks at at once, the oldest first."""
 RETRY_AFTER_S = 10.0
 
 
@@ -42,13 +45,13 @@ class ContentStore:
         leases: Leases,
         *,
         budget_bytes: int,
-        retention: Callable[[], Mapping[BlobKey, Retention]],
+        retention: Callable[[Collection[BlobKey]], Mapping[BlobKey, Retention]],
         verified: Verified | None = None,
         generation_of: Callable[[BlobKey], int] = lambda key: 0,
     ) -> None:
         """Looks at everything that is stored; raises StoreUnavailableError when object storage does not answer.
 
-        `generation_of` is the catalog's word about the names of objects.
+        `retention` and `generation_of` are the catalog's words: about keeping some blobs, about the names of objects.
         """
         self.objects = objects
         self.generation_of = generation_of
@@ -205,9 +208,18 @@ class ContentStore:
         if self.index.used_bytes() <= room_bytes:
             return True
         room_bytes -= self.index.reserved_bytes()
-        blobs = {blob.key: blob for blob in self.index.local_blobs(self._retention(), self.leases.leased())}
+        unseen_bytes = sum(self.index.local_sizes().values())
+        oldest = batches(self.index.oldest_first(), BATCH_BLOBS)
+        leased = self.leases.leased()
+        blobs: dict[BlobKey, LocalBlob] = {}
         while True:
-            eviction = choose_victims(blobs.values(), room_bytes)
+            eviction = choose_victims(blobs.values(), room_bytes - unseen_bytes)
+            if not eviction.fits and (some := next(oldest, None)) is not None:
+                # The catalog is asked about the oldest ones alone, as far as that is needed.
+                found = self.index.local_blobs(some, self._retention(some), leased)
+                unseen_bytes -= sum(blob.size_bytes for blob in found)
+                blobs.update((blob.key, blob) for blob in found)
+                continue
             if not eviction.victims or (only_if_enough and not eviction.fits):
                 return eviction.fits
             # Any of them may be refused, which changes the choice.

@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from store_service.catalog.damaged_objects import DamagedObjects
-from store_service.content.collection import Collector
+from store_service.content.collection import Collector, counts_of
 from store_service.content.published import PublishedBlobs
 from store_service.content.scrub import Scrub
 from store_service.execution.offload import Offload
@@ -15,10 +15,9 @@ log = structlog.get_logger(__name__)
 
 async def collect(collector: Collector, offload: Offload) -> None:
     """Remove what nothing refers to any more."""
-    collected = await offload(collector.run)
-    counts = {"num_blobs": collected.num_blobs, "num_objects": collected.num_objects}
-    if any(counts.values()) or collected.num_uploads:
-        log.info("collected", **counts, num_uploads=collected.num_uploads)
+    removals = await offload(collector.run)
+    if removals:
+        log.info("collected", **counts_of(removals))
 
 
 async def keep_blobs(published: PublishedBlobs, damaged: DamagedObjects, offload: Offload) -> None:
@@ -45,5 +44,5 @@ async def scrub_for_ever(scrub: Scrub, every_s: float) -> None:
 def repair_objects(published: PublishedBlobs, damaged: DamagedObjects) -> None:
     """Store damaged objects again of which this disk has a whole copy; blocks. Raises StoreUnavailableError."""
     for key in damaged.found():
-        if published.blobs.repair_object(key) or not published.catalog.weights_uses(key):
+        if published.blobs.repair_object(key) or not published.catalog.references.among([key]):
             damaged.settle(*key)

@@ -16,6 +16,7 @@ from hotslot.errors import BlobNotFoundError, StoreUnavailableError
 from hotslot.ids import TenantId, digest_of_hex, hex_of
 from store_service.content.keys import BlobKey
 from store_service.content.objects import ObjectBlobs
+from store_service.content.waiting import UploadMark
 
 log = structlog.get_logger(__name__)
 
@@ -96,12 +97,16 @@ class UploadParts:
         for name in self._objects.list_small(_folder(key)):
             self._objects.delete_small(name)
 
-    def marks(self) -> dict[str, str]:
-        """The names of all parts, each with a mark that changes when it is written again."""
-        return {name: mark for name, mark in self._objects.list_small(FOLDER).items() if _part(name) is not None}
+    def found(self) -> dict[str, UploadMark]:
+        """All parts by their names."""
+        found = {}
+        for name, mark in self._objects.list_small(FOLDER).items():
+            if (part := _part(name)) is not None:
+                found[name] = UploadMark(_key(name)[0], mark, part.end - part.begin)
+        return found
 
     def remove(self, name: str) -> None:
-        """Remove one part, by its name in `marks`."""
+        """Remove one part, by its name."""
         self._objects.delete_small(name)
 
 

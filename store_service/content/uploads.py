@@ -25,6 +25,7 @@ from hotslot.ids import Digest, TenantId, digest_of_hex, hex_of
 from shared.quotas.limits import TenantLimits
 from store_service.content.keys import BlobKey
 from store_service.content.upload_parts import UploadParts, UploadSharing
+from store_service.content.waiting import UploadMark
 from store_service.content.writer import Writer
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.execution.unwanted import stop_if_unwanted
@@ -192,13 +193,15 @@ class UploadFolder:
                 path.unlink()
         raise DigestMismatchError(f"upload of {status.st_size} bytes, which was whole when it came", found, digest)
 
-    def marks(self) -> dict[str, str]:
-        """The files that no stream holds, each with a mark that changes when it is asked for or written to."""
-        found: dict[str, str] = {}
+    def found(self) -> dict[str, UploadMark]:
+        """The files that no stream holds, by their names."""
+        found: dict[str, UploadMark] = {}
         for path in self._root.glob("*/*"):
             with suppress(FileNotFoundError):
                 if path.is_file() and _key(path) not in self._busy:
-                    found[_name(path)] = str(path.stat().st_mtime_ns)
+                    status = path.stat()
+                    mark = UploadMark(path.parent.name, str(status.st_mtime_ns), status.st_size, status.st_mtime)
+                    found[_name(path)] = mark
         return found
 
     def collect(
@@ -207,8 +210,9 @@ class UploadFolder:
         older_than_s: float,
         now_unix_s: float | None = None,
         is_due: Callable[[str], bool] = lambda name: True,
+        on_removed: Callable[[str], None] = lambda name: None,
     ) -> int:
-        """Remove files not touched for so long, of those due by their name in `marks`; returns how many went."""
+        """Remove files not touched for so long, of those due by their name in `found`; returns how many went."""
         now = time.time() if now_unix_s is None else now_unix_s
         num_removed = 0
         for path in self._root.glob("*/*"):
@@ -221,6 +225,7 @@ class UploadFolder:
                     and now - path.stat().st_mtime > older_than_s
                 ):
                     path.unlink()
+                    on_removed(_name(path))
                     num_removed += 1
         return num_removed
 

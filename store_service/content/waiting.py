@@ -33,6 +33,18 @@ class CollectionOptions:
     """Most of the time between two passes that counts as seen; a process may have been stopped."""
 
 
+@dataclass(frozen=True, slots=True)
+class UploadMark:
+    """An upload that no stream holds."""
+
+    tenant: str
+    mark: str
+    """It changes when the upload is asked for or written to."""
+    size_bytes: int
+    touch_time_s: float | None = None
+    """Modification time of its file, in seconds since the epoch; None in object storage."""
+
+
 class Note(Protocol):
     """The seam to a small document that outlives the process."""
 
@@ -72,10 +84,21 @@ class Waiting:
 
         One that was in use in between, or has another mark, begins anew.
         """
-        self._seen = {
-            name: (mark, found[1] + elapsed_s if (found := self._seen.get(name)) and found[0] == mark else 0.0)
-            for name, mark in now.items()
-        }
+        self._seen = self.after(now, elapsed_s)._seen
+
+    def after(self, now: Mapping[str, str], elapsed_s: float) -> "Waiting":
+        """The things that wait once these were observed."""
+        return Waiting(
+            {
+                name: (mark, found[1] + elapsed_s if (found := self._seen.get(name)) and found[0] == mark else 0.0)
+                for name, mark in now.items()
+            }
+        )
+
+    def waited_s(self, name: str) -> float:
+        """Seconds for which a thing was seen to wait."""
+        found = self._seen.get(name)
+        return found[1] if found is not None else 0.0
 
     def due(self, grace_s: float) -> list[str]:
         """Names of things that have waited for so long."""

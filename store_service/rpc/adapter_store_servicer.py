@@ -14,7 +14,7 @@ from hotslot.rpc.tenant import tenant_of
 from shared.call_notes import call_notes
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
-from store_service.catalog.records import AdapterFilter, VersionRecord
+from store_service.catalog.records import VersionRecord
 from store_service.catalog.shares import Shares
 from store_service.catalog.watch import TenantWatches
 from store_service.execution.call_queue import CallQueue
@@ -25,8 +25,16 @@ from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
 from store_service.publication import Publication
 from store_service.registry import Registry
-from store_service.rpc import base_model_answers, contract, policy_answers, requests, share_answers, version_answers
-from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
+from store_service.rpc import (
+    adapter_answers,
+    base_model_answers,
+    contract,
+    policy_answers,
+    requests,
+    share_answers,
+    version_answers,
+)
+from store_service.rpc.garbage_answers import GarbageAnswers
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.sources.sources import Sources
@@ -58,10 +66,12 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         retention: VersionRetention,
         quotas: QuotaAnswers,
         health: StoreHealth,
+        garbage: GarbageAnswers,
         *,
         delete_grace_s: float,
     ) -> None:
         self._health = health
+        self._garbage = garbage
         self._registry = registry
         self._catalog = registry.catalog
         self._base_models = registry.base_models
@@ -124,25 +134,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
         """See the service's definition."""
-        wanted = AdapterFilter(
-            base_model=request.base_model,
-            labels=dict(request.labels),
-            name_prefix=request.name_prefix,
-            show_deleted=request.show_deleted,
-        )
-        limit, tenant = page_size_of(request.page_size), tenant_of(context)
-        filters = (sorted(wanted.labels.items()), wanted.base_model, wanted.name_prefix, wanted.show_deleted)
-        listing = ("adapters", *filters)
-        name, position = decode_token(request.page_token, listing, ("", 0))
-        after = str(name), int(position)
-
-        def answer() -> pb.ListAdaptersResponse:
-            found, revision = self._catalog.list_adapters(tenant, wanted, limit=limit, after=after)
-            page, more = fitting((contract.adapter_message(record) for _, record in found), limit)
-            token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
-            return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
-
-        return await self._lookups(context, answer)
+        return await self._lookups(context, adapter_answers.page, self._catalog, request, tenant_of(context))
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """See the service's definition."""
@@ -270,6 +262,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     async def GetStoreStatus(self, request: pb.GetStoreStatusRequest, context: Any) -> pb.GetStoreStatusResponse:
         """See the service's definition."""
         return to_proto(pb.GetStoreStatusResponse, await self._health.status())
+
+    async def CollectGarbage(
+        self, request: pb.CollectGarbageRequest, context: Any
+    ) -> AsyncIterator[pb.CollectGarbageResponse]:
+        """See the service's definition."""
+        for message in await self._garbage.messages(dry_run=request.dry_run):
+            yield message
 
     async def RegisterBaseModel(
         self, request: pb.RegisterBaseModelRequest, context: Any

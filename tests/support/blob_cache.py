@@ -25,5 +25,5 @@ def cached_blobs(
         objects,
         leases or Leases(lease_s=0),
         budget_bytes=budget_bytes,
-        retention=lambda: retention or {},
+        retention=lambda keys: retention or {},
     )

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from hotslot import errors
+from hotslot.codec import from_proto
+from hotslot.contract.garbage import GarbageReport, Removal, RemovalKind
 from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import blob_pb2
@@ -201,3 +203,36 @@ async def test_uploads_of_all_stores_are_collected(place: SharedPlace) -> None:
         assert len(place.objects().list_small("uploads")) == 2
     async with place.store("one", **AT_ONCE, upload_ttl_s=0), place.store("two", **AT_ONCE, upload_ttl_s=0):
         await until(lambda: not place.objects().list_small("uploads"), timeout_s=30)
+
+
+async def test_a_dry_run_of_any_store_says_what_the_one_that_removes_will_remove(place: SharedPlace) -> None:
+    patient = {"unreferenced_grace_s": 0.0, "blob_lease_s": 0.0, "collect_every_s": 3600.0}
+    async with place.store("one", **patient) as one, place.store("two", **patient) as two:
+        await one.register()
+        gone, kept = [(await store.push(adapter(seed=seed), f"bot-{seed}")) for seed, store in enumerate((one, two))]
+        deletion = pb.DeleteVersionRequest(adapter="bot-0", digest=gone.digest, force=True)
+        await two.call("DeleteVersion", deletion)
+        plans = [await garbage(store, dry_run=True) for store in (one, two)]
+        assert sorted(plan.objects_elsewhere for plan in plans) == [False, True]
+        remover, other = (two, one) if plans[0].objects_elsewhere else (one, two)
+        weights = gone.manifest.weights_digest
+        for plan in plans:
+            assert [r.digest for r in plan.due if r.kind is RemovalKind.OBJECT] == [weights]
+        assert RemovalKind.OBJECT not in {r.kind for r in (await garbage(other)).removals}
+        assert len(place.objects().list_small("blobs")) == 2
+        again = await garbage(remover, dry_run=True)
+        removed = await garbage(remover)
+        assert said(removed.removals) == said(again.due)
+        assert len(place.objects().list_small("blobs")) == 1
+        assert digest_of(await one.read(kept.manifest.weights_digest)) == kept.manifest.weights_digest
+        assert not (await garbage(remover, dry_run=True)).due
+
+
+async def garbage(store: StoreClient, *, dry_run: bool = False) -> GarbageReport:
+    messages = await store.stream("CollectGarbage", pb.CollectGarbageRequest(dry_run=dry_run))
+    parts = [from_proto(GarbageReport, message) for message in messages]
+    return GarbageReport(tuple(r for part in parts for r in part.removals), parts[0].objects_elsewhere)
+
+
+def said(removals: tuple[Removal, ...]) -> list[tuple[str, ...]]:
+    return sorted((r.kind, r.reason, r.name, r.digest) for r in removals)

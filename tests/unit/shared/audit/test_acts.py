@@ -5,7 +5,7 @@ from tests.unit.shared.identity.test_matrix import METHODS, name_of, named, path
 
 CHANGES = """AdapterStoreService ImportAdapter CreateVersion PublishVersion PruneVersions SetTag DeleteTag DeleteAdapter
     UndeleteAdapter DeleteVersion SetAdapterPolicy DeleteAdapterPolicy RegisterBaseModel DeleteBaseModel
-    AddBaseModelAlias IssueEpoch ShareAdapter UnshareAdapter; BlobService WriteBlob;
+    AddBaseModelAlias IssueEpoch ShareAdapter UnshareAdapter CollectGarbage; BlobService WriteBlob;
     CompiledCodeService WriteCompiledCode;
     FleetService IssueEpoch WriteCompiledCode; AdapterControlService LoadAdapter UnloadAdapter PinAdapter UnpinAdapter
     SetDefaultAdapters EnableAdapters DisableAdapters DrainWorker UndrainWorker"""

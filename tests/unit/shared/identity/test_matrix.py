@@ -58,14 +58,14 @@ MAY = {
         IssueEpoch; BlobService ReadBlob; CompiledCodeService ReadCompiledCode WriteCompiledCode; FleetService
         IssueEpoch ListPinnedVersions ReadCompiledCode WriteCompiledCode; InferenceService Generate""",
     "gateway": "PlacementService ListWorkers; InferenceService GetModelInfo",
-    "operator": """AdapterStoreService GetStoreStatus RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
-        AddBaseModelAlias; PlacementService ListWorkers;
+    "operator": """AdapterStoreService GetStoreStatus CollectGarbage RegisterBaseModel DeleteBaseModel ListBaseModels
+        FindBaseModels AddBaseModelAlias; PlacementService ListWorkers;
         ExternalScaler IsActive StreamIsActive GetMetricSpec GetMetrics;
         InferenceService GetModelInfo; AdapterControlService
         DrainWorker UndrainWorker GetWorkerStatus""",
 }
 MAY = {scope: f"{text}; AdapterStoreService GetCaller" for scope, text in MAY.items()}
-OF_NO_TENANT = """AdapterStoreService GetCaller GetStoreStatus; AdapterStoreService ListPinnedVersions
+OF_NO_TENANT = """AdapterStoreService GetCaller GetStoreStatus CollectGarbage; AdapterStoreService ListPinnedVersions
     RegisterBaseModel DeleteBaseModel ListBaseModels FindBaseModels
     AddBaseModelAlias IssueEpoch; FleetService IssueEpoch ListPinnedVersions; PlacementService ListWorkers;
     ExternalScaler IsActive StreamIsActive GetMetricSpec GetMetrics;

@@ -92,7 +92,8 @@ def answers(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"{name} labels", partial(labels_of, catalog, name)
     yield "all", partial(listed, catalog)
     yield "events", partial(catalog.events_after, ACME, 0, limit=100)
-    yield "weights", catalog.weights_uses
+    yield "weights", catalog.referenced_weights
+    yield "uses", partial(catalog.weights_uses, (ACME, new_version(0).manifest.weights_digest))
     yield "size", partial(catalog.readable_weights, ACME, new_version(0).manifest.weights_digest)
     for spec in SPECS:
         yield f"base {spec.name}", partial(models.get, spec.name)

@@ -1,10 +1,12 @@
 """Passes of collection, and the time that they count as seen."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hotslot.contract.garbage import RemovalKind
 from hotslot.ids import TenantId, digest_of
 from store_service.content.collection import Collector
 from store_service.content.hold import holding
@@ -46,8 +48,8 @@ class Setting:
 
     def after(self, elapsed_s: float) -> tuple[int, int]:
         self.clock.now_s += elapsed_s
-        collected = self.collector.run()
-        return collected.num_blobs, collected.num_uploads
+        counts = Counter(removal.kind for removal in self.collector.run())
+        return counts[RemovalKind.BLOB], counts[RemovalKind.UPLOAD]
 
 
 @pytest.fixture

@@ -177,6 +177,82 @@ QUOTA_KIND_TOKENS_PER_MINUTE: QuotaKind.ValueType  # 8
 """Tokens of prompts and answers."""
 Global___QuotaKind: _TypeAlias = QuotaKind  # noqa: Y015
 
+class _RemovalKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RemovalKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RemovalKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMOVAL_KIND_UNSPECIFIED: _RemovalKind.ValueType  # 0
+    REMOVAL_KIND_ADAPTER: _RemovalKind.ValueType  # 1
+    """A deleted adapter with its versions and tags: it cannot be undeleted any more."""
+    REMOVAL_KIND_VERSION: _RemovalKind.ValueType  # 2
+    """A version of an adapter."""
+    REMOVAL_KIND_BLOB: _RemovalKind.ValueType  # 3
+    """Weights on the disk of the store that was called."""
+    REMOVAL_KIND_OBJECT: _RemovalKind.ValueType  # 4
+    """Weights in object storage."""
+    REMOVAL_KIND_UPLOAD: _RemovalKind.ValueType  # 5
+    """A file on its way to admission, on the disk or, as a part, in object storage."""
+
+class RemovalKind(_RemovalKind, metaclass=_RemovalKindEnumTypeWrapper):
+    """Kind of what is removed."""
+
+REMOVAL_KIND_UNSPECIFIED: RemovalKind.ValueType  # 0
+REMOVAL_KIND_ADAPTER: RemovalKind.ValueType  # 1
+"""A deleted adapter with its versions and tags: it cannot be undeleted any more."""
+REMOVAL_KIND_VERSION: RemovalKind.ValueType  # 2
+"""A version of an adapter."""
+REMOVAL_KIND_BLOB: RemovalKind.ValueType  # 3
+"""Weights on the disk of the store that was called."""
+REMOVAL_KIND_OBJECT: RemovalKind.ValueType  # 4
+"""Weights in object storage."""
+REMOVAL_KIND_UPLOAD: RemovalKind.ValueType  # 5
+"""A file on its way to admission, on the disk or, as a part, in object storage."""
+Global___RemovalKind: _TypeAlias = RemovalKind  # noqa: Y015
+
+class _RemovalReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RemovalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RemovalReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMOVAL_REASON_UNSPECIFIED: _RemovalReason.ValueType  # 0
+    REMOVAL_REASON_DELETED: _RemovalReason.ValueType  # 1
+    """It was deleted, and its grace is over."""
+    REMOVAL_REASON_RETENTION: _RemovalReason.ValueType  # 2
+    """The retention of its adapter does not keep it."""
+    REMOVAL_REASON_RELEASED: _RemovalReason.ValueType  # 3
+    """Only versions that retention removed referred to it."""
+    REMOVAL_REASON_UNREFERENCED: _RemovalReason.ValueType  # 4
+    """No version refers to it."""
+    REMOVAL_REASON_REMOVED_ELSEWHERE: _RemovalReason.ValueType  # 5
+    """It was removed from object storage, of which this is a copy."""
+    REMOVAL_REASON_INTERRUPTED: _RemovalReason.ValueType  # 6
+    """A removal that had begun did not end."""
+    REMOVAL_REASON_IDLE: _RemovalReason.ValueType  # 7
+    """An upload that nothing has asked for or gone on with."""
+
+class RemovalReason(_RemovalReason, metaclass=_RemovalReasonEnumTypeWrapper):
+    """Reason of a removal."""
+
+REMOVAL_REASON_UNSPECIFIED: RemovalReason.ValueType  # 0
+REMOVAL_REASON_DELETED: RemovalReason.ValueType  # 1
+"""It was deleted, and its grace is over."""
+REMOVAL_REASON_RETENTION: RemovalReason.ValueType  # 2
+"""The retention of its adapter does not keep it."""
+REMOVAL_REASON_RELEASED: RemovalReason.ValueType  # 3
+"""Only versions that retention removed referred to it."""
+REMOVAL_REASON_UNREFERENCED: RemovalReason.ValueType  # 4
+"""No version refers to it."""
+REMOVAL_REASON_REMOVED_ELSEWHERE: RemovalReason.ValueType  # 5
+"""It was removed from object storage, of which this is a copy."""
+REMOVAL_REASON_INTERRUPTED: RemovalReason.ValueType  # 6
+"""A removal that had begun did not end."""
+REMOVAL_REASON_IDLE: RemovalReason.ValueType  # 7
+"""An upload that nothing has asked for or gone on with."""
+Global___RemovalReason: _TypeAlias = RemovalReason  # noqa: Y015
+
 @_typing.final
 class Adapter(_message.Message):
     """An adapter: a name with its tags."""
@@ -3005,3 +3081,107 @@ class StorePart(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StorePart: _TypeAlias = StorePart  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Remove nothing, and say what would go, and what stays for now."""
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    """Part of a report: all messages of the stream together are one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    OBJECTS_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    objects_elsewhere: _builtins.bool
+    """True where another store of the catalog removes from object storage. A dry run goes by what that one wrote down at
+    its last pass then, and a run leaves object storage alone.
+    """
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Removal]:
+        """Removed things; of a dry run also those that stay for now."""
+
+    def __init__(
+        self,
+        *,
+        removals: _abc.Iterable[Global___Removal] | None = ...,
+        objects_elsewhere: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["objects_elsewhere", b"objects_elsewhere", "removals", b"removals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
+class Removal(_message.Message):
+    """One thing that goes, or would."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    kind: Global___RemovalKind.ValueType
+    """Kind of thing."""
+    reason: Global___RemovalReason.ValueType
+    """Reason."""
+    tenant: _builtins.str
+    """Tenant that it belongs to."""
+    name: _builtins.str
+    """Adapter of an adapter or a version, file or object of others."""
+    digest: _builtins.str
+    """Digest of a version, or of the bytes of a blob."""
+    size_bytes: _builtins.int
+    """Bytes of a blob or a file; of an adapter, weights of all its versions, which go once nothing refers to them."""
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Time for which the reason has held, as far as stores that ran have seen."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """Time for which it stays; zero for what goes now."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___RemovalKind.ValueType = ...,
+        reason: Global___RemovalReason.ValueType = ...,
+        tenant: _builtins.str = ...,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        age: _duration_pb2.Duration | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "digest", b"digest", "kind", b"kind", "name", b"name", "reason", b"reason", "size_bytes", b"size_bytes", "tenant", b"tenant", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Removal: _TypeAlias = Removal  # noqa: Y015

@@ -180,6 +180,11 @@ class AdapterStoreServiceStub:
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusRequest.SerializeToString,
                 response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusResponse.FromString,
                 _registered_method=True)
+        self.CollectGarbage = channel.unary_stream(
+                '/hotslot.store.v1.AdapterStoreService/CollectGarbage',
+                request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
         self.ListPinnedVersions = channel.unary_unary(
                 '/hotslot.store.v1.AdapterStoreService/ListPinnedVersions',
                 request_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.ListPinnedVersionsRequest.SerializeToString,
@@ -506,6 +511,19 @@ class AdapterStoreServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectGarbage(self, request, context):
+        """Removes now what nothing needs any more, as the store does by itself from time to time: versions that retention does
+        not keep, deleted adapters whose grace is over, blobs and objects that no version refers to, idle uploads. A dry run
+        removes nothing, and says what would go, and why. The store that is called removes from its own disk, and, unless another
+        store of the catalog does so, from object storage. It looks at everything, which takes as long as there are versions.
+
+        Errors: UNAVAILABLE STORE_UNAVAILABLE (a backup is taken, a part of the store does not answer, or its parts do not
+        belong together any more), DATA_LOSS CATALOG_DAMAGED; nothing more is removed then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPinnedVersions(self, request, context):
         """Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.
         """
@@ -713,6 +731,11 @@ def add_AdapterStoreServiceServicer_to_server(servicer, server):
                     servicer.GetStoreStatus,
                     request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusRequest.FromString,
                     response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_stream_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CollectGarbageResponse.SerializeToString,
             ),
             'ListPinnedVersions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPinnedVersions,
@@ -1451,6 +1474,33 @@ class AdapterStoreService:
             '/hotslot.store.v1.AdapterStoreService/GetStoreStatus',
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusRequest.SerializeToString,
             hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.GetStoreStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hotslot.store.v1.AdapterStoreService/CollectGarbage',
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CollectGarbageRequest.SerializeToString,
+            hotslot_dot_pb_dot_hotslot_dot_store_dot_v1_dot_adapter__store__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

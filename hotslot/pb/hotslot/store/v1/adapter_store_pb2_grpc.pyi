@@ -219,6 +219,15 @@ class AdapterStoreServiceStub:
     """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
     fail, each part after two seconds at most.
     """
+    CollectGarbage: _grpc.UnaryStreamMultiCallable[_adapter_store_pb2.CollectGarbageRequest, _adapter_store_pb2.CollectGarbageResponse]
+    """Removes now what nothing needs any more, as the store does by itself from time to time: versions that retention does
+    not keep, deleted adapters whose grace is over, blobs and objects that no version refers to, idle uploads. A dry run
+    removes nothing, and says what would go, and why. The store that is called removes from its own disk, and, unless another
+    store of the catalog does so, from object storage. It looks at everything, which takes as long as there are versions.
+
+    Errors: UNAVAILABLE STORE_UNAVAILABLE (a backup is taken, a part of the store does not answer, or its parts do not
+    belong together any more), DATA_LOSS CATALOG_DAMAGED; nothing more is removed then.
+    """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
     def ListPinnedVersions(self) -> _grpc.UnaryUnaryMultiCallable[_adapter_store_pb2.ListPinnedVersionsRequest, _adapter_store_pb2.ListPinnedVersionsResponse]:
@@ -454,6 +463,15 @@ class AdapterStoreServiceAsyncStub(AdapterStoreServiceStub):
     GetStoreStatus: _aio.UnaryUnaryMultiCallable[_adapter_store_pb2.GetStoreStatusRequest, _adapter_store_pb2.GetStoreStatusResponse]  # type: ignore[assignment]
     """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
     fail, each part after two seconds at most.
+    """
+    CollectGarbage: _aio.UnaryStreamMultiCallable[_adapter_store_pb2.CollectGarbageRequest, _adapter_store_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Removes now what nothing needs any more, as the store does by itself from time to time: versions that retention does
+    not keep, deleted adapters whose grace is over, blobs and objects that no version refers to, idle uploads. A dry run
+    removes nothing, and says what would go, and why. The store that is called removes from its own disk, and, unless another
+    store of the catalog does so, from object storage. It looks at everything, which takes as long as there are versions.
+
+    Errors: UNAVAILABLE STORE_UNAVAILABLE (a backup is taken, a part of the store does not answer, or its parts do not
+    belong together any more), DATA_LOSS CATALOG_DAMAGED; nothing more is removed then.
     """
     @_builtins.property
     @_deprecated("""This method has been marked as deprecated using proto method options.""")
@@ -837,6 +855,21 @@ class AdapterStoreServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_adapter_store_pb2.GetStoreStatusResponse, _abc.Awaitable[_adapter_store_pb2.GetStoreStatusResponse]]:
         """Tells how this process of the store is: each part that it needs, and why one does not work. It answers while they
         fail, each part after two seconds at most.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _adapter_store_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_adapter_store_pb2.CollectGarbageResponse], _abc.AsyncIterator[_adapter_store_pb2.CollectGarbageResponse]]:
+        """Removes now what nothing needs any more, as the store does by itself from time to time: versions that retention does
+        not keep, deleted adapters whose grace is over, blobs and objects that no version refers to, idle uploads. A dry run
+        removes nothing, and says what would go, and why. The store that is called removes from its own disk, and, unless another
+        store of the catalog does so, from object storage. It looks at everything, which takes as long as there are versions.
+
+        Errors: UNAVAILABLE STORE_UNAVAILABLE (a backup is taken, a part of the store does not answer, or its parts do not
+        belong together any more), DATA_LOSS CATALOG_DAMAGED; nothing more is removed then.
         """
 
     @_deprecated("""Earlier name of hotslot.fleet.v1.FleetService.ListPinnedVersions, served for workers of earlier releases.""")
