@@ -8,7 +8,7 @@ import structlog
 from hotslot.contract.control import WorkerState
 from hotslot.errors import EngineFailedError
 from shared.fleet.demand import DEFAULT_DEMAND, DemandMeter, DemandOptions
-from shared.fleet.records import ReportedLoad, Resident, WorkerReport
+from shared.fleet.records import MEMORY_TIERS, ReportedLoad, Resident, WorkerReport
 from shared.fleet.reporting import urgent
 from shared.loops import happens
 from worker_service.engine.handle import EngineHandle
@@ -37,6 +37,8 @@ class Pulse:
         self._interval_s = interval_s
         self._meter = DemandMeter(demand)
         self._told_in_flight = 0
+        self._slots_each = 0.0
+        """Mean of the slots that the residents in memory take, at the last look."""
 
     def report(self) -> WorkerReport:
         """Report of the worker on itself now; never blocks."""
@@ -94,8 +96,13 @@ class Pulse:
             num_slots=snapshot.num_slots,
             kv_usage=1 - snapshot.free_blocks / snapshot.num_blocks,
             mean_in_flight=self._meter.mean_in_flight,
+            slots_each=self._slots_each,
         )
 
     def _residents(self) -> tuple[Resident, ...]:
         """Everything in host memory, where those in slots are too, and what is left on the disk."""
-        return self._worker.parts.provider.tiers.holdings.residency(MAX_USERS, self._meter.reported)
+        tiers = self._worker.parts.provider.tiers
+        residents = tiers.holdings.residency(MAX_USERS, self._meter.reported, tiers.engine.slots_for)
+        sizes = [resident.num_slots for resident in residents if resident.tier in MEMORY_TIERS]
+        self._slots_each = sum(sizes) / len(sizes) if sizes else 0.0
+        return residents

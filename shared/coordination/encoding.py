@@ -30,8 +30,11 @@ def encode_info(info: WorkerInfo) -> str:
 
 
 def encode_load(load: ReportedLoad) -> str:
-    """As the field `load` of a worker's key."""
-    return json.dumps(asdict(load), separators=(",", ":"))
+    """As the field `load` of a worker's key; what came later is left out where it says nothing."""
+    document = asdict(load)
+    if not load.slots_each:
+        del document["slots_each"]
+    return json.dumps(document, separators=(",", ":"))
 
 
 def decode_info(text: str) -> WorkerInfo:
@@ -54,21 +57,30 @@ def decode_worker(fields: Mapping[str, str]) -> WorkerRecord:
 def encode_resident(resident: Resident) -> str:
     """As a value of a residency or placements hash; the digest or worker is the field's name."""
     names = resident.tenant, resident.name
-    document = [resident.tier.value, int(resident.pinned), *names, resident.demand, resident.others]
+    known = [resident.tier.value, int(resident.pinned), *names, resident.demand, resident.others]
+    document = [*known, resident.num_slots] if resident.num_slots else known
     return json.dumps(document, separators=(",", ":"))
 
 
 def decode_resident(digest: str, value: str) -> Resident:
-    """From a value of a residency or placements hash. Later versions may append elements, as `demand` and `others`
-    once were. Raises ValueError or TypeError for what is none."""
+    """From a value of a residency or placements hash. Later versions may append elements, as `demand`, `others` and
+    `num_slots` once were. Raises ValueError or TypeError for what is none."""
     if not is_digest(digest):
         raise ValueError("not a digest")
     tier, pinned, tenant, name, *rest = json.loads(value)
     demand = float(_number(float, rest[0], most=math.inf)) if rest else 0.0
     users = rest[1] if len(rest) > 1 else ()
+    num_slots = _number(int, rest[2], most=MAX_COUNT) if len(rest) > 2 else 0
     others = tuple((TenantId(_text(user)), _text(its_name)) for user, its_name in users)
     return Resident(
-        Digest(digest), _specified(Tier(tier)), bool(pinned), _text(name), TenantId(_text(tenant)), demand, others
+        Digest(digest),
+        _specified(Tier(tier)),
+        bool(pinned),
+        _text(name),
+        TenantId(_text(tenant)),
+        demand,
+        others,
+        num_slots,
     )
 
 

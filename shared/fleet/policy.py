@@ -13,6 +13,9 @@ A worker that is overloaded spills by degrees: the further it is above the bound
 next worker, and always the same ones first, whichever router decides. So the excess goes, rather than everything at
 once and back again, and a cold load is paid for once. A version that others have as well is let go at once.
 
+A version weighs what it occupies: the slots that it takes, by the mean of the pool's versions. A heavy one gets another
+home at a larger demand, and is spilled later, since each copy takes the place of several light ones.
+
 """
 
 import math
@@ -24,35 +27,12 @@ from itertools import chain
 from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId
-from shared.fleet.demand import DEFAULT_DEMAND, DemandOptions, homes_for, homes_range
+from shared.fleet.demand import homes_for, homes_range
+from shared.fleet.policy_options import DEFAULT_POLICY, PolicyOptions
 from shared.fleet.records import MEMORY_TIERS, PlacedVersion, WorkerRecord, distance_of
 from shared.fleet.rendezvous import Rendezvous
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
-
-@dataclass(frozen=True, slots=True)
-class PolicyOptions:
-    """The constants of the policy."""
-
-    demand: DemandOptions = DEFAULT_DEMAND
-    max_load_ratio: float = 1.25
-    """Ratio to the fleet's mean load above which a worker is overloaded. As in consistent hashing with bounded loads
-    (Mirrokni, Thorup and Zadimoghaddam, 2018), c = 1.25."""
-    spill_above: float = 0.5
-    """Share of its rows below which a worker's usual load is never too much: in an idle fleet one request is far above
-    the mean, and a cold load costs more than a shared step."""
-    full_above: float = 1.25
-    """The same for the load of the moment: a short wait for a row is cheaper than a cold load."""
-    spill_range: float = 0.3
-    """Distance above its bound, as a share of it, at which a worker spills everything. A spilled request costs a load
-    and leaves a copy behind, so a steep answer to loads that are seconds old costs more than it evens out."""
-    cold_below: float = 0.95
-    """Share of its bound up to which a worker is given what it has to load: that costs as much anywhere else."""
-    cold_share: float = 0.3
-    """Part of its share that a home gets while it has to load the version first."""
-
-
-DEFAULT_POLICY = PolicyOptions()
 _WINDOW = 8
 """Homes that are compared for one decision, so that it takes as long for a version with hundreds of them."""
 _LEAST_ROOM = 0.02
@@ -93,6 +73,8 @@ class Fleet:
         ids = tuple(sorted(self.workers))
         self.rendezvous = rendezvous if rendezvous and rendezvous.worker_ids == ids else Rendezvous(ids)
         self._options = options
+        told = [record.load.slots_each for record in self.workers.values() if record.load.slots_each]
+        self._slots_each = sum(told) / len(told) if told else 0.0
         self._judge({worker_id: relative_load(record) for worker_id, record in self.workers.items()})
 
     def knowing(self, sent: Mapping[WorkerId, float]) -> "Fleet":
@@ -133,10 +115,12 @@ class Fleet:
         """
         if not digests:
             return [RankedWorker(self.workers[worker_id], Tier.NONE) for worker_id in self._least_loaded(count, turn)]
-        held, demand = self._holdings(placements.get(digests[0], ()))
-        homes = self._homes(digests[0], held, demand, policy)
+        held, demand, weight = self._holdings(placements.get(digests[0], ()))
+        homes = self._homes(digests[0], held, demand, weight, policy)
         tiers = self._slowest(held, digests[1:], placements) if len(digests) > 1 else held
-        steps = chain.from_iterable(self._steps(digests[0], homes, tiers, policy, turn))
+        steps = chain.from_iterable(
+            self._steps(digests[0], homes, tiers, _reluctance(digests[0], weight), policy, turn)
+        )
         ranked: dict[WorkerId, RankedWorker] = {}
         for worker_id in steps:
             if worker_id not in ranked:
@@ -158,21 +142,21 @@ class Fleet:
         most = min(max(1, policy.min_replicas), self._most(policy))
         return policy.pinned and worker_id in self.rendezvous.top(key, most)
 
-    def spills(self, worker_id: WorkerId, key: Digest) -> bool:
+    def spills(self, worker_id: WorkerId, key: Digest, num_slots: int = 0) -> bool:
         """Tell whether a worker is so much overloaded that this version should go elsewhere."""
-        return self._spilled.get(worker_id, 0.0) > _reluctance(key)
+        return self._spilled.get(worker_id, 0.0) > _reluctance(key, self._weight(num_slots))
 
     def _steps(
         self,
         key: Digest,
         homes: Sequence[WorkerId],
         tiers: Mapping[WorkerId, Tier],
+        reluctance: float,
         policy: ReplicaPolicy,
         turn: int,
     ) -> Iterator[Iterable[WorkerId]]:
         """The steps of the module's docstring, each with its workers best first; later ones may repeat earlier ones."""
-        loads = self._loads
-        spilled, reluctance = self._spilled, _reluctance(key)
+        loads, spilled = self._loads, self._spilled
         if len(homes) > _WINDOW:
             first = _mixed(turn) % len(homes)
             homes = (*homes[first : first + _WINDOW], *homes[: max(0, first + _WINDOW - len(homes))])
@@ -217,21 +201,28 @@ class Fleet:
         """The most workers that a version may be on."""
         return min(policy.max_replicas or len(self.workers), len(self.workers))
 
-    def _holdings(self, holders: Iterable[PlacedVersion]) -> tuple[dict[WorkerId, Tier], float]:
-        """Tiers of a version by worker, and its demand: one pass, since there may be hundreds of holders."""
-        workers, held, demand = self.workers, {}, 0.0
+    def _holdings(self, holders: Iterable[PlacedVersion]) -> tuple[dict[WorkerId, Tier], float, float]:
+        """Tiers of a version by worker, its demand and its weight: one pass, since there may be hundreds of holders."""
+        workers, held, demand, resident = self.workers, {}, 0.0, None
         for placement in holders:
             worker_id = placement.worker_id
             if worker_id in workers:
                 resident = placement.resident
                 held[worker_id] = resident.tier
                 demand += resident.demand
-        return held, demand
+        return held, demand, self._weight(resident.num_slots) if resident is not None else 1.0
+
+    def _weight(self, num_slots: int) -> float:
+        """Weight of a version that takes so many slots; 1 where they are not known."""
+        if not num_slots or not self._slots_each:
+            return 1.0
+        most = self._options.most_weight
+        return min(max((num_slots / self._slots_each) ** self._options.slots_exponent, 1 / most), most)
 
     def _homes(
-        self, key: Digest, held: Mapping[WorkerId, Tier], demand: float, policy: ReplicaPolicy
+        self, key: Digest, held: Mapping[WorkerId, Tier], demand: float, weight: float, policy: ReplicaPolicy
     ) -> Sequence[WorkerId]:
-        most = self._most(policy)
+        most, demand = self._most(policy), demand / weight
         low, high = homes_range(demand, self._options.demand)
         if low == high or high <= policy.min_replicas:
             return self.rendezvous.top(key, min(max(low, policy.min_replicas), most))
@@ -249,7 +240,7 @@ class Fleet:
         """On each worker that has any of the adapters, the slowest tier among them."""
         tiers = dict(held)
         for digest in others:
-            other_held, _ = self._holdings(placements.get(digest, ()))
+            other_held, _, _ = self._holdings(placements.get(digest, ()))
             for worker_id in {*tiers, *other_held}:
                 one, other = tiers.get(worker_id, Tier.NONE), other_held.get(worker_id, Tier.NONE)
                 tiers[worker_id] = max(one, other, key=distance_of)
@@ -277,9 +268,10 @@ def usual_load(record: WorkerRecord) -> float:
     return record.load.mean_in_flight / max(1, record.load.max_sequences)
 
 
-def _reluctance(key: Digest) -> float:
-    """Reluctance to spill a version, 0 to 1: the same on every router."""
-    return float(int(key[-_RELUCTANCE_DIGITS:], 16) / 16**_RELUCTANCE_DIGITS)
+def _reluctance(key: Digest, weight: float) -> float:
+    """Reluctance to spill a version, 0 to 1: the same on every router, and larger for one that weighs more."""
+    chance = int(key[-_RELUCTANCE_DIGITS:], 16) / 16**_RELUCTANCE_DIGITS
+    return float(chance if weight == 1.0 else chance ** (1 / weight))
 
 
 def _mean(loads: Mapping[WorkerId, float]) -> float:

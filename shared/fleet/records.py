@@ -33,6 +33,8 @@ class ReportedLoad:
     """Share of KV blocks in use, 0 to 1."""
     mean_in_flight: float | None = None
     """`in_flight` over the last half minute or so; None from workers that do not report it."""
+    slots_each: float = 0.0
+    """Mean of the slots that versions in memory take; 0 without any, and from workers that do not report it."""
 
     @property
     def in_flight(self) -> int:
@@ -108,6 +110,8 @@ class Resident:
     (`shared.fleet.demand`), so that it seldom changes."""
     others: tuple[tuple[TenantId, str], ...] = ()
     """Further tenants that use the same content here, each with its own name for it."""
+    num_slots: int = 0
+    """Slots that it takes, by its rank and the worker's slot rank; 0 from workers that do not report it."""
 
     def seen_by(self, tenant: TenantId) -> "Resident | None":
         """As a tenant is shown it, under its own name alone; None when it did not use it here."""

@@ -11,7 +11,7 @@ from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import REVISION_SEQUENCES
 from shared.coordination.known_pool import KnownPool
 from shared.coordination.seals import seals_of
-from shared.fleet.policy import DEFAULT_POLICY
+from shared.fleet.policy_options import DEFAULT_POLICY
 from shared.fleet.records import Abilities, PlacedVersion, WorkerRecord
 from store_service.placement.groups import WorkerGroup, group_workers
 from store_service.settings import StoreSettings

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest
-from shared.fleet.policy import Fleet, PolicyOptions
+from shared.fleet.policy import Fleet
+from shared.fleet.policy_options import PolicyOptions
 from shared.fleet.records import Abilities, WorkerInfo, WorkerRecord
 
 

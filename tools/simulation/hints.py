@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from hotslot.ids import Digest, WorkerId
 from shared.fleet.memory import PoolMemory
 from shared.fleet.policy import Fleet
+from shared.fleet.policy_options import DEFAULT_POLICY, PolicyOptions
 from shared.fleet.records import PlacedVersion, PlacementsView, PoolView, WorkerRecord
 from tools.simulation.worker import SimulatedWorker
 
@@ -22,7 +23,10 @@ _OPS_PER_REPORT = 2
 class Hints:
     """The records and placements that routers see."""
 
-    def __init__(self, *, refresh_s: float, heartbeat_s: float, num_routers: int) -> None:
+    def __init__(
+        self, *, refresh_s: float, heartbeat_s: float, num_routers: int, options: PolicyOptions = DEFAULT_POLICY
+    ) -> None:
+        self._options = options
         self._refresh_s = refresh_s
         self._heartbeat_s = heartbeat_s
         self._num_routers = num_routers
@@ -90,7 +94,7 @@ class Hints:
             listed = tuple(r for r in self._records.values() if r.lease_expire_time_s > now_s)
             before = self._fleet.rendezvous if self._fleet is not None else None
             known = self._memory.workers(PoolView(listed, now_s, self._since))
-            self._fleet = Fleet(known.workers, now_s, rendezvous=before)
+            self._fleet = Fleet(known.workers, now_s, options=self._options, rendezvous=before)
             self._fleet_at_s = now_s
         return self._fleet
 

@@ -129,6 +129,15 @@ class Scenario:
     num_routers: int = 4
     """Each of them looks by itself, at the same moments: the worst case for a herd."""
 
+    slots: tuple[int, ...] = ()
+    """Slots that adapters may take, each as often as the others; one each where none are given."""
+
+    def slots_of(self, seed: int) -> list[int]:
+        """Slots of each adapter; none where all take one."""
+        if not self.slots:
+            return []
+        return np.random.default_rng([seed, 4]).choice(self.slots, self.demand.num_adapters).tolist()
+
     def trace(self, seed: int) -> Trace:
         """Its requests."""
         return make_trace(self.demand, self.num_workers, self.size.rows, self.warm_up_s + self.duration_s, seed)

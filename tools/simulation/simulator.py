@@ -9,6 +9,7 @@ import numpy as np
 
 from hotslot.contract.control import WorkerState
 from hotslot.ids import WorkerId, digest_of
+from shared.fleet.policy_options import DEFAULT_POLICY, PolicyOptions
 from shared.fleet.records import WorkerInfo
 from tools.simulation.hints import PULSE_S, Hints
 from tools.simulation.oracle import Oracle
@@ -31,6 +32,8 @@ class SimulatedOutcome:
 
     requests: int = 0
     cold_loads: int = 0
+    loaded_slots: int = 0
+    """Slots that the adapters of these loads take."""
     avoidable_by_minute: list[int] = field(default_factory=list)
     """Cold loads of an adapter that another worker, which took requests, had in memory."""
     failovers: int = 0
@@ -46,7 +49,7 @@ class SimulatedOutcome:
 class Simulation:
     """The world of one run."""
 
-    def __init__(self, scenario: Scenario, policy: str, seed: int) -> None:
+    def __init__(self, scenario: Scenario, policy: str, seed: int, options: PolicyOptions = DEFAULT_POLICY) -> None:
         self._scenario = scenario
         self._end_s = scenario.warm_up_s + scenario.duration_s
         self._trace = scenario.trace(seed)
@@ -65,7 +68,9 @@ class Simulation:
             refresh_s=scenario.refresh_s,
             heartbeat_s=scenario.heartbeat_s,
             num_routers=scenario.num_routers,
+            options=options,
         )
+        self._slots_of = scenario.slots_of(seed)
         for _ in range(scenario.num_workers):
             self.add_worker(0.0)
         for worker in self.workers.values():
@@ -114,7 +119,14 @@ class Simulation:
         number = next(self._numbers)
         info = WorkerInfo(WorkerId(f"w-{self._seed}-{number:05}"), f"h{number}:1", BASE, "m", "bfloat16", 16, now_s, 1)
         worker = SimulatedWorker(
-            info, self._scenario.size, self.digests, self.at, self._started, self._cold, self._resident
+            info,
+            self._scenario.size,
+            self.digests,
+            self.at,
+            self._started,
+            self._cold,
+            self._resident,
+            self._slots_of,
         )
         worker.counted_until_s = now_s
         self.workers[info.worker_id] = worker
@@ -202,6 +214,7 @@ class Simulation:
         if since_s < 0:
             return
         self.outcome.cold_loads += 1
+        self.outcome.loaded_slots += self._slots_of[adapter] if self._slots_of else 1
         if any(self.workers[w].takes_requests for w in self.holders.get(adapter, ())):
             self.outcome.avoidable_by_minute[int(since_s // 60)] += 1
 

@@ -1,7 +1,7 @@
 """A simulated worker: rows, slots, a host tier and loads that take time; it decides as the real one does."""
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hotslot.contract.control import WorkerState
@@ -23,6 +23,7 @@ class WorkerSize:
     rows: int = 16
     slots: int = 32
     host_adapters: int = 64
+    """Adapters of one slot that fit into host memory."""
     parallel_loads: int = 4
 
 
@@ -46,6 +47,8 @@ class SimulatedWorker:
     on_start: Callable[[Request, float], None]
     on_cold_load: Callable[["SimulatedWorker", int, float], None]
     on_resident: Callable[["SimulatedWorker", int, bool], None]
+    slots_of: Sequence[int] = ()
+    """Slots that each adapter takes; one, where none are given."""
     state: WorkerState = WorkerState.READY
     is_alive: bool = True
     host: OrderedDict[int, None] = field(default_factory=OrderedDict)
@@ -58,6 +61,8 @@ class SimulatedWorker:
     loading: dict[int, list[Request]] = field(default_factory=dict)
     load_queue: deque[int] = field(default_factory=deque)
     num_loading: int = 0
+    _held_slots: int = 0
+    """Slots that everything in host memory takes."""
     in_flight: int = 0
     busy_s: float = 0.0
     """Integral of `in_flight`."""
@@ -121,6 +126,7 @@ class SimulatedWorker:
             waiting_sequences=self.in_flight - len(self.running),
             max_sequences=self.size.rows,
             mean_in_flight=self.meter.mean_in_flight,
+            slots_each=self._held_slots / len(self.host) if self.host and self.slots_of else 0.0,
         )
         return WorkerRecord(self.info, self.state, load, lease_expire_time_s, 1)
 
@@ -128,21 +134,23 @@ class SimulatedWorker:
         """Entry of a residency report for an adapter that is here."""
         tier = Tier.SLOT if adapter in self.slots else Tier.HOST
         digest = self.digests[adapter]
-        return Resident(digest, tier, demand=self.meter.reported(digest))
+        num_slots = self.slots_of[adapter] if self.slots_of else 0
+        return Resident(digest, tier, demand=self.meter.reported(digest), num_slots=num_slots)
 
     def _load_next(self, now_s: float) -> None:
         while self.load_queue and self.num_loading < self.size.parallel_loads:
             adapter = self.load_queue.popleft()
             self.num_loading += 1
-            self.at(now_s + STORE_LOAD_S, lambda t, adapter=adapter: self._loaded(adapter, t))  # type: ignore[misc]
+            self.at(now_s + STORE_LOAD_S * self._slots(adapter), lambda t, adapter=adapter: self._loaded(adapter, t))  # type: ignore[misc]
 
     def _loaded(self, adapter: int, now_s: float) -> None:
         if not self.is_alive:
             return
         self.num_loading -= 1
-        self._make_room()
+        self._make_room(self._slots(adapter))
         requests = self.loading.pop(adapter)
         self.host[adapter] = None
+        self._held_slots += self._slots(adapter)
         self.users[adapter] = len(requests)
         self.changed.add(adapter)
         self.on_resident(self, adapter, True)
@@ -150,12 +158,16 @@ class SimulatedWorker:
             self._queue(request, now_s)
         self._load_next(now_s)
 
-    def _make_room(self) -> None:
-        while len(self.host) >= self.size.host_adapters:
+    def _slots(self, adapter: int) -> int:
+        return self.slots_of[adapter] if self.slots_of else 1
+
+    def _make_room(self, needed: int) -> None:
+        while self._held_slots + needed > self.size.host_adapters:
             victim = next((adapter for adapter in self.host if adapter not in self.users), None)
             if victim is None:
                 return
             del self.host[victim]
+            self._held_slots -= self._slots(victim)
             self.slots.pop(victim, None)
             self.changed.add(victim)
             self.on_resident(self, victim, False)
@@ -170,8 +182,8 @@ class SimulatedWorker:
         self.running.add(request)
         adapter = request.adapter
         if adapter not in self.slots:
-            while len(self.slots) >= self.size.slots:
-                # There are more slots than rows, so one of them has no user.
+            while sum(map(self._slots, self.slots)) + self._slots(adapter) > self.size.slots:
+                # There are more slots than the rows can use, so some of them have no user.
                 running = {r.adapter for r in self.running}
                 idle = next(a for a in self.slots if a not in running)
                 del self.slots[idle]

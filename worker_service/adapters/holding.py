@@ -71,6 +71,7 @@ class Holding:
     users_of: Counter[TenantId] = field(default_factory=Counter)
     """Requests that hold it, by tenant."""
     max_rank: int = 0
+    ranks_in_slots: int = 0
     weights_digest: Digest | None = None
 
     @property
@@ -131,6 +132,7 @@ class Holding:
         if references is None:
             references = self.uses[version.tenant] = {}
             self.max_rank, self.weights_digest = version.manifest.max_rank, version.manifest.weights_digest
+            self.ranks_in_slots = version.manifest.ranks_in_slots
         references.pop(version.reference, None)
         references[version.reference] = now_s
         if len(references) > MAX_REFERENCES:
@@ -166,7 +168,13 @@ class Holding:
         )
 
     def resident(
-        self, slots: SlotHolder | None, max_users: int, demand: Callable[[Digest], float], *, on_disk: bool
+        self,
+        slots: SlotHolder | None,
+        max_users: int,
+        demand: Callable[[Digest], float],
+        slots_for: Callable[[int], int],
+        *,
+        on_disk: bool,
     ) -> Resident | None:
         """Its state as the fleet is told of it: in memory or, where it is not, on disk. None where it is in neither."""
         if self.weights is not None:
@@ -176,4 +184,5 @@ class Holding:
         else:
             return None
         (tenant, name), *others = self.latest_users(max_users) or [(DEFAULT_TENANT, "")]
-        return Resident(self.digest, tier, self.is_pinned, name, tenant, demand(self.digest), tuple(others))
+        num_slots, users = slots_for(self.ranks_in_slots), tuple(others)
+        return Resident(self.digest, tier, self.is_pinned, name, tenant, demand(self.digest), users, num_slots)

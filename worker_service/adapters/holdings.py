@@ -219,10 +219,12 @@ class Holdings:
             tenant, self._slots.get(digest), on_disk=blob is not None and self._has_blob(tenant, blob)
         )
 
-    def residency(self, max_users: int, demand: Callable[[Digest], float]) -> tuple[Resident, ...]:
+    def residency(
+        self, max_users: int, demand: Callable[[Digest], float], slots_for: Callable[[int], int]
+    ) -> tuple[Resident, ...]:
         """Everything that the fleet is told of: versions in host memory and slots, and on disk what tenants used."""
         residents = (
-            holding.resident(self._slots.get(digest), max_users, demand, on_disk=self._is_on_disk(holding))
+            holding.resident(self._slots.get(digest), max_users, demand, slots_for, on_disk=self._is_on_disk(holding))
             for digest, holding in self._holdings.items()
         )
         return tuple(sorted(filter(None, residents), key=lambda resident: resident.digest))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.fleet.policy import Fleet, PolicyOptions, RankedWorker
+from shared.fleet.policy import Fleet, RankedWorker
+from shared.fleet.policy_options import PolicyOptions
 from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord
 from shared.fleet.rendezvous import Rendezvous
 

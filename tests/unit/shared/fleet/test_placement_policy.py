@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from hotslot.contract.control import WorkerState
 from hotslot.contract.placement import Tier
 from hotslot.ids import Digest, TenantId, WorkerId, digest_of
 from shared.coordination.encoding import decode_resident, encode_resident
-from shared.fleet.policy import Fleet, PolicyOptions
+from shared.fleet.policy import Fleet
+from shared.fleet.policy_options import PolicyOptions
 from shared.fleet.records import PlacedVersion, ReportedLoad, Resident, WorkerInfo, WorkerRecord
 from shared.fleet.replica_policy import ReplicaPolicy
 
@@ -184,6 +186,41 @@ def test_demand_travels_with_the_placement_and_may_be_missing() -> None:
     resident = Resident(digest(1), Tier.HOST, True, "pirate", TenantId("acme"), 0.375)
     assert decode_resident(digest(1), encode_resident(resident)) == resident
     assert decode_resident(digest(1), '["slot",0,"acme","pirate"]').demand == 0.0
+
+
+def test_a_version_that_takes_more_slots_has_fewer_homes_and_is_spilled_later() -> None:
+    light, heavy = 1, 4
+    workers = [
+        replace(each, load=replace(each.load, slots_each=2.0)) for each in (record(n, usual=8.0) for n in range(20))
+    ]
+    fleet = Fleet(workers, NOW_S)
+
+    def homes(num_slots: int) -> int:
+        holder = Resident(digest(1), Tier.SLOT, demand=1.2, num_slots=num_slots)
+        return len(fleet.homes(digest(1), [PlacedVersion(WorkerId("w-0000"), holder)]))
+
+    assert homes(heavy) < homes(2) < homes(light)
+    assert homes(2) == homes(0), "a version of the mean size, or of an unknown one, weighs 1"
+    overloaded = [replace(w, load=replace(w.load, mean_in_flight=12.0)) for w in workers[:1]]
+    busy, keys = Fleet([*overloaded, *workers[1:]], NOW_S), [digest(number) for number in range(200)]
+    spilled = {n: {k for k in keys if busy.spills(WorkerId("w-0000"), k, n)} for n in (light, 0, heavy)}
+    assert spilled[heavy] < spilled[0] < spilled[light]
+
+
+@given(st.integers(0, 2**20), st.integers(0, 64), st.floats(0, 64))
+def test_no_size_makes_a_version_weigh_more_than_the_bound(key: int, num_slots: int, slots_each: float) -> None:
+    load = replace(record(0).load, slots_each=slots_each)
+    fleet = Fleet([replace(record(n), load=load) for n in range(12)], NOW_S)
+    holder = Resident(digest(key), Tier.HOST, demand=1.0, num_slots=num_slots)
+    num_homes = len(fleet.homes(digest(key), [PlacedVersion(WorkerId("w-0000"), holder)]))
+    assert 2 <= num_homes <= 12
+
+
+def test_the_slots_of_a_version_travel_with_it_and_may_be_missing() -> None:
+    known = Resident(digest(1), Tier.HOST, num_slots=4)
+    assert decode_resident(digest(1), encode_resident(known)) == known
+    earlier = json.dumps(json.loads(encode_resident(known))[:6])
+    assert decode_resident(digest(1), earlier).num_slots == 0
 
 
 def test_every_tenant_of_a_version_travels_with_it_and_is_shown_its_own_name_alone() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hotslot.contract.control import WorkerState
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import Digest, WorkerId, digest_of
-from shared.fleet.policy import DEFAULT_POLICY
+from shared.fleet.policy_options import DEFAULT_POLICY
 from shared.fleet.records import ReportedLoad, WorkerInfo, WorkerRecord
 from store_service.placement.groups import Ranks, choose, group_workers
 
