@@ -70,7 +70,9 @@ def decode_resident(digest: str, value: str) -> Resident:
     tier, pinned, tenant, name, *rest = json.loads(value)
     demand = float(_number(float, rest[0], most=math.inf)) if rest else 0.0
     users = rest[1] if len(rest) > 1 else ()
-    num_slots = _number(int, rest[2], most=MAX_COUNT) if len(rest) > 2 else 0
+    # A record of an earlier release may have its seal there, which is a text.
+    is_told = len(rest) > 2 and not isinstance(rest[2], str)
+    num_slots = _number(int, rest[2], most=MAX_COUNT) if is_told else 0
     others = tuple((TenantId(_text(user)), _text(its_name)) for user, its_name in users)
     return Resident(
         Digest(digest),

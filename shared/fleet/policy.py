@@ -216,8 +216,8 @@ class Fleet:
         """Weight of a version that takes so many slots; 1 where they are not known."""
         if not num_slots or not self._slots_each:
             return 1.0
-        most = self._options.most_weight
-        return min(max((num_slots / self._slots_each) ** self._options.slots_exponent, 1 / most), most)
+        weight: float = (num_slots / self._slots_each) ** self._options.slots_exponent
+        return min(max(weight, 1 / self._options.most_weight), self._options.most_weight)
 
     def _homes(
         self, key: Digest, held: Mapping[WorkerId, Tier], demand: float, weight: float, policy: ReplicaPolicy

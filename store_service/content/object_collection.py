@@ -5,7 +5,7 @@ work. Everything here blocks: call it from a thread.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 from hotslot.contract.garbage import Removal, RemovalKind, RemovalReason
@@ -167,7 +167,7 @@ class ObjectCollection:
         removals += of_uploads(parts, uploads, self._options.upload_ttl_s, time.time())
         return _Look(removals, blobs, uploads, {key: found[key] for key in unreferenced}, until_s)
 
-    def _found_among(self, keys: Set[BlobKey]) -> Mapping[BlobKey, dict[int, int]]:
+    def _found_among(self, keys: Set[BlobKey]) -> dict[BlobKey, dict[int, int]]:
         """Objects of blobs; those that waited before are known from then."""
         found = {key: self._known[key] for key in keys if key in self._known}
         for key, (generation, size_bytes) in self.stored_among(keys - found.keys()).items():

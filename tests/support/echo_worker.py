@@ -129,7 +129,8 @@ class RunningWorker:
         assert self.worker.in_flight == 0
         assert self.parts.engine.open_sequences == 0
         tiers = self.parts.provider.tiers
-        in_memory = {it.digest for it in tiers.holdings.residency(0, lambda digest: 0.0) if it.tier is not Tier.DISK}
+        told = tiers.holdings.residency(0, lambda digest: 0.0, lambda ranks: 1)
+        in_memory = {it.digest for it in told if it.tier is not Tier.DISK}
         assert in_memory == set(tiers.holdings.evictable())
         assert tiers.num_loading == 0
 

@@ -1,17 +1,21 @@
-"""Times of a catalog by its size: rows are written in bulk, then asked for as a store does.
+"""Times of a catalog by its size: rows are written in bulk, then asked for, and collected, as a store does.
 
-`python -m tools.bench.catalog_size URL`: a SQLAlchemy URL of an empty database, SQLite or PostgreSQL.
+`python -m tools.bench.catalog_size [URL] [--sizes N,N]` prints one JSON object: for a URL that of this empty database,
+else of SQLite and of the PostgreSQL that a wheel brings.
 """
 
+import argparse
 import json
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, text, update
+from sqlalchemy import Engine, func, insert, make_url, select, text, update
 
 from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest
@@ -22,11 +26,23 @@ from store_service.catalog.catalog import Catalog
 from store_service.catalog.database import open_database, writing
 from store_service.catalog.records import AdapterFilter, NewVersion
 from store_service.catalog.tables import adapters, tags, tenants, versions
+from store_service.content.collection import Collector
+from store_service.content.published import PublishedBlobs
+from store_service.content.uploads import UploadFolder
+from store_service.content.waiting import CollectionOptions
+from store_service.opening import open_data
+from store_service.settings import StoreSettings
+from tests.support.postgres import postgres_server
 from tools.bench.full_load import percentile
+from tools.bench.processes import log_errors_only
 
 SIZES = (1_000, 10_000, 100_000)
+"""Adapters."""
 VERSIONS_EACH = 5
 NUM_CALLS = 200
+NUM_REMOVED = 100
+"""Versions that are removed between two passes."""
+GRACE_S = 1000.0
 BATCH = 2_000
 BASE_DIGEST = Digest(f"sha256:{7:064x}")
 MODULES = (AdapterModule("model.layers.0.self_attn.q_proj", 8, 2.0),)
@@ -107,7 +123,7 @@ def _tag_row(adapter: dict[str, Any], found: list[dict[str, Any]], at: int, now_
 
 
 def measure(engine: Engine, num_adapters: int) -> dict[str, float]:
-    """Milliseconds of calls at a size, medians and 99th percentiles of NUM_CALLS; GC's whole passes in seconds."""
+    """Milliseconds of calls at a size, medians and 99th percentiles of NUM_CALLS."""
     catalog, claims, rng = Catalog(engine), BlobClaims(engine, "bench"), random.Random(0)
 
     def any_name() -> str:
@@ -133,33 +149,92 @@ def measure(engine: Engine, num_adapters: int) -> dict[str, float]:
         "publish": publish,
         "condemn": lambda: claims.condemn((DEFAULT_TENANT, weights_digest(next(unknown)))),
     }
-    found: dict[str, float] = {}
-    for name, call in calls.items():
-        times_ms = []
-        for _ in range(NUM_CALLS):
-            began_s = time.perf_counter()
-            call()
-            times_ms.append((time.perf_counter() - began_s) * 1e3)
-        found[f"{name} p50 ms"], found[f"{name} p99 ms"] = percentile(times_ms, 50), percentile(times_ms, 99)
+    return {key: value for name, call in calls.items() for key, value in timed(name, call).items()}
+
+
+def timed(name: str, call: Callable[[], object]) -> dict[str, float]:
+    """Milliseconds of NUM_CALLS calls."""
+    times_ms = []
+    for _ in range(NUM_CALLS):
+        began_s = time.perf_counter()
+        call()
+        times_ms.append((time.perf_counter() - began_s) * 1e3)
+    return {f"{name} p50 ms": percentile(times_ms, 50), f"{name} p99 ms": percentile(times_ms, 99)}
+
+
+def measure_passes(url: str, folder: Path, num_adapters: int) -> dict[str, float]:
+    """Seconds of passes of collection over a disk with every blob: one that looks at everything, one after NUM_REMOVED
+    versions were removed, one that removes their blobs."""
+    clock = SimpleNamespace(now_s=0.0)
+    settings = StoreSettings(data_dir=folder, catalog_url=url)  # type: ignore[arg-type]
     began_s = time.perf_counter()
-    num_referenced = len(catalog.referenced_weights())
-    found["references of a pass s"] = round(time.perf_counter() - began_s, 3)
-    found["references of a pass, µs per version"] = round((time.perf_counter() - began_s) * 1e6 / num_referenced, 2)
-    return found
+    data = open_data(settings, lambda tenant: None)
+    seconds = {"start s": round(time.perf_counter() - began_s, 3)}
+    for key in data.catalog.referenced_weights():
+        data.blobs.index.enter(key, 1000)
+    published = PublishedBlobs(data.catalog, data.blobs, data.claims)
+    uploads = UploadFolder(folder, max_upload_bytes=1)
+    options = CollectionOptions(GRACE_S, GRACE_S, GRACE_S)
+    collector = Collector(published, uploads, data.ledger, data.ownership, options, lambda: clock.now_s)
+
+    def run(name: str, after_s: float) -> None:
+        clock.now_s += after_s
+        began_s = time.perf_counter()
+        removals = collector.run()
+        seconds[f"{name} s"] = round(time.perf_counter() - began_s, 3)
+        seconds[f"{name}, blobs removed"] = len(removals)
+
+    run("pass over everything", 0.0)
+    for number in random.Random(num_adapters).sample(range(num_adapters), NUM_REMOVED):
+        name = AdapterName(f"bench/bot-{number:06}")
+        _, oldest = data.catalog.list_versions(DEFAULT_TENANT, name, limit=VERSIONS_EACH, before=0)[-1]
+        data.catalog.delete_version(DEFAULT_TENANT, name, oldest.digest, force=True)
+    run("first pass after", 1.0)
+    run("quiet pass", 1.0)
+    # Less than the time after which everything is looked at again, twice.
+    clock.now_s += GRACE_S * 0.4
+    collector.run()
+    run("pass over everything that removes", GRACE_S * 0.7)
+    run("pass after that", 1.0)
+    data.engine.dispose()
+    return seconds
 
 
-def main(url: str) -> None:
-    """Fill and measure at each size; one line of JSON each."""
+def main() -> None:
+    """Fill and measure at each size, in each database."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", nargs="?", default="", help="an empty database")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of adapters, with commas")
+    arguments = parser.parse_args()
+    log_errors_only()
+    sizes = [int(size) for size in arguments.sizes.split(",")]
+    with tempfile.TemporaryDirectory(prefix="catalog-size-") as name:
+        folder = Path(name)
+        if arguments.url:
+            found = {make_url(arguments.url).get_backend_name(): grow(arguments.url, folder, sizes)}
+        else:
+            found = {"sqlite": grow(f"sqlite:///{folder / 'grown.sqlite3'}", folder / "sqlite", sizes)}
+            with postgres_server() as server:
+                found["postgresql"] = grow(server.new_database(), folder / "postgresql", sizes)
+    print(json.dumps(found, indent=2))
+
+
+def grow(url: str, folder: Path, sizes: list[int]) -> list[dict[str, Any]]:
+    """The figures of one database at each size."""
     engine = open_database(url)
-    before = 0
-    for size in SIZES:
+    rows, before = [], 0
+    for size in sizes:
         began_s = time.perf_counter()
         fill(engine, before, size)
         filled_s = round(time.perf_counter() - began_s, 1)
         before = size
         row = {"adapters": size, "versions": size * VERSIONS_EACH, "filled in s": filled_s, **measure(engine, size)}
-        print(json.dumps(row), flush=True)
+        row.update(measure_passes(url, folder / str(size), size))
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows.append(row)
+    engine.dispose()
+    return rows
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

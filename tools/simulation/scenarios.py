@@ -136,7 +136,8 @@ class Scenario:
         """Slots of each adapter; none where all take one."""
         if not self.slots:
             return []
-        return np.random.default_rng([seed, 4]).choice(self.slots, self.demand.num_adapters).tolist()
+        chance = np.random.default_rng([seed, 4])
+        return [self.slots[at] for at in chance.integers(len(self.slots), size=self.demand.num_adapters).tolist()]
 
     def trace(self, seed: int) -> Trace:
         """Its requests."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,10 +39,11 @@ async def test_gc_says_what_would_go_and_removes_it(
             assert "1 adapter, 1 blob would go" in err
             removed = answered(["gc", "--json"], capsys)
             assert [r["digest"] for r in removed["removals"]] == [r["digest"] for r in plan["removals"]]
-            assert answered(["gc", "--dry-run", "--all", "--json"], capsys)["removals"] == []
+            left = answered(["gc", "--dry-run", "--all", "--json"], capsys)["removals"]
+            assert {(removal["kind"], removal["wait_s"] > 0) for removal in left} == {("upload", True)}
 
 
-def answered(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+def answered(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     capsys.readouterr()
     assert run(arguments) == 0
     return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]

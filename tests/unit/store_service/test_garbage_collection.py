@@ -249,7 +249,12 @@ def test_a_pass_between_looks_at_everything_asks_about_what_changed_alone(
         references = store.data.catalog.references
         among = references.among
         monkeypatch.setattr(references, "all", lambda departed: pytest.fail("all versions were looked at"))
-        monkeypatch.setattr(references, "among", lambda keys, *rest: (asked.append(set(keys)), among(keys, *rest))[1])
+
+        def ask(keys: Any, *rest: Any) -> Any:
+            asked.append(set(keys))
+            return among(keys, *rest)
+
+        monkeypatch.setattr(references, "among", ask)
         monkeypatch.setattr(store.data.blobs.objects, "found", lambda: pytest.fail("all objects were listed"))
         store.take(("delete version", A, 1))
         store.take(("orphan", A, 5))

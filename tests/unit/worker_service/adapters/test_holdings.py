@@ -325,7 +325,10 @@ class HoldingsMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_fleet_is_told_of_what_can_be_served_without_the_store(self) -> None:
-        told = {resident.digest: resident for resident in self.holdings.residency(2, lambda digest: 0.5)}
+        told = {
+            resident.digest: resident
+            for resident in self.holdings.residency(2, lambda digest: 0.5, lambda ranks: ranks)
+        }
         assert list(told) == sorted(told)
         assert {digest for digest, it in told.items() if it.tier is not Tier.DISK} == {w.digest for w in self.host}
         for digest, resident in told.items():
