@@ -64,8 +64,8 @@ from store_service.registry import Registry
 from store_service.rpc.adapter_store_servicer import AdapterStoreServicer
 from store_service.rpc.blob_servicer import BlobServicer
 from store_service.rpc.fleet_servicer import FleetServicer, fleet_services
-from store_service.rpc.garbage_answers import GarbageAnswers
 from store_service.rpc.placement_services import placement_services
+from store_service.rpc.process_answers import ProcessAnswers
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.rpc.server_options import server_options
@@ -232,8 +232,7 @@ def build_services(
         publications,
         domain.retention,
         QuotaAnswers(gate, domain.data.engine, domain.importer, execution.lookups),
-        store_health(settings, domain.data, redis, offload),
-        GarbageAnswers(domain.garbage, offload),
+        ProcessAnswers(store_health(settings, domain.data, redis, offload), domain.garbage, offload),
         delete_grace_s=settings.delete_grace_s,
     )
     add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server

@@ -19,6 +19,8 @@ SWITCHES: Mapping[str, str] = {
     "monitoring": "monitoring",
     "adapters": "adapters",
     "priorities": "priorities",
+    "tracing": "tracing",
+    "workloadIdentity": "workload-identity",
 }
 """Values that add a component's objects. What a component changes in others is a value of its own."""
 
@@ -43,6 +45,7 @@ def _pod(value: str, kind: str, name: str, container: str) -> Iterator[Knob]:
     yield Knob(f"{value}.image", kind, name, (*own, "image"), "image")
     yield Knob(f"{value}.replicas", kind, name, ("spec", "replicas"), "optional")
     yield Knob(f"{value}.resources", kind, name, (*own, "resources"))
+    yield Knob(f"{value}.podLabels", kind, name, ("spec", "template", "metadata", "labels"))
     yield Knob(f"{value}.env", kind, name, (*own, "env"), "optional")
     yield Knob(f"{value}.moreEnvFrom", kind, name, (*own, "envFrom", "[+]"), "more")
     yield Knob(f"{value}.moreContainers", kind, name, (*template, "containers", "[+]"), "more")

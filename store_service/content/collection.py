@@ -21,7 +21,7 @@ from store_service.content.keys import BlobKey, key_of_text, text_of_key
 from store_service.content.object_collection import ObjectCollection
 from store_service.content.ownership import Ownership
 from store_service.content.published import PublishedBlobs
-from store_service.content.rounds import Round, Rounds
+from store_service.content.rounds import CollectionRound, Rounds
 from store_service.content.uploads import UploadFolder
 from store_service.content.waiting import CollectionOptions, Ledger, Waiting
 
@@ -131,7 +131,7 @@ class Collector:
         self._rounds.end(now, began_s, look.until_s)
         return of_adapters(expired, time.time()) + removed
 
-    def _look(self, now: Round, departed: Departed, gone: Set[BlobKey]) -> _Look:
+    def _look(self, now: CollectionRound, departed: Departed, gone: Set[BlobKey]) -> _Look:
         index = self._published.blobs.index
         if now.is_full:
             until_s = self._references.now_s()

@@ -17,7 +17,7 @@ from store_service.content.keys import BlobKey, key_of_text, object_key, text_of
 from store_service.content.objects import ObjectBlobs
 from store_service.content.ownership import Ownership
 from store_service.content.published import PublishedBlobs
-from store_service.content.rounds import Round, Rounds
+from store_service.content.rounds import CollectionRound, Rounds
 from store_service.content.upload_parts import UploadParts
 from store_service.content.waiting import CollectionOptions, Ledger, Note, Waiting
 
@@ -116,7 +116,7 @@ class ObjectCollection:
         state = self._ownership.check(published.catalog.state())
         ledger, now = self._ledger, self._rounds.next(full=True)
         if ledger is None or self.is_elsewhere():
-            ledger, now = Ledger(self._note, state), Round(0.0, True, 0.0)
+            ledger, now = Ledger(self._note, state), CollectionRound(0.0, True, 0.0)
         look = self._look(published, ledger, now, departed, gone)
         due = {(removal.tenant, removal.digest) for removal in look.removals if not removal.wait_s}
         held = published.held({key_of_text(f"{tenant} {digest}") for tenant, digest in due if digest})
@@ -140,7 +140,7 @@ class ObjectCollection:
         return key in gone
 
     def _look(
-        self, published: PublishedBlobs, ledger: Ledger, now: Round, departed: Departed, gone: Set[BlobKey]
+        self, published: PublishedBlobs, ledger: Ledger, now: CollectionRound, departed: Departed, gone: Set[BlobKey]
     ) -> _Look:
         references, index = published.catalog.references, published.blobs.index
         if now.is_full:

@@ -13,7 +13,7 @@ FULL_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
+class CollectionRound:
     """One pass."""
 
     elapsed_s: float
@@ -36,21 +36,21 @@ class Rounds:
         self._last_full_s = 0.0
         self._since_s = 0.0
 
-    def next(self, *, full: bool = False) -> Round:
+    def next(self, *, full: bool = False) -> CollectionRound:
         """The pass that would begin now; the first one, and one after a pass that did not end, look at everything."""
         now_s = self._clock()
         if self._last_s is None:
-            return Round(0.0, True, 0.0)
+            return CollectionRound(0.0, True, 0.0)
         is_full = full or now_s - self._last_full_s >= self._grace_s * FULL_SHARE
-        return Round(min(now_s - self._last_s, self._max_elapsed_s), is_full, self._since_s)
+        return CollectionRound(min(now_s - self._last_s, self._max_elapsed_s), is_full, self._since_s)
 
-    def begin(self, *, full: bool = False) -> tuple[Round, float]:
+    def begin(self, *, full: bool = False) -> tuple[CollectionRound, float]:
         """Begin a pass, with the time that `end` wants."""
         found, now_s = self.next(full=full), self._clock()
         self._last_s = None
         return found, now_s
 
-    def end(self, ended: Round, began_s: float, until_s: float) -> None:
+    def end(self, ended: CollectionRound, began_s: float, until_s: float) -> None:
         """A pass saw everything that it looked for, of removed versions those until a time of the catalog's clock."""
         self._last_s, self._since_s = began_s, until_s
         if ended.is_full:

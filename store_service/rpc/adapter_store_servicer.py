@@ -8,25 +8,22 @@ from hotslot.codec import to_proto
 from hotslot.ids import parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2_grpc
-from hotslot.references import parse_name, parse_own_reference, parse_reference, parse_tag
+from hotslot.references import parse_name, parse_reference, parse_tag
 from hotslot.rpc.min_revision import CATALOG_KEY
 from hotslot.rpc.tenant import tenant_of
 from shared.call_notes import call_notes
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import VersionRetention
-from store_service.catalog.records import VersionRecord
+from store_service.catalog.records import AdapterFilter, VersionRecord
 from store_service.catalog.shares import Shares
 from store_service.catalog.watch import TenantWatches
 from store_service.execution.call_queue import CallQueue
 from store_service.execution.fair_queue import FairQueue
 from store_service.execution.offload import Offload
-from store_service.health import StoreHealth
 from store_service.imports.importer import Importer
 from store_service.placement.serving import ServingAdvice
-from store_service.publication import Publication
 from store_service.registry import Registry
 from store_service.rpc import (
-    adapter_answers,
     base_model_answers,
     contract,
     policy_answers,
@@ -34,7 +31,8 @@ from store_service.rpc import (
     share_answers,
     version_answers,
 )
-from store_service.rpc.garbage_answers import GarbageAnswers
+from store_service.rpc.paging import decode_token, encode_token, fitting, page_size_of
+from store_service.rpc.process_answers import ProcessAnswers
 from store_service.rpc.publications import Publications
 from store_service.rpc.quota_answers import QuotaAnswers
 from store_service.sources.sources import Sources
@@ -65,13 +63,11 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         publications: Publications,
         retention: VersionRetention,
         quotas: QuotaAnswers,
-        health: StoreHealth,
-        garbage: GarbageAnswers,
+        process: ProcessAnswers,
         *,
         delete_grace_s: float,
     ) -> None:
-        self._health = health
-        self._garbage = garbage
+        self._process = process
         self._registry = registry
         self._catalog = registry.catalog
         self._base_models = registry.base_models
@@ -95,13 +91,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
     ) -> AsyncIterator[pb.ImportAdapterResponse]:
         """See the service's definition."""
         source = self._sources.of(tenant_of(context), requests.source_of(request))
-        publication = Publication(
-            reference=parse_own_reference(request.reference),
-            base_model=request.base_model,
-            source="",
-            labels=dict(request.labels),
-        )
-        async with aclosing(self._importer.run(tenant_of(context), source, publication)) as events:
+        async with aclosing(self._importer.run(tenant_of(context), source, requests.imported(request))) as events:
             async for event in events:
                 told = await self._serving.advised(event) if isinstance(event, VersionRecord) else event
                 yield await self._threads(contract.import_message, told)
@@ -125,8 +115,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def GetAdapter(self, request: pb.GetAdapterRequest, context: Any) -> pb.GetAdapterResponse:
         """See the service's definition."""
-        name = parse_name(request.name)
-        tenant = tenant_of(context)
+        name, tenant = parse_name(request.name), tenant_of(context)
         return await self._lookups(
             context,
             lambda: pb.GetAdapterResponse(adapter=contract.adapter_message(self._catalog.get_adapter(tenant, name))),
@@ -134,7 +123,19 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def ListAdapters(self, request: pb.ListAdaptersRequest, context: Any) -> pb.ListAdaptersResponse:
         """See the service's definition."""
-        return await self._lookups(context, adapter_answers.page, self._catalog, request, tenant_of(context))
+        labels, prefix = dict(request.labels), request.name_prefix
+        wanted = AdapterFilter(request.base_model, labels, prefix, show_deleted=request.show_deleted)
+        limit, tenant = page_size_of(request.page_size), tenant_of(context)
+        listing = ("adapters", sorted(labels.items()), request.base_model, prefix, request.show_deleted)
+        name, position = decode_token(request.page_token, listing, ("", 0))
+
+        def answer() -> pb.ListAdaptersResponse:
+            found, revision = self._catalog.list_adapters(tenant, wanted, limit=limit, after=(str(name), int(position)))
+            page, more = fitting((contract.adapter_message(record) for _, record in found), limit)
+            token = encode_token(listing, (page[-1].name, found[len(page) - 1][0])) if more else ""
+            return pb.ListAdaptersResponse(adapters=page, next_page_token=token, revision=revision)
+
+        return await self._lookups(context, answer)
 
     async def ListVersions(self, request: pb.ListVersionsRequest, context: Any) -> pb.ListVersionsResponse:
         """See the service's definition."""
@@ -214,9 +215,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         name = parse_name(request.adapter)
         tenant, delete = tenant_of(context), self._policies.delete
-        return pb.DeleteAdapterPolicyResponse(
-            revision=await self._changes(context, delete, tenant, name, etag=request.etag)
-        )
+        revision = await self._changes(context, delete, tenant, name, etag=request.etag)
+        return pb.DeleteAdapterPolicyResponse(revision=revision)
 
     async def GetQuota(self, request: pb.GetQuotaRequest, context: Any) -> pb.GetQuotaResponse:
         """See the service's definition."""
@@ -261,13 +261,13 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
 
     async def GetStoreStatus(self, request: pb.GetStoreStatusRequest, context: Any) -> pb.GetStoreStatusResponse:
         """See the service's definition."""
-        return to_proto(pb.GetStoreStatusResponse, await self._health.status())
+        return await self._process.status()
 
     async def CollectGarbage(
         self, request: pb.CollectGarbageRequest, context: Any
     ) -> AsyncIterator[pb.CollectGarbageResponse]:
         """See the service's definition."""
-        for message in await self._garbage.messages(dry_run=request.dry_run):
+        for message in await self._process.garbage(dry_run=request.dry_run):
             yield message
 
     async def RegisterBaseModel(

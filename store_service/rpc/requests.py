@@ -8,8 +8,9 @@ from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.formats.base_spec import BaseSpec, check_spec
 from hotslot.ids import Digest, parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from hotslot.references import Reference, parse_reference
+from hotslot.references import Reference, parse_own_reference, parse_reference
 from shared.fleet.replica_policy import ReplicaPolicy
+from store_service.publication import Publication
 from store_service.sources.sources import FolderLocation, HubLocation, Location, UrlLocation
 
 MAX_REPLICAS = 10_000
@@ -54,6 +55,12 @@ def source_of(request: pb.ImportAdapterRequest) -> Location:
             return UrlLocation(request.url.url, request.url.digest)
         case _:
             raise InvalidRequestError([FieldViolation("source", "must be hub, directory or url")])
+
+
+def imported(request: pb.ImportAdapterRequest) -> Publication:
+    """Publication that an import asks for; its source is known once it is resolved. Raises InvalidReferenceError."""
+    reference, labels = parse_own_reference(request.reference), dict(request.labels)
+    return Publication(reference=reference, base_model=request.base_model, source="", labels=labels)
 
 
 def replica_policy_of(request: pb.SetAdapterPolicyRequest) -> ReplicaPolicy:

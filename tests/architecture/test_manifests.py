@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from shared.coordination.rights import acl_rule
 from shared.metrics.table import TABLE
 from shared.server.grpc_server import AGE_SPREAD, GOODBYE_S
 from shared.settings import ENV_PREFIX, Settings
+from shared.trace_export import wants_traces
 from store_service.settings import StoreSettings
 from tools.supply.lock import AARCH64, MACHINES
 from worker_service.demo_model import BASE_MODEL, ensure_model
@@ -71,6 +73,8 @@ FLOWS_OF = {
     "keda": {("in", "hotslot-store", "keda-operator", 7400)},
     "inference-pool": {("in", "hotslot-worker", "client", 7600)},
     "monitoring": {("in", name, "prometheus", METRICS_PORT) for name in SERVICES},
+    "tracing": {("out", name, "opentelemetry-collector", 4317) for name in SERVICES},
+    "workload-identity": {("out", "hotslot-store", "the node", port) for port in (80, 988)},
     "adapters": {
         ("in", "hotslot-store", "hotslot-controller", 7400), ("out", "hotslot-controller", "hotslot-store", 7400),
         # The address of the Kubernetes API is the cluster's.
@@ -122,6 +126,9 @@ def flows(policy: KubernetesObject) -> Iterator[tuple[str, str, str, int]]:
 
 
 def peer_name(peer: dict[str, Any]) -> str:
+    if "ipBlock" in peer and ip_network(peer["ipBlock"]["cidr"]).is_link_local:
+        assert peer["ipBlock"]["cidr"].endswith("/32"), "one address of the node"
+        return "the node"
     if "ipBlock" in peer:
         assert peer["ipBlock"]["except"], "the Internet without the networks that are no part of it"
         return "internet"
@@ -223,9 +230,35 @@ def test_settings_are_ones_that_the_service_reads_and_takes(objects: list[Kubern
         "hotslot-controller": ControllerSettings,
     }  # fmt: skip
     for name, data in settings_by_name(objects).items():
-        chosen = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()}
+        chosen: dict[str, Any] = own_settings(data)
         # A settings class refuses names that it does not know.
         kinds[name](**chosen)
+
+
+def own_settings(data: dict[str, str]) -> dict[str, str]:
+    """Settings by their names, without variables of OpenTelemetry that docs/observing.md has."""
+    page = (ROOT / "docs" / "observing.md").read_text(encoding="utf-8")
+    is_known = {key: key.startswith("OTEL_") and f"`{key}`" in page for key in data}
+    return {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items() if not is_known[key]}
+
+
+def test_a_component_with_traces_turns_them_on(overlay: Built) -> None:
+    names = {"hotslot-store", "hotslot-worker", "hotslot-gateway"}
+    found = settings_by_name(overlay.objects)
+    traced = {name for name in names if wants_traces(found[name])}
+    assert traced == (names if "tracing" in overlay.components else set())
+
+
+def test_identity_of_the_workload_leaves_no_place_for_a_key(overlay: Built) -> None:
+    if "workload-identity" not in overlay.components:
+        return
+    (store,) = of_kind(overlay.objects, "StatefulSet")
+    template = store["spec"]["template"]
+    sources = [source for container in template["spec"]["containers"] for source in container["envFrom"]]
+    assert all("secretRef" not in source for source in sources)
+    assert template["metadata"]["labels"]["azure.workload.identity/use"] == "true"
+    (account,) = [a for a in of_kind(overlay.objects, "ServiceAccount") if a["metadata"]["name"] == "hotslot-store"]
+    assert account["metadata"]["annotations"]
 
 
 def test_an_image_is_an_exact_release(objects: list[KubernetesObject]) -> None:
@@ -252,7 +285,7 @@ def test_workers_go_where_their_images_can_run(objects: list[KubernetesObject]) 
 @pytest.mark.model
 def test_a_worker_has_the_memory_that_the_formulas_of_capacity_say(objects: list[KubernetesObject]) -> None:
     data = settings_by_name(objects)["hotslot-worker"]
-    named: dict[str, Any] = {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items()}
+    named: dict[str, Any] = own_settings(data)
     chosen = WorkerSettings(**named)
     assert chosen.model_name == BASE_MODEL
     shape = WorkerShape(str(chosen.dtype), chosen.num_slots, chosen.slot_rank, chosen.kv_tokens)

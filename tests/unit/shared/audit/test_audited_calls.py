@@ -34,6 +34,7 @@ WITHOUT_OBJECTS = {
     "AdapterControlService.EnableAdapters",
     "AdapterControlService.DisableAdapters",
     "AdapterStoreService.IssueEpoch",
+    "AdapterStoreService.CollectGarbage",
     "FleetService.IssueEpoch",
     "InferenceService.CountTokens",
     "InferenceService.Detokenize",
