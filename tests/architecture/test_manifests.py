@@ -33,7 +33,6 @@ from shared.coordination.rights import acl_rule
 from shared.metrics.table import TABLE
 from shared.server.grpc_server import AGE_SPREAD, GOODBYE_S
 from shared.settings import ENV_PREFIX, Settings
-from shared.trace_export import wants_traces
 from store_service.settings import StoreSettings
 from tools.supply.lock import AARCH64, MACHINES
 from worker_service.demo_model import BASE_MODEL, ensure_model
@@ -240,25 +239,6 @@ def own_settings(data: dict[str, str]) -> dict[str, str]:
     page = (ROOT / "docs" / "observing.md").read_text(encoding="utf-8")
     is_known = {key: key.startswith("OTEL_") and f"`{key}`" in page for key in data}
     return {key.removeprefix(ENV_PREFIX).lower(): value for key, value in data.items() if not is_known[key]}
-
-
-def test_a_component_with_traces_turns_them_on(overlay: Built) -> None:
-    names = {"hotslot-store", "hotslot-worker", "hotslot-gateway"}
-    found = settings_by_name(overlay.objects)
-    traced = {name for name in names if wants_traces(found[name])}
-    assert traced == (names if "tracing" in overlay.components else set())
-
-
-def test_identity_of_the_workload_leaves_no_place_for_a_key(overlay: Built) -> None:
-    if "workload-identity" not in overlay.components:
-        return
-    (store,) = of_kind(overlay.objects, "StatefulSet")
-    template = store["spec"]["template"]
-    sources = [source for container in template["spec"]["containers"] for source in container["envFrom"]]
-    assert all("secretRef" not in source for source in sources)
-    assert template["metadata"]["labels"]["azure.workload.identity/use"] == "true"
-    (account,) = [a for a in of_kind(overlay.objects, "ServiceAccount") if a["metadata"]["name"] == "hotslot-store"]
-    assert account["metadata"]["annotations"]
 
 
 def test_an_image_is_an_exact_release(objects: list[KubernetesObject]) -> None:

@@ -35,24 +35,24 @@ MAX_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Caller:
+class BenchCaller:
     """One connection to one of the stores."""
 
     store: StoreClient
     number: int
 
 
-Call = Callable[[Caller, int], Awaitable[int]]
+BenchCall = Callable[[BenchCaller, int], Awaitable[int]]
 """Makes the caller's next call; returns how many bytes came."""
 
 
-async def resolve(caller: Caller, turn: int) -> int:
+async def resolve(caller: BenchCaller, turn: int) -> int:
     """Resolve any of the adapters."""
     await caller.store.resolve(f"bench/bot-{(caller.number + 7 * turn) % NUM_ADAPTERS}")
     return 0
 
 
-async def push(caller: Caller, turn: int) -> int:
+async def push(caller: BenchCaller, turn: int) -> int:
     """Push a small adapter of its own, files and version."""
     seed = 1_000_000 + caller.number * 10_000 + turn
     # Others upload the same config at the same time.
@@ -62,13 +62,13 @@ async def push(caller: Caller, turn: int) -> int:
     return 0
 
 
-async def drive(callers: Sequence[Caller], call: Call, seconds: float) -> dict[str, float]:
+async def drive(callers: Sequence[BenchCaller], call: BenchCall, seconds: float) -> dict[str, float]:
     """Calls by all callers at once, one after the other each, for some seconds."""
     times_ms: list[float] = []
     num_bytes = 0
     began_s = time.perf_counter()
 
-    async def work(caller: Caller) -> None:
+    async def work(caller: BenchCaller) -> None:
         nonlocal num_bytes
         for turn in itertools.count():
             called_s = time.perf_counter()
@@ -98,9 +98,9 @@ async def measure(place: SharedPlace, forks: StoreForks, num_stores: int, second
             folder.mkdir()
             processes.append(await stack.enter_async_context(forks.store(folder, **place.settings())))
 
-        async def caller(number: int) -> Caller:
+        async def caller(number: int) -> BenchCaller:
             endpoint = f"127.0.0.1:{processes[number % num_stores].port}"
-            return Caller(await stack.enter_async_context(dial(endpoint)), number)
+            return BenchCaller(await stack.enter_async_context(dial(endpoint)), number)
 
         first = (await caller(0)).store
         await first.register()
@@ -111,7 +111,7 @@ async def measure(place: SharedPlace, forks: StoreForks, num_stores: int, second
         large = await first.push(adapter(("up_proj",), spec=spec, rank=256), "bench/large")
         weights = large.manifest.weights_digest
 
-        async def read(caller: Caller, turn: int) -> int:
+        async def read(caller: BenchCaller, turn: int) -> int:
             data = await caller.store.read(weights)
             assert turn or digest_of(data) == weights
             return len(data)
