@@ -32,7 +32,7 @@ from shared.identity.parties import PARTY, party_of
 from shared.metrics.calls import ServerCalls
 from shared.quotas.gate import QuotaGate, held_kind
 from shared.server.call_log import CallObserver, CallRecord, log_call
-from shared.server.call_messages import Sizes, decoded, drive, only_message
+from shared.server.call_messages import Sizes, decoded, drive
 from shared.server.connection_bounds import Pace, check_metadata
 from shared.server.counters import Counters
 from shared.server.failed_calls import abort, as_error
@@ -131,15 +131,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         kind = held_kind(method, is_stream=handler.request_streaming or handler.response_streaming)
 
         async def call(request: Any, context: Any) -> Any:
-            self.paced.came(caller or "")
+            if is_quick:
+                self.paced.arrived(caller or "")
             return await self._run(method, behavior, request, context, decode, encode, kind)
 
-        if caller is None and self.paced.is_bounded:
+        is_quick = caller is not None and not handler.response_streaming and self.paced.expect(caller)
+        if self.paced.is_bounded and not is_quick:
             # Its message is read once it may be: most of a flood's calls are given up before.
             async def met(messages: Any, context: Any) -> None:
-                where = await self.paced.meet(context)
-                request = messages if handler.request_streaming else await only_message(context)
-                self.paced.came(where)
+                met_as = await self.paced.meet(context) if caller is None else caller
+                request = messages if handler.request_streaming else await self.paced.message(met_as, context)
+                self.paced.came(met_as)
                 if (answer := await call(request, context)) is not None:
                     await context.write(answer)
 

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,12 +18,13 @@ import grpc
 import structlog
 from cachetools import LRUCache
 
-from hotslot.errors import ExhaustedError, HotslotError
+from hotslot.errors import ExhaustedError, HotslotError, StreamStalledError
 from hotslot.formats.principals import Scope
 from hotslot.rpc.security import AUTHORIZATION
 from shared.identity.authenticator import Authenticator, certified_names
 from shared.identity.callers import Caller
 from shared.identity.parties import address_of
+from shared.server.call_messages import only_message
 from shared.server.call_pace import MAX_CALLERS, CallPace
 from shared.server.closed_connections import PeerAddress, close_connections, peer_of
 from shared.server.counters import BOUND_REFUSALS, Counters
@@ -39,6 +41,13 @@ FRUITLESS = 5
 and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
+MAX_EXPECTED = 16
+"""Calls of one caller whose messages gRPC waits for by itself. Those that are given up first stay counted: then this
+process waits, and hears of it."""
+MAX_UNREAD = 256
+"""Calls of one caller whose messages have not come yet; more are refused."""
+MESSAGE_S = 600.0
+"""Longest time for a call's only message: 4 MiB at 7 kB/s."""
 TOLD_EVERY_S = 60.0
 _SHARED = ""
 """In the place of a connection's caller where there are several, or one that calls for others."""
@@ -69,6 +78,8 @@ class PacedCalls:
         self._certified: LRUCache[str, str] = LRUCache(MAX_CALLERS)
         """Callers by the peers of connections on which a certificate said who they are."""
         self._refusals = LateRefusals()
+        self._expected: Counter[str] = Counter()
+        self._unread: Counter[str] = Counter()
         self._closing: set[PeerAddress] = set()
         self._closer: asyncio.Task[None] | None = None
         self._told_s: LRUCache[str, float] = LRUCache(256)
@@ -107,6 +118,35 @@ class PacedCalls:
         if caller and self._pace is not None and not self._pace.take(caller, time.monotonic(), FRUITLESS):
             await self._refuse(caller, context)
         return caller
+
+    def expect(self, caller: str) -> bool:
+        """Tell whether gRPC may wait for a call's message, which costs less; none of it is heard before that came."""
+        if caller and self._expected[caller] >= MAX_EXPECTED:
+            return False
+        self._expected[caller] += 1
+        return True
+
+    def arrived(self, caller: str) -> None:
+        """Hear that the message has come which gRPC waited for."""
+        self._expected[caller] -= 1
+        self.came(caller)
+
+    async def message(self, caller: str, context: Any) -> bytes:
+        """The message of a call that has one; no caller is waited for by many calls, nor for long."""
+        if caller and self._unread[caller] >= MAX_UNREAD:
+            await self._refuse(caller, context)
+        self._unread[caller] += 1
+        try:
+            async with asyncio.timeout(MESSAGE_S):
+                return await only_message(context)
+        except TimeoutError:
+            error = StreamStalledError(f"the message of this call did not come within {MESSAGE_S:g} s")
+            self._counters.count_refusal(error)
+            await abort(context, error)
+        finally:
+            self._unread[caller] -= 1
+            if not self._unread[caller]:
+                del self._unread[caller]
 
     def came(self, caller: str) -> None:
         """Hear that the message of a call has come."""

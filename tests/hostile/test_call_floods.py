@@ -18,8 +18,8 @@ from shared.identity.authenticator import opened_authenticator
 from shared.quotas.gate import QuotaGate
 from shared.quotas.limits import TenantLimits
 from shared.quotas.rates import Rates
-from shared.server import late_refusals
-from shared.server.counters import BOUND_REFUSALS, Counters
+from shared.server import late_refusals, paced_calls
+from shared.server.counters import BOUND_REFUSALS, CUT_OFF, Counters
 from shared.server.grpc_server import RpcServer, ServerOptions, serve, service
 from shared.server.paced_calls import CONNECTIONS, SETTING
 from shared.transport_settings import Transport
@@ -142,6 +142,23 @@ async def test_a_connection_over_which_others_call_is_not_closed(tmp_path: Path)
         await until(lambda: proxy.seen["headers"] > before)
         assert not proxy.is_closed
         assert not running.count(CONNECTIONS)
+
+
+async def test_calls_whose_messages_never_come_are_few_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paced_calls, "MAX_EXPECTED", 2)
+    monkeypatch.setattr(paced_calls, "MAX_UNREAD", 4)
+    monkeypatch.setattr(paced_calls, "MESSAGE_S", 2.0)
+    async with paced(tmp_path, per_s=1_000.0) as running, dialled(running.server) as stub:
+        await status(stub, metadata=running.token("loud"))
+        async with raw_connection(running.endpoint) as connection:
+            block = connection.block(METHOD, running.token("loud"))
+            await connection.send(b"".join(connection.call(block, None) for _ in range(14)))
+            await until(lambda: connection.seen["headers"] >= 8)
+            assert running.count(SETTING) == 8
+            await status(stub, metadata=running.token("quiet"))
+            await until(lambda: connection.seen["headers"] == 12)
+        assert running.counters.snapshot()[CUT_OFF, "stalled"] == 4
+        await status(stub, metadata=running.token("loud"))
 
 
 async def test_services_that_call_for_others_have_no_pace(tmp_path: Path) -> None:
