@@ -54,6 +54,7 @@ _SHARED = ""
 _CLOSED = "closed"
 """In the place of a connection's caller once it is being closed."""
 
+_PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
 CallMetadata = Iterable[tuple[str, str | bytes]]
 
@@ -172,7 +173,7 @@ class PacedCalls:
             principal = await self._authenticator.principal(token, certified_names(context))
         except HotslotError:
             return None
-        name = "" if principal.scopes & _FOR_OTHERS else f"principal {principal.name}"
+        name = "" if principal.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{principal.name}"
         if token is None:
             self._certified[peer] = name
         else:
@@ -182,7 +183,7 @@ class PacedCalls:
     async def _refuse(self, caller: str, context: Any) -> None:
         assert self._tries is not None
         is_tried = self._tries.take(caller, time.monotonic())
-        if not is_tried and self._is_closed(context.peer()):
+        if not is_tried and self._is_closed(caller, context.peer()):
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
         self._tell(caller)
@@ -190,11 +191,15 @@ class PacedCalls:
             self._tries.give_back(caller, 1)  # It goes by what it hears.
         await abort(context, self._error)
 
-    def _is_closed(self, peer: str) -> bool:
+    def _is_closed(self, caller: str, peer: str) -> bool:
         """Close the connection of a call; false for one that others call over, too."""
-        if (caller := self._on.get(peer)) == _CLOSED:
+        known = self._on.get(peer, caller)
+        if known == _CLOSED:
             return True  # Calls that had come before.
-        if caller == _SHARED or not self.port or (found := peer_of(peer)) is None:
+        if known != caller and caller.startswith(_PRINCIPAL):
+            self._on[peer] = known = _SHARED
+        # A stranger may be the one principal of its connection, who leaves the token out.
+        if known == _SHARED or not self.port or (found := peer_of(peer)) is None:
             return False
         self._on[peer] = _CLOSED
         self._counters.add(BOUND_REFUSALS, CONNECTIONS)
@@ -227,4 +232,4 @@ def _token_of(metadata: CallMetadata) -> str | None:
 
 def _name_of(caller: Caller) -> str:
     """Name that a caller is counted by; empty for one that calls for others."""
-    return "" if caller.via or caller.scopes & _FOR_OTHERS else f"principal {caller.name}"
+    return "" if caller.via or caller.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{caller.name}"
