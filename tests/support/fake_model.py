@@ -114,6 +114,7 @@ class FakeRunner:
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         self.num_runs += 1
+        self._check_room(segments)
         if self.fail_next_step:
             self.fail_next_step = False
             self.num_broke_alone += len(segments) == 1
@@ -131,6 +132,14 @@ class FakeRunner:
         except AssertionError as exc:
             self.mix_up = exc
             raise
+
+    def _check_room(self, segments: Sequence[Segment]) -> None:
+        """A device writes wherever a table says, whether the step fails or not."""
+        for segment in segments:
+            num_needed = self.limits.blocks_for(segment.start + len(segment.token_ids))
+            if len(segment.block_table) < num_needed:
+                self.mix_up = AssertionError(f"{len(segment.block_table)} blocks for a segment of {num_needed}")
+                raise self.mix_up
 
     def _run(self, segments: Sequence[Segment]) -> list[Computed]:
         assert len(segments) <= self.limits.max_running

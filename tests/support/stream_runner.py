@@ -35,6 +35,7 @@ class StreamRunner:
         self.steps, self.copies = self.device.stream("steps"), self.device.stream("copies")
         self.reads = SlotReads(self.steps)
         self.fail_next_launch = False
+        self.num_launches = 0
         self.num_fed = 0
         """Tokens that a step took from the one before it."""
         self._launched: list[LaunchedFake] = []
@@ -59,6 +60,7 @@ class StreamRunner:
             self.model.slots[slot] = written
 
     def launch(self, segments: Sequence[Segment]) -> None:
+        self.num_launches += 1
         if self.fail_next_launch:
             self.fail_next_launch = False
             self.model.num_broke_alone += len(segments) == 1
