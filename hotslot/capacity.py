@@ -6,8 +6,19 @@ Memory follows from sizes and settings, exactly. Time follows from a step's cost
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hotslot.device_sizes import (
+    CPU,
+    CPU_BLOCK_TOKENS,
+    CUDA,
+    CUDA_BLOCK_TOKENS,
+    MOST_KV_TOKENS,
+    DeviceMemory,
+    WorkerSizes,
+    sizes_for,
+)
+from hotslot.errors import FieldViolation, InvalidRequestError
 from hotslot.formats.model_sizes import ModelSizes
 
 ELEMENT_BYTES: Mapping[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -15,6 +26,8 @@ HOST_SPARE = 1.125
 """Host memory on CPU may exceed its setting by an eighth (`host_cache_bytes`)."""
 MAX_BUSY = 0.7
 """Share of a worker's steps that is planned for: above it waiting grows without bound."""
+DEFAULT_MAX_RANK = 64
+"""Largest rank that a worker takes, where no setting says more."""
 DEFAULT_HOMES = 1.5
 """Workers that hold an adapter, on average: one, and more of those that are wanted most."""
 
@@ -118,6 +131,54 @@ def fit_step_cost(steps: Sequence[tuple[int, float]]) -> StepCost:
         return StepCost(base_s, per_token_s)
     through_zero = sum(w * tokens * seconds for w, (tokens, seconds) in zip(weights, steps, strict=True))
     return StepCost(0.0, through_zero / sum(w * tokens**2 for w, (tokens, _) in zip(weights, steps, strict=True)))
+
+
+def device_memory(
+    kind: str,
+    memory_bytes: int,
+    sizes: ModelSizes,
+    element_bytes: int,
+    slot_rank: int,
+    max_rank: int,
+    block_tokens: int,
+    context_tokens: int = MOST_KV_TOKENS,
+) -> DeviceMemory:
+    """A device of so much memory, less the weights of a model, and what it is shared out by."""
+    feature_bytes = sizes.slot_features * element_bytes
+    return DeviceMemory(
+        kind=kind,
+        free_bytes=memory_bytes - sizes.num_parameters * element_bytes,
+        slot_bytes=slot_rank * feature_bytes,
+        # A bias takes a rank more.
+        staging_bytes=(max_rank + 1) * feature_bytes,
+        kv_token_bytes=sizes.kv_features * element_bytes,
+        block_tokens=block_tokens,
+        context_tokens=context_tokens,
+        min_slots=slots_per_adapter(max_rank, slot_rank),
+    )
+
+
+def shape_on(kind: str, memory_bytes: int, sizes: ModelSizes, asked: WorkerShape, max_rank: int) -> WorkerShape:
+    """A worker on a device of so much memory: what is 0 in `asked` is what the worker itself would choose.
+
+    Raises InvalidRequestError for a device of another kind, and for a GPU whose memory is not given or is too small.
+    """
+    if kind not in (CPU, CUDA):
+        raise InvalidRequestError([FieldViolation("--device", f"found {kind!r}, expected {CPU} or {CUDA}")])
+    if kind == CUDA and not memory_bytes:
+        raise InvalidRequestError([FieldViolation("--memory-gib", "missing, expected the memory of the GPU")])
+    block_tokens = asked.block_tokens or (CUDA_BLOCK_TOKENS if kind == CUDA else CPU_BLOCK_TOKENS)
+    memory = device_memory(kind, memory_bytes, sizes, asked.element_bytes, asked.slot_rank, max_rank, block_tokens)
+    buckets = (asked.max_bucket,) if asked.max_bucket else ()
+    found = sizes_for(memory, WorkerSizes(buckets, asked.num_slots, asked.max_sequences, asked.kv_tokens))
+    return replace(
+        asked,
+        num_slots=found.num_slots,
+        kv_tokens=found.kv_tokens,
+        block_tokens=block_tokens,
+        max_sequences=found.max_sequences,
+        max_bucket=found.token_buckets[-1],
+    )
 
 
 def memory_of(sizes: ModelSizes, shape: WorkerShape, rank: int, num_held: int) -> WorkerMemory:

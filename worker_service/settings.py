@@ -25,11 +25,20 @@ from shared.transport_settings import CallerTransport, RedisTransport, ServerTra
 
 
 def _split(value: object) -> object:
+    if value == "auto":
+        return []
     return [part for part in value.split(",") if part] if isinstance(value, str) else value
 
 
 MIN_SECRET_LENGTH = 16
 
+
+def _zero_if_auto(value: object) -> object:
+    return 0 if value == "auto" else value
+
+
+AutoNumber = Annotated[int, BeforeValidator(_zero_if_auto)]
+"""A number that the device decides where it is 0, or the word auto."""
 NumberList = Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)]
 """Several numbers, separated by commas."""
 
@@ -64,22 +73,24 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     different. Adapters stay in the element type."""
     device: str = "cpu"
     """Device that computes, as torch names it: cpu, cuda, cuda:1."""
-    num_slots: int = Field(default=8, ge=1, le=1024)
-    """Slots in every target module."""
+    num_slots: AutoNumber = Field(default=0, ge=0, le=1024)
+    """Slots in every target module. 0, or auto: 8 on CPU; on CUDA 8 to 64, as many as take an eighth of the memory that
+    the weights leave."""
     slot_rank: int = Field(default=16, ge=1, le=1024)
     """Ranks of one slot; an adapter of rank r takes ceil(r / slot_rank) slots."""
     max_rank: int = Field(default=64, ge=1, le=8192)
     """Largest rank that an adapter may have."""
-    max_sequences: int = Field(default=0, ge=0, le=4096)
-    """Rows: sequences that are computed at the same time. 0 means 8, or as many as the largest bucket and the KV cache
-    hold where that is fewer."""
+    max_sequences: AutoNumber = Field(default=0, ge=0, le=4096)
+    """Rows: sequences that are computed at the same time. 0, or auto: 8 on CPU; on CUDA one for every 1,024 tokens of
+    the KV cache, up to 128; fewer where the largest bucket or the KV cache hold fewer."""
     max_waiting: int = Field(default=256, ge=0)
     """Sequences that may wait while all rows are taken; more are refused, and with 0 none waits.
 
     Requests may wait for adapters to be loaded as many as these and the rows together.
     """
-    kv_tokens: int = Field(default=16384, ge=16)
-    """Tokens that the KV cache holds over all sequences."""
+    kv_tokens: AutoNumber = Field(default=0, ge=0)
+    """Tokens that the KV cache holds over all sequences. 0, or auto: 16,384 on CPU; on CUDA all that the memory holds
+    beside weights, slots and a tenth that is left free."""
     block_tokens: int = Field(default=0, ge=0, le=4096)
     """Tokens of one block of the KV cache: what sequences take and share it by. 0 means 16, or 256 where attention on
     CUDA needs that."""
@@ -93,8 +104,9 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     """Time for which a priority is passed over by the same tenant's higher ones until it counts as one higher."""
     max_sequence_tokens: int = Field(default=0, ge=0)
     """Longest prompt and answer together; 0 means the model's context, as far as the KV cache holds it."""
-    buckets: NumberList = (1, 4, 8, 32, 128)
-    """Numbers of tokens of one step to compile for, ascending."""
+    buckets: NumberList = ()
+    """Numbers of tokens of one step to compile for, ascending. Empty, or auto: 1,4,8,32,128 on CPU, and up to 2,048 on
+    CUDA."""
     target_modules: TextList = ()
     """Last names of the modules that get slots, for example q_proj,v_proj; empty means all linears in the layers, as
     does the word all-linear. The token embedding and the head have none unless they are named:

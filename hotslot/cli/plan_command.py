@@ -7,10 +7,21 @@ from typing import Annotated
 
 import typer
 
-from hotslot.capacity import ELEMENT_BYTES, CapacityPlan, StepCost, WorkerShape, Workload, fit_step_cost, plan
+from hotslot.capacity import (
+    DEFAULT_MAX_RANK,
+    ELEMENT_BYTES,
+    CapacityPlan,
+    StepCost,
+    WorkerShape,
+    Workload,
+    fit_step_cost,
+    plan,
+    shape_on,
+)
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_document, rendered, say
 from hotslot.cli.rendering import human_size, table
+from hotslot.device_sizes import CPU
 from hotslot.errors import FieldViolation, InvalidRequestError, SourceNotFoundError
 from hotslot.sources import HubName, parse_base_source
 
@@ -36,14 +47,16 @@ def plan_command(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="Element type of the workers.")] = DEFAULT_SHAPE.dtype,
-    num_slots: Annotated[int, typer.Option(min=1, help="Slots of a worker.")] = DEFAULT_SHAPE.num_slots,
+    device: Annotated[
+        str, typer.Option(metavar="cpu|cuda", help="Device of the workers, which decides what no option names.")
+    ] = CPU,
+    memory_gib: Annotated[float, typer.Option(min=0.0, help="Memory of a GPU in GiB, with --device cuda.")] = 0.0,
+    num_slots: Annotated[int, typer.Option(min=0, help="Slots of a worker; 0 is by device.")] = 0,
     slot_rank: Annotated[int, typer.Option(min=1, help="Ranks of one slot.")] = DEFAULT_SHAPE.slot_rank,
-    kv_tokens: Annotated[int, typer.Option(min=16, help="Tokens that a worker's KV cache holds.")] = (
-        DEFAULT_SHAPE.kv_tokens
-    ),
-    block_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one KV block.")] = DEFAULT_SHAPE.block_tokens,
-    max_sequences: Annotated[int, typer.Option(min=1, help="Rows of a worker.")] = DEFAULT_SHAPE.max_sequences,
-    max_bucket: Annotated[int, typer.Option(min=1, help="Largest bucket of a worker.")] = DEFAULT_SHAPE.max_bucket,
+    kv_tokens: Annotated[int, typer.Option(min=0, help="Tokens that a worker's KV cache holds; 0 is by device.")] = 0,
+    block_tokens: Annotated[int, typer.Option(min=0, help="Tokens of one KV block; 0 is by device.")] = 0,
+    max_sequences: Annotated[int, typer.Option(min=0, help="Rows of a worker; 0 is by device.")] = 0,
+    max_bucket: Annotated[int, typer.Option(min=0, help="Largest bucket of a worker; 0 is by device.")] = 0,
     target_modules: Annotated[str, typer.Option(help="HOTSLOT_TARGET_MODULES of the workers.")] = "",
     price: Annotated[float, typer.Option(min=0.0, help="Price of one worker for an hour.")] = 0.0,
     as_json: JsonOption = False,
@@ -59,13 +72,14 @@ def plan_command(
             [FieldViolation("--dtype", f"found {dtype!r}, expected one of {', '.join(ELEMENT_BYTES)}")]
         )
     cost = _cost_of(step or [])
-    shape = WorkerShape(dtype, num_slots, slot_rank, kv_tokens, block_tokens, max_sequences, max_bucket)
     workload = Workload(adapters, rank, rps, prompt_tokens, answer_tokens)
     # Reading the model's folder needs numpy, and other commands do without it.
     from hotslot.formats.model_sizes import sizes_of
 
     folder, name = _folder_of(base)
     sizes = sizes_of(folder, name, [word.strip() for word in target_modules.split(",") if word.strip()])
+    asked = WorkerShape(dtype, num_slots, slot_rank, kv_tokens, block_tokens, max_sequences, max_bucket)
+    shape = shape_on(device, int(memory_gib * 2**30), sizes, asked, max(rank, DEFAULT_MAX_RANK))
     found = plan(sizes, shape, workload, cost)
     if as_json:
         document = {

@@ -17,6 +17,7 @@ from worker_service.model.streams import SlotReads
 class LaunchedFake:
     """A step's results once it has run."""
 
+    segments: list[Segment]
     event: RacyEvent | None = None
     results: list[Computed] | None = None
     error: Exception | None = None
@@ -66,9 +67,11 @@ class StreamRunner:
             self.model.num_broke_alone += len(segments) == 1
             raise RuntimeError("the launch broke")
         assert len(self._launched) <= self.depth, "further ahead than the runner said"
-        launched, before = LaunchedFake(), self._launched[-1] if self._launched else None
         # The history grows while the step waits for the device.
         kept = [replace(segment, history=tuple(segment.history)) for segment in segments]
+        launched, before = LaunchedFake(kept), self._launched[-1] if self._launched else None
+        for segment in segments:
+            self._check_feeding(segment, before)
         self.steps.give(lambda: self._run(kept, launched, before))
         self.reads.launched({slot for segment in segments for slot, _ in segment.gates})
         launched.event = self.steps.record_event()
@@ -97,6 +100,15 @@ class StreamRunner:
             self.device.touch(("slot", slot), "a step", is_write=False)
         for index, block in enumerate(segment.block_table[: -(-end // block_tokens)]):
             self.device.touch(("block", block), "a step", is_write=index >= first)
+
+    def _check_feeding(self, segment: Segment, before: LaunchedFake | None) -> None:
+        """A token comes from the step launched before, and from the segment that it follows."""
+        if segment.fed_by is None:
+            return
+        feeding = before.segments[segment.fed_by] if before is not None else None
+        if feeding is None or feeding.start + len(feeding.token_ids) != segment.start:
+            self.model.mix_up = AssertionError(f"fed by {feeding}, at {segment.start}")
+            raise self.model.mix_up
 
     def _fed(self, segment: Segment, before: LaunchedFake | None) -> Segment:
         if segment.fed_by is None:

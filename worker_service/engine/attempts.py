@@ -129,8 +129,9 @@ class Attempts:
             return LandedStep(step.work, step.began_s, results)
         for later in self._launched:
             self._collected(later)
-        for undone in reversed([step, *self._launched]):
-            for item in undone.work:
+        # What failed is run again from where it was planned, or ends: only what came after it goes back.
+        for later in reversed(self._launched):
+            for item in later.work:
                 item.undo()
         self._launched.clear()
         return self._failed(step.work, error)

@@ -55,9 +55,8 @@ class Work:
         self.sequence.num_awaited -= self.wants_token
 
     def undo(self) -> None:
-        """Have it computed again; only for what was launched last of its sequence."""
-        if self.is_current and self.sequence.blocks:
-            self.sequence.num_computed = self.begin
+        """Have it computed again; only for what was launched last of its sequence, which has its row or has ended."""
+        self.sequence.num_computed = self.begin
 
     def segment(self, fed_by: int | None = None) -> Segment:
         """Segment that the model is asked to compute; `fed_by` is its place in the step before, where that feeds it."""

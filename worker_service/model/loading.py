@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hotslot.contract.control import CompiledBucket
 from hotslot.formats.base_model import spec_from_folder
+from hotslot.formats.model_sizes import sizes_of
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import self_test, varlen_attention
 from worker_service.model.adapt import add_caches, add_slots, compile_layers
@@ -28,7 +29,7 @@ from worker_service.model.folder import model_folder
 from worker_service.model.graph_checks import capture_steps
 from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
-from worker_service.model.model_limits import block_tokens, engine_limits
+from worker_service.model.model_limits import block_tokens, engine_limits, with_sizes
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
@@ -66,7 +67,10 @@ def load_model(
         spec = spec_from_folder(folder, options.model_name or options.model)
         config = AutoConfig.from_pretrained(folder)
         with_flash = options.varlen_attention and varlen_attention.can_serve(device, dtype)
-        limits = engine_limits(options, config, block_tokens(options, with_flash))
+        num_block_tokens = block_tokens(options, with_flash)
+        sizes = sizes_of(folder, spec.name, options.target_modules)
+        options = with_sizes(options, config, sizes, num_block_tokens)
+        limits = engine_limits(options, config, num_block_tokens)
         check_weights(options)
     with stages.stage("cache"):
         key = code_key(options, spec.digest)

@@ -1,21 +1,68 @@
 """The engine's bounds, from the options and the model's config."""
 
+from dataclasses import replace
+
+import structlog
+import torch
 from transformers import PretrainedConfig
 
+from hotslot.capacity import ELEMENT_BYTES, device_memory
+from hotslot.device_sizes import CPU_BLOCK_TOKENS, CUDA, WorkerSizes, sizes_for
 from hotslot.errors import FieldViolation, InvalidRequestError, ModelNotServableError
+from hotslot.formats.model_sizes import ModelSizes
 from worker_service.engine.limits import EngineLimits
 from worker_service.model import varlen_attention
 from worker_service.model.options import ModelOptions
 
-SMALL_BLOCK_TOKENS = 16
-DEFAULT_ROWS = 8
+log = structlog.get_logger(__name__)
+
+
+def with_sizes(options: ModelOptions, config: PretrainedConfig, model: ModelSizes, block_tokens: int) -> ModelOptions:
+    """The options with all sizes, those of the device where none is given; called before the weights are loaded.
+
+    Raises InvalidRequestError where the device has too little memory.
+    """
+    element_bytes = ELEMENT_BYTES[options.dtype]
+    device = torch.device(options.device)
+    total_bytes = torch.cuda.mem_get_info(device)[0] if device.type == CUDA else 0
+    context_tokens = options.max_sequence_tokens or _context(config.get_text_config())
+    memory = device_memory(
+        device.type,
+        total_bytes,
+        model,
+        element_bytes,
+        options.slot_rank,
+        options.max_rank,
+        block_tokens,
+        context_tokens,
+    )
+    wanted = WorkerSizes(options.token_buckets, options.num_slots, options.max_sequences, options.kv_tokens)
+    found = sizes_for(memory, wanted)
+    log.info(
+        "sizes_chosen",
+        device=device.type,
+        buckets=list(found.token_buckets),
+        slots=found.num_slots,
+        rows=found.max_sequences,
+        kv_tokens=found.kv_tokens,
+        block_tokens=block_tokens,
+        pinned_bytes=options.pinned_bytes if device.type == CUDA else 0,
+        free_bytes=memory.free_bytes if device.type == CUDA else None,
+    )
+    return replace(
+        options,
+        token_buckets=found.token_buckets,
+        num_slots=found.num_slots,
+        max_sequences=found.max_sequences,
+        kv_tokens=found.kv_tokens,
+    )
 
 
 def block_tokens(options: ModelOptions, with_flash: bool) -> int:
     """Tokens of one KV block. Raises InvalidRequestError for blocks that attention does not take."""
     if with_flash and options.block_tokens:
         varlen_attention.check_block_tokens(options.block_tokens)
-    return options.block_tokens or (varlen_attention.BLOCK_TOKENS if with_flash else SMALL_BLOCK_TOKENS)
+    return options.block_tokens or (varlen_attention.BLOCK_TOKENS if with_flash else CPU_BLOCK_TOKENS)
 
 
 def engine_limits(options: ModelOptions, config: PretrainedConfig, block_tokens: int) -> EngineLimits:
@@ -30,7 +77,7 @@ def engine_limits(options: ModelOptions, config: PretrainedConfig, block_tokens:
     if not buckets or list(buckets) != sorted(set(buckets)) or buckets[0] < 1:
         raise _bad("token_buckets", f"found {list(buckets)}, expected positive numbers that ascend")
     num_blocks = -(-options.kv_tokens // block_tokens)
-    num_rows = options.max_sequences or min(DEFAULT_ROWS, buckets[-1], num_blocks)
+    num_rows = options.max_sequences
     if buckets[-1] < num_rows:
         raise _bad("token_buckets", f"the last is {buckets[-1]}, at least max_sequences = {num_rows}")
     if buckets[-1] > max_sequence_tokens:

@@ -24,20 +24,22 @@ class ModelOptions:
     weights: str = "full"
     """`full` keeps weights in `dtype`; `int8` keeps those that decoding reads in 8 bits, on CPU with our kernels."""
     device: str = "cpu"
-    num_slots: int = 8
+    num_slots: int = 0
+    """Slots; 0 is by device, as are rows, tokens and buckets below (`hotslot/device_sizes.py`)."""
     slot_rank: int = 16
     max_rank: int = 64
     max_sequences: int = 0
-    """Rows; 0 means DEFAULT_ROWS, or as many as the largest bucket and the KV cache hold where that is fewer."""
+    """Rows; 0 is by device, and no more than the largest bucket and the KV cache hold."""
     max_waiting: int = 256
-    kv_tokens: int = 16384
-    """Tokens that the KV cache holds over all sequences."""
+    kv_tokens: int = 0
+    """Tokens that the KV cache holds over all sequences; 0 is by device."""
     block_tokens: int = 0
     """Tokens of one block of the KV cache; 0 means the fewest that attention takes (`loading.block_tokens`)."""
     max_sequence_tokens: int = 0
     """0 means the model's own context length, as far as the KV cache holds it."""
-    token_buckets: tuple[int, ...] = (1, 4, 8, 32, 128)
-    """Numbers of tokens of a step to compile for, ascending; the last is the most that one step computes."""
+    token_buckets: tuple[int, ...] = ()
+    """Numbers of tokens of a step to compile for, ascending; the last is the most that one step computes. Empty is by
+    device."""
     target_modules: tuple[str, ...] = ()
     """Last names of the modules that get slots (targets.py); empty means every linear that the loaded layers have."""
     cache_dir: Path | None = None

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from hotslot.device_sizes import CUDA_BLOCK_TOKENS
 from hotslot.errors import FieldViolation, InvalidRequestError
 
-BLOCK_TOKENS = 256
+BLOCK_TOKENS = CUDA_BLOCK_TOKENS
 """FlashAttention 2, which torch uses for this, takes pages of a multiple of so many tokens."""
 MAX_HEAD_SIZE = 256
 HEAD_SIZE_MULTIPLE = 8

@@ -29,9 +29,9 @@ from worker_service.engine.messages import (
 )
 
 MOST_TURNS = 200
-NUM_SCHEDULES = 150
-"""Of each workload, taken evenly from all that there are."""
-FAIL_AT = range(14)
+NUM_SCHEDULES = 60
+"""With a cancelled sequence, of each workload, taken evenly from all that there are."""
+FAIL_AT = range(18)
 CANCEL_AT = (1, 2, 3, 5, 7, 9)
 
 
@@ -159,12 +159,12 @@ class Schedule:
 
 
 def schedules(workload: str) -> Iterator[Schedule]:
-    """Every failure with every cancelled sequence, and two failures."""
-    cancels = [None, None, None, *product(CANCEL_AT, range(3))]
+    """Every failure and every two that follow each other; some of them with a cancelled sequence."""
     failures = [({at}, set()) for at in FAIL_AT] + [(set(), {at}) for at in FAIL_AT]
     failures += [({at, at + apart}, set()) for at in FAIL_AT for apart in (1, 2)]
-    every = list(product(failures, cancels, (0, 4)))
-    for (runs, launches), cancel, eagerness in Random(1).sample(every, NUM_SCHEDULES):
+    alone = [(failure, None, 0) for failure in failures]
+    cancelled = Random(1).sample(list(product(failures, product(CANCEL_AT, range(3)), (0, 4))), NUM_SCHEDULES)
+    for (runs, launches), cancel, eagerness in [*alone, *cancelled]:
         yield Schedule(workload, frozenset(runs), frozenset(launches), cancel, len(runs) + eagerness, eagerness)
 
 
