@@ -25,11 +25,11 @@ ROW_TOKENS = 1024
 """Tokens of the KV cache for each row that there is."""
 MOST_KV_TOKENS = 2**21
 USED_SHARE = 0.9
-"""Of the memory that is free: the rest is what the allocator loses between its pieces."""
+"""Share of the free memory that is used: the rest is what the allocator loses between its pieces."""
 STEP_BYTES = 2**30
 """Captured steps, their activations and logits."""
 SIGNIFICANT_BITS = 4
-"""Of the KV cache's tokens: workers whose free memory differs a little compile, and share, the same code."""
+"""Bits that count in the number of the KV cache's tokens: workers whose free memory differs a little share code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,6 @@ from deploy.check_manifests import (
 from deploy.custom_resources import schemas
 from gateway_service.settings import GatewaySettings
 from hotslot.capacity import HOST_SPARE, WorkerShape, memory_of
-from hotslot.device_sizes import CPU_KV_TOKENS
 from hotslot.formats.model_sizes import sizes_of
 from hotslot.redis_url import check_redis_url
 from shared.coordination.rights import acl_rule
@@ -269,7 +268,9 @@ def test_a_worker_has_the_memory_that_the_formulas_of_capacity_say(objects: list
     named: dict[str, Any] = own_settings(data)
     chosen = WorkerSettings(**named)
     assert chosen.model_name == BASE_MODEL
-    shape = WorkerShape(str(chosen.dtype), chosen.num_slots, chosen.slot_rank, chosen.kv_tokens or CPU_KV_TOKENS)
+    shape = WorkerShape(
+        str(chosen.dtype), chosen.num_slots, chosen.slot_rank, chosen.kv_tokens or WorkerShape().kv_tokens
+    )
     memory = memory_of(sizes_of(ensure_model(), BASE_MODEL), shape, chosen.slot_rank, 0)
     in_use = PROCESS_BYTES + round(chosen.host_cache_bytes * HOST_SPARE)
     # On a GPU's worker the weights pass through the host's memory.

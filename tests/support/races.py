@@ -67,7 +67,7 @@ class RacyEvent:
 
 @dataclass(eq=False)
 class RacyStream:
-    """A Stream whose work waits until the device runs it."""
+    """A DeviceStream whose work waits until the device runs it."""
 
     device: "RacyDevice"
     name: str

@@ -131,7 +131,7 @@ class SlotLinear(nn.Module):
         self.gates_TS = gates_TS
         self.columns = columns
         self.group: nn.Module | None = None
-        """What computes it together with others (linear_group.py), by its place among them and the input."""
+        """Group that computes it together with others (linear_group.py), by its place among them and the input."""
         self.group_index = 0
         self.kernel_tokens = library.linear_tokens(linear.weight.dtype) if step.with_kernels else 0
 

@@ -10,7 +10,7 @@ import torch
 
 from worker_service.engine.messages import PENDING, SliceState
 from worker_service.model.slot_writer import SlotWriter
-from worker_service.model.streams import SlotReads, Stream, StreamEvent
+from worker_service.model.streams import DeviceStream, SlotReads, StreamEvent
 from worker_service.model.weights import HostAdapter, HostModule
 
 
@@ -25,7 +25,7 @@ class StreamWriter:
     """
 
     def __init__(
-        self, writer: SlotWriter, reads: SlotReads, copies: Stream, staging_N: torch.Tensor, *, pins_memory: bool
+        self, writer: SlotWriter, reads: SlotReads, copies: DeviceStream, staging_N: torch.Tensor, *, pins_memory: bool
     ) -> None:
         """`staging_N` is memory of the device, on which the slots are, for the largest adapter."""
         self._writer = writer

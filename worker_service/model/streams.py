@@ -14,7 +14,7 @@ class StreamEvent(Protocol):
         ...
 
 
-class Stream(Protocol):
+class DeviceStream(Protocol):
     """A queue of work for the device, which runs in order beside that of other streams."""
 
     def give(self, work: Callable[[], None]) -> None:
@@ -31,7 +31,7 @@ class Stream(Protocol):
 
 
 class CudaStream:
-    """A stream of CUDA's; a Stream."""
+    """A stream of CUDA's; a DeviceStream."""
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
@@ -61,7 +61,7 @@ class SlotReads:
     among themselves.
     """
 
-    def __init__(self, steps: Stream) -> None:
+    def __init__(self, steps: DeviceStream) -> None:
         self._steps = steps
         self._last: dict[int, StreamEvent] = {}
 
@@ -71,7 +71,7 @@ class SlotReads:
         if read:
             self._last.update(dict.fromkeys(read, self._steps.record_event()))
 
-    def before_copy(self, copies: Stream, slots: Iterable[int]) -> None:
+    def before_copy(self, copies: DeviceStream, slots: Iterable[int]) -> None:
         """Let what is given to the copies' stream from now on run after the last steps that read these slots."""
         events = [self._last.pop(slot) for slot in slots if slot in self._last]
         for event in {id(event): event for event in events}.values():

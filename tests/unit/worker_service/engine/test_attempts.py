@@ -145,4 +145,5 @@ def test_single_failures_between_steps_that_work_never_add_up_to_a_loss() -> Non
         bench.submit(2 * round_ + 1, prompt_of(round_), max_tokens=1)
         bench.run()
     assert bench.core.lost is None
+    assert [] not in bench.runner.steps, "nothing had to be tried"
     assert len(bench.failed()) == 3 * MOST_FAILURES

@@ -160,7 +160,7 @@ class Schedule:
 
 def schedules(workload: str) -> Iterator[Schedule]:
     """Every failure and every two that follow each other; some of them with a cancelled sequence."""
-    failures = [({at}, set()) for at in FAIL_AT] + [(set(), {at}) for at in FAIL_AT]
+    failures: list[tuple[set[int], set[int]]] = [({at}, set()) for at in FAIL_AT] + [(set(), {at}) for at in FAIL_AT]
     failures += [({at, at + apart}, set()) for at in FAIL_AT for apart in (1, 2)]
     alone = [(failure, None, 0) for failure in failures]
     cancelled = Random(1).sample(list(product(failures, product(CANCEL_AT, range(3)), (0, 4))), NUM_SCHEDULES)

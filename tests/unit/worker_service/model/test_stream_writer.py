@@ -20,7 +20,7 @@ from worker_service.model.slot_linear import SlotLinear
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.step_state import StepState
 from worker_service.model.stream_writer import StreamWriter
-from worker_service.model.streams import SlotReads, Stream, StreamEvent
+from worker_service.model.streams import DeviceStream, SlotReads, StreamEvent
 from worker_service.model.weights import HostAdapter, HostModule
 from worker_service.pinned_arena import PIECE_BYTES, PinnedArena
 
@@ -232,7 +232,7 @@ class CopiesMachine(RuleBasedStateMachine):
         assert self.bench.arena.free_bytes == self.bench.arena.size_bytes, "the arena gets all of its memory back"
 
 
-def _broken(copies: Stream, slots: object) -> None:
+def _broken(copies: DeviceStream, slots: object) -> None:
     raise RuntimeError("the scatter broke")
 
 
@@ -244,7 +244,7 @@ TestCopiesMachine.settings = SETTINGS
 class ForgetsReads(SlotReads):
     """Copies wait for no step."""
 
-    def before_copy(self, copies: Stream, slots: Iterable[int]) -> None:
+    def before_copy(self, copies: DeviceStream, slots: Iterable[int]) -> None:
         pass
 
 
@@ -262,7 +262,7 @@ class RecordsEarly(SlotReads):
 class ForgetsOneSlot(SlotReads):
     """Copies wait for the steps that read the first of their slots."""
 
-    def before_copy(self, copies: Stream, slots: Iterable[int]) -> None:
+    def before_copy(self, copies: DeviceStream, slots: Iterable[int]) -> None:
         super().before_copy(copies, tuple(slots)[:1])
 
 
