@@ -34,6 +34,8 @@ BENCH_ARGS ?=
 
 # Length of the loop of `make trainer`.
 PUBLICATIONS ?= 1000
+# Its form: `thousand` pushes as many folders, too.
+TRAINER ?= thousand_publications_from_memory
 
 .DEFAULT_GOAL := help
 
@@ -87,8 +89,8 @@ chaos: $(INSTALLED) model ## Run the tests that kill processes in the middle of 
 	$(BIN)/pytest -m chaos $(PYTEST_ARGS)
 
 .PHONY: trainer
-trainer: $(INSTALLED) ## Publish PUBLICATIONS versions (1,000) in a row beside 16 clients: nothing stale, nothing grows
-	HOTSLOT_TEST_PUBLICATIONS=$(PUBLICATIONS) $(BIN)/pytest -s tests/integration/fleet/test_trainer.py -k "thousand"
+trainer: $(INSTALLED) ## Publish PUBLICATIONS versions (1,000) from memory beside 16 clients: nothing stale, nothing grows
+	HOTSLOT_TEST_PUBLICATIONS=$(PUBLICATIONS) $(BIN)/pytest -s tests/integration/fleet/test_trainer.py -k $(TRAINER)
 
 .PHONY: gpu-test
 gpu-test: $(INSTALLED) model ## Run the tests that need a CUDA device

@@ -140,7 +140,8 @@ def _report_usage(error: typer.TyperException, *, as_json: bool) -> int:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     if not message:
         return EXIT_USAGE  # Without arguments the help was shown.
-    line = f"{message.rstrip('.')}; `{command} --help` explains it"
+    message = message.replace("Value error, ", "").rstrip(".")  # words of the library that reads options
+    line = f"{message}; `{command} --help` explains it"
     return report(InvalidRequestError([], line), as_json=as_json)
 
 

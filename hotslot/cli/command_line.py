@@ -28,6 +28,14 @@ ALIASES = {
     "copy": "cp",
 }
 """Further names of commands, in every group that has them; `ps` lists adapters that run, as `ollama ps` does."""
+WORDS_OF_OTHERS = {
+    "images": "ls", "get": "ls", "search": "ls", "describe": "show", "rollout": "history",
+    "create": "push", "publish": "push", "upload": "push", "add": "push", "apply": "push", "download": "pull",
+    "serve": "up", "start": "up", "compose": "up", "models": "base ls", "nodes": "workers", "stats": "top",
+    "info": "status", "config": "context", "complete": "generate", "ask": "generate", "scale": "policy set",
+    "uncordon": "undrain", "lora": "ls",
+}  # fmt: skip
+"""Commands of docker, ollama, vllm, kubectl and uv, each with the one that does the like here; none takes away."""
 DESTRUCTIVE_COMMANDS = frozenset({
     "rm", "delete", "remove", "unload", "unpin", "drain", "down", "stop", "disable", "restore", "prune", "gc", "logout",
 })  # fmt: skip
@@ -97,6 +105,8 @@ class Commands(TyperGroup):
         if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             near = suggestions(args[0], (*self.commands, *(a for a, name in ALIASES.items() if name in self.commands)))
             hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+            if ctx.parent is None and args[0] in WORDS_OF_OTHERS:
+                hint = f"; here it is `hotslot {WORDS_OF_OTHERS[args[0]]}`"
             ctx.fail(f"No such command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 

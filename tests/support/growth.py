@@ -20,6 +20,8 @@ class Sizes:
     blobs_mib: float
     """Files of the store but the catalog's."""
     num_store_files: int
+    catalog_mib: float
+    """The catalog's own, with what waits to be written into it."""
     workers_disk_mib: float
     """Disk tiers of all workers."""
     redis_keys: int
@@ -30,11 +32,11 @@ def rss_mib(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss) / MIB
 
 
-def files_below(folder: Path, *, but: str = "") -> list[int]:
-    """Sizes of the files of a folder that others write to meanwhile, without those whose name begins so."""
+def files_below(folder: Path, *, but: str = "", only: str = "") -> list[int]:
+    """Sizes of the files of a folder that others write to meanwhile, without or with those alone whose name begins so."""
     sizes = []
     for path in folder.rglob("*"):
-        if but and path.name.startswith(but):
+        if (but and path.name.startswith(but)) or not path.name.startswith(only):
             continue
         try:
             if path.is_file():

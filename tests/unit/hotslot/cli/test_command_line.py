@@ -11,6 +11,7 @@ from hotslot.cli.command_line import (
     ALIASES,
     DESTRUCTIVE_COMMANDS,
     DESTRUCTIVE_OPTIONS,
+    WORDS_OF_OTHERS,
     suggestions,
     wants_json,
 )
@@ -71,6 +72,16 @@ def test_a_harmless_typo_is_answered_with_the_name() -> None:
     assert suggestions("pussh", ["push", "rm"]) == ["push"]
 
 
+@pytest.mark.parametrize("word", sorted(WORDS_OF_OTHERS))
+def test_a_word_of_another_tool_is_answered_with_ours(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ours = WORDS_OF_OTHERS[word].split()
+    assert tuple(ours) in {path for path, _ in commands()}
+    assert not DESTRUCTIVE_COMMANDS & set(ours)
+    code, _, err = said([word, "a"], capsys)
+    assert code == 2
+    assert f"here it is `hotslot {WORDS_OF_OTHERS[word]}`" in err
+
+
 @pytest.mark.parametrize("alias", sorted(ALIASES))
 def test_a_further_name_is_the_same_command_and_is_no_commands_own(alias: str) -> None:
     assert ROOT.get_command(None, alias) is ROOT.get_command(None, ALIASES[alias])  # type: ignore[attr-defined]
@@ -102,10 +113,14 @@ def test_options_stand_before_the_command_or_behind_it(
 
 WRONG = [
     (["lss"], 2, "No such command 'lss'; did you mean 'ls'?"),
+    (["images"], 2, "No such command 'images'; here it is `hotslot ls`; `hotslot --help`"),
+    (["get", "pods", "-o", "json"], 2, "No such command 'get'; here it is `hotslot ls`"),
+    (["rmi", "a"], 2, "No such command 'rmi'; `hotslot --help`"),
+    (["policy", "get"], 2, "No such command 'get'; "),
     (["--nope"], 2, "No such option: --nope"),
     (["--nope", "ls"], 2, "No such option: --nope"),
     (["ls", "--limit", "-1"], 2, "'--limit'"),
-    (["ls", "-o", "yaml"], 2, "'yaml' is not one of"),
+    (["ls", "-o", "yaml"], 2, "Invalid value for '--output' / '-o': 'yaml' is not one of"),
     (["rm", "a", "-o", "name"], 2, "expected json; name and wide are for lists"),
     (["rm", "a", "-o"], 2, "found '', expected json"),
     (["rm"], 2, "Missing argument"),
