@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc.aio
 
@@ -21,6 +21,7 @@ from hotslot.digesting import StreamDigest
 from hotslot.errors import HotslotError
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.rpc.pool import Closable
+from hotslot.rpc.publication_messages import PublicationMessage, publish_version_of
 from hotslot.rpc.sending import send_all
 
 ONE_MESSAGE_BYTES = 4 * 2**20
@@ -34,7 +35,6 @@ class PublishingCalls(Closable, Protocol):
     """A client of the store, as far as a publication needs it."""
 
     _connection: Connection
-    _stub: Any
     _retry: RetryPolicy
     _written: WrittenRevision
 
@@ -83,7 +83,7 @@ async def _sent(
     while True:
         known_before = store._written.value
         try:
-            call = store._stub.PublishVersion(timeout=PUBLISH_TIMEOUT_S)
+            call = publish_version_of(store._connection.channel)(timeout=PUBLISH_TIMEOUT_S)
             response: pb.PublishVersionResponse = await send_all(call, _messages(files, version))
         except grpc.aio.AioRpcError as exc:
             error = store._connection.error_from(exc)
@@ -98,40 +98,44 @@ async def _sent(
 
 async def _messages(
     files: Sequence[MemoryFile], version: pb.CreateVersionRequest
-) -> AsyncGenerator[pb.PublishVersionRequest, None]:
+) -> AsyncGenerator[PublicationMessage, None]:
     """One message for little, and else a first one without bytes; the digest is computed while the others are sent."""
     first = pb.PublishVersionRequest(
         version=version, files=[pb.StreamedFile(path=file.path, size_bytes=file.size_bytes) for file in files]
     )
-    parts = [part for file in files for part in file.parts]
+    parts = [memoryview(part).cast("B") for file in files for part in file.parts]
     if sum(file.size_bytes for file in files) <= ONE_MESSAGE_BYTES:
-        first.data = b"".join(parts)
-        first.data_digest = "sha256:" + hashlib.sha256(first.data).hexdigest()
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        first.data_digest = "sha256:" + digest.hexdigest()
         first.finish = True
-        yield first
+        yield PublicationMessage(parts, first)
         return
-    yield first
+    yield PublicationMessage(fields=first)
     digesting = StreamDigest()
     for chunk in _chunks(parts):
-        await digesting.add(chunk)
-        yield pb.PublishVersionRequest(data=chunk)
-    yield pb.PublishVersionRequest(data_digest=await digesting.digest(), finish=True)
+        for piece in chunk:
+            await digesting.add(piece)
+        yield PublicationMessage(chunk)
+    last = pb.PublishVersionRequest(data_digest=await digesting.digest(), finish=True)
+    yield PublicationMessage(fields=last)
 
 
-def _chunks(parts: Sequence[bytes | memoryview]) -> Iterator[bytes]:
-    """The parts' bytes in pieces of one size, each copied once."""
-    piece = bytearray()
+def _chunks(parts: Sequence[memoryview]) -> Iterator[list[memoryview]]:
+    """The parts' bytes as views, together of one size."""
+    pieces: list[memoryview] = []
+    left = CHUNK_BYTES
     for part in parts:
-        view = memoryview(part).cast("B")
-        while view:
-            taken = view[: CHUNK_BYTES - len(piece)]
-            piece += taken
-            view = view[len(taken) :]
-            if len(piece) == CHUNK_BYTES:
-                yield bytes(piece)
-                piece.clear()
-    if piece:
-        yield bytes(piece)
+        rest = part
+        while rest:
+            pieces.append(rest[:left])
+            rest, left = rest[left:], left - len(pieces[-1])
+            if not left:
+                yield pieces
+                pieces, left = [], CHUNK_BYTES
+    if pieces:
+        yield pieces
 
 
 async def ready_workers(

@@ -16,8 +16,8 @@ _SERVICE = blob_pb2.DESCRIPTOR.services_by_name["BlobService"].full_name
 _METHOD = "ReadBlob"
 _FIELDS = blob_pb2.ReadBlobResponse.DESCRIPTOR.fields_by_name
 # A field's tag: its number and its wire type (https://protobuf.dev/programming-guides/encoding).
-_VARINT, _LENGTH_DELIMITED = 0, 2
-_DATA = _FIELDS["data"].number << 3 | _LENGTH_DELIMITED
+_VARINT, LENGTH_DELIMITED = 0, 2
+_DATA = _FIELDS["data"].number << 3 | LENGTH_DELIMITED
 _OFFSET = _FIELDS["offset"].number << 3 | _VARINT
 _SIZE_BYTES = _FIELDS["size_bytes"].number << 3 | _VARINT
 _MAX_VARINT_BYTES = 10
@@ -37,7 +37,7 @@ class BlobChunk:
 def encode_chunk(data: bytes, offset: int, size_bytes: int) -> bytes:
     """A `ReadBlobResponse` on the wire."""
     fields = blob_pb2.ReadBlobResponse(offset=offset, size_bytes=size_bytes).SerializeToString()
-    return b"".join((fields, bytes((_DATA,)), _varint(len(data)), data))
+    return b"".join((fields, bytes((_DATA,)), varint(len(data)), data))
 
 
 def decode_chunk(message: bytes) -> BlobChunk:
@@ -88,7 +88,8 @@ def _fields_of(message: bytes) -> BlobChunk | None:
     return BlobChunk(data, numbers[_OFFSET], numbers[_SIZE_BYTES]) if position == end else None
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number of any size on the wire."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
