@@ -33,7 +33,7 @@ def rss_mib(pid: int) -> float:
 
 
 def files_below(folder: Path, *, but: str = "", only: str = "") -> list[int]:
-    """Sizes of the files of a folder that others write to meanwhile, without or with those alone whose name begins so."""
+    """Sizes of the files of a folder that others write to meanwhile, with or without those whose name begins so."""
     sizes = []
     for path in folder.rglob("*"):
         if (but and path.name.startswith(but)) or not path.name.startswith(only):

@@ -1,4 +1,4 @@
-"""Messages of publications: protobuf reads what was put together by hand, and no byte of the weights is copied twice."""
+"""Messages of publications: protobuf reads what was put together by hand, and no byte is copied twice."""
 
 import tracemalloc
 
