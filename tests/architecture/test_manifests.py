@@ -29,7 +29,6 @@ from gateway_service.settings import GatewaySettings
 from hotslot.capacity import HOST_SPARE, WorkerShape, memory_of
 from hotslot.formats.model_sizes import sizes_of
 from hotslot.redis_url import check_redis_url
-from shared.coordination.rights import acl_rule
 from shared.metrics.table import TABLE
 from shared.server.grpc_server import AGE_SPREAD, GOODBYE_S
 from shared.settings import ENV_PREFIX, Settings
@@ -423,28 +422,6 @@ def test_metrics_that_autoscalers_ask_for_are_made_of_metrics_that_there_are() -
     assert asked == {rule["name"]["as"] for rule in rules}
     used = {name for rule in rules for name in re.findall(r"\bhotslot_\w+", rule["metricsQuery"] + rule["seriesQuery"])}
     assert used - asked <= TABLE.keys()
-
-
-def test_the_redis_of_a_demo_gives_the_rights_that_are_needed_and_no_more() -> None:
-    objects = build(KUBERNETES / "overlays" / "cpu-demo")
-    (container,) = pods(objects)["redis"]["spec"]["containers"]
-    assert f'user hotslot on #$hash {acl_rule()}"' in container["command"][-1]
-    (config,) = [each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"] == "redis"]
-    assert "user default off" in config["data"]["valkey.conf"]
-    assert "port 0" in config["data"]["valkey.conf"].splitlines()
-
-
-def test_certificates_fill_the_secrets_that_pods_mount() -> None:
-    objects = build(KUBERNETES / "overlays" / "cert-manager")
-    certificates = {each["spec"]["secretName"]: each["spec"] for each in of_kind(objects, "Certificate")}
-    issuers = {each["metadata"]["name"] for each in of_kind(objects, "Issuer")}
-    for name in SERVICES:
-        spec = certificates[f"{name}-tls"]
-        assert spec["issuerRef"]["name"] in issuers
-        assert {name, name.removeprefix("hotslot-")} <= set(spec["dnsNames"])
-        assert {"server auth", "client auth"} <= set(spec["usages"])
-    authorities = {each["spec"].get("ca", {}).get("secretName") for each in of_kind(objects, "Issuer")}
-    assert authorities <= {None, *certificates}
 
 
 def test_a_mistyped_field_of_a_custom_resource_is_found() -> None:

@@ -1,10 +1,11 @@
-"""Overlays that turn something on: traces go out, and object storage is used without a key."""
+"""Single overlays, which turn something on: traces, rights without a key, a Redis of the demo, certificates."""
 
 import pytest
 
 from deploy.check_manifests import KubernetesObject, build, kustomizations
+from shared.coordination.rights import acl_rule
 from shared.trace_export import wants_traces
-from tests.architecture.test_manifests import SERVICES, of_kind, settings_by_name
+from tests.architecture.test_manifests import SERVICES, of_kind, pods, settings_by_name
 
 FOLDERS = {folder.name: folder for folder in kustomizations()}
 
@@ -29,3 +30,25 @@ def test_identity_of_the_workload_leaves_no_place_for_a_key() -> None:
     assert store["spec"]["template"]["metadata"]["labels"]["azure.workload.identity/use"] == "true"
     (account,) = [a for a in of_kind(objects, "ServiceAccount") if a["metadata"]["name"] == "hotslot-store"]
     assert account["metadata"]["annotations"]
+
+
+def test_the_redis_of_a_demo_gives_the_rights_that_are_needed_and_no_more() -> None:
+    objects = build(FOLDERS["cpu-demo"])
+    (container,) = pods(objects)["redis"]["spec"]["containers"]
+    assert f'user hotslot on #$hash {acl_rule()}"' in container["command"][-1]
+    (config,) = [each for each in of_kind(objects, "ConfigMap") if each["metadata"]["name"] == "redis"]
+    assert "user default off" in config["data"]["valkey.conf"]
+    assert "port 0" in config["data"]["valkey.conf"].splitlines()
+
+
+def test_certificates_fill_the_secrets_that_pods_mount() -> None:
+    objects = build(FOLDERS["cert-manager"])
+    certificates = {each["spec"]["secretName"]: each["spec"] for each in of_kind(objects, "Certificate")}
+    issuers = {each["metadata"]["name"] for each in of_kind(objects, "Issuer")}
+    for name in SERVICES:
+        spec = certificates[f"{name}-tls"]
+        assert spec["issuerRef"]["name"] in issuers
+        assert {name, name.removeprefix("hotslot-")} <= set(spec["dnsNames"])
+        assert {"server auth", "client auth"} <= set(spec["usages"])
+    authorities = {each["spec"].get("ca", {}).get("secretName") for each in of_kind(objects, "Issuer")}
+    assert authorities <= {None, *certificates}

@@ -3,10 +3,11 @@
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from store_service.content.objects import ObjectBlobs
@@ -56,6 +57,26 @@ class SharedPlace:
     def local_blobs(self, name: str) -> list[Path]:
         """Files of the blobs that a store has on its disk."""
         return [path for path in (self.folder / name / "blobs").rglob("*") if path.is_file()]
+
+
+@dataclass
+class AlternatingClient(StoreClient):
+    """One tenant's stubs of several stores: each call goes to the next."""
+
+    channels: Iterator[grpc.aio.Channel] = field(default_factory=lambda: iter(()))
+
+    @property
+    def adapters(self) -> Any:
+        self.channel = next(self.channels)
+        return StoreClient(self.channel).adapters
+
+    @property
+    def blobs(self) -> Any:
+        self.channel = next(self.channels)
+        return StoreClient(self.channel).blobs
+
+    def of(self, tenant: str) -> StoreClient:
+        return AlternatingClient(self.channel, tenant, self.endpoint, self.channels)
 
 
 @contextmanager
