@@ -27,15 +27,13 @@ from sqlalchemy import (
     insert,
     select,
     text,
-    tuple_,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from hotslot.batches import batches
 from hotslot.ids import Digest, TenantId
 from store_service.catalog.clock import now_unix_s
 from store_service.catalog.database import reading, writing
-from store_service.catalog.references import BATCH_KEYS
+from store_service.catalog.references import by_tenant
 from store_service.catalog.tables import adapters, blob_claims, blob_generations, versions
 
 CLAIM_S = 600.0
@@ -172,8 +170,8 @@ def _generation(connection: Connection, key: _Key) -> int:
 
 def _among(query: Select[Any], table: Table, keys: Iterable[_Key]) -> Iterator[Select[Any]]:
     """The query about some blobs, in as many parts as databases take."""
-    columns = tuple_(table.c.tenant, table.c.weights_digest)
-    return (query.where(columns.in_(some)) for some in batches(keys, BATCH_KEYS))
+    of_digests = table.c.weights_digest.in_
+    return (query.where(table.c.tenant == tenant, of_digests(some)) for tenant, some in by_tenant(keys))
 
 
 def _is(table: Table, key: _Key) -> ColumnElement[bool]:

@@ -6,11 +6,11 @@ table is appended to alone, so that removals of different tenants never wait for
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, insert, literal, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, insert, literal, select
 
 from hotslot.batches import batches
 from hotslot.ids import AdapterName, Digest, TenantId
@@ -102,8 +102,8 @@ class WeightsReferences:
     def among(self, keys: Iterable[_Key], departed: Departed = NONE_DEPARTED) -> set[_Key]:
         """Those of the blobs that a version refers to; the rows that are looked at are verified."""
         found: set[_Key] = set()
-        for some in batches(keys, BATCH_KEYS):
-            query = _USES.where(tuple_(adapters.c.tenant, versions.c.weights_digest).in_(some))
+        for tenant, some in by_tenant(keys):
+            query = _USES.where(adapters.c.tenant == tenant, versions.c.weights_digest.in_(some))
             with reading(self._engine) as connection:
                 rows = connection.execute(query).all()
             for row in rows:
@@ -117,9 +117,9 @@ class WeightsReferences:
         key, value = PINNED_LABEL
         is_pinned = exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
         uses: list[WeightsUse] = []
-        for some in batches(keys, BATCH_KEYS):
+        for tenant, some in by_tenant(keys):
             query = _USES.add_columns(is_pinned.label("is_pinned"))
-            query = query.where(tuple_(adapters.c.tenant, versions.c.weights_digest).in_(some))
+            query = query.where(adapters.c.tenant == tenant, versions.c.weights_digest.in_(some))
             with reading(self._engine) as connection:
                 uses.extend(reads.weights_use(row) for row in connection.execute(query.order_by(versions.c.id.desc())))
         return uses
@@ -159,6 +159,14 @@ class WeightsReferences:
             )
             for row in map(reads.checked_adapter, rows)
         ]
+
+
+def by_tenant(keys: Iterable[_Key]) -> Iterator[tuple[TenantId, tuple[Digest, ...]]]:
+    """Blobs in parts that one query takes, of one tenant each: no database finds pairs of columns by an index."""
+    found: dict[TenantId, list[Digest]] = {}
+    for tenant, digest in keys:
+        found.setdefault(tenant, []).append(digest)
+    return ((tenant, some) for tenant, digests in found.items() for some in batches(digests, BATCH_KEYS))
 
 
 def purge_expired(engine: Engine) -> int:

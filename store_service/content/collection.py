@@ -117,6 +117,8 @@ class Collector:
         expired = self._references.expired()
         if expired:
             self._published.catalog.purge()
+        if now.is_full:
+            self._published.blobs.index.take_entered()  # they are looked at with everything
         look = self._look(now, NONE_DEPARTED, frozenset())
         self._ledger.blobs, self._ledger.uploads = look.blobs, look.uploads
         self._ledger.save(state.num_changes)
