@@ -8,9 +8,9 @@ table is appended to alone, so that removals of different tenants never wait for
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, exists, func, insert, literal, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, delete, exists, func, insert, literal, select
 
 from hotslot.batches import batches
 from hotslot.ids import AdapterName, Digest, TenantId
@@ -63,12 +63,12 @@ class Departed:
     adapters: frozenset[int] = frozenset()
     versions: frozenset[tuple[TenantId, AdapterName, Digest]] = frozenset()
 
-    def has(self, row: object) -> bool:
+    def has(self, row: Any) -> bool:
         """Tell if a version's row, with its adapter's tenant and name, is among them."""
         if not self.adapters and not self.versions:
             return False
-        found = (row.tenant, row.name, row.digest)  # type: ignore[attr-defined]
-        return row.adapter_id in self.adapters or found in self.versions  # type: ignore[attr-defined]
+        found = (row.tenant, row.name, row.digest)
+        return row.adapter_id in self.adapters or found in self.versions
 
 
 NONE_DEPARTED = Departed()
@@ -101,28 +101,26 @@ class WeightsReferences:
 
     def among(self, keys: Iterable[_Key], departed: Departed = NONE_DEPARTED) -> set[_Key]:
         """Those of the blobs that a version refers to; the rows that are looked at are verified."""
-        found: set[_Key] = set()
-        for tenant, some in by_tenant(keys):
-            query = _USES.where(adapters.c.tenant == tenant, versions.c.weights_digest.in_(some))
-            with reading(self._engine) as connection:
-                rows = connection.execute(query).all()
-            for row in rows:
-                reads.checked_version(row, row)
-                if not departed.has(row):
-                    found.add((TenantId(row.tenant), Digest(row.weights_digest)))
-        return found
+        return {
+            (TenantId(row.tenant), Digest(row.weights_digest))
+            for row in self._rows_of(_USES, keys)
+            if not departed.has(reads.checked_version(row, row))
+        }
 
     def uses_among(self, keys: Collection[_Key]) -> list[WeightsUse]:
         """All versions of some blobs, newest first, with what their adapters say of keeping them."""
         key, value = PINNED_LABEL
         is_pinned = exists().where(labels.c.adapter_id == adapters.c.id, labels.c.key == key, labels.c.value == value)
-        uses: list[WeightsUse] = []
-        for tenant, some in by_tenant(keys):
-            query = _USES.add_columns(is_pinned.label("is_pinned"))
-            query = query.where(adapters.c.tenant == tenant, versions.c.weights_digest.in_(some))
+        query = _USES.add_columns(is_pinned.label("is_pinned")).order_by(versions.c.id.desc())
+        return [reads.weights_use(row) for row in self._rows_of(query, keys)]
+
+    def _rows_of(self, query: Select[Any], keys: Iterable[_Key]) -> Iterator[Row[Any]]:
+        wanted = set(keys)
+        # Not by tenant too: without statistics SQLite would go through all adapters of the tenant.
+        for some in batches({digest for _, digest in wanted}, BATCH_KEYS):
             with reading(self._engine) as connection:
-                uses.extend(reads.weights_use(row) for row in connection.execute(query.order_by(versions.c.id.desc())))
-        return uses
+                rows = connection.execute(query.where(versions.c.weights_digest.in_(some))).all()
+            yield from (row for row in rows if (row.tenant, row.weights_digest) in wanted)
 
     def dropped_since(self, time_s: float) -> Dropped:
         """Blobs of versions that were removed since a time; some may be referred to by other versions, or again."""

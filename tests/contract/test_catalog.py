@@ -455,7 +455,7 @@ def test_a_look_at_some_blobs_is_by_their_index_however_many_versions_there_are(
     assert catalog.references.among([*keys[:2], (OTHER, keys[2][1])]) == set(keys[:2])
     assert {use.weights_digest for use in catalog.references.uses_among(keys)} == {digest for _, digest in keys}
     event.remove(engine, "before_cursor_execute", note)
-    assert sum(each.startswith("SELECT versions") for each in asked) == 3
+    assert sum(each.startswith("SELECT versions") for each in asked) == 2
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:
             for statement in [each for each in asked if each.startswith("SELECT versions")]:
