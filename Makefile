@@ -32,6 +32,9 @@ QUICK ?=
 FULL ?=
 BENCH_ARGS ?=
 
+# More arguments for `make gpu-report`: make gpu-report GPU_ARGS="--device cpu --tiny" tries it without a device.
+GPU_ARGS ?=
+
 # Length of the loop of `make trainer`.
 PUBLICATIONS ?= 1000
 # Its form: `thousand` pushes as many folders, too.
@@ -118,6 +121,10 @@ bench: $(INSTALLED) model ## Measure beside the peers, and write BENCHMARKS.md: 
 .PHONY: bench-check
 bench-check: $(INSTALLED) model ## Measure quickly, and fail where a ratio is worse than the committed one of this kind of machine
 	$(BIN)/python -m tools.bench --level quick --check $(BENCH_ARGS)
+
+.PHONY: gpu-report
+gpu-report: $(INSTALLED) ## Measure on a CUDA device in five minutes: graphs, bits, decoding, activation; GPU_ARGS=--commit writes BENCHMARKS.md
+	$(BIN)/python -m tools.bench.gpu_report $(GPU_ARGS)
 
 .PHONY: simulate
 simulate: $(INSTALLED) ## Simulate placement in large fleets, and write build/simulation.json and SIMULATION.md

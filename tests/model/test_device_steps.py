@@ -15,7 +15,7 @@ from tools.bench.recorded_capture import RecordedCapture
 from worker_service.engine.core import EngineCore
 from worker_service.engine.graph_counts import UncapturedKinds
 from worker_service.engine.messages import NO_LOGPROBS, AdapterWeights, Computed, Segment, StopRules
-from worker_service.model.graph_checks import capture_steps
+from worker_service.model.graph_checks import capture_steps, step_of
 from worker_service.model.options import LoadedModel
 from worker_service.model.runner import TorchRunner
 from worker_service.model.sampling import Sampler
@@ -177,3 +177,18 @@ def test_every_sampler_has_steps_of_its_own(loaded: LoadedModel) -> None:
     assert [steps.key_of([row]).sampler for row in rows] == list(Sampler)
     assert steps.key_of(rows).sampler is Sampler.TRUNCATED
     assert steps.key_of([Segment((5,), 0, (0,), (), None)]).sampler is Sampler.GREEDY
+
+
+@pytest.mark.slow
+def test_compiled_steps_need_nothing_that_the_warm_up_did_not_compile(tmp_path: Path) -> None:
+    """Layers and head are guarded; steps from the plan's buffer meet the graphs of those before them."""
+    draws = Random(1)
+    with apart(), loaded_as_on_cuda("portable", tmp_path, token_buckets=(1, 8), compile=True) as compiled:
+        runner, steps = compiled.runner, compiled.runner.device_steps
+        assert steps is not None
+        for key in steps.kinds:
+            segments = step_of(steps, key, draws)
+            runner.launch(segments)
+            found = runner.collect()
+            assert [item.token for item in found] == [item.token for item in runner.run(segments)], key
+        assert runner.recompiles == 0

@@ -16,6 +16,7 @@ from typing import Any
 from tools.bench import check
 from tools.bench.cases import CASES, RunLevel
 from tools.bench.figures import BenchFigures
+from tools.bench.gpu_results import committed_gpu
 from tools.bench.inputs import adapter_folders, gguf_model
 from tools.bench.machine import busy_share, machine, machine_type
 from tools.bench.parts import PARTS, Part
@@ -123,7 +124,7 @@ def write(results: dict[str, Any]) -> None:
     found = lines(figures)
     plot_targets(found, ROOT / "docs" / "bench-targets.svg")
     plot_peers(figures, ROOT / "docs" / "bench-model.svg")
-    (ROOT / "BENCHMARKS.md").write_text(render(results), encoding="utf-8")
+    (ROOT / "BENCHMARKS.md").write_text(render(results | {"gpu": committed_gpu()}), encoding="utf-8")
     ratios = check.commit(results["kind"], check.ratios(found))
     print(f"written: {RESULTS.relative_to(ROOT)}, BENCHMARKS.md, {ratios.relative_to(ROOT)}", file=sys.stderr)
 

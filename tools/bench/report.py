@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tools.bench import gpu_page
 from tools.bench.figures import BenchFigures
 from tools.bench.notes import NOTES
+from tools.bench.tables import one_line
 from tools.bench.targets import Line, lines
 
 VERDICTS = {True: "met", False: "**missed**"}
@@ -17,7 +19,7 @@ def render(results: Mapping[str, Any]) -> str:
     figures = BenchFigures(results)
     found = lines(figures)
     sections = (_head(results), _targets(found), _missed(found, figures), _peers(figures), _open_load(figures))
-    rest = (_tables(results), _record(results, figures))
+    rest = (gpu_page.section(results.get("gpu")), _tables(results), _record(results, figures))
     return "\n".join(line for section in (*sections, *rest) for line in section) + "\n"
 
 
@@ -151,8 +153,3 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(value, dict):
         return [row for key, inner in value.items() for row in flat(inner, f"{prefix} {key}".strip().replace("_", " "))]
     return [(prefix, f"{value:.3g}" if isinstance(value, float) else one_line(str(value)))]
-
-
-def one_line(text: str) -> str:
-    """A text that a cell of a table can hold."""
-    return " ".join(text.replace("|", ",").split())

@@ -18,7 +18,7 @@ from worker_service.model.shared_code import CodeKey
 
 _SHAPING = (
     "dtype", "weights", "num_slots", "slot_rank", "max_sequences", "kv_tokens", "block_tokens", "max_sequence_tokens",
-    "token_buckets", "target_modules", "compile", "cpu_kernels", "cuda_kernels", "varlen_attention",
+    "token_buckets", "target_modules", "compile", "cpu_kernels", "cuda_kernels", "varlen_attention", "runs_ahead",
 )  # fmt: skip
 """The options that shape graphs, or decide which of them there are."""
 _COMPILER_TIMEOUT_S = 10.0

@@ -1,7 +1,8 @@
 """Captured steps: one graph for each kind of step, replayed on tensors at fixed addresses; the rest runs uncaptured."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,6 +86,7 @@ class StepGraphs:
     def __init__(self) -> None:
         self._replays: dict[GraphKey, Callable[[], None]] = {}
         self.refusals: dict[GraphKey, Refusal] = {}
+        self._is_on = True
         self._num_replayed = 0
         self._num_uncaptured: Counter[Refusal] = Counter()
 
@@ -121,13 +123,22 @@ class StepGraphs:
 
     def run(self, key: GraphKey, computing: Callable[[GraphKey], None]) -> None:
         """Launch a step of this kind: its graph, or what it would have kept."""
-        replay = self._replays.get(key)
+        replay = self._replays.get(key) if self._is_on else None
         if replay is None:
             self.count_uncaptured(self.refusals.get(key, TURNED_OFF))
             computing(key)
         else:
             self._num_replayed += 1
             replay()
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Launch every step piece by piece, to compare."""
+        self._is_on = False
+        try:
+            yield
+        finally:
+            self._is_on = True
 
     def count_uncaptured(self, refusal: Refusal) -> None:
         """Count a step that no graph computed."""
