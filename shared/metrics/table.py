@@ -135,13 +135,11 @@ def _engine() -> Iterator[MetricRow]:
     text = "Tokens of prompts that were computed, again after a preemption included."
     yield _counter(own, "hotslot_prompt_tokens_computed_total", text)
     yield _counter(own, "hotslot_generated_tokens_total", "Tokens of answers.")
-    text = "Tokens of prompts that were looked for in the prefix cache."
-    yield _counter(own, "hotslot_prefix_cache_queries_total", text)
+    yield _counter(own, "hotslot_prefix_cache_queries_total", "Tokens of prompts looked for in the prefix cache.")
     yield _counter(own, "hotslot_prefix_cache_hits_total", "Tokens of prompts that the prefix cache had.")
     yield _counter(own, "hotslot_sequences_total", "Sequences that ended, by their end.", "outcome")
     yield _histogram(own, "hotslot_sequence_queue_seconds", "Time of sequences from arrival to their row.")
-    text = "Time of sequences from their row until all of their adapters were in slots."
-    yield _histogram(own, "hotslot_sequence_slots_seconds", text)
+    yield _histogram(own, "hotslot_sequence_slots_seconds", "Time from their row until their adapters were in slots.")
     yield _counter(own, "hotslot_preemptions_total", "Sequences that lost their blocks and were computed again.")
     yield _counter(own, "hotslot_recompiles_total", "Compilations after the warm-up; anything but 0 is a bug.")
     yield _gauge(own, "hotslot_step_graphs", "Kinds of steps that were captured at the start.")

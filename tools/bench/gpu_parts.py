@@ -21,7 +21,7 @@ WARM_STEPS = 3
 ROUNDS = 3
 COPIED_BYTES = 2 << 30
 """Bytes of the copy that tells the memory's speed; more than any cache holds."""
-Figures = dict[str, Any]
+GpuFigures = dict[str, Any]
 
 
 @dataclass
@@ -108,7 +108,7 @@ def memory_speed(device: torch.device, size_bytes: int = COPIED_BYTES) -> float:
     return 2 * size_bytes / min(copied_s() for _ in range(2 + ROUNDS))
 
 
-def captured(bench: GpuBench) -> Figures:
+def captured(bench: GpuBench) -> GpuFigures:
     """Kinds of steps with graphs, why others have none, and graphs against steps on plans that no check has seen."""
     counts, draws = bench.steps.graphs.counts, random.Random(23)
     keys = bench.steps.graphs.keys
@@ -117,9 +117,9 @@ def captured(bench: GpuBench) -> Figures:
     return {"kinds": len(keys), "differing": differing, "uncaptured": whys}
 
 
-def bits(bench: GpuBench) -> Figures:
+def bits(bench: GpuBench) -> GpuFigures:
     """Rows whose tokens and highest logits depend on the rows beside them in a step of the same bucket."""
-    found: Figures = {}
+    found: GpuFigures = {}
     few, rows = bench.shape.rows // 2 + 1, bench.shape.rows
     for sampler in Sampler:
         for with_adapters in (False, True):
@@ -135,7 +135,7 @@ def bits(bench: GpuBench) -> Figures:
     return found
 
 
-def decoding(bench: GpuBench) -> list[Figures]:
+def decoding(bench: GpuBench) -> list[GpuFigures]:
     """Milliseconds a step with graphs and without, and the share of what memory would take at the speed of a copy."""
     found = []
     weights, adapter = weight_bytes(bench.loaded), bench.adapter.size_bytes
@@ -152,14 +152,14 @@ def decoding(bench: GpuBench) -> list[Figures]:
     return found
 
 
-def sampling(bench: GpuBench) -> Figures:
+def sampling(bench: GpuBench) -> GpuFigures:
     """Milliseconds a step of all rows by the program that chooses tokens."""
     return {
         str(sampler): median(bench.decode_s(bench.shape.rows, False, EXAMPLES[sampler])) * 1e3 for sampler in Sampler
     }
 
 
-def activation(bench: GpuBench) -> Figures:
+def activation(bench: GpuBench) -> GpuFigures:
     """Milliseconds until an adapter is in its slot, beside a plain copy of its bytes to the device."""
     times = []
     for slot in range(min(ROUNDS, bench.shape.rows)):
@@ -178,7 +178,7 @@ def activation(bench: GpuBench) -> Figures:
     return {"adapter_mb": stretch_N.nbytes / 1e6, "activation_ms": median(times) * 1e3, "copy_ms": min(copies) * 1e3}
 
 
-def stall(bench: GpuBench) -> Figures:
+def stall(bench: GpuBench) -> GpuFigures:
     """Longest step, in milliseconds, while adapters are copied one after the other, and without."""
     runner, chosen = bench.loaded.runner, Sampling()
     few = max(bench.shape.rows // 2, 1)
@@ -204,7 +204,7 @@ def stall(bench: GpuBench) -> Figures:
     }  # fmt: skip
 
 
-def prefill(bench: GpuBench) -> Figures:
+def prefill(bench: GpuBench) -> GpuFigures:
     """Tokens of a prompt a second, in one step."""
     runner, limits, count = bench.loaded.runner, bench.loaded.limits, bench.shape.prompt
     found = {}
@@ -220,7 +220,7 @@ def prefill(bench: GpuBench) -> Figures:
     return found
 
 
-def launches(bench: GpuBench) -> list[Figures]:
+def launches(bench: GpuBench) -> list[GpuFigures]:
     """Kernels of a decoding step, counted by the profiler; on a CPU its operators."""
     found = []
     is_cuda = bench.steps.results_R2.device.type == "cuda"

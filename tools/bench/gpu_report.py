@@ -35,7 +35,7 @@ EXACTNESS_S = 60.0
 """Seconds that must be left to compile and compare SmolLM2."""
 TINY_COPY_BYTES = 1 << 20
 IN_MEMORY = Path("/dev/shm")
-"""Where a checkpoint of 16 GB is written and read fastest, if it has room."""
+"""Folder in which a checkpoint of 16 GB is written and read fastest, if it has room."""
 
 
 class GpuReport:
@@ -109,7 +109,7 @@ def measure(report: GpuReport, shape: GpuShape, device: torch.device, folder: Pa
 
 
 def scratch_folder(size_bytes: int) -> str | None:
-    """Where to write a checkpoint of that size; None for the system's own folder."""
+    """Folder for a checkpoint of that size; None for the system's own folder."""
     has_room = IN_MEMORY.is_dir() and shutil.disk_usage(IN_MEMORY).free > 2 * size_bytes
     return str(IN_MEMORY) if has_room else None
 
