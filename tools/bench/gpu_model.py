@@ -105,4 +105,4 @@ def weight_bytes(loaded: LoadedModel) -> int:
     embedding, is_tied = steps.model.get_input_embeddings().weight, steps.model.config.tie_word_embeddings
     # Linears of a group are views of one stretch.
     seen = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in steps.model.parameters()}
-    return sum(seen.values()) - (0 if is_tied else embedding.nbytes)
+    return sum(seen.values()) - (0 if is_tied else int(embedding.nbytes))

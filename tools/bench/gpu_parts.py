@@ -233,7 +233,7 @@ def launches(bench: GpuBench) -> list[GpuFigures]:
             bench.loaded.runner.launch(segments)
             bench.loaded.runner.collect()
             wait_for(bench.steps)
-        of_device = torch.autograd.DeviceType.CUDA if is_cuda else torch.autograd.DeviceType.CPU
+        of_device = torch._C._autograd.DeviceType.CUDA if is_cuda else torch._C._autograd.DeviceType.CPU
         names = [event.name for event in profile.events() if event.device_type == of_device]
         kernels = [name for name in names if not name.startswith(("Memcpy", "Memset", "cuda", "hotslot_step"))]
         found.append({
