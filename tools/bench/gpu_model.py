@@ -102,7 +102,10 @@ def weight_bytes(loaded: LoadedModel) -> int:
     """Bytes of weights that every step reads: all but the embedding's, of which it reads its tokens' rows alone."""
     steps = loaded.runner.device_steps
     assert steps is not None
-    embedding, is_tied = steps.model.get_input_embeddings().weight, steps.model.config.tie_word_embeddings
+    embedding: torch.Tensor = steps.model.get_input_embeddings().weight
+    is_tied = bool(steps.model.config.tie_word_embeddings)
     # Linears of a group are views of one stretch.
-    seen = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in steps.model.parameters()}
+    seen: dict[int, int] = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in steps.model.parameters()
+    }
     return sum(seen.values()) - (0 if is_tied else int(embedding.nbytes))
