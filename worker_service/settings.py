@@ -124,7 +124,7 @@ class WorkerSettings(ServerTransport, CallerTransport, RedisTransport, AuditSett
     varlen_attention: bool = True
     """On CUDA, in bfloat16 and float16, attend with torch's own paged kernels; turned off, with portable operators."""
     num_threads: int = Field(default=0, ge=0)
-    """Threads of one operation on CPU; 0 means one for each core but one, which is the front's."""
+    """Threads of one operation on CPU; 0 means one for each core."""
     cache_dir: Path | None = None
     """Folder of compiled code between starts; empty means the compiler's own default."""
     share_compiled_code: Literal["off", "fetch", "fetch-and-upload"] = "off"

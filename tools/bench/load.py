@@ -2,7 +2,8 @@
 
 `python -m tools.bench.load [--quick]` prints one JSON object. Requests arrive as a Poisson process whatever the worker
 does, for adapters by Zipf's law, eight times as many as slots: latency against rate, up to the knee. A cold adapter is
-one that was pushed and never used: its first token is compared with a warm one of the same adapter, in turns.
+one that was pushed and never used: its first token is compared with a warm one of the same adapter, in turns. The front
+is asked for its status while the engine computes for all rows that it may have.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hotslot import AdapterSelection, Chunk, GenerationRequest, HotslotClient, Stop
+from hotslot import AdapterSelection, Chunk, GenerationRequest, HotslotClient, Stop, WorkerClient
 from hotslot.errors import HotslotError
 from tests.support.stack import Stack
 from tools.bench.inputs import adapter_folders, prompt
@@ -117,6 +118,41 @@ def knee(idle_ms: float, rates: Sequence[dict[str, float]]) -> float:
     return max((row["rate_per_s"] for row in held), default=0.0)
 
 
+async def measure_front(stack: Stack, seconds: float) -> dict[str, float]:
+    """Answers to the plainest call, of an idle worker and of one that computes for as many rows as it may."""
+    endpoint, busy_rows = stack.workers[0].spec.endpoint, int(WORKER_SETTINGS["max_sequences"])
+
+    async def answers_ms(worker: WorkerClient, until_s: float) -> list[float]:
+        found = []
+        while time.perf_counter() < until_s:
+            began_s = time.perf_counter()
+            await worker.status()
+            found.append(1e3 * (time.perf_counter() - began_s))
+            await asyncio.sleep(0.01)
+        return found
+
+    async with WorkerClient(endpoint) as worker:
+        tokens = 0
+        idle = await answers_ms(worker, time.perf_counter() + seconds / 4)
+        until_s = time.perf_counter() + seconds
+
+        async def keep_busy() -> None:
+            nonlocal tokens
+            while time.perf_counter() < until_s:
+                stop = Stop(max_tokens=64, ignore_eos=True)
+                async for event in worker.generate(GenerationRequest(prompt(PROMPT_TOKENS, next(SEEDS)), stop=stop)):
+                    tokens += len(event.token_ids) if isinstance(event, Chunk) else 0
+
+        began_s = time.perf_counter()
+        rows = [asyncio.create_task(keep_busy()) for _ in range(busy_rows)]
+        busy = await answers_ms(worker, until_s)
+        await asyncio.gather(*rows)
+        took_s = time.perf_counter() - began_s
+    percentiles = {f"{name}_p{p}_ms": float(np.percentile(found, p)) for name, found in (("idle", idle), ("busy", busy))
+                   for p in (50, 99)}  # fmt: skip
+    return {"rows": busy_rows, "tok_s": tokens / took_s, **percentiles}
+
+
 async def measure(stack: Stack, *, quick: bool) -> dict[str, Any]:
     """Push all adapters, then cold ones, then rates that ascend until latency is far beyond the knee."""
     assert stack.store is not None
@@ -144,11 +180,16 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer seconds at each rate")
-    quick = parser.parse_args().quick
+    parser.add_argument("--front", action="store_true", help="only how soon the front answers meanwhile")
+    parser.add_argument("--threads", type=int, default=0, help="the worker's threads; 0 is its default")
+    arguments = parser.parse_args()
+    settings = WORKER_SETTINGS | {"num_threads": str(arguments.threads)}
     with tempfile.TemporaryDirectory() as folder, Stack(Path(folder)) as stack:
         stack.start_store()
-        stack.start_worker(ensure_model(), model_name=BASE_MODEL, cache_dir=str(default_cache_dir()), **WORKER_SETTINGS)
-        print(json.dumps(asyncio.run(measure(stack, quick=quick))))
+        stack.start_worker(ensure_model(), model_name=BASE_MODEL, cache_dir=str(default_cache_dir()), **settings)
+        front = asyncio.run(measure_front(stack, 8.0 if arguments.quick else 30.0))
+        rest = {} if arguments.front else asyncio.run(measure(stack, quick=arguments.quick))
+        print(json.dumps({"threads": arguments.threads, "front": front, **rest}))
 
 
 if __name__ == "__main__":

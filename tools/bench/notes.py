@@ -2,23 +2,56 @@
 
 from collections.abc import Mapping
 
-_REST = (
-    "what memory does not explain is the last column below: wrapper code of each layer's graph, attention, norms and "
-    "sampling. One compiled entry for all layers took two fifths of it away in a trial, base only"
+_ONE_ROW = (
+    "a step of one row reads the model's weights once, which takes what the table below says; the rest is attention, "
+    "norms, some 200 regions of threads, and what the front takes of the same cores. The layers are one call of "
+    "recorded code, without Python (docs/decisions/model.md)"
+)
+_EIGHT_ROWS = (
+    "without instructions for bfloat16 eight rows are bound by arithmetic, not by memory: 1.08 billion multiplications "
+    "a step at some 40 a nanosecond and core"
+)
+_ATTENTION = (
+    "it is bound by arithmetic, not by memory: with three query heads for a key head, sums of weighted values take "
+    "most (`add_block` of worker_service/model/cpu/attention.h), whose 64 elements are passed over "
+    "four times for want of registers, then scores. Reading all key heads of a row together "
+    "changed nothing (docs/decisions/model.md)"
+)
+_ADAPTERS = (
+    "an adapter's A and B are read in whole rows, beside the base's weights. What is left is sums of the slots, which "
+    "are added up at the end, and noise: it is the difference of two steps. Tried and dropped, as no faster: fetching "
+    "ahead, larger chunks, sums folded side by side (docs/decisions/model.md)"
+)
+_PUSH = "a version is checked, stored durably, announced, streamed and decoded before its first token is computed"
+_STARTS = (
+    "torch and transformers are imported, the unmodified model answers first for the self-test, and every bucket is "
+    "traced again, since Dynamo keeps nothing between processes"
 )
 NOTES: Mapping[str, str] = {
-    "1 row / best": f"{_REST}.",
-    "8 rows / best": f"{_REST}.",
-    "1 row, adapter / llama.cpp": f"{_REST}; the adapter's own share is in the column before.",
-    "adapters' time / bytes": "A and B of every slot that is on are read in pieces for each chunk of outputs. Tried "
-    "and dropped, as no faster: fetching them ahead while the base is computed, larger chunks, sums folded side by "
-    "side (docs/decisions/model.md).",
+    "1 row / best": f"{_ONE_ROW}.",
+    "8 rows / best": f"{_EIGHT_ROWS}.",
+    "1 row, adapter / llama.cpp": f"{_ONE_ROW}; the adapter's own share is in the column before.",
+    "1 rows int8 / Q8_0": "Q8_0 rounds activations to 8 bits too, and multiplies 8 bits by 8 bits; ours keep "
+    "activations, so that answers are exactly those of the rounded weights (docs/decisions/model.md).",
+    "8 rows int8 / Q8_0": "with eight rows the weights are read once for all, so what counts is arithmetic: Q8_0 "
+    "multiplies 8 bits by 8 bits, 32 at a time; ours widen a weight and multiply in float32, as exactly as with "
+    "weights in full.",
+    "adapters' time / bytes": f"{_ADAPTERS}.",
+    "swap / PEFT's": "an adapter goes to 420 places, A and B of each module, which threads share, and each slice is "
+    "planned first (worker_service/model/slot_writer.py).",
     "swap / copy": "an adapter goes to 420 places, A and B of each module, in one call of the kernels; the plain copy "
     "goes to one.",
     "verified stream / raw": "both ends digest what they stream, on the cores that the stream itself needs; on two "
     "cores that is not free. What chunks pass by: docs/decisions/hotslot.md.",
-    "attention at 512": "keys and values of a row are read block by block through its table "
-    "(worker_service/model/cpu/attention.h).",
-    "attention at 1900": "keys and values of a row are read block by block through its table "
-    "(worker_service/model/cpu/attention.h).",
+    "attention at 512": f"{_ATTENTION}.",
+    "attention at 1900": f"{_ATTENTION}.",
+    "8 rows at 512 / llama.cpp": f"{_EIGHT_ROWS}; keys and values come on top.",
+    "8 rows at 1900 / llama.cpp": f"{_EIGHT_ROWS}; keys and values come on top.",
+    "prompts of 512, adapters / base": "the slots' own products are some 6 % more arithmetic, with B in strips; what "
+    "adapters add is not fused with torch's products where these compute prompts.",
+    "prompts of 1900, adapters / base": "as with 512.",
+    "push of 2 MB": f"{_PUSH}; tools/bench/publishing.py has its stages.",
+    "push of 20 MB": f"{_PUSH}; tools/bench/publishing.py has its stages.",
+    "warm start": f"{_STARTS}; stages are below.",
+    "cold start": f"{_STARTS}, and then compiled: some 10 s of a core for each graph; stages are below.",
 }

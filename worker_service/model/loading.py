@@ -46,6 +46,7 @@ log = structlog.get_logger(__name__)
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_GRAPHS = 256
+MIN_ELEMENTS_A_THREAD = 2**14
 
 
 def load_model(
@@ -154,9 +155,10 @@ def configure_torch(options: ModelOptions) -> None:
     if options.cache_dir is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / INDUCTOR_DIR)
         drop_broken_code(options.cache_dir)
-    # One core is left for the front and for whatever else runs here: a kernel whose threads wait for a core that
-    # another process has costs milliseconds at each of hundreds of barriers in a step.
-    torch.set_num_threads(options.num_threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    torch.set_num_threads(options.num_threads or len(os.sched_getaffinity(0)))
+    # What the compiler writes waits for all of OpenMP's threads, so on a machine where a core is busy otherwise small
+    # kernels are done sooner by one; ours have helpers that nobody waits for.
+    torch._inductor.config.cpp.min_chunk_size = MIN_ELEMENTS_A_THREAD
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
 

@@ -13,14 +13,15 @@
 
 namespace hotslot {
 
-// Many contiguous copies in one call.
+// Many contiguous copies in one call; threads share them.
 void copy_all(at::TensorList targets, at::TensorList sources) {
-  for (size_t index = 0; index < targets.size(); ++index) {
+  for (size_t index = 0; index < targets.size(); ++index)
     TORCH_CHECK(targets[index].is_contiguous() && sources[index].is_contiguous() &&
                     targets[index].nbytes() == sources[index].nbytes(),
                 "hotslot_cpu: copy_all wants contiguous tensors of equal sizes");
+  share_out(targets.size(), [&](int64_t index) {
     std::memcpy(targets[index].mutable_data_ptr(), sources[index].const_data_ptr(), targets[index].nbytes());
-  }
+  });
 }
 
 }  // namespace hotslot

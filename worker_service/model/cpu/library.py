@@ -21,20 +21,7 @@ from torch.utils.cpp_extension import include_paths
 log = structlog.get_logger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-HEADERS = tuple(
-    SOURCE.with_name(name)
-    for name in (
-        "vectors.h",
-        "sharing.h",
-        "dot.h",
-        "int8.h",
-        "linear.h",
-        "operators.h",
-        "attention.h",
-        "sampling.h",
-        "program.h",
-    )
-)
+HEADERS = tuple(sorted(SOURCE.parent.glob("*.h")))
 HEAD_SIZE_MULTIPLE = 16
 MATRIX_TOKENS = 16
 """From more tokens on a step is bound by arithmetic, where the library's blocked matrix products are as fast."""

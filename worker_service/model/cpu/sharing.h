@@ -6,9 +6,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 
+#include "helpers.h"
 #include "vectors.h"
 
 namespace hotslot {
@@ -18,14 +18,9 @@ namespace hotslot {
 template <typename F>
 void share_out(int64_t count, const F& one) {
   const int64_t num_threads = std::min<int64_t>(at::get_num_threads(), count);
-  if (num_threads <= 1 || at::in_parallel_region()) {
-    for (int64_t item = 0; item < count; ++item) one(item);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-  at::parallel_for(0, num_threads, 1, [&](int64_t, int64_t) {
-    for (int64_t item = next++; item < count; item = next++) one(item);
-  });
+  const auto call = [](const void* work, int64_t item) { (*static_cast<const F*>(work))(item); };
+  if (num_threads > 1 && Helpers::of_process().share(num_threads - 1, count, call, &one)) return;
+  for (int64_t item = 0; item < count; ++item) one(item);
 }
 
 // Calls with a value of the element type, bfloat16 or float32.

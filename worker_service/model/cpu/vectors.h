@@ -149,6 +149,13 @@ inline Floats in_turns(Floats a, Floats b, std::integer_sequence<int, J...>) {
   return __builtin_shufflevector(a, b, (FIRST * static_cast<int>(LANES) / 2 + J / 2 + (J % 2 ? static_cast<int>(LANES) : 0))...);
 }
 
+// to[o] += from[o].
+inline void add_row(const float* from, int64_t count, float* to) {
+  int64_t o = 0;
+  for (; o + LANES <= count; o += LANES) store(to + o, load(to + o) + load(from + o));
+  for (; o < count; ++o) to[o] += from[o];
+}
+
 // y[o] = out[o] + addend[o], rounded; `addend` may be null.
 template <typename E>
 inline void round_row(const float* out, const E* addend, int64_t count, E* y) {
