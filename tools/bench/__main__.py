@@ -19,7 +19,7 @@ from tools.bench.figures import BenchFigures
 from tools.bench.gpu_results import committed_gpu
 from tools.bench.inputs import adapter_folders, gguf_model
 from tools.bench.machine import busy_share, machine, machine_type
-from tools.bench.parts import PARTS, Part
+from tools.bench.parts import PARTS, BenchPart
 from tools.bench.peers.environments import ENVIRONMENTS
 from tools.bench.plots import plot_peers, plot_targets
 from tools.bench.report import render
@@ -97,7 +97,7 @@ def earlier(kind: str) -> dict[str, Any]:
     return {"parts": {}}
 
 
-def run(part: Part, level: RunLevel) -> dict[str, Any]:
+def run(part: BenchPart, level: RunLevel) -> dict[str, Any]:
     """One part's result, with when, how and at which commit it was measured, and how busy the machine was before."""
     busy = busy_share()
     print(f"measuring: {part.name} (others take {busy:.0%} of the machine)", file=sys.stderr)

@@ -9,7 +9,7 @@ QUICKLY: tuple[str, ...] = ("--quick",)
 
 
 @dataclass(frozen=True)
-class Part:
+class BenchPart:
     """One program that prints one JSON object."""
 
     name: str
@@ -19,8 +19,8 @@ class Part:
     within_s: float = 900.0
 
 
-def _part(name: str, arguments: Mapping[RunLevel, tuple[str, ...]], within_s: float = 900.0) -> Part:
-    return Part(name, f"tools.bench.{name}", arguments, within_s)
+def _part(name: str, arguments: Mapping[RunLevel, tuple[str, ...]], within_s: float = 900.0) -> BenchPart:
+    return BenchPart(name, f"tools.bench.{name}", arguments, within_s)
 
 
 EVERY = {level: ("--level", level.value) for level in RunLevel}
