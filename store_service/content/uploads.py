@@ -30,6 +30,8 @@ from store_service.content.writer import Writer
 from store_service.execution.full_disk import no_room_is_a_quota
 from store_service.execution.unwanted import stop_if_unwanted
 
+BRING_S = 30.0
+"""Longest wait for another call that fetches the same upload from where other stores find it."""
 IDLE_UPLOAD_S = 600.0
 """Time after which a whole upload that nobody asked for gives way to others of its tenant."""
 
@@ -53,6 +55,7 @@ class UploadFolder:
         self._busy: dict[BlobKey, int] = {}
         """Uploads that a writer has, with the bytes that they will have."""
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
         make_directory(self._root)
 
     def begin(self, tenant: TenantId, digest: Digest, size_bytes: int) -> Writer | None:
@@ -168,8 +171,12 @@ class UploadFolder:
         if not self._parts.chain(key).is_whole:
             return
         with self._lock:
+            # Another call may be bringing it; what a client's stream writes here is not waited for.
+            self._freed.wait_for(lambda: self._busy.get(key, 1) > 0, BRING_S)
             if key in self._busy:
                 raise UploadBusyError(key[1])
+            if self._complete_path(*key).is_file():
+                return
             self._busy[key] = 0
         try:
             self._bring(key, self._parts)
@@ -259,6 +266,7 @@ class UploadFolder:
     def _release(self, key: BlobKey) -> None:
         with self._lock:
             self._busy.pop(key, None)
+            self._freed.notify_all()
 
 
 def _key(path: Path) -> BlobKey:

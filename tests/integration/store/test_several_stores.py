@@ -104,6 +104,16 @@ async def test_files_that_one_store_received_another_one_admits(stores: tuple[St
     assert (await one.resolve("bot")).digest == version.digest
 
 
+async def test_calls_at_once_for_files_that_another_store_received_all_succeed(
+    stores: tuple[StoreClient, StoreClient],
+) -> None:
+    one, two = stores
+    files = await one.upload(adapter())
+    requests = [pb.CreateVersionRequest(reference=f"bot-{number}", files=files) for number in range(6)]
+    made = await asyncio.gather(*(two.call("CreateVersion", request) for request in requests))
+    assert len({answer.version.digest for answer in made}) == 1
+
+
 async def test_parts_that_do_not_make_the_file_are_forgotten(
     stores: tuple[StoreClient, StoreClient], place: SharedPlace
 ) -> None:
