@@ -41,6 +41,8 @@ FRUITLESS = 5
 and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
+CUT_OFF_S = 5.0
+"""Time for which a caller whose flood was cut off may begin no call; it goes on anew while it floods."""
 MAX_EXPECTED = 16
 """Calls of one caller whose messages gRPC waits for by itself. Those that are given up first stay counted: then this
 process waits, and hears of it."""
@@ -79,6 +81,8 @@ class PacedCalls:
         self._certified: LRUCache[str, str] = LRUCache(MAX_CALLERS)
         """Callers by the peers of connections on which a certificate said who they are."""
         self._refusals = LateRefusals()
+        self._cut_off_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
+        """Callers that flooded, and the time until which their connections are closed at their first call."""
         self._expected: Counter[str] = Counter()
         self._unread: Counter[str] = Counter()
         self._closing: set[PeerAddress] = set()
@@ -98,7 +102,7 @@ class PacedCalls:
 
     def refusal(self, caller: str) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Handler of a call that is one too many; None for one that may begin."""
-        if not caller or self._pace is None or self._pace.take(caller, time.monotonic(), FRUITLESS):
+        if self._may_begin(caller):
             return None
 
         async def refuse(_: Any, context: Any) -> None:
@@ -116,7 +120,7 @@ class PacedCalls:
         caller = self._certified.get(peer)
         if caller is None and (caller := await self._found(peer, context)) is None:
             caller = f"address {address_of(peer)}"
-        if caller and self._pace is not None and not self._pace.take(caller, time.monotonic(), FRUITLESS):
+        if not self._may_begin(caller):
             await self._refuse(caller, context)
         return caller
 
@@ -131,6 +135,12 @@ class PacedCalls:
         """Hear that the message has come which gRPC waited for."""
         self._expected[caller] -= 1
         self.came(caller)
+
+    def _may_begin(self, caller: str) -> bool:
+        if not caller or self._pace is None:
+            return True
+        now_s = time.monotonic()
+        return now_s >= self._cut_off_until_s.get(caller, 0.0) and self._pace.take(caller, now_s, FRUITLESS)
 
     async def message(self, caller: str, context: Any) -> bytes:
         """The message of a call that has one; no caller is waited for by many calls, nor for long."""
@@ -182,7 +192,8 @@ class PacedCalls:
 
     async def _refuse(self, caller: str, context: Any) -> None:
         assert self._tries is not None
-        is_tried = self._tries.take(caller, time.monotonic())
+        now_s = time.monotonic()
+        is_tried = now_s >= self._cut_off_until_s.get(caller, 0.0) and self._tries.take(caller, now_s)
         if not is_tried and self._is_closed(caller, context.peer()):
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
@@ -202,6 +213,7 @@ class PacedCalls:
         if known == _SHARED or not self.port or (found := peer_of(peer)) is None:
             return False
         self._on[peer] = _CLOSED
+        self._cut_off_until_s[caller] = time.monotonic() + CUT_OFF_S
         self._counters.add(BOUND_REFUSALS, CONNECTIONS)
         self._closing.add(found)
         if self._closer is None or self._closer.done():

@@ -132,7 +132,12 @@ async def test_guesses_of_tokens_are_refused_unread_once_too_many_came_from_an_a
 
 @pytest.mark.parametrize("answered", [("quiet", "loud"), ("quiet",)], ids=["both", "the other alone"])
 async def test_a_connection_over_which_others_call_is_not_closed(tmp_path: Path, answered: tuple[str, ...]) -> None:
-    async with paced(tmp_path) as running, raw_connection(running.endpoint) as proxy:
+    async with (
+        paced(tmp_path) as running,
+        dialled(running.server) as stub,
+        raw_connection(running.endpoint) as proxy,
+    ):
+        await status(stub, metadata=running.token("loud"))
         for name in answered:
             await proxy.send(proxy.call(proxy.block(METHOD, running.token(name)), MESSAGE))
         await until(lambda: proxy.seen["headers"] >= 2 * len(answered))
