@@ -267,9 +267,7 @@ def test_a_worker_has_the_memory_that_the_formulas_of_capacity_say(objects: list
     named: dict[str, Any] = own_settings(data)
     chosen = WorkerSettings(**named)
     assert chosen.model_name == BASE_MODEL
-    shape = WorkerShape(
-        str(chosen.dtype), chosen.num_slots, chosen.slot_rank, chosen.kv_tokens or WorkerShape().kv_tokens
-    )
+    shape = WorkerShape(chosen.dtype, chosen.num_slots, chosen.slot_rank, chosen.kv_tokens or WorkerShape().kv_tokens)
     memory = memory_of(sizes_of(ensure_model(), BASE_MODEL), shape, chosen.slot_rank, 0)
     in_use = PROCESS_BYTES + round(chosen.host_cache_bytes * HOST_SPARE)
     # On a GPU's worker the weights pass through the host's memory.

@@ -72,6 +72,11 @@ class StreamRunner:
         launched, before = LaunchedFake(kept), self._launched[-1] if self._launched else None
         for segment in segments:
             self._check_feeding(segment, before)
+        if any(s.sampling is not None and s.sampling.logit_bias for s in segments) and any(
+            s.fed_by is not None for s in segments
+        ):
+            self.model.mix_up = AssertionError("a step that the host computes is fed by one that it does not know")
+            raise self.model.mix_up
         self.steps.give(lambda: self._run(kept, launched, before))
         self.reads.launched({slot for segment in segments for slot, _ in segment.gates})
         launched.event = self.steps.record_event()

@@ -30,7 +30,7 @@ async def worker(
     """One ready process around an echo model, and a client of it."""
     endpoint = endpoint or f"127.0.0.1:{free_port()}"
     settings = {"listen": endpoint, "store": store, "redis_url": redis_url, "model": model}
-    environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
+    environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items() if value}}
     command = (sys.executable, "-m", "tests.support.echo_process", "--log-level", "error")
     process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=DEVNULL)
     try:

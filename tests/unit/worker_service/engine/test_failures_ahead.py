@@ -79,7 +79,11 @@ WORKLOADS = {
         Asked((*ALIKE, *expected(ALIKE, 3)), 6, after_turns=4),
         Asked((*ALIKE, *expected(ALIKE, 5), 9), 5, after_turns=6),
     ),
-    "with the host": (Asked((1, 2, 3), 7), Asked((4, 5), 7, (), None, Sampling(logit_bias={3: 0.0})), Asked((6, 7), 9)),
+    "with the host": (
+        Asked((1, 2, 3), 12),
+        Asked((4, 5), 7, (), None, Sampling(logit_bias={3: 0.0}), 4),
+        Asked((6, 7), 9),
+    ),
 }
 NUM_BLOCKS = {"roomy": 30, "tight": 12, "alike": 16, "with the host": 30}
 
