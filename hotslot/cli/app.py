@@ -116,8 +116,10 @@ def run(arguments: Sequence[str]) -> int:
         return report(exc, as_json=as_json)
     except typer.TyperException as exc:
         return _report_usage(exc, as_json=as_json)
-    except BrokenPipeError:
-        # The reader of our output has seen enough; nothing more can be said to it.
+    except (BrokenPipeError, SystemExit) as exc:
+        # The reader of our output has seen enough; nothing more can be said to it. Libraries exit when they notice.
+        if not isinstance(exc.__context__ if isinstance(exc, SystemExit) else exc, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as exc:

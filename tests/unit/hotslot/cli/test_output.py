@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from itertools import starmap
 from typing import Any
 
@@ -28,3 +31,17 @@ def test_numbers_that_json_does_not_have_are_spelled_out(capsys: pytest.CaptureF
     assert (token["logprob"], token["alternatives"]) == ("NaN", [[2, "-Infinity"], [3, "Infinity"], [4, -0.5]])
     print_document({"weights": [math.nan, 1.0], math.inf: -math.inf})
     assert json.loads(capsys.readouterr().out, parse_constant=refuse) == {"weights": ["NaN", 1.0], "inf": "-Infinity"}
+
+
+@pytest.mark.parametrize("arguments", [["version"], ["--help"], ["help", "ls"], ["context", "show"]])
+def test_a_reader_that_has_seen_enough_is_no_failure(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hotslot", *arguments],
+            stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False, text=True,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
