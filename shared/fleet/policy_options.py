@@ -26,8 +26,8 @@ class PolicyOptions:
     cold_share: float = 0.3
     """Part of its share that a home gets while it has to load the version first."""
     slots_exponent: float = 0.5
-    """Power of a version's slots, by the pool's mean, that it weighs. At 1 a hot version of a large rank had too few
-    homes to share its load out; 0 has all ranks alike."""
+    """Power of a version's slots, by the pool's mean, that it weighs; 0 has all ranks alike. Below 1, so that a hot
+    version of a large rank keeps enough homes to share its load out."""
     most_weight: float = 4.0
     """Largest weight, and the inverse of the smallest."""
 
