@@ -23,7 +23,7 @@ from tools.bench.isolated_services import ROOT, FloodedService, flooded_services
 
 MOST = 1.2
 """Bound of the quotient of the p99 while a flood lasts and without it."""
-CALM_S, SETTLE_S = 5.0, 2.0
+CALM_S, SETTLE_S = 4.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def main() -> int:
     """Print the table, or with --json the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="floods whose names have one of these")
-    parser.add_argument("--for-s", type=float, default=6.0, help="seconds of measuring while one flood lasts")
+    parser.add_argument("--for-s", type=float, default=5.0, help="seconds of measuring while one flood lasts")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     found = asyncio.run(run(arguments.only, arguments.for_s))
