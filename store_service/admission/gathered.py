@@ -20,7 +20,7 @@ from store_service.admission.values import has_nonzero, not_finite
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WrittenPart:
     """A block of one of a module's tensors."""
 
     module: ServedModule
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclass(slots=True)
-class Values:
+class ValueFacts:
     """Facts about the values that were written so far."""
 
     has_effect: bool = False
@@ -41,14 +41,14 @@ class Values:
     _bad: dict[str, dict[int, int]] = field(default_factory=dict)
     """By tensor: values that are not finite, by the first row of what was read, which several modules may share."""
 
-    def note_bad(self, part: Part, num_bad: int) -> None:
+    def note_bad(self, part: WrittenPart, num_bad: int) -> None:
         """So many values of a part, of all that was read for it, are not finite."""
         if num_bad and part.block.tensor is not None:
             entry = part.block.tensor.entry
             self._entries[entry.name] = entry
             self._bad.setdefault(entry.name, {})[part.block.rows.start] = num_bad
 
-    def note_effect(self, part: Part, bits: Bits) -> None:
+    def note_effect(self, part: WrittenPart, bits: Bits) -> None:
         """Take note of some of a part's values."""
         if self.has_effect or not part.module.scaling:
             return
@@ -69,7 +69,7 @@ class Values:
 class Gathered:
     """Small parts, read into one piece of memory until it is worth a check and a write."""
 
-    def __init__(self, file: BinaryIO, dtype: str, values: Values, write: Callable[[memoryview], object]) -> None:
+    def __init__(self, file: BinaryIO, dtype: str, values: ValueFacts, write: Callable[[memoryview], object]) -> None:
         """The parts are of this file, and of this element type."""
         self._file = file
         self._dtype = np.dtype(STORAGE[dtype])
@@ -77,11 +77,11 @@ class Gathered:
         self._values = values
         self._write = write
         self._bits: Bits = np.empty(0, self._dtype)
-        self._parts: list[tuple[Part, range]] = []
+        self._parts: list[tuple[WrittenPart, range]] = []
         self._end = 0
         """Elements that were read."""
 
-    def add(self, part: Part) -> None:
+    def add(self, part: WrittenPart) -> None:
         """Read the next part, whole."""
         elements = elements_of(part.block)
         begin, end = self._end, self._end + len(elements)

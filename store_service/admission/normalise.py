@@ -23,7 +23,7 @@ from hotslot.formats.manifest import (
     WEIGHTS_FORMAT_WITH_BIASES,
 )
 from hotslot.formats.safetensors_header import PREFIX_BYTES
-from store_service.admission.gathered import Gathered, Part, Values
+from store_service.admission.gathered import Gathered, ValueFacts, WrittenPart
 from store_service.admission.planned import ServedModule, WrittenTensor
 from store_service.admission.slices import block_slices, is_gathered
 
@@ -121,13 +121,13 @@ def _write_all(sink: Sink, pieces: Sequence[bytes | memoryview]) -> None:
 
 
 def _write_tensors(plan: WeightsPlan, file: BinaryIO, write: Sink) -> Written:
-    values = Values()
+    values = ValueFacts()
     gathered = Gathered(file, plan.dtype, values, write)
     write(plan.header)
     for module in plan.modules:
         for end, tensor in _tensors(module):
             for block in tensor.blocks:
-                part = Part(module, end, block)
+                part = WrittenPart(module, end, block)
                 if is_gathered(block, plan.dtype):
                     gathered.add(part)
                     continue
