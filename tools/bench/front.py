@@ -17,7 +17,7 @@ from tools.bench.processes import log_errors_only
 
 PROMPT = "endless"
 TOKENS = 480
-"""Of a stream; the echo model's sequences may have 512."""
+"""Number of a stream; the echo model's sequences may have 512."""
 NO_STORE = "127.0.0.1:1"
 
 
