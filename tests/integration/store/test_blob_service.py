@@ -82,6 +82,8 @@ async def test_a_read_resumes_at_any_offset(store: StoreClient) -> None:
         assert await store.read(digest, offset, limit) == expected
 
 
+# Another store would bring it back from object storage.
+@pytest.mark.parametrize("store", ["one store"], indirect=True)
 @pytest.mark.parametrize("offset", [0, 5000])
 async def test_rot_on_the_disk_ends_in_data_loss_before_the_last_block(
     store: StoreClient, tmp_path: Path, offset: int
