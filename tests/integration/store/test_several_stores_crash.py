@@ -125,8 +125,17 @@ class TwoStores:
         self.dying = victim
         await self.lives[victim].process.kill()
         self.num_kills += 1
+        # Where a call failed before the kill, its client may settle it at the other store meanwhile, and work on there.
+        await until(
+            lambda: all(
+                work.done() or self.at[workload.name] != victim
+                for work, workload in zip(working, self.clients, strict=True)
+            ),
+            timeout_s=PATIENCE_S,
+        )
         left = [workload for workload in self.clients if self.at[workload.name] == victim]
-        await asyncio.gather(*(working[self.clients.index(workload)] for workload in left))
+        for workload in left:
+            working[self.clients.index(workload)].result()
         # At the other store, which goes on working for its own clients meanwhile.
         await asyncio.gather(*(self.settle(workload) for workload in left))
         self.is_enough = True
