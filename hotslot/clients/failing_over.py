@@ -84,7 +84,13 @@ class FailOver:
         while untried or not asked:
             if not untried:
                 # Placement is asked once those that are known to be ready have failed.
-                untried, asked = deque(each for each in await self._endpoints(key) if each not in ready), True
+                asked = True
+                try:
+                    untried.extend(each for each in await self._endpoints(key) if each not in ready)
+                except NO_PLACEMENT:
+                    if not ready:
+                        raise
+                    # What the workers themselves said tells more.
                 continue
             endpoint = untried.popleft()
             remaining_s = deadline_s - loop.time()

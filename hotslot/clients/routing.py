@@ -90,7 +90,8 @@ class Picks:
         """Drop every pick that names a worker which just failed."""
         for ready_key, endpoints in list(self._ready.items()):
             if endpoint in endpoints:
-                del self._ready[ready_key]
+                # It may have expired since.
+                self._ready.pop(ready_key, None)
         for key, (_, pick) in list(self._known.items()):
             if any(candidate.worker.endpoint == endpoint for candidate in pick.candidates):
                 del self._known[key]

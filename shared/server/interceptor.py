@@ -110,6 +110,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None or method.startswith(_STANDARD_SERVICES):
+            self.paced.came(caller or "")
             return handler  # type: ignore[no-any-return]
         if handler.response_streaming:
             behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
@@ -235,7 +236,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         finally:
             call.close()
             is_given_up = code is grpc.StatusCode.CANCELLED and not sizes.sent
-            self.paced.ended(CALLER.get(), error, is_given_up=is_given_up)
+            self.paced.ended(CALLER.get(), error, time.perf_counter() - started if is_given_up else None)
             self._running.discard(task)
             self._ending.pop(task, None)
             if places is not None:

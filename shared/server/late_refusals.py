@@ -23,10 +23,10 @@ class LateRefusals:
     def __init__(self) -> None:
         self._waiting: Counter[str] = Counter()
 
-    async def wait(self, caller: str) -> bool:
-        """Wait until a refused call of a caller may hear of it; false where too many wait already."""
+    async def wait(self, caller: str) -> None:
+        """Wait until a refused call of a caller may hear of it, not at all where too many wait already."""
         if self._waiting.total() >= MAX_WAITING or self._waiting[caller] >= MAX_WAITING_OF_CALLER:
-            return False
+            return
         self._waiting[caller] += 1
         try:
             await asyncio.sleep(HEARS_AFTER_S)
@@ -34,4 +34,3 @@ class LateRefusals:
             self._waiting[caller] -= 1
             if not self._waiting[caller]:
                 del self._waiting[caller]
-        return True

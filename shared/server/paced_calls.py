@@ -19,11 +19,12 @@ import structlog
 from cachetools import LRUCache
 
 from hotslot.errors import ExhaustedError, HotslotError, StreamStalledError
-from hotslot.formats.principals import Scope
+from hotslot.formats.principals import Principal, Scope
 from hotslot.rpc.security import AUTHORIZATION
-from shared.identity.authenticator import Authenticator, certified_names
+from shared.identity.authenticator import Authenticator, Credential, certified_names
 from shared.identity.callers import Caller
 from shared.identity.parties import address_of
+from shared.server import late_refusals
 from shared.server.call_messages import only_message
 from shared.server.call_pace import MAX_CALLERS, CallPace
 from shared.server.closed_connections import PeerAddress, close_connections, peer_of
@@ -42,7 +43,13 @@ and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
 CUT_OFF_S = 5.0
-"""Time for which a caller whose flood was cut off may begin no call; it goes on anew while it floods."""
+"""Time for which a caller whose flood was cut off may begin no call; it goes on anew while it tries too often."""
+AT_ONCE_S = 0.1
+"""A call that is given up sooner costs its client nothing, so it may be one of a flood; later ones ran out of time."""
+CLOSE_EVERY_S = 0.1
+"""Least time between two looks at all sockets for those to close."""
+CLOSED_FOR_S = 1.0
+"""Time for which calls that come from a closed connection are taken for ones that had come before."""
 MAX_EXPECTED = 16
 """Calls of one caller whose messages gRPC waits for by itself. Those that are given up first stay counted: then this
 process waits, and hears of it."""
@@ -71,21 +78,20 @@ class PacedCalls:
         self.port = 0
         """Port of the server, once it listens."""
         self._counters = counters
-        self._pace = CallPace(calls_per_s, calls_per_s) if calls_per_s else None
+        # At once as many at least as a call counts for.
+        self._pace = CallPace(calls_per_s, max(calls_per_s, FRUITLESS)) if calls_per_s else None
         self._tries = CallPace(TRIES_REFILL * calls_per_s, calls_per_s) if calls_per_s else None
         self._key = secrets.token_bytes(32)
-        self._callers: LRUCache[bytes, str] = LRUCache(MAX_CALLERS)
-        """Callers by keyed hashes of the tokens that they were known by."""
+        self._proofs: LRUCache[bytes, Credential] = LRUCache(MAX_CALLERS)
+        """Proofs of callers by keyed hashes of their tokens; whose each is now is asked at each call."""
         self._on: LRUCache[str, str] = LRUCache(MAX_CALLERS)
         """Callers by their connections' peers."""
-        self._certified: LRUCache[str, str] = LRUCache(MAX_CALLERS)
-        """Callers by the peers of connections on which a certificate said who they are."""
         self._refusals = LateRefusals()
         self._cut_off_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
         """Callers that flooded, and the time until which their connections are closed at their first call."""
         self._expected: Counter[str] = Counter()
         self._unread: Counter[str] = Counter()
-        self._closing: set[PeerAddress] = set()
+        self._closing: dict[PeerAddress, str] = {}
         self._closer: asyncio.Task[None] | None = None
         self._told_s: LRUCache[str, float] = LRUCache(256)
         self._error = too_many(calls_per_s, SETTING)
@@ -98,7 +104,15 @@ class PacedCalls:
     def caller(self, metadata: CallMetadata) -> str | None:
         """Caller of a call by a token that was known before, as it is counted; None where that is to be found out."""
         token = _token_of(metadata) if self._pace is not None else None
-        return self._callers.get(self._hash(token)) if token is not None else None
+        if token is None or (proof := self._proofs.get(hashed := self._hash(token))) is None:
+            return None
+        assert self._authenticator is not None
+        try:
+            return _counted_as(self._authenticator.principal_of(proof))
+        except HotslotError:
+            # Revoked or expired: what comes with it is a stranger's, and costs its former owner nothing.
+            del self._proofs[hashed]
+            return None
 
     def refusal(self, caller: str) -> "grpc.RpcMethodHandler[Any, Any] | None":
         """Handler of a call that is one too many; None for one that may begin."""
@@ -116,10 +130,8 @@ class PacedCalls:
 
         It counts for its principal, or its address where there is none.
         """
-        peer = context.peer()
-        caller = self._certified.get(peer)
-        if caller is None and (caller := await self._found(peer, context)) is None:
-            caller = f"address {address_of(peer)}"
+        if (caller := await self._found(context)) is None:
+            caller = f"address {address_of(context.peer())}"
         if not self._may_begin(caller):
             await self._refuse(caller, context)
         return caller
@@ -134,6 +146,8 @@ class PacedCalls:
     def arrived(self, caller: str) -> None:
         """Hear that the message has come which gRPC waited for."""
         self._expected[caller] -= 1
+        if not self._expected[caller]:
+            del self._expected[caller]
         self.came(caller)
 
     def _may_begin(self, caller: str) -> bool:
@@ -169,37 +183,40 @@ class PacedCalls:
         if self._pace is not None and self._on.setdefault(peer := context.peer(), name := _name_of(caller)) != name:
             self._on[peer] = _SHARED
 
-    def ended(self, caller: Caller | None, error: HotslotError | None, *, is_given_up: bool) -> None:
+    def ended(self, caller: Caller | None, error: HotslotError | None, given_up_after_s: float | None) -> None:
         """Hear of a call that is over; it may count for more than itself."""
+        is_given_up = given_up_after_s is not None and given_up_after_s < AT_ONCE_S
         is_fruitless = is_given_up or isinstance(error, ExhaustedError)
         if is_fruitless and self._pace is not None and caller is not None and (name := _name_of(caller)):
             self._pace.charge(name, FRUITLESS - 1, time.monotonic())
 
-    async def _found(self, peer: str, context: Any) -> str | None:
+    async def _found(self, context: Any) -> str | None:
         """The principal of a call, as it is counted; None where there is none, as the call itself will tell."""
         assert self._authenticator is not None
         token = _token_of(context.invocation_metadata() or ())
         try:
-            principal = await self._authenticator.principal(token, certified_names(context))
+            proof = await self._authenticator.credential(token, certified_names(context))
+            name = _counted_as(self._authenticator.principal_of(proof))
         except HotslotError:
             return None
-        name = "" if principal.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{principal.name}"
-        if token is None:
-            self._certified[peer] = name
-        else:
-            self._callers[self._hash(token)] = name
+        if token is not None:
+            self._proofs[self._hash(token)] = proof
         return name
 
     async def _refuse(self, caller: str, context: Any) -> None:
         assert self._tries is not None
         now_s = time.monotonic()
-        is_tried = now_s >= self._cut_off_until_s.get(caller, 0.0) and self._tries.take(caller, now_s)
+        is_tried = self._tries.take(caller, now_s)
         if not is_tried and self._is_closed(caller, context.peer()):
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
         self._tell(caller)
-        if is_tried and await self._refusals.wait(caller):
-            self._tries.give_back(caller, 1)  # It goes by what it hears.
+        if is_tried:
+            try:
+                await self._refusals.wait(caller)
+            finally:
+                # Who waits makes no flood, and who waits in part does so in part.
+                self._tries.give_back(caller, min(1.0, (time.monotonic() - now_s) / late_refusals.HEARS_AFTER_S))
         await abort(context, self._error)
 
     def _is_closed(self, caller: str, peer: str) -> bool:
@@ -215,15 +232,22 @@ class PacedCalls:
         self._on[peer] = _CLOSED
         self._cut_off_until_s[caller] = time.monotonic() + CUT_OFF_S
         self._counters.add(BOUND_REFUSALS, CONNECTIONS)
-        self._closing.add(found)
+        self._closing[found] = peer
         if self._closer is None or self._closer.done():
             self._closer = asyncio.create_task(self._close_all())
         return True
 
     async def _close_all(self) -> None:
         while self._closing:
-            peers, self._closing = self._closing, set()
-            await asyncio.to_thread(close_connections, peers, self.port)
+            peers, self._closing = self._closing, {}
+            try:
+                await asyncio.to_thread(close_connections, peers.keys(), self.port)
+            except OSError as exc:
+                log.warning("connections_not_closed", connections=len(peers), why=str(exc))
+            for peer in peers.values():
+                # Another connection may come from the same port.
+                asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
+            await asyncio.sleep(CLOSE_EVERY_S)
 
     def _tell(self, caller: str) -> None:
         now_s = time.monotonic()
@@ -240,6 +264,10 @@ def _token_of(metadata: CallMetadata) -> str | None:
         if key == AUTHORIZATION and isinstance(value, str):
             return value
     return None
+
+
+def _counted_as(principal: Principal) -> str:
+    return "" if principal.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{principal.name}"
 
 
 def _name_of(caller: Caller) -> str:

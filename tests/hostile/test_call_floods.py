@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -191,3 +191,60 @@ async def test_calls_that_run_long_count_once_however_many_run(tmp_path: Path) -
             await until(lambda number=number: blobs.running == number)  # type: ignore[misc]
         blobs.go_on.set()
         await asyncio.gather(*calls)
+
+
+async def test_who_was_cut_off_and_calls_now_and_then_is_let_in_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paced_calls, "CUT_OFF_S", 1.0)
+    monkeypatch.setattr(late_refusals, "HEARS_AFTER_S", 0.1)
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        loud = running.token("loud")
+        async with raw_connection(running.endpoint) as first:
+            await pour(first, loud, 2_000)
+            await until(lambda: first.is_closed)
+        answered = False
+        for _ in range(100):
+            await asyncio.sleep(0.3)
+            with suppress(grpc.aio.AioRpcError):
+                await status(stub, metadata=loud)
+                answered = True
+                break
+        assert answered
+        assert running.count(CONNECTIONS) <= 3
+
+
+async def test_a_flood_with_a_revoked_token_costs_its_former_owner_nothing(tmp_path: Path) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        leaked = running.token("loud")
+        await status(stub, metadata=leaked)
+        running.roster.add("loud", (Scope.PUBLISH,), ("loud",))
+
+        async def is_refused() -> bool:
+            try:
+                await status(stub, metadata=leaked)
+            except grpc.aio.AioRpcError as exc:
+                return isinstance(from_rpc_error(exc), UnauthenticatedError)
+            return False
+
+        await until_async(is_refused)
+        async with raw_connection(running.endpoint) as connection:
+            await pour(connection, leaked, 1_000)
+            await status(stub, metadata=running.token("loud"))
+
+
+async def test_calls_that_run_out_of_time_count_once(tmp_path: Path) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        request = blob_pb2.GetWriteStatusRequest(digest="slow")
+        for _ in range(6):
+            calls = [stub.GetWriteStatus(request, metadata=running.token("loud"), timeout=0.5) for _ in range(8)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            codes = {each.code() for each in ended if isinstance(each, grpc.aio.AioRpcError)}
+            assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert not running.count(SETTING)
+
+
+@pytest.mark.parametrize("per_s", [1.0, 3.0])
+async def test_the_least_pace_is_one_too(tmp_path: Path, per_s: float) -> None:
+    async with paced(tmp_path, per_s=per_s) as running, dialled(running.server) as stub:
+        await status(stub, metadata=running.token("loud"))

@@ -20,6 +20,7 @@ from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.buckets import bucket_for
 from worker_service.model.code_key import code_key
+from worker_service.model.cores import usable_cores
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
@@ -155,7 +156,7 @@ def configure_torch(options: ModelOptions) -> None:
     if options.cache_dir is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(options.cache_dir / INDUCTOR_DIR)
         drop_broken_code(options.cache_dir)
-    torch.set_num_threads(options.num_threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(options.num_threads or usable_cores())
     # What the compiler writes waits for all of OpenMP's threads, so on a machine where a core is busy otherwise small
     # kernels are done sooner by one; ours have helpers that nobody waits for.
     torch._inductor.config.cpp.min_chunk_size = MIN_ELEMENTS_A_THREAD

@@ -10,8 +10,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 namespace hotslot {
 
@@ -25,17 +28,18 @@ class Helpers {
   }
 
   // Makes the calls of all items on this thread and up to `num_helpers` others; false, and nothing is done, while the
-  // helpers have another caller.
+  // helpers have another caller. Throws what an item threw first, once no item is under way.
   bool share(int64_t num_helpers, int64_t count, Call call, const void* work) {
     const std::unique_lock<std::mutex> only(callers_, std::try_to_lock);
     if (!only.owns_lock()) return false;
-    for (; num_threads_ < num_helpers; ++num_threads_) std::thread([this, n = num_threads_] { help(n); }).detach();
+    start_threads(num_helpers);
     // Closed first: a helper that comes late from the last job must not take an item of this one by that one's ticket.
     const uint64_t job = (ticket_.load() >> JOB_BITS) + 1;
     ticket_.store(job << JOB_BITS | CLOSED);
     call_.store(call, std::memory_order_relaxed);
     work_.store(work, std::memory_order_relaxed);
-    count_.store(count, std::memory_order_relaxed);
+    // Whoever sees this count sees that the last job's ticket is closed.
+    count_.store(count, std::memory_order_release);
     num_helpers_.store(num_helpers, std::memory_order_relaxed);
     done_.store(0, std::memory_order_relaxed);
     ticket_.store(job << JOB_BITS);
@@ -43,6 +47,7 @@ class Helpers {
     jobs_.notify_all();
     take_items();
     for (int64_t turn = 0; done_.load(std::memory_order_acquire) < count; ++turn) pause(turn);
+    if (has_failed_.exchange(false)) std::rethrow_exception(std::exchange(failure_, nullptr));
     return true;
   }
 
@@ -64,6 +69,14 @@ class Helpers {
 #endif
   }
 
+  // What cannot be started, for a limit on threads, does not help; its caller computes all the same.
+  void start_threads(int64_t num_helpers) {
+    try {
+      for (; num_threads_ < num_helpers; ++num_threads_) std::thread([this, n = num_threads_] { help(n); }).detach();
+    } catch (const std::system_error&) {
+    }
+  }
+
   void help(int64_t number) {
     for (int seen = 0;;) {
       for (int64_t turn = 0; jobs_.load() == seen && turn < TURNS_AWAKE; ++turn) pause(turn);
@@ -77,9 +90,13 @@ class Helpers {
     for (uint64_t ticket = ticket_.load();;) {
       const auto item = static_cast<int64_t>(ticket & CLOSED);
       // Where the count is already a later job's, so is the ticket, and it is not exchanged.
-      if (item >= count_.load(std::memory_order_relaxed)) return;
+      if (item >= count_.load(std::memory_order_acquire)) return;
       if (!ticket_.compare_exchange_weak(ticket, ticket + 1)) continue;
-      call_.load(std::memory_order_relaxed)(work_.load(std::memory_order_relaxed), item);
+      try {
+        call_.load(std::memory_order_relaxed)(work_.load(std::memory_order_relaxed), item);
+      } catch (...) {
+        if (!has_failed_.exchange(true)) failure_ = std::current_exception();
+      }
       done_.fetch_add(1, std::memory_order_release);
       ticket = ticket_.load();
     }
@@ -92,6 +109,8 @@ class Helpers {
   std::atomic<Call> call_{nullptr};
   std::atomic<const void*> work_{nullptr};
   std::atomic<int64_t> count_{0}, num_helpers_{0}, done_{0};
+  std::atomic<bool> has_failed_{false};
+  std::exception_ptr failure_;
 };
 
 }  // namespace hotslot
