@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from hotslot.contract.garbage import GarbageReport, Removal
-from hotslot.errors import AdapterNotFoundError, StoreUnavailableError
+from hotslot.errors import AdapterNotFoundError
 from hotslot.ids import AdapterName, TenantId
 from store_service.catalog.policies import Policies
 from store_service.catalog.pruning import MAX_RELEASED, PrunedVersions, VersionRetention
@@ -16,7 +16,7 @@ from store_service.catalog.references import Departed
 from store_service.catalog.retention import Pruning
 from store_service.content.collection import Collector
 from store_service.content.garbage import of_versions
-from store_service.content.hold import removing
+from store_service.content.hold import backup_is_taken, removing
 from store_service.content.object_collection import ObjectCollection
 from store_service.content.ownership import Ownership
 from store_service.content.released import ReleasedBlobs
@@ -54,8 +54,7 @@ class GarbageCollection:
         """Remove it; also raises StoreUnavailableError while a backup is taken."""
         with removing(self._ownership.data_dir) as is_free:
             if not is_free:
-                problem = "a backup of this store is taken, and nothing is removed until it ends"
-                raise StoreUnavailableError(f"{problem}; try again", retry_after_s=5.0)
+                raise backup_is_taken()
         pruned = list(self._decided(self._retention.prune))
         released: list[Removal] = []
         for _ in range(1 + len(self._retention.released(limit=None)) // MAX_RELEASED):

@@ -16,7 +16,7 @@ from hotslot.contract.garbage import Removal, RemovalKind
 from hotslot.errors import HotslotError
 from store_service.catalog.references import NONE_DEPARTED, Departed
 from store_service.content.garbage import of_adapters, of_blobs, of_uploads, with_copies
-from store_service.content.hold import removing
+from store_service.content.hold import backup_is_taken, removing
 from store_service.content.keys import BlobKey, key_of_text, text_of_key
 from store_service.content.object_collection import ObjectCollection
 from store_service.content.ownership import Ownership
@@ -73,11 +73,14 @@ class Collector:
     def run(self, *, full: bool = False) -> list[Removal]:
         """One pass; returns what was removed. A `full` one looks at everything, as passes do now and then.
 
-        Raises StoreUnavailableError and CatalogDamagedError, and then nothing more is removed.
+        Raises StoreUnavailableError and CatalogDamagedError, and then nothing more is removed; a full one raises the
+        first while a backup is taken, where others are put off.
         """
         with self._turn, removing(self._ownership.data_dir) as is_free:
             if not is_free:
                 self._rounds.forget()
+                if full:
+                    raise backup_is_taken()
                 log.info("collection_put_off", why="a backup is taken")
                 return []
             removed = self._run(full=full)
@@ -128,6 +131,11 @@ class Collector:
             self._ownership.check(self._published.catalog.state())
         blobs = [removal for removal in due if removal.kind is RemovalKind.BLOB]
         removed = [removal for removal in blobs if self._published.remove_local(_key(removal))]
+        for removal in removed:
+            # What comes in its place waits anew, for the whole grace.
+            self._ledger.blobs.forget(text_of_key(_key(removal)))
+        if removed:
+            self._ledger.save(state.num_changes)
         removed += self._remove_uploads([removal for removal in due if removal.kind is RemovalKind.UPLOAD])
         self._references.forget_dropped()
         self._rounds.end(now, began_s, look.until_s)

@@ -1,5 +1,6 @@
 """Keeps a store from removing anything in its data folder while another process, a backup, has a hold on it."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,21 @@ from hotslot.file_lock import try_lock
 
 HOLD_FILE = "collecting"
 POLL_S = 0.05
+_turn = threading.Lock()
+"""Threads of a process remove in turns: to the file's lock one of them is no other process."""
 
 
 @contextmanager
 def removing(data_dir: Path) -> Iterator[bool]:
     """Tell if things may be removed until the block ends: not while another process has a hold."""
-    with (data_dir / HOLD_FILE).open("a+b") as file:
+    with _turn, (data_dir / HOLD_FILE).open("a+b") as file:
         yield try_lock(file.fileno())
+
+
+def backup_is_taken() -> StoreUnavailableError:
+    """Error of a removal that was asked for while another process has a hold."""
+    problem = "a backup of this store is taken, and nothing is removed until it ends"
+    return StoreUnavailableError(f"{problem}; try again", retry_after_s=5.0)
 
 
 @contextmanager

@@ -102,7 +102,10 @@ class ObjectCollection:
             self._ownership.check(published.catalog.state())
         copies = published.blobs.index.sizes_among(due_blobs)
         gone = {key for key in sorted(due_blobs) if published.remove_unreferenced(key)}
-        removed = with_copies([each for each in due if self._is_removed(published, each, gone)], copies)
+        removed = [each for each in due if self._is_removed(published, each, gone)]
+        self._forget(self._ledger, gone, removed)
+        self._ledger.save(state.num_changes)
+        removed = with_copies(removed, copies)
         self._claims.purge()
         self._leases.clear()
         self._rounds.end(now, began_s, look.until_s)
@@ -138,6 +141,20 @@ class ObjectCollection:
             published.blobs.delete_object(key, generation)
             return True
         return key in gone
+
+    def _forget(self, ledger: Ledger, gone: Set[BlobKey], removed: Iterable[Removal]) -> None:
+        """Let what went wait no more: what is put in its place waits anew, for the whole grace."""
+        for key in gone:
+            ledger.blobs.forget(text_of_key(key))
+            self._known.pop(key, None)
+        for removal in filter(_is_interrupted, removed):
+            found = object_key(removal.name)
+            assert found is not None, "names come from the listing"
+            key, generation = found
+            if (sizes := self._known.get(key)) is not None:
+                sizes.pop(generation, None)
+                if not sizes:
+                    del self._known[key]
 
     def _look(
         self, published: PublishedBlobs, ledger: Ledger, now: CollectionRound, departed: Departed, gone: Set[BlobKey]

@@ -214,7 +214,11 @@ class ContentStore:
         blobs: dict[BlobKey, LocalBlob] = {}
         while True:
             eviction = choose_victims(blobs.values(), room_bytes - unseen_bytes)
-            if not eviction.fits and (some := next(oldest, None)) is not None:
+            some = None if eviction.fits else next(oldest, None)
+            if not eviction.fits and some is None and unseen_bytes:
+                unseen_bytes = 0  # What was counted and is in no batch has been removed meanwhile.
+                continue
+            if some is not None:
                 # The catalog is asked about the oldest ones alone, as far as that is needed.
                 found = self.index.local_blobs(some, self._retention(some), leased)
                 unseen_bytes -= sum(blob.size_bytes for blob in found)

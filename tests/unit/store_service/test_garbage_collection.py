@@ -279,3 +279,27 @@ def test_a_pass_between_looks_at_everything_asks_about_what_changed_alone(
         monkeypatch.undo()
         waits = {(r.kind, r.digest): r.age_s for r in store.garbage.plan().removals}
         assert waits[RemovalKind.BLOB, dropped] == waits[RemovalKind.OBJECT, dropped] == 10
+
+
+@pytest.mark.parametrize("objects", [False, True], ids=["disk", "objects"])
+def test_what_went_is_not_removed_again_and_what_comes_in_its_place_waits_anew(empty: Path, *, objects: bool) -> None:
+    with world(empty, objects=objects) as store:
+        orphan: Step = ("orphan", A, 0)
+        store.take(orphan)
+        store.collector.run(full=True)
+        store.clock.now_s += GRACE_S
+        store.collector.run(full=True)
+        assert not store.seen()[0]
+        for _ in range(3):
+            store.clock.now_s += 5.0
+            assert store.collector.run() == []
+        store.take(orphan)
+        store.clock.now_s += 5.0
+        store.collector.run(full=True)
+        for _ in range(3):
+            store.clock.now_s += 5.0
+            store.collector.run()
+            assert store.seen()[0], "it went before it had waited"
+        store.clock.now_s += GRACE_S
+        store.collector.run()
+        assert not store.seen()[0]
