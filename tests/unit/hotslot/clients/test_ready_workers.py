@@ -11,7 +11,7 @@ from hotslot.clients.home import Home
 from hotslot.clients.routing import READY_S, Picks, RouteKey
 from hotslot.clients.worker import WorkerClient
 from hotslot.contract.placement import WorkerPick
-from hotslot.errors import NoWorkersError, UnavailableError
+from hotslot.errors import NoWorkersError, RequestDeadlineError, UnavailableError
 from hotslot.rpc.pool import Pool
 
 KEY = RouteKey(("bot:train",), "")
@@ -40,14 +40,24 @@ class Fleet:
     now_s: float = 0.0
     num_asked: int = 0
     route: bool = True
+    hangs: bool = False
+    tick_s: float = 0.0
+    """Time that passes with each look at the clock."""
 
     def __post_init__(self) -> None:
-        self.picks = Picks(self._ask, lambda: self.now_s)
+        self.picks = Picks(self._ask, self.clock)
         pool = cast("Pool[WorkerClient]", Pool(lambda endpoint: Called(endpoint, self.away)))
-        self.over = FailOver(Home("a test"), pool, self.picks, "fallback", self.route, 1.0, 0.0)
+        fallback = None if self.hangs else "fallback"
+        self.over = FailOver(Home("a test"), pool, self.picks, fallback, self.route, 1.0, 0.0)
+
+    def clock(self) -> float:
+        self.now_s += self.tick_s
+        return self.now_s
 
     async def _ask(self, key: RouteKey) -> WorkerPick:
         self.num_asked += 1
+        if self.hangs:
+            raise RequestDeadlineError("placement did not answer in time")
         raise NoWorkersError("placement names none")
 
     async def served_by(self, key: RouteKey = KEY) -> str:
@@ -99,3 +109,21 @@ async def test_a_client_that_does_not_route_calls_its_worker() -> None:
     fleet.picks.note_ready(KEY, ("a",))
     assert await fleet.served_by() == "fallback"
     assert fleet.num_asked == 0
+
+
+@pytest.mark.parametrize("looks", range(1, 12))
+def test_a_note_that_expires_while_its_worker_fails_is_no_error(looks: int) -> None:
+    fleet = Fleet()
+    fleet.picks.note_ready(KEY, ("a",))
+    fleet.now_s, fleet.tick_s = READY_S - looks * 0.001, 0.001
+    fleet.picks.forget_endpoint("a")
+
+
+async def test_what_ready_workers_said_is_told_where_placement_hangs() -> None:
+    fleet = Fleet(away={"a"}, hangs=True)
+    fleet.picks.note_ready(KEY, ("a",))
+    with pytest.raises(UnavailableError, match="a is away"):
+        await fleet.served_by()
+    fleet.picks.forget_endpoint("a")
+    with pytest.raises(RequestDeadlineError):
+        await fleet.served_by()
