@@ -20,6 +20,7 @@ from hotslot.ids import TenantId, WorkerId
 from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.fleet.records import ReportedLoad, Resident
+from shared.metrics.numbers import Tally
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, worker
 from tests.support.waiting import until_async
 
@@ -65,6 +66,7 @@ class Recorder(RedisConnection):
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
+        self.refused_records = Tally("hotslot_redis_records_refused_total")
 
     async def evaluate(self, script: Any, keys: Any, arguments: Any) -> Any:
         texts = [str(argument) for argument in arguments]
