@@ -54,4 +54,10 @@ NOTES: Mapping[str, str] = {
     "push of 20 MB": f"{_PUSH}; tools/bench/publishing.py has its stages.",
     "warm start": f"{_STARTS}; stages are below.",
     "cold start": f"{_STARTS}, and then compiled: some 10 s of a core for each graph; stages are below.",
+    "prompts of 512 / llama.cpp": "a prompt is bound by arithmetic; without instructions for bfloat16 both widen "
+    "it and multiply in float32, so what is left is how well. The target was set where such instructions are.",
+    "cold adapter": "the store is asked, 10 MB are read, streamed, verified at both ends, decoded and copied into a "
+    "slot, on the cores that decode meanwhile; the spans of a trace have each part (docs/observing.md).",
+    "placement": "a candidate's score looks at tier, load, replicas and what the version occupies; Python takes some "
+    "50 ns for each of 1,000 workers.",
 }
