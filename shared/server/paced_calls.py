@@ -266,10 +266,10 @@ def _token_of(metadata: CallMetadata) -> str | None:
     return None
 
 
-def _counted_as(principal: Principal) -> str:
-    return "" if principal.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{principal.name}"
+def _counted_as(who: Principal | Caller) -> str:
+    """Name that somebody is counted by; empty for one that calls for others."""
+    return "" if who.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{who.name}"
 
 
 def _name_of(caller: Caller) -> str:
-    """Name that a caller is counted by; empty for one that calls for others."""
-    return "" if caller.via or caller.scopes & _FOR_OTHERS else f"{_PRINCIPAL}{caller.name}"
+    return "" if caller.via else _counted_as(caller)

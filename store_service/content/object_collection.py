@@ -104,7 +104,8 @@ class ObjectCollection:
         gone = {key for key in sorted(due_blobs) if published.remove_unreferenced(key)}
         removed = [each for each in due if self._is_removed(published, each, gone)]
         self._forget(self._ledger, gone, removed)
-        self._ledger.save(state.num_changes)
+        if gone:
+            self._ledger.save(state.num_changes)
         removed = with_copies(removed, copies)
         self._claims.purge()
         self._leases.clear()
@@ -134,9 +135,7 @@ class ObjectCollection:
         if removal.kind is RemovalKind.UPLOAD:
             self._parts.remove(removal.name)
             return True
-        found = object_key(removal.name)
-        assert found is not None, "names come from the listing"
-        key, generation = found
+        key, generation = _object_of(removal)
         if _is_interrupted(removal):
             published.blobs.delete_object(key, generation)
             return True
@@ -148,9 +147,7 @@ class ObjectCollection:
             ledger.blobs.forget(text_of_key(key))
             self._known.pop(key, None)
         for removal in filter(_is_interrupted, removed):
-            found = object_key(removal.name)
-            assert found is not None, "names come from the listing"
-            key, generation = found
+            key, generation = _object_of(removal)
             if (sizes := self._known.get(key)) is not None:
                 sizes.pop(generation, None)
                 if not sizes:
@@ -194,6 +191,12 @@ class ObjectCollection:
     def close(self) -> None:
         """Leave it to another store."""
         self._leases.give_back(REMOVAL)
+
+
+def _object_of(removal: Removal) -> tuple[BlobKey, int]:
+    found = object_key(removal.name)
+    assert found is not None, "names come from the listing"
+    return found
 
 
 def _is_interrupted(removal: Removal) -> bool:
