@@ -1,7 +1,6 @@
 """Command lines as people type them: further names, options before the command, and suggestions that do no harm."""
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
@@ -12,7 +11,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from hotslot.cli.interrupts import noted_interrupts
+from hotslot.cli.interrupts import interruptible_pauses
 from hotslot.cli.options import ContextOption, context_defaults
 from hotslot.cli.output import ListForm
 from hotslot.contexts import FIELDS
@@ -74,14 +73,13 @@ class Command(TyperCommand):
         """Run the command, with `--watch` until Ctrl-C; a terminal shows the last run alone."""
         if not ctx.params.get("watch"):
             return super().invoke(ctx)
-        with noted_interrupts() as check:
+        with interruptible_pauses() as pause:
             while True:
                 if sys.stdout.isatty():
                     print("\x1b[H\x1b[2J", end="")
                 super().invoke(ctx)
                 sys.stdout.flush()
-                check()
-                time.sleep(WATCH_S)
+                pause(WATCH_S)
 
 
 class ToleratingCommand(Command):

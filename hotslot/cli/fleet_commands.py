@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
@@ -14,7 +13,7 @@ from rich.text import Text
 from hotslot.cli import options
 from hotslot.cli.digests import full_base, full_reference
 from hotslot.cli.fleet_readings import FleetReader, Reading
-from hotslot.cli.interrupts import noted_interrupts
+from hotslot.cli.interrupts import interruptible_pauses
 from hotslot.cli.live_screen import follow
 from hotslot.cli.options import JsonOption, LimitOption, StoreOption, TenantOption, open_client
 from hotslot.cli.orders import WorkerOrder, first_of, ordered_placements, ordered_workers
@@ -107,7 +106,7 @@ def top(
             if console().is_terminal and not as_json:
                 follow(draw, order.value, [one.value for one in WorkerOrder], interval_s, count)
                 return
-            with noted_interrupts() as check:
+            with interruptible_pauses() as pause:
                 for number in itertools.count(1):
                     if as_json:
                         print_event("snapshot", _cut(client.loop.run(reader.read()), order, limit))
@@ -116,8 +115,7 @@ def top(
                         sys.stdout.flush()
                     if number == count:
                         break
-                    check()
-                    time.sleep(interval_s)
+                    pause(interval_s)
         finally:
             client.loop.run(reader.close())
 

@@ -1,7 +1,6 @@
 """Screens that follow something on a terminal: drawn again and again, sorted and scrolled by keys."""
 
 import os
-import select
 import sys
 import termios
 import time
@@ -14,7 +13,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.segment import Segment, SegmentLines
 
-from hotslot.cli.interrupts import noted_interrupts
+from hotslot.cli.interrupts import Pause, interruptible_pauses
 
 KEYS = {"\x1b[A": "k", "\x1b[B": "j", "\x1b[5~": "b", "\x1b[6~": " ", "\x1b[H": "g", "\x1b[F": "G"}
 """Arrows, pages, home and end, as the letters that do the same."""
@@ -66,8 +65,8 @@ def follow(
     state, drawn = ScreenState(order), 0
     picture: RenderableType = ""
     with (
-        noted_interrupts() as check,
-        _keys() as read_key,
+        interruptible_pauses() as pause,
+        _keys(pause) as read_key,
         Live(console=console, auto_refresh=False, screen=True) as live,
     ):
         while not state.is_over:
@@ -79,7 +78,6 @@ def follow(
                 lines = console.render_lines(picture, console.options, pad=False, new_lines=False)
                 state = state.at(state.offset, max(0, len(lines) - height))
                 live.update(_screen(lines, state, height), refresh=True)
-                check()
                 if drawn == count or not (key := read_key(max(0.0, until_s - time.monotonic()))):
                     break
                 before = state.order
@@ -100,26 +98,24 @@ def _screen(lines: list[list[Segment]], state: ScreenState, height: int) -> Segm
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
+def _keys(pause: Pause) -> Iterator[Callable[[float], str]]:
     """Yield a reader of keys, which waits for one as long as it is told; without a terminal it only waits."""
+
+    def wait(timeout_s: float) -> str:
+        pause(timeout_s)
+        return ""
+
     if not sys.stdin.isatty():
-        yield _wait
+        yield wait
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
 
     def read(timeout_s: float) -> str:
-        if not select.select([descriptor], [], [], timeout_s)[0]:
-            return ""
-        return os.read(descriptor, MAX_KEY_BYTES).decode(errors="replace")
+        return os.read(descriptor, MAX_KEY_BYTES).decode(errors="replace") if pause(timeout_s, descriptor) else ""
 
     tty.setcbreak(descriptor)
     try:
         yield read
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _wait(timeout_s: float) -> str:
-    time.sleep(timeout_s)
-    return ""

@@ -10,6 +10,7 @@ import typer
 
 from hotslot.cli.backup_commands import UP_DATA_DIR
 from hotslot.cli.detached import end_running, log_paths, running_pid
+from hotslot.cli.interrupts import interruptible_pauses
 from hotslot.cli.options import JsonOption
 from hotslot.cli.output import print_document, say
 from hotslot.content_files import PRIVATE, write_file
@@ -89,10 +90,10 @@ def logs(
         for stem, file in files.items():
             for line in deque(file, maxlen=lines):
                 _print(stem, line, width)
-        while follow:
-            found = [_print_new(stem, file, width) for stem, file in files.items()]
-            if not any(found):
-                time.sleep(FOLLOW_S)
+        with interruptible_pauses() as pause:
+            while follow:
+                found = [_print_new(stem, file, width) for stem, file in files.items()]
+                pause(0.0 if any(found) else FOLLOW_S)
     finally:
         for file in files.values():
             file.close()

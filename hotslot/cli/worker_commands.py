@@ -1,7 +1,6 @@
 """Commands on one worker: status, load, unload, pin, unpin, default, enable, disable."""
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from rich.console import Group, RenderableType
 
 from hotslot.cli import options
 from hotslot.cli.digests import check_reference, full_reference
-from hotslot.cli.interrupts import noted_interrupts
+from hotslot.cli.interrupts import interruptible_pauses
 from hotslot.cli.live_screen import follow
 from hotslot.cli.options import (
     JsonOption,
@@ -61,7 +60,7 @@ def status(
             orders = [one.value for one in AdapterOrder]
             follow(lambda chosen: _status(client, AdapterOrder(chosen), limit)[1], order.value, orders, STATUS_EVERY_S)
             return
-        with noted_interrupts() as check:
+        with interruptible_pauses() as pause:
             while True:
                 document, screen = _status(client, order, limit)
                 if as_json:
@@ -71,8 +70,7 @@ def status(
                 if not follows:
                     return
                 sys.stdout.flush()
-                check()
-                time.sleep(STATUS_EVERY_S)
+                pause(STATUS_EVERY_S)
 
 
 def _status(client: BlockingHotslotClient, order: AdapterOrder, limit: int) -> tuple[dict[str, Any], RenderableType]:

@@ -19,7 +19,6 @@ import pytest
 
 from hotslot.cli.app import run
 from hotslot.cli.detached import last_words
-from hotslot.cli.interrupts import noted_interrupts
 from hotslot.cli.stages import WORKER_STAGES, Stages, WorkerStages
 from hotslot.cli.supervisor import UpPlan
 from hotslot.cli.up import _Ending, _Stopped
@@ -107,20 +106,6 @@ def test_a_ctrl_c_that_is_lost_in_the_end_of_an_object_ends_it_all_the_same(tmp_
     with pytest.raises(_Stopped):
         ending.check()
     assert ending.grace_s == 1
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_watch_hears_of_a_ctrl_c_that_was_lost() -> None:
-    class Lossy:
-        def __del__(self) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-    with noted_interrupts() as check:
-        check()
-        Lossy()
-        gc.collect()
-        with pytest.raises(KeyboardInterrupt):
-            check()
 
 
 def test_a_grace_that_was_given_is_kept_by_ctrl_c(up: Up, tmp_path: Path) -> None:
