@@ -52,11 +52,7 @@ class HttpAnswer:
         self._wanted = wanted
         self._id = _ID_PREFIXES[kind] + request_id
         self._created = int(time.time())
-        format_ = wanted.tool_format
-        self._choices = [
-            _Choice(calls=ToldCalls(format_) if format_ is not None else None)
-            for _ in range(len(wanted.requests) * wanted.num_choices)
-        ]
+        self._choices = [_Choice() for _ in range(len(wanted.requests) * wanted.num_choices)]
         self.started: dict[int, Started] = {}
         """By prompt."""
 
@@ -123,6 +119,8 @@ class HttpAnswer:
         choice = self._choices[index]
         choice.text.append(echoed)
         choice.told_chars = len(echoed)
+        format_ = self._wanted.tool_formats.get(self.started[prompt].base_model_digest)
+        choice.calls = ToldCalls(format_) if format_ is not None else None
         scored = self.started[prompt].prompt_logprobs
         if echoed and self._wanted.requests[0].logprobs is not None:
             # Its tokens but the first are told; what is left of the text is that one's.

@@ -26,7 +26,7 @@ from gateway_service.page import HTML, page_response
 from gateway_service.request_bodies import LoadAdapterBody, UnloadAdapterBody, parsed
 from gateway_service.settings import GatewaySettings
 from gateway_service.token_bodies import DetokenizeBody, TokenizeBody
-from gateway_service.tool_calls import ToolFormat
+from gateway_service.tool_formats import ToolFormats, parsed_formats
 from gateway_service.translation import (
     WantedAnswer,
     chat_from,
@@ -64,19 +64,18 @@ class Gateway:
     gate: QuotaGate | None = None
     exchange: Exchange = field(init=False)
     live_states: LiveStates = field(init=False)
+    formats: ToolFormats = field(init=False)
     is_stopping: bool = False
 
     def __post_init__(self) -> None:
         limit = StreamLimit("HOTSLOT_GATEWAY_MAX_REQUESTS", self.settings.gateway_max_requests, ())
         self.live_states = LiveStates(self.deployment)
+        self.formats = parsed_formats(self.settings.gateway_tool_parser)
         self.exchange = Exchange(StreamPlaces(limit), self.settings.gateway_stall_s)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        wanted, body = chat_from(await self._body(request), request_id_of(request.scope))
-        parser = self.settings.gateway_tool_parser
-        if parser != "none" and body.tools and body.tool_choice != "none":
-            wanted = replace(wanted, tool_format=ToolFormat(parser))
+        wanted, _ = chat_from(await self._body(request), request_id_of(request.scope))
         return await self._generation(request, "chat", wanted, chat_param)
 
     async def completion(self, request: Request) -> Response:
@@ -180,6 +179,10 @@ class Gateway:
         except NoWorkersError:
             await self.deployment.tell_wanted(tenant, wanted.model)
             raise
+        if wanted.may_call:
+            formats = {base.digest: self.formats.of(base.digest, base.name) for base in await self.deployment.bases()}
+            found = {digest: format_ for digest, format_ in formats.items() if format_ is not None}
+            wanted = replace(wanted, tool_formats=found)
         streams = [
             self.deployment.generate(
                 tenant,

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from gateway_service.tool_calls import ToolParser
+from gateway_service.tool_formats import checked_parsers
 from hotslot.clients.defaults import GENERATE_TIMEOUT_S
 from hotslot.endpoints import dialled_endpoint
 from hotslot.errors import InvalidEndpointError
@@ -87,9 +87,12 @@ class GatewaySettings(CallerTransport, AuditSettings, QuotaSettings, Observed):
     gateway_worker_metrics: OptionalAddress = ""
     """host:port of metrics_listen of the worker beside the gateway, whose metrics are told with the gateway's own; by
     TLS where calls to the worker use it, with tls_worker_name."""
-    gateway_tool_parser: ToolParser = "none"
+    gateway_tool_parser: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(split_text), AfterValidator(checked_parsers)
+    ] = ("none",)
     """Format in which the models write calls of tools: hermes (Hermes, Qwen 2.5, Qwen 3), llama3_json (Llama 3.1, 3.2).
-    Chats that have tools then get calls as `tool_calls`; none leaves them in the text."""
+    Chats that have tools then get calls as `tool_calls`; none leaves them in the text. A base model of another format
+    has BASE_MODEL=PARSER, by name or digest."""
     gateway_ui: bool = True
     """Serve /ui, a page that shows workers and adapters as they are now and tries prompts. Its files are for all, all
     else is asked for with the caller's API key."""

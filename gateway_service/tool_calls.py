@@ -7,17 +7,13 @@ the model wrote them. What only looks like a call is content.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
-from typing import Literal, Protocol
+from typing import Protocol
 
 from gateway_service.call_objects import CallArguments, CallName, CallObject
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 PYTHON_TAG = "<|python_tag|>"
 """Token that Llama 3.1 begins a call with; a special one, which most answers are without."""
-
-
-ToolParser = Literal["none", "hermes", "llama3_json"]
-"""Format as a setting names it."""
 
 
 class ToolFormat(StrEnum):

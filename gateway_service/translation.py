@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 from gateway_service import parameters
@@ -56,8 +57,10 @@ class WantedAnswer:
     keeps_stop_string: bool
     echoed: tuple[str, ...] = ()
     """Beginning of each choice's text, by prompt."""
-    tool_format: ToolFormat | None = None
-    """Format of the calls in the answer; None where they stay text."""
+    may_call: bool = False
+    """The chat has tools, which the answer may call."""
+    tool_formats: Mapping[str, ToolFormat] = field(default_factory=lambda: MappingProxyType({}))
+    """Format of the calls in the answer, by the base model that gives it; without one they stay text."""
 
 
 def chat_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnswer, ChatBody]:
@@ -69,7 +72,8 @@ def chat_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnswer, Ch
         raise wrong_param("top_logprobs", "needs logprobs to be true")
     max_tokens = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     logprobs = Logprobs(body.top_logprobs or 0) if body.logprobs else None
-    return _wanted(body, (_chat_prompt(body),), max_tokens, logprobs, request_id), body
+    wanted = _wanted(body, (_chat_prompt(body),), max_tokens, logprobs, request_id)
+    return replace(wanted, may_call=bool(body.tools) and body.tool_choice != "none"), body
 
 
 def completion_from(values: dict[str, Any], request_id: str) -> tuple[WantedAnswer, CompletionBody]:

@@ -72,7 +72,7 @@ CITIES = [{"city": "Malmö"}, {"city": "Oslo"}]
 
 @pytest.mark.parametrize("tool_parser", WRITTEN)
 async def test_calls_come_back_as_calls_whole_and_streamed(tmp_path: Path, tool_parser: str) -> None:
-    async with served(tmp_path, saying_model(WRITTEN[tool_parser]), gateway_tool_parser=tool_parser) as stack:
+    async with served(tmp_path, saying_model(WRITTEN[tool_parser]), gateway_tool_parser=(tool_parser,)) as stack:
         sdk = await stack.sdk()
         answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], n=2, max_tokens=256)
         said = "I look." if tool_parser == "hermes" else None
@@ -107,7 +107,7 @@ async def test_calls_come_back_as_calls_whole_and_streamed(tmp_path: Path, tool_
 
 async def test_calls_stay_text_without_tools_and_without_a_parser(tmp_path: Path) -> None:
     text = WRITTEN["hermes"]
-    async with served(tmp_path / "with", saying_model(text), gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path / "with", saying_model(text), gateway_tool_parser=("hermes",)) as stack:
         sdk = await stack.sdk()
         for options in ({}, {"tools": [TOOL], "tool_choice": "none"}):
             answer = await sdk.chat.completions.create(
@@ -123,8 +123,23 @@ async def test_calls_stay_text_without_tools_and_without_a_parser(tmp_path: Path
         assert (answer.choices[0].message.content, answer.choices[0].message.tool_calls) == (text, None)
 
 
+@pytest.mark.parametrize(
+    ("parsers", "finish_reason"),
+    [(("test/echo=hermes",), "tool_calls"), (("llama3_json", "test/echo=hermes"), "tool_calls"),
+     (("hermes", "test/echo=none"), "stop"), (("other/base=hermes",), "stop")],
+)  # fmt: skip
+async def test_a_base_model_has_its_own_parser_whatever_names_it(
+    tmp_path: Path, parsers: tuple[str, ...], finish_reason: str
+) -> None:
+    async with served(tmp_path, saying_model(WRITTEN["hermes"]), gateway_tool_parser=parsers) as stack:
+        sdk = await stack.sdk()
+        for model in ("test/echo", "bot"):
+            answer = await sdk.chat.completions.create(model=model, messages=TURNS, tools=[TOOL], max_tokens=256)
+            assert answer.choices[0].finish_reason == finish_reason, model
+
+
 async def test_a_call_that_is_cut_says_so_and_is_not_repaired(tmp_path: Path) -> None:
-    async with served(tmp_path, saying_model(WRITTEN["hermes"]), gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path, saying_model(WRITTEN["hermes"]), gateway_tool_parser=("hermes",)) as stack:
         sdk = await stack.sdk()
         cut = WRITTEN["hermes"].index("Malm")
         answer = await sdk.chat.completions.create(model="test/echo", messages=TURNS, tools=[TOOL], max_tokens=cut)
@@ -134,7 +149,7 @@ async def test_a_call_that_is_cut_says_so_and_is_not_repaired(tmp_path: Path) ->
 
 
 async def test_a_call_cannot_be_forced(tmp_path: Path) -> None:
-    async with served(tmp_path, saying_model("x"), gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path, saying_model("x"), gateway_tool_parser=("hermes",)) as stack:
         sdk = await stack.sdk()
         named = {"type": "function", "function": {"name": "weather"}}
         for choice in ("required", named):

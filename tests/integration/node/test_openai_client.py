@@ -56,7 +56,7 @@ async def test_openais_client_for_node_calls_tools_retries_and_cancels(
 ) -> None:
     said = 'I look. <tool_call>{"name": "weather", "arguments": {"city": "Malmö"}}</tool_call>'
     model = saying_model(said, max_running=1, max_waiting=0, step_s=0.01)
-    async with served(tmp_path, model, gateway_tool_parser="hermes") as stack:
+    async with served(tmp_path, model, gateway_tool_parser=("hermes",)) as stack:
         process = await asyncio.create_subprocess_exec(
             *node_program("openai_tools.js"), stack.url, BASE, stdout=asyncio.subprocess.PIPE
         )

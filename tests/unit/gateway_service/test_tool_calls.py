@@ -4,14 +4,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_service.call_objects import CallArguments, CallName
-from gateway_service.tool_calls import CallContent, CallEvent, ToolFormat, ToolParser, parser_of
+from gateway_service.tool_calls import CallContent, CallEvent, ToolFormat, parser_of
 
 HERMES, LLAMA = ToolFormat.HERMES, ToolFormat.LLAMA3_JSON
 
@@ -196,7 +196,3 @@ def test_arguments_come_before_the_call_has_ended() -> None:
 
 def test_an_answer_in_json_that_calls_nothing_is_not_held_back() -> None:
     assert list(parser_of(LLAMA).feed('{"city": ')) == [CallContent('{"city": ')]
-
-
-def test_the_setting_names_every_format() -> None:
-    assert set(get_args(ToolParser)) == {"none", *ToolFormat}
