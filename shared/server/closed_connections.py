@@ -28,15 +28,22 @@ def peer_of(text: str) -> PeerAddress | None:
 def close_connections(peers: Collection[PeerAddress], port: int) -> int:
     """End the connections of a server on this port with these peers; returns how many there were."""
     num_closed = 0
+    for held in own_sockets(port):
+        with suppress(OSError):
+            host, from_port = held.getpeername()[:2]
+            if (host, from_port) in peers or (host.removeprefix("::ffff:"), from_port) in peers:
+                held.shutdown(socket.SHUT_RDWR)
+                num_closed += 1
+    return num_closed
+
+
+def own_sockets(port: int) -> Iterator[socket.socket]:
+    """Sockets of a server on this port, those that listen among them; each is for one turn of the loop."""
     for descriptor in _sockets():
         # Held by a number of its own, so that the one that is looked at is the one that is closed.
         with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as held:
             if held.family in (socket.AF_INET, socket.AF_INET6) and held.getsockname()[1] == port:
-                host, from_port = held.getpeername()[:2]
-                if (host, from_port) in peers or (host.removeprefix("::ffff:"), from_port) in peers:
-                    held.shutdown(socket.SHUT_RDWR)
-                    num_closed += 1
-    return num_closed
+                yield held
 
 
 def _sockets() -> Iterator[int]:

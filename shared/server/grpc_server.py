@@ -29,6 +29,7 @@ from shared.server.call_log import CallObserver, log_call
 from shared.server.connection_bounds import connection_options
 from shared.server.health_check import FactualHealthServicer
 from shared.server.interceptor import ErrorInterceptor
+from shared.server.standard_calls import PacedProbes
 from shared.server.stream_places import STALL_S, StreamLimit
 from shared.server.transport import check_listener, server_credentials
 from shared.server.wire_scan import check_bounds
@@ -127,6 +128,7 @@ class RpcServer:
         self.calls = interceptor.calls
         """Numbers of its calls."""
         self._health = FactualHealthServicer()
+        self._paced_probes = interceptor.paced.beside()
         self._names = ("", READINESS, *names)
         self._options = options
         self._was_ready = False
@@ -138,8 +140,10 @@ class RpcServer:
         """Begin to answer: alive, and not ready."""
         await self._server.start()
         if address := self._options.transport.health_address:
-            self._health_server = grpc.aio.server(options=_grpc_options(self._options))
+            probes = PacedProbes(self._paced_probes)
+            self._health_server = grpc.aio.server(interceptors=[probes], options=_grpc_options(self._options))
             self.health_port = _bind(self._health_server, str(listen_endpoint(address)), None)
+            self._paced_probes.connections.port = self.health_port
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
             await self._health_server.start()
         await self._set(LIVENESS, True)
@@ -214,7 +218,7 @@ async def serve(
         maximum_concurrent_rpcs=options.max_concurrent_calls,
     )
     port = _bind(grpc_server, address, server_credentials(options.transport))
-    interceptor.paced.port = port
+    interceptor.paced.connections.port = port
     names = [entry.full_name for entry in services]
     for entry in services:
         entry.add_to_server(entry.servicer, grpc_server)

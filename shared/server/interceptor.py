@@ -38,14 +38,13 @@ from shared.server.counters import Counters
 from shared.server.failed_calls import abort, as_error
 from shared.server.limited_decoding import limited
 from shared.server.paced_calls import PacedCalls
+from shared.server.standard_calls import STANDARD_SERVICES, StandardCalls
 from shared.server.stream_places import STALL_S, Stream, StreamLimit, StreamPlaces
 from shared.server.traced_calls import TracedCall
 from shared.server.wire_scan import Refused, decoder_of
 
 log = structlog.get_logger(__name__)
 
-# Health and reflection: called all the time, and not ours.
-_STANDARD_SERVICES = "/grpc."
 STOPS = "the server stops, and the call took longer than it waits for calls"
 
 
@@ -84,6 +83,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         self._decoders: dict[str, Callable[[bytes], Any]] = {}
         self.calls = ServerCalls(self._counters)
         self.paced = PacedCalls(max_calls_per_s, self._counters, authenticator)
+        self._standard = StandardCalls(self.paced)
         self._running: set[asyncio.Task[Any]] = set()
         self._ending: dict[asyncio.Task[Any], HotslotError] = {}
         """Errors of calls that this server ends."""
@@ -109,8 +109,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return refusal
         handler: Any = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or method.startswith(_STANDARD_SERVICES):
-            self.paced.came(caller or "")
+        if handler is None or method.startswith(STANDARD_SERVICES):
+            if caller is None:
+                return self._standard.handler(handler)  # type: ignore[no-any-return]
+            self.paced.came(caller)
             return handler  # type: ignore[no-any-return]
         if handler.response_streaming:
             behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream

@@ -27,29 +27,23 @@ from shared.identity.parties import address_of
 from shared.server import late_refusals
 from shared.server.call_messages import only_message
 from shared.server.call_pace import MAX_CALLERS, CallPace
-from shared.server.closed_connections import PeerAddress, close_connections, peer_of
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.failed_calls import abort
+from shared.server.flood_connections import FloodConnections
 from shared.server.late_refusals import LateRefusals, too_many
 
 log = structlog.get_logger(__name__)
 
 SETTING = "max_calls_per_s"
-CONNECTIONS = "connections_of_floods"
-"""Label of connections that were closed."""
 FRUITLESS = 5
 """Calls that one counts for until its message has come, and again once it was given up, or found no room: it took work,
 and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
-CUT_OFF_S = 5.0
-"""Time for which a caller whose flood was cut off may begin no call; it goes on anew while it tries too often."""
+CUT_OFF_TRIES_PER_S = 2.0
+"""Calls that a caller whose flood was cut off may try, before its next connection is closed, too."""
 AT_ONCE_S = 0.1
 """A call that is given up sooner costs its client nothing, so it may be one of a flood; later ones ran out of time."""
-CLOSE_EVERY_S = 0.1
-"""Least time between two looks at all sockets for those to close."""
-CLOSED_FOR_S = 1.0
-"""Time for which calls that come from a closed connection are taken for ones that had come before."""
 MAX_EXPECTED = 16
 """Calls of one caller whose messages gRPC waits for by itself. Those that are given up first stay counted: then this
 process waits, and hears of it."""
@@ -58,10 +52,6 @@ MAX_UNREAD = 256
 MESSAGE_S = 600.0
 """Longest time for a call's only message: 4 MiB at 7 kB/s."""
 TOLD_EVERY_S = 60.0
-_SHARED = ""
-"""In the place of a connection's caller where there are several, or one that calls for others."""
-_CLOSED = "closed"
-"""In the place of a connection's caller once it is being closed."""
 
 _PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
@@ -74,27 +64,27 @@ class PacedCalls:
     def __init__(self, calls_per_s: float, counters: Counters, authenticator: Authenticator | None) -> None:
         """0 is no bound, and so is it where callers are not known."""
         calls_per_s = calls_per_s if authenticator is not None else 0.0
+        self._calls_per_s = calls_per_s
         self._authenticator = authenticator
-        self.port = 0
-        """Port of the server, once it listens."""
         self._counters = counters
+        self.connections = FloodConnections(counters)
+        """Those that floods come over."""
         # At once as many at least as a call counts for.
         self._pace = CallPace(calls_per_s, max(calls_per_s, FRUITLESS)) if calls_per_s else None
         self._tries = CallPace(TRIES_REFILL * calls_per_s, calls_per_s) if calls_per_s else None
+        self._cut_off_weight = max(1.0, TRIES_REFILL * calls_per_s / CUT_OFF_TRIES_PER_S)
         self._key = secrets.token_bytes(32)
         self._proofs: LRUCache[bytes, Credential] = LRUCache(MAX_CALLERS)
         """Proofs of callers by keyed hashes of their tokens; whose each is now is asked at each call."""
-        self._on: LRUCache[str, str] = LRUCache(MAX_CALLERS)
-        """Callers by their connections' peers."""
         self._refusals = LateRefusals()
-        self._cut_off_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
-        """Callers that flooded, and the time until which their connections are closed at their first call."""
         self._expected: Counter[str] = Counter()
         self._unread: Counter[str] = Counter()
-        self._closing: dict[PeerAddress, str] = {}
-        self._closer: asyncio.Task[None] | None = None
         self._told_s: LRUCache[str, float] = LRUCache(256)
         self._error = too_many(calls_per_s, SETTING)
+
+    def beside(self) -> "PacedCalls":
+        """The same pace for another server of this process, which counts for itself."""
+        return PacedCalls(self._calls_per_s, self._counters, self._authenticator)
 
     @property
     def is_bounded(self) -> bool:
@@ -132,9 +122,19 @@ class PacedCalls:
         """
         if (caller := await self._found(context)) is None:
             caller = f"address {address_of(context.peer())}"
+        await self.meet_stranger(caller, context)
+        return caller
+
+    async def meet_stranger(self, caller: str, context: Any) -> None:
+        """Meet a call that counts for this caller; one too many is refused."""
         if not self._may_begin(caller):
             await self._refuse(caller, context)
-        return caller
+
+    async def may_go_on(self, caller: str) -> None:
+        """Wait until a caller's stream may bring another message."""
+        while self._pace is not None and not self._pace.take(caller, time.monotonic()):
+            self._counters.add(BOUND_REFUSALS, SETTING)
+            await asyncio.sleep(late_refusals.HEARS_AFTER_S)
 
     def expect(self, caller: str) -> bool:
         """Tell whether gRPC may wait for a call's message, which costs less; none of it is heard before that came."""
@@ -154,7 +154,7 @@ class PacedCalls:
         if not caller or self._pace is None:
             return True
         now_s = time.monotonic()
-        return now_s >= self._cut_off_until_s.get(caller, 0.0) and self._pace.take(caller, now_s, FRUITLESS)
+        return not self.connections.is_cut_off(caller, now_s) and self._pace.take(caller, now_s, FRUITLESS)
 
     async def message(self, caller: str, context: Any) -> bytes:
         """The message of a call that has one; no caller is waited for by many calls, nor for long."""
@@ -173,6 +173,10 @@ class PacedCalls:
             if not self._unread[caller]:
                 del self._unread[caller]
 
+    def refused(self, error: HotslotError) -> None:
+        """Count a refusal by another bound."""
+        self._counters.count_refusal(error)
+
     def came(self, caller: str) -> None:
         """Hear that the message of a call has come."""
         if caller and self._pace is not None:
@@ -180,8 +184,8 @@ class PacedCalls:
 
     def known(self, context: Any, caller: Caller) -> None:
         """Hear of an allowed call's caller."""
-        if self._pace is not None and self._on.setdefault(peer := context.peer(), name := _name_of(caller)) != name:
-            self._on[peer] = _SHARED
+        if self._pace is not None:
+            self.connections.heard(context.peer(), _name_of(caller))
 
     def ended(self, caller: Caller | None, error: HotslotError | None, given_up_after_s: float | None) -> None:
         """Hear of a call that is over; it may count for more than itself."""
@@ -206,8 +210,9 @@ class PacedCalls:
     async def _refuse(self, caller: str, context: Any) -> None:
         assert self._tries is not None
         now_s = time.monotonic()
-        is_tried = self._tries.take(caller, now_s)
-        if not is_tried and self._is_closed(caller, context.peer()):
+        weight = self._cut_off_weight if self.connections.is_cut_off(caller, now_s) else 1.0
+        is_tried = self._tries.take(caller, now_s, weight)
+        if not is_tried and self.connections.close(caller, context.peer(), is_known=caller.startswith(_PRINCIPAL)):
             raise asyncio.CancelledError
         self._counters.add(BOUND_REFUSALS, SETTING)
         self._tell(caller)
@@ -216,38 +221,9 @@ class PacedCalls:
                 await self._refusals.wait(caller)
             finally:
                 # Who waits makes no flood, and who waits in part does so in part.
-                self._tries.give_back(caller, min(1.0, (time.monotonic() - now_s) / late_refusals.HEARS_AFTER_S))
+                part = min(1.0, (time.monotonic() - now_s) / late_refusals.HEARS_AFTER_S)
+                self._tries.give_back(caller, weight * part)
         await abort(context, self._error)
-
-    def _is_closed(self, caller: str, peer: str) -> bool:
-        """Close the connection of a call; false for one that others call over, too."""
-        known = self._on.get(peer, caller)
-        if known == _CLOSED:
-            return True  # Calls that had come before.
-        if known != caller and caller.startswith(_PRINCIPAL):
-            self._on[peer] = known = _SHARED
-        # A stranger may be the one principal of its connection, who leaves the token out.
-        if known == _SHARED or not self.port or (found := peer_of(peer)) is None:
-            return False
-        self._on[peer] = _CLOSED
-        self._cut_off_until_s[caller] = time.monotonic() + CUT_OFF_S
-        self._counters.add(BOUND_REFUSALS, CONNECTIONS)
-        self._closing[found] = peer
-        if self._closer is None or self._closer.done():
-            self._closer = asyncio.create_task(self._close_all())
-        return True
-
-    async def _close_all(self) -> None:
-        while self._closing:
-            peers, self._closing = self._closing, {}
-            try:
-                await asyncio.to_thread(close_connections, peers.keys(), self.port)
-            except OSError as exc:
-                log.warning("connections_not_closed", connections=len(peers), why=str(exc))
-            for peer in peers.values():
-                # Another connection may come from the same port.
-                asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
-            await asyncio.sleep(CLOSE_EVERY_S)
 
     def _tell(self, caller: str) -> None:
         now_s = time.monotonic()

@@ -18,10 +18,11 @@ from shared.identity.authenticator import opened_authenticator
 from shared.quotas.gate import QuotaGate
 from shared.quotas.limits import TenantLimits
 from shared.quotas.rates import Rates
-from shared.server import late_refusals, paced_calls
+from shared.server import flood_connections, late_refusals, paced_calls
 from shared.server.counters import BOUND_REFUSALS, CUT_OFF, Counters
+from shared.server.flood_connections import ADDRESSES, CONNECTIONS, REFUSED_FOR_S
 from shared.server.grpc_server import RpcServer, ServerOptions, serve, service
-from shared.server.paced_calls import CONNECTIONS, SETTING
+from shared.server.paced_calls import SETTING
 from shared.transport_settings import Transport
 from tests.hostile.test_connections import Blobs, dialled, status
 from tests.support.principals import Roster, bearer
@@ -50,14 +51,17 @@ class PacedServer:
 
 
 @asynccontextmanager
-async def paced(folder: Path, blobs: Blobs | None = None, per_s: float = PER_S) -> AsyncIterator[PacedServer]:
+async def paced(
+    folder: Path, blobs: Blobs | None = None, per_s: float = PER_S, *, health: bool = False
+) -> AsyncIterator[PacedServer]:
     roster, limits, counters = Roster(folder / "principals.json"), TenantLimits(), Counters()
     for name in ("quiet", "loud", "late"):
         roster.add(name, (Scope.PUBLISH,), (name,))
     roster.add("worker", (Scope.WORKER, Scope.PUBLISH), ("*",))
     add = blob_pb2_grpc.add_BlobServiceServicer_to_server
     served = service(blob_pb2, "BlobService", add, blobs or Blobs())
-    options = ServerOptions(grace_s=0.1, transport=Transport(max_calls_per_s=per_s))
+    transport = Transport(max_calls_per_s=per_s, health_address="127.0.0.1:0" if health else "")
+    options = ServerOptions(grace_s=0.1, transport=transport)
     gate = QuotaGate(limits, Rates(limits), counters)
     async with (
         opened_authenticator(roster.path) as authenticator,
@@ -66,9 +70,11 @@ async def paced(folder: Path, blobs: Blobs | None = None, per_s: float = PER_S) 
         yield PacedServer(server, counters, roster)
 
 
-async def pour(connection: RawConnection, metadata: list[tuple[str, str]], num_calls: int) -> None:
+async def pour(
+    connection: RawConnection, metadata: list[tuple[str, str]], num_calls: int, method: str = METHOD
+) -> None:
     """Calls that are given up as soon as they are made, until the server closes the connection."""
-    block = connection.block(METHOD, metadata)
+    block = connection.block(method, metadata)
     try:
         for _ in range(num_calls // 10):
             await connection.send(b"".join(connection.cancelled_call(block, MESSAGE) for _ in range(10)))
@@ -196,7 +202,7 @@ async def test_calls_that_run_long_count_once_however_many_run(tmp_path: Path) -
 async def test_who_was_cut_off_and_calls_now_and_then_is_let_in_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paced_calls, "CUT_OFF_S", 1.0)
+    monkeypatch.setattr(flood_connections, "CUT_OFF_S", 1.0)
     monkeypatch.setattr(late_refusals, "HEARS_AFTER_S", 0.1)
     async with paced(tmp_path) as running, dialled(running.server) as stub:
         loud = running.token("loud")
@@ -248,3 +254,33 @@ async def test_calls_that_run_out_of_time_count_once(tmp_path: Path) -> None:
 async def test_the_least_pace_is_one_too(tmp_path: Path, per_s: float) -> None:
     async with paced(tmp_path, per_s=per_s) as running, dialled(running.server) as stub:
         await status(stub, metadata=running.token("loud"))
+
+
+async def test_a_caller_that_connects_anew_at_once_finds_no_way_in_for_a_moment_and_connections_that_stand_go_on(
+    tmp_path: Path,
+) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        loud = running.token("loud")
+        await status(stub, metadata=running.token("quiet"))
+        async with raw_connection(running.endpoint) as first:
+            await pour(first, loud, 2_000)
+            await until(lambda: first.is_closed)
+        began_s, anew = time.monotonic(), []
+        while time.monotonic() - began_s < 4 * REFUSED_FOR_S:
+            async with raw_connection(running.endpoint) as connection:
+                anew.append(time.monotonic())
+                await pour(connection, loud, 2_000)
+                await until(lambda: connection.is_closed)
+        assert len(anew) <= 10, "one that connects at once came some hundred times"
+        assert running.count(ADDRESSES)
+        await status(stub, metadata=running.token("quiet"))
+
+        async def is_let_in() -> bool:
+            try:
+                async with dialled(running.server) as another:
+                    await status(another, metadata=running.token("late"))
+            except grpc.aio.AioRpcError:
+                return False
+            return True
+
+        await until_async(is_let_in)

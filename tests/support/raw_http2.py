@@ -14,8 +14,9 @@ NAMES = {HEADERS: "headers", RST_STREAM: "reset", GOAWAY: "goaway"}
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 CANCEL = struct.pack(">I", 8)
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-WIDE = struct.pack(">HI", 4, 2**30)
-"""SETTINGS_INITIAL_WINDOW_SIZE, so that no answer ever waits for this client."""
+INITIAL_WINDOW_SIZE = 4
+WIDE_BYTES = 2**30
+"""Window of each stream, so that no answer ever waits for this client."""
 
 Header = tuple[str, str]
 
@@ -48,11 +49,13 @@ def grpc_message(data: bytes) -> bytes:
 class RawConnection:
     """One connection; what the server sends is counted by kind of frame, and thrown away."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, authority: str, window_bytes: int = WIDE_BYTES
+    ) -> None:
         self._reader, self._writer, self._authority = reader, writer, authority
         self._next_stream = 1
         self.seen: Counter[str] = Counter()
-        writer.write(PREFACE + frame(SETTINGS, 0, 0, WIDE))
+        writer.write(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window_bytes)))
         self._reading = asyncio.create_task(self._read())
 
     @property
@@ -102,10 +105,10 @@ class RawConnection:
 
 
 @asynccontextmanager
-async def raw_connection(endpoint: str) -> AsyncIterator[RawConnection]:
-    """A connection to a plaintext server, until the block is left."""
+async def raw_connection(endpoint: str, window_bytes: int = WIDE_BYTES) -> AsyncIterator[RawConnection]:
+    """A connection to a plaintext server, until the block is left; its answers wait beyond a window."""
     host, _, port = endpoint.rpartition(":")
-    connection = RawConnection(*await asyncio.open_connection(host, int(port)), authority=endpoint)
+    connection = RawConnection(*await asyncio.open_connection(host, int(port)), endpoint, window_bytes)
     try:
         yield connection
     finally:

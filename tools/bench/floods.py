@@ -1,5 +1,6 @@
 """Floods of one caller, each from a process of its own: `python -m tools.bench.floods KIND ENDPOINT`, tokens as JSON in
 FLOOD_TOKENS. It harms others as well as it can until it is ended, and prints once a second what became of its calls.
+A third argument bounds how many calls a second are sent by hand: those that a service let a flood send.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -26,13 +27,15 @@ from tests.support.checkpoints import adapter, base_spec
 from tests.support.principals import bearer
 from tests.support.raw_http2 import RawConnection, raw_connection
 from tests.support.store import StoreClient
-from tools.bench.http_floods import HTTP_FLOODS, Flood, Outcomes
+from tools.bench.http_floods import CLOSED, HTTP_FLOODS, Flood, Outcomes
 
 NARROW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_536), ("grpc.use_local_subchannel_pool", 1)]
 GENERATE = "/hotslot.worker.v1.InferenceService/Generate"
 LIST = "/hotslot.store.v1.AdapterStoreService/ListAdapters"
 SLOW_EXPRESSION = "(?:(?:.?){300}(?:[a-z0-9_.]?){300}zz)"
 TICK_S = 0.005
+SENT = "sent"
+"""Outcome of every call that is sent by hand."""
 
 
 def request(max_tokens: int) -> pb.GenerateRequest:
@@ -88,7 +91,7 @@ class RawCalls:
             with suppress(OSError):
                 async with raw_connection(endpoint) as connection:
                     await self._pour(connection, tokens, outcomes)
-            outcomes["closed"] += 1
+            outcomes[CLOSED] += 1
             await asyncio.sleep(self.anew_after_s)
 
     async def _pour(self, connection: RawConnection, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
@@ -98,7 +101,7 @@ class RawCalls:
         while True:
             due = min(int((time.perf_counter() - began_s) * self.per_s), sent + 100)
             await connection.send(b"".join(make(block, self.message) for _ in range(due - sent)))
-            outcomes["sent"] += due - sent
+            outcomes[SENT] += due - sent
             sent = due
             await asyncio.sleep(TICK_S)
 
@@ -237,11 +240,14 @@ FLOODS: Mapping[str, Mapping[str, Flood]] = {
 }
 
 
-async def flood(kind: str, endpoint: str, tokens: Mapping[str, str]) -> None:
+async def flood(kind: str, endpoint: str, tokens: Mapping[str, str], sent_per_s: float | None = None) -> None:
     """Flood until the process is ended."""
     service, _, name = kind.partition("/")
     outcomes: Outcomes = Counter()
-    flooding = asyncio.create_task(_run(FLOODS[service][name], endpoint, tokens, outcomes))
+    chosen = FLOODS[service][name]
+    if sent_per_s is not None and isinstance(chosen, RawCalls):
+        chosen = replace(chosen, per_s=sent_per_s)
+    flooding = asyncio.create_task(_run(chosen, endpoint, tokens, outcomes))
     while not flooding.done():
         await asyncio.sleep(1.0)
         print(json.dumps(outcomes), flush=True)
@@ -253,4 +259,5 @@ async def _run(flood: Flood, endpoint: str, tokens: Mapping[str, str], outcomes:
 
 
 if __name__ == "__main__":
-    asyncio.run(flood(sys.argv[1], sys.argv[2], json.loads(os.environ["FLOOD_TOKENS"])))
+    bound = float(sys.argv[3]) if len(sys.argv) > 3 else None
+    asyncio.run(flood(sys.argv[1], sys.argv[2], json.loads(os.environ["FLOOD_TOKENS"]), bound))

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+CLOSED = "closed"
+"""Outcome of a connection that the server ended."""
 Outcomes = Counter[str]
 """Calls by how they ended."""
 Flood = Callable[[str, Mapping[str, str], Outcomes], Awaitable[None]]
@@ -43,7 +45,7 @@ class HttpClients:
                             await asyncio.sleep(self.every_s)
                             writer.write(self.piece)
                         await writer.drain()
-                outcomes["closed"] += 1
+                outcomes[CLOSED] += 1
                 await asyncio.sleep(0.05)
 
         await asyncio.gather(*(one() for _ in range(self.count)))
