@@ -24,6 +24,7 @@ CALLED_FROM_ELSEWHERE = ["@*.command*", "@*.register*", "@field_validator*", "@m
 RPC = re.compile(r"^\s*rpc (\w+)\(", re.MULTILINE)
 """RPCs of a proto file: gRPC calls the servicers' methods, callers of other languages too."""
 KEPT: Mapping[str, str] = {
+    "Watch": "gRPC calls it, of the health service",
     "acl_rule": "rights that docs/network.md names for Redis's user; tests try them against a server",
     "PublishCallback": "trainers are given it",
     "addresses": "tests hold that no slot and no block moves in memory",
