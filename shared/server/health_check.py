@@ -14,7 +14,7 @@ class FactualHealthServicer(health.aio.HealthServicer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._statuses = {"": Status.SERVING}
+        self._statuses: dict[str, int] = {"": Status.SERVING}
         self._changed = asyncio.Event()
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Status:
@@ -34,7 +34,7 @@ class FactualHealthServicer(health.aio.HealthServicer):
             else:
                 await changed.wait()
 
-    async def set(self, service: str, status: Status.ServingStatus) -> None:
+    async def set(self, service: str, status: int) -> None:
         """Change the status of a service, for those who watch it, too."""
         await super().set(service, status)
         self._statuses[service] = status

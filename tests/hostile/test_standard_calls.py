@@ -36,6 +36,11 @@ async def probed(folder: Path, **how: Any) -> AsyncIterator[tuple[PacedServer, g
         yield running, channel, health_pb2_grpc.HealthStub(channel)
 
 
+async def _call(channel: grpc.aio.Channel, method: str, message: bytes) -> None:
+    call: Any = channel.unary_unary(method)
+    await call(message)
+
+
 async def test_probes_at_a_usual_pace_are_answered_for_ever(tmp_path: Path) -> None:
     async with probed(tmp_path) as (running, _, stub):
         for _ in range(6):
@@ -87,7 +92,8 @@ async def test_the_health_port_keeps_the_same_pace(tmp_path: Path) -> None:
 async def test_messages_of_a_stream_come_at_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late_refusals, "HEARS_AFTER_S", 0.2)
     async with probed(tmp_path) as (running, channel, _):
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        made: Any = reflection_pb2_grpc.ServerReflectionStub
+        stub = made(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         began_s = time.monotonic()
         answers = [answer async for answer in stub.ServerReflectionInfo(iter([asked] * 80))]
@@ -128,12 +134,12 @@ async def test_a_watch_that_is_never_read_holds_up_no_change_of_health(tmp_path:
 async def test_messages_that_are_none_are_refused(tmp_path: Path, message: bytes) -> None:
     async with probed(tmp_path) as (_, channel, _):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channel.unary_unary(CHECK)(message)
+            await _call(channel, CHECK, message)
         assert isinstance(from_rpc_error(refused.value), InvalidRequestError)
 
 
 async def test_a_method_that_does_not_exist_is_told_so(tmp_path: Path) -> None:
     async with probed(tmp_path) as (_, channel, _):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await channel.unary_unary(UNKNOWN)(b"")
+            await _call(channel, UNKNOWN, b"")
         assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
