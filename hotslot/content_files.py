@@ -90,7 +90,8 @@ class StagedFile:
 
     def publish(self, target: Path, *, mode: int | None = None, is_durable: bool = True) -> None:
         """Give the file its own name, in place of any other of that name; raises OSError."""
-        self._file.truncate(self.size_bytes)  # to no more than was reserved
+        if os.fstat(self._file.fileno()).st_size != self.size_bytes:  # more was reserved
+            self._file.truncate(self.size_bytes)
         if is_durable:
             os.fsync(self._file.fileno())
             make_directory(target.parent)

@@ -32,6 +32,7 @@ from shared.metrics.numbers import Measured, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.known_plans import KnownPlans
 from store_service.admission.settings import AdmissionLimits
+from store_service.announcing import Announcer
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.blob_claims import ClaimBrokenError
@@ -61,7 +62,9 @@ class Registry:
         uploads: UploadFolder,
         limits: AdmissionLimits,
         signatures: SignatureRequirement,
+        announcer: Announcer,
     ) -> None:
+        self._announcer = announcer
         self.catalog = published.catalog
         self.base_models = base_models
         self._uploads = uploads
@@ -171,8 +174,10 @@ class Registry:
             on_admitted()
             shown_json = checkpoint.config(self._limits).shown_json
             version = NewVersion(manifest, base_name, publication.source, shown_json, publication.annotations)
-            with span_inside("hotslot.admission.publish"):
-                record, created = self._make_visible(tenant, version, publication, writer if is_staged else None)
+            staged = writer if is_staged else None
+            announced = self._announcer.announced(tenant, publication, manifest, staged)
+            with span_inside("hotslot.admission.publish"), announced:
+                record, created = self._make_visible(tenant, version, publication, staged)
         finally:
             writer.close()
         self._stages.add(time.monotonic() - checked_s, "publish")

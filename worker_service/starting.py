@@ -33,6 +33,7 @@ from shared.metrics.exposition import Readings
 from shared.quotas.rates import Rates
 from shared.server.grpc_server import RpcServer
 from shared.server.transport import check_dialled
+from worker_service.adapters.coming import Arrivals
 from worker_service.adapters.disk_tier import DiskOptions
 from worker_service.adapters.keeper import Keeper, read_fleet
 from worker_service.adapters.known_reference import ReferenceLimits
@@ -228,7 +229,10 @@ async def build_keeper(
 ) -> None:
     """Follow the catalog and keep pinned versions here, from the first look on."""
     keeper = Keeper(store, parts.provider, host.worker.worker_id, fleet, preload_limits(host.settings))
-    host.loops.restarted("watch the catalog", lambda: parts.watch.run(parts.provider.references, keeper.hear))
+    references = parts.provider.references
+    arrivals = Arrivals(references, parts.provider.tiers)
+    host.loops.restarted("bring coming versions", arrivals.run)
+    host.loops.restarted("watch the catalog", lambda: parts.watch.run(references, keeper.hear, expect=arrivals.expect))
     host.loops.restarted("keep pinned versions", keeper.run)
     uses = ToldUses(store.resolve, parts.provider.tiers.holdings, parts.policy)
     host.loops.repeated("tell of what is pinned", TELL_EVERY_S, uses.tell)

@@ -238,11 +238,13 @@ class AdapterEventKind(StrEnum):
     LABELS_CHANGED = "labels_changed"
     ADAPTER_SHARED = "adapter_shared"
     ADAPTER_UNSHARED = "adapter_unshared"
+    VERSION_COMING = "version_coming"
+    """An announcement: a version is about to be published under the tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterEvent:
-    """One change of the catalog."""
+    """One change of the catalog, or, for a caller that asks for them, one announcement, at revision 0."""
 
     revision: int
     kind: AdapterEventKind
@@ -250,6 +252,8 @@ class AdapterEvent:
     tag: str
     digest: str
     event_time: datetime | None
+    manifest_json: bytes = b""
+    """Manifest of an announced version."""
 
 
 @dataclass(frozen=True, slots=True)

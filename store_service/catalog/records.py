@@ -188,7 +188,7 @@ class BaseModelRecord:
 
 @dataclass(frozen=True, slots=True)
 class CatalogEvent:
-    """One change, at its revision."""
+    """One change, at its revision, or one announcement of a publication under way, at revision 0."""
 
     revision: int
     kind: AdapterEventKind
@@ -196,6 +196,8 @@ class CatalogEvent:
     tag: TagName | None
     digest: Digest | None
     time_s: float
+    manifest_json: bytes = b""
+    """Of an announced version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ However many watch, one query of the process finds what other processes wrote, a
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Collection
-from contextlib import aclosing
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 
 import structlog
@@ -24,6 +24,8 @@ from store_service.execution.offload import Offload
 log = structlog.get_logger(__name__)
 
 BATCH_EVENTS = 500
+MAX_ANNOUNCEMENTS = 64
+"""Most that wait for one watcher; the oldest go, since a version that has been published needs none."""
 EVERY_S = 1.0
 """Time between two looks for what other processes wrote to the same database."""
 
@@ -34,10 +36,39 @@ class ChangeSignal:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: dict[TenantId, asyncio.Event] = {}
+        self._hearers: defaultdict[TenantId, list[deque[CatalogEvent]]] = defaultdict(list)
+        """Announcements that watchers have yet to give away."""
 
     def notify(self, tenant: TenantId) -> None:
         """Something changed."""
         self._loop.call_soon_threadsafe(self.wake, (tenant,))
+
+    def hears(self, tenant: TenantId) -> bool:
+        """Tell, on any thread, whether an announcement would be heard."""
+        return tenant in self._hearers
+
+    def announce(self, tenant: TenantId, events: Sequence[CatalogEvent]) -> None:
+        """Tell, from any thread, those watchers of a publication under way who asked for announcements."""
+        self._loop.call_soon_threadsafe(self._announce, tenant, events)
+
+    @contextmanager
+    def hearing(self, tenant: TenantId) -> Iterator[deque[CatalogEvent]]:
+        """Announcements of a tenant as they come, on the event loop; each one wakes the tenant's watchers."""
+        heard: deque[CatalogEvent] = deque(maxlen=MAX_ANNOUNCEMENTS)
+        self._hearers[tenant].append(heard)
+        try:
+            yield heard
+        finally:
+            left = [each for each in self._hearers[tenant] if each is not heard]
+            if left:
+                self._hearers[tenant] = left
+            else:
+                del self._hearers[tenant]
+
+    def _announce(self, tenant: TenantId, events: Sequence[CatalogEvent]) -> None:
+        for heard in self._hearers.get(tenant, ()):
+            heard.extend(events)
+        self.wake((tenant,))
 
     @property
     def watched(self) -> tuple[TenantId, ...]:
@@ -85,15 +116,18 @@ class TenantWatches:
         self._signal.wake([tenant for tenant in watched if self._seen.get(tenant) != found[tenant]])
         self._seen = found
 
-    async def events(self, tenant: TenantId, from_revision: int) -> AsyncGenerator[CatalogEvent]:
-        """Events after a revision, for ever; raises RevisionCompactedError."""
+    async def events(
+        self, tenant: TenantId, from_revision: int, *, announcements: bool = False
+    ) -> AsyncGenerator[CatalogEvent]:
+        """Events after a revision, and announcements where they are wanted, for ever; raises RevisionCompactedError."""
         self._watchers[tenant] += 1
         if self._looking is None:
             self._looking = asyncio.create_task(self._look_again(), name="look for changes")
         try:
-            async with aclosing(self._events(tenant, from_revision)) as events:
-                async for event in events:
-                    yield event
+            with self._signal.hearing(tenant) if announcements else nullcontext(deque[CatalogEvent]()) as heard:
+                async with aclosing(self._events(tenant, from_revision, heard)) as events:
+                    async for event in events:
+                        yield event
         finally:
             self._watchers[tenant] -= 1
             if not self._watchers[tenant]:
@@ -108,10 +142,14 @@ class TenantWatches:
             await asyncio.sleep(EVERY_S)
             await self.look()
 
-    async def _events(self, tenant: TenantId, revision: int) -> AsyncGenerator[CatalogEvent]:
+    async def _events(
+        self, tenant: TenantId, revision: int, heard: deque[CatalogEvent]
+    ) -> AsyncGenerator[CatalogEvent]:
         while True:
             # A read that began before this wait did may lack the change before it, and is not shared.
             changed = self._signal.next_change(tenant)
+            while heard:
+                yield heard.popleft()
             read = partial(self._after, tenant, revision)
             found = await self._reads.run((tenant, revision, changed), read)
             for event in found:

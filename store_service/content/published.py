@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from hotslot.errors import BlobNotFoundError, HotslotError
@@ -29,6 +30,14 @@ class OpenedBlob:
     """None where it is not, or not whole, on this machine."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Coming:
+    """A staged blob whose publication is under way."""
+
+    path: Path
+    size_bytes: int
+
+
 class PublishedBlobs:
     """A store's blobs with its catalog."""
 
@@ -40,13 +49,20 @@ class PublishedBlobs:
         # Blobs between their publication and the catalog's reference to them: no collection comes between.
         self._publishing: Counter[BlobKey] = Counter()
         self._collecting = threading.Lock()
+        self._coming: dict[BlobKey, list[_Coming]] = {}
 
-    def open(self, tenant: TenantId, digest: Digest) -> OpenedBlob:
+    def open(self, tenant: TenantId, digest: Digest, *, announced: bool = False) -> OpenedBlob:
         """A published blob that a tenant may read: its own, or of an adapter that is shared with it.
 
-        Raises BlobNotFoundError, also for what was only uploaded.
+        One of its own that was `announced` is read while it is published, too. Raises BlobNotFoundError, also for what
+        was only uploaded.
         """
         found = self.catalog.readable_weights(tenant, digest)
+        if found is None and announced:
+            coming = self._open_coming((tenant, digest))
+            if coming is not None:
+                return coming
+            found = self.catalog.readable_weights(tenant, digest)  # it may have been published in this moment
         if found is None:
             raise BlobNotFoundError(digest)
         owner, size_bytes = found
@@ -71,6 +87,34 @@ class PublishedBlobs:
                 self._publishing[key] -= 1
                 if not self._publishing[key]:
                     del self._publishing[key]
+
+    @contextmanager
+    def coming(self, key: BlobKey, path: Path, size_bytes: int) -> Iterator[None]:
+        """Let whoever was told of it read a staged blob, until the block ends, in which it is published.
+
+        Its bytes are whole and were digested, though not durable: no version refers to them before they are.
+        """
+        coming = _Coming(path, size_bytes)
+        with self._collecting:
+            self._coming[key] = [*self._coming.get(key, ()), coming]
+        with path.open("rb") as file:
+            self.blobs.verified.add(file)
+        try:
+            yield
+        finally:
+            with self._collecting:
+                left = [each for each in self._coming.pop(key) if each is not coming]
+                if left:
+                    self._coming[key] = left
+
+    def _open_coming(self, key: BlobKey) -> OpenedBlob | None:
+        for coming in self._coming.get(key, ()):
+            with suppress(FileNotFoundError):
+                return OpenedBlob(key, coming.size_bytes, coming.path.open("rb", buffering=0))
+            with suppress(BlobNotFoundError):  # it has its own name already
+                file, size_bytes = self.blobs.open(*key)
+                return OpenedBlob(key, size_bytes, file)
+        return None
 
     @contextmanager
     def claimed(self, key: BlobKey) -> Iterator[BlobClaim | None]:

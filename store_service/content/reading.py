@@ -161,16 +161,18 @@ class ContentReader:
         self.sent = Tally("hotslot_content_bytes_total", [("out",)])
 
     async def read(
-        self, tenant: TenantId, digest: Digest, offset: int, limit: int, encode: Encode[T]
+        self, tenant: TenantId, digest: Digest, offset: int, limit: int, encode: Encode[T], *, announced: bool = False
     ) -> AsyncGenerator[T]:
         """The bytes `[offset, offset + limit)` (limit 0: to the end), chunk by chunk, as `encode` makes them.
+
+        Of an `announced` blob they are there while it is published, too.
 
         Raises as `Recovery.open`, BadOffsetError, and DigestMismatchError when bytes that were given out already
         were not the right ones: by then the blob is repaired, and reading it again gives the right ones.
         """
         key: BlobKey = (tenant, digest)
         try:
-            file, size_bytes, key = await self._recovery.open(tenant, digest)
+            file, size_bytes, key = await self._recovery.open(tenant, digest, announced=announced)
             async with aclosing(self._stream(file, size_bytes, digest, offset, limit, encode)) as chunks:
                 async for chunk in chunks:
                     yield chunk

@@ -41,13 +41,13 @@ class Recovery:
         self._restores: SingleFlight[BlobKey, None] = SingleFlight()
         self.opens = Tally("hotslot_blob_opens_total", [("hit",), ("miss",)])
 
-    async def open(self, tenant: TenantId, digest: Digest) -> tuple[BinaryIO, int, BlobKey]:
-        """A published blob for reading, its size, and the key under which its owner's is kept.
+    async def open(self, tenant: TenantId, digest: Digest, *, announced: bool = False) -> tuple[BinaryIO, int, BlobKey]:
+        """A blob for reading, as `PublishedBlobs.open`, its size, and the key under which its owner's is kept.
 
         Raises BlobNotFoundError, BlobLostError, StoreUnavailableError, SourceUnavailableError, QuotaExceededError.
         """
         for attempt in range(NUM_OPENS):
-            opened = await self._offload(self._published.open, tenant, digest)
+            opened = await self._offload(self._published.open, tenant, digest, announced=announced)
             if not attempt:
                 self.opens.add("miss" if opened.file is None else "hit")
             if opened.file is not None:

@@ -31,6 +31,8 @@ class Writer:
 
         Raises QuotaExceededError when the disk is full.
         """
+        self.path = path
+        """Place of the bytes until they are published."""
         self._what = what
         self._take_in = take_in
         self._on_reserve = on_reserve

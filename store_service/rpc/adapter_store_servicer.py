@@ -255,7 +255,8 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
             revision = await self._threads(self._catalog.revision, tenant)
         # Headers say that the stream stands, from this revision on; events may not come for hours.
         await context.send_initial_metadata(((CATALOG_KEY, await self._threads(self._catalog.identity)),))
-        async with aclosing(self._watch.events(tenant, revision)) as events:
+        watched = self._watch.events(tenant, revision, announcements=request.announcements)
+        async with aclosing(watched) as events:
             async for event in events:
                 yield to_proto(pb.WatchAdaptersResponse, contract.event_of(event))
 

@@ -38,7 +38,8 @@ class BlobServicer(blob_pb2_grpc.BlobServiceServicer):
         digest = parse_digest(request.digest)
         call_notes().digests = (digest,)
         _check_range(request.offset, request.limit)
-        messages = self._reader.read(tenant_of(context), digest, request.offset, request.limit, encode_chunk)
+        tenant, offset, limit = tenant_of(context), request.offset, request.limit
+        messages = self._reader.read(tenant, digest, offset, limit, encode_chunk, announced=request.announced)
         async with aclosing(messages):
             async for message in messages:
                 await self._turns.take()

@@ -147,7 +147,13 @@ def resolution_message(resolution: Resolution) -> pb.ResolveAdapterResponse:
 def event_of(event: CatalogEvent) -> AdapterEvent:
     """A change of the catalog."""
     return AdapterEvent(
-        event.revision, event.kind, event.adapter, event.tag or "", event.digest or "", moment(event.time_s)
+        event.revision,
+        event.kind,
+        event.adapter,
+        event.tag or "",
+        event.digest or "",
+        moment(event.time_s),
+        event.manifest_json,
     )
 
 

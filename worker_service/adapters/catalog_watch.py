@@ -20,6 +20,7 @@ from hotslot.ids import TenantId
 from hotslot.references import Reference
 from worker_service.adapters.catalog_change import CatalogChange
 from worker_service.adapters.heard_changes import HeardChanges
+from worker_service.adapters.version import ComingVersion
 
 log = structlog.get_logger(__name__)
 
@@ -28,11 +29,17 @@ MAX_TENANTS = 32
 BACKOFF = Backoff(0.1, 15.0)
 
 
+ChangeOrNews = CatalogChange | ComingVersion | str | None
+"""What a stream brings."""
+
+
 class ChangeSource(Protocol):
     """Catalog whose changes can be followed."""
 
-    def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | str | None, None]:
+    def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[ChangeOrNews, None]:
         """The catalog's id once the stream stands, then every change after the revision; raises HotslotError.
+
+        Versions that are about to be published come in between, in no order with the changes.
 
         None or empty in the place of the id is that of a store of a release that does not tell it.
         """
@@ -55,6 +62,7 @@ class Follower(Protocol):
 
 
 Hearer = Callable[[TenantId, CatalogChange], None]
+Expect = Callable[[TenantId, ComingVersion], None]
 
 
 @dataclass(slots=True)
@@ -99,23 +107,31 @@ class CatalogWatch:
         while len(self._streams) > self._max_tenants:
             self._drop(next(iter(self._streams)))
 
-    async def run(self, follower: Follower, *hearers: Hearer) -> None:
-        """Follow the catalogs of all noted tenants, for ever; each change is told to the follower, then the hearers."""
+    async def run(self, follower: Follower, *hearers: Hearer, expect: Expect = lambda tenant, coming: None) -> None:
+        """Follow the catalogs of all noted tenants, for ever; each change is told to the follower, then the hearers.
+
+        Versions that are about to be published, which change nothing yet, are told to `expect`.
+        """
         async with asyncio.TaskGroup() as group:
             while True:
                 self._noted.clear()
                 for tenant, stream in self._streams.items():
                     if stream.task is None or stream.task.done():
-                        work = self._follow(tenant, stream, follower, hearers)
+                        work = self._follow(tenant, stream, follower, hearers, expect)
                         stream.task = group.create_task(work, name=f"watch {tenant}")
                 await self._noted.wait()
 
-    async def _follow(self, tenant: TenantId, stream: _Stream, follower: Follower, hearers: Sequence[Hearer]) -> None:
+    async def _follow(
+        self, tenant: TenantId, stream: _Stream, follower: Follower, hearers: Sequence[Hearer], expect: Expect
+    ) -> None:
         failures = 0
         while True:
             try:
                 async with aclosing(self._source.watch(tenant, stream.heard.until)) as changes:
                     async for change in changes:
+                        if isinstance(change, ComingVersion):
+                            expect(tenant, change)
+                            continue
                         if not isinstance(change, CatalogChange):
                             _check_catalog(stream, change or "")
                         stream.live, failures = True, 0

@@ -16,7 +16,7 @@ import structlog
 
 from hotslot.backoff import Backoff
 from hotslot.codec import from_proto, to_proto
-from hotslot.contract.catalog import AdapterEvent, AdapterPolicy, BaseModel, PinnedVersion
+from hotslot.contract.catalog import AdapterEvent, AdapterEventKind, AdapterPolicy, BaseModel, PinnedVersion
 from hotslot.digesting import StreamDigest
 from hotslot.errors import (
     DigestMismatchError,
@@ -42,7 +42,7 @@ from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.metrics.numbers import Spreads
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.fleet_calls import FleetCalls
-from worker_service.adapters.version import AdapterVersion, WantedVersion
+from worker_service.adapters.version import AdapterVersion, ComingVersion, WantedVersion
 from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
@@ -122,14 +122,17 @@ class StoreView:
                 return found
             request.page_token = page.next_page_token
 
-    async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | str, None]:
+    async def watch(
+        self, tenant: TenantId, after_revision: int
+    ) -> AsyncGenerator[CatalogChange | ComingVersion | str, None]:
         """The catalog's id (empty where the store does not tell it), then a tenant's changes after a revision.
+
+        Versions that are about to be published come in between, if the store tells of them.
 
         Raises RevisionCompactedError, StoreUnavailableError, and what else the store does.
         """
-        call = self._adapters.WatchAdapters(
-            adapter_store_pb2.WatchAdaptersRequest(from_revision=after_revision), metadata=((TENANT_KEY, tenant),)
-        )
+        request = adapter_store_pb2.WatchAdaptersRequest(from_revision=after_revision, announcements=True)
+        call = self._adapters.WatchAdapters(request, metadata=((TENANT_KEY, tenant),))
         try:
             headers = await call.initial_metadata()
             yield str(dict(headers or ()).get(CATALOG_KEY, ""))
@@ -206,7 +209,7 @@ class StoreView:
         self, tenant: TenantId, digest: Digest, offset: int, size_bytes: int
     ) -> AsyncIterator[memoryview]:
         """The blob's bytes from an offset on, as one stream brings them."""
-        request = blob_pb2.ReadBlobRequest(digest=digest, offset=offset)
+        request = blob_pb2.ReadBlobRequest(digest=digest, offset=offset, announced=True)
         call = self._read_blob(request, metadata=((TENANT_KEY, tenant),))
         position = offset
         try:
@@ -256,7 +259,11 @@ def _wanted(version: PinnedVersion) -> WantedVersion:
     return WantedVersion(version.tenant, AdapterName(policy.adapter), version.digest, _policy_of(policy))
 
 
-def _change_of(event: AdapterEvent) -> CatalogChange:
+def _change_of(event: AdapterEvent) -> CatalogChange | ComingVersion:
+    if event.kind is AdapterEventKind.VERSION_COMING:
+        return ComingVersion(
+            AdapterName(event.adapter), TagName(event.tag), Digest(event.digest), bytes(event.manifest_json)
+        )
     kind = ChangeKind(event.kind) if event.kind in _KINDS_OF_CHANGE else ChangeKind.OTHER
     return CatalogChange(event.revision, kind, AdapterName(event.adapter), TagName(event.tag), Digest(event.digest))
 

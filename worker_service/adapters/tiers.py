@@ -178,6 +178,11 @@ class AdapterTiers:
         self.holdings.see_slots(snapshot.holders)
         return snapshot
 
+    async def bring(self, version: AdapterVersion) -> None:
+        """Bring a version to host memory, where it stays while there is room for it. Raises the loader's errors."""
+        async with self.hold([version]):
+            pass
+
     async def prepare(self, version: AdapterVersion) -> None:
         """Bring the new version of a name beside the old one: into slots if there is room, else to host memory.
 

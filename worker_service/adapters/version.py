@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hotslot.formats.manifest import Manifest
-from hotslot.ids import AdapterName, Digest, TenantId
+from hotslot.formats.manifest import Manifest, parse_manifest
+from hotslot.ids import AdapterName, Digest, TagName, TenantId
 from hotslot.references import Reference, split_owner
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 
@@ -29,6 +29,20 @@ class AdapterVersion:
     """Revision of the tenant's catalog when this held; 0 where that is not known."""
     policy: ReplicaPolicy = field(default=DEFAULT_REPLICA_POLICY, compare=False)
     """The adapter's policy at that moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComingVersion:
+    """A version that the store is about to publish under a tag; until it did, nothing may be served with it."""
+
+    name: AdapterName
+    tag: TagName
+    digest: Digest
+    manifest_json: bytes
+
+    def under(self, tenant: TenantId, reference: Reference) -> AdapterVersion:
+        """The version as a reference will name it; raises DigestMismatchError and InvalidAdapterError."""
+        return AdapterVersion(tenant, reference, self.digest, parse_manifest(self.manifest_json, self.digest))
 
 
 class ReferenceResolver(Protocol):

@@ -4,15 +4,17 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import grpc
 import pytest
 
-from hotslot.errors import HotslotError
+from hotslot.errors import BlobNotFoundError, HotslotError
 from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
+from hotslot.pb.hotslot.store.v1 import blob_pb2
 from tests.support.fake_hub import FakeHub
 from tests.support.store import StoreClient
 from tests.support.store_model import Content, Shown
@@ -39,6 +41,8 @@ class Crashes:
     """Calls that were under way at a kill, by kind."""
     begun: dict[str, asyncio.Event] = field(default_factory=dict)
     is_killed: bool = False
+    num_read: int = 0
+    """Blobs that were read while they were published."""
 
     @asynccontextmanager
     async def store(self, **settings: object) -> AsyncIterator[tuple[StoreProcess, StoreClient]]:
@@ -58,6 +62,7 @@ class Crashes:
         self.begun = {target: asyncio.Event()}
         async with self.store() as (store, client):
             await self.check(client)
+            reading = asyncio.ensure_future(self._read_what_comes(client))
             working = [asyncio.ensure_future(self._work(client, workload)) for workload in self.clients]
             await asyncio.wait(working, timeout=self.rng.uniform(0.0, MAX_QUIET_S))
             while target not in {workload.under_way for workload in self.clients}:
@@ -65,7 +70,24 @@ class Crashes:
             self.is_killed = True
             self.under_way.update(workload.under_way for workload in self.clients if workload.under_way)
             await store.kill()
-            await asyncio.gather(*working)
+            await asyncio.gather(reading, *working)
+
+    async def _read_what_comes(self, client: StoreClient) -> None:
+        """Read announced weights, as a worker does, until the kill; nothing that is checked later changes by it."""
+        try:
+            request = pb.WatchAdaptersRequest(announcements=True)
+            async for event in client.adapters.WatchAdapters(request, metadata=client.metadata):
+                if event.kind != pb.ADAPTER_EVENT_KIND_VERSION_COMING:
+                    continue
+                weights = self._weights_of(event.digest)
+                with suppress(BlobNotFoundError):  # refused since, or deleted
+                    announced = blob_pb2.ReadBlobRequest(digest=weights, announced=True)
+                    messages = await client.stream("ReadBlob", announced)
+                    assert digest_of(b"".join(message.data for message in messages)) == weights
+                    self.num_read += 1
+        except (HotslotError, grpc.aio.AioRpcError):
+            if not self.is_killed:
+                raise
 
     async def _aim(self, target: str, working: list["asyncio.Task[None]"]) -> None:
         """Wait until a call of a kind begins, and for a random part of the time that such a call takes."""
@@ -158,6 +180,7 @@ async def crash_again_and_again(folder: Path, hub: FakeHub, forks: StoreForks, n
     num_calls = sum(workload.num_calls for workload in crashes.clients)
     print(f"{num_crashes} kills, {num_calls} calls answered; under way at a kill: {dict(crashes.under_way)}")  # noqa: T201
     assert set(KINDS) <= set(crashes.under_way)
+    assert crashes.num_read
 
 
 async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path, hub: FakeHub, forks: StoreForks) -> None:

@@ -82,6 +82,8 @@ class _AdapterEventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adap
     """An adapter is shared with a tenant more."""
     ADAPTER_EVENT_KIND_ADAPTER_UNSHARED: _AdapterEventKind.ValueType  # 10
     """An adapter is shared with a tenant less."""
+    ADAPTER_EVENT_KIND_VERSION_COMING: _AdapterEventKind.ValueType  # 11
+    """An announcement: a version is about to be published under the tag. It is no change; nothing resolves to it yet."""
 
 class AdapterEventKind(_AdapterEventKind, metaclass=_AdapterEventKindEnumTypeWrapper):
     """Kinds of changes of the catalog."""
@@ -107,6 +109,8 @@ ADAPTER_EVENT_KIND_ADAPTER_SHARED: AdapterEventKind.ValueType  # 9
 """An adapter is shared with a tenant more."""
 ADAPTER_EVENT_KIND_ADAPTER_UNSHARED: AdapterEventKind.ValueType  # 10
 """An adapter is shared with a tenant less."""
+ADAPTER_EVENT_KIND_VERSION_COMING: AdapterEventKind.ValueType  # 11
+"""An announcement: a version is about to be published under the tag. It is no change; nothing resolves to it yet."""
 Global___AdapterEventKind: _TypeAlias = AdapterEventKind  # noqa: Y015
 
 class _BaseModuleKind:
@@ -2470,18 +2474,25 @@ class WatchAdaptersRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FROM_REVISION_FIELD_NUMBER: _builtins.int
+    ANNOUNCEMENTS_FIELD_NUMBER: _builtins.int
     from_revision: _builtins.int
     """Events after this revision; 0 means from the beginning, which is what the listing of an empty catalog carries.
     Unset means from now on: a caller that wants to go on after a broken stream watches from a listing's revision.
+    """
+    announcements: _builtins.bool
+    """True for announcements, too: versions that are about to be published, so that whoever will need their weights reads
+    them, as announced, while the store makes them durable. They come in no order with the changes, may be lost, and say
+    nothing of the catalog: a publication may still fail.
     """
     def __init__(
         self,
         *,
         from_revision: _builtins.int | None = ...,
+        announcements: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_from_revision", b"_from_revision", "from_revision", b"from_revision"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_revision", b"_from_revision", "from_revision", b"from_revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_from_revision", b"_from_revision", "announcements", b"announcements", "from_revision", b"from_revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__from_revision: _TypeAlias = _typing.Literal["from_revision"]  # noqa: Y015
     _WhichOneofArgType__from_revision: _TypeAlias = _typing.Literal["_from_revision", b"_from_revision"]  # noqa: Y015
@@ -2499,16 +2510,19 @@ class WatchAdaptersResponse(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
+    MANIFEST_JSON_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
-    """Revision of the catalog after the event; a broken stream goes on from it."""
+    """Revision of the catalog after the event; a broken stream goes on from it. 0 for an announcement."""
     kind: Global___AdapterEventKind.ValueType
     """Kind of the event."""
     adapter: _builtins.str
     """Name of the adapter concerned."""
     tag: _builtins.str
-    """Set for tag events."""
+    """Set for tag events and announcements."""
     digest: _builtins.str
     """The version concerned; for a moved tag the one it points at now."""
+    manifest_json: _builtins.bytes
+    """The version's manifest, as Version has it; for announcements alone."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the event."""
@@ -2522,10 +2536,11 @@ class WatchAdaptersResponse(_message.Message):
         tag: _builtins.str = ...,
         digest: _builtins.str = ...,
         event_time: _timestamp_pb2.Timestamp | None = ...,
+        manifest_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "digest", b"digest", "event_time", b"event_time", "kind", b"kind", "revision", b"revision", "tag", b"tag"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "digest", b"digest", "event_time", b"event_time", "kind", b"kind", "manifest_json", b"manifest_json", "revision", b"revision", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

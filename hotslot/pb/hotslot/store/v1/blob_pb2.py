@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&hotslot/pb/hotslot/store/v1/blob.proto\x12\x10hotslot.store.v1\"@\n\x0fReadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\"D\n\x10ReadBlobResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"d\n\x10WriteBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\"M\n\x11WriteBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0e\x63ommitted_size\x18\x02 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\'\n\x15GetWriteStatusRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"B\n\x16GetWriteStatusResponse\x12\x16\n\x0e\x63ommitted_size\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"*\n\x17\x46indMissingBlobsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"3\n\x18\x46indMissingBlobsResponse\x12\x17\n\x0fmissing_digests\x18\x01 \x03(\t2\x8a\x03\n\x0b\x42lobService\x12S\n\x08ReadBlob\x12!.hotslot.store.v1.ReadBlobRequest\x1a\".hotslot.store.v1.ReadBlobResponse0\x01\x12V\n\tWriteBlob\x12\".hotslot.store.v1.WriteBlobRequest\x1a#.hotslot.store.v1.WriteBlobResponse(\x01\x12\x63\n\x0eGetWriteStatus\x12\'.hotslot.store.v1.GetWriteStatusRequest\x1a(.hotslot.store.v1.GetWriteStatusResponse\x12i\n\x10\x46indMissingBlobs\x12).hotslot.store.v1.FindMissingBlobsRequest\x1a*.hotslot.store.v1.FindMissingBlobsResponseBE\n\x14\x64\x65v.hotslot.store.v1P\x01Z+hotslot.dev/protos/hotslot/store/v1;storev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&hotslot/pb/hotslot/store/v1/blob.proto\x12\x10hotslot.store.v1\"S\n\x0fReadBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x11\n\tannounced\x18\x04 \x01(\x08\"D\n\x10ReadBlobResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"d\n\x10WriteBlobRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06\x66inish\x18\x05 \x01(\x08\"M\n\x11WriteBlobResponse\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x16\n\x0e\x63ommitted_size\x18\x02 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\'\n\x15GetWriteStatusRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"B\n\x16GetWriteStatusResponse\x12\x16\n\x0e\x63ommitted_size\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"*\n\x17\x46indMissingBlobsRequest\x12\x0f\n\x07\x64igests\x18\x01 \x03(\t\"3\n\x18\x46indMissingBlobsResponse\x12\x17\n\x0fmissing_digests\x18\x01 \x03(\t2\x8a\x03\n\x0b\x42lobService\x12S\n\x08ReadBlob\x12!.hotslot.store.v1.ReadBlobRequest\x1a\".hotslot.store.v1.ReadBlobResponse0\x01\x12V\n\tWriteBlob\x12\".hotslot.store.v1.WriteBlobRequest\x1a#.hotslot.store.v1.WriteBlobResponse(\x01\x12\x63\n\x0eGetWriteStatus\x12\'.hotslot.store.v1.GetWriteStatusRequest\x1a(.hotslot.store.v1.GetWriteStatusResponse\x12i\n\x10\x46indMissingBlobs\x12).hotslot.store.v1.FindMissingBlobsRequest\x1a*.hotslot.store.v1.FindMissingBlobsResponseBE\n\x14\x64\x65v.hotslot.store.v1P\x01Z+hotslot.dev/protos/hotslot/store/v1;storev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,21 +33,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.hotslot.store.v1P\001Z+hotslot.dev/protos/hotslot/store/v1;storev1'
   _globals['_READBLOBREQUEST']._serialized_start=60
-  _globals['_READBLOBREQUEST']._serialized_end=124
-  _globals['_READBLOBRESPONSE']._serialized_start=126
-  _globals['_READBLOBRESPONSE']._serialized_end=194
-  _globals['_WRITEBLOBREQUEST']._serialized_start=196
-  _globals['_WRITEBLOBREQUEST']._serialized_end=296
-  _globals['_WRITEBLOBRESPONSE']._serialized_start=298
-  _globals['_WRITEBLOBRESPONSE']._serialized_end=375
-  _globals['_GETWRITESTATUSREQUEST']._serialized_start=377
-  _globals['_GETWRITESTATUSREQUEST']._serialized_end=416
-  _globals['_GETWRITESTATUSRESPONSE']._serialized_start=418
-  _globals['_GETWRITESTATUSRESPONSE']._serialized_end=484
-  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_start=486
-  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_end=528
-  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_start=530
-  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_end=581
-  _globals['_BLOBSERVICE']._serialized_start=584
-  _globals['_BLOBSERVICE']._serialized_end=978
+  _globals['_READBLOBREQUEST']._serialized_end=143
+  _globals['_READBLOBRESPONSE']._serialized_start=145
+  _globals['_READBLOBRESPONSE']._serialized_end=213
+  _globals['_WRITEBLOBREQUEST']._serialized_start=215
+  _globals['_WRITEBLOBREQUEST']._serialized_end=315
+  _globals['_WRITEBLOBRESPONSE']._serialized_start=317
+  _globals['_WRITEBLOBRESPONSE']._serialized_end=394
+  _globals['_GETWRITESTATUSREQUEST']._serialized_start=396
+  _globals['_GETWRITESTATUSREQUEST']._serialized_end=435
+  _globals['_GETWRITESTATUSRESPONSE']._serialized_start=437
+  _globals['_GETWRITESTATUSRESPONSE']._serialized_end=503
+  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_start=505
+  _globals['_FINDMISSINGBLOBSREQUEST']._serialized_end=547
+  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_start=549
+  _globals['_FINDMISSINGBLOBSRESPONSE']._serialized_end=600
+  _globals['_BLOBSERVICE']._serialized_start=603
+  _globals['_BLOBSERVICE']._serialized_end=997
 # @@protoc_insertion_point(module_scope)
