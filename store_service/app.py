@@ -25,7 +25,6 @@ from shared.quotas.limits import TenantLimits
 from shared.quotas.rates import Rates
 from shared.server.counters import Counters
 from shared.server.grpc_server import RpcServer, Service, serve, service, stop_signal
-from store_service.announcing import Announcer
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.behind import VersionsBehind
 from store_service.catalog.epochs import Epochs
@@ -170,8 +169,7 @@ async def build_domain(settings: StoreSettings, execution: Execution, stack: Asy
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=most, limits=limits, parts=data.parts)
     signatures = SignatureRequirement(settings.signature_policy_file)
     signatures.open()
-    announcer = Announcer(published, execution.signal)
-    registry = Registry(published, base_models, uploads, settings.admission_limits, signatures, announcer)
+    registry = Registry(published, base_models, uploads, settings.admission_limits, signatures, execution.signal)
     imports = ImportOptions(settings.max_imports, settings.import_linger_s, settings.import_refusal_ttl_s)
     turns = StoreTurns(data.leases, data.catalog, offload) if data.parts is not None else None
     importer = Importer(registry, settings.data_dir / "imports", execution.admission, imports, limits, turns)

@@ -32,7 +32,7 @@ from shared.metrics.numbers import Measured, Spreads, Tally
 from store_service.admission.admit import Checkpoint, Verdict, admit, base_model_name_of
 from store_service.admission.known_plans import KnownPlans
 from store_service.admission.settings import AdmissionLimits
-from store_service.announcing import Announcer
+from store_service.announcing import Announcer, Hearers
 from store_service.catalog.base_choice import BaseChoice
 from store_service.catalog.base_models import BaseModels
 from store_service.catalog.blob_claims import ClaimBrokenError
@@ -62,9 +62,10 @@ class Registry:
         uploads: UploadFolder,
         limits: AdmissionLimits,
         signatures: SignatureRequirement,
-        announcer: Announcer,
+        hearers: Hearers,
     ) -> None:
-        self._announcer = announcer
+        """`hearers` hear of versions while they are published."""
+        self._announcer = Announcer(published, hearers)
         self.catalog = published.catalog
         self.base_models = base_models
         self._uploads = uploads

@@ -197,7 +197,7 @@ class CatalogEvent:
     digest: Digest | None
     time_s: float
     manifest_json: bytes = b""
-    """Of an announced version."""
+    """Manifest of an announced version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ BACKOFF = Backoff(0.1, 15.0)
 
 
 ChangeOrNews = CatalogChange | ComingVersion | str | None
-"""What a stream brings."""
+"""Item of a stream; see `ChangeSource`."""
 
 
 class ChangeSource(Protocol):

@@ -21,7 +21,7 @@ class ServedReferences(Protocol):
         ...
 
 
-class HostMemory(Protocol):
+class BringsVersions(Protocol):
     """Place that versions are brought to."""
 
     def is_resident(self, digest: Digest) -> bool:
@@ -40,7 +40,7 @@ class Arrivals:
     version is durable. One whose publication fails stays while there is room for it.
     """
 
-    def __init__(self, references: ServedReferences, home: HostMemory) -> None:
+    def __init__(self, references: ServedReferences, home: BringsVersions) -> None:
         self._references = references
         self._home = home
         self._expected: asyncio.Queue[tuple[TenantId, Reference, ComingVersion]] = asyncio.Queue()

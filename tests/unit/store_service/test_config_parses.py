@@ -1,6 +1,6 @@
 """adapter_config.json is parsed once a publication, whatever becomes of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hotslot.formats.strict_json import parse_object
 from hotslot.ids import TenantId
 from hotslot.references import parse_reference
 from store_service.catalog.base_models import BaseModels
+from store_service.catalog.records import CatalogEvent
 from store_service.content.published import PublishedBlobs
 from store_service.content.uploads import UploadFolder
 from store_service.opening import open_data
@@ -37,6 +38,16 @@ def parses(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
+class Deaf:
+    """Watchers who want no announcements."""
+
+    def hears(self, tenant: TenantId) -> bool:
+        return False
+
+    def announce(self, tenant: TenantId, events: Sequence[CatalogEvent]) -> None:
+        raise AssertionError("none is made for them")
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
     (tmp_path / "data").mkdir()
@@ -46,7 +57,7 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     base_models.register(base_spec(), ACME)
     published = PublishedBlobs(data.catalog, data.blobs)
     uploads = UploadFolder(settings.data_dir, max_upload_bytes=settings.max_adapter_bytes)
-    yield Registry(published, base_models, uploads, settings.admission_limits, SignatureRequirement(None))
+    yield Registry(published, base_models, uploads, settings.admission_limits, SignatureRequirement(None), Deaf())
     data.engine.dispose()
 
 

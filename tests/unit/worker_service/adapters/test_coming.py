@@ -1,0 +1,93 @@
+"""Versions that are about to be published are brought where their name is served, and nothing else comes of them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from hotslot.errors import StoreUnavailableError
+from hotslot.formats.manifest import AdapterModule, Manifest
+from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId, digest_of
+from hotslot.references import Reference
+from tests.support.waiting import until
+from worker_service.adapters.coming import Arrivals
+from worker_service.adapters.version import AdapterVersion, ComingVersion
+
+BOT, LIVE = AdapterName("bot"), TagName("live")
+
+
+def manifest(seed: int) -> Manifest:
+    return Manifest(digest_of(b"base"), digest_of(str(seed).encode()), 10, "F32", (AdapterModule("q_proj", 8, 1.0),))
+
+
+def coming(seed: int, name: str = BOT, tag: str = LIVE) -> ComingVersion:
+    found = manifest(seed)
+    return ComingVersion(AdapterName(name), TagName(tag), found.digest, found.canonical_json())
+
+
+@dataclass
+class Worker:
+    """A worker that serves one reference, and the versions that it was asked to bring."""
+
+    resident: set[Digest] = field(default_factory=lambda: {manifest(0).digest})
+    brought: list[Digest] = field(default_factory=list)
+    fails: set[Digest] = field(default_factory=set)
+
+    def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
+        served = Reference(BOT, LIVE, None)
+        if (tenant, reference) != (DEFAULT_TENANT, served):
+            return None
+        return AdapterVersion(tenant, reference, manifest(0).digest, manifest(0))
+
+    def is_resident(self, digest: Digest) -> bool:
+        return digest in self.resident
+
+    async def bring(self, version: AdapterVersion) -> None:
+        self.brought.append(version.digest)
+        if version.digest in self.fails:
+            raise StoreUnavailableError("it went away", retry_after_s=1.0)
+
+
+@asynccontextmanager
+async def arrivals_of(worker: Worker) -> AsyncIterator[Arrivals]:
+    arrivals = Arrivals(worker, worker)
+    running = asyncio.create_task(arrivals.run())
+    try:
+        yield arrivals
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+@pytest.mark.parametrize(
+    ("tenant", "name", "tag", "is_resident"),
+    [
+        ("another", BOT, LIVE, True),
+        (DEFAULT_TENANT, "other", LIVE, True),
+        (DEFAULT_TENANT, BOT, "latest", True),
+        (DEFAULT_TENANT, BOT, LIVE, False),
+    ],
+)
+async def test_what_is_not_served_from_here_is_not_brought(tenant: str, name: str, tag: str, is_resident: bool) -> None:
+    worker = Worker()
+    async with arrivals_of(worker) as arrivals:
+        served = worker.resident if is_resident else set()
+        worker.resident, resident = served, worker.resident
+        arrivals.expect(TenantId(tenant), coming(1, name, tag))
+        worker.resident = resident
+        arrivals.expect(DEFAULT_TENANT, coming(2))
+        await until(lambda: worker.brought != [])
+    assert worker.brought == [manifest(2).digest]
+
+
+async def test_a_version_that_cannot_be_brought_holds_up_none_after_it() -> None:
+    worker = Worker(fails={manifest(2).digest})
+    async with arrivals_of(worker) as arrivals:
+        arrivals.expect(DEFAULT_TENANT, ComingVersion(BOT, LIVE, manifest(1).digest, manifest(3).canonical_json()))
+        arrivals.expect(DEFAULT_TENANT, ComingVersion(BOT, LIVE, digest_of(b"{}"), b"{}"))
+        arrivals.expect(DEFAULT_TENANT, coming(2))
+        arrivals.expect(DEFAULT_TENANT, coming(4))
+        await until(lambda: len(worker.brought) == 2)
+    assert worker.brought == [manifest(2).digest, manifest(4).digest], "bytes that are not the digest's are no manifest"
