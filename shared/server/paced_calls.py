@@ -18,7 +18,7 @@ import grpc
 import structlog
 from cachetools import LRUCache
 
-from hotslot.errors import ExhaustedError, HotslotError, StreamStalledError
+from hotslot.errors import DigestMismatchError, ExhaustedError, HotslotError, RangeError, StreamStalledError
 from hotslot.formats.principals import Principal, Scope
 from hotslot.rpc.security import AUTHORIZATION
 from shared.identity.authenticator import Authenticator, Credential, certified_names
@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 
 SETTING = "max_calls_per_s"
 FRUITLESS = 5
-"""Calls that one counts for until its message has come, and again once it was given up, or found no room: it took work,
-and nothing else bounds how many come."""
+"""Calls that one counts for until its message has come, and again once it was given up, found no room, or went on from
+where nothing ends: it took work, and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
 CUT_OFF_TRIES_PER_S = 2.0
@@ -53,6 +53,8 @@ MESSAGE_S = 600.0
 """Longest time for a call's only message: 4 MiB at 7 kB/s."""
 TOLD_EVERY_S = 60.0
 
+_FRUITLESS_ERRORS = (ExhaustedError, RangeError, DigestMismatchError)
+"""Ends of calls that found no room, and of uploads that took a file and its room for nothing."""
 _PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
 CallMetadata = Iterable[tuple[str, str | bytes]]
@@ -190,7 +192,7 @@ class PacedCalls:
     def ended(self, caller: Caller | None, error: HotslotError | None, given_up_after_s: float | None) -> None:
         """Hear of a call that is over; it may count for more than itself."""
         is_given_up = given_up_after_s is not None and given_up_after_s < AT_ONCE_S
-        is_fruitless = is_given_up or isinstance(error, ExhaustedError)
+        is_fruitless = is_given_up or isinstance(error, _FRUITLESS_ERRORS)
         if is_fruitless and self._pace is not None and caller is not None and (name := _name_of(caller)):
             self._pace.charge(name, FRUITLESS - 1, time.monotonic())
 

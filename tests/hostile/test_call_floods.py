@@ -5,11 +5,19 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
-from hotslot.errors import QuotaExceededError, UnauthenticatedError
+from hotslot.errors import (
+    BadOffsetError,
+    DigestMismatchError,
+    HotslotError,
+    NotImplementedYetError,
+    QuotaExceededError,
+    UnauthenticatedError,
+)
 from hotslot.formats.principals import Scope
 from hotslot.pb.hotslot.store.v1 import blob_pb2, blob_pb2_grpc
 from hotslot.rpc.status import from_rpc_error
@@ -171,6 +179,44 @@ async def test_calls_whose_messages_never_come_are_few_and_end(tmp_path: Path, m
             await until(lambda: connection.seen["headers"] == 12)
         assert running.counters.snapshot()[CUT_OFF, "stalled"] == 4
         await status(stub, metadata=running.token("loud"))
+
+
+class BrokenUploads(Blobs):
+    """Refuses each upload by its first byte, or by its end."""
+
+    def __init__(self, error: HotslotError) -> None:
+        super().__init__()
+        self.error = error
+
+    async def WriteBlob(self, request: Any, context: Any) -> Any:
+        async for _ in request:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "num_taken"),
+    [
+        (BadOffsetError("upload x", 7, 3), 10),
+        (DigestMismatchError("upload x", "blake3:a", "blake3:b"), 10),
+        (NotImplementedYetError("WriteBlob"), 50),
+    ],
+    ids=["offset", "digest", "other"],
+)
+async def test_uploads_that_took_room_for_nothing_count_for_several(
+    tmp_path: Path, error: HotslotError, num_taken: int
+) -> None:
+    async with paced(tmp_path, BrokenUploads(error)) as running, dialled(running.server) as stub:
+        loud = running.token("loud")
+        await status(stub, metadata=running.token("loud"))
+        began_s, kinds = time.monotonic(), []
+        for _ in range(num_taken + 5):
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await stub.WriteBlob(iter([blob_pb2.WriteBlobRequest(data=b"x")]), metadata=loud)
+            kinds.append(type(from_rpc_error(ended.value)))
+        took = PER_S * (time.monotonic() - began_s)
+        most = (PER_S + took) * num_taken / PER_S + 1
+        assert kinds.count(type(error)) <= most
+        assert kinds[: num_taken - 2] == [type(error)] * (num_taken - 2)
 
 
 async def test_services_that_call_for_others_have_no_pace(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A third argument bounds how many calls a second are sent by hand: those that a s
 """
 
 import asyncio
+import itertools
 import json
 import os
 import secrets
@@ -132,29 +133,33 @@ async def hostile_messages(endpoint: str, tokens: Mapping[str, str], outcomes: O
             outcomes[await ended(generate(_EMPTY_ENTRIES, metadata=(bearer(tokens["loud"]),), timeout=30))] += 1
 
 
-async def uploads(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
-    """Uploads that bring a byte now and then, each again when it was refused."""
-    metadata: Metadata = (bearer(tokens["loud"]),)
-    async with grpc.aio.insecure_channel(endpoint) as channel:
-        stub: Any = blob_pb2_grpc.BlobServiceStub(channel)
+@dataclass(frozen=True)
+class Uploads:
+    """Uploads of a byte now and then, each again when it has ended; some break off, with one that does not fit."""
 
-        async def one() -> None:
-            while True:
-                digest = digest_of(secrets.token_bytes(8))
+    count: int
+    breaks_off: bool = False
 
-                async def drip(digest: str = digest) -> AsyncIterator[blob_pb2.WriteBlobRequest]:
-                    yield blob_pb2.WriteBlobRequest(digest=digest, size_bytes=2**30, data=b"x")
-                    while True:
-                        await asyncio.sleep(0.5)
-                        yield blob_pb2.WriteBlobRequest(data=b"x")
+    async def __call__(self, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
+        metadata: Metadata = (bearer(tokens["loud"]),)
+        async with grpc.aio.insecure_channel(endpoint) as channel:
+            stub: Any = blob_pb2_grpc.BlobServiceStub(channel)
 
-                try:
-                    await stub.WriteBlob(drip(), metadata=metadata)
-                except grpc.aio.AioRpcError as exc:
-                    outcomes[exc.code().name] += 1
-                await asyncio.sleep(0.05)
+            async def drip(digest: str) -> AsyncIterator[blob_pb2.WriteBlobRequest]:
+                yield blob_pb2.WriteBlobRequest(digest=digest, size_bytes=2**30, data=b"x")
+                for offset in itertools.count(1):
+                    await asyncio.sleep(0.5)
+                    yield blob_pb2.WriteBlobRequest(data=b"x", offset=0 if self.breaks_off else offset)
 
-        await asyncio.gather(*(one() for _ in range(256)))
+            async def one() -> None:
+                while True:
+                    try:
+                        await stub.WriteBlob(drip(digest_of(secrets.token_bytes(8))), metadata=metadata)
+                    except grpc.aio.AioRpcError as exc:
+                        outcomes[exc.code().name] += 1
+                    await asyncio.sleep(0.05)
+
+            await asyncio.gather(*(one() for _ in range(self.count)))
 
 
 async def watches(endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
@@ -231,7 +236,8 @@ FLOODS: Mapping[str, Mapping[str, Flood]] = {
         "64 readers that sleep": sleepers,
     },
     "store": {
-        "256 uploads that drip": uploads,
+        "256 uploads that drip": Uploads(256),
+        "256 uploads that break off": Uploads(256, breaks_off=True),
         "512 watches, invented tenants": watches,
         "8 configs made to take long": configs,
         "5,000 cancels/s": RawCalls(LIST, b"", 5_000, _known, is_cancelled=True, anew_after_s=1.0),

@@ -68,7 +68,7 @@ class FloodedService:
         return times, failed[0]
 
     async def held(self) -> dict[str, int]:
-        """Memory, descriptors and disk now, and calls that ended as our own fault."""
+        """Processor time until now, memory, descriptors and disk now, and calls that ended as our own fault."""
         async with httpx2.AsyncClient(timeout=PATIENCE_S) as http:
             text = (await http.get(f"http://{self.metrics}/metrics")).text
         faults = re.findall(
@@ -76,6 +76,7 @@ class FloodedService:
         )
         sizes = [path.stat().st_size for path in self.folder.rglob("*") if path.is_file()]
         return {
+            "cpu_ms": round(sum(self.process.cpu_times()[:2]) * 1e3),
             "rss_mib": self.process.memory_info().rss >> 20,
             "descriptors": self.process.num_fds(),
             "disk_kib": sum(sizes) >> 10,

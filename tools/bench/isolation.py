@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ class Flooded:
     control_ms: float | None = None
     control_p50_ms: float | None = None
     control_outcomes: Mapping[str, float] | None = None
+    calm_cpu_ms_per_s: float = 0.0
+    while_cpu_ms_per_s: float = 0.0
+    """Processor time of the service: without the flood, and while it lasts."""
 
     @property
     def ratio(self) -> float:
@@ -163,11 +167,15 @@ async def compare(
     service: FloodedService, kind: str, tokens: Mapping[str, str], for_s: float, *, is_controlled: bool = True
 ) -> Flooded:
     """The quiet tenant before, while and after a flood, and in its control."""
+    started = await service.held()
     calm, _ = await service.measure(CALM_S / 2)
     before = await service.held()
     async with flooding(kind, service.endpoint, tokens) as flood:
         await flood.settled()
+        settled = await service.held()
+        began_s = time.perf_counter()
         times, refused = await service.measure(for_s)
+        took_s = time.perf_counter() - began_s
         held = await service.held()
         outcomes = flood.per_s()
     await asyncio.sleep(SETTLE_S)
@@ -191,6 +199,8 @@ async def compare(
         control_ms=p99_ms(alone.times) if alone else None,
         control_p50_ms=p50_ms(alone.times) if alone else None,
         control_outcomes=alone.outcomes if alone else None,
+        calm_cpu_ms_per_s=round((before["cpu_ms"] - started["cpu_ms"]) / (CALM_S / 2)),
+        while_cpu_ms_per_s=round((held["cpu_ms"] - settled["cpu_ms"]) / took_s),
     )
 
 
@@ -198,8 +208,9 @@ def table(found: list[Flooded]) -> str:
     """All figures, as Markdown."""
     lines = [
         "| service | flood | p50 calm, control, flood (ms) | p99 calm, control, flood (ms) | of calm | of control"
-        " | ≤ 1.2 | answered, not | memory | descriptors | disk | faults | calls/s: of the flood; of its control |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        " | ≤ 1.2 | processor time (ms/s) | answered, not | memory | descriptors | disk | faults"
+        " | calls/s: of the flood; of its control |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in found:
         growth = [f"{each.before[key]} → {each.held[key]}" for key in ("rss_mib", "descriptors", "disk_kib")]
@@ -209,6 +220,7 @@ def table(found: list[Flooded]) -> str:
             f"| {each.calm_p50_ms:g}, {_figure(each.control_p50_ms)}, {each.while_p50_ms:g} "
             f"| {each.calm_ms:g}, {_figure(each.control_ms)}, {each.while_ms:g} "
             f"| {each.ratio:.2f} | {each.added_ratio:.2f} | {'yes' if each.is_met else 'NO'} "
+            f"| {each.calm_cpu_ms_per_s:g} → {each.while_cpu_ms_per_s:g} "
             f"| {each.answered}, {each.refused} | {growth[0]} MiB | {growth[1]} | {growth[2]} KiB | {faults} "
             f"| {_rates(each.outcomes)}; {_rates(each.control_outcomes or {})} |"
         )
