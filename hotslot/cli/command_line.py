@@ -1,8 +1,8 @@
 """Command lines as people type them: further names, options before the command, and suggestions that do no harm."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import cache
 from itertools import pairwise
@@ -43,6 +43,8 @@ DESTRUCTIVE_OPTIONS = frozenset({"--force", "--yes", "--move"})
 WATCH_S = 2.0
 CONTEXT_PARAMETER = "context_name"
 _OUTPUT = ("-o", "--output")
+_EXPECTED = "Input should be "
+"""Beginning of what is wrong with a value, in the words of the parser."""
 
 
 class Command(TyperCommand):
@@ -60,7 +62,8 @@ class Command(TyperCommand):
         names = {parameter.name for parameter in self.params}
         if "as_json" in names and "form" not in names:
             args = list(_with_json(ctx, args))
-        rest: list[str] = super().parse_args(ctx, args)
+        with _values_quoted():
+            rest: list[str] = super().parse_args(ctx, args)
         if "form" in names:
             if ctx.params["quiet"]:
                 ctx.params["form"] = ListForm.NAME
@@ -95,7 +98,8 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments; options of the command that stand before it go behind it."""
-        rest: list[str] = super().parse_args(ctx, self._command_first(args))
+        with _values_quoted():
+            rest: list[str] = super().parse_args(ctx, self._command_first(args))
         return rest
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -120,6 +124,23 @@ class Commands(TyperGroup):
                 if command is not None and _are_options(args[:index], command):
                     return [word, *args[:index], *args[index + 1 :]]
         return args
+
+
+@contextmanager
+def _values_quoted() -> Iterator[None]:
+    """Have an error about an option's value say which value was found: a line may have several numbers."""
+    try:
+        yield
+    except typer.BadParameter as exc:
+        problems: Callable[[], Sequence[dict[str, Any]]] = getattr(exc.__cause__, "errors", tuple)
+        for problem in problems()[:1]:
+            if repr(problem["input"]) in exc.message:
+                break
+            told = str(problem["msg"]).partition(", unable to")[0]
+            expected = told.removeprefix(_EXPECTED)
+            says = f"expected {expected}" if expected != told else told[:1].lower() + told[1:]
+            exc.message = f"found {problem['input']!r}, {says}"
+        raise
 
 
 def suggestions(mistyped: str, names: Sequence[str]) -> list[str]:

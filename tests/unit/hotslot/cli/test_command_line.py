@@ -1,7 +1,9 @@
 """Command lines as people type them: further names, options in front, forms of lists, suggestions, wrong uses."""
 
 import json
+import typing
 from collections.abc import Iterator
+from enum import Enum
 
 import pytest
 import typer
@@ -66,6 +68,33 @@ def test_no_typo_of_such_an_option_is_answered_with_it(option: str, capsys: pyte
                 code, _, err = said([*path, typo], capsys)
                 assert code == 2
                 assert option not in err.split("; `")[0].replace(typo, ""), err
+
+
+def typed_parameters() -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every option of every command whose value is a number or one of a few words, each with its longest name."""
+    for path, command in commands():
+        for parameter in getattr(command, "params", ()):
+            kind = parameter.type_descriptor.annotation
+            kind = (typing.get_args(kind) or (kind,))[0]
+            has_value = parameter.param_type_name == "option" and not parameter.is_flag
+            if has_value and isinstance(kind, type) and issubclass(kind, int | float | Enum):
+                yield path, max(parameter.opts, key=len)
+
+
+@pytest.mark.parametrize(("path", "option"), sorted(typed_parameters()), ids=str)
+def test_a_value_that_an_option_cannot_have_is_quoted(
+    path: tuple[str, ...], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = said([*path, option, "h o t"], capsys)
+    assert code == 2
+    assert option in err
+    assert "'h o t'" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_options_with_such_values_are_many() -> None:
+    found = {option for _, option in typed_parameters()}
+    assert {"--temperature", "--stop-token", "--num-choices", "--output", "--timeout", "--seed"} <= found
 
 
 def test_a_harmless_typo_is_answered_with_the_name() -> None:
