@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -93,14 +94,23 @@ class StagedFile:
         if os.fstat(self._file.fileno()).st_size != self.size_bytes:  # more was reserved
             self._file.truncate(self.size_bytes)
         if is_durable:
-            os.fsync(self._file.fileno())
-            make_directory(target.parent)
+            self._sync_beside_directory(target.parent)
         if mode is not None:
             self._path.chmod(mode)
         self._path.replace(target)
         if is_durable:
             sync_directory(target.parent)
         self._file.close()
+
+    def _sync_beside_directory(self, directory: Path) -> None:
+        """Make the bytes durable and the directory exist, at once where it is new: each waits for the disk."""
+        if directory.is_dir():
+            os.fsync(self._file.fileno())
+            return
+        with ThreadPoolExecutor(1, "directory") as thread:
+            made = thread.submit(make_directory, directory)
+            os.fsync(self._file.fileno())
+            made.result()
 
     def close(self) -> None:
         """Leave the file where it is staged, for readers that know its name; nothing makes it durable."""

@@ -232,7 +232,7 @@ async def build_keeper(
     references = parts.provider.references
     arrivals = Arrivals(references, parts.provider.tiers)
     host.loops.restarted("bring coming versions", arrivals.run)
-    host.loops.restarted("watch the catalog", lambda: parts.watch.run(references, keeper.hear, expect=arrivals.expect))
+    host.loops.restarted("watch the catalog", lambda: parts.watch.run(references, keeper.hear, first=arrivals.hear))
     host.loops.restarted("keep pinned versions", keeper.run)
     uses = ToldUses(store.resolve, parts.provider.tiers.holdings, parts.policy)
     host.loops.repeated("tell of what is pinned", TELL_EVERY_S, uses.tell)

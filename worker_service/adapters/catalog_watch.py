@@ -62,7 +62,7 @@ class Follower(Protocol):
 
 
 Hearer = Callable[[TenantId, CatalogChange], None]
-Expect = Callable[[TenantId, ComingVersion], None]
+First = Callable[[TenantId, CatalogChange | ComingVersion], None]
 
 
 @dataclass(slots=True)
@@ -107,22 +107,22 @@ class CatalogWatch:
         while len(self._streams) > self._max_tenants:
             self._drop(next(iter(self._streams)))
 
-    async def run(self, follower: Follower, *hearers: Hearer, expect: Expect = lambda tenant, coming: None) -> None:
+    async def run(self, follower: Follower, *hearers: Hearer, first: First = lambda tenant, news: None) -> None:
         """Follow the catalogs of all noted tenants, for ever; each change is told to the follower, then the hearers.
 
-        Versions that are about to be published, which change nothing yet, are told to `expect`.
+        `first` hears of each before them, and alone of versions that are about to be published.
         """
         async with asyncio.TaskGroup() as group:
             while True:
                 self._noted.clear()
                 for tenant, stream in self._streams.items():
                     if stream.task is None or stream.task.done():
-                        work = self._follow(tenant, stream, follower, hearers, expect)
+                        work = self._follow(tenant, stream, follower, hearers, first)
                         stream.task = group.create_task(work, name=f"watch {tenant}")
                 await self._noted.wait()
 
     async def _follow(
-        self, tenant: TenantId, stream: _Stream, follower: Follower, hearers: Sequence[Hearer], expect: Expect
+        self, tenant: TenantId, stream: _Stream, follower: Follower, hearers: Sequence[Hearer], first: First
     ) -> None:
         failures = 0
         while True:
@@ -130,13 +130,14 @@ class CatalogWatch:
                 async with aclosing(self._source.watch(tenant, stream.heard.until)) as changes:
                     async for change in changes:
                         if isinstance(change, ComingVersion):
-                            expect(tenant, change)
+                            first(tenant, change)
                             continue
                         if not isinstance(change, CatalogChange):
                             _check_catalog(stream, change or "")
                         stream.live, failures = True, 0
                         if isinstance(change, CatalogChange):
                             stream.heard.add(change)
+                            first(tenant, change)
                             follower.apply(tenant, change)
                             for hear in hearers:
                                 hear(tenant, change)

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from hotslot.errors import HotslotError
+from hotslot.errors import ForbiddenError, HotslotError, InvalidAdapterError, InvalidRequestError, NotFoundError
 from hotslot.ids import Digest
 from worker_service.adapters.version import AdapterVersion
+
+DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapterError)
+"""The store has spoken: what was served under the reference must not be served any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class ReferenceLimits:
     """After a failed swap, when to try the same version again."""
     behind_pause_s: float = 0.1
     """After an answer at a smaller revision than a request needs, when the store is asked for such a request again."""
+    behind_retry_s: float = 0.5
+    """Pause that the caller of such a request is told of."""
     just_now_s: float = 0.25
     """Age at which an answer is as good as a new one for a caller who needs what was written a moment ago."""
     shared_unconfirmed_s: float = 300.0
@@ -70,10 +75,12 @@ class KnownReference:
                 return version
         return None
 
-    def just_answered(self, now_s: float, min_revision: int, limits: ReferenceLimits) -> AdapterVersion | None:
-        """The store's answer of a moment ago, where it is of a revision or of a later one."""
+    def just_answered(
+        self, now_s: float, min_revision: int, held_until: Callable[[int], int], limits: ReferenceLimits
+    ) -> AdapterVersion | None:
+        """The store's answer of a moment ago, where it held at a revision or later."""
         is_new = self.failure is None and now_s - self.answered_s < limits.just_now_s
-        return self.latest if is_new and self.latest.revision >= min_revision else None
+        return self.latest if is_new and held_until(self.latest.revision) >= min_revision else None
 
     def answered(self, now_s: float, *, confirmed: bool) -> None:
         """Note an answer of the store."""

@@ -12,31 +12,21 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 
-from hotslot.errors import (
-    CatalogBehindError,
-    ForbiddenError,
-    HotslotError,
-    InvalidAdapterError,
-    InvalidRequestError,
-    NotFoundError,
-)
+from hotslot.errors import CatalogBehindError, HotslotError
 from hotslot.ids import Digest, TenantId
 from hotslot.references import Reference
 from hotslot.single_flight import SingleFlight
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.catalog_watch import CatalogWatch
-from worker_service.adapters.known_reference import DEFAULT_LIMITS, KnownReference, ReferenceLimits
+from worker_service.adapters.known_reference import DEFAULT_LIMITS, DEFINITIVE, KnownReference, ReferenceLimits
 from worker_service.adapters.swapping import Swaps, VersionHome
 from worker_service.adapters.version import AdapterVersion, ReferenceKey, ReferenceResolver, catalog_of
 
 log = structlog.get_logger(__name__)
-
-# The store has spoken: what was served under this reference must not be served any more.
-_DEFINITIVE = (NotFoundError, ForbiddenError, InvalidRequestError, InvalidAdapterError)
-BEHIND_RETRY_AFTER_S = 0.5
 
 
 class ReferenceCache:
@@ -117,15 +107,15 @@ class ReferenceCache:
         if entry.failure is not None:
             raise entry.failure.with_traceback(None)
         entry.behind_s = self._clock()
-        raise CatalogBehindError(entry.latest.revision, min_revision, retry_after_s=BEHIND_RETRY_AFTER_S)
+        raise CatalogBehindError(entry.latest.revision, min_revision, retry_after_s=self.limits.behind_retry_s)
 
     def _held_at(self, key: ReferenceKey, min_revision: int) -> AdapterVersion | None:
         """The version that is known to have held at a revision or later."""
-        entry, watch = self._entries.get(key), self._watch
-        if entry is None:
-            return None
-        of = catalog_of(key)
-        return entry.version_at(min_revision, lambda known: watch.held_until(of, key[1], known) if watch else known)
+        entry = self._entries.get(key)
+        return entry.version_at(min_revision, self._until(key)) if entry is not None else None
+
+    def _until(self, key: ReferenceKey) -> Callable[[int], int]:
+        return lambda known: self._watch.held_until(catalog_of(key), key[1], known) if self._watch else known
 
     def resolve_known(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
         """The version that the reference stood for when the store was last asked, however long ago; never waits.
@@ -157,10 +147,10 @@ class ReferenceCache:
         if needed and key in self._refreshes:
             await asyncio.wait([self._refresh(key)])
         entry = self._entries.get(key)
-        known = entry.just_answered(self._clock(), needed, self.limits) if entry is not None and needed else None
+        known = entry.just_answered(self._clock(), needed, self._until(key), self.limits) if entry and needed else None
         version = known or await self._ask(key)
-        if version.revision < needed:
-            raise CatalogBehindError(version.revision, min_revision, retry_after_s=BEHIND_RETRY_AFTER_S)
+        if known is None and version.revision < needed:
+            raise CatalogBehindError(version.revision, min_revision, retry_after_s=self.limits.behind_retry_s)
         return version
 
     def flip(self, version: AdapterVersion) -> AdapterVersion | None:
@@ -213,6 +203,13 @@ class ReferenceCache:
                 case _:
                     self._drop(key)
 
+    def learn(self, version: AdapterVersion) -> None:
+        """Take in what a reference stands for from its version's revision on, as the store told it unasked."""
+        entry = self._entries.get(key := (version.tenant, version.reference))
+        # An answer under way would come after this one, and may be older.
+        if entry is not None and key not in self._refreshes and 0 < entry.latest.revision < version.revision:
+            self._settle(key, replace(version, policy=entry.latest.policy))
+
     async def resync(self, tenant: TenantId) -> int:
         """Ask again for every reference of a tenant.
 
@@ -222,7 +219,7 @@ class ReferenceCache:
         for key in keys:
             self._entries[key].doubt()
         for key in keys:
-            with suppress(*_DEFINITIVE):
+            with suppress(*DEFINITIVE):
                 version = await self._ask(key)
                 revisions.append(version.revision)
                 self._settle(key, version)
@@ -249,7 +246,7 @@ class ReferenceCache:
     async def _ask(self, key: ReferenceKey) -> AdapterVersion:
         try:
             version = await self._resolver.resolve(*key)
-        except _DEFINITIVE:
+        except DEFINITIVE:
             self._drop(key)
             raise
         if version.revision and self._watch is not None:

@@ -162,7 +162,7 @@ async def test_a_worker_has_the_weights_before_they_are_durable_and_serves_the_v
         references, tiers = running.parts.provider.references, running.parts.provider.tiers
         loops, arrivals = await stack.enter_async_context(Loops()), Arrivals(references, tiers)
         loops.restarted("bring", arrivals.run)
-        loops.restarted("watch", lambda: running.parts.watch.run(references, expect=arrivals.expect))
+        loops.restarted("watch", lambda: running.parts.watch.run(references, first=arrivals.hear))
         calls = await running.calls()
         assert (await calls.generate("bot:train")).started.adapters[0].digest == first.digest
         await until(lambda: running.parts.watch.is_live(DEFAULT_TENANT), timeout_s=WAIT_S)

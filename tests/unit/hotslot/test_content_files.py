@@ -1,6 +1,8 @@
 """A staged file, through any sequence of writes, failures and resumptions, is whole under its name or not there."""
 
+import os
 import tempfile
+import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hotslot import content_files
 from hotslot.content_files import BLOCK_BYTES, READ_ONLY, StagedFile, digest_of_file, write_file
 from hotslot.errors import DigestMismatchError
 from hotslot.ids import digest_of
@@ -80,3 +83,40 @@ def test_a_file_that_is_written_anew_is_the_old_one_until_it_is_whole(tmp_path: 
     with path.open("rb") as file:
         assert digest_of_file(file) == digest_of(data)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_folder_is_made_while_the_bytes_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=60)
+    make, sync = content_files.make_directory, os.fsync
+    synced: list[str] = []
+
+    def making(path: Path) -> None:
+        if path.name == "ab":
+            both.wait()
+        make(path)
+
+    def syncing(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").resolve()
+        if path.is_file():
+            both.wait()
+        synced.append(path.name)
+        sync(descriptor)
+
+    monkeypatch.setattr(content_files, "make_directory", making)
+    monkeypatch.setattr(os, "fsync", syncing)
+    staged = StagedFile(tmp_path / "stage")
+    staged.write(b"bytes")
+    staged.publish(tmp_path / "ab" / "blob")
+    assert sorted(synced[:2]) == sorted(["stage", tmp_path.name])
+    assert synced[2:] == ["ab"], "its name is durable last"
+    assert (tmp_path / "ab" / "blob").read_bytes() == b"bytes"
+
+
+def test_a_folder_that_cannot_be_made_publishes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ab").write_bytes(b"a file")
+    staged = StagedFile(tmp_path / "stage")
+    staged.write(b"bytes")
+    with pytest.raises(OSError, match="ab"):
+        staged.publish(tmp_path / "ab" / "blob")
+    staged.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["ab"]

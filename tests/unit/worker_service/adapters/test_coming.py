@@ -12,7 +12,8 @@ from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId, digest_of
 from hotslot.references import Reference
 from tests.support.waiting import until
-from worker_service.adapters.coming import Arrivals
+from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
+from worker_service.adapters.coming import MAX_KNOWN, Arrivals
 from worker_service.adapters.version import AdapterVersion, ComingVersion
 
 BOT, LIVE = AdapterName("bot"), TagName("live")
@@ -33,6 +34,7 @@ class Worker:
 
     resident: set[Digest] = field(default_factory=lambda: {manifest(0).digest})
     brought: list[Digest] = field(default_factory=list)
+    learned: list[AdapterVersion] = field(default_factory=list)
     fails: set[Digest] = field(default_factory=set)
 
     def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
@@ -44,10 +46,14 @@ class Worker:
     def is_resident(self, digest: Digest) -> bool:
         return digest in self.resident
 
+    def learn(self, version: AdapterVersion) -> None:
+        self.learned.append(version)
+
     async def bring(self, version: AdapterVersion) -> None:
         self.brought.append(version.digest)
         if version.digest in self.fails:
             raise StoreUnavailableError("it went away", retry_after_s=1.0)
+        self.resident.add(version.digest)
 
 
 @asynccontextmanager
@@ -75,9 +81,9 @@ async def test_what_is_not_served_from_here_is_not_brought(tenant: str, name: st
     async with arrivals_of(worker) as arrivals:
         served = worker.resident if is_resident else set()
         worker.resident, resident = served, worker.resident
-        arrivals.expect(TenantId(tenant), coming(1, name, tag))
+        arrivals.hear(TenantId(tenant), coming(1, name, tag))
         worker.resident = resident
-        arrivals.expect(DEFAULT_TENANT, coming(2))
+        arrivals.hear(DEFAULT_TENANT, coming(2))
         await until(lambda: worker.brought != [])
     assert worker.brought == [manifest(2).digest]
 
@@ -85,9 +91,42 @@ async def test_what_is_not_served_from_here_is_not_brought(tenant: str, name: st
 async def test_a_version_that_cannot_be_brought_holds_up_none_after_it() -> None:
     worker = Worker(fails={manifest(2).digest})
     async with arrivals_of(worker) as arrivals:
-        arrivals.expect(DEFAULT_TENANT, ComingVersion(BOT, LIVE, manifest(1).digest, manifest(3).canonical_json()))
-        arrivals.expect(DEFAULT_TENANT, ComingVersion(BOT, LIVE, digest_of(b"{}"), b"{}"))
-        arrivals.expect(DEFAULT_TENANT, coming(2))
-        arrivals.expect(DEFAULT_TENANT, coming(4))
+        arrivals.hear(DEFAULT_TENANT, ComingVersion(BOT, LIVE, manifest(1).digest, manifest(3).canonical_json()))
+        arrivals.hear(DEFAULT_TENANT, ComingVersion(BOT, LIVE, digest_of(b"{}"), b"{}"))
+        arrivals.hear(DEFAULT_TENANT, coming(2))
+        arrivals.hear(DEFAULT_TENANT, coming(4))
         await until(lambda: len(worker.brought) == 2)
     assert worker.brought == [manifest(2).digest, manifest(4).digest], "bytes that are not the digest's are no manifest"
+
+
+def moved(seed: int, name: str = BOT, tag: str = LIVE) -> CatalogChange:
+    return CatalogChange(7, ChangeKind.TAG_MOVED, AdapterName(name), TagName(tag), manifest(seed).digest)
+
+
+async def test_a_name_that_moves_to_what_is_here_by_an_announcement_is_told_once_at_the_changes_revision() -> None:
+    worker = Worker()
+    async with arrivals_of(worker) as arrivals:
+        arrivals.hear(DEFAULT_TENANT, coming(1))
+        arrivals.hear(DEFAULT_TENANT, moved(1))
+        assert worker.learned == [], "it is not here yet, and may be refused"
+        arrivals.hear(DEFAULT_TENANT, coming(2))
+        await until(lambda: manifest(2).digest in worker.resident)
+        for other in (moved(3), moved(2, name="other"), moved(2, tag="latest")):
+            arrivals.hear(DEFAULT_TENANT, other)
+        arrivals.hear(TenantId("another"), moved(2))
+        for _ in range(2):
+            arrivals.hear(DEFAULT_TENANT, moved(2))
+    assert [(it.digest, it.revision, it.reference) for it in worker.learned] == [
+        (manifest(2).digest, 7, Reference(BOT, LIVE, None))
+    ]
+
+
+async def test_announcements_without_a_publication_are_forgotten() -> None:
+    worker = Worker()
+    async with arrivals_of(worker) as arrivals:
+        for seed in range(1, MAX_KNOWN + 3):
+            arrivals.hear(DEFAULT_TENANT, coming(seed))
+        await until(lambda: len(worker.brought) == MAX_KNOWN + 2)
+        for seed in range(1, MAX_KNOWN + 3):
+            arrivals.hear(DEFAULT_TENANT, moved(seed))
+    assert len(worker.learned) == MAX_KNOWN

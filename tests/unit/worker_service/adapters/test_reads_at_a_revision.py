@@ -24,9 +24,10 @@ from tests.support.waiting import until
 from worker_service.adapters import catalog_watch
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.catalog_watch import CatalogWatch
+from worker_service.adapters.coming import Arrivals
 from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.references import ReferenceCache
-from worker_service.adapters.version import AdapterVersion
+from worker_service.adapters.version import AdapterVersion, ComingVersion
 
 AT_ONCE = ReferenceLimits(staleness_s=0.0, watched_staleness_s=1e9, behind_pause_s=0.0)
 NAME, OTHER = parse_reference("bot"), parse_reference("other")
@@ -56,6 +57,10 @@ class Store:
     away: bool = False
     deaf: bool = False
     """No change reaches any stream."""
+    announces: bool = False
+    """Each move is announced before a stream tells of it."""
+    bring_turns: int = 3
+    """Turns of the loop between the two."""
     questions: int = 0
     answer_turns: int = 0
     """Turns of the loop between the reading of an answer and its arrival."""
@@ -109,7 +114,9 @@ class Store:
         self.answered = len(self.catalogs)
         return AdapterVersion(tenant, reference, digest, MANIFESTS[digest], revision)
 
-    async def watch(self, tenant: TenantId, after_revision: int) -> AsyncGenerator[CatalogChange | str, None]:
+    async def watch(
+        self, tenant: TenantId, after_revision: int
+    ) -> AsyncGenerator[CatalogChange | ComingVersion | str, None]:
         catalog, position = len(self.catalogs), after_revision
         self._check_serves(catalog)
         if position > self.revision:
@@ -119,8 +126,15 @@ class Store:
         while True:
             self._check_serves(catalog)
             if not self.deaf and position < self.revision:
+                change = self.changes[position]
+                if self.announces and change.kind is ChangeKind.TAG_MOVED:
+                    manifest_json = MANIFESTS[change.digest].canonical_json()
+                    yield ComingVersion(change.adapter, change.tag, change.digest, manifest_json)
+                    for _ in range(self.bring_turns):
+                        await asyncio.sleep(0)
+                    self._check_serves(catalog)
                 position += 1
-                yield self.changes[position - 1]
+                yield change
             else:
                 await asyncio.sleep(0)
 
@@ -130,6 +144,10 @@ class Store:
 
     def is_resident(self, digest: Digest) -> bool:
         return digest in self.resident
+
+    async def bring(self, version: AdapterVersion) -> None:
+        await asyncio.sleep(0)
+        self.resident.add(version.digest)
 
     async def prepare(self, version: AdapterVersion) -> None:
         await self.preparing.wait()
@@ -151,12 +169,17 @@ class Worker:
     async def __aenter__(self) -> "Worker":
         self.watch = CatalogWatch(self.store)
         self.cache = ReferenceCache(self.store, self.store, self.limits, self.watch)
-        self._running = asyncio.create_task(self.watch.run(self.cache))
+        arrivals = Arrivals(self.cache, self.store)
+        self._running = [
+            asyncio.create_task(self.watch.run(self.cache, first=arrivals.hear)),
+            asyncio.create_task(arrivals.run()),
+        ]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._running.cancel()
-        await asyncio.wait([self._running])
+        for running in self._running:
+            running.cancel()
+        await asyncio.wait(self._running)
         await self.cache.close()
 
     async def digest(self, min_revision: int = 0, reference: Reference = NAME) -> Digest:
@@ -296,6 +319,34 @@ async def test_an_explicit_load_shares_the_question_that_the_watch_has_asked() -
         assert store.questions > questions + 1, "without a revision the store is asked, whatever is known"
 
 
+async def test_a_move_to_what_was_announced_asks_nothing() -> None:
+    store = Store(announces=True)
+    limits = ReferenceLimits(staleness_s=1e9, watched_staleness_s=1e9, just_now_s=1e9)
+    async with Worker(store, limits) as worker:
+        await following(store, worker)
+        questions, written = store.questions, store.move()
+        await until(lambda: worker.watch.held_until(DEFAULT_TENANT, NAME, written) == written)
+        store.move(OTHER)
+        later = store.revision
+        await until(lambda: worker.watch.held_until(DEFAULT_TENANT, NAME, written) == later)
+        assert await worker.digest() == DIGESTS[0], "the name moves once the new version is ready"
+        for revision in (written, later):
+            assert await worker.digest(revision) == DIGESTS[1]
+            assert (await worker.cache.begin_flip(DEFAULT_TENANT, NAME, revision)).digest == DIGESTS[1]
+        assert store.questions == questions
+        with pytest.raises(CatalogBehindError):
+            await worker.cache.begin_flip(DEFAULT_TENANT, NAME, later + 1)
+
+
+async def test_a_move_to_what_could_not_be_brought_is_asked_for() -> None:
+    store = Store(announces=True, bring_turns=0)
+    async with Worker(store) as worker:
+        await following(store, worker)
+        questions, written = store.questions, store.move()
+        assert await worker.digest(written) == DIGESTS[1]
+        assert store.questions > questions
+
+
 async def test_a_slow_load_does_not_move_a_name_back() -> None:
     store = Store(deaf=True)
     store.preparing.set()
@@ -344,7 +395,7 @@ class Asked:
 
 
 ACTIONS = ("move", "move other", "delete", "ask", "ask", "ask", "ask far ahead", "ask plainly", "deaf", "hear")
-WORLDS = ("away", "back", "begin anew", "forget residents", "ready")
+WORLDS = ("away", "back", "begin anew", "forget residents", "ready", "announce", "be silent")
 
 
 @settings(deadline=None, max_examples=300)
@@ -399,6 +450,8 @@ async def _run(schedule: list[tuple[str, int, int]], answer_turns: int) -> None:
                     store.resident.clear()
                 case "ready":
                     store.preparing.set()
+                case "announce" | "be silent":
+                    store.announces, store.bring_turns = action == "announce", choice
             for _ in range(turns):
                 await asyncio.sleep(0)
         store.preparing.set()
