@@ -140,7 +140,7 @@ async def test_calls_beyond_those_of_a_connection_are_not_begun(monkeypatch: pyt
 async def test_a_message_that_is_refused_undecoded_is_counted() -> None:
     async with bounded(max_request_bytes=1000) as (server, counters), dialled(server) as stub:
         with pytest.raises(grpc.aio.AioRpcError):
-            await stub.GetWriteStatus(blob_pb2.GetWriteStatusRequest(digest="x" * 2000), timeout=5)
+            await stub.GetWriteStatus(blob_pb2.GetWriteStatusRequest(digest="x" * 2000), timeout=60)
         assert counters.snapshot() == {(BOUND_REFUSALS, MESSAGE): 1}
 
 

@@ -140,7 +140,7 @@ async def test_watches_under_invented_tenants_leave_room_for_another_caller(tmp_
         await until_async(are_refused)
         quiet = [stub.WatchAdapters(request, metadata=callers.metadata("quiet")) for _ in range(4)]
         for watch in quiet:
-            await asyncio.wait_for(watch.initial_metadata(), 10)
+            await asyncio.wait_for(watch.initial_metadata(), 60)
         refused = stub.WatchAdapters(request, metadata=callers.metadata("inventor", "t99"))
         assert await refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert not any(watch.done() for watch in quiet)

@@ -189,6 +189,6 @@ async def test_watches_that_are_held_open_leave_room_for_other_tenants(tmp_path:
         await until_async(are_refused)
         other = store.of("other")
         watch = other.adapters.WatchAdapters(request, metadata=other.metadata)
-        await asyncio.wait_for(watch.initial_metadata(), 10)
+        await asyncio.wait_for(watch.initial_metadata(), 60)
         for call in (*held, watch):
             call.cancel()

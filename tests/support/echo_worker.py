@@ -84,7 +84,7 @@ class Calls:
 
     async def list(self) -> list[control_pb.LoadedAdapter]:
         """ListAdapters."""
-        response = await self.control.ListAdapters(control_pb.ListAdaptersRequest(), timeout=5)
+        response = await self.control.ListAdapters(control_pb.ListAdaptersRequest(), timeout=60)
         return list(response.adapters)
 
     async def status(self) -> control_pb.GetWorkerStatusResponse:

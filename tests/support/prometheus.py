@@ -72,7 +72,7 @@ class Prometheus:
     def _get(self, path: str, **query: str) -> Any:
         url = f"{self._url}{path}?{urllib.parse.urlencode(query)}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=10) as answer:
+        with opener.open(url, timeout=60) as answer:
             document = json.load(answer)
         assert document["status"] == "success", document
         return document["data"]
@@ -112,4 +112,4 @@ def running_prometheus(folder: Path, roles: Mapping[str, Sequence[str]]) -> Iter
             yield prometheus
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)

@@ -390,10 +390,10 @@ async def test_a_watch_whose_history_was_lost_says_so(rig: Rig) -> None:
     (mark,) = await take(call, 1)
     await rig.redis.run(lambda client: client.flushall())
     with pytest.raises(RevisionCompactedError):
-        await rig.call(asyncio.wait_for(call.read(), 5))
+        await rig.call(asyncio.wait_for(call.read(), 60))
     late = rig.stub.WatchPlacements(pb.WatchPlacementsRequest(base_model=POOL, from_revision=mark.revision))
     with pytest.raises(RevisionCompactedError):
-        await rig.call(asyncio.wait_for(late.read(), 5))
+        await rig.call(asyncio.wait_for(late.read(), 60))
     with pytest.raises(InvalidRequestError):
         await rig.call(rig.stub.WatchPlacements(pb.WatchPlacementsRequest(from_revision=-1)).read())
 

@@ -30,7 +30,7 @@ async def drain(calls: Calls, timeout_s: float = 10) -> None:
 
 
 async def undrain(calls: Calls) -> None:
-    await calls.control.UndrainWorker(pb.UndrainWorkerRequest(), timeout=10)
+    await calls.control.UndrainWorker(pb.UndrainWorkerRequest(), timeout=60)
 
 
 async def failure_of(call: Any) -> Exception:
@@ -43,7 +43,7 @@ async def health(member: Member) -> dict[str, bool]:
     async with open_channel(member.endpoint) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         names = ("liveness", "readiness")
-        answers = [await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5) for name in names]
+        answers = [await stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=60) for name in names]
     return {name: answer.status == SERVING for name, answer in zip(names, answers, strict=True)}
 
 

@@ -184,7 +184,7 @@ async def test_a_draining_worker_forwards_what_it_would_refuse(
 ) -> None:
     front, other = pair
     calls = await front.calls()
-    await calls.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
+    await calls.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=60)
     for adapters in ((), ("one",)):
         assert (await calls.generate(*adapters)).started.worker_id == other.worker_id
     marked = await front.calls(marked=True)
@@ -199,8 +199,8 @@ async def test_the_called_workers_defaults_and_switches_hold_wherever_it_is_serv
     await hold(directory, other, store, "two", front)
     calls, others = await front.calls(), await other.calls()
     defaults = [control_pb.DefaultAdapter(reference="one")]
-    await calls.control.SetDefaultAdapters(control_pb.SetDefaultAdaptersRequest(adapters=defaults), timeout=10)
-    await others.control.DisableAdapters(control_pb.DisableAdaptersRequest(), timeout=10)
+    await calls.control.SetDefaultAdapters(control_pb.SetDefaultAdaptersRequest(adapters=defaults), timeout=60)
+    await others.control.DisableAdapters(control_pb.DisableAdaptersRequest(), timeout=60)
     assert (await calls.generate()).text == voice(store.digests["one"])
     assert (await calls.generate("two")).text == voice(store.digests["two"]), "the other one refuses; served here"
     assert (await others.generate("two")).text == "base"
@@ -216,7 +216,7 @@ async def test_a_tenants_switch_keeps_nobody_elses_requests_away(
     await hold(directory, holder, other, "private", front, tenant=tenant)
     await hold(directory, holder, store, "one", front)
     others = await holder.calls(tenant)
-    await others.control.DisableAdapters(control_pb.DisableAdaptersRequest(), timeout=10)
+    await others.control.DisableAdapters(control_pb.DisableAdaptersRequest(), timeout=60)
     assert (await (await front.calls(tenant)).generate("private")).started.worker_id == front.worker_id
     assert (await (await front.calls()).generate("one")).started.worker_id == holder.worker_id
 

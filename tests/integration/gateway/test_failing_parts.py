@@ -190,7 +190,7 @@ async def _stopped(stack: Served, grace_s: str, max_tokens: int) -> tuple[str, s
                     text += chunk.choices[0].text
             except openai.APIError as exc:
                 code = exc.code
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
         return text, code
     finally:
         if process.returncode is None:

@@ -31,7 +31,7 @@ async def test_connections_beyond_the_bound_are_refused_and_others_are_served() 
         kept = [await raw(gateway.server.port, b"GET /version HTTP/1.1\r\n") for _ in range(3)]
         await until(lambda: gateway.server.num_connections == 3)
         reader, writer = await raw(gateway.server.port, b"GET /version HTTP/1.1\r\nhost: x\r\n\r\n")
-        refused = await asyncio.wait_for(reader.read(), 5)
+        refused = await asyncio.wait_for(reader.read(), 60)
         assert refused.startswith(b"HTTP/1.1 503 ")
         assert b"TOO_MANY_CONNECTIONS" in refused
         assert b"retry-after: 1" in refused.lower()
@@ -57,7 +57,7 @@ async def test_a_head_that_does_not_come_ends_its_connection(sent: bytes) -> Non
     async with open_gateway(**NO_WORKER, gateway_head_timeout_s=0.3) as gateway:
         reader, writer = await raw(gateway.server.port, sent)
         with contextlib.suppress(ConnectionResetError):
-            assert await asyncio.wait_for(reader.read(), 5) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
         await until(lambda: gateway.server.num_connections == 0)
 
@@ -86,7 +86,7 @@ async def test_a_second_head_must_come_in_time_too() -> None:
 async def test_what_is_no_request_is_refused_in_openais_form(sent: bytes) -> None:
     async with open_gateway(**NO_WORKER, gateway_head_timeout_s=1.0) as gateway:
         reader, writer = await raw(gateway.server.port, sent + b"\r\n\r\n")
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 60)
         assert answer.startswith(b"HTTP/1.1 400 "), answer
         assert b'"MALFORMED_REQUEST"' in answer
         writer.close()
@@ -100,7 +100,7 @@ async def test_a_head_that_is_too_large_is_refused_though_it_came_at_once() -> N
             b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nhost: x",
         ):
             reader, writer = await raw(gateway.server.port, head + b"\r\n\r\n")
-            answer = await asyncio.wait_for(reader.read(), 5)
+            answer = await asyncio.wait_for(reader.read(), 60)
             assert answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")), answer
             writer.close()
 
@@ -112,14 +112,14 @@ async def test_headers_are_bounded_in_number_and_what_is_refused_is_counted() ->
         many = b"".join(b"x-%d: y\r\n" % number for number in range(101))
         head = b"GET /version HTTP/1.1\r\nhost: x\r\n"
         reader, writer = await raw(gateway.server.port, head + many[: many.index(b"x-90")] + b"\r\n")
-        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 200 ")
+        assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 200 ")
         refused, other = await raw(gateway.server.port, head + b"\r\n")
-        assert (await asyncio.wait_for(refused.readline(), 5)).startswith(b"HTTP/1.1 503 ")
+        assert (await asyncio.wait_for(refused.readline(), 60)).startswith(b"HTTP/1.1 503 ")
         writer.close()
         other.close()
         await until(lambda: gateway.server.num_connections == 0)
         reader, writer = await raw(gateway.server.port, head + many + b"\r\n")
-        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 431 ")
+        assert (await asyncio.wait_for(reader.readline(), 60)).startswith(b"HTTP/1.1 431 ")
         writer.close()
         assert gate.counters.snapshot() == {("bound_refusals", "connections"): 1, ("bound_refusals", "metadata"): 1}
 

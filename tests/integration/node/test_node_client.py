@@ -69,7 +69,7 @@ async def test_a_node_client_streams_through_a_worker_that_forwards(node_client:
         async with open_store(tmp_path / "store") as store, fleet_of(2, store.endpoint, valkey.url) as (front, other):
             await store.register(spec)
             version = await store.push(adapter(spec=spec), "bot", base_model=spec.digest)
-            await (await front.calls()).control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
+            await (await front.calls()).control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=60)
             arguments = [str(PROTOS), store.endpoint, front.endpoint, "bot", "Hello"]
             process = await asyncio.create_subprocess_exec(*node_client, *arguments, stdout=asyncio.subprocess.PIPE)
             output, _ = await asyncio.wait_for(process.communicate(), RUN_TIMEOUT_S)

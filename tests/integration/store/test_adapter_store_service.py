@@ -257,7 +257,7 @@ async def test_watching_gives_what_happened_since_and_then_what_happens(store: S
     next_event = asyncio.ensure_future(watching.read())
     await store.of("other").push(adapter(), "not-for-us")
     await store.call("DeleteAdapter", pb.DeleteAdapterRequest(name="bot"))
-    events.append(await asyncio.wait_for(next_event, 5))
+    events.append(await asyncio.wait_for(next_event, 60))
     assert [event.kind for event in events] == [
         pb.ADAPTER_EVENT_KIND_VERSION_CREATED,
         pb.ADAPTER_EVENT_KIND_TAG_MOVED,
@@ -271,14 +271,14 @@ async def test_watching_from_the_listing_of_an_empty_tenant_misses_nothing(store
     listing = await store.call("ListAdapters", pb.ListAdaptersRequest())
     await store.push(adapter(), "bot")
     request = pb.WatchAdaptersRequest(from_revision=listing.revision)
-    watching = store.adapters.WatchAdapters(request, metadata=store.metadata, timeout=10)
+    watching = store.adapters.WatchAdapters(request, metadata=store.metadata, timeout=60)
     assert (listing.revision, (await watching.read()).revision) == (0, 1)
     watching.cancel()
 
 
 async def test_watching_without_a_revision_gives_what_happens_once_the_stream_stands(store: StoreClient) -> None:
     await store.push(adapter(), "before")
-    watching = store.adapters.WatchAdapters(pb.WatchAdaptersRequest(), metadata=store.metadata, timeout=10)
+    watching = store.adapters.WatchAdapters(pb.WatchAdaptersRequest(), metadata=store.metadata, timeout=60)
     await watching.initial_metadata()
     await store.push(adapter(), "after")
     assert (await watching.read()).adapter == "after"

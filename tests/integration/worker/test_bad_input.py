@@ -151,7 +151,7 @@ async def test_bad_input_has_a_typed_error_and_the_worker_goes_on(
 
 
 async def test_a_failure_before_the_first_token_sends_no_message(calls: Calls, published: str) -> None:
-    call = calls.inference.Generate(make_request("nobody"), timeout=5)
+    call = calls.inference.Generate(make_request("nobody"), timeout=60)
     with pytest.raises(grpc.aio.AioRpcError):
         await call.read()
 
@@ -171,7 +171,7 @@ async def test_adapters_that_never_fit_together_are_refused_before_any_is_loaded
         adapters=[control_pb.DefaultAdapter(reference=name) for name in ("wide", "broad", "large")]
     )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await calls.control.SetDefaultAdapters(defaults, timeout=5)
+        await calls.control.SetDefaultAdapters(defaults, timeout=60)
     assert reason_of(caught.value) == "INVALID_REQUEST"
     assert store.blobs.read_offsets == []
     assert (await calls.generate()).text == "base", "the defaults have changed"

@@ -168,13 +168,13 @@ async def test_pinned_adapters_keep_their_slots_until_unpinned(
     for index in range(5):
         store.add(f"a{index}", model.spec.digest)
     for index in range(4):
-        response = await calls.control.PinAdapter(pb.PinAdapterRequest(reference=f"a{index}"), timeout=5)
+        response = await calls.control.PinAdapter(pb.PinAdapterRequest(reference=f"a{index}"), timeout=60)
         assert response.adapter.pinned
     assert (await calls.status()).slots.pinned == 4
     assert isinstance(await error_of(calls.load("a4")), SlotsFullError)
     assert isinstance(await error_of(calls.generate("a4")), SlotsFullError)
     assert isinstance(await error_of(unload(calls, "a0")), AdapterPinnedError)
-    response = await calls.control.UnpinAdapter(pb.UnpinAdapterRequest(reference="a0"), timeout=5)
+    response = await calls.control.UnpinAdapter(pb.UnpinAdapterRequest(reference="a0"), timeout=60)
     assert not response.adapter.pinned
     await calls.load("a4")
     assert (await calls.status()).slots.pinned == 3
@@ -182,7 +182,7 @@ async def test_pinned_adapters_keep_their_slots_until_unpinned(
 
 async def test_a_pin_moves_with_its_reference(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     store.add("bot", model.spec.digest, seed=1)
-    await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=5)
+    await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=60)
     second = store.add("bot", model.spec.digest, seed=2)
     await calls.load("bot")
     assert {adapter.digest for adapter in await calls.list() if adapter.pinned} == {second}
@@ -191,7 +191,7 @@ async def test_a_pin_moves_with_its_reference(calls: Calls, store: MemoryStore, 
 
 async def test_a_pin_moves_with_a_tag_that_is_followed(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     store.add("bot", model.spec.digest, seed=1)
-    await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=5)
+    await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=60)
     second = store.add("bot", model.spec.digest, seed=2)
 
     async def has_moved() -> bool:
@@ -241,7 +241,7 @@ async def test_a_pin_that_comes_while_an_unload_waits_is_kept_and_the_unload_ref
     await stream.read()
     unloading = asyncio.create_task(error_of(unload(calls, "bot")))
     await asyncio.sleep(0.05)
-    response = await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=5)
+    response = await calls.control.PinAdapter(pb.PinAdapterRequest(reference="bot"), timeout=60)
     error = await unloading
     assert isinstance(error, AdapterPinnedError)
     assert error.subject == "bot:latest"
@@ -272,18 +272,18 @@ async def test_unload_by_one_tenant_leaves_anothers_same_version_alone(
 async def test_defaults_serve_those_who_name_none(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     digest = store.add("bot", model.spec.digest)
     request = pb.SetDefaultAdaptersRequest(adapters=[default("bot", 0.5)])
-    await calls.control.SetDefaultAdapters(request, timeout=5)
+    await calls.control.SetDefaultAdapters(request, timeout=60)
     assert (await calls.generate()).text == voice(digest, 0.5)
     assert (await calls.generate(base_only=True)).text == "base"
-    await calls.control.SetDefaultAdapters(pb.SetDefaultAdaptersRequest(), timeout=5)
+    await calls.control.SetDefaultAdapters(pb.SetDefaultAdaptersRequest(), timeout=60)
     assert (await calls.generate()).text == "base"
 
 
 async def test_defaults_that_do_not_exist_change_nothing(calls: Calls, store: MemoryStore, model: EchoModel) -> None:
     digest = store.add("bot", model.spec.digest)
-    await calls.control.SetDefaultAdapters(pb.SetDefaultAdaptersRequest(adapters=[default("bot")]), timeout=5)
+    await calls.control.SetDefaultAdapters(pb.SetDefaultAdaptersRequest(adapters=[default("bot")]), timeout=60)
     request = pb.SetDefaultAdaptersRequest(adapters=[default("missing")])
-    assert isinstance(await error_of(calls.control.SetDefaultAdapters(request, timeout=5)), AdapterNotFoundError)
+    assert isinstance(await error_of(calls.control.SetDefaultAdapters(request, timeout=60)), AdapterNotFoundError)
     assert (await calls.generate()).text == voice(digest)
 
 
@@ -292,12 +292,12 @@ async def test_disabled_adapters_win_until_they_are_enabled_again(
 ) -> None:
     digest = store.add("bot", model.spec.digest)
     store.add("bot", model.spec.digest, tenant=OTHER_TENANT)
-    await calls.control.DisableAdapters(pb.DisableAdaptersRequest(), timeout=5)
+    await calls.control.DisableAdapters(pb.DisableAdaptersRequest(), timeout=60)
     answer = await calls.generate("bot")
     assert (answer.text, list(answer.started.adapters)) == ("base", [])
     other = await running.calls(OTHER_TENANT)
     assert (await other.generate("bot")).text == voice(digest), "another tenant's switch is its own"
-    await calls.control.EnableAdapters(pb.EnableAdaptersRequest(), timeout=5)
+    await calls.control.EnableAdapters(pb.EnableAdaptersRequest(), timeout=60)
     assert (await calls.generate("bot")).text == voice(digest)
 
 
@@ -334,5 +334,5 @@ async def test_a_drain_that_does_not_end_in_time_says_so_and_stays_draining(
     assert isinstance(error, RequestDeadlineError)
     assert (await calls.status()).state == pb.WORKER_STATE_DRAINING
     stream.cancel()
-    await calls.control.DrainWorker(pb.DrainWorkerRequest(), timeout=5)
+    await calls.control.DrainWorker(pb.DrainWorkerRequest(), timeout=60)
     assert running.worker.in_flight == 0

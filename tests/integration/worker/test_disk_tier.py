@@ -62,6 +62,6 @@ async def test_an_unloaded_adapter_is_on_no_tier(
     assert disk is not None
     await disk.settled()
     assert kept(tmp_path)
-    await calls.control.UnloadAdapter(pb.UnloadAdapterRequest(reference="first"), timeout=5)
+    await calls.control.UnloadAdapter(pb.UnloadAdapterRequest(reference="first"), timeout=60)
     assert not kept(tmp_path)
     assert not await calls.list()

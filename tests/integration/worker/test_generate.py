@@ -289,7 +289,7 @@ async def test_a_draining_worker_takes_no_new_requests_and_finishes_the_running_
     model.runner.step_s = 0.002
     answering = asyncio.create_task(calls.generate(**ENDLESS, stop=pb.StopConditions(max_tokens=100)))
     await until_async(lambda: has_steps(calls))
-    draining = calls.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=10)
+    draining = calls.control.DrainWorker(control_pb.DrainWorkerRequest(), timeout=60)
     await until_async(lambda: is_draining(calls))
     assert isinstance(await error_of(calls.generate()), DrainingError)
     await draining

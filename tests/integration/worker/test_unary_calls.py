@@ -81,7 +81,7 @@ async def test_a_completion_that_its_caller_leaves_is_cancelled(calls: Calls, ru
 
 async def test_complete_refuses_as_generate_does(calls: Calls) -> None:
     assert isinstance(await error_of(complete(calls, "nobody")), AdapterNotFoundError)
-    missing = await error_of(calls.inference.Complete(pb.CompleteRequest(), timeout=5))
+    missing = await error_of(calls.inference.Complete(pb.CompleteRequest(), timeout=60))
     assert isinstance(missing, InvalidRequestError)
     assert missing.reason == "EMPTY_PROMPT"
 
@@ -102,7 +102,7 @@ async def test_a_count_is_the_length_of_the_prompt_as_generate_has_it(calls: Cal
         found = await count(calls, **prompt, with_token_ids=True, with_tokens=True)
         assert found.num_tokens == answer.started.num_prompt_tokens == len(found.token_ids)
         assert [token.token_id for token in found.tokens] == list(found.token_ids)
-        text = (await calls.inference.Detokenize(pb.DetokenizeRequest(token_ids=found.token_ids), timeout=5)).text
+        text = (await calls.inference.Detokenize(pb.DetokenizeRequest(token_ids=found.token_ids), timeout=60)).text
         assert text == prompt.get("text", "<user>hi<assistant>")
     bare = await count(calls, text="hello")
     assert (bare.num_tokens, bare.max_sequence_tokens, list(bare.token_ids), list(bare.tokens)) == (5, 512, [], [])
@@ -140,7 +140,7 @@ async def test_what_cannot_be_counted_is_refused_by_its_field(calls: Calls, case
 
 async def test_tokens_become_text_with_or_without_special_ones(calls: Calls) -> None:
     request = pb.DetokenizeRequest(token_ids=[*"hö".encode(), EOS], with_tokens=True)
-    answer = await calls.inference.Detokenize(request, timeout=5)
+    answer = await calls.inference.Detokenize(request, timeout=60)
     assert answer.text == "hö"
     assert [token.text for token in answer.tokens] == ["h", TORN, TORN, ""]
 
@@ -150,7 +150,7 @@ async def test_tokens_become_text_with_or_without_special_ones(calls: Calls) -> 
     [([1, VOCAB_SIZE], "token_ids[1]"), ([-1], "token_ids[0]"), ([1] * 513, "token_ids")],
 )
 async def test_tokens_that_are_none_are_refused_by_their_place(calls: Calls, token_ids: list[int], name: str) -> None:
-    error = await error_of(calls.inference.Detokenize(pb.DetokenizeRequest(token_ids=token_ids), timeout=5))
+    error = await error_of(calls.inference.Detokenize(pb.DetokenizeRequest(token_ids=token_ids), timeout=60))
     assert isinstance(error, InvalidRequestError)
     assert [violation.field for violation in error.fields] == [name]
 

@@ -18,4 +18,4 @@ async def test_a_load_that_fails_ends_the_start(failure: Exception) -> None:
 
     settings = WorkerSettings(model="any", listen="127.0.0.1:0")
     with pytest.raises(RuntimeError):
-        await asyncio.wait_for(run(settings, lambda: echo_model().spec, load), timeout=10)
+        await asyncio.wait_for(run(settings, lambda: echo_model().spec, load), timeout=60)

@@ -297,7 +297,7 @@ async def test_a_quiet_catalog_is_watched_for_ever(
     await until(lambda: len(fake_store.catalog.calls.watch_from) > FAST_RETRIES.max_stalls + 3)
     monkeypatch.setattr("hotslot.clients.store.WATCH_TIMEOUT_S", 10.0)
     move_tag(adapters)
-    assert (await asyncio.wait_for(watching, 5)).revision == 5
+    assert (await asyncio.wait_for(watching, 60)).revision == 5
 
 
 async def test_an_import_re_attaches_when_its_stream_breaks(store: StoreClient, fake_store: MemoryStore) -> None:
@@ -312,7 +312,7 @@ async def test_an_import_re_attaches_when_its_stream_breaks(store: StoreClient, 
 async def test_an_import_that_gets_no_further_is_given_up(store: StoreClient, fake_store: MemoryStore) -> None:
     fake_store.catalog.break_imports = 1000
     with pytest.raises(StoreUnavailableError, match="the stream broke"):
-        await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
+        await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 60)
     assert len(fake_store.catalog.calls.imports) == FAST_RETRIES.max_stalls + 1
 
 
@@ -330,7 +330,7 @@ async def test_a_source_that_does_not_answer_is_told_at_once(store: StoreClient,
     fake_store.catalog.break_imports = 1000
     fake_store.catalog.import_failure = SourceUnavailableError("the hub is away", retry_after_s=5.0)
     with pytest.raises(SourceUnavailableError, match="the hub is away") as raised:
-        await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 5)
+        await asyncio.wait_for(store.import_hub("org/lora", "pirate"), 60)
     assert raised.value.retry_after_s == 5.0
     assert len(fake_store.catalog.calls.imports) == 1
 

@@ -180,7 +180,7 @@ def next_event(process: "subprocess.Popen[str]") -> dict[str, Any]:
 def ask(port: int, *words: str) -> str:
     """The first line of Valkey's answer."""
     request = f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words)
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(request.encode())
         return connection.recv(4096).decode().splitlines()[0]
 

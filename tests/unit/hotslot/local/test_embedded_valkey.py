@@ -49,7 +49,7 @@ def test_it_dies_with_a_parent_that_was_killed() -> None:
         assert child.is_running()
         parent.kill()
         parent.wait()
-        gone, alive = psutil.wait_procs([child], timeout=10)
+        gone, alive = psutil.wait_procs([child], timeout=60)
     assert (len(gone), len(alive)) == (1, 0)
 
 

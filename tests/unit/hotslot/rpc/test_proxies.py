@@ -68,7 +68,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 def check(channel: grpc.Channel) -> None:
     with channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stub has no methods
-        stub.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=5)
+        stub.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=60)
 
 
 def run(*command: str, **more: str) -> None:

@@ -153,7 +153,7 @@ class Served:
         """The error that the call ends with."""
         shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
         stub = getattr(self.channel, shape)(path_of(method))
-        call = stub(iter([b""]) if method.client_streaming else b"", metadata=metadata, timeout=10)
+        call = stub(iter([b""]) if method.client_streaming else b"", metadata=metadata, timeout=60)
         try:
             if method.server_streaming:
                 async for _ in call:

@@ -112,7 +112,7 @@ async def test_a_stream_that_has_lost_its_place_ends_at_once() -> None:
     assert stream.waits_since_s is not None
     stream.end()
     with pytest.raises(StreamStalledError):
-        await asyncio.wait_for(writing, 5)
+        await asyncio.wait_for(writing, 60)
     stream.end()
 
 
@@ -195,4 +195,4 @@ async def test_an_upload_that_is_waited_for_is_ended_with_the_reason() -> None:
     await asyncio.sleep(0)
     stream.end(UnavailableError("another one's"))
     with pytest.raises(UnavailableError, match="another one's"):
-        await asyncio.wait_for(reading, 5)
+        await asyncio.wait_for(reading, 60)

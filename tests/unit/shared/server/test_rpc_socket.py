@@ -388,5 +388,5 @@ async def test_a_stop_signal_is_awaited_once_and_a_second_one_ends_the_process(n
     waiting = asyncio.create_task(stop_signal())
     await until(lambda: signal.getsignal(number) is not before)
     os.kill(os.getpid(), number)
-    assert await asyncio.wait_for(waiting, 5) is number
+    assert await asyncio.wait_for(waiting, 60) is number
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)

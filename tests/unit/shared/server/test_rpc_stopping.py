@@ -65,7 +65,7 @@ def before_stopping(server: RpcServer, monkeypatch: pytest.MonkeyPatch, act: Cal
 def call(channel: grpc.Channel, request: bytes) -> list[bytes]:
     """The answers; blocks, and raises what the server ended the call with."""
     method: grpc.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHOD)
-    return list(method(request, timeout=10))
+    return list(method(request, timeout=60))
 
 
 async def test_clients_have_left_by_the_time_a_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ async def served(transport: Transport, **more: Any) -> AsyncIterator[RpcServer]:
 
 async def ask(channel: Any, text: str = "hello") -> str:
     method = channel.unary_unary(f"/{NAME}/unary_unary", StringValue.SerializeToString, StringValue.FromString)
-    return str((await method(StringValue(value=text), timeout=10)).value)
+    return str((await method(StringValue(value=text), timeout=60)).value)
 
 
 def options(security: ChannelSecurity) -> ChannelOptions:
@@ -107,7 +107,7 @@ async def test_the_blocking_channel_speaks_tls_too(tmp_path: Path, authority: Au
         def check() -> Any:
             with open_blocking_channel(f"127.0.0.1:{running.port}", options(client.security())) as channel:
                 stub: Any = health_pb2_grpc.HealthStub(channel)
-                return stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status
+                return stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
 
         assert await asyncio.to_thread(check) == health_pb2.HealthCheckResponse.SERVING
 
@@ -296,13 +296,13 @@ async def test_probes_without_a_certificate_ask_the_health_port_and_find_nothing
         open_channel(f"127.0.0.1:{running.health_port}", ChannelOptions(max_attempts=1)) as channel,
     ):
         stub: Any = health_pb2_grpc.HealthStub(channel)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=5)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await ask(channel)
         assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
         await running.set_ready(False)
-        answer = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=5)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service="readiness"), timeout=60)
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 

@@ -139,4 +139,4 @@ async def test_a_catalog_that_cannot_be_read_ends_the_watches_that_wait(
             connection.exec_driver_sql("DROP TABLE tenants")
             connection.commit()
         with pytest.raises(StoreUnavailableError):
-            await asyncio.wait_for(watching, 10)
+            await asyncio.wait_for(watching, 60)

@@ -80,7 +80,7 @@ async def test_the_next_stream_waits_for_what_a_broken_one_still_does(
     committed, _ = await status
     with pytest.raises(asyncio.CancelledError):
         await broken
-    result = await asyncio.wait_for(uploads.receive(TENANT, messages(committed, len(DATA))), 10)
+    result = await asyncio.wait_for(uploads.receive(TENANT, messages(committed, len(DATA))), 60)
     assert (result.is_complete, result.digest) == (True, DIGEST)
 
 

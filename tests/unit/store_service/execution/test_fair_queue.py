@@ -91,7 +91,7 @@ async def test_work_whose_caller_leaves_ends_soon_and_frees_its_thread(queue: Fa
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert await asyncio.wait_for(queue("a", None, lambda: "next"), 5) == "next"
+    assert await asyncio.wait_for(queue("a", None, lambda: "next"), 60) == "next"
     assert isinstance(gate.ended_with, RequestCancelledError)
 
 

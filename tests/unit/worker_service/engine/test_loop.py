@@ -38,7 +38,7 @@ def test_a_sequence_sent_from_another_thread_comes_back_as_events() -> None:
     engine = Engine(FakeRunner(LIMITS), LIMITS)
     engine.start(on_events)
     engine.send(submit(1, 2))
-    events = [arrived.get(timeout=10) for _ in range(3)]
+    events = [arrived.get(timeout=60) for _ in range(3)]
     engine.stop()
     assert [type(e) for e in events] == [TokenReady, TokenReady, SequenceFinished]
     first = events[0]
@@ -56,7 +56,7 @@ def test_a_bug_that_ends_the_thread_is_reported() -> None:
         raise RuntimeError("a bug")
 
     engine.send(Inspect(raise_in_the_engine))
-    assert died.wait(10)
+    assert died.wait(60)
     engine.stop()
 
 
@@ -72,7 +72,7 @@ def test_a_model_that_is_lost_ends_the_thread_once_its_step_was_told() -> None:
     engine = Engine(runner, LIMITS)
     engine.start(on_events, on_death=lambda: heard.put("died"))
     engine.send(submit(1, 2))
-    failed, death = heard.get(timeout=10), heard.get(timeout=10)
+    failed, death = heard.get(timeout=60), heard.get(timeout=60)
     engine.stop()
     assert isinstance(failed, SequenceFailed)
     assert isinstance(failed.error, StepFailedError)
