@@ -26,17 +26,20 @@ from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
 from worker_service.model.decoder_layers import DecoderLayers
 from worker_service.model.device_plan import DevicePlan
+from worker_service.model.filled_slot import filled_slot
 from worker_service.model.folder import model_folder
 from worker_service.model.graph_checks import capture_steps
 from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
+from worker_service.model.kept_programs import ProgramsNotKeptError
+from worker_service.model.kept_start import SELF_TEST, KeptStart, answers_now
 from worker_service.model.model_limits import block_tokens, engine_limits, with_sizes
 from worker_service.model.options import LoadedModel, ModelOptions
 from worker_service.model.runner import TorchRunner
 from worker_service.model.shared_code import INDUCTOR_DIR, SharedCode
 from worker_service.model.start_stages import StartStages
 from worker_service.model.step_graphs import CudaCapture
-from worker_service.model.step_programs import StepPrograms
+from worker_service.model.step_programs import StepPrograms, digest_of_logits
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import SlotTargets, choose_targets, find_layers
 from worker_service.model.text_part import load_text_model
@@ -62,6 +65,17 @@ def load_model(
     exactly.
     """
     configure_torch(options)
+    try:
+        return _load(options, on_stage, shared_code, use_kept=options.cache_dir is not None)
+    except ProgramsNotKeptError as exc:
+        log.warning("kept_start_not_used", why=str(exc))
+        return _load(options, on_stage, shared_code, use_kept=False)
+
+
+def _load(
+    options: ModelOptions, on_stage: Callable[[str], None], shared_code: SharedCode | None, *, use_kept: bool
+) -> LoadedModel:
+    """Load with what an earlier start kept, where there is that; raises ProgramsNotKeptError where it does not fit."""
     stages = StartStages(on_stage)
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     with stages.stage("fetch"):
@@ -78,14 +92,18 @@ def load_model(
         key = code_key(options, spec.digest)
         if shared_code is not None:
             shared_code.bring(key)
+        kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
+        kept = kept_start.read() if kept_start is not None and use_kept else None
     with stages.stage("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         text_model = load_text_model(folder, spec, dtype, device)
         model, spec = text_model.model, text_model.spec
         model.requires_grad_(False)
         int8: Int8Weights = round_weights(model) if options.weights == INT8 else {}
-    with stages.stage("expect"):
-        expectation = self_test.expect(model, limits, dtype)
+    expectation: self_test.Expectation | None = None
+    if kept is None:
+        with stages.stage("expect"):
+            expectation = self_test.expect(model, limits, dtype)
     with stages.stage("kernels"):
         with_kernels = (
             options.cpu_kernels
@@ -110,19 +128,32 @@ def load_model(
             dtype=dtype,
             without_slots=targets.without_slots,
         )
+    if kept is not None:
+        with stages.stage("bind"):
+            kept.bind(runner.programs)
     buckets: tuple[CompiledBucket, ...] = ()
     # A model that was loaded before in this process has armed the compiler.
     with stages.stage("compile"), torch.compiler.set_stance("default"):
         num_compiled = -_num_cache_misses()
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()
-    if runner.programs is not None:
-        with stages.stage("record"):
-            runner.programs.record(runner.logits, runner.token_buckets, limits, runner.num_embeddings)
+    answers: dict[str, str] = {}
+    if runner.programs is not None and kept is None:
+        with stages.stage("record"), filled_slot(runner.slot_linears.values()):
+            answers = runner.programs.record(runner.logits, runner.token_buckets, limits, runner.num_embeddings)
             log.info("steps_recorded", kinds=runner.programs.num_recorded)
     with stages.stage("self_test"):
-        passed = self_test.check(model, runner, limits, expectation, dtype)
-        log.info("self_test_passed", relative_error=passed.found, plain_error=passed.plain, bound=passed.bound)
+        if expectation is not None:
+            passed = self_test.check(model, runner, limits, expectation, dtype)
+            answers[SELF_TEST] = digest_of_logits(passed.logits_PV)
+            log.info("self_test_passed", relative_error=passed.found, plain_error=passed.plain, bound=passed.bound)
+        else:
+            assert kept is not None
+            answers = answers_now(model, runner, limits)
+            kept.check(answers)
+            log.info("self_test_repeated", steps=len(answers))
+    if runner.programs is not None and kept is None and kept_start is not None:
+        kept_start.write(runner.programs, answers)
     if runner.device_steps is not None and device.type == "cuda" and options.cuda_graphs:
         with stages.stage("capture"):
             capture_steps(runner.device_steps, CudaCapture(), on_stage)

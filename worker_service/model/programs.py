@@ -6,7 +6,7 @@ is run once more while its calls are recorded (`cpu/recording.py`), and from the
 the same number of tokens. A step whose layers cannot be recorded goes through the compiled layers as before.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,9 @@ from torch import nn
 
 from worker_service.model.cpu.recorder import (
     ALIGNMENT_BYTES,
+    CODE,
     FIRST_INPUT,
+    LASTING,
     SCRATCH,
     VALUE,
     LastingMemory,
@@ -38,7 +40,9 @@ Key = tuple[int, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class _Input:
+class ProgramInput:
+    """Tensor among the arguments of the first module, as a program was recorded with it."""
+
     path: Path
     shape: torch.Size
     stride: tuple[int, ...]
@@ -60,9 +64,15 @@ class _Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Program:
+class Program:
+    """Calls of all modules for one kind of step; `program.h` says of which words."""
+
     words: torch.Tensor
-    inputs: tuple[_Input, ...]
+    lasting_at: tuple[int, ...]
+    """Words that are addresses of weights, slots, caches and a step's tensors."""
+    code_at: tuple[int, ...]
+    """Words that are addresses of compiled kernels."""
+    inputs: tuple[ProgramInput, ...]
     output_shape: torch.Size
     others: tuple[None, ...] | None
 
@@ -74,17 +84,19 @@ class Programs:
     """Programs of modules that a model calls one after the other, each with the output of the one before."""
 
     def __init__(self, name: str, modules: Sequence[nn.Module], step: StepState, scratch: torch.Tensor) -> None:
-        """`modules` are compiled already; `name` is for the log."""
-        self._name = name
+        """`modules` are compiled already; `name` is for the log, and for programs that are kept."""
+        self.name = name
         self._step = step
         self._scratch = scratch
         self.enabled = True
         """False leaves a step to the compiled modules."""
-        self._programs: dict[Key, _Program] = {}
+        self._programs: dict[Key, Program] = {}
         self._recorded: list[_Recorded | str] = []
         self._recording: Recording | None = None
-        self._lasting = LastingMemory(_lasting(modules, step))
-        self._under_way: _Program | None = None
+        self.lasting = dict(_lasting(modules, step))
+        """Memory that programs may hold the addresses of, by names that are the same in another process."""
+        self._lasting = LastingMemory(self.lasting.values())
+        self._under_way: Program | None = None
         self.num_runs = 0
         """Calls of the first module that computed all of them."""
         self._num_modules = len(modules)
@@ -106,9 +118,23 @@ class Programs:
             yield
             self._programs[key] = self._built()
         except NotRecordableError as exc:
-            log.info("step_not_recorded", part=self._name, tokens=key[0], with_adapters=key[1], why=str(exc))
+            log.info("step_not_recorded", part=self.name, tokens=key[0], with_adapters=key[1], why=str(exc))
         finally:
             self._recording, self._recorded = None, []
+
+    @property
+    def programs(self) -> Mapping[Key, Program]:
+        """All programs that there are."""
+        return self._programs
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Size of the memory that offsets in the scratch may reach."""
+        return self._scratch.nbytes
+
+    def adopt(self, programs: Mapping[Key, Program]) -> None:
+        """Have programs that were recorded by another process and bound to this one's addresses."""
+        self._programs.update(programs)
 
     def forget(self, key: Key) -> None:
         """Leave a kind of step to the compiled modules."""
@@ -165,7 +191,7 @@ class Programs:
             self._recorded.append(_Recorded(calls, inputs, output, handed_on, kept, recorder.end_byte))
         return handed_on if not isinstance(returned, tuple) else (handed_on, *others)
 
-    def _built(self) -> _Program:
+    def _built(self) -> Program:
         """One program of what was recorded."""
         if len(self._recorded) != self._num_modules:
             raise NotRecordableError(f"{len(self._recorded)} of {self._num_modules} modules were called")
@@ -182,6 +208,7 @@ class Programs:
             raise NotRecordableError("it needs more memory than the scratch has")
         output: ProgramValue = FIRST_INPUT + len(first.inputs), 0
         words: list[int] = []
+        marked: dict[int, list[int]] = {LASTING: [], CODE: []}
         handed_on: ProgramValue | None = None
         for index, module in enumerate(recorded):
             if module.output.nbytes != first.output.nbytes or module.others != first.others:
@@ -197,12 +224,16 @@ class Programs:
                     elif base >= FIRST_INPUT:
                         place = moved[base - FIRST_INPUT]
                         words += (place[0], place[1] + offset)
+                    elif base in marked:
+                        words += (VALUE, offset)
+                        marked[base].append(len(words))  # one word more stands before them all
                     else:
                         words += (base, offset)
             handed_on = to
         num_calls = sum(len(module.calls) for module in recorded)
-        inputs = tuple(_Input(path, tensor.shape, tensor.stride()) for path, tensor in first.inputs)
-        return _Program(torch.tensor([num_calls, *words]), inputs, first.output.shape, first.others)
+        inputs = tuple(ProgramInput(path, tensor.shape, tensor.stride()) for path, tensor in first.inputs)
+        lasting_at, code_at = tuple(marked[LASTING]), tuple(marked[CODE])
+        return Program(torch.tensor([num_calls, *words]), lasting_at, code_at, inputs, first.output.shape, first.others)
 
     def _places(
         self, module: _Recorded, before: Sequence[_Recorded], handed_on: ProgramValue | None
@@ -230,11 +261,12 @@ class Programs:
         return before[0].inputs if before else module.inputs
 
 
-def _lasting(modules: Sequence[nn.Module], step: StepState) -> Iterator[torch.Tensor]:
-    for module in modules:
-        yield from module.parameters()
-        yield from module.buffers()
-    yield from (step.gates_TS, step.row_gates_RS, step.cache_positions_T, step.segments_R4, step.block_tables_RB)
+def _lasting(modules: Sequence[nn.Module], step: StepState) -> Iterator[tuple[str, torch.Tensor]]:
+    for index, module in enumerate(modules):
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            yield f"{index}.{name}", tensor
+    for name in ("gates_TS", "row_gates_RS", "cache_positions_T", "segments_R4", "block_tables_RB"):
+        yield f"step.{name}", getattr(step, name)
 
 
 def _tensors_in(found: Any, path: Path = ()) -> Iterator[tuple[Path, torch.Tensor]]:

@@ -56,11 +56,12 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Relative errors of one set of logits."""
+    """Relative errors of one set of logits, and the logits."""
 
     found: float
     plain: float
     bound: float
+    logits_PV: torch.Tensor
 
     @property
     def passes(self) -> bool:
@@ -72,18 +73,16 @@ class Comparison:
 def expect(model: PreTrainedModel, limits: EngineLimits, dtype: torch.dtype) -> Expectation:
     """Run the unmodified model on all prompts, plainly and in wide arithmetic."""
     plan = plan_self_test(limits)
-    generator = torch.Generator().manual_seed(0)
-    vocab = model.config.get_text_config().vocab_size
-    prompts = [tuple(torch.randint(vocab, (length,), generator=generator).tolist()) for length in plan.lengths]
+    prompts = _prompts(model, plan)
     plain_PV, plain_outputs = _answers(model, prompts, plan, None)
     try:
         wide_PV, wide_outputs = _answers(model, prompts, plan, WIDER[dtype])
     except RuntimeError as exc:
         log.warning("no_wide_arithmetic", model_type=model.config.model_type, why=str(exc))
         usual = dict.fromkeys(plain_outputs, USUAL_ERROR[dtype])
-        return Expectation(plan, tuple(prompts), plain_PV, USUAL_ERROR[dtype], plain_outputs, usual)
+        return Expectation(plan, prompts, plain_PV, USUAL_ERROR[dtype], plain_outputs, usual)
     layer_errors = {path: relative_error(plain_outputs[path], wide_TX) for path, wide_TX in wide_outputs.items()}
-    return Expectation(plan, tuple(prompts), wide_PV, typical_error(plain_PV, wide_PV), wide_outputs, layer_errors)
+    return Expectation(plan, prompts, wide_PV, typical_error(plain_PV, wide_PV), wide_outputs, layer_errors)
 
 
 def check(
@@ -93,13 +92,27 @@ def check(
 
     Raises ModelNotServableError past the bound, which names the part of the model that is the first to differ.
     """
-    steps = _steps(limits, expectation)
-    found_PV = torch.cat([runner.logits(segments)[: len(segments)].to(WIDER[dtype]) for segments in steps])
-    error, plain_error = typical_error(found_PV, expectation.logits_PV), expectation.plain_error
-    comparison = Comparison(error, plain_error, _bound(plain_error, dtype))
+    steps = _steps(limits, expectation.plan, expectation.prompts)
+    found_PV = torch.cat([runner.logits(segments)[: len(segments)] for segments in steps])
+    error, plain_error = typical_error(found_PV.to(WIDER[dtype]), expectation.logits_PV), expectation.plain_error
+    comparison = Comparison(error, plain_error, _bound(plain_error, dtype), found_PV)
     if not comparison.passes:
         raise _differs(model, comparison, dtype, _first_difference(model, runner, steps, expectation, dtype))
     return comparison
+
+
+def answers(model: PreTrainedModel, runner: TorchRunner, limits: EngineLimits) -> torch.Tensor:
+    """Logits of the worker after each of the plan's pieces, `[P, V]`, as `check` compares them."""
+    plan = plan_self_test(limits)
+    steps = _steps(limits, plan, _prompts(model, plan))
+    return torch.cat([runner.logits(segments)[: len(segments)] for segments in steps])
+
+
+def _prompts(model: PreTrainedModel, plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """Rows with their answers, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    vocab = model.config.get_text_config().vocab_size
+    return tuple(tuple(torch.randint(vocab, (length,), generator=generator).tolist()) for length in plan.lengths)
 
 
 def typical_error(found_PV: torch.Tensor, expected_PV: torch.Tensor) -> float:
@@ -175,15 +188,15 @@ def _differs(
     )
 
 
-def _steps(limits: EngineLimits, expectation: Expectation) -> list[list[Segment]]:
+def _steps(limits: EngineLimits, plan: Plan, prompts: Sequence[tuple[int, ...]]) -> list[list[Segment]]:
     """The plan's steps as the runner takes them, each row in blocks of its own."""
     tables: list[tuple[int, ...]] = []
-    for prompt in expectation.prompts:
+    for prompt in prompts:
         first_block = tables[-1][-1] + 1 if tables else 0
         tables.append(tuple(range(first_block, first_block + limits.blocks_for(len(prompt)))))
 
     def segment(piece: Piece) -> Segment:
-        token_ids = expectation.prompts[piece.row][piece.begin : piece.end]
+        token_ids = prompts[piece.row][piece.begin : piece.end]
         return Segment(token_ids, piece.begin, tables[piece.row], (), Sampling())
 
-    return [[segment(piece) for piece in step] for step in expectation.plan.steps]
+    return [[segment(piece) for piece in step] for step in plan.steps]

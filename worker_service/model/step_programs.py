@@ -1,8 +1,11 @@
 """Programs of whole steps: records them after the warm-up, and keeps those that answer like the compiled modules."""
 
+import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 import torch
@@ -11,7 +14,9 @@ from torch import nn
 from hotslot.contract.generation import Sampling
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import Segment
+from worker_service.model.buckets import bucket_for
 from worker_service.model.cpu.recording import Recording
+from worker_service.model.kept_programs import Libraries, bound, kept
 from worker_service.model.programs import Programs
 from worker_service.model.step_state import StepState
 
@@ -19,10 +24,13 @@ log = structlog.get_logger(__name__)
 
 SCRATCH_BYTES = 256 << 20
 """Address space of the scratch; memory is taken for what programs use of it."""
-MAX_TOKENS = 32
-"""Larger steps take so long that what stands between their kernels does not count, and recording them would."""
-FIRST_SLOT = ((0, 1.0),)
-"""The slot is empty at the start, so turning it on changes nothing."""
+MAX_TOKENS = 512
+"""Recording larger steps would take long. A program serves a step faster by what stands between its kernels, and spares
+the next start from compiling it."""
+Gates = tuple[tuple[int, float], ...]
+Kind = tuple[int, Gates]
+Logits = Callable[[Sequence[Segment]], torch.Tensor]
+FIRST_SLOT: Gates = ((0, 1.0),)
 
 
 class StepPrograms:
@@ -61,46 +69,111 @@ class StepPrograms:
 
     def record(
         self,
-        logits: Callable[[Sequence[Segment]], torch.Tensor],
+        logits: Logits,
         token_buckets: Sequence[int],
         limits: EngineLimits,
         num_embeddings: int,
-    ) -> None:
-        """Record one step of each kind; what then does not answer another step to the bit is forgotten."""
-        draws = random.Random(7)
+    ) -> dict[str, str]:
+        """Record one step of each kind; what then does not answer another step to the bit is forgotten.
 
-        def step_of(num_tokens: int, gates: tuple[tuple[int, float], ...]) -> list[Segment]:
-            counts = _shares(num_tokens, min(num_tokens, limits.max_running))
-            first_block, segments = 0, []
-            for count in counts:
-                blocks = tuple(range(first_block, first_block + limits.blocks_for(count)))
-                first_block += len(blocks)
-                tokens = tuple(draws.randrange(num_embeddings) for _ in range(count))
-                segments.append(Segment(tokens, 0, blocks, gates, Sampling()))
-            return segments
-
-        kinds = [(n, gates) for n in token_buckets if n <= MAX_TOKENS for gates in ((), FIRST_SLOT)]
+        Returns the digests of what the compiled modules answer to these other steps.
+        """
+        steps = _Steps(token_buckets, limits, num_embeddings, random.Random(7))
         with Recording().installed() as recording:
-            for num_tokens, gates in kinds:
-                segments = step_of(num_tokens, gates)
+            for num_tokens, gates in steps.kinds:
+                segments = steps.step_of(num_tokens, gates)
                 if max(len(segment.token_ids) for segment in segments) > self._longest_segment:
                     continue
                 with (
                     self._layers.recording(recording, (num_tokens, bool(gates))),
-                    self._head.recording(recording, (len(segments), bool(gates))),
+                    self._head.recording(recording, (bucket_for(token_buckets, len(segments)), bool(gates))),
                 ):
                     logits(segments)
-        for num_tokens, gates in kinds:
-            segments = step_of(num_tokens, gates)
+        answers: dict[str, str] = {}
+        for (num_tokens, gates), segments in _compared(token_buckets, limits, num_embeddings):
             found_RV = logits(segments)[: len(segments)].clone()
             with self.set_aside():
                 expected_RV = logits(segments)[: len(segments)]
+            answers[_name(num_tokens, gates)] = digest_of_logits(expected_RV)
             if not torch.equal(found_RV, expected_RV):
                 log.warning(
                     "step_recorded_wrong", tokens=num_tokens, with_adapters=bool(gates), why="its logits differ"
                 )
                 self._layers.forget((num_tokens, bool(gates)))
-                self._head.forget((len(segments), bool(gates)))
+                self._head.forget((bucket_for(token_buckets, len(segments)), bool(gates)))
+        return answers
+
+    def answers(
+        self, logits: Logits, token_buckets: Sequence[int], limits: EngineLimits, num_embeddings: int
+    ) -> dict[str, str]:
+        """Digests of what is answered to the steps that `record` compares, by programs where there are any."""
+        return {
+            _name(num_tokens, gates): digest_of_logits(logits(segments)[: len(segments)])
+            for (num_tokens, gates), segments in _compared(token_buckets, limits, num_embeddings)
+        }
+
+    def kept(self, libraries: Libraries) -> dict[str, Any]:
+        """Form of all programs that outlives the process; raises ProgramsNotKeptError."""
+        return {part.name: kept(part, libraries) for part in (self._layers, self._head)}
+
+    def bind(self, found: Mapping[str, Any], libraries: Libraries) -> None:
+        """Have kept programs run in this process; raises ProgramsNotKeptError, and then none does."""
+        parts = (self._layers, self._head)
+        for part, programs in [(part, bound(found.get(part.name, {}), part, libraries)) for part in parts]:
+            part.adopt(programs)
+
+    def serves(self, num_tokens: int, *, with_adapters: bool) -> bool:
+        """Tell whether programs compute all steps of a bucket, so that its layers need not be compiled."""
+        return num_tokens <= self._longest_segment and (num_tokens, with_adapters) in self._layers.programs
+
+    def serves_head(self, num_rows: int) -> bool:
+        """Tell whether programs compute the head for a number of rows."""
+        return all((num_rows, with_adapters) in self._head.programs for with_adapters in (False, True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Draws steps of every kind that may have a program."""
+
+    token_buckets: Sequence[int]
+    limits: EngineLimits
+    num_embeddings: int
+    draws: random.Random
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return [(n, gates) for n in self.token_buckets if n <= MAX_TOKENS for gates in ((), FIRST_SLOT)]
+
+    def step_of(self, num_tokens: int, gates: Gates) -> list[Segment]:
+        limits, draws = self.limits, self.draws
+        num_rows = min(num_tokens, limits.max_running)
+        while num_rows > 1 and sum(map(limits.blocks_for, _shares(num_tokens, num_rows))) > limits.num_blocks:
+            num_rows -= 1
+        first_block, segments = 0, []
+        for count in _shares(num_tokens, num_rows):
+            blocks = tuple(range(first_block, first_block + limits.blocks_for(count)))
+            first_block += len(blocks)
+            tokens = tuple(draws.randrange(self.num_embeddings) for _ in range(count))
+            segments.append(Segment(tokens, 0, blocks, gates, Sampling()))
+        return segments
+
+
+def _compared(
+    token_buckets: Sequence[int], limits: EngineLimits, num_embeddings: int
+) -> Iterator[tuple[Kind, list[Segment]]]:
+    """Steps in which programs are compared, the same in every process."""
+    steps = _Steps(token_buckets, limits, num_embeddings, random.Random(8))
+    for kind in steps.kinds:
+        yield kind, steps.step_of(*kind)
+
+
+def digest_of_logits(logits_RV: torch.Tensor) -> str:
+    """SHA-256 of the logits' bits."""
+    return hashlib.sha256(logits_RV.contiguous().view(torch.uint8).numpy()).hexdigest()
+
+
+def _name(num_tokens: int, gates: Gates) -> str:
+    return f"{num_tokens} tokens, {'with adapters' if gates else 'base only'}"
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -15,10 +15,17 @@ _FIRST_SLOT = ((0, 1.0),)
 
 
 def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str], None]) -> tuple[CompiledBucket, ...]:
-    """Compile each number of tokens with and without adapters, and the head for each number of rows."""
+    """Compile each number of tokens with and without adapters, and the head for each number of rows.
+
+    What programs of an earlier start compute is not compiled: no step of it goes through the compiled layers.
+    """
+    programs = runner.programs
     buckets: list[CompiledBucket] = []
     for num_tokens in runner.token_buckets:
         for with_adapters in (False, True):
+            if programs is not None and programs.serves(num_tokens, with_adapters=with_adapters):
+                buckets.append(CompiledBucket(num_tokens, with_adapters, 0.0))
+                continue
             kind = "with adapters" if with_adapters else "base only"
             on_stage(f"compile {num_tokens} tokens, {kind}")
             began_s = time.monotonic()
@@ -30,6 +37,8 @@ def warm_up(runner: TorchRunner, limits: EngineLimits, on_stage: Callable[[str],
             runner.logits(_rows(limits, num_tokens, gates))
     gates_of_heads = ((), _FIRST_SLOT) if runner.has_head_slots else ((),)
     for num_rows in runner.row_buckets:
+        if programs is not None and programs.serves_head(num_rows):
+            continue
         for gates in gates_of_heads:
             on_stage(f"compile head for {num_rows} rows{', with adapters' if gates else ''}")
             runner.run(_rows(limits, num_rows, gates))

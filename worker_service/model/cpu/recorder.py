@@ -21,8 +21,10 @@ ALIGNMENT_BYTES = 64
 MAX_KERNEL_ARGUMENTS = 32
 """As in `program.h`."""
 ProgramValue = tuple[int, int]
-"""Base and offset: 0 for the value itself, 1 for the scratch, 2 + i for input i."""
+"""Base and offset: 0 for the value itself, 1 for the scratch, 2 + i for input i. In notes, values that are addresses of
+lasting memory or of kernels have bases of their own."""
 VALUE, SCRATCH, FIRST_INPUT = 0, 1, 2
+LASTING, CODE = -1, -2
 KERNEL, LINEARS, ATTEND = 0, 1, 2
 
 
@@ -53,7 +55,7 @@ class LastingMemory:
     """Memory that stays where it is while the model does: of weights, slots, caches and a step's inputs."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        self._ranges = sorted({(each.data_ptr(), each.data_ptr() + _extent_bytes(each)) for each in tensors})
+        self._ranges = sorted({(each.data_ptr(), each.data_ptr() + extent_bytes(each)) for each in tensors})
 
     def __contains__(self, address: int) -> bool:
         # Ranges overlap where tensors are views of one; the last that begins before is the shortest way to most.
@@ -61,7 +63,7 @@ class LastingMemory:
         return any(begin <= address < end for begin, end in self._ranges[max(place - 8, 0) : place])
 
 
-def _extent_bytes(tensor: torch.Tensor) -> int:
+def extent_bytes(tensor: torch.Tensor) -> int:
     """Bytes from the first element of a tensor to its last."""
     if not tensor.numel():
         return 0
@@ -111,7 +113,7 @@ class Recorder:
         """Note a call of a C++ kernel, and make it."""
         if not all(isinstance(each, torch.Tensor) for each in arguments) or len(arguments) > MAX_KERNEL_ARGUMENTS:
             raise NotRecordableError(f"a kernel takes {len(arguments)} arguments that are not all tensors")
-        values = ((VALUE, _address_of(function)), *map(self._address, arguments))
+        values = ((CODE, _address_of(function)), *map(self._address, arguments))
         self._calls.append(RecordedCall(KERNEL, values))
         function(*arguments)
 
@@ -199,11 +201,11 @@ class Recorder:
             return SCRATCH, offset
         for index, each in enumerate(self._inputs):
             offset = address - each.data_ptr()
-            if 0 <= offset < _extent_bytes(each):
+            if 0 <= offset < extent_bytes(each):
                 return FIRST_INPUT + index, offset
         if address not in self._lasting:
             raise NotRecordableError("it reads memory that may not last")
-        return VALUE, address
+        return LASTING, address
 
 
 def _same_input(first: LinearCall, second: LinearCall) -> bool:

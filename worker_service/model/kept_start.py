@@ -1,0 +1,121 @@
+"""Record of a start that ended well: its programs, and the digests of what it answered, for the next start.
+
+A file in the compiler's cache, so that it ships with the code that it calls. It is for one key of compiled code; one
+that is damaged, or of another key, is not read.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from transformers import PreTrainedModel
+
+from hotslot.content_files import StagedFile
+from worker_service.engine.limits import EngineLimits
+from worker_service.model import self_test
+from worker_service.model.filled_slot import filled_slot
+from worker_service.model.kept_programs import Libraries, ProgramsNotKeptError
+from worker_service.model.runner import TorchRunner
+from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
+from worker_service.model.step_programs import StepPrograms, digest_of_logits
+
+log = structlog.get_logger(__name__)
+
+FORMAT = 1
+FOLDER = "hotslot-programs"
+SELF_TEST = "self-test"
+"""Name of the self-test's answers; the others are named by their kind of step."""
+Answers = Mapping[str, str]
+"""Digests of logits by the step that they are of."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRecord:
+    """Programs and answers of a start, as they were read."""
+
+    folder: Path
+    programs: Mapping[str, Any]
+    libraries: Mapping[str, str]
+    answers: Answers
+
+    def bind(self, programs: StepPrograms | None) -> None:
+        """Have the programs run in this process; raises ProgramsNotKeptError."""
+        if programs is None:
+            raise ProgramsNotKeptError("this process has no kernels to run them")
+        programs.bind(self.programs, Libraries(self.folder, dict(self.libraries)))
+
+    def check(self, answers: Answers) -> None:
+        """Compare what this process answers; raises ProgramsNotKeptError where one bit differs."""
+        different = sorted(name for name in {*answers, *self.answers} if answers.get(name) != self.answers.get(name))
+        if different:
+            raise ProgramsNotKeptError(f"answers differ from those of the start that kept them: {', '.join(different)}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptStart:
+    """Place of the record for one key."""
+
+    cache_dir: Path
+    key: CodeKey
+
+    @property
+    def path(self) -> Path:
+        """File of the record."""
+        return self._folder / FOLDER / f"{self.key.digest.removeprefix('sha256:')[:16]}.json"
+
+    @property
+    def _folder(self) -> Path:
+        return self.cache_dir / INDUCTOR_DIR
+
+    def read(self) -> StartRecord | None:
+        """Record of an earlier start; None where there is none, or none that is whole and of this key."""
+        try:
+            digest, _, content = self.path.read_bytes().partition(b"\n")
+        except OSError:
+            return None
+        try:
+            if hashlib.sha256(content).hexdigest() != digest.decode():
+                raise ValueError("its bytes are not what its digest says")
+            found = json.loads(content)
+            if found["format"] != FORMAT or found["facts"] != dict(self.key.facts):
+                raise ValueError("it is of another key")
+            return StartRecord(self._folder, found["programs"], found["libraries"], found["answers"])
+        except (ValueError, KeyError, TypeError) as exc:
+            log.warning("kept_start_not_used", file=self.path.name, why=str(exc))
+            return None
+
+    def write(self, programs: StepPrograms, answers: Answers) -> None:
+        """Keep a start that passed its self-test; one that cannot be kept is logged, and the next start compiles."""
+        try:
+            libraries = Libraries(self._folder)
+            kept = programs.kept(libraries)
+            record = {
+                "format": FORMAT,
+                "facts": dict(self.key.facts),
+                "programs": kept,
+                "libraries": libraries.digests,
+                "answers": dict(answers),
+            }
+            content = json.dumps(record).encode()
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            staged = StagedFile(self.path.with_name(f".{secrets.token_hex(8)}.new"), digests=False)
+            try:
+                staged.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+                staged.publish(self.path, is_durable=False)
+            finally:
+                staged.discard()
+        except (ProgramsNotKeptError, OSError) as exc:
+            log.warning("start_not_kept", why=str(exc))
+
+
+def answers_now(model: PreTrainedModel, runner: TorchRunner, limits: EngineLimits) -> dict[str, str]:
+    """Digests of this process's logits, in the steps whose digests a start keeps."""
+    assert runner.programs is not None
+    with filled_slot(runner.slot_linears.values()):
+        answers = runner.programs.answers(runner.logits, runner.token_buckets, limits, runner.num_embeddings)
+    return answers | {SELF_TEST: digest_of_logits(self_test.answers(model, runner, limits))}
