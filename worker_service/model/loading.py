@@ -94,6 +94,8 @@ def _load(
             shared_code.bring(key)
         kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
         kept = kept_start.read() if kept_start is not None and use_kept else None
+    wants_kernels = options.cpu_kernels and device.type == "cpu"
+    building = kernels.begin_building(options.cache_dir) if wants_kernels and not kernels.are_loaded() else None
     with stages.stage("load"):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         text_model = load_text_model(folder, spec, dtype, device)
@@ -105,9 +107,10 @@ def _load(
         with stages.stage("expect"):
             expectation = self_test.expect(model, limits, dtype)
     with stages.stage("kernels"):
+        if building is not None:
+            building.join()
         with_kernels = (
-            options.cpu_kernels
-            and device.type == "cpu"
+            wants_kernels
             # Draws are computed by them whatever the element type is.
             and kernels.load_kernels(options.cache_dir)
             and dtype in kernels.DTYPES

@@ -4,12 +4,14 @@ The library's name is a digest of everything that it depends on, so a cache dire
 processes and machines.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -42,15 +44,26 @@ def load_kernels(cache_dir: Path | None) -> bool:
     """
     if are_loaded():
         return True
-    directory = cache_dir or Path(tempfile.gettempdir()) / f"hotslot-kernels-{os.getuid()}"
     try:
-        torch.ops.load_library(str(_built(directory)))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(_built(_directory(cache_dir))))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError, subprocess.SubprocessError) as exc:
         detail = exc.stderr if isinstance(exc, subprocess.CalledProcessError) else str(exc)
         log.warning("cpu_kernels_not_built", why=str(detail)[-2000:])
         return False
     _describe_results()
     return True
+
+
+def begin_building(cache_dir: Path | None) -> threading.Thread:
+    """Build the kernels beside what a start does before it needs them; `load_kernels` after it finds them, or fails."""
+
+    def build() -> None:
+        with contextlib.suppress(OSError, RuntimeError, subprocess.SubprocessError):
+            _built(_directory(cache_dir))
+
+    thread = threading.Thread(target=build, name="build kernels", daemon=True)
+    thread.start()
+    return thread
 
 
 def are_loaded() -> bool:
@@ -76,6 +89,10 @@ def _has_slow_products(dtype: torch.dtype) -> bool:
 @functools.cache
 def _multiplies_bf16() -> bool:
     return any(flag in _BF16_PRODUCTS for flag in processor().split())
+
+
+def _directory(cache_dir: Path | None) -> Path:
+    return cache_dir or Path(tempfile.gettempdir()) / f"hotslot-kernels-{os.getuid()}"
 
 
 def _built(directory: Path) -> Path:
