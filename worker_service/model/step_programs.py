@@ -28,7 +28,7 @@ MAX_TOKENS = 512
 """Recording larger steps would take long. A program serves a step faster by what stands between its kernels, and spares
 the next start from compiling it."""
 Gates = tuple[tuple[int, float], ...]
-Kind = tuple[int, Gates]
+StepKind = tuple[int, Gates]
 Logits = Callable[[Sequence[Segment]], torch.Tensor]
 FIRST_SLOT: Gates = ((0, 1.0),)
 
@@ -141,7 +141,7 @@ class _Steps:
     draws: random.Random
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[StepKind]:
         return [(n, gates) for n in self.token_buckets if n <= MAX_TOKENS for gates in ((), FIRST_SLOT)]
 
     def step_of(self, num_tokens: int, gates: Gates) -> list[Segment]:
@@ -160,7 +160,7 @@ class _Steps:
 
 def _compared(
     token_buckets: Sequence[int], limits: EngineLimits, num_embeddings: int
-) -> Iterator[tuple[Kind, list[Segment]]]:
+) -> Iterator[tuple[StepKind, list[Segment]]]:
     """Steps in which programs are compared, the same in every process."""
     steps = _Steps(token_buckets, limits, num_embeddings, random.Random(8))
     for kind in steps.kinds:
