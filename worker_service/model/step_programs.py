@@ -169,7 +169,7 @@ def _compared(
 
 def digest_of_logits(logits_RV: torch.Tensor) -> str:
     """SHA-256 of the logits' bits."""
-    return hashlib.sha256(logits_RV.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(logits_RV.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _name(num_tokens: int, gates: Gates) -> str:
