@@ -30,6 +30,9 @@ REFUSED_FOR_S = 1.0
 """Time in which no new connection comes from a closed one's address: calls that had come before are worked off, so that
 the first call of the next connection is looked at when it comes. Clients' kernels try again after a second."""
 
+MANY_CALLERS = 8
+"""Callers of one address; with more it is a proxy's, or a network's, and others' new connections are worth more."""
+
 _SHARED = ""
 """In the place of a connection's caller where there are several, or one that calls for others."""
 _CLOSED = "closed"
@@ -54,6 +57,8 @@ class FloodConnections:
         self._counters = counters
         self._on: LRUCache[str, _Heard] = LRUCache(MAX_CALLERS)
         """Callers by their connections' peers."""
+        self._callers_of: LRUCache[str, dict[str, float]] = LRUCache(MAX_CALLERS)
+        """Callers of each address, the latest last, and the time of a connection's first call."""
         self._cut_off_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
         """Callers that flooded, and the time until which their connections are closed at their first call."""
         self._closing: dict[PeerAddress, str] = {}
@@ -69,10 +74,12 @@ class FloodConnections:
         # Without a call for so long a connection has ended, and its port is another's.
         if found is None or now_s - found.seen_s > IDLE_S:
             self._on[peer] = _Heard(caller, now_s)
+            self._note(peer, caller, now_s)
             return
         found.seen_s = now_s
         if found.caller not in (caller, _CLOSED):
             found.caller = _SHARED
+            self._note(peer, caller, now_s)
 
     def is_cut_off(self, caller: str, now_s: float) -> bool:
         """Tell whether a caller that flooded may not begin calls yet."""
@@ -95,9 +102,21 @@ class FloodConnections:
         self._cut_off_until_s[caller] = now_s + CUT_OFF_S
         self._counters.add(BOUND_REFUSALS, CONNECTIONS)
         self._closing[address] = peer
-        self._refuse(address_of(peer), now_s)
+        if not self._has_many_callers(network := address_of(peer), now_s):
+            self._refuse(network, now_s)
         self._work()
         return True
+
+    def _note(self, peer: str, caller: str, now_s: float) -> None:
+        callers = self._callers_of.setdefault(address_of(peer), {})
+        callers.pop(caller, None)
+        callers[caller] = now_s
+        if len(callers) > MANY_CALLERS + 1:
+            del callers[next(iter(callers))]
+
+    def _has_many_callers(self, network: str, now_s: float) -> bool:
+        callers = self._callers_of.get(network, {})
+        return sum(now_s - heard_s <= IDLE_S for heard_s in callers.values()) > MANY_CALLERS
 
     def _refuse(self, network: str, now_s: float) -> None:
         if network not in self._refused_until_s:

@@ -1,0 +1,90 @@
+"""Connections of floods by their callers: which are closed, and which addresses get no new ones for a moment."""
+
+import pytest
+
+from shared.server import flood_connections
+from shared.server.counters import BOUND_REFUSALS, Counters
+from shared.server.flood_connections import ADDRESSES, CONNECTIONS, MANY_CALLERS, FloodConnections
+
+PEER = "ipv4:10.0.0.1:50000"
+LOUD, QUIET = "principal loud", "principal quiet"
+UNUSED_PORT = 1
+
+
+class Found:
+    """Connections of a server, and what was counted of them."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.connections = FloodConnections(self.counters)
+        self.connections.port = UNUSED_PORT
+
+    def close(self, caller: str, peer: str = PEER, *, is_known: bool = True) -> bool:
+        return self.connections.close(caller, peer, is_known=is_known)
+
+    def count(self, label: str) -> int:
+        return self.counters.snapshot().get((BOUND_REFUSALS, label), 0)
+
+
+async def test_a_flood_s_connection_is_closed_once_and_its_address_refused() -> None:
+    found = Found()
+    found.connections.heard(PEER, LOUD)
+    assert all(found.close(LOUD) for _ in range(5))
+    assert (found.count(CONNECTIONS), found.count(ADDRESSES)) == (1, 1)
+
+
+async def test_a_connection_of_several_callers_is_left_alone() -> None:
+    found = Found()
+    found.connections.heard(PEER, QUIET)
+    assert not found.close(LOUD)
+    assert not found.close(QUIET)
+    assert not found.count(ADDRESSES)
+
+
+async def test_an_allowed_call_that_comes_late_opens_no_closed_connection() -> None:
+    found = Found()
+    found.connections.heard(PEER, LOUD)
+    assert found.close(LOUD)
+    found.connections.heard(PEER, QUIET)
+    assert found.close(LOUD), "its calls that wait are refused at the least cost"
+
+
+async def test_a_port_that_another_caller_had_long_ago_makes_no_shared_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = Found()
+    found.connections.heard(PEER, QUIET)
+    monkeypatch.setattr(flood_connections, "IDLE_S", -1.0)
+    assert found.close(LOUD)
+
+
+async def test_an_address_of_many_callers_gets_new_connections_whatever_one_of_them_does() -> None:
+    found = Found()
+    for number in range(MANY_CALLERS + 1):
+        found.connections.heard(f"ipv4:10.0.0.1:{50_001 + number}", f"principal {number}")
+    assert found.close(LOUD)
+    assert (found.count(CONNECTIONS), found.count(ADDRESSES)) == (1, 0)
+    assert found.close(LOUD, "ipv4:10.0.0.2:50000")
+    assert found.count(ADDRESSES) == 1, "another address has one caller"
+
+
+async def test_connections_of_one_caller_make_no_address_of_many() -> None:
+    found = Found()
+    for number in range(10 * MANY_CALLERS):
+        found.connections.heard(f"ipv4:10.0.0.1:{50_001 + number}", LOUD)
+    assert found.close(LOUD)
+    assert found.count(ADDRESSES) == 1
+
+
+async def test_hosts_of_one_ipv6_network_are_one_address() -> None:
+    found = Found()
+    for host in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"):
+        assert found.close(LOUD, f"ipv6:%5B{host}%5D:50000")
+    assert found.count(ADDRESSES) == 2
+
+
+async def test_a_stranger_s_flood_ends_the_connection_of_a_principal_alone() -> None:
+    found = Found()
+    found.connections.heard(PEER, QUIET)
+    assert found.close("address 10.0.0.1", is_known=False)
+    assert not found.close("address unix", "unix:", is_known=False)
