@@ -32,9 +32,9 @@ def as_markdown() -> str:
         f"without a call. What a client streams may stall for `HOTSLOT_STREAM_STALL_S`, and comes with"
         f" {LEAST_BYTES_PER_S:,} bytes a",
         "second at least beyond that. A known caller may make `HOTSLOT_MAX_CALLS_PER_S` calls a second; as many more",
-        "hear a second later that they are refused, and of still more the connection is closed; its address gets no new",
-        f"one for {REFUSED_FOR_S:g} s. As many calls of health and reflection may come from an address without a token, with",
-        f"messages of {STANDARD_BYTES:,} bytes, and {MAX_STREAMS:,} streams of them may run. The gateway's bounds are its",
+        "hear a second later that they are refused, and of still more the connection is closed; its address gets no",
+        f"new one for {REFUSED_FOR_S:g} s. As many calls of health and reflection may come from an address without a token,",
+        f"with messages of {STANDARD_BYTES:,} bytes; {MAX_STREAMS:,} streams of them may run. The gateway's bounds are its",
         "settings (`HOTSLOT_GATEWAY_MAX_…`).",
         "",
         "Services check more narrowly what depends on settings or on the model, such as the length of a prompt.",

@@ -26,7 +26,7 @@ from tools.bench.isolated_services import ROOT, FloodedService, flooded_services
 MOST = 1.2
 """Bound of the quotient of the p99 while a flood lasts and while its control does."""
 CALM_S, SETTLE_S = 4.0, 2.0
-START_S = 20.0
+START_S = 90.0
 """Longest time until a process of ours says that it has begun."""
 
 
