@@ -153,7 +153,9 @@ class FloodConnections:
             for peer in peers.values():
                 # Another connection may come from the same port.
                 asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
-            await asyncio.sleep(CLOSE_EVERY_S)
+            if peers:
+                # An address that was let in again may be the next to close, and is not waited for.
+                await asyncio.sleep(CLOSE_EVERY_S)
 
 
 def _change(peers: Collection[PeerAddress], networks: list[str] | None, port: int) -> None:
