@@ -238,7 +238,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         finally:
             call.close()
             is_given_up = code is grpc.StatusCode.CANCELLED and not sizes.sent
-            self.paced.ended(CALLER.get(), error, time.perf_counter() - started if is_given_up else None)
+            given_up_after_s = time.perf_counter() - started if is_given_up else None
+            self.paced.ended(CALLER.get(), error, given_up_after_s, context)
             self._running.discard(task)
             self._ending.pop(task, None)
             if places is not None:

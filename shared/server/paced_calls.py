@@ -18,7 +18,14 @@ import grpc
 import structlog
 from cachetools import LRUCache
 
-from hotslot.errors import DigestMismatchError, ExhaustedError, HotslotError, RangeError, StreamStalledError
+from hotslot.errors import (
+    DigestMismatchError,
+    ExhaustedError,
+    HotslotError,
+    RangeError,
+    StreamStalledError,
+    UnauthenticatedError,
+)
 from hotslot.formats.principals import Principal, Scope
 from hotslot.rpc.security import AUTHORIZATION
 from shared.identity.authenticator import Authenticator, Credential, certified_names
@@ -36,8 +43,8 @@ log = structlog.get_logger(__name__)
 
 SETTING = "max_calls_per_s"
 FRUITLESS = 5
-"""Calls that one counts for until its message has come, and again once it was given up, found no room, or went on from
-where nothing ends: it took work, and nothing else bounds how many come."""
+"""Calls that one counts for until its message has come, and again once it was given up, found no room, had a
+token that is none, or brought an upload for nothing: it took work, and nothing else bounds how many come."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
 CUT_OFF_TRIES_PER_S = 2.0
@@ -53,8 +60,8 @@ MESSAGE_S = 600.0
 """Longest time for a call's only message: 4 MiB at 7 kB/s."""
 TOLD_EVERY_S = 60.0
 
-_FRUITLESS_ERRORS = (ExhaustedError, RangeError, DigestMismatchError)
-"""Ends of calls that found no room, and of uploads that took a file and its room for nothing."""
+_FRUITLESS_ERRORS = (ExhaustedError, RangeError, DigestMismatchError, UnauthenticatedError)
+"""Ends of calls that found no room, of uploads that took a file and its room for nothing, and of guesses."""
 _PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
 CallMetadata = Iterable[tuple[str, str | bytes]]
@@ -123,7 +130,7 @@ class PacedCalls:
         It counts for its principal, or its address where there is none.
         """
         if (caller := await self._found(context)) is None:
-            caller = f"address {address_of(context.peer())}"
+            caller = _stranger_of(context)
         await self.meet_stranger(caller, context)
         return caller
 
@@ -189,11 +196,15 @@ class PacedCalls:
         if self._pace is not None:
             self.connections.heard(context.peer(), _name_of(caller))
 
-    def ended(self, caller: Caller | None, error: HotslotError | None, given_up_after_s: float | None) -> None:
+    def ended(
+        self, caller: Caller | None, error: HotslotError | None, given_up_after_s: float | None, context: Any
+    ) -> None:
         """Hear of a call that is over; it may count for more than itself."""
         is_given_up = given_up_after_s is not None and given_up_after_s < AT_ONCE_S
         is_fruitless = is_given_up or isinstance(error, _FRUITLESS_ERRORS)
-        if is_fruitless and self._pace is not None and caller is not None and (name := _name_of(caller)):
+        if not is_fruitless or self._pace is None:
+            return
+        if name := _stranger_of(context) if caller is None else _name_of(caller):
             self._pace.charge(name, FRUITLESS - 1, time.monotonic())
 
     async def _found(self, context: Any) -> str | None:
@@ -242,6 +253,11 @@ def _token_of(metadata: CallMetadata) -> str | None:
         if key == AUTHORIZATION and isinstance(value, str):
             return value
     return None
+
+
+def _stranger_of(context: Any) -> str:
+    """Name that a call is counted by whose caller is not known."""
+    return f"address {address_of(context.peer())}"
 
 
 def _counted_as(who: Principal | Caller) -> str:

@@ -137,7 +137,7 @@ async def test_a_flood_that_is_given_up_at_once_is_cut_off_and_others_are_served
 
 async def test_guesses_of_tokens_are_refused_unread_once_too_many_came_from_an_address(tmp_path: Path) -> None:
     async with paced(tmp_path) as running, dialled(running.server) as stub:
-        guesses = [[bearer(f"hs1_00112233445566{number:02}_0123")] for number in range(90)]
+        guesses = [[bearer(f"hs1_00112233445566{number:02}_0123")] for number in range(55)]
         calls = [stub.GetWriteStatus(blob_pb2.GetWriteStatusRequest(), metadata=each) for each in guesses]
         ended = [from_rpc_error(e) for e in await asyncio.gather(*calls, return_exceptions=True)]  # type: ignore[arg-type]
         assert {type(error) for error in ended} == {UnauthenticatedError, QuotaExceededError}
@@ -217,6 +217,19 @@ async def test_uploads_that_took_room_for_nothing_count_for_several(
         most = (PER_S + took) * num_taken / PER_S + 1
         assert kinds.count(type(error)) <= most
         assert kinds[: num_taken - 2] == [type(error)] * (num_taken - 2)
+
+
+async def test_guesses_of_tokens_count_for_several(tmp_path: Path) -> None:
+    async with paced(tmp_path) as running, dialled(running.server) as stub:
+        began_s, kinds = time.monotonic(), []
+        for number in range(15):
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await status(stub, metadata=[bearer(f"hs1_00112233445566{number:02}_0123")])
+            kinds.append(type(from_rpc_error(ended.value)))
+        took = PER_S * (time.monotonic() - began_s)
+        assert kinds[:8] == [UnauthenticatedError] * 8
+        assert kinds.count(UnauthenticatedError) <= (PER_S + took) / 5 + 1
+        await status(stub, metadata=running.token("quiet"))
 
 
 async def test_services_that_call_for_others_have_no_pace(tmp_path: Path) -> None:
