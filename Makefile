@@ -84,7 +84,7 @@ $(TRITON)/.installed: $(CONSTRAINTS)
 .PHONY: kernel-test
 kernel-test: $(INSTALLED) ## Run the Triton kernels in their interpreter and compile them for GPUs, without a device
 	@if $(MAKE) --no-print-directory $(TRITON)/.installed; then \
-		PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 $(BIN)/pytest -m triton tests/kernels $(PYTEST_ARGS); \
+		PYTHONPATH=$(TRITON) TRITON_INTERPRET=1 TRITON_CACHE_DIR=$(CURDIR)/build/triton-cache $(BIN)/pytest -n $(TEST_PROCESSES) --dist load -m triton tests/kernels $(PYTEST_ARGS); \
 	else echo "Triton has no build for this machine or could not be fetched; its kernels are not tested here"; fi
 
 .PHONY: chaos

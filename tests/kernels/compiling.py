@@ -52,20 +52,26 @@ def _compile(kernel: Any, capability: int, dtype: torch.dtype, constants: dict[s
     attributes = {(index,): [["tt.divisibility", 16]] for index, is_aligned in enumerate(aligned) if is_aligned}
     source = ASTSource(kernel, signature, constants, attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        usage = subprocess.run([_TOOL, "-res-usage", cubin.name], capture_output=True, text=True, check=True)
-    numbers = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage.stdout + usage.stderr))
+    spilled_bytes, registers = spilled_and_registers(compiled.asm["cubin"])
     return {
         "kernel": kernel.fn.__name__,
         "capability": capability,
         "dtype": str(dtype),
         "tile": constants["TILE"],
         "shared_bytes": compiled.metadata.shared,
-        "registers": int(numbers["REG"]),
-        "spilled_bytes": int(numbers["STACK"]) + int(numbers["LOCAL"]),
+        "registers": registers,
+        "spilled_bytes": spilled_bytes,
     }
+
+
+def spilled_and_registers(code: bytes) -> tuple[int, int]:
+    """Bytes that a compiled kernel keeps in memory for want of registers, and the registers of a thread."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(code)
+        cubin.flush()
+        usage = subprocess.run([_TOOL, "-res-usage", cubin.name], capture_output=True, text=True, check=True)
+    numbers = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage.stdout + usage.stderr))
+    return int(numbers["STACK"]) + int(numbers["LOCAL"]), int(numbers["REG"])
 
 
 def _type(name: str, element_type: str) -> str:

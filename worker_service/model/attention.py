@@ -77,17 +77,18 @@ def _like_queries(q_THD: torch.Tensor, *_: Any) -> torch.Tensor:
 # Defined by hand: what `torch.library.custom_op` wraps around an operator, for autograd and against aliasing, costs
 # more at every layer than the attention of a decoding step.
 _LIBRARY = torch.library.Library("hotslot", "DEF")  # type: ignore[no-untyped-call]
-_WRITTEN = "Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions"
+_CACHED = "Tensor q, Tensor k_cache, Tensor v_cache"
 _ARGUMENTS = {
-    attend: "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int kernel_tokens, "
+    attend: "Tensor q, Tensor k, Tensor v, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor cache_positions, "
+    "Tensor segments, Tensor block_tables, int block_tokens, float scale, int window, int kernel_tokens, "
     "float softcap=0.0",
-    attend_masked: "Tensor cu_tokens, Tensor num_keys, Tensor block_tables, int block_tokens, float scale, int window, "
-    "float softcap",
-    attend_varlen: "Tensor cu_tokens, Tensor cu_keys, Tensor num_keys, Tensor block_tables, int block_tokens, "
-    "float scale, int window, int decode_splits",
+    attend_masked: f"{_CACHED}, Tensor cu_tokens, Tensor num_keys, Tensor block_tables, int block_tokens, "
+    "float scale, int window, float softcap",
+    attend_varlen: f"{_CACHED}, Tensor cu_tokens, Tensor cu_keys, Tensor num_keys, Tensor block_tables, "
+    "int block_tokens, float scale, int window, int decode_splits",
 }
 for _function, _arguments in _ARGUMENTS.items():
-    _LIBRARY.define(f"{_function.__name__}({_WRITTEN}, {_arguments}) -> Tensor")  # type: ignore[no-untyped-call]
+    _LIBRARY.define(f"{_function.__name__}({_arguments}) -> Tensor")  # type: ignore[no-untyped-call]
     for _device in ("CPU", "CUDA"):
         _LIBRARY.impl(_function.__name__, _function, _device)  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"hotslot::{_function.__name__}", _like_queries, lib=_LIBRARY)
@@ -182,12 +183,16 @@ class PagedAttention(nn.Module):
     ) -> torch.Tensor:
         """Attend for the step's tokens; `[T, H, D]`. The kernels on CUDA do not bound scores."""
         rows, tables_RB, num_tokens = self.step.varlen, self.step.block_tables_RB, q_THD.shape[0]
-        positions_T = self.step.cache_positions_T[:num_tokens]
-        written = (q_THD.contiguous(), k_TGD, v_TGD, self.cache.k_NGD, self.cache.v_NGD, positions_T)
+        positions_T, q_THD = self.step.cache_positions_T[:num_tokens], q_THD.contiguous()
+        caches = (self.cache.k_NGD, self.cache.v_NGD)
         out: torch.Tensor
         if rows is None:
             out = torch.ops.hotslot.attend(
-                *written,
+                q_THD,
+                k_TGD,
+                v_TGD,
+                *caches,
+                positions_T,
                 self.step.segments_R4,
                 tables_RB,
                 self.block_tokens,
@@ -196,21 +201,26 @@ class PagedAttention(nn.Module):
                 self.kernel_tokens,
                 softcap,
             )
-        elif softcap or not self.fits_flash:
+            return out
+        # In sight of the compiler, which writes both in the kernel that rotates the keys.
+        for cache_NGD, new_TGD in zip(caches, (k_TGD, v_TGD), strict=True):
+            cache_NGD.index_copy_(0, positions_T, new_TGD)
+        read = (q_THD, *caches)
+        if softcap or not self.fits_flash:
             out = torch.ops.hotslot.attend_masked(
-                *written, rows.cu_tokens_R1, rows.num_keys_R, tables_RB, self.block_tokens, scale, window, softcap
+                *read, rows.cu_tokens_R1, rows.num_keys_R, tables_RB, self.block_tokens, scale, window, softcap
             )
         elif self.step.is_decode and not window:
             begins = (rows.counted_R1[: num_tokens + 1], rows.cu_keys_R1[: num_tokens + 1])
             keys_T, tables_TB = rows.num_keys_R[:num_tokens], tables_RB[:num_tokens]
             splits = varlen_attention.decode_splits(num_tokens, k_TGD.shape[1])
             out = torch.ops.hotslot.attend_varlen(
-                *written, *begins, keys_T, tables_TB, self.block_tokens, scale, 0, splits
+                *read, *begins, keys_T, tables_TB, self.block_tokens, scale, 0, splits
             )
         else:
             begins = (rows.cu_tokens_R1, rows.cu_keys_R1)
             out = torch.ops.hotslot.attend_varlen(
-                *written, *begins, rows.num_keys_R, tables_RB, self.block_tokens, scale, window, 0
+                *read, *begins, rows.num_keys_R, tables_RB, self.block_tokens, scale, window, 0
             )
         return out
 

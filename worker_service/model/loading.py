@@ -24,6 +24,7 @@ from worker_service.model.cores import usable_cores
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
+from worker_service.model.cuda.compiling import compiler_settings
 from worker_service.model.decoder_layers import DecoderLayers
 from worker_service.model.device_plan import DevicePlan
 from worker_service.model.filled_slot import filled_slot
@@ -194,6 +195,9 @@ def configure_torch(options: ModelOptions) -> None:
     # What the compiler writes waits for all of OpenMP's threads, so on a machine where a core is busy otherwise small
     # kernels are done sooner by one; ours have helpers that nobody waits for.
     torch._inductor.config.cpp.min_chunk_size = MIN_ELEMENTS_A_THREAD
+    if torch.device(options.device).type == "cuda":
+        for name, value in compiler_settings(with_kernels=options.cuda_kernels).items():
+            setattr(torch._inductor.config, name, value)
     torch._dynamo.config.recompile_limit = MAX_GRAPHS
     torch._dynamo.config.accumulated_recompile_limit = MAX_GRAPHS
 

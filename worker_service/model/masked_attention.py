@@ -14,11 +14,8 @@ MOST_ELEMENTS = 1 << 23
 
 def attend_masked(
     q_THD: torch.Tensor,
-    k_TGD: torch.Tensor,
-    v_TGD: torch.Tensor,
     k_cache_NGD: torch.Tensor,
     v_cache_NGD: torch.Tensor,
-    cache_positions_T: torch.Tensor,
     cu_tokens_R1: torch.Tensor,
     num_keys_R: torch.Tensor,
     block_tables_RB: torch.Tensor,
@@ -27,11 +24,12 @@ def attend_masked(
     window: int,
     softcap: float,
 ) -> torch.Tensor:
-    """As `hotslot::attend`; rows as `VarlenRows` has them. The sums of pieces are joined as in Milakov et al. 2018."""
-    k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
-    v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
+    """As `hotslot::attend` once the caches are written; rows as `VarlenRows` has them.
+
+    The sums of pieces are joined as in Milakov et al. 2018.
+    """
     num_tokens, num_heads, head_size = q_THD.shape
-    num_kv_heads, num_rows = k_TGD.shape[1], num_keys_R.shape[0]
+    num_kv_heads, num_rows = k_cache_NGD.shape[1], num_keys_R.shape[0]
     tokens_T = torch.arange(num_tokens, dtype=torch.int32, device=q_THD.device)
     rows_T = torch.searchsorted(cu_tokens_R1[1:], tokens_T, right=True).clamp(max=num_rows - 1)
     last_T = num_keys_R[rows_T] - (cu_tokens_R1[rows_T + 1] - tokens_T)

@@ -96,11 +96,8 @@ def check_block_tokens(block_tokens: int) -> None:
 
 def attend_varlen(
     q_THD: torch.Tensor,
-    k_TGD: torch.Tensor,
-    v_TGD: torch.Tensor,
     k_cache_NGD: torch.Tensor,
     v_cache_NGD: torch.Tensor,
-    cache_positions_T: torch.Tensor,
     cu_tokens_R1: torch.Tensor,
     cu_keys_R1: torch.Tensor,
     num_keys_R: torch.Tensor,
@@ -110,13 +107,11 @@ def attend_varlen(
     window: int,
     decode_splits: int,
 ) -> torch.Tensor:
-    """As `hotslot::attend`, without softcap; `[T, H, D]`.
+    """As `hotslot::attend` once the caches are written, without softcap; `[T, H, D]`.
 
     With `decode_splits` every row has exactly one token, which sees all keys of its row: the query heads of one key
     head are then computed together, and keys in so many parts.
     """
-    k_cache_NGD.index_copy_(0, cache_positions_T, k_TGD)
-    v_cache_NGD.index_copy_(0, cache_positions_T, v_TGD)
     paged = (-1, block_tokens, *k_cache_NGD.shape[1:])
     # Bounds will do, and are the same in every step. With a bound of 1 the kernels take each token for a row.
     max_tokens = 1 if decode_splits else max(q_THD.shape[0], 2)
