@@ -32,6 +32,7 @@ from worker_service.front.generation import Generation, Identity
 from worker_service.front.prompts import PromptEncoder, Tokenizer
 from worker_service.front.validation import RequestLimits
 from worker_service.front.worker import ServingParts
+from worker_service.pinned_arena import PinnedArena
 
 MAX_CHOICES = 16
 
@@ -63,6 +64,8 @@ class ServableModel(Protocol):
     def buckets(self) -> tuple[CompiledBucket, ...]: ...
     @property
     def startup_stages(self) -> tuple[StartupStage, ...]: ...
+    @property
+    def arena(self) -> PinnedArena | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,9 @@ def assemble(
     counting, control = TokenCounting(encoder, request_limits), AdapterControl(provider, policy)
     info = _info(worker_id, model, has_chat_template=encoder.has_chat_template)
     buckets, startup = model.buckets, model.startup_stages
-    parts = ServingParts(info, generation, counting, control, policy, provider, watch, client, buckets, startup)
+    parts = ServingParts(
+        info, generation, counting, control, policy, provider, watch, client, buckets, startup, model.arena
+    )
     return parts, engine
 
 

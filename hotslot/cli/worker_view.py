@@ -5,7 +5,7 @@ from datetime import datetime
 
 from hotslot.cli.fitted_table import FittedTable
 from hotslot.cli.rendering import human_age, human_duration, human_size, short_digest, table
-from hotslot.contract.control import GraphStatus, LoadedAdapter, WorkerStatus
+from hotslot.contract.control import ArenaStatus, GraphStatus, LoadedAdapter, WorkerStatus
 
 
 def loaded_table(adapters: Iterable[LoadedAdapter], now: datetime) -> FittedTable:
@@ -37,6 +37,13 @@ def _graph_rows(graphs: GraphStatus) -> list[tuple[str, str]]:
     return [("graphs", "; ".join([f"{graphs.captured} kinds of steps captured, {graphs.replays} replayed", *whys]))]
 
 
+def _arena_rows(arena: ArenaStatus) -> list[tuple[str, str]]:
+    """Registered memory, where the worker's device copies from it."""
+    if not arena.size_bytes:
+        return []
+    return [("arena", f"{human_size(arena.used_bytes)} of {human_size(arena.size_bytes)} taken by adapters")]
+
+
 def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
     """`hotslot status` without its table of adapters."""
     slots, kv, queue = status.slots, status.kv, status.queue
@@ -64,6 +71,7 @@ def status_rows(status: WorkerStatus, now: datetime) -> list[tuple[str, str]]:
         ),
         ("recompiles", str(status.recompiles)),
         *_graph_rows(status.graphs),
+        *_arena_rows(status.arena),
         ("buckets", ", ".join(buckets) or "-"),
         ("start", ", ".join(stages) or "-"),
     ]

@@ -96,6 +96,7 @@ BINDINGS: tuple[Binding, ...] = (
     Binding(control.WorkerStatus, control_pb2.GetWorkerStatusResponse),
     Binding(control.CompiledBucket, control_pb2.CompiledBucket),
     Binding(control.GraphStatus, control_pb2.GraphStatus),
+    Binding(control.ArenaStatus, control_pb2.ArenaStatus),
     Binding(control.UncapturedSteps, control_pb2.UncapturedSteps),
     Binding(control.StartupStage, control_pb2.StartupStage),
     Binding(control.SlotStatus, control_pb2.SlotStatus),

@@ -169,6 +169,16 @@ class GraphStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ArenaStatus:
+    """Host memory that the device copies adapters from; nothing where it reads the host's own."""
+
+    size_bytes: int = 0
+    """Bytes registered with the device at the start."""
+    used_bytes: int = 0
+    """Bytes that adapters take now, in the host tier or on their way to the device."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A worker at one moment; while it starts, as far as there is anything to say."""
 
@@ -195,3 +205,4 @@ class WorkerStatus:
     version: str = ""
     """Release of the worker; empty with workers of an earlier release."""
     graphs: GraphStatus = GraphStatus()
+    arena: ArenaStatus = ArenaStatus()

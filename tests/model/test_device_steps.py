@@ -11,6 +11,7 @@ from hotslot.contract.generation import Sampling
 from tests.model.driver import TWENTY, Driver
 from tests.model.tiny_worker import apart, decoded
 from tests.support.device_on_cpu import loaded_as_on_cuda
+from tests.support.steps_at_once import StepsAtOnce
 from tools.bench.recorded_capture import RecordedCapture
 from worker_service.engine.core import EngineCore
 from worker_service.engine.graph_counts import UncapturedKinds
@@ -38,21 +39,15 @@ def loaded(folder: Path) -> Iterator[LoadedModel]:
         yield found
 
 
-class AtOnce:
+class AtOnce(StepsAtOnce):
     """The same model, of which each step is computed when it is launched, by the path of steps that need the host."""
-
-    depth = 0
 
     def __init__(self, runner: TorchRunner) -> None:
         self._runner = runner
         self.recompiles, self.graphs, self.write_slots = 0, runner.graphs, runner.write_slots
-        self._results: list[list[Computed]] = []
 
-    def launch(self, segments: Sequence[Segment]) -> None:
-        self._results.append(self._runner.run(segments))
-
-    def collect(self) -> list[Computed]:
-        return self._results.pop(0)
+    def run(self, segments: Sequence[Segment]) -> list[Computed]:
+        return self._runner.run(segments)
 
 
 def answers(driver: Driver, adapter: AdapterWeights) -> list[list[int]]:

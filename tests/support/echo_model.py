@@ -15,9 +15,11 @@ from hotslot.errors import InvalidAdapterError, RankTooLargeError, Violation
 from hotslot.formats.base_spec import BaseModule, BaseSpec, ModuleKind
 from hotslot.formats.manifest import Manifest
 from hotslot.ids import Digest
+from tests.support.steps_at_once import StepsAtOnce
 from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
+from worker_service.pinned_arena import PinnedArena
 
 EOS = 256
 VOCAB_SIZE = 257
@@ -104,7 +106,7 @@ class EchoTokenizer:
 
 
 @dataclass
-class EchoRunner:
+class EchoRunner(StepsAtOnce):
     """Computes nothing; `step_s` paces it, `copy_s` each slot's copy; `gate`, while cleared, holds it before a step."""
 
     num_slots: int
@@ -115,24 +117,11 @@ class EchoRunner:
     gate: threading.Event = field(default_factory=_open_gate)
     slots: dict[int, AdapterWeights] = field(default_factory=dict)
 
-    results: list[list[Computed]] = field(default_factory=list)
-    """Those of steps that were launched and not collected."""
-
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for slot in slots:
             time.sleep(self.copy_s)
             self.slots[slot] = weights
             yield
-
-    @property
-    def depth(self) -> int:
-        return 0
-
-    def launch(self, segments: Sequence[Segment]) -> None:
-        self.results.append(self.run(segments))
-
-    def collect(self) -> list[Computed]:
-        return self.results.pop(0)
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         self.gate.wait()
@@ -189,6 +178,7 @@ class EchoModel:
     max_rank: int = 16
     buckets: tuple[()] = ()
     startup_stages: tuple[()] = ()
+    arena: PinnedArena | None = None
 
 
 def echo_model(*, num_slots: int = 4, max_running: int = 4, max_waiting: int = 64, step_s: float = 0.0) -> EchoModel:

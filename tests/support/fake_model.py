@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from hotslot.ids import Digest
+from tests.support.steps_at_once import StepsAtOnce
 from worker_service.engine.graph_counts import NO_GRAPHS, GraphCounts
 from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment
@@ -62,7 +63,7 @@ def next_token(token_ids: Sequence[int], mix: Sequence[tuple[Digest, float]]) ->
 
 
 @dataclass
-class FakeRunner:
+class FakeRunner(StepsAtOnce):
     """Keeps slots and a KV cache of its own and asserts that every step finds in them what it should.
 
     A cache position holds the state after it, as the step that computed it found it: made from the state in the
@@ -91,9 +92,6 @@ class FakeRunner:
     mix_up: AssertionError | None = None
     """What a step found wrong; the engine takes it for a failure of the model, so whoever drives it must look."""
 
-    results: list[list[Computed]] = field(default_factory=list)
-    """Those of steps that were launched and not collected."""
-
     def write_slots(self, slots: Sequence[int], weights: AdapterWeights) -> Iterator[None]:
         for part, slot in enumerate(slots):
             self.slots.pop(slot, None)
@@ -101,16 +99,6 @@ class FakeRunner:
             if getattr(weights, "broken", False):
                 raise RuntimeError("the copy broke")
             self.slots[slot] = (weights.digest, part, len(slots))
-
-    @property
-    def depth(self) -> int:
-        return 0
-
-    def launch(self, segments: Sequence[Segment]) -> None:
-        self.results.append(self.run(segments))
-
-    def collect(self) -> list[Computed]:
-        return self.results.pop(0)
 
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         self.num_runs += 1

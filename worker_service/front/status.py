@@ -1,7 +1,8 @@
 """Status of a worker from its engine's snapshot."""
 
-from hotslot.contract.control import GraphStatus, KvStatus, QueueStatus, SlotStatus, UncapturedSteps
+from hotslot.contract.control import ArenaStatus, GraphStatus, KvStatus, QueueStatus, SlotStatus, UncapturedSteps
 from worker_service.engine.snapshot import EngineSnapshot
+from worker_service.pinned_arena import PinnedArena
 
 
 def slot_status(snapshot: EngineSnapshot) -> SlotStatus:
@@ -45,3 +46,8 @@ def graph_status(snapshot: EngineSnapshot) -> GraphStatus:
     counts = snapshot.graphs
     uncaptured = tuple(UncapturedSteps(each.why, each.num_kinds, each.num_steps) for each in counts.uncaptured)
     return GraphStatus(counts.num_captured, counts.num_replayed, uncaptured)
+
+
+def arena_status(arena: PinnedArena | None) -> ArenaStatus:
+    """Registered host memory, and how much of it adapters take."""
+    return ArenaStatus(arena.size_bytes, arena.size_bytes - arena.free_bytes) if arena is not None else ArenaStatus()

@@ -29,7 +29,8 @@ from worker_service.engine.handle import EngineHandle
 from worker_service.engine.snapshot import EngineSnapshot
 from worker_service.front.counting import TokenCounting
 from worker_service.front.generation import Generation
-from worker_service.front.status import graph_status, kv_status, queue_status, slot_status
+from worker_service.front.status import arena_status, graph_status, kv_status, queue_status, slot_status
+from worker_service.pinned_arena import PinnedArena
 from worker_service.routing.router import Router
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,8 @@ class ServingParts:
     engine: EngineHandle
     buckets: tuple[CompiledBucket, ...] = ()
     startup: tuple[StartupStage, ...] = ()
+    arena: PinnedArena | None = None
+    """Host memory that the device copies adapters from; None where it reads the host's own."""
 
 
 async def _nothing() -> None:
@@ -219,6 +222,7 @@ class ServingWorker:
                 base_model_digest=parts.info.base_model_digest,
                 buckets=parts.buckets,
                 startup=parts.startup,
+                arena=arena_status(parts.arena),
             )
         if snapshot is None:
             return status

@@ -164,10 +164,11 @@ def _load(
     runner.arm()
     if shared_code is not None:
         shared_code.settle(key, num_compiled)
+    arena = host_memory(device, options.pinned_bytes)
     return LoadedModel(
         runner=runner,
         limits=limits,
-        decoder=SlotWeightsDecoder(layout, host_memory(device, options.pinned_bytes)),
+        decoder=SlotWeightsDecoder(layout, arena),
         tokenizer=tokenizer,
         spec=spec,
         model_type=spec.model_type,
@@ -178,6 +179,7 @@ def _load(
         max_rank=options.max_rank,
         buckets=buckets,
         startup_stages=tuple(stages.done),
+        arena=arena,
     )
 
 

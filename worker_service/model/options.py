@@ -10,6 +10,7 @@ from hotslot.formats.base_spec import BaseSpec
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.runner import TorchRunner
 from worker_service.model.weights import SlotWeightsDecoder
+from worker_service.pinned_arena import PinnedArena
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,5 @@ class LoadedModel:
     max_rank: int
     buckets: tuple[CompiledBucket, ...]
     startup_stages: tuple[StartupStage, ...]
+    arena: PinnedArena | None = None
+    """Memory that the decoder writes adapters to, where a device copies from it."""

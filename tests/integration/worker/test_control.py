@@ -1,6 +1,7 @@
 """AdapterControlService over real sockets: load, swap, pin, unload, defaults, on and off, drain, status."""
 
 import asyncio
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -18,9 +19,11 @@ from hotslot.ids import TenantId
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from tests.support.echo_model import EchoModel, voice
-from tests.support.echo_worker import Calls, RunningWorker, make_request
+from tests.support.echo_worker import Calls, RunningWorker, make_request, run_worker
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until, until_async
+from worker_service.adapters.known_reference import ReferenceLimits
+from worker_service.pinned_arena import PIECE_BYTES, PinnedArena
 
 OTHER_TENANT = TenantId("other")
 
@@ -322,6 +325,20 @@ async def test_the_status_counts_what_the_engine_did(calls: Calls, store: Memory
     assert (status.activations, status.recompiles) == (1, 0)
     assert (status.slots.num_slots, status.slots.free, status.slots.in_use) == (4, 3, 0)
     assert status.kv.free_blocks == status.kv.num_blocks
+    assert status.arena == pb.ArenaStatus(), "a device that reads the host's own memory has none"
+
+
+async def test_the_status_tells_how_much_of_the_devices_arena_adapters_take(
+    model: EchoModel, store_endpoint: str, references: ReferenceLimits
+) -> None:
+    arena = PinnedArena(8 * PIECE_BYTES, lambda address, size: None)
+    async with run_worker(replace(model, arena=arena), store_endpoint, references=references) as running:
+        calls = await running.calls()
+        taken = arena.take(PIECE_BYTES + 1)
+        found = (await calls.status()).arena
+        assert (found.size_bytes, found.used_bytes) == (8 * PIECE_BYTES, 2 * PIECE_BYTES)
+        del taken
+        assert (await calls.status()).arena.used_bytes == 0
 
 
 async def test_a_drain_that_does_not_end_in_time_says_so_and_stays_draining(

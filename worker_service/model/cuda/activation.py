@@ -5,7 +5,6 @@ import torch
 from worker_service.model.slot_writer import SlotWriter
 from worker_service.model.stream_writer import StreamWriter
 from worker_service.model.streams import CudaStream, SlotReads, pin
-from worker_service.model.weights import HostMemory
 from worker_service.pinned_arena import PinnedArena
 
 
@@ -22,6 +21,6 @@ def beside_steps(writer: SlotWriter, device: torch.device, max_rank: int) -> Str
     return StreamWriter(writer, SlotReads(steps), copies, staging_N, pins_memory=True)
 
 
-def host_memory(device: torch.device, pinned_bytes: int) -> HostMemory | None:
+def host_memory(device: torch.device, pinned_bytes: int) -> PinnedArena | None:
     """Memory that a GPU copies from; None for a device that reads the host's own."""
     return PinnedArena(pinned_bytes, pin) if device.type == "cuda" and pinned_bytes else None

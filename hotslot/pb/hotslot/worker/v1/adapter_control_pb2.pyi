@@ -653,6 +653,7 @@ class GetWorkerStatusResponse(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     GRAPHS_FIELD_NUMBER: _builtins.int
+    ARENA_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Id of this start of the process."""
     state: Global___WorkerState.ValueType
@@ -705,6 +706,10 @@ class GetWorkerStatusResponse(_message.Message):
     def graphs(self) -> Global___GraphStatus:
         """Captured steps; empty where the device captures none."""
 
+    @_builtins.property
+    def arena(self) -> Global___ArenaStatus:
+        """Host memory that the device copies adapters from; empty where it reads the host's own."""
+
     def __init__(
         self,
         *,
@@ -726,14 +731,41 @@ class GetWorkerStatusResponse(_message.Message):
         why: _builtins.str = ...,
         version: _builtins.str = ...,
         graphs: Global___GraphStatus | None = ...,
+        arena: Global___ArenaStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["graphs", b"graphs", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["arena", b"arena", "graphs", b"graphs", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "slots", b"slots", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "graphs", b"graphs", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "version", b"version", "why", b"why", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "arena", b"arena", "base_model_digest", b"base_model_digest", "buckets", b"buckets", "drained", b"drained", "generated_tokens", b"generated_tokens", "graphs", b"graphs", "kv", b"kv", "longest_stall", b"longest_stall", "queue", b"queue", "recompiles", b"recompiles", "slots", b"slots", "start_time", b"start_time", "startup", b"startup", "state", b"state", "steps", b"steps", "version", b"version", "why", b"why", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetWorkerStatusResponse: _TypeAlias = GetWorkerStatusResponse  # noqa: Y015
+
+@_typing.final
+class ArenaStatus(_message.Message):
+    """Host memory that is registered with CUDA, from which adapters are copied beside the steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Bytes registered at the start."""
+    used_bytes: _builtins.int
+    """Bytes that adapters take now, in the host tier or on their way to the device."""
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArenaStatus: _TypeAlias = ArenaStatus  # noqa: Y015
 
 @_typing.final
 class GraphStatus(_message.Message):
