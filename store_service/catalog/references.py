@@ -62,13 +62,14 @@ class Departed:
 
     adapters: frozenset[int] = frozenset()
     versions: frozenset[tuple[TenantId, AdapterName, Digest]] = frozenset()
+    """Those of live adapters; a deleted one, which may come back, can have had the same name."""
 
     def has(self, row: Any) -> bool:
-        """Tell if a version's row, with its adapter's tenant and name, is among them."""
+        """Tell if a version's row, with its adapter's tenant, name and time of deletion, is among them."""
         if not self.adapters and not self.versions:
             return False
         found = (row.tenant, row.name, row.digest)
-        return row.adapter_id in self.adapters or found in self.versions
+        return row.adapter_id in self.adapters or (row.delete_time_s is None and found in self.versions)
 
 
 NONE_DEPARTED = Departed()
@@ -198,6 +199,6 @@ def _is_over() -> ColumnElement[bool]:
     return adapters.c.purge_time_s <= time.time()
 
 
-_USES = select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name).join(
+_USES = select(*reads.SUMMARY_COLUMNS, adapters.c.tenant, adapters.c.name, adapters.c.delete_time_s).join(
     adapters, adapters.c.id == versions.c.adapter_id
 )

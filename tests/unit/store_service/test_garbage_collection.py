@@ -188,6 +188,10 @@ def said(removals: tuple[Removal, ...]) -> list[tuple[Any, ...]]:
 
 
 A = (TENANTS[0], NAMES[0])
+NAME_IS_TAKEN_AGAIN: list[Step] = [
+    ("publish", A, 0), ("delete adapter", A, 1e6), ("publish", A, 0), ("publish", A, 1), ("retain", A, 1),
+]  # fmt: skip
+"""A deleted adapter, which may come back, and a live one of its name have one version; retention removes one's."""
 COPY_COMES_BACK: list[Step] = [
     ("publish", A, 0), ("delete version", A, 0), ("full pass", A, 20.0), ("lose copy", A, 0), ("full pass", A, 90.0),
     ("bring copy", A, 0), ("wait", A, 20.0),
@@ -217,6 +221,7 @@ def check_a_run_against_its_dry_run(empty: Path, taken: list[Step], *, objects: 
 @given(taken=steps)
 @example(taken=[("publish", A, 0), ("delete version", A, 0), ("full pass", A, 20.0), ("pass", A, 90.0)])
 @example(taken=COPY_COMES_BACK)
+@example(taken=NAME_IS_TAKEN_AGAIN)
 @example(taken=[("publish", A, 0), ("publish", A, 1), ("retain", A, 1)])
 @example(taken=[("publish", A, 0), ("delete adapter", A, 0.0), ("upload", A, 1)])
 @example(taken=[("orphan", A, 0), ("full pass", A, 20.0), ("full pass", A, 20.0), ("pass", A, 90.0), ("upload", A, 0)])
