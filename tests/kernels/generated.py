@@ -51,8 +51,7 @@ def written_code(found: list[str]) -> Iterator[None]:
     """Keep what the compiler writes, in the settings of CUDA, instead of loading it."""
 
     def keep(graph: GraphLowering) -> None:
-        code = graph.codegen()[0]
-        found.append(getattr(code, "value", code))
+        found.append(graph.codegen()[0].value)
         raise _WrittenError
 
     # Its grouping leaves out nodes of a CPU.
