@@ -121,7 +121,7 @@ class TenantWatches:
     ) -> AsyncGenerator[CatalogEvent]:
         """Events after a revision, and announcements where they are wanted, for ever; raises RevisionCompactedError."""
         self._watchers[tenant] += 1
-        if self._looking is None:
+        if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look_again(), name="look for changes")
         try:
             with self._signal.hearing(tenant) if announcements else nullcontext(deque[CatalogEvent]()) as heard:

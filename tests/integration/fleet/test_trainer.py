@@ -221,6 +221,7 @@ def figures(trainer: Trainer, traffic: Traffic) -> dict[str, object]:
         "bound_of_others_ms": round(STALENESS_S * 1e3),
         "took_s": round(trainer.took_s),
         "unready": len(trainer.unready),
+        "unready_why": sorted(set(trainer.unready))[:3],
         "growth": growth(trainer.sizes),
         **{f"{name}_ms": [round(_share(times, q) * 1e3, 1) for q in (0.5, 0.99)] for name, times in named.items()},
     }

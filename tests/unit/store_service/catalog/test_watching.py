@@ -16,6 +16,7 @@ from store_service.catalog import watch as watch_module
 from store_service.catalog.catalog import Catalog
 from store_service.catalog.changes import changing
 from store_service.catalog.database import open_database
+from store_service.catalog.records import CatalogEvent
 from store_service.catalog.watch import ChangeSignal, TenantWatches
 from store_service.execution.offload import Offload
 from tests.support.waiting import until
@@ -140,3 +141,54 @@ async def test_a_catalog_that_cannot_be_read_ends_the_watches_that_wait(
             connection.commit()
         with pytest.raises(StoreUnavailableError):
             await asyncio.wait_for(watching, 60)
+
+
+async def test_a_look_that_failed_is_begun_anew_with_the_next_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "EVERY_S", 0.01)
+    async with watched_catalog(tmp_path) as found:
+        look = found.watch.look
+
+        async def fail() -> None:
+            raise RuntimeError("a mistake of our own")
+
+        monkeypatch.setattr(found.watch, "look", fail)
+        found.begin(ACME)
+        await until(lambda: found.watch._looking is not None and found.watch._looking.done())
+        monkeypatch.setattr(found.watch, "look", look)
+        found.begin(ACME)
+        await until(lambda: found.signal.watched == (ACME,))
+        found.write(ACME, tells=False)
+        await until(lambda: all(seen == [1] for seen in found.seen), timeout_s=60)
+
+
+async def test_announcements_wake_those_who_asked_and_the_newest_stay_where_one_is_slow(tmp_path: Path) -> None:
+    async with watched_catalog(tmp_path) as found:
+        found.write(ACME, tells=True)
+        assert not found.signal.hears(ACME)
+        heard: list[tuple[int, str]] = []
+        note = heard.append
+
+        async def follow() -> None:
+            async with aclosing(found.watch.events(ACME, 0, announcements=True)) as events:
+                async for each in events:
+                    note((each.revision, each.adapter))
+
+        found.tasks.append(asyncio.create_task(follow()))
+        found.begin(ACME)
+        await until(lambda: heard == [(1, "bot")] and found.seen == [[1]])
+        assert found.signal.hears(ACME)
+        assert not found.signal.hears(TenantId("another"))
+        coming = [
+            CatalogEvent(0, AdapterEventKind.VERSION_COMING, AdapterName(f"bot-{number}"), None, None, 0.0)
+            for number in range(watch_module.MAX_ANNOUNCEMENTS + 3)
+        ]
+        found.signal.announce(ACME, coming)
+        found.signal.announce(TenantId("another"), coming)
+        await until(lambda: len(heard) == 1 + watch_module.MAX_ANNOUNCEMENTS)
+        assert heard[1:] == [(0, event.adapter) for event in coming[3:]]
+        found.write(ACME, tells=True)
+        await until(lambda: heard[-1] == (2, "bot") and found.seen == [[1, 2]])
+        found.tasks[0].cancel()
+        await until(lambda: not found.signal.hears(ACME))
