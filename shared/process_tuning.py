@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # <malloc.h> of glibc.
 _M_TRIM_THRESHOLD = -1
@@ -42,6 +44,20 @@ def reuse_freed_memory() -> bool:
 def take_turns_often() -> None:
     """Let a waiting event loop have the interpreter after half a millisecond of another thread's Python, not five."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+
+
+@contextmanager
+def importing_much() -> Iterator[None]:
+    """Pause garbage collection while libraries are imported, and take what they made out of it.
+
+    Importing makes hundreds of thousands of objects that stay; looking through them takes a seventh of its time.
+    """
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def spare_what_stays() -> None:

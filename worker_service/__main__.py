@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from hotslot.formats.base_model import spec_from_folder
 from hotslot.formats.base_spec import BaseSpec
-from shared.process_tuning import reuse_freed_memory
+from shared.process_tuning import importing_much, reuse_freed_memory
 from shared.settings import load
 from shared.telemetry import set_up_logging
 from worker_service.assembly import ServableModel
@@ -33,8 +33,9 @@ def _describe(settings: WorkerSettings) -> BaseSpec:
 
 def _load(settings: WorkerSettings, shared_code: SharedCode | None) -> ServableModel:
     """Load the model; torch is imported here, so that the worker is alive while that takes its seconds."""
-    from worker_service.model.from_settings import model_options
-    from worker_service.model.loading import load_model
+    with importing_much():
+        from worker_service.model.from_settings import model_options
+        from worker_service.model.loading import load_model
 
     return load_model(model_options(settings), shared_code=shared_code)
 

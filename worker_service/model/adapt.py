@@ -10,7 +10,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from worker_service.engine.limits import EngineLimits
 from worker_service.model.attention import ATTENTION_NAME, KvCache, PagedAttention, attention_interface
 from worker_service.model.attention_sites import find_attention_sites
-from worker_service.model.huge_pages import into_huge_pages
+from worker_service.model.huge_pages import into_huge_pages, zeros_into_huge_pages
 from worker_service.model.int8_weights import Int8Embedding, Int8Weights
 from worker_service.model.linear_group import LinearGroup, find_groups, in_groups
 from worker_service.model.slot_embedding import SlotEmbedding
@@ -64,7 +64,8 @@ def add_slots(
             _use_kernels(layer, int8)
     modules: dict[str, SlotLinear | SlotEmbedding] = {**slot_embeddings, **slot_linears}
     slots = [tensor for module in modules.values() for tensor in (module.a_CI, module.b_CO)]
-    into_huge_pages([*model.parameters(), *(weight.q_OI for weight in int8.values()), *slots])
+    into_huge_pages([*model.parameters(), *(weight.q_OI for weight in int8.values())])
+    zeros_into_huge_pages(slots)
     for group in groups:
         assert step.columns is not None
         first = paths.index(by_path[group[0]].path)
@@ -108,10 +109,12 @@ def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) ->
     caches: list[KvCache] = []
     parameter = next(model.parameters())
     for site in find_attention_sites(model, limits.max_sequence_tokens):
-        cache = KvCache(num_positions, site.num_kv_heads, site.head_size, parameter.dtype, parameter.device)
+        cache = KvCache(
+            num_positions, site.num_kv_heads, site.head_size, parameter.dtype, parameter.device, is_zeroed=False
+        )
         site.module.hotslot_attention = PagedAttention(cache, step, limits.block_tokens)
         caches.append(cache)
-    into_huge_pages([tensor for cache in caches for tensor in (cache.k_NGD, cache.v_NGD)])
+    zeros_into_huge_pages([tensor for cache in caches for tensor in (cache.k_NGD, cache.v_NGD)])
     AttentionInterface.register(ATTENTION_NAME, attention_interface)
     return caches
 

@@ -150,14 +150,23 @@ class KvCache(nn.Module):
     """Keys and values of one layer, `[N, G, D]` each; the last block is where padding writes."""
 
     def __init__(
-        self, num_positions: int, num_kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        num_positions: int,
+        num_kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        is_zeroed: bool = True,
     ) -> None:
+        """Without `is_zeroed` the caller does that."""
         super().__init__()
+        make = torch.zeros if is_zeroed else torch.empty
         shape = (num_positions, num_kv_heads, head_size)
         self.k_NGD: torch.Tensor
         self.v_NGD: torch.Tensor
-        self.register_buffer("k_NGD", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
-        self.register_buffer("v_NGD", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
+        self.register_buffer("k_NGD", make(shape, dtype=dtype, device=device), persistent=False)
+        self.register_buffer("v_NGD", make(shape, dtype=dtype, device=device), persistent=False)
 
 
 class PagedAttention(nn.Module):

@@ -1,9 +1,11 @@
 """Tensors move into huge pages with their values, their identity and what is tied to them."""
 
+import threading
+
 import torch
 from torch import nn
 
-from worker_service.model.huge_pages import ALIGNMENT_BYTES, into_huge_pages
+from worker_service.model.huge_pages import ALIGNMENT_BYTES, PAGE_BYTES, into_huge_pages, zeros_into_huge_pages
 
 
 def test_a_model_answers_the_same_from_huge_pages_and_ties_hold() -> None:
@@ -40,3 +42,30 @@ def test_each_tensor_keeps_a_storage_of_its_own() -> None:
     into_huge_pages(tensors)
     assert len({tensor.untyped_storage()._cdata for tensor in tensors}) == len(tensors)
     assert [tensor.untyped_storage().nbytes() for tensor in tensors] == [tensor.nbytes for tensor in tensors]
+
+
+def test_zeros_are_zeros_wherever_they_end_up() -> None:
+    """Memory that was never written to is what they are moved to; what cannot be moved is overwritten."""
+    large = [torch.full((64, 129), 3.0, dtype=dtype) for dtype in (torch.bfloat16, torch.float32)]
+    small, strided = torch.full((8,), 3.0), torch.full((64, 256), 3.0).T
+    before = [tensor.data_ptr() for tensor in large]
+    zeros_into_huge_pages([*large, small, strided])
+    assert not any(tensor.any() for tensor in (*large, small, strided))
+    assert all(tensor.data_ptr() != address for tensor, address in zip(large, before, strict=True))
+    assert all(tensor.data_ptr() % ALIGNMENT_BYTES == 0 for tensor in large)
+    large[0].fill_(2.0)
+    assert not large[1].any()
+
+
+def test_pages_that_are_taken_meanwhile_keep_what_was_written() -> None:
+    tensors = [torch.arange(3 * PAGE_BYTES // 8) + index for index in range(4)]
+    expected = [tensor.clone() for tensor in tensors]
+    into_huge_pages(tensors)
+    zeros = [torch.ones(3 * PAGE_BYTES // 8, dtype=torch.int64) for _ in range(4)]
+    zeros_into_huge_pages(zeros)
+    for thread in threading.enumerate():
+        if thread.name == "take pages":
+            thread.join(60)
+            assert not thread.is_alive()
+    assert all(map(torch.equal, tensors, expected))
+    assert not any(tensor.any() for tensor in zeros)
