@@ -64,6 +64,8 @@ class FloodConnections:
         self._closing: dict[PeerAddress, str] = {}
         self._refused_until_s: dict[str, float] = {}
         self._is_filter_due = False
+        self.has_filters = True
+        """False once the kernel has taken none."""
         self._timer: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[None] | None = None
 
@@ -102,7 +104,7 @@ class FloodConnections:
         self._cut_off_until_s[caller] = now_s + CUT_OFF_S
         self._counters.add(BOUND_REFUSALS, CONNECTIONS)
         self._closing[address] = peer
-        if not self._has_many_callers(network := address_of(peer), now_s):
+        if self.has_filters and not self._has_many_callers(network := address_of(peer), now_s):
             self._refuse(network, now_s)
         self._work()
         return True
@@ -147,9 +149,9 @@ class FloodConnections:
     async def _close_all(self) -> None:
         while self._closing or self._is_filter_due:
             peers, self._closing = self._closing, {}
-            networks = list(self._refused_until_s) if self._is_filter_due else None
+            networks = list(self._refused_until_s) if self._is_filter_due and self.has_filters else None
             self._is_filter_due = False
-            await asyncio.to_thread(_change, peers.keys(), networks, self.port)
+            self.has_filters &= await asyncio.to_thread(_change, peers.keys(), networks, self.port)
             for peer in peers.values():
                 # Another connection may come from the same port.
                 asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
@@ -158,13 +160,17 @@ class FloodConnections:
                 await asyncio.sleep(CLOSE_EVERY_S)
 
 
-def _change(peers: Collection[PeerAddress], networks: list[str] | None, port: int) -> None:
+def _change(peers: Collection[PeerAddress], networks: list[str] | None, port: int) -> bool:
+    """Refuse these networks alone, and close connections; false where the kernel takes no filter."""
+    has_filters = True
     try:
         if networks is not None:
             refuse_connections(networks, port)
     except OSError as exc:
-        log.warning("connections_not_refused", addresses=len(networks or ()), why=str(exc))
+        has_filters = False
+        log.warning("connections_not_refused", why=str(exc))
     try:
         close_connections(peers, port)
     except OSError as exc:
         log.warning("connections_not_closed", connections=len(peers), why=str(exc))
+    return has_filters

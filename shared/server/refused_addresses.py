@@ -6,9 +6,11 @@ filter (classic BPF, `SO_ATTACH_FILTER`) from every process, for its own sockets
 """
 
 import ctypes
+import errno
 import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
@@ -71,6 +73,8 @@ def refuse_connections(networks: Collection[str], port: int) -> int:
 
     Raises OSError where the kernel takes no filter.
     """
+    if sys.platform != "linux":
+        raise OSError(errno.ENOSYS, "sockets have filters on Linux alone")
     num_listeners = 0
     for held in own_sockets(port):
         if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

@@ -5,6 +5,7 @@ import pytest
 from shared.server import flood_connections
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.flood_connections import ADDRESSES, CONNECTIONS, MANY_CALLERS, FloodConnections
+from tests.support.waiting import until
 
 PEER = "ipv4:10.0.0.1:50000"
 LOUD, QUIET = "principal loud", "principal quiet"
@@ -88,3 +89,19 @@ async def test_a_stranger_s_flood_ends_the_connection_of_a_principal_alone() -> 
     found.connections.heard(PEER, QUIET)
     assert found.close("address 10.0.0.1", is_known=False)
     assert not found.close("address unix", "unix:", is_known=False)
+
+
+async def test_a_kernel_that_takes_no_filter_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(networks: list[str], port: int) -> None:
+        asked.append(networks)
+        raise OSError("it takes none")
+
+    monkeypatch.setattr(flood_connections, "refuse_connections", refuse)
+    found = Found()
+    assert found.close(LOUD)
+    await until(lambda: not found.connections.has_filters)
+    assert found.close(LOUD, "ipv4:10.0.0.3:50000")
+    assert (found.count(CONNECTIONS), found.count(ADDRESSES)) == (2, 1)
+    assert asked == [["10.0.0.1"]]
