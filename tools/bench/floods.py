@@ -134,7 +134,7 @@ async def hostile_messages(endpoint: str, tokens: Mapping[str, str], outcomes: O
 
 
 @dataclass(frozen=True)
-class Uploads:
+class DrippingUploads:
     """Uploads of a byte now and then, each again when it has ended; some break off, with one that does not fit."""
 
     count: int
@@ -236,8 +236,8 @@ FLOODS: Mapping[str, Mapping[str, Flood]] = {
         "64 readers that sleep": sleepers,
     },
     "store": {
-        "256 uploads that drip": Uploads(256),
-        "256 uploads that break off": Uploads(256, breaks_off=True),
+        "256 uploads that drip": DrippingUploads(256),
+        "256 uploads that break off": DrippingUploads(256, breaks_off=True),
         "512 watches, invented tenants": watches,
         "8 configs made to take long": configs,
         "5,000 cancels/s": RawCalls(LIST, b"", 5_000, _known, is_cancelled=True, anew_after_s=1.0),
