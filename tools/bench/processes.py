@@ -154,6 +154,12 @@ class Process:
         return int(line.split()[1]) / 1024
 
     @property
+    def cpu_s(self) -> float:
+        """Processor time that it has used so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
+    @property
     def rss_mib(self) -> float:
         """The memory in use now."""
         return float(psutil.Process(self._process.pid).memory_info().rss / MIB)

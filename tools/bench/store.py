@@ -126,7 +126,14 @@ def measure_store(folder: Path, *, quick: bool, streams_alone: bool = False) -> 
         blob = next((folders[0] / "blobs").rglob(digest.removeprefix("sha256:")))
         rows: dict[str, Any] = {"push_mib_s": round(num_bytes / MIB / push_s)}
         rows["streams"] = measure_streams(
-            warm, verifying, raw_server.first, raw, blob, (tuned, plain), rounds=5 if quick else 15
+            warm,
+            verifying,
+            raw_server.first,
+            raw,
+            blob,
+            (tuned, plain),
+            (server, raw_server),
+            rounds=5 if quick else 15,
         )
         if streams_alone:
             rows["peak_memory_mib"] = round(server.peak_mib)
