@@ -26,6 +26,7 @@ from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
 from worker_service.model.cuda.compiling import compiler_settings
 from worker_service.model.decoder_layers import DecoderLayers
+from worker_service.model.deferred_compilation import compile_when_called
 from worker_service.model.device_plan import DevicePlan
 from worker_service.model.filled_slot import filled_slot
 from worker_service.model.folder import model_folder
@@ -238,7 +239,7 @@ def _adapt(
 
     def compile_module(module: nn.Module) -> None:
         if options.compile:
-            module.compile(fullgraph=True, dynamic=False)
+            compile_when_called(module, fullgraph=True, dynamic=False)
 
     compile_layers(model, compile_module, with_kernels=with_kernels, int8=int8)
     return TorchRunner(
