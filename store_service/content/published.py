@@ -97,8 +97,6 @@ class PublishedBlobs:
         coming = _Coming(path, size_bytes)
         with self._collecting:
             self._coming[key] = [*self._coming.get(key, ()), coming]
-        with path.open("rb") as file:
-            self.blobs.verified.add(file)
         try:
             yield
         finally:
@@ -110,7 +108,10 @@ class PublishedBlobs:
     def _open_coming(self, key: BlobKey) -> OpenedBlob | None:
         for coming in self._coming.get(key, ()):
             with suppress(FileNotFoundError):
-                return OpenedBlob(key, coming.size_bytes, coming.path.open("rb", buffering=0))
+                file: BinaryIO = coming.path.open("rb", buffering=0)
+                # Digested as it was written; its inode's times change while it is published.
+                self.blobs.verified.add(file)
+                return OpenedBlob(key, coming.size_bytes, file)
             with suppress(BlobNotFoundError):  # it has its own name already
                 file, size_bytes = self.blobs.open(*key)
                 return OpenedBlob(key, size_bytes, file)
