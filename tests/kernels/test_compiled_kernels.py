@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.timeout(900)]
 
 MAX_SHARED_BYTES = 99 * 1024
 """A block's most on the smallest GPUs of the kind (compute capability 8.6 and 8.9; 8.0 and later ones have more)."""
 MOST_LAUNCHES = {"base": 10, "adapters": 18}
 """Of one layer, what writes to the caches included."""
-TIMEOUT_S = 240.0
+TIMEOUT_S = 600.0
 
 
 def lines_of(module: str, folder: Path) -> list[dict[str, Any]]:
