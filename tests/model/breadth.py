@@ -18,6 +18,8 @@ from tests.model.tiny_worker import apart, decoded, load_tiny
 from tests.support.tiny_models import PeftOracle, make_adapter, save_model
 from worker_service.engine.core import EngineCore
 from worker_service.engine.messages import Segment
+from worker_service.model.cpu.recorder import NotRecordableError
+from worker_service.model.forward_calls import noted
 from worker_service.model.options import LoadedModel
 from worker_service.model.weights import HostAdapter
 
@@ -82,6 +84,7 @@ def compare(loaded: LoadedModel, base: Path, case: Case, targets: list[str], fol
             problems.append(f"{name}: logits differ by {error:.3g}")
         if name != "base" and torch.allclose(expected_V, oracles["base"].logits(PROMPTS[name])[-1], atol=0.05):
             problems.append(f"{name}: the adapter shows too little to be compared")
+    problems += differing_calls(loaded)
     driver = Driver(EngineCore(loaded.runner, loaded.limits, lambda: 0.0))
     rows = {
         name: driver.submit(
@@ -113,6 +116,28 @@ def _logits(loaded: LoadedModel, adapters: dict[str, HostAdapter]) -> dict[str, 
         steps[1].append(Segment(ids[-1:], len(ids) - 1, blocks, gates, Sampling()))
     loaded.runner.logits(steps[0])
     return dict(zip(PROMPTS, loaded.runner.logits(steps[1]).clone(), strict=False))
+
+
+def differing_calls(loaded: LoadedModel) -> list[str]:
+    """How calls noted of one step's forward differ from the forward in another step; none where they cannot be noted.
+
+    Layers are called uncompiled here, so experts that values choose cannot be.
+    """
+    runner, num_rows = loaded.runner, loaded.limits.max_running
+
+    def step(seed: int) -> list[Segment]:
+        drawn = torch.randint(3, 60, (num_rows,), generator=torch.Generator().manual_seed(seed)).tolist()
+        tables = [tuple(range(3 * row, 3 * row + 3)) for row in range(num_rows)]
+        return [Segment((t,), seed + row % 4, tables[row], (), Sampling()) for row, t in enumerate(drawn)]
+
+    with torch.no_grad():
+        kind = runner.prepare(step(1))
+        try:
+            calls = noted(lambda: runner.forward(kind), runner.lasting())
+        except NotRecordableError as exc:
+            return [] if "experts" in str(exc) else [f"its forward's calls cannot be noted: {exc}"]
+        expected_RV = runner.forward(runner.prepare(step(2))).clone()
+        return [] if torch.equal(calls.run(), expected_RV) else ["its forward's calls answer otherwise"]
 
 
 def table(findings: list[Finding]) -> str:

@@ -18,9 +18,10 @@ from hotslot.contract.generation import Sampling
 from tests.model.tiny_worker import apart, decoded, load_tiny
 from tests.support.tiny_models import SIZES, Architecture, make_adapter, save_model
 from worker_service.demo_model import default_cache_dir
-from worker_service.engine.messages import Segment
+from worker_service.engine.messages import Scoring, Segment
 from worker_service.model.cpu import library
 from worker_service.model.cpu.recorder import SCRATCH
+from worker_service.model.forward_calls import ForwardCalls
 from worker_service.model.int8_checks import INT8
 from worker_service.model.kept_programs import ProgramsNotKeptError
 from worker_service.model.kept_start import FOLDER, SELF_TEST, KeptStart, answers_now
@@ -249,3 +250,46 @@ def adopt(place: KeptStart, start: Start) -> None:
         raise ProgramsNotKeptError("it was not read")
     record.bind(start.runner.programs)
     record.check(answers_now(start.model, start.runner, start.loaded.limits))
+
+
+@pytest.mark.parametrize("with_adapters", [False, True])
+def test_a_step_of_decoding_does_not_go_through_the_forward(start: Start, later: Start, with_adapters: bool) -> None:
+    gates = ((1, 1.0),) if with_adapters else ()
+    segments = [Segment((5,), 2, (row,), gates, Sampling()) for row in range(TOKENS)]
+    for each in (start, later):
+        runner, seen = each.runner, list[bool]()
+        assert runner.forwards is not None
+        assert len(runner.forwards.kinds) == 2, "with adapters and without"
+        hook = each.model.register_forward_hook(lambda *_, seen=seen: seen.append(True))
+        try:
+            found_RV = runner.logits(segments).clone()
+            assert not seen
+            assert torch.equal(runner.forward(runner.prepare(segments)), found_RV)
+            assert seen
+        finally:
+            hook.remove()
+
+
+def test_a_prompt_that_is_scored_has_its_own_decoders_output(start: Start) -> None:
+    def scores(prompt: tuple[int, ...]) -> list[float | None]:
+        [computed] = start.runner.run([Segment(prompt, 0, (2,), (), Sampling(), scoring=Scoring(prompt[1:]))])
+        return [each.logprob for each in computed.scores]
+
+    expected = scores((5, 9, 2))
+    start.runner.run([Segment((row,), 0, (row,), (), Sampling()) for row in range(TOKENS)])
+    assert scores((5, 9, 2)) == expected
+
+
+def test_a_forward_whose_calls_answer_otherwise_is_left_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = start.runner
+    assert runner.forwards is not None
+    plain = ForwardCalls.run
+    monkeypatch.setattr(ForwardCalls, "run", lambda self: plain(self) + (len(self.calls) > 15))
+    runner.forwards.forget()
+    try:
+        runner.note_forwards()
+        assert not runner.forwards.kinds
+    finally:
+        monkeypatch.undo()
+        runner.note_forwards()
+    assert len(runner.forwards.kinds) == 2

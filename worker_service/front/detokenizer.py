@@ -94,11 +94,14 @@ class Detokenizer:
     def _slide(self) -> None:
         """Everything in the window is known now: keep its end as the context of what comes."""
         tail = self._window[self._num_known :]
+        text = self._decode(tail)
         # A prompt may end within a character; cutting there again would tear it.
-        if not self._decode(tail).startswith(REPLACEMENT):
+        if text.startswith(REPLACEMENT):
+            text = self._decode(self._window)
+        else:
             self._window = tail
         self._num_known = len(self._window)
-        self._known_chars = len(self._decode(self._window))
+        self._known_chars = len(text)
 
 
 def _context(decode: Decode, prompt_token_ids: Sequence[int]) -> Sequence[int]:

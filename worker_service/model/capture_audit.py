@@ -109,8 +109,7 @@ class StepTrace:
     def add(self, func: Any, arguments: Any) -> None:
         """Note a call before it is made."""
         name = str(func)
-        reads = _selects_by_mask(arguments) if name.startswith(_INDEXING) else _READING_TAGS & set(func.tags)
-        if reads:
+        if reads_values(func, arguments):
             self.findings.append(f"{name} hands values to the host, which waits for the device")
         tensors = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, torch.Tensor)]
         devices = {tensor.device.type for tensor in tensors if tensor.untyped_storage()._cdata not in self.constants}
@@ -161,6 +160,13 @@ class _AuditedFunctions(TorchFunctionMode):
             self._trace.findings.append(f"torch.{_MAKES[func]} makes a tensor of the host's values")
             self._trace.note_made(found)
         return found
+
+
+def reads_values(func: Any, arguments: Any) -> bool:
+    """Tell whether an operator hands values to the host, given all arguments, those by name last."""
+    if str(func).startswith(_INDEXING):
+        return _selects_by_mask(arguments)
+    return bool(_READING_TAGS & set(func.tags))
 
 
 def _selects_by_mask(arguments: Any) -> bool:

@@ -147,6 +147,10 @@ def _load(
         with stages.stage("record"), filled_slot(runner.slot_linears.values()):
             answers = runner.programs.record(runner.logits, runner.token_buckets, limits, runner.num_embeddings)
             log.info("steps_recorded", kinds=runner.programs.num_recorded)
+    if runner.forwards is not None:
+        with stages.stage("note"), filled_slot(runner.slot_linears.values()):
+            runner.note_forwards()
+            log.info("steps_noted", kinds=len(runner.forwards.kinds))
     with stages.stage("self_test"):
         if expectation is not None:
             passed = self_test.check(model, runner, limits, expectation, dtype)

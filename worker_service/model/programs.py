@@ -132,6 +132,10 @@ class Programs:
         """Size of the memory that offsets in the scratch may reach."""
         return self._scratch.nbytes
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All programs, as they are handed to the kernels, and their scratch."""
+        return [self._scratch, *(program.words for program in self._programs.values())]
+
     def adopt(self, programs: Mapping[Key, Program]) -> None:
         """Have programs that were recorded by another process and bound to this one's addresses."""
         self._programs.update(programs)

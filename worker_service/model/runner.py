@@ -1,6 +1,5 @@
 """The runner: turns the engine's segments into one call of a compiled bucket, and logits into tokens."""
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ from worker_service.engine.limits import EngineLimits
 from worker_service.engine.messages import AdapterWeights, Computed, SampledToken, Segment, SliceState
 from worker_service.model.attention import KvCache
 from worker_service.model.buckets import bucket_for
-from worker_service.model.cuda.active_columns import GatedTokens
 from worker_service.model.decoder_output import DecoderOutput
 from worker_service.model.device_plan import DevicePlan
 from worker_service.model.device_steps import DeviceSteps
+from worker_service.model.host_plan import HostPlan
+from worker_service.model.position_tables import PositionTables
 from worker_service.model.sampling import sample
 from worker_service.model.scoring import score
 from worker_service.model.slot_embedding import SlotEmbedding
@@ -28,6 +28,7 @@ from worker_service.model.step_programs import StepPrograms
 from worker_service.model.step_state import StepState
 from worker_service.model.stream_writer import StreamWriter
 from worker_service.model.weights import HostAdapter
+from worker_service.model.whole_forwards import ForwardKind, WholeForwards
 
 
 class TorchRunner:
@@ -74,14 +75,13 @@ class TorchRunner:
         self._device = device
         self.num_embeddings = num_embeddings
         self.programs = programs
-        max_tokens = self._token_buckets[-1]
-        self._input_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self._position_ids_T = torch.zeros(max_tokens, dtype=torch.int64, device=device)
-        self._last_tokens_R = torch.zeros(self._row_buckets[-1], dtype=torch.int64, device=device)
-        self._spare_position = limits.num_blocks * limits.block_tokens
         self._graphs_after_warm_up: int | None = None
         self._num_tokens = 0
-        self._spans: list[GatedTokens] = []
+        self.has_head_slots = any(linear.gates_TS is step.row_gates_RS for linear in slot_linears.values())
+        """True if the head computes adapters."""
+        self._plan = HostPlan(step, limits, self._token_buckets[-1], self._row_buckets[-1], is_alone=plan is None)
+        self.forwards = WholeForwards(programs, self.prepare, self.forward) if programs is not None else None
+        """Steps that need not go through the model's forward, where there may be any."""
         self._launched: deque[list[Computed]] = deque()
         self._decoder_output = DecoderOutput(model)
         self.device_steps: DeviceSteps | None = None
@@ -112,11 +112,6 @@ class TorchRunner:
     def decode_buckets(self) -> tuple[int, ...]:
         """Numbers of tokens for which there is a form for steps with one token in each row."""
         return self._row_buckets if self._step.with_flash else ()
-
-    @property
-    def has_head_slots(self) -> bool:
-        """True if the head computes adapters."""
-        return any(linear.gates_TS is self._step.row_gates_RS for linear in self.slot_linears.values())
 
     @property
     def recompiles(self) -> int:
@@ -172,9 +167,10 @@ class TorchRunner:
         with self._launching():
             return self.device_steps.collect()
 
-    @torch.no_grad()
     def run(self, segments: Sequence[Segment]) -> list[Computed]:
         """Compute one step."""
+        if self._device.type == "cpu" and self._beside is None:
+            return self._run(segments)
         with self._launching(segments):
             return self._run(segments)
 
@@ -199,7 +195,7 @@ class TorchRunner:
     def _run(self, segments: Sequence[Segment]) -> list[Computed]:
         wanted = [segment for segment in segments if segment.sampling is not None]
         # A head may have more rows than the embedding; what it says of those could not be read back.
-        logits_RV = self.logits(segments)[: len(wanted), : self.num_embeddings]
+        logits_RV = self._logits(segments)[: len(wanted), : self.num_embeddings]
         tokens = iter(sample(logits_RV, wanted) if wanted else [])
         scores = score(segments, self._more_logits, self._row_buckets[-1])
         return [
@@ -210,80 +206,65 @@ class TorchRunner:
     @torch.no_grad()
     def logits(self, segments: Sequence[Segment]) -> torch.Tensor:
         """Logits after the last token of each segment that wants one, `[R, V]`; rows beyond those are padding."""
-        self._num_tokens = bucket_for(self._token_buckets, sum(len(s.token_ids) for s in segments))
-        last_tokens = self._fill(segments, self._num_tokens)
+        return self._logits(segments)
+
+    def _logits(self, segments: Sequence[Segment]) -> torch.Tensor:
+        kind = self.prepare(segments)
+        logits_RV = self.forwards.run(kind, segments) if self.forwards is not None else None
+        return self.forward(kind) if logits_RV is None else logits_RV
+
+    @torch.no_grad()
+    def note_forwards(self) -> None:
+        """Note the calls of steps that have programs; they are made instead of the model's forward from then on."""
+        assert self.forwards is not None
+        changing = set(self.addresses().values())  # slots and caches; the rest of the model has its values for good
+        fixed = [
+            each for each in (*self._model.parameters(), *self._model.buffers()) if each.data_ptr() not in changing
+        ]
+        tables = PositionTables(self._plan.position_ids_T, fixed, self._limits.max_sequence_tokens)
+        self._decoder_output.keeps = False  # what one step leaves would be found in another's calls
+        try:
+            self.forwards.note(self.lasting(), tables, self._token_buckets, self._limits, self.num_embeddings)
+        finally:
+            self._decoder_output.keeps = True
+
+    def lasting(self) -> list[torch.Tensor]:
+        """Tensors that never move: of the model with its slots and caches, and of a step."""
+        model = self._model
+        return [*model.parameters(), *model.buffers(), *self._step.tensors(), *self._plan.tensors()]
+
+    def prepare(self, segments: Sequence[Segment]) -> ForwardKind:
+        """Write down a step; returns its kind."""
+        self._num_tokens = bucket_for(self._token_buckets, sum([len(s.token_ids) for s in segments]))
+        last_tokens = self._plan.write(segments, self._num_tokens, self._writer.num_ranks)
         if self.programs is not None:
             self.programs.begin_step(segments)
-        return self._logits_at(last_tokens)
+        return self._point_at(last_tokens)
+
+    def _point_at(self, positions: Sequence[int]) -> ForwardKind:
+        num_rows = bucket_for(self._row_buckets, max(len(positions), 1))
+        self._plan.point_at(positions, num_rows, self._writer.num_ranks, has_head_slots=self.has_head_slots)
+        return ForwardKind(self._num_tokens, num_rows, self._step.with_adapters)
+
+    def forward(self, kind: ForwardKind) -> torch.Tensor:
+        """The model's own forward over what the plan says."""
+        plan = self._plan
+        output = self._model(
+            input_ids=plan.input_ids_T[None, : kind.num_tokens],
+            position_ids=plan.position_ids_T[None, : kind.num_tokens],
+            use_cache=False,
+            logits_to_keep=plan.last_tokens_R[: kind.num_rows],
+        )
+        logits_RV: torch.Tensor = output.logits[0]
+        return logits_RV
 
     def _more_logits(self, positions: Sequence[int]) -> torch.Tensor:
         """Logits at other positions of the step that was just computed, of tokens that the model can read."""
         self._decoder_output.recalling = True
         try:
-            return self._logits_at(positions)[:, : self.num_embeddings]
+            return self.forward(self._point_at(positions))[:, : self.num_embeddings]
         finally:
             self._decoder_output.recalling = False
-
-    def _logits_at(self, positions: Sequence[int]) -> torch.Tensor:
-        num_tokens, num_rows = self._num_tokens, bucket_for(self._row_buckets, max(len(positions), 1))
-        # Padding rows read the first token: what an earlier step left there may lie beyond this one's tokens.
-        padded = [*positions, *[0] * (num_rows - len(positions))]
-        self._last_tokens_R[:num_rows] = torch.tensor(padded, dtype=torch.int64)
-        if self._step.with_adapters:
-            self._step.row_gates_RS[:num_rows].copy_(self._step.gates_TS[self._last_tokens_R[:num_rows]])
-            if self._step.row_columns is not None and self.has_head_slots:
-                rows = [GatedTokens(row, 1, self._slots_at(position)) for row, position in enumerate(positions)]
-                self._step.row_columns.fill(rows, num_rows, self._limits.slot_rank, self._writer.num_ranks)
-        output = self._model(
-            input_ids=self._input_ids_T[None, :num_tokens],
-            position_ids=self._position_ids_T[None, :num_tokens],
-            use_cache=False,
-            logits_to_keep=self._last_tokens_R[:num_rows],
-        )
-        logits_RV: torch.Tensor = output.logits[0]
-        return logits_RV
-
-    def _fill(self, segments: Sequence[Segment], num_tokens: int) -> list[int]:
-        """Write the step's tensors; returns the last token of each segment that wants logits."""
-        step, block_tokens = self._step, self._limits.block_tokens
-        input_ids: list[int] = []
-        position_ids: list[int] = []
-        cache_positions: list[int] = []
-        rows: list[tuple[int, int, int, int]] = []
-        last_tokens: list[int] = []
-        step.gates_TS[:num_tokens].zero_()
-        for row, segment in enumerate(segments):
-            first, count = len(input_ids), len(segment.token_ids)
-            positions = range(segment.start, segment.start + count)
-            table = segment.block_table
-            input_ids.extend(segment.token_ids)
-            position_ids.extend(positions)
-            cache_positions.extend(table[p // block_tokens] * block_tokens + p % block_tokens for p in positions)
-            for slot, weight in segment.gates:
-                step.gates_TS[first : first + count, slot] = weight
-            contiguous = all(b == a + 1 for a, b in itertools.pairwise(table))
-            rows.append((first, count, segment.start + count, table[0] * block_tokens if contiguous else -1))
-            step.block_tables_RB[row, : len(table)] = torch.tensor(table, dtype=torch.int32)
-            if segment.sampling is not None:
-                last_tokens.append(first + count - 1)
-        padding = num_tokens - len(input_ids)
-        input_ids.extend([0] * padding)
-        position_ids.extend([0] * padding)
-        cache_positions.extend([self._spare_position] * padding)
-        self._input_ids_T[:num_tokens] = torch.tensor(input_ids)
-        self._position_ids_T[:num_tokens] = torch.tensor(position_ids)
-        step.cache_positions_T[:num_tokens] = torch.tensor(cache_positions)
-        step.describe(rows, num_tokens)
-        step.with_adapters = any(segment.gates for segment in segments)
-        if step.columns is not None and step.with_adapters:
-            slots = [[slot for slot, _ in segment.gates] for segment in segments]
-            self._spans = [GatedTokens(row[0], row[1], on) for row, on in zip(rows, slots, strict=True)]
-            step.columns.fill(self._spans, num_tokens, self._limits.slot_rank, self._writer.num_ranks)
-        return last_tokens
-
-    def _slots_at(self, position: int) -> Sequence[int]:
-        """Slots that are on for a token of the step."""
-        return next(span.slots for span in self._spans if span.first <= position < span.first + span.count)
 
 
 def _computed(segment: Segment, token: SampledToken | None, scores: tuple[SampledToken, ...] | None) -> Computed:

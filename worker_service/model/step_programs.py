@@ -43,15 +43,31 @@ class StepPrograms:
         self._head = Programs("head", [head], step, scratch)
         self._longest_segment = longest_segment
         self._is_on = True
+        self.num_whole_runs = 0
+        """Programs of layers that ran without a call of the first layer."""
 
     def num_runs(self) -> int:
-        """Calls of the first layer that computed all layers."""
-        return self._layers.num_runs
+        """Steps whose layers were computed by one program."""
+        return self._layers.num_runs + self.num_whole_runs
 
     @property
     def num_recorded(self) -> int:
         """Kinds of steps whose layers have a program."""
         return len(self._layers.keys)
+
+    @property
+    def compute_layers(self) -> bool:
+        """True if programs compute the layers of the step that was begun, where it is of a kind that has one."""
+        return self._layers.enabled
+
+    def have(self, num_tokens: int, num_rows: int, *, with_adapters: bool) -> bool:
+        """Tell whether layers and head of a kind of step have programs."""
+        has_head = (num_rows, with_adapters) in self._head.programs
+        return has_head and (num_tokens, with_adapters) in self._layers.programs
+
+    def tensors(self) -> list[torch.Tensor]:
+        """All programs, as they are handed to the kernels, and their scratch."""
+        return [*self._layers.tensors(), *self._head.tensors()]
 
     def begin_step(self, segments: Sequence[Segment]) -> None:
         """Decide how the next step is computed."""

@@ -83,9 +83,13 @@ class StepState:
             with_kernels=with_kernels,
         )
 
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """Tensors that every step has."""
+        return self.gates_TS, self.row_gates_RS, self.cache_positions_T, self.segments_R4, self.block_tables_RB
+
     def describe(self, rows: list[tuple[int, int, int, int]], num_tokens: int) -> None:
         """Take in a step's segments, in SEGMENT_COLUMNS; their tokens stand side by side, and padding behind them."""
-        self.segments_R4[: len(rows) + 1] = torch.tensor([*rows, (0, 0, 0, 0)])
+        self.segments_R4.numpy()[: len(rows) + 1] = (*rows, (0, 0, 0, 0))
         if self.varlen is not None:
             self.varlen.describe(rows, num_tokens)
             fits = num_tokens < self.varlen.counted_R1.shape[0]
