@@ -45,6 +45,8 @@ class StepPrograms:
         self._is_on = True
         self.num_whole_runs = 0
         """Programs of layers that ran without a call of the first layer."""
+        self.age = 0
+        """Times that programs were recorded or bound; calls of those before are not made any more."""
 
     def num_runs(self) -> int:
         """Steps whose layers were computed by one program."""
@@ -94,6 +96,7 @@ class StepPrograms:
 
         Returns the digests of what the compiled modules answer to these other steps.
         """
+        self.age += 1
         steps = _Steps(token_buckets, limits, num_embeddings, random.Random(7))
         with Recording().installed() as recording:
             for num_tokens, gates in steps.kinds:
@@ -137,6 +140,7 @@ class StepPrograms:
         parts = (self._layers, self._head)
         for part, programs in [(part, bound(found.get(part.name, {}), part, libraries)) for part in parts]:
             part.adopt(programs)
+        self.age += 1
 
     def serves(self, num_tokens: int, *, with_adapters: bool) -> bool:
         """Tell whether programs compute all steps of a bucket, so that its layers need not be compiled."""

@@ -43,6 +43,8 @@ class WholeForwards:
     forward: Callable[[ForwardKind], torch.Tensor]
     """Computes its logits by the model's own forward."""
     _calls: dict[ForwardKind, ForwardCalls] = field(default_factory=dict)
+    _age: int = 0
+    """Age of the programs that the calls are of."""
 
     @property
     def kinds(self) -> frozenset[ForwardKind]:
@@ -58,7 +60,8 @@ class WholeForwards:
 
         What the decoder put out is kept for prompts that are scored by its own forward alone.
         """
-        calls = self._calls.get(kind) if self.programs.compute_layers else None
+        are_these = self.programs.compute_layers and self.programs.age == self._age
+        calls = self._calls.get(kind) if are_these else None
         if calls is None or any(each.scoring is not None for each in segments):
             return None
         self.programs.num_whole_runs += 1
@@ -76,7 +79,7 @@ class WholeForwards:
 
         `lasting` are the tensors of the model and of a step, which never move.
         """
-        draws = random.Random(9)
+        self._age, draws = self.programs.age, random.Random(9)
         kinds = [(n, gates) for n in token_buckets if n <= MAX_TOKENS for gates in ((), FIRST_SLOT)]
         steps = [partial(_step_of, draws, limits, num_embeddings, *kind) for kind in kinds]
         found = self._noted(steps, [*lasting, *self.programs.tensors()])
