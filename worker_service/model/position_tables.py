@@ -1,4 +1,4 @@
-"""What a forward makes of positions alone, read from tables: rotary angles, learned positions.
+"""Tables of what a forward makes of positions alone: rotary angles, learned positions.
 
 Some ten of a step's operators compute it, one after the other, each time for positions that are known beforehand. The
 model's own operators fill the tables once, for every position that a sequence may have.
@@ -75,7 +75,7 @@ class PositionTables:
         return found
 
     def _made(self, found: _ByPosition, num_made: int, first: int, num_tokens: int) -> list[torch.Tensor]:
-        """What the calls make of some positions."""
+        """Results of the calls for some positions."""
         last = self._num_positions - 1
         self._positions_T[:num_tokens] = torch.arange(first, first + num_tokens).clamp(max=last)
         return [ForwardCalls(found.calls, num_made, number).run() for number in found.taken]
