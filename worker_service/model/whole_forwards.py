@@ -49,7 +49,7 @@ class WholeForwards:
     @property
     def kinds(self) -> frozenset[ForwardKind]:
         """Kinds that have calls."""
-        return frozenset(self._calls)
+        return frozenset(self._calls) if self.programs.age == self._age else frozenset()
 
     def forget(self) -> None:
         """Leave all steps to the forward."""
