@@ -197,9 +197,8 @@ async def test_a_second_worker_with_an_empty_cache_compiles_nothing(tmp_path: Pa
     assert first["miss"] > 0
     assert first["hit"] == 0
     assert second["miss"] == 0
+    assert second["hit"] == first["miss"]
     assert "cache" in second["stages"]
-    assert "bind" in second["stages"], "the first one's programs are run"
-    assert second["hit"] == 0, "and nothing is traced to look for its code"
 
 
 async def _start(model: Path, cache_dir: Path, store: str) -> dict[str, Any]:
