@@ -9,13 +9,13 @@ _ONE_ROW = (
 )
 _EIGHT_ROWS = (
     "without instructions for bfloat16 eight rows are bound by arithmetic, not by memory: 1.08 billion multiplications "
-    "a step at some 40 a nanosecond and core"
+    "a step at some 40 a nanosecond of a core's multipliers, which two cores share where they are threads of one"
 )
 _ATTENTION = (
-    "it is bound by arithmetic, not by memory: with three query heads for a key head, sums of weighted values take "
-    "most (`add_block` of worker_service/model/cpu/attention.h), whose 64 elements are passed over "
-    "four times for want of registers, then scores. Reading all key heads of a row together "
-    "changed nothing (docs/decisions/model.md)"
+    "with three query heads for a key head a key takes 48 multiplications of vectors of eight, so without instructions "
+    "for bfloat16 its arithmetic takes half as long again as reading its bytes, where two cores are two threads of one "
+    "and share its multipliers; the rest is waiting for memory, though it is fetched ahead, and softmax "
+    "(docs/decisions/model.md)"
 )
 _ADAPTERS = (
     "an adapter's A and B are read in whole rows, beside the base's weights. What is left is sums of the slots, which "
@@ -34,8 +34,8 @@ NOTES: Mapping[str, str] = {
     "1 rows int8 / Q8_0": "Q8_0 rounds activations to 8 bits too, and multiplies 8 bits by 8 bits; ours keep "
     "activations, so that answers are exactly those of the rounded weights (docs/decisions/model.md).",
     "8 rows int8 / Q8_0": "with eight rows the weights are read once for all, so what counts is arithmetic: Q8_0 "
-    "multiplies 8 bits by 8 bits, 32 at a time; ours widen a weight and multiply in float32, as exactly as with "
-    "weights in full.",
+    "multiplies 8 bits by 8 bits, 32 at a time; ours widen a weight in registers and multiply in float32, as exactly "
+    "as with weights in full, and as fast as weights in bfloat16 (docs/decisions/model.md).",
     "adapters' time / bytes": f"{_ADAPTERS}.",
     "swap / PEFT's": "an adapter goes to 420 places, A and B of each module, which threads share, and each slice is "
     "planned first (worker_service/model/slot_writer.py).",

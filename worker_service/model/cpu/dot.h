@@ -13,21 +13,19 @@
 
 namespace hotslot {
 
-// What one step of a dot product takes from memory, and how it adds up. A step of the rows is `Raw`, which has `PARTS`
-// vectors of `Values`; what stands against them is of `Input`, arranged as `arrange` does it.
+// What one step of a dot product takes from memory, and how it adds up. A step of the rows is `PARTS` vectors of
+// `Values`; what stands against them is of `Input`, arranged as `arrange` does it.
 template <typename E>
 struct Dot;
 
 template <>
 struct Dot<float> {
   using Input = float;
-  using Raw = Floats;
   using Values = Floats;
   static constexpr int64_t STEP = LANES, PARTS = 1;
-  static Raw read(const float* from) { return load(from); }
-  template <int PART>
-  static Values part(Raw raw) {
-    return raw;
+  template <int PART, bool KEEPS_MASK>
+  static Values read(const float* from) {
+    return load(from);
   }
   static Floats add(Floats acc, Values x, Values w) { return add_product(acc, x, w); }
 };
@@ -36,13 +34,11 @@ struct Dot<float> {
 template <>
 struct Dot<bf16> {
   using Input = bf16;
-  using Raw = __m512bh;
   using Values = __m512bh;
   static constexpr int64_t STEP = 2 * LANES, PARTS = 1;
-  static Raw read(const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); }
-  template <int PART>
-  static Values part(Raw raw) {
-    return raw;
+  template <int PART, bool KEEPS_MASK>
+  static Values read(const bf16* from) {
+    return (__m512bh)_mm512_loadu_si512(from);
   }
   static Floats add(Floats acc, Values x, Values w) {
     return same_bits<Floats>(_mm512_dpbf16_ps(same_bits<__m512>(acc), x, w));
@@ -53,17 +49,11 @@ struct Dot<bf16> {
 template <>
 struct Dot<bf16> {
   using Input = float;
-  using Raw = Words;
   using Values = Floats;
   static constexpr int64_t STEP = 2 * LANES, PARTS = 2;
-  static Raw read(const bf16* from) {
-    Words words;
-    std::memcpy(&words, from, sizeof(words));
-    return words;
-  }
-  template <int PART>
-  static Values part(Raw raw) {
-    return PART ? high_halves(raw) : low_halves(raw);
+  template <int PART, bool KEEPS_MASK>
+  static Values read(const bf16* from) {
+    return widened<PART, KEEPS_MASK>(from);
   }
   static Floats add(Floats acc, Values x, Values w) { return add_product(acc, x, w); }
 };
@@ -71,7 +61,7 @@ struct Dot<bf16> {
 
 inline Floats read_input(const float* x) { return load(x); }
 #ifdef HOTSLOT_DOT_BF16
-inline __m512bh read_input(const bf16* x) { return Dot<bf16>::read(x); }
+inline __m512bh read_input(const bf16* x) { return Dot<bf16>::read<0, true>(x); }
 #endif
 
 template <typename E>
@@ -89,9 +79,8 @@ inline void arrange(const E* x, int64_t size, Input<E>* to) {
   int64_t i = 0;
   if constexpr (Dot<E>::PARTS == 2) {
     for (; i + STEP <= size; i += STEP) {
-      const auto words = Dot<E>::read(x + i);
-      store(to + i, low_halves(words));
-      store(to + i + LANES, high_halves(words));
+      store(to + i, widened<0, true>(x + i));
+      store(to + i + LANES, widened<1, true>(x + i));
     }
     if (i < size) {
       std::fill(to + i, to + i + STEP, 0.0f);
@@ -131,24 +120,6 @@ class Inputs {
   std::vector<Input<E>> memory_;
 };
 
-template <typename E>
-inline typename Dot<E>::Raw read_rest(const E* from, int64_t count) {
-  E values[Dot<E>::STEP] = {};
-  std::memcpy(values, from, count * sizeof(E));
-  return Dot<E>::read(values);
-}
-
-template <typename E, int PART, int NT, int NO>
-inline void add_part(Floats (&acc)[NT][NO], const Input<E>* const* x, int64_t i,
-                     const typename Dot<E>::Raw (&raw)[NO]) {
-  typename Dot<E>::Values w[NO];
-  UNROLL for (int o = 0; o < NO; ++o) w[o] = Dot<E>::template part<PART>(raw[o]);
-  UNROLL for (int t = 0; t < NT; ++t) {
-    const auto values = in_register(read_input(x[t] + i + PART * LANES));
-    UNROLL for (int o = 0; o < NO; ++o) acc[t][o] = Dot<E>::add(acc[t][o], values, w[o]);
-  }
-}
-
 // Fetches memory in its own order while rows are read side by side, which the processor does not foresee.
 class Ahead {
  public:
@@ -165,25 +136,50 @@ class Ahead {
   const char* next_;
 };
 
-// lanes[t][o] of x[t] . row(o): what is left is to sum each one's lanes. The sums stay in registers.
+// lanes[t][o] of x[t] . row(o): what is left is to sum each one's lanes. The sums stay in registers, all of them in the
+// largest blocks; so of the vectors of one side few are kept, those of the other follow one by one, and what is
+// widened is read again for its second half. Left to itself, the compiler keeps more and spills sums, at half the speed.
 template <typename E, int NT, int NO, typename Row>
 inline void dot_lanes(const Input<E>* const* x, const Row& row, int64_t size, Ahead* ahead, Floats (&lanes)[NT][NO]) {
   using D = Dot<E>;
+  constexpr bool KEEPS_MASK = NT * NO + std::min(NT, NO) + 1 < NUM_REGISTERS;
   Floats acc[NT][NO] = {};
-  typename D::Raw raw[NO];
   int64_t i = 0;
-  const auto add_step = [&] {
-    add_part<E, 0>(acc, x, i, raw);
-    if constexpr (D::PARTS == 2) add_part<E, 1>(acc, x, i, raw);
+  const auto add_part = [&](auto which, const auto& from) {
+    constexpr int PART = decltype(which)::value;
+    const auto input = [&](int t) { return in_register(read_input(x[t] + i + PART * LANES)); };
+    const auto weight = [&](int o) { return in_register(D::template read<PART, KEEPS_MASK>(read_anew(from(o)))); };
+    const auto add = [&](int t, int o, auto values, auto w) {
+      acc[t][o] = in_register(D::add(acc[t][o], values, w));
+    };
+    if constexpr (NO < NT) {
+      typename D::Values w[NO];
+      UNROLL for (int o = 0; o < NO; ++o) w[o] = weight(o);
+      UNROLL for (int t = 0; t < NT; ++t) {
+        const auto values = input(t);
+        UNROLL for (int o = 0; o < NO; ++o) add(t, o, values, w[o]);
+      }
+    } else {
+      typename D::Values values[NT];
+      UNROLL for (int t = 0; t < NT; ++t) values[t] = input(t);
+      UNROLL for (int o = 0; o < NO; ++o) {
+        const auto w = weight(o);
+        UNROLL for (int t = 0; t < NT; ++t) add(t, o, values[t], w);
+      }
+    }
+  };
+  const auto add_step = [&](const auto& from) {
+    add_part(std::integral_constant<int, 0>{}, from);
+    if constexpr (D::PARTS == 2) add_part(std::integral_constant<int, 1>{}, from);
   };
   for (; i + D::STEP <= size; i += D::STEP) {
-    UNROLL for (int o = 0; o < NO; ++o) raw[o] = D::read(row(o) + i);
     if (ahead != nullptr) ahead->fetch<NO * D::STEP * sizeof(E)>();
-    add_step();
+    add_step([&](int o) { return row(o) + i; });
   }
   if (i < size) {
-    UNROLL for (int o = 0; o < NO; ++o) raw[o] = read_rest(row(o) + i, size - i);
-    add_step();
+    E rest[NO][D::STEP] = {};
+    UNROLL for (int o = 0; o < NO; ++o) std::memcpy(rest[o], row(o) + i, (size - i) * sizeof(E));
+    add_step([&](int o) { return rest[o]; });
   }
   UNROLL for (int t = 0; t < NT; ++t) {
     UNROLL for (int o = 0; o < NO; ++o) lanes[t][o] = acc[t][o];

@@ -9,35 +9,23 @@
 
 namespace hotslot {
 
-typedef int8_t Bytes __attribute__((vector_size(2 * LANES)));
-typedef int8_t HalfBytes __attribute__((vector_size(LANES)));
-
-template <int PART, int... J>
-inline HalfBytes half_of(Bytes bytes, std::integer_sequence<int, J...>) {
-  return __builtin_shufflevector(bytes, bytes, (PART * static_cast<int>(LANES) + J)...);
-}
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 // Both halves are as they lie in memory, so the vectors against them need no arrangement.
 template <>
 struct Dot<int8_t> {
   using Input = float;
-  using Raw = Bytes;
   using Values = Floats;
   static constexpr int64_t STEP = 2 * LANES, PARTS = 2;
-  static Raw read(const int8_t* from) {
-    Bytes bytes;
-    std::memcpy(&bytes, from, sizeof(bytes));
-    return bytes;
-  }
-  template <int PART>
-  static Values part(Raw raw) {
-    const HalfBytes half = half_of<PART>(raw, Lanes{});
+  template <int PART, bool KEEPS_MASK>
+  static Values read(const int8_t* from) {
 #if defined(__AVX2__) && !defined(__AVX512F__) && !defined(HOTSLOT_LANES)
-    int64_t low;
-    std::memcpy(&low, &half, sizeof(low));
-    return same_bits<Floats>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_cvtsi64_si128(low))));
+    const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + PART * LANES));
+    return same_bits<Floats>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)));
 #else
-    return __builtin_convertvector(__builtin_convertvector(half, Ints), Floats);
+    Bytes bytes;
+    std::memcpy(&bytes, from + PART * LANES, sizeof(bytes));
+    return __builtin_convertvector(__builtin_convertvector(bytes, Ints), Floats);
 #endif
   }
   static Floats add(Floats acc, Values x, Values w) { return add_product(acc, x, w); }

@@ -30,6 +30,7 @@ constexpr int64_t LANES = 16;
 constexpr int64_t LANES = 8;
 #endif
 constexpr bool MANY_REGISTERS = LANES == 16;  // 32 vectors rather than 16
+constexpr int NUM_REGISTERS = MANY_REGISTERS ? 32 : 16;
 
 typedef float Floats __attribute__((vector_size(LANES * sizeof(float))));
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t))));
@@ -102,8 +103,31 @@ inline void store(bf16* to, Floats v) {
 
 // Neighbouring bfloat16 values in a word: the first one is its low half.
 inline Floats low_halves(Words words) { return same_bits<Floats>(words << 16); }
-inline Floats high_halves(Words words) { return same_bits<Floats>(words & 0xffff0000u); }
 
+// What is behind the address is read there and then: the compiler keeps nothing of it in a register from before.
+template <typename T>
+inline T* read_anew(T* address) {
+  asm volatile("" : "+r"(address));
+  return address;
+}
+
+struct HighMask {
+  alignas(sizeof(Words)) uint32_t words[LANES];
+  constexpr HighMask() : words{} {
+    for (uint32_t& word : words) word = 0xffff0000u;
+  }
+};
+inline constexpr HighMask HIGH_MASK;
+
+// One half of each of LANES words; without `KEEPS_MASK` for blocks that leave no register for it.
+template <int PART, bool KEEPS_MASK>
+inline Floats widened(const bf16* from) {
+  Words words, mask;
+  std::memcpy(&words, from, sizeof(words));
+  if constexpr (PART == 0) return low_halves(words);
+  std::memcpy(&mask, KEEPS_MASK ? HIGH_MASK.words : read_anew(HIGH_MASK.words), sizeof(mask));
+  return same_bits<Floats>(words & mask);
+}
 
 // Lane j of the result: of `a` where bit `S` of j is 0, else of `b`; itself, or with `CROSS` the lane j ^ S.
 template <int S, bool CROSS, int... J>

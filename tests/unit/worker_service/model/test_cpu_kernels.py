@@ -218,6 +218,37 @@ def test_a_tokens_attention_has_the_same_bits_in_pieces_of_any_size(random: Rand
         assert torch.equal(attend(sizes), whole)
 
 
+@pytest.mark.parametrize("window", [0, 21])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(9, 3), (4, 4), (10, 2)])
+def test_a_decoding_rows_attention_has_the_same_bits_alone_and_beside_rows_that_are_read_together(
+    random: Random, dtype: torch.dtype, num_heads: int, num_kv_heads: int, window: int
+) -> None:
+    """From two rows a thread on, all key heads of a row are one piece of work; a row alone is split by key heads."""
+    lengths = (150, 1, 16, 33)
+    caches = [random(640, num_kv_heads, 48) for _ in range(2)]
+    q, k, v = (random(len(lengths), heads, 48) for heads in (num_heads, num_kv_heads, num_kv_heads))
+    tables = torch.randperm(40, generator=torch.Generator().manual_seed(5)).view(4, 10).int()
+    segments = torch.tensor([[row, 1, length, -1] for row, length in enumerate(lengths)])
+    at = [int(tables[row, (length - 1) // 16]) * 16 + (length - 1) % 16 for row, length in enumerate(lengths)]
+
+    def attend(rows: list[int]) -> torch.Tensor:
+        those = segments[rows].clone()
+        those[:, 0] = torch.arange(len(rows))
+        return torch.ops.hotslot.attend(  # type: ignore[no-any-return]
+            q[rows], k[rows], v[rows], *(cache.clone() for cache in caches), torch.tensor(at)[rows], those,
+            tables[rows], 16, 0.2, window, 8,
+        )  # fmt: skip
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        together = attend([0, 1, 2, 3])
+        for row in range(len(lengths)):
+            assert torch.equal(attend([row])[0], together[row])
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def test_attention_of_very_unequal_scores_stays_finite_and_exact(random: Random, dtype: torch.dtype) -> None:
     k_cache, v_cache = random(64, 1, 16) * 60, random(64, 1, 16)
     q = random(1, 1, 16) * 60
