@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from structlog.testing import capture_logs
+from torch._inductor.utils import clear_caches
 from transformers import PreTrainedModel
 
 from hotslot.contract.generation import Sampling
@@ -40,6 +41,7 @@ class Start:
         base, self.cache_dir = folder / "base", folder / "cache"
         if not base.exists():
             save_model(base, LLAMA, 0, tie_word_embeddings=False)
+            clear_caches()  # A process of its own has loaded no kernels from the folders of others.
         assert library.load_kernels(default_cache_dir()), "this machine has a C++ compiler"
         with apart(), capture_logs() as logs:
             self.loaded = load_tiny(
