@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from hotslot.contract.control import AdapterTier
@@ -138,6 +138,11 @@ class Holding:
         if len(references) > MAX_REFERENCES:
             del references[next(iter(references))]
 
+    @property
+    def owners(self) -> Collection[TenantId]:
+        """Tenants whose share of host memory it takes: those that used it or, before any did, those that brought it."""
+        return self.uses.keys() or self.readers
+
     def last_used_s(self, tenant: TenantId) -> float:
         """Time of a tenant's latest use under any reference."""
         return max(self.uses[tenant].values(), default=-math.inf)
@@ -145,8 +150,11 @@ class Holding:
     def latest_users(self, most: int) -> list[tuple[TenantId, str]]:
         """Tenants that used it last, each with the adapter's name that it used last.
 
-        Ordered by tenant, so that tenants that use it in turns change nothing.
+        Ordered by tenant, so that tenants that use it in turns change nothing. What nobody has used yet, as a version
+        that is about to be published, is shown without a name, and to those alone who brought it.
         """
+        if not self.uses:
+            return [(tenant, "") for tenant in sorted(self.readers)[:most]]
         latest = sorted(self.uses, key=self.last_used_s, reverse=True)[:most]
         return [(tenant, str(next(reversed(self.uses[tenant])).name)) for tenant in sorted(latest)]
 

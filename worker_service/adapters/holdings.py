@@ -283,7 +283,7 @@ class Holdings:
         if needed <= 0:
             return
         kept = [
-            Kept(each, holding.size_bytes, holding.uses.keys() if tenant is not None else (), not holding.is_kept)
+            Kept(each, holding.size_bytes, holding.owners if tenant is not None else (), not holding.is_kept)
             for each, holding in self._host.items()
         ]
         left = leaving(kept, [tenant] if tenant is not None else [], size_bytes, needed)

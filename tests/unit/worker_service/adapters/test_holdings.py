@@ -335,7 +335,8 @@ class HoldingsMachine(RuleBasedStateMachine):
             users = {user: references for (user, used), references in self.uses.items() if used == digest}
             latest = sorted(users, key=lambda user: -max(users[user].values()))[:2]
             names = [(user, list(users[user])[-1].partition(":")[0]) for user in sorted(latest)]
-            assert [(resident.tenant, resident.name), *resident.others] == (names or [(DEFAULT_TENANT, "")])
+            brought = [(tenant, "") for tenant, read in sorted(self.readers) if read == digest][:2]
+            assert [(resident.tenant, resident.name), *resident.others] == (names or brought or [(DEFAULT_TENANT, "")])
             assert resident.pinned == (digest in self.pins.values() or any(kept == digest for _, kept in self.policies))
             if resident.tier is not Tier.DISK:
                 is_ready = digest in self.slots and self.slots[digest].ready

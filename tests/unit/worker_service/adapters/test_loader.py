@@ -38,7 +38,7 @@ def version(seed: int, *, rank: int = 8, size: int = 100, tenant: TenantId = DEF
     return AdapterVersion(tenant, parse_reference("a"), manifest.digest, manifest)
 
 
-DIGESTS = [version(seed).digest for seed in range(6)]
+DIGESTS = [version(seed).digest for seed in range(10)]
 
 
 @dataclass
@@ -149,6 +149,31 @@ async def test_a_tenant_that_loads_much_evicts_its_own(make_rig: MakeRig) -> Non
         rig.holdings.release(loud.digest)
     assert rig.holdings.is_resident(quiet.digest)
     assert rig.holdings.used_bytes == 300
+
+
+async def test_what_a_tenant_brings_and_never_uses_is_its_own_share_and_shown_to_no_other(make_rig: MakeRig) -> None:
+    rig = make_rig(budget=400)
+    rig.source.gate.set()
+    quiet = [version(seed, tenant=OTHER_TENANT) for seed in (0, 1)]
+    for each in quiet:
+        rig.holdings.note(each, 0.0)
+        await rig.loader.acquire(each)
+        rig.holdings.release(each.digest, each.tenant)
+    loud = TenantId("loud")
+    for number in range(20):
+        coming = version(2 + number % 4, tenant=loud)
+        await rig.loader.acquire(coming)
+        rig.holdings.release(coming.digest, loud)
+        used = version(6 + number % 4, tenant=loud)
+        rig.holdings.note(used, float(number))
+        await rig.loader.acquire(used)
+        rig.holdings.release(used.digest, loud)
+    assert all(rig.holdings.is_resident(each.digest) for each in quiet), "half of the room was its share"
+    told = rig.holdings.residency(4, lambda digest: 0.0, lambda ranks: 1)
+    unnamed = [resident for resident in told if not resident.name]
+    assert unnamed
+    assert [resident.seen_by(DEFAULT_TENANT) for resident in told] == [None] * len(told)
+    assert all(resident.seen_by(loud) is not None for resident in unnamed)
 
 
 async def test_loads_of_many_wait_in_turns() -> None:
