@@ -3,6 +3,7 @@
 The kernel is told that a socket is over; gRPC sees its end as it sees that of a client that has left.
 """
 
+import errno
 import os
 import socket
 import stat
@@ -12,6 +13,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _DESCRIPTORS = Path("/dev/fd")
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Failures that pass: a flood may have taken what sockets are looked at with."""
 PeerAddress = tuple[str, int]
 """Host and port."""
 
@@ -38,12 +41,27 @@ def close_connections(peers: Collection[PeerAddress], port: int) -> int:
 
 
 def own_sockets(port: int) -> Iterator[socket.socket]:
-    """Sockets of a server on this port, those that listen among them; each is for one turn of the loop."""
+    """Sockets of a server on this port, those that listen among them; each is for one turn of the loop.
+
+    Raises OSError where they cannot be looked at, so that none is passed over.
+    """
     for descriptor in _sockets():
-        # Held by a number of its own, so that the one that is looked at is the one that is closed.
-        with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as held:
-            if held.family in (socket.AF_INET, socket.AF_INET6) and held.getsockname()[1] == port:
+        try:
+            # Held by a number of its own, so that the one that is looked at is the one that is closed.
+            held = socket.socket(fileno=os.dup(descriptor))
+        except OSError as exc:
+            if exc.errno in NO_ROOM:
+                raise
+            continue
+        with held:
+            if _is_on(held, port):
                 yield held
+
+
+def _is_on(held: socket.socket, port: int) -> bool:
+    with suppress(OSError):
+        return held.family in (socket.AF_INET, socket.AF_INET6) and held.getsockname()[1] == port
+    return False
 
 
 def _sockets() -> Iterator[int]:

@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from shared.identity.parties import address_of
 from shared.server.call_pace import MAX_CALLERS
-from shared.server.closed_connections import PeerAddress, close_connections, peer_of
+from shared.server.closed_connections import NO_ROOM, PeerAddress, close_connections, peer_of
 from shared.server.connection_bounds import IDLE_S
 from shared.server.counters import BOUND_REFUSALS, Counters
 from shared.server.refused_addresses import MAX_ADDRESSES, refuse_connections
@@ -64,6 +64,8 @@ class FloodConnections:
         self._closing: dict[PeerAddress, str] = {}
         self._refused_until_s: dict[str, float] = {}
         self._is_filter_due = False
+        self._is_filter_failed = False
+        """The filter could not be changed for the moment, and may still refuse who is to be let in."""
         self.has_filters = True
         """False once the kernel has taken none."""
         self._timer: asyncio.TimerHandle | None = None
@@ -138,7 +140,7 @@ class FloodConnections:
         kept = {network: until_s for network, until_s in self._refused_until_s.items() if until_s > now_s}
         if kept:
             self._let_in_later(max(0.01, min(kept.values()) - now_s))
-        if len(kept) != len(self._refused_until_s):
+        if len(kept) != len(self._refused_until_s) or self._is_filter_failed:
             self._refused_until_s, self._is_filter_due = kept, True
             self._work()
 
@@ -151,7 +153,9 @@ class FloodConnections:
             peers, self._closing = self._closing, {}
             networks = list(self._refused_until_s) if self._is_filter_due and self.has_filters else None
             self._is_filter_due = False
-            self.has_filters &= await asyncio.to_thread(_change, peers.keys(), networks, self.port)
+            failure = await asyncio.to_thread(_change, peers.keys(), networks, self.port)
+            if networks is not None:
+                self._see(failure)
             for peer in peers.values():
                 # Another connection may come from the same port.
                 asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
@@ -159,18 +163,26 @@ class FloodConnections:
                 # An address that was let in again may be the next to close, and is not waited for.
                 await asyncio.sleep(CLOSE_EVERY_S)
 
+    def _see(self, failure: OSError | None) -> None:
+        """Take in how a change of the filter went; one that failed for the moment is made again in a while."""
+        self._is_filter_failed = failure is not None and failure.errno in NO_ROOM
+        if self._is_filter_failed:
+            self._let_in_later(REFUSED_FOR_S)
+        elif failure is not None:
+            self.has_filters = False
 
-def _change(peers: Collection[PeerAddress], networks: list[str] | None, port: int) -> bool:
-    """Refuse these networks alone, and close connections; false where the kernel takes no filter."""
-    has_filters = True
+
+def _change(peers: Collection[PeerAddress], networks: list[str] | None, port: int) -> OSError | None:
+    """Refuse these networks alone, and close connections; returns why the filter was not changed."""
+    failure: OSError | None = None
     try:
         if networks is not None:
             refuse_connections(networks, port)
     except OSError as exc:
-        has_filters = False
+        failure = exc
         log.warning("connections_not_refused", why=str(exc))
     try:
         close_connections(peers, port)
     except OSError as exc:
         log.warning("connections_not_closed", connections=len(peers), why=str(exc))
-    return has_filters
+    return failure

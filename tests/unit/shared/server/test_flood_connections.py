@@ -1,5 +1,7 @@
 """Connections of floods by their callers: which are closed, and which addresses get no new ones for a moment."""
 
+import errno
+
 import pytest
 
 from shared.server import flood_connections
@@ -105,3 +107,24 @@ async def test_a_kernel_that_takes_no_filter_is_asked_once(monkeypatch: pytest.M
     assert found.close(LOUD, "ipv4:10.0.0.3:50000")
     assert (found.count(CONNECTIONS), found.count(ADDRESSES)) == (2, 1)
     assert asked == [["10.0.0.1"]]
+
+
+async def test_an_address_is_let_in_again_though_descriptors_were_short_when_its_time_was_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+
+    def refuse(networks: list[str], port: int) -> None:
+        asked.append(networks)
+        if len(asked) in (2, 3):
+            raise OSError(errno.EMFILE, "a flood has them")
+
+    monkeypatch.setattr(flood_connections, "refuse_connections", refuse)
+    monkeypatch.setattr(flood_connections, "REFUSED_FOR_S", 0.05)
+    found = Found()
+    assert found.close(LOUD)
+    await until(lambda: len(asked) == 4)
+    assert asked == [["10.0.0.1"], [], [], []]
+    assert found.connections.has_filters
+    assert found.close(LOUD, "ipv4:10.0.0.3:50000")
+    await until(lambda: ["10.0.0.3"] in asked)

@@ -1,5 +1,7 @@
 """A listener's filter drops the beginnings of connections from some addresses, and nothing else."""
 
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +65,21 @@ def test_networks_of_ipv6_are_refused_by_their_64_bits(network: str, enters: boo
         port = server.getsockname()[1]
         refuse_connections([*MANY_NETWORKS[2:], network], port)
         assert connects("::1", "::1", port) is enters
+
+
+def test_a_listener_is_never_passed_over_for_want_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "a flood has them")
+
+    with listening("127.0.0.1") as server:
+        port = server.getsockname()[1]
+        refuse_connections(["127.0.0.2"], port)
+        with monkeypatch.context() as short:
+            short.setattr(os, "dup", none_left)
+            with pytest.raises(OSError, match="a flood has them"):
+                refuse_connections([], port)
+        assert refuse_connections([], port) == 1
+        assert connects("127.0.0.2", "127.0.0.1", port)
 
 
 def test_a_filter_of_another_port_stays() -> None:
