@@ -274,6 +274,35 @@ def test_a_step_of_decoding_does_not_go_through_the_forward(start: Start, later:
             hook.remove()
 
 
+def test_a_later_start_notes_what_the_first_did_and_compares_its_answers(
+    start: Start, later: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(later.record.read_bytes().partition(b"\n")[2])
+    record = KeptStart(later.cache_dir, CodeKey(content["facts"])).read()
+    assert record is not None
+    assert start.runner.forwards is not None
+    assert later.runner.forwards is not None
+    assert set(record.forwards) == start.runner.forwards.kinds
+    later.runner.note_forwards(record.forwards)
+    assert later.runner.forwards.kinds == start.runner.forwards.kinds
+    record.check(answers_now(later.model, later.runner, later.loaded.limits))
+    plain = ForwardCalls.run
+    monkeypatch.setattr(ForwardCalls, "run", lambda self: plain(self) + 1)
+    with pytest.raises(ProgramsNotKeptError, match="answers differ"):
+        record.check(answers_now(later.model, later.runner, later.loaded.limits))
+
+
+def test_a_later_start_leaves_alone_what_the_first_did_not_note(later: Start) -> None:
+    runner = later.runner
+    assert runner.forwards is not None
+    runner.forwards.forget()
+    try:
+        runner.note_forwards(())
+        assert not runner.forwards.kinds
+    finally:
+        runner.note_forwards()
+
+
 def test_a_prompt_that_is_scored_has_its_own_decoders_output(start: Start) -> None:
     def scores(prompt: tuple[int, ...]) -> list[float | None]:
         [computed] = start.runner.run([Segment(prompt, 0, (2,), (), Sampling(), scoring=Scoring(prompt[1:]))])

@@ -7,7 +7,7 @@ that is damaged, or of another key, is not read.
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from worker_service.model.kept_programs import Libraries, ProgramsNotKeptError
 from worker_service.model.runner import TorchRunner
 from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
 from worker_service.model.step_programs import StepPrograms, digest_of_logits
+from worker_service.model.whole_forwards import ForwardKind
 
 log = structlog.get_logger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "hotslot-programs"
 SELF_TEST = "self-test"
 """Name of the self-test's answers; the others are named by their kind of step."""
@@ -42,6 +43,8 @@ class StartRecord:
     programs: Mapping[str, Any]
     libraries: Mapping[str, str]
     answers: Answers
+    forwards: tuple[ForwardKind, ...]
+    """Kinds of steps whose forwards were noted."""
 
     def bind(self, programs: StepPrograms | None) -> None:
         """Have the programs run in this process; raises ProgramsNotKeptError."""
@@ -84,12 +87,13 @@ class KeptStart:
             found = json.loads(content)
             if found["format"] != FORMAT or found["facts"] != dict(self.key.facts):
                 raise ValueError("it is of another key")
-            return StartRecord(self._folder, found["programs"], found["libraries"], found["answers"])
+            forwards = tuple(ForwardKind(*each) for each in found["forwards"])
+            return StartRecord(self._folder, found["programs"], found["libraries"], found["answers"], forwards)
         except (ValueError, KeyError, TypeError) as exc:
             log.warning("kept_start_not_used", file=self.path.name, why=str(exc))
             return None
 
-    def write(self, programs: StepPrograms, answers: Answers) -> None:
+    def write(self, programs: StepPrograms, answers: Answers, forwards: Iterable[ForwardKind]) -> None:
         """Keep a start that passed its self-test; one that cannot be kept is logged, and the next start compiles."""
         try:
             libraries = Libraries(self._folder)
@@ -100,6 +104,7 @@ class KeptStart:
                 "programs": kept,
                 "libraries": libraries.digests,
                 "answers": dict(answers),
+                "forwards": sorted(forwards),
             }
             content = json.dumps(record).encode()
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

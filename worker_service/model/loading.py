@@ -149,7 +149,7 @@ def _load(
             log.info("steps_recorded", kinds=runner.programs.num_recorded)
     if runner.forwards is not None:
         with stages.stage("note"), filled_slot(runner.slot_linears.values()):
-            runner.note_forwards()
+            runner.note_forwards(kept.forwards if kept is not None else None)
             log.info("steps_noted", kinds=len(runner.forwards.kinds))
     with stages.stage("self_test"):
         if expectation is not None:
@@ -162,7 +162,8 @@ def _load(
             kept.check(answers)
             log.info("self_test_repeated", steps=len(answers))
     if runner.programs is not None and kept is None and kept_start is not None:
-        kept_start.write(runner.programs, answers)
+        noted = runner.forwards.kinds if runner.forwards is not None else ()
+        kept_start.write(runner.programs, answers, noted)
     if runner.device_steps is not None and device.type == "cuda" and options.cuda_graphs:
         with stages.stage("capture"):
             capture_steps(runner.device_steps, CudaCapture(), on_stage)

@@ -4,7 +4,8 @@ Some ten of a step's operators compute it, one after the other, each time for po
 model's own operators fill the tables once, for every position that a sequence may have.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -40,12 +41,18 @@ class PositionTables:
         found = self._by_position(calls)
         if not found.taken or self._num_positions > MAX_POSITIONS:
             return calls
+        with _one_thread():
+            return self._put_into(calls, found, num_tokens)
+
+    def _put_into(self, calls: ForwardCalls, found: _ByPosition, num_tokens: int) -> ForwardCalls:
         made = self._made(found, calls.num_made, 0, num_tokens)
         if any(each.shape[:2] != (1, num_tokens) or not each.is_contiguous() for each in made):
             return calls
         self._tables = self._tables or self._filled(found, calls.num_made, num_tokens)
         kept = [(table.shape[1:], table.dtype) for table in self._tables]
         if kept != [(each.shape[2:], each.dtype) for each in made]:
+            return calls
+        if not self._agree(found, calls.num_made, num_tokens):
             return calls
         positions_1T = self._positions_T[None, :num_tokens]
         look_ups = [
@@ -80,7 +87,27 @@ class PositionTables:
         self._positions_T[:num_tokens] = torch.arange(first, first + num_tokens).clamp(max=last)
         return [ForwardCalls(found.calls, num_made, number).run() for number in found.taken]
 
+    def _agree(self, found: _ByPosition, num_made: int, num_tokens: int) -> bool:
+        """Tell whether the tables say what the calls make, at the first, last and some other positions."""
+        for first in (0, self._num_positions // 3 + 1, self._num_positions - num_tokens):
+            computed = self._made(found, num_made, max(first, 0), num_tokens)
+            positions_1T = self._positions_T[None, :num_tokens]
+            if not all(map(torch.equal, computed, [table[positions_1T] for table in self._tables])):
+                return False
+        return True
+
     def _filled(self, found: _ByPosition, num_made: int, num_tokens: int) -> list[torch.Tensor]:
         firsts: Sequence[int] = range(0, self._num_positions, num_tokens)
         parts = [self._made(found, num_made, first, num_tokens) for first in firsts]
         return [torch.cat([each[0] for each in one])[: self._num_positions] for one in zip(*parts, strict=True)]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have torch's operators take no other threads: for so few numbers, waiting for them took all of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

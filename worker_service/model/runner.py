@@ -1,7 +1,7 @@
 """The runner: turns the engine's segments into one call of a compiled bucket, and logits into tokens."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -214,8 +214,11 @@ class TorchRunner:
         return self.forward(kind) if logits_RV is None else logits_RV
 
     @torch.no_grad()
-    def note_forwards(self) -> None:
-        """Note the calls of steps that have programs; they are made instead of the model's forward from then on."""
+    def note_forwards(self, kept: Iterable[ForwardKind] | None = None) -> None:
+        """Note the calls of steps that have programs; they are made instead of the model's forward from then on.
+
+        With the kinds that an earlier start `kept`, its answers are to be compared after this.
+        """
         assert self.forwards is not None
         changing = set(self.addresses().values())  # slots and caches; the rest of the model has its values for good
         fixed = [
@@ -224,7 +227,7 @@ class TorchRunner:
         tables = PositionTables(self._plan.position_ids_T, fixed, self._limits.max_sequence_tokens)
         self._decoder_output.keeps = False  # what one step leaves would be found in another's calls
         try:
-            self.forwards.note(self.lasting(), tables, self._token_buckets, self._limits, self.num_embeddings)
+            self.forwards.note(self.lasting(), tables, self._token_buckets, self._limits, self.num_embeddings, kept)
         finally:
             self._decoder_output.keeps = True
 

@@ -122,6 +122,12 @@ class StepPrograms:
                 self._head.forget((bucket_for(token_buckets, len(segments)), bool(gates)))
         return answers
 
+    def compared(
+        self, token_buckets: Sequence[int], limits: EngineLimits, num_embeddings: int
+    ) -> Iterator[list[Segment]]:
+        """Steps that `record` compares and `answers` answers."""
+        return (segments for _, segments in _compared(token_buckets, limits, num_embeddings))
+
     def answers(
         self, logits: Logits, token_buckets: Sequence[int], limits: EngineLimits, num_embeddings: int
     ) -> dict[str, str]:

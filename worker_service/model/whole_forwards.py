@@ -1,7 +1,7 @@
 """Calls of whole forwards, for the kinds of steps whose layers and head have programs: noted, audited and compared."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -74,21 +74,28 @@ class WholeForwards:
         token_buckets: Sequence[int],
         limits: EngineLimits,
         num_embeddings: int,
+        kept: Iterable[ForwardKind] | None = None,
     ) -> None:
         """Note a step of each kind that has programs; what then answers another step with other bits is forgotten.
 
-        `lasting` are the tensors of the model and of a step, which never move.
+        `lasting` are the tensors of the model and of a step, which never move. Of the kinds that an earlier start
+        `kept`, which passed the audit there, those are not compared whose answers will be held against the start's own.
         """
         self._age, draws = self.programs.age, random.Random(9)
         kinds = [(n, gates) for n in token_buckets if n <= MAX_TOKENS for gates in ((), FIRST_SLOT)]
         steps = [partial(_step_of, draws, limits, num_embeddings, *kind) for kind in kinds]
-        found = self._noted(steps, [*lasting, *self.programs.tensors()])
+        found = self._noted(steps, [*lasting, *self.programs.tensors()], None if kept is None else frozenset(kept))
         for kind in sorted(found, reverse=True):  # the largest fills the tables, in the fewest calls
             found[kind] = tables.put_into(found[kind], kind.num_tokens)
+        compared_later = self.programs.compared(token_buckets, limits, num_embeddings) if kept is not None else ()
+        answered = {self.prepare(segments) for segments in compared_later}
         for step in steps:
             segments = step()
             kind = self.prepare(segments)
             if kind not in found or not self.programs.compute_layers:
+                continue
+            if kind in answered:
+                self._calls[kind] = found[kind]
                 continue
             expected_RV = self.forward(kind)[: len(segments)].clone()
             self.prepare(segments)
@@ -98,22 +105,25 @@ class WholeForwards:
                 log.warning("step_noted_wrong", **kind._asdict(), why="its logits differ")
 
     def _noted(
-        self, steps: Sequence[Callable[[], list[Segment]]], lasting: Sequence[torch.Tensor]
+        self,
+        steps: Sequence[Callable[[], list[Segment]]],
+        lasting: Sequence[torch.Tensor],
+        kept: frozenset[ForwardKind] | None,
     ) -> dict[ForwardKind, ForwardCalls]:
         findings: dict[bool, list[str]] = {}
         found: dict[ForwardKind, ForwardCalls] = {}
         for step in steps:
             kind = self.prepare(step())
             has_programs = self.programs.have(kind.num_tokens, kind.num_rows, with_adapters=kind.with_adapters)
-            if not (has_programs and self.programs.compute_layers):
+            if not (has_programs and self.programs.compute_layers) or (kept is not None and kind not in kept):
                 continue
             forward = partial(self.forward, kind)
-            if kind.with_adapters not in findings:  # the smallest of its form is audited, for all
+            if kept is None and kind.with_adapters not in findings:  # the smallest of its form is audited, for all
                 findings[kind.with_adapters] = audit(partial(_write, step, self.prepare), forward, lasting)
             try:
-                if findings[kind.with_adapters]:
+                if findings.get(kind.with_adapters):
                     raise NotRecordableError(findings[kind.with_adapters][0])
-                found[kind] = noted(forward, lasting)
+                found[kind] = noted(forward, lasting, runs_programs=kept is None)
             except NotRecordableError as exc:
                 log.info("step_not_noted", **kind._asdict(), why=str(exc))
         return found

@@ -84,3 +84,16 @@ def test_smaller_steps_read_the_tables_of_the_largest() -> None:
     with_tables = found.put_into(calls, 1)
     assert len(with_tables) < len(calls)
     assert torch.equal(with_tables.run(), smaller())
+
+
+def test_tables_that_a_step_computes_otherwise_are_not_put_in() -> None:
+    found = tables()
+    found.put_into(noted(rotary, LASTING), TOKENS)
+
+    def faster() -> torch.Tensor:
+        angles = POSITIONS_T[None, :1, None].float() * (FREQUENCIES_I * 2)
+        embedded_1TI = torch.nn.functional.embedding(IDS_T[None, :1], WEIGHT_VI)
+        return embedded_1TI * angles.cos() + embedded_1TI * (angles.sin() * 0.5).to(torch.bfloat16)
+
+    calls = noted(faster, LASTING)
+    assert found.put_into(calls, 1) is calls
