@@ -37,12 +37,17 @@ def admitted(loaded: LoadedModel, folder: Path) -> tuple[Manifest, bytearray]:
 
 def load_tiny(base: Path, **changes: Any) -> LoadedModel:
     """A worker's model in fp32, uncompiled unless it is asked for."""
+    return load_model(tiny_options(base, **changes))
+
+
+def tiny_options(base: Path, **changes: Any) -> ModelOptions:
+    """Options of such a model."""
     options = ModelOptions(
         model=str(base), model_name="tiny", dtype="float32", num_slots=8, slot_rank=SLOT_RANK, max_rank=16,
         max_sequences=8, kv_tokens=512, block_tokens=4, max_sequence_tokens=MAX_SEQUENCE_TOKENS,
         token_buckets=(8, 64), num_threads=1, compile=False,
     )  # fmt: skip
-    return load_model(replace(options, **changes))
+    return replace(options, **changes)
 
 
 def decoded(loaded: LoadedModel, folder: Path) -> HostAdapter:

@@ -49,9 +49,8 @@ def _run(action: str, file: Path, settings: WorkerSettings) -> int:
         raise InvalidRequestError([FieldViolation("cache_dir", "must be set: it has, or gets, the code")])
     options = model_options(settings)
     configure_torch(options)
-    key = code_key(
-        options, spec_from_folder(model_folder(settings.model), settings.model_name or settings.model).digest
-    )
+    folder = model_folder(settings.model)
+    key = code_key(options, spec_from_folder(folder, settings.model_name or settings.model).digest, folder)
     archiver = Archiver.of(settings, settings.cache_dir)
     return archiver.pack(key, file) if action == "export" else archiver.unpack(key, file)
 

@@ -24,12 +24,14 @@ _SHAPING = (
 _COMPILER_TIMEOUT_S = 10.0
 
 
-def code_key(options: ModelOptions, base_model_digest: Digest) -> CodeKey:
-    """The key of what this process compiles; torch's number of threads must have been set."""
+def code_key(options: ModelOptions, base_model_digest: Digest, folder: Path) -> CodeKey:
+    """The key of what this process compiles of a model's folder; torch's number of threads must have been set."""
     device = torch.device(options.device)
     facts = {name: str(getattr(options, name)) for name in _SHAPING}
     facts |= {
         "base_model": base_model_digest,
+        # Windows, scales and caps are numbers in programs, and no part of the base model's digest.
+        "config": hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:16],
         "hotslot": _sources(),
         "python": platform.python_version(),
         "torch": torch.__version__,

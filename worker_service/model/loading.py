@@ -1,5 +1,6 @@
 """From a folder or a hub id to a model that is ready to serve."""
 
+import gc
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -71,7 +72,10 @@ def load_model(
         return _load(options, on_stage, shared_code, use_kept=options.cache_dir is not None)
     except ProgramsNotKeptError as exc:
         log.warning("kept_start_not_used", why=str(exc))
-        return _load(options, on_stage, shared_code, use_kept=False)
+    # Outside of the handler, whose error holds the model that was loaded; it refers to itself, and there may be no room
+    # for two.
+    gc.collect()
+    return _load(options, on_stage, shared_code, use_kept=False)
 
 
 def _load(
@@ -91,7 +95,7 @@ def _load(
         limits = engine_limits(options, config, num_block_tokens)
         check_weights(options)
     with stages.stage("cache"):
-        key = code_key(options, spec.digest)
+        key = code_key(options, spec.digest, folder)
         if shared_code is not None:
             shared_code.bring(key)
         kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
