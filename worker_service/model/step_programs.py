@@ -172,11 +172,8 @@ class _Steps:
 
     def step_of(self, num_tokens: int, gates: Gates) -> list[Segment]:
         limits, draws = self.limits, self.draws
-        num_rows = min(num_tokens, limits.max_running)
-        while num_rows > 1 and sum(map(limits.blocks_for, _shares(num_tokens, num_rows))) > limits.num_blocks:
-            num_rows -= 1
         first_block, segments = 0, []
-        for count in _shares(num_tokens, num_rows):
+        for count in tokens_of_rows(num_tokens, limits):
             blocks = tuple(range(first_block, first_block + limits.blocks_for(count)))
             first_block += len(blocks)
             tokens = tuple(draws.randrange(self.num_embeddings) for _ in range(count))
@@ -200,6 +197,14 @@ def digest_of_logits(logits_RV: torch.Tensor) -> str:
 
 def _name(num_tokens: int, gates: Gates) -> str:
     return f"{num_tokens} tokens, {'with adapters' if gates else 'base only'}"
+
+
+def tokens_of_rows(num_tokens: int, limits: EngineLimits) -> list[int]:
+    """Tokens of each row of a step of as many rows as there may be, whose blocks the cache has."""
+    num_rows = min(num_tokens, limits.max_running)
+    while num_rows > 1 and sum(map(limits.blocks_for, _shares(num_tokens, num_rows))) > limits.num_blocks:
+        num_rows -= 1
+    return _shares(num_tokens, num_rows)
 
 
 def _shares(total: int, parts: int) -> list[int]:

@@ -16,7 +16,7 @@ from worker_service.model.capture_audit import audit
 from worker_service.model.cpu.recorder import NotRecordableError
 from worker_service.model.forward_calls import ForwardCalls, noted
 from worker_service.model.position_tables import PositionTables
-from worker_service.model.step_programs import FIRST_SLOT, Gates, StepPrograms
+from worker_service.model.step_programs import FIRST_SLOT, Gates, StepPrograms, tokens_of_rows
 
 log = structlog.get_logger(__name__)
 
@@ -137,8 +137,7 @@ def _step_of(
     draws: random.Random, limits: EngineLimits, num_embeddings: int, num_tokens: int, gates: Gates
 ) -> list[Segment]:
     """A step whose first row goes on anywhere in a sequence, while the others begin."""
-    num_rows = min(num_tokens, limits.max_running, limits.num_blocks)
-    counts = [num_tokens // num_rows + (row < num_tokens % num_rows) for row in range(num_rows)]
+    counts = tokens_of_rows(num_tokens, limits)
     left = limits.num_blocks - sum(map(limits.blocks_for, counts[1:]))
     most = min(left * limits.block_tokens, limits.max_sequence_tokens)
     first_block, segments = 0, []
