@@ -19,6 +19,8 @@ ALIGNMENT_BYTES = 64
 MIN_BYTES = 16 * 1024
 """Smaller tensors stay where they are."""
 PAGE_BYTES = 2 << 20
+MOVED_BYTES = 256 << 20
+"""Tensors that are moved together: so much is taken before what is moved there has left its place."""
 _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE of <linux/mman.h>, from Linux 5.14 on."""
 
@@ -28,9 +30,10 @@ def into_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
 
     Views of them that were made before keep the old memory. Without huge pages on this system nothing is lost.
     """
-    for tensor, moved in _places([tensor for tensor in tensors if _is_movable(tensor)]):
-        moved.copy_(tensor.detach())
-        tensor.data = moved
+    for some in _by_size(tensor for tensor in tensors if _is_movable(tensor)):
+        for tensor, moved in _places(some):
+            moved.copy_(tensor.detach())
+            tensor.data = moved
 
 
 def zeros_into_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
@@ -43,6 +46,17 @@ def zeros_into_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
     for tensor in zeros:
         if id(tensor) not in moved_ids:
             tensor.zero_()
+
+
+def _by_size(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Tensors in lists of some MOVED_BYTES, or of one that is larger."""
+    some: list[torch.Tensor] = []
+    for tensor in tensors:
+        if some and sum(each.nbytes for each in some) + tensor.nbytes > MOVED_BYTES:
+            yield some
+            some = []
+        some.append(tensor)
+    yield some
 
 
 def _places(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,10 +1,13 @@
 """Tensors move into huge pages with their values, their identity and what is tied to them."""
 
+import mmap
 import threading
 
+import pytest
 import torch
 from torch import nn
 
+from worker_service.model import huge_pages
 from worker_service.model.huge_pages import ALIGNMENT_BYTES, PAGE_BYTES, into_huge_pages, zeros_into_huge_pages
 
 
@@ -69,3 +72,22 @@ def test_pages_that_are_taken_meanwhile_keep_what_was_written() -> None:
             assert not thread.is_alive()
     assert all(map(torch.equal, tensors, expected))
     assert not any(tensor.any() for tensor in zeros)
+
+
+def test_pages_are_taken_for_few_tensors_that_have_not_left_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages for all of a model at once would take the memory of half a model more than it has."""
+    taken_bytes: list[int] = []
+
+    def note(memory: mmap.mmap) -> None:
+        taken_bytes.append(len(memory))
+
+    monkeypatch.setattr(huge_pages, "MOVED_BYTES", 3 * 65_536)
+    monkeypatch.setattr(huge_pages, "_take_pages", note)
+    tensors = [torch.full((count, 256), float(index)) for index, count in enumerate([64] * 7 + [256, 64])]
+    expected = [tensor.clone() for tensor in tensors]
+    into_huge_pages(tensors)
+    for thread in threading.enumerate():
+        if thread.name == "take pages":
+            thread.join(60)
+    assert sorted(taken_bytes) == [65_536, 65_536, 3 * 65_536, 3 * 65_536, 4 * 65_536]
+    assert all(map(torch.equal, tensors, expected))
