@@ -22,14 +22,19 @@ WORKER_STAGES = {
     "expect": "computing what plain transformers answers",
     "kernels": "building native kernels",
     "adapt": "adding slots",
+    "bind": "taking over what an earlier start recorded",
     "compile": "compiling",
-    "self_test": "comparing with plain transformers",
+    "record": "recording steps",
+    "note": "noting steps",
+    "self_test": "comparing answers",
+    "capture": "capturing steps",
 }
-"""Stages of a worker's start in their order, as its log has them at their ends."""
+"""Stages of a worker's start, as its log names them; which of them there are depends on device and earlier starts."""
 LAST_STAGE = "joining the fleet"
 SLOW_STAGES = ("fetch", "kernels", "compile")
 """Stages at which a first start says how long it takes: the first one, and those that take the time."""
-_ENDED = re.compile(r"startup_stage\b.*\bstage\W{1,4}(\w+)")
+_BEGUN = re.compile(r"startup_stage_begun\b.*\bstage\W{1,4}(\w+)")
+_LAST_ENDED = re.compile(r"startup_stage\b.*\bstage\W{1,4}(?:self_test|capture)\b")
 
 
 class Stages:
@@ -83,6 +88,7 @@ class WorkerStages:
         """`logs` are names, paths and the size before the start; `is_first` where no compiled code is there."""
         self._stages = stages
         self._files: list[tuple[str, IO[str]]] = []
+        self._current: dict[str, str] = {}
         self._expect = FIRST_START if is_first else ""
         for name, path, begin in logs:
             file = path.open(errors="replace")
@@ -94,10 +100,10 @@ class WorkerStages:
         """Read what the logs have had since, and enter the stages that they tell of."""
         for name, file in self._files:
             for line in iter(file.readline, ""):
-                if (ended := _ENDED.search(_plain(line))) and ended[1] in WORKER_STAGES:
-                    order = list(WORKER_STAGES)
-                    index = order.index(ended[1]) + 1
-                    self._enter(name, order[index] if index < len(order) else "")
+                if (begun := _BEGUN.search(_plain(line))) and begun[1] in WORKER_STAGES:
+                    self._enter(name, begun[1])
+                elif _LAST_ENDED.search(_plain(line)):
+                    self._enter(name, "")
 
     def close(self) -> None:
         """Close the logs."""
@@ -105,6 +111,9 @@ class WorkerStages:
             file.close()
 
     def _enter(self, name: str, stage: str) -> None:
+        if self._current.get(name) == stage:
+            return
+        self._current[name] = stage
         expect = self._expect if stage in SLOW_STAGES else ""
         self._stages.enter(f"{name}: {WORKER_STAGES.get(stage, LAST_STAGE)}", expect)
 

@@ -22,6 +22,7 @@ class StartStages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         self.on_stage(name)
+        log.info("startup_stage_begun", stage=name)
         began_s = time.monotonic()
         yield
         self.done.append(StartupStage(name, time.monotonic() - began_s))

@@ -126,24 +126,29 @@ def test_a_start_in_a_pipe_has_a_line_for_each_check_and_each_stage(up: Up, tmp_
     assert len(lines) == len(set(lines)), "a stage has one line"
 
 
-def test_stages_of_a_worker_are_read_from_its_log_as_they_end(
+def test_stages_of_a_worker_are_those_that_its_log_says_begin(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A start that takes over what an earlier one recorded leaves stages out."""
     log = tmp_path / "worker-1.log"
-    log.write_text("an earlier start: startup_stage stage=load\n")
+    log.write_text("an earlier start: startup_stage_begun stage=load\n")
     heard = WorkerStages(Stages(), [("worker-1", log, log.stat().st_size)], is_first=True)
+    names = [name for name in WORKER_STAGES if name not in ("expect", "record")]
     lines = [
-        f"2026 [info] startup_stage \x1b[36mstage\x1b[0m=\x1b[35m{name}\x1b[0m duration_s=1\n" for name in WORKER_STAGES
+        f"2026 [info] {event} \x1b[36mstage\x1b[0m=\x1b[35m{name}\x1b[0m\n"
+        for name in names
+        for event in ("startup_stage_begun", *(["startup_stage"] if name != "self_test" else []))
     ]
+    anew = '{"event": "startup_stage_begun", "stage": "load"}\n'
     with log.open("a") as file:
-        for line in [*lines, '{"event": "startup_stage", "stage": "cache"}\n', "startup_stage stage=unknown\n"]:
+        for line in [*lines, anew, "startup_stage_begun stage=unknown\n"]:
             file.write(line)
             file.flush()
             heard.look()
     heard.close()
     said = [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()]
     assert [line.partition("; ")[0] for line in said] == [
-        *(f"worker-1: {text}" for text in WORKER_STAGES.values()), "worker-1: joining the fleet",
+        *(f"worker-1: {WORKER_STAGES[name]}" for name in names), "worker-1: joining the fleet",
         "worker-1: loading the weights",
     ]  # fmt: skip
     assert sum("takes a minute or more" in line for line in said) == 3, "where it begins, and where it takes long"
