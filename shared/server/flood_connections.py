@@ -61,6 +61,8 @@ class FloodConnections:
         """Callers of each address, the latest last, and the time of a connection's first call."""
         self._cut_off_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
         """Callers that flooded, and the time until which their connections are closed at their first call."""
+        self._let_in_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
+        """Addresses that were refused, and the time until which no stranger has them refused again."""
         self._closing: dict[PeerAddress, str] = {}
         self._refused_until_s: dict[str, float] = {}
         self._is_filter_due = False
@@ -106,7 +108,7 @@ class FloodConnections:
         self._cut_off_until_s[caller] = now_s + CUT_OFF_S
         self._counters.add(BOUND_REFUSALS, CONNECTIONS)
         self._closing[address] = peer
-        if self.has_filters and not self._has_many_callers(network := address_of(peer), now_s):
+        if self.has_filters and self._may_refuse(network := address_of(peer), now_s, is_known=is_known):
             self._refuse(network, now_s)
         self._work()
         return True
@@ -118,9 +120,12 @@ class FloodConnections:
         if len(callers) > MANY_CALLERS + 1:
             del callers[next(iter(callers))]
 
-    def _has_many_callers(self, network: str, now_s: float) -> bool:
+    def _may_refuse(self, network: str, now_s: float, *, is_known: bool) -> bool:
         callers = self._callers_of.get(network, {})
-        return sum(now_s - heard_s <= IDLE_S for heard_s in callers.values()) > MANY_CALLERS
+        num_callers = sum(now_s - heard_s <= IDLE_S for heard_s in callers.values())
+        # Whoever has no token keeps no principal of the address out: what comes again after a second finds it let in.
+        is_own = is_known or not num_callers
+        return num_callers <= MANY_CALLERS and (is_own or now_s >= self._let_in_until_s.get(network, 0.0))
 
     def _refuse(self, network: str, now_s: float) -> None:
         if network not in self._refused_until_s:
@@ -128,6 +133,7 @@ class FloodConnections:
             if len(self._refused_until_s) >= MAX_ADDRESSES:
                 del self._refused_until_s[next(iter(self._refused_until_s))]
         self._refused_until_s[network] = now_s + REFUSED_FOR_S
+        self._let_in_until_s[network] = now_s + 2 * REFUSED_FOR_S
         self._is_filter_due = True
         self._let_in_later(REFUSED_FOR_S)
 

@@ -105,10 +105,17 @@ class RawConnection:
 
 
 @asynccontextmanager
-async def raw_connection(endpoint: str, window_bytes: int = WIDE_BYTES) -> AsyncIterator[RawConnection]:
-    """A connection to a plaintext server, until the block is left; its answers wait beyond a window."""
+async def raw_connection(
+    endpoint: str, window_bytes: int = WIDE_BYTES, source: str | None = None
+) -> AsyncIterator[RawConnection]:
+    """A connection to a plaintext server, until the block is left; its answers wait beyond a window.
+
+    `source` is the address that it comes from, where it is to be a certain one.
+    """
     host, _, port = endpoint.rpartition(":")
-    connection = RawConnection(*await asyncio.open_connection(host, int(port)), endpoint, window_bytes)
+    local = (source, 0) if source is not None else None
+    opened = await asyncio.open_connection(host, int(port), local_addr=local)
+    connection = RawConnection(*opened, endpoint, window_bytes)
     try:
         yield connection
     finally:

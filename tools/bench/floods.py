@@ -86,11 +86,13 @@ class RawCalls:
     metadata: Callable[[Mapping[str, str]], list[tuple[str, str]]]
     is_cancelled: bool = False
     anew_after_s: float = 0.0
+    source: str | None = None
+    """Address of a stranger who shares none with the callers that are served."""
 
     async def __call__(self, endpoint: str, tokens: Mapping[str, str], outcomes: Outcomes) -> None:
         while True:
             with suppress(OSError):
-                async with raw_connection(endpoint) as connection:
+                async with raw_connection(endpoint, source=self.source) as connection:
                     await self._pour(connection, tokens, outcomes)
             outcomes[CLOSED] += 1
             await asyncio.sleep(self.anew_after_s)
@@ -230,7 +232,7 @@ FLOODS: Mapping[str, Mapping[str, Flood]] = {
         "512 streams": LongRequests(512),
         "5,000 cancels/s": RawCalls(GENERATE, _LONG, 5_000, _known, is_cancelled=True, anew_after_s=1.0),
         "5,000 cancels/s, anew at once": RawCalls(GENERATE, _LONG, 5_000, _known, is_cancelled=True),
-        "2,000 guessed tokens/s": RawCalls(GENERATE, _LONG, 2_000, _guessed),
+        "2,000 guessed tokens/s": RawCalls(GENERATE, _LONG, 2_000, _guessed, source="127.0.0.2"),
         "500 oversize metadata/s": RawCalls(GENERATE, _LONG, 500, _oversize),
         "hostile messages of 2 MiB": hostile_messages,
         "64 readers that sleep": sleepers,

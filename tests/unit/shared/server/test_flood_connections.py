@@ -1,6 +1,7 @@
 """Connections of floods by their callers: which are closed, and which addresses get no new ones for a moment."""
 
 import errno
+import time
 
 import pytest
 
@@ -91,6 +92,28 @@ async def test_a_stranger_s_flood_ends_the_connection_of_a_principal_alone() -> 
     found.connections.heard(PEER, QUIET)
     assert found.close("address 10.0.0.1", is_known=False)
     assert not found.close("address unix", "unix:", is_known=False)
+
+
+@pytest.mark.parametrize("has_principal", [True, False])
+async def test_strangers_have_an_address_of_principals_refused_half_of_the_time_at_most(
+    monkeypatch: pytest.MonkeyPatch, has_principal: bool
+) -> None:
+    now_s = 1_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    monkeypatch.setattr(FloodConnections, "_let_in_later", lambda connections, after_s: None)
+    found = Found()
+    if has_principal:
+        found.connections.heard("ipv4:10.0.0.1:40000", QUIET)
+    refused_until_s: list[float] = []
+    for number in range(100):  # one each 50 ms
+        assert found.close("address 10.0.0.1", f"ipv4:10.0.0.1:{50_000 + number}", is_known=False)
+        refused_until_s.append(found.connections._refused_until_s["10.0.0.1"])
+        now_s += 0.05
+    assert len(set(refused_until_s)) == (3 if has_principal else 100)
+    if has_principal:
+        assert sorted(set(refused_until_s)) == pytest.approx([1_001.0, 1_003.0, 1_005.0], abs=0.2)
+    assert found.close(LOUD, "ipv4:10.0.0.1:60000")
+    assert found.connections._refused_until_s["10.0.0.1"] == now_s + 1.0, "a principal is known, and may be taken away"
 
 
 async def test_a_kernel_that_takes_no_filter_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
