@@ -134,14 +134,13 @@ class _Notes:
 class _Noting(TorchDispatchMode):
     """Notes every operator that is called."""
 
-    def __init__(self, notes: _Notes, *, runs_programs: bool) -> None:
+    def __init__(self, notes: _Notes) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._notes = notes
-        self._runs_programs = runs_programs
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if func.name() == _RUNS_PROGRAM and not self._runs_programs:
+        if func.name() == _RUNS_PROGRAM:
             args[-1][-1].zero_()
             found = True
         else:
@@ -150,18 +149,16 @@ class _Noting(TorchDispatchMode):
         return found
 
 
-def noted(
-    forward: Callable[[], torch.Tensor], lasting: Iterable[torch.Tensor], *, runs_programs: bool = True
-) -> ForwardCalls:
+def noted(forward: Callable[[], torch.Tensor], lasting: Iterable[torch.Tensor]) -> ForwardCalls:
     """Run a forward and keep its calls; `lasting` are the tensors that never move.
 
-    Without running programs, which take nearly all of its time, what they put out is zeros; the calls are the same.
+    Programs, which take nearly all of its time, are only noted: what they put out is zeros, and the calls are the same.
 
     Raises NotRecordableError where one of them cannot be made without the forward. What a forward does with values on
     the host is not seen here; the audit (capture_audit.py) sees it.
     """
     notes = _Notes(frozenset(each.untyped_storage()._cdata for each in lasting))
-    with _Noting(notes, runs_programs=runs_programs):
+    with _Noting(notes):
         result = forward()
     if notes.problem:
         raise NotRecordableError(notes.problem)

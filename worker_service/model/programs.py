@@ -174,7 +174,7 @@ class Programs:
     def _record(self, compiled: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         assert self._recording is not None
         inputs = tuple(_tensors_in({**dict(enumerate(arguments)), **named}))
-        recorder = Recorder(self._scratch, self._lasting, [tensor for _, tensor in inputs])
+        recorder = Recorder(self._scratch, self._lasting, [tensor for _, tensor in inputs], self._recording.draws)
         self._recording.recorder = recorder
         try:
             returned = compiled(*arguments, **named)

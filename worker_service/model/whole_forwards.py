@@ -123,7 +123,7 @@ class WholeForwards:
             try:
                 if findings.get(kind.with_adapters):
                     raise NotRecordableError(findings[kind.with_adapters][0])
-                found[kind] = noted(forward, lasting, runs_programs=kept is None)
+                found[kind] = noted(forward, lasting)
             except NotRecordableError as exc:
                 log.info("step_not_noted", **kind._asdict(), why=str(exc))
         return found

@@ -12,6 +12,7 @@ from torch._inductor.codecache import PyCodeCache
 from worker_service.model import attention  # noqa: F401  (defines hotslot::attend)
 from worker_service.model.cpu.recorder import NotRecordableError, Recorder
 
+SEED = 5
 _KERNEL_PREFIX = "cpp_"
 LINEAR_OPERATORS = ("linear", "slot_linear", "linear_int8", "slot_linear_int8")
 """Operators of the kernels that have a method of their name in the recorder."""
@@ -22,6 +23,8 @@ class Recording:
     """Stands in the modules of compiled code, and hands what they call to the recorder of the moment."""
 
     recorder: Recorder | None = None
+    draws: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(SEED))
+    """Makes what stands for values that are not computed."""
     _replaced: list[tuple[ModuleType, dict[str, Any]]] = field(default_factory=list)
 
     @contextmanager
