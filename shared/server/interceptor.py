@@ -110,10 +110,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         method = str(handler_call_details.method)
         if handler is None or method.startswith(STANDARD_SERVICES):
-            if caller is None:
-                return self._standard.handler(handler)  # type: ignore[no-any-return]
-            self.paced.came(caller)
-            return handler  # type: ignore[no-any-return]
+            return self._standard.handler(handler, caller)  # type: ignore[no-any-return]
         if handler.response_streaming:
             behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
             make = (

@@ -1,7 +1,8 @@
 """Calls of the health and reflection services, which need no token, and of methods that do not exist: at a pace.
 
 Each address has one, as wide as that of a known caller, so that probes of a kubelet and of load balancers never meet
-it. It is counted apart from the address's other calls: guesses of tokens do not stop probes.
+it. It is counted apart from the address's other calls: guesses of tokens do not stop probes. A caller whose token is
+known calls at its own pace here, too; its streams and their messages are bounded as an address's.
 """
 
 import inspect
@@ -22,7 +23,7 @@ STANDARD_SERVICES = "/grpc."
 MAX_BYTES = 16 * 2**10
 """Bytes of a message: a name."""
 MAX_STREAMS = 1_024
-"""Streams of an address that run: watches of health, and questions about services."""
+"""Streams of an address, or of a known caller, that run: watches of health, and questions about services."""
 STREAMS = "standard_streams"
 """Label of streams that were refused."""
 
@@ -34,15 +35,21 @@ class StandardCalls:
         self._paced = paced
         self._streams: Counter[str] = Counter()
 
-    def handler(self, found: Any) -> Any:
-        """Handler that keeps to the pace; what was found where there is none, and None for no such method."""
-        if not self._paced.is_bounded:
+    def handler(self, found: Any, known: str | None = None) -> Any:
+        """Handler that keeps to the pace; what was found where there is none, and None for no such method.
+
+        A caller who is known, and met already, has the bounds of an address for itself; none where it calls for others.
+        """
+        if not self._paced.is_bounded or known == "":
             return found
 
         async def met(_: Any, context: Any) -> None:
-            caller = f"probe {address_of(context.peer())}"
-            await self._paced.meet_stranger(caller, context)
+            caller = known or f"probe {address_of(context.peer())}"
+            if known is None:
+                await self._paced.meet_stranger(caller, context)
             if found is None:
+                if known is not None:  # clients of later releases ask for what is not here yet
+                    self._paced.came(caller)
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
             if found.request_streaming or found.response_streaming:
                 await self._stream(found, caller, context)
@@ -56,7 +63,7 @@ class StandardCalls:
 
     async def _stream(self, found: Any, caller: str, context: Any) -> None:
         if self._streams[caller] >= MAX_STREAMS:
-            message = f"more than {MAX_STREAMS} streams of health and reflection run from this address; end some"
+            message = f"more than {MAX_STREAMS} streams of health and reflection run from here; end some"
             error = QuotaExceededError(message, subject=STREAMS)
             self._paced.refused(error)
             await abort(context, error)

@@ -41,6 +41,14 @@ async def _call(channel: grpc.aio.Channel, method: str, message: bytes) -> None:
     await call(message)
 
 
+async def _met(running: PacedServer) -> list[tuple[str, str]]:
+    """Token that the server knows from a call."""
+    token = running.token("loud")
+    async with dialled(running.server) as stub:
+        await status(stub, metadata=token)
+    return token
+
+
 async def test_probes_at_a_usual_pace_are_answered_for_ever(tmp_path: Path) -> None:
     async with probed(tmp_path) as (running, _, stub):
         for _ in range(6):
@@ -89,28 +97,36 @@ async def test_the_health_port_keeps_the_same_pace(tmp_path: Path) -> None:
             await until(lambda: connection.is_closed)
 
 
-async def test_messages_of_a_stream_come_at_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_messages_of_a_stream_come_at_the_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
     monkeypatch.setattr(late_refusals, "HEARS_AFTER_S", 0.2)
     async with probed(tmp_path) as (running, channel, _):
+        token = await _met(running) if is_known else []
         made: Any = reflection_pb2_grpc.ServerReflectionStub
         stub = made(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
         began_s = time.monotonic()
-        answers = [answer async for answer in stub.ServerReflectionInfo(iter([asked] * 80))]
+        answers = [answer async for answer in stub.ServerReflectionInfo(iter([asked] * 80), metadata=token)]
         assert len(answers) == 80
         assert all(answer.list_services_response.service for answer in answers)
         assert time.monotonic() - began_s > 0.4, "80 messages come at 50 a second, of which 50 may come at once"
         assert running.count(SETTING)
 
 
-async def test_streams_of_an_address_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_streams_of_an_address_or_a_caller_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
     monkeypatch.setattr(standard_calls, "MAX_STREAMS", 3)
     async with probed(tmp_path) as (running, _, stub):
-        watches = [stub.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
+        token = await _met(running) if is_known else []
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(), metadata=token) for _ in range(3)]
         for watch in watches:
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await stub.Watch(health_pb2.HealthCheckRequest()).read()
+            await stub.Watch(health_pb2.HealthCheckRequest(), metadata=token).read()
         error = from_rpc_error(refused.value)
         assert isinstance(error, QuotaExceededError)
         assert error.subject == STREAMS
@@ -136,6 +152,18 @@ async def test_messages_that_are_none_are_refused(tmp_path: Path, message: bytes
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await _call(channel, CHECK, message)
         assert isinstance(from_rpc_error(refused.value), InvalidRequestError)
+
+
+async def test_what_a_known_caller_asks_for_and_is_not_here_counts_once(tmp_path: Path) -> None:
+    async with probed(tmp_path) as (running, channel, stub):
+        token = await _met(running)
+        for _ in range(30):
+            call: Any = channel.unary_unary(UNKNOWN)
+            with pytest.raises(grpc.aio.AioRpcError) as ended:
+                await call(b"", metadata=token)
+            assert ended.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert (await stub.Check(health_pb2.HealthCheckRequest(), metadata=token)).status != SERVING
+        assert not running.count(SETTING)
 
 
 async def test_a_method_that_does_not_exist_is_told_so(tmp_path: Path) -> None:
