@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 500
 MAX_ANNOUNCEMENTS = 64
 """Most that wait for one watcher; the oldest go, since a version that has been published needs none."""
+MAX_ANNOUNCED_BYTES = 8 * 2**20
+"""Manifests of those that wait for one watcher. One has some 100 bytes for each module; a watcher may sleep."""
 EVERY_S = 1.0
 """Time between two looks for what other processes wrote to the same database."""
 
@@ -68,6 +70,8 @@ class ChangeSignal:
     def _announce(self, tenant: TenantId, events: Sequence[CatalogEvent]) -> None:
         for heard in self._hearers.get(tenant, ()):
             heard.extend(events)
+            while len(heard) > 1 and sum(len(event.manifest_json) for event in heard) > MAX_ANNOUNCED_BYTES:
+                heard.popleft()
         self.wake((tenant,))
 
     @property

@@ -192,3 +192,19 @@ async def test_announcements_wake_those_who_asked_and_the_newest_stay_where_one_
         await until(lambda: heard[-1] == (2, "bot") and found.seen == [[1, 2]])
         found.tasks[0].cancel()
         await until(lambda: not found.signal.hears(ACME))
+
+
+async def test_manifests_that_wait_for_a_watcher_that_sleeps_take_bounded_memory() -> None:
+    signal = ChangeSignal(asyncio.get_running_loop())
+    with signal.hearing(ACME) as heard:
+        for number in range(20):
+            manifest = b"m" * (watch_module.MAX_ANNOUNCED_BYTES // 4)
+            name = AdapterName(f"bot-{number}")
+            signal.announce(ACME, [CatalogEvent(0, AdapterEventKind.VERSION_COMING, name, None, None, 0.0, manifest)])
+        await until(lambda: bool(heard) and heard[-1].adapter == "bot-19")
+        assert [each.adapter for each in heard] == [f"bot-{number}" for number in range(16, 20)]
+        huge = b"m" * (2 * watch_module.MAX_ANNOUNCED_BYTES)
+        signal.announce(
+            ACME, [CatalogEvent(0, AdapterEventKind.VERSION_COMING, AdapterName("huge"), None, None, 0.0, huge)]
+        )
+        await until(lambda: [each.adapter for each in heard] == ["huge"])
