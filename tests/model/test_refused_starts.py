@@ -33,7 +33,7 @@ def test_a_refused_start_holds_no_memory_while_the_next_one_loads(tmp_path: Path
     place.path.parent.mkdir(parents=True)
     facts = dict(place.key.facts)
     # Nothing is compiled, so nothing can be bound: the record is refused once everything is loaded.
-    record = {"format": FORMAT, "facts": facts, "programs": {}, "libraries": {}, "answers": {}}
+    record = {"format": FORMAT, "facts": facts, "programs": {}, "libraries": {}, "answers": {}, "forwards": []}
     content = json.dumps(record).encode()
     place.path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
     gc.collect()

@@ -6,6 +6,7 @@ that is damaged, or of another key, is not read.
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -73,7 +74,8 @@ class KeptStart:
 
     @property
     def _folder(self) -> Path:
-        return self.cache_dir / INDUCTOR_DIR
+        # In the form in which the compiler has it: libraries are told to be in the folder by their paths.
+        return Path(os.path.abspath(self.cache_dir / INDUCTOR_DIR))  # noqa: PTH100  (keeps links, drops "..")
 
     def read(self) -> StartRecord | None:
         """Record of an earlier start; None where there is none, or none that is whole and of this key."""
@@ -108,7 +110,8 @@ class KeptStart:
             }
             content = json.dumps(record).encode()
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            staged = StagedFile(self.path.with_name(f".{secrets.token_hex(8)}.new"), digests=False)
+            # Of a name that is not packed, by a worker that shares the code of this directory meanwhile.
+            staged = StagedFile(self.path.with_name(f".{secrets.token_hex(8)}.tmp"), digests=False)
             try:
                 staged.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
                 staged.publish(self.path, is_durable=False)

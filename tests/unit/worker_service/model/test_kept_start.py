@@ -1,0 +1,62 @@
+"""The record of a start: where it lies, and what others see of it while it is written."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hotslot.content_files import StagedFile
+from worker_service.compiled_code.archive import _shipped
+from worker_service.model.kept_start import KeptStart
+from worker_service.model.shared_code import INDUCTOR_DIR, CodeKey
+from worker_service.model.step_programs import StepPrograms
+from worker_service.model.step_state import StepState
+
+
+class Called(nn.Module):
+    """A module that counts as compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compiled_call_impl = self._call_impl
+
+
+@pytest.fixture
+def programs() -> StepPrograms:
+    """No program of any step."""
+    step = StepState.allocate(max_tokens=1, num_slots=1, max_segments=2, max_blocks=1, device=torch.device("cpu"))
+    return StepPrograms([Called()], Called(), step, 1)
+
+
+@pytest.mark.parametrize("cache_dir", ["cache", "../here/cache"])
+def test_a_record_is_of_the_folder_that_the_compiler_writes_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: StepPrograms, cache_dir: str
+) -> None:
+    """It makes its folder's path absolute, and libraries are known by theirs."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    place = KeptStart(Path(cache_dir), CodeKey({}))
+    place.write(programs, {}, ())
+    found = place.read()
+    assert found is not None
+    assert found.folder == here / "cache" / INDUCTOR_DIR
+
+
+def test_a_record_that_is_written_is_in_no_archive_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: StepPrograms
+) -> None:
+    shipped: list[list[Path]] = []
+    publish = StagedFile.publish
+
+    def look(staged: StagedFile, target: Path, **options: Any) -> None:
+        shipped.append(_shipped(tmp_path))
+        publish(staged, target, **options)
+        shipped.append(_shipped(tmp_path))
+
+    monkeypatch.setattr(StagedFile, "publish", look)
+    place = KeptStart(tmp_path, CodeKey({}))
+    place.write(programs, {}, ())
+    assert shipped == [[], [place.path]]
