@@ -8,8 +8,9 @@ from typing import Protocol
 import structlog
 
 from hotslot.errors import HotslotError
-from hotslot.ids import Digest, TenantId
+from hotslot.ids import Digest, PartyId, TenantId
 from hotslot.references import Reference
+from shared.identity.parties import PARTY
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.version import AdapterVersion, ComingVersion
 
@@ -56,6 +57,8 @@ class Arrivals:
         self._expected: asyncio.Queue[AdapterVersion] = asyncio.Queue()
         # Not a library's map: the oldest makes room.
         self._known: OrderedDict[tuple[TenantId, Reference, Digest], AdapterVersion] = OrderedDict()
+        self._bringing: set[tuple[TenantId, Digest]] = set()
+        """Once each, under however many tags it is announced: a load takes a place of the tenant's."""
 
     def hear(self, tenant: TenantId, news: CatalogChange | ComingVersion) -> None:
         """Take in what the watch brings, before any other part does.
@@ -84,18 +87,27 @@ class Arrivals:
         self._known[tenant, reference, version.digest] = version
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
-        self._expected.put_nowait(version)
+        if (key := (tenant, version.digest)) not in self._bringing:
+            self._bringing.add(key)
+            self._expected.put_nowait(version)
 
     async def run(self) -> None:
         """Bring what is expected, for ever."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                group.create_task(self._bring(await self._expected.get()))
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    group.create_task(self._bring(await self._expected.get()))
+        finally:
+            self._bringing.clear()  # a task that ended before it began told nothing
 
     async def _bring(self, version: AdapterVersion) -> None:
+        # Its turn is its tenant's, so that nobody else's swap waits for what one tenant announces.
+        PARTY.set(PartyId(f"tenant {version.tenant}"))
         try:
             await self._home.bring(version)
         except HotslotError as exc:  # its publication may have failed; otherwise the name's swap brings it
             log.info(
                 "coming_version_not_brought", reference=str(version.reference), digest=version.digest, why=exc.message
             )
+        finally:
+            self._bringing.discard((version.tenant, version.digest))

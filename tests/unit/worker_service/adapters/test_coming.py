@@ -9,8 +9,9 @@ import pytest
 
 from hotslot.errors import StoreUnavailableError
 from hotslot.formats.manifest import AdapterModule, Manifest
-from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, TagName, TenantId, digest_of
+from hotslot.ids import DEFAULT_TENANT, AdapterName, Digest, PartyId, TagName, TenantId, digest_of
 from hotslot.references import Reference
+from shared.identity.parties import PARTY
 from tests.support.waiting import until
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.coming import MAX_KNOWN, Arrivals
@@ -36,10 +37,11 @@ class Worker:
     brought: list[Digest] = field(default_factory=list)
     learned: list[AdapterVersion] = field(default_factory=list)
     fails: set[Digest] = field(default_factory=set)
+    tags: tuple[TagName, ...] = (LIVE,)
+    parties: list[PartyId] = field(default_factory=list)
 
     def peek(self, tenant: TenantId, reference: Reference) -> AdapterVersion | None:
-        served = Reference(BOT, LIVE, None)
-        if (tenant, reference) != (DEFAULT_TENANT, served):
+        if tenant != DEFAULT_TENANT or reference not in [Reference(BOT, tag, None) for tag in self.tags]:
             return None
         return AdapterVersion(tenant, reference, manifest(0).digest, manifest(0))
 
@@ -51,6 +53,7 @@ class Worker:
 
     async def bring(self, version: AdapterVersion) -> None:
         self.brought.append(version.digest)
+        self.parties.append(PARTY.get())
         if version.digest in self.fails:
             raise StoreUnavailableError("it went away", retry_after_s=1.0)
         self.resident.add(version.digest)
@@ -97,6 +100,21 @@ async def test_a_version_that_cannot_be_brought_holds_up_none_after_it() -> None
         arrivals.hear(DEFAULT_TENANT, coming(4))
         await until(lambda: len(worker.brought) == 2)
     assert worker.brought == [manifest(2).digest, manifest(4).digest], "bytes that are not the digest's are no manifest"
+
+
+async def test_a_version_under_several_tags_is_brought_once_in_a_turn_of_its_tenant() -> None:
+    worker = Worker(tags=(LIVE, TagName("best")), fails={manifest(1).digest})
+    async with arrivals_of(worker) as arrivals:
+        for tag in worker.tags:
+            arrivals.hear(DEFAULT_TENANT, coming(1, tag=tag))
+        arrivals.hear(DEFAULT_TENANT, coming(2))
+        await until(lambda: manifest(2).digest in worker.brought)
+        arrivals.hear(DEFAULT_TENANT, coming(1))
+        await until(lambda: len(worker.brought) == 3)
+    assert worker.brought == [manifest(1).digest, manifest(2).digest, manifest(1).digest], (
+        "one that failed may come yet"
+    )
+    assert worker.parties == [PartyId(f"tenant {DEFAULT_TENANT}")] * 3
 
 
 def moved(seed: int, name: str = BOT, tag: str = LIVE) -> CatalogChange:
