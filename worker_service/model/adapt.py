@@ -1,5 +1,6 @@
 """Turns a plain transformers model into one with slots and a paged cache, compiled layer by layer."""
 
+import mmap
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -103,8 +104,13 @@ def _aligned_rows(num_rows: int, num_columns: int, device: torch.device) -> torc
     return torch.zeros(num_rows, -(-num_columns // 16) * 16, device=device)[:, :num_columns]
 
 
-def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) -> list[KvCache]:
-    """Give every attention module its cache, one block larger than the engine knows, for padding."""
+def add_caches(
+    model: PreTrainedModel, limits: EngineLimits, step: StepState, on_mapped: Callable[[mmap.mmap], None]
+) -> list[KvCache]:
+    """Give every attention module its cache, one block larger than the engine knows, for padding.
+
+    `on_mapped` is given their memory where it is in huge pages, of which none is taken from the system yet.
+    """
     num_positions = (limits.num_blocks + 1) * limits.block_tokens
     caches: list[KvCache] = []
     parameter = next(model.parameters())
@@ -114,7 +120,7 @@ def add_caches(model: PreTrainedModel, limits: EngineLimits, step: StepState) ->
         )
         site.module.hotslot_attention = PagedAttention(cache, step, limits.block_tokens)
         caches.append(cache)
-    zeros_into_huge_pages([tensor for cache in caches for tensor in (cache.k_NGD, cache.v_NGD)])
+    zeros_into_huge_pages([tensor for cache in caches for tensor in (cache.k_NGD, cache.v_NGD)], on_mapped)
     AttentionInterface.register(ATTENTION_NAME, attention_interface)
     return caches
 

@@ -2,7 +2,11 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
@@ -29,3 +33,14 @@ def _quota(control_group: Path) -> float | None:
         except OSError:
             return None
     return int(limit) / int(period) if limit.isdigit() and period.isdigit() and int(period) else None
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Have torch's own operators take so many threads meanwhile; no compiled code may run, which is for one number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

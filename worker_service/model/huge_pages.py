@@ -4,13 +4,14 @@ Decoding on CPU reads all weights every step. In pages of 4 KiB that is tens of 
 prefetching stops at every page's end; in huge pages one token is computed up to twice as fast.
 
 A page is taken from the system when it is first written to, which is slow: some 300 MB/s on a virtual machine. So a
-thread takes those of the end while the caller fills those of the beginning, and zeros are written by nobody.
+thread takes those of the end while the caller fills those of the beginning, and zeros are written by nobody. Those of
+caches, of which a start needs few, are taken when the worker is ready.
 """
 
 import ctypes
 import mmap
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -25,22 +26,30 @@ _POPULATE_WRITE = 23
 """MADV_POPULATE_WRITE of <linux/mman.h>, from Linux 5.14 on."""
 
 
+def take_pages(memory: mmap.mmap) -> None:
+    """Have a thread take all pages from the system; what they hold stays as it is."""
+    threading.Thread(target=_take_pages, args=(memory,), name="take pages", daemon=True).start()
+
+
 def into_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
     """Move tensors, keeping their values and their identity; only those in host memory that are alone in theirs.
 
     Views of them that were made before keep the old memory. Without huge pages on this system nothing is lost.
     """
     for some in _by_size(tensor for tensor in tensors if _is_movable(tensor)):
-        for tensor, moved in _places(some):
+        for tensor, moved in _places(some, take_pages):
             moved.copy_(tensor.detach())
             tensor.data = moved
 
 
-def zeros_into_huge_pages(tensors: Iterable[torch.Tensor]) -> None:
-    """Make tensors zeros, whatever they hold, and move those that can be moved, without reading or writing them."""
+def zeros_into_huge_pages(tensors: Iterable[torch.Tensor], on_mapped: Callable[[mmap.mmap], None] = take_pages) -> None:
+    """Make tensors zeros, whatever they hold, and move those that can be moved, without reading or writing them.
+
+    `on_mapped` is given the memory, of which no page is taken yet.
+    """
     zeros = list(tensors)
     moved_ids = set()
-    for tensor, moved in _places([tensor for tensor in zeros if _is_movable(tensor)]):
+    for tensor, moved in _places([tensor for tensor in zeros if _is_movable(tensor)], on_mapped):
         tensor.data = moved
         moved_ids.add(id(tensor))
     for tensor in zeros:
@@ -59,7 +68,9 @@ def _by_size(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     yield some
 
 
-def _places(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _places(
+    tensors: Iterable[torch.Tensor], on_mapped: Callable[[mmap.mmap], None]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Places side by side in new memory, all zeros, with the tensors that they are for; none without huge pages."""
     by_storage = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors}
     sizes_bytes = [-(-tensor.nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for tensor in by_storage.values()]
@@ -70,7 +81,7 @@ def _places(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, tor
         memory.madvise(mmap.MADV_HUGEPAGE)
     except OSError:
         return  # a kernel without them
-    threading.Thread(target=_take_pages, args=(memory,), name="take pages", daemon=True).start()
+    on_mapped(memory)
     begin = 0
     for tensor, size_bytes in zip(by_storage.values(), sizes_bytes, strict=True):
         # Each its own storage: where two inputs share one and either is written to, the compiler copies both whole.
@@ -82,7 +93,7 @@ def _places(tensors: Iterable[torch.Tensor]) -> Iterator[tuple[torch.Tensor, tor
 
 
 def _take_pages(memory: mmap.mmap) -> None:
-    """Have all pages taken from the system, the last ones first; what they hold stays as it is."""
+    """Have all pages taken from the system, the last ones first."""
     madvise = ctypes.CDLL(None).madvise  # unlike Python's, it lets other threads run
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     end = len(memory)

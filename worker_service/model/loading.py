@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import mmap
 import os
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.buckets import bucket_for
 from worker_service.model.code_key import code_key
-from worker_service.model.cores import usable_cores
+from worker_service.model.cores import torch_threads, usable_cores
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
 from worker_service.model.cuda.activation import beside_steps, host_memory
@@ -32,6 +33,7 @@ from worker_service.model.device_plan import DevicePlan
 from worker_service.model.filled_slot import filled_slot
 from worker_service.model.folder import model_folder
 from worker_service.model.graph_checks import capture_steps
+from worker_service.model.huge_pages import take_pages
 from worker_service.model.int8_checks import INT8, check_kernels, check_weights
 from worker_service.model.int8_weights import Int8Weights, round_weights
 from worker_service.model.kept_programs import ProgramsNotKeptError
@@ -110,7 +112,9 @@ def _load(
         int8: Int8Weights = round_weights(model) if options.weights == INT8 else {}
     expectation: self_test.Expectation | None = None
     if kept is None:
-        with stages.stage("expect"):
+        # Operators' threads wait for each other, so one whose core the C++ compiler has holds up all.
+        num_threads = max(torch.get_num_threads() - (building is not None and building.is_alive()), 1)
+        with stages.stage("expect"), torch_threads(num_threads):
             expectation = self_test.expect(model, limits, dtype)
     with stages.stage("kernels"):
         if building is not None:
@@ -122,12 +126,14 @@ def _load(
             and dtype in kernels.DTYPES
         )
         check_kernels(int8, has_kernels=with_kernels)
+    caches: list[mmap.mmap] = []
+    """Their memory, whose pages are taken once the model is ready: a start touches few of them."""
     with stages.stage("adapt"):
         targets = choose_targets(model, spec, options.target_modules, text_model.paths)
         if targets.without_slots:
             examples = dict(itertools.islice(targets.without_slots.items(), 2))
             log.warning("modules_without_slots", modules=len(targets.without_slots), examples=examples)
-        runner = _adapt(model, targets, limits, options, device, with_kernels, with_flash, int8)
+        runner = _adapt(model, targets, limits, options, device, with_kernels, with_flash, int8, caches.append)
         layout = SlotLayout(
             base_model_digest=spec.digest,
             shapes={m.path: (m.in_features, m.out_features) for m in targets.modules},
@@ -172,6 +178,8 @@ def _load(
         with stages.stage("capture"):
             capture_steps(runner.device_steps, CudaCapture(), on_stage)
     runner.arm()
+    for memory in caches:
+        take_pages(memory)
     if shared_code is not None:
         shared_code.settle(key, num_compiled)
     arena = host_memory(device, options.pinned_bytes)
@@ -223,6 +231,7 @@ def _adapt(
     with_kernels: bool,
     with_flash: bool,
     int8: Int8Weights,
+    on_caches: Callable[[mmap.mmap], None],
 ) -> TorchRunner:
     runs_ahead = device.type == "cuda" or options.runs_ahead
     with_lists = options.cuda_kernels and slot_kernels.can_serve(device, next(model.parameters()).dtype)
@@ -244,7 +253,7 @@ def _adapt(
     # Its config may say more, and its tokenizer know more.
     num_embeddings = int(model.get_input_embeddings().weight.shape[0])
     slot_linears, slot_embeddings, writer = add_slots(model, targets, limits, step, int8)
-    caches = add_caches(model, limits, step)
+    caches = add_caches(model, limits, step, on_caches)
 
     def compile_module(module: nn.Module) -> None:
         if options.compile:

@@ -4,13 +4,13 @@ Some ten of a step's operators compute it, one after the other, each time for po
 model's own operators fill the tables once, for every position that a sequence may have.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.utils._pytree import tree_leaves
 
+from worker_service.model.cores import torch_threads
 from worker_service.model.forward_calls import ForwardCalls, KeptCall
 
 MAX_POSITIONS = 2**15
@@ -41,7 +41,7 @@ class PositionTables:
         found = self._by_position(calls)
         if not found.taken or self._num_positions > MAX_POSITIONS:
             return calls
-        with _one_thread():
+        with torch_threads(1):  # for so few numbers, waiting for others took all of the time
             return self._put_into(calls, found, num_tokens)
 
     def _put_into(self, calls: ForwardCalls, found: _ByPosition, num_tokens: int) -> ForwardCalls:
@@ -100,14 +100,3 @@ class PositionTables:
         firsts: Sequence[int] = range(0, self._num_positions, num_tokens)
         parts = [self._made(found, num_made, first, num_tokens) for first in firsts]
         return [torch.cat([each[0] for each in one])[: self._num_positions] for one in zip(*parts, strict=True)]
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Have torch's operators take no other threads: for so few numbers, waiting for them took all of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

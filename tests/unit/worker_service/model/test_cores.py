@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from worker_service.model.cores import usable_cores
+from worker_service.model.cores import torch_threads, usable_cores
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -31,3 +32,18 @@ def test_a_quota_bounds_the_cores_of_the_affinity(tmp_path: Path, files: dict[st
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert usable_cores(tmp_path) == expected
+
+
+def test_the_threads_of_operators_are_as_before_even_after_a_failure() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def fail() -> None:
+        with torch_threads(before + 1):
+            seen.append(torch.get_num_threads())
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        fail()
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before

@@ -60,6 +60,20 @@ def test_zeros_are_zeros_wherever_they_end_up() -> None:
     assert not large[1].any()
 
 
+def test_pages_of_zeros_are_left_for_later_where_that_is_wanted() -> None:
+    mapped: list[mmap.mmap] = []
+    zeros = torch.full((3 * PAGE_BYTES,), 3, dtype=torch.uint8)
+    zeros_into_huge_pages([zeros], mapped.append)
+    assert [len(memory) for memory in mapped] == [zeros.nbytes]
+    zeros[5] = 7
+    huge_pages.take_pages(mapped[0])
+    for thread in threading.enumerate():
+        if thread.name == "take pages":
+            thread.join(60)
+    assert zeros[5] == 7
+    assert int(zeros.sum()) == 7
+
+
 def test_pages_that_are_taken_meanwhile_keep_what_was_written() -> None:
     tensors = [torch.arange(3 * PAGE_BYTES // 8) + index for index in range(4)]
     expected = [tensor.clone() for tensor in tensors]
