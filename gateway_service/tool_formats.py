@@ -26,20 +26,15 @@ class ToolFormats:
 
 def parsed_formats(parts: Iterable[str]) -> ToolFormats:
     """Formats from parts like `hermes` and `name=llama3_json`; raises ValueError that names the part."""
-    default: list[ToolFormat | None] = []
-    by_base: dict[str, ToolFormat | None] = {}
+    found: dict[str, ToolFormat | None] = {}
     for part in parts:
         base, separator, parser = part.strip().rpartition("=")
         if parser not in PARSERS or bool(separator) != bool(base):
             raise ValueError(f"{part!r} is none of {', '.join(PARSERS)}, nor BASE_MODEL=PARSER with one of them")
-        if base in by_base or (not base and default):
+        if base in found:
             raise ValueError(f"{part!r} gives {base or 'all base models'} a second parser")
-        found = None if parser == NONE else ToolFormat(parser)
-        if base:
-            by_base[base] = found
-        else:
-            default.append(found)
-    return ToolFormats(default[0] if default else None, by_base)
+        found[base] = None if parser == NONE else ToolFormat(parser)
+    return ToolFormats(found.pop("", None), found)
 
 
 def checked_parsers(parts: tuple[str, ...]) -> tuple[str, ...]:
