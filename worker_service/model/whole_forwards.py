@@ -81,6 +81,7 @@ class WholeForwards:
         `lasting` are the tensors of the model and of a step, which never move. Of the kinds that an earlier start
         `kept`, which passed the audit there, those are not compared whose answers will be held against the start's own.
         """
+        self.forget()  # calls of programs that were recorded before
         self._age, draws = self.programs.age, random.Random(9)
         kinds = [(n, gates) for n in token_buckets if n <= MAX_TOKENS for gates in ((), FIRST_SLOT)]
         steps = [partial(_step_of, draws, limits, num_embeddings, *kind) for kind in kinds]
