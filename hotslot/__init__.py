@@ -12,6 +12,7 @@ docs/client.md is the client's page. `hotslot.contract` holds the types that cal
 Decisions: docs/decisions/hotslot.md and docs/decisions/packaging.md
 """
 
+import hotslot.rpc.fork_support  # noqa: F401  Has to be first: gRPC is imported by all that follows.
 from hotslot import errors
 from hotslot.clients.blobs import RetryPolicy
 from hotslot.clients.blocking import (

