@@ -4,11 +4,12 @@ The line is the last that the process writes, where `docker compose logs`, a pod
 show it. The pause is for what starts processes again at once, as Podman does: the same failure comes again.
 """
 
+import os
+import select
 import signal
 import sys
-import time
-from contextlib import suppress
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hotslot.errors import ForbiddenError, InvalidRequestError, NotFoundError, PreconditionError
 
@@ -21,8 +22,8 @@ _REFUSALS = (InvalidRequestError, PreconditionError, NotFoundError, ForbiddenErr
 
 def tell_failed_start(prog: str, error: Exception, pause_s: float) -> int:
     """Write why `prog` does not start, pause, and return the exit code."""
-    _tell(prog, "cannot start", error)
-    pause_before_end(pause_s)
+    with pause_before_end(pause_s):
+        _tell(prog, "cannot start", error)
     return EXIT_REFUSED if isinstance(error, _REFUSALS) else EXIT_FAILED
 
 
@@ -38,20 +39,19 @@ def _tell(prog: str, what: str, error: Exception) -> None:
     sys.stderr.flush()
 
 
-class _Told(Exception):
-    """A signal asked the process to end."""
+@contextmanager
+def pause_before_end(pause_s: float) -> Iterator[None]:
+    """Wait after the block, which tells the reason; SIGTERM and SIGINT end the wait, or skip it if they came before.
 
-
-def pause_before_end(pause_s: float) -> None:
-    """Wait; SIGTERM and SIGINT end the wait. Called on the main thread, as the last thing of a process."""
+    Called on the main thread, as the last thing of a process.
+    """
     if pause_s <= 0:
+        yield
         return
-    with suppress(_Told):
-        # The first process of a container is not ended by a signal that it does not handle.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, _end_pause)
-        time.sleep(pause_s)
-
-
-def _end_pause(number: int, frame: FrameType | None) -> None:
-    raise _Told
+    # The first process of a container is not ended by a signal that it does not handle. What a handler writes is
+    # there whenever it came; what one raises is lost in the end of an object, or before anything catches it.
+    told, tell = os.pipe()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: os.write(tell, b"x"))
+    yield
+    select.select([told], [], [], pause_s)

@@ -171,9 +171,9 @@ def load(settings: type[AnySettings], *, prog: str, argv: Sequence[str] | None =
         lines = [_explain(settings, error) for error in exc.errors()]
     except SettingsError as exc:
         lines = [_without_urls(str(exc).removeprefix("error parsing CLI: "))]
-    print("\n".join(f"{prog}: {line}" for line in lines), file=sys.stderr)  # noqa: T201 (no logging yet)
-    print(f"{prog}: --help lists all settings", file=sys.stderr)  # noqa: T201
-    pause_before_end(_start_pause_s())
+    with pause_before_end(_start_pause_s()):
+        print("\n".join(f"{prog}: {line}" for line in lines), file=sys.stderr)  # noqa: T201 (no logging yet)
+        print(f"{prog}: --help lists all settings", file=sys.stderr)  # noqa: T201
     raise SystemExit(EXIT_WRONG_SETTING)
 
 

@@ -55,7 +55,7 @@ class Exchange:
         stub = next(getattr(stub, method) for stub in stubs if hasattr(stub, method))
         assert step not in self.answers, step
         self.methods.add(method)
-        answering = stub(request, metadata=(("hotslot-tenant", tenant),), timeout=20)
+        answering = stub(request, metadata=(("hotslot-tenant", tenant),), timeout=60)
         try:
             if hasattr(answering, "__aiter__"):
                 messages: list[Any] = []

@@ -54,7 +54,7 @@ def valkey() -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 async def redis(valkey: EmbeddedValkey) -> AsyncIterator[RedisConnection]:
-    async with RedisConnection(RedisOptions(valkey.url, command_timeout_s=10.0)) as connection:
+    async with RedisConnection(RedisOptions(valkey.url, command_timeout_s=60.0)) as connection:
         await connection.run(lambda client: client.flushall())
         yield connection
         # The attacker's keys have no end.
@@ -74,7 +74,7 @@ class Besieged:
 
     async def prompt(self, name: str) -> str:
         request = GenerationRequest("hello", adapters=(AdapterSelection(name),))
-        return (await self.client.complete(request, timeout_s=20)).choices[0].text
+        return (await self.client.complete(request, timeout_s=60)).choices[0].text
 
     async def serve(self, dice: random.Random) -> None:
         """Prompts over the client and over each worker, all of them answered right."""
@@ -211,7 +211,7 @@ async def test_no_claim_of_its_place_ends_the_process_of_a_worker(
         async def is_listed() -> bool:
             return [r.info.endpoint for r in (await directory.workers(SPEC.digest)).workers] == [process.endpoint]
 
-        await until_async(is_listed, timeout_s=30)
+        await until_async(is_listed, timeout_s=60)
         trap = await stack.enter_async_context(listening_trap())
         digests = [resident(1).digest]
         forger = Forger(redis, SPEC.digest, digest_of(b"other"), digests, trap, tmp_path, secret_file, random.Random(1))

@@ -93,7 +93,7 @@ async def test_readers_that_sleep_leave_room_for_other_tenants(tmp_path: Path) -
             began_s = time.monotonic()
             for _ in range(3):
                 assert digest_of(await store.of("awake").read(digest)) == digest
-            assert time.monotonic() - began_s < 10
+            assert time.monotonic() - began_s < 60
 
 
 async def test_readers_that_sleep_give_way_to_their_own_tenants_streams(
@@ -110,7 +110,7 @@ async def test_readers_that_sleep_give_way_to_their_own_tenants_streams(
 
 
 async def test_a_reader_that_sleeps_for_too_long_is_ended_and_its_place_free(tmp_path: Path) -> None:
-    async with open_store(tmp_path, max_read_streams=1, stream_stall_s=0.3) as store:
+    async with open_store(tmp_path, max_read_streams=1, stream_stall_s=1.0) as store:
         digest = await with_blob(store, "default")
         async with Sleepers(store, digest) as sleepers:
             await sleepers.add()
@@ -122,22 +122,22 @@ async def test_a_reader_that_sleeps_for_too_long_is_ended_and_its_place_free(tmp
 
 
 async def test_a_reader_that_is_slow_is_not_ended(tmp_path: Path) -> None:
-    async with open_store(tmp_path, max_read_streams=1, stream_stall_s=1.0) as store:
+    async with open_store(tmp_path, max_read_streams=1, stream_stall_s=3.0) as store:
         digest = await with_blob(store, "default")
         async with Sleepers(store, digest) as sleepers:
             await sleepers.add()
             sizes = []
             while (message := await sleepers.calls[0].read()) is not grpc.aio.EOF:
                 sizes.append(len(message.data))
-                await asyncio.sleep(0.3)
+                await asyncio.sleep(0.6)
             assert all(sizes)
             assert sum(sizes) > 8_000_000
-            assert 0.3 * len(sizes) > 1.5  # for longer than the bound, in all
+            assert 0.6 * len(sizes) > 4.5  # for longer than the bound, in all
 
 
 async def test_an_upload_that_sends_nothing_is_ended_and_goes_on_from_what_came(tmp_path: Path) -> None:
     digest = digest_of(DATA)
-    async with open_store(tmp_path, max_uploads=1, stream_stall_s=0.3) as store:
+    async with open_store(tmp_path, max_uploads=1, stream_stall_s=2.0) as store:
 
         async def messages() -> AsyncIterator[blob_pb2.WriteBlobRequest]:
             yield blob_pb2.WriteBlobRequest(digest=digest, size_bytes=len(DATA), data=DATA[:100_000])

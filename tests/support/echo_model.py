@@ -23,6 +23,8 @@ from worker_service.pinned_arena import PinnedArena
 
 EOS = 256
 VOCAB_SIZE = 257
+UNHURRIED_STEP_S = 0.05
+"""Pace at which an endless answer takes 25 seconds: it still runs when a test on a busy machine has come to look."""
 PAD = "<pad>"
 """Text that the tokenizer takes for one token, of which the model knows nothing: its id is VOCAB_SIZE."""
 IN_FEATURES, OUT_FEATURES = 16, 12

@@ -59,7 +59,7 @@ class Calls:
     async def generate(self, *adapters: str, **fields: Any) -> Generated:
         """Generate to the end; adapters are written `reference` or `reference=weight`."""
         generated: Generated | None = None
-        async for message in self.inference.Generate(make_request(*adapters, **fields), timeout=20):
+        async for message in self.inference.Generate(make_request(*adapters, **fields), timeout=60):
             if message.WhichOneof("event") == "started":
                 assert generated is None, "started comes once and first"
                 generated = Generated(message.started)
@@ -78,7 +78,7 @@ class Calls:
     async def load(self, reference: str, **fields: Any) -> control_pb.LoadAdapterResponse:
         """LoadAdapter."""
         response: control_pb.LoadAdapterResponse = await self.control.LoadAdapter(
-            control_pb.LoadAdapterRequest(reference=reference, **fields), timeout=20
+            control_pb.LoadAdapterRequest(reference=reference, **fields), timeout=60
         )
         return response
 
@@ -90,7 +90,7 @@ class Calls:
     async def status(self) -> control_pb.GetWorkerStatusResponse:
         """GetWorkerStatus."""
         response: control_pb.GetWorkerStatusResponse = await self.control.GetWorkerStatus(
-            control_pb.GetWorkerStatusRequest(), timeout=5
+            control_pb.GetWorkerStatusRequest(), timeout=60
         )
         return response
 

@@ -102,7 +102,7 @@ async def fleet_of(
 async def until_known(members: list[Member]) -> None:
     """Wait until each of these sees them all, and nobody else, as ready."""
     wanted = {member.worker_id for member in members}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for member in members:
             while True:
                 sight = await member.router.view.look([])

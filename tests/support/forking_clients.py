@@ -14,8 +14,8 @@ from collections.abc import Callable
 from hotslot import BlockingHotslotClient, StoreClient, WorkerClient
 from hotslot.errors import ForkedClientError, HotslotError
 
-TIMEOUT_S = 5.0
-CHILD_S = 15.0
+TIMEOUT_S = 30.0
+CHILD_S = 60.0
 AT_ONCE_S = 2.0
 ANSWER, REVISION = "Hello, sailor", 11
 

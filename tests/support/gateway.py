@@ -49,7 +49,7 @@ class Served:
 
     async def http(self) -> httpx2.AsyncClient:
         """A plain client."""
-        return await self.stack.enter_async_context(httpx2.AsyncClient(base_url=self.url, timeout=20.0))
+        return await self.stack.enter_async_context(httpx2.AsyncClient(base_url=self.url, timeout=60.0))
 
 
 @asynccontextmanager

@@ -53,7 +53,7 @@ def start_secured(folder: Path, *arguments: str, **environment: str) -> Secured:
         line = process.stdout.readline()
         if line:
             return Secured(process, json.loads(line), folder)
-        process.wait(30)
+        process.wait(60)
         if "is taken" not in (folder / "err").read_text():
             break
     raise AssertionError((folder / "err").read_text())

@@ -31,7 +31,7 @@ class WatchedValkey:
     def primary(self) -> int:
         """Port of the primary, as a sentinel has it."""
         for port in self.sentinels:
-            with Redis(port=port, socket_timeout=2, decode_responses=True) as sentinel:
+            with Redis(port=port, socket_timeout=10, decode_responses=True) as sentinel:
                 try:
                     return int(sentinel.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
                 except (RedisError, OSError, TypeError):
@@ -40,7 +40,7 @@ class WatchedValkey:
 
     def role(self, port: int) -> str:
         """Role of a node by its own word; empty while it does not answer."""
-        with Redis(port=port, socket_timeout=2, decode_responses=True) as node:
+        with Redis(port=port, socket_timeout=10, decode_responses=True) as node:
             try:
                 return str(node.execute_command("ROLE")[0])
             except (RedisError, OSError):
@@ -50,7 +50,7 @@ class WatchedValkey:
         """True when the sentinels know each other and every replica, so that one could be promoted."""
         wanted = {"num-slaves": len(self.nodes) - 1, "num-other-sentinels": len(self.sentinels) - 1}
         for port in self.sentinels:
-            with Redis(port=port, socket_timeout=2, decode_responses=True) as sentinel:
+            with Redis(port=port, socket_timeout=10, decode_responses=True) as sentinel:
                 try:
                     found = sentinel.sentinel_master(SERVICE)
                 except (RedisError, OSError):
@@ -59,7 +59,7 @@ class WatchedValkey:
                 return False
         return True
 
-    def await_settled(self, timeout_s: float = 30.0) -> None:
+    def await_settled(self, timeout_s: float = 60.0) -> None:
         """Return once one of the replicas could be promoted."""
         deadline_s = time.monotonic() + timeout_s
         while not self.is_settled():

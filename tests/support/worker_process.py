@@ -30,7 +30,7 @@ class WorkerProcess:
 
     async def is_serving(self, name: str) -> bool:
         try:
-            response = await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=2)
+            response = await self._health.Check(health_pb2.HealthCheckRequest(service=name), timeout=20)
         except grpc.RpcError:
             return False
         return bool(response.status == SERVING)
@@ -42,7 +42,7 @@ class WorkerProcess:
         return await self.is_serving(LIVENESS)
 
     async def exit_code(self) -> int:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return await self.process.wait()
 
 

@@ -29,6 +29,6 @@ def valkey(request: pytest.FixtureRequest) -> EmbeddedValkey:
 
 @pytest.fixture
 async def redis(valkey: EmbeddedValkey) -> AsyncIterator[RedisConnection]:
-    async with RedisConnection(RedisOptions(valkey.url)) as connection:
+    async with RedisConnection(RedisOptions(valkey.url, command_timeout_s=60.0)) as connection:
         await connection.run(lambda client: client.flushall())
         yield connection

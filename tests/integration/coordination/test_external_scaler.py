@@ -53,16 +53,16 @@ class Keda:
     async def replicas(self, ref: pb.ScaledObjectRef = REF) -> dict[str, int]:
         """Workers that each measure asks for, as an autoscaler of Kubernetes computes it from average values."""
         found = {}
-        for spec in (await self.stub.GetMetricSpec(ref, timeout=20)).metricSpecs:
+        for spec in (await self.stub.GetMetricSpec(ref, timeout=60)).metricSpecs:
             request = pb.GetMetricsRequest(scaledObjectRef=ref, metricName=spec.metricName)
-            (value,) = (await self.stub.GetMetrics(request, timeout=20)).metricValues
+            (value,) = (await self.stub.GetMetrics(request, timeout=60)).metricValues
             assert value.metricName == spec.metricName
             assert value.metricValue == math.ceil(value.metricValueFloat)
             found[spec.metricName] = math.ceil(value.metricValueFloat / spec.targetSizeFloat - 1e-9)
         return found
 
     async def is_active(self) -> bool:
-        return bool((await self.stub.IsActive(REF, timeout=20)).result)
+        return bool((await self.stub.IsActive(REF, timeout=60)).result)
 
     async def refusal(self, call: Any) -> HotslotError:
         with pytest.raises(grpc.RpcError) as caught:
@@ -128,7 +128,7 @@ async def test_workers_are_asked_for_by_rows_by_waiting_sequences_and_by_slots(k
     async def asked() -> bool:
         return await keda.replicas() == expected
 
-    await until_async(asked, timeout_s=30)
+    await until_async(asked, timeout_s=60)
     narrow = pb.ScaledObjectRef(scalerMetadata={"baseModel": NAME, "rows": "0.25", "waiting": "0", "slots": "0"})
     assert await keda.replicas(narrow) == {"rows": 6}
 

@@ -14,13 +14,14 @@ from hotslot.errors import CoordinationUnavailableError
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
-from shared.coordination.member import FleetMember
+from shared.coordination.member import _MIN_INTERVAL_S, FleetMember
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.loops import Loops
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, member_of, resident, worker
 from tests.support.waiting import until, until_async
 
-LEASE_S = 1.2
+LEASE_S = 4.0
+"""Long beside what a busy machine takes for a heartbeat, of which a lease has three."""
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig(server: EmbeddedValkey, fake: FakeWorker, info: WorkerInfo | None = None) -> AsyncIterator[Rig]:
-    options = RedisOptions(server.url, command_timeout_s=0.5)
+    options = RedisOptions(server.url, command_timeout_s=1.0)
     async with (
         RedisConnection(options) as redis,
         RedisConnection(options) as reader,
@@ -113,11 +114,12 @@ async def test_a_nudge_brings_a_change_out_long_before_the_next_heartbeat(valkey
 async def test_nudges_at_any_rate_cost_a_bounded_number_of_heartbeats(valkey_node: EmbeddedValkey) -> None:
     async with rig(valkey_node, FakeWorker()) as it:
         await it.registration.until_connected()
-        before = it.fake.observed
+        loop = asyncio.get_running_loop()
+        before, began_s = it.fake.observed, loop.time()
         for _ in range(100):
             it.registration.nudge()
             await asyncio.sleep(0.002)
-        assert it.fake.observed - before <= 10
+        assert it.fake.observed - before <= 5 + (loop.time() - began_s) / _MIN_INTERVAL_S
 
 
 async def test_moves_between_slots_and_host_memory_are_told_with_the_heartbeats(valkey_node: EmbeddedValkey) -> None:
@@ -201,7 +203,7 @@ async def test_a_redis_that_was_frozen_past_the_lease_is_whole_again_within_one_
 
 async def test_leaving_while_redis_is_frozen_takes_bounded_time() -> None:
     with embedded_valkey() as server:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async with rig(server, FakeWorker()) as it:
                 await it.registration.until_connected()
                 os.kill(server.pid, signal.SIGSTOP)
@@ -212,7 +214,7 @@ async def test_a_worker_whose_place_was_taken_is_told(valkey_node: EmbeddedValke
         await until_async(it.whole)
         newer = Member(it.redis, worker("w-2", epoch=2, endpoint="pod:1"))
         await newer.announce()
-        error = await asyncio.wait_for(it.loops.until_failed(), LEASE_S)
+        error = await asyncio.wait_for(it.loops.until_failed(), 60)
         assert "epoch 2" in str(error)
         assert not it.registration.connected
     async with RedisConnection(RedisOptions(valkey_node.url)) as redis:

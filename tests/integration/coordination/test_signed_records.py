@@ -25,7 +25,7 @@ from shared.pool_secret import PoolSecret
 from tests.integration.coordination.fleet import LEASE_S, POOL, Member, digest, joined, member_of, put, resident, worker
 from tests.integration.coordination.test_rolling_update import INFO, RESIDENTS, earlier
 from tests.support.forger import secret_in
-from tests.support.waiting import until_async
+from tests.support.waiting import until, until_async
 
 KEYS = PoolKeys.of(POOL)
 RESIDENT = resident(1)
@@ -257,7 +257,7 @@ async def test_heartbeats_overrule_a_claim_that_is_repeated_all_the_time(
         member.nudge()
         await asyncio.sleep(0.05)
     assert not task.done()
-    assert member.connected
+    await until(lambda: member.connected)
     directory = Directory(redis, seals)
     await until_async(lambda: has(directory, "w-1"))
     await member.leave()

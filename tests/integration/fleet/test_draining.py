@@ -16,6 +16,7 @@ from hotslot.rpc.channel import open_channel
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from tests.integration.fleet.conftest import SPEC, Catalog
+from tests.support.echo_model import UNHURRIED_STEP_S
 from tests.support.echo_worker import Calls, make_request
 from tests.support.fleet import Member, until_known
 from tests.support.waiting import until_async
@@ -25,7 +26,7 @@ from worker_service.front.worker import ServingWorker
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-async def drain(calls: Calls, timeout_s: float = 10) -> None:
+async def drain(calls: Calls, timeout_s: float = 60) -> None:
     await calls.control.DrainWorker(pb.DrainWorkerRequest(), timeout=timeout_s)
 
 
@@ -88,10 +89,10 @@ async def _is(member: Member, *, ready: bool) -> bool:
 
 async def test_an_undrain_ends_a_drain_that_waits_and_harms_no_stream(pair: list[Member]) -> None:
     front, _ = pair
-    front.model.runner.step_s = 0.002
+    front.model.runner.step_s = UNHURRIED_STEP_S
     marked = await front.calls(marked=True)
     fields: dict[str, Any] = {"text": "endless"}
-    stream = marked.inference.Generate(make_request(**fields), timeout=30)
+    stream = marked.inference.Generate(make_request(**fields), timeout=60)
     await stream.read()
     first, second = await front.calls(), await front.calls()
     waiting = [asyncio.create_task(drain(calls)) for calls in (first, second)]

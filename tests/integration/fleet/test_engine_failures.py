@@ -16,7 +16,7 @@ from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from tests.integration.fleet.conftest import SPEC, Catalog
 from tests.integration.fleet.test_forwarding import ENDLESS, hold, read_on
-from tests.support.echo_model import EchoRunner
+from tests.support.echo_model import UNHURRIED_STEP_S, EchoRunner
 from tests.support.echo_worker import make_request
 from tests.support.fleet import Member, fleet_of
 from tests.support.waiting import until, until_async
@@ -95,9 +95,9 @@ async def test_a_step_that_fails_after_the_first_token_is_the_callers_to_see(
     pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
-    holder.model.runner.step_s = 0.02
+    holder.model.runner.step_s = UNHURRIED_STEP_S
     await hold(directory, holder, store, "one", front)
-    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=20)
+    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=60)
     assert (await call.read()).started.worker_id == holder.worker_id
     Breaking(holder.model.runner)
     with pytest.raises(grpc.RpcError) as caught:

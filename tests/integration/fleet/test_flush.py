@@ -165,7 +165,7 @@ async def test_a_loss_under_load_is_healed_within_a_lease_and_costs_no_loads(sto
 
     async def more_answers() -> None:
         seen = len(answers)
-        await until(lambda: len(answers) >= seen + 2 * NUM_ADAPTERS, timeout_s=30)
+        await until(lambda: len(answers) >= seen + 2 * NUM_ADAPTERS, timeout_s=60)
 
     async with (
         own_redis(meanwhile=more_answers) as redis,

@@ -15,7 +15,7 @@ from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
 from shared.coordination.directory import Directory
 from tests.integration.fleet.conftest import SPEC, Catalog
-from tests.support.echo_model import echo_model, voice
+from tests.support.echo_model import UNHURRIED_STEP_S, echo_model, voice
 from tests.support.echo_worker import make_request
 from tests.support.fleet import Member, fleet_of, joined, until_known
 from tests.support.waiting import until, until_async
@@ -114,9 +114,9 @@ async def test_a_client_that_leaves_frees_the_row_on_the_other_worker(
     pair: list[Member], store: Catalog, directory: Directory
 ) -> None:
     front, holder = pair
-    holder.model.runner.step_s = 0.02
+    holder.model.runner.step_s = UNHURRIED_STEP_S
     await hold(directory, holder, store, "one", front)
-    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=20)
+    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=60)
     await call.read()
     assert holder.in_flight == 1
     call.cancel()
@@ -128,7 +128,7 @@ async def test_the_deadline_travels_and_is_reported_by_the_one_who_is_called(
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
-    holder.model.runner.step_s = 0.02
+    holder.model.runner.step_s = UNHURRIED_STEP_S
     with pytest.raises(grpc.RpcError) as caught:
         async for _ in (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=0.5):
             pass
@@ -142,7 +142,7 @@ async def test_headers_are_held_back_until_the_other_workers_first_token(
     front, holder = pair
     await hold(directory, holder, store, "one", front)
     holder.model.runner.gate.clear()
-    call = (await front.calls()).inference.Generate(make_request("one"), timeout=20)
+    call = (await front.calls()).inference.Generate(make_request("one"), timeout=60)
     headers = asyncio.create_task(call.initial_metadata())
     await until(lambda: holder.in_flight == 1)
     assert not headers.done()
@@ -168,8 +168,8 @@ async def test_a_worker_lost_after_the_first_token_is_an_error_and_nothing_is_tr
 ) -> None:
     front, holder = pair
     await hold(directory, holder, store, "one", front)
-    holder.model.runner.step_s = 0.02
-    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=20)
+    holder.model.runner.step_s = UNHURRIED_STEP_S
+    call = (await front.calls()).inference.Generate(make_request("one", **ENDLESS), timeout=60)
     assert (await call.read()).started.worker_id == holder.worker_id
     stopping = asyncio.create_task(holder.server.stop())
     with pytest.raises(grpc.RpcError) as caught:
@@ -252,7 +252,7 @@ async def saturated(store: Catalog, redis_url: str) -> AsyncIterator[list[Member
 async def test_who_has_no_room_forwards_and_refuses_only_when_nobody_has(saturated: list[Member]) -> None:
     first, second = saturated
     for member in saturated:
-        member.model.runner.step_s = 0.02
+        member.model.runner.step_s = UNHURRIED_STEP_S
     calls = await first.calls()
     streams = []
     for count in range(1, 5):

@@ -90,7 +90,7 @@ async def test_metadata_says_the_same_as_the_field_and_crosses_the_hop(members: 
     metadata = ((MIN_REVISION_KEY, str(revision)),)
     for member in members:
         calls = await member.calls()
-        messages = [m async for m in calls.inference.Generate(make_request("one"), metadata=metadata, timeout=20)]
+        messages = [m async for m in calls.inference.Generate(make_request("one"), metadata=metadata, timeout=60)]
         assert messages[0].started.adapters[0].digest == digest
 
 
@@ -100,7 +100,7 @@ async def test_metadata_that_is_no_revision_is_refused(members: list[Member], te
 
     async def call() -> None:
         metadata = ((MIN_REVISION_KEY, text),)
-        async for _ in calls.inference.Generate(make_request("one"), metadata=metadata, timeout=20):
+        async for _ in calls.inference.Generate(make_request("one"), metadata=metadata, timeout=60):
             pass
 
     error = await error_of(call())
@@ -154,7 +154,7 @@ async def test_a_moved_tag_is_loaded_and_pinned_and_made_the_default_as_it_was_w
 async def test_default_adapters_are_read_at_the_revision_too(members: list[Member], store: Catalog) -> None:
     calls = await members[0].calls(marked=True)
     defaults = control_pb.SetDefaultAdaptersRequest(adapters=[control_pb.DefaultAdapter(reference="one")])
-    await calls.control.SetDefaultAdapters(defaults, timeout=20)
+    await calls.control.SetDefaultAdapters(defaults, timeout=60)
     digest, revision = await written(store, "one", 60)
     assert (await calls.generate(min_revision=revision)).text == voice(digest)
 

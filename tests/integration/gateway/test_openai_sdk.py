@@ -8,7 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionContentPartTextParam, ChatCompletionMessageParam
 
-from tests.support.echo_model import voice
+from tests.support.echo_model import UNHURRIED_STEP_S, voice
 from tests.support.gateway import Served
 from tests.support.waiting import until
 
@@ -203,7 +203,7 @@ async def test_a_wrong_value_names_the_parameter(sdk: AsyncOpenAI) -> None:
 @pytest.mark.parametrize("way", ["closed", "cancelled stream", "cancelled whole"])
 async def test_a_generation_that_is_left_is_cancelled(gateway: Served, sdk: AsyncOpenAI, way: str) -> None:
     body = {"model": BASE, "prompt": "endless", "max_tokens": 480}
-    gateway.model.runner.step_s = 0.01
+    gateway.model.runner.step_s = UNHURRIED_STEP_S
     try:
         if way == "closed":
             stream = await sdk.completions.create(**body, stream=True)  # type: ignore[call-overload]
@@ -222,7 +222,7 @@ async def test_a_generation_that_is_left_is_cancelled(gateway: Served, sdk: Asyn
             await until(lambda: gateway.worker.parts.engine.open_sequences == 1)
             asking.cancel()
         # Sooner than it would end by itself.
-        await until(lambda: gateway.worker.parts.engine.open_sequences == 0, 3)
+        await until(lambda: gateway.worker.parts.engine.open_sequences == 0, 15)
     finally:
         gateway.model.runner.step_s = 0.0
 

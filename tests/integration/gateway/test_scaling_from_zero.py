@@ -31,12 +31,12 @@ async def test_a_model_without_workers_is_503_and_wanted(tmp_path: Path, model: 
             await store.push(adapter(spec=spec), "bot", base_model=spec.digest)
             scaler: Any = externalscaler_pb2_grpc.ExternalScalerStub(channel)
             ref = pb.ScaledObjectRef(scalerMetadata={"baseModel": spec.name})
-            assert not (await scaler.IsActive(ref, timeout=20)).result
+            assert not (await scaler.IsActive(ref, timeout=60)).result
             url = f"http://127.0.0.1:{gateway.server.port}/v1"
             async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=60) as sdk:
                 with pytest.raises(openai.InternalServerError) as refused:
                     await sdk.completions.create(model=model, prompt="hello")
             assert refused.value.status_code == 503
-            assert (await scaler.IsActive(ref, timeout=20)).result
+            assert (await scaler.IsActive(ref, timeout=60)).result
             other = pb.ScaledObjectRef(scalerMetadata={"baseModel": "another/base"})
-            assert not (await scaler.IsActive(other, timeout=20)).result
+            assert not (await scaler.IsActive(other, timeout=60)).result

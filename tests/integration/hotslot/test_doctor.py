@@ -156,7 +156,7 @@ def test_who_does_not_answer_and_who_answers_instead_is_said(doctor: Doctor, sic
 def test_a_port_that_takes_connections_and_says_nothing_is_not_waited_for(doctor: Doctor) -> None:
     class Silent(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            time.sleep(30)
+            time.sleep(120)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
         server.daemon_threads = True
@@ -166,7 +166,7 @@ def test_a_port_that_takes_connections_and_says_nothing_is_not_waited_for(doctor
         level, text = doctor("--worker", f"127.0.0.1:{server.server_address[1]}")[1]["worker"]
         server.shutdown()
     assert (level, "does not answer as a worker within" in text) == ("fail", True)
-    assert time.monotonic() - begin_s < 20
+    assert time.monotonic() - begin_s < 60
 
 
 def test_a_drained_worker_and_a_fleet_without_a_ready_one_are_warned_of(doctor: Doctor, sick: Stack) -> None:

@@ -158,11 +158,11 @@ async def test_ctrl_c_prints_its_line_and_ends_at_once(
         process = subprocess.Popen(  # noqa: ASYNC220 (it is not waited for)
             [sys.executable, "-m", "hotslot", *line.split()], stdout=out, stderr=err, env=dict(os.environ)
         )
-        await until(lambda: bool(heard.read_text() + (tmp_path / "seen").read_text()) or line == "top", timeout_s=30)
+        await until(lambda: bool(heard.read_text() + (tmp_path / "seen").read_text()) or line == "top", timeout_s=60)
         if line == "top":  # It is not a terminal, and shows nothing until its end.
             await until(lambda: bool(psutil.Process(process.pid).net_connections()))
         begin_s = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-    assert time.monotonic() - begin_s < 10, "a tenth of a second alone"
+        assert process.wait(60) == 130
+    assert time.monotonic() - begin_s < 30, "a tenth of a second alone"
     assert heard.read_text().endswith("hotslot: interrupted\n")

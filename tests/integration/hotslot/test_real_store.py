@@ -133,7 +133,7 @@ def test_a_watch_sees_what_happens(store: BlockingStoreClient, peft_folder: Peft
     watcher.start()
     version = store.push(folders[1], "pirate").version
     assert with_tag.wait(60)
-    watcher.join(10)
+    watcher.join(60)
     assert [event.kind for event in seen] == [AdapterEventKind.VERSION_CREATED, AdapterEventKind.TAG_MOVED]
     assert {event.digest for event in seen} == {version.digest}
 

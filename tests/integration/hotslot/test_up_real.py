@@ -71,7 +71,7 @@ async def test_up_serves_heals_and_leaves_nothing_behind(up: "subprocess.Popen[s
         await until(serves_again, timeout_s=200)
     up.send_signal(signal.SIGINT)
     assert event(up) == {"event": "stopped"}
-    assert up.wait(30) == 0
+    assert up.wait(60) == 0
     await until(lambda: not any(is_running(pid) for pid in pids))
 
 

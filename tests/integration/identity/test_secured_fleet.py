@@ -142,7 +142,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredFleet]:
 async def publish(fleet: SecuredFleet, folder: Path) -> None:
     for name in ("alice", "bob"):
         async with StoreClient(fleet.store, fleet.options(name)) as store:
-            deadline_s = time.monotonic() + 30
+            deadline_s = time.monotonic() + 60
             while not [model async for model in store.list_base_models()]:
                 assert time.monotonic() < deadline_s
                 await asyncio.sleep(0.1)
@@ -343,7 +343,7 @@ async def test_what_runs_ends_in_time_when_its_token_is_revoked(fleet: SecuredFl
             ended[name] = "revoked"
 
     parts = {"watch": watch(), "gateway": through_gateway(), **{one: generate(one) for one in fleet.workers}}
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 60
     tasks: list[asyncio.Task[None]] = []
     while not tasks:
         try:

@@ -61,7 +61,7 @@ class ObservedFleet:
         with (
             BlockingHotslotClient(self.store) as fleet,
             BlockingHotslotClient(self.store, worker, route=False) as one,
-            httpx2.Client(base_url=f"http://{self.stack.gateway}", trust_env=False, timeout=20) as http,
+            httpx2.Client(base_url=f"http://{self.stack.gateway}", trust_env=False, timeout=60) as http,
         ):
             while not self.ending.is_set():
                 name = choice.choice(ADAPTERS)

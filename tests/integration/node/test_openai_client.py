@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.node.conftest import NodeProgram
-from tests.support.echo_model import echo_model, voice
+from tests.support.echo_model import UNHURRIED_STEP_S, echo_model, voice
 from tests.support.gateway import served
 from tests.support.saying_model import saying_model
 from tests.support.waiting import until
@@ -55,7 +55,7 @@ async def test_openais_client_for_node_calls_tools_retries_and_cancels(
     node_program: NodeProgram, tmp_path: Path
 ) -> None:
     said = 'I look. <tool_call>{"name": "weather", "arguments": {"city": "Malmö"}}</tool_call>'
-    model = saying_model(said, max_running=1, max_waiting=0, step_s=0.01)
+    model = saying_model(said, max_running=1, max_waiting=0, step_s=UNHURRIED_STEP_S)
     async with served(tmp_path, model, gateway_tool_parser=("hermes",)) as stack:
         process = await asyncio.create_subprocess_exec(
             *node_program("openai_tools.js"), stack.url, BASE, stdout=asyncio.subprocess.PIPE

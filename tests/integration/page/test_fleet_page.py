@@ -68,7 +68,7 @@ async def test_a_drained_worker_of_a_fleet_says_why_and_the_fleet_goes_on(
     page = await open_page(f"{url}/ui")
     await expect(page.locator(".worker .chip.ready")).to_have_count(2)
     async with WorkerClient(members[1].endpoint, ChannelOptions()) as worker:
-        await worker.drain(timeout_s=10)
+        await worker.drain(timeout_s=60)
     card = page.locator(f'.worker[data-worker="{members[1].worker_id}"]')
     await expect(card.locator(".reasons")).to_have_text("it was drained")
     await expect(page.locator("#problems li")).to_have_count(0)

@@ -150,7 +150,7 @@ async def test_a_malformed_location_is_refused_before_anything_is_asked(
 
 
 async def test_a_hub_that_stops_sending_is_asked_for_the_rest(tmp_path: Path, hub: FakeHub) -> None:
-    async with open_store(tmp_path, hub_endpoint=hub.endpoint, hub_timeout_s=0.2) as store:
+    async with open_store(tmp_path, hub_endpoint=hub.endpoint, hub_timeout_s=1.5) as store:
         await store.register()
         hub.pause_after = [700]
         await import_it(store)
@@ -158,7 +158,7 @@ async def test_a_hub_that_stops_sending_is_asked_for_the_rest(tmp_path: Path, hu
 
 
 async def test_a_hub_that_never_goes_on_is_unavailable(tmp_path: Path, hub: FakeHub) -> None:
-    async with open_store(tmp_path, hub_endpoint=hub.endpoint, hub_timeout_s=0.2, hub_attempts=2) as store:
+    async with open_store(tmp_path, hub_endpoint=hub.endpoint, hub_timeout_s=1.5, hub_attempts=2) as store:
         await store.register()
         hub.pause_after = [700, 0]
         assert isinstance(await error_of(import_it(store)), errors.SourceUnavailableError)

@@ -21,7 +21,7 @@ async def test_a_policy_is_resolved_watched_and_survives_a_restart(tmp_path: Pat
         start = (await store.call("ListAdapters", pb.ListAdaptersRequest())).revision
         made = (await store.call("SetAdapterPolicy", request(min_replicas=2, max_replicas=3, pinned=True))).policy
         watching = store.adapters.WatchAdapters(
-            pb.WatchAdaptersRequest(from_revision=start), metadata=store.metadata, timeout=10
+            pb.WatchAdaptersRequest(from_revision=start), metadata=store.metadata, timeout=60
         )
         event = await watching.read()
         watching.cancel()

@@ -70,7 +70,7 @@ async def test_sigterm_ends_the_store_in_order(tmp_path: Path) -> None:
         await client.channel.channel_ready()
         await client.register()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
 def spec_file(folder: Path, spec: BaseSpec) -> Path:

@@ -229,11 +229,11 @@ async def test_a_version_that_a_worker_asks_for_by_its_digest_survives_the_publi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruner, "PAUSE_S", 0.05)
-    async with open_store(tmp_path / "data", retention_grace_s=1.0, collect_every_s=0.5) as store:
+    async with open_store(tmp_path / "data", retention_grace_s=3.0, collect_every_s=0.5) as store:
         await store.register()
         held = (await send(store, messages_of(adapter(seed=1), "bot", keep_versions=1))).published.version
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + 2.5
+        until_s = loop.time() + 5.0
         number = 1
         while loop.time() < until_s:
             number += 1
@@ -254,13 +254,13 @@ async def test_a_version_that_a_worker_keeps_by_its_digest_survives_a_long_outag
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruner, "PAUSE_S", 0.05)
-    async with open_store(tmp_path / "data", retention_grace_s=1.5) as store:
+    async with open_store(tmp_path / "data", retention_grace_s=4.0) as store:
         await store.register()
         held = (await send(store, messages_of(adapter(seed=1), "bot", keep_versions=1))).published.version
         await send(store, messages_of(adapter(seed=2), "bot"))
         assert (await store.resolve(f"bot@{held.digest}")).digest == held.digest
-    await asyncio.sleep(1.6)
-    async with open_store(tmp_path / "data", retention_grace_s=1.5) as store:
+    await asyncio.sleep(4.1)
+    async with open_store(tmp_path / "data", retention_grace_s=4.0) as store:
         await send(store, messages_of(adapter(seed=3), "bot"))
         await asyncio.sleep(0.7)  # as long as a worker may take to say it again
         assert (await store.resolve(f"bot@{held.digest}")).digest == held.digest

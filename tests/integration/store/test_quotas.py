@@ -22,6 +22,7 @@ from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.pb.hotslot.store.v1 import blob_pb2
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.store import open_store
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.integration
 
@@ -91,7 +92,12 @@ async def test_requests_of_a_minute_and_uploads_at_the_same_time_are_bounded(tmp
             await ended.wait()
 
         upload = asyncio.ensure_future(served.blobs.WriteBlob(slow(), metadata=metadata))
-        await asyncio.sleep(0.3)
+
+        async def is_under_way() -> bool:
+            quota = await served.adapters.GetQuota(pb.GetQuotaRequest(), metadata=metadata)
+            return any(one.kind == pb.QUOTA_KIND_UPLOADS and one.used for one in quota.usages)
+
+        await until_async(is_under_way)
         with pytest.raises(grpc.aio.AioRpcError, match="may have 1 uploads and has 1"):
             await served.blobs.WriteBlob(slow(), metadata=metadata)
         results = await asyncio.gather(*(names() for _ in range(10)), return_exceptions=True)

@@ -106,7 +106,7 @@ async def test_a_caller_who_comes_back_is_told_how_far_the_same_import_is(store:
 
 
 async def test_an_import_without_callers_is_cancelled_after_its_linger(tmp_path: Path, hub: FakeHub) -> None:
-    settings = {"hub_endpoint": hub.endpoint, "hub_timeout_s": 0.2, "import_linger_s": 0.0}
+    settings = {"hub_endpoint": hub.endpoint, "hub_timeout_s": 3.0, "import_linger_s": 0.0}
     async with open_store(tmp_path, **settings) as store:
         await store.register()
         hub.pause_after = [700]
@@ -138,7 +138,7 @@ async def test_who_still_waits_keeps_what_another_gave_up(tmp_path: Path, hub: F
 
 
 async def test_the_linger_ends_when_a_caller_comes_back(tmp_path: Path, hub: FakeHub) -> None:
-    linger_s = 0.3
+    linger_s = 2.0
     async with open_store(tmp_path, hub_endpoint=hub.endpoint, import_linger_s=linger_s) as store:
         await store.register()
         hub.pause_after = [700]

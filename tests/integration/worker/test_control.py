@@ -18,7 +18,7 @@ from hotslot.errors import (
 from hotslot.ids import TenantId
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
-from tests.support.echo_model import EchoModel, voice
+from tests.support.echo_model import UNHURRIED_STEP_S, EchoModel, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request, run_worker
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until, until_async
@@ -74,7 +74,7 @@ async def test_host_only_leaves_the_slots_alone(calls: Calls, store: MemoryStore
 async def test_load_moves_a_reference_at_once_and_running_sequences_finish_on_their_version(
     calls: Calls, store: MemoryStore, model: EchoModel
 ) -> None:
-    model.runner.step_s = 0.002
+    model.runner.step_s = UNHURRIED_STEP_S
     first = store.add("bot", model.spec.digest, seed=1)
     running = asyncio.create_task(calls.generate("bot", text="endless"))
     await until_async(lambda: has_users(calls))
@@ -83,6 +83,7 @@ async def test_load_moves_a_reference_at_once_and_running_sequences_finish_on_th
     assert (response.previous_digest, response.adapter.digest) == (first, second)
     assert (await calls.generate("bot")).text == voice(second)
     assert not running.done()
+    model.runner.step_s = 0.0
     old = await running
     assert old.started.adapters[0].digest == first
     assert set(old.text.replace(voice(first), "")) <= set(voice(first))
@@ -219,9 +220,9 @@ async def test_unload_removes_an_adapter_from_every_tier(calls: Calls, store: Me
 async def test_unload_waits_for_users_and_gives_up_at_its_deadline(
     calls: Calls, running: RunningWorker, store: MemoryStore, model: EchoModel
 ) -> None:
-    model.runner.step_s = 0.003
+    model.runner.step_s = UNHURRIED_STEP_S
     store.add("bot", model.spec.digest)
-    stream = calls.inference.Generate(make_request("bot", text="endless"), timeout=20)
+    stream = calls.inference.Generate(make_request("bot", text="endless"), timeout=60)
     await stream.read()
     assert isinstance(await error_of(unload(calls, "bot", 0.3)), RequestDeadlineError)
     (adapter,) = await calls.list()
@@ -238,9 +239,9 @@ async def test_unload_waits_for_users_and_gives_up_at_its_deadline(
 async def test_a_pin_that_comes_while_an_unload_waits_is_kept_and_the_unload_refused(
     calls: Calls, store: MemoryStore, model: EchoModel
 ) -> None:
-    model.runner.step_s = 0.003
+    model.runner.step_s = UNHURRIED_STEP_S
     store.add("bot", model.spec.digest)
-    stream = calls.inference.Generate(make_request("bot", text="endless"), timeout=20)
+    stream = calls.inference.Generate(make_request("bot", text="endless"), timeout=60)
     await stream.read()
     unloading = asyncio.create_task(error_of(unload(calls, "bot")))
     await asyncio.sleep(0.05)
@@ -344,8 +345,8 @@ async def test_the_status_tells_how_much_of_the_devices_arena_adapters_take(
 async def test_a_drain_that_does_not_end_in_time_says_so_and_stays_draining(
     calls: Calls, running: RunningWorker, model: EchoModel
 ) -> None:
-    model.runner.step_s = 0.005
-    stream = calls.inference.Generate(make_request(text="endless"), timeout=20)
+    model.runner.step_s = UNHURRIED_STEP_S
+    stream = calls.inference.Generate(make_request(text="endless"), timeout=60)
     await stream.read()
     error = await error_of(calls.control.DrainWorker(pb.DrainWorkerRequest(), timeout=0.3))
     assert isinstance(error, RequestDeadlineError)

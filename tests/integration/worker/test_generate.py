@@ -18,7 +18,7 @@ from hotslot.ids import DEFAULT_TENANT, TenantId
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as control_pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2 as pb
 from hotslot.rpc.status import from_rpc_error
-from tests.support.echo_model import EOS, EchoModel, echo_model, voice
+from tests.support.echo_model import EOS, UNHURRIED_STEP_S, EchoModel, echo_model, voice
 from tests.support.echo_worker import Calls, RunningWorker, make_request, run_worker
 from tests.support.memory_blobs import CHUNK_BYTES
 from tests.support.memory_store import MemoryStore
@@ -175,7 +175,7 @@ async def test_usage_says_how_much_of_the_prompt_was_cached(running: RunningWork
 
 async def test_nothing_not_even_headers_comes_before_the_first_token(calls: Calls, model: EchoModel) -> None:
     model.runner.gate.clear()
-    call = calls.inference.Generate(make_request(), timeout=20)
+    call = calls.inference.Generate(make_request(), timeout=60)
     headers = asyncio.create_task(call.initial_metadata())
     await asyncio.sleep(0.1)
     assert not headers.done()
@@ -195,10 +195,10 @@ async def test_a_client_that_goes_away_frees_everything(
     calls: Calls, running: RunningWorker, store: MemoryStore, model: EchoModel
 ) -> None:
     store.add("bot", model.spec.digest)
-    model.runner.step_s = 0.05  # by themselves they would end long after the test's patience
-    first = calls.inference.Generate(make_request("bot", **ENDLESS), timeout=20)
+    model.runner.step_s = UNHURRIED_STEP_S
+    first = calls.inference.Generate(make_request("bot", **ENDLESS), timeout=60)
     await first.read()
-    others = [calls.inference.Generate(make_request("bot", **ENDLESS), timeout=20) for _ in range(7)]
+    others = [calls.inference.Generate(make_request("bot", **ENDLESS), timeout=60) for _ in range(7)]
     await until(lambda: running.parts.engine.open_sequences == 8)
     for stream in (first, *others):
         stream.cancel()
@@ -212,7 +212,7 @@ async def test_a_client_that_goes_away_while_its_adapter_loads_stops_the_pull(
 ) -> None:
     store.add("bot", model.spec.digest)
     store.blobs.reading.clear()
-    stream = calls.inference.Generate(make_request("bot"), timeout=20)
+    stream = calls.inference.Generate(make_request("bot"), timeout=60)
     reading = asyncio.create_task(stream.read())
     await until(lambda: store.blobs.active_reads == 1)
     stream.cancel()
@@ -225,7 +225,7 @@ async def test_a_client_that_goes_away_while_its_adapter_loads_stops_the_pull(
 async def test_a_deadline_ends_the_sequences_on_the_worker(
     calls: Calls, running: RunningWorker, model: EchoModel
 ) -> None:
-    model.runner.step_s = 0.05
+    model.runner.step_s = UNHURRIED_STEP_S
     with pytest.raises(grpc.RpcError) as caught:
         async for _ in calls.inference.Generate(make_request(**ENDLESS), timeout=0.3):
             pass
@@ -239,7 +239,7 @@ async def test_more_than_may_wait_is_refused_with_a_retry_hint(store_endpoint: s
     async with run_worker(model, store_endpoint) as running:
         calls = await running.calls()
         model.runner.gate.clear()
-        streams = [calls.inference.Generate(make_request(), timeout=20) for _ in range(6)]
+        streams = [calls.inference.Generate(make_request(), timeout=60) for _ in range(6)]
         await until(lambda: running.worker.in_flight == 6)
         reads = [asyncio.create_task(stream.read()) for stream in streams]
         model.runner.gate.set()

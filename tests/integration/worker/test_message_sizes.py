@@ -31,13 +31,13 @@ async def test_our_clients_are_told_of_the_size_and_do_not_try_again(
 ) -> None:
     endpoint = f"127.0.0.1:{running.server.port}"
     prompts = ("x" * num_bytes, (ChatMessage("user", "x" * num_bytes),))
-    async with WorkerClient(endpoint) as worker, HotslotClient(store_endpoint, endpoint, patience_s=20) as hotslot:
+    async with WorkerClient(endpoint) as worker, HotslotClient(store_endpoint, endpoint, patience_s=120) as hotslot:
         for client in (worker, hotslot):
             for prompt in prompts:
                 begun_s = time.monotonic()
                 with pytest.raises(InvalidRequestError, match=r"request: found a message of [\d,]+ bytes, at most"):
                     await client.complete(GenerationRequest(prompt))
-                assert time.monotonic() - begun_s < 15
+                assert time.monotonic() - begun_s < 60
     assert (await calls.generate()).text == "base"
     running.assert_nothing_is_held()
 
@@ -48,7 +48,7 @@ async def test_other_clients_get_a_status_with_a_reason_up_to_what_a_message_may
         stub = pb_grpc.InferenceServiceStub(channel)
         for num_bytes, code in ((LARGE, grpc.StatusCode.INVALID_ARGUMENT), (HUGE, grpc.StatusCode.RESOURCE_EXHAUSTED)):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await stub.Generate(pb.GenerateRequest(text="x" * num_bytes), timeout=20).read()
+                await stub.Generate(pb.GenerateRequest(text="x" * num_bytes), timeout=60).read()
             assert caught.value.code() is code
             assert row_for(from_rpc_error(caught.value)).reason == "INVALID_REQUEST"
 
@@ -63,7 +63,7 @@ async def test_an_answer_that_is_too_large_is_no_mistake_of_the_caller(running: 
     narrow = [("grpc.max_receive_message_length", 10)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.server.port}", narrow) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await pb_grpc.InferenceServiceStub(channel).GetModelInfo(pb.GetModelInfoRequest(), timeout=20)
+            await pb_grpc.InferenceServiceStub(channel).GetModelInfo(pb.GetModelInfoRequest(), timeout=60)
     error: HotslotError = from_rpc_error(caught.value)
     assert type(error) is InternalError
     assert "at most 10" in error.message

@@ -20,12 +20,13 @@ from hotslot.rpc.status import from_rpc_error
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.coordination.directory import Directory
 from shared.server.grpc_server import ServerOptions, serve
-from tests.support.echo_model import echo_model
+from tests.support.echo_model import UNHURRIED_STEP_S, echo_model
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until_async
 from tests.support.worker_process import running_process
 
 BASE = echo_model().spec.digest
+UNHURRIED = f"step {UNHURRIED_STEP_S}"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -52,7 +53,7 @@ async def test_a_worker_is_alive_while_its_model_loads_and_leaves_at_once_when_t
         began_s = time.monotonic()
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.exit_code() == 0
-        assert time.monotonic() - began_s < 15
+        assert time.monotonic() - began_s < 45
 
 
 async def test_a_model_that_cannot_be_loaded_ends_the_process_with_the_reason(store_endpoint: str) -> None:
@@ -84,7 +85,6 @@ async def test_a_start_that_failed_waits_before_its_end_and_ends_at_once_when_to
         assert worker.process.stderr is not None
         while b"cannot start" not in (line := await worker.process.stderr.readline()) and b"--help" not in line:
             assert line
-        await asyncio.sleep(0.2)
         worker.process.send_signal(signal.SIGTERM)
         assert await worker.exit_code() == 2
 
@@ -116,7 +116,7 @@ async def test_a_worker_starts_without_its_store_and_registers_when_that_comes(s
 async def test_sigterm_lets_streams_finish_and_exits_with_0(
     store_endpoint: str, store: MemoryStore, redis_url: str, directory: Directory
 ) -> None:
-    async with running_process(store_endpoint, redis_url=redis_url) as worker:
+    async with running_process(store_endpoint, redis_url=redis_url, model=UNHURRIED) as worker:
         await until_async(worker.is_ready)
         stream = asyncio.create_task(
             worker.calls.generate(text="endless", stop=inference_pb2.StopConditions(max_tokens=200))
@@ -191,11 +191,11 @@ async def test_a_worker_ends_in_order_and_loses_nothing_on_the_way(
     store_endpoint: str, store: MemoryStore, redis_url: str, directory: Directory
 ) -> None:
     """Not ready, out of the fleet, serving what still comes; then no new connections, streams to their end, exit."""
-    settings = {"drain_delay_s": "2.0", "drain_grace_s": "30", "model": "step 0.03"}
+    settings = {"drain_delay_s": "5.0", "drain_grace_s": "60", "model": UNHURRIED}
     async with running_process(store_endpoint, redis_url=redis_url, **settings) as worker:
         await until_async(worker.is_ready)
         stream = asyncio.create_task(
-            worker.calls.generate(text="endless", stop=inference_pb2.StopConditions(max_tokens=200))
+            worker.calls.generate(text="endless", stop=inference_pb2.StopConditions(max_tokens=300))
         )
 
         async def generates() -> bool:
@@ -221,5 +221,5 @@ async def test_a_worker_ends_in_order_and_loses_nothing_on_the_way(
 
         await until_async(accepts_nothing)
         assert not stream.done(), "a stream outlives the listening socket"
-        assert len((await stream).token_ids[0]) == 200
+        assert len((await stream).token_ids[0]) == 300
         assert await worker.exit_code() == 0

@@ -5,7 +5,7 @@ import asyncio
 from shared.fleet.demand import DemandOptions
 from shared.fleet.records import Resident
 from shared.loops import Loops
-from tests.support.echo_model import EchoModel
+from tests.support.echo_model import UNHURRIED_STEP_S, EchoModel
 from tests.support.echo_worker import Calls, RunningWorker
 from tests.support.memory_store import MemoryStore
 from tests.support.waiting import until
@@ -19,7 +19,7 @@ async def test_demand_rises_with_the_sequences_of_an_adapter_and_falls_after_the
 ) -> None:
     wanted, idle = store.add("wanted", model.spec.digest), store.add("idle", model.spec.digest)
     await calls.load("idle")
-    model.runner.step_s = 0.005
+    model.runner.step_s = UNHURRIED_STEP_S
     told = 0
 
     def tell() -> None:

@@ -34,13 +34,13 @@ async def error_of(call: object) -> HotslotError:
 
 async def complete(calls: Calls, *adapters: str, **fields: object) -> pb.CompleteResponse:
     request = pb.CompleteRequest(request=make_request(*adapters, **fields))
-    answer: pb.CompleteResponse = await calls.inference.Complete(request, timeout=20)
+    answer: pb.CompleteResponse = await calls.inference.Complete(request, timeout=60)
     return answer
 
 
 async def count(calls: Calls, **fields: object) -> pb.CountTokensResponse:
     request = pb.CountTokensRequest(**fields)  # type: ignore[arg-type]
-    answer: pb.CountTokensResponse = await calls.inference.CountTokens(request, timeout=20)
+    answer: pb.CountTokensResponse = await calls.inference.CountTokens(request, timeout=60)
     return answer
 
 
@@ -56,7 +56,7 @@ async def test_complete_answers_with_all_that_generate_streams(
     request = make_request("bot=0.5", **fields)
 
     async def streamed() -> object:
-        async for message in calls.inference.Generate(request, timeout=20):
+        async for message in calls.inference.Generate(request, timeout=60):
             yield generation_event_from_proto(message)
 
     expected = to_proto(pb.CompleteResponse, await collect(streamed()))  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ async def test_complete_answers_with_all_that_generate_streams(
 
 
 async def test_a_completion_that_its_caller_leaves_is_cancelled(calls: Calls, running: RunningWorker) -> None:
-    call = calls.inference.Complete(pb.CompleteRequest(request=make_request(text="endless")), timeout=20)
+    call = calls.inference.Complete(pb.CompleteRequest(request=make_request(text="endless")), timeout=60)
     waiting = asyncio.ensure_future(call)
     await until(lambda: running.parts.engine.open_sequences > 0)
     waiting.cancel()

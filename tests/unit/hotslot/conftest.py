@@ -16,7 +16,7 @@ from shared.server.grpc_server import RpcServer, ServerOptions, serve
 from tests.support.fake_worker import FakeWorker
 from tests.support.memory_store import MemoryStore
 
-FAST_RETRIES = RetryPolicy(max_stalls=3, first_delay_s=0.001, stream_timeout_s=20.0)
+FAST_RETRIES = RetryPolicy(max_stalls=3, first_delay_s=0.001, stream_timeout_s=60.0)
 # So that a stream's own retries are seen, and not the channel's.
 NO_CHANNEL_RETRIES = ChannelOptions(max_attempts=1)
 BASE = digest_of(b"base")
@@ -118,7 +118,7 @@ class Served:
 
     def __exit__(self, *exc: object) -> None:
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def wait_for(self, event: Callable[[], asyncio.Event]) -> None:
         asyncio.run_coroutine_threadsafe(asyncio.wait_for(event().wait(), 60), self.loop).result(61)

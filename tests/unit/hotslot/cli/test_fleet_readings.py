@@ -55,7 +55,7 @@ async def test_a_worker_that_hangs_has_no_rate_and_holds_up_nobody(
 ) -> None:
     hanging = FakeWorker()
     hanging.control.GetWorkerStatus = meeting(hanging, asyncio.Barrier(2))  # type: ignore[method-assign]
-    async with serving(hanging) as endpoint, asyncio.timeout(15):
+    async with serving(hanging) as endpoint, asyncio.timeout(60):
         meter = TokenMeter()
         workers = await listed(placement, endpoint, worker_endpoint)
         await meter.rates(workers)

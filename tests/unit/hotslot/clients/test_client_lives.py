@@ -21,7 +21,7 @@ from tests.unit.hotslot.conftest import Served
 
 
 def answer(client: BlockingHotslotClient) -> str:
-    return client.complete("Hi", timeout_s=5.0).text
+    return client.complete("Hi", timeout_s=60.0).text
 
 
 CALLS: dict[str, tuple[Callable[[list[str]], Any], Callable[[Any], Any]]] = {
@@ -130,7 +130,7 @@ def test_calls_under_way_in_other_threads_end_when_the_client_is_closed(served: 
     served.wait_for(lambda: served.worker.inference.hanging)
     client.close()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert [type(error) for error in raised] == [ClientClosedError] * len(threads)
 

@@ -10,7 +10,7 @@ import pytest
 from hotslot.rpc.fork_support import VARIABLE
 from tests.support.forking_clients import SCENES
 
-SCENE_S = 90.0
+SCENE_S = 240.0
 SERVERS = """
 import sys
 from tests.unit.hotslot.conftest import Served

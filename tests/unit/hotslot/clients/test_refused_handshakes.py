@@ -52,10 +52,10 @@ async def test_each_disagreement_is_told_in_its_own_words(kind: str, tmp_path: P
             calls = ChannelOptions(max_attempts=1, security=security)
             async with WorkerClient(f"127.0.0.1:{running.port}", calls) as worker:
                 if not told:
-                    assert (await worker.status(timeout_s=10)).worker_id
+                    assert (await worker.status(timeout_s=60)).worker_id
                     continue
                 with pytest.raises(UnavailableError) as refused:
-                    await worker.status(timeout_s=10)
+                    await worker.status(timeout_s=60)
                 assert told in refused.value.message, (kind, name)
 
 
@@ -83,5 +83,5 @@ async def test_a_connection_over_a_long_way_stands_at_the_first_attempt(uses_tls
         proxy.delay_s = 0.25
         calls = ChannelOptions(max_attempts=1, security=security)
         async with WorkerClient(f"127.0.0.1:{proxy.port}", calls) as worker:
-            assert (await worker.status(timeout_s=20)).worker_id
+            assert (await worker.status(timeout_s=60)).worker_id
         assert proxy.connections == 1

@@ -49,7 +49,7 @@ class Proxy:
     def close(self) -> None:
         with socket.create_connection(self._socket.getsockname()) as last:
             last.sendall(b"END\r\n")
-        self._thread.join(5)
+        self._thread.join(60)
         self._socket.close()
 
 
@@ -85,20 +85,20 @@ def is_ready(endpoint: str, log: Path) -> None:
 
 
 async def connect_peer(endpoint: str) -> None:
-    peers = open_peers(5.0)
+    peers = open_peers(60.0)
     async with peers.use(endpoint) as channel:
-        await connect(channel, 5.0)
+        await connect(channel, 60.0)
     await peers.close()
 
 
 async def connect_channel(endpoint: str) -> None:
     async with open_channel(endpoint) as channel:
-        await connect(channel, 5.0)
+        await connect(channel, 60.0)
 
 
 def call_client(store: str, worker: str) -> None:
     with BlockingHotslotClient(store, worker) as client:
-        assert client.complete("Hi", timeout_s=5.0).text == "Hello, sailor"
+        assert client.complete("Hi", timeout_s=60.0).text == "Hello, sailor"
         assert client.store.resolve("pirate").revision == SERVED_REVISION
 
 
@@ -119,7 +119,7 @@ WAYS: dict[str, Callable[[str, str, Path], None]] = {
 def test_calls_inside_of_the_network_do_not_go_through_a_proxy(
     served: Served, proxy: Proxy, way: str, tmp_path: Path
 ) -> None:
-    asyncio.run_coroutine_threadsafe(served.set_ready(), served.loop).result(5)
+    asyncio.run_coroutine_threadsafe(served.set_ready(), served.loop).result(60)
     store, worker = (endpoint.replace("127.0.0.1", "localhost") for endpoint in served.endpoints)
     WAYS[way](store, worker, tmp_path)
     assert proxy.asked == []

@@ -318,7 +318,7 @@ async def test_a_caller_that_leaves_is_in_the_log(tmp_path: Path) -> None:
 
         stub: Any = served.channel.stream_unary(path_of(upload))
         call = stub(endless(), metadata=(bearer(served.tokens["everything"]),))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await READ.wait()
         call.cancel()
         await until(lambda: bool(served.lines()))

@@ -175,8 +175,8 @@ async def test_a_caller_that_drips_falls_behind_and_one_that_is_merely_slow_does
 
     for _ in range(10):
         await drips.read(after(b"x"))
-        await slow.read(after(b"x" * 10_000))
-        await slow.write(asyncio.sleep(0.02), b"x" * 10_000)
+        await slow.read(after(b"x" * 10_000_000))
+        await slow.write(asyncio.sleep(0.02), b"x" * 10_000_000)
     assert drips.behind_s >= 0.19
     assert slow.behind_s == 0.0
 

@@ -229,16 +229,16 @@ async def test_the_deadline_ends_the_handler_and_is_typed() -> None:
     async with echo() as server, open_channel(server.endpoint) as channel:
         with pytest.raises(RequestDeadlineError):
             await server.call(channel, "unary_unary", "hang", timeout=0.1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await server.servicer.freed.wait()
 
 
 async def test_every_call_has_a_deadline_even_when_none_is_given() -> None:
-    options = ChannelOptions(unary_timeout_s=7, stream_timeout_s=70)
+    options = ChannelOptions(unary_timeout_s=70, stream_timeout_s=400)
     async with echo() as server, open_channel(server.endpoint, options) as channel:
         remaining = {shape: float((await server.call(channel, shape, "deadline"))[0]) for shape in SHAPES}
-    assert 5 < remaining.pop("unary_unary") <= 7.1
-    assert all(60 < value <= 70.1 for value in remaining.values())
+    assert 10 < remaining.pop("unary_unary") <= 70.1
+    assert all(300 < value <= 402 for value in remaining.values())
 
 
 async def test_the_tenant_travels_and_a_call_may_override_it() -> None:
@@ -350,7 +350,7 @@ async def test_a_taken_port_is_a_clear_error() -> None:
 
 
 async def test_stopping_ends_readiness_first_and_lets_running_calls_finish() -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async with echo(ServerOptions(drain_delay_s=0.3, grace_s=10)) as server:
             channel = open_channel(server.endpoint)
             stub: Any = health_pb2_grpc.HealthStub(channel)

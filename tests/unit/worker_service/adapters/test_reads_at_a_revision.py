@@ -286,7 +286,7 @@ async def _run(schedule: list[tuple[str, int, int]], answer_turns: int) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
         store.preparing.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*(one.task for one in asked), return_exceptions=True)
     for one in asked:
         _check(store, one)

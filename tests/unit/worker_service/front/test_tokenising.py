@@ -147,7 +147,7 @@ class Slow:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         self.texts.append(len(text))
         if len(text) >= 100:
-            self.gate.wait(20)
+            self.gate.wait(60)
         return [1]
 
 
@@ -159,7 +159,7 @@ async def test_a_short_prompt_waits_for_no_long_one_and_what_is_cancelled_is_not
     await asyncio.sleep(0)
     begun_s = time.monotonic()
     assert await tokeniser.encode("hi", add_special_tokens=False) == [1]
-    assert time.monotonic() - begun_s < 15
+    assert time.monotonic() - begun_s < 45
     for task in long[1:]:
         task.cancel()
     await asyncio.wait(long[1:])
