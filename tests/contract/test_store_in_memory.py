@@ -10,7 +10,7 @@ from hotslot.contract.placement import Tier
 from hotslot.ids import Digest
 from hotslot.local.embedded_valkey import embedded_valkey
 from hotslot.rpc.channel import ChannelOptions, open_channel
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.fleet.records import Resident
 from shared.server.grpc_server import ServerOptions, serve
 from shared.settings import RedisUrl
@@ -19,6 +19,7 @@ from tests.integration.coordination.fleet import Member, worker
 from tests.support.checkpoints import adapter, base_spec
 from tests.support.fake_hub import fake_hub
 from tests.support.memory_store import MemoryStore
+from tests.support.patient_redis import patient
 from tests.support.store import open_store
 
 SPEC = base_spec()
@@ -42,7 +43,7 @@ async def real(folder: Path) -> AsyncIterator[tuple[grpc.aio.Channel, StartWorke
     with embedded_valkey() as valkey, fake_hub() as hub:
         hub.repositories["acme/bot"] = adapter(seed=5).files()
         async with (
-            RedisConnection(RedisOptions(valkey.url)) as redis,
+            RedisConnection(patient(valkey.url)) as redis,
             open_store(folder, hub_endpoint=hub.endpoint, redis_url=RedisUrl(valkey.url)) as client,
         ):
 

@@ -19,7 +19,7 @@ from hotslot.errors import CoordinationUnavailableError, RevisionCompactedError
 from hotslot.ids import Digest, WorkerId, digest_of
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
 from shared.coordination import directory_functions
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.directory_functions import MAX_ENTRY_BYTES, MAX_HOLDERS, MAX_READ_BYTES, MAX_TEXT_BYTES
 from shared.coordination.keys import PoolKeys
@@ -33,6 +33,7 @@ from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model, voice
 from tests.support.fleet import Member, fleet_of, until_known
 from tests.support.forger import ATTACKS, Forger, Trap, listening_trap, secret_in
+from tests.support.patient_redis import patient
 from tests.support.store import StoreClient, open_store
 from tests.support.waiting import until_async
 from tests.support.worker_process import running_process
@@ -54,7 +55,7 @@ def valkey() -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 async def redis(valkey: EmbeddedValkey) -> AsyncIterator[RedisConnection]:
-    async with RedisConnection(RedisOptions(valkey.url, command_timeout_s=60.0)) as connection:
+    async with RedisConnection(patient(valkey.url)) as connection:
         await connection.run(lambda client: client.flushall())
         yield connection
         # The attacker's keys have no end.

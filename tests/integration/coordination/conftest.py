@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
+from tests.support.patient_redis import patient
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,6 @@ def valkey(request: pytest.FixtureRequest) -> EmbeddedValkey:
 
 @pytest.fixture
 async def redis(valkey: EmbeddedValkey) -> AsyncIterator[RedisConnection]:
-    async with RedisConnection(RedisOptions(valkey.url, command_timeout_s=60.0)) as connection:
+    async with RedisConnection(patient(valkey.url)) as connection:
         await connection.run(lambda client: client.flushall())
         yield connection

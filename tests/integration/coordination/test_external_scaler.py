@@ -18,7 +18,7 @@ from hotslot.pb.externalscaler import externalscaler_pb2 as pb
 from hotslot.pb.hotslot.placement.v1 import placement_pb2, placement_pb2_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.status import from_rpc_error
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.fleet.records import ReportedLoad
 from shared.server.deadline import HasDeadline
@@ -30,6 +30,7 @@ from store_service.rpc.external_scaler_servicer import ExternalScalerServicer
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, joined, resident
 from tests.integration.coordination.test_placement_service import TableResolver
+from tests.support.patient_redis import patient
 from tests.support.waiting import until_async
 
 NAME = "org/model"
@@ -72,7 +73,7 @@ class Keda:
 
 @asynccontextmanager
 async def running(server: EmbeddedValkey) -> AsyncIterator[Keda]:
-    async with RedisConnection(RedisOptions(server.url)) as redis:
+    async with RedisConnection(patient(server.url)) as redis:
         await redis.run(lambda client: client.flushall())
         fleets, unserved = FleetCache(Directory(redis)), UnservedPicks()
         placement = PlacementServicer(fleets, TableResolver(), unserved)

@@ -10,12 +10,13 @@ from hotslot.contract.control import WorkerState
 from hotslot.errors import RevisionCompactedError
 from hotslot.ids import WorkerId
 from hotslot.local.embedded_valkey import EmbeddedValkey
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.coordination.keys import POOLS, PoolKeys
 from shared.fleet.records import ReportedLoad, WorkerReport
 from shared.loops import Loops
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, member_of, resident, worker
+from tests.support.patient_redis import patient
 from tests.support.waiting import until_async
 
 KEYS = PoolKeys.of(POOL)
@@ -184,7 +185,7 @@ async def test_the_heartbeats_of_a_registered_worker_replace_it(valkey_node: Emb
     key, own = BY_NAME[name]
     lease_s = 0.9
     report = WorkerReport(WorkerState.READY, ReportedLoad(max_sequences=4), (resident(1), resident(2)))
-    async with RedisConnection(RedisOptions(valkey_node.url)) as redis:
+    async with RedisConnection(patient(valkey_node.url)) as redis:
         await command(redis, "FLUSHALL")
         directory = Directory(redis)
         async with Loops() as loops:

@@ -4,6 +4,7 @@ TLS of their own."""
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,7 @@ from shared.transport_settings import RedisTransport
 from tests.integration.coordination.test_redis_tls import behind_tls, paths
 from tests.integration.coordination.test_rights import DOCS, live
 from tests.support.certificates import party
+from tests.support.patient_redis import PATIENCE_S, patient
 from tests.support.sentinels import SERVICE, WatchedValkey, watched_valkey
 
 USER = "hot_slot"
@@ -67,7 +69,7 @@ async def test_any_password_signs_in_from_the_url_and_from_a_file(
     path.write_text(f"{password}\n", "utf-8")
     from_file = RedisTransport(redis_password_file=path)
     for url, chosen in ((in_url, RedisTransport()), (RedisUrl(url_for(server, USER)), from_file)):
-        async with RedisConnection(RedisOptions.of(url, chosen)) as redis:
+        async with RedisConnection(replace(RedisOptions.of(url, chosen), command_timeout_s=PATIENCE_S)) as redis:
             await redis.ping()
 
 
@@ -76,19 +78,19 @@ async def test_a_password_that_changes_is_read_for_the_next_connection(server: E
     path.write_text("first", "utf-8")
     await set_password(server, "first")
     url = url_for(server, USER)
-    async with RedisConnection(RedisOptions(url, password_file=path)) as redis:
+    async with RedisConnection(patient(url, password_file=path)) as redis:
         await redis.ping()
         await set_password(server, "second")
         path.write_text("second\r\n", "utf-8")
         # Connections that stand are ended with the user's rights.
         await redis.ping()
     path.write_text("wrong", "utf-8")
-    async with RedisConnection(RedisOptions(url, password_file=path)) as redis:
+    async with RedisConnection(patient(url, password_file=path)) as redis:
         with pytest.raises(CoordinationForbiddenError, match="refuses the login") as refused:
             await redis.ping()
     assert "wrong" not in refused.value.message.replace("WRONGPASS", "")
     path.unlink()
-    async with RedisConnection(RedisOptions(url, password_file=path)) as redis:
+    async with RedisConnection(patient(url, password_file=path)) as redis:
         with pytest.raises(CoordinationUnavailableError, match="No such file"):
             await redis.ping()
 
@@ -178,7 +180,7 @@ async def test_a_sentinel_that_refuses_is_told_in_one_line_without_a_password(
 
 async def test_a_service_that_no_sentinel_knows_is_named(watched: WatchedValkey) -> None:
     url = watched.url.replace(SERVICE, "other")
-    async with RedisConnection(RedisOptions(url)) as redis:
+    async with RedisConnection(patient(url)) as redis:
         with pytest.raises(CoordinationUnavailableError, match="'other'"):
             await redis.ping()
     assert "knows a primary of other" in look_at_redis(url).found

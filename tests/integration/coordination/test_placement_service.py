@@ -30,7 +30,7 @@ from hotslot.pb.hotslot.placement.v1 import placement_pb2_grpc
 from hotslot.references import Reference
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.status import from_rpc_error
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.fleet.records import ReportedLoad, Resident
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
@@ -40,6 +40,7 @@ from store_service.placement.fleets import REFRESH_S, FleetCache
 from store_service.placement.queries import Wanted
 from store_service.rpc.placement_servicer import PlacementServicer
 from tests.integration.coordination.fleet import POOL, Member, digest, joined, resident, worker
+from tests.support.patient_redis import patient
 from tests.support.waiting import until_async
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Rig:
 
 @asynccontextmanager
 async def running(server: EmbeddedValkey, **redis_options: Any) -> AsyncIterator[Rig]:
-    async with RedisConnection(RedisOptions(server.url, **redis_options)) as redis:
+    async with RedisConnection(patient(server.url, **redis_options)) as redis:
         await redis.run(lambda client: client.flushall())
         resolver = TableResolver()
         servicer = PlacementServicer(FleetCache(Directory(redis)), resolver)

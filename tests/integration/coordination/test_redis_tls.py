@@ -16,6 +16,7 @@ from hotslot.rpc.tls_files import TlsPaths
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.server.transport import http_context
 from tests.support.certificates import Party, party
+from tests.support.patient_redis import patient
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +52,7 @@ def paths(one: Party, *, mutual: bool = True) -> TlsPaths:
 
 
 async def usable(url: str, tls: TlsPaths) -> bool:
-    async with RedisConnection(RedisOptions(url, tls=tls)) as redis:
+    async with RedisConnection(patient(url, tls=tls)) as redis:
         try:
             await redis.ping()
         except CoordinationUnavailableError:
@@ -75,11 +76,11 @@ async def test_redis_is_dialled_with_our_certificates_and_trusted_by_our_authori
             if cluster:
                 # Its nodes name their own port, which speaks no TLS: that the first connection stands is what counts.
                 with pytest.raises(CoordinationUnavailableError) as failed:
-                    async with RedisConnection(RedisOptions(url, tls=paths(client))) as redis:
+                    async with RedisConnection(patient(url, tls=paths(client))) as redis:
                         await redis.ping()
                 assert "CERTIFICATE_VERIFY_FAILED" not in str(failed.value)
                 with pytest.raises(CoordinationUnavailableError, match=r"(?i)certificate"):
-                    async with RedisConnection(RedisOptions(url, tls=paths(stranger))) as redis:
+                    async with RedisConnection(patient(url, tls=paths(stranger))) as redis:
                         await redis.ping()
                 return
             assert await usable(url, paths(client))

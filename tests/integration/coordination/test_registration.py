@@ -18,6 +18,7 @@ from shared.coordination.member import _MIN_INTERVAL_S, FleetMember
 from shared.fleet.records import ReportedLoad, Resident, WorkerInfo, WorkerReport
 from shared.loops import Loops
 from tests.integration.coordination.fleet import POOL, Member, all_keys, digest, member_of, resident, worker
+from tests.support.patient_redis import patient
 from tests.support.waiting import until, until_async
 
 LEASE_S = 4.0
@@ -29,7 +30,7 @@ async def empty(request: pytest.FixtureRequest) -> None:
     """The shared servers still hold what other tests left."""
     for name in ("valkey", "valkey_node"):
         if name in request.fixturenames:
-            async with RedisConnection(RedisOptions(request.getfixturevalue(name).url)) as redis:
+            async with RedisConnection(patient(request.getfixturevalue(name).url)) as redis:
                 await redis.run(lambda client: client.flushall())
 
 
@@ -87,7 +88,7 @@ async def test_it_registers_reports_and_leaves_nothing_behind(valkey: EmbeddedVa
         await until(lambda: it.registration.connected)
         assert await it.directory.pools() == [POOL]
     assert not it.registration.connected
-    async with RedisConnection(RedisOptions(valkey.url)) as redis:
+    async with RedisConnection(patient(valkey.url)) as redis:
         assert all(key.endswith((":changes", ":since", ":pools")) for key in await all_keys(redis))
 
 
@@ -217,6 +218,6 @@ async def test_a_worker_whose_place_was_taken_is_told(valkey_node: EmbeddedValke
         error = await asyncio.wait_for(it.loops.until_failed(), 60)
         assert "epoch 2" in str(error)
         assert not it.registration.connected
-    async with RedisConnection(RedisOptions(valkey_node.url)) as redis:
+    async with RedisConnection(patient(valkey_node.url)) as redis:
         workers = (await Directory(redis).workers(POOL)).workers
     assert [record.info.worker_id for record in workers] == ["w-2"]

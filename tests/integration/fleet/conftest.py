@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from hotslot.local.embedded_valkey import EmbeddedValkey, embedded_valkey
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from tests.support.checkpoints import adapter
 from tests.support.echo_model import echo_model
 from tests.support.fleet import Member, fleet_of
+from tests.support.patient_redis import patient
 from tests.support.store import StoreClient, open_store
 
 SPEC = echo_model().spec
@@ -42,7 +43,7 @@ def shared_valkey() -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 async def redis(shared_valkey: EmbeddedValkey) -> AsyncIterator[RedisConnection]:
-    async with RedisConnection(RedisOptions(shared_valkey.url)) as connection:
+    async with RedisConnection(patient(shared_valkey.url)) as connection:
         await connection.run(lambda client: client.flushall())
         yield connection
 

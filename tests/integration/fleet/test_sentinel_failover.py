@@ -13,7 +13,7 @@ import pytest
 from hotslot import GenerationRequest, HotslotClient
 from hotslot.contract.generation import AdapterSelection
 from hotslot.ids import Digest
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.settings import RedisUrl
 from tests.integration.fleet.conftest import SPEC
@@ -21,6 +21,7 @@ from tests.support.checkpoints import adapter
 from tests.support.echo_model import voice
 from tests.support.fleet import LEASE_S, fleet_of
 from tests.support.forger import secret_in
+from tests.support.patient_redis import patient
 from tests.support.sentinels import WatchedValkey, watched_valkey
 from tests.support.store import open_store
 from tests.support.waiting import until, until_async
@@ -77,7 +78,7 @@ async def test_a_failover_under_load_costs_no_answer(
         async with (
             fleet_of(2, store.endpoint, url, **chosen) as members,
             HotslotClient(store.endpoint, members[0].endpoint, base_model=SPEC.digest, patience_s=10) as client,
-            RedisConnection(RedisOptions(url)) as redis,
+            RedisConnection(patient(url)) as redis,
         ):
             load = Load(client, digests)
             clients = [asyncio.create_task(load.run(number)) for number in range(CLIENTS)]

@@ -184,7 +184,7 @@ async def test_every_partys_certificate_and_the_authority_are_renewed_under_load
     took_s = time.monotonic() - began_s
     assert failures == [], f"{len(failures)} of {sum(counts)} calls failed"
     assert min(counts) > 5, counts
-    assert took_s < 40
+    assert took_s < 200
     after = {path.name: path.read_bytes() for path in secured.files.folder.glob("*.crt")}
     assert after.keys() == before.keys() == {"store.crt", "worker-1.crt", "worker-2.crt", "trusted.crt"}
     assert not {name for name in after if after[name] == before[name]}

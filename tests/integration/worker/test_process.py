@@ -17,11 +17,12 @@ from hotslot.local.embedded_valkey import embedded_valkey
 from hotslot.pb.hotslot.worker.v1 import adapter_control_pb2 as pb
 from hotslot.pb.hotslot.worker.v1 import inference_pb2
 from hotslot.rpc.status import from_rpc_error
-from shared.coordination.connection import RedisConnection, RedisOptions
+from shared.coordination.connection import RedisConnection
 from shared.coordination.directory import Directory
 from shared.server.grpc_server import ServerOptions, serve
 from tests.support.echo_model import UNHURRIED_STEP_S, echo_model
 from tests.support.memory_store import MemoryStore
+from tests.support.patient_redis import patient
 from tests.support.waiting import until_async
 from tests.support.worker_process import running_process
 
@@ -38,7 +39,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture
 async def directory(redis_url: str) -> AsyncIterator[Directory]:
-    async with RedisConnection(RedisOptions(redis_url)) as connection:
+    async with RedisConnection(patient(redis_url)) as connection:
         yield Directory(connection)
 
 

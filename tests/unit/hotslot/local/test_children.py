@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +149,7 @@ def test_up_starts_its_valkey_again_on_the_same_port_however_often_it_is_killed(
 def test_up_waits_longer_each_time_while_its_valkey_cannot_be_started(up: Up) -> None:
     process, ready = up("--insecure")
     port = int(ready["redis_url"].rpartition(":")[2])
-    with socket.socket() as thief:
-        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        os.kill(ready["valkey_pid"], signal.SIGSTOP)
-        os.kill(ready["valkey_pid"], signal.SIGKILL)
-        until(lambda: binds(thief, port))
+    with thief_of(port, process):
         time.sleep(1.5)
         assert process.poll() is None
         assert is_running(ready["pids"]["worker-1"])
@@ -185,14 +182,24 @@ def ask(port: int, *words: str) -> str:
         return connection.recv(4096).decode().splitlines()[0]
 
 
-def binds(thief: socket.socket, port: int) -> bool:
-    """Take the port and listen there, unless something else does."""
-    try:
-        thief.bind(("127.0.0.1", port))
-        thief.listen()
-    except OSError:
-        return False
-    return True
+def thief_of(port: int, process: "subprocess.Popen[str]") -> socket.socket:
+    """Take the port of a process's Valkey, which is killed as often as it is back before the thief is there."""
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s:
+        for child in psutil.Process(process.pid).children():
+            with suppress(psutil.Error):
+                if "valkey" in child.name():
+                    child.kill()
+        thief = socket.socket()
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            thief.bind(("127.0.0.1", port))
+            thief.listen()
+        except OSError:
+            thief.close()
+        else:
+            return thief
+    raise AssertionError("the port was never free")
 
 
 def test_up_refuses_a_port_that_is_taken(up: Up, tmp_path: Path) -> None:
