@@ -91,7 +91,7 @@ async def test_a_member_outlives_a_server_that_answers_at_random(tmp_path: Path,
     ):
         member = member_of(redis, worker("w-1"), observe, lease_s=0.3, seals=seals)
         task = asyncio.create_task(member.run())
-        await until(lambda: observed >= 12 or task.done(), timeout_s=60)
+        await until(lambda: observed >= 12 or task.done())
         assert not task.done()
         await member.leave()
         await asyncio.wait_for(task, 60)

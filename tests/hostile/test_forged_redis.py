@@ -212,7 +212,7 @@ async def test_no_claim_of_its_place_ends_the_process_of_a_worker(
         async def is_listed() -> bool:
             return [r.info.endpoint for r in (await directory.workers(SPEC.digest)).workers] == [process.endpoint]
 
-        await until_async(is_listed, timeout_s=60)
+        await until_async(is_listed)
         trap = await stack.enter_async_context(listening_trap())
         digests = [resident(1).digest]
         forger = Forger(redis, SPEC.digest, digest_of(b"other"), digests, trap, tmp_path, secret_file, random.Random(1))
@@ -233,7 +233,7 @@ async def test_no_claim_of_its_place_ends_the_process_of_a_worker(
             async def has_beaten_on(since_ms: float = attacked_ms) -> bool:
                 return process.process.returncode is not None or await signed_at_ms() > since_ms + 1_000
 
-            await until_async(has_beaten_on, timeout_s=60)
+            await until_async(has_beaten_on)
             assert process.process.returncode is None, name
             await until_async(is_listed)
         assert await process.is_alive()

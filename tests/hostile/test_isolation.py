@@ -64,7 +64,7 @@ async def flooded_worker(folder: Path) -> AsyncIterator[tuple[RunningWorker, Any
 
 async def first_token_s(stub: Any, metadata: Metadata) -> float:
     began_s = time.monotonic()
-    call = stub.Generate(make_request(base_only=True), metadata=metadata, timeout=30)
+    call = stub.Generate(make_request(base_only=True), metadata=metadata, timeout=120)
     await call.read()
     took_s = time.monotonic() - began_s
     while await call.read() is not grpc.aio.EOF:

@@ -37,7 +37,7 @@ async def error_of(channel: grpc.aio.Channel, method: MethodDescriptor, data: by
     shape = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
     call = getattr(channel, shape)(path)
     try:
-        answer = call(iter([data]) if method.client_streaming else data, timeout=30)
+        answer = call(iter([data]) if method.client_streaming else data, timeout=120)
         if method.server_streaming:
             async for _ in answer:
                 pass

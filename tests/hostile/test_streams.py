@@ -143,7 +143,7 @@ async def test_an_upload_that_sends_nothing_is_ended_and_goes_on_from_what_came(
             yield blob_pb2.WriteBlobRequest(digest=digest, size_bytes=len(DATA), data=DATA[:100_000])
             await asyncio.sleep(60)
 
-        call = store.blobs.WriteBlob(messages(), metadata=store.metadata, timeout=30)
+        call = store.blobs.WriteBlob(messages(), metadata=store.metadata, timeout=120)
         try:
             await call
             raise AssertionError("the upload was taken")

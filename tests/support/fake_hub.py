@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, b"")
             return
         if self.hub.gate is not None:
-            self.hub.gate.wait(30)
+            self.hub.gate.wait(120)
         if self.hub.fail_with.get(name):
             self._send(self.hub.fail_with[name].pop(0), b"")
             return
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.hub.pause_after if pauses else self.hub.truncate
         stop = faults.pop(0) if is_weights and faults else len(body)
         self._send(206 if start else 200, body, stop=stop)
-        if pauses and self.hub.go_on.wait(30):
+        if pauses and self.hub.go_on.wait(120):
             with suppress(OSError):  # nobody may be there any more
                 self.wfile.write(body[stop:])
 

@@ -236,7 +236,7 @@ async def api_server(folder: Path) -> AsyncIterator[ApiServer]:
     http = uvicorn.Server(config)
     http.capture_signals = _capture_nothing  # type: ignore[method-assign]
     serving = asyncio.create_task(http.serve())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not http.started:  # noqa: ASYNC110 (uvicorn announces it by this alone)
             await asyncio.sleep(0.005)
     server.port = http.servers[0].sockets[0].getsockname()[1]

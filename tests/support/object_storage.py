@@ -18,7 +18,7 @@ def s3_server() -> Iterator[dict[str, str]]:
     endpoint = f"http://{host}:{port}"
     try:
         request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
-        urllib.request.urlopen(request, timeout=30).close()
+        urllib.request.urlopen(request, timeout=120).close()
         yield {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ALLOW_HTTP": "true",

@@ -4,7 +4,7 @@ from typing import Any
 
 from shared.coordination.connection import RedisOptions
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 def patient(url: str, **more: Any) -> RedisOptions:

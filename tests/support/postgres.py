@@ -17,7 +17,7 @@ import pytest
 from hotslot.local.child_processes import free_port
 from store_service.catalog.database import open_database
 
-START_S = 60.0
+START_S = 120.0
 POLL_S = 0.02
 
 

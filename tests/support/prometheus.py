@@ -18,7 +18,7 @@ from tools.debian_programs import ROOT
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 RULE_TESTS = ROOT / "deploy" / "prometheus" / "tests"
 SCRAPE_EVERY_S = 1
-START_S = 30.0
+START_S = 120.0
 
 
 def program(name: str) -> str:

@@ -75,7 +75,7 @@ class SeaweedServer:
         )
         if is_new:
             address = obstore.sign(store, "PUT", "", timedelta(minutes=5))
-            urllib.request.urlopen(urllib.request.Request(address, method="PUT"), timeout=30).close()
+            urllib.request.urlopen(urllib.request.Request(address, method="PUT"), timeout=120).close()
         return store
 
     def start(self) -> None:

@@ -10,7 +10,7 @@ from hotslot.local.child_processes import free_port
 from hotslot.local.children import Child, ChildSpec, stop_all
 from hotslot.local.embedded_valkey import embedded_valkey
 
-STORE_READY_S = 60.0
+STORE_READY_S = 120.0
 WORKER_READY_S = 300.0
 """A first start compiles every bucket."""
 GRACE_S = 10.0

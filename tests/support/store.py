@@ -25,6 +25,8 @@ from tests.support.checkpoints import Draft, base_spec
 
 CHUNK_BYTES = 64 * 1024
 BUSY_PAUSE_S = 0.01
+CALL_S = 120.0
+"""Tells calls that hang from those that a busy machine takes long for."""
 
 
 @dataclass
@@ -53,14 +55,14 @@ class StoreClient:
     async def call(self, method: str, request: Any) -> Any:
         stub = self.blobs if hasattr(self.blobs, method) else self.adapters
         try:
-            return await getattr(stub, method)(request, metadata=self.metadata, timeout=30)
+            return await getattr(stub, method)(request, metadata=self.metadata, timeout=CALL_S)
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
     async def stream(self, method: str, request: Any) -> list[Any]:
         stub = self.blobs if hasattr(self.blobs, method) else self.adapters
         try:
-            return [message async for message in getattr(stub, method)(request, metadata=self.metadata, timeout=30)]
+            return [message async for message in getattr(stub, method)(request, metadata=self.metadata, timeout=CALL_S)]
         except grpc.aio.AioRpcError as exc:
             raise from_rpc_error(exc) from exc
 
@@ -85,7 +87,7 @@ class StoreClient:
 
         while True:
             try:
-                return await self.blobs.WriteBlob(messages(), metadata=self.metadata, timeout=30)
+                return await self.blobs.WriteBlob(messages(), metadata=self.metadata, timeout=CALL_S)
             except grpc.aio.AioRpcError as exc:
                 if exc.details() != LOST_STATUS:
                     raise from_rpc_error(exc) from exc

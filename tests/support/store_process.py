@@ -52,7 +52,7 @@ class StoreForks:
         self._parent.stdin.flush()
         process = StoreProcess(int(self._parent.stdout.readline()), port, log_path)
         try:
-            await until(lambda: _listens(port) or not is_running(process.pid), timeout_s=60)
+            await until(lambda: _listens(port) or not is_running(process.pid))
             assert is_running(process.pid), log_path.read_text()
             yield process
         finally:

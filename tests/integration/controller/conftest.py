@@ -17,7 +17,6 @@ from tests.support.kubernetes_api_server import ApiServer, api_server
 from tests.support.store import StoreClient, open_store
 from tests.support.waiting import until
 
-WAIT_S = 60.0
 QUICK = Backoff(0.02, 0.1)
 
 
@@ -55,7 +54,7 @@ class Cluster:
             generation = self.api.resources[name]["metadata"]["generation"]
             return status.get("phase") == phase and status.get("observedGeneration") == generation
 
-        await until(is_there, WAIT_S)
+        await until(is_there)
         return self.api.status(name)
 
     async def digest_of(self, reference: str) -> str:

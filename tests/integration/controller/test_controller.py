@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from controller_service.adapter_resource import FINALIZER
 from hotslot.errors import AdapterNotFoundError, PolicyNotFoundError, TagNotFoundError
-from tests.integration.controller.conftest import WAIT_S, Cluster
+from tests.integration.controller.conftest import Cluster
 from tests.support.waiting import until, until_async
 
 pytestmark = pytest.mark.integration
@@ -63,17 +63,17 @@ async def test_what_others_change_in_the_store_is_brought_back(cluster: Cluster)
             return False
 
     await cluster.client.set_tag("bot", "latest", other)
-    await until_async(is_back, WAIT_S)
+    await until_async(is_back)
     await cluster.client.delete_tag("bot", "latest")
-    await until_async(is_back, WAIT_S)
+    await until_async(is_back)
     await cluster.client.set_policy("bot", max_replicas=9)
 
     async def is_bounded() -> bool:
         return (await cluster.client.get_policy("bot")).max_replicas == 3
 
-    await until_async(is_bounded, WAIT_S)
+    await until_async(is_bounded)
     await cluster.client.delete_adapter("bot")
-    await until_async(is_back, WAIT_S)
+    await until_async(is_back)
 
 
 async def test_a_refused_adapter_says_why_and_a_mended_one_is_imported(cluster: Cluster) -> None:
@@ -103,14 +103,14 @@ async def test_deleting_does_what_the_policy_says(cluster: Cluster) -> None:
     assert not cluster.api.resources["kept"]["metadata"].get("finalizers")
     for name in ("kept", "gone"):
         cluster.api.delete(name)
-    await until(lambda: "gone" not in cluster.api.resources, WAIT_S)
+    await until(lambda: "gone" not in cluster.api.resources)
     assert (await cluster.client.get("kept")).tags
     # Another resource's tag keeps the adapter.
     assert [tag.name for tag in (await cluster.client.get("gone")).tags] == ["other"]
     cluster.api.respec("beside", deletionPolicy="Delete")
-    await until(lambda: bool(cluster.api.resources["beside"]["metadata"].get("finalizers")), WAIT_S)
+    await until(lambda: bool(cluster.api.resources["beside"]["metadata"].get("finalizers")))
     cluster.api.delete("beside")
-    await until(lambda: "beside" not in cluster.api.resources, WAIT_S)
+    await until(lambda: "beside" not in cluster.api.resources)
     with pytest.raises(AdapterNotFoundError):
         await cluster.client.get("gone")
 
@@ -123,7 +123,7 @@ async def test_a_deletion_is_done_by_a_controller_that_comes_later(cluster: Clus
     cluster.api.delete("bot")
     assert "bot" in cluster.api.resources
     await cluster.controller()
-    await until(lambda: "bot" not in cluster.api.resources, WAIT_S)
+    await until(lambda: "bot" not in cluster.api.resources)
     with pytest.raises(AdapterNotFoundError):
         await cluster.client.get("bot")
 
@@ -151,14 +151,14 @@ async def until_quiet(cluster: Cluster) -> None:
         seen.append(sum("status" in each for each in cluster.api.requests))
         return seen[-1] == seen[-2]
 
-    await until_async(is_quiet, WAIT_S)
+    await until_async(is_quiet)
 
 
 @pytest.mark.parametrize("in_stream", [True, False])
 async def test_versions_that_the_api_has_forgotten_are_listed_anew(cluster: Cluster, in_stream: bool) -> None:
     cluster.api.gone_in_stream = in_stream
     await cluster.controller(resync_s=3600)
-    await until(lambda: "watch" in cluster.api.requests, WAIT_S)
+    await until(lambda: "watch" in cluster.api.requests)
     cluster.api.create("one", {"uri": cluster.source("one")})
     await cluster.until_phase("one", "Ready")
     cluster.api.failing = 3
@@ -171,12 +171,12 @@ async def test_versions_that_the_api_has_forgotten_are_listed_anew(cluster: Clus
 
 async def test_a_watch_goes_on_from_the_last_bookmark(cluster: Cluster) -> None:
     await cluster.controller(resync_s=3600)
-    await until(lambda: "watch" in cluster.api.requests, WAIT_S)
+    await until(lambda: "watch" in cluster.api.requests)
     cluster.api.create("one", {"uri": cluster.source("one")})
     await cluster.until_phase("one", "Ready")
     cluster.api.write_elsewhere()
     told = cluster.api.bookmarks
-    await until(lambda: cluster.api.bookmarks > told + 1, WAIT_S)
+    await until(lambda: cluster.api.bookmarks > told + 1)
     # What happened before the bookmark is forgotten: only a watch that goes on from there needs no new list.
     cluster.api.compact()
     cluster.api.cut()
@@ -232,11 +232,11 @@ async def test_whatever_happens_the_store_ends_as_the_resources_say(cluster: Clu
                 status = await cluster.until_phase(name, "Ready")
                 assert await cluster.digest_of(name) == status["digest"]
             else:
-                await until(lambda name=name: name not in cluster.api.resources, WAIT_S)  # type: ignore[misc]
+                await until(lambda name=name: name not in cluster.api.resources)  # type: ignore[misc]
         for name in ("bot-0", "bot-1"):
             if name not in cluster.api.resources:
                 with pytest.raises(AdapterNotFoundError):
                     await cluster.client.get(name)
         for name in list(cluster.api.resources):
             cluster.api.delete(name)
-        await until(lambda: not cluster.api.resources, WAIT_S)
+        await until(lambda: not cluster.api.resources)

@@ -70,7 +70,7 @@ class Cluster:
         for node in (there, here):
             await node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", self.ids[target])
         for node in self.nodes:
-            await until_async(partial(self._knows, node, slot, self.ports[target]), timeout_s=30)
+            await until_async(partial(self._knows, node, slot, self.ports[target]))
 
     async def _knows(self, node: Any, slot: int, port: int) -> bool:
         """Nodes hear of it from each other; until then they send clients around in circles."""
@@ -92,7 +92,7 @@ async def cluster(cluster_ports: list[tuple[int, int]]) -> AsyncIterator[Cluster
         for port, bus_port in cluster_ports[1:]:
             await nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus_port)
         for node in nodes:
-            await until_async(partial(_is_complete, node), timeout_s=30)
+            await until_async(partial(_is_complete, node))
         yield Cluster(ports, nodes, [await node.execute_command("CLUSTER", "MYID") for node in nodes])
 
 

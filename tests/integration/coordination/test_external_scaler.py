@@ -129,7 +129,7 @@ async def test_workers_are_asked_for_by_rows_by_waiting_sequences_and_by_slots(k
     async def asked() -> bool:
         return await keda.replicas() == expected
 
-    await until_async(asked, timeout_s=60)
+    await until_async(asked)
     narrow = pb.ScaledObjectRef(scalerMetadata={"baseModel": NAME, "rows": "0.25", "waiting": "0", "slots": "0"})
     assert await keda.replicas(narrow) == {"rows": 6}
 

@@ -111,7 +111,7 @@ async def test_what_moved_while_the_store_was_away_is_heard_of_when_it_is_back(t
             async def has_moved() -> bool:
                 return (await calls.generate("one")).text == voice(new)
 
-            await until_async(has_moved, timeout_s=60)
+            await until_async(has_moved)
 
 
 async def test_another_catalog_at_the_same_address_is_noticed_though_it_has_come_further(
@@ -139,4 +139,4 @@ async def test_another_catalog_at_the_same_address_is_noticed_though_it_has_come
             async def is_anew() -> bool:
                 return (await calls.generate("one")).text == voice(new)
 
-            await until_async(is_anew, timeout_s=60)
+            await until_async(is_anew)

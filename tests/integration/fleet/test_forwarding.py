@@ -256,7 +256,7 @@ async def test_who_has_no_room_forwards_and_refuses_only_when_nobody_has(saturat
     calls = await first.calls()
     streams = []
     for count in range(1, 5):
-        streams.append(calls.inference.Generate(make_request(**ENDLESS), timeout=30))
+        streams.append(calls.inference.Generate(make_request(**ENDLESS), timeout=120))
         await until(lambda count=count: sum(m.worker.parts.engine.open_sequences for m in saturated) == count)  # type: ignore[misc]
     await until(lambda: first.in_flight == second.in_flight == 2)
     with pytest.raises(grpc.RpcError) as caught:

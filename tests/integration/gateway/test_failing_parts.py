@@ -78,7 +78,7 @@ async def test_a_fleet_without_workers_is_503(tmp_path: Path) -> None:
         async with (
             open_store(tmp_path / "store", redis_url=valkey.url) as store,
             open_gateway(store=store.endpoint) as gateway,
-            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{gateway.server.port}", timeout=30) as http,
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{gateway.server.port}", timeout=120) as http,
         ):
             for answer in (
                 await http.post("/v1/completions", json={"model": "Some/Base", "prompt": "hello"}),

@@ -147,8 +147,8 @@ async def test_200_streams_at_a_time_with_disconnects_for_two_minutes_leave_noth
         assert min(ended.values()) > AT_ONCE_LONG
         await nothing_stays(stack)
         assert stack.model.runner.slots, "the adapter stays where it is"
-        await until(lambda: len(asyncio.all_tasks()) <= num_tasks, timeout_s=60)
-        await until(lambda: process.num_fds() <= num_files, timeout_s=60)
+        await until(lambda: len(asyncio.all_tasks()) <= num_tasks)
+        await until(lambda: process.num_fds() <= num_files)
 
 
 async def test_a_reader_that_sleeps_is_cut_off(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def sick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A deployment of this module's own, which its tests break and mend."""
     with Stack(tmp_path_factory.mktemp("sick")) as stack:
         stack.start_store()
-        stack.launch_echo_worker().wait_ready(60)
+        stack.launch_echo_worker().wait_ready(120)
         yield stack
 
 
@@ -51,7 +51,7 @@ def gateway(sick: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     settings = {"HOTSLOT_GATEWAY_LISTEN": endpoint, "HOTSLOT_STORE": sick.store.spec.endpoint}
     log = tmp_path_factory.mktemp("gateway") / "gateway.log"
     child = Child(ChildSpec("gateway", "gateway_service", endpoint, settings, log, health_path="/health"))
-    child.wait_ready(60)
+    child.wait_ready(120)
     yield f"http://{endpoint}"
     child.kill()
 
@@ -199,7 +199,7 @@ def test_a_worker_of_no_fleet_and_a_base_model_that_the_store_lost_are_found(doc
     with embedded_valkey() as other:
         lonely = sick.launch_echo_worker(redis_url=other.url)
         try:
-            lonely.wait_ready(60)
+            lonely.wait_ready(120)
             level, text = doctor("--worker", lonely.spec.endpoint)[1]["membership"]
             assert (level, "is not in the store's fleet" in text) == ("warn", True)
         finally:

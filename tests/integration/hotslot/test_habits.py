@@ -37,7 +37,7 @@ Hotslot = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def worker(stack: Stack, store_process: Child) -> Iterator[Child]:
     child = stack.launch_echo_worker()
-    child.wait_ready(60)
+    child.wait_ready(120)
     yield child
     stack.workers.remove(child)
     child.kill()
@@ -158,7 +158,7 @@ async def test_ctrl_c_prints_its_line_and_ends_at_once(
         process = subprocess.Popen(  # noqa: ASYNC220 (it is not waited for)
             [sys.executable, "-m", "hotslot", *line.split()], stdout=out, stderr=err, env=dict(os.environ)
         )
-        await until(lambda: bool(heard.read_text() + (tmp_path / "seen").read_text()) or line == "top", timeout_s=60)
+        await until(lambda: bool(heard.read_text() + (tmp_path / "seen").read_text()) or line == "top")
         if line == "top":  # It is not a terminal, and shows nothing until its end.
             await until(lambda: bool(psutil.Process(process.pid).net_connections()))
         begin_s = time.monotonic()

@@ -123,7 +123,7 @@ def test_the_client_pushes_and_generates(installed: Installed, tmp_path: Path) -
     with Stack(tmp_path) as stack:
         store = stack.start_store()
         worker = stack.launch_echo_worker()
-        worker.wait_ready(30)
+        worker.wait_ready(120)
         endpoints = {"HOTSLOT_STORE": store.spec.endpoint, "HOTSLOT_WORKER": worker.spec.endpoint}
         pushed = installed.run("hotslot", "push", "pirate", "pirate", "--json", cwd=tmp_path, **endpoints)
         assert pushed.returncode == 0, pushed.stderr

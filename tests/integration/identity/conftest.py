@@ -38,4 +38,4 @@ def secured(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[
         store.push(folder / "bot", "bot", base_model=echo_model().spec.digest)
     yield found
     found.process.terminate()
-    found.process.communicate(timeout=30)
+    found.process.communicate(timeout=120)

@@ -144,7 +144,7 @@ def test_a_listener_in_plaintext_is_told_from_one_that_is_not_there(
     closed, endpoint = (f"127.0.0.1:{port}" for port in free_ports(2))
     bare = Child(ChildSpec("bare", STUB, endpoint, {"HOTSLOT_LISTEN": endpoint}, tmp_path / "bare.log"))
     try:
-        bare.wait_ready(60)
+        bare.wait_ready(120)
         _, found = doctor("--store", endpoint, **credentials)
         level, text = said(found, "transport")
         assert (level, f"the store at {endpoint} does not answer by TLS" in text) == ("fail", True), text

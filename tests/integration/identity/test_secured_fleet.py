@@ -124,7 +124,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredFleet]:
                 **secured(worker), tls_ca_file=str(worker.bundle_file), lease_s="2", model="step 0.1"
             )
         for child in stack.workers:
-            child.wait_ready(60)
+            child.wait_ready(120)
         client = parties["client"]
         stack.start_gateway(
             tls_ca_file=str(client.bundle_file),

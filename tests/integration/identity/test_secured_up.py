@@ -86,7 +86,7 @@ async def test_whoever_has_no_token_is_refused_and_whoever_speaks_plaintext_hear
 async def test_the_gateway_lets_this_machine_read_and_generate_and_nothing_else_without_the_token(
     secured: Secured,
 ) -> None:
-    async with httpx2.AsyncClient(base_url=secured.ready["gateway"], trust_env=False, timeout=30) as http:
+    async with httpx2.AsyncClient(base_url=secured.ready["gateway"], trust_env=False, timeout=120) as http:
         own = {"authorization": f"Bearer {secured.token}"}
         load = {"lora_name": "bot:loaded", "lora_path": "bot:latest"}
         for headers, path, body, status in (
@@ -148,7 +148,7 @@ async def callers(secured: Secured, stack: AsyncExitStack) -> AsyncIterator[Call
     http = await stack.enter_async_context(httpx2.AsyncClient(base_url=secured.ready["gateway"], trust_env=False))
 
     async def over_http() -> None:
-        answer = await http.post("/v1/completions", json=BODY, timeout=30)
+        answer = await http.post("/v1/completions", json=BODY, timeout=120)
         assert answer.status_code == 200, answer.text
 
     yield over_http

@@ -99,7 +99,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedFleet]:
         store = {"import_roots": str(imported.parent), "metrics_listen": f"127.0.0.1:{ports['store'][0]}"}
         stack.start_store(**store, blob_cache_bytes=str(2**30))
         for port in ports["worker"]:
-            stack.launch_echo_worker(metrics_listen=f"127.0.0.1:{port}", lease_s="2").wait_ready(60)
+            stack.launch_echo_worker(metrics_listen=f"127.0.0.1:{port}", lease_s="2").wait_ready(120)
         stack.start_gateway(
             metrics_listen=f"127.0.0.1:{ports['gateway'][0]}",
             gateway_metrics="true",
@@ -125,7 +125,7 @@ def loaded(fleet: ObservedFleet) -> Iterator[ObservedFleet]:
     yield fleet
     fleet.ending.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         # Each import is a line, too.
         patch.setenv("PYTHONPROFILEIMPORTTIME", "1")
         stack.start_store(log_format="json")
-        stack.launch_echo_worker(log_format="json", slow_request_s="0.02", model="step 0.03").wait_ready(60)
+        stack.launch_echo_worker(log_format="json", slow_request_s="0.02", model="step 0.03").wait_ready(120)
         stack.start_gateway(log_format="json")
         options = ChannelOptions(tenant=TenantId("acme"))
         with BlockingHotslotClient(stack.store.spec.endpoint if stack.store else "", options=options) as client:

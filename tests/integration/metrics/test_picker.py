@@ -102,7 +102,7 @@ def picked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PickedFleet]:
         for port in ports:
             stack.launch_echo_worker(metrics_listen=f"127.0.0.1:{port}", forward="false", staleness_s="0")
         for worker in stack.workers:
-            worker.wait_ready(60)
+            worker.wait_ready(120)
         fleet = PickedFleet(stack, ports)
         with BlockingHotslotClient(fleet.store) as client:
             for seed, name in enumerate(ADAPTERS):

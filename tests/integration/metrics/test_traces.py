@@ -104,12 +104,12 @@ def delaying_proxy() -> Iterator[SlowProxy]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    proxy, end = told.get(timeout=30)
+    proxy, end = told.get(timeout=120)
     try:
         yield proxy
     finally:
         end()
-        thread.join(30)
+        thread.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,8 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traced]:
         proxy.target_port, slow_store = int(store.rpartition(":")[2]), f"127.0.0.1:{proxy.port}"
         settings = {"model": f"paced {PACE_S}", "lease_s": "2", "log_format": "json", "store": slow_store}
         first, second = (stack.launch_echo_worker(**settings, slow_request_s="0.05") for _ in range(2))
-        first.wait_ready(60)
-        second.wait_ready(60)
+        first.wait_ready(120)
+        second.wait_ready(120)
         stack.start_gateway(gateway_worker=first.spec.endpoint, log_format="json")
         workers = [first.spec.endpoint, second.spec.endpoint]
         digests = {}
@@ -308,7 +308,7 @@ def test_log_lines_of_every_process_have_the_traces_id(traced: Traced, forwarded
 
 def test_a_call_that_came_without_a_trace_begins_one_and_logs_its_id(traced: Traced) -> None:
     url = f"http://{traced.gateway}/v1/models"
-    answer = httpx2.get(url, headers={"x-request-id": "models-1"}, trust_env=False, timeout=30)
+    answer = httpx2.get(url, headers={"x-request-id": "models-1"}, trust_env=False, timeout=120)
     assert answer.status_code == 200
     line = traced.line("gateway", "request_served", request_id="models-1")
     trace = traced.collected(line["trace_id"], "GET /v1/models")
@@ -319,7 +319,7 @@ def test_what_the_caller_does_not_record_is_not_recorded(traced: Traced) -> None
     ids = [secrets.token_hex(16) for _ in range(2)]
     for trace_id, flags in zip(ids, ("00", "01"), strict=True):
         headers = {"traceparent": f"00-{trace_id}-{'b' * 16}-{flags}"}
-        httpx2.get(f"http://{traced.gateway}/v1/models", headers=headers, trust_env=False, timeout=30)
+        httpx2.get(f"http://{traced.gateway}/v1/models", headers=headers, trust_env=False, timeout=120)
     traced.collected(ids[1], "GET /v1/models")
     assert not traced.collector.trace(ids[0]).spans
     traced.line("gateway", "request_served", trace_id=ids[0])

@@ -33,7 +33,7 @@ from tests.support.store import StoreClient, error_of, open_store
 from tests.support.waiting import until
 from worker_service.adapters.coming import Arrivals
 
-WAIT_S = 60
+WAIT_S = 120
 MOMENTS = ("before it has its name", "before the catalog has it")
 
 

@@ -78,7 +78,7 @@ async def test_what_was_acknowledged_before_a_backup_is_restored_bit_for_bit(
     async with forks.store(tmp_path, **settings) as process, process.client() as store:
         await store.register()
         working = [asyncio.ensure_future(publisher.work(store.of(publisher.name))) for publisher in publishers]
-        await until(lambda: all(len(publisher.deleted) >= 1 for publisher in publishers), timeout_s=60)
+        await until(lambda: all(len(publisher.deleted) >= 1 for publisher in publishers))
         before = [Known.of(publisher) for publisher in publishers]
         backup = await asyncio.to_thread(back_up, tmp_path / "data", tmp_path, kind)
         for work in working:

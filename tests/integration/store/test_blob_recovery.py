@@ -326,7 +326,7 @@ async def test_evictions_and_reads_at_random_never_give_a_wrong_byte(start: Open
                     assert digest_of(data) == request.digest  # noqa: B023
                     return True
 
-                await until_async(came, timeout_s=60)
+                await until_async(came)
 
         async def rotter() -> None:
             for _ in range(10):

@@ -40,7 +40,7 @@ class SlowLookups:
         def slowly(catalog: Catalog, tenant: TenantId, reference: Reference) -> Resolution:
             self.begun.append(reference.name)
             time.sleep(LOOKUP_S)
-            assert self.gate.wait(30)
+            assert self.gate.wait(120)
             return resolve(catalog, tenant, reference)
 
         monkeypatch.setattr(Catalog, "resolve", slowly)

@@ -47,7 +47,7 @@ async def limited_store(folder: Path, **settings: Any) -> AsyncIterator[StoreCli
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
     try:
-        await until(listens, timeout_s=60)
+        await until(listens)
         async with dial(f"127.0.0.1:{port}") as client:
             yield client
     finally:

@@ -52,7 +52,7 @@ async def send(store: StoreClient, messages: list[pb.PublishVersionRequest]) -> 
             yield message
 
     try:
-        return await store.adapters.PublishVersion(each(), metadata=store.metadata, timeout=30)  # type: ignore[no-any-return]
+        return await store.adapters.PublishVersion(each(), metadata=store.metadata, timeout=120)  # type: ignore[no-any-return]
     except grpc.aio.AioRpcError as exc:
         raise from_rpc_error(exc) from exc
 
@@ -208,7 +208,7 @@ async def test_a_training_that_publishes_all_day_keeps_what_retention_says_and_n
             found = rows(folder)
             return found["versions"] == 4 and found["released_weights"] == 0
 
-        await until_async(is_settled, timeout_s=60)
+        await until_async(is_settled)
         assert rows(folder) == {
             "versions": 4, "tags": 2, "labels": 0, "adapter_policies": 1, "released_weights": 0, "adapters": 1,
         }  # fmt: skip
@@ -246,7 +246,7 @@ async def test_a_version_that_a_worker_asks_for_by_its_digest_survives_the_publi
             listed = await store.call("ListVersions", pb.ListVersionsRequest(adapter="bot"))
             return held.digest not in {version.digest for version in listed.versions}
 
-        await until_async(is_gone, timeout_s=60)
+        await until_async(is_gone)
         assert isinstance(await error_of(store.resolve(f"bot@{held.digest}")), VersionNotFoundError)
 
 

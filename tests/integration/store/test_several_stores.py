@@ -160,8 +160,8 @@ async def test_what_is_acknowledged_stays_readable_while_stores_delete_and_colle
             *(come_and_go(one, two, f"one-{i}") for i in range(2)),
             *(come_and_go(two, one, f"two-{i}") for i in range(2)),
         )
-        await until(lambda: not place.objects().list_small("blobs"), timeout_s=60)
-        await until(lambda: place.local_blobs("one") == place.local_blobs("two") == [], timeout_s=60)
+        await until(lambda: not place.objects().list_small("blobs"))
+        await until(lambda: place.local_blobs("one") == place.local_blobs("two") == [])
 
 
 async def test_the_same_import_through_two_stores_is_one_download(
@@ -196,7 +196,7 @@ async def test_an_object_that_rotted_is_repaired_by_a_store_that_has_it(place: S
             async def is_repaired() -> bool:
                 return objects.read_small(name) == data
 
-            await until_async(is_repaired, timeout_s=60)
+            await until_async(is_repaired)
             assert digest_of(await two.read(digest)) == digest
 
 
@@ -212,7 +212,7 @@ async def test_uploads_of_all_stores_are_collected(place: SharedPlace) -> None:
         await bring(two, "some.bin", DATA[:9000])
         assert len(place.objects().list_small("uploads")) == 2
     async with place.store("one", **AT_ONCE, upload_ttl_s=0), place.store("two", **AT_ONCE, upload_ttl_s=0):
-        await until(lambda: not place.objects().list_small("uploads"), timeout_s=60)
+        await until(lambda: not place.objects().list_small("uploads"))
 
 
 async def test_a_dry_run_of_any_store_says_what_the_one_that_removes_will_remove(place: SharedPlace) -> None:

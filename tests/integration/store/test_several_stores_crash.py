@@ -171,8 +171,8 @@ class TwoStores:
                 await client.call("DeleteAdapter", pb.DeleteAdapterRequest(name=workload.name))
         await self.start("two", upload_ttl_s=0)
         objects = self.place.objects()
-        await until(lambda: not objects.list_small("blobs") and not objects.list_small("uploads"), timeout_s=60)
-        await until(lambda: not any(self.place.local_blobs(f"{name}/data") for name in NAMES), timeout_s=60)
+        await until(lambda: not objects.list_small("blobs") and not objects.list_small("uploads"))
+        await until(lambda: not any(self.place.local_blobs(f"{name}/data") for name in NAMES))
         for name in list(self.lives):
             await self.stop(name)
 

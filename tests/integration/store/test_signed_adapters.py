@@ -126,7 +126,7 @@ async def sent(signing: Signing, names: tuple[str, ...]) -> pb.Version:
         yield message
 
     try:
-        answer = await signing.store.adapters.PublishVersion(messages(), metadata=signing.store.metadata, timeout=30)
+        answer = await signing.store.adapters.PublishVersion(messages(), metadata=signing.store.metadata, timeout=120)
     except grpc.aio.AioRpcError as exc:
         raise from_rpc_error(exc) from exc
     return answer.published.version  # type: ignore[no-any-return]

@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from worker_service.adapters.known_reference import ReferenceLimits
 from worker_service.adapters.store_client import StoreTimeouts
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 AWAY_S = 0.5
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ async def deployment(folder: Path, services: SharedServices, forks: StoreForks) 
         found = Deployment(services.place(folder), forks, proxy)
         try:
             await asyncio.gather(found.start("one"), found.start("two"))
-            await until(lambda: len(proxy.ready) == 2, timeout_s=60)
+            await until(lambda: len(proxy.ready) == 2)
             yield found
         finally:
             for _, stack in found.stores.values():
@@ -146,12 +146,12 @@ async def outlive(here: Deployment, folder: Path, num_kills: int) -> int:
                 await here.kill(name)
                 await asyncio.sleep(AWAY_S)
                 await here.start(name)
-                await until(lambda: len(here.proxy.ready) == 2, timeout_s=60)
+                await until(lambda: len(here.proxy.ready) == 2)
         finally:
             is_over.set()
         await working
         # Each publication is a version and its tag: two events, each once and in order.
-        await until(lambda: len(seen) >= 2 * len(pushed), timeout_s=60)
+        await until(lambda: len(seen) >= 2 * len(pushed))
         watcher.cancel()
         assert seen == [digest for digest in pushed.values() for _ in range(2)]
         for name, digest in pushed.items():

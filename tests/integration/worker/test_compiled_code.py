@@ -182,7 +182,7 @@ async def test_more_than_was_announced_is_refused_in_whichever_message_it_comes(
 
     stub: Any = pb_grpc.CompiledCodeServiceStub(channel)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.WriteCompiledCode(messages(), timeout=30)
+        await stub.WriteCompiledCode(messages(), timeout=120)
     assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     with pytest.raises(CompiledCodeNotFoundError):
         await CodeStore(channel, DEFAULT_TENANT).read(key, tmp_path / "x", BUDGET)

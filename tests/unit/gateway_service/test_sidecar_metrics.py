@@ -66,7 +66,7 @@ async def test_new_certificates_are_used_without_a_restart(tmp_path: Path) -> No
             return await told(sidecar) and sidecar._client is not before
 
         # The worker takes new certificates for new connections, and the sidecar opens one once it has seen its own.
-        await until_async(follows, timeout_s=60)
+        await until_async(follows)
         await sidecar.close()
 
 

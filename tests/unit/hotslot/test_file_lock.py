@@ -37,5 +37,5 @@ def test_only_shared_locks_go_together_and_a_killed_holder_lets_go(
         waiting.join(0.2)
         assert waiting.is_alive()
         holder.kill()
-        waiting.join(30)
+        waiting.join(60)
         assert not waiting.is_alive()

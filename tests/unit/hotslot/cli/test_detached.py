@@ -71,12 +71,12 @@ async def test_logs_show_the_last_lines_and_follow(tmp_path: Path, capsys: pytes
     seen, heard = tmp_path / "seen", tmp_path / "heard"
     with seen.open("w") as out, heard.open("w") as err:
         following = subprocess.Popen(command, stdout=out, stderr=err)  # noqa: ASYNC220 (it is not waited for)
-        await until(lambda: seen.read_text() == "store 4\n", timeout_s=60)
+        await until(lambda: seen.read_text() == "store 4\n")
         with (tmp_path / LOG_FILE.parent / "store.log").open("a") as log:
             log.write("half")
             log.flush()
             log.write(" a line\n")
-        await until(lambda: seen.read_text() == "store 4\nhalf a line\n", timeout_s=60)
+        await until(lambda: seen.read_text() == "store 4\nhalf a line\n")
         following.send_signal(2)
         assert following.wait(60) == 130
     assert heard.read_text() == "hotslot: interrupted\n"

@@ -46,14 +46,14 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_child_is_ready_when_its_health_service_says_so_and_ends_in_order(tmp_path: Path) -> None:
     child = Child(stub(tmp_path))
-    child.wait_ready(20)
+    child.wait_ready(120)
     stop_all([child], grace_s=10)
     assert child.exit_code() == 0
 
 
 def test_a_child_that_does_not_go_is_made_to(tmp_path: Path) -> None:
     child = Child(stub(tmp_path, HOTSLOT_STUB_STUBBORN="1"))
-    child.wait_ready(20)
+    child.wait_ready(120)
     stop_all([child], grace_s=0.2)
     assert child.exit_code() == -signal.SIGKILL
 
@@ -61,7 +61,7 @@ def test_a_child_that_does_not_go_is_made_to(tmp_path: Path) -> None:
 def test_a_child_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
     child = Child(stub(tmp_path, HOTSLOT_STUB_EXIT="3"))
     with pytest.raises(ChildFailedError, match=r"(?s)stub ended with 3.*the stub ends as it was told"):
-        child.wait_ready(20)
+        child.wait_ready(120)
     child.kill()
 
 

@@ -202,7 +202,7 @@ async def test_a_stream_goes_on_while_its_channel_is_replaced(tmp_path: Path, au
         open_channel(f"127.0.0.1:{running.port}", options(client.security())) as channel,
     ):
         flood = channel.unary_stream(f"/{NAME}/unary_stream", StringValue.SerializeToString, StringValue.FromString)
-        call = flood(StringValue(value="flood"), timeout=30)
+        call = flood(StringValue(value="flood"), timeout=120)
         before = channel.current()  # type: ignore[attr-defined]
         await call.read()
         await asyncio.sleep(ROTATION_S)

@@ -160,7 +160,7 @@ async def test_a_look_that_failed_is_begun_anew_with_the_next_watch(
         found.begin(ACME)
         await until(lambda: found.signal.watched == (ACME,))
         found.write(ACME, tells=False)
-        await until(lambda: all(seen == [1] for seen in found.seen), timeout_s=60)
+        await until(lambda: all(seen == [1] for seen in found.seen))
 
 
 async def test_announcements_wake_those_who_asked_and_the_newest_stay_where_one_is_slow(tmp_path: Path) -> None:

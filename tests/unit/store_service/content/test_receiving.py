@@ -30,7 +30,7 @@ class Gate:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self.open.wait(30)
+        assert self.open.wait(120)
 
 
 @pytest.fixture

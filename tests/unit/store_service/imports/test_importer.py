@@ -35,7 +35,7 @@ class Stalled:
         return self
 
     def fetch(self, target: Path, report: ReportBytes, cancelled: threading.Event) -> Checkpoint:
-        cancelled.wait(30)
+        cancelled.wait(120)
         stop_if(cancelled)
         raise AssertionError("nobody cancelled the fetch")
 
