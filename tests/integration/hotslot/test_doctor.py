@@ -285,7 +285,7 @@ def test_every_check_was_seen_with_another_word_than_ok() -> None:
         assert f'["{check}"]' in text
 
 
-def until_sync(met: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def until_sync(met: Callable[[], bool], timeout_s: float = 120.0) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not met():
         assert time.monotonic() < deadline_s
