@@ -13,6 +13,7 @@ from typing import Any
 
 from hotslot.local.child_processes import free_port
 from tests.support.programs import needed_program
+from tests.support.waiting import PATIENCE_S
 from tools.debian_programs import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
@@ -78,7 +79,7 @@ class Prometheus:
         return document["data"]
 
 
-def hold_soon(condition: Callable[[], bool], timeout_s: float) -> None:
+def hold_soon(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     """Return once a condition holds; raises TimeoutError where it does not in time."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():

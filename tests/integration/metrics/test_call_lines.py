@@ -43,7 +43,7 @@ class Logged:
 
     def line(self, process: str, event: str, **wanted: Any) -> dict[str, Any]:
         """The one line; it may come a moment after the answer."""
-        hold_soon(lambda: bool(self.lines(process, event, **wanted)), 10)
+        hold_soon(lambda: bool(self.lines(process, event, **wanted)))
         (found,) = self.lines(process, event, **wanted)
         return found
 

@@ -119,7 +119,7 @@ def test_the_worker_with_the_adapter_is_picked_each_time_one_has_it(picked: Pick
     for _ in range(ROUNDS):
         endpoint, name = choice.choice(list(picked.clients)), choice.choice(ADAPTERS)
         picked.generate(endpoint, name)
-        hold_soon(lambda: score(picked.scrapes()[endpoint], name) == 1.0, 5)  # noqa: B023 (called at once)
+        hold_soon(lambda: score(picked.scrapes()[endpoint], name) == 1.0)  # noqa: B023 (called at once)
         scrapes, truth = picked.scrapes(), picked.in_slots()
         for wanted in ADAPTERS:
             holders = {worker for worker, names in truth.items() if f"{wanted}:latest" in names}

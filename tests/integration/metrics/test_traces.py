@@ -52,7 +52,6 @@ STAGES = (
 )
 """Stages until the first token, of all processes, none of them within another."""
 SHARE = 0.05
-COLLECTED_S = 30.0
 
 
 @dataclass
@@ -69,17 +68,17 @@ class Traced:
 
     def collected(self, trace_id: str, *names: str) -> Trace:
         """The trace, once it has spans of these names."""
-        hold_soon(lambda: {*names} <= {span.name for span in self.collector.trace(trace_id).spans}, COLLECTED_S)
+        hold_soon(lambda: {*names} <= {span.name for span in self.collector.trace(trace_id).spans})
         return self.collector.trace(trace_id)
 
     def whole(self, trace_id: str) -> Trace:
         """The trace of a forwarded generation, once the calls' spans of all processes are there."""
-        hold_soon(lambda: len(self.collector.trace(trace_id).named(GENERATE)) == 4, COLLECTED_S)
+        hold_soon(lambda: len(self.collector.trace(trace_id).named(GENERATE)) == 4)
         return self.collector.trace(trace_id)
 
     def line(self, process: str, event: str, **wanted: Any) -> dict[str, Any]:
         """The first such line; it may come a moment after the answer."""
-        hold_soon(lambda: bool(self.lines(process, event, **wanted)), COLLECTED_S)
+        hold_soon(lambda: bool(self.lines(process, event, **wanted)))
         return self.lines(process, event, **wanted)[0]
 
     def lines(self, process: str, event: str, **wanted: Any) -> list[dict[str, Any]]:
