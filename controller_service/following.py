@@ -39,9 +39,13 @@ class FollowedResources:
         return sorted(self._resources)
 
     def learn(self, resource: dict[str, Any]) -> None:
-        """Take a resource as a write returned it, so that the next look does not see the one before."""
+        """Take a resource as a write returned it, so that the next look does not see the one before.
+
+        The watch may have told of a later write before the answer to this one came.
+        """
         name = resource["metadata"]["name"]
-        if name in self._resources:
+        known = self._resources.get(name)
+        if known is not None and not _is_before(resource, known):
             self._resources[name] = resource
 
     async def follow(self) -> None:
@@ -88,3 +92,9 @@ class FollowedResources:
                 else:
                     self._resources[name] = resource
                 self._on_change(name)
+
+
+def _is_before(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """True where a resource is an earlier one by its version, a number that grows with each write."""
+    versions = [each["metadata"]["resourceVersion"] for each in (one, other)]
+    return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])

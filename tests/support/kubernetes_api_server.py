@@ -154,6 +154,8 @@ class ApiServer:
                 async with asyncio.timeout(BOOKMARK_EVERY_S):
                     await news.wait()
             except TimeoutError:
+                if position < self._forgotten or any(version > position for version, *_ in self._events):
+                    continue  # it was written just as the time ran out
                 position = max(position, self._version)
                 self.bookmarks += 1
                 yield _line("BOOKMARK", {"kind": "Adapter", "metadata": {"resourceVersion": str(position)}})
