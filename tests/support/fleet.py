@@ -22,7 +22,7 @@ from worker_service.routing.router import Router
 from worker_service.settings import WorkerSettings
 from worker_service.starting import Host, start
 
-LEASE_S = 2.0
+LEASE_S = 4.0
 VIEW_LIMITS = ViewLimits(refresh_s=0.1, patience_s=1.0)
 """Patient enough for a machine that does other things, too."""
 

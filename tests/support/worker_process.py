@@ -49,7 +49,7 @@ class WorkerProcess:
 @asynccontextmanager
 async def running_process(store_endpoint: str, **settings: str) -> AsyncIterator[WorkerProcess]:
     endpoint = settings.pop("listen", "") or f"127.0.0.1:{free_port()}"
-    settings = {"listen": endpoint, "store": store_endpoint, "model": "quick", "lease_s": "1", **settings}
+    settings = {"listen": endpoint, "store": store_endpoint, "model": "quick", "lease_s": "3", **settings}
     environment = {**os.environ, **{f"HOTSLOT_{name.upper()}": value for name, value in settings.items()}}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.echo_process", env=environment, stderr=PIPE

@@ -157,7 +157,7 @@ async def test_picks_go_on_as_they_were_when_redis_was_flushed(rig: Rig) -> None
 async def test_a_pool_that_redis_forgot_is_known_until_its_leases_end(redis: RedisConnection) -> None:
     now_s = 0.0
     fleets = FleetCache(Directory(redis), clock=lambda: now_s)
-    short = Member(redis, worker(), lease_s=1.0)
+    short = Member(redis, worker(), lease_s=5.0)
     await short.announce()
     await short.touch_pool()
     assert await fleets.pools() == [POOL]

@@ -28,8 +28,8 @@ from tests.support.waiting import until, until_async
 
 NAMES = ("one", "two", "three")
 CLIENTS = 4
-PROMOTED_S = 20.0
-SLACK_S = 3.0
+PROMOTED_S = 60.0
+SLACK_S = 15.0
 """For a machine that does other things."""
 
 
@@ -101,7 +101,7 @@ async def test_a_failover_under_load_costs_no_answer(
                     except Exception:  # noqa: BLE001 (not yet)
                         return False
 
-                await until_async(is_whole, timeout_s=15)
+                await until_async(is_whole)
                 whole_s = loop.time() - promoted_s
                 during = sum(load.answered.values())
             finally:

@@ -67,7 +67,7 @@ class Traced:
     left: list[str] = field(default_factory=lambda: list(ADAPTERS))
 
     def collected(self, trace_id: str, *names: str) -> Trace:
-        """The trace, once it has spans of these names, and all between them: each process sends its own when it likes."""
+        """The trace, once it has spans of these names and all between them, which each process sends when it likes."""
 
         def is_there() -> bool:
             trace = self.collector.trace(trace_id)
