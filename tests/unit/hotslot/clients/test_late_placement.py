@@ -10,7 +10,7 @@ from hotslot.clients import hotslot as module
 from hotslot.errors import RequestDeadlineError, UnavailableError
 from tests.support.fake_worker import FakeWorker
 from tests.support.memory_store import MemoryStore
-from tests.unit.hotslot.conftest import NO_CHANNEL_RETRIES, serving
+from tests.unit.hotslot.conftest import BASE, NO_CHANNEL_RETRIES, serving
 
 PIRATE = GenerationRequest("Hi", (AdapterSelection("pirate"),))
 
@@ -37,7 +37,7 @@ async def test_an_answer_that_is_late_once_is_asked_for_again(
     hangs = late(fake_store, times=1)
     async with serving(FakeWorker()) as worker, serving(fake_store) as store:
         fake_store.placement.start_worker(worker)
-        fake_store.add("pirate", "sha256:" + "0" * 64)
+        fake_store.add("pirate", BASE)
         async with HotslotClient(store, None, options=NO_CHANNEL_RETRIES, patience_s=60.0) as client:
             monkeypatch.setattr(module, "PICK_TIMEOUT_S", 0.2)
             asking = asyncio.create_task(client.complete(PIRATE))
