@@ -10,10 +10,9 @@ import structlog
 from hotslot.ids import parse_tenant
 from hotslot.pb.hotslot.store.v1 import (
     adapter_store_pb2,
-    adapter_store_pb2_grpc,
     blob_pb2,
 )
-from hotslot.rpc import blob_chunks
+from hotslot.rpc import blob_chunks, publication_messages
 from shared.audit.audit_log import opened_audit
 from shared.coordination.connection import RedisConnection, RedisOptions
 from shared.identity.authenticator import opened_authenticator
@@ -235,7 +234,6 @@ def build_services(
         ProcessAnswers(store_health(settings, domain.data, redis, offload), domain.garbage, offload),
         delete_grace_s=settings.delete_grace_s,
     )
-    add_adapters = adapter_store_pb2_grpc.add_AdapterStoreServiceServicer_to_server
     reader = ContentReader(domain.recovery, offload, domain.data.blobs.verified)
     blobs = BlobServicer(domain.uploads, reader, offload, turns)
     code_tenant = parse_tenant(settings.compiled_code_tenant)
@@ -244,7 +242,7 @@ def build_services(
     fleet = FleetServicer(epochs, domain.policies, execution.lookups, execution.changes, kept_code, offload, turns)
     execution.numbers.extend((blobs.readings, publications.received.readings))
     services = [
-        service(adapter_store_pb2, "AdapterStoreService", add_adapters, adapters),
+        service(adapter_store_pb2, "AdapterStoreService", publication_messages.add_to_server, adapters),
         service(blob_pb2, "BlobService", blob_chunks.add_to_server, blobs),
         *fleet_services(fleet),
     ]

@@ -10,7 +10,7 @@ from contextlib import suppress
 import numpy as np
 import structlog
 
-from worker_service.recycled_memory import RecycledMemory
+from shared.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 

@@ -16,10 +16,10 @@ _SERVICE = blob_pb2.DESCRIPTOR.services_by_name["BlobService"].full_name
 _METHOD = "ReadBlob"
 _FIELDS = blob_pb2.ReadBlobResponse.DESCRIPTOR.fields_by_name
 # A field's tag: its number and its wire type (https://protobuf.dev/programming-guides/encoding).
-_VARINT, LENGTH_DELIMITED = 0, 2
+VARINT, LENGTH_DELIMITED = 0, 2
 _DATA = _FIELDS["data"].number << 3 | LENGTH_DELIMITED
-_OFFSET = _FIELDS["offset"].number << 3 | _VARINT
-_SIZE_BYTES = _FIELDS["size_bytes"].number << 3 | _VARINT
+_OFFSET = _FIELDS["offset"].number << 3 | VARINT
+_SIZE_BYTES = _FIELDS["size_bytes"].number << 3 | VARINT
 _MAX_VARINT_BYTES = 10
 _LARGEST_INT64 = 2**63 - 1
 
@@ -75,7 +75,7 @@ def _fields_of(message: bytes) -> BlobChunk | None:
     try:
         while position < end:
             tag = message[position]
-            value, position = _varint_at(message, position + 1)
+            value, position = varint_at(message, position + 1)
             if tag == _DATA:
                 data = memoryview(message)[position : position + value]
                 position += value
@@ -98,7 +98,7 @@ def varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _varint_at(message: bytes, position: int) -> tuple[int, int]:
+def varint_at(message: bytes, position: int) -> tuple[int, int]:
     """A number and the position behind it; raises IndexError where it does not end."""
     value = 0
     for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):

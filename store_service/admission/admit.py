@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hotslot.contract.admission_warning import AdmissionWarning
 from hotslot.errors import (
@@ -26,6 +26,7 @@ from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
 from store_service.admission.config import ReadConfig, parse_config
+from store_service.admission.held import HeldFile
 from store_service.admission.known_plans import KnownPlans, PlanSearch
 from store_service.admission.match_budget import MatchBudgetError, bounded_matching
 from store_service.admission.normalise import Sink, plan_weights, write_weights
@@ -50,13 +51,16 @@ class Checkpoint:
     """By their name in the checkpoint's folder; only names that admission knows are opened."""
     companions: Companions | None = None
     """Files beside the weights; None where these are to be read from their summary, if there is one."""
+    held: HeldFile | None = None
+    """The one file with the tensors, where it is in memory and none of `files`."""
     _configs: dict[int, ReadConfig] = field(default_factory=dict, init=False, repr=False, compare=False)
     """The config by how large it may be."""
 
     @property
     def weights_name(self) -> str | None:
         """The one file with the tensors; None where there are several, or none."""
-        return next((name for name in WEIGHTS_FILES if name in self.files), None)
+        held = (self.held.name,) if self.held is not None else ()
+        return next((name for name in WEIGHTS_FILES if name in self.files or name in held), None)
 
     def config(self, limits: AdmissionLimits) -> ReadConfig:
         """The checkpoint's config, which is read and parsed once."""
@@ -224,8 +228,9 @@ def _open_weights(
         found = ", ".join(pickles) or "no such file"
         violations.append(Violation.of(code, WEIGHTS_FILES[0], found, WEIGHTS_FILES[0], problem))
         return None
-    paths = [checkpoint.files[name] for name in names]
-    size_bytes = sum(path.stat().st_size for path in paths)
+    held = checkpoint.held if checkpoint.held is not None and name == checkpoint.held.name else None
+    paths = [checkpoint.files[name] for name in names] if held is None else []
+    size_bytes = sum(path.stat().st_size for path in paths) if held is None else len(held.data)
     if size_bytes > limits.max_weights_bytes:
         expected = f"at most {limits.max_weights_bytes} bytes"
         violations.append(Violation.of("FILE_TOO_LARGE", names[0], f"{size_bytes} bytes", expected, "it is too large"))
@@ -236,7 +241,8 @@ def _open_weights(
                 violations.extend(missing)
                 return None
             return open_shards(paths, limits.header, stack)
-        file = stack.enter_context(paths[0].open("rb", buffering=0))
+        opened: Any = paths[0].open("rb", buffering=0) if held is None else held.open()
+        file: BinaryIO = stack.enter_context(opened)
         known = seen.header(file, size_bytes) if seen is not None else None
         return file, known or read_header(file, size_bytes, name, limits.header)
     except InvalidAdapterError as exc:

@@ -14,9 +14,11 @@ from hotslot.formats.manifest import LORA_A, LORA_B, LORA_B_BIAS
 from hotslot.formats.safetensors_header import TensorEntry
 from hotslot.formats.weight_values import STORAGE, Bits
 from store_service.admission import slices
+from store_service.admission.held import HeldReader
 from store_service.admission.planned import Block, ServedModule
 from store_service.admission.slices import count_not_finite, elements_of, read_into
 from store_service.admission.values import has_nonzero, not_finite
+from store_service.execution.unwanted import stop_if_unwanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,15 @@ class Gathered:
         self._parts: list[tuple[WrittenPart, range]] = []
         self._end = 0
         """Elements that were read."""
+        self._run_begin = -1
+        """Byte where the first of them lies, in a file in memory."""
 
     def add(self, part: WrittenPart) -> None:
         """Read the next part, whole."""
         elements = elements_of(part.block)
+        if isinstance(self._file, HeldReader):
+            self._add_held(part, self._file, elements)
+            return
         begin, end = self._end, self._end + len(elements)
         if end > self._bits.size:
             self.flush()
@@ -96,12 +103,27 @@ class Gathered:
         self._parts.append((part, range(begin, end)))
         self._values.note_effect(part, bits)
 
+    def _add_held(self, part: WrittenPart, file: HeldReader, elements: range) -> None:
+        """Take the next part where it lies, behind the last one if that is so in the file: nothing is copied then."""
+        assert part.block.tensor is not None, "zeros are stored nowhere"
+        stop_if_unwanted()
+        at = part.block.tensor.entry.begin + elements.start * self._dtype.itemsize
+        begin, end = self._end, self._end + len(elements)
+        if at != self._run_begin + begin * self._dtype.itemsize or end > slices.SLICE_BYTES // self._dtype.itemsize:
+            self.flush()
+            self._run_begin, begin, end = at, 0, len(elements)
+        self._end = end
+        self._parts.append((part, range(begin, end)))
+        self._values.note_effect(part, file.elements(at, len(elements), self._dtype))
+
     def flush(self) -> None:
         """Check and write what is there."""
         together = self._bits[: self._end]
+        if self._end and isinstance(self._file, HeldReader):
+            together = self._file.elements(self._run_begin, self._end, self._dtype)
         if together.size:
             if count_not_finite(self._type_name, together):
                 for part, at in self._parts:
                     self._values.note_bad(part, count_not_finite(self._type_name, together[at.start : at.stop]))
             self._write(together.data.cast("B"))
-        self._bits, self._parts, self._end = self._bits[self._end :], [], 0
+        self._bits, self._parts, self._end, self._run_begin = self._bits[self._end :], [], 0, -1

@@ -8,6 +8,7 @@ import numpy as np
 
 from hotslot.formats.safetensors_header import TensorEntry
 from hotslot.formats.weight_values import STORAGE, Bits, float32_bits
+from store_service.admission.held import HeldReader
 from store_service.admission.parts import StoredTensor
 from store_service.admission.planned import Block
 from store_service.execution.unwanted import stop_if_unwanted
@@ -95,7 +96,20 @@ def read_into(file: BinaryIO, block: Block, bits: Bits) -> None:
 def count_not_finite(dtype: str, bits: Bits) -> int:
     """Number of elements that are NaN or infinity."""
     exponent = _EXPONENT_BITS[dtype]
+    if not bits.size or not _has_not_finite(exponent, bits):
+        return 0
     return int(np.count_nonzero((bits & bits.dtype.type(exponent)) == exponent))
+
+
+def _has_not_finite(exponent: int, bits: Bits) -> bool:
+    """Tell whether there are any, by extremes alone: nothing is written, where a count writes as much as it reads.
+
+    Bits with a sign are the largest numbers without one; those without a sign are the largest with one.
+    """
+    unsigned = bits.dtype
+    sign = 1 << (8 * unsigned.itemsize - 1)
+    positive = bits.view(unsigned.str.replace("u", "i"))
+    return int(positive.max()) >= exponent or int(bits.max()) >= sign | exponent
 
 
 def _columns(tensor: StoredTensor) -> int:
@@ -159,6 +173,8 @@ def _transposed(file: BinaryIO, entry: TensorEntry, row: int, column: int, shape
 def _read(file: BinaryIO, entry: TensorEntry, begin: int, num_elements: int) -> Bits:
     stop_if_unwanted()
     dtype = np.dtype(STORAGE[entry.dtype])
+    if isinstance(file, HeldReader):
+        return file.elements(entry.begin + begin * dtype.itemsize, num_elements, dtype)
     file.seek(entry.begin + begin * dtype.itemsize)
     data = file.read(num_elements * dtype.itemsize)
     assert len(data) == num_elements * dtype.itemsize, "the header was checked against the size of this very file"

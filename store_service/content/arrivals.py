@@ -1,22 +1,35 @@
-"""Files of a checkpoint that come with the call that publishes it: kept while it runs, and on the disk only by chance.
+"""Files of a checkpoint that come with the call that publishes it, kept while it runs.
 
-They are not synced: nothing is acknowledged before their content is published in its own form. Whatever an earlier
-process left goes at the start.
+Weights lie in memory while there is room for them, and else, as everything beside them does, in files that are not
+synced: nothing is acknowledged before their content is published in its own form. Whatever an earlier process left goes
+at the start.
 """
 
 import asyncio
 import hashlib
 import secrets
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from hotslot.content_files import StagedFile, make_directory
 from hotslot.errors import DigestMismatchError, FieldViolation, InvalidRequestError, QuotaExceededError
+from hotslot.formats.file_names import WEIGHTS_FILES
 from hotslot.ids import Digest, digest_of_hex
 from shared.metrics.numbers import Tally
+from shared.recycled_memory import RecycledMemory
+from store_service.admission.admit import Checkpoint
+from store_service.admission.held import HeldFile
 from store_service.execution.offload import Offload
+
+HELD_BYTES = 64 * 2**20
+"""Most bytes of all weights that are in memory while they arrive and are admitted; others go over the disk."""
+KEPT_FREE_BYTES = 32 * 2**20
+"""Most bytes of that memory that stay for the next ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,10 @@ class ArrivingFile:
 class ArrivalFolder:
     """Arrivals below one folder of a local disk."""
 
-    def __init__(self, root: Path, *, max_bytes: int) -> None:
-        """`max_bytes` bounds the files of one checkpoint together."""
+    def __init__(self, root: Path, *, max_bytes: int, held_bytes: int = HELD_BYTES) -> None:
+        """`max_bytes` bounds the files of one checkpoint together, `held_bytes` what is in memory of all of them."""
         self.max_bytes = max_bytes
+        self._room = HeldRoom(held_bytes)
         self._root = root / "arrivals"
         shutil.rmtree(self._root, ignore_errors=True)
         make_directory(self._root)
@@ -45,7 +59,44 @@ class ArrivalFolder:
             raise QuotaExceededError(
                 f"the files have {size_bytes} bytes, at most {self.max_bytes} are taken", subject="max_adapter_bytes"
             )
-        return Arrival(self._root / secrets.token_hex(16), files)
+        return Arrival(self._root / secrets.token_hex(16), files, self._room)
+
+
+class HeldRoom:
+    """Memory for weights that arrive, of all callers together. Thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._memory = RecycledMemory(KEPT_FREE_BYTES)
+        self._left_bytes = max_bytes
+        self._lock = threading.Lock()
+
+    def take(self, size_bytes: int) -> memoryview | None:
+        """Memory for one file until it is given back; None where there is no room."""
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                return None
+            self._left_bytes -= size_bytes
+        return self._memory.take(size_bytes)
+
+    def give_back(self, size_bytes: int) -> None:
+        """Note that so many bytes are not needed any more."""
+        with self._lock:
+            self._left_bytes += size_bytes
+
+
+class _HeldFile:
+    """A file in memory as its bytes come."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self._array = np.frombuffer(memory, np.uint8)
+        self.size_bytes = 0
+
+    def write(self, data: memoryview) -> None:
+        """Append. numpy lets other threads run meanwhile; a memoryview would not."""
+        end = self.size_bytes + len(data)
+        self._array[self.size_bytes : end] = np.frombuffer(data, np.uint8)
+        self.size_bytes = end
 
 
 @dataclass(slots=True)
@@ -54,16 +105,19 @@ class Arrival:
 
     _folder: Path
     _files: Sequence[ArrivingFile]
+    _room: HeldRoom
     _position: int = 0
     """Index of the file that is being written."""
-    _staged: StagedFile | None = None
+    _staged: StagedFile | _HeldFile | None = None
+    _held_bytes: int = 0
+    """Bytes of memory that were taken."""
+    _held: HeldFile | None = None
     _hash: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    paths: dict[str, Path] = field(default_factory=dict)
+    _paths: dict[str, Path] = field(default_factory=dict)
     """Files that are whole, by name."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes; raises InvalidRequestError for more than were announced, and OSError."""
-        self._folder.mkdir(exist_ok=True)
         self._hash.update(data)
         view = memoryview(data)
         while view:
@@ -71,19 +125,38 @@ class Arrival:
                 problem = f"{len(view)} bytes more than the files have"
                 raise InvalidRequestError([FieldViolation("data", problem)])
             file = self._files[self._position]
-            # Named by position: a file's name is the caller's.
-            path = self._folder / str(self._position)
-            staged = self._staged = self._staged or StagedFile(path, digests=False)
+            staged = self._staged = self._staged or self._begin(file)
             part = view[: file.size_bytes - staged.size_bytes]
             staged.write(part)
             view = view[len(part) :]
             if staged.size_bytes == file.size_bytes:
-                staged.close()
-                self.paths[file.path] = path
+                self._keep(file, staged)
                 self._staged, self._position = None, self._position + 1
 
-    def finish(self, digest: Digest) -> dict[str, Path]:
-        """All files by name; raises InvalidRequestError for too few bytes, and DigestMismatchError."""
+    @property
+    def _path(self) -> Path:
+        """Place of the file that is being written, which is named by position: a file's name is the caller's."""
+        return self._folder / str(self._position)
+
+    def _begin(self, file: ArrivingFile) -> StagedFile | _HeldFile:
+        # Others may be needed by their path, as a signature is.
+        if file.path in WEIGHTS_FILES and self._held is None:
+            memory = self._room.take(file.size_bytes)
+            if memory is not None:
+                self._held_bytes += file.size_bytes
+                return _HeldFile(memory)
+        self._folder.mkdir(exist_ok=True)
+        return StagedFile(self._path, digests=False)
+
+    def _keep(self, file: ArrivingFile, staged: StagedFile | _HeldFile) -> None:
+        if isinstance(staged, _HeldFile):
+            self._held = HeldFile(file.path, staged.memory)
+            return
+        staged.close()
+        self._paths[file.path] = self._path
+
+    def finish(self, digest: Digest) -> Checkpoint:
+        """The checkpoint of all files; raises InvalidRequestError for too few bytes, and DigestMismatchError."""
         if self._position < len(self._files):
             file = self._files[self._position]
             found = self._staged.size_bytes if self._staged is not None else 0
@@ -92,12 +165,15 @@ class Arrival:
         found_digest = digest_of_hex(self._hash.hexdigest())
         if found_digest != digest:
             raise DigestMismatchError("the files that came", found_digest, digest)
-        return self.paths
+        return Checkpoint(self._paths, held=self._held)
 
     def discard(self) -> None:
         """Remove everything; again is harmless."""
-        if self._staged is not None:
+        if isinstance(self._staged, StagedFile):
             self._staged.close()
+        self._staged = self._held = None
+        self._room.give_back(self._held_bytes)
+        self._held_bytes = 0
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -112,7 +188,7 @@ class ArrivalStream:
         self._writing: asyncio.Future[None] | None = None
         self._discarding: asyncio.Future[None] | None = None
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes | memoryview) -> None:
         """Begin to write, once what came before is written; raises as `Arrival.write`, here or with a later call."""
         await self.settle()
         if data:
@@ -125,8 +201,8 @@ class ArrivalStream:
             await asyncio.shield(self._writing)
             self._writing = None  # not before: a caller that is cancelled here leaves it to `discard`
 
-    async def finish(self, digest: Digest) -> dict[str, Path]:
-        """All files by name; raises as `Arrival.write` and `Arrival.finish`."""
+    async def finish(self, digest: Digest) -> Checkpoint:
+        """The checkpoint of all files; raises as `Arrival.write` and `Arrival.finish`."""
         await self.settle()
         return await self._offload(self._arrival.finish, digest)
 

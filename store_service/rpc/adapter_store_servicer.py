@@ -107,9 +107,7 @@ class AdapterStoreServicer(adapter_store_pb2_grpc.AdapterStoreServiceServicer):
         """See the service's definition."""
         return await self._publications.create(tenant_of(context), request, context)
 
-    async def PublishVersion(
-        self, request_iterator: AsyncIterator[pb.PublishVersionRequest], context: Any
-    ) -> pb.PublishVersionResponse:
+    async def PublishVersion(self, request_iterator: AsyncIterator[Any], context: Any) -> pb.PublishVersionResponse:
         """See the service's definition."""
         return await self._publications.publish(tenant_of(context), aiter(request_iterator), context)
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import structlog
 
@@ -13,6 +12,7 @@ from hotslot.errors import FieldViolation, HotslotError, InvalidRequestError, Re
 from hotslot.ids import TenantId, parse_digest
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
 from hotslot.references import parse_own_reference, parse_tag
+from hotslot.rpc.publication_messages import ArrivedMessage
 from shared.call_notes import call_notes
 from shared.metrics.numbers import Tally
 from shared.server.deadline import HasDeadline
@@ -84,17 +84,17 @@ class Publications:
         return await self._answer(tenant, *published)
 
     async def publish(
-        self, tenant: TenantId, messages: AsyncIterator[pb.PublishVersionRequest], caller: HasDeadline
+        self, tenant: TenantId, messages: AsyncIterator[ArrivedMessage], caller: HasDeadline
     ) -> pb.PublishVersionResponse:
         """Publish files that come with the call."""
         first = await anext(messages, None)
         if first is None:
             raise InvalidRequestError([FieldViolation("version", "the stream has no message")])
-        publication, files = publication_of(first.version), _files_of(first)
+        publication, files = publication_of(first.fields.version), _files_of(first.fields)
         stream = ArrivalStream(self._arrivals.begin(files), self._threads, self.received)
         looking = asyncio.ensure_future(self._holding(tenant, publication, caller))
         try:
-            checkpoint = Checkpoint(await _received(first, messages, stream))
+            checkpoint = await _received(first, messages, stream)
             loop, left_s = asyncio.get_running_loop(), caller.time_remaining()
             publish = partial(
                 self._registry.publish,
@@ -151,13 +151,13 @@ def _files_of(first: pb.PublishVersionRequest) -> list[ArrivingFile]:
 
 
 async def _received(
-    first: pb.PublishVersionRequest, messages: AsyncIterator[pb.PublishVersionRequest], stream: ArrivalStream
-) -> dict[str, Path]:
-    """Take the bytes to the last message; returns the files by name. Raises as `Arrival.write` and `Arrival.finish`."""
-    message: pb.PublishVersionRequest | None = first
+    first: ArrivedMessage, messages: AsyncIterator[ArrivedMessage], stream: ArrivalStream
+) -> Checkpoint:
+    """The checkpoint, with the bytes to the last message. Raises as `Arrival.write` and `Arrival.finish`."""
+    message: ArrivedMessage | None = first
     while message is not None:
         await stream.write(message.data)
-        if message.finish:
-            return await stream.finish(parse_digest(message.data_digest, field="data_digest"))
+        if message.fields.finish:
+            return await stream.finish(parse_digest(message.fields.data_digest, field="data_digest"))
         message = await anext(messages, None)
     raise RequestCancelledError("the stream ended before its last message; nothing was published")

@@ -79,21 +79,24 @@ class SignatureRequirement:
 def _signed_part(checkpoint: Checkpoint, signed: SignedFiles) -> Checkpoint:
     """The checkpoint with signed files alone: a summary of what lies beside the weights was made after they were."""
     used = {name: path for name, path in checkpoint.files.items() if _is_used(name)}
-    differences = list(_differences(used, signed.digests))
+    found = {name: _sha256(path) for name, path in used.items()}
+    if (held := checkpoint.held) is not None:
+        found[held.name] = hashlib.sha256(held.data).hexdigest()
+    differences = list(_differences(found, signed.digests))
     if differences:
         raise _refused(differences[:MAX_NAMED])
     pickles = {name: path for name, path in checkpoint.files.items() if name in PICKLE_FILES}
     companions = companions_of({name: path for name, path in used.items() if name in COMPANION_FILES})
-    return Checkpoint(used | pickles, companions)
+    return Checkpoint(used | pickles, companions, held)
 
 
 def _is_used(name: str) -> bool:
     return name in (*CHECKPOINT_FILES, *COMPANION_FILES) or SHARD.fullmatch(name) is not None
 
 
-def _differences(used: Mapping[str, Path], digests: Mapping[str, str]) -> Iterator[Violation]:
-    for name in sorted({*used, *_used_names(digests)}):
-        found = _sha256(used[name]) if name in used else "no such file"
+def _differences(own: Mapping[str, str], digests: Mapping[str, str]) -> Iterator[Violation]:
+    for name in sorted({*own, *_used_names(digests)}):
+        found = own.get(name, "no such file")
         expected = digests.get(name, "no file that is signed")
         if found != expected:
             problem = "the signature is for other files: sign the folder as it is pushed"

@@ -20,8 +20,8 @@ import structlog
 from hotslot.content_files import PRIVATE, StagedFile
 from hotslot.file_lock import lock, try_lock
 from hotslot.ids import DEFAULT_TENANT, DIGEST_HEX, Digest, TenantId, digest_of, hex_of
+from shared.recycled_memory import RecycledMemory
 from worker_service.adapters.host_shares import Kept, leaving
-from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 

@@ -40,10 +40,10 @@ from hotslot.rpc.tenant import TENANT_KEY
 from hotslot.tracing import span
 from shared.fleet.replica_policy import DEFAULT_REPLICA_POLICY, ReplicaPolicy
 from shared.metrics.numbers import Spreads
+from shared.recycled_memory import RecycledMemory
 from worker_service.adapters.catalog_change import CatalogChange, ChangeKind
 from worker_service.adapters.fleet_calls import FleetCalls
 from worker_service.adapters.version import AdapterVersion, ComingVersion, WantedVersion
-from worker_service.recycled_memory import RecycledMemory
 
 log = structlog.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from hotslot.formats.base_spec import ALL_LINEAR
 from hotslot.formats.manifest import LORA_A, LORA_B, LORA_B_BIAS, AdapterModule, Manifest
 from hotslot.formats.safetensors_header import TensorEntry
 from hotslot.ids import Digest
+from shared.recycled_memory import RecycledMemory
 from worker_service.model.known_headers import KnownHeaders
-from worker_service.recycled_memory import RecycledMemory
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Element types of weights blobs, by safetensors' names."""

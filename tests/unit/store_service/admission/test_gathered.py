@@ -2,6 +2,8 @@
 
 import io
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 
 from hotslot.formats.manifest import DTYPE_SIZES_BYTES
 from hotslot.formats.safetensors_header import TensorEntry
-from hotslot.formats.weight_values import STORAGE, Bits
+from hotslot.formats.weight_values import STORAGE, Bits, float32_bits
 from store_service.admission import gathered, normalise, slices
+from store_service.admission.held import HeldFile, HeldReader
 from store_service.admission.normalise import Written, plan_weights, write_weights
 from store_service.admission.parts import StoredTensor
 from store_service.admission.planned import Block, ServedModule, WrittenTensor, stacked
@@ -58,12 +61,19 @@ def checkpoints(draw: st.DrawFn) -> tuple[bytes, tuple[ServedModule, ...]]:
     return bytes(data), tuple(modules)
 
 
-def written(data: bytes, modules: tuple[ServedModule, ...]) -> tuple[Written, bytes]:
+def written(
+    data: bytes, modules: tuple[ServedModule, ...], opened: Callable[[bytes], Any] = io.BytesIO
+) -> tuple[Written, bytes]:
     found = bytearray()
     plan = plan_weights(modules)
-    outcome = write_weights(plan, io.BytesIO(data), [found.extend])
+    outcome = write_weights(plan, opened(data), [found.extend])
     assert len(found) == plan.size_bytes
     return outcome, bytes(found)
+
+
+def held_at(begin: int) -> Callable[[bytes], HeldReader]:
+    """Opens a file in memory, at a place that its elements may not lie at."""
+    return lambda data: HeldFile("weights", memoryview(bytes(begin) + data)[begin:]).open()
 
 
 @given(checkpoints())
@@ -71,12 +81,35 @@ def test_gathered_tensors_are_written_as_one_by_one(made: tuple[bytes, tuple[Ser
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slices, "SLICE_BYTES", ROOM_BYTES)
         together = written(*made)
+        held = [written(*made, held_at(begin)) for begin in range(3)]
         patch.setattr(normalise, "is_gathered", lambda *_: False)
-        assert together == written(*made)
+        one_by_one = written(*made)
+        assert [together, *held] == [one_by_one] * 4
+        assert written(*made, held_at(1)) == one_by_one
 
 
+@given(st.sampled_from(["F32", "BF16", "F16"]), st.lists(st.integers(0, 2**32 - 1), max_size=12))
+def test_values_that_are_not_finite_are_counted_as_numpy_does(dtype: str, values: list[int]) -> None:
+    bits = np.array(values, np.uint64).astype(STORAGE[dtype])
+    numbers = float32_bits(bits, dtype).view(np.float32)
+    assert count_not_finite(dtype, bits) == np.count_nonzero(~np.isfinite(numbers))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_every_bit_pattern_at_the_edge_of_the_finite_is_judged_alone(dtype: str) -> None:
+    width = 8 * np.dtype(STORAGE[dtype]).itemsize
+    edge = {"F32": 0x7F800000, "BF16": 0x7F80, "F16": 0x7C00}[dtype]
+    for sign in (0, 1 << (width - 1)):
+        for value, num_bad in ((0, 0), (edge - 1, 0), (edge, 1), (edge + 1, 1), ((1 << (width - 1)) - 1, 1)):
+            bits = np.array([0, sign | value, 1], STORAGE[dtype])
+            assert count_not_finite(dtype, bits) == num_bad
+
+
+@pytest.mark.parametrize("opened", [io.BytesIO, held_at(0)], ids=["file", "memory"])
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
-def test_a_hundred_small_tensors_take_one_write(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+def test_a_hundred_small_tensors_take_one_write(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, opened: Callable[[bytes], Any]
+) -> None:
     shape, modules, data = (8, 64), [], b""
     size_bytes = math.prod(shape) * DTYPE_SIZES_BYTES[dtype]
     for index in range(100):
@@ -94,7 +127,7 @@ def test_a_hundred_small_tensors_take_one_write(monkeypatch: pytest.MonkeyPatch,
         return count_not_finite(dtype, bits)
 
     monkeypatch.setattr(gathered, "count_not_finite", counted)
-    outcome = write_weights(plan_weights(tuple(modules)), io.BytesIO(data), [lambda piece: pieces.append(len(piece))])
+    outcome = write_weights(plan_weights(tuple(modules)), opened(data), [lambda piece: pieces.append(len(piece))])
     assert outcome.has_effect
     assert not outcome.violations
     assert (len(pieces), len(counts)) == (2, 1), "the header, and all tensors at once"

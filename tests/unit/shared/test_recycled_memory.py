@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import torch
 
-from worker_service.recycled_memory import LARGEST_SHARE, SMALLEST_BYTES, RecycledMemory
+from shared.recycled_memory import LARGEST_SHARE, SMALLEST_BYTES, RecycledMemory
 
 MIB = 2**20
 SIZE = 8 * MIB
