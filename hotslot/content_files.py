@@ -56,6 +56,12 @@ class StagedFile:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of it; raises OSError, and then none of it is there."""
+        self.append(data)
+        if self._digests:
+            self.digest_also(data)
+
+    def append(self, data: bytes | bytearray | memoryview) -> None:
+        """Append as `write` does, and leave the digest to `digest_also`, which may be called on another thread."""
         view = memoryview(data)
         try:
             while view:
@@ -63,9 +69,11 @@ class StagedFile:
         except OSError:
             self._file.truncate(self.size_bytes)
             raise
-        if self._digests:
-            self._hash.update(data)
         self.size_bytes += len(data)
+
+    def digest_also(self, data: bytes | bytearray | memoryview) -> None:
+        """Digest what is appended, all of it in its order."""
+        self._hash.update(data)
 
     def flush(self) -> None:
         """Do nothing, for writers of archives: what is written is not buffered here."""

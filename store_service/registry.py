@@ -225,8 +225,7 @@ class Registry:
     def _admit(self, checkpoint: Checkpoint, base: BaseSpec, writer: Writer | None = None) -> Verdict:
         if writer is None:
             return admit(checkpoint, base, self._limits, plans=self._plans)
-        steps = writer.write, writer.reserve, writer.digest
-        return admit(checkpoint, base, self._limits, *steps, plans=self._plans)
+        return admit(checkpoint, base, self._limits, writer.append, writer.reserve, writer, plans=self._plans)
 
     def resolve(self, tenant: TenantId, reference: Reference, base_model_digest: str) -> Resolution:
         """Resolve a reference to the version that it stands for now.

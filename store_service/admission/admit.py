@@ -1,6 +1,5 @@
 """Admission of one checkpoint: config, header, tensors and values in, a manifest or every violation out."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from hotslot.formats.manifest import AdapterModule, Manifest
 from hotslot.formats.pickle_advice import conversion_command
 from hotslot.formats.safetensors_header import Header, read_header
 from hotslot.formats.strict_json import StrictJsonError
-from hotslot.ids import Digest
 from store_service.admission.beside import judge_companions
 from store_service.admission.checks import check_tensors
 from store_service.admission.config import ReadConfig, parse_config
@@ -34,6 +32,7 @@ from store_service.admission.patterns import PatternError
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.shards import check_shards, open_shards, shard_names
 from store_service.admission.values import check_copies, check_finite, check_tie, judged_rows
+from store_service.admission.written_digest import OwnDigest, WrittenDigest
 
 NO_EFFECT = AdmissionWarning(
     "NO_EFFECT",
@@ -92,15 +91,15 @@ def admit(
     limits: AdmissionLimits,
     write: Sink | None = None,
     reserve: Callable[[int], object] | None = None,
-    written_digest: Callable[[], Digest] | None = None,
+    written_digest: WrittenDigest | None = None,
     *,
     was_admitted: bool = False,
     plans: KnownPlans | None = None,
 ) -> Verdict:
     """Check a checkpoint against a base model, writing its normalised weights on the way.
 
-    `reserve` is told their size before the first byte is written, and may raise. `written_digest` has the digest of
-    what was passed to `write`, where that computes it anyway.
+    `reserve` is told their size before the first byte is written, and may raise. `written_digest` digests what is
+    passed to `write`, where that is to be known elsewhere, too.
     Bytes that were passed to `write` are to be thrown away when the verdict has violations.
 
     `was_admitted` is for a checkpoint that is read again: rules that came since are not held against it. Its
@@ -146,15 +145,15 @@ def admit(
         plan = plan or plan_weights(checked.modules)
         if reserve is not None:
             reserve(plan.size_bytes)
-        hasher = hashlib.sha256()
-        sinks: list[Sink] = [] if written_digest is not None else [hasher.update]
+        digest = written_digest or OwnDigest()
+        sinks: list[Sink] = [digest.digest_also]
         if write is not None:
             sinks.append(write)
         written = write_weights(plan, file, sinks)
         violations.extend(written.violations)
     manifest = Manifest(
         base_model_digest=base.digest,
-        weights_digest=written_digest() if written_digest is not None else Digest("sha256:" + hasher.hexdigest()),
+        weights_digest=digest.digest(),
         weights_size_bytes=plan.size_bytes,
         dtype=plan.dtype,
         modules=tuple(AdapterModule(m.path, m.rank, m.scaling, m.bias is not None) for m in plan.modules),

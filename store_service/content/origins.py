@@ -128,7 +128,7 @@ class Origins:
                 content = self._sources.of(use.tenant, location).resolve()
                 checkpoint = content.fetch(target, progress.report, progress.cancelled)
                 admit(
-                    checkpoint, base, self._limits, writer.write, writer.reserve, writer.digest, was_admitted=True
+                    checkpoint, base, self._limits, writer.append, writer.reserve, writer, was_admitted=True
                 ).require()
             finally:
                 shutil.rmtree(target, ignore_errors=True)

@@ -60,6 +60,16 @@ class Writer:
             self._staged.write(data)
         self._on_write(self._staged.size_bytes)
 
+    def append(self, data: bytes | memoryview) -> None:
+        """Write, and leave the digest to `digest_also`; raises as `write`."""
+        with no_room_is_a_quota(self._what):
+            self._staged.append(data)
+        self._on_write(self._staged.size_bytes)
+
+    def digest_also(self, data: bytes | memoryview) -> None:
+        """Digest what is appended, all of it in its order; on another thread the two do not wait for each other."""
+        self._staged.digest_also(data)
+
     def share(self) -> None:
         """See that a writer of another store can go on from here; raises StoreUnavailableError."""
         self._on_share()

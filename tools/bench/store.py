@@ -86,7 +86,7 @@ def _stages(checkpoint: Checkpoint, spec: BaseSpec, blobs: ContentStore) -> dict
     admit(checkpoint, spec, limits)
     mark("all_dry_ms")
     writer = blobs.writer(TenantId("bench"))
-    manifest = admit(checkpoint, spec, limits, writer.write, None, writer.digest).require()
+    manifest = admit(checkpoint, spec, limits, writer.append, None, writer).require()
     mark("all_with_writing_ms")
     writer.publish(manifest.weights_digest, manifest.weights_size_bytes)
     mark("publish_ms")
