@@ -3,6 +3,7 @@
 import tracemalloc
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from hotslot.clients.publishing import ONE_MESSAGE_BYTES
 from hotslot.clients.trained import MemoryFile
 from hotslot.ids import digest_of
 from hotslot.pb.hotslot.store.v1 import adapter_store_pb2 as pb
-from hotslot.rpc.publication_messages import PublicationMessage
+from hotslot.rpc.publication_messages import PublicationMessage, decode_publication
 
 MIB = 2**20
 
@@ -28,6 +29,37 @@ def test_protobuf_reads_the_message(pieces: list[bytes], fields: pb.PublishVersi
     assert found.data == b"".join(pieces)
     found.ClearField("data")
     assert found == fields
+
+
+PARTS = st.one_of(
+    FIELDS,
+    st.builds(pb.PublishVersionRequest, data=st.binary(max_size=300)),
+    st.builds(pb.PublishVersionRequest, version=st.builds(pb.CreateVersionRequest, reference=st.text(max_size=8))),
+).map(pb.PublishVersionRequest.SerializeToString)
+UNKNOWN = st.sampled_from(
+    [b"\x78\x01", b"\x7a\x02ab", b"\x1a\x05a", b"\x1a\xff", b"\xff", b"\x1d\0\0\0\0", b"\x18\x07"]
+)
+"""A number and bytes under tags of no field, data that is cut off, and other wire types under the tag of data."""
+
+
+@given(st.lists(st.one_of(PARTS, UNKNOWN), max_size=4))
+def test_a_message_is_taken_apart_as_protobuf_does(parts: list[bytes]) -> None:
+    message = b"".join(parts)
+    try:
+        expected = pb.PublishVersionRequest.FromString(message)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            decode_publication(message)
+        return
+    found = decode_publication(message)
+    assert found.data == expected.data
+    for name in ("version", "files", "data_digest", "finish"):
+        assert getattr(found.fields, name) == getattr(expected, name) == getattr(found, name)
+
+
+def test_data_is_a_view_of_its_message() -> None:
+    message = PublicationMessage([bytes(1000)], pb.PublishVersionRequest(finish=True)).encoded()
+    assert decode_publication(message).data.obj is message
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 64, 4096])
