@@ -3,13 +3,16 @@
     {"principals": {"alice": {"tenants": ["acme"], "scopes": ["read", "use"], "certificates": ["spiffe://org/alice"],
                               "tokens": [{"id": "…", "hash": "scrypt$…", "created_s": 1, "expires_s": 0}]}}}
 
-A token is `hs1_<id>_<secret>`: the id finds its hash, and 256 random bits are the secret.
+A token is `hs1_<id>_<secret>`: the id finds its hash, and the secret has 256 random bits. An id that begins with `k` is
+a checked one: its secret ends with a check of the bits before, keyed with the salt of the hash. So a server, which has
+the salt, tells an invented secret without the work of the hash, and a caller can make no check that fits.
 """
 
 import base64
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,6 +26,11 @@ from hotslot.ids import parse_tenant
 EVERY_TENANT = "*"
 TOKEN_PREFIX = "hs1"
 SECRET_BYTES = 32
+CHECKED_ID = re.compile(r"k[0-9a-f]{16}")
+"""Ids of tokens whose secret ends with a check; a release without checks takes them for a part of the secret."""
+CHECK_BYTES = 8
+CHECK_LENGTH = 11
+"""Characters of a check."""
 MAX_NAME_LENGTH = 128
 MAX_FILE_BYTES = 64 * 2**20
 # RFC 7914; 16 MiB and tens of milliseconds for each guess, of a secret that needs no such help.
@@ -87,8 +95,8 @@ Principals = Mapping[str, Principal]
 
 def new_token(now_s: int, expires_s: int = 0) -> tuple[str, TokenRecord]:
     """A token and its record."""
-    token_id, secret = secrets.token_hex(8), secrets.token_urlsafe(SECRET_BYTES)
-    salt = secrets.token_bytes(16)
+    token_id, salt, drawn = f"k{secrets.token_hex(8)}", secrets.token_bytes(16), secrets.token_urlsafe(SECRET_BYTES)
+    secret = drawn + _check(drawn, salt)
     stored = f"scrypt${SCRYPT_N}${SCRYPT_R}${SCRYPT_P}${_text(salt)}${_text(_scrypt(secret, salt))}"
     return f"{TOKEN_PREFIX}_{token_id}_{secret}", TokenRecord(token_id, stored, now_s, expires_s)
 
@@ -98,6 +106,15 @@ def split_token(token: str) -> tuple[str, str] | None:
     prefix, _, rest = token.partition("_")
     token_id, _, secret = rest.partition("_")
     return (token_id, secret) if prefix == TOKEN_PREFIX and token_id and secret else None
+
+
+def may_be_secret_of(record: TokenRecord, secret: str) -> bool:
+    """Tell in microseconds, and in constant time, that a secret is an invented one; true where its hash has to tell."""
+    if not CHECKED_ID.fullmatch(record.id):
+        return True
+    _, _, _, _, salt, _ = record.hash.split("$")
+    expected = _check(secret[:-CHECK_LENGTH], _bytes(salt))
+    return hmac.compare_digest(secret[-CHECK_LENGTH:].encode(), expected.encode())
 
 
 def is_secret_of(record: TokenRecord, secret: str) -> bool:
@@ -190,6 +207,11 @@ def _document(principal: Principal) -> dict[str, Any]:
 
 def _scrypt(secret: str, salt: bytes, n: int = SCRYPT_N, r: int = SCRYPT_R, p: int = SCRYPT_P) -> bytes:
     return hashlib.scrypt(secret.encode(), salt=salt, n=n, r=r, p=p, maxmem=MAX_SCRYPT_BYTES, dklen=32)
+
+
+def _check(drawn: str, salt: bytes) -> str:
+    mac = hmac.digest(salt, b"hotslot token " + drawn.encode(), "sha256")[:CHECK_BYTES]
+    return base64.urlsafe_b64encode(mac).decode().rstrip("=")
 
 
 def _text(data: bytes) -> str:

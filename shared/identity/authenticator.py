@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from hotslot.formats.principals import (
     Principals,
     TokenRecord,
     is_secret_of,
+    may_be_secret_of,
     read_principals,
     split_token,
 )
@@ -50,6 +52,8 @@ MAX_KNOWN_TOKENS = 8192
 MAX_KNOWN_WEB_TOKENS = 2048
 MAX_WAITING_TOKENS = 64
 """Tokens that wait to be verified; more are refused for a moment."""
+MAX_WAITING_OF_ID = 2
+"""Those of one id, whose genuine token waits once however often it is sent: guesses of it take no other's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class Authenticator:
         self._verified: LRUCache[bytes, str] = LRUCache(MAX_KNOWN_TOKENS)
         """Ids of tokens, empty for what is none of ours, by keyed hash."""
         self._verifying: dict[bytes, asyncio.Future[bool]] = {}
+        self._num_waiting: Counter[str] = Counter()
+        """Tokens that wait to be verified, by their ids."""
         self._web_tokens: LRUCache[bytes, WebToken] = LRUCache(MAX_KNOWN_WEB_TOKENS)
         self._key = secrets.token_bytes(32)
         self._thread = ThreadPoolExecutor(1, "tokens")
@@ -204,18 +210,24 @@ class Authenticator:
         key = hashlib.blake2b(token.encode() + record.hash.encode(), key=self._key, digest_size=32).digest()
         if (found := self._verified.get(key)) is not None:
             return found == record.id
+        if not may_be_secret_of(record, secret):
+            return False
         waiting = self._verifying.get(key)
         if waiting is None:
-            if len(self._verifying) >= MAX_WAITING_TOKENS:
+            if len(self._verifying) >= MAX_WAITING_TOKENS or self._num_waiting[record.id] >= MAX_WAITING_OF_ID:
                 message = "too many tokens are being verified; try again shortly"
                 raise QuotaExceededError(message, subject="tokens", retry_after_s=1.0)
             loop = asyncio.get_running_loop()
+            self._num_waiting[record.id] += 1
             waiting = self._verifying[key] = loop.run_in_executor(self._thread, is_secret_of, record, secret)
             waiting.add_done_callback(lambda done: self._settle(key, record.id, done))
         return await asyncio.shield(waiting)
 
     def _settle(self, key: bytes, token_id: str, done: "asyncio.Future[bool]") -> None:
         del self._verifying[key]
+        self._num_waiting[token_id] -= 1
+        if not self._num_waiting[token_id]:
+            del self._num_waiting[token_id]
         if not done.cancelled() and done.exception() is None:
             self._verified[key] = token_id if done.result() else ""
 

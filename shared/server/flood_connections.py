@@ -71,7 +71,9 @@ class FloodConnections:
         self.has_filters = True
         """False once the kernel has taken none."""
         self._timer: asyncio.TimerHandle | None = None
-        self._worker: asyncio.Task[None] | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._looked_s = -CLOSE_EVERY_S
+        """Time at which connections were closed last."""
 
     def heard(self, peer: str, caller: str) -> None:
         """Hear of an allowed call; the empty caller is one that calls for others."""
@@ -90,6 +92,11 @@ class FloodConnections:
     def is_cut_off(self, caller: str, now_s: float) -> bool:
         """Tell whether a caller that flooded may not begin calls yet."""
         return now_s < self._cut_off_until_s.get(caller, 0.0)
+
+    def is_closed(self, peer: str) -> bool:
+        """Tell whether a call had come over a connection before that was closed."""
+        found = self._on.get(peer)
+        return found is not None and found.caller == _CLOSED and time.monotonic() - found.seen_s <= CLOSED_FOR_S
 
     def close(self, caller: str, peer: str, *, is_known: bool) -> bool:
         """Close the connection of a flood's call; false for one that others call over, too."""
@@ -151,23 +158,31 @@ class FloodConnections:
             self._work()
 
     def _work(self) -> None:
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._close_all())
+        """Close what is to be closed, at once where no other look was taken just now.
 
-    async def _close_all(self) -> None:
-        while self._closing or self._is_filter_due:
-            peers, self._closing = self._closing, {}
-            networks = list(self._refused_until_s) if self._is_filter_due and self.has_filters else None
-            self._is_filter_due = False
-            failure = await asyncio.to_thread(_change, peers.keys(), networks, self.port)
-            if networks is not None:
-                self._see(failure)
-            for peer in peers.values():
-                # Another connection may come from the same port.
-                asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
-            if peers:
-                # An address that was let in again may be the next to close, and is not waited for.
-                await asyncio.sleep(CLOSE_EVERY_S)
+        On the event loop, whose calls of the flood would otherwise keep the interpreter from a thread that closes it.
+        """
+        if self._looking is None:
+            wait_s = self._looked_s + CLOSE_EVERY_S - time.monotonic()
+            if wait_s > 0:
+                self._looking = asyncio.get_running_loop().call_later(wait_s, self._look)
+            else:
+                self._look()
+
+    def _look(self) -> None:
+        self._looking = None
+        peers, self._closing = self._closing, {}
+        networks = list(self._refused_until_s) if self._is_filter_due and self.has_filters else None
+        self._is_filter_due = False
+        failure = _change(peers.keys(), networks, self.port)
+        if networks is not None:
+            self._see(failure)
+        for peer in peers.values():
+            # Another connection may come from the same port.
+            asyncio.get_running_loop().call_later(CLOSED_FOR_S, self._on.pop, peer, None)
+        if peers:
+            # An address that was let in again may be the next to close, and is not waited for.
+            self._looked_s = time.monotonic()
 
     def _see(self, failure: OSError | None) -> None:
         """Take in how a change of the filter went; one that failed for the moment is made again in a while."""
@@ -188,7 +203,8 @@ def _change(peers: Collection[PeerAddress], networks: list[str] | None, port: in
         failure = exc
         log.warning("connections_not_refused", why=str(exc))
     try:
-        close_connections(peers, port)
+        if peers:
+            close_connections(peers, port)
     except OSError as exc:
         log.warning("connections_not_closed", connections=len(peers), why=str(exc))
     return failure

@@ -43,8 +43,10 @@ log = structlog.get_logger(__name__)
 
 SETTING = "max_calls_per_s"
 FRUITLESS = 5
-"""Calls that one counts for until its message has come, and again once it was given up, found no room, had a
-token that is none, or brought an upload for nothing: it took work, and nothing else bounds how many come."""
+"""Calls that one counts for until its message has come, and again once it was given up, had a token that is none, or
+brought an upload for nothing: it took work, and nothing else bounds how many come."""
+ROOMLESS = 20
+"""Calls that one counts for which found no room: it went all its way, and its caller may come again at once."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
 CUT_OFF_TRIES_PER_S = 2.0
@@ -60,8 +62,8 @@ MESSAGE_S = 600.0
 """Longest time for a call's only message: 4 MiB at 7 kB/s."""
 TOLD_EVERY_S = 60.0
 
-_FRUITLESS_ERRORS = (ExhaustedError, RangeError, DigestMismatchError, UnauthenticatedError)
-"""Ends of calls that found no room, of uploads that took a file and its room for nothing, and of guesses."""
+_FRUITLESS_ERRORS = (RangeError, DigestMismatchError, UnauthenticatedError)
+"""Ends of uploads that took a file and its room for nothing, and of guesses."""
 _PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
 CallMetadata = Iterable[tuple[str, str | bytes]]
@@ -129,6 +131,8 @@ class PacedCalls:
 
         It counts for its principal, or its address where there is none.
         """
+        if self.connections.is_closed(context.peer()):
+            raise asyncio.CancelledError
         if (caller := await self._found(context)) is None:
             caller = _stranger_of(context)
         await self.meet_stranger(caller, context)
@@ -202,10 +206,11 @@ class PacedCalls:
         """Hear of a call that is over; it may count for more than itself."""
         is_given_up = given_up_after_s is not None and given_up_after_s < AT_ONCE_S
         is_fruitless = is_given_up or isinstance(error, _FRUITLESS_ERRORS)
-        if not is_fruitless or self._pace is None:
+        weight = ROOMLESS if isinstance(error, ExhaustedError) else FRUITLESS if is_fruitless else 1
+        if weight == 1 or self._pace is None:
             return
         if name := _stranger_of(context) if caller is None else _name_of(caller):
-            self._pace.charge(name, FRUITLESS - 1, time.monotonic())
+            self._pace.charge(name, weight - 1, time.monotonic())
 
     async def _found(self, context: Any) -> str | None:
         """The principal of a call, as it is counted; None where there is none, as the call itself will tell."""

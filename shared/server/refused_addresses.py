@@ -14,7 +14,7 @@ import sys
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from shared.server.closed_connections import own_sockets
+from shared.server.closed_connections import own_listeners
 
 MAX_ADDRESSES = 64
 """Addresses of one filter; its jumps are short."""
@@ -76,10 +76,9 @@ def refuse_connections(networks: Collection[str], port: int) -> int:
     if sys.platform != "linux":
         raise OSError(errno.ENOSYS, "sockets have filters on Linux alone")
     num_listeners = 0
-    for held in own_sockets(port):
-        if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            num_listeners += 1
-            _attach(held, list(networks)[-MAX_ADDRESSES:])
+    for held in own_listeners(port):
+        num_listeners += 1
+        _attach(held, list(networks)[-MAX_ADDRESSES:])
     return num_listeners
 
 

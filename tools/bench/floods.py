@@ -219,6 +219,11 @@ def _guessed(_: Mapping[str, str]) -> list[tuple[str, str]]:
     return [bearer(f"hs1_{secrets.token_hex(8)}_{secrets.token_hex(16)}")]
 
 
+def _guessed_secret(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A secret of an id that is known, such as one's own."""
+    return [bearer("_".join((*tokens["loud"].split("_")[:2], secrets.token_hex(24))))]
+
+
 def _oversize(tokens: Mapping[str, str]) -> list[tuple[str, str]]:
     return [*_known(tokens), ("x-much", "y" * 30_000)]
 
@@ -233,6 +238,7 @@ FLOODS: Mapping[str, Mapping[str, Flood]] = {
         "5,000 cancels/s": RawCalls(GENERATE, _LONG, 5_000, _known, is_cancelled=True, anew_after_s=1.0),
         "5,000 cancels/s, anew at once": RawCalls(GENERATE, _LONG, 5_000, _known, is_cancelled=True),
         "2,000 guessed tokens/s": RawCalls(GENERATE, _LONG, 2_000, _guessed, source="127.0.0.2"),
+        "2,000 guessed secrets/s": RawCalls(GENERATE, _LONG, 2_000, _guessed_secret, source="127.0.0.2"),
         "500 oversize metadata/s": RawCalls(GENERATE, _LONG, 500, _oversize),
         "hostile messages of 2 MiB": hostile_messages,
         "64 readers that sleep": sleepers,
