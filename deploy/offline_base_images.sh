@@ -31,9 +31,6 @@ import_debian() {
     if [[ -e /etc/pip.conf ]]; then cp /etc/pip.conf "$root/etc/"; fi
     # The official images answer to these names.
     if [[ -e $root/usr/bin/python3 ]]; then ln -sf /usr/bin/python3 "$root/usr/local/bin/python"; fi
-    for tool in server cli; do
-        if [[ -e $root/usr/bin/redis-$tool ]]; then ln -sf "/usr/bin/redis-$tool" "$root/usr/local/bin/valkey-$tool"; fi
-    done
     tar -C "$root" --exclude='./proc/*' --exclude='./sys/*' --exclude='./dev/*' -c . |
         podman import --quiet - "localhost/$image"
     rm -rf "$root"
@@ -53,7 +50,9 @@ derive() {
 }
 
 import_debian python:3.11-slim-bookworm python3,python3-venv,python3-pip,libpython3-dev,ca-certificates
-import_debian valkey/valkey:8.1 redis-server,redis-tools,ca-certificates
+# One bootstrap takes minutes, and layers on top of it share its bytes.
+derive valkey/valkey:8.1 \
+    'apt-get update && apt-get install --yes --no-install-recommends redis-server redis-tools && for tool in server cli; do ln -sf /usr/bin/redis-$tool /usr/local/bin/valkey-$tool; done'
 # Those of docker-compose.fleet.yml. A newer PostgreSQL or Prometheus than Debian's is not needed there.
 derive postgres:17-bookworm 'apt-get update && apt-get install --yes --no-install-recommends postgresql'
 derive prom/prometheus:v3.5.0 'apt-get update && apt-get install --yes --no-install-recommends prometheus'
