@@ -4,6 +4,8 @@
 # requirements/worker.lock has pip's default build of torch, which on x86-64 brings CUDA's libraries (several GB). For a
 # small CPU image: --build-arg LOCK=worker-cpu.lock, with PyTorch's CPU index as --build-arg PIP_ARGS="--extra-index-url …",
 # or with the wheel in build/wheels.
+# Without a compiler, for workers whose compiled code others ship (docs/deploy.md says where that works):
+#   docker build -f deploy/worker.Dockerfile -t hotslot-worker:shipped --build-arg WITH_COMPILER=no …
 # Pin the base by its digest for a release: --build-arg PYTHON_IMAGE=docker.io/library/python:3.11-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
@@ -40,11 +42,13 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --whe
 
 FROM ${PYTHON_IMAGE}
 ARG DEVICE=cpu
+ARG WITH_COMPILER=yes
 # torch.compile generates C++ (and, for CUDA, launchers in C) that is compiled at start, against Python's headers.
-RUN apt-get update \
+RUN if [ "${WITH_COMPILER}" = yes ]; then apt-get update \
     && apt-get install --yes --no-install-recommends g++ libc6-dev \
     && rm -rf /var/lib/apt/lists/* \
-    && test -f "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"
+    && test -f "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; \
+    else ! command -v g++ && ! command -v c++ && ! command -v cc; fi
 RUN groupadd --gid 10001 hotslot \
     && useradd --uid 10001 --gid hotslot --no-create-home --home-dir /var/cache/hotslot hotslot \
     && install -d -o hotslot -g hotslot -m 0750 /var/cache/hotslot

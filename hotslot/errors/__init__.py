@@ -36,6 +36,7 @@ HotslotError
 │   ├── AdapterPinnedError
 │   ├── CompiledCodeMismatchError compiled for something else
 │   ├── ModelNotServableError
+│   ├── CompilerMissingError      nor code that others compiled
 │   ├── InsecureTransportError    plaintext that would leave the machine
 │   └── ClientMisuseError         a client object used where it cannot be
 │       ├── ClientClosedError

@@ -49,6 +49,17 @@ class ModelNotServableError(PreconditionError, reason="MODEL_NOT_SERVABLE"):
     """A base model that this version cannot answer for exactly; the subject is the layer at fault, or the model."""
 
 
+class CompilerMissingError(PreconditionError, reason="COMPILER_MISSING"):
+    """A worker without a C++ compiler that would have to compile."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"there is no C++ compiler here, and {why}; ship code that a worker with the same settings compiled on "
+            "such a processor (HOTSLOT_SHARE_COMPILED_CODE, or python -m worker_service.compiled_code), or install g++",
+            "compiler",
+        )
+
+
 class SlotsFullError(ExhaustedError, reason="SLOTS_FULL"):
     """All slots hold adapters that are in use or pinned."""
 

@@ -1,6 +1,6 @@
 """`python -m tests.support.compile_tiny MODEL CACHE_DIR STORE`: a worker's start on a tiny model, with shared code.
 
-Prints what the compiler found in its cache, as JSON.
+Prints what the compiler found in its cache, and the digest of an answer, as JSON.
 """
 
 import asyncio
@@ -10,12 +10,15 @@ from pathlib import Path
 
 from torch._dynamo.utils import counters
 
+from hotslot.contract.generation import Sampling
 from hotslot.ids import DEFAULT_TENANT
 from hotslot.rpc.channel import open_channel
 from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
+from worker_service.engine.messages import Segment
 from worker_service.model.loading import load_model
 from worker_service.model.options import ModelOptions
+from worker_service.model.step_programs import digest_of_logits
 
 SECRET = b"only these workers know it"
 
@@ -43,7 +46,8 @@ async def main(model: str, cache_dir: Path, store: str) -> None:
         await sharing.uploaded()
     found = {name: counters["inductor"][f"fxgraph_cache_{name}"] for name in ("hit", "miss")}
     stages = [stage.name for stage in loaded.startup_stages]
-    print(json.dumps({**found, "stages": stages}))  # noqa: T201
+    logits = loaded.runner.logits([Segment((1, 2), 0, (0,), (), Sampling())])
+    print(json.dumps({**found, "stages": stages, "digest": digest_of_logits(logits[:1])}))  # noqa: T201
 
 
 if __name__ == "__main__":

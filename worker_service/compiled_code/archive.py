@@ -62,10 +62,17 @@ class Archiver:
 
         Raises CompiledCodeRefusedError when it is larger than an archive may be, and OSError.
         """
+        return self._pack(key, target, _shipped(self.cache_dir))
+
+    def pack_name(self, key: CodeKey, target: Path) -> None:
+        """Write an archive without files, which tells workers without a compiler whose code there is."""
+        self._pack(key, target, [])
+
+    def _pack(self, key: CodeKey, target: Path, files: list[Path]) -> int:
         path = target.with_name(f"{target.name}.{secrets.token_hex(4)}.payload")
         payload, staged = StagedFile(path), StagedFile(path.with_suffix(".staged"), digests=False)
         try:
-            num_files = self._pack_payload(payload, target)
+            self._pack_payload(payload, target, files)
             digest = payload.digest()
             header = {"format": FORMAT, "facts": dict(key.facts), "payload": digest, "seal": self._seal(key, digest)}
             staged.write(json.dumps(header, sort_keys=True).encode() + b"\n")
@@ -75,7 +82,7 @@ class Archiver:
         finally:
             payload.discard()
             staged.discard()
-        return num_files
+        return len(files)
 
     def unpack(self, key: CodeKey, source: Path) -> int:
         """Add an archive's files to the directory; returns how many were new. Files that are there stay as they are.
@@ -96,8 +103,13 @@ class Archiver:
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
 
-    def _check_header(self, key: CodeKey, file: IO[bytes], what: str) -> None:
-        """Leaves the file at its payload."""
+    def read_name(self, key: CodeKey, source: Path) -> CodeKey:
+        """Key whose code an archive has, which fits this one. Raises what `unpack` does."""
+        with source.open("rb") as file:
+            return self._check_header(key, file, source.name)
+
+    def _check_header(self, key: CodeKey, file: IO[bytes], what: str) -> CodeKey:
+        """Leaves the file at its payload; the archive's own key."""
         header = _parse_header(file.readline(MAX_HEADER_BYTES), what)
         begin = file.tell()
         found = digest_of_file(file)
@@ -111,6 +123,7 @@ class Archiver:
         differences = key.differences(facts)
         if differences:
             raise CompiledCodeMismatchError(what, differences)
+        return CodeKey(facts)
 
     def _seal(self, key: CodeKey, payload_digest: Digest) -> str:
         return _seal_of(self.secret, key, payload_digest) if self.secret else ""
@@ -119,24 +132,21 @@ class Archiver:
         accepted = (self.secret, *self.earlier_secrets)
         return any(hmac.compare_digest(_seal_of(each, key, payload_digest), seal) for each in accepted)
 
-    def _pack_payload(self, payload: StagedFile, target: Path) -> int:
-        num_files = 0
+    def _pack_payload(self, payload: StagedFile, target: Path, files: list[Path]) -> None:
         with (
             gzip.GzipFile("", "wb", compresslevel=3, fileobj=payload, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as tar,
         ):
-            for path in _shipped(self.cache_dir):
+            for path in files:
                 with path.open("rb") as file:
                     entry = tar.gettarinfo(arcname=path.relative_to(self.cache_dir).as_posix(), fileobj=file)
                     entry.uid = entry.gid = entry.mtime = 0
                     entry.uname = entry.gname = ""
                     entry.mode = 0o644
                     tar.addfile(entry, file)
-                num_files += 1
                 if payload.size_bytes > self.max_bytes - MAX_HEADER_BYTES:
                     problem = f"{self.cache_dir} has more code than fits into {self.max_bytes} bytes; empty it"
                     raise CompiledCodeRefusedError(target.name, problem)
-        return num_files
 
     def _unpack_payload(self, file: IO[bytes], staging: Path, what: str) -> Iterator[PurePosixPath]:
         left_bytes, num_files = self.max_bytes * MAX_UNPACKED_RATIO, 0

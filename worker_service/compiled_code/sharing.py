@@ -23,7 +23,7 @@ from hotslot.rpc.status import from_rpc_error
 from hotslot.rpc.tenant import TENANT_KEY
 from worker_service.adapters.fleet_calls import FleetCalls
 from worker_service.compiled_code.archive import Archiver
-from worker_service.model.shared_code import CodeKey
+from worker_service.model.shared_code import COMPILER, CodeKey
 
 log = structlog.get_logger(__name__)
 
@@ -94,17 +94,24 @@ class CodeSharing:
     _uploading: "asyncio.Task[None] | None" = field(default=None)
 
     def bring(self, key: CodeKey) -> None:
-        """Have the store's code for this key in the cache directory, if there is any. Blocks."""
+        """Have the store's code for this key in the cache directory, if there is any. Blocks.
+
+        For a worker without a compiler the store is asked first whose code there is.
+        """
         if self._marker(key).exists():
             return
         try:
+            named = key
+            if key.is_open:
+                with self._scratch() as file:
+                    self._read(key, file)
+                    named = self.archiver.read_name(key, file)
+                if self._marker(named).exists():
+                    return
             with self._scratch() as file:
-                future = asyncio.run_coroutine_threadsafe(
-                    self.store.read(key.digest, file, self.archiver.max_bytes), self.loop
-                )
-                future.result()
-                num_new = self.archiver.unpack(key, file)
-            self._marker(key).touch()
+                self._read(named, file)
+                num_new = self.archiver.unpack(named, file)
+            self._marker(named).touch()
         except CompiledCodeNotFoundError:
             log.info("compiled_code_absent", key=key.digest)
         except (HotslotError, OSError) as exc:
@@ -114,7 +121,7 @@ class CodeSharing:
 
     def settle(self, key: CodeKey, num_compiled: int) -> None:
         """The warm-up has ended, with so many graphs compiled: give them to the store, in the background."""
-        if self.uploads and (num_compiled or not self._marker(key).exists()):
+        if self.uploads and not key.is_open and (num_compiled or not self._marker(key).exists()):
             self.loop.call_soon_threadsafe(self._begin_upload, key)
 
     async def close(self) -> None:
@@ -136,11 +143,19 @@ class CodeSharing:
             with self._scratch() as file:
                 num_files = await asyncio.to_thread(self.archiver.pack, key, file)
                 await self.store.write(key.digest, file)
+            if key.facts.get(COMPILER):
+                with self._scratch() as file:
+                    await asyncio.to_thread(self.archiver.pack_name, key, file)
+                    await self.store.write(key.opened.digest, file)
             self._marker(key).touch()
         except (HotslotError, OSError) as exc:
             log.warning("compiled_code_not_kept", key=key.digest, why=str(exc))
         else:
             log.info("compiled_code_kept", key=key.digest, files=num_files)
+
+    def _read(self, key: CodeKey, target: Path) -> None:
+        reading = self.store.read(key.digest, target, self.archiver.max_bytes)
+        asyncio.run_coroutine_threadsafe(reading, self.loop).result()
 
     def _marker(self, key: CodeKey) -> Path:
         """There once this directory and the store have the same code for a key."""

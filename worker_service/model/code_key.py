@@ -5,16 +5,19 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
 from torch._inductor.cpp_builder import get_cpp_compiler
 
+from hotslot.errors import CompilerMissingError
 from hotslot.ids import Digest
 from worker_service.model.cpu.library import processor
 from worker_service.model.options import ModelOptions
-from worker_service.model.shared_code import CodeKey
+from worker_service.model.shared_code import COMPILER, CodeKey
 
 _SHAPING = (
     "dtype", "weights", "num_slots", "slot_rank", "max_sequences", "kv_tokens", "block_tokens", "max_sequence_tokens",
@@ -40,13 +43,25 @@ def code_key(options: ModelOptions, base_model_digest: Digest, folder: Path) -> 
         "device": device.type,
         # Inductor writes it into the loops of what it compiles for a CPU.
         "num_threads": str(torch.get_num_threads()),
-        "compiler": _compiler(),
+        COMPILER: _compiler(),
         "processor": hashlib.sha256(processor().encode()).hexdigest()[:16],
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         facts["gpu"] = f"{properties.name}, {properties.major}.{properties.minor}, CUDA {torch.version.cuda}"
     return CodeKey(facts)
+
+
+@contextmanager
+def compiling(key: CodeKey) -> Iterator[None]:
+    """Say what compiles without a compiler as what it is: raises CompilerMissingError."""
+    try:
+        yield
+    except RuntimeError as exc:
+        if not key.is_open:
+            raise
+        why = str(exc).strip().partition("\n")[0]
+        raise CompilerMissingError(f"the shipped code lacks what a kind of step needs ({why})") from exc
 
 
 def _sources() -> str:

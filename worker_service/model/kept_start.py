@@ -79,20 +79,28 @@ class KeptStart:
 
     def read(self) -> StartRecord | None:
         """Record of an earlier start; None where there is none, or none that is whole and of this key."""
+        if not self.key.is_open:
+            return self._read(self.path)
+        found = (self._read(path) for path in sorted(self.path.parent.glob("*.json"), key=_written_ns, reverse=True))
+        return next((record for record in found if record is not None), None)
+
+    def _read(self, path: Path) -> StartRecord | None:
         try:
-            digest, _, content = self.path.read_bytes().partition(b"\n")
+            digest, _, content = path.read_bytes().partition(b"\n")
         except OSError:
             return None
         try:
             if hashlib.sha256(content).hexdigest() != digest.decode():
                 raise ValueError("its bytes are not what its digest says")
             found = json.loads(content)
-            if found["format"] != FORMAT or found["facts"] != dict(self.key.facts):
-                raise ValueError("it is of another key")
+            if found["format"] != FORMAT:
+                raise ValueError(f"it is not of format {FORMAT}")
+            if different := self.key.differences(found["facts"]):
+                raise ValueError(f"it is of another key: {'; '.join(different)}")
             forwards = tuple(ForwardKind(*each) for each in found["forwards"])
             return StartRecord(self._folder, found["programs"], found["libraries"], found["answers"], forwards)
-        except (ValueError, KeyError, TypeError) as exc:
-            log.warning("kept_start_not_used", file=self.path.name, why=str(exc))
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            log.warning("kept_start_not_used", file=path.name, why=str(exc))
             return None
 
     def write(self, programs: StepPrograms, answers: Answers, forwards: Iterable[ForwardKind]) -> None:
@@ -119,6 +127,13 @@ class KeptStart:
                 staged.discard()
         except (ProgramsNotKeptError, OSError) as exc:
             log.warning("start_not_kept", why=str(exc))
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def answers_now(model: PreTrainedModel, runner: TorchRunner, limits: EngineLimits) -> dict[str, str]:

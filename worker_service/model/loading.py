@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from hotslot.contract.control import CompiledBucket
+from hotslot.errors import CompilerMissingError
 from hotslot.formats.base_model import spec_from_folder
 from hotslot.formats.model_sizes import sizes_of
 from worker_service.engine.limits import EngineLimits
@@ -21,7 +22,7 @@ from worker_service.model.adapt import add_caches, add_slots, compile_layers
 from worker_service.model.attention import KvCache
 from worker_service.model.broken_code import drop_broken_code
 from worker_service.model.buckets import bucket_for
-from worker_service.model.code_key import code_key
+from worker_service.model.code_key import code_key, compiling
 from worker_service.model.cores import torch_threads, usable_cores
 from worker_service.model.cpu import library as kernels
 from worker_service.model.cuda import add_slots as slot_kernels
@@ -47,7 +48,7 @@ from worker_service.model.step_graphs import CudaCapture
 from worker_service.model.step_programs import StepPrograms, digest_of_logits
 from worker_service.model.step_state import StepState
 from worker_service.model.targets import SlotTargets, choose_targets, find_layers
-from worker_service.model.text_part import load_text_model
+from worker_service.model.text_part import eos_token_ids, load_text_model
 from worker_service.model.warm_up import warm_up
 from worker_service.model.weights import SlotLayout, SlotWeightsDecoder
 
@@ -66,24 +67,28 @@ def load_model(
     """Load, adapt, compile, warm up and check a model; minutes the first time, seconds with a warm cache.
 
     `on_stage` hears what is going on; `shared_code` is asked for compiled code, and told when it is complete. Raises
-    InvalidRequestError for options that do not fit the model and ModelNotServableError for one that cannot be served
-    exactly.
+    InvalidRequestError for options that do not fit the model, ModelNotServableError for one that cannot be served
+    exactly, and CompilerMissingError where there is neither a compiler nor code that was shipped.
     """
     configure_torch(options)
     try:
-        return _load(options, on_stage, shared_code, use_kept=options.cache_dir is not None)
+        return _load(options, on_stage, shared_code)
     except ProgramsNotKeptError as exc:
         log.warning("kept_start_not_used", why=str(exc))
+        refused = f"the shipped code does not fit: {exc}"
     # Outside of the handler, whose error holds the model that was loaded; it refers to itself, and there may be no room
     # for two.
     gc.collect()
-    return _load(options, on_stage, shared_code, use_kept=False)
+    return _load(options, on_stage, shared_code, refused)
 
 
 def _load(
-    options: ModelOptions, on_stage: Callable[[str], None], shared_code: SharedCode | None, *, use_kept: bool
+    options: ModelOptions, on_stage: Callable[[str], None], shared_code: SharedCode | None, refused: str = ""
 ) -> LoadedModel:
-    """Load with what an earlier start kept, where there is that; raises ProgramsNotKeptError where it does not fit."""
+    """Load with what an earlier start kept, where there is that; raises ProgramsNotKeptError where it does not fit.
+
+    `refused` says why it did not fit before, so that it is left alone.
+    """
     stages = StartStages(on_stage)
     dtype, device = DTYPES[options.dtype], torch.device(options.device)
     with stages.stage("fetch"):
@@ -101,7 +106,9 @@ def _load(
         if shared_code is not None:
             shared_code.bring(key)
         kept_start = KeptStart(options.cache_dir, key) if options.cache_dir is not None else None
-        kept = kept_start.read() if kept_start is not None and use_kept else None
+        kept = kept_start.read() if kept_start is not None and not refused else None
+        if kept is None and key.is_open and options.compile:
+            raise CompilerMissingError(refused or "no compiled code that fits was found")
     wants_kernels = options.cpu_kernels and device.type == "cpu"
     building = kernels.begin_building(options.cache_dir) if wants_kernels and not kernels.are_loaded() else None
     with stages.stage("load"):
@@ -148,7 +155,7 @@ def _load(
             kept.bind(runner.programs)
     buckets: tuple[CompiledBucket, ...] = ()
     # A model that was loaded before in this process has armed the compiler.
-    with stages.stage("compile"), torch.compiler.set_stance("default"):
+    with stages.stage("compile"), torch.compiler.set_stance("default"), compiling(key):
         num_compiled = -_num_cache_misses()
         buckets = warm_up(runner, limits, on_stage)
         num_compiled += _num_cache_misses()
@@ -192,7 +199,7 @@ def _load(
         model_type=spec.model_type,
         dtype=options.dtype + ("+int8" if int8 else ""),
         vocab_size=runner.num_embeddings,
-        eos_token_ids=_eos_token_ids(model),
+        eos_token_ids=eos_token_ids(model),
         target_paths=tuple(module.path for module in targets.modules),
         max_rank=options.max_rank,
         buckets=buckets,
@@ -285,13 +292,3 @@ def _programs(model: PreTrainedModel, step: StepState, caches: Sequence[KvCache]
     path = next(path for path, module in model.named_modules() if module is layers)
     model.set_submodule(path, DecoderLayers(layers, programs.num_runs))
     return programs
-
-
-def _eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    generation_config = model.generation_config
-    found = generation_config.eos_token_id if generation_config is not None else None
-    if found is None:
-        found = model.config.get_text_config().eos_token_id
-    if found is None:
-        return ()
-    return tuple(found) if isinstance(found, list) else (found,)

@@ -131,6 +131,17 @@ def _prefixes(whole: PreTrainedModel, part: PreTrainedModel) -> list[tuple[str, 
     return [(names[id(whole.get_decoder())], part.base_model_prefix), (names[id(head)], inner[id(head)])]
 
 
+def eos_token_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """Tokens that end an answer, by the model's folder."""
+    generation_config = model.generation_config
+    found = generation_config.eos_token_id if generation_config is not None else None
+    if found is None:
+        found = model.config.get_text_config().eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (found,)
+
+
 @torch.no_grad()
 def _check_same(whole: PreTrainedModel, part: PreTrainedModel, dtype: torch.dtype) -> None:
     """Compare both on text; raises ModelNotServableError past the bound."""

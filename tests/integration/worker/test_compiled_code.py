@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 import structlog.testing
+import transformers
 
 from hotslot.errors import (
     CompiledCodeNotFoundError,
@@ -24,14 +25,14 @@ from hotslot.pb.hotslot.store.v1 import compiled_code_pb2_grpc as pb_grpc
 from hotslot.rpc.channel import ChannelOptions, open_channel
 from hotslot.rpc.status import from_rpc_error
 from tests.support.store import open_store
-from tests.support.tiny_models import make_model
+from tests.support.tiny_models import SIZES, Architecture, make_model, save_model
 from worker_service.compiled_code.archive import Archiver
 from worker_service.compiled_code.sharing import CodeSharing, CodeStore
 from worker_service.model.shared_code import CodeKey
 
 pytestmark = pytest.mark.integration
 
-KEY = CodeKey({"torch": "2.13.0"})
+KEY = CodeKey({"torch": "2.13.0", "compiler": "g++ 12"})
 SECRET = b"0123456789abcdef"
 BUDGET = 100_000
 
@@ -98,7 +99,7 @@ async def test_code_of_a_stranger_is_not_run(channel: Any, tmp_path: Path) -> No
 
 async def test_an_archive_kept_under_another_key_is_not_used(channel: Any, tmp_path: Path) -> None:
     await give(channel, tmp_path / "a")
-    other = CodeKey({"torch": "2.12.0"})
+    other = CodeKey({"torch": "2.12.0", "compiler": "g++ 12"})
     await CodeStore(channel, DEFAULT_TENANT).read(KEY.digest, tmp_path / "archive", BUDGET)
     await write(channel, other.digest, (tmp_path / "archive").read_bytes())
     assert await bring(channel, tmp_path / "b", other) == "compiled_code_not_used"
@@ -107,7 +108,7 @@ async def test_an_archive_kept_under_another_key_is_not_used(channel: Any, tmp_p
 
 async def test_an_archive_that_was_changed_in_the_store_is_not_used(channel: Any, tmp_path: Path) -> None:
     await give(channel, tmp_path / "a")
-    (kept,) = (tmp_path / "store" / "compiled-code" / DEFAULT_TENANT).iterdir()
+    kept = max((tmp_path / "store" / "compiled-code" / DEFAULT_TENANT).iterdir(), key=lambda file: file.stat().st_size)
     data = bytearray(kept.read_bytes())
     data[-20] ^= 1
     kept.chmod(0o600)
@@ -116,6 +117,33 @@ async def test_an_archive_that_was_changed_in_the_store_is_not_used(channel: Any
     assert not (tmp_path / "b" / "inductor").exists()
     await give(channel, tmp_path / "c")
     assert await bring(channel, tmp_path / "b") == "compiled_code_fetched", "whoever compiles next heals it"
+
+
+async def test_a_worker_without_a_compiler_gets_what_any_other_compiled(channel: Any, tmp_path: Path) -> None:
+    cache = tmp_path / "b"
+    assert await bring(channel, cache, KEY.opened) == "compiled_code_absent"
+    await give(channel, tmp_path / "a")
+    assert await bring(channel, cache, CodeKey({**KEY.opened.facts, "torch": "2.12.0"})) == "compiled_code_absent"
+    assert await bring(channel, cache, KEY.opened) == "compiled_code_fetched"
+    assert (cache / "inductor" / "a.so").read_bytes() == b"native code"
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.to_thread(sharing(channel, cache).bring, KEY.opened)
+    events = [log["event"] for log in logs if log["event"].startswith("compiled_code")]
+    assert not events, "what is here already is not fetched again"
+
+
+async def test_whose_code_there_is_must_be_sealed_too(channel: Any, tmp_path: Path) -> None:
+    await give(channel, tmp_path / "a", secret=b"a secret of somebody else")
+    assert await bring(channel, tmp_path / "b", KEY.opened) == "compiled_code_not_used"
+    assert not (tmp_path / "b" / "inductor").exists()
+
+
+async def test_a_worker_without_a_compiler_gives_nothing(channel: Any, tmp_path: Path) -> None:
+    giver = sharing(channel, tmp_path / "a")
+    giver.settle(KEY.opened, 0)
+    await asyncio.sleep(0)
+    await giver.uploaded()
+    assert await bring(channel, tmp_path / "b", KEY.opened) == "compiled_code_absent"
 
 
 async def test_workers_that_only_fetch_give_nothing(channel: Any, tmp_path: Path) -> None:
@@ -201,12 +229,33 @@ async def test_a_second_worker_with_an_empty_cache_compiles_nothing(tmp_path: Pa
     assert "cache" in second["stages"]
 
 
-async def _start(model: Path, cache_dir: Path, store: str) -> dict[str, Any]:
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+async def test_a_worker_without_a_compiler_starts_with_what_another_shipped_or_says_why_not(tmp_path: Path) -> None:
+    model, nothing = tmp_path / "model", str(tmp_path / "nothing")
+    save_model(model, Architecture(transformers.LlamaConfig, {**SIZES, "head_dim": 16}), 0)
+    async with open_store(tmp_path / "store", compiled_code_bytes=2**26) as store:
+        with pytest.raises(AssertionError, match=r"CompilerMissingError.*no compiled code that fits was found"):
+            await _start(model, tmp_path / "alone", store.endpoint, path=nothing)
+        first = await _start(model, tmp_path / "first", store.endpoint)
+        second = await _start(model, tmp_path / "second", store.endpoint, path=nothing)
+        assert first["miss"] > 0
+        assert second["miss"] == 0
+        assert second["digest"] == first["digest"]
+        for program in (tmp_path / "second").glob("hotslot_cpu-*.so"):
+            program.unlink()
+        with pytest.raises(AssertionError, match=r"CompilerMissingError.*does not fit"):
+            await _start(model, tmp_path / "second", store.endpoint, path=nothing)
+
+
+async def _start(
+    model: Path, cache_dir: Path, store: str, path: str = "/usr/local/bin:/usr/bin:/bin"
+) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.support.compile_tiny", str(model), str(cache_dir), store,
-        stdout=asyncio.subprocess.PIPE, env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(cache_dir)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={"PATH": path, "HOME": str(cache_dir)},
     )  # fmt: skip
-    output, _ = await process.communicate()
-    assert process.returncode == 0
+    output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()[-2000:]
     found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found

@@ -97,7 +97,7 @@ def _directory(cache_dir: Path | None) -> Path:
 
 def _built(directory: Path) -> Path:
     """The library's file, compiled if it is not there; raises OSError and SubprocessError."""
-    compiler = str(get_cpp_compiler())
+    compiler = _compiler()
     target = directory / f"hotslot_cpu-{_digest(compiler)}.so"
     if target.is_file():
         return target
@@ -113,6 +113,15 @@ def _built(directory: Path) -> Path:
         built.replace(target)
     log.info("cpu_kernels_built", duration_s=round(time.monotonic() - began_s, 1), file=target.name)
     return target
+
+
+def _compiler() -> str:
+    """Name of the compiler; where there is none, the name that others' would have who shipped the library."""
+    try:
+        return str(get_cpp_compiler())
+    except RuntimeError:
+        *_, usual = torch._inductor.config.cpp.cxx
+        return str(usual)
 
 
 def _digest(compiler: str) -> str:

@@ -64,6 +64,7 @@ EXAMPLES: list[HotslotError] = [
     errors.AdapterPinnedError("x"),
     errors.CompiledCodeMismatchError("code", ["torch is '2.12', here '2.13'"]),
     errors.ModelNotServableError("it differs", "model.layers.3"),
+    errors.CompilerMissingError("no code was shipped"),
     errors.InsecureTransportError("0.0.0.0:7400 would be served in plaintext", "0.0.0.0:7400"),
     errors.ClientMisuseError("not here", "client"),
     errors.ClientClosedError("the client of the store at host:1"),

@@ -169,3 +169,13 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "junk").write_bytes(data)
     with pytest.raises(CompiledCodeRefusedError):
         archiver(tmp_path / "cold").unpack(KEY, tmp_path / "junk")
+
+
+def test_code_of_any_compiler_fits_where_there_is_none(tmp_path: Path, packed: Path) -> None:
+    compiled = CodeKey({**KEY.facts, "compiler": "g++ 12"})
+    archiver(tmp_path / "warm").pack(compiled, packed)
+    assert archiver(tmp_path / "cold").unpack(compiled.opened, packed) == 3
+    with pytest.raises(CompiledCodeMismatchError, match=r"compiler is 'g\+\+ 12', here 'g\+\+ 13'"):
+        archiver(tmp_path / "other").unpack(CodeKey({**KEY.facts, "compiler": "g++ 13"}), packed)
+    with pytest.raises(CompiledCodeMismatchError, match="torch is"):
+        archiver(tmp_path / "other").unpack(CodeKey({**OTHER_KEY.facts, "compiler": ""}), packed)

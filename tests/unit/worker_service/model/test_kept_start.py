@@ -60,3 +60,13 @@ def test_a_record_that_is_written_is_in_no_archive_yet(
     place = KeptStart(tmp_path, CodeKey({}))
     place.write(programs, {}, ())
     assert shipped == [[], [place.path]]
+
+
+def test_a_worker_without_a_compiler_takes_the_record_of_any_that_fits(tmp_path: Path, programs: StepPrograms) -> None:
+    key = CodeKey({"torch": "2.13", "compiler": "g++ 12"})
+    KeptStart(tmp_path, key).write(programs, {"by": "12"}, ())
+    found = KeptStart(tmp_path, key.opened).read()
+    assert found is not None
+    assert found.answers == {"by": "12"}
+    assert KeptStart(tmp_path, CodeKey({"torch": "2.13", "compiler": "g++ 13"})).read() is None
+    assert KeptStart(tmp_path, CodeKey({"torch": "2.12", "compiler": ""})).read() is None
