@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hotslot.local.child_processes import free_port
+from hotslot.local.child_processes import free_port, tied_to_parent
 from tests.support.programs import needed_program
 from tests.support.waiting import PATIENCE_S
 from tools.debian_programs import ROOT
@@ -106,7 +106,7 @@ def running_prometheus(folder: Path, roles: Mapping[str, Sequence[str]]) -> Iter
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(tied_to_parent(command), stdout=log, stderr=subprocess.STDOUT)
         try:
             prometheus = Prometheus(port)
             hold_soon(prometheus.is_ready, START_S)

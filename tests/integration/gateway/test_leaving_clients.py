@@ -102,7 +102,7 @@ async def leave_many(stack: Served, count: int) -> None:
 
 
 async def test_200_streams_with_disconnects_leave_nothing_behind(tmp_path: Path) -> None:
-    async with served(tmp_path, echo_model(max_running=8, step_s=0.001)) as stack, asyncio.timeout(120):
+    async with served(tmp_path, echo_model(max_running=8, step_s=0.001)) as stack, asyncio.timeout(240):
         await leave_many(stack, NUM_SHORT)
         await nothing_stays(stack)
 
