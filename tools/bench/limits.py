@@ -28,18 +28,22 @@ def gb_s(call: Callable[[], object], num_bytes: int, rounds: int = ROUNDS) -> li
     return rates
 
 
-def measure() -> dict[str, object]:
-    """Rates in GB/s by number of threads."""
-    source = torch.ones(SIZE_BYTES // 4)
-    target = torch.empty_like(source)
-    whole = source.view(torch.int32)
-    matrix, vector = source.view(-1, 4096), torch.ones(4096)
-    reads: dict[str, Callable[[], object]] = {
+def ways_of_reading(source: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Calls that read a vector of float32, of a multiple of 4,096 elements, once."""
+    whole, matrix, vector = source.view(torch.int32), source.view(-1, 4096), torch.ones(4096)
+    return {
         "sum": source.sum,
         "dot": lambda: torch.dot(source, source),
         "matrix by vector": lambda: torch.mv(matrix, vector),
         "maximum": whole.max,
     }
+
+
+def measure() -> dict[str, object]:
+    """Rates in GB/s by number of threads."""
+    source = torch.ones(SIZE_BYTES // 4)
+    target = torch.empty_like(source)
+    reads = ways_of_reading(source)
     found: dict[str, object] = {}
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ _EIGHT_ROWS = (
 _ATTENTION = (
     "with three query heads for a key head a key takes 48 multiplications of vectors of eight, so without instructions "
     "for bfloat16 its arithmetic takes half as long again as reading its bytes, where two cores are two threads of one "
-    "and share its multipliers; the rest is waiting for memory, though it is fetched ahead, and softmax "
+    "and share its multipliers; the rest is softmax, and memory that is fetched ahead into the second cache "
     "(docs/decisions/model.md)"
 )
 _ADAPTERS = (

@@ -21,6 +21,17 @@ namespace hotslot {
 
 using bf16 = c10::BFloat16;
 
+// Calls with 0 to N - 1 as constants. Arrays that are indexed by these alone are registers from the start, whatever is
+// captured by reference; arrays of loops that are unrolled later may be kept in memory as well, which costs a store for
+// each sum.
+#define INLINED __attribute__((always_inline))
+template <int N, typename F>
+INLINED inline void repeat(const F& call) {
+  [&]<int... I>(std::integer_sequence<int, I...>) INLINED {
+    (call(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
 // Of a width that is not the processor's, the compiler makes what is correct and slow; tests set it.
 #if defined(HOTSLOT_LANES)
 constexpr int64_t LANES = HOTSLOT_LANES;
@@ -154,17 +165,12 @@ inline Floats summed(Floats v) {
 
 inline float sum(Floats v) { return summed(v)[0]; }
 
-// Lane j of the result is the sum of all lanes of `v[j]`, to the bit as `sum` adds them up.
-template <int S = 1>
-inline Floats sums(Floats (&v)[LANES]) {
-  if constexpr (S == LANES) {
-    return v[0];
-  } else {
-    UNROLL for (int i = 0; i < LANES; i += 2 * S) {
-      v[i] = chosen<S, false>(v[i], v[i + S], Lanes{}) + chosen<S, true>(v[i], v[i + S], Lanes{});
-    }
-    return sums<2 * S>(v);
-  }
+// One step of adding up lanes, to the bit as `summed` does it: where bit S of a lane is 0 the result is of `a`, else of
+// `b`. Vectors of LANES sums, folded in pairs by S = 1, 2, 4 and so on, are one whose lane j is the sum of all lanes of
+// the j-th.
+template <int S>
+INLINED inline Floats folded(Floats a, Floats b) {
+  return chosen<S, false>(a, b, Lanes{}) + chosen<S, true>(a, b, Lanes{});
 }
 
 // The first (FIRST = 0) or second half of two vectors' lanes in turns: a0 b0 a1 b1 ...

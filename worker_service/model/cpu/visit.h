@@ -20,6 +20,18 @@ constexpr int64_t KEYS_OF_ONE_VISIT = 16;   // of all key heads, which share hal
 constexpr int64_t KEYS_AHEAD = 16;          // of what a visit reads next, so many are fetched beforehand
 constexpr int64_t TOKENS_OF_ONE_VISIT = 8;  // of one segment; so many read a key together
 
+// Fetches a line into the second cache. Lines on their way into the nearest one are few at a time, some 24, which is a
+// third of the memory's speed; those on their way into the second are twice as many.
+// It is volatile, since a compiler leaves out functions without effects, and with them what they fetch.
+inline void fetch_line(const void* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetcht1 %0" : : "m"(*static_cast<const char*>(line)));
+#else
+  asm volatile("" : "+r"(line));
+  __builtin_prefetch(line, 0, 2);
+#endif
+}
+
 // Where a sequence's keys are: in blocks of a table, or one behind the other.
 struct Places {
   const int32_t* table;
@@ -92,6 +104,8 @@ class Visit {
       for (int64_t g = 0; g < groups_; ++g)
         score(g * queries, queries, k + g * head_size_, at, std::min(KEYS_OF_ONE_VISIT, num_keys - first), first - from);
     }
+    places.find(from, KEYS_OF_ONE_VISIT, num_keys, at);
+    for (int64_t g = 0; g < groups_; ++g) fetch(v + g * head_size_, at, KEYS_OF_ONE_VISIT);
     for (int64_t query = 0; query < groups_ * queries; ++query) {
       const int64_t seen = least + query % queries / rep_, low = lowest(seen);
       scratch_.inverses[query] = softmax(scores(query) + low - from, seen - low, scoring_);
@@ -130,40 +144,44 @@ class Visit {
   // Scores of `count` keys, to column `to` on; a few columns behind them are overwritten.
   void score(int64_t query, int64_t num_queries, const E* k, const int64_t* at, int64_t count, int64_t to) {
     const int64_t end = query + num_queries;
-    for (int64_t first = 0; first < count; first += LANES) {
-      const E* keys[LANES];
-      for (int64_t j = 0; j < LANES; ++j) {
-        keys[j] = k + at[std::min(first + j, count - 1)];
-        fetch(k + at[first + j + KEYS_AHEAD]);
-      }
+    for (int64_t first = 0; first < count; first += LANES, at += LANES, to += LANES) {
+      fetch(k, at + KEYS_AHEAD, LANES);
       int64_t q = query;
       const auto blocks = [&](auto size) {
         constexpr int N = decltype(size)::value;
-        for (; q + N <= end; q += N) score_block<N>(q, keys, to + first);
+        for (; q + N <= end; q += N) score_block<N>(q, k, at, to);
       };
       blocks(std::integral_constant<int, MANY_REGISTERS ? 4 : 3>{});
-      if (q + 3 == end) score_block<3>(q, keys, to + first);
-      if (q + 2 == end) score_block<2>(q, keys, to + first);
-      if (q + 1 == end) score_block<1>(q, keys, to + first);
+      if (q + 3 == end) score_block<3>(q, k, at, to);
+      if (q + 2 == end) score_block<2>(q, k, at, to);
+      if (q + 1 == end) score_block<1>(q, k, at, to);
     }
   }
 
-  void fetch(const E* row) const {
-    for (int64_t d = 0; d < head_size_; d += 64 / static_cast<int64_t>(sizeof(E))) __builtin_prefetch(row + d);
+  // What stands at some places, of one key head.
+  void fetch(const E* row, const int64_t* at, int64_t count) const {
+    for (int64_t d = 0; d < head_size_; d += 64 / static_cast<int64_t>(sizeof(E)))
+      for (int64_t j = 0; j < count; ++j) fetch_line(row + d + at[j]);
   }
 
   template <int NQ>
-  void score_block(int64_t query, const E* const* keys, int64_t to) {
-    constexpr int NK = MANY_REGISTERS || NQ <= 3 ? 4 : 2;
-    Floats lanes[NQ][LANES];
+  void score_block(int64_t query, const E* k, const int64_t* at, int64_t to) {
+    constexpr int NK = 4;
+    Floats parts[NQ][LANES / NK];
     for (int64_t j = 0; j < LANES; j += NK) {
       Floats some[NQ][NK];
-      dot_lanes<E, NQ, NK>(scratch_.q.data() + query, [&](int o) { return keys[j + o]; }, head_size_, nullptr, some);
-      UNROLL for (int q = 0; q < NQ; ++q) {
-        UNROLL for (int o = 0; o < NK; ++o) lanes[q][j + o] = some[q][o];
-      }
+      dot_lanes<E, NQ, NK>(scratch_.q.data() + query, [&](int o) { return k + at[j + o]; }, head_size_, nullptr, some);
+      repeat<NQ>([&](auto q) INLINED {
+        parts[q][j / NK] = folded<2>(folded<1>(some[q][0], some[q][1]), folded<1>(some[q][2], some[q][3]));
+      });
     }
-    for (int q = 0; q < NQ; ++q) store(scores(query + q) + to, sums(lanes[q]));
+    repeat<NQ>([&](auto q) INLINED {
+      Floats(&part)[LANES / NK] = parts[q];
+      if constexpr (LANES == 2 * NK)
+        store(scores(query + q) + to, folded<NK>(part[0], part[1]));
+      else
+        store(scores(query + q) + to, folded<2 * NK>(folded<NK>(part[0], part[1]), folded<NK>(part[2], part[3])));
+    });
   }
 
   // Adds values by their weights, which begin at column `from`.
@@ -176,44 +194,43 @@ class Visit {
 
   template <int NQ>
   void add_block(int64_t query, const E* v, const int64_t* at, int64_t count, int64_t from) {
-    int64_t d = 0;
     const float* weights[NQ];
-    UNROLL for (int q = 0; q < NQ; ++q) weights[q] = scores(query + q) + from;
-    const auto add = [&](auto steps, auto vectors, const auto& value) {
-      constexpr int N = decltype(steps)::value, V = decltype(vectors)::value;
-      for (; d + N * V * LANES <= head_size_; d += N * V * LANES) {
-        Floats acc[NQ][N * V];
-        UNROLL for (int q = 0; q < NQ; ++q) {
-          UNROLL for (int i = 0; i < N * V; ++i) acc[q][i] = load(out(query + q) + d + i * LANES);
-        }
+    float* outs[NQ];
+    repeat<NQ>([&](auto q) INLINED { weights[q] = scores(query + q) + from, outs[q] = out(query + q); });
+    const int64_t size = head_size_;
+    int64_t d = 0;
+    const auto add = [&](auto vectors, const auto& value) INLINED {
+      constexpr int N = decltype(vectors)::value;
+      for (; d + N * LANES <= size; d += N * LANES) {
+        Floats acc[NQ][N];
+        repeat<NQ>([&](auto q) INLINED {
+          repeat<N>([&](auto i) INLINED { acc[q][i] = load(outs[q] + d + i * LANES); });
+        });
         for (int64_t j = 0; j < count; ++j) {
-          const E* row = v + at[j] + d;
-          UNROLL for (int64_t line = 0; line < N * V * LANES * static_cast<int64_t>(sizeof(E)); line += 64)
-            __builtin_prefetch(reinterpret_cast<const char*>(v + at[j + KEYS_AHEAD] + d) + line);
+          const E *row = v + at[j] + d, *ahead = v + at[j + KEYS_AHEAD] + d;
+          constexpr int LINE = 64 / sizeof(E);
+          repeat<(N * LANES + LINE - 1) / LINE>([&](auto line) INLINED { fetch_line(ahead + line * LINE); });
           Floats factors[NQ];
-          UNROLL for (int q = 0; q < NQ; ++q) factors[q] = in_register(all(weights[q][j]));
-          UNROLL for (int i = 0; i < N; ++i) {
-            const auto add_part = [&](auto which) {
-              constexpr int PART = decltype(which)::value;
-              const Floats w = value(which, read_anew(row + i * V * LANES));
-              UNROLL for (int q = 0; q < NQ; ++q)
-                acc[q][i * V + PART] = add_product(acc[q][i * V + PART], factors[q], w);
-            };
-            add_part(std::integral_constant<int, 0>{});
-            if constexpr (V == 2) add_part(std::integral_constant<int, 1>{});
-          }
+          repeat<NQ>([&](auto q) INLINED { factors[q] = in_register(all(weights[q][j])); });
+          repeat<N>([&](auto i) INLINED {
+            const Floats w = value(i, row);
+            repeat<NQ>([&](auto q) INLINED { acc[q][i] = add_product(acc[q][i], factors[q], w); });
+          });
         }
-        UNROLL for (int q = 0; q < NQ; ++q) {
-          UNROLL for (int i = 0; i < N * V; ++i) store(out(query + q) + d + i * LANES, acc[q][i]);
-        }
+        repeat<NQ>([&](auto q) INLINED {
+          repeat<N>([&](auto i) INLINED { store(outs[q] + d + i * LANES, acc[q][i]); });
+        });
       }
     };
-    constexpr int V = ValueRow<E>::VECTORS, MOST = (MANY_REGISTERS ? 8 : 4) / V;
-    const auto steps = [](auto which, const E* from) { return ValueRow<E>::template part<decltype(which)::value>(from); };
-    add(std::integral_constant<int, MOST>{}, std::integral_constant<int, V>{}, steps);
-    if constexpr (MOST > 1) add(std::integral_constant<int, 1>{}, std::integral_constant<int, V>{}, steps);
+    constexpr int V = ValueRow<E>::VECTORS, MOST = MANY_REGISTERS ? NQ == 1 ? 8 : 4 : NQ == 1 ? 8 : 4;
+    const auto part = [](auto i, const E* row) INLINED {
+      constexpr int I = decltype(i)::value;
+      return ValueRow<E>::template part<I % V>(read_anew(row + I / V * V * LANES));
+    };
+    add(std::integral_constant<int, MOST>{}, part);
+    add(std::integral_constant<int, V>{}, part);
     if constexpr (V > 1)
-      add(std::integral_constant<int, 1>{}, std::integral_constant<int, 1>{}, [](auto, const E* from) { return load(from); });
+      add(std::integral_constant<int, 1>{}, [](auto, const E* row) INLINED { return load(row); });
   }
 
   AttentionScratch<E>& scratch_;
