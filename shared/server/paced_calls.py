@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -47,6 +48,9 @@ FRUITLESS = 5
 brought an upload for nothing: it took work, and nothing else bounds how many come."""
 ROOMLESS = 20
 """Calls that one counts for which found no room: it went all its way, and its caller may come again at once."""
+ROOMLESS_FOR_S = 1.0
+"""Time after such a call in which its caller's calls count for as many from their beginning, until they end well: else
+many that are under way at once would have begun before the first of them is told."""
 TRIES_REFILL = 0.1
 """Calls beyond the pace that a caller may try: as many at once as of the pace, and such a part of them each second."""
 CUT_OFF_TRIES_PER_S = 2.0
@@ -64,6 +68,8 @@ TOLD_EVERY_S = 60.0
 
 _FRUITLESS_ERRORS = (RangeError, DigestMismatchError, UnauthenticatedError)
 """Ends of uploads that took a file and its room for nothing, and of guesses."""
+_HELD: ContextVar[int] = ContextVar("held_of_pace", default=0)
+"""Calls that the one of this context counts for until it ends, beyond those of all."""
 _PRINCIPAL = "principal "
 _FOR_OTHERS = frozenset({Scope.WORKER, Scope.GATEWAY})
 CallMetadata = Iterable[tuple[str, str | bytes]]
@@ -87,6 +93,7 @@ class PacedCalls:
         self._key = secrets.token_bytes(32)
         self._proofs: LRUCache[bytes, Credential] = LRUCache(MAX_CALLERS)
         """Proofs of callers by keyed hashes of their tokens; whose each is now is asked at each call."""
+        self._roomless_until_s: LRUCache[str, float] = LRUCache(MAX_CALLERS)
         self._refusals = LateRefusals()
         self._expected: Counter[str] = Counter()
         self._unread: Counter[str] = Counter()
@@ -167,7 +174,11 @@ class PacedCalls:
         if not caller or self._pace is None:
             return True
         now_s = time.monotonic()
-        return not self.connections.is_cut_off(caller, now_s) and self._pace.take(caller, now_s, FRUITLESS)
+        held = ROOMLESS - FRUITLESS if now_s < self._roomless_until_s.get(caller, 0.0) else 0
+        if self.connections.is_cut_off(caller, now_s) or not self._pace.take(caller, now_s, FRUITLESS + held):
+            return False
+        _HELD.set(held)
+        return True
 
     async def message(self, caller: str, context: Any) -> bytes:
         """The message of a call that has one; no caller is waited for by many calls, nor for long."""
@@ -206,11 +217,18 @@ class PacedCalls:
         """Hear of a call that is over; it may count for more than itself."""
         is_given_up = given_up_after_s is not None and given_up_after_s < AT_ONCE_S
         is_fruitless = is_given_up or isinstance(error, _FRUITLESS_ERRORS)
-        weight = ROOMLESS if isinstance(error, ExhaustedError) else FRUITLESS if is_fruitless else 1
-        if weight == 1 or self._pace is None:
+        is_roomless = isinstance(error, ExhaustedError)
+        extra = (ROOMLESS if is_roomless else FRUITLESS if is_fruitless else 1) - 1 - _HELD.get()
+        name = _stranger_of(context) if caller is None else _name_of(caller)
+        if self._pace is None or not name:
             return
-        if name := _stranger_of(context) if caller is None else _name_of(caller):
-            self._pace.charge(name, weight - 1, time.monotonic())
+        now_s = time.monotonic()
+        if is_roomless:
+            self._roomless_until_s[name] = now_s + ROOMLESS_FOR_S
+        if extra > 0:
+            self._pace.charge(name, extra, now_s)
+        elif extra < 0:
+            self._pace.give_back(name, -extra)
 
     async def _found(self, context: Any) -> str | None:
         """The principal of a call, as it is counted; None where there is none, as the call itself will tell."""

@@ -201,7 +201,7 @@ class BrokenUploads(Blobs):
     [
         (BadOffsetError("upload x", 7, 3), 10, 9),
         (DigestMismatchError("upload x", "blake3:a", "blake3:b"), 10, 9),
-        (QueueFullError("too many uploads", subject="uploads"), 3, 3),
+        (QueueFullError("too many uploads", subject="uploads"), 3, 2),
         # Each counts for five until its message has come.
         (NotImplementedYetError("WriteBlob"), 50, 45),
     ],
