@@ -50,6 +50,15 @@ async def _met(running: PacedServer) -> list[tuple[str, str]]:
     return token
 
 
+@asynccontextmanager
+async def probed_by(
+    folder: Path, *, is_known: bool
+) -> AsyncIterator[tuple[PacedServer, grpc.aio.Channel, Any, list[tuple[str, str]]]]:
+    """As `probed`, with the metadata of a caller whose token the server knows from a call, or of one without."""
+    async with probed(folder) as (running, channel, stub):
+        yield running, channel, stub, await _met(running) if is_known else []
+
+
 async def test_probes_at_a_usual_pace_are_answered_for_ever(tmp_path: Path) -> None:
     async with probed(tmp_path) as (running, _, stub):
         for _ in range(6):
@@ -104,8 +113,7 @@ async def test_messages_of_a_stream_come_at_the_pace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
 ) -> None:
     monkeypatch.setattr(late_refusals, "HEARS_AFTER_S", 0.2)
-    async with probed(tmp_path) as (running, channel, _):
-        token = await _met(running) if is_known else []
+    async with probed_by(tmp_path, is_known=is_known) as (running, channel, _, token):
         made: Any = reflection_pb2_grpc.ServerReflectionStub
         stub = made(channel)
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
@@ -122,8 +130,7 @@ async def test_streams_of_an_address_or_a_caller_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_known: bool
 ) -> None:
     monkeypatch.setattr(standard_calls, "MAX_STREAMS", 3)
-    async with probed(tmp_path) as (running, _, stub):
-        token = await _met(running) if is_known else []
+    async with probed_by(tmp_path, is_known=is_known) as (running, _, stub, token):
         watches = [stub.Watch(health_pb2.HealthCheckRequest(), metadata=token) for _ in range(3)]
         for watch in watches:
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -157,8 +164,7 @@ async def test_messages_that_are_none_are_refused(tmp_path: Path, message: bytes
 
 
 async def test_what_a_known_caller_asks_for_and_is_not_here_counts_once(tmp_path: Path) -> None:
-    async with probed(tmp_path) as (running, channel, stub):
-        token = await _met(running)
+    async with probed_by(tmp_path, is_known=True) as (running, channel, stub, token):
         for _ in range(30):
             call: Any = channel.unary_unary(UNKNOWN)
             with pytest.raises(grpc.aio.AioRpcError) as ended:
