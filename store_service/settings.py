@@ -18,6 +18,7 @@ from shared.transport_settings import RedisTransport, ServerTransport
 from store_service.admission.settings import AdmissionLimits
 from store_service.admission.slices import BLOCK_BYTES, SLICE_BYTES
 from store_service.catalog.url import CatalogUrl
+from store_service.content.arrivals import MEMORY_BYTES as ARRIVALS_BYTES
 from store_service.content.waiting import CollectionOptions
 from store_service.sources.access import SourceAccess
 from store_service.sources.hub.folder import HubOptions
@@ -192,14 +193,15 @@ class StoreSettings(ServerTransport, RedisTransport, AuditSettings, QuotaSetting
     def memory_bound_bytes(self) -> int:
         """Most bytes that the process holds, so that its container's limit can be chosen.
 
-        BASE_BYTES and FREED_BYTES, and for each that may be under way at the same time: a blob being read, or an
-        import fetching, 4 MiB; an admission, or a restore, which may be one, ADMISSION_BYTES, however large the
-        adapter, and 16 MiB for object storage. Each of max_uploads adds 4 MiB. Adapters themselves
-        are on the disk only, however many come.
+        BASE_BYTES, FREED_BYTES and what is for weights that arrive, and for each that may be under way at the same
+        time: a blob being read, or an import fetching, 4 MiB; an admission, or a restore, which may be one,
+        ADMISSION_BYTES, however large the adapter, and 16 MiB for object storage. Each of max_uploads adds 4 MiB.
+        Adapters that find no room among those that arrive are on the disk only, however many come.
         """
         streams_bytes = (self.max_read_streams + self.max_imports) * STREAM_BYTES
         num_admissions = self.max_admissions + self.max_restores
-        return BASE_BYTES + FREED_BYTES + streams_bytes + num_admissions * (ADMISSION_BYTES + OBJECT_BYTES)
+        always_bytes = BASE_BYTES + FREED_BYTES + ARRIVALS_BYTES
+        return always_bytes + streams_bytes + num_admissions * (ADMISSION_BYTES + OBJECT_BYTES)
 
     @property
     def collection_options(self) -> CollectionOptions:

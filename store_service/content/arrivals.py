@@ -30,6 +30,8 @@ HELD_BYTES = 64 * 2**20
 """Most bytes of all weights that are in memory while they arrive and are admitted; others go over the disk."""
 KEPT_FREE_BYTES = 32 * 2**20
 """Most bytes of that memory that stay for the next ones."""
+MEMORY_BYTES = HELD_BYTES * 3 // 2 + KEPT_FREE_BYTES
+"""Most bytes that the process has for arrivals: larger ones are in pages of 2 MiB, of which they need two at least."""
 
 
 @dataclass(frozen=True, slots=True)
